@@ -1,0 +1,70 @@
+"""Batches of operations: the |BATCH_SEP| framing and the collector in front of Raft. Layout: FORMATS.md, "Batch"."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore._core.codec cimport PayloadCodec
+
+
+cdef class FrameReader:
+    """Walks the operations of a framed batch without copying them."""
+    cdef const uint8_t* _at
+    cdef const uint8_t* _end
+    cdef bint _more
+    cdef uint8_t* _own
+    cdef size_t _own_size
+
+    # Starts on the batch of n bytes at data, which must stay where it is while next() is called.
+    cdef void reset(self, const uint8_t* data, size_t n) noexcept
+    # 1: *p and *n are the next operation, 0: there is none. The operation points into the batch, except where it held an
+    # escape: then it points into the reader's own buffer and lives until the next call of next() or reset(). FormatError.
+    cdef int next(self, const uint8_t** p, size_t* n) except -1
+
+
+cdef struct Batch:
+    size_t offset         # in the buffer
+    size_t size           # bytes of the framed batch
+    size_t count          # operations
+    double first          # when its first operation came
+    bint closed           # nothing more goes in
+    uint8_t reason        # why it was closed
+
+
+cdef class BatchProposer:
+    cdef readonly size_t max_count
+    cdef readonly size_t max_bytes
+    cdef readonly double max_delay
+    cdef readonly size_t limit_count
+    cdef readonly size_t limit_bytes
+    cdef readonly bint enabled
+    cdef readonly size_t queued           # operations waiting here
+    cdef readonly size_t queued_bytes     # their framed bytes, separators included
+    cdef readonly size_t inflight         # operations taken and not yet released
+    cdef readonly size_t inflight_bytes
+    cdef readonly size_t taken_count      # operations of the batch that take() gave last
+    cdef readonly size_t taken_bytes      # its framed bytes: what release() wants back
+    cdef uint8_t* _buf
+    cdef size_t _cap
+    cdef size_t _tail
+    cdef Batch* _batches
+    cdef size_t _slots
+    cdef size_t _head
+    cdef size_t _count
+    cdef uint64_t[8] _reasons
+    cdef uint64_t _batches_out
+    cdef uint64_t _ops_out
+    cdef uint64_t _bytes_out
+    cdef uint64_t _refused
+
+    # An encoded operation. TooManyRequests, RequestTooLarge; after an error nothing has changed.
+    cpdef add(self, bytes op, double now)
+    # The same for an operation in parts: its plain header is made here. The hot path.
+    cdef int add_parts(self, uint8_t kind, uint64_t request_id, const uint8_t* body, size_t n, double now) except -1
+    # The next batch due, or None. With a codec, its payload (flag byte + ...) instead of the framed bytes.
+    cpdef object take(self, double now, bint disk_idle, bint flush_all, PayloadCodec codec=*)
+    # Operations of taken batches were answered (or failed).
+    cpdef release(self, size_t count, size_t nbytes)
+    cpdef object next_deadline(self)
+    cdef bint _due(self, double now, bint disk_idle, bint flush_all, uint8_t* reason) noexcept
+    cdef uint8_t* _room(self, size_t n) except NULL
+    cdef int _put(self, uint8_t* at, size_t n, double now) except -1
+    cdef int _refuse(self, size_t n) except -1

@@ -1,0 +1,33 @@
+"""The flag byte before a payload and the codecs behind it. Layout: FORMATS.md, "Flag byte"."""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+cdef enum:
+    FLAG_RAW = 0
+    FLAG_COMPRESSED = 1   # snappy, or zstd if it starts with zstd's magic number
+    FLAG_PLUGIN = 16      # the first flag a codec plug-in may take
+
+
+cdef class PayloadCodec:
+    cdef readonly object codec            # None: nothing is compressed
+    cdef readonly size_t min_size         # bytes
+    cdef readonly size_t max_decoded      # bytes
+    cdef readonly uint64_t compressed     # payloads that left compressed
+    cdef readonly uint64_t raw            # payloads that left raw
+    cdef readonly uint64_t bytes_in       # before encoding
+    cdef readonly uint64_t bytes_out      # after encoding, flag bytes included
+    cdef object _compress
+    cdef uint8_t _flag
+    cdef dict _by_flag
+    cdef object _zstd
+    cdef object _snappy
+
+    # flag byte + (raw | compressed); RequestTooLarge if data is longer than max_decoded.
+    cpdef bytes encode(self, bytes data)
+    # The same for bytes that are not a Python object yet: a raw payload is copied once.
+    cdef bytes encode_view(self, const uint8_t* data, size_t n)
+    # The decoded bytes of a payload (any bytes-like object), one copy if it is raw. FormatError.
+    cpdef bytes decode(self, object payload)
+    # Without a copy for raw payloads: sets out and out_n, and returns the object that owns them: None if they point into
+    # `payload` (then they live as long as it does), else a bytes object that the caller keeps while it uses them. FormatError.
+    cdef object decode_view(self, const uint8_t* payload, size_t n, const uint8_t** out, size_t* out_n)
