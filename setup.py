@@ -2,16 +2,22 @@
 
 Switches, all through the environment:
 
-METASTORE_DEBUG=1   bounds checks, line tracing (coverage), own build folder, always rebuilt.
+METASTORE_DEBUG=1   bounds checks and line tracing (coverage); in a build folder of its own.
 METASTORE_EXT=a,b   build only the named modules (for work on a single part).
+
+Each flavour keeps its generated C and its modules under build/<flavour>/. What lies beside the sources is always
+replaced by what was just asked for, whatever the file times say: a release module built yesterday would else
+lose against a debug module built an hour ago, and the switch would not switch.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -22,24 +28,23 @@ CORE = ROOT / "metastore" / "_core"
 DEBUG = os.environ.get("METASTORE_DEBUG", "") not in ("", "0")
 ONLY = {name for name in os.environ.get("METASTORE_EXT", "").split(",") if name}
 FLAVOUR = "debug" if DEBUG else "release"
-NEEDS_NGHTTP2 = {"h2"}
-
-
-def nghttp2_flags() -> tuple[list[str], list[str]]:
-    """Compile and link flags of libnghttp2 from pkg-config; one clear sentence when it is missing."""
-    missing = (
-        "metastore needs the HTTP/2 library libnghttp2 to build: "
-        "install the Debian packages libnghttp2-dev and pkg-config."
-    )
-    if shutil.which("pkg-config") is None:
-        sys.exit(missing)
-    found = [
-        subprocess.run(["pkg-config", flag, "libnghttp2"], capture_output=True, text=True, check=False)
-        for flag in ("--cflags", "--libs")
-    ]
-    if any(run.returncode != 0 for run in found):
-        sys.exit(missing)
-    return found[0].stdout.split(), found[1].stdout.split()
+TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+NEEDS_NGHTTP2 = {"build", "h2"}
+NO_NGHTTP2 = (
+    "metastore needs the HTTP/2 library libnghttp2 to build: "
+    "install the Debian packages libnghttp2-dev and pkg-config."
+)
+DIRECTIVES = {
+    "language_level": 3,
+    "embedsignature": True,
+    "binding": True,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "initializedcheck": DEBUG,
+    "cdivision": True,
+    "linetrace": DEBUG,
+    "profile": False,
+}
 
 
 def extensions() -> list[Extension]:
@@ -47,68 +52,131 @@ def extensions() -> list[Extension]:
     macros: list[tuple[str, str | None]] = [("METASTORE_DEBUG_BUILD", "1" if DEBUG else "0")]
     compile_args = ["-O3", "-g1", "-fno-strict-aliasing", "-Wno-unused-function"]
     if DEBUG:
+        # Coverage's tracer knows nothing of the monitoring events that Cython would send from Python 3.13 on.
         macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
         compile_args = ["-O1", "-g", "-fno-strict-aliasing", "-Wno-unused-function"]
-    made = []
-    for path in sorted(CORE.glob("*.pyx")):
-        if ONLY and path.stem not in ONLY:
-            continue
-        extra, libs = (nghttp2_flags() if path.stem in NEEDS_NGHTTP2 else ([], []))
-        made.append(
-            Extension(
-                f"metastore._core.{path.stem}",
-                [str(path.relative_to(ROOT))],
-                include_dirs=["metastore/_core"],
-                define_macros=macros,
-                extra_compile_args=compile_args + extra,
-                extra_link_args=libs,
-                depends=[str(p.relative_to(ROOT)) for p in sorted(CORE.glob("*.pxd")) + sorted(CORE.glob("*.h"))],
-            )
+    headers = [str(path.relative_to(ROOT)) for path in sorted(CORE.glob("*.h"))]
+    found = {path.stem: str(path.relative_to(ROOT)) for path in sorted(CORE.glob("*.pyx"))}
+    if ONLY - set(found):
+        sys.exit(f"METASTORE_EXT names no module of metastore/_core: {', '.join(sorted(ONLY - set(found)))}")
+    return [
+        Extension(
+            f"metastore._core.{name}",
+            [path],
+            include_dirs=["metastore/_core"],
+            define_macros=macros,
+            extra_compile_args=compile_args,
+            depends=headers,
         )
-    return made
+        for name, path in found.items()
+        if not ONLY or name in ONLY
+    ]
+
+
+def nghttp2_flags() -> tuple[list[str], list[str]]:
+    """Compile and link flags of libnghttp2 from pkg-config; one clear sentence when it is missing."""
+    if shutil.which("pkg-config") is None:
+        sys.exit(NO_NGHTTP2)
+    found = [
+        subprocess.run(["pkg-config", flag, "libnghttp2"], capture_output=True, text=True, check=False)
+        for flag in ("--cflags", "--libs")
+    ]
+    if any(run.returncode != 0 for run in found):
+        sys.exit(NO_NGHTTP2)
+    return found[0].stdout.split(), found[1].stdout.split()
+
+
+def recipe() -> str:
+    """A hash of all that shapes the modules beside the sources: a change of it rebuilds everything."""
+    import Cython
+
+    parts = (Path(__file__).read_bytes(), Cython.__version__.encode(), os.environ.get("CFLAGS", "").encode())
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 class BuildExt(build_ext):
-    """build_ext that runs Cython into a folder of its own per flavour."""
-
-    def initialize_options(self) -> None:
-        super().initialize_options()
-        self.build_temp = f"build/{FLAVOUR}/temp"
-        self.force = DEBUG or flavour_changed()
+    """build_ext that keeps the flavours apart, and runs Cython only when modules are really built."""
 
     def finalize_options(self) -> None:
-        from Cython.Build import cythonize
-
-        self.distribution.ext_modules = cythonize(
-            self.distribution.ext_modules,
-            build_dir=f"build/{FLAVOUR}/cython",
-            force=bool(self.force),
-            annotate=False,
-            compiler_directives={
-                "language_level": 3,
-                "embedsignature": True,
-                "binding": True,
-                "boundscheck": DEBUG,
-                "wraparound": False,
-                "initializedcheck": DEBUG,
-                "cdivision": True,
-                "linetrace": DEBUG,
-                "profile": False,
-            },
-        )
         super().finalize_options()
+        self.build_temp = f"build/{FLAVOUR}/temp.{TAG}"
+        if self.editable_mode:
+            # pip hands over a temporary folder, and would compile everything anew each time.
+            self.build_lib = f"build/{FLAVOUR}/lib.{TAG}"
+        if self.parallel is None:
+            self.parallel = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     def run(self) -> None:
+        stamp = self.flavour_stamp()
+        if self.inplace and ONLY and stamp.exists() and stamp.read_text() != FLAVOUR:
+            sys.exit(f"the tree holds {stamp.read_text()} modules: build all of them once without METASTORE_EXT first.")
         super().run()
-        stamp = ROOT / "build" / "flavour"
-        stamp.parent.mkdir(exist_ok=True)
+
+    def build_extensions(self) -> None:
+        from Cython.Build import cythonize
+
+        self.forget_outdated()
+        made = cythonize(
+            self.extensions,
+            build_dir=f"build/{FLAVOUR}/cython",
+            force=bool(self.force),
+            nthreads=int(self.parallel or 0) if len(self.extensions) > 1 else 0,
+            compiler_directives=DIRECTIVES,
+        )
+        sources = {ext.name: ext.sources for ext in made}
+        for ext in self.extensions:
+            ext.sources = sources[ext.name]
+            if ext.name.rpartition(".")[2] in NEEDS_NGHTTP2:
+                compile_flags, link_flags = nghttp2_flags()
+                ext.extra_compile_args = [*ext.extra_compile_args, *compile_flags]
+                ext.extra_link_args = [*ext.extra_link_args, *link_flags]
+        super().build_extensions()
+        for ext in self.extensions:
+            self.recipe_stamp(ext).write_text(recipe())
+
+    def forget_outdated(self) -> None:
+        """Remove what was made by another recipe (compiler flags, directives, Cython): file times do not show it."""
+        for ext in self.extensions:
+            stamp = self.recipe_stamp(ext)
+            if not stamp.exists() or stamp.read_text() != recipe():
+                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
+                generated = Path(f"build/{FLAVOUR}/cython", ext.sources[0]).with_suffix(".c")
+                generated.unlink(missing_ok=True)
+                stamp.parent.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def recipe_stamp(ext: Extension) -> Path:
+        """The file that says by which recipe a module was built."""
+        return ROOT / "build" / FLAVOUR / f"recipe.{TAG}" / ext.name
+
+    @staticmethod
+    def flavour_stamp() -> Path:
+        """The file that says which flavour lies beside the sources, for this Python."""
+        return ROOT / "build" / f"flavour.{TAG}"
+
+    def copy_extensions_to_source(self) -> None:
+        """Replace each module atomically: a running node has the old file mapped into memory."""
+        build_py = self.get_finalized_command("build_py")
+        stamp = self.flavour_stamp()
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        if not ONLY:
+            stamp.unlink(missing_ok=True)
+        for ext in self.extensions:
+            target, built = self._get_inplace_equivalent(build_py, ext)
+            if not same_bytes(Path(built), Path(target)):
+                shutil.copyfile(built, f"{target}.new")
+                shutil.copymode(built, f"{target}.new")
+                os.replace(f"{target}.new", target)
         stamp.write_text(FLAVOUR)
 
 
-def flavour_changed() -> bool:
-    """Whether the modules in the tree were last built with the other flavour."""
-    stamp = ROOT / "build" / "flavour"
-    return not stamp.exists() or stamp.read_text() != FLAVOUR
+def same_bytes(one: Path, other: Path) -> bool:
+    """Whether both files exist and hold the same bytes."""
+    return one.exists() and other.exists() and one.read_bytes() == other.read_bytes()
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": BuildExt})
+setup(
+    ext_modules=extensions(),
+    cmdclass={"build_ext": BuildExt},
+    options={"build": {"build_base": f"build/{FLAVOUR}"}},
+)

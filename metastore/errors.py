@@ -1,6 +1,7 @@
 """The one exception tree of MetaStore, and the one table error -> gRPC code and text -> HTTP status -> exit code.
 
-Texts and codes of the API errors are those of etcd's client contract (`rpctypes`): clients match on them.
+Texts and codes of the API errors are those of etcd's client contract (`rpctypes` of etcd 3.6): clients match on
+them. The class names are etcd's without the prefix.
 """
 
 from __future__ import annotations
@@ -72,27 +73,116 @@ def _api(name: str, code: int, text: str) -> type[ApiError]:
     return type(name, (ApiError,), {"code": code, "default": text, "__doc__": text, "__module__": __name__})
 
 
+# Keys, values, transactions.
 EmptyKey = _api("EmptyKey", INVALID_ARGUMENT, "etcdserver: key is not provided")
 KeyNotFound = _api("KeyNotFound", INVALID_ARGUMENT, "etcdserver: key not found")
 ValueProvided = _api("ValueProvided", INVALID_ARGUMENT, "etcdserver: value is provided")
 LeaseProvided = _api("LeaseProvided", INVALID_ARGUMENT, "etcdserver: lease is provided")
 TooManyOps = _api("TooManyOps", INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
 DuplicateKey = _api("DuplicateKey", INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
+InvalidClientAPIVersion = _api("InvalidClientAPIVersion", INVALID_ARGUMENT, "etcdserver: invalid client api version")
 InvalidSortOption = _api("InvalidSortOption", INVALID_ARGUMENT, "etcdserver: invalid sort option")
 Compacted = _api("Compacted", OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
 FutureRevision = _api("FutureRevision", OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
 NoSpace = _api("NoSpace", RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
-LeaseNotFound = _api("LeaseNotFound", NOT_FOUND, "etcdserver: requested lease not found")
 RequestTooLarge = _api("RequestTooLarge", INVALID_ARGUMENT, "etcdserver: request is too large")
 TooManyRequests = _api("TooManyRequests", RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+
+# Leases and watches.
+LeaseNotFound = _api("LeaseNotFound", NOT_FOUND, "etcdserver: requested lease not found")
+LeaseExist = _api("LeaseExist", FAILED_PRECONDITION, "etcdserver: lease already exists")
+LeaseTTLTooLarge = _api("LeaseTTLTooLarge", OUT_OF_RANGE, "etcdserver: too large lease TTL")
+WatchCanceled = _api("WatchCanceled", CANCELLED, "etcdserver: watch canceled")
+
+# Members.
+MemberExist = _api("MemberExist", FAILED_PRECONDITION, "etcdserver: member ID already exist")
+PeerURLExist = _api("PeerURLExist", FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
+MemberNotEnoughStarted = _api(
+    "MemberNotEnoughStarted",
+    FAILED_PRECONDITION,
+    "etcdserver: re-configuration failed due to not enough started members",
+)
+MemberBadURLs = _api("MemberBadURLs", INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
+MemberNotFound = _api("MemberNotFound", NOT_FOUND, "etcdserver: member not found")
+MemberNotLearner = _api("MemberNotLearner", FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
+LearnerNotReady = _api(
+    "LearnerNotReady",
+    FAILED_PRECONDITION,
+    "etcdserver: can only promote a learner member which is in sync with leader",
+)
+TooManyLearners = _api("TooManyLearners", FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
+ClusterIDMismatch = _api("ClusterIDMismatch", FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")
+NotSupportedForLearner = _api(
+    "NotSupportedForLearner", FAILED_PRECONDITION, "etcdserver: rpc not supported for learner"
+)
+BadLeaderTransferee = _api("BadLeaderTransferee", FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+
+# Users and roles.
+RootUserNotExist = _api("RootUserNotExist", FAILED_PRECONDITION, "etcdserver: root user does not exist")
+RootRoleNotExist = _api("RootRoleNotExist", FAILED_PRECONDITION, "etcdserver: root user does not have root role")
+UserAlreadyExist = _api("UserAlreadyExist", FAILED_PRECONDITION, "etcdserver: user name already exists")
+UserEmpty = _api("UserEmpty", INVALID_ARGUMENT, "etcdserver: user name is empty")
+UserNotFound = _api("UserNotFound", FAILED_PRECONDITION, "etcdserver: user name not found")
+RoleAlreadyExist = _api("RoleAlreadyExist", FAILED_PRECONDITION, "etcdserver: role name already exists")
+RoleNotFound = _api("RoleNotFound", FAILED_PRECONDITION, "etcdserver: role name not found")
+RoleEmpty = _api("RoleEmpty", INVALID_ARGUMENT, "etcdserver: role name is empty")
+AuthFailed = _api(
+    "AuthFailed", INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"
+)
+PermissionNotGiven = _api("PermissionNotGiven", INVALID_ARGUMENT, "etcdserver: permission not given")
+PermissionDenied = _api("PermissionDenied", PERMISSION_DENIED, "etcdserver: permission denied")
+RoleNotGranted = _api("RoleNotGranted", FAILED_PRECONDITION, "etcdserver: role is not granted to the user")
+PermissionNotGranted = _api(
+    "PermissionNotGranted", FAILED_PRECONDITION, "etcdserver: permission is not granted to the role"
+)
+AuthNotEnabled = _api("AuthNotEnabled", FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
+InvalidAuthToken = _api("InvalidAuthToken", UNAUTHENTICATED, "etcdserver: invalid auth token")
+InvalidAuthMgmt = _api("InvalidAuthMgmt", INVALID_ARGUMENT, "etcdserver: invalid auth management")
+AuthOldRevision = _api("AuthOldRevision", INVALID_ARGUMENT, "etcdserver: revision of auth store is old")
+
+# The group and the node.
 NoLeader = _api("NoLeader", UNAVAILABLE, "etcdserver: no leader")
 NotLeader = _api("NotLeader", FAILED_PRECONDITION, "etcdserver: not leader")
 LeaderChanged = _api("LeaderChanged", UNAVAILABLE, "etcdserver: leader changed")
+NotCapable = _api("NotCapable", FAILED_PRECONDITION, "etcdserver: not capable")
 Stopped = _api("Stopped", UNAVAILABLE, "etcdserver: server stopped")
 Timeout = _api("Timeout", UNAVAILABLE, "etcdserver: request timed out")
+TimeoutDueToLeaderFail = _api(
+    "TimeoutDueToLeaderFail",
+    UNAVAILABLE,
+    "etcdserver: request timed out, possibly due to previous leader failure",
+)
+TimeoutDueToConnectionLost = _api(
+    "TimeoutDueToConnectionLost",
+    UNAVAILABLE,
+    "etcdserver: request timed out, possibly due to connection lost",
+)
+TimeoutWaitAppliedIndex = _api(
+    "TimeoutWaitAppliedIndex",
+    UNAVAILABLE,
+    "etcdserver: request timed out, waiting for the applied index took too long",
+)
 Unhealthy = _api("Unhealthy", UNAVAILABLE, "etcdserver: unhealthy cluster")
 Corrupt = _api("Corrupt", DATA_LOSS, "etcdserver: corrupt cluster")
-MemberNotFound = _api("MemberNotFound", NOT_FOUND, "etcdserver: member not found")
+Canceled = _api("Canceled", CANCELLED, "etcdserver: request canceled")
+DeadlineExceeded = _api("DeadlineExceeded", DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")
+
+# Downgrades.
+ClusterVersionUnavailable = _api(
+    "ClusterVersionUnavailable",
+    FAILED_PRECONDITION,
+    "etcdserver: cluster version not found during downgrade",
+)
+WrongDowngradeVersionFormat = _api(
+    "WrongDowngradeVersionFormat", INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"
+)
+InvalidDowngradeTargetVersion = _api(
+    "InvalidDowngradeTargetVersion", INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"
+)
+DowngradeInProcess = _api(
+    "DowngradeInProcess", FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress"
+)
+NoInflightDowngrade = _api("NoInflightDowngrade", FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")
 
 
 class MalformedRequest(ApiError):
@@ -141,7 +231,26 @@ class DiskFailed(MetaStoreError):
     exit_code = 6
 
 
+class UnsupportedPlatform(MetaStoreError):
+    """The program cannot run here: no Linux, or its compiled modules were not built."""
+
+    exit_code = 7
+
+
 class FormatError(MetaStoreError):
     """Bytes that do not follow their format; raised by decoders, mapped by their callers."""
 
     code = DATA_LOSS
+
+
+EXIT_CODES = {
+    0: "stopped as asked (SIGTERM, SIGINT)",
+    1: "an error that has no code of its own",
+    2: "bad configuration or command line",
+    3: "the data directory is in use by another process",
+    4: "damaged data: the message names file and offset",
+    5: "a listen address is in use or cannot be bound",
+    6: "the disk failed: a write or a sync did not succeed",
+    7: "cannot run here: no Linux, or the compiled modules are missing",
+}
+"""What each exit code of the program means; every class above uses one of these."""

@@ -1,0 +1,36 @@
+"""What this build is: flavour, compiler, Cython, and the HTTP/2 library it is linked with."""
+
+cdef extern from *:
+    """
+    #include <nghttp2/nghttp2.h>
+    #ifdef __clang__
+    #define METASTORE_COMPILER "clang " __VERSION__
+    #else
+    #define METASTORE_COMPILER "gcc " __VERSION__
+    #endif
+    """
+    const int METASTORE_DEBUG_BUILD
+    const char* METASTORE_COMPILER
+    const unsigned int CYTHON_HEX_VERSION
+    const char* NGHTTP2_VERSION
+    ctypedef struct nghttp2_info:
+        const char* version_str
+    nghttp2_info* nghttp2_version(int least_version)
+
+
+cdef object cython_version():
+    """"3.3.1" out of CYTHON_HEX_VERSION (one byte each: major, minor, micro, release level)."""
+    cdef unsigned int value = CYTHON_HEX_VERSION
+    return f"{value >> 24}.{(value >> 16) & 0xFF}.{(value >> 8) & 0xFF}"
+
+
+def build_info():
+    """The facts of this build as a dict; see `metastore._core.build_info`."""
+    cdef nghttp2_info* loaded = nghttp2_version(0)
+    return {
+        "flavour": "debug" if METASTORE_DEBUG_BUILD else "release",
+        "compiler": METASTORE_COMPILER.decode(),
+        "cython": cython_version(),
+        "nghttp2": loaded.version_str.decode(),
+        "nghttp2_headers": NGHTTP2_VERSION.decode(),
+    }
