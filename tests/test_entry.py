@@ -113,7 +113,9 @@ def test_length_over_the_limit_is_refused_before_anything_is_read() -> None:
 def test_values_compare_hash_and_show() -> None:
     entry = Entry(term=1, index=2, type=NORMAL, data=b"d")
     assert entry == Entry(1, 2, 0, b"d") and hash(entry) == hash(Entry(1, 2, 0, b"d"))
-    assert all(entry != other for other in (Entry(2, 2, 0, b"d"), Entry(1, 3, 0, b"d"), Entry(1, 2, 1, b"d"), Entry(1, 2)))
+    assert all(
+        entry != other for other in (Entry(2, 2, 0, b"d"), Entry(1, 3, 0, b"d"), Entry(1, 2, 1, b"d"), Entry(1, 2))
+    )
     assert entry != (1, 2, 0, b"d")
     assert repr(entry) == "Entry(term=1, index=2, type=0, data=b'd')"
     with pytest.raises(ValueError, match="unknown entry type 3"):
