@@ -1,0 +1,156 @@
+"""The command line: reads the file, builds the configuration, runs a node, turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from types import FrameType
+from typing import Protocol
+
+from metastore import __version__, _source, logs
+from metastore.config import Config
+from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, UnsupportedPlatform
+
+log = logging.getLogger("metastore.cli")
+
+
+class Runnable(Protocol):
+    """What the command line needs of `metastore.node.Node`."""
+
+    def start(self) -> None:
+        """Open the data, bind the addresses, serve. Raises MetaStoreError."""
+
+    def wait(self) -> None:
+        """Block until the node has stopped; raises the MetaStoreError that stopped it, if one did."""
+
+    def stop(self) -> None:
+        """Drain and stop; callable from any thread, and more than once."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the program."""
+    codes = "".join(f"\n  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
+    made = argparse.ArgumentParser(
+        prog="metastore",
+        description="A replicated, strongly consistent metadata store that speaks the etcd v3 API.",
+        epilog="Environment variables METASTORE_<TABLE>__<KEY> override the file, --set overrides both."
+        f"\n\nexit codes:{codes}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("--conf", metavar="FILE", help="configuration file (TOML); without it, the defaults")
+    made.add_argument(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="set one key, such as raft.batch_max_time=5ms; may be given more than once",
+    )
+    made.add_argument("--log-level", choices=sorted(logs.LEVELS), help="the same as --set log.level=...")
+    made.add_argument("--log-json", action="store_true", help="the same as --set log.json=true")
+    made.add_argument("--version", action="store_true", help="print the version and what the build is, and exit")
+    return made
+
+
+def version() -> str:
+    """One line: the version, Python, and the build."""
+    parts = [f"metastore {__version__}", f"Python {sys.version.split()[0]}"]
+    if _source.compiled():
+        from metastore._core import build_info
+
+        info = build_info()
+        parts.append(f"{info['flavour']} build, {info['compiler']}, Cython {info['cython']}")
+        parts.append(f"nghttp2 {info['nghttp2']}")
+    else:
+        parts.append("compiled modules missing")
+    return ", ".join(parts)
+
+
+def check_platform() -> None:
+    """Raise UnsupportedPlatform unless this is Linux with the compiled modules present."""
+    if sys.platform != "linux":
+        raise UnsupportedPlatform("metastore runs on Linux only.")
+    if not _source.compiled():
+        raise UnsupportedPlatform(
+            "the compiled modules of metastore are missing for this Python: run ./dev run in the source folder, "
+            "or install the package with pip."
+        )
+
+
+def load_config(options: argparse.Namespace) -> Config:
+    """The configuration out of file, environment and flags. Raises ConfigError."""
+    text = ""
+    if options.conf is not None:
+        try:
+            with open(options.conf, encoding="utf-8") as file:
+                text = file.read()
+        except OSError as error:
+            raise ConfigError(f"{options.conf}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"{options.conf}: not valid TOML: no UTF-8 at byte {error.start}") from None
+    overrides = list(options.overrides)
+    if options.log_level:
+        overrides.append(f"log.level={options.log_level}")
+    if options.log_json:
+        overrides.append("log.json=true")
+    return Config.load(text, options.conf or "defaults", os.environ, overrides)
+
+
+def make_node(config: Config) -> Runnable:
+    """The node itself; imported late, so that --help and a bad configuration answer at once."""
+    from metastore.node import Node
+
+    node: Runnable = Node(config)
+    return node
+
+
+def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
+    """Run a node until SIGTERM or SIGINT, or until it fails. Raises MetaStoreError."""
+    node = make(config)
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        if stopping.is_set():
+            # Stopping took too long for somebody. Everything acknowledged is on disk already.
+            os.write(2, f"metastore: second {name}: exit without draining\n".encode())
+            os._exit(128 + number)
+        stopping.set()
+        log.info("stopping on %s", name)
+        # In a thread of its own, for the handler may have interrupted the very code that stop() waits for.
+        threading.Thread(target=node.stop, name="stop", daemon=True).start()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        node.start()
+        node.wait()
+    except BaseException:
+        node.stop()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    log.info("stopped")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The program; returns its exit code (see `metastore.errors.EXIT_CODES`)."""
+    options = parser().parse_args(arguments)
+    if options.version:
+        print(version())
+        return 0
+    try:
+        check_platform()
+        config = load_config(options)
+        logs.setup(config.log.level, config.log.json)
+        run(config)
+    except MetaStoreError as error:
+        print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)
+        return error.exit_code
+    return 0

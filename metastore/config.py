@@ -1,0 +1,607 @@
+"""Settings: TOML text -> frozen, validated tables; durations and sizes for people; unknown keys refused.
+
+Pure: this module parses text and values and touches no file. `metastore.cli` reads the file and hands over the
+environment. In the tables a duration is a float in seconds, a size an int in bytes, an address a "host:port" string
+(IPv6 in brackets), whatever way it was written.
+
+Sources, the later ones winning: built-in defaults, the TOML text, `METASTORE_<TABLE>__<KEY>` variables, overrides
+`table.key=value`. Every refusal is a `ConfigError` that names the source (file and line where known), the key and
+the reason.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from metastore.errors import ConfigError
+
+ENV_PREFIX = "METASTORE_"
+
+_DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE_UNITS = {
+    "": 1,
+    "B": 1,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+    "KIB": 2**10,
+    "MIB": 2**20,
+    "GIB": 2**30,
+    "TIB": 2**40,
+}
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*([A-Za-z]*)")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
+_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?")
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "100ms", "2s", "1m30s". Raises ValueError with the reason."""
+    value = text.strip()
+    parts = _DURATION_PART.findall(value)
+    if value == "0":
+        return 0.0
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise ValueError(f'{text!r} is no duration: write a number and a unit, such as "100ms", "2s", "1m"')
+    return float(sum(float(number) * _DURATION_UNITS[unit] for number, unit in parts))
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as "64MiB", "1.5MiB" or "1024". Raises ValueError with the reason."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = match[3].upper() if match else None
+    if match is None or unit not in _SIZE_UNITS:
+        raise ValueError(f'{text!r} is no size: write a number and a unit, such as "4KiB", "64MiB", "1GiB"')
+    whole, fraction = match[1], match[2] or ""
+    bytes_, rest = divmod(int(whole + fraction) * _SIZE_UNITS[unit], 10 ** len(fraction))
+    if rest:
+        raise ValueError(f"{text!r} is no whole number of bytes")
+    return bytes_
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """(host, port) of "host:port" or "[IPv6]:port"; port 0 asks for a free one. Raises ValueError with the reason."""
+    host, colon, port = text.rpartition(":")
+    if "://" in text:
+        raise ValueError(f'{text!r}: write the address without a scheme, such as "127.0.0.1:2379"')
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f'{text!r} is no address: write "host:port" with a port from 0 to 65535')
+    if host.startswith("[") and host.endswith("]"):
+        if not _IPV6.fullmatch(host[1:-1]):
+            raise ValueError(f"{text!r}: there is no IPv6 address in the brackets")
+        return host[1:-1], int(port)
+    if ":" in host:
+        raise ValueError(f'{text!r}: write an IPv6 address in brackets, such as "[::1]:2379"')
+    if not _HOST.fullmatch(host):
+        raise ValueError(f'{text!r} has no host name: write "host:port"; "0.0.0.0" listens on all interfaces')
+    return host, int(port)
+
+
+def _wrong(expected: str, value: object) -> ValueError:
+    names = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", dict: "a table"}
+    found = names.get(type(value), "an array" if isinstance(value, list | tuple) else type(value).__name__)
+    return ValueError(f"expected {expected}, found {found}")
+
+
+def _setting(default: Any, parse: Callable[[object], Any], *, words: bool = False) -> Any:
+    """A dataclass field: `default` as people write it, `parse` its check, `words` whether it is a string at heart."""
+    metadata = {"parse": parse, "default": default, "words": words}
+    if isinstance(default, Mapping):
+        return field(default_factory=lambda: parse(default), metadata=metadata)
+    return field(default=parse(default), metadata=metadata)
+
+
+def _text(default: str, *, pattern: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()) -> Any:
+    def parse(value: object) -> str:
+        if not isinstance(value, str):
+            raise _wrong("a string", value)
+        if choices and value not in choices:
+            raise ValueError(f"{value!r} is not one of {', '.join(map(repr, choices))}{_hint(value, choices)}")
+        if pattern is not None and not pattern.fullmatch(value):
+            raise ValueError(f"{value!r}: use letters, digits, and . _ - inside")
+        if "\0" in value or (not value and default):
+            raise ValueError("is empty" if not value else "holds a NUL character")
+        return value
+
+    return _setting(default, parse, words=True)
+
+
+def _flag(default: bool) -> Any:
+    def parse(value: object) -> bool:
+        if not isinstance(value, bool):
+            raise _wrong("true or false", value)
+        return value
+
+    return _setting(default, parse)
+
+
+def _count(default: int, low: int = 1, high: int = 2**31 - 1) -> Any:
+    def parse(value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise _wrong("an integer", value)
+        if not low <= value <= high:
+            raise ValueError(f"{value} is not between {low} and {high}")
+        return value
+
+    return _setting(default, parse)
+
+
+def _duration(default: str, low: str = "1ms", high: str = "1d") -> Any:
+    def parse(value: object) -> float:
+        if not isinstance(value, str):
+            raise _wrong('a duration such as "100ms" or "2s"', value)
+        seconds = parse_duration(value)
+        if not parse_duration(low) <= seconds <= parse_duration(high):
+            raise ValueError(f"{value!r} is not between {low} and {high}")
+        return seconds
+
+    return _setting(default, parse)
+
+
+def _size(default: str | int, low: str = "1B", high: str = "1TiB") -> Any:
+    def parse(value: object) -> int:
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise _wrong('a size such as "64MiB"', value)
+        count = parse_size(value) if isinstance(value, str) else value
+        if not parse_size(low) <= count <= parse_size(high):
+            raise ValueError(f"{value!r} is not between {low} and {high}")
+        return count
+
+    return _setting(default, parse)
+
+
+def _address(default: str) -> Any:
+    def parse(value: object) -> str:
+        if not isinstance(value, str):
+            raise _wrong('an address such as "127.0.0.1:2379"', value)
+        if value or default:
+            split_address(value)
+        return value
+
+    return _setting(default, parse, words=True)
+
+
+def _addresses(default: str | tuple[str, ...]) -> Any:
+    def parse(value: object) -> tuple[str, ...]:
+        if isinstance(value, str):
+            value = [value]
+        if not isinstance(value, list | tuple) or not all(isinstance(item, str) for item in value):
+            raise _wrong("an address or an array of addresses", value)
+        if default and not value:
+            raise ValueError("names no address")
+        for item in value:
+            if split_address(item)[1] and value.count(item) > 1:
+                raise ValueError(f"{item!r} is there twice")
+        return tuple(value)
+
+    return _setting(default, parse, words=True)
+
+
+def _members() -> Any:
+    def parse(value: object) -> Mapping[str, str]:
+        if not isinstance(value, Mapping):
+            raise _wrong('a table such as { n1 = "127.0.0.1:2380" }', value)
+        for name, address in value.items():
+            if not isinstance(name, str) or not _NAME.fullmatch(name):
+                raise ValueError(f"{name!r} is no member name: use letters, digits, and . _ - inside")
+            if not isinstance(address, str):
+                raise _wrong(f"an address for {name}", address)
+            split_address(address)
+        return MappingProxyType(dict(value))
+
+    return _setting({}, parse)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeTable:
+    """[node]: who this member is, and where its data lies (relative paths: from the working directory)."""
+
+    name: str = _text("n1", pattern=_NAME)
+    data_dir: str = _text("data/n1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenTable:
+    """[listen]: addresses to bind; port 0 asks for a free port."""
+
+    client: tuple[str, ...] = _addresses("127.0.0.1:2379")
+    peer: str = _address("127.0.0.1:2380")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdvertiseTable:
+    """[advertise]: addresses that others dial; empty means the listen addresses."""
+
+    client: tuple[str, ...] = _addresses(())
+    peer: str = _address("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterTable:
+    """[cluster]: the group this member belongs to; an empty `initial` means this member alone."""
+
+    token: str = _text("metastore")
+    state: str = _text("new", choices=("new", "existing"))
+    initial: Mapping[str, str] = _members()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageTable:
+    """[storage]: the engine, by its entry point's name."""
+
+    engine: str = _text("memory", pattern=_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RaftTable:
+    """[raft]: clock of the group, and how proposals are put together."""
+
+    tick_interval: float = _duration("100ms", "1ms", "1m")
+    election_ticks: int = _count(10, 2, 1000)
+    heartbeat_ticks: int = _count(1, 1, 1000)
+    enable_batch_proposal: bool = _flag(True)
+    batch_max_size: int = _count(50, 1, 1_000_000)
+    batch_max_time: float = _duration("2ms", "0", "10s")
+    batch_max_bytes: int = _size("4MiB", "4KiB", "1GiB")
+    max_tail_bytes: int = _size("32MiB", "64KiB", "64GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WalTable:
+    """[wal]: when and how the log reaches the disk."""
+
+    sync: str = _text("always", choices=("always", "async"))
+    sync_interval: float = _duration("10ms", "1ms", "1m")
+    group_commit: bool = _flag(True)
+    segment_size: int = _size("64MiB", "64KiB", "4GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerformanceTable:
+    """[performance]: compression of proposals."""
+
+    enable_compression: bool = _flag(True)
+    compression_codec: str = _text("snappy", pattern=_NAME)
+    compression_min_size: int = _size(1024, "0", "1GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaintenanceTable:
+    """[maintenance]: snapshots."""
+
+    snapshot_count: int = _count(10000, 1)
+    snapshot_min_size: int = _size("1MiB", "0")
+    snapshot_retention: int = _count(3, 1, 1000)
+    snapshot_chunk_size: int = _size("4MiB", "4KiB", "256MiB")
+    snapshot_chunk_timeout: float = _duration("30s", "100ms")
+    enable_snapshot_compression: bool = _flag(True)
+    snapshot_compression_codec: str = _text("zstd", pattern=_NAME)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitsTable:
+    """[limits]: the bounds on everything that clients can make grow."""
+
+    max_request_bytes: int = _size("1.5MiB", "1KiB", "512MiB")
+    max_txn_ops: int = _count(128, 1, 1_000_000)
+    max_inflight_requests: int = _count(20_000, 1)
+    max_inflight_bytes: int = _size("128MiB", "1KiB")
+    max_connections: int = _count(10_000, 1, 1_000_000)
+    max_concurrent_streams: int = _count(4096, 1)
+    max_header_bytes: int = _size("64KiB", "1KiB", "16MiB")
+    max_output_bytes: int = _size("16MiB", "64KiB", "16GiB")
+    output_timeout: float = _duration("30s", "10ms")
+    handshake_timeout: float = _duration("10s", "10ms")
+    request_timeout: float = _duration("7s", "1ms")
+    drain_timeout: float = _duration("1s", "0", "1m")
+    wal_reserve: int = _size("4MiB", "64KiB", "4GiB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogTable:
+    """[log]: the program's own messages, on standard error."""
+
+    level: str = _text("info", choices=("debug", "info", "warning", "error"))
+    json: bool = _flag(False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsTable:
+    """[metrics]: the page /metrics on the client port."""
+
+    enabled: bool = _flag(True)
+
+
+_TABLES: dict[str, type[Any]] = {
+    "node": NodeTable,
+    "listen": ListenTable,
+    "advertise": AdvertiseTable,
+    "cluster": ClusterTable,
+    "storage": StorageTable,
+    "raft": RaftTable,
+    "wal": WalTable,
+    "performance": PerformanceTable,
+    "maintenance": MaintenanceTable,
+    "limits": LimitsTable,
+    "log": LogTable,
+    "metrics": MetricsTable,
+}
+
+
+@dataclass(frozen=True)
+class _Value:
+    """A value as it was written, and where: "conf/metastore.toml:12", "environment variable METASTORE_..."."""
+
+    value: object
+    where: str
+
+
+_Layer = dict[tuple[str, str], _Value]
+
+
+def _hint(word: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = difflib.get_close_matches(word, names, n=1) or [name for name in names if word and name.startswith(word)]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _fields(table: str) -> dict[str, dataclasses.Field[Any]]:
+    return {item.name: item for item in dataclasses.fields(_TABLES[table])}
+
+
+def _all_keys() -> list[str]:
+    return [f"{table}.{key}" for table in _TABLES for key in _fields(table)]
+
+
+def _refuse_unknown(where: str, table: str, key: str | None) -> None:
+    """Raise ConfigError unless `table` (and `key` in it) exist."""
+    if table not in _TABLES:
+        homes = [name for name in _all_keys() if name.endswith(f".{table}")]
+        hint = f"; did you mean {homes[0]!r}?" if homes else _hint(table, _TABLES)
+        raise ConfigError(f"{where}: {table}: unknown {'table' if key else 'key'}{hint}")
+    if key is not None and key not in _fields(table):
+        homes = [name for name in _all_keys() if name.endswith(f".{key}")]
+        hint = f"; did you mean {homes[0]!r}?" if homes else _hint(key, _fields(table))
+        raise ConfigError(f"{where}: {table}.{key}: unknown key{hint}")
+
+
+def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str]) -> _Layer:
+    """Flatten {table: {key: value}} after checking the names."""
+    layer: _Layer = {}
+    for table, content in tables.items():
+        if table not in _TABLES or not isinstance(content, Mapping):
+            _refuse_unknown(where(table, None), table, None if not isinstance(content, Mapping) else "")
+            raise ConfigError(f"{where(table, None)}: {table}: {_wrong('a table', content)}")
+        for key, value in content.items():
+            _refuse_unknown(where(table, key), table, key)
+            layer[table, key] = _Value(value, where(table, key))
+    return layer
+
+
+def _line_of(text: str, table: str, key: str | None) -> int | None:
+    """The line of a key in plain TOML text; None when it cannot be told for sure."""
+    found, current = [], ""
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?$", line)
+        if header:
+            current = header[1]
+        wanted = header and current == table if key is None else current == table and not header
+        if wanted and (key is None or re.match(rf"\s*{re.escape(key)}\s*[.=]", line)):
+            found.append(number)
+    return found[0] if len(found) == 1 else None
+
+
+def _toml_layer(text: str, name: str) -> _Layer:
+    import tomli
+
+    try:
+        tables = tomli.loads(text)
+    except tomli.TOMLDecodeError as error:
+        line = getattr(error, "lineno", None)
+        reason = getattr(error, "msg", str(error))
+        raise ConfigError(f"{name}{f':{line}' if line else ''}: not valid TOML: {reason}") from None
+
+    def where(table: str, key: str | None) -> str:
+        line = _line_of(text, table, key)
+        return name if line is None else f"{name}:{line}"
+
+    return _collect(tables, where)
+
+
+def _written(where: str, path: list[str], text: str) -> tuple[tuple[str, str], _Value]:
+    """One value from a variable or a flag: TOML syntax, plain words allowed for strings."""
+    import tomli
+
+    if len(path) < 2:
+        raise ConfigError(f"{where}: {path[0]}: names no key: write table.key=value")
+    table, key, *rest = path
+    _refuse_unknown(where, table, key)
+    try:
+        value = tomli.loads(f"v = {text}")["v"] if "\n" not in text else text
+    except tomli.TOMLDecodeError:
+        value = text
+    words = _fields(table)[key].metadata["words"] or bool(rest)
+    if words and not isinstance(value, str | list):
+        value = text
+    for name in reversed(rest):
+        value = {name: value}
+    return (table, key), _Value(value, where)
+
+
+def _env_layer(env: Mapping[str, str]) -> _Layer:
+    """Variables METASTORE_<TABLE>__<KEY>.
+
+    Names without the double underscore are left alone: METASTORE_DEBUG and its like are switches of the build and of
+    the tests, and an orchestrator adds METASTORE_PORT and METASTORE_SERVICE_HOST where a service has our name.
+    """
+    layer: _Layer = {}
+    for variable in sorted(env):
+        if variable.startswith(ENV_PREFIX) and "__" in variable:
+            path = variable[len(ENV_PREFIX) :].lower().split("__")
+            _merge(layer, dict([_written(f"environment variable {variable}", path, env[variable])]))
+    return layer
+
+
+def _override_layer(overrides: Iterable[str]) -> _Layer:
+    layer: _Layer = {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {text}: write table.key=value")
+        _merge(layer, dict([_written(f"--set {text}", name.strip().split("."), value.strip())]))
+    return layer
+
+
+def _merge(base: _Layer, layer: _Layer) -> None:
+    """Put `layer` over `base`; single members given by path join the table that is there."""
+    for key, new in layer.items():
+        old = base.get(key)
+        if old is not None and isinstance(old.value, Mapping) and isinstance(new.value, Mapping):
+            new = _Value({**old.value, **new.value}, new.where)
+        base[key] = new
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _check_together(config: Config, layer: _Layer, name: str) -> None:
+    """Raise ConfigError for settings that are right each and impossible together."""
+    limits, raft = config.limits, config.raft
+    clash = [item for item in config.listen.client if item == config.listen.peer and split_address(item)[1]]
+    # Framing puts one byte behind each separator inside an operation, and a header before it.
+    largest = limits.max_request_bytes + limits.max_request_bytes // 8 + 1024
+    ours = config.cluster.initial.get(config.node.name)
+    rules = [
+        ("raft.election_ticks", raft.election_ticks <= raft.heartbeat_ticks, "must be more than raft.heartbeat_ticks"),
+        (
+            "raft.batch_max_bytes",
+            raft.batch_max_bytes < largest,
+            f"must be at least {largest}, for one request of limits.max_request_bytes must fit in a batch",
+        ),
+        (
+            "limits.max_inflight_bytes",
+            limits.max_inflight_bytes < largest,
+            f"must be at least {largest}, for one request of limits.max_request_bytes must be admitted",
+        ),
+        ("listen.peer", bool(clash), f"{config.listen.peer!r} is in listen.client too"),
+        ("cluster.initial", ours is None, f"does not name this member, {config.node.name!r} (node.name)"),
+        # What the next versions bring. Accepting it now would promise what is not done.
+        ("cluster.initial", len(config.cluster.initial) > 1, "more than one member is not supported in this version"),
+        ("cluster.state", config.cluster.state != "new", '"existing" is not supported in this version'),
+        ("wal.sync", config.wal.sync != "always", '"async" is not supported in this version'),
+    ]
+    for path, wrong, reason in rules:
+        if wrong:
+            table, _, key = path.partition(".")
+            given = layer.get((table, key))
+            raise ConfigError(f"{given.where if given else name}: {path}: {reason}")
+
+
+class Config:
+    """All settings of a node: one attribute for each table.
+
+    `Config(node={"name": "n1", "data_dir": "/tmp/n1"}, listen={"client": "127.0.0.1:0"})` builds one in a program;
+    each keyword is a table, given as a mapping of keys to values as in TOML. Raises ConfigError.
+    """
+
+    node: NodeTable
+    listen: ListenTable
+    advertise: AdvertiseTable
+    cluster: ClusterTable
+    storage: StorageTable
+    raft: RaftTable
+    wal: WalTable
+    performance: PerformanceTable
+    maintenance: MaintenanceTable
+    limits: LimitsTable
+    log: LogTable
+    metrics: MetricsTable
+
+    __slots__ = ("_layer", *_TABLES)
+
+    def __init__(self, **tables: Mapping[str, Any]) -> None:
+        self._fill(_collect(tables, lambda table, key: "Config()"), "Config()")
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Mapping[str, Any]], name: str = "Config.from_dict") -> Config:
+        """The settings of {table: {key: value}}; `name` stands for the file in errors. Raises ConfigError."""
+        return cls._made(_collect(tables, lambda table, key: name), name)
+
+    @classmethod
+    def from_toml(cls, text: str, name: str = "metastore.toml") -> Config:
+        """The settings in TOML text; `name` is the file's name in errors. Raises ConfigError."""
+        return cls.load(text, name)
+
+    @classmethod
+    def load(
+        cls,
+        text: str = "",
+        name: str = "metastore.toml",
+        env: Mapping[str, str] | None = None,
+        overrides: Iterable[str] = (),
+    ) -> Config:
+        """The settings of TOML text under those of environment variables under overrides. Raises ConfigError."""
+        layer = _toml_layer(text, name)
+        _merge(layer, _env_layer(env or {}))
+        _merge(layer, _override_layer(overrides))
+        return cls._made(layer, name)
+
+    def changed(self, **tables: Mapping[str, Any]) -> Config:
+        """A copy with some keys changed: `config.changed(raft={"batch_max_size": 1})`. Raises ConfigError."""
+        layer = dict(self._layer)
+        layer.update(_collect(tables, lambda table, key: "Config.changed()"))
+        return self._made(layer, "Config.changed()")
+
+    def to_dict(self) -> dict[str, dict[str, Any]]:
+        """{table: {key: value}}, durations in seconds and sizes in bytes."""
+        return {
+            table: {key: _plain(getattr(getattr(self, table), key)) for key in _fields(table)} for table in _TABLES
+        }
+
+    @classmethod
+    def _made(cls, layer: _Layer, name: str) -> Config:
+        config = cls.__new__(cls)
+        config._fill(layer, name)
+        return config
+
+    def _fill(self, layer: _Layer, name: str) -> None:
+        object.__setattr__(self, "_layer", layer)
+        for table, made in _TABLES.items():
+            values = {}
+            for key, item in _fields(table).items():
+                given = layer.get((table, key))
+                if given is not None:
+                    try:
+                        values[key] = item.metadata["parse"](given.value)
+                    except ValueError as error:
+                        raise ConfigError(f"{given.where}: {table}.{key}: {error}") from None
+            if table == "node" and "data_dir" not in values:
+                values["data_dir"] = f"data/{values.get('name', 'n1')}"
+            if table == "cluster" and not values.get("initial"):
+                alone = {self.node.name: self.advertise.peer or self.listen.peer}
+                values["initial"] = MappingProxyType(alone)
+            object.__setattr__(self, table, made(**values))
+        _check_together(self, layer, name)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"Config is frozen: use changed() to get a copy with another {name}")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("Config is frozen")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Config) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"Config({', '.join(f'{table}={getattr(self, table)!r}' for table in _TABLES)})"

@@ -1,0 +1,78 @@
+"""The program's own log: one line a record, as text or as JSON, on standard error.
+
+Only the command line calls `setup`. An embedding program keeps its own logging: the package merely writes to the
+logger "metastore" and its children. A record may carry facts beside its message: `log.info("text", extra={...})`;
+they follow the text as key=value, and are members of the JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import IO
+
+ROOT = "metastore"
+LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+def _facts(record: logging.LogRecord) -> dict[str, object]:
+    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+
+
+def _when(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(record.msecs):03d}Z"
+
+
+def _part(record: logging.LogRecord) -> str:
+    return record.name.removeprefix(f"{ROOT}.")
+
+
+def _one_line(text: str) -> str:
+    """`text` with everything that would end or forge a line made visible."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31T12:00:00.000Z INFO node: message key=value`; a traceback follows on the same line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        facts = "".join(f" {key}={value!r}" for key, value in _facts(record).items())
+        text = f"{_when(record)} {record.levelname} {_part(record)}: {record.getMessage()}{facts}"
+        if record.exc_info:
+            text += f" | {self.formatException(record.exc_info)}"
+        return _one_line(text)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, part, message, error (a traceback), and the record's own facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        made: dict[str, object] = {
+            "time": _when(record),
+            "level": record.levelname.lower(),
+            "part": _part(record),
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            made["error"] = self.formatException(record.exc_info)
+        for key, value in _facts(record).items():
+            made.setdefault(key, value)
+        return json.dumps(made, default=str)
+
+
+def setup(level: str = "info", as_json: bool = False, stream: IO[str] | None = None) -> logging.Logger:
+    """Send the package's log to `stream` (standard error), replacing what an earlier call set up; returns the logger.
+
+    `level` is a key of `LEVELS`.
+    """
+    logger = logging.getLogger(ROOT)
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    logger.handlers[:] = [handler]
+    logger.setLevel(LEVELS[level])
+    logger.propagate = False
+    return logger
