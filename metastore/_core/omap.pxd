@@ -1,0 +1,85 @@
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    NODE_CAP = 64        # slots of a node
+    NODE_LOW = 16        # below this many slots a node looks for a neighbour to merge with
+    NODE_MERGED = 48     # and merges when both together hold at most this many
+    MAX_DEPTH = 24
+
+
+cdef struct Record:
+    # One key and its value in one malloc'd piece: this header, the key, the value.
+    uint32_t refs
+    uint32_t klen
+    uint32_t vlen        # DELETED_VLEN marks a pending deletion (only in overlays)
+
+
+cdef struct Node:
+    uint32_t refs        # trees and nodes that point here; shared nodes (> 1) are never changed
+    uint16_t count
+    uint8_t leaf
+    uint8_t unused
+    Node* link           # next in the list of nodes waiting to be freed
+    void* slot[NODE_CAP]     # leaf: Record*, else Node*
+
+
+cdef struct Inner:
+    Node base
+    Record* sep[NODE_CAP]    # sep[i]: no key below slot[i] is smaller; sep[0] is unused (NULL)
+
+
+cdef struct Cursor:
+    int depth            # levels in use; 0 = not on a record
+    Node* node[MAX_DEPTH]
+    int at[MAX_DEPTH]
+
+
+cdef inline uint8_t* rec_key(Record* rec) noexcept nogil:
+    return (<uint8_t*>rec) + sizeof(Record)
+
+
+cdef inline uint8_t* rec_value(Record* rec) noexcept nogil:
+    return (<uint8_t*>rec) + sizeof(Record) + rec.klen
+
+
+cdef inline bint rec_deleted(Record* rec) noexcept nogil:
+    return rec.vlen == <uint32_t>0xFFFFFFFF
+
+
+cdef inline void rec_ref(Record* rec) noexcept nogil:
+    rec.refs += 1
+
+
+cdef Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil
+cdef Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept nogil
+cdef void rec_release(Record* rec) noexcept nogil
+cdef int key_cmp(const uint8_t* a, size_t an, const uint8_t* b, size_t bn) noexcept nogil
+
+cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* cursor_first(Cursor* cur, Node* root) noexcept nogil
+cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil
+cdef Record* cursor_next(Cursor* cur) noexcept nogil
+cdef Record* cursor_prev(Cursor* cur) noexcept nogil
+
+cdef size_t free_garbage(size_t budget) noexcept nogil
+cdef bint garbage_left() noexcept nogil
+
+
+cdef class OrderedMap:
+    cdef Node* root
+    cdef Record* top              # greatest record known (borrowed), NULL when not known
+    cdef bint frozen
+    cdef readonly size_t count
+    cdef readonly size_t nbytes
+
+    cdef int make_room(self, bint at_right_edge) except -1
+    cdef void shrink(self, Node* parent, int index) noexcept
+    cdef void lower_root(self) noexcept
+    cdef int put_record(self, Record* rec) except -1
+    cdef int put_raw(self, const uint8_t* key, size_t kn, const uint8_t* value, size_t vn) except -1
+    cdef bint remove(self, const uint8_t* key, size_t n) except -1
+    cpdef clear(self)
+    cpdef OrderedMap view(self)

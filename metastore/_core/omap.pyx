@@ -1,0 +1,717 @@
+"""Ordered map bytes -> bytes: a copy-on-write B+tree in C memory.
+
+No Python object and nothing for the garbage collector per key: a record is one malloc'd piece, a node an
+array of pointers to records. `view()` shares the root: O(1). A node or record that more than one owner
+points to is never changed; a writer copies the nodes on its path first, so a view keeps what it saw.
+
+Reference counts are plain integers: everything here runs with the GIL held, or on a tree that only one
+thread can reach. What a tree lets go of is put on a list and freed in slices (`free_garbage`), some with
+every later write: dropping a map of millions of keys does not stop the process.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcmp, memcpy, memmove
+
+cdef Node* garbage = NULL
+
+cdef enum:
+    FREE_ON_WRITE = 64       # records freed along with a write while garbage is left
+    FREE_ON_CLEAR = 4096     # and when a map is emptied
+
+
+# --- records ---------------------------------------------------------------------------------------------
+
+cdef Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil:
+    """A record with its key filled in and room for the value; NULL without memory. The caller owns one reference."""
+    cdef Record* rec = <Record*>malloc(sizeof(Record) + klen + vlen)
+    if rec != NULL:
+        rec.refs = 1
+        rec.klen = <uint32_t>klen
+        rec.vlen = <uint32_t>vlen
+        memcpy(rec_key(rec), key, klen)
+    return rec
+
+
+cdef Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept nogil:
+    """A record that stands for a deletion which is still to be done."""
+    cdef Record* rec = rec_new(key, klen, 0)
+    if rec != NULL:
+        rec.vlen = <uint32_t>0xFFFFFFFF
+    return rec
+
+
+cdef void rec_release(Record* rec) noexcept nogil:
+    rec.refs -= 1
+    if rec.refs == 0:
+        free(rec)
+
+
+cdef inline size_t rec_bytes(Record* rec) noexcept nogil:
+    return rec.klen + (0 if rec_deleted(rec) else rec.vlen)
+
+
+cdef int key_cmp(const uint8_t* a, size_t an, const uint8_t* b, size_t bn) noexcept nogil:
+    """memcmp order, the shorter first where one is a prefix of the other."""
+    cdef int result = memcmp(a, b, an if an < bn else bn)
+    if result != 0:
+        return result
+    return -1 if an < bn else (1 if an > bn else 0)
+
+
+# --- nodes -----------------------------------------------------------------------------------------------
+
+cdef inline Record** seps(Node* node) noexcept nogil:
+    return (<Inner*>node).sep
+
+
+cdef Node* node_new(bint leaf) noexcept nogil:
+    cdef Node* node = <Node*>malloc(sizeof(Node) if leaf else sizeof(Inner))
+    if node != NULL:
+        node.refs = 1
+        node.count = 0
+        node.leaf = leaf
+        node.unused = 0
+        node.link = NULL
+        if not leaf:
+            seps(node)[0] = NULL
+    return node
+
+
+cdef void node_release(Node* node) noexcept nogil:
+    """Give up one reference; the last one puts the node on the list of what is to be freed."""
+    global garbage
+    node.refs -= 1
+    if node.refs == 0:
+        node.link = garbage
+        garbage = node
+
+
+cdef size_t free_garbage(size_t budget) noexcept nogil:
+    """Free about `budget` records' worth of dropped nodes; returns how many records were let go."""
+    global garbage
+    cdef size_t done = 0
+    cdef Node* node
+    cdef int i
+    while garbage != NULL and done < budget:
+        node = garbage
+        garbage = node.link
+        for i in range(node.count):
+            if node.leaf:
+                rec_release(<Record*>node.slot[i])
+            else:
+                node_release(<Node*>node.slot[i])
+                if i > 0:
+                    rec_release(seps(node)[i])
+        done += node.count + 1
+        free(node)
+    return done
+
+
+cdef bint garbage_left() noexcept nogil:
+    return garbage != NULL
+
+
+def reclaim(size_t budget=4096) -> bool:
+    """Free about `budget` dropped records; True while some are left."""
+    free_garbage(budget)
+    return garbage != NULL
+
+
+cdef Node* node_copy(Node* node) noexcept nogil:
+    """An equal node of its own; gives up the caller's reference to the old one."""
+    cdef Node* copy = node_new(node.leaf)
+    cdef int i
+    if copy == NULL:
+        return NULL
+    copy.count = node.count
+    memcpy(copy.slot, node.slot, node.count * sizeof(void*))
+    if node.leaf:
+        for i in range(node.count):
+            (<Record*>node.slot[i]).refs += 1
+    else:
+        memcpy(seps(copy), seps(node), node.count * sizeof(void*))
+        for i in range(node.count):
+            (<Node*>node.slot[i]).refs += 1
+            if i > 0:
+                seps(node)[i].refs += 1
+    node_release(node)
+    return copy
+
+
+cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexcept nogil:
+    """Position of the first record whose key is not below `key`."""
+    cdef int low = 0, high = node.count, mid, order
+    cdef Record* rec
+    equal[0] = False
+    while low < high:
+        mid = (low + high) >> 1
+        rec = <Record*>node.slot[mid]
+        order = key_cmp(rec_key(rec), rec.klen, key, n)
+        if order < 0:
+            low = mid + 1
+        else:
+            if order == 0:
+                equal[0] = True
+                return mid
+            high = mid
+    return low
+
+
+cdef int inner_find(Node* node, const uint8_t* key, size_t n) noexcept nogil:
+    """The child that `key` belongs to: the last whose separator is not above it."""
+    cdef int low = 1, high = node.count, mid
+    cdef Record** sep = seps(node)
+    while low < high:
+        mid = (low + high) >> 1
+        if key_cmp(rec_key(sep[mid]), sep[mid].klen, key, n) <= 0:
+            low = mid + 1
+        else:
+            high = mid
+    return low - 1
+
+
+cdef Record* separator(Record* left, Record* right) noexcept nogil:
+    """The shortest prefix of `right`'s key that is above `left`'s key."""
+    cdef size_t n = 0
+    cdef uint8_t* a = rec_key(left)
+    cdef uint8_t* b = rec_key(right)
+    while n < left.klen and n < right.klen and a[n] == b[n]:
+        n += 1
+    return rec_new(b, n + 1 if n < right.klen else right.klen, 0)
+
+
+cdef int split_child(Node* parent, int index, bint at_right_edge) noexcept nogil:
+    """Split the full child `index` of `parent` (both owned) in two; -1 without memory, with nothing changed.
+
+    At the right edge nearly all stays left: keys that arrive in order leave full nodes behind.
+    """
+    cdef Node* left = <Node*>parent.slot[index]
+    cdef Node* right = node_new(left.leaf)
+    cdef int keep = left.count - 1 if at_right_edge else left.count >> 1
+    cdef int moved = left.count - keep
+    cdef Record* sep
+    if right == NULL:
+        return -1
+    if left.leaf:
+        sep = separator(<Record*>left.slot[keep - 1], <Record*>left.slot[keep])
+        if sep == NULL:
+            free(right)
+            return -1
+    else:
+        sep = seps(left)[keep]
+        memcpy(seps(right), &seps(left)[keep], moved * sizeof(void*))
+        seps(right)[0] = NULL
+    memcpy(right.slot, &left.slot[keep], moved * sizeof(void*))
+    right.count = moved
+    left.count = keep
+    memmove(&parent.slot[index + 2], &parent.slot[index + 1], (parent.count - index - 1) * sizeof(void*))
+    memmove(&seps(parent)[index + 2], &seps(parent)[index + 1], (parent.count - index - 1) * sizeof(void*))
+    parent.slot[index + 1] = right
+    seps(parent)[index + 1] = sep
+    parent.count += 1
+    return 0
+
+
+cdef Node* own_child(Node* parent, int index) noexcept nogil:
+    """The child, copied first when it is shared; NULL without memory."""
+    cdef Node* child = <Node*>parent.slot[index]
+    if child.refs > 1:
+        child = node_copy(child)
+        if child != NULL:
+            parent.slot[index] = child
+    return child
+
+
+cdef void drop_slot(Node* node, int index) noexcept nogil:
+    """Close the gap at `index` of an inner node whose child is already gone."""
+    if node.count > 1:
+        rec_release(seps(node)[index if index > 0 else 1])
+    if index == 0:
+        memmove(&seps(node)[1], &seps(node)[2], (node.count - 2) * sizeof(void*) if node.count > 2 else 0)
+    else:
+        memmove(&seps(node)[index], &seps(node)[index + 1], (node.count - index - 1) * sizeof(void*))
+    memmove(&node.slot[index], &node.slot[index + 1], (node.count - index - 1) * sizeof(void*))
+    node.count -= 1
+
+
+cdef void merge_children(Node* parent, int index) noexcept nogil:
+    """Join child `index + 1` into child `index` when both are ours and small; else leave them."""
+    cdef Node* left = <Node*>parent.slot[index]
+    cdef Node* right = <Node*>parent.slot[index + 1]
+    if left.refs > 1 or right.refs > 1 or left.count + right.count > NODE_MERGED:
+        return
+    memcpy(&left.slot[left.count], right.slot, right.count * sizeof(void*))
+    if not left.leaf:
+        memcpy(&seps(left)[left.count], seps(right), right.count * sizeof(void*))
+        seps(left)[left.count] = seps(parent)[index + 1]
+        seps(parent)[index + 1].refs += 1
+    left.count += right.count
+    free(right)
+    drop_slot(parent, index + 1)
+
+
+# --- look-ups --------------------------------------------------------------------------------------------
+
+cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """The record of `key` (borrowed) or NULL."""
+    cdef Node* node = root
+    cdef bint equal
+    cdef int at
+    if node == NULL:
+        return NULL
+    while not node.leaf:
+        node = <Node*>node.slot[inner_find(node, key, n)]
+    at = leaf_find(node, key, n, &equal)
+    return <Record*>node.slot[at] if equal else NULL
+
+
+cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """The record with the greatest key not above `key` (borrowed) or NULL."""
+    cdef Node* node = root
+    cdef Node* before = NULL
+    cdef bint equal
+    cdef int at
+    if node == NULL:
+        return NULL
+    while not node.leaf:
+        at = inner_find(node, key, n)
+        if at > 0:
+            before = <Node*>node.slot[at - 1]
+        node = <Node*>node.slot[at]
+    at = leaf_find(node, key, n, &equal)
+    if equal:
+        return <Record*>node.slot[at]
+    if at > 0:
+        return <Record*>node.slot[at - 1]
+    if before == NULL:
+        return NULL
+    while not before.leaf:
+        before = <Node*>before.slot[before.count - 1]
+    return <Record*>before.slot[before.count - 1]
+
+
+cdef Record* cursor_here(Cursor* cur) noexcept nogil:
+    return <Record*>cur.node[cur.depth - 1].slot[cur.at[cur.depth - 1]]
+
+
+cdef Record* cursor_next(Cursor* cur) noexcept nogil:
+    """Move on to the next record; NULL (and nowhere) at the end."""
+    cdef int level = cur.depth - 1
+    cdef Node* node
+    while level >= 0:
+        cur.at[level] += 1
+        node = cur.node[level]
+        if cur.at[level] < node.count:
+            while not node.leaf:
+                node = <Node*>node.slot[cur.at[level]]
+                level += 1
+                cur.node[level] = node
+                cur.at[level] = 0
+            return <Record*>node.slot[cur.at[level]]
+        level -= 1
+    cur.depth = 0
+    return NULL
+
+
+cdef Record* cursor_prev(Cursor* cur) noexcept nogil:
+    """Move back to the record before; NULL (and nowhere) at the beginning."""
+    cdef int level = cur.depth - 1
+    cdef Node* node
+    while level >= 0:
+        cur.at[level] -= 1
+        node = cur.node[level]
+        if cur.at[level] >= 0:
+            while not node.leaf:
+                node = <Node*>node.slot[cur.at[level]]
+                level += 1
+                cur.node[level] = node
+                cur.at[level] = node.count - 1
+            return <Record*>node.slot[cur.at[level]]
+        level -= 1
+    cur.depth = 0
+    return NULL
+
+
+cdef bint cursor_seek(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """Stand where `key` is or would be inserted; whether it is there. Needs a root."""
+    cdef Node* node = root
+    cdef int level = 0
+    cdef bint equal
+    while True:
+        cur.node[level] = node
+        if node.leaf:
+            break
+        cur.at[level] = inner_find(node, key, n)
+        node = <Node*>node.slot[cur.at[level]]
+        level += 1
+    cur.depth = level + 1
+    cur.at[level] = leaf_find(node, key, n, &equal)
+    return equal
+
+
+cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """Go to the first record not below `key`; NULL when there is none."""
+    cur.depth = 0
+    if root == NULL:
+        return NULL
+    cursor_seek(cur, root, key, n)
+    if cur.at[cur.depth - 1] < cur.node[cur.depth - 1].count:
+        return cursor_here(cur)
+    cur.at[cur.depth - 1] -= 1
+    return cursor_next(cur)
+
+
+cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """Go to the last record not above `key`; NULL when there is none."""
+    cur.depth = 0
+    if root == NULL:
+        return NULL
+    if cursor_seek(cur, root, key, n):
+        return cursor_here(cur)
+    return cursor_prev(cur)
+
+
+cdef Record* cursor_first(Cursor* cur, Node* root) noexcept nogil:
+    """Go to the smallest record; NULL in an empty tree."""
+    return cursor_ge(cur, root, <const uint8_t*>"", 0)
+
+
+cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil:
+    """Go to the greatest record; NULL in an empty tree."""
+    cdef Node* node = root
+    cdef int level = 0
+    cur.depth = 0
+    if root == NULL:
+        return NULL
+    while True:
+        cur.node[level] = node
+        cur.at[level] = node.count - 1
+        if node.leaf:
+            break
+        node = <Node*>node.slot[node.count - 1]
+        level += 1
+    cur.depth = level + 1
+    return cursor_here(cur)
+
+
+# --- the map ---------------------------------------------------------------------------------------------
+
+cdef bytes key_bytes(Record* rec):
+    return PyBytes_FromStringAndSize(<char*>rec_key(rec), rec.klen)
+
+
+cdef bytes value_bytes(Record* rec):
+    return PyBytes_FromStringAndSize(<char*>rec_value(rec), rec.vlen)
+
+
+cdef object pair(Record* rec):
+    if rec == NULL:
+        return None
+    return (key_bytes(rec), None if rec_deleted(rec) else value_bytes(rec))
+
+
+cdef class OrderedMap:
+    """Ordered map of bytes to bytes in memcmp order.
+
+    Keys and values up to 2^32 - 2 bytes. A view is read-only: writing to it raises TypeError. One thread at a time.
+    """
+
+    def __cinit__(self):
+        self.root = NULL
+        self.top = NULL
+        self.frozen = False
+        self.count = 0
+        self.nbytes = 0
+
+    def __dealloc__(self):
+        if self.root != NULL:
+            node_release(self.root)
+            self.root = NULL
+
+    # -- writing --
+
+    cdef int make_room(self, bint at_right_edge) except -1:
+        """An owned, unfilled root (growing the tree by a level where it is full)."""
+        cdef Node* grown
+        if self.root == NULL:
+            self.root = node_new(True)
+            if self.root == NULL:
+                raise MemoryError
+            return 0
+        if self.root.refs > 1:
+            grown = node_copy(self.root)
+            if grown == NULL:
+                raise MemoryError
+            self.root = grown
+        if self.root.count < NODE_CAP:
+            return 0
+        grown = node_new(False)
+        if grown == NULL:
+            raise MemoryError
+        grown.slot[0] = self.root
+        grown.count = 1
+        if split_child(grown, 0, at_right_edge) < 0:
+            free(grown)
+            raise MemoryError
+        self.root = grown
+        return 0
+
+    cdef int put_record(self, Record* rec) except -1:
+        """Insert or replace; takes over the caller's reference, also when it raises (MemoryError, TypeError)."""
+        cdef Node* node
+        cdef Node* child
+        cdef Record* old
+        cdef int at
+        cdef bint equal = False
+        cdef uint8_t* key = rec_key(rec)
+        cdef bint append = self.top != NULL and key_cmp(rec_key(self.top), self.top.klen, key, rec.klen) < 0
+        if self.frozen:
+            rec_release(rec)
+            raise TypeError("a view is read-only")
+        try:
+            self.make_room(append)
+        except MemoryError:
+            rec_release(rec)
+            raise
+        node = self.root
+        while not node.leaf:
+            at = node.count - 1 if append else inner_find(node, key, rec.klen)
+            child = own_child(node, at)
+            if child != NULL and child.count == NODE_CAP:
+                if split_child(node, at, append) < 0:
+                    child = NULL
+                elif append or key_cmp(rec_key(seps(node)[at + 1]), seps(node)[at + 1].klen, key, rec.klen) <= 0:
+                    child = <Node*>node.slot[at + 1]
+            if child == NULL:
+                rec_release(rec)
+                raise MemoryError
+            node = child
+        at = node.count if append else leaf_find(node, key, rec.klen, &equal)
+        self.nbytes += rec_bytes(rec)
+        if equal:
+            old = <Record*>node.slot[at]
+            self.nbytes -= rec_bytes(old)
+            node.slot[at] = rec
+            if old == self.top:
+                self.top = rec
+            rec_release(old)
+        else:
+            memmove(&node.slot[at + 1], &node.slot[at], (node.count - at) * sizeof(void*))
+            node.slot[at] = rec
+            node.count += 1
+            self.count += 1
+            if append or self.count == 1:
+                self.top = rec
+        if garbage != NULL:
+            free_garbage(FREE_ON_WRITE)
+        return 0
+
+    cdef int put_raw(self, const uint8_t* key, size_t kn, const uint8_t* value, size_t vn) except -1:
+        """Insert or replace with copies of the bytes given."""
+        cdef Record* rec = rec_new(key, kn, vn)
+        if rec == NULL:
+            raise MemoryError
+        memcpy(rec_value(rec), value, vn)
+        return self.put_record(rec)
+
+    cdef bint remove(self, const uint8_t* key, size_t n) except -1:
+        """Remove a key; whether it was there."""
+        cdef Node* path[MAX_DEPTH]
+        cdef int at[MAX_DEPTH]
+        cdef int level = 0
+        cdef Node* node
+        cdef Record* old
+        cdef Cursor cur
+        cdef bint equal
+        if self.frozen:
+            raise TypeError("a view is read-only")
+        if tree_get(self.root, key, n) == NULL:
+            return False
+        if self.root.refs > 1:
+            node = node_copy(self.root)
+            if node == NULL:
+                raise MemoryError
+            self.root = node
+        node = self.root
+        while not node.leaf:
+            path[level] = node
+            at[level] = inner_find(node, key, n)
+            node = own_child(node, at[level])
+            if node == NULL:
+                raise MemoryError
+            level += 1
+        at[level] = leaf_find(node, key, n, &equal)
+        old = <Record*>node.slot[at[level]]
+        self.nbytes -= rec_bytes(old)
+        self.count -= 1
+        memmove(&node.slot[at[level]], &node.slot[at[level] + 1], (node.count - at[level] - 1) * sizeof(void*))
+        node.count -= 1
+        path[level] = node
+        while level > 0 and path[level].count < NODE_LOW:
+            level -= 1
+            self.shrink(path[level], at[level])
+        self.lower_root()
+        if old == self.top:
+            self.top = cursor_last(&cur, self.root)
+        rec_release(old)
+        if garbage != NULL:
+            free_garbage(FREE_ON_WRITE)
+        return True
+
+    cdef void shrink(self, Node* parent, int index) noexcept:
+        """Child `index` has become small: drop it when empty, else join it with a neighbour."""
+        cdef Node* child = <Node*>parent.slot[index]
+        if child.count == 0:
+            free(child)
+            drop_slot(parent, index)
+            return
+        if index + 1 < parent.count:
+            merge_children(parent, index)
+        if index > 0 and (<Node*>parent.slot[index]).count < NODE_LOW:
+            merge_children(parent, index - 1)
+
+    cdef void lower_root(self) noexcept:
+        cdef Node* node = self.root
+        while not node.leaf and node.count == 1:
+            self.root = <Node*>node.slot[0]
+            free(node)
+            node = self.root
+        if node.count == 0:
+            free(node)
+            self.root = NULL
+
+    cpdef clear(self):
+        """Forget everything; what is freed at once is bounded, the rest goes with later writes."""
+        if self.frozen:
+            raise TypeError("a view is read-only")
+        if self.root != NULL:
+            node_release(self.root)
+            free_garbage(FREE_ON_CLEAR)
+        self.root = NULL
+        self.top = NULL
+        self.count = 0
+        self.nbytes = 0
+
+    cpdef OrderedMap view(self):
+        """A read-only map with the present contents, in O(1); later writes to this one do not show in it."""
+        cdef OrderedMap other = OrderedMap()
+        other.root = self.root
+        other.count = self.count
+        other.nbytes = self.nbytes
+        other.frozen = True
+        if self.root != NULL:
+            self.root.refs += 1
+        return other
+
+    # -- Python --
+
+    def __len__(self):
+        return self.count
+
+    def __contains__(self, bytes key not None):
+        cdef Record* rec = tree_get(self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        return rec != NULL and not rec_deleted(rec)
+
+    def get(self, bytes key not None, default=None):
+        """The value of `key`; `default` when it is missing or marked as deleted."""
+        cdef Record* rec = tree_get(self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        return default if rec == NULL or rec_deleted(rec) else value_bytes(rec)
+
+    def set(self, bytes key not None, bytes value not None):
+        """Insert or replace. Raises MemoryError, TypeError (view)."""
+        self.put_raw(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key),
+                     <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+
+    def set_deleted(self, bytes key not None):
+        """Note a pending deletion, as overlays hold them (shown as None by the iterators)."""
+        cdef Record* rec = rec_new_deleted(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        if rec == NULL:
+            raise MemoryError
+        self.put_record(rec)
+
+    def delete(self, bytes key not None) -> bool:
+        """Remove `key`; whether it was there."""
+        return self.remove(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+    def seek_ge(self, bytes key not None):
+        """(key, value) of the first key not below `key`, or None."""
+        cdef Cursor cur
+        return pair(cursor_ge(&cur, self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
+
+    def seek_le(self, bytes key not None):
+        """(key, value) of the last key not above `key`, or None."""
+        return pair(tree_le(self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
+
+    def scan(self, bytes start=b"", bytes end=None, bint reverse=False, Py_ssize_t limit=0) -> list:
+        """(key, value) pairs with start <= key < end (None: to the last), at most `limit` of them (0: all)."""
+        cdef Cursor cur
+        cdef Record* rec
+        cdef list found = []
+        cdef const uint8_t* edge = NULL
+        cdef size_t n = 0
+        if end is not None:
+            edge = <const uint8_t*>PyBytes_AS_STRING(end)
+            n = PyBytes_GET_SIZE(end)
+        if not reverse:
+            rec = cursor_ge(&cur, self.root, <const uint8_t*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+            while rec != NULL and (edge == NULL or key_cmp(rec_key(rec), rec.klen, edge, n) < 0):
+                found.append(pair(rec))
+                if len(found) == limit:
+                    break
+                rec = cursor_next(&cur)
+            return found
+        rec = cursor_last(&cur, self.root) if edge == NULL else cursor_le(&cur, self.root, edge, n)
+        if rec != NULL and edge != NULL and key_cmp(rec_key(rec), rec.klen, edge, n) == 0:
+            rec = cursor_prev(&cur)
+        edge = <const uint8_t*>PyBytes_AS_STRING(start)
+        n = PyBytes_GET_SIZE(start)
+        while rec != NULL and key_cmp(rec_key(rec), rec.klen, edge, n) >= 0:
+            found.append(pair(rec))
+            if len(found) == limit:
+                break
+            rec = cursor_prev(&cur)
+        return found
+
+    def items(self, bytes start=b"", bytes end=None, size_t chunk=256):
+        """Iterate (key, value) in order over the contents at the time of the call, `chunk` at a time."""
+        cdef OrderedMap seen = self.view()
+        cdef bytes at = start
+        while True:
+            found = seen.scan(at, end, False, chunk)
+            yield from found
+            if len(found) < chunk:
+                return
+            at = found[len(found) - 1][0] + b"\0"
+
+    def check(self):
+        """Verify the tree's own rules; raises AssertionError. For tests."""
+        cdef size_t records = 0, size = 0
+        cdef list keys = []
+        if self.root != NULL:
+            check_node(self.root, keys)
+        for key, value in keys:
+            records += 1
+            size += len(key) + (0 if value is None else len(value))
+        assert [key for key, _ in keys] == sorted({key for key, _ in keys}), "keys out of order"
+        assert records == self.count, "count is wrong"
+        assert size == self.nbytes, "bytes are wrong"
+        assert self.top == NULL or key_bytes(self.top) == keys[len(keys) - 1][0], "greatest key is wrong"
+
+
+cdef check_node(Node* node, list keys):
+    """Append the records below `node` to `keys`, checking counts and separators."""
+    cdef int i
+    assert node.refs >= 1 and 1 <= node.count <= NODE_CAP, "node out of bounds"
+    for i in range(node.count):
+        if node.leaf:
+            assert (<Record*>node.slot[i]).refs >= 1, "freed record"
+            keys.append(pair(<Record*>node.slot[i]))
+            continue
+        if i > 0:
+            assert keys[len(keys) - 1][0] < key_bytes(seps(node)[i]), "separator not above its left side"
+        before = len(keys)
+        check_node(<Node*>node.slot[i], keys)
+        if i > 0:
+            assert key_bytes(seps(node)[i]) <= keys[before][0], "separator above its right side"

@@ -1,0 +1,136 @@
+"""The ordered map against a sorted dict, with views taken on the way and kept to the end."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metastore._core import omap
+from metastore._core.omap import OrderedMap
+
+KEYS = st.one_of(
+    st.binary(max_size=3),
+    st.integers(0, 400).map(lambda n: n.to_bytes(8, "big")),
+    st.text(alphabet="ab\0\xff", max_size=6).map(lambda text: text.encode("latin-1")),
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), KEYS, st.binary(max_size=5)),
+        st.tuples(st.just("delete"), KEYS),
+        st.tuples(st.just("view")),
+        st.tuples(st.just("drop")),
+        st.tuples(st.just("clear")),
+        st.tuples(st.just("run"), st.integers(0, 400), st.integers(1, 150), st.booleans()),
+    ),
+    max_size=40,
+)
+
+
+def apply_step(step: tuple, tree: OrderedMap, model: dict[bytes, bytes], views: list) -> None:
+    """Do one step to the tree and to the model."""
+    if step[0] == "set":
+        tree.set(step[1], step[2])
+        model[step[1]] = step[2]
+    elif step[0] == "delete":
+        assert tree.delete(step[1]) == (model.pop(step[1], None) is not None)
+    elif step[0] == "view":
+        views.append((tree.view(), dict(model)))
+    elif step[0] == "drop" and views:
+        views.pop(0)
+    elif step[0] == "clear":
+        tree.clear()
+        model.clear()
+    elif step[0] == "run":
+        for number in range(step[1], step[1] + step[2]):
+            key = number.to_bytes(8, "big")
+            if step[3]:
+                tree.set(key, b"v%d" % number)
+                model[key] = b"v%d" % number
+            else:
+                assert tree.delete(key) == (model.pop(key, None) is not None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(STEPS, st.lists(st.tuples(KEYS, KEYS, st.integers(0, 20)), max_size=6))
+def test_equals_a_sorted_dict(steps: list[tuple], probes: list[tuple]) -> None:
+    tree, model, views = OrderedMap(), {}, []
+    for step in steps:
+        apply_step(step, tree, model, views)
+    tree.check()
+    for seen, wanted in [(tree, model), *views]:
+        seen.check()
+        keys = sorted(wanted)
+        assert len(seen) == len(keys)
+        assert list(seen.items(chunk=7)) == [(key, wanted[key]) for key in keys]
+        for low, high, limit in probes:
+            inside = [(key, wanted[key]) for key in keys if low <= key < high]
+            assert seen.scan(low, high) == inside
+            assert seen.scan(low, high, True) == inside[::-1]
+            assert seen.scan(low, high, False, limit) == (inside[:limit] if limit else inside)
+            assert seen.scan(low, None, True, limit) == [(k, wanted[k]) for k in keys if k >= low][::-1][: limit or None]
+            assert seen.get(low) == wanted.get(low)
+            assert (low in seen) == (low in wanted)
+            assert seen.seek_ge(low) == min(((k, wanted[k]) for k in keys if k >= low), default=None)
+            assert seen.seek_le(low) == max(((k, wanted[k]) for k in keys if k <= low), default=None)
+
+
+@pytest.mark.parametrize("order", ["up", "down", "random"])
+def test_large_tree_grows_and_shrinks(order: str) -> None:
+    rng = random.Random(7)
+    keys = [number.to_bytes(4, "big") for number in range(20_000)]
+    if order == "down":
+        keys.reverse()
+    elif order == "random":
+        rng.shuffle(keys)
+    tree = OrderedMap()
+    for key in keys:
+        tree.set(key, key)
+    tree.check()
+    kept = tree.view()
+    rng.shuffle(keys)
+    for count, key in enumerate(keys):
+        assert tree.delete(key)
+        if count % 4000 == 0:
+            tree.check()
+    assert len(tree) == 0 and tree.nbytes == 0 and tree.seek_ge(b"") is None
+    kept.check()
+    assert len(kept) == 20_000
+    tree.set(b"again", b"1")
+    tree.check()
+
+
+def test_a_view_cannot_be_written() -> None:
+    tree = OrderedMap()
+    tree.set(b"a", b"1")
+    view = tree.view()
+    for write in (lambda: view.set(b"a", b"2"), lambda: view.delete(b"a"), view.clear, lambda: view.set_deleted(b"a")):
+        with pytest.raises(TypeError):
+            write()
+    assert view.get(b"a") == b"1"
+
+
+def test_pending_deletions_show_as_none() -> None:
+    tree = OrderedMap()
+    tree.set(b"a", b"1")
+    tree.set_deleted(b"b")
+    tree.set_deleted(b"a")
+    assert tree.scan() == [(b"a", None), (b"b", None)]
+    assert tree.get(b"a", b"default") == b"default" and b"b" not in tree
+    tree.check()
+
+
+def test_dropped_trees_are_freed_in_slices() -> None:
+    tree = OrderedMap()
+    for number in range(30_000):
+        tree.set(number.to_bytes(4, "big"), b"x")
+    while omap.reclaim(1 << 20):
+        pass
+    tree.clear()
+    assert len(tree) == 0
+    slices = 0
+    while omap.reclaim(1000):
+        slices += 1
+    assert slices >= 20, "a large part of the tree was freed in one go"
