@@ -1,0 +1,96 @@
+"""HTTP/2 server session and gRPC framing without any I/O."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from metastore._core.waiter import Waiter
+from metastore.errors import MetaStoreError
+
+class Limits:
+    max_message: int
+    max_concurrent_streams: int
+    max_header_list: int
+    max_buffered: int
+    max_total_buffered: int
+    max_output: int
+    reset_burst: float
+    reset_rate: float
+    control_burst: float
+    control_rate: float
+    total_buffered: int
+    def __init__(
+        self,
+        *,
+        max_message: int = ...,
+        max_concurrent_streams: int = ...,
+        max_header_list: int = ...,
+        max_buffered: int = ...,
+        max_total_buffered: int = ...,
+        max_output: int = ...,
+        reset_burst: float = ...,
+        reset_rate: float = ...,
+        control_burst: float = ...,
+        control_rate: float = ...,
+    ) -> None: ...
+
+class MethodTable:
+    paths: dict[bytes, int]
+    streaming: frozenset[int]
+    services: frozenset[bytes]
+    def __init__(self, paths: dict[bytes, int], streaming: Iterable[bytes] = ()) -> None: ...
+    def unknown(self, path: bytes) -> str: ...
+
+class Request(Waiter):
+    session: Session | None
+    stream_id: int
+    method: int
+    path: bytes
+    body: bytes
+    closed: bool
+    context: Any
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    @property
+    def timeout(self) -> float | None: ...
+    @property
+    def queued_bytes(self) -> int: ...
+    @property
+    def limits(self) -> Limits | None: ...
+    def complete(self, reply: bytes) -> None: ...
+    def fail(self, error: MetaStoreError) -> None: ...
+    def send(self, message: bytes) -> None: ...
+    def finish(self, code: int = 0, text: str = "") -> None: ...
+    def start(
+        self,
+        on_message: Callable[[bytes], object] | None = None,
+        on_end: Callable[[], object] | None = None,
+        on_close: Callable[[], object] | None = None,
+    ) -> None: ...
+    def reset(self, code: int = ...) -> None: ...
+
+class Session:
+    limits: Limits
+    methods: MethodTable
+    owner: Any
+    pending_output: int
+    buffered: int
+    taken: int
+    open_streams: int
+    failed: bool
+    error: str | None
+    def __init__(
+        self, methods: MethodTable, limits: Limits | None = None, dirty: list[Session] | None = None
+    ) -> None: ...
+    @property
+    def want_write(self) -> bool: ...
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def parked_count(self) -> int: ...
+    def feed(self, data: bytes | bytearray | memoryview, n: int = -1, now: float = 0.0) -> list[Request]: ...
+    def take_output(self, limit: int = ...) -> bytes: ...
+    def unpark(self) -> list[Request]: ...
+    def shutdown(self) -> None: ...
+    def close(self) -> None: ...
+
+def percent_encode(text: str) -> bytes: ...

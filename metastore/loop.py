@@ -1,0 +1,180 @@
+"""A thin event loop over epoll: ready file descriptors, timers, calls from other threads.
+
+One turn (`run_once`): wait, run the callbacks of what is ready, run due timers and posted calls, then `on_turn`
+once, in which the owner starts the disk's next group and flushes the connections that have output.
+
+An exception out of any callback is fatal: `run` ends and raises it. Whoever deals with one client only must
+catch that client's errors itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import os
+import select
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+READ: Final = select.EPOLLIN
+WRITE: Final = select.EPOLLOUT
+HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
+
+#: The longest wait of one turn, in seconds; bounds what a clock jump or a lost wake-up can cost.
+LONGEST_WAIT: Final = 60.0
+#: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
+MANY_CANCELLED: Final = 256
+
+
+class Timer:
+    """A call that is to happen at `when` (seconds of `Loop.now`)."""
+
+    __slots__ = ("_loop", "call", "when")
+
+    def __init__(self, loop: Loop, when: float, call: Callable[[], object]) -> None:
+        self.when = when
+        self.call: Callable[[], object] | None = call
+        self._loop = loop
+
+    def cancel(self) -> None:
+        """Make sure that the call does not happen; harmless when it has happened."""
+        if self.call is not None:
+            self.call = None
+            self._loop._timer_cancelled()
+
+
+class Loop:
+    """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads."""
+
+    def __init__(self, *, max_events: int = 1024) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], object]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._sequence = 0
+        self._cancelled = 0
+        self._posted: deque[Callable[[], object]] = deque()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stopping = False
+        self._closed = False
+        self._max_events = max_events
+        #: Called once at the end of every turn.
+        self.on_turn: Callable[[], object] | None = None
+        self.now: Callable[[], float] = time.monotonic
+        self.add(self._wake, READ, self._woken)
+
+    # ---- file descriptors
+
+    def add(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
+        """Watch `fd` (level-triggered) for `mask`; `callback(events)` may also see HANGUP. ValueError if watched."""
+        if fd in self._callbacks:
+            raise ValueError(f"file descriptor {fd} is watched already")
+        self._epoll.register(fd, mask)
+        self._callbacks[fd] = callback
+
+    def modify(self, fd: int, mask: int) -> None:
+        """Change what `fd` is watched for; KeyError if it is not watched."""
+        if fd not in self._callbacks:
+            raise KeyError(fd)
+        self._epoll.modify(fd, mask)
+
+    def remove(self, fd: int) -> None:
+        """Stop watching `fd`; to be called before it is closed. Harmless when it is not watched."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    # ---- timers and posted calls
+
+    def call_at(self, when: float, call: Callable[[], object]) -> Timer:
+        """Run `call()` in the first turn at or after `when` (seconds of `now()`)."""
+        timer = Timer(self, when, call)
+        self._sequence += 1
+        heapq.heappush(self._timers, (when, self._sequence, timer))
+        return timer
+
+    def call_later(self, delay: float, call: Callable[[], object]) -> Timer:
+        """Run `call()` `delay` seconds from now."""
+        return self.call_at(self.now() + delay, call)
+
+    def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
+        """Run `call()` in the loop's thread soon; from any thread. A no-op once the loop is closed."""
+        self._posted.append(call)
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
+
+    def stop(self) -> None:
+        """End `run` after the turn that is under way; from any thread."""
+        self._stopping = True
+        if not self._closed:
+            os.eventfd_write(self._wake, 1)
+
+    def _woken(self, _events: int) -> None:
+        try:
+            os.eventfd_read(self._wake)
+        except BlockingIOError:
+            return
+
+    def _timer_cancelled(self) -> None:
+        self._cancelled += 1
+        if self._cancelled > MANY_CANCELLED and self._cancelled * 2 > len(self._timers):
+            self._timers = [entry for entry in self._timers if entry[2].call is not None]
+            heapq.heapify(self._timers)
+            self._cancelled = 0
+
+    def _wait_time(self, timeout: float | None) -> float:
+        wait = LONGEST_WAIT if timeout is None else timeout
+        if self._posted or self._stopping:
+            return 0.0
+        if self._timers:
+            wait = min(wait, self._timers[0][0] - self.now())
+        return max(wait, 0.0)
+
+    def _run_timers(self) -> None:
+        now = self.now()
+        # Timers set by these calls wait for the next turn, even when they are due already.
+        due = []
+        while self._timers and self._timers[0][0] <= now:
+            due.append(heapq.heappop(self._timers)[2])
+        for timer in due:
+            call, timer.call = timer.call, None
+            if call is None:
+                self._cancelled = max(0, self._cancelled - 1)
+            else:
+                call()
+
+    # ---- turns
+
+    def run_once(self, timeout: float | None = None) -> None:
+        """One turn; waits at most `timeout` seconds (None: until something happens)."""
+        callbacks = self._callbacks
+        for fd, events in self._epoll.poll(self._wait_time(timeout), self._max_events):
+            # A callback earlier in this turn may have removed this one.
+            callback = callbacks.get(fd)
+            if callback is not None:
+                callback(events)
+        if self._timers:
+            self._run_timers()
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+        if self.on_turn is not None:
+            self.on_turn()
+
+    def run(self) -> None:
+        """Turn until `stop`. Raises what a callback raised, after which the loop can still be run or closed."""
+        self._stopping = False
+        while not self._stopping:
+            self.run_once()
+
+    def close(self) -> None:
+        """Release the loop's own descriptors; the watched ones stay their owners'. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._callbacks.clear()
+        self._epoll.close()
+        os.close(self._wake)
+
+
+#: accept() errors that mean "out of a resource, try later", not "this listener is broken".
+ACCEPT_LATER: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
