@@ -86,12 +86,12 @@ def nghttp2_flags() -> tuple[list[str], list[str]]:
     return found[0].stdout.split(), found[1].stdout.split()
 
 
-def recipe() -> str:
-    """A hash of all that shapes the modules beside the sources: a change of it rebuilds everything."""
+def recipe(ext: Extension) -> str:
+    """A hash of all that shapes a module beside its sources: a change of it builds the module again."""
     import Cython
 
-    parts = (Path(__file__).read_bytes(), Cython.__version__.encode(), os.environ.get("CFLAGS", "").encode())
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+    parts = (DIRECTIVES, ext.define_macros, ext.extra_compile_args, Cython.__version__, os.environ.get("CFLAGS"))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
 
 
 class BuildExt(build_ext):
@@ -124,21 +124,23 @@ class BuildExt(build_ext):
             compiler_directives=DIRECTIVES,
         )
         sources = {ext.name: ext.sources for ext in made}
+        recipes = {ext.name: recipe(ext) for ext in self.extensions}
+        compile_flags, link_flags = nghttp2_flags()
         for ext in self.extensions:
             ext.sources = sources[ext.name]
+            # Its header comes in through other modules' .pxd files too; only the users of its functions link to it.
+            ext.extra_compile_args = [*ext.extra_compile_args, *compile_flags]
             if ext.name.rpartition(".")[2] in NEEDS_NGHTTP2:
-                compile_flags, link_flags = nghttp2_flags()
-                ext.extra_compile_args = [*ext.extra_compile_args, *compile_flags]
                 ext.extra_link_args = [*ext.extra_link_args, *link_flags]
         super().build_extensions()
         for ext in self.extensions:
-            self.recipe_stamp(ext).write_text(recipe())
+            self.recipe_stamp(ext).write_text(recipes[ext.name])
 
     def forget_outdated(self) -> None:
         """Remove what was made by another recipe (compiler flags, directives, Cython): file times do not show it."""
         for ext in self.extensions:
             stamp = self.recipe_stamp(ext)
-            if not stamp.exists() or stamp.read_text() != recipe():
+            if not stamp.exists() or stamp.read_text() != recipe(ext):
                 Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
                 generated = Path(f"build/{FLAVOUR}/cython", ext.sources[0]).with_suffix(".c")
                 generated.unlink(missing_ok=True)

@@ -31,7 +31,7 @@ _LAZY = {
 def __getattr__(name):
     """Load `Node`, `Config` and `errors` on first use."""
     if name not in _LAZY:
-        raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
     module_name, attribute = _LAZY[name]
