@@ -18,6 +18,7 @@ cdef class FrameReader:
     # 1: *p and *n are the next operation, 0: there is none. The operation points into the batch, except where it held an
     # escape: then it points into the reader's own buffer and lives until the next call of next() or reset(). FormatError.
     cdef int next(self, const uint8_t** p, size_t* n) except -1
+    cdef int _next_escaped(self, const uint8_t* mark, const uint8_t** p, size_t* n) except -1
 
 
 cdef struct Batch:
@@ -65,6 +66,8 @@ cdef class BatchProposer:
     cpdef release(self, size_t count, size_t nbytes)
     cpdef object next_deadline(self)
     cdef bint _due(self, double now, bint disk_idle, bint flush_all, uint8_t* reason) noexcept
-    cdef uint8_t* _room(self, size_t n) except NULL
+    cdef uint8_t* _room(self, size_t n, size_t keep) except NULL
     cdef int _put(self, uint8_t* at, size_t n, double now) except -1
     cdef int _refuse(self, size_t n) except -1
+    cdef int _more_slots(self) except -1
+    cdef int _shrink(self) except -1

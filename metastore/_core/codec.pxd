@@ -31,3 +31,6 @@ cdef class PayloadCodec:
     # Without a copy for raw payloads: sets out and out_n, and returns the object that owns them: None if they point into
     # `payload` (then they live as long as it does), else a bytes object that the caller keeps while it uses them. FormatError.
     cdef object decode_view(self, const uint8_t* payload, size_t n, const uint8_t** out, size_t* out_n)
+    cdef bytes _encode(self, const uint8_t* data, size_t n, bytes whole)
+    cdef bytes _flagged(self, uint8_t flag, const uint8_t* data, size_t n, size_t before)
+    cdef bytes _decompress(self, const uint8_t* payload, size_t n)

@@ -1,0 +1,475 @@
+"""Batches of operations: the framing that holds them in one log entry, and the collector that fills it.
+
+Framing. Operations are joined by `|BATCH_SEP|`. Inside an operation a `~` goes after every `|BATCH_SEP`, so that no
+operation holds the separator any more. Reading is unambiguous: the only string that is both a proper beginning and a
+proper end of the separator is "|", so a false separator that ends inside a true one would have to end on its first
+byte, with `|BATCH_SEP` before it, which the `~` rules out; and splitting at the leftmost separator finds a true one before any that
+begins inside it.
+
+Collector. The disk sets the pace: while one sync runs the next batch fills, and an idle disk takes what there is. So a
+lone client never waits for a timer, and `max_delay` is an upper bound only.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memchr, memcmp, memcpy, memmove, memset
+
+from metastore._core.codec cimport PayloadCodec
+from metastore._core.op cimport OP_HEADER, OP_SHORT, OpView, op_raise, op_read, op_write_header
+
+from metastore.errors import FormatError, RequestTooLarge, TooManyRequests
+
+cdef extern from "<string.h>" nogil:
+    void* memmem(const void* haystack, size_t size, const void* needle, size_t length)
+
+cdef const char* SEP = b"|BATCH_SEP|"
+SEPARATOR = b"|BATCH_SEP|"
+ESCAPE = b"~"
+
+cdef enum:
+    SEP_LEN = 11
+    MARK_LEN = 10                 # the separator without its last byte: what an escape follows
+    BAR = 0x7C
+    TILDE = 0x7E
+    TRIES = 16
+    FIRST_ROOM = 64 * 1024
+    KEPT_ROOM = 8 * 1024 * 1024   # an empty collector gives back a buffer over this size
+    KEPT_OWN = 1024 * 1024        # the same for a reader's buffer
+
+cdef enum Reason:
+    FULL_COUNT
+    FULL_BYTES
+    DELAY
+    DISK_IDLE
+    FLUSH
+    SINGLE
+
+REASONS = ("full_count", "full_bytes", "delay", "disk_idle", "flush", "single")
+
+
+cdef const uint8_t* find_mark(const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """The first `|BATCH_SEP` in [at, end), or NULL.
+
+    memchr for the bar is the fast way, as bars are rare: 8 ns for 300 bytes against 60 for memmem. Bytes full of bars
+    would make it slow, so after a few false hits memmem takes over, which is linear.
+    """
+    cdef int tries
+    for tries in range(TRIES):
+        if end - at < MARK_LEN:
+            return NULL
+        at = <const uint8_t*>memchr(at, BAR, end - at - (MARK_LEN - 1))
+        if at == NULL:
+            return NULL
+        if memcmp(at + 1, SEP + 1, MARK_LEN - 1) == 0:
+            return at
+        at += 1
+    return <const uint8_t*>memmem(at, end - at, SEP, MARK_LEN)
+
+
+cdef size_t count_marks(const uint8_t* at, size_t n) noexcept nogil:
+    cdef const uint8_t* end = at + n
+    cdef size_t count = 0
+    while True:
+        at = find_mark(at, end)
+        if at == NULL:
+            return count
+        count += 1
+        at += MARK_LEN
+
+
+cdef void escape_in_place(uint8_t* at, size_t n, size_t marks) noexcept nogil:
+    """Spreads n bytes to n + marks bytes with a `~` after each mark. Rare, so simple: one move for each mark."""
+    cdef uint8_t* end = at + n
+    while marks > 0:
+        at = <uint8_t*>find_mark(at, end) + MARK_LEN
+        memmove(at + 1, at, end - at)
+        at[0] = TILDE
+        at += 1
+        end += 1
+        marks -= 1
+
+
+cdef size_t escape_copy(uint8_t* dst, const uint8_t* src, size_t n) noexcept nogil:
+    """Copies an operation with its escapes to dst; returns the bytes written."""
+    cdef const uint8_t* end = src + n
+    cdef const uint8_t* mark
+    cdef uint8_t* start = dst
+    cdef size_t run
+    while True:
+        mark = find_mark(src, end)
+        run = (end - src) if mark == NULL else <size_t>(mark - src) + MARK_LEN
+        memcpy(dst, src, run)
+        dst += run
+        src += run
+        if mark == NULL:
+            return dst - start
+        dst[0] = TILDE
+        dst += 1
+
+
+def frame(ops not None):
+    """The framed batch of a sequence of operations (bytes). FormatError for no operations at all."""
+    cdef list all_ops = list(ops)
+    cdef bytes op, out
+    cdef size_t total = 0
+    cdef uint8_t* at
+    cdef bint first = True
+    if not all_ops:
+        raise FormatError("batch: no operations")
+    for op in all_ops:
+        total += PyBytes_GET_SIZE(op) + count_marks(<const uint8_t*>PyBytes_AS_STRING(op), PyBytes_GET_SIZE(op))
+    out = PyBytes_FromStringAndSize(NULL, total + SEP_LEN * (<size_t>len(all_ops) - 1))
+    at = <uint8_t*>PyBytes_AS_STRING(out)
+    for op in all_ops:
+        if not first:
+            memcpy(at, SEP, SEP_LEN)
+            at += SEP_LEN
+        first = False
+        at += escape_copy(at, <const uint8_t*>PyBytes_AS_STRING(op), PyBytes_GET_SIZE(op))
+    return out
+
+
+def unframe(buf):
+    """The operations (list of bytes, never empty) of a framed batch in a bytes-like object.
+
+    FormatError for bytes that frame() cannot have made: a `|BATCH_SEP` that neither ends in a bar nor is escaped.
+    """
+    cdef Py_buffer view
+    cdef FrameReader reader = FrameReader.__new__(FrameReader)
+    cdef const uint8_t* at
+    cdef size_t n
+    cdef list ops = []
+    PyObject_GetBuffer(buf, &view, PyBUF_SIMPLE)
+    try:
+        reader.reset(<const uint8_t*>view.buf, view.len)
+        while reader.next(&at, &n):
+            ops.append(PyBytes_FromStringAndSize(<const char*>at, n))
+        return ops
+    finally:
+        PyBuffer_Release(&view)
+
+
+def request_ids(buf):
+    """The request ids (list of int) of a framed batch, in order: whom to tell when a batch could not be proposed.
+
+    FormatError if an operation is too short to hold one.
+    """
+    cdef Py_buffer view
+    cdef FrameReader reader = FrameReader.__new__(FrameReader)
+    cdef const uint8_t* at
+    cdef size_t n
+    cdef OpView op
+    cdef list ids = []
+    PyObject_GetBuffer(buf, &view, PyBUF_SIMPLE)
+    try:
+        reader.reset(<const uint8_t*>view.buf, view.len)
+        while reader.next(&at, &n):
+            # Kind and flags do not matter here: the id stands at a fixed place.
+            op_read(at, n, &op)
+            if n < OP_HEADER:
+                op_raise(OP_SHORT)
+            ids.append(op.request_id)
+        return ids
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef class FrameReader:
+    def __dealloc__(self):
+        free(self._own)
+
+    cdef void reset(self, const uint8_t* data, size_t n) noexcept:
+        self._at = data
+        self._end = data + n
+        self._more = True
+        if self._own_size > KEPT_OWN:
+            free(self._own)
+            self._own = NULL
+            self._own_size = 0
+
+    cdef int next(self, const uint8_t** p, size_t* n) except -1:
+        cdef const uint8_t* mark
+        if not self._more:
+            return 0
+        mark = find_mark(self._at, self._end)
+        p[0] = self._at
+        if mark == NULL:
+            n[0] = self._end - self._at
+            self._more = False
+            return 1
+        if mark + MARK_LEN < self._end and mark[MARK_LEN] == BAR:
+            n[0] = mark - self._at
+            self._at = mark + SEP_LEN
+            return 1
+        return self._next_escaped(mark, p, n)
+
+    cdef int _next_escaped(self, const uint8_t* mark, const uint8_t** p, size_t* n) except -1:
+        """next() for an operation whose first mark is not a separator: copied without its escapes."""
+        cdef const uint8_t* stop = mark
+        cdef const uint8_t* src = self._at
+        cdef uint8_t* dst
+        # First the end, so that the buffer is as large as the operation and no larger.
+        while stop != NULL:
+            if stop + MARK_LEN >= self._end:
+                raise FormatError("batch: ends in an unescaped mark")
+            if stop[MARK_LEN] == BAR:
+                break
+            if stop[MARK_LEN] != TILDE:
+                raise FormatError("batch: a mark that is neither a separator nor escaped")
+            stop = find_mark(stop + MARK_LEN + 1, self._end)
+        if stop == NULL:
+            self._more = False
+            stop = self._end
+            self._at = stop
+        else:
+            self._at = stop + SEP_LEN
+        if self._own_size < <size_t>(stop - src):
+            dst = <uint8_t*>realloc(self._own, stop - src)
+            if dst == NULL:
+                raise MemoryError
+            self._own = dst
+            self._own_size = stop - src
+        dst = self._own
+        while mark != NULL and mark < stop:
+            memcpy(dst, src, mark + MARK_LEN - src)
+            dst += mark + MARK_LEN - src
+            src = mark + MARK_LEN + 1
+            mark = find_mark(src, stop)
+        memcpy(dst, src, stop - src)
+        dst += stop - src
+        p[0] = self._own
+        n[0] = dst - self._own
+        return 1
+
+
+cdef class BatchProposer:
+    """Collects operations into batches; pure: time comes in as an argument (seconds, monotonic).
+
+    Args: max_count (operations a batch), max_bytes (framed bytes a batch, separators and escapes included), max_delay
+    (seconds the first operation of a batch waits at most), limit_count and limit_bytes (operations and framed bytes,
+    queued and in flight together: the back pressure), enabled (False: each operation is a batch of its own, due at once).
+    ValueError for limits that could never hold a batch.
+
+    The owner calls add() or add_parts() for each operation, take() whenever the disk may be idle, a deadline has come or
+    a batch may be full, and release() once the operations of a taken batch were answered. Every operation that add()
+    accepted comes out of take() exactly once, in order; nothing is ever dropped here.
+    """
+
+    def __cinit__(self, size_t max_count, size_t max_bytes, double max_delay, size_t limit_count, size_t limit_bytes,
+                  bint enabled=True):
+        if max_count < 1 or max_bytes < 1 or not 0 <= max_delay < 1e9:
+            raise ValueError("a batch needs max_count >= 1, max_bytes >= 1 and max_delay >= 0")
+        if limit_count < max_count or limit_bytes < max_bytes:
+            raise ValueError("the limits must hold at least one full batch")
+        self.max_count = max_count
+        self.max_bytes = max_bytes
+        self.max_delay = max_delay
+        self.limit_count = limit_count
+        self.limit_bytes = limit_bytes
+        self.enabled = enabled
+        self._slots = 16
+        self._batches = <Batch*>malloc(self._slots * sizeof(Batch))
+        self._buf = <uint8_t*>malloc(FIRST_ROOM)
+        if self._batches == NULL or self._buf == NULL:
+            raise MemoryError
+        self._cap = FIRST_ROOM
+        memset(self._reasons, 0, sizeof(self._reasons))
+
+    def __dealloc__(self):
+        free(self._batches)
+        free(self._buf)
+
+    cpdef add(self, bytes op, double now):
+        """Queues an encoded operation at time `now`.
+
+        TooManyRequests over limit_count or limit_bytes, RequestTooLarge if it alone is over max_bytes; nothing is queued then.
+        """
+        cdef size_t n = PyBytes_GET_SIZE(op)
+        self._refuse(n)
+        cdef uint8_t* at = self._room(SEP_LEN + n, 0) + SEP_LEN
+        memcpy(at, PyBytes_AS_STRING(op), n)
+        self._put(at, n, now)
+
+    cdef int add_parts(self, uint8_t kind, uint64_t request_id, const uint8_t* body, size_t n, double now) except -1:
+        self._refuse(OP_HEADER + n)
+        cdef uint8_t* at = self._room(SEP_LEN + OP_HEADER + n, 0) + SEP_LEN
+        memcpy(at + op_write_header(at, kind, request_id), body, n)
+        return self._put(at, OP_HEADER + n, now)
+
+    cdef int _refuse(self, size_t n) except -1:
+        """The errors of add(), for an operation of n bytes."""
+        if n > self.max_bytes:
+            self._refused += 1
+            raise RequestTooLarge()
+        if (self.queued + self.inflight >= self.limit_count
+                or self.queued_bytes + self.inflight_bytes + n > self.limit_bytes):
+            self._refused += 1
+            raise TooManyRequests()
+        return 0
+
+    cdef uint8_t* _room(self, size_t n, size_t keep) except NULL:
+        """Where n more bytes can be written: the end of what is queued. `keep` bytes that stand there already stay."""
+        cdef size_t start, used, cap
+        cdef uint8_t* grown
+        cdef size_t i
+        if self._count == 0:
+            self._tail = 0
+        if self._tail + n <= self._cap:
+            return self._buf + self._tail
+        start = self._batches[self._head].offset if self._count else 0
+        used = self._tail - start
+        if start > 0:
+            memmove(self._buf, self._buf + start, used + keep)
+            for i in range(self._count):
+                self._batches[(self._head + i) & (self._slots - 1)].offset -= start
+            self._tail = used
+        # Half of the buffer is left free, so that moving down costs at most one more copy for each byte queued.
+        if 2 * used + n > self._cap:
+            cap = self._cap
+            while cap < 2 * used + n:
+                cap *= 2
+            grown = <uint8_t*>realloc(self._buf, cap)
+            if grown == NULL:
+                raise MemoryError
+            self._buf = grown
+            self._cap = cap
+        return self._buf + self._tail
+
+    cdef int _put(self, uint8_t* at, size_t n, double now) except -1:
+        """Takes in the n bytes at `at`, SEP_LEN after the tail: escapes them and gives them to a batch."""
+        cdef size_t marks = count_marks(at, n)
+        cdef Batch* batch = NULL
+        cdef size_t slot
+        if marks:
+            self._refuse(n + marks)
+            at = self._room(SEP_LEN + n + marks, SEP_LEN + n) + SEP_LEN
+            escape_in_place(at, n, marks)
+            n += marks
+        if self._count:
+            batch = &self._batches[(self._head + self._count - 1) & (self._slots - 1)]
+            if not batch.closed and batch.size + SEP_LEN + n > self.max_bytes:
+                batch.closed = True
+                batch.reason = FULL_BYTES
+        if batch != NULL and not batch.closed:
+            memcpy(at - SEP_LEN, SEP, SEP_LEN)
+            batch.size += SEP_LEN + n
+            batch.count += 1
+            self.queued_bytes += SEP_LEN
+        else:
+            # The room for a separator before a batch's first operation stays unused: cheaper than moving the operation.
+            if self._count == self._slots:
+                self._more_slots()
+            slot = (self._head + self._count) & (self._slots - 1)
+            batch = &self._batches[slot]
+            batch.offset = at - self._buf
+            batch.size = n
+            batch.count = 1
+            batch.first = now
+            batch.closed = not self.enabled
+            batch.reason = SINGLE
+            self._count += 1
+        self._tail = at + n - self._buf
+        self.queued += 1
+        self.queued_bytes += n
+        if not batch.closed and (batch.count >= self.max_count or batch.size >= self.max_bytes):
+            batch.closed = True
+            batch.reason = FULL_COUNT if batch.count >= self.max_count else FULL_BYTES
+        return 0
+
+    cdef int _more_slots(self) except -1:
+        cdef Batch* grown = <Batch*>malloc(2 * self._slots * sizeof(Batch))
+        cdef size_t i
+        if grown == NULL:
+            raise MemoryError
+        for i in range(self._count):
+            grown[i] = self._batches[(self._head + i) & (self._slots - 1)]
+        free(self._batches)
+        self._batches = grown
+        self._slots *= 2
+        self._head = 0
+        return 0
+
+    cdef bint _due(self, double now, bint disk_idle, bint flush_all, uint8_t* reason) noexcept:
+        cdef Batch* batch
+        if self._count == 0:
+            return False
+        batch = &self._batches[self._head]
+        if batch.closed:
+            reason[0] = batch.reason
+        elif flush_all:
+            reason[0] = FLUSH
+        elif disk_idle:
+            reason[0] = DISK_IDLE
+        elif now >= batch.first + self.max_delay:
+            # The same sum as in next_deadline(): a caller that sleeps until then must find the batch due.
+            reason[0] = DELAY
+        else:
+            return False
+        return True
+
+    cpdef object take(self, double now, bint disk_idle, bint flush_all, PayloadCodec codec=None):
+        """The framed bytes of the next batch that is due at time `now`, or None; one batch a call.
+
+        Due is a batch that is full, or whose first operation has waited max_delay, or any if the disk is idle or all is
+        to be flushed. With a codec the payload comes back as codec.encode() would make it. The batch is in flight then:
+        taken_count and taken_bytes are what release() wants back.
+        """
+        cdef uint8_t reason = 0
+        cdef Batch* batch
+        cdef bytes out
+        if not self._due(now, disk_idle, flush_all, &reason):
+            return None
+        batch = &self._batches[self._head]
+        if codec is None:
+            out = PyBytes_FromStringAndSize(<const char*>self._buf + batch.offset, batch.size)
+        else:
+            out = codec.encode_view(self._buf + batch.offset, batch.size)
+        self.taken_count = batch.count
+        self.taken_bytes = batch.size
+        self.queued -= batch.count
+        self.queued_bytes -= batch.size
+        self.inflight += batch.count
+        self.inflight_bytes += batch.size
+        self._batches_out += 1
+        self._ops_out += batch.count
+        self._bytes_out += batch.size
+        self._reasons[reason] += 1
+        self._head = (self._head + 1) & (self._slots - 1)
+        self._count -= 1
+        if self._count == 0 and self._cap > KEPT_ROOM:
+            self._shrink()
+        return out
+
+    cdef int _shrink(self) except -1:
+        cdef uint8_t* small = <uint8_t*>realloc(self._buf, FIRST_ROOM)
+        if small == NULL:
+            raise MemoryError
+        self._buf = small
+        self._cap = FIRST_ROOM
+        return 0
+
+    cpdef release(self, size_t count, size_t nbytes):
+        """`count` operations of `nbytes` framed bytes were answered. ValueError if that is more than is in flight."""
+        if count > self.inflight or nbytes > self.inflight_bytes:
+            raise ValueError(f"released {count} operations of {nbytes} bytes; in flight are {self.inflight} of "
+                             f"{self.inflight_bytes}")
+        self.inflight -= count
+        self.inflight_bytes -= nbytes
+
+    cpdef object next_deadline(self):
+        """When the oldest batch is due whatever the disk does (seconds), or None if nothing is queued."""
+        cdef Batch* batch
+        if self._count == 0:
+            return None
+        batch = &self._batches[self._head]
+        return batch.first if batch.closed else batch.first + self.max_delay
+
+    def stats(self):
+        """Counters since the start (dict of int): batches, ops, bytes and refused, and the batches by reason of their flush."""
+        cdef dict found = {"batches": self._batches_out, "ops": self._ops_out, "bytes": self._bytes_out,
+                           "refused": self._refused}
+        for at, name in enumerate(REASONS):
+            found[name] = self._reasons[at]
+        return found

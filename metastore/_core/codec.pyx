@@ -1,0 +1,136 @@
+"""The flag byte before every payload, and the codecs behind it.
+
+Raw payloads, the common case for small batches, pass without touching a Python object. What a flag byte of 1 holds is told
+by the bytes themselves, so a cluster can change its codec while entries of the old one live on.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memcmp, memcpy
+
+from metastore.errors import ConfigError, FormatError, RequestTooLarge
+
+RAW = FLAG_RAW
+COMPRESSED = FLAG_COMPRESSED
+
+cdef const char* ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+
+cdef class PayloadCodec:
+    """Puts payloads behind their flag byte and takes them out again.
+
+    Args: codec (metastore.ports.Codec, or None to compress nothing), min_size (bytes; shorter data stays raw), max_decoded
+    (bytes; nothing longer is encoded or decoded), decoders (further codecs whose payloads can be read; snappy and zstd always can).
+    ConfigError for codecs that break the rules or want the same flag. One thread at a time.
+    """
+
+    def __init__(self, codec, size_t min_size, size_t max_decoded, decoders=()):
+        # Late, so that the libraries are loaded by those who use them.
+        from metastore import codecs
+
+        if max_decoded < 1:
+            raise ValueError("max_decoded must be at least 1")
+        self.codec = codec
+        self.min_size = min_size
+        self.max_decoded = max_decoded
+        self._snappy = codecs.Snappy()
+        self._zstd = codecs.Zstd()
+        self._by_flag = {}
+        for other in (*decoders, *(() if codec is None else (codec,))):
+            codecs.check(other)
+            if other.flag == FLAG_COMPRESSED:
+                continue
+            known = self._by_flag.setdefault(other.flag, other)
+            if known.name != other.name:
+                raise ConfigError(f"codecs {known.name} and {other.name} both want flag {other.flag}")
+            self._by_flag[other.flag] = other
+        if codec is not None:
+            self._compress = codec.compress
+            self._flag = codec.flag
+
+    cpdef bytes encode(self, bytes data):
+        """Flag byte + data, compressed if it is min_size long and gets shorter by it. RequestTooLarge over max_decoded."""
+        if data is None:
+            raise TypeError("data must be bytes")
+        return self._encode(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+
+    cdef bytes encode_view(self, const uint8_t* data, size_t n):
+        return self._encode(data, n, None)
+
+    cdef bytes _encode(self, const uint8_t* data, size_t n, bytes whole):
+        """encode() of n bytes, which are `whole` if they are a Python object already."""
+        cdef bytes small
+        if n > self.max_decoded:
+            raise RequestTooLarge()
+        if self._compress is not None and n >= self.min_size and n > 0:
+            if whole is None:
+                whole = PyBytes_FromStringAndSize(<const char*>data, n)
+            small = self._compress(whole)
+            if <size_t>PyBytes_GET_SIZE(small) < n:
+                self.compressed += 1
+                return self._flagged(self._flag, <const uint8_t*>PyBytes_AS_STRING(small), PyBytes_GET_SIZE(small), n)
+        self.raw += 1
+        return self._flagged(FLAG_RAW, data, n, n)
+
+    cdef bytes _flagged(self, uint8_t flag, const uint8_t* data, size_t n, size_t before):
+        cdef bytes out = PyBytes_FromStringAndSize(NULL, n + 1)
+        cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(out)
+        at[0] = flag
+        memcpy(at + 1, data, n)
+        self.bytes_in += before
+        self.bytes_out += n + 1
+        return out
+
+    cpdef bytes decode(self, object payload):
+        """What encode() was given, of any bytes-like payload.
+
+        FormatError for an empty payload, an unknown flag, a damaged or a too long content.
+        """
+        cdef Py_buffer view
+        cdef const uint8_t* out
+        cdef size_t n
+        cdef object owner
+        PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+        try:
+            owner = self.decode_view(<const uint8_t*>view.buf, view.len, &out, &n)
+            if owner is not None:
+                return <bytes>owner
+            return PyBytes_FromStringAndSize(<const char*>out, n)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef object decode_view(self, const uint8_t* payload, size_t n, const uint8_t** out, size_t* out_n):
+        cdef bytes found
+        if n == 0:
+            raise FormatError("payload: empty, without a flag byte")
+        if payload[0] == FLAG_RAW:
+            if n - 1 > self.max_decoded:
+                raise FormatError(f"payload: {n - 1} bytes, at most {self.max_decoded} allowed")
+            out[0] = payload + 1
+            out_n[0] = n - 1
+            return None
+        found = self._decompress(payload, n)
+        out[0] = <const uint8_t*>PyBytes_AS_STRING(found)
+        out_n[0] = PyBytes_GET_SIZE(found)
+        return found
+
+    cdef bytes _decompress(self, const uint8_t* payload, size_t n):
+        """The content of a payload that is not raw."""
+        cdef object codec
+        if payload[0] == FLAG_COMPRESSED:
+            codec = self._zstd if n >= 5 and memcmp(payload + 1, ZSTD_MAGIC, 4) == 0 else self._snappy
+        else:
+            codec = self._by_flag.get(payload[0])
+            if codec is None:
+                raise FormatError(f"payload: unknown flag byte {payload[0]}")
+        try:
+            found = codec.decompress(PyBytes_FromStringAndSize(<const char*>payload + 1, n - 1), self.max_decoded)
+        except (FormatError, MemoryError):
+            raise
+        except Exception as error:
+            # The contract of a plug-in says FormatError; one that raises something else must not bring down its caller.
+            raise FormatError(f"payload: codec {codec.name} failed: {error}") from error
+        if not PyBytes_CheckExact(found) or <size_t>PyBytes_GET_SIZE(found) > self.max_decoded:
+            raise FormatError(f"payload: codec {codec.name} broke its limit of {self.max_decoded} bytes")
+        return <bytes>found

@@ -1,0 +1,183 @@
+"""Compression codecs: the two built-in ones, and the look-up of plug-ins by name.
+
+A codec (see `metastore.ports.Codec`) compresses whole byte strings and, what matters more, decompresses them under a limit:
+the bytes come from the network and from disks, and a few hundred of them may claim to be gigabytes. Neither library
+behind the built-in codecs limits its output by itself, so each claim is read and judged before anything is allocated.
+
+A codec object is used by one thread at a time; each thread that compresses makes its own.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING
+
+import snappy
+import zstandard
+
+from metastore.errors import ConfigError, FormatError
+
+if TYPE_CHECKING:
+    from metastore.ports import Codec
+
+GROUP = "metastore.codecs"
+BUILT_IN_FLAG = 1
+PLUGIN_FLAGS = range(16, 256)
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+# Our own frames stay at or below 8 MiB (zstd's levels up to 19); RFC 8878 (3.1.1.1.2) recommends decoders to support that.
+ZSTD_WINDOW = 8 * 1024 * 1024
+# A zstd block takes 4 bytes at least and gives 128 KiB at most, so one step gives 2 MiB at most over the limit.
+ZSTD_STEP = 64
+# The best a snappy element can do: 64 bytes of output for a copy of 3 bytes.
+SNAPPY_BEST = (64, 3)
+
+
+class Snappy:
+    """The snappy block format (google/snappy, format_description.txt): fast, about half the size for JSON."""
+
+    name = "snappy"
+    flag = BUILT_IN_FLAG
+
+    def compress(self, data: bytes) -> bytes:
+        """One snappy block."""
+        return bytes(snappy.compress(data))
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        """The content of exactly one block; FormatError if it is damaged or longer than max_size bytes."""
+        size, start = snappy_size(data)
+        if size > max_size:
+            raise FormatError(f"snappy: {size} bytes declared, at most {max_size} allowed")
+        if size * SNAPPY_BEST[1] > (len(data) - start) * SNAPPY_BEST[0]:
+            raise FormatError(f"snappy: {len(data)} bytes cannot hold the {size} declared")
+        try:
+            return bytes(snappy.decompress(data))
+        except snappy.UncompressError as error:
+            raise FormatError("snappy: damaged block") from error
+
+
+def snappy_size(data: bytes) -> tuple[int, int]:
+    """The uncompressed size that a snappy block declares, and the position after it. FormatError if there is none."""
+    size = 0
+    for at, byte in enumerate(data[:5]):
+        size |= (byte & 0x7F) << (7 * at)
+        if byte < 0x80:
+            if size > 0xFFFFFFFF:
+                break
+            return size, at + 1
+    raise FormatError("snappy: no length")
+
+
+class Zstd:
+    """Zstandard frames (RFC 8878): smaller than snappy, slower. `level` as in the library, 1 to 19.
+
+    One frame, without dictionary, nothing behind it: concatenated, skippable and trailing bytes are refused. The
+    library's contexts are reused, which makes an object three times as fast for small payloads, and bound to one thread at a time.
+    """
+
+    name = "zstd"
+    flag = BUILT_IN_FLAG
+
+    def __init__(self, level: int = 3) -> None:
+        if not 1 <= level <= 19:
+            raise ConfigError(f"zstd: level {level} is not between 1 and 19")
+        # No checksum in the frame: entries and chunks carry their own.
+        self._compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
+        self._decompressor = zstandard.ZstdDecompressor()
+
+    def compress(self, data: bytes) -> bytes:
+        """One frame that declares its content's size."""
+        return self._compressor.compress(data)
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        """The content of exactly one frame; FormatError if it is damaged or longer than max_size bytes."""
+        try:
+            if data[:4] != ZSTD_MAGIC:
+                raise FormatError("zstd: no frame")
+            frame = zstandard.get_frame_parameters(data)
+            size = frame.content_size
+            known = size != zstandard.CONTENTSIZE_UNKNOWN
+            if known and size > max_size:
+                raise FormatError(f"zstd: {size} bytes declared, at most {max_size} allowed")
+            # A frame in a single segment has its content for window.
+            if frame.window_size > max(ZSTD_WINDOW, size if known else 0):
+                raise FormatError(f"zstd: a window of {frame.window_size} bytes")
+            if frame.dict_id:
+                raise FormatError("zstd: needs a dictionary")
+            if not known or size == 0:
+                # For a declared size of nothing the library's short way does not even look at the rest.
+                return self._stream(data, max_size)
+            # Stops at the declared size by itself.
+            return self._decompressor.decompress(data, allow_extra_data=False)
+        except zstandard.ZstdError as error:
+            raise FormatError("zstd: damaged frame") from error
+
+    def _stream(self, data: bytes, max_size: int) -> bytes:
+        """decompress() for a frame without a declared size, in steps of bounded output."""
+        step = self._decompressor.decompressobj()
+        parts: list[bytes] = []
+        total = 0
+        for at in range(0, len(data), ZSTD_STEP):
+            if step.eof:
+                raise FormatError("zstd: bytes after the frame")
+            part = step.decompress(data[at : at + ZSTD_STEP])
+            total += len(part)
+            if total > max_size:
+                raise FormatError(f"zstd: more than {max_size} bytes")
+            parts.append(part)
+        if not step.eof:
+            raise FormatError("zstd: frame is cut short")
+        if step.unused_data:
+            raise FormatError("zstd: bytes after the frame")
+        return b"".join(parts)
+
+
+def check(codec: Codec) -> Codec:
+    """The codec itself if it keeps the rules for names and flags, else ConfigError."""
+    for attribute in ("name", "flag", "compress", "decompress"):
+        if not hasattr(codec, attribute):
+            raise ConfigError(f"codec {codec!r} has no {attribute}")
+    if codec.flag == BUILT_IN_FLAG and isinstance(codec, Snappy | Zstd):
+        return codec
+    if not isinstance(codec.flag, int) or codec.flag not in PLUGIN_FLAGS:
+        raise ConfigError(f"codec {codec.name}: flag {codec.flag!r} is not between 16 and 255")
+    return codec
+
+
+def _installed() -> dict[str, EntryPoint]:
+    return {found.name: found for found in entry_points(group=GROUP)}
+
+
+def _make(found: EntryPoint) -> Codec:
+    try:
+        codec: Codec = found.load()()
+    except Exception as error:
+        # Whatever a plug-in's import raises, its user needs the name of the plug-in beside it.
+        raise ConfigError(f"codec {found.name} ({found.value}) cannot be loaded: {error}") from error
+    return check(codec)
+
+
+def load(name: str) -> Codec:
+    """The codec of that name, from the entry-point group `metastore.codecs`.
+
+    ConfigError, which lists the names found, for an unknown one; ConfigError too if it cannot be loaded.
+    """
+    found = _installed()
+    if name not in found:
+        raise ConfigError(f"unknown codec {name!r}; installed are: {', '.join(sorted(found)) or 'none'}")
+    return _make(found[name])
+
+
+def load_all() -> list[Codec]:
+    """All installed codecs in the order of their names: what a node needs to read whatever its log may hold.
+
+    ConfigError if one cannot be loaded, or if two want the same flag.
+    """
+    codecs = [_make(found) for _, found in sorted(_installed().items())]
+    taken: dict[int, str] = {}
+    for codec in codecs:
+        if codec.flag == BUILT_IN_FLAG:
+            continue
+        if codec.flag in taken:
+            raise ConfigError(f"codecs {taken[codec.flag]} and {codec.name} both want flag {codec.flag}")
+        taken[codec.flag] = codec.name
+    return codecs
