@@ -1,0 +1,106 @@
+"""Fixtures of the end-to-end tests, and the two switches of the test run.
+
+`--server etcd` runs the end-to-end tests against a real etcd in place of a node: what fails there is wrong in the
+test. `--long` adds the tests marked `long`, which take minutes to hours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import etcdctl
+from support.client import Client
+from support.processes import Etcd, Node, Server
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", choices=("node", "etcd"), default="node", help="what the end-to-end tests talk to")
+    parser.addoption("--long", action="store_true", help="also the tests that take minutes to hours")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes minutes to hours; runs with --long only")
+    config.addinivalue_line("markers", "node_only: about a node itself; does not run with --server etcd")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    left_out = [
+        item
+        for item in items
+        if (item.get_closest_marker("long") and not config.getoption("--long"))
+        or (item.get_closest_marker("node_only") and config.getoption("--server") == "etcd")
+    ]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
+def make_server(config: pytest.Config, data_dir: Path, **options: Any) -> Server:
+    """A server of the kind under test; `options` are those of Node and say nothing to etcd."""
+    if config.getoption("--server") == "etcd":
+        return Etcd(data_dir, durable=False)
+    return Node(data_dir, **options)
+
+
+@pytest.fixture(scope="session")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One real etcd for the whole run."""
+    with Etcd(tmp_path_factory.mktemp("reference") / "data", durable=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Server]:
+    """One server under test for the whole run; tests keep to keys under their own `prefix`."""
+    with make_server(pytestconfig, tmp_path_factory.mktemp("server") / "data") as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[Client]:
+    with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def prefix(request: pytest.FixtureRequest) -> str:
+    """A key prefix of this test's own, ending in a slash."""
+    return f"{request.node.originalname}-{hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:8]}/"
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Server]]:
+    """Makes servers under test with data directories of their own; not started, killed at the end of the test."""
+    made: list[Server] = []
+
+    def make(name: str = "data", **options: Any) -> Server:
+        made.append(make_server(pytestconfig, tmp_path / name, **options))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture
+def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Makes real etcds with data directories of their own; not started, killed at the end of the test."""
+    made: list[Server] = []
+
+    def make(name: str = "etcd", **options: Any) -> Server:
+        made.append(Etcd(tmp_path / name, **{"durable": False, **options}))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture(params=sorted(etcdctl.binaries()))
+def etcdctl_program(request: pytest.FixtureRequest) -> str:
+    """Path of etcdctl, once for each version."""
+    return etcdctl.binaries()[request.param]

