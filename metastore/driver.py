@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ._core.kvserve import KVServer
     from ._core.raft import RawNode, Ready
 
+PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
+
 
 class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
@@ -62,6 +64,7 @@ class Driver:
         self.leader_id = 0
         self.term = 0
         self.stopping = False
+        self.backlog = False
         # Readies handed out and not yet reported to the core: (number, whether a sync covers it).
         self._unreported: deque[tuple[int, bool]] = deque()
         # Our own proposals in the order of their entries: (index, operations, bytes) for the back pressure's account.
@@ -85,13 +88,28 @@ class Driver:
         """Whether nothing is queued, in the log's hands or waited for."""
         return not (self.kv.waiters or self.proposer.queued or self._unreported or self._round or self._waiting_reads)
 
+    def campaign(self) -> None:
+        """Stand for election at once: what a sole voter does at its start."""
+        self.raw.campaign()
+
     def pump(self, now: float) -> None:
-        """Do all that can be done at `now` (seconds, monotonic) without waiting for the disk or a peer."""
+        """Do what can be done at `now` (seconds, monotonic) without waiting for the disk or a peer.
+
+        After PUMP_READIES Readies with committed entries it stops and leaves `backlog` set, so that a long replay at
+        start does not keep the caller from its sockets, ticks and signals.
+        """
+        applied = 0
         self._propose(now)
         self._start_reads(now)
         while self.raw.has_ready():
-            self._carry(self.raw.ready(), now)
+            if applied == PUMP_READIES:
+                self.backlog = True
+                return
+            ready = self.raw.ready()
+            self._carry(ready, now)
+            applied += ready.committed_last > 0
             self._propose(now)
+        self.backlog = False
 
     def on_disk(self, now: float) -> None:
         """The log finished a group: report what is durable, then go on. Raises DiskFailed if it failed."""
@@ -112,12 +130,11 @@ class Driver:
     def _propose(self, now: float) -> None:
         proposer = self.proposer
         while proposer.queued and self.is_leader:
-            count, size = proposer.inflight, proposer.inflight_bytes
-            batch = proposer.take(now, self.log.idle and not self._unreported, self.stopping)
-            if batch is None:
+            payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
+            if payload is None:
                 return
-            index = self.raw.propose(self.codec.encode(batch))
-            self._proposed.append((index, proposer.inflight - count, proposer.inflight_bytes - size))
+            index = self.raw.propose(payload)
+            self._proposed.append((index, proposer.taken_count, proposer.taken_bytes))
 
     def _carry(self, ready: Ready, now: float) -> None:
         """Persist, send, apply and reply for one Ready, in this order."""
@@ -137,7 +154,7 @@ class Driver:
         state = ready.hard_state
         if state is not None:
             self.term = state.term
-            self.kv.set_term(state.term)
+            self.applier.store.raft_term = state.term
         if ready.must_sync or state is not None:
             self.log.append(ready.number, ready.entry_images, state, ready.must_sync)
         self._unreported.append((ready.number, ready.must_sync))
@@ -204,8 +221,8 @@ class Driver:
         for _, later in self._waiting_reads:
             reads += later
         self._waiting_reads.clear()
-        for read in reads:
-            read.fail(error())
+        for waiter, _, _ in reads:
+            waiter.fail(error())
 
     def _expire(self, now: float) -> None:
         """Fail what was admitted `request_timeout` ago; the granularity is one tick."""

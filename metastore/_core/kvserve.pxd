@@ -1,0 +1,36 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore._core.batch cimport BatchProposer
+from metastore._core.mvcc cimport Store
+from metastore._core.waiter cimport Waiter
+
+cdef enum:
+    METHOD_RANGE = 0
+    METHOD_PUT = 1
+    METHOD_DELETE_RANGE = 2
+    METHOD_TXN = 3
+    METHOD_COMPACT = 4
+    METHOD_KV_LAST = 4
+
+
+cdef class KVServer:
+    cdef readonly Store store
+    cdef readonly BatchProposer proposer
+    cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
+    cdef readonly list reads              # (waiter, kind, body) for the next ReadIndex round
+    cdef readonly uint64_t next_id
+    cdef readonly size_t max_request_bytes, max_txn_ops, max_reads
+    cdef readonly uint64_t[5] calls       # admitted or refused, by method
+    cdef readonly uint64_t refused
+    cdef object refusal                   # error every call gets, or None
+    cdef object write_refusal             # error every write gets, or None
+    cdef list held                        # compactions that wait for the space to be given back
+
+    cpdef list handle(self, list requests, double now)
+    cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
+    cdef int answer(self, int method, bytes body, Waiter waiter) except -1
+    cpdef serve_reads(self, list reads)
+    cpdef list take_reads(self)

@@ -1,0 +1,187 @@
+"""The KV service between the protocol and the log: admission, request ids, reads.
+
+Everything that can be refused without the state is refused here, before the operation enters any queue, by the same
+decoder that applies it later. Pure: what comes in are requests with a waiter each, what goes out are operations in the
+BatchProposer and answers to waiters.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore import errors
+from metastore._core.batch cimport BatchProposer
+from metastore._core.h2 cimport Request
+from metastore._core.kvpb cimport (
+    KV_OK, CompactReq, check_txn, decode_compact, kv_raise, range_is_serializable, txn_is_readonly, verify_compact,
+    verify_delete, verify_put, verify_range,
+)
+from metastore._core.mvcc cimport Store
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.waiter cimport Waiter
+
+METHODS = {
+    "Range": METHOD_RANGE,
+    "Put": METHOD_PUT,
+    "DeleteRange": METHOD_DELETE_RANGE,
+    "Txn": METHOD_TXN,
+    "Compaction": METHOD_COMPACT,
+}
+
+
+cdef class HeldCompaction(Waiter):
+    """The waiter of a physical compaction: its reply stays here until the sweep has given the space back."""
+    cdef Waiter inner
+    cdef KVServer server
+    cdef object reply
+
+    def __cinit__(self, Waiter inner, KVServer server):
+        self.inner = inner
+        self.server = server
+
+    cpdef complete(self, object reply):
+        self.reply = reply
+        self.server.held.append(self)
+        self.server.swept()
+
+    cpdef fail(self, object error):
+        self.inner.fail(error)
+
+
+cdef class KVServer:
+    """Admits KV calls.
+
+    `waiters` is shared with the Applier, which takes out whom it answers. `first_id` begins the request ids, which must
+    be unique over restarts. `limits` offers max_request_bytes, max_txn_ops and max_inflight_requests.
+    """
+
+    def __init__(self, Store store, BatchProposer proposer, dict waiters, uint64_t first_id, limits):
+        self.store = store
+        self.proposer = proposer
+        self.waiters = waiters
+        self.reads = []
+        self.held = []
+        self.next_id = first_id
+        self.max_request_bytes = limits.max_request_bytes
+        self.max_txn_ops = limits.max_txn_ops
+        self.max_reads = limits.max_inflight_requests
+
+    cpdef list handle(self, list requests, double now):
+        """Admit the KV calls among `requests` (HTTP/2) and give back the others, in their order."""
+        cdef Request request
+        cdef list others = []
+        for request in requests:
+            if 0 <= request.method <= METHOD_KV_LAST:
+                self.enter(request.method, request.body, request, now)
+            else:
+                others.append(request)
+        return others
+
+    def call(self, str method, bytes body, Waiter waiter, double now):
+        """Admit one call of this process; `method` is a name out of METHODS."""
+        self.enter(METHODS[method], body, waiter, now)
+
+    cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1:
+        self.calls[method] += 1
+        try:
+            self.admit(method, body, waiter, now)
+        except errors.MetaStoreError as error:
+            self.refused += 1
+            waiter.fail(error)
+        return 0
+
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1:
+        """Check the call and queue it. Raises the ApiError it is refused with."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        cdef CompactReq compact
+        cdef int code
+        if self.refusal is not None:
+            raise self.refusal
+        if method == METHOD_PUT:
+            code = verify_put(data, size)
+            if code != KV_OK:
+                kv_raise(code, "PutRequest")
+            return self.write(OP_PUT, body, waiter, now)
+        if method == METHOD_RANGE:
+            code = verify_range(data, size)
+            if code != KV_OK:
+                kv_raise(code, "RangeRequest")
+            return self.read(method, body, waiter, range_is_serializable(body))
+        if method == METHOD_TXN:
+            check_txn(body, self.max_txn_ops)
+            if txn_is_readonly(body):
+                return self.read(method, body, waiter, False)
+            return self.write(OP_TXN, body, waiter, now)
+        if method == METHOD_DELETE_RANGE:
+            code = verify_delete(data, size)
+            if code != KV_OK:
+                kv_raise(code, "DeleteRangeRequest")
+            return self.write(OP_DELETE_RANGE, body, waiter, now)
+        code = verify_compact(data, size)
+        if code == KV_OK:
+            code = decode_compact(data, size, &compact)
+        if code != KV_OK:
+            kv_raise(code, "CompactionRequest")
+        return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
+
+    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1:
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        if size > self.max_request_bytes:
+            raise errors.RequestTooLarge()
+        if self.write_refusal is not None:
+            raise self.write_refusal
+        self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
+        self.waiters[self.next_id] = waiter
+        self.next_id += 1
+        return 0
+
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
+        if serializable:
+            self.answer(method, body, waiter)
+            return 0
+        if <size_t>len(self.reads) >= self.max_reads:
+            raise errors.TooManyRequests()
+        self.reads.append((waiter, method, body))
+        return 0
+
+    cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
+        """Answer a read out of the applied state."""
+        try:
+            reply = self.store.range_reply(body) if method == METHOD_RANGE else self.store.read_txn_reply(body)
+        except errors.MetaStoreError as error:
+            waiter.fail(error)
+        else:
+            waiter.complete(reply)
+        return 0
+
+    cpdef serve_reads(self, list reads):
+        """Answer reads whose index has been applied."""
+        for waiter, method, body in reads:
+            self.answer(method, body, waiter)
+
+    cpdef list take_reads(self):
+        """The reads gathered since the last call."""
+        reads, self.reads = self.reads, []
+        return reads
+
+    def swept(self):
+        """Answer the physical compactions, if nothing is left to sweep."""
+        cdef HeldCompaction one
+        if self.store.sweep_pending:
+            return
+        held, self.held = self.held, []
+        for one in held:
+            one.inner.complete(one.reply)
+
+    def refuse(self, error):
+        """From now on every call gets `error`; None ends that."""
+        self.refusal = error
+
+    def refuse_writes(self, error):
+        """From now on every write gets `error`; None ends that."""
+        self.write_refusal = error
+
+    @property
+    def call_counts(self):
+        """Calls by method name since the start."""
+        return {name: self.calls[number] for name, number in METHODS.items()}

@@ -1,0 +1,135 @@
+"""A node: the parts wired together, started, stopped, and offered to the process they live in."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections import deque
+from typing import Any
+
+from . import errors
+from .config import Config
+from .embed import EmbeddedKV, Futures
+from .failpoints import Failpoints
+from .server import Server
+
+log = logging.getLogger("metastore.node")
+
+
+class Node(EmbeddedKV):
+    """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
+
+    `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for at
+    most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot be
+    started again: make another. The calls of `EmbeddedKV` are thread-safe; they raise `errors.Stopped` when the node does
+    not run.
+    """
+
+    def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
+        self.config = config if config is not None else Config()
+        self.failpoints = failpoints if failpoints is not None else Failpoints()
+        self.futures = Futures(self._submit)
+        self._lock = threading.Lock()
+        self._inbox: deque[tuple[str, bytes, Any]] = deque()
+        self._posted = False
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+        self._up = threading.Event()
+        self._down = threading.Event()
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Open the data directory, recover, bind the addresses and serve.
+
+        Raises ConfigError, DataDirInUse, DamagedData, AddressInUse, DiskFailed; then everything is closed again.
+        """
+        with self._lock:
+            if self._thread is not None:
+                raise errors.ConfigError("this node was started before; make another one")
+            self._server = Server(self.config, self.failpoints, on_ready=self._up.set)
+            self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
+            self._thread.start()
+        self._up.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._failure
+
+    def _run(self) -> None:
+        server = self._server
+        assert server is not None
+        try:
+            server.run()
+        except BaseException as failure:  # carried to the thread that waits, whatever it is
+            self._failure = failure
+            log.critical("the node stops: %s", failure, exc_info=not isinstance(failure, errors.MetaStoreError))
+        finally:
+            self._down.set()
+            self._take_inbox(refuse=True)
+            self._up.set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until the node has stopped, at most `timeout` seconds; whether it has. Raises what made it stop."""
+        stopped = self._down.wait(timeout)
+        if stopped and self._failure is not None:
+            raise self._failure
+        return stopped
+
+    def stop(self) -> None:
+        """Answer what is under way, mark the log's end, close. Returns when that is done; never raises."""
+        with self._lock:
+            server, thread = self._server, self._thread
+        if server is None or thread is None:
+            self._down.set()
+            return
+        server.stop_soon()
+        if thread is not threading.current_thread():
+            thread.join()
+
+    def __enter__(self) -> Node:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def client_addresses(self) -> tuple[str, ...]:
+        """The addresses the client port listens on ("127.0.0.1:40123"); port 0 in the configuration is resolved."""
+        return self._running().client_addresses
+
+    @property
+    def revision(self) -> int:
+        """The store's current revision, as this node has applied it."""
+        return self._running().revision
+
+    def stats(self) -> dict[str, float]:
+        """The numbers behind /metrics."""
+        return self._running().stats()
+
+    def _running(self) -> Server:
+        if self._server is None or not self._up.is_set() or self._down.is_set():
+            raise errors.Stopped()
+        return self._server
+
+    def _submit(self, calls: list[tuple[str, bytes, Any]]) -> None:
+        """Hand calls to the loop thread, with one wake-up however many there are."""
+        server = self._running()
+        self._inbox.extend(calls)
+        if not self._posted:
+            self._posted = True
+            server.call_soon_threadsafe(self._take_inbox)
+        if self._down.is_set():
+            # The node stopped between the check and the hand-over: nobody else would answer these.
+            self._take_inbox(refuse=True)
+
+    def _take_inbox(self, refuse: bool = False) -> None:
+        self._posted = False
+        inbox, server = self._inbox, self._server
+        with contextlib.suppress(IndexError):
+            while True:
+                method, body, waiter = inbox.popleft()
+                if refuse or server is None:
+                    waiter.fail(errors.Stopped())
+                else:
+                    server.call(method, body, waiter)

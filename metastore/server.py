@@ -1,0 +1,301 @@
+"""What runs in the loop thread: the parts of one member, wired and driven by sockets, timers and the disk."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+from . import errors, storage
+from ._core.apply import Applier
+from ._core.batch import BatchProposer
+from ._core.codec import PayloadCodec
+from ._core.h2 import Limits, MethodTable
+from ._core.kvserve import KVServer
+from ._core.mvcc import Store
+from ._core.raft import RawNode
+from ._core.raftpb import ConfState, RaftConfig
+from .api import services
+from .codecs import load as load_codec
+from .config import Config
+from .conn import ConnLimits, Listener
+from .driver import Driver
+from .failpoints import Failpoints
+from .loop import READ, Loop
+from .membership import Identity, Member
+from .storage.datadir import DataDir
+from .storage.wal import Wal
+
+log = logging.getLogger("metastore.node")
+
+SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
+SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
+STOP_GRACE = 0.3  # seconds for the last replies to leave after a drain
+
+
+class BootStorage:
+    """The log as the Raft core wants it at start: the write-ahead log plus the membership it does not decode."""
+
+    def __init__(self, wal: Wal, conf_state: ConfState) -> None:
+        self._conf_state = conf_state
+        self._wal = wal
+        self.entries = wal.entries
+        self.images = wal.images
+        self.term = wal.term
+        self.first_index = wal.first_index
+        self.last_index = wal.last_index
+        self.snapshot = wal.snapshot
+
+    def initial_state(self) -> tuple[Any, ConfState]:
+        """(HardState, ConfState) as recovered."""
+        return self._wal.initial_state()[0], self._conf_state
+
+
+class Server:
+    """One member's parts. `run` opens, serves and closes them; all but `stop_soon` and `call_soon_threadsafe` belong
+    to the thread that runs it. `on_ready` is called there when the node serves."""
+
+    def __init__(self, config: Config, failpoints: Failpoints, on_ready: Callable[[], None]) -> None:
+        check_supported(config)
+        self.config = config
+        self.failpoints = failpoints
+        self.on_ready = on_ready
+        self.started_at = time.monotonic()
+        self.ready = False
+        self.draining = False
+        self.closing = contextlib.ExitStack()
+        self.loop = Loop()
+        self.closing.callback(self.loop.close)
+        self.batch_timer: Any = None
+        self.again_posted = False
+        self.sweeping = False
+        self.full = False
+
+    # ---- opening
+
+    def run(self) -> None:
+        """Open everything, serve until stopped, close everything. Raises MetaStoreError."""
+        with self.closing:
+            self._open_disk()
+            self._open_state()
+            self._open_sockets()
+            self.driver.campaign()
+            self.loop.on_turn = self._turn
+            try:
+                self.loop.run()
+            except errors.DiskFailed:
+                self.driver.abandon(errors.Stopped)
+                self.listener.flush_dirty()
+                raise
+            self.wal.close()
+
+    def _open_disk(self) -> None:
+        config = self.config
+        self.data_dir = DataDir(config.node.data_dir)
+        self.closing.callback(self.data_dir.close)
+        initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
+        fresh = Identity.create(config.node.name, config.cluster.token, initial, secrets.token_hex(16))
+        self.wal = Wal.open(
+            self.data_dir.wal,
+            segment_size=config.wal.segment_size,
+            group_commit=config.wal.group_commit,
+            reserve=config.limits.wal_reserve,
+            metadata=fresh.encode(),
+            failpoints=self.failpoints,
+        )
+        self.closing.callback(self.wal.abort)
+        for line in self.wal.report:
+            log.warning("recovery: %s", line)
+        self.identity = Identity.decode(self.wal.metadata)
+
+    def _open_state(self) -> None:
+        config, identity = self.config, self.identity
+        limits = config.limits
+        self.engine = storage.load(config.storage.engine)(str(self.data_dir.engine))
+        self.closing.callback(self.engine.close)
+        self.store = Store(self.engine, identity.cluster_id, identity.member_id)
+        compressor = load_codec(config.performance.compression_codec) if config.performance.enable_compression else None
+        self.codec = PayloadCodec(
+            compressor, config.performance.compression_min_size, config.raft.batch_max_bytes + limits.max_request_bytes
+        )
+        self.waiters: dict[int, Any] = {}
+        self.applier = Applier(self.store, self.codec, self.waiters)
+        self.proposer = BatchProposer(
+            config.raft.batch_max_size,
+            config.raft.batch_max_bytes,
+            config.raft.batch_max_time,
+            limits.max_inflight_requests,
+            limits.max_inflight_bytes,
+            config.raft.enable_batch_proposal,
+        )
+        self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
+        self.raw = RawNode(self._raft_config(), BootStorage(self.wal, self._conf_state()))
+        self.driver = Driver(
+            self.raw,
+            self.wal,
+            self.applier,
+            self.proposer,
+            self.codec,
+            self.kv,
+            send=lambda _messages: None,
+            request_timeout=limits.request_timeout,
+        )
+
+    def _raft_config(self) -> RaftConfig:
+        raft = self.config.raft
+        return RaftConfig(
+            id=self.identity.member_id,
+            election_ticks=raft.election_ticks,
+            heartbeat_ticks=raft.heartbeat_ticks,
+            applied=self.engine.applied()[0],
+            max_tail_bytes=raft.max_tail_bytes,
+            max_uncommitted_bytes=2 * self.config.limits.max_inflight_bytes,
+            seed=secrets.randbits(63),
+        )
+
+    def _conf_state(self) -> ConfState:
+        return ConfState(voters=tuple(member.id for member in self.identity.members))
+
+    def _open_sockets(self) -> None:
+        limits = self.config.limits
+        self.services = services(self)
+        self.method_table = MethodTable(self.services.paths, streaming=self.services.streaming)
+        self.limits = Limits(
+            max_message=limits.max_request_bytes + 512 * 1024,
+            max_header_list=limits.max_header_bytes,
+            max_concurrent_streams=limits.max_concurrent_streams,
+        )
+        bounds = ConnLimits(
+            max_connections=limits.max_connections,
+            max_unsent=limits.max_output_bytes,
+            grace=limits.output_timeout,
+            handshake=limits.handshake_timeout,
+        )
+        self.listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
+        self.closing.callback(self.listener.close)
+        self.loop.add(self.wal.fileno(), READ, self._on_disk)
+        self._next_tick = self.loop.now()
+        self._tick()
+
+    # ---- serving
+
+    def handle(self, requests: list[Any]) -> None:
+        """Requests that came in on one connection."""
+        others = self.kv.handle(requests, self.loop.now())
+        for request in others:
+            self.services.handle(request)
+
+    def call(self, method: str, body: bytes, waiter: Any) -> None:
+        """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction")."""
+        self.kv.call(method, body, waiter, self.loop.now())
+
+    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+        """One HTTP/1.1 request."""
+        return self.services.page(method, path, headers, body)
+
+    def _on_disk(self, _events: int) -> None:
+        self.driver.on_disk(self.loop.now())
+
+    def _turn(self) -> None:
+        """The end of a turn of the loop: everything that came in goes on, everything answered goes out."""
+        now = self.loop.now()
+        self.driver.pump(now)
+        if not self.ready:
+            self._announce()
+        self.listener.flush_dirty()
+        if self.driver.backlog:
+            self._again()
+        self._balance(now)
+        if self.store.sweep_pending and not self.sweeping:
+            self.sweeping = True
+            self.loop.call_later(0, self._sweep)
+        if self.draining:
+            self._drained(now)
+
+    def _again(self) -> None:
+        """Another turn at once, for the driver has more to apply than one turn should take."""
+        if not self.again_posted:
+            self.again_posted = True
+            self.loop.call_later(0, self._clear_again)
+
+    def _clear_again(self) -> None:
+        self.again_posted = False
+
+    def _balance(self, now: float) -> None:
+        """Timers of the batch, back pressure, space."""
+        proposer = self.proposer
+        due = proposer.next_deadline()
+        if due is not None and self.batch_timer is None:
+            self.batch_timer = self.loop.call_at(due, self._batch_due)
+        held = proposer.queued + proposer.inflight
+        held_bytes = proposer.queued_bytes + proposer.inflight_bytes
+        limits = self.config.limits
+        if held * 4 > limits.max_inflight_requests * 3 or held_bytes * 4 > limits.max_inflight_bytes * 3:
+            self.listener.pause_all()
+        elif self.listener.paused and held * 2 < limits.max_inflight_requests and (
+            held_bytes * 2 < limits.max_inflight_bytes
+        ):
+            self.listener.resume_all()
+
+    def _batch_due(self) -> None:
+        self.batch_timer = None
+        self.driver.pump(self.loop.now())
+
+    def _sweep(self) -> None:
+        """One slice of the physical part of a compaction."""
+        self.sweeping = False
+        self.store.sweep(SWEEP_ITEMS)
+        self.kv.swept()
+
+    def _tick(self) -> None:
+        now = self.loop.now()
+        interval = self.config.raft.tick_interval
+        self.driver.tick(now)
+        # After a stop of the process the missed ticks are not made up for: one is enough to look around.
+        self._next_tick = max(self._next_tick + interval, now + interval / 2)
+        self.loop.call_at(self._next_tick, self._tick)
+
+    def _announce(self) -> None:
+        if not self.driver.is_leader or not self.applier.applied_index or self.driver.backlog:
+            return
+        self.ready = True
+        took = time.monotonic() - self.started_at
+        log.info(
+            "ready to serve client requests client=%s name=%s member=%016x cluster=%016x revision=%d after=%.3fs",
+            ",".join(self.listener.bound), self.config.node.name, self.identity.member_id, self.identity.cluster_id,
+            self.store.revision, took,
+        )
+        self.on_ready()
+
+    # ---- stopping
+
+    def stop_soon(self) -> None:
+        """Begin to drain; thread-safe, idempotent."""
+        with contextlib.suppress(OSError, ValueError):
+            self.loop.call_soon_threadsafe(self._begin_drain)
+
+    def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
+        """Run `call` in the loop thread."""
+        self.loop.call_soon_threadsafe(call)
+
+    def _begin_drain(self) -> None:
+        if self.draining:
+            return
+        self.draining = True
+        self.drain_until = self.loop.now() + self.config.limits.drain_timeout
+        self.kv.refuse(errors.Stopped())
+        self.driver.stop()
+        self.listener.shutdown()
+        self.loop.call_at(self.drain_until, lambda: None)
+
+    def _drained(self, now: float) -> None:
+        """Stop the loop when nobody waits any more, or when time is up."""
+        if now < self.drain_until and not (self.driver.quiet and not self.listener.conns):
+            return
+        self.driver.abandon(errors.Stopped)
+        self.listener.flush_dirty()
+        self.loop.stop()

@@ -1,0 +1,55 @@
+"""The data directory: its layout and the lock that keeps a second process out."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from .. import errors
+
+
+class DataDir:
+    """An existing, locked data directory. `wal` and `engine` are the folders of its parts.
+
+    The lock is `flock` on a file of its own: the kernel drops it with the process, so a kill -9 leaves nothing to clean
+    up. Raises DataDirInUse when another process has it, ConfigError when the directory cannot be used.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise errors.ConfigError(f"node.data_dir {path}: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = self._owner()
+            os.close(self._lock)
+            raise errors.DataDirInUse(f"data directory {path} is in use by {owner}") from error
+        os.ftruncate(self._lock, 0)
+        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+
+    @property
+    def wal(self) -> Path:
+        """Folder of the log's segments."""
+        return self.path / "wal"
+
+    @property
+    def engine(self) -> Path:
+        """Folder of the storage engine's files."""
+        return self.path / "engine"
+
+    def _owner(self) -> str:
+        """Whoever wrote the lock file last; for the message only."""
+        text = ""
+        with contextlib.suppress(OSError):
+            text = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
+        return f"process {text}" if text.isdigit() else "another process"
+
+    def close(self) -> None:
+        """Give the lock back."""
+        os.close(self._lock)
