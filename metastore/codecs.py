@@ -1,8 +1,8 @@
 """Compression codecs: the two built-in ones, and the look-up of plug-ins by name.
 
-A codec (see `metastore.ports.Codec`) compresses whole byte strings and, what matters more, decompresses them under a limit:
-the bytes come from the network and from disks, and a few hundred of them may claim to be gigabytes. Neither library
-behind the built-in codecs limits its output by itself, so each claim is read and judged before anything is allocated.
+A codec (see `metastore.ports.Codec`) compresses whole byte strings and, what matters more, decompresses them under a
+limit: the bytes come from the network and from disks, and a few hundred of them may claim to be gigabytes. Neither
+library behind the built-in codecs limits its output by itself, so each claim is judged before anything is allocated.
 
 A codec object is used by one thread at a time; each thread that compresses makes its own.
 """
@@ -24,7 +24,7 @@ GROUP = "metastore.codecs"
 BUILT_IN_FLAG = 1
 PLUGIN_FLAGS = range(16, 256)
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Our own frames stay at or below 8 MiB (zstd's levels up to 19); RFC 8878 (3.1.1.1.2) recommends decoders to support that.
+# Our own frames need no more (zstd's levels up to 19), and RFC 8878 (3.1.1.1.2) asks every decoder to support that much.
 ZSTD_WINDOW = 8 * 1024 * 1024
 # A zstd block takes 4 bytes at least and gives 128 KiB at most, so one step gives 2 MiB at most over the limit.
 ZSTD_STEP = 64
@@ -71,7 +71,7 @@ class Zstd:
     """Zstandard frames (RFC 8878): smaller than snappy, slower. `level` as in the library, 1 to 19.
 
     One frame, without dictionary, nothing behind it: concatenated, skippable and trailing bytes are refused. The
-    library's contexts are reused, which makes an object three times as fast for small payloads, and bound to one thread at a time.
+    library's contexts are reused, which is why an object is bound to one thread at a time.
     """
 
     name = "zstd"
