@@ -1,0 +1,140 @@
+"""The client API: one module per etcd service, the HTTP pages, and `Services`, which puts them on one port.
+
+The KV service is not here: its calls go from the DATA frame to the reply in compiled code. Its methods have the
+ids below, everything else comes to `Services.dispatch`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, Protocol
+
+from metastore import errors
+from metastore._core.h2 import MethodTable, Request
+
+log = logging.getLogger("metastore.api")
+
+#: The etcd version we claim to be. Clients switch features on by it: Kubernetes uses watch progress requests from
+#: 3.4.31 / 3.5.13 on, so it must be above those. It is not 3.6: a client would then expect what 3.6 alone has
+#: (downgrade by etcdctl, the v3store version in Status), while all of the 3.5 API answers the same in 3.6.
+ETCD_VERSION: Final = "3.5.17"
+#: The version of the cluster as /version tells it: minor version of the oldest member.
+CLUSTER_VERSION: Final = "3.5.0"
+
+KV_RANGE: Final = 0
+KV_PUT: Final = 1
+KV_DELETE_RANGE: Final = 2
+KV_TXN: Final = 3
+KV_COMPACT: Final = 4
+#: Ids from here on belong to `Services.dispatch`.
+FIRST_OTHER: Final = 16
+
+KV_PATHS: Final[dict[bytes, int]] = {
+    b"/etcdserverpb.KV/Range": KV_RANGE,
+    b"/etcdserverpb.KV/Put": KV_PUT,
+    b"/etcdserverpb.KV/DeleteRange": KV_DELETE_RANGE,
+    b"/etcdserverpb.KV/Txn": KV_TXN,
+    b"/etcdserverpb.KV/Compact": KV_COMPACT,
+}
+
+Handler = Callable[[Request], None]
+
+
+class MemberInfo(Protocol):
+    """One member as the Cluster service shows it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def peer_urls(self) -> Iterable[str]: ...
+    @property
+    def client_urls(self) -> Iterable[str]: ...
+    @property
+    def is_learner(self) -> bool: ...
+
+
+class NodeView(Protocol):
+    """What the services see of the node. Ids are unsigned 64-bit, sizes in bytes; `leader_id` is 0 without a leader."""
+
+    name: str
+    member_id: int
+    cluster_id: int
+    revision: int
+    raft_term: int
+    raft_index: int
+    applied_index: int
+    leader_id: int
+    db_size: int
+    db_size_in_use: int
+
+    def members(self) -> Iterable[MemberInfo]:
+        """The members, in the order of their ids."""
+
+    def alarms(self) -> Iterable[tuple[int, int]]:
+        """Raised alarms as (member id, AlarmType number: 1 NOSPACE, 2 CORRUPT)."""
+
+    def healthy(self) -> bool:
+        """Whether this node can serve: it knows a leader, is not stopping and its disk works."""
+
+    def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time.
+        May call it at once."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Numbers for /metrics: name -> value; names ending in `_total` only ever grow."""
+
+
+class Service(Protocol):
+    """A gRPC service: its methods by full path. None of them is client-streaming unless `streaming` names it."""
+
+    def methods(self) -> Mapping[bytes, Handler]:
+        """Path -> handler. A handler answers its request now or later, or raises errors.ApiError."""
+
+
+class Services:
+    """All services but KV on one method table. `dispatch` takes the requests whose method id is not KV's."""
+
+    def __init__(self, services: Iterable[Service], streaming: Iterable[bytes] = ()) -> None:
+        self._handlers: list[Handler] = []
+        paths = dict(KV_PATHS)
+        for service in services:
+            for path, handler in service.methods().items():
+                paths[path] = FIRST_OTHER + len(self._handlers)
+                self._handlers.append(handler)
+        self.method_table = MethodTable(paths, streaming)
+
+    def dispatch(self, request: Request) -> None:
+        """Let the service of `request` answer it. Only errors that are the node's end come out of this."""
+        try:
+            self._handlers[request.method - FIRST_OTHER](request)
+        except errors.ApiError as error:
+            request.fail(error)
+        except errors.MetaStoreError:
+            raise
+        except Exception:
+            # A mistake of ours in one call must not take down what all clients share.
+            log.exception("call %s failed", request.path.decode("latin-1"))
+            request.fail(errors.MetaStoreError("metastore: internal error, see the server's log"))
+
+
+def header(node: NodeView) -> Any:
+    """A ResponseHeader with all its fields."""
+    from metastore.api import pb
+
+    return pb.ResponseHeader(
+        cluster_id=node.cluster_id, member_id=node.member_id, revision=node.revision, raft_term=node.raft_term
+    )
+
+
+def make_services(node: NodeView) -> tuple[Services, Any]:
+    """The services this server has, over `node`, and the Health service among them (its `changed()` is to be called
+    when the node's health may have changed)."""
+    from metastore.api.cluster import Cluster
+    from metastore.api.health import Health
+    from metastore.api.maintenance import Maintenance
+
+    health = Health(node)
+    return Services([Maintenance(node), Cluster(node), health]), health

@@ -1,0 +1,71 @@
+"""grpc.health.v1.Health, the health checking protocol of gRPC: Check and Watch, for the server as a whole ("")."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metastore import errors
+from metastore._core.h2 import Request
+from metastore.api import Handler, NodeView, pb
+
+
+class UnknownService(errors.ApiError):
+    """unknown service"""
+
+    code = errors.NOT_FOUND
+    default = "unknown service"
+
+
+class Health:
+    """Call `changed` when the node's health may have changed: its watchers get a message if it did."""
+
+    def __init__(self, node: NodeView) -> None:
+        self._node = node
+        self._watchers: set[Request] = set()
+        self._last = 0
+        self._shutting_down = False
+
+    def methods(self) -> Mapping[bytes, Handler]:
+        """Path -> handler."""
+        return {b"/grpc.health.v1.Health/Check": self.check, b"/grpc.health.v1.Health/Watch": self.watch}
+
+    def _status(self) -> int:
+        kind = pb.HealthCheckResponse
+        healthy = not self._shutting_down and self._node.healthy()
+        return int(kind.SERVING if healthy else kind.NOT_SERVING)
+
+    def check(self, request: Request) -> None:
+        """The present state; NOT_FOUND for the name of a single service."""
+        if pb.parse(pb.HealthCheckRequest, request.body).service:
+            raise UnknownService
+        request.complete(pb.HealthCheckResponse(status=self._status()).SerializeToString())
+
+    def watch(self, request: Request) -> None:
+        """The present state at once, and a message for each change, until the client ends the call."""
+        service = pb.parse(pb.HealthCheckRequest, request.body).service
+        request.start(on_close=lambda: self._watchers.discard(request))
+        if service:
+            request.send(pb.HealthCheckResponse(status=pb.HealthCheckResponse.SERVICE_UNKNOWN).SerializeToString())
+            return
+        if not self._watchers:
+            self._last = self._status()
+        self._watchers.add(request)
+        request.send(pb.HealthCheckResponse(status=self._last).SerializeToString())
+
+    def changed(self) -> None:
+        """Tell the watchers if the state is another one than they were told last."""
+        if not self._watchers:
+            return
+        now = self._status()
+        if now != self._last:
+            self._last = now
+            message = pb.HealthCheckResponse(status=now).SerializeToString()
+            for request in list(self._watchers):
+                request.send(message)
+
+    def shutdown(self) -> None:
+        """NOT_SERVING from now on, and the end of all watches: an open stream would hold up the server's stop."""
+        self._shutting_down = True
+        self.changed()
+        for request in list(self._watchers):
+            request.finish(errors.UNAVAILABLE, errors.Stopped.default)
