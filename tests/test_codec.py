@@ -1,0 +1,363 @@
+"""The flag byte and the codecs: round trips, limits, damage, bombs, and plug-ins from real entry points."""
+
+from __future__ import annotations
+
+import random
+import sys
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
+
+from metastore import codecs
+from metastore._core.codec import PayloadCodec
+from metastore.codecs import Snappy, Zstd
+from metastore.errors import ConfigError, FormatError, RequestTooLarge
+
+MIB = 1024 * 1024
+JSON = b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-%d","labels":{"app":"web"}}}' * 40
+BUILT_IN = [Snappy(), Zstd()]
+NAMES = [codec.name for codec in BUILT_IN]
+MIXED = st.lists(st.binary(max_size=30) | st.builds(bytes, st.integers(0, 3000)), max_size=6).map(b"".join)
+
+
+class Reverse:
+    """A codec of a plug-in: honest, useless."""
+
+    name = "reverse"
+    flag = 16
+
+    def compress(self, data: bytes) -> bytes:
+        return data[:0:-1]
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        return data[::-1]
+
+
+class Liar(Reverse):
+    """Breaks the contract: ignores its limit, and raises what it likes."""
+
+    name = "liar"
+    flag = 17
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        if data == b"boom":
+            raise KeyError("boom")
+        return bytes(max_size + 1)
+
+
+# The flag byte.
+
+
+@pytest.mark.parametrize("codec", [None, *BUILT_IN], ids=["raw", *NAMES])
+@given(data=MIXED, min_size=st.integers(0, 2000))
+def test_round_trip(codec: codecs.Codec | None, data: bytes, min_size: int) -> None:
+    payloads = PayloadCodec(codec, min_size, MIB)
+    payload = payloads.encode(data)
+    assert payloads.decode(payload) == data
+    assert payloads.decode(memoryview(bytearray(payload))) == data
+    assert payload[0] in (0, 1) and len(payload) <= len(data) + 1
+    if codec is None or len(data) < min_size:
+        assert payload == b"\x00" + data
+
+
+@pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
+def test_compresses_from_the_minimum_on_and_only_where_it_pays(codec: codecs.Codec) -> None:
+    payloads = PayloadCodec(codec, 1000, MIB)
+    assert payloads.encode(bytes(999)) == bytes(1000)
+    small = payloads.encode(bytes(1000))
+    assert small[0] == 1 and len(small) < 100
+    noise = random.Random(1).randbytes(5000)
+    assert payloads.encode(noise) == b"\x00" + noise
+    assert (payloads.compressed, payloads.raw) == (1, 2)
+    assert (payloads.bytes_in, payloads.bytes_out) == (6999, 1000 + len(small) + 5001)
+
+
+def test_known_bytes_and_empty_data() -> None:
+    payloads = PayloadCodec(Snappy(), 0, MIB)
+    assert payloads.encode(b"") == b"\x00" and payloads.decode(b"\x00") == b""
+    assert payloads.encode(b"abc") == b"\x00abc"
+    assert payloads.encode(b"a" * 100) == b"\x01" + Snappy().compress(b"a" * 100)
+
+
+def test_a_cluster_can_change_its_codec() -> None:
+    old = [PayloadCodec(codec, 0, MIB).encode(JSON) for codec in (None, *BUILT_IN)]
+    assert [payload[0] for payload in old] == [0, 1, 1]
+    for codec in (None, *BUILT_IN):
+        assert [PayloadCodec(codec, 0, MIB).decode(payload) for payload in old] == [JSON] * 3
+
+
+def test_no_snappy_block_starts_like_a_zstd_frame() -> None:
+    """40 bytes declared, then a copy with nothing before it to copy: the magic number is no block's beginning."""
+    for tail in (b"", bytes(50), b"\xff" * 50, bytes(range(60))):
+        with pytest.raises(FormatError):
+            Snappy().decompress(codecs.ZSTD_MAGIC + tail, MIB)
+
+
+@pytest.mark.parametrize(
+    ("payload", "text"),
+    [
+        (b"", "empty"),
+        (b"\x01", "no length"),
+        (b"\x02x", "unknown flag byte 2"),
+        (b"\x0fx", "unknown flag byte 15"),
+        (b"\x10x", "unknown flag byte 16"),
+        (b"\xffx", "unknown flag byte 255"),
+        (b"\x01\xff\xff\xff", "no length"),
+        (b"\x01\xff\xff\xff\xff\x7f", "no length"),
+        (b"\x01" + codecs.ZSTD_MAGIC, "zstd"),
+        (bytes(1002), "1001 bytes, at most 1000"),
+    ],
+)
+def test_refused_payloads(payload: bytes, text: str) -> None:
+    with pytest.raises(FormatError, match=text):
+        PayloadCodec(None, 0, 1000).decode(payload)
+
+
+def test_limits_of_what_is_decoded_and_encoded() -> None:
+    for codec in BUILT_IN:
+        payload = PayloadCodec(codec, 0, MIB).encode(bytes(1001))
+        assert PayloadCodec(None, 0, 1001).decode(payload) == bytes(1001)
+        with pytest.raises(FormatError, match="1001 bytes declared, at most 1000"):
+            PayloadCodec(None, 0, 1000).decode(payload)
+        # What could not be read again is not written.
+        with pytest.raises(RequestTooLarge):
+            PayloadCodec(codec, 0, 1000).encode(bytes(1001))
+    assert PayloadCodec(None, 0, 1000).decode(bytes(1001)) == bytes(1000)
+    with pytest.raises(ValueError, match="max_decoded"):
+        PayloadCodec(None, 0, 0)
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
+def test_every_cut_and_every_trailing_byte_is_refused(codec: codecs.Codec) -> None:
+    whole = codec.compress(JSON)
+    assert codec.decompress(whole, len(JSON)) == JSON
+    for size in range(len(whole)):
+        with pytest.raises(FormatError):
+            codec.decompress(whole[:size], MIB)
+    for tail in (b"\x00", b"junk", whole, b"\x50\x2a\x4d\x18\x04\0\0\0abcd"):
+        with pytest.raises(FormatError):
+            codec.decompress(whole + tail, MIB)
+    with pytest.raises(FormatError):
+        codec.decompress(codec.compress(b"") + b"xx", MIB)
+
+
+@pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
+def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: codecs.Codec) -> None:
+    """The sum of the entry or chunk finds damage; a codec only must not crash, hang, or go over its limit."""
+    whole, limit = codec.compress(JSON), 2 * len(JSON)
+    rng = random.Random(3)
+    for at in range(len(whole)):
+        for _ in range(8):
+            damaged = bytearray(whole)
+            damaged[at] = rng.randrange(256)
+            damaged[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+            try:
+                assert len(codec.decompress(bytes(damaged), limit)) <= limit
+            except FormatError:
+                pass
+    for _ in range(2000):
+        noise = (codecs.ZSTD_MAGIC if codec.name == "zstd" else b"") + rng.randbytes(rng.randrange(40))
+        try:
+            assert len(codec.decompress(noise, 1000)) <= 1000
+        except FormatError:
+            pass
+
+
+# Bombs: what little bytes may claim or unfold to.
+
+
+def peak_of(codec: codecs.Codec, data: bytes, limit: int) -> int:
+    """The most bytes Python held while refusing the data."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError):
+            codec.decompress(data, limit)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def streamed(data: bytes) -> bytes:
+    """A zstd frame that does not declare its content's size."""
+    step = zstandard.ZstdCompressor(level=3, write_content_size=False).compressobj()
+    return step.compress(data) + step.flush()
+
+
+def test_a_zstd_bomb_that_declares_its_size() -> None:
+    bomb = zstandard.ZstdCompressor(level=19).compress(bytes(64 * MIB))
+    assert len(bomb) < 8000
+    assert peak_of(Zstd(), bomb, MIB) < MIB
+
+
+def test_a_zstd_bomb_that_declares_nothing() -> None:
+    bomb = streamed(bytes(64 * MIB))
+    assert len(bomb) < 16000
+    assert peak_of(Zstd(), bomb, MIB) < 8 * MIB
+
+
+def test_a_zstd_frame_that_declares_more_than_it_has() -> None:
+    frame = bytearray(Zstd().compress(bytes(100)))
+    assert frame[4] == 0x20 and frame[5] == 100  # one segment, its size in one byte
+    frame[5] = 101
+    with pytest.raises(FormatError, match="damaged"):
+        Zstd().decompress(bytes(frame), MIB)
+    frame[5] = 99
+    with pytest.raises(FormatError):
+        Zstd().decompress(bytes(frame), MIB)
+
+
+def test_a_snappy_block_that_declares_gigabytes() -> None:
+    assert peak_of(Snappy(), b"\xff\xff\xff\xff\x0f" + bytes(200), MIB) < MIB
+    # Within the limit, but more than its few bytes can hold: refused before anything is allocated.
+    with pytest.raises(FormatError, match="206 bytes cannot hold the 67108864 declared"):
+        Snappy().decompress(b"\x80\x80\x80\x20" + b"\x00a" + bytes(200), 64 * MIB)
+
+
+def test_snappys_best_case_is_below_the_bound() -> None:
+    """The check of the claim against the length refuses no honest block."""
+    for size in (1, 11, 64, 65, 1000, 65536, 65537, MIB):
+        for data in (bytes(size), b"ab" * (size // 2), b"0123456789abcdef" * (size // 16)):
+            assert Snappy().decompress(Snappy().compress(data), MIB) == data
+
+
+# Frames that we do not write, but others may.
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 300_000, 2 * MIB])
+def test_zstd_without_a_declared_size(size: int) -> None:
+    data = random.Random(size).randbytes(size // 2) + bytes(size - size // 2)
+    frame = streamed(data)
+    assert zstandard.get_frame_parameters(frame).content_size == zstandard.CONTENTSIZE_UNKNOWN
+    assert Zstd().decompress(frame, size) == data
+    for wrong in (frame + b"x", frame + frame, frame + bytes(200), frame[:-1], frame[: len(frame) // 2]):
+        with pytest.raises(FormatError):
+            Zstd().decompress(wrong, 4 * MIB)
+    if size:
+        with pytest.raises(FormatError, match=f"more than {size - 1} bytes"):
+            Zstd().decompress(frame, size - 1)
+
+
+def test_zstd_window_and_dictionary() -> None:
+    wide = zstandard.ZstdCompressionParameters.from_level(3, window_log=27)
+    step = zstandard.ZstdCompressor(compression_params=wide).compressobj()
+    frame = step.compress(bytes(1000)) + step.flush()
+    assert zstandard.get_frame_parameters(frame).window_size == 128 * MIB
+    with pytest.raises(FormatError, match="a window of 134217728 bytes"):
+        Zstd().decompress(frame, MIB)
+    book = zstandard.train_dictionary(1000, [b"sample %d of the same kind" % n for n in range(500)])
+    with pytest.raises(FormatError, match="dictionary"):
+        Zstd().decompress(zstandard.ZstdCompressor(dict_data=book).compress(b"sample 7 of the same kind"), MIB)
+
+
+def test_zstd_checks_a_checksum_if_there_is_one() -> None:
+    frame = bytearray(zstandard.ZstdCompressor(write_checksum=True).compress(JSON))
+    assert Zstd().decompress(bytes(frame), MIB) == JSON
+    frame[-1] ^= 1
+    with pytest.raises(FormatError, match="damaged"):
+        Zstd().decompress(bytes(frame), MIB)
+
+
+def test_zstd_levels() -> None:
+    for level in (1, 3, 19):
+        codec = Zstd(level)
+        for _ in range(3):  # the contexts are used again
+            assert codec.decompress(codec.compress(JSON), len(JSON)) == JSON
+    for level in (0, 20):
+        with pytest.raises(ConfigError, match="between 1 and 19"):
+            Zstd(level)
+
+
+# Plug-ins.
+
+
+def test_a_plug_in_has_a_flag_of_its_own() -> None:
+    payloads = PayloadCodec(Reverse(), 0, 1000)
+    assert payloads.encode(b"abc") == b"\x10cb"
+    assert payloads.decode(b"\x10cba") == b"abc"
+    assert PayloadCodec(None, 0, 1000, [Reverse(), Liar()]).decode(b"\x10cba") == b"abc"
+    with pytest.raises(FormatError, match="unknown flag byte 16"):
+        PayloadCodec(Snappy(), 0, 1000).decode(b"\x10cba")
+
+
+def test_a_plug_in_that_breaks_its_contract_harms_nobody() -> None:
+    payloads = PayloadCodec(None, 0, 1000, [Liar()])
+    with pytest.raises(FormatError, match="codec liar broke its limit of 1000 bytes"):
+        payloads.decode(b"\x11abc")
+    with pytest.raises(FormatError, match="codec liar failed"):
+        payloads.decode(b"\x11boom")
+
+
+@pytest.mark.parametrize("flag", [0, 1, 2, 15, 256, "16"])
+def test_flags_a_plug_in_may_not_take(flag: object) -> None:
+    codec = Reverse()
+    codec.flag = flag  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="is not between 16 and 255"):
+        PayloadCodec(codec, 0, 1000)
+
+
+def test_two_codecs_on_one_flag() -> None:
+    other = Liar()
+    other.flag = 16
+    with pytest.raises(ConfigError, match="both want flag 16"):
+        PayloadCodec(Reverse(), 0, 1000, [other])
+    PayloadCodec(Reverse(), 0, 1000, [Reverse()])
+    with pytest.raises(ConfigError, match="has no name"):
+        PayloadCodec(object(), 0, 1000)  # type: ignore[arg-type]
+
+
+def test_built_in_codecs_are_found_by_name() -> None:
+    assert isinstance(codecs.load("snappy"), Snappy) and isinstance(codecs.load("zstd"), Zstd)
+    assert {"snappy", "zstd"} <= {codec.name for codec in codecs.load_all()}
+    with pytest.raises(ConfigError, match=r"unknown codec 'lz5'; installed are: .*snappy, .*zstd"):
+        codecs.load("lz5")
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
+    """A distribution with entry points, as an installer would leave it."""
+    info = folder / "plug_in-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1.0\n")
+    lines = [f"{name} = {value}\n" for name, value in entries.items()]
+    (info / "entry_points.txt").write_text("[metastore.codecs]\n" + "".join(lines))
+    (folder / "plug_in_codecs.py").write_text(
+        "class Same:\n"
+        "    name, flag = 'same', 200\n"
+        "    def compress(self, data): return data[:-1]\n"
+        "    def decompress(self, data, max_size): return data + data[-1:]\n"
+        "class Clash(Same):\n"
+        "    name = 'clash'\n"
+        "class Early(Same):\n"
+        "    name, flag = 'early', 3\n"
+    )
+    monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    monkeypatch.delitem(sys.modules, "plug_in_codecs", raising=False)
+
+
+def test_an_installed_plug_in_is_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, same="plug_in_codecs:Same")
+    payloads = PayloadCodec(codecs.load("same"), 0, 1000)
+    assert payloads.encode(b"xaa") == b"\xc8xa" and payloads.decode(b"\xc8xa") == b"xaa"
+    assert PayloadCodec(None, 0, 1000, codecs.load_all()).decode(b"\xc8xa") == b"xaa"
+    with pytest.raises(ConfigError, match=r"installed are: .*same, snappy, zstd"):
+        codecs.load("other")
+
+
+def test_plug_ins_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = {"clash": "Clash", "same": "Same", "gone": "Gone", "early": "Early"}
+    install(tmp_path, monkeypatch, **{name: f"plug_in_codecs:{cls}" for name, cls in classes.items()})
+    with pytest.raises(ConfigError, match=r"codec gone \(plug_in_codecs:Gone\) cannot be loaded"):
+        codecs.load("gone")
+    with pytest.raises(ConfigError, match="codec early: flag 3 is not between 16 and 255"):
+        codecs.load("early")
+    (tmp_path / "plug_in-1.0.dist-info" / "entry_points.txt").write_text(
+        "[metastore.codecs]\nclash = plug_in_codecs:Clash\nsame = plug_in_codecs:Same\n"
+    )
+    with pytest.raises(ConfigError, match="codecs clash and same both want flag 200"):
+        codecs.load_all()
