@@ -361,13 +361,18 @@ def _all_keys() -> list[str]:
     return [f"{table}.{key}" for table in _TABLES for key in _fields(table)]
 
 
-def _refuse_unknown(where: str, table: str, key: str | None) -> None:
-    """Raise ConfigError unless `table` (and `key` in it) exist."""
+def _refuse_unknown_table(where: str, table: str, what: str) -> None:
+    """Raise ConfigError unless `table` exists; `what` it was meant to be: "table" or "key"."""
     if table not in _TABLES:
         homes = [name for name in _all_keys() if name.endswith(f".{table}")]
         hint = f"; did you mean {homes[0]!r}?" if homes else _hint(table, _TABLES)
-        raise ConfigError(f"{where}: {table}: unknown {'table' if key else 'key'}{hint}")
-    if key is not None and key not in _fields(table):
+        raise ConfigError(f"{where}: {table}: unknown {what}{hint}")
+
+
+def _refuse_unknown(where: str, table: str, key: str) -> None:
+    """Raise ConfigError unless `table` and `key` in it exist."""
+    _refuse_unknown_table(where, table, "table")
+    if key not in _fields(table):
         homes = [name for name in _all_keys() if name.endswith(f".{key}")]
         hint = f"; did you mean {homes[0]!r}?" if homes else _hint(key, _fields(table))
         raise ConfigError(f"{where}: {table}.{key}: unknown key{hint}")
@@ -377,8 +382,8 @@ def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str])
     """Flatten {table: {key: value}} after checking the names."""
     layer: _Layer = {}
     for table, content in tables.items():
-        if table not in _TABLES or not isinstance(content, Mapping):
-            _refuse_unknown(where(table, None), table, None if not isinstance(content, Mapping) else "")
+        _refuse_unknown_table(where(table, None), table, "table" if isinstance(content, Mapping) else "key")
+        if not isinstance(content, Mapping):
             raise ConfigError(f"{where(table, None)}: {table}: {_wrong('a table', content)}")
         for key, value in content.items():
             _refuse_unknown(where(table, key), table, key)
