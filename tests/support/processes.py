@@ -250,7 +250,6 @@ class Node(Server):
         conf.write_text(
             f'[node]\nname = "n1"\ndata_dir = "{self.data_dir}"\n'
             '[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
-            '[cluster]\ninitial = { n1 = "127.0.0.1:0" }\n'
         )
         argv = [sys.executable, "-m", "metastore", "--conf", str(conf)]
         for key, value in self.settings.items():
