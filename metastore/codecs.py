@@ -24,7 +24,7 @@ GROUP = "metastore.codecs"
 BUILT_IN_FLAG = 1
 PLUGIN_FLAGS = range(16, 256)
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Our own frames need no more (zstd's levels up to 19), and RFC 8878 (3.1.1.1.2) asks every decoder to support that much.
+# Our own frames need no more (levels up to 19), and RFC 8878 (3.1.1.1.2) asks every decoder to support that much.
 ZSTD_WINDOW = 8 * 1024 * 1024
 # A zstd block takes 4 bytes at least and gives 128 KiB at most, so one step gives 2 MiB at most over the limit.
 ZSTD_STEP = 64

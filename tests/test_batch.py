@@ -265,6 +265,31 @@ def test_release_of_more_than_is_in_flight_is_a_mistake() -> None:
     assert (proposer.inflight, proposer.inflight_bytes) == (0, 0)
 
 
+def test_a_batch_that_could_not_be_proposed_goes_back_first_in_line() -> None:
+    proposer = plain_proposer()
+    for number in range(6):
+        proposer.add(b"%d" % number, 1.0)
+    before = proposer.stats(), proposer.queued, proposer.queued_bytes
+    first = proposer.take(1.0, False, False)
+    proposer.untake()
+    assert (proposer.stats(), proposer.queued, proposer.queued_bytes) == before
+    assert (proposer.inflight, proposer.inflight_bytes) == (0, 0)
+    assert proposer.take(1.0, False, False) == first
+    # An open batch goes on filling after it came back.
+    assert proposer.take(1.0, True, False) == frame([b"4", b"5"])
+    proposer.untake()
+    proposer.add(b"6", 2.0)
+    assert proposer.next_deadline() == 1.5
+    assert proposer.take(2.0, False, False) == frame([b"4", b"5", b"6"])
+    proposer.add(b"7", 2.0)
+    with pytest.raises(ValueError, match="not there any more"):
+        proposer.untake()
+    proposer.take(2.0, True, False)
+    proposer.release(1, 1)
+    with pytest.raises(ValueError, match="not there any more"):
+        proposer.untake()
+
+
 @pytest.mark.parametrize(
     "wrong", [{"max_count": 0}, {"max_bytes": 0}, {"max_delay": -1.0}, {"limit_count": 3}, {"limit_bytes": 199}]
 )
@@ -352,9 +377,12 @@ class Collector(RuleBasedStateMachine):
     def wait(self, step: float) -> None:
         self.now += step
 
-    @rule(idle=st.booleans(), flush=st.booleans())
-    def take(self, idle: bool, flush: bool) -> None:
+    @rule(idle=st.booleans(), flush=st.booleans(), again=st.booleans())
+    def take(self, idle: bool, flush: bool, again: bool) -> None:
         framed = self.proposer.take(self.now, idle, flush)
+        if again and framed is not None:
+            self.proposer.untake()
+            assert self.proposer.take(self.now, idle, flush) == framed
         due = bool(self.batches) and (idle or flush or self.full(self.batches[0]) or self.now >= self.first[0] + 1.0)
         if not due:
             assert framed is None

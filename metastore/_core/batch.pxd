@@ -15,8 +15,9 @@ cdef class FrameReader:
 
     # Starts on the batch of n bytes at data, which must stay where it is while next() is called.
     cdef void reset(self, const uint8_t* data, size_t n) noexcept
-    # 1: *p and *n are the next operation, 0: there is none. The operation points into the batch, except where it held an
-    # escape: then it points into the reader's own buffer and lives until the next call of next() or reset(). FormatError.
+    # 1: *p and *n are the next operation, 0: there is none. The operation points into the batch, except where it held
+    # an escape: then it points into the reader's own buffer and lives until the next call of next() or reset().
+    # FormatError.
     cdef int next(self, const uint8_t** p, size_t* n) except -1
     cdef int _next_escaped(self, const uint8_t* mark, const uint8_t** p, size_t* n) except -1
 
@@ -55,6 +56,8 @@ cdef class BatchProposer:
     cdef uint64_t _ops_out
     cdef uint64_t _bytes_out
     cdef uint64_t _refused
+    cdef bint _undo
+    cdef uint8_t _undo_reason
 
     # An encoded operation. TooManyRequests, RequestTooLarge; after an error nothing has changed.
     cpdef add(self, bytes op, double now)
@@ -62,6 +65,8 @@ cdef class BatchProposer:
     cdef int add_parts(self, uint8_t kind, uint64_t request_id, const uint8_t* body, size_t n, double now) except -1
     # The next batch due, or None. With a codec, its payload (flag byte + ...) instead of the framed bytes.
     cpdef object take(self, double now, bint disk_idle, bint flush_all, PayloadCodec codec=*)
+    # The batch that take() gave last could not be proposed: queued again, first in line. Directly after take() only.
+    cpdef untake(self)
     # Operations of taken batches were answered (or failed).
     cpdef release(self, size_t count, size_t nbytes)
     cpdef object next_deadline(self)

@@ -3,8 +3,8 @@
 Framing. Operations are joined by `|BATCH_SEP|`. Inside an operation a `~` goes after every `|BATCH_SEP`, so that no
 operation holds the separator any more. Reading is unambiguous: the only string that is both a proper beginning and a
 proper end of the separator is "|", so a false separator that ends inside a true one would have to end on its first
-byte, with `|BATCH_SEP` before it, which the `~` rules out; and splitting at the leftmost separator finds a true one before any that
-begins inside it.
+byte, with `|BATCH_SEP` before it, which the `~` rules out; and splitting at the leftmost separator finds a true one
+before any that begins inside it.
 
 Collector. The disk sets the pace: while one sync runs the next batch fills, and an idle disk takes what there is. So a
 lone client never waits for a timer, and `max_delay` is an upper bound only.
@@ -249,12 +249,13 @@ cdef class BatchProposer:
 
     Args: max_count (operations a batch), max_bytes (framed bytes a batch, separators and escapes included), max_delay
     (seconds the first operation of a batch waits at most), limit_count and limit_bytes (operations and framed bytes,
-    queued and in flight together: the back pressure), enabled (False: each operation is a batch of its own, due at once).
-    ValueError for limits that could never hold a batch.
+    queued and in flight together: the back pressure), enabled (False: each operation is a batch of its own, due at
+    once). ValueError for limits that could never hold a batch.
 
-    The owner calls add() or add_parts() for each operation, take() whenever the disk may be idle, a deadline has come or
-    a batch may be full, and release() once the operations of a taken batch were answered. Every operation that add()
-    accepted comes out of take() exactly once, in order; nothing is ever dropped here.
+    The owner calls add() or add_parts() for each operation, take() whenever the disk may be idle, a deadline has come
+    or a batch may be full, untake() if that batch could not be proposed, else release() once its operations were
+    answered. Every operation that add() accepted comes out of take() exactly once, in order; nothing is ever dropped
+    here.
     """
 
     def __cinit__(self, size_t max_count, size_t max_bytes, double max_delay, size_t limit_count, size_t limit_bytes,
@@ -284,7 +285,8 @@ cdef class BatchProposer:
     cpdef add(self, bytes op, double now):
         """Queues an encoded operation at time `now`.
 
-        TooManyRequests over limit_count or limit_bytes, RequestTooLarge if it alone is over max_bytes; nothing is queued then.
+        TooManyRequests over limit_count or limit_bytes, RequestTooLarge if it alone is over max_bytes; nothing is
+        queued then.
         """
         cdef size_t n = PyBytes_GET_SIZE(op)
         self._refuse(n)
@@ -314,6 +316,7 @@ cdef class BatchProposer:
         cdef size_t start, used, cap
         cdef uint8_t* grown
         cdef size_t i
+        self._undo = False
         if self._count == 0:
             self._tail = 0
         if self._tail + n <= self._cap:
@@ -438,9 +441,31 @@ cdef class BatchProposer:
         self._reasons[reason] += 1
         self._head = (self._head + 1) & (self._slots - 1)
         self._count -= 1
-        if self._count == 0 and self._cap > KEPT_ROOM:
-            self._shrink()
+        self._undo = True
+        self._undo_reason = reason
         return out
+
+    cpdef untake(self):
+        """Queues the batch that take() gave last again, first in line: what to do when it could not be proposed.
+
+        It must follow that take() directly; ValueError after an add(), a release() or another untake().
+        """
+        cdef Batch* batch
+        if not self._undo:
+            raise ValueError("the batch taken last is not there any more")
+        # Its bytes still stand in the buffer: only add() writes there.
+        self._undo = False
+        self._head = (self._head - 1) & (self._slots - 1)
+        self._count += 1
+        batch = &self._batches[self._head]
+        self.queued += batch.count
+        self.queued_bytes += batch.size
+        self.inflight -= batch.count
+        self.inflight_bytes -= batch.size
+        self._batches_out -= 1
+        self._ops_out -= batch.count
+        self._bytes_out -= batch.size
+        self._reasons[self._undo_reason] -= 1
 
     cdef int _shrink(self) except -1:
         cdef uint8_t* small = <uint8_t*>realloc(self._buf, FIRST_ROOM)
@@ -457,6 +482,9 @@ cdef class BatchProposer:
                              f"{self.inflight_bytes}")
         self.inflight -= count
         self.inflight_bytes -= nbytes
+        self._undo = False
+        if self._count == 0 and self._cap > KEPT_ROOM:
+            self._shrink()
 
     cpdef object next_deadline(self):
         """When the oldest batch is due whatever the disk does (seconds), or None if nothing is queued."""
@@ -467,7 +495,7 @@ cdef class BatchProposer:
         return batch.first if batch.closed else batch.first + self.max_delay
 
     def stats(self):
-        """Counters since the start (dict of int): batches, ops, bytes and refused, and the batches by reason of their flush."""
+        """Counters since the start (dict of int): batches, ops, bytes, refused, and the batches by the reason of their flush."""
         cdef dict found = {"batches": self._batches_out, "ops": self._ops_out, "bytes": self._bytes_out,
                            "refused": self._refused}
         for at, name in enumerate(REASONS):

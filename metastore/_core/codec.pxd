@@ -28,8 +28,9 @@ cdef class PayloadCodec:
     cdef bytes encode_view(self, const uint8_t* data, size_t n)
     # The decoded bytes of a payload (any bytes-like object), one copy if it is raw. FormatError.
     cpdef bytes decode(self, object payload)
-    # Without a copy for raw payloads: sets out and out_n, and returns the object that owns them: None if they point into
-    # `payload` (then they live as long as it does), else a bytes object that the caller keeps while it uses them. FormatError.
+    # Without a copy for raw payloads: sets out and out_n, and returns the object that owns them: None if they point
+    # into `payload` (then they live as long as it does), else a bytes object that the caller keeps while it uses them.
+    # FormatError.
     cdef object decode_view(self, const uint8_t* payload, size_t n, const uint8_t** out, size_t* out_n)
     cdef bytes _encode(self, const uint8_t* data, size_t n, bytes whole)
     cdef bytes _flagged(self, uint8_t flag, const uint8_t* data, size_t n, size_t before)

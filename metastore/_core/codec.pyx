@@ -1,7 +1,7 @@
 """The flag byte before every payload, and the codecs behind it.
 
-Raw payloads, the common case for small batches, pass without touching a Python object. What a flag byte of 1 holds is told
-by the bytes themselves, so a cluster can change its codec while entries of the old one live on.
+Raw payloads, the common case for small batches, pass without touching a Python object. What a flag byte of 1 holds is
+told by the bytes themselves, so a cluster can change its codec while entries of the old one live on.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -20,9 +20,10 @@ cdef const char* ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 cdef class PayloadCodec:
     """Puts payloads behind their flag byte and takes them out again.
 
-    Args: codec (metastore.ports.Codec, or None to compress nothing), min_size (bytes; shorter data stays raw), max_decoded
-    (bytes; nothing longer is encoded or decoded), decoders (further codecs whose payloads can be read; snappy and zstd always can).
-    ConfigError for codecs that break the rules or want the same flag. One thread at a time.
+    Args: codec (metastore.ports.Codec, or None to compress nothing), min_size (bytes; shorter data stays raw),
+    max_decoded (bytes; nothing longer is encoded or decoded), decoders (further codecs whose payloads can be read;
+    snappy and zstd always can). ConfigError for codecs that break the rules or want the same flag. One thread at a
+    time.
     """
 
     def __init__(self, codec, size_t min_size, size_t max_decoded, decoders=()):
@@ -50,7 +51,7 @@ cdef class PayloadCodec:
             self._flag = codec.flag
 
     cpdef bytes encode(self, bytes data):
-        """Flag byte + data, compressed if it is min_size long and gets shorter by it. RequestTooLarge over max_decoded."""
+        """Flag byte + data, compressed if it is long enough and gets shorter by it. RequestTooLarge over max_decoded."""
         if data is None:
             raise TypeError("data must be bytes")
         return self._encode(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)

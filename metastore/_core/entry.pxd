@@ -11,7 +11,7 @@ cdef enum:
 # Answers of entry_read.
 cdef enum:
     ENTRY_OK = 0
-    ENTRY_SHORT = 1       # `avail` ends inside the image; EntryView.size is the size asked for, or 0 if not even the header is there
+    ENTRY_SHORT = 1       # `avail` ends inside the image; EntryView.size tells its size, 0 if even the header is cut
     ENTRY_CRC = 2         # the sum is wrong
     ENTRY_VERSION = 3     # written by a later version (the sum is right, if it was asked to be checked)
     ENTRY_BAD = 4         # impossible type, length or reserved bytes

@@ -183,7 +183,7 @@ def decode_entry(buf, size_t pos=0):
 
 
 def decode_entries(buf):
-    """All entries of concatenated images, which must fill the bytes-like object exactly. FormatError as decode_entry."""
+    """All entries of concatenated images that fill a bytes-like object exactly. FormatError as decode_entry."""
     cdef Py_buffer view
     cdef EntryView found
     cdef size_t pos = 0
