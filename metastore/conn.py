@@ -45,7 +45,7 @@ class Server(Protocol):
         """Take requests that are ready; answers may come at once or in a later turn."""
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
-        """Answer one HTTP/1.1 request: (status, content type, body). `path` has its query; header names are lower case."""
+        """Answer one HTTP/1.1 request: (status, content type, body). `path` has its query; names are lower case."""
 
 
 class ConnLimits:

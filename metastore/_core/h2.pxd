@@ -1,22 +1,9 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from cpython.object cimport PyObject
 
+from metastore._core.grpc cimport Flood, Limits, MethodTable, Reader
 from metastore._core.nghttp2 cimport nghttp2_session
 from metastore._core.waiter cimport Waiter
-
-
-cdef class Limits:
-    cdef readonly size_t max_message, max_header_list, max_buffered, max_total_buffered, max_output
-    cdef readonly uint32_t max_concurrent_streams
-    cdef readonly double reset_burst, reset_rate, control_burst, control_rate
-    cdef readonly size_t total_buffered
-
-
-cdef class MethodTable:
-    cdef readonly dict paths
-    cdef readonly frozenset streaming
-    cdef readonly frozenset services
-    cdef bint is_streaming(self, int method) except -1
 
 
 cdef class Request(Waiter):
@@ -32,12 +19,11 @@ cdef class Request(Waiter):
     cdef bytes reply                        # message being sent
     cdef object outbox                      # deque of messages behind it (streaming)
     cdef bytes status_text
-    cdef size_t reply_at, queued, charged, got, need, part_size, part_cap, header_bytes
-    cdef uint8_t* part
+    cdef size_t reply_at, queued, charged, header_bytes
+    cdef Reader reader
     cdef double timeout_s
     cdef int status, reject
-    cdef uint8_t prefix[5]
-    cdef bint streaming, swallow, ended, started, finished, answered, deferred, post, grpc_type, listed
+    cdef bint streaming, swallow, ended, started, finished, answered, deferred, post, grpc_type
     cdef list inbox
     cdef bint input_over, end_told
     cdef PyObject* next_open
@@ -49,12 +35,12 @@ cdef class Request(Waiter):
     cpdef finish(self, int code=*, object text=*)
     cpdef start(self, object on_message=*, object on_end=*, object on_close=*)
     cpdef reset(self, uint32_t code=*)
-    cdef int begin(self, bint with_body) except -1
+    cdef int begin(self) except -1
     cdef int refuse(self, int code, object text) except -1
     cdef int take_data(self, const uint8_t* data, size_t n) except -1
-    cdef int take_partial(self, const uint8_t* data, size_t n) except -1
+    cdef int take_pieces(self, const uint8_t* data, size_t n) except -1
+    cdef int turn_away(self, int code, object text) except -1
     cdef int message_done(self, bytes message) except -1
-    cdef int grow(self, size_t want) except -1
     cdef int input_done(self) except -1
     cdef int header(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1
     cdef int headers_done(self) except -1
@@ -85,7 +71,7 @@ cdef class Session:
     cdef bint last_streaming
     cdef PyObject* current
     cdef PyObject* first_open
-    cdef double resets, controls, seen_at
+    cdef Flood flood
 
     cpdef list feed(self, object data, Py_ssize_t n=*, double now=*)
     cpdef bytes take_output(self, size_t limit=*)
@@ -94,6 +80,7 @@ cdef class Session:
     cpdef close(self)
     cdef int run_events(self) except -1
     cdef int cut_input(self) except -1
+    cdef int drain(self, uint8_t** out, size_t* cap, size_t* size, size_t limit) except -1
     cdef void mark(self) noexcept
     cdef int lookup(self, const uint8_t* path, size_t n, Request req) except -1
     cdef int control(self, bint reset) except -1

@@ -1,44 +1,12 @@
 """HTTP/2 server session and gRPC framing without any I/O."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
+from metastore._core.grpc import Limits as Limits
+from metastore._core.grpc import MethodTable as MethodTable
 from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
-
-class Limits:
-    max_message: int
-    max_concurrent_streams: int
-    max_header_list: int
-    max_buffered: int
-    max_total_buffered: int
-    max_output: int
-    reset_burst: float
-    reset_rate: float
-    control_burst: float
-    control_rate: float
-    total_buffered: int
-    def __init__(
-        self,
-        *,
-        max_message: int = ...,
-        max_concurrent_streams: int = ...,
-        max_header_list: int = ...,
-        max_buffered: int = ...,
-        max_total_buffered: int = ...,
-        max_output: int = ...,
-        reset_burst: float = ...,
-        reset_rate: float = ...,
-        control_burst: float = ...,
-        control_rate: float = ...,
-    ) -> None: ...
-
-class MethodTable:
-    paths: dict[bytes, int]
-    streaming: frozenset[int]
-    services: frozenset[bytes]
-    def __init__(self, paths: dict[bytes, int], streaming: Iterable[bytes] = ()) -> None: ...
-    def unknown(self, path: bytes) -> str: ...
 
 class Request(Waiter):
     session: Session | None
@@ -54,8 +22,6 @@ class Request(Waiter):
     def timeout(self) -> float | None: ...
     @property
     def queued_bytes(self) -> int: ...
-    @property
-    def limits(self) -> Limits | None: ...
     def complete(self, reply: bytes) -> None: ...
     def fail(self, error: MetaStoreError) -> None: ...
     def send(self, message: bytes) -> None: ...
@@ -92,5 +58,3 @@ class Session:
     def unpark(self) -> list[Request]: ...
     def shutdown(self) -> None: ...
     def close(self) -> None: ...
-
-def percent_encode(text: str) -> bytes: ...

@@ -17,141 +17,39 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
+from metastore._core.grpc cimport (
+    H_ENCODING, H_IGNORED, H_METHOD, H_PATH, H_TIMEOUT, H_TYPE, HeaderKind, Limits, MethodTable, PREFIX,
+    READ_COMPRESSED, READ_MESSAGE, READ_PART, READ_TOO_LARGE, ReaderResult, flood_count, flood_pass, header_kind,
+    is_grpc_type, parse_timeout, percent_encode, prefix_length, prefix_write, reader_next, reader_room, reader_take)
 from metastore._core.nghttp2 cimport *
 
 from collections import deque
 
 from metastore import errors
+from metastore._core import grpc as _grpc
 
-# Why a request was turned away while its headers were read (Request.reject).
+# Here too, for it is sessions that need them.
+globals().update(Limits=_grpc.Limits, MethodTable=_grpc.MethodTable)
+
+# Why a request was turned away while its headers were read (Request.reject); 0 when it was not.
 cdef enum:
-    FINE = 0
     BAD_METHOD = 1
     BAD_TYPE = 2
     BAD_ENCODING = 3
     BAD_TIMEOUT = 4
 
 cdef enum:
-    PREFIX = 5                    # gRPC's length prefix: compressed flag, big-endian u32
-    FIRST_PART = 64 * 1024        # first allocation for a message that spans DATA frames
     FRAME_ROOM = 16 * 1024 + 9    # the largest frame nghttp2 makes for us
-    NV_STATIC = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
 
 cdef nghttp2_nv[2] HEAD_OK
 cdef nghttp2_nv[1] TRAILER_OK
-cdef ms_h2_data_provider PROVIDER
 cdef nghttp2_session_callbacks* CALLBACKS = NULL
 cdef nghttp2_option* OPTION = NULL
 cdef uint8_t* SPARE = NULL        # the output buffer all sessions take turns with
 cdef size_t SPARE_SIZE = 0
-
-
-cdef inline void set_nv(nghttp2_nv* nv, const char* name, size_t nlen, const char* value, size_t vlen) noexcept:
-    nv.name = <uint8_t*>name
-    nv.namelen = nlen
-    nv.value = <uint8_t*>value
-    nv.valuelen = vlen
-    nv.flags = NV_STATIC
-
-
-cdef inline bint same(const uint8_t* a, const char* b, size_t n) noexcept:
-    return memcmp(a, b, n) == 0
-
-
-def percent_encode(str text not None) -> bytes:
-    """`text` as a grpc-message value: printable ASCII stays, '%' and all other UTF-8 bytes become %XX."""
-    raw = text.encode("utf-8", "replace")
-    cdef bytes one
-    if raw.isascii() and text.isprintable() and b"%" not in raw:
-        return raw
-    return b"".join([one if 0x20 <= one[0] <= 0x7E and one != b"%" else b"%%%02X" % one[0]
-                     for one in [raw[i:i + 1] for i in range(len(raw))]])
-
-
-cdef double parse_timeout(const uint8_t* p, size_t n) noexcept:
-    """Seconds of a grpc-timeout value (at most 8 digits and a unit), negative when it is none."""
-    cdef double value = 0
-    cdef size_t i
-    if n < 2 or n > 9:
-        return -1
-    for i in range(n - 1):
-        if p[i] < 48 or p[i] > 57:
-            return -1
-        value = value * 10 + (p[i] - 48)
-    cdef uint8_t unit = p[n - 1]
-    if unit == c"S":
-        return value
-    if unit == c"m":
-        return value / 1e3
-    if unit == c"u":
-        return value / 1e6
-    if unit == c"n":
-        return value / 1e9
-    if unit == c"M":
-        return value * 60
-    if unit == c"H":
-        return value * 3600
-    return -1
-
-
-cdef class Limits:
-    """Bounds of the sessions that share this object (and the one sum `total_buffered` they keep in it).
-
-    Sizes in bytes, rates per second. `max_message` bounds one gRPC message, `max_header_list` a request's
-    headers as RFC 9113 6.5.2 counts them, `max_buffered` and `max_total_buffered` the bodies of unanswered
-    requests of one session and of all, `max_output` the reply bytes above which a session delivers no further
-    requests. A client may reset `reset_burst` requests at once and `reset_rate` a second, and send
-    `control_burst`/`control_rate` frames that make us answer (PING, SETTINGS) or do nothing at all (empty DATA).
-    """
-
-    def __init__(self, *, size_t max_message=2 * 1024 * 1024, uint32_t max_concurrent_streams=4096,
-                 size_t max_header_list=32 * 1024, size_t max_buffered=64 * 1024 * 1024,
-                 size_t max_total_buffered=512 * 1024 * 1024, size_t max_output=16 * 1024 * 1024,
-                 double reset_burst=1000, double reset_rate=100, double control_burst=1000,
-                 double control_rate=100):
-        self.max_message = max_message
-        self.max_concurrent_streams = max_concurrent_streams
-        self.max_header_list = max_header_list
-        self.max_buffered = max_buffered
-        self.max_total_buffered = max_total_buffered
-        self.max_output = max_output
-        self.reset_burst = reset_burst
-        self.reset_rate = reset_rate
-        self.control_burst = control_burst
-        self.control_rate = control_rate
-
-
-cdef class MethodTable:
-    """Path -> small int. Methods in `streaming` get their Request at its headers and their messages one by one
-    (bidirectional and client-streaming calls); all others get it with its one message complete."""
-
-    def __init__(self, dict paths not None, streaming=()):
-        for path in paths:
-            if not isinstance(path, bytes) or path[:1] != b"/" or path.count(b"/") != 2:
-                raise ValueError(f"not a gRPC path: {path!r}")
-        unknown = set(streaming) - set(paths)
-        if unknown:
-            raise ValueError(f"streaming methods without an id: {sorted(unknown)!r}")
-        self.paths = dict(paths)
-        self.streaming = frozenset(paths[path] for path in streaming)
-        self.services = frozenset(path[1:path.rindex(b"/")] for path in paths)
-
-    cdef bint is_streaming(self, int method) except -1:
-        return method in self.streaming
-
-    def unknown(self, bytes path not None) -> str:
-        """The text of the UNIMPLEMENTED error for `path` (the words of grpc-go, which clients have seen)."""
-        cdef bytes name = path[1:] if path[:1] == b"/" else path
-        service, slash, method = name.rpartition(b"/")
-        if not slash:
-            return "malformed method name: \"%s\"" % path.decode("utf-8", "replace")
-        text = service.decode("utf-8", "replace")
-        if service in self.services:
-            return "unknown method %s for service %s" % (method.decode("utf-8", "replace"), text)
-        return "unknown service %s" % text
 
 
 @cython.final
@@ -167,7 +65,7 @@ cdef class Request(Waiter):
         self.timeout_s = -1
 
     def __dealloc__(self):
-        free(self.part)
+        reader_next(&self.reader)
 
     @property
     def headers(self):
@@ -184,11 +82,6 @@ cdef class Request(Waiter):
         """Bytes of this call's replies that have not left the session yet."""
         return self.queued
 
-    @property
-    def limits(self):
-        """The Limits of the session, or None once the stream is closed."""
-        return self.session.limits if self.session is not None else None
-
     # ---- answers
 
     cpdef complete(self, object reply):
@@ -201,7 +94,7 @@ cdef class Request(Waiter):
         self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
         self.session.pending_output += self.queued
         self.uncharge()
-        self.begin(True)
+        self.begin()
 
     cpdef fail(self, object error):
         """Answer with the code and text of `error` (a MetaStoreError). A no-op once answered or closed."""
@@ -223,7 +116,7 @@ cdef class Request(Waiter):
         cdef size_t n = PREFIX + <size_t>PyBytes_GET_SIZE(message)
         self.queued += n
         self.session.pending_output += n
-        self.begin(True)
+        self.begin()
 
     cpdef finish(self, int code=0, object text=""):
         """End a streaming reply with a gRPC status; what was sent before goes out first."""
@@ -238,7 +131,7 @@ cdef class Request(Waiter):
         if text:
             self.status_text = percent_encode(text)
         self.uncharge()
-        self.begin(True)
+        self.begin()
 
     cpdef start(self, object on_message=None, object on_end=None, object on_close=None):
         """Take over a streaming call: `on_message(bytes)` for each message, `on_end()` when the client has sent
@@ -248,7 +141,7 @@ cdef class Request(Waiter):
         self.on_end = on_end
         self.on_close = on_close
         if not self.closed and not self.answered:
-            self.begin(True)
+            self.begin()
         self.deliver()
 
     cpdef reset(self, uint32_t code=NGHTTP2_CANCEL):
@@ -260,7 +153,7 @@ cdef class Request(Waiter):
         nghttp2_submit_rst_stream(self.session.h2, NGHTTP2_FLAG_NONE, self.stream_id, code)
         self.session.mark()
 
-    cdef int begin(self, bint with_body) except -1:
+    cdef int begin(self) except -1:
         """Submit the response headers once; wake the data provider up when it was asleep."""
         cdef Session session = self.session
         cdef ms_h2_data_provider provider
@@ -270,8 +163,7 @@ cdef class Request(Waiter):
             provider.read_callback = on_read
             if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 2, &provider) != 0:
                 self.reset(NGHTTP2_INTERNAL_ERROR)
-            if session.controls > 0:
-                session.controls = 0
+            session.flood.controls = 0      # clients measure with PINGs while replies come
         elif self.deferred:
             self.deferred = False
             nghttp2_session_resume_data(session.h2, self.stream_id)
@@ -282,24 +174,20 @@ cdef class Request(Waiter):
     cdef int refuse(self, int code, object text) except -1:
         """An error as the whole answer: headers that are trailers too, or a finish when headers are out."""
         cdef nghttp2_nv[5] nv
-        cdef size_t count = 2
-        cdef bytes number = b"%d" % code
-        cdef bytes message = percent_encode(text)
+        cdef size_t count
         if self.started:
             self.finish(code, text)
             return 0
         self.answered = self.finished = self.started = True
         self.uncharge()
+        cdef bytes number = b"%d" % code, message = percent_encode(text)
         nv[0] = HEAD_OK[0]
         nv[1] = HEAD_OK[1]
         if self.reject == BAD_METHOD:
             set_nv(&nv[0], b":status", 7, b"405", 3)
         elif self.reject == BAD_TYPE:
             set_nv(&nv[0], b":status", 7, b"415", 3)
-        set_nv(&nv[2], b"grpc-status", 11, PyBytes_AS_STRING(number), PyBytes_GET_SIZE(number))
-        set_nv(&nv[3], b"grpc-message", 12, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
-        nv[2].flags = nv[3].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-        count = 4 if message else 3
+        count = 2 + status_nv(&nv[2], number, message)
         if self.reject == BAD_ENCODING:
             set_nv(&nv[count], b"grpc-accept-encoding", 20, b"identity", 8)
             count += 1
@@ -324,11 +212,7 @@ cdef class Request(Waiter):
                 self.reply_at = 0
             size = PyBytes_GET_SIZE(self.reply)
             if self.reply_at < PREFIX:
-                prefix[0] = 0
-                prefix[1] = (size >> 24) & 0xFF
-                prefix[2] = (size >> 16) & 0xFF
-                prefix[3] = (size >> 8) & 0xFF
-                prefix[4] = size & 0xFF
+                prefix_write(prefix, size)
                 part = min(PREFIX - self.reply_at, room - done)
                 memcpy(buf + done, prefix + self.reply_at, part)
                 self.reply_at += part
@@ -353,20 +237,14 @@ cdef class Request(Waiter):
 
     cdef int trailers(self) except -1:
         cdef nghttp2_nv[2] nv
-        cdef bytes number
+        cdef nghttp2_session* h2 = self.session.h2
         cdef int result
+        cdef bytes number
         if self.status == 0 and self.status_text is None:
-            result = nghttp2_submit_trailer(self.session.h2, self.stream_id, TRAILER_OK, 1)
+            result = nghttp2_submit_trailer(h2, self.stream_id, TRAILER_OK, 1)
         else:
             number = b"%d" % self.status
-            set_nv(&nv[0], b"grpc-status", 11, PyBytes_AS_STRING(number), PyBytes_GET_SIZE(number))
-            nv[0].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-            if self.status_text is not None:
-                set_nv(&nv[1], b"grpc-message", 12, PyBytes_AS_STRING(self.status_text),
-                       PyBytes_GET_SIZE(self.status_text))
-                nv[1].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
-            result = nghttp2_submit_trailer(self.session.h2, self.stream_id, nv,
-                                            1 if self.status_text is None else 2)
+            result = nghttp2_submit_trailer(h2, self.stream_id, nv, status_nv(nv, number, self.status_text))
         if result != 0:
             raise MemoryError
         if not self.input_over:
@@ -393,82 +271,48 @@ cdef class Request(Waiter):
         session.limits.total_buffered -= self.charged
         self.charged = 0
 
+    cdef int turn_away(self, int code, object text) except -1:
+        """Refuse the call after the callback; what its client still sends is swallowed."""
+        self.session.rejects.append((self, code, text))
+        self.swallow = True
+        return 0
+
     cdef int take_data(self, const uint8_t* data, size_t n) except -1:
         """DATA payload: the common case is one whole message in one piece."""
         cdef size_t size
         if self.swallow or n == 0:
             return 0
-        if self.got == 0 and n >= PREFIX and data[0] == 0 and (self.body is None or self.streaming):
-            size = (<size_t>data[1] << 24) | (<size_t>data[2] << 16) | (<size_t>data[3] << 8) | data[4]
+        if self.reader.got == 0 and n >= PREFIX and data[0] == 0 and (self.body is None or self.streaming):
+            size = prefix_length(data)
             if size == n - PREFIX and size <= self.session.limits.max_message:
                 if not self.charge(size):
-                    self.session.rejects.append((self, errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default))
-                    self.swallow = True
-                    return 0
+                    return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
                 return self.message_done(PyBytes_FromStringAndSize(<const char*>data + PREFIX, size))
-        return self.take_partial(data, n)
+        return self.take_pieces(data, n)
 
-    cdef int take_partial(self, const uint8_t* data, size_t n) except -1:
+    cdef int take_pieces(self, const uint8_t* data, size_t n) except -1:
+        """DATA payload with a part of a message, or several."""
         cdef size_t part, limit = self.session.limits.max_message
-        cdef list rejects = self.session.rejects
+        cdef ReaderResult found
         while n:
             if self.body is not None and not self.streaming:
-                rejects.append((self, errors.UNIMPLEMENTED, "grpc: more than one message for a unary call"))
-                self.swallow = True
-                return 0
-            if self.got < PREFIX:
-                part = min(PREFIX - self.got, n)
-                memcpy(self.prefix + self.got, data, part)
-                self.got += part
-                data += part
-                n -= part
-                if self.got < PREFIX:
-                    return 0
-                self.need = ((<size_t>self.prefix[1] << 24) | (<size_t>self.prefix[2] << 16)
-                             | (<size_t>self.prefix[3] << 8) | self.prefix[4])
-                self.part_size = 0
-                if self.prefix[0] != 0:
-                    rejects.append((self, errors.INTERNAL,
-                                    "grpc: compressed flag set with identity or empty encoding"))
-                    self.swallow = True
-                    return 0
-                if self.need > limit:
-                    rejects.append((self, errors.RESOURCE_EXHAUSTED,
-                                    "grpc: received message larger than max (%d vs. %d)" % (self.need, limit)))
-                    self.swallow = True
-                    return 0
-            part = min(self.need - self.part_size, n)
-            if part:
+                return self.turn_away(errors.UNIMPLEMENTED, "grpc: more than one message for a unary call")
+            found = reader_take(&self.reader, &data, &n, limit)
+            if found == READ_PART:
+                part = min(self.reader.need - self.reader.size, n)
                 if not self.charge(part):
-                    rejects.append((self, errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default))
-                    self.swallow = True
-                    return 0
-                self.grow(self.part_size + part)
-                memcpy(self.part + self.part_size, data, part)
-                self.part_size += part
-                data += part
-                n -= part
-            if self.part_size == self.need:
-                self.message_done(PyBytes_FromStringAndSize(<const char*>self.part, self.need))
-                free(self.part)
-                self.part = NULL
-                self.part_cap = 0
-                self.got = 0
-        return 0
-
-    cdef int grow(self, size_t want) except -1:
-        """Room for `want` bytes of the message, never more than it was announced to have."""
-        cdef size_t cap = self.part_cap
-        cdef uint8_t* moved
-        if want <= cap:
-            return 0
-        cap = max(cap * 2, want, <size_t>FIRST_PART)
-        cap = min(cap, self.need)
-        moved = <uint8_t*>realloc(self.part, cap)
-        if moved == NULL:
-            raise MemoryError
-        self.part = moved
-        self.part_cap = cap
+                    return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
+                if not reader_room(&self.reader, part):
+                    raise MemoryError
+                found = reader_take(&self.reader, &data, &n, limit)
+            if found == READ_MESSAGE:
+                self.message_done(PyBytes_FromStringAndSize(<const char*>self.reader.part, self.reader.need))
+                reader_next(&self.reader)
+            elif found == READ_COMPRESSED:
+                return self.turn_away(errors.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
+            elif found == READ_TOO_LARGE:
+                return self.turn_away(errors.RESOURCE_EXHAUSTED, "grpc: received message larger than max (%d vs. %d)"
+                                      % (self.reader.need, limit))
         return 0
 
     cdef int message_done(self, bytes message) except -1:
@@ -486,73 +330,61 @@ cdef class Request(Waiter):
         self.input_over = True
         if self.swallow:
             return 0
-        if self.got != 0:
-            self.session.rejects.append((self, errors.INTERNAL, "grpc: message cut short by the end of the stream"))
-            self.swallow = True
-        elif self.streaming:
+        if self.reader.got != 0:
+            return self.turn_away(errors.INTERNAL, "grpc: message cut short by the end of the stream")
+        if self.streaming:
             self.ended = True
             self.session.events.append(self)
         elif self.body is None:
-            self.session.rejects.append((self, errors.UNIMPLEMENTED, "grpc: no message for a unary call"))
-            self.swallow = True
+            return self.turn_away(errors.UNIMPLEMENTED, "grpc: no message for a unary call")
         else:
             self.session.ready.append(self)
         return 0
 
     cdef int header(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1:
-        if nlen == 5 and same(name, b":path", 5):
+        cdef HeaderKind kind = header_kind(name, nlen)
+        if kind == H_IGNORED:
+            return 0
+        if kind == H_PATH:
             return self.session.lookup(value, vlen, self)
-        if nlen == 7 and (same(name, b":scheme", 7) or same(name, b":method", 7)):
-            if name[1] == c"m":
-                self.post = vlen == 4 and same(value, b"POST", 4)
-            return 0
-        if nlen == 12 and same(name, b"content-type", 12):
-            self.grpc_type = vlen >= 16 and same(value, b"application/grpc", 16) and (
-                vlen == 16 or value[16] == c"+" or value[16] == c";")
-            return 0
-        if nlen == 12 and same(name, b"grpc-timeout", 12):
+        if kind == H_METHOD:
+            self.post = vlen == 4 and memcmp(value, b"POST", 4) == 0
+        elif kind == H_TYPE:
+            self.grpc_type = is_grpc_type(value, vlen)
+        elif kind == H_TIMEOUT:
             self.timeout_s = parse_timeout(value, vlen)
             if self.timeout_s < 0:
                 self.reject = BAD_TIMEOUT
-            return 0
-        if nlen == 13 and same(name, b"grpc-encoding", 13):
-            if not (vlen == 8 and same(value, b"identity", 8)):
+        elif kind == H_ENCODING:
+            if vlen != 8 or memcmp(value, b"identity", 8) != 0:
                 self.reject = BAD_ENCODING
                 self.context = (<const char*>value)[:vlen]
-            return 0
-        if ((nlen == 10 and (same(name, b":authority", 10) or same(name, b"user-agent", 10)))
-                or (nlen == 2 and same(name, b"te", 2))
-                or (nlen == 14 and same(name, b"content-length", 14))
-                or (nlen == 20 and same(name, b"grpc-accept-encoding", 20))):
-            return 0
-        if self.extra is None:
-            self.extra = []
-        self.extra.append(((<const char*>name)[:nlen], (<const char*>value)[:vlen]))
+        else:
+            if self.extra is None:
+                self.extra = []
+            self.extra.append(((<const char*>name)[:nlen], (<const char*>value)[:vlen]))
         return 0
 
     cdef int headers_done(self) except -1:
         """All headers are in: decide whether this call is taken at all."""
-        cdef list rejects = self.session.rejects
         if not self.post:
             self.reject = BAD_METHOD
-            rejects.append((self, errors.INTERNAL, "grpc: the request's :method must be POST"))
-        elif not self.grpc_type:
+            return self.turn_away(errors.INTERNAL, "grpc: the request's :method must be POST")
+        if not self.grpc_type:
             self.reject = BAD_TYPE
-            rejects.append((self, errors.INVALID_ARGUMENT, "grpc: the request's content-type must be application/grpc"))
-        elif self.reject == BAD_TIMEOUT:
-            rejects.append((self, errors.INTERNAL, "grpc: malformed grpc-timeout"))
-        elif self.method < 0:
-            rejects.append((self, errors.UNIMPLEMENTED, self.session.methods.unknown(self.path)))
-        elif self.reject == BAD_ENCODING:
-            rejects.append((self, errors.UNIMPLEMENTED,
-                            'grpc: Decompressor is not installed for grpc-encoding "%s"'
-                            % self.context.decode("utf-8", "replace")))
+            return self.turn_away(errors.INVALID_ARGUMENT,
+                                  "grpc: the request's content-type must be application/grpc")
+        if self.reject == BAD_TIMEOUT:
+            return self.turn_away(errors.INTERNAL, "grpc: malformed grpc-timeout")
+        if self.method < 0:
+            return self.turn_away(errors.UNIMPLEMENTED, self.session.methods.unknown(self.path))
+        if self.reject == BAD_ENCODING:
+            name = self.context.decode("utf-8", "replace")
             self.context = None
-        else:
-            if self.streaming:
-                self.session.ready.append(self)
-            return 0
-        self.swallow = True
+            return self.turn_away(errors.UNIMPLEMENTED,
+                                  'grpc: Decompressor is not installed for grpc-encoding "%s"' % name)
+        if self.streaming:
+            self.session.ready.append(self)
         return 0
 
     # ---- life of the stream
@@ -565,9 +397,12 @@ cdef class Request(Waiter):
             self.inbox = None
             if self.session is not None:
                 self.uncharge()
-            for message in inbox:
-                if self.on_message is not None:
-                    self.on_message(message)
+            try:
+                for message in inbox:
+                    if self.on_message is not None:
+                        self.on_message(message)
+            except errors.ApiError as error:
+                self.fail(error)
         if self.ended and not self.end_told and self.on_end is not None:
             self.end_told = True
             self.on_end()
@@ -587,8 +422,7 @@ cdef class Request(Waiter):
         self.queued = 0
         self.reply = None
         self.outbox = None
-        free(self.part)
-        self.part = NULL
+        reader_next(&self.reader)
         if self.prev_open != NULL:
             (<Request>self.prev_open).next_open = self.next_open
         else:
@@ -667,9 +501,8 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
                 session.control(False)
         elif kind == NGHTTP2_RST_STREAM:
             session.control(True)
-        elif (kind == NGHTTP2_PING or kind == NGHTTP2_SETTINGS) and not frame.hd.flags & NGHTTP2_FLAG_ACK:
-            session.control(False)
-        elif kind == NGHTTP2_PRIORITY:
+        elif kind == NGHTTP2_PRIORITY or (
+                (kind == NGHTTP2_PING or kind == NGHTTP2_SETTINGS) and not frame.hd.flags & NGHTTP2_FLAG_ACK):
             session.control(False)
     except Exception as error:
         session.give_up(error)
@@ -729,11 +562,7 @@ cdef class Session:
         self.methods = methods
         self.limits = Limits() if limits is None else limits
         self.dirty = [] if dirty is None else dirty
-        self.ready = []
-        self.rejects = []
-        self.events = []
-        self.parked = []
-        self.half = []
+        self.ready, self.rejects, self.events, self.parked, self.half = [], [], [], [], []
         self.last_method = -1
         if nghttp2_session_server_new2(&self.h2, CALLBACKS, <void*>self, OPTION) != 0:
             raise MemoryError
@@ -796,12 +625,7 @@ cdef class Session:
 
     cdef int control(self, bint reset) except -1:
         """Count a frame that costs us and gains nobody anything; too many of them end the connection."""
-        cdef Limits limits = self.limits
-        if reset:
-            self.resets += 1
-        else:
-            self.controls += 1
-        if self.resets > limits.reset_burst or self.controls > limits.control_burst:
+        if flood_count(&self.flood, self.limits, reset):
             nghttp2_session_terminate_session(self.h2, NGHTTP2_ENHANCE_YOUR_CALM)
             self.error = "flood of %s frames" % ("RST_STREAM" if reset else "control")
         return 0
@@ -816,10 +640,7 @@ cdef class Session:
         cdef list ready
         if self.h2 == NULL or self.failed:
             return []
-        if now > self.seen_at:
-            self.resets = max(0.0, self.resets - (now - self.seen_at) * self.limits.reset_rate)
-            self.controls = max(0.0, self.controls - (now - self.seen_at) * self.limits.control_rate)
-            self.seen_at = now
+        flood_pass(&self.flood, self.limits, now)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         if n < 0 or n > view.len:
             n = view.len
@@ -863,20 +684,36 @@ cdef class Session:
     cpdef bytes take_output(self, size_t limit=1024 * 1024):
         """Bytes to send now, about `limit` of them at most; empty when there is nothing (more)."""
         global SPARE, SPARE_SIZE
-        cdef const uint8_t* piece
-        cdef ms_h2_ssize got
-        cdef size_t size = 0, cap
-        cdef uint8_t* out
-        cdef uint8_t* moved
+        cdef uint8_t* out = SPARE
+        cdef size_t cap = SPARE_SIZE, size = 0
+        cdef bytes taken
         self.in_dirty = False
         if self.h2 == NULL or self.busy:
             return b""
-        out = SPARE
-        cap = SPARE_SIZE
         SPARE = NULL
         SPARE_SIZE = 0
         self.busy = True
-        while size < limit:
+        try:
+            self.drain(&out, &cap, &size, limit)
+            taken = PyBytes_FromStringAndSize(<const char*>out, <Py_ssize_t>size) if size else b""
+        finally:
+            self.busy = False
+            if SPARE == NULL:
+                SPARE = out
+                SPARE_SIZE = cap
+            else:
+                free(out)
+        self.taken += size
+        if self.events:
+            self.run_events()
+        return taken
+
+    cdef int drain(self, uint8_t** out, size_t* cap, size_t* size, size_t limit) except -1:
+        """Copy nghttp2's frames, each of which is valid until the next call only, into one buffer."""
+        cdef const uint8_t* piece
+        cdef ms_h2_ssize got
+        cdef uint8_t* moved
+        while size[0] < limit:
             got = ms_h2_mem_send(self.h2, &piece)
             if got < 0:
                 self.give_up((<const char*>nghttp2_strerror(<int>got)).decode("ascii"))
@@ -886,27 +723,16 @@ cdef class Session:
                     break
                 self.cut_input()
                 continue
-            if size + <size_t>got > cap:
-                cap = max(cap * 2, size + <size_t>got, <size_t>(4 * FRAME_ROOM))
-                moved = <uint8_t*>realloc(out, cap)
+            if size[0] + <size_t>got > cap[0]:
+                cap[0] = max(cap[0] * 2, size[0] + <size_t>got, <size_t>(4 * FRAME_ROOM))
+                moved = <uint8_t*>realloc(out[0], cap[0])
                 if moved == NULL:
-                    self.give_up("out of memory")
-                    break
-                out = moved
-            memcpy(out + size, piece, <size_t>got)
-            size += <size_t>got
-        self.busy = False
-        self.taken += size
-        try:
-            return PyBytes_FromStringAndSize(<const char*>out, <Py_ssize_t>size) if size else b""
-        finally:
-            if SPARE == NULL:
-                SPARE = out
-                SPARE_SIZE = cap
-            else:
-                free(out)
-            if self.events:
-                self.run_events()
+                    cap[0] = 0
+                    raise MemoryError
+                out[0] = moved
+            memcpy(out[0] + size[0], piece, <size_t>got)
+            size[0] += <size_t>got
+        return 0
 
     cdef int cut_input(self) except -1:
         """End the streams that are answered while their client still sends (RFC 9113 8.1). Only after the answer
@@ -952,10 +778,7 @@ cdef class Session:
             told.append(req)
         nghttp2_session_del(self.h2)
         self.h2 = NULL
-        self.parked = []
-        self.rejects = []
-        self.events = []
-        self.half = []
+        self.rejects, self.events, self.parked, self.half = [], [], [], []
         for req in told:
             req.deliver()
 

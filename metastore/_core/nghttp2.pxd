@@ -1,6 +1,7 @@
 """The part of libnghttp2 that the HTTP/2 session uses. Callbacks run with the GIL held: they are called
 only from `mem_recv` and `mem_send`, which the session calls with it."""
 
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 
@@ -115,3 +116,23 @@ cdef extern from "h2_compat.h":
     int ms_h2_submit_response(
         nghttp2_session*, int32_t, const nghttp2_nv*, size_t, const ms_h2_data_provider*)
     const char* nghttp2_strerror(int)
+
+
+cdef inline void set_nv(nghttp2_nv* nv, const char* name, size_t nlen, const char* value, size_t vlen) noexcept:
+    """A header whose name and value nghttp2 need not copy: they are constants."""
+    nv.name = <uint8_t*>name
+    nv.namelen = nlen
+    nv.value = <uint8_t*>value
+    nv.valuelen = vlen
+    nv.flags = NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+
+
+cdef inline size_t status_nv(nghttp2_nv* nv, bytes number, bytes message) noexcept:
+    """grpc-status, and grpc-message where there is one; how many that are. nghttp2 copies the values."""
+    set_nv(&nv[0], b"grpc-status", 11, PyBytes_AS_STRING(number), PyBytes_GET_SIZE(number))
+    nv[0].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+    if not message:
+        return 1
+    set_nv(&nv[1], b"grpc-message", 12, PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message))
+    nv[1].flags = NGHTTP2_NV_FLAG_NO_COPY_NAME
+    return 2

@@ -1,0 +1,65 @@
+from libc.stdint cimport uint8_t, uint32_t
+
+cdef enum:
+    PREFIX = 5                    # gRPC's length prefix: compressed flag, big-endian u32
+
+# The headers of a request that mean something to the session.
+cdef enum HeaderKind:
+    H_OTHER
+    H_IGNORED
+    H_METHOD
+    H_PATH
+    H_TYPE
+    H_TIMEOUT
+    H_ENCODING
+
+# What reader_take found.
+cdef enum ReaderResult:
+    READ_MORE = 0                 # all taken, the message is not complete
+    READ_MESSAGE = 1              # a message: reader.part[0:reader.need]; call reader_next before going on
+    READ_PART = 2                 # room for `reader.want` bytes of the message must be granted: reader_room
+    READ_COMPRESSED = 3
+    READ_TOO_LARGE = 4
+
+
+# Joins one gRPC message that comes in pieces. Zero-filled is empty.
+cdef struct Reader:
+    uint8_t[5] prefix
+    uint8_t* part
+    size_t got                    # bytes of the prefix
+    size_t need                   # announced length
+    size_t size                   # bytes of the message so far
+    size_t cap
+
+cdef class Limits:
+    cdef readonly size_t max_message, max_header_list, max_buffered, max_total_buffered, max_output
+    cdef readonly uint32_t max_concurrent_streams
+    cdef readonly double reset_burst, reset_rate, control_burst, control_rate
+    cdef public size_t total_buffered
+
+
+# What a client sent that costs us and gains nobody anything; both counts decay with time.
+cdef struct Flood:
+    double resets
+    double controls
+    double seen_at
+
+cdef void flood_pass(Flood* f, Limits limits, double now) noexcept
+cdef bint flood_count(Flood* f, Limits limits, bint reset) noexcept
+cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t limit) noexcept
+cdef bint reader_room(Reader* r, size_t more) noexcept
+cdef void reader_next(Reader* r) noexcept
+
+cdef size_t prefix_length(const uint8_t* p) noexcept
+cdef void prefix_write(uint8_t* p, size_t n) noexcept
+cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept
+cdef double parse_timeout(const uint8_t* p, size_t n) noexcept
+cdef bint is_grpc_type(const uint8_t* value, size_t n) noexcept
+cpdef bytes percent_encode(str text)
+
+
+cdef class MethodTable:
+    cdef readonly dict paths
+    cdef readonly frozenset streaming
+    cdef readonly frozenset services
+    cdef bint is_streaming(self, int method) except -1

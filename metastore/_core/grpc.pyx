@@ -1,0 +1,215 @@
+"""Words of the gRPC wire protocol (gRPC over HTTP2, PROTOCOL-HTTP2.md): message prefix, header names, timeouts,
+status texts, paths; and the bounds of a session. Pure."""
+
+from libc.stdint cimport uint8_t, uint32_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memcpy
+
+cdef enum:
+    FIRST_PART = 64 * 1024        # first allocation for a message that spans DATA frames
+
+
+cdef size_t prefix_length(const uint8_t* p) noexcept:
+    """Length that a prefix announces."""
+    return (<size_t>p[1] << 24) | (<size_t>p[2] << 16) | (<size_t>p[3] << 8) | p[4]
+
+
+cdef void prefix_write(uint8_t* p, size_t n) noexcept:
+    """The prefix of an uncompressed message of `n` bytes (under 4 GiB)."""
+    p[0] = 0
+    p[1] = (n >> 24) & 0xFF
+    p[2] = (n >> 16) & 0xFF
+    p[3] = (n >> 8) & 0xFF
+    p[4] = n & 0xFF
+
+
+cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t limit) noexcept:
+    """Take from `data` what belongs to the message under way, moving the pointer on.
+
+    READ_PART asks for reader_room with the bytes at hand before they are taken: the caller counts them first.
+    """
+    cdef size_t part
+    if r.got < PREFIX:
+        part = min(PREFIX - r.got, n[0])
+        memcpy(r.prefix + r.got, data[0], part)
+        r.got += part
+        data[0] += part
+        n[0] -= part
+        if r.got < PREFIX:
+            return READ_MORE
+        r.need = prefix_length(r.prefix)
+        r.size = 0
+        if r.prefix[0] != 0:
+            return READ_COMPRESSED
+        if r.need > limit:
+            return READ_TOO_LARGE
+    part = min(r.need - r.size, n[0])
+    if r.size + part > r.cap:
+        return READ_PART
+    memcpy(r.part + r.size, data[0], part)
+    r.size += part
+    data[0] += part
+    n[0] -= part
+    return READ_MESSAGE if r.size == r.need else READ_MORE
+
+
+cdef bint reader_room(Reader* r, size_t more) noexcept:
+    """Room for `more` bytes of the message, never for more than it announced; False without memory."""
+    cdef size_t want = min(r.size + more, r.need)
+    cdef size_t cap = min(max(r.cap * 2, want, <size_t>FIRST_PART), r.need)
+    cdef uint8_t* moved = <uint8_t*>realloc(r.part, cap)
+    if moved == NULL:
+        return False
+    r.part = moved
+    r.cap = cap
+    return True
+
+
+cdef void reader_next(Reader* r) noexcept:
+    """Forget the message, be ready for the next prefix."""
+    free(r.part)
+    r.part = NULL
+    r.got = r.need = r.size = r.cap = 0
+
+
+cdef void flood_pass(Flood* f, Limits limits, double now) noexcept:
+    """Let the counts decay to `now` (monotonic seconds)."""
+    if now > f.seen_at:
+        f.resets = max(0.0, f.resets - (now - f.seen_at) * limits.reset_rate)
+        f.controls = max(0.0, f.controls - (now - f.seen_at) * limits.control_rate)
+        f.seen_at = now
+
+
+cdef bint flood_count(Flood* f, Limits limits, bint reset) noexcept:
+    """Count one more; whether that is too many."""
+    if reset:
+        f.resets += 1
+    else:
+        f.controls += 1
+    return f.resets > limits.reset_burst or f.controls > limits.control_burst
+
+
+cdef inline bint same(const uint8_t* a, const char* b, size_t n) noexcept:
+    return memcmp(a, b, n) == 0
+
+
+cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept:
+    """Which header `name` is, by its length first."""
+    if n == 5 and same(name, b":path", 5):
+        return H_PATH
+    if n == 7:
+        if same(name, b":method", 7):
+            return H_METHOD
+        if same(name, b":scheme", 7):
+            return H_IGNORED
+    elif n == 12:
+        if same(name, b"content-type", 12):
+            return H_TYPE
+        if same(name, b"grpc-timeout", 12):
+            return H_TIMEOUT
+    elif n == 10 and (same(name, b":authority", 10) or same(name, b"user-agent", 10)):
+        return H_IGNORED
+    elif n == 13 and same(name, b"grpc-encoding", 13):
+        return H_ENCODING
+    elif ((n == 2 and same(name, b"te", 2)) or (n == 14 and same(name, b"content-length", 14))
+            or (n == 20 and same(name, b"grpc-accept-encoding", 20))):
+        return H_IGNORED
+    return H_OTHER
+
+
+cdef bint is_grpc_type(const uint8_t* value, size_t n) noexcept:
+    """Whether a content-type is gRPC's, with or without a message format; grpc-web is another protocol."""
+    return n >= 16 and same(value, b"application/grpc", 16) and (n == 16 or value[16] == c"+" or value[16] == c";")
+
+
+cpdef bytes percent_encode(str text):
+    """`text` as a grpc-message value: printable ASCII stays, '%' and all other UTF-8 bytes become %XX."""
+    raw = text.encode("utf-8", "replace")
+    cdef bytes one
+    if raw.isascii() and text.isprintable() and b"%" not in raw:
+        return raw
+    return b"".join([one if 0x20 <= one[0] <= 0x7E and one != b"%" else b"%%%02X" % one[0]
+                     for one in [raw[i:i + 1] for i in range(len(raw))]])
+
+
+cdef double parse_timeout(const uint8_t* p, size_t n) noexcept:
+    """Seconds of a grpc-timeout value (at most 8 digits and a unit), negative when it is none."""
+    cdef double value = 0
+    cdef size_t i
+    if n < 2 or n > 9:
+        return -1
+    for i in range(n - 1):
+        if p[i] < 48 or p[i] > 57:
+            return -1
+        value = value * 10 + (p[i] - 48)
+    cdef uint8_t unit = p[n - 1]
+    if unit == c"S":
+        return value
+    if unit == c"m":
+        return value / 1e3
+    if unit == c"u":
+        return value / 1e6
+    if unit == c"n":
+        return value / 1e9
+    if unit == c"M":
+        return value * 60
+    if unit == c"H":
+        return value * 3600
+    return -1
+
+
+cdef class Limits:
+    """Bounds of the sessions that share this object (and the one sum `total_buffered` they keep in it).
+
+    Sizes in bytes, rates per second. `max_message` bounds one gRPC message, `max_header_list` a request's
+    headers as RFC 9113 6.5.2 counts them, `max_buffered` and `max_total_buffered` the bodies of unanswered
+    requests of one session and of all, `max_output` the reply bytes above which a session delivers no further
+    requests. A client may reset `reset_burst` requests at once and `reset_rate` a second, and send
+    `control_burst`/`control_rate` frames that make us answer (PING, SETTINGS) or do nothing at all (empty DATA).
+    """
+
+    def __init__(self, *, size_t max_message=2 * 1024 * 1024, uint32_t max_concurrent_streams=4096,
+                 size_t max_header_list=32 * 1024, size_t max_buffered=64 * 1024 * 1024,
+                 size_t max_total_buffered=512 * 1024 * 1024, size_t max_output=16 * 1024 * 1024,
+                 double reset_burst=1000, double reset_rate=100, double control_burst=1000,
+                 double control_rate=100):
+        self.max_message = max_message
+        self.max_concurrent_streams = max_concurrent_streams
+        self.max_header_list = max_header_list
+        self.max_buffered = max_buffered
+        self.max_total_buffered = max_total_buffered
+        self.max_output = max_output
+        self.reset_burst = reset_burst
+        self.reset_rate = reset_rate
+        self.control_burst = control_burst
+        self.control_rate = control_rate
+
+
+cdef class MethodTable:
+    """Path -> small int. Methods in `streaming` get their Request at its headers and their messages one by one
+    (bidirectional and client-streaming calls); all others get it with its one message complete."""
+
+    def __init__(self, dict paths not None, streaming=()):
+        for path in paths:
+            if not isinstance(path, bytes) or path[:1] != b"/" or path.count(b"/") != 2:
+                raise ValueError(f"not a gRPC path: {path!r}")
+        unknown = set(streaming) - set(paths)
+        if unknown:
+            raise ValueError(f"streaming methods without an id: {sorted(unknown)!r}")
+        self.paths = dict(paths)
+        self.streaming = frozenset(paths[path] for path in streaming)
+        self.services = frozenset(path[1:path.rindex(b"/")] for path in paths)
+
+    cdef bint is_streaming(self, int method) except -1:
+        return method in self.streaming
+
+    def unknown(self, bytes path not None) -> str:
+        """The text of the UNIMPLEMENTED error for `path` (the words of grpc-go, which clients have seen)."""
+        cdef bytes name = path[1:] if path[:1] == b"/" else path
+        service, slash, method = name.rpartition(b"/")
+        if not slash:
+            return "malformed method name: \"%s\"" % path.decode("utf-8", "replace")
+        text = service.decode("utf-8", "replace")
+        if service in self.services:
+            return "unknown method %s for service %s" % (method.decode("utf-8", "replace"), text)
+        return "unknown service %s" % text
