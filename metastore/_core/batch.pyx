@@ -495,7 +495,7 @@ cdef class BatchProposer:
         return batch.first if batch.closed else batch.first + self.max_delay
 
     def stats(self):
-        """Counters since the start (dict of int): batches, ops, bytes, refused, and the batches by the reason of their flush."""
+        """Counters since the start (dict of int): batches, ops, bytes, refused, and batches by the reason of flushing."""
         cdef dict found = {"batches": self._batches_out, "ops": self._ops_out, "bytes": self._bytes_out,
                            "refused": self._refused}
         for at, name in enumerate(REASONS):

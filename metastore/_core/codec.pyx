@@ -51,7 +51,7 @@ cdef class PayloadCodec:
             self._flag = codec.flag
 
     cpdef bytes encode(self, bytes data):
-        """Flag byte + data, compressed if it is long enough and gets shorter by it. RequestTooLarge over max_decoded."""
+        """Flag byte + data, compressed if it is long enough and that pays. RequestTooLarge over max_decoded."""
         if data is None:
             raise TypeError("data must be bytes")
         return self._encode(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)

@@ -111,8 +111,8 @@ cdef class Operation:
 
     def __repr__(self):
         return (f"Operation(kind={self.kind}, request_id={self.request_id}, user={self.user!r}, "
-                f"auth_rev={self.auth_rev}, lease_id={self.lease_id}, wall_ms={self.wall_ms},
-                request={self.request!r})")
+                f"auth_rev={self.auth_rev}, lease_id={self.lease_id}, wall_ms={self.wall_ms}, "
+                f"request={self.request!r})")
 
 
 def encode_op(uint8_t kind, uint64_t request_id, bytes request not None, *, bytes user not None=b"",
