@@ -113,12 +113,14 @@ class Driver:
 
     def on_disk(self, now: float) -> None:
         """The log finished a group: report what is durable, then go on. Raises DiskFailed if it failed."""
-        self._durable(self.log.poll())
+        # The log does not go on by itself: what gathered meanwhile is to be in the very next group.
+        self._durable(self.log.poll(start=False))
         self.pump(now)
+        self.log.submit()
 
     def tick(self, now: float) -> None:
         """One Raft tick: elections and heartbeats, timeouts, the marker of an idle log."""
-        self.raw.tick()
+        self.raw.tick(now)
         self._expire(now)
         if not self._marked and self.log.idle and not self.proposer.queued and (
             self.stopping or now - self._last_append >= self.idle_mark_after

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
-import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from . import errors, storage
 from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
-from ._core.h2 import Limits, MethodTable
+from ._core.h2 import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
 from ._core.raftpb import ConfState, RaftConfig
-from .api import services
+from ._core.waiter import Waiter
+from .api import make_services
+from .api.pages import Pages
 from .codecs import load as load_codec
 from .config import Config
 from .conn import ConnLimits, Listener
@@ -33,12 +35,14 @@ from .storage.wal import Wal
 log = logging.getLogger("metastore.node")
 
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
+ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
-STOP_GRACE = 0.3  # seconds for the last replies to leave after a drain
+ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
+GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
-class BootStorage:
-    """The log as the Raft core wants it at start: the write-ahead log plus the membership it does not decode."""
+class RaftStorage:
+    """The log as the Raft core wants it: the write-ahead log plus the membership, which that does not decode."""
 
     def __init__(self, wal: Wal, conf_state: ConfState) -> None:
         self._conf_state = conf_state
@@ -91,6 +95,10 @@ class Server:
                 self.driver.abandon(errors.Stopped)
                 self.listener.flush_dirty()
                 raise
+
+    def _close_wal(self) -> None:
+        """Clean end of the log; after a failed disk there is nothing left to be said to it."""
+        with contextlib.suppress(errors.DiskFailed):
             self.wal.close()
 
     def _open_disk(self) -> None:
@@ -103,13 +111,10 @@ class Server:
             self.data_dir.wal,
             segment_size=config.wal.segment_size,
             group_commit=config.wal.group_commit,
-            reserve=config.limits.wal_reserve,
             metadata=fresh.encode(),
             failpoints=self.failpoints,
         )
-        self.closing.callback(self.wal.abort)
-        for line in self.wal.report:
-            log.warning("recovery: %s", line)
+        self.closing.callback(self._close_wal)
         self.identity = Identity.decode(self.wal.metadata)
 
     def _open_state(self) -> None:
@@ -132,8 +137,10 @@ class Server:
             limits.max_inflight_bytes,
             config.raft.enable_batch_proposal,
         )
+        # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
+        self.space_wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
-        self.raw = RawNode(self._raft_config(), BootStorage(self.wal, self._conf_state()))
+        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self._conf_state()))
         self.driver = Driver(
             self.raw,
             self.wal,
@@ -162,10 +169,11 @@ class Server:
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
-        self.services = services(self)
-        self.method_table = MethodTable(self.services.paths, streaming=self.services.streaming)
+        self.services, self.health = make_services(self)
+        self.method_table = self.services.method_table
+        self.pages = Pages(self)
         self.limits = Limits(
-            max_message=limits.max_request_bytes + 512 * 1024,
+            max_message=limits.max_request_bytes + GRPC_OVERHEAD,
             max_header_list=limits.max_header_bytes,
             max_concurrent_streams=limits.max_concurrent_streams,
         )
@@ -185,17 +193,16 @@ class Server:
 
     def handle(self, requests: list[Any]) -> None:
         """Requests that came in on one connection."""
-        others = self.kv.handle(requests, self.loop.now())
-        for request in others:
-            self.services.handle(request)
+        for request in self.kv.handle(requests, self.loop.now()):
+            self.services.dispatch(request)
 
-    def call(self, method: str, body: bytes, waiter: Any) -> None:
+    def call(self, method: str, body: bytes, waiter: Waiter) -> None:
         """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction")."""
         self.kv.call(method, body, waiter, self.loop.now())
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         """One HTTP/1.1 request."""
-        return self.services.page(method, path, headers, body)
+        return self.pages.http(method, path, headers, body)
 
     def _on_disk(self, _events: int) -> None:
         self.driver.on_disk(self.loop.now())
@@ -209,7 +216,7 @@ class Server:
         self.listener.flush_dirty()
         if self.driver.backlog:
             self._again()
-        self._balance(now)
+        self._balance()
         if self.store.sweep_pending and not self.sweeping:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
@@ -225,8 +232,8 @@ class Server:
     def _clear_again(self) -> None:
         self.again_posted = False
 
-    def _balance(self, now: float) -> None:
-        """Timers of the batch, back pressure, space."""
+    def _balance(self) -> None:
+        """The batch's timer, back pressure, space."""
         proposer = self.proposer
         due = proposer.next_deadline()
         if due is not None and self.batch_timer is None:
@@ -240,6 +247,25 @@ class Server:
             held_bytes * 2 < limits.max_inflight_bytes
         ):
             self.listener.resume_all()
+        self._watch_space()
+
+    def _watch_space(self) -> None:
+        """Refuse writes while the log has no room for all that may be in flight, before they enter any queue."""
+        if self.wal.room(self.space_wanted):
+            if self.full:
+                self.full = False
+                log.warning("there is room in the log again: writes are accepted")
+                self.kv.refuse_writes(None)
+        elif not self.full:
+            self.full = True
+            log.error("no room for the log in %s: writes are refused until there is", self.data_dir.path)
+            self.kv.refuse_writes(errors.NoSpace())
+            self.loop.call_later(SPACE_RETRY, self._retry_space)
+
+    def _retry_space(self) -> None:
+        if self.full:
+            self.wal.retry_room()
+            self.loop.call_later(SPACE_RETRY, self._retry_space)
 
     def _batch_due(self) -> None:
         self.batch_timer = None
@@ -288,6 +314,7 @@ class Server:
         self.draining = True
         self.drain_until = self.loop.now() + self.config.limits.drain_timeout
         self.kv.refuse(errors.Stopped())
+        self.health.shutdown()
         self.driver.stop()
         self.listener.shutdown()
         self.loop.call_at(self.drain_until, lambda: None)
@@ -299,3 +326,124 @@ class Server:
         self.driver.abandon(errors.Stopped)
         self.listener.flush_dirty()
         self.loop.stop()
+
+    # ---- what the services see (api.NodeView)
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self.config.node.name
+
+    @property
+    def member_id(self) -> int:
+        """This member's id."""
+        return self.identity.member_id
+
+    @property
+    def cluster_id(self) -> int:
+        """The cluster's id."""
+        return self.identity.cluster_id
+
+    @property
+    def revision(self) -> int:
+        """The store's revision."""
+        return int(self.store.revision)
+
+    @property
+    def raft_term(self) -> int:
+        """The Raft term."""
+        return self.driver.term
+
+    @property
+    def raft_index(self) -> int:
+        """Index of the last committed entry."""
+        return int(self.raw.status().commit)
+
+    @property
+    def applied_index(self) -> int:
+        """Index of the last applied entry."""
+        return int(self.applier.applied_index)
+
+    @property
+    def leader_id(self) -> int:
+        """The leader's member id; 0 while none is known."""
+        return self.driver.leader_id
+
+    @property
+    def db_size(self) -> int:
+        """Bytes the engine takes."""
+        return int(self.engine.size())
+
+    @property
+    def db_size_in_use(self) -> int:
+        """Bytes of it that are in use; the memory engine gives back the rest at once."""
+        return int(self.engine.size())
+
+    @property
+    def client_addresses(self) -> tuple[str, ...]:
+        """What the client port listens on, port 0 resolved."""
+        return tuple(self.listener.bound)
+
+    def members(self) -> Iterable[Member]:
+        """The members; our own with the addresses its clients should use."""
+        urls = tuple(f"http://{where}" for where in self.config.advertise.client or self.listener.bound)
+        for member in self.identity.members:
+            yield dataclasses.replace(member, client_urls=urls) if member.id == self.member_id else member
+
+    def alarms(self) -> Iterable[tuple[int, int]]:
+        """(member id, alarm): NOSPACE while writes are refused for it."""
+        return [(self.member_id, ALARM_NOSPACE)] if self.full else []
+
+    def healthy(self) -> bool:
+        """Whether this node serves."""
+        return self.ready and not self.draining and self.leader_id != 0
+
+    def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Call `done` when a read is linearizable, or with the error."""
+        self.kv.confirm(Confirmation(done))
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        numbers = {f"metastore_wal_{name}_total": value for name, value in self.wal.stats().items()}
+        numbers |= {f"metastore_kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
+        proposer = self.proposer
+        return numbers | {
+            "metastore_kv_refused_total": self.kv.refused,
+            "metastore_inflight_requests": proposer.queued + proposer.inflight,
+            "metastore_inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
+            "metastore_client_connections": len(self.listener.conns),
+            "metastore_payload_bytes_before_total": self.codec.bytes_in,
+            "metastore_payload_bytes_after_total": self.codec.bytes_out,
+        }
+
+
+class Confirmation(Waiter):
+    """A waiter that only wants to know."""
+
+    def __init__(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        self.done = done
+
+    def complete(self, reply: bytes) -> None:
+        """The read is linearizable."""
+        self.done(None)
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        """It could not be confirmed."""
+        self.done(error)
+
+
+def first_id(member_id: int, wall: float) -> int:
+    """Where the request ids of one run of a member begin: unique over members and restarts.
+
+    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would have
+    to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
+    """
+    return ((member_id & 0xFFFF) << 48) | ((int(wall * 1000) & 0xFFFFFFFFFF) << 8)
+
+
+def check_supported(config: Config) -> None:
+    """Refuse settings that belong to features this version does not have. Raises ConfigError."""
+    if config.wal.sync != "always":
+        raise errors.ConfigError('wal.sync: this version has only "always"')
+    if len(config.cluster.initial) > 1 or config.cluster.state != "new":
+        raise errors.ConfigError("cluster.initial: this version runs a single node; name only node.name there")

@@ -11,6 +11,7 @@ cdef enum:
     METHOD_TXN = 3
     METHOD_COMPACT = 4
     METHOD_KV_LAST = 4
+    METHOD_CONFIRM = 5     # no call: whoever only wants a ReadIndex round
 
 
 cdef class KVServer:

@@ -144,8 +144,20 @@ cdef class KVServer:
         self.reads.append((waiter, method, body))
         return 0
 
+    def confirm(self, Waiter waiter):
+        """Complete `waiter` (with nothing) when reads out of the applied state are linearizable, or fail it."""
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            self.read(METHOD_CONFIRM, b"", waiter, False)
+        except errors.MetaStoreError as error:
+            waiter.fail(error)
+
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
         """Answer a read out of the applied state."""
+        if method == METHOD_CONFIRM:
+            waiter.complete(b"")
+            return 0
         try:
             reply = self.store.range_reply(body) if method == METHOD_RANGE else self.store.read_txn_reply(body)
         except errors.MetaStoreError as error:
