@@ -1,0 +1,98 @@
+"""The write-ahead log as bytes: records, segments, the log's table of entries. Layout: FORMATS.md, "WAL"."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cdef enum:
+    SEGMENT_HEADER = 64
+    RECORD_HEADER = 48
+    START_FIXED = 80
+
+cdef enum:
+    REC_START = 1
+    REC_ENTRY = 2
+    REC_HARD_STATE = 3
+    REC_SNAPSHOT = 4
+    REC_MARKER = 5
+
+# Answers of record_read.
+cdef enum:
+    READ_OK = 0
+    READ_NONE = 1   # not of this generation: the end of the log, or stale bytes
+    READ_BAD = 2    # says it is of this generation, but its sum, length or fields are wrong
+
+cdef struct RecordView:
+    uint8_t type
+    uint32_t crc
+    uint32_t prev
+    uint64_t group
+    uint64_t synced
+    uint64_t proven         # bytes, not units of 8
+    const uint8_t* payload
+    size_t length           # of the payload
+    size_t size             # of the record with header and padding
+
+# Reads the record at buf[pos:end]. The sum of an entry's payload is checked too.
+cdef int record_read(const uint8_t* buf, size_t pos, size_t end, uint64_t generation, RecordView* out) noexcept nogil
+
+# Where an entry's record stands.
+cdef struct Place:
+    uint64_t term
+    uint32_t segment        # the segment's number
+    uint32_t at             # offset of the record, divided by 8
+    uint32_t size           # bytes of the entry's image
+
+
+cdef class LogState:
+    cdef Place* places
+    cdef size_t head, count, capacity
+    cdef readonly uint64_t first
+    cdef readonly uint64_t base_term
+    cdef readonly uint64_t missing
+    cdef readonly uint64_t snapshot_index, snapshot_term
+    cdef public uint64_t hard_term, hard_vote, hard_commit
+    cdef readonly bytes metadata, conf_state
+    cdef int add(self, uint64_t term, uint64_t index, uint32_t segment, uint64_t offset, uint32_t size) except -1
+    cdef Place* place(self, uint64_t index) except NULL
+    cpdef compact(self, uint64_t index, uint64_t term, bytes conf_state)
+    cdef uint64_t last(self) noexcept
+    cdef uint64_t last_term_known(self) noexcept
+    cdef int apply(self, const RecordView* rec, uint32_t segment, uint64_t offset) except -1
+    cdef int begin(self, const uint8_t* p) except -1
+
+
+cdef class Group:
+    """Bytes that go to disk with one write and one sync."""
+    cdef uint8_t* data
+    cdef size_t size, capacity
+    cdef readonly uint64_t generation
+    cdef readonly uint64_t offset
+    cdef readonly uint64_t group
+    cdef readonly uint64_t before
+    cdef readonly uint64_t number
+    cdef readonly bint must_sync
+    cdef readonly bint content
+    cdef int reserve(self, size_t more) except -1
+
+
+cdef class Writer:
+    cdef readonly LogState state
+    cdef readonly uint64_t generation, capacity, position, group
+    cdef readonly uint64_t number
+    cdef readonly uint64_t pending_bytes
+    cdef readonly int pending_sync
+    cdef readonly bint group_commit
+    cdef uint64_t start_number, start_end
+    cdef uint32_t chain
+    cdef size_t max_group
+    cdef object plan
+    cdef object pending
+    cdef list spare
+    cdef Group open
+    cdef Group new_group(self)
+    cdef Group target(self)
+    cdef int put(self, uint8_t type, const uint8_t* payload, size_t n) except -1
+    cdef int put_entry(self, const uint8_t* image, size_t n, uint64_t term, uint64_t index) except -1
+    cdef int fit(self, size_t n) except -1
+    cdef int write_start(self) except -1
+    cdef int finish(self, uint64_t number, bint must_sync, bint content) except -1
+    cdef int append_images(self, const uint8_t* data, size_t n) except -1

@@ -1,0 +1,251 @@
+"""The log's folder: segment files, and the thread that prepares the next one before it is needed.
+
+Segments are written with zeros before use. Measured on ext4 (virtual disk, two cores), one pwrite and fdatasync, median:
+
+    bytes     appended   fallocate   zero-filled
+    400       180-197    135-149     131-142 us
+    16 KiB    231-240    217-220     151 us
+    256 KiB   412-428    366-372     238-250 us
+
+64 MiB of zeros take 40-45 ms there, so a new log begins with a small segment instead, and large ones are made in the
+background: first their space is reserved (`fallocate`, a millisecond, after which ENOSPC cannot come any more), then
+zeros are written for as long as nobody waits for the segment. A recycled file needs neither.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import queue
+import re
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from .._core.wal import encode_header, make_generation
+from ..failpoints import Failpoints
+
+FIRST_SIZE = 4 << 20
+_SLICE = 1 << 20
+# Zeros written between two syncs: more would make the log's own syncs wait for it.
+_SYNC_EVERY = 8
+_NAME = re.compile(r"([0-9a-f]{16})\.(wal|tmp|old)")
+_ZEROS = bytes(_SLICE)
+
+
+def sync_folder(path: Path) -> None:
+    """Make names in the folder durable. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes, offset: int) -> None:
+    """pwrite that does not end early. Raises OSError."""
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(fd, view, offset)
+        view, offset = view[done:], offset + done
+
+
+class Segment:
+    """An open segment file. `size` is what is reserved on disk for it, in bytes."""
+
+    def __init__(self, path: Path, generation: int, fd: int, size: int) -> None:
+        self.path = path
+        self.generation = generation
+        self.fd = fd
+        self.size = size
+
+    @property
+    def number(self) -> int:
+        """Its place in the order of segments, from 1."""
+        return self.generation >> 32
+
+    def close(self) -> None:
+        """Close the file."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+class Folder:
+    """Names and files of one log. `keep_old`: how many released files wait to be recycled."""
+
+    def __init__(self, path: Path, segment_size: int, failpoints: Failpoints, keep_old: int = 2) -> None:
+        self.path = path
+        self.segment_size = segment_size
+        self.failpoints = failpoints
+        self.keep_old = keep_old
+        self._old: list[Path] = []
+        self._lock = threading.Lock()
+
+    def file(self, generation: int, suffix: str = "wal") -> Path:
+        """The path of a segment."""
+        return self.path / f"{generation:016x}.{suffix}"
+
+    def listing(self) -> dict[str, dict[int, Path]]:
+        """Files of the log by suffix (wal, tmp, old) and generation; others are left alone."""
+        found: dict[str, dict[int, Path]] = {"wal": {}, "tmp": {}, "old": {}}
+        for path in self.path.iterdir():
+            match = _NAME.fullmatch(path.name)
+            if match:
+                found[match[2]][int(match[1], 16)] = path
+        return found
+
+    def new_generation(self, number: int) -> int:
+        """A generation of segment `number`."""
+        return int(make_generation(number, int.from_bytes(os.urandom(4), "little")))
+
+    def publish(self, temporary: Path, fd: int, generation: int) -> Path:
+        """Sync a finished file and give it its name, durably. Raises OSError."""
+        os.fsync(fd)
+        final = self.file(generation)
+        os.rename(temporary, final)
+        sync_folder(self.path)
+        return final
+
+    def make(self, generation: int, size: int, hurry: Callable[[], bool]) -> Segment:
+        """Prepare a segment: space reserved, zeros written until `hurry` says that it is waited for, header, sync, name.
+
+        A released file is used if there is one. Raises OSError, ENOSPC among others; then nothing is left behind."""
+        temporary = self.file(generation, "tmp")
+        fd = self._recycled(temporary, size)
+        recycled = fd >= 0
+        if not recycled:
+            fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            self.failpoints.hit("wal.segment")
+            reserve(fd, size)
+            if not recycled:
+                fill(fd, size, hurry)
+            size = max(size, os.fstat(fd).st_size)
+            write_all(fd, encode_header(generation), 0)
+            path = self.publish(temporary, fd, generation)
+        except BaseException:
+            os.close(fd)
+            temporary.unlink(missing_ok=True)
+            raise
+        return Segment(path, generation, fd, size)
+
+    def _recycled(self, temporary: Path, size: int) -> int:
+        with self._lock:
+            if not self._old or size > self.segment_size:
+                return -1
+            old = self._old.pop()
+        try:
+            os.rename(old, temporary)
+            return os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return -1
+
+    def adopt(self, paths: Iterable[Path]) -> None:
+        """At open: keep released files of the usual size for recycling, remove the others."""
+        for path in paths:
+            if len(self._old) < self.keep_old and path.stat().st_size == self.segment_size:
+                self._old.append(path)
+            else:
+                path.unlink()
+
+    def retire(self, path: Path) -> None:
+        """Take a segment out of the log: keep its file for recycling if it is of the usual size, else remove it."""
+        old = path.with_suffix(".old")
+        with self._lock:
+            if len(self._old) < self.keep_old and path.stat().st_size == self.segment_size:
+                os.rename(path, old)
+                self._old.append(old)
+                return
+        path.unlink()
+
+
+def reserve(fd: int, size: int) -> None:
+    """Have the file system set `size` bytes aside. Raises OSError, ENOSPC among others."""
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
+            raise
+        # A file system without it: zeros do the same, only slower.
+        fill(fd, size, lambda: False)
+
+
+def fill(fd: int, size: int, hurry: Callable[[], bool]) -> None:
+    """Write zeros from the start of the file, in slices, until `size` or until `hurry()`."""
+    for count, offset in enumerate(range(0, size, _SLICE)):
+        if hurry():
+            return
+        write_all(fd, _ZEROS[: min(_SLICE, size - offset)], offset)
+        if count % _SYNC_EVERY == _SYNC_EVERY - 1:
+            os.fdatasync(fd)
+
+
+class Preparer:
+    """The thread that makes segments. Its results are collected with `take`; `notify` is called from the thread.
+
+    At most one segment is asked for at a time. `urgent` set: the log waits for it, so no more zeros are written."""
+
+    def __init__(self, folder: Folder, notify: Callable[[], None]) -> None:
+        self.folder = folder
+        self.urgent = False
+        self._notify = notify
+        self._jobs: queue.SimpleQueue[Callable[[], Segment | None] | None] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Segment | OSError] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="wal-segments", daemon=True)
+        self._thread.start()
+
+    def ask(self, generation: int, size: int) -> None:
+        """Begin to make a segment."""
+        self._jobs.put(lambda: self.folder.make(generation, size, lambda: self.urgent))
+
+    def grow(self, segment: Segment, size: int) -> None:
+        """Begin to reserve more space for a segment that is too small for what must go into it."""
+
+        def job() -> Segment:
+            self.folder.failpoints.hit("wal.segment")
+            reserve(segment.fd, size)
+            os.fsync(segment.fd)
+            segment.size = size
+            return segment
+
+        self._jobs.put(job)
+
+    def discard(self, path: Path) -> None:
+        """Begin to take a segment out of the log, see `Folder.retire`."""
+
+        def job() -> None:
+            try:
+                self.folder.retire(path)
+            except OSError as error:
+                # It stays behind, takes space, and is removed at the next open.
+                logging.getLogger("metastore.wal").warning("segment %s could not be released: %s", path, error)
+
+        self._jobs.put(job)
+
+    def take(self) -> Segment | OSError | None:
+        """What has been made since, or the error that prevented it, or None."""
+        try:
+            return self._done.get_nowait()
+        except queue.Empty:
+            return None
+
+    def _run(self) -> None:
+        while True:
+            job = self._jobs.get()
+            if job is None:
+                return
+            try:
+                made: Segment | OSError | None = job()
+            except OSError as error:
+                made = error
+            if made is not None:
+                self._done.put(made)
+                self._notify()
+
+    def stop(self) -> None:
+        """Finish what is under way and end the thread."""
+        self.urgent = True
+        self._jobs.put(None)
+        self._thread.join()

@@ -1,0 +1,567 @@
+"""The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding, scanning and repair: `_core/wal.pyx`.
+
+One thread owns a `Wal`. It appends, hands the group built meanwhile to the disk thread whenever that is idle, and
+learns from the eventfd when a group is durable:
+
+    append -> (group grows) -> submit -> pwrite, fdatasync -> eventfd -> poll -> durable number, next group
+
+The segment behind the one in use is prepared in a third thread, so that a group never waits for a file to be made
+unless the disk cannot keep up; if it cannot be made, `room` says so before anything is accepted.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import mmap
+import os
+import select
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, Self
+
+from .._core.entry import Entry, HardState, decode_entries
+from .._core.raftpb import LogCompacted, LogUnavailable
+from .._core.wal import MAX_SEGMENT, Group, Recovered, Writer, create, recover, reopen
+from .._core.walthread import POINT_NAMES, DiskThread
+from ..errors import DamagedData, DiskFailed, FormatError
+from ..failpoints import Action, Failpoints
+from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, write_all
+
+MIN_SEGMENT = 64 << 10
+# Room in the last segment that new writes may not use: for votes, membership and compaction.
+RESERVE = 1 << 20
+# What a write takes beside its own bytes: record and entry headers, hard state, framing.
+_OVERHEAD = 4096
+# Room that a log which is opened on a full disk makes do with.
+_SMALLEST = 64 << 10
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Wal:
+    """A log that is open for appending. Made by `Wal.open`.
+
+    metadata: what the log was created with. report: what was cut at open and where it was copied.
+    durable: highest append number known to be on disk.
+    """
+
+    def __init__(self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any) -> None:
+        self.report: list[str] = []
+        self.durable = 0
+        self._folder = folder
+        self._writer = writer
+        self._state = writer.state
+        self._log = log
+        self._made = {segment.generation: segment}
+        self._paths = {**older, segment.number: segment.path}
+        self._written = (segment.number, writer.position)
+        self._proven = True
+        self._failure: DiskFailed | None = None
+        self._full = False
+        self._stalled = False
+        self._under_way = False
+        self._closed = False
+        self._snapshots: deque[tuple[int, int]] = deque()
+        self._durable_snapshot = self._state.snapshot_index
+        self._groups = 0
+        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._disk = DiskThread(self._event)
+        self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
+        self._thread = threading.Thread(target=self._disk.run, name="wal-disk", daemon=True)
+        self._thread.start()
+        self._preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
+        self._last_number = segment.number
+        self._wanted: deque[tuple[int, int]] = deque()
+        self._want(folder.segment_size)
+
+    def _setter(self, which: int) -> Any:
+        def set_point(action: Action) -> None:
+            argument = action.micros or action.error
+            self._disk.point(which, action.kind, argument, action.skip, os.fsencode(action.path))
+
+        return set_point
+
+    # --- opening -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        segment_size: int = 64 << 20,
+        group_commit: bool = True,
+        metadata: bytes | None = None,
+        failpoints: Failpoints | None = None,
+        log: Any = None,
+        max_group: int = 16 << 20,
+    ) -> Self:
+        """Open the log in folder `path`, repairing its unproven tail; with `metadata`, create it if there is none.
+
+        segment_size, max_group: bytes. Raises DamagedData where proven bytes are wrong or the log is missing, DiskFailed
+        where the disk refuses, ValueError for a segment size out of range."""
+        if not MIN_SEGMENT <= segment_size <= MAX_SEGMENT or segment_size % 4096:
+            raise ValueError(f"segment size {segment_size}: a multiple of 4096 from {MIN_SEGMENT} to {MAX_SEGMENT}")
+        folder = Folder(Path(path), segment_size, failpoints or Failpoints())
+        log = log or logging.getLogger("metastore.wal")
+        options = {"group_commit": group_commit, "max_group": max_group}
+        try:
+            return cls._open(folder, metadata, options, log)
+        except OSError as error:
+            raise DiskFailed(f"write-ahead log {path}: {error}") from error
+
+    @classmethod
+    def _open(cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any) -> Self:
+        if not folder.path.exists():
+            if metadata is None:
+                raise DamagedData(f"{folder.path}: there is no write-ahead log")
+            folder.path.mkdir(parents=True, mode=0o700)
+            sync_folder(folder.path.parent)
+        listing = folder.listing()
+        for path in listing["tmp"].values():
+            path.unlink()
+        folder.adopt(listing["old"].values())
+        found = recover([(str(path), number, _view(path)) for number, path in listing["wal"].items()])
+        if found is None and metadata is None:
+            raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
+        holder: list[Wal] = []
+        opening = _Opening(folder, found, listing["wal"], metadata)
+        segment, writer = opening.run(lambda need: holder[0]._plan(need), options)
+        wal = cls(folder, writer, segment, opening.older, log)
+        holder.append(wal)
+        wal.report = opening.report
+        for line in wal.report:
+            log.warning("%s", line)
+        return wal
+
+    # --- what is there (the storage that the Raft core asks) ----------------------------------------------------
+
+    @property
+    def metadata(self) -> bytes:
+        """What the log was created with."""
+        return self._state.metadata
+
+    @property
+    def hard_state(self) -> HardState:
+        """The last hard state appended."""
+        return HardState(self._state.hard_term, self._state.hard_vote, self._state.hard_commit)
+
+    @property
+    def conf_state(self) -> bytes:
+        """ConfState at the snapshot position, as it was given; empty before the first."""
+        return self._state.conf_state
+
+    @property
+    def snapshot_index(self) -> int:
+        """The log begins after this index."""
+        return self._state.snapshot_index
+
+    @property
+    def snapshot_term(self) -> int:
+        """The term of the entry at the snapshot position."""
+        return self._state.snapshot_term
+
+    def initial_state(self) -> tuple[HardState, bytes]:
+        """Hard state and ConfState bytes."""
+        return self.hard_state, self.conf_state
+
+    def first_index(self) -> int:
+        """Index of the first entry (snapshot position + 1)."""
+        return int(self._state.first_index)
+
+    def last_index(self) -> int:
+        """Index of the last entry appended, durable or not; first_index - 1 when there is none."""
+        return int(self._state.last_index)
+
+    def snapshot(self) -> None:
+        """The log holds no snapshots; always None."""
+        return None
+
+    def term(self, index: int) -> int:
+        """Term of an entry, or of the snapshot position. Raises LogCompacted below it, LogUnavailable behind the end."""
+        if index < self._state.snapshot_index:
+            raise LogCompacted()
+        if index > self._state.last_index:
+            raise LogUnavailable()
+        return int(self._state.term(index))
+
+    def images(self, low: int, high: int, max_size: int) -> bytes:
+        """Images of entries [low, high), joined: at least one, then no more than max_size bytes in all.
+
+        Read from the segments; sums are checked. Raises LogCompacted, LogUnavailable (also for what was appended but is
+        not durable yet), DamagedData where the bytes on disk changed."""
+        if low <= self._state.snapshot_index:
+            raise LogCompacted()
+        if low >= high or low > self._state.last_index:
+            raise LogUnavailable(f"log entries [{low}, {high}) of ..{self._state.last_index}")
+        high = min(high, self._state.last_index + 1)
+        while high > low and not self._on_disk(high - 1):
+            high -= 1
+        if high == low:
+            raise LogUnavailable(f"log entry {low} is not durable yet")
+        return b"".join(self._read(*run) for run in self._state.runs(low, high, max_size))
+
+    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
+        """Like `images`, decoded."""
+        return decode_entries(self.images(low, high, max_size))
+
+    def _on_disk(self, index: int) -> bool:
+        number, offset, _ = self._state.where(index)
+        return bool((number, offset) < self._written)
+
+    def _read(self, number: int, offset: int, length: int, first: int, end: int) -> bytes:
+        path = self._paths[number]
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(fd, length, offset)
+            finally:
+                os.close(fd)
+            return bytes(self._state.pick(data, offset, first, end))
+        except OSError as error:
+            raise DiskFailed(f"write-ahead log: reading {path} failed: {error}") from error
+        except FormatError as error:
+            raise DamagedData(f"{path}: {error.text}") from error
+
+    # --- writing -----------------------------------------------------------------------------------------------
+
+    def append(self, number: int, images: Any, hard_state: Any, must_sync: bool = True) -> None:
+        """Copy entry images (bytes-like, joined, or None) and a hard state (or None) into the group being built.
+
+        `number` is reported by `poll` when it is durable. An entry index at or below the last overwrites the suffix.
+        must_sync=False: it rides with the next group. Raises DiskFailed after a failure, FormatError for a gap."""
+        if self._failure is not None:
+            raise self._failure
+        self._writer.append(number, images, hard_state, must_sync)
+
+    def save_snapshot_position(self, index: int, term: int, conf_state: bytes) -> None:
+        """Let the log begin after (index, term); entries up to it can be released when this is durable.
+
+        Where the log does not hold that entry, all of its entries are dropped (a snapshot was installed)."""
+        if self._failure is not None:
+            raise self._failure
+        self._writer.snapshot_position(self._writer.number, index, term, conf_state)
+        self._snapshots.append((self._writer.group, index))
+
+    def submit(self) -> None:
+        """Hand what is queued to the disk thread if it is idle. Raises DiskFailed after a failure."""
+        if self._failure is not None:
+            raise self._failure
+        if not self._disk.busy:
+            self._start()
+
+    def _start(self) -> None:
+        group = self._writer.peek()
+        if group is None:
+            self._stalled = False
+            return
+        segment = self._made.get(group.generation)
+        if segment is None or segment.size < group.end:
+            self._stalled = True
+            self._preparer.urgent = True
+            if not self._full:
+                self._prepare()
+            return
+        self._stalled = False
+        self._disk.start(self._writer.take(), segment.fd)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is in flight and nothing waits for a segment."""
+        return not self._disk.busy and not self._stalled
+
+    @property
+    def queued_bytes(self) -> int:
+        """Bytes appended and not handed to the disk thread."""
+        return int(self._writer.pending_bytes)
+
+    def fileno(self) -> int:
+        """An eventfd, readable when `poll` has something to do."""
+        return self._event
+
+    def poll(self) -> int:
+        """Take in what finished, start the next group, give the highest durable number.
+
+        Raises DiskFailed if a write or a sync failed; it then fails for ever."""
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            pass
+        if self._failure is not None:
+            raise self._failure
+        self._collect()
+        group = self._disk.finished()
+        if group is not None:
+            self._finish(group)
+        elif self._disk.failed is not None:
+            self._fail(*self._disk.failed)
+        if not self._disk.busy:
+            self._start()
+        return self.durable
+
+    def _finish(self, group: Group) -> None:
+        self._groups += 1
+        number = group.generation >> 32
+        if number != self._written[0]:
+            self._left(self._written[0])
+        self._written = (number, group.end)
+        self._proven = not group.content
+        while self._snapshots and self._snapshots[0][0] <= group.group:
+            self._durable_snapshot = self._snapshots.popleft()[1]
+        self._writer.recycle(group)
+        self.durable = self._writer.next_before()
+
+    def _left(self, number: int) -> None:
+        """A segment is full; from now on it is only read."""
+        for generation, segment in list(self._made.items()):
+            if segment.number <= number:
+                segment.close()
+                del self._made[generation]
+
+    def _fail(self, code: int, in_sync: bool) -> None:
+        what = "sync" if in_sync else "write"
+        self._failure = DiskFailed(
+            f"write-ahead log: {what} failed: {os.strerror(code)}; what the page cache holds can no longer be believed, "
+            "so the node must stop"
+        )
+        raise self._failure
+
+    def mark(self) -> bool:
+        """Prove the last group with a marker if the log is idle and that is not done yet; tells whether one was begun."""
+        if self._failure is not None:
+            raise self._failure
+        if not self.idle or self._writer.pending_sync or (self._proven and not self._writer.pending_bytes):
+            return False
+        self._writer.mark()
+        self._start()
+        return True
+
+    # --- space -------------------------------------------------------------------------------------------------
+
+    def _want(self, size: int) -> None:
+        self._last_number += 1
+        self._wanted.append((self._folder.new_generation(self._last_number), size))
+        if not self._full:
+            self._prepare()
+
+    def _prepare(self) -> None:
+        """Have the preparing thread do what is due, if it is not at work: grow the segment that is waited for, or make
+        the next one."""
+        if self._under_way:
+            return
+        group = self._writer.peek()
+        segment = self._made.get(group.generation) if group is not None else None
+        if group is not None and segment is not None and segment.size < group.end:
+            self._preparer.grow(segment, group.end)
+        elif self._wanted:
+            self._preparer.ask(*self._wanted[0])
+        else:
+            return
+        self._under_way = True
+
+    def _plan(self, need: int) -> tuple[int, int]:
+        """The writer goes on to the next segment: which one that is. The one after it is planned at once."""
+        ready = sorted(generation for generation in self._made if generation > self._writer.generation)
+        waiting = [generation for generation, _ in self._wanted if generation > self._writer.generation]
+        if len(ready) + len(waiting) == 1:
+            self._want(self._folder.segment_size)
+        return (ready + waiting)[0], max(need, self._folder.segment_size)
+
+    def _collect(self) -> None:
+        """Take in what the preparing thread made."""
+        while (made := self._preparer.take()) is not None:
+            self._under_way = False
+            self._preparer.urgent = False
+            if isinstance(made, OSError):
+                if not self._full:
+                    self._log.warning("no room for the next segment of the write-ahead log: %s", made)
+                self._full = True
+                continue
+            self._full = False
+            if made.generation not in self._made:
+                self._made[made.generation] = made
+                self._paths[made.number] = made.path
+                self._wanted.popleft()
+            self._prepare()
+
+    def room(self, nbytes: int) -> bool:
+        """Whether a write of nbytes may be accepted: its space, beside a reserve, is set aside on the disk already, or
+        is being set aside and nothing says that it cannot be."""
+        if not self._full:
+            return True
+        writer = self._writer
+        left = writer.capacity - writer.position if writer.generation in self._made else 0
+        for generation, segment in self._made.items():
+            if generation > writer.generation:
+                left += segment.size
+        return bool(left - min(RESERVE, self._folder.segment_size // 4) >= nbytes + nbytes // 8 + _OVERHEAD)
+
+    def retry_room(self) -> bool:
+        """Try again to make what could not be made (the answer comes through the eventfd); room for a write now?"""
+        self._collect()
+        if self._full and self._failure is None:
+            self._prepare()
+        return self.room(0)
+
+    def release(self, index: int) -> int:
+        """Drop the segments that nothing after entry `index` needs; gives how many. Files are recycled or removed in the
+        background. `index` is at most the snapshot position; nothing is dropped before that is durable."""
+        if index > self._state.snapshot_index:
+            raise ValueError(f"release({index}): the snapshot position is {self._state.snapshot_index}")
+        if self._durable_snapshot != self._state.snapshot_index:
+            return 0
+        keep = self._written[0]
+        if self._state.last_index > self._state.snapshot_index:
+            keep = min(keep, self._state.where(self._state.snapshot_index + 1)[0])
+        drop = sorted(number for number in self._paths if number < keep)
+        for number in drop:
+            self._preparer.discard(self._paths.pop(number))
+        return len(drop)
+
+    # --- closing -----------------------------------------------------------------------------------------------
+
+    def stats(self) -> dict[str, float]:
+        """Counters since open: syncs, groups, bytes written, seconds in write and in sync, segments held."""
+        return {
+            "syncs": self._disk.syncs,
+            "groups": self._groups,
+            "bytes": self._disk.bytes,
+            "write_seconds": self._disk.write_seconds,
+            "sync_seconds": self._disk.sync_seconds,
+            "segments": len(self._paths),
+        }
+
+    def close(self, timeout: float = 10.0) -> None:
+        """Write what is queued, prove it with a marker, end the threads. `timeout` in seconds bounds the waiting; what
+        is not durable by then is not. Raises DiskFailed if the disk fails meanwhile; the log is closed in any case."""
+        if self._closed:
+            return
+        self._closed = True
+        deadline = time.monotonic() + timeout
+        try:
+            if self._failure is None:
+                self._drain(deadline)
+                if self.mark():
+                    self._drain(deadline)
+        finally:
+            self._shut(deadline)
+
+    def _drain(self, deadline: float) -> None:
+        waiter = select.poll()
+        waiter.register(self._event, select.POLLIN)
+        self.submit()
+        while self._disk.busy or (self._stalled and not self._full):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                self._log.warning("write-ahead log: closing without waiting any longer for the disk")
+                return
+            waiter.poll(left * 1000)
+            self.poll()
+
+    def _shut(self, deadline: float) -> None:
+        for unbind in self._unbind:
+            unbind()
+        self._disk.stop()
+        self._preparer.stop()
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+        if self._thread.is_alive():
+            return  # it still uses the files; they end with the process
+        self._collect()
+        for segment in self._made.values():
+            segment.close()
+        self._made.clear()
+        self._failure = self._failure or DiskFailed("write-ahead log: closed")
+        os.close(self._event)
+        self._event = -1
+
+
+class _Opening:
+    """Makes the fresh segment a log is opened with, then tidies up. `older`: number -> path of what it follows on."""
+
+    def __init__(
+        self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None
+    ) -> None:
+        self.folder = folder
+        self.found = found
+        self.files = files
+        self.metadata = metadata
+        self.report: list[str] = []
+        self.older: dict[int, Path] = {}
+
+    def run(self, plan: Any, options: dict[str, Any]) -> tuple[Segment, Writer]:
+        """The segment, written, synced and named, and the writer behind its bytes. Raises OSError."""
+        self._copy_aside()
+        spare = self.found.spare[0] if self.found and self.found.spare else 0
+        if spare:
+            generation = spare
+        else:
+            generation = self.folder.new_generation(self.found.max_number + 1 if self.found else 1)
+        temporary = self.folder.file(generation, "tmp")
+        if spare:
+            os.rename(self.files[spare], temporary)
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            if not spare:
+                self._space(fd)
+            size = os.fstat(fd).st_size
+            if self.found is None:
+                data, writer = create(generation, size, self.metadata or b"", plan, **options)
+            else:
+                data, writer = reopen(self.found, generation, size, plan, **options)
+                self.report.extend(self.found.report)
+            write_all(fd, data, 0)
+            path = self.folder.publish(temporary, fd, generation)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._tidy(generation)
+        return Segment(path, generation, fd, max(size, len(data))), writer
+
+    def _space(self, fd: int) -> None:
+        size = min(FIRST_SIZE, self.folder.segment_size)
+        try:
+            reserve(fd, size)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            # A full disk must not keep a node from being read.
+            os.ftruncate(fd, 0)
+            size = _SMALLEST
+            reserve(fd, size)
+        fill(fd, size, lambda: False)
+
+    def _copy_aside(self) -> None:
+        for cut in self.found.cuts if self.found else []:
+            copy = self.folder.path / f"cut-{cut.generation:016x}-{cut.offset}.bin"
+            with self.files[cut.generation].open("rb") as source, copy.open("wb") as target:
+                source.seek(cut.offset)
+                target.write(source.read(cut.end - cut.offset))
+                target.flush()
+                os.fsync(target.fileno())
+            self.report.append(
+                f"{cut.name}: cut at offset {cut.offset}: {cut.reason}; {cut.end - cut.offset} bytes copied to {copy}"
+            )
+
+    def _tidy(self, fresh: int) -> None:
+        """The fresh segment is durable: remove what it replaces, cut the one it follows on."""
+        if self.found is None:
+            return
+        for generation in [*self.found.stale, *self.found.spare]:
+            if generation != fresh:
+                self.folder.retire(self.files[generation])
+        for generation in self.found.used:
+            self.older[generation >> 32] = self.files[generation]
+        last = self.found.last_generation
+        if self.found.superseded:
+            self.folder.retire(self.older.pop(last >> 32))
+        else:
+            os.truncate(self.files[last], self.found.cut_at)
+
+
+def _view(path: Path) -> Any:
+    """The bytes of a file, mapped; they stay valid as long as something refers to them."""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size == 0:
+            return b""
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
