@@ -130,7 +130,7 @@ def test_listen_client_takes_one_address_or_a_list() -> None:
     ("text", "expected"),
     [
         ("[raft]\nbatch_maxsize = 3", "m.toml:2: raft.batch_maxsize: unknown key; did you mean 'batch_max_size'?"),
-        ("[node]\nbatch_max_size = 3", "m.toml:2: node.batch_max_size: unknown key; did you mean 'raft.batch_max_size'?"),
+        ("[node]\nsegment_size = 3", "m.toml:2: node.segment_size: unknown key; did you mean 'wal.segment_size'?"),
         ("[rft]\nx = 1", "m.toml:1: rft: unknown table; did you mean 'raft'?"),
         ('name = "x"', "m.toml: name: unknown key; did you mean 'node.name'?"),
         ("raft = 3", "m.toml: raft: expected a table, found an integer"),

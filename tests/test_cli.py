@@ -1,0 +1,246 @@
+"""The command line as a person meets it: options, sentences, exit codes, signals, log lines."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import Node, Process, StartError
+
+from metastore import __version__, cli, config, errors, logs
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "ready to serve client requests"
+
+
+def program(*arguments: str, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
+    """`python -m metastore` with `arguments`, to its end."""
+    argv = [sys.executable, "-m", "metastore", *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=cwd, check=False, **options)
+
+
+def test_version_tells_the_build(tmp_path: Path) -> None:
+    run = program("--version", cwd=tmp_path)
+    assert run.returncode == 0 and run.stderr == ""
+    assert run.stdout.startswith(f"metastore {__version__}, Python {sys.version.split()[0]}, ")
+    assert " build, " in run.stdout and "nghttp2 1." in run.stdout
+
+
+def test_the_console_script_is_the_same_program(tmp_path: Path) -> None:
+    script = Path(sys.executable).with_name("metastore")
+    for cwd in (tmp_path, ROOT):
+        for option in ("--version", "--help"):
+            run = subprocess.run([script, option], capture_output=True, text=True, cwd=cwd, check=True)
+            assert run.stdout == program(option, cwd=cwd).stdout
+
+
+def test_help_names_every_option_and_exit_code(tmp_path: Path) -> None:
+    text = program("--help", cwd=tmp_path).stdout
+    for option in ("--conf", "--set", "--log-level", "--log-json", "--version"):
+        assert option in text
+    for code, meaning in errors.EXIT_CODES.items():
+        assert f"{code}  {meaning}" in text
+
+
+def test_every_error_has_an_exit_code_of_the_table() -> None:
+    found = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)]
+    assert {item.exit_code for item in found} == set(errors.EXIT_CODES) - {0}
+    texts = [item.default for item in found if issubclass(item, errors.ApiError) and item is not errors.ApiError]
+    assert len(texts) == len(set(texts)), "clients tell errors by their texts"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--conf", "missing.toml"], "metastore: missing.toml: cannot be read: No such file or directory\n"),
+        (
+            ["--conf", "bad.toml"],
+            "metastore: bad.toml:2: raft.batch_maxsize: unknown key; did you mean 'batch_max_size'?\n",
+        ),
+        (["--set", "wal.sync=1"], "metastore: --set wal.sync=1: wal.sync: '1' is not one of 'always', 'async'\n"),
+        (["--conf", "latin.toml"], "metastore: latin.toml: not valid TOML: no UTF-8 at byte 2\n"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_and_exit_code_2(arguments: list[str], expected: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[raft]\nbatch_maxsize = 3\n")
+    (tmp_path / "latin.toml").write_bytes(b"# \xe9\n")
+    run = program(*arguments, cwd=tmp_path)
+    assert (run.returncode, run.stdout, run.stderr) == (2, "", expected)
+
+
+def test_a_wrong_option_is_exit_code_2(tmp_path: Path) -> None:
+    assert program("--wrong", cwd=tmp_path).returncode == 2
+    assert program("--log-level", "loud", cwd=tmp_path).returncode == 2
+
+
+def test_variables_reach_the_configuration(tmp_path: Path) -> None:
+    run = program(cwd=tmp_path, env={**os.environ, "METASTORE_RAFT__NOPE": "1"})
+    assert run.returncode == 2 and "environment variable METASTORE_RAFT__NOPE: raft.nope: unknown key" in run.stderr
+
+
+def test_log_options_are_keys_like_others() -> None:
+    options = cli.parser().parse_args(["--log-level", "error", "--log-json", "--set", "log.level=debug"])
+    made = cli.load_config(options)
+    assert made.log == config.LogTable(level="error", json=True)
+
+
+def test_other_systems_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.main([]) == 7
+    assert capsys.readouterr().err == "metastore: metastore runs on Linux only.\n"  # type: ignore[attr-defined]
+
+
+def checkout(folder: Path) -> Path:
+    """A copy of the sources as they lie in a checkout that was never built."""
+    shutil.copytree(
+        ROOT / "metastore", folder / "metastore", ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.pyx")
+    )
+    (folder / "setup.py").write_text("")
+    return folder
+
+
+def test_a_checkout_gives_way_to_the_installed_package(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "metastore").mkdir(parents=True)
+    (site / "metastore" / "__init__.py").write_text("where = 'installed'\n")
+    (site / "metastore" / "__main__.py").write_text("import metastore\nprint(metastore.where)\n")
+    env = {**os.environ, "PYTHONPATH": str(site)}
+    folder = checkout(tmp_path / "checkout")
+    assert program(cwd=folder, env=env).stdout == "installed\n"
+    (site / "metastore" / "config.py").write_text("where = 'installed too'\n")
+    code = "import metastore, metastore.config; print(metastore.where, metastore.config.where)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder, env=env, check=True)
+    assert run.stdout == "installed installed too\n", "the modules of the two must not be mixed"
+
+
+def test_a_checkout_without_compiled_modules_says_what_to_do(tmp_path: Path) -> None:
+    # -S leaves out site-packages, and with it the metastore that runs this test.
+    argv = [sys.executable, "-S", "-m", "metastore"]
+    run = subprocess.run(argv, capture_output=True, text=True, cwd=checkout(tmp_path), check=False)
+    assert run.returncode == 7 and run.stdout == ""
+    assert run.stderr == (
+        "metastore: the compiled modules of metastore are missing for this Python: run ./dev run in the source folder, "
+        "or install the package with pip.\n"
+    )
+
+
+def test_text_records_are_one_line_whatever_is_in_them() -> None:
+    stream = io.StringIO()
+    logger = logs.setup("info", stream=stream)
+    try:
+        logger.getChild("wal").warning("first\nforged %s", "\x1b[31mred", extra={"offset": 12})
+        try:
+            raise ValueError("inner\nreason")
+        except ValueError:
+            logger.exception("failed")
+        logger.debug("not shown")
+    finally:
+        logs.setup("info")
+    first, second = stream.getvalue().splitlines()
+    assert first[10] == "T" and first.endswith(r"Z WARNING wal: first\nforged \x1b[31mred offset=12".split("Z ", 1)[1])
+    assert "ValueError: inner" in second and "failed" in second
+
+
+def test_json_records_are_one_object_a_line() -> None:
+    stream = io.StringIO()
+    logger = logs.setup("debug", as_json=True, stream=stream)
+    try:
+        logger.getChild("node").info("a\nb", extra={"address": "127.0.0.1:1", "path": Path("/x")})
+    finally:
+        logs.setup("info")
+    made = json.loads(stream.getvalue())
+    assert made.pop("time").endswith("Z")
+    assert made == {"level": "info", "part": "node", "message": "a\nb", "address": "127.0.0.1:1", "path": "/x"}
+    assert stream.getvalue().count("\n") == 1
+
+
+def test_importing_the_package_configures_no_logging() -> None:
+    code = "import logging, metastore, metastore.config; print(logging.getLogger('metastore').handlers)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+class Stuck:
+    """A node whose stop() never ends, as with a disk that hangs."""
+
+    def __init__(self) -> None:
+        self.stopped = logging.threading.Event()
+
+    def start(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def wait(self) -> None:
+        time.sleep(0)
+        os.kill(os.getpid(), signal.SIGTERM)
+        self.stopped.wait(20)
+
+    def stop(self) -> None:
+        self.stopped.wait(20)
+
+
+def test_a_second_signal_ends_a_stop_that_hangs() -> None:
+    code = "import test_cli, metastore.cli as c, metastore.config as f; c.run(f.Config(), lambda _: test_cli.Stuck())"
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=15, check=False)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "second SIGTERM: exit without draining" in run.stderr
+
+
+@pytest.mark.node_only
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_stop_cleanly_within_two_seconds(number: int, tmp_path: Path) -> None:
+    node = Node(tmp_path / "data").start()
+    process = node.running()
+    began = time.monotonic()
+    assert process.stop(number=number) == 0
+    assert time.monotonic() - began < 2.0
+    assert "stopped" in process.log
+
+
+@pytest.mark.node_only
+def test_from_start_to_ready_is_quick(tmp_path: Path) -> None:
+    began = time.monotonic()
+    with Node(tmp_path / "data"):
+        took = time.monotonic() - began
+    # The promise is a second; a debug build on a busy machine may take longer, a blocking wait would take more.
+    assert took < 5.0
+
+
+@pytest.mark.node_only
+def test_a_data_directory_in_use_is_exit_code_3(tmp_path: Path) -> None:
+    with Node(tmp_path / "data"):
+        with pytest.raises(StartError) as caught:
+            Node(tmp_path / "data").start()
+        assert caught.value.returncode == 3
+        assert str(tmp_path / "data") in str(caught.value)
+
+
+@pytest.mark.node_only
+def test_a_port_in_use_is_exit_code_5(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(StartError) as caught:
+            Node(tmp_path / "data", {"listen.client": address}).start()
+        assert caught.value.returncode == 5
+        assert address in str(caught.value) and "Traceback" not in str(caught.value)
+
+
+@pytest.mark.node_only
+def test_json_log_of_a_node_is_json_on_every_line(tmp_path: Path) -> None:
+    node = Node(tmp_path / "data", {"log.json": "true"})
+    process = Process(node.argv())
+    process.wait_line(NOTE)
+    assert process.stop() == 0
+    records = [json.loads(line) for line in process.log.splitlines()]
+    assert any(NOTE in record["message"] for record in records)
