@@ -64,6 +64,7 @@ cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil
 cdef Record* cursor_next(Cursor* cur) noexcept nogil
 cdef Record* cursor_prev(Cursor* cur) noexcept nogil
 
+cdef void node_release(Node* node) noexcept nogil
 cdef size_t free_garbage(size_t budget) noexcept nogil
 cdef bint garbage_left() noexcept nogil
 

@@ -1,0 +1,29 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore._core.batch cimport FrameReader
+from metastore._core.codec cimport PayloadCodec
+from metastore._core.entry cimport EntryView
+from metastore._core.mvcc cimport Store
+from metastore._core.op cimport OpView
+from metastore._core.waiter cimport Waiter
+
+
+cdef class Applier:
+    cdef readonly Store store
+    cdef readonly PayloadCodec codec
+    cdef readonly dict waiters
+    cdef readonly uint64_t applied_index
+    cdef readonly uint64_t applied_term
+    cdef readonly uint64_t operations     # applied, those that ended in an error included
+    cdef readonly uint64_t rejected       # ended in an error
+    cdef readonly uint64_t undecodable    # of those: could not even be read
+    cdef FrameReader frames
+    cdef list who
+    cdef list what
+
+    cdef int apply_payload(self, const EntryView* view) except -1
+    cdef int apply_operation(self, const uint8_t* p, size_t n) except -1
+    cdef bytes execute(self, const OpView* op, bint want)
+    cpdef list apply_images(self, object images)
+    cpdef commit(self)
+    cpdef Py_ssize_t release(self)

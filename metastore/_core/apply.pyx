@@ -1,0 +1,130 @@
+"""The only place that turns a committed entry into a change and a result.
+
+Deterministic: what an entry does depends on its bytes and on the state alone. An operation that was accepted
+into the log cannot stop the node: whatever is wrong with it becomes its own error, with no change made. What
+does pass to the caller is trouble of this node: no memory, a failing engine, a payload whose codec is not
+installed here (skipping it would lose acknowledged writes).
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore import errors
+from metastore._core.batch cimport FrameReader
+from metastore._core.codec cimport PayloadCodec
+from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_of_view, entry_raise, entry_read
+from metastore._core.mvcc cimport Store
+from metastore._core.op cimport OP_HEADER, OP_OK, OpView, op_raise, op_read
+from metastore._core.waiter cimport Waiter
+
+# Failures of this node, not of the operation.
+cdef tuple FATAL = (MemoryError, OSError, errors.DamagedData, errors.DiskFailed)
+
+
+cdef class Applier:
+    """Applies committed entries to a store and keeps the results until the write is done.
+
+    `waiters` maps request ids to those who wait; ids met are popped. Per Ready: apply_images(), commit(), release().
+    """
+
+    def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None):
+        self.store = store
+        self.codec = codec
+        self.waiters = waiters
+        self.frames = FrameReader()
+        self.who = []
+        self.what = []
+        self.applied_index, self.applied_term = store.engine.applied()
+
+    cpdef list apply_images(self, object images):
+        """Apply concatenated entry images (any buffer); entries up to `applied_index` are passed over.
+
+        Returns the entries that are not normal ones, for the driver. Raises FormatError (an image or a payload that
+        cannot be read), MemoryError, engine errors.
+        """
+        cdef const uint8_t[::1] data = images
+        cdef const uint8_t* p
+        cdef size_t left = data.shape[0]
+        cdef EntryView view
+        cdef int answer
+        cdef list others = []
+        if left == 0:
+            return others
+        p = &data[0]
+        while left:
+            answer = entry_read(p, left, &view, False)
+            if answer != ENTRY_OK:
+                entry_raise(answer, data.shape[0] - left)
+            p += view.size
+            left -= view.size
+            if view.index <= self.applied_index:
+                continue
+            if view.type != ENTRY_NORMAL:
+                others.append(entry_of_view(&view))
+            elif view.n:
+                self.apply_payload(&view)
+            self.applied_index = view.index
+            self.applied_term = view.term
+        return others
+
+    cdef int apply_payload(self, const EntryView* view) except -1:
+        cdef const uint8_t* p
+        cdef const uint8_t* op
+        cdef size_t n
+        cdef object owner = self.codec.decode_view(view.data, view.n, &p, &n)
+        try:
+            self.frames.reset(p, n)
+            while self.frames.next(&op, &n):
+                self.apply_operation(op, n)
+        except errors.FormatError:
+            # The framing itself is broken: what came before the break is applied, on every node alike.
+            self.undecodable += 1
+        return 0
+
+    cdef int apply_operation(self, const uint8_t* p, size_t n) except -1:
+        """Run one operation; its result or error goes to its waiter, if there is one."""
+        cdef OpView op
+        cdef object waiter = None
+        cdef object result
+        cdef int answer = op_read(p, n, &op)
+        self.operations += 1
+        if self.waiters and n >= OP_HEADER:
+            waiter = self.waiters.pop(op.request_id, None)
+        try:
+            if answer != OP_OK:
+                self.undecodable += 1
+                op_raise(answer)
+            result = self.execute(&op, waiter is not None)
+        except FATAL:
+            raise
+        except Exception as error:
+            self.store.undo()
+            self.rejected += 1
+            result = error if isinstance(error, errors.MetaStoreError) else errors.MetaStoreError(
+                f"etcdserver: operation failed: {error!r}")
+        if waiter is not None:
+            self.who.append(waiter)
+            self.what.append(result)
+        return 0
+
+    cdef bytes execute(self, const OpView* op, bint want):
+        return self.store.execute_view(op.kind, op.body, op.n, want)
+
+    cpdef commit(self):
+        """Write what was applied, with its log position, to the engine."""
+        self.store.commit(self.applied_index, self.applied_term)
+
+    cpdef Py_ssize_t release(self):
+        """Answer the waiters met since the last release, in order; returns how many."""
+        cdef list who = self.who
+        cdef list what = self.what
+        cdef Py_ssize_t i, count = len(who)
+        cdef object result
+        self.who = []
+        self.what = []
+        for i in range(count):
+            result = what[i]
+            if type(result) is bytes:
+                (<Waiter>who[i]).complete(result)
+            else:
+                (<Waiter>who[i]).fail(result)
+        return count

@@ -1,0 +1,46 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from metastore._core.omap cimport Cursor, Node, OrderedMap, Record
+
+
+cdef class EngineCursor:
+    # Records returned are borrowed: good until the next call or until the engine changes.
+    cdef Engine engine
+    cdef list chunk
+    cdef Py_ssize_t at
+    cdef Record* held
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL    # first record not below key
+    cdef Record* next(self) except? NULL
+
+
+cdef class Engine:
+    # The C-level surface; the defaults call the Python methods. Records returned are owned by the caller.
+    cdef Record* find(self, const uint8_t* key, size_t n) except? NULL
+    cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL
+    cdef EngineCursor cursor(self)
+
+    cpdef object get(self, bytes key)
+    cpdef object seek_ge(self, bytes key)
+    cpdef object seek_le(self, bytes key)
+    cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit)
+    cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term)
+    cpdef tuple applied(self)
+    cpdef Engine view(self)
+    cpdef object size(self)
+    cpdef bint reclaim(self)
+    cpdef object durable_applied(self)
+    cpdef object flush(self)
+    cpdef object close(self)
+    cpdef object restore(self, object stream)
+
+
+cdef class MemoryCursor(EngineCursor):
+    cdef Node* root
+    cdef Cursor cur
+
+
+cdef class MemoryEngine(Engine):
+    cdef OrderedMap tree
+    cdef uint64_t index
+    cdef uint64_t term
+    cdef uint64_t durable

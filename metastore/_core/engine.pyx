@@ -1,0 +1,279 @@
+"""Storage engines: an ordered bytes -> bytes map that takes one atomic write for each applied batch.
+
+`Engine` is the base of every engine. A plug-in subclasses it in Python and overrides get, scan, write, applied,
+view, size and, where they mean something, reclaim, durable_applied, flush, close, restore. MemoryEngine overrides
+the C-level methods too. Contract suite: metastore/storage/contract.py.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from metastore import errors
+from metastore._core.omap cimport (Cursor, Node, OrderedMap, Record, cursor_first, cursor_ge, cursor_next, free_garbage,
+                                   garbage_left, node_release, rec_deleted, rec_key, rec_new, rec_ref, rec_release,
+                                   rec_value, tree_get, tree_le)
+
+# The engine's own records, in table 'm': where it stands in the log.
+APPLIED_KEY = b"mapplied"
+cdef bytes APPLIED = APPLIED_KEY
+cdef int CHUNK = 256             # records that a cursor over a Python engine fetches at once
+cdef size_t RECLAIM_BUDGET = 4096
+
+
+cdef Record* record_of(bytes key, bytes value) except NULL:
+    """An owned record with copies of both."""
+    cdef Record* rec = rec_new(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value))
+    if rec == NULL:
+        raise MemoryError
+    memcpy(rec_value(rec), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+    return rec
+
+
+cdef inline bytes bytes_of(const uint8_t* p, size_t n):
+    return PyBytes_FromStringAndSize(<const char*>p, n)
+
+
+cdef class EngineCursor:
+    """Walks an engine upwards by means of its `scan`, a chunk at a time."""
+
+    def __dealloc__(self):
+        if self.held != NULL:
+            rec_release(self.held)
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        self.chunk = self.engine.scan(bytes_of(key, n), None, False, CHUNK)
+        self.at = -1
+        return EngineCursor.next(self)
+
+    cdef Record* next(self) except? NULL:
+        if self.chunk is None:
+            return NULL
+        self.at += 1
+        if self.at == len(self.chunk):
+            if self.at < CHUNK:
+                self.chunk = None
+                return NULL
+            self.chunk = self.engine.scan(<bytes>self.chunk[self.at - 1][0] + b"\0", None, False, CHUNK)
+            self.at = 0
+            if not self.chunk:
+                self.chunk = None
+                return NULL
+        key, value = self.chunk[self.at]
+        if self.held != NULL:
+            rec_release(self.held)
+            self.held = NULL
+        self.held = record_of(key, value)
+        return self.held
+
+
+cdef class Engine:
+    """Base of all engines. Keys and values are bytes, keys in memcmp order; one thread at a time."""
+
+    # -- C level --
+
+    cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
+        cdef bytes wanted = bytes_of(key, n)
+        value = self.get(wanted)
+        if value is None:
+            return NULL
+        return record_of(wanted, value)
+
+    cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
+        found = self.seek_le(bytes_of(key, n))
+        if found is None:
+            return NULL
+        return record_of(found[0], found[1])
+
+    cdef EngineCursor cursor(self):
+        cdef EngineCursor made = EngineCursor()
+        made.engine = self
+        return made
+
+    # -- to be overridden --
+
+    cpdef object get(self, bytes key):
+        """The value of `key`, or None."""
+        raise NotImplementedError
+
+    cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
+        """(key, value) pairs with start <= key < end (None: no bound), at most `limit` of them (0: all)."""
+        raise NotImplementedError
+
+    cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
+        """Atomically store every pair of `batch` (value None: delete the key) and the log position applied."""
+        raise NotImplementedError
+
+    cpdef tuple applied(self):
+        """(index, term) of the last write; (0, 0) for a new engine."""
+        raise NotImplementedError
+
+    cpdef Engine view(self):
+        """A read-only engine with the present contents, undisturbed by later writes."""
+        raise NotImplementedError
+
+    cpdef object size(self):
+        """Bytes in use by keys and values."""
+        raise NotImplementedError
+
+    # -- defaults --
+
+    cpdef object seek_ge(self, bytes key):
+        """(key, value) of the first key not below `key`, or None."""
+        found = self.scan(key, None, False, 1)
+        return found[0] if found else None
+
+    cpdef object seek_le(self, bytes key):
+        """(key, value) of the last key not above `key`, or None."""
+        found = self.scan(b"", key + b"\0", True, 1)
+        return found[0] if found else None
+
+    cpdef bint reclaim(self):
+        """Do a slice (at most a millisecond) of the freeing that is left over; True while there is more."""
+        return False
+
+    cpdef object durable_applied(self):
+        """The applied index that survives a crash."""
+        return self.applied()[0]
+
+    cpdef object flush(self):
+        """Move durable_applied() on, as far as the engine can by itself."""
+        return None
+
+    cpdef object close(self):
+        """Release what the engine holds; it is not used afterwards."""
+        return None
+
+    cpdef object restore(self, object stream):
+        """Replace the contents by the (key, value) pairs of an iterable, its log position among them."""
+        raise NotImplementedError
+
+
+cdef class MemoryCursor(EngineCursor):
+    """Walks the tree as it was when the cursor was made."""
+
+    def __dealloc__(self):
+        if self.root != NULL:
+            node_release(self.root)
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        return cursor_ge(&self.cur, self.root, key, n)
+
+    cdef Record* next(self) except? NULL:
+        return cursor_next(&self.cur)
+
+
+cdef class MemoryEngine(Engine):
+    """Everything in memory; what survives a crash is the snapshot and the log after it."""
+
+    def __cinit__(self):
+        self.tree = OrderedMap()
+        self.index = 0
+        self.term = 0
+        self.durable = 0
+
+    cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
+        cdef Record* rec = tree_get(self.tree.root, key, n)
+        if rec != NULL:
+            rec_ref(rec)
+        return rec
+
+    cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
+        cdef Record* rec = tree_le(self.tree.root, key, n)
+        if rec != NULL:
+            rec_ref(rec)
+        return rec
+
+    cdef EngineCursor cursor(self):
+        cdef MemoryCursor made = MemoryCursor()
+        made.root = self.tree.root
+        if made.root != NULL:
+            made.root.refs += 1
+        made.cur.depth = 0
+        return made
+
+    cpdef object get(self, bytes key):
+        """The value of `key`, or None."""
+        return self.tree.get(key)
+
+    cpdef object seek_ge(self, bytes key):
+        """(key, value) of the first key not below `key`, or None."""
+        return self.tree.seek_ge(key)
+
+    cpdef object seek_le(self, bytes key):
+        """(key, value) of the last key not above `key`, or None."""
+        return self.tree.seek_le(key)
+
+    cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
+        """(key, value) pairs with start <= key < end (None: no bound), at most `limit` of them (0: all)."""
+        return self.tree.scan(start, end, reverse, limit)
+
+    cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
+        """Take over the batch's records without copying them, and the log position."""
+        cdef Cursor cur
+        cdef uint64_t position[2]
+        cdef Record* rec = cursor_first(&cur, batch.root)
+        while rec != NULL:
+            if rec_deleted(rec):
+                self.tree.remove(rec_key(rec), rec.klen)
+            else:
+                rec_ref(rec)
+                self.tree.put_record(rec)
+            rec = cursor_next(&cur)
+        position[0] = index
+        position[1] = term
+        self.tree.put_raw(<const uint8_t*>PyBytes_AS_STRING(APPLIED), PyBytes_GET_SIZE(APPLIED),
+                          <const uint8_t*>position, sizeof(position))
+        self.index = index
+        self.term = term
+
+    cpdef tuple applied(self):
+        """(index, term) of the last write; (0, 0) for a new engine."""
+        return (self.index, self.term)
+
+    cpdef Engine view(self):
+        """A read-only engine with the present contents; O(1)."""
+        cdef MemoryEngine other = MemoryEngine()
+        other.tree = self.tree.view()
+        other.index = self.index
+        other.term = self.term
+        other.durable = self.durable
+        return other
+
+    cpdef object size(self):
+        """Bytes in use by keys and values."""
+        return self.tree.nbytes
+
+    cpdef bint reclaim(self):
+        """Free a slice of what was dropped; True while there is more."""
+        free_garbage(RECLAIM_BUDGET)
+        return garbage_left()
+
+    cpdef object durable_applied(self):
+        """The index of the newest verified snapshot, told by `set_durable`."""
+        return self.durable
+
+    def set_durable(self, uint64_t index) -> None:
+        """A verified snapshot holds everything up to `index`."""
+        if index > self.durable:
+            self.durable = index
+
+    cpdef object close(self):
+        """Drop the contents."""
+        self.tree = OrderedMap()
+
+    cpdef object restore(self, object stream):
+        """Replace the contents by the pairs of an iterable. Raises FormatError (nothing is changed then)."""
+        cdef OrderedMap fresh = OrderedMap()
+        cdef uint64_t position[2]
+        cdef bytes where
+        for key, value in stream:
+            fresh.set(key, value)
+        where = fresh.get(APPLIED, b"")
+        if len(where) != sizeof(position):
+            raise errors.FormatError("restore: the stream has no log position")
+        memcpy(position, PyBytes_AS_STRING(where), sizeof(position))
+        self.tree = fresh
+        self.index = position[0]
+        self.term = position[1]
+        self.durable = 0

@@ -1,0 +1,171 @@
+"""How keys and revisions stand in the engine (layout: FORMATS.md, "Engine records").
+
+Table 'k': escaped key + revision -> what is known of that version of the key; in key order, revisions ascending,
+so a key's newest record not above a revision is one look-up. Table 'r': revision -> key and value.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcmp, memcpy
+
+from metastore._core.omap cimport Record, rec_key, rec_new, rec_value
+from metastore import errors
+
+cdef enum:
+    RECORD_VERSION = 1
+    REV_VALUE_HEADER = 6     # version, flags, key length u32
+
+
+cdef size_t index_prefix(uint8_t* dst, const uint8_t* key, size_t n) noexcept nogil:
+    """'k' + the key with 00 -> 00 FF, closed by 00 01; returns its length. Order preserving."""
+    cdef size_t i, at = 1
+    dst[0] = c'k'
+    if n == 0 or memchr(key, 0, n) == NULL:
+        memcpy(dst + 1, key, n)
+        at += n
+    else:
+        for i in range(n):
+            dst[at] = key[i]
+            at += 1
+            if key[i] == 0:
+                dst[at] = 0xFF
+                at += 1
+    dst[at] = 0
+    dst[at + 1] = 1
+    return at + 2
+
+
+cdef void rev_write(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
+    """A revision in order-preserving form: REV_SIZE bytes."""
+    cdef int i
+    cdef uint64_t high = <uint64_t>main
+    for i in range(8):
+        dst[i] = <uint8_t>(high >> (56 - 8 * i))
+    for i in range(4):
+        dst[8 + i] = <uint8_t>(sub >> (24 - 8 * i))
+
+
+cdef void rev_read(const uint8_t* src, int64_t* main, uint32_t* sub) noexcept nogil:
+    cdef int i
+    cdef uint64_t high = 0
+    cdef uint32_t low = 0
+    for i in range(8):
+        high = (high << 8) | src[i]
+    for i in range(4):
+        low = (low << 8) | src[8 + i]
+    main[0] = <int64_t>high
+    sub[0] = low
+
+
+cdef void rev_key(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
+    """The key of a revision in table 'r': REV_KEY_SIZE bytes."""
+    dst[0] = c'r'
+    rev_write(dst + 1, main, sub)
+
+
+cdef Record* index_record(const uint8_t* prefix, size_t n, const IndexView* view) noexcept nogil:
+    """The 'k' record of a version; `prefix` is what index_prefix made. NULL without memory."""
+    cdef uint8_t key[512]
+    cdef Record* rec
+    cdef uint8_t* value
+    if n + REV_SIZE <= sizeof(key):
+        memcpy(key, prefix, n)
+        rev_write(key + n, view.main, view.sub)
+        rec = rec_new(key, n + REV_SIZE, INDEX_VALUE_SIZE)
+    else:
+        # The record is made for a key of full length; its last bytes are then set right.
+        rec = rec_new(prefix, n + REV_SIZE, INDEX_VALUE_SIZE)
+        if rec != NULL:
+            rev_write(rec_key(rec) + n, view.main, view.sub)
+    if rec == NULL:
+        return NULL
+    value = rec_value(rec)
+    value[0] = RECORD_VERSION
+    value[1] = FLAG_TOMBSTONE if view.tombstone else 0
+    memcpy(value + 2, &view.create, 8)
+    memcpy(value + 10, &view.version, 8)
+    memcpy(value + 18, &view.lease, 8)
+    return rec
+
+
+cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t klen,
+                        const uint8_t* value, size_t vlen, bint tombstone) noexcept nogil:
+    """The 'r' record of a change. NULL without memory."""
+    cdef uint8_t at[REV_KEY_SIZE]
+    cdef uint32_t size = <uint32_t>klen
+    cdef uint8_t* p
+    cdef Record* rec
+    rev_key(at, main, sub)
+    rec = rec_new(at, REV_KEY_SIZE, REV_VALUE_HEADER + klen + vlen)
+    if rec == NULL:
+        return NULL
+    p = rec_value(rec)
+    p[0] = RECORD_VERSION
+    p[1] = FLAG_TOMBSTONE if tombstone else 0
+    memcpy(p + 2, &size, 4)
+    memcpy(p + REV_VALUE_HEADER, key, klen)
+    if vlen:
+        memcpy(p + REV_VALUE_HEADER + klen, value, vlen)
+    return rec
+
+
+cdef int index_read(Record* rec, IndexView* out) except -1:
+    """Take a 'k' record apart. Raises DamagedData."""
+    cdef uint8_t* value = rec_value(rec)
+    if rec.klen < 3 + REV_SIZE or rec.vlen != INDEX_VALUE_SIZE or value[0] != RECORD_VERSION:
+        raise errors.DamagedData("engine: an index record has an unknown form")
+    rev_read(rec_key(rec) + rec.klen - REV_SIZE, &out.main, &out.sub)
+    out.tombstone = value[1] & FLAG_TOMBSTONE
+    memcpy(&out.create, value + 2, 8)
+    memcpy(&out.version, value + 10, 8)
+    memcpy(&out.lease, value + 18, 8)
+    return 0
+
+
+cdef int rev_record_read(Record* rec, RevView* out) except -1:
+    """Take an 'r' record apart; the pointers are into the record. Raises DamagedData."""
+    cdef uint8_t* p = rec_value(rec)
+    cdef uint32_t size = 0
+    if rec.vlen >= REV_VALUE_HEADER:
+        memcpy(&size, p + 2, 4)
+    if (rec.klen != REV_KEY_SIZE or rec.vlen < REV_VALUE_HEADER or p[0] != RECORD_VERSION
+            or size > rec.vlen - REV_VALUE_HEADER):
+        raise errors.DamagedData("engine: a revision record has an unknown form")
+    out.tombstone = p[1] & FLAG_TOMBSTONE
+    out.key = p + REV_VALUE_HEADER
+    out.klen = size
+    out.value = out.key + size
+    out.vlen = rec.vlen - REV_VALUE_HEADER - size
+    return 0
+
+
+cdef bint same_prefix(Record* rec, const uint8_t* prefix, size_t n) noexcept nogil:
+    """Whether a record of table 'k' belongs to the key that `prefix` (of index_prefix) stands for."""
+    return rec.klen == n + REV_SIZE and memcmp(rec_key(rec), prefix, n) == 0
+
+
+# --- for tools and tests ---------------------------------------------------------------------------------
+
+def encode_index_key(bytes key not None, int64_t main, uint32_t sub=0) -> bytes:
+    """The engine key of version (main, sub) of `key`."""
+    cdef bytes room = PyBytes_FromStringAndSize(NULL, index_room(len(key)))
+    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(room)
+    cdef size_t n = index_prefix(p, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+    rev_write(p + n, main, sub)
+    return room[:n + REV_SIZE]
+
+
+def decode_index_key(bytes data not None) -> tuple:
+    """(key, main, sub) of an engine key of table 'k'. Raises FormatError."""
+    cdef int64_t main
+    cdef uint32_t sub
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)
+    cdef Py_ssize_t n = len(data) - REV_SIZE
+    if n < 3 or data[0] != c'k' or data[n - 2:n] != b"\0\1":
+        raise errors.FormatError("not an index key")
+    rev_read(p + n, &main, &sub)
+    key = data[1:n - 2]
+    plain = key.replace(b"\0\xff", b"\0")
+    if plain.count(b"\0") != key.count(b"\0\xff") or key.count(b"\0") != plain.count(b"\0"):
+        raise errors.FormatError("not an index key: wrong escape")
+    return (plain, main, sub)

@@ -1,0 +1,87 @@
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.keyindex cimport IndexView
+from metastore._core.kvpb cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
+from metastore._core.omap cimport Cursor, OrderedMap, Record
+
+cdef enum:
+    WANT_COUNT = 0       # only how many
+    WANT_KEYS = 1        # keys and what the index knows, no values
+    WANT_ALL = 2
+
+
+cdef struct Scratch:
+    uint8_t* p
+    size_t size
+
+
+cdef struct KvList:
+    Kv* items            # &one while there is room for only one
+    Kv one
+    size_t n
+    size_t room
+    int64_t total        # keys in the range, also those not collected
+
+
+cdef void kvs_init(KvList* kvs) noexcept
+cdef void kvs_clear(KvList* kvs) noexcept
+cdef void kvs_cut(KvList* kvs, size_t n) noexcept
+
+
+cdef class Merged:
+    cdef EngineCursor below
+    cdef Cursor above
+    cdef OrderedMap overlay
+    cdef Record* from_below
+    cdef Record* from_above
+    cdef Record* pick(self) except? NULL
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL
+    cdef Record* next(self, Record* last) except? NULL
+
+
+cdef class Store:
+    cdef readonly Engine engine
+    cdef readonly OrderedMap overlay      # written by operations, not yet by the engine
+    cdef public uint64_t cluster_id
+    cdef public uint64_t member_id
+    cdef public uint64_t raft_term
+    cdef int64_t rev                      # of the last operation that changed something
+    cdef uint32_t sub                     # changes made so far by the operation under way
+    cdef int64_t saved_rev                # what the engine holds
+    cdef int64_t compacted                # revisions below are gone; -1: never compacted (etcd's convention)
+    cdef int64_t swept                    # compact revision up to which the records are gone too
+    cdef bytes sweep_at                   # where the sweep under way stands, None: not under way
+    cdef int64_t sweep_rev                # the compact revision of that sweep
+    cdef Scratch low
+    cdef Scratch high
+    cdef Scratch write_key
+
+    cdef int64_t now(self) noexcept       # revision that reads of the operation under way see
+    cdef void fill_header(self, Header* header) noexcept
+    cdef int finish(self) except -1       # the operation under way is done
+    cpdef undo(self)                      # drop what the operation under way has written
+
+    cdef bint lease_known(self, int64_t lease) noexcept
+    cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1
+    cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL
+    cdef int load(self, const IndexView* view, Kv* out) except -1
+    cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1
+    cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
+                     KvList* out) except -1
+    cdef int collect_range(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
+                           KvList* out) except -1
+    cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
+    cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
+                               IndexView* best) except? NULL
+    cdef int select(self, const RangeReq* req, KvList* out, bint* more) except -1
+
+    cdef bytes do_put(self, const PutReq* req, Header* header, bint want)
+    cdef bytes do_range(self, const RangeReq* req, Header* header)
+    cdef bytes do_delete(self, const DeleteReq* req, Header* header, bint want)
+    cdef bytes do_compact(self, const CompactReq* req, Header* header, bint want)
+    cdef bytes range_view(self, const uint8_t* body, size_t n, uint64_t term)
+    cdef bytes execute_view(self, int kind, const uint8_t* body, size_t n, bint want)
+    cpdef bytes range_reply(self, bytes body, object term=*)
+    cpdef commit(self, uint64_t index, uint64_t term)
+    cpdef bint sweep(self, size_t budget=*)

@@ -1,0 +1,674 @@
+"""The revisioned key-value store over an engine: Put, Range, DeleteRange, Compact (Txn: txn.pyx, sweep: sweep.pyx).
+
+Semantics are those of etcd's KV service (etcd.io, "API guarantees" and the comments of its rpc.proto). The
+store starts at revision 1. An operation that changes something gets the next main revision; its changes are
+numbered from 0 below it. Everything an operation writes goes to the overlay; reads see the overlay over the
+engine; `commit` hands the overlay to the engine in one write. Every check comes before the first change;
+`undo` drops the changes of an operation that failed all the same.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.string cimport memcpy, memset
+
+from metastore import errors
+from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.keyindex cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
+                                       index_record, index_room, rev_key, rev_read, rev_record, rev_record_read,
+                                       rev_write, same_prefix)
+from metastore._core.kvpb cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_OK,
+                                   CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice, check_put_req,
+                                   check_range_req, decode_compact, decode_delete, decode_put, decode_range,
+                                   encode_compact_reply, encode_delete_reply, encode_put_reply, encode_range_reply,
+                                   kv_raise)
+from metastore._core.omap cimport (Cursor, OrderedMap, Record, cursor_ge, cursor_next, key_cmp, rec_deleted, rec_key,
+                                   rec_new, rec_ref, rec_release, rec_value, tree_get, tree_le)
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+
+cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
+cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
+cdef enum:
+    META_VERSION = 1
+    META_SIZE = 9
+    STEPS = 6            # records of one key that a range walks over before it jumps
+
+
+# --- lists of pairs --------------------------------------------------------------------------------------
+
+cdef void kvs_init(KvList* kvs) noexcept:
+    kvs.items = &kvs.one
+    kvs.n = 0
+    kvs.room = 1
+    kvs.total = 0
+
+
+cdef void kvs_cut(KvList* kvs, size_t n) noexcept:
+    """Keep only the first `n` pairs."""
+    while kvs.n > n:
+        kvs.n -= 1
+        if kvs.items[kvs.n].hold != NULL:
+            rec_release(<Record*>kvs.items[kvs.n].hold)
+
+
+cdef void kvs_clear(KvList* kvs) noexcept:
+    kvs_cut(kvs, 0)
+    if kvs.items != &kvs.one:
+        free(kvs.items)
+        kvs.items = &kvs.one
+
+
+cdef Kv* kvs_add(KvList* kvs) except NULL:
+    """Room for one more pair, zeroed."""
+    cdef Kv* grown
+    if kvs.n == kvs.room:
+        grown = <Kv*>malloc(2 * kvs.room * sizeof(Kv) if kvs.room > 1 else 16 * sizeof(Kv))
+        if grown == NULL:
+            raise MemoryError
+        memcpy(grown, kvs.items, kvs.n * sizeof(Kv))
+        if kvs.items != &kvs.one:
+            free(kvs.items)
+        kvs.items = grown
+        kvs.room = 2 * kvs.room if kvs.room > 1 else 16
+    memset(&kvs.items[kvs.n], 0, sizeof(Kv))
+    kvs.n += 1
+    return &kvs.items[kvs.n - 1]
+
+
+cdef void kvs_filter(KvList* kvs, const RangeReq* req) noexcept:
+    """Drop the pairs that the request's revision bounds exclude (0: no bound)."""
+    cdef size_t i, kept = 0
+    cdef Kv* kv
+    for i in range(kvs.n):
+        kv = &kvs.items[i]
+        if ((req.max_mod != 0 and kv.mod > req.max_mod) or (req.min_mod != 0 and kv.mod < req.min_mod)
+                or (req.max_create != 0 and kv.create > req.max_create)
+                or (req.min_create != 0 and kv.create < req.min_create)):
+            if kv.hold != NULL:
+                rec_release(<Record*>kv.hold)
+            continue
+        kvs.items[kept] = kv[0]
+        kept += 1
+    kvs.n = kept
+
+
+# What qsort's comparison compares; set under the GIL right before sorting.
+cdef int sort_target = 0
+cdef bint sort_down = False
+
+
+cdef int compare_kv(const void* left, const void* right) noexcept nogil:
+    """Order by sort_target; pairs that are equal in it stay in key order in both directions."""
+    cdef const Kv* a = <const Kv*>left
+    cdef const Kv* b = <const Kv*>right
+    cdef int64_t x = 0, y = 0
+    cdef int order
+    if sort_target == 1:
+        x, y = a.version, b.version
+    elif sort_target == 2:
+        x, y = a.create, b.create
+    elif sort_target == 3:
+        x, y = a.mod, b.mod
+    elif sort_target == 4:
+        x = key_cmp(a.value.p, a.value.n, b.value.p, b.value.n)
+    else:
+        x = key_cmp(a.key.p, a.key.n, b.key.p, b.key.n)
+    if x != y:
+        order = -1 if x < y else 1
+        return -order if sort_down else order
+    return key_cmp(a.key.p, a.key.n, b.key.p, b.key.n)
+
+
+cdef void kvs_sort(KvList* kvs, int target, bint down) noexcept:
+    global sort_target, sort_down
+    sort_target = target
+    sort_down = down
+    qsort(kvs.items, kvs.n, sizeof(Kv), compare_kv)
+
+
+# --- helpers ---------------------------------------------------------------------------------------------
+
+cdef uint8_t* room(Scratch* scratch, size_t n) except NULL:
+    """A buffer of at least `n` bytes that lives as long as the store."""
+    cdef uint8_t* grown
+    if scratch.size < n:
+        grown = <uint8_t*>realloc(scratch.p, n + 256)
+        if grown == NULL:
+            raise MemoryError
+        scratch.p = grown
+        scratch.size = n + 256
+    return scratch.p
+
+
+cdef bytes meta_value(int64_t number):
+    """The value of a counter in table 'm': version byte, i64."""
+    cdef uint8_t data[META_SIZE]
+    data[0] = META_VERSION
+    memcpy(data + 1, &number, 8)
+    return (<char*>data)[:META_SIZE]
+
+
+cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2:
+    cdef bytes value = engine.get(name)
+    cdef int64_t number
+    if value is None:
+        return default
+    if len(value) != META_SIZE or value[0] != META_VERSION:
+        raise errors.DamagedData(f"engine: record {name!r} has an unknown form")
+    memcpy(&number, PyBytes_AS_STRING(value) + 1, 8)
+    return number
+
+
+cdef int plain_key(Record* index, Kv* out) except -1:
+    """Point `out.key` at the plain key of a 'k' record, holding what that takes."""
+    cdef uint8_t* p = rec_key(index) + 1
+    cdef size_t n = index.klen - 3 - REV_SIZE
+    cdef size_t i = 0, at = 0
+    cdef Record* copy
+    while i < n and p[i] != 0:
+        i += 1
+    if i == n:
+        rec_ref(index)
+        out.hold = index
+        out.key.p = p
+        out.key.n = n
+        return 0
+    copy = rec_new(p, n, 0)
+    if copy == NULL:
+        raise MemoryError
+    i = 0
+    while i < n:
+        rec_key(copy)[at] = p[i]
+        i += 2 if p[i] == 0 else 1
+        at += 1
+    out.hold = copy
+    out.key.p = rec_key(copy)
+    out.key.n = at
+    return 0
+
+
+cdef inline bint from_key_on(const Slice* end) noexcept:
+    return end.n == 1 and end.p[0] == 0
+
+
+cdef class Merged:
+    """Walks index records of the overlay and the engine together, upwards."""
+
+    cdef Record* pick(self) except? NULL:
+        cdef int order
+        while True:
+            if self.from_above == NULL:
+                return self.from_below
+            order = -1
+            if self.from_below != NULL:
+                order = key_cmp(rec_key(self.from_above), self.from_above.klen,
+                                rec_key(self.from_below), self.from_below.klen)
+            if order > 0:
+                return self.from_below
+            if order == 0:
+                self.from_below = self.below.next()
+            if not rec_deleted(self.from_above):
+                return self.from_above
+            self.from_above = cursor_next(&self.above)
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        self.from_below = self.below.seek(key, n)
+        self.from_above = cursor_ge(&self.above, self.overlay.root, key, n)
+        return self.pick()
+
+    cdef Record* next(self, Record* last) except? NULL:
+        """The record after `last`, which pick() returned."""
+        if last == self.from_above:
+            self.from_above = cursor_next(&self.above)
+        else:
+            self.from_below = self.below.next()
+        return self.pick()
+
+
+# --- the store -------------------------------------------------------------------------------------------
+
+cdef class Store:
+    """Keys and their history. One thread at a time.
+
+    `cluster_id`, `member_id` and `raft_term` are what the headers of replies show.
+    """
+
+    def __cinit__(self):
+        self.low.p = NULL
+        self.high.p = NULL
+        self.write_key.p = NULL
+        self.low.size = self.high.size = self.write_key.size = 0
+
+    def __init__(self, Engine engine not None, uint64_t cluster_id=0, uint64_t member_id=0):
+        self.engine = engine
+        self.cluster_id = cluster_id
+        self.member_id = member_id
+        self.raft_term = 0
+        self.reload()
+
+    def __dealloc__(self):
+        free(self.low.p)
+        free(self.high.p)
+        free(self.write_key.p)
+
+    def reload(self) -> None:
+        """Read the counters from the engine, whose contents were replaced. Raises DamagedData."""
+        self.overlay = OrderedMap()
+        self.sub = 0
+        self.rev = self.saved_rev = read_meta(self.engine, b"mrevision", 1)
+        self.compacted = read_meta(self.engine, b"mcompact", -1)
+        self.swept = read_meta(self.engine, b"mswept", -1)
+        self.sweep_at = None
+
+    @property
+    def revision(self) -> int:
+        """The current main revision."""
+        return self.rev
+
+    @property
+    def compact_revision(self) -> int:
+        """Revisions below are gone; -1 while nothing was ever compacted."""
+        return self.compacted
+
+    cdef int64_t now(self) noexcept:
+        return self.rev + 1 if self.sub else self.rev
+
+    cdef void fill_header(self, Header* header) noexcept:
+        header.cluster_id = self.cluster_id
+        header.member_id = self.member_id
+        header.revision = self.now()
+        header.raft_term = self.raft_term
+
+    cdef int finish(self) except -1:
+        if self.sub:
+            self.rev += 1
+            self.sub = 0
+        return 0
+
+    cpdef undo(self):
+        """Drop from the overlay what the operation under way has written."""
+        cdef uint8_t at[REV_KEY_SIZE]
+        cdef Record* rec
+        cdef RevView change
+        cdef uint8_t* p
+        cdef size_t n
+        while self.sub:
+            rev_key(at, self.rev + 1, self.sub - 1)
+            rec = tree_get(self.overlay.root, at, REV_KEY_SIZE)
+            if rec != NULL:
+                rev_record_read(rec, &change)
+                p = room(&self.write_key, index_room(change.klen))
+                n = index_prefix(p, change.key, change.klen)
+                rev_write(p + n, self.rev + 1, self.sub - 1)
+                self.overlay.remove(p, n + REV_SIZE)
+                self.overlay.remove(at, REV_KEY_SIZE)
+            self.sub -= 1
+
+    # -- single versions --
+
+    cdef bint lease_known(self, int64_t lease) noexcept:
+        # No lease can be granted yet, so none is known.
+        return False
+
+    cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1:
+        """The newest version of `key` not above main revision `at`: 1 and `out`, or 0. A tombstone counts."""
+        cdef uint8_t* p = room(&self.low, index_room(key.n))
+        cdef size_t n = index_prefix(p, key.p, key.n)
+        cdef Record* rec
+        rev_write(p + n, at, LAST_SUB)
+        if self.overlay.count:
+            rec = tree_le(self.overlay.root, p, n + REV_SIZE)
+            if rec != NULL and same_prefix(rec, p, n):
+                index_read(rec, out)
+                return 1
+        rec = self.engine.find_le(p, n + REV_SIZE)
+        if rec == NULL:
+            return 0
+        if not same_prefix(rec, p, n):
+            rec_release(rec)
+            return 0
+        try:
+            index_read(rec, out)
+        finally:
+            rec_release(rec)
+        return 1
+
+    cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL:
+        """The 'r' record of a revision, owned by the caller. Raises DamagedData when it is missing."""
+        cdef uint8_t at[REV_KEY_SIZE]
+        cdef Record* rec = NULL
+        rev_key(at, main, sub)
+        if self.overlay.count:
+            rec = tree_get(self.overlay.root, at, REV_KEY_SIZE)
+        if rec != NULL:
+            rec_ref(rec)
+            return rec
+        rec = self.engine.find(at, REV_KEY_SIZE)
+        if rec == NULL:
+            raise errors.DamagedData(f"engine: revision {main}/{sub} is missing")
+        return rec
+
+    cdef int load(self, const IndexView* view, Kv* out) except -1:
+        """Fill a pair with key and value of a version; `out.hold` is the caller's to release."""
+        cdef RevView change
+        cdef Record* rec = self.fetch(view.main, view.sub)
+        out.hold = rec
+        rev_record_read(rec, &change)
+        out.key.p = change.key
+        out.key.n = change.klen
+        out.value.p = change.value
+        out.value.n = change.vlen
+        out.create = view.create
+        out.mod = view.main
+        out.version = view.version
+        out.lease = view.lease
+        return 0
+
+    cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1:
+        """Write a change (a tombstone when the view says so) under the next revision of this operation."""
+        cdef uint8_t* p = room(&self.write_key, index_room(key.n))
+        cdef size_t n = index_prefix(p, key.p, key.n)
+        cdef Record* rec
+        cdef uint32_t sub = self.sub
+        view.main = self.rev + 1
+        view.sub = sub
+        rec = rev_record(view.main, sub, key.p, key.n, value.p, value.n, view.tombstone)
+        if rec == NULL:
+            raise MemoryError
+        self.overlay.put_record(rec)
+        self.sub = sub + 1
+        rec = index_record(p, n, view)
+        if rec == NULL:
+            raise MemoryError
+        self.overlay.put_record(rec)
+        return 0
+
+    # -- ranges --
+
+    cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1:
+        """Count a live version and, below the limit, collect it."""
+        cdef Kv* kv
+        out.total += 1
+        if want == WANT_COUNT or (limit and out.n >= limit):
+            return 0
+        kv = kvs_add(out)
+        if want == WANT_ALL:
+            return self.load(view, kv)
+        kv.create = view.create
+        kv.mod = view.main
+        kv.version = view.version
+        kv.lease = view.lease
+        return plain_key(group, kv)
+
+    cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
+                     KvList* out) except -1:
+        """Collect the pairs of a range at main revision `at` in key order; `out` is the caller's to clear."""
+        cdef IndexView view
+        cdef Kv* kv
+        if end.n:
+            return self.collect_range(key, end, at, limit, want, out)
+        if not self.version_at(key, at, &view) or view.tombstone:
+            return 0
+        out.total = 1
+        if want == WANT_COUNT:
+            return 0
+        kv = kvs_add(out)
+        if want == WANT_ALL:
+            return self.load(&view, kv)
+        kv.key = key[0]
+        kv.create = view.create
+        kv.mod = view.main
+        kv.version = view.version
+        kv.lease = view.lease
+        return 0
+
+    cdef int collect_range(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
+                           KvList* out) except -1:
+        cdef Merged walk = Merged()
+        cdef size_t low_n = index_prefix(room(&self.low, index_room(key.n)), key.p, key.n)
+        cdef size_t high_n = 1, n
+        cdef uint8_t* high = room(&self.high, index_room(end.n))
+        cdef Record* rec
+        cdef Record* group
+        cdef IndexView view, best
+        cdef bint found
+        cdef int steps
+        if from_key_on(end):
+            high[0] = c'l'
+        else:
+            high_n = index_prefix(high, end.p, end.n)
+        walk.below = self.engine.cursor()
+        walk.overlay = self.overlay
+        rec = walk.seek(self.low.p, low_n)
+        while rec != NULL and key_cmp(rec_key(rec), rec.klen, high, high_n) < 0:
+            group = rec
+            rec_ref(group)
+            try:
+                n = group.klen - REV_SIZE
+                found = False
+                steps = 0
+                while rec != NULL and same_prefix(rec, rec_key(group), n):
+                    index_read(rec, &view)
+                    if view.main > at or steps == STEPS:
+                        rec = self.skip_versions(walk, group, n, at, view.main > at, &found, &best)
+                        break
+                    best = view
+                    found = True
+                    steps += 1
+                    rec = walk.next(rec)
+                if found and not best.tombstone:
+                    self.keep(&best, group, limit, want, out)
+            finally:
+                rec_release(group)
+        return 0
+
+    cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
+                               IndexView* best) except? NULL:
+        """A key with many versions: look up the one wanted (unless `done`) and go to the next key's first record."""
+        cdef uint8_t* p = room(&self.low, n + REV_SIZE)
+        cdef Record* rec
+        memcpy(p, rec_key(group), n)
+        if not done:
+            rev_write(p + n, at, LAST_SUB)
+            rec = tree_le(self.overlay.root, p, n + REV_SIZE)
+            if rec != NULL and same_prefix(rec, p, n):
+                index_read(rec, best)
+            else:
+                rec = self.engine.find_le(p, n + REV_SIZE)
+                if rec == NULL:
+                    raise errors.DamagedData("engine: index records changed while they were read")
+                try:
+                    index_read(rec, best)
+                finally:
+                    rec_release(rec)
+            found[0] = True
+        memset(p + n, 0xFF, REV_SIZE)
+        return walk.seek(p, n + REV_SIZE)
+
+    cdef int select(self, const RangeReq* req, KvList* out, bint* more) except -1:
+        """Everything a RangeRequest asks for but the encoding. Raises FutureRevision, Compacted, DamagedData.
+
+        Limit, filters and sorting as etcd does them: with a filter or an explicit order all is fetched, then
+        filtered, sorted and cut; a sort target without an order sorts what the limit let through.
+        """
+        cdef int64_t at = self.now()
+        cdef size_t limit = 0
+        cdef int want = WANT_ALL
+        cdef bint filtered = req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0
+        if req.revision > at:
+            kv_raise(KV_FUTURE, "")
+        if req.revision > 0:
+            at = req.revision
+        if at < self.compacted:
+            kv_raise(KV_COMPACTED, "")
+        if req.limit > 0 and req.sort_order == 0 and not filtered and req.limit < LATEST:
+            limit = <size_t>req.limit + 1
+        if req.count_only:
+            want = WANT_COUNT
+        elif req.keys_only and req.sort_target != 4:
+            want = WANT_KEYS
+        self.collect(&req.key, &req.end, at, limit, want, out)
+        if filtered:
+            kvs_filter(out, req)
+        if out.n > 1 and (req.sort_target != 0 or req.sort_order == 2):
+            kvs_sort(out, req.sort_target, req.sort_order == 2)
+        more[0] = req.limit > 0 and out.n > <size_t>req.limit
+        if more[0]:
+            kvs_cut(out, <size_t>req.limit)
+        return 0
+
+    # -- operations; each needs finish() or undo() after it --
+
+    cdef bytes do_range(self, const RangeReq* req, Header* header):
+        """RangeResponse. Raises FutureRevision, Compacted, DamagedData."""
+        cdef KvList kvs
+        cdef bint more = False
+        cdef size_t i
+        kvs_init(&kvs)
+        try:
+            self.select(req, &kvs, &more)
+            if req.keys_only:
+                for i in range(kvs.n):
+                    kvs.items[i].value.n = 0
+            header.revision = self.now()
+            return encode_range_reply(header, kvs.items, kvs.n, more, kvs.total)
+        finally:
+            kvs_clear(&kvs)
+
+    cdef bytes do_put(self, const PutReq* req, Header* header, bint want):
+        """PutResponse (None unless wanted). Raises LeaseNotFound, KeyNotFound, before any change."""
+        cdef IndexView old, new
+        cdef Slice value = req.value
+        cdef Kv prev
+        cdef bint exists
+        if req.lease != 0 and not self.lease_known(req.lease):
+            kv_raise(KV_LEASE_NOT_FOUND, "")
+        exists = self.version_at(&req.key, LATEST, &old) and not old.tombstone
+        if not exists and (req.ignore_value or req.ignore_lease):
+            kv_raise(KV_KEY_NOT_FOUND, "")
+        new.create = old.create if exists else self.rev + 1
+        new.version = old.version + 1 if exists else 1
+        new.lease = old.lease if req.ignore_lease else req.lease
+        new.tombstone = False
+        prev.hold = NULL
+        try:
+            if exists and (req.ignore_value or (req.prev_kv and want)):
+                self.load(&old, &prev)
+                if req.ignore_value:
+                    value = prev.value
+            self.write_version(&req.key, &value, &new)
+            if not want:
+                return None
+            header.revision = self.now()
+            return encode_put_reply(header, &prev if exists and req.prev_kv else NULL)
+        finally:
+            if prev.hold != NULL:
+                rec_release(<Record*>prev.hold)
+
+    cdef bytes do_delete(self, const DeleteReq* req, Header* header, bint want):
+        """DeleteRangeResponse (None unless wanted)."""
+        cdef KvList kvs
+        cdef IndexView gone
+        cdef Slice nothing
+        cdef size_t i
+        nothing.p = NULL
+        nothing.n = 0
+        memset(&gone, 0, sizeof(gone))
+        gone.tombstone = True
+        kvs_init(&kvs)
+        try:
+            self.collect(&req.key, &req.end, LATEST, 0, WANT_ALL if req.prev_kv and want else WANT_KEYS, &kvs)
+            for i in range(kvs.n):
+                self.write_version(&kvs.items[i].key, &nothing, &gone)
+            if not want:
+                return None
+            header.revision = self.now()
+            return encode_delete_reply(header, kvs.total, kvs.items, kvs.n if req.prev_kv else 0)
+        finally:
+            kvs_clear(&kvs)
+
+    cdef bytes do_compact(self, const CompactReq* req, Header* header, bint want):
+        """CompactionResponse (None unless wanted). Raises Compacted, FutureRevision, before any change.
+
+        History below the revision is gone at once for every reader; sweep() frees the room.
+        """
+        if req.revision <= self.compacted:
+            kv_raise(KV_COMPACTED, "")
+        if req.revision > self.rev:
+            kv_raise(KV_FUTURE, "")
+        self.overlay.set(b"mcompact", meta_value(req.revision))
+        self.compacted = req.revision
+        return encode_compact_reply(header) if want else None
+
+    # -- entrances --
+
+    cdef bytes execute_view(self, int kind, const uint8_t* body, size_t n, bint want):
+        """One committed operation. Raises ApiError (nothing is changed then); MemoryError and engine errors pass."""
+        cdef PutReq put
+        cdef DeleteReq delete
+        cdef CompactReq compact
+        cdef Header header
+        cdef bytes reply
+        self.fill_header(&header)
+        if kind == OP_PUT:
+            kv_raise(decode_put(body, n, &put), "PutRequest")
+            kv_raise(check_put_req(&put), "")
+            reply = self.do_put(&put, &header, want)
+        elif kind == OP_DELETE_RANGE:
+            kv_raise(decode_delete(body, n, &delete), "DeleteRangeRequest")
+            if delete.key.n == 0:
+                kv_raise(KV_EMPTY_KEY, "")
+            reply = self.do_delete(&delete, &header, want)
+        elif kind == OP_COMPACT:
+            kv_raise(decode_compact(body, n, &compact), "CompactionRequest")
+            reply = self.do_compact(&compact, &header, want)
+        else:
+            raise errors.FormatError(f"operation of unknown kind {kind}")
+        self.finish()
+        return reply
+
+    def execute(self, int kind, bytes body not None, bint want=True):
+        """One operation (kinds: op.pxd); the encoded reply, or None unless wanted. Raises ApiError, FormatError."""
+        try:
+            return self.execute_view(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
+        except BaseException:
+            self.undo()
+            raise
+
+    def put(self, bytes body not None) -> bytes:
+        """PutRequest -> PutResponse. Raises ApiError."""
+        return self.execute(OP_PUT, body)
+
+    def delete_range(self, bytes body not None) -> bytes:
+        """DeleteRangeRequest -> DeleteRangeResponse. Raises ApiError."""
+        return self.execute(OP_DELETE_RANGE, body)
+
+    def compact(self, bytes body not None) -> bytes:
+        """CompactionRequest -> CompactionResponse. Raises ApiError."""
+        return self.execute(OP_COMPACT, body)
+
+    cdef bytes range_view(self, const uint8_t* body, size_t n, uint64_t term):
+        cdef RangeReq req
+        cdef Header header
+        kv_raise(decode_range(body, n, &req), "RangeRequest")
+        kv_raise(check_range_req(&req), "")
+        self.fill_header(&header)
+        header.raft_term = term
+        return self.do_range(&req, &header)
+
+    cpdef bytes range_reply(self, bytes body, object term=None):
+        """RangeRequest -> RangeResponse; `term` for the header (default: raft_term). Raises ApiError."""
+        return self.range_view(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
+                               self.raft_term if term is None else <uint64_t>term)
+
+    cpdef commit(self, uint64_t index, uint64_t term):
+        """Hand everything written since the last commit to the engine, in one write with the log position."""
+        if self.rev != self.saved_rev:
+            self.overlay.set(b"mrevision", meta_value(self.rev))
+        self.engine.write(self.overlay, index, term)
+        self.saved_rev = self.rev
+        self.overlay.clear()
+
+    cpdef bint sweep(self, size_t budget=1000):
+        """One slice of removing what a compaction has cut off; True while there is more."""
+        return False
