@@ -12,8 +12,8 @@ from .client import op, prefix_end
 SEPARATOR = b"|BATCH_SEP|"
 
 KEYS = [
-    b"a", b"b", b"c", b"d", b"ab", b"abc", b"b\0", b"b\0\0", b"a\xff", b"\0", b"\0\0", b"\xff", b"\xff\xff", b"c\xff\xff",
-    b"k" * 300, SEPARATOR, b"x" + SEPARATOR[:-1], SEPARATOR[1:] + b"~",
+    b"a", b"b", b"c", b"d", b"ab", b"abc", b"b\0", b"b\0\0", b"a\xff", b"\0", b"\0\0", b"\xff", b"\xff\xff",
+    b"c\xff\xff", b"k" * 300, SEPARATOR, b"x" + SEPARATOR[:-1], SEPARATOR[1:] + b"~",
 ]  # fmt: skip
 MAX_DEPTH = 3
 UNKNOWN_LEASES = [7, -1, 1 << 62]

@@ -1,0 +1,62 @@
+"""Runs a node so that what a power cut would leave can be rebuilt: only synced bytes, only synced names."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("powercut.c")
+
+
+def build(folder: Path) -> Path:
+    """Compiles the preloaded library into `folder`."""
+    library = folder / "powercut.so"
+    command = [
+        "gcc",
+        "-O1",
+        "-Wall",
+        "-Werror",
+        "-shared",
+        "-fPIC",
+        "-o",
+        str(library),
+        str(SOURCE),
+        "-ldl",
+        "-lpthread",
+    ]
+    subprocess.run(command, check=True, timeout=60)
+    return library
+
+
+def environment(library: Path, root: Path, copy: Path) -> Mapping[str, str]:
+    """What to start the node with. `root` is the parent of its data directory."""
+    copy.mkdir()
+    return {"LD_PRELOAD": str(library), "POWERCUT_ROOT": str(root), "POWERCUT_COPY": str(copy)}
+
+
+def rebuild(data_dir: Path, copy: Path, target: Path) -> list[str]:
+    """Builds `target`: `data_dir` as its last syncs left it. Returns the names of the files in it.
+
+    A name is there if its directory was synced after it was made; a file holds what it held at its last sync, or
+    nothing. The data directory itself is taken as there.
+    """
+    names = []
+    target.mkdir(parents=True)
+    listing = copy / f"{data_dir.stat().st_ino}.dir"
+    entries = listing.read_text().splitlines() if listing.exists() else []
+    for entry in entries:
+        inode, _, name = entry.partition(" ")
+        if (copy / f"{inode}.dir").exists() or (data_dir / name).is_dir():
+            if (data_dir / name).is_dir():
+                names += [f"{name}/{inner}" for inner in rebuild(data_dir / name, copy, target / name)]
+            else:
+                (target / name).mkdir()
+        elif (copy / inode).exists():
+            shutil.copyfile(copy / inode, target / name)
+            names.append(name)
+        else:
+            (target / name).touch()
+            names.append(name)
+    return names
