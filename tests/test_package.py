@@ -80,9 +80,10 @@ FORBIDDEN = {
 ALLOWED = {
     ("_source", "os"),  # looks for an installed package before anything else is loaded
     ("metastore", "os"),  # the same
+    ("api.pb", "pathlib"),  # reads the message descriptors that lie in the package
 }
 # Tools of those who work on the project; nothing that runs imports them.
-DEVELOPERS_ONLY = {"proto.compile"}
+DEVELOPERS_ONLY = {"proto.generate"}
 PYX_LINES = {"_core.raft": 1200}
 LINES = 800
 FUNCTION_LINES = 70
@@ -189,7 +190,7 @@ def test_floors_import_only_from_below() -> None:
 def test_the_core_is_pure() -> None:
     wrong = []
     for name, path in sources():
-        if floor(name) > PURE:
+        if floor(name) > PURE or name in DEVELOPERS_ONLY:
             continue
         for line, target in imports(name, path):
             parts = target.strip("<>").split(".")
