@@ -217,7 +217,7 @@ class Server:
         if self.driver.backlog:
             self._again()
         self._balance()
-        if self.store.sweep_pending and not self.sweeping:
+        if self.kv.sweep_pending and not self.sweeping:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
         if self.draining:

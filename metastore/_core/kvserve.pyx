@@ -12,7 +12,7 @@ from metastore import errors
 from metastore._core.batch cimport BatchProposer
 from metastore._core.h2 cimport Request
 from metastore._core.kvpb cimport (
-    KV_OK, CompactReq, check_txn, decode_compact, kv_raise, range_is_serializable, txn_is_readonly, verify_compact,
+    KV_OK, CompactReq, decode_compact, kv_raise, range_is_serializable, verify_compact,
     verify_delete, verify_put, verify_range,
 )
 from metastore._core.mvcc cimport Store
@@ -108,9 +108,7 @@ cdef class KVServer:
                 kv_raise(code, "RangeRequest")
             return self.read(method, body, waiter, range_is_serializable(body))
         if method == METHOD_TXN:
-            check_txn(body, self.max_txn_ops)
-            if txn_is_readonly(body):
-                return self.read(method, body, waiter, False)
+            raise errors.Unimplemented("txn")
             return self.write(OP_TXN, body, waiter, now)
         if method == METHOD_DELETE_RANGE:
             code = verify_delete(data, size)
@@ -179,11 +177,16 @@ cdef class KVServer:
     def swept(self):
         """Answer the physical compactions, if nothing is left to sweep."""
         cdef HeldCompaction one
-        if self.store.sweep_pending:
+        if self.sweep_pending:
             return
         held, self.held = self.held, []
         for one in held:
             one.inner.complete(one.reply)
+
+    @property
+    def sweep_pending(self):
+        """Whether compacted records are still to be given back by `Store.sweep`."""
+        return self.store.swept < self.store.compacted
 
     def refuse(self, error):
         """From now on every call gets `error`; None ends that."""

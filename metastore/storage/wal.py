@@ -1,4 +1,5 @@
-"""The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding, scanning and repair: `_core/wal.pyx`.
+"""The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding: `_core/wal.pyx`;
+scanning and repair: `_core/walscan.pyx`.
 
 One thread owns a `Wal`. It appends, hands the group built meanwhile to the disk thread whenever that is idle, and
 learns from the eventfd when a group is durable:
@@ -24,7 +25,8 @@ from typing import Any, Self
 
 from .._core.entry import Entry, HardState, decode_entries
 from .._core.raftpb import LogCompacted, LogUnavailable
-from .._core.wal import MAX_SEGMENT, Group, Recovered, Writer, create, recover, reopen
+from .._core.wal import MAX_SEGMENT, Group, Writer
+from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, FormatError
 from ..failpoints import Action, Failpoints
@@ -280,8 +282,9 @@ class Wal:
         """An eventfd, readable when `poll` has something to do."""
         return self._event
 
-    def poll(self) -> int:
-        """Take in what finished, start the next group, give the highest durable number.
+    def poll(self, start: bool = True) -> int:
+        """Take in what finished, start the next group (unless `start` is false: the caller has more to append to it
+        and submits then), give the highest durable number.
 
         Raises DiskFailed if a write or a sync failed; it then fails for ever."""
         try:
@@ -296,7 +299,7 @@ class Wal:
             self._finish(group)
         elif self._disk.failed is not None:
             self._fail(*self._disk.failed)
-        if not self._disk.busy:
+        if start and not self._disk.busy:
             self._start()
         return self.durable
 
