@@ -123,7 +123,7 @@ class Folder:
             if not recycled:
                 fill(fd, size, hurry)
             size = max(size, os.fstat(fd).st_size)
-            write_all(fd, encode_header(generation), 0)
+            write_all(fd, encode_header(generation, size), 0)
             path = self.publish(temporary, fd, generation)
         except BaseException:
             os.close(fd)
