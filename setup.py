@@ -169,7 +169,18 @@ class BuildExt(build_ext):
                 shutil.copyfile(built, f"{target}.new")
                 shutil.copymode(built, f"{target}.new")
                 os.replace(f"{target}.new", target)
+            self.place_generated(ext, Path(target))
         stamp.write_text(FLAVOUR)
+
+    @staticmethod
+    def place_generated(ext: Extension, target: Path) -> None:
+        """The coverage plugin of Cython reads the lines that can be run out of the C file beside a debug module."""
+        name = ext.name.rpartition(".")[2]
+        beside = target.with_name(f"{name}.c")
+        if DEBUG:
+            shutil.copyfile(f"build/{FLAVOUR}/cython/metastore/_core/{name}.c", beside)
+        else:
+            beside.unlink(missing_ok=True)
 
 
 def same_bytes(one: Path, other: Path) -> bool:

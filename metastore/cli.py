@@ -25,7 +25,7 @@ class Runnable(Protocol):
     def start(self) -> None:
         """Open the data, bind the addresses, serve. Raises MetaStoreError."""
 
-    def wait(self) -> None:
+    def wait(self) -> object:
         """Block until the node has stopped; raises the MetaStoreError that stopped it, if one did."""
 
     def stop(self) -> None:

@@ -531,6 +531,8 @@ class Config:
     log: LogTable
     metrics: MetricsTable
 
+    _layer: _Layer
+
     __slots__ = ("_layer", *_TABLES)
 
     def __init__(self, **tables: Mapping[str, Any]) -> None:

@@ -1,0 +1,85 @@
+"""Make a wheel self-contained, install it into a fresh environment, and use it: start, put, get, stop.
+
+usage: wheel.py FOLDER-WITH-THE-WHEEL FOLDER-FOR-THE-RESULT
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+SOURCES = (".pyx", ".c", ".so.new")
+
+
+def repaired(raw: Path, target: Path) -> Path:
+    """The wheel with its libraries inside (auditwheel); checks what it holds."""
+    (wheel,) = raw.glob("metastore_kv-*.whl")
+    subprocess.run([sys.executable, "-m", "auditwheel", "repair", "-w", target, wheel], check=True)
+    (made,) = target.glob("metastore_kv-*.whl")
+    names = zipfile.ZipFile(made).namelist()
+    assert any(re.match(r"metastore_kv\.libs/libnghttp2", name) for name in names), "libnghttp2 is not in the wheel"
+    assert not [name for name in names if name.endswith(SOURCES)], "sources of the build are in the wheel"
+    for needed in ("metastore/py.typed", "metastore/_core/build.pyi", "metastore/proto/descriptors.binpb"):
+        assert needed in names, f"{needed} is not in the wheel"
+    assert "manylinux" in made.name, made.name
+    return made
+
+
+def etcdctl(address: str, *arguments: str) -> str:
+    """Output of one etcdctl call."""
+    env = {**os.environ, "ETCDCTL_API": "3"}
+    argv = ["etcdctl", "--endpoints", address, *arguments]
+    return subprocess.run(argv, env=env, check=True, capture_output=True, text=True, timeout=20).stdout
+
+
+def use(python: Path, folder: Path) -> None:
+    """Start the installed program in `folder`, put and get, see which libraries it uses, stop it."""
+    listen = ["--set", "listen.client=127.0.0.1:0"]
+    script = python.with_name("metastore")
+    node = subprocess.Popen([script, *listen], cwd=folder, stderr=subprocess.PIPE, text=True)
+    try:
+        assert node.stderr is not None
+        address = ""
+        for line in node.stderr:
+            print(line, end="")
+            match = re.search(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", line)
+            if match:
+                address = match[1]
+                break
+        assert address, "the node did not become ready"
+        assert etcdctl(address, "put", "key", "value") == "OK\n"
+        assert etcdctl(address, "get", "key") == "key\nvalue\n"
+        loaded = {line.split()[-1] for line in Path(f"/proc/{node.pid}/maps").read_text().splitlines()}
+        libraries = [name for name in loaded if "nghttp2" in name]
+        assert libraries and all("metastore_kv.libs" in name for name in libraries), libraries
+        node.send_signal(signal.SIGTERM)
+        assert node.wait(10) == 0
+    finally:
+        if node.poll() is None:
+            node.kill()
+
+
+def main() -> int:
+    """The steps in order; any failure raises."""
+    wheel = repaired(Path(sys.argv[1]), Path(sys.argv[2]))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        venv.create(folder / "env", with_pip=True)
+        python = folder / "env" / "bin" / "python"
+        subprocess.run([python, "-m", "pip", "install", "-q", wheel], check=True)
+        installed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
+        assert "cython" not in installed.lower(), "the wheel needs Cython"
+        use(python, folder)
+    print(f"{wheel.name}: installed, started, put, got, stopped")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
