@@ -16,8 +16,8 @@ cdef enum HeaderKind:
 # What reader_take found.
 cdef enum ReaderResult:
     READ_MORE = 0                 # all taken, the message is not complete
-    READ_MESSAGE = 1              # a message: reader.part[0:reader.need]; call reader_next before going on
-    READ_PART = 2                 # room for `reader.want` bytes of the message must be granted: reader_room
+    READ_MESSAGE = 1              # a message, part[0:need]: reader_next before going on
+    READ_PART = 2                 # the message needs room: reader_room, and again
     READ_COMPRESSED = 3
     READ_TOO_LARGE = 4
 

@@ -26,7 +26,7 @@ cdef void prefix_write(uint8_t* p, size_t n) noexcept:
 cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t limit) noexcept:
     """Take from `data` what belongs to the message under way, moving the pointer on.
 
-    READ_PART asks for reader_room with the bytes at hand before they are taken: the caller counts them first.
+    READ_PART asks for reader_room for the bytes at hand, and to be called again.
     """
     cdef size_t part
     if r.got < PREFIX:

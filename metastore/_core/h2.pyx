@@ -275,6 +275,7 @@ cdef class Request(Waiter):
         """Refuse the call after the callback; what its client still sends is swallowed."""
         self.session.rejects.append((self, code, text))
         self.swallow = True
+        reader_next(&self.reader)
         return 0
 
     cdef int take_data(self, const uint8_t* data, size_t n) except -1:
@@ -292,19 +293,19 @@ cdef class Request(Waiter):
 
     cdef int take_pieces(self, const uint8_t* data, size_t n) except -1:
         """DATA payload with a part of a message, or several."""
-        cdef size_t part, limit = self.session.limits.max_message
+        cdef size_t before, limit = self.session.limits.max_message
         cdef ReaderResult found
         while n:
             if self.body is not None and not self.streaming:
                 return self.turn_away(errors.UNIMPLEMENTED, "grpc: more than one message for a unary call")
+            before = self.reader.size
             found = reader_take(&self.reader, &data, &n, limit)
             if found == READ_PART:
-                part = min(self.reader.need - self.reader.size, n)
-                if not self.charge(part):
-                    return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
-                if not reader_room(&self.reader, part):
+                if not reader_room(&self.reader, n):
                     raise MemoryError
                 found = reader_take(&self.reader, &data, &n, limit)
+            if self.reader.size > before and not self.charge(self.reader.size - before):
+                return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
             if found == READ_MESSAGE:
                 self.message_done(PyBytes_FromStringAndSize(<const char*>self.reader.part, self.reader.need))
                 reader_next(&self.reader)

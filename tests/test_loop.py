@@ -1,0 +1,212 @@
+"""The event loop: readiness, timers, calls from other threads, and what an exception does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from metastore import errors
+from metastore.loop import MANY_CANCELLED, READ, WRITE, Loop
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+    loop.close()
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    one, two = socket.socketpair()
+    with one, two:
+        yield one, two
+
+
+def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    one, two = pair
+    seen: list[int] = []
+    loop.add(one.fileno(), READ, seen.append)
+    loop.run_once(0)
+    assert seen == []
+    two.send(b"x")
+    loop.run_once()
+    assert seen == [READ]
+    loop.run_once(0)
+    assert seen == [READ, READ]                 # level-triggered
+    loop.modify(one.fileno(), WRITE)
+    loop.run_once()
+    assert seen[2:] == [WRITE]
+    loop.modify(one.fileno(), 0)
+    loop.run_once(0)
+    assert len(seen) == 3
+    two.close()
+    loop.run_once()
+    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)     # a hang-up is always told
+    loop.remove(one.fileno())
+    loop.remove(one.fileno())
+    loop.run_once(0)
+    assert len(seen) == 4
+
+
+def test_add_twice_and_modify_nothing(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    fd = pair[0].fileno()
+    loop.add(fd, READ, lambda _events: None)
+    with pytest.raises(ValueError):
+        loop.add(fd, READ, lambda _events: None)
+    loop.remove(fd)
+    with pytest.raises(KeyError):
+        loop.modify(fd, READ)
+
+
+def test_removed_in_the_same_turn_is_not_called(loop: Loop) -> None:
+    sockets = [socket.socketpair() for _ in range(2)]
+    seen: list[int] = []
+
+    def callback(index: int) -> None:
+        seen.append(index)
+        other = sockets[1 - index][0]
+        loop.remove(other.fileno())
+
+    for index, (one, two) in enumerate(sockets):
+        two.send(b"x")
+        loop.add(one.fileno(), READ, lambda _events, index=index: callback(index))
+    loop.run_once()
+    assert len(seen) == 1
+    for one, two in sockets:
+        one.close()
+        two.close()
+
+
+def test_timers_in_order_and_not_before_time(loop: Loop) -> None:
+    clock = [100.0]
+    loop.now = lambda: clock[0]
+    seen: list[str] = []
+    loop.call_at(103, lambda: seen.append("c"))
+    loop.call_at(101, lambda: seen.append("a"))
+    loop.call_at(101, lambda: seen.append("b"))
+    cancelled = loop.call_later(1, lambda: seen.append("never"))
+    cancelled.cancel()
+    cancelled.cancel()
+    loop.run_once(0)
+    assert seen == []
+    clock[0] = 102
+    loop.run_once(0)
+    assert seen == ["a", "b"]
+    clock[0] = 103
+    loop.run_once()
+    assert seen == ["a", "b", "c"]
+
+
+def test_a_timer_set_by_a_timer_waits_for_the_next_turn(loop: Loop) -> None:
+    count = [0]
+
+    def again() -> None:
+        count[0] += 1
+        loop.call_later(0, again)
+
+    loop.call_later(0, again)
+    loop.run_once()
+    assert count == [1]
+    loop.run_once()
+    assert count == [2]
+
+
+def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
+    loop.call_later(1000, lambda: None)
+    for _ in range(20 * MANY_CANCELLED):
+        loop.call_later(1000, lambda: None).cancel()
+    assert len(loop._timers) <= MANY_CANCELLED + 2
+
+
+def test_the_wait_ends_with_the_timer(loop: Loop) -> None:
+    seen: list[int] = []
+    loop.call_later(0.01, lambda: seen.append(1))
+    before = loop.now()
+    while not seen:
+        loop.run_once()
+    assert 0.009 <= loop.now() - before < 5
+
+
+def test_calls_from_other_threads_wake_the_loop(loop: Loop) -> None:
+    seen: list[int] = []
+
+    def post() -> None:
+        for i in range(100):
+            loop.call_soon_threadsafe(lambda i=i: seen.append(i))
+
+    thread = threading.Thread(target=post)
+    loop.call_soon_threadsafe(thread.start)
+    while len(seen) < 100:
+        loop.run_once(5)
+    thread.join()
+    assert seen == list(range(100))
+
+
+def test_a_posted_call_that_posts_again_does_not_starve_the_rest(loop: Loop) -> None:
+    count = [0]
+
+    def again() -> None:
+        count[0] += 1
+        loop.call_soon_threadsafe(again)
+
+    loop.call_soon_threadsafe(again)
+    loop.run_once()
+    assert count == [1]
+
+
+def test_run_until_stopped_from_another_thread(loop: Loop) -> None:
+    turns = [0]
+    running = threading.Event()
+
+    def turn() -> None:
+        turns[0] += 1
+        running.set()
+
+    loop.on_turn = turn
+    loop.call_soon_threadsafe(lambda: None)
+    thread = threading.Thread(target=loop.run)
+    thread.start()
+    assert running.wait(10)
+    loop.stop()
+    thread.join(10)
+    assert not thread.is_alive() and turns[0] >= 1
+
+
+def test_an_error_in_a_callback_ends_the_run(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    def fail(_events: int) -> None:
+        raise errors.DiskFailed("sync failed")
+
+    loop.add(pair[0].fileno(), READ, fail)
+    pair[1].send(b"x")
+    with pytest.raises(errors.DiskFailed, match="sync failed"):
+        loop.run()
+    loop.remove(pair[0].fileno())
+    loop.call_soon_threadsafe(loop.stop)
+    loop.run()
+
+
+def test_on_turn_runs_once_after_everything_else(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    order: list[str] = []
+    loop.add(pair[0].fileno(), READ, lambda _events: order.append("socket"))
+    pair[1].send(b"x")
+    loop.call_later(0, lambda: order.append("timer"))
+    loop.call_soon_threadsafe(lambda: order.append("posted"))
+    loop.on_turn = lambda: order.append("turn")
+    loop.run_once()
+    assert order == ["socket", "timer", "posted", "turn"]
+
+
+def test_closing_gives_back_the_descriptors() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    loop = Loop()
+    assert len(os.listdir("/proc/self/fd")) == before + 2
+    loop.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+    loop.call_soon_threadsafe(lambda: None)
+    loop.stop()
