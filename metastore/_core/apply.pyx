@@ -13,7 +13,8 @@ from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_of_view, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport OP_HEADER, OP_OK, OpView, op_raise, op_read
+from metastore._core.op cimport OP_HEADER, OP_OK, OP_TXN, OpView, op_raise, op_read
+from metastore._core.txn cimport run_txn
 from metastore._core.waiter cimport Waiter
 
 # Failures of this node, not of the operation.
@@ -107,7 +108,12 @@ cdef class Applier:
         return 0
 
     cdef bytes execute(self, const OpView* op, bint want):
-        return self.store.execute_view(op.kind, op.body, op.n, want)
+        cdef bytes reply
+        if op.kind != OP_TXN:
+            return self.store.execute_view(op.kind, op.body, op.n, want)
+        reply = run_txn(self.store, op.body, op.n, want)
+        self.store.finish()
+        return reply
 
     cpdef commit(self):
         """Write what was applied, with its log position, to the engine."""

@@ -629,6 +629,11 @@ cdef class Store:
 
     def execute(self, int kind, bytes body not None, bint want=True):
         """One operation (kinds: op.pxd); the encoded reply, or None unless wanted. Raises ApiError, FormatError."""
+        if kind == OP_TXN:
+            # Not at the top: txn.pyx builds on this module.
+            from metastore._core.txn import execute_txn
+
+            return execute_txn(self, body, want)
         try:
             return self.execute_view(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
         except BaseException:
@@ -638,6 +643,10 @@ cdef class Store:
     def put(self, bytes body not None) -> bytes:
         """PutRequest -> PutResponse. Raises ApiError."""
         return self.execute(OP_PUT, body)
+
+    def txn(self, bytes body not None) -> bytes:
+        """TxnRequest -> TxnResponse. Raises ApiError."""
+        return self.execute(OP_TXN, body)
 
     def delete_range(self, bytes body not None) -> bytes:
         """DeleteRangeRequest -> DeleteRangeResponse. Raises ApiError."""

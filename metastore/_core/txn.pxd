@@ -1,0 +1,42 @@
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from metastore._core.kvpb cimport Slice
+from metastore._core.mvcc cimport Store
+
+cdef enum:
+    TXN_MAX_DEPTH = 128      # deeper nesting is refused whatever the limit of operations is
+
+
+cdef struct CompareReq:
+    int32_t result
+    int32_t target
+    Slice key
+    Slice end
+    uint32_t operand         # field number of the value to compare with, 0: none given
+    int64_t number
+    Slice value
+
+
+cdef class CompareNode:
+    cdef CompareReq req
+
+
+cdef class OpNode:
+    cdef int kind            # field number in RequestOp: 1 range, 2 put, 3 delete range, 4 txn; 0: empty
+    cdef Slice body
+    cdef TxnNode txn
+
+
+cdef class TxnNode:
+    cdef list compares
+    cdef list success
+    cdef list failure
+    cdef bint too_deep
+    cdef bint succeeded      # which branch runs; set by decide()
+
+
+cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth)
+cdef int verify_txn(const uint8_t* body, size_t n, int max_ops) except -1
+cpdef check_txn(bytes body, int max_ops=*)
+cpdef bint txn_is_readonly(bytes body)
+cdef bytes run_txn(Store store, const uint8_t* body, size_t n, bint want)
