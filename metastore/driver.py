@@ -21,6 +21,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from ._core.raftpb import ProposalDropped
 
 if TYPE_CHECKING:
     from ._core.apply import Applier
@@ -36,7 +37,7 @@ class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
 
     `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`), `send` takes the list of messages of one
-    Ready, `request_timeout` is in seconds. Not thread-safe: one thread calls all methods.
+    Ready, `request_timeout` is in seconds, `passing` is told the failpoints "apply.before" and "apply.after". Not thread-safe: one thread calls all methods.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Driver:
         *,
         request_timeout: float,
         idle_mark_after: float = 0.1,
+        passing: Callable[[str], None] = lambda _point: None,
     ) -> None:
         self.raw = raw
         self.log = log
@@ -61,6 +63,7 @@ class Driver:
         self.send = send
         self.request_timeout = request_timeout
         self.idle_mark_after = idle_mark_after
+        self.passing = passing
         self.leader_id = 0
         self.term = 0
         self.stopping = False
@@ -135,7 +138,12 @@ class Driver:
             payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
             if payload is None:
                 return
-            index = self.raw.propose(payload)
+            try:
+                index = self.raw.propose(payload)
+            except ProposalDropped:
+                # The core's bound on what is not committed yet: the batch stays first in line.
+                proposer.untake()
+                return
             self._proposed.append((index, proposer.taken_count, proposer.taken_bytes))
 
     def _carry(self, ready: Ready, now: float) -> None:
@@ -175,10 +183,12 @@ class Driver:
             self.raw.on_persisted(last)
 
     def _apply(self, ready: Ready) -> None:
+        self.passing("apply.before")
         changes = self.applier.apply_images(ready.committed_images)
         if changes:
             raise errors.Unimplemented("membership changes need the cluster, which this version does not have")
         self.applier.commit()
+        self.passing("apply.after")
         last = ready.committed_last
         self.raw.on_applied(last)
         self.applier.release()
@@ -208,15 +218,14 @@ class Driver:
         lost = self.is_leader and lead != self.raw.id
         self.leader_id = lead
         if lost:
-            self._fail_all(errors.LeaderChanged)
+            self._fail_writes(errors.LeaderChanged)
+            self._fail_reads(errors.LeaderChanged)
 
-    def _fail_all(self, error: type[errors.ApiError]) -> None:
-        """Answer everyone who waits; their operations may or may not be carried out (the text says so)."""
+    def _fail_writes(self, error: type[errors.ApiError]) -> None:
         waiters = list(self.kv.waiters.values())
         self.kv.waiters.clear()
         for waiter in waiters:
             waiter.fail(error())
-        self._fail_reads(error)
 
     def _fail_reads(self, error: type[errors.ApiError]) -> None:
         reads, self._round = self._round + self.kv.take_reads(), []
@@ -247,6 +256,8 @@ class Driver:
         """From now on everything queued is due at once; `quiet` tells when it is done."""
         self.stopping = True
 
-    def abandon(self, error: type[errors.ApiError]) -> None:
-        """Answer everyone who still waits, at the end of a drain or when the disk failed."""
-        self._fail_all(error)
+    def abandon(self) -> None:
+        """Answer everyone who still waits, at the end of a drain or when the disk failed: a write may have been logged,
+        so its answer must leave the outcome open; a read was surely not served."""
+        self._fail_writes(errors.Timeout)
+        self._fail_reads(errors.Stopped)

@@ -28,7 +28,7 @@ class Node(EmbeddedKV):
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
         self.config = config if config is not None else Config()
-        self.failpoints = failpoints if failpoints is not None else Failpoints()
+        self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
         self.futures = Futures(self._submit)
         self._lock = threading.Lock()
         self._inbox: deque[tuple[str, bytes, Any]] = deque()

@@ -91,10 +91,12 @@ class Server:
             self.loop.on_turn = self._turn
             try:
                 self.loop.run()
-            except errors.DiskFailed:
-                self.driver.abandon(errors.Stopped)
+            except OSError as error:
+                # Sockets deal with theirs; what gets here is the engine's or the log's.
+                raise errors.DiskFailed(f"storage failed: {error}") from error
+            finally:
+                self.driver.abandon()
                 self.listener.flush_dirty()
-                raise
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
@@ -150,6 +152,7 @@ class Server:
             self.kv,
             send=lambda _messages: None,
             request_timeout=limits.request_timeout,
+            passing=self.failpoints.hit,
         )
 
     def _raft_config(self) -> RaftConfig:
@@ -323,8 +326,6 @@ class Server:
         """Stop the loop when nobody waits any more, or when time is up."""
         if now < self.drain_until and not (self.driver.quiet and not self.listener.conns):
             return
-        self.driver.abandon(errors.Stopped)
-        self.listener.flush_dirty()
         self.loop.stop()
 
     # ---- what the services see (api.NodeView)

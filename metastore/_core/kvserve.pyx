@@ -17,7 +17,10 @@ from metastore._core.kvpb cimport (
 )
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.txn cimport check_txn, txn_is_readonly
 from metastore._core.waiter cimport Waiter
+
+from metastore._core.txn import txn_is_serializable
 
 METHODS = {
     "Range": METHOD_RANGE,
@@ -108,7 +111,9 @@ cdef class KVServer:
                 kv_raise(code, "RangeRequest")
             return self.read(method, body, waiter, range_is_serializable(body))
         if method == METHOD_TXN:
-            raise errors.Unimplemented("txn")
+            check_txn(body, self.max_txn_ops)
+            if txn_is_readonly(body):
+                return self.read(method, body, waiter, txn_is_serializable(body))
             return self.write(OP_TXN, body, waiter, now)
         if method == METHOD_DELETE_RANGE:
             code = verify_delete(data, size)
@@ -157,7 +162,7 @@ cdef class KVServer:
             waiter.complete(b"")
             return 0
         try:
-            reply = self.store.range_reply(body) if method == METHOD_RANGE else self.store.read_txn_reply(body)
+            reply = self.store.range_reply(body) if method == METHOD_RANGE else self.store.txn(body)
         except errors.MetaStoreError as error:
             waiter.fail(error)
         else:
