@@ -101,8 +101,8 @@ class Wal:
     ) -> Self:
         """Open the log in folder `path`, repairing its unproven tail; with `metadata`, create it if there is none.
 
-        segment_size, max_group: bytes. Raises DamagedData where proven bytes are wrong or the log is missing, DiskFailed
-        where the disk refuses, ValueError for a segment size out of range."""
+        segment_size, max_group: bytes. Raises DamagedData where proven bytes are wrong or the log is missing,
+        DiskFailed where the disk refuses, ValueError for a segment size out of range."""
         if not MIN_SEGMENT <= segment_size <= MAX_SEGMENT or segment_size % 4096:
             raise ValueError(f"segment size {segment_size}: a multiple of 4096 from {MIN_SEGMENT} to {MAX_SEGMENT}")
         folder = Folder(Path(path), segment_size, failpoints or Failpoints())
@@ -178,10 +178,9 @@ class Wal:
 
     def snapshot(self) -> None:
         """The log holds no snapshots; always None."""
-        return None
 
     def term(self, index: int) -> int:
-        """Term of an entry, or of the snapshot position. Raises LogCompacted below it, LogUnavailable behind the end."""
+        """Term of an entry or of the snapshot position. Raises LogCompacted below, LogUnavailable behind the end."""
         if index < self._state.snapshot_index:
             raise LogCompacted()
         if index > self._state.last_index:
@@ -266,7 +265,8 @@ class Wal:
                 self._prepare()
             return
         self._stalled = False
-        self._disk.start(self._writer.take(), segment.fd)
+        self._writer.take()
+        self._disk.start(group, segment.fd)
 
     @property
     def idle(self) -> bool:
@@ -325,13 +325,13 @@ class Wal:
     def _fail(self, code: int, in_sync: bool) -> None:
         what = "sync" if in_sync else "write"
         self._failure = DiskFailed(
-            f"write-ahead log: {what} failed: {os.strerror(code)}; what the page cache holds can no longer be believed, "
-            "so the node must stop"
+            f"write-ahead log: {what} failed: {os.strerror(code)}; what the page cache holds can no longer be "
+            "believed, so the node must stop"
         )
         raise self._failure
 
     def mark(self) -> bool:
-        """Prove the last group with a marker if the log is idle and that is not done yet; tells whether one was begun."""
+        """Prove the last group with a marker, if the log is idle and that is not done yet; True if one was begun."""
         if self._failure is not None:
             raise self._failure
         if not self.idle or self._writer.pending_sync or (self._proven and not self._writer.pending_bytes):
@@ -408,8 +408,8 @@ class Wal:
         return self.room(0)
 
     def release(self, index: int) -> int:
-        """Drop the segments that nothing after entry `index` needs; gives how many. Files are recycled or removed in the
-        background. `index` is at most the snapshot position; nothing is dropped before that is durable."""
+        """Drop the segments that nothing after entry `index` needs; gives how many. Files are recycled or removed in
+        the background. `index` is at most the snapshot position; nothing is dropped before that is durable."""
         if index > self._state.snapshot_index:
             raise ValueError(f"release({index}): the snapshot position is {self._state.snapshot_index}")
         if self._durable_snapshot != self._state.snapshot_index:

@@ -85,6 +85,7 @@ class Log:
         generation = self.generation(1)
         data, self.writer = create(generation, size, METADATA, self.plan, group_commit=group_commit)
         self.files[generation] = self.blank(generation, data)
+        self.written = self.writer.group
         self.note()
 
     def generation(self, number: int) -> int:
@@ -137,6 +138,8 @@ class Log:
         """Put a whole group on the disk."""
         target = (self.files if files is None else files)[group.generation]
         target[group.offset : group.end] = group.tobytes()
+        if files is None:
+            self.written = group.group
 
     def flush(self) -> list[Group]:
         """Write all that must be synced; gives the groups."""
