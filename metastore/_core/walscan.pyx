@@ -222,6 +222,13 @@ cdef Segment _find_last(list found, Recovered out):
         # Every log begins with a START that was synced before the file had its name.
         seg = found[0]
         raise seg.refuse(SEGMENT_HEADER, "first record of the log is damaged")
+    # Segments are made in order, so that one between the last one in use and a prepared one must have been in use.
+    number = last.generation >> 32
+    for seg in found:
+        if seg.generation > last.generation:
+            number += 1
+            if seg.generation >> 32 != number:
+                raise seg.refuse(0, f"segment number {number} before this one is missing")
     return last
 
 

@@ -68,10 +68,10 @@ class Picture:
 
 
 class Log:
-    """A log whose groups wait in `queue` until `write` puts them on the disk `files`.
+    """A log whose groups wait in the writer until `write` puts them on the disk `files`.
 
-    `steps` holds the picture after every record written, with the number of its group; `stale` makes new segments begin with
-    the bytes of an old one, as recycled files do."""
+    `steps` holds the picture after every record queued, with the number of its group; `stale` gives new segments the
+    bytes of an old one, as recycled files have them."""
 
     def __init__(self, size: int = 4096, *, stale: bool = False, seed: int = 0, group_commit: bool = True) -> None:
         self.size = size
@@ -168,7 +168,7 @@ class Log:
 
 
 def reopened(files: Files, size: int = 4096, seed: int = 1, **options: int) -> tuple[Picture, Files, Writer, Recovered]:
-    """Open the log in these files, do on them what the disk side does, and look at it: (picture, files, writer, found)."""
+    """Open the log in these files and do what the disk side does then: (picture, files after it, writer, found)."""
     found = recovered(files, **options)
     generation = (found.max_number + 1) << 32 | random.Random(seed).getrandbits(32)
 

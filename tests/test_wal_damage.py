@@ -1,0 +1,317 @@
+"""Damage to the log: every byte flipped, every length cut, segments missing or swapped; each case states what it
+expects.
+
+The log in these tests: segment 1, full, with slack behind its end; segment 2 with proven groups, the unproven last
+group, and zeros; segment 3, prepared and not used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.waldisk import Files, Log, Picture, image, name, recovered, reopened
+
+from metastore._core.crc import checksum
+from metastore._core.entry import HardState
+from metastore._core.wal import encode_header, make_generation, records
+from metastore.errors import DamagedData
+from metastore.storage.wal import Wal
+
+SIZE = 1536
+
+
+@dataclass
+class Built:
+    """The log described above. `last_group`: offset of the last group in segment 2; `ends`: where records end."""
+
+    log: Log
+    generations: list[int]
+    ends: list[int]
+    last_group: int
+    before_last: Picture
+
+    def copy(self) -> Files:
+        return {generation: bytearray(data) for generation, data in self.log.files.items()}
+
+
+def build(*, stale: bool = False) -> Built:
+    log = Log(SIZE, stale=stale)
+    index = 0
+    while len(log.files) < 2 or log.writer.position < 600:
+        index += 1
+        log.append([image(index, 1, 61)], (1, 1, index - 1))
+        log.flush()
+    before = log.live.copy()
+    last_group = log.writer.position
+    log.append([image(index + 1, 2, 33), image(index + 2, 2, 40)], (2, 1, index))
+    log.flush()
+    spare = log.generation(3)
+    log.files[spare] = log.blank(spare)
+    generations = sorted(log.files)
+    ends = []
+    for generation in generations[:2]:
+        offset, *_, size = records(log.files[generation], generation)[-1]
+        ends.append(offset + size)
+    assert ends[0] < SIZE, "there is slack behind the first segment's end"
+    return Built(log, generations, ends, last_group, before)
+
+
+def record_at(built: Built, which: int, offset: int) -> tuple[int, str]:
+    """Offset and kind of the record that holds this byte."""
+    generation = built.generations[which]
+    return [(at, kind) for at, kind, *_ in records(built.log.files[generation], generation) if at <= offset][-1]
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+def test_every_byte_of_the_full_segment_flipped(flip: int, stale: bool) -> None:
+    """Expected: refused with the file and the offset of the record; behind the stated end unaffected."""
+    built = build(stale=stale)
+    generation = built.generations[0]
+    for offset in range(SIZE):
+        files = built.copy()
+        files[generation][offset] ^= flip
+        if offset >= built.ends[0]:
+            assert reopened(files)[0] == built.log.live, offset
+            continue
+        with pytest.raises(DamagedData) as caught:
+            recovered(files)
+        where = 0 if offset < 64 else record_at(built, 0, offset)[0]
+        assert caught.value.text.startswith(f"{name(generation)}: offset {where}: "), (offset, caught.value.text)
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
+def test_every_byte_of_the_last_segment_flipped(flip: int, stale: bool) -> None:
+    """Expected: header and proven groups refused; the last group cut at the bad record; behind it unaffected."""
+    built = build(stale=stale)
+    generation = built.generations[1]
+    for offset in range(SIZE):
+        files = built.copy()
+        files[generation][offset] ^= flip
+        if offset >= built.ends[1]:
+            assert reopened(files)[0] == built.log.live, offset
+        elif offset < built.last_group:
+            with pytest.raises(DamagedData) as caught:
+                recovered(files)
+            where = 0 if offset < 64 else record_at(built, 1, offset)[0]
+            assert caught.value.text.startswith(f"{name(generation)}: offset {where}: "), (offset, caught.value.text)
+        else:
+            at, kind = record_at(built, 1, offset)
+            picture, _, _, found = reopened(files)
+            if kind == "HARD_STATE":
+                assert picture == built.before_last
+            else:
+                first = at == max(at for at, k, *_ in records(built.log.files[generation], generation) if k == "ENTRY")
+                assert len(picture.entries) == len(built.before_last.entries) + (1 if first else 0)
+            # A last record whose generation changed claims nothing any more: FORMATS, "cannot be told apart".
+            last_record = offset >= built.ends[1] - 48 - 72
+            silent = last_record and 16 <= offset - at < 24
+            assert [(cut.name, cut.offset) for cut in found.cuts] == ([] if silent else [(name(generation), at)])
+
+
+def test_every_byte_of_the_prepared_segment_flipped() -> None:
+    """Expected: its header was synced before the file had its name, so refused; the rest unaffected."""
+    built = build()
+    generation = built.generations[2]
+    for offset in range(SIZE):
+        files = built.copy()
+        files[generation][offset] ^= 0x40
+        if offset < 64:
+            with pytest.raises(DamagedData, match=f"{name(generation)}: offset 0: segment header"):
+                recovered(files)
+        else:
+            assert reopened(files)[0] == built.log.live, offset
+
+
+def test_every_length_of_the_full_segment() -> None:
+    """Expected: refused below the end that the next segment states; above it unaffected."""
+    built = build()
+    generation = built.generations[0]
+    for length in range(SIZE):
+        files = built.copy()
+        del files[generation][length:]
+        if length >= built.ends[0]:
+            assert reopened(files)[0] == built.log.live, length
+        else:
+            with pytest.raises(DamagedData, match=name(generation)):
+                recovered(files)
+
+
+@pytest.mark.parametrize("which", [1, 2])
+def test_every_length_of_the_last_and_the_prepared_segment(which: int) -> None:
+    """Expected: refused, for a segment in use is never shorter than it was made."""
+    built = build()
+    generation = built.generations[which]
+    for length in range(SIZE):
+        files = built.copy()
+        del files[generation][length:]
+        with pytest.raises(DamagedData, match=f"{name(generation)}: offset [0-9]+: .*cut off"):
+            recovered(files)
+
+
+def test_a_longer_last_segment_is_unaffected() -> None:
+    built = build()
+    built.log.files[built.generations[1]].extend(bytes(100))
+    assert reopened(built.log.files)[0] == built.log.live
+
+
+def test_a_missing_segment_is_refused_and_named() -> None:
+    built = build()
+    for lost in (0, 1):
+        files = built.copy()
+        del files[built.generations[lost]]
+        if lost == 0:
+            with pytest.raises(DamagedData, match=f"{name(built.generations[1])}: offset 64: the segment before"):
+                recovered(files)
+        else:
+            with pytest.raises(DamagedData, match=f"{name(built.generations[2])}: .*segment number 2 .* is missing"):
+                recovered(files)
+            # Without a prepared one either: segment 1 looks like a log that was never written further (FORMATS).
+            del files[built.generations[2]]
+            assert reopened(files)[0].last < built.log.live.last
+    only_spare = {built.generations[2]: built.log.files[built.generations[2]]}
+    with pytest.raises(DamagedData, match="first record of the log is damaged"):
+        recovered(only_spare)
+
+
+def test_a_missing_segment_in_the_middle_is_refused() -> None:
+    log = Log(1024)
+    for index in range(1, 40):
+        log.append([image(index, 1, 80)])
+        log.flush()
+    generations = sorted(log.files)
+    for lost in generations[:-1]:
+        files = {g: d for g, d in log.files.items() if g != lost}
+        with pytest.raises(DamagedData, match=name(generations[generations.index(lost) + 1])):
+            recovered(files)
+
+
+def test_swapped_and_foreign_segments_are_refused() -> None:
+    built = build()
+    first, second, _ = built.generations
+    files = built.copy()
+    files[first], files[second] = files[second], files[first]
+    with pytest.raises(DamagedData, match="segment header is of generation"):
+        recovered(files)
+    other = Log(SIZE, seed=99)
+    other.append([image(1)])
+    other.flush()
+    foreign = max(other.files)
+    assert foreign >> 32 == 1
+    with pytest.raises(DamagedData, match="two segments have the same number"):
+        recovered({**built.copy(), foreign: other.files[foreign]})
+
+
+def test_a_segment_of_another_log_with_a_later_number_does_not_hide_this_one() -> None:
+    built = build()
+    other = Log(SIZE, seed=99)
+    for index in range(1, 20):
+        other.append([image(index, 1, 80)])
+        other.flush()
+    foreign = sorted(other.files)[1]
+    files = {built.generations[0]: built.log.files[built.generations[0]], foreign: other.files[foreign]}
+    with pytest.raises(DamagedData, match=name(built.generations[0])):
+        recovered(files)
+
+
+def test_a_lost_record_in_the_middle_breaks_the_chain() -> None:
+    """A proven record replaced by the bytes that follow it: every CRC is right, only the chain tells."""
+    built = build()
+    generation = built.generations[0]
+    data = built.log.files[generation]
+    at, *_, size = records(data, generation)[4]
+    files = built.copy()
+    files[generation][at:-size] = data[at + size :]
+    with pytest.raises(DamagedData, match=f"{name(generation)}: offset {at}: record is damaged"):
+        recovered(files)
+
+
+def test_a_version_from_the_future_is_named() -> None:
+    built = build()
+    generation = built.generations[1]
+    files = built.copy()
+    header = bytearray(encode_header(generation, SIZE))
+    header[8] = 9
+    header[60:64] = checksum(bytes(header[:60])).to_bytes(4, "little")
+    files[generation][:64] = header
+    with pytest.raises(DamagedData, match="version 9, known is 1"):
+        recovered(files)
+
+
+def test_a_record_inside_a_value_is_not_taken_for_one() -> None:
+    """A client stores the log's own bytes: they carry another generation, so they prove nothing."""
+    log = Log(8192)
+    log.append([image(1)])
+    log.flush()
+    log.append([image(2, 1, 200)])
+    (group,) = log.flush()
+    other = Log(8192, seed=5)
+    for index in range(1, 9):
+        other.append([image(index)])
+        other.flush()
+    stolen = bytes(other.files[max(other.files)][64:900])
+    files = {g: bytearray(d) for g, d in log.files.items()}
+    generation = max(files)
+    files[generation][group.end : group.end + len(stolen)] = stolen
+    picture, _, _, found = reopened(files)
+    assert picture == log.live
+    assert found.cuts == []
+
+
+def on_disk(folder: Path, files: Files) -> dict[str, bytes]:
+    folder.mkdir()
+    for generation, data in files.items():
+        (folder / name(generation)).write_bytes(data)
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_refused_start_changes_nothing_on_disk(tmp_path: Path) -> None:
+    built = build()
+    built.log.files[built.generations[0]][200] ^= 1
+    before = on_disk(tmp_path / "wal", built.log.files)
+    with pytest.raises(DamagedData, match=name(built.generations[0])) as caught:
+        Wal.open(tmp_path / "wal", segment_size=65536)
+    assert str(tmp_path) in caught.value.text
+    assert {path.name: path.read_bytes() for path in (tmp_path / "wal").iterdir()} == before
+
+
+def test_what_is_cut_is_copied_aside_and_reported(tmp_path: Path) -> None:
+    built = build()
+    generation = built.generations[1]
+    at = record_at(built, 1, built.ends[1] - 4)[0]
+    built.log.files[generation][built.ends[1] - 4] ^= 1
+    on_disk(tmp_path / "wal", built.log.files)
+    wal = Wal.open(tmp_path / "wal", segment_size=65536)
+    (line,) = wal.report
+    assert f"{name(generation)}: cut at offset {at}" in line
+    copy = tmp_path / "wal" / f"cut-{generation:016x}-{at}.bin"
+    assert str(copy) in line
+    assert copy.read_bytes() == built.log.files[generation][at : built.ends[1]]
+    assert wal.last_index() == built.log.live.last - 1
+    assert wal.hard_state == HardState(2, 1, built.before_last.last)
+    wal.close()
+    again = Wal.open(tmp_path / "wal", segment_size=65536)
+    assert again.report == []
+    assert again.last_index() == built.log.live.last - 1
+    again.close()
+
+
+def test_an_unfinished_first_group_of_a_segment_is_copied_aside(tmp_path: Path) -> None:
+    built = build()
+    spare = built.generations[2]
+    torn = Log(SIZE, seed=1)
+    generation = max(torn.files)
+    assert make_generation(1, generation & 0xFFFFFFFF) == generation
+    # A START record of this very segment with a wrong sum.
+    built.log.files[spare][64 : 64 + 48] = torn.files[generation][64 : 64 + 48]
+    built.log.files[spare][64 + 16 : 64 + 24] = spare.to_bytes(8, "little")
+    on_disk(tmp_path / "wal", built.log.files)
+    wal = Wal.open(tmp_path / "wal", segment_size=65536)
+    assert len(wal.report) == 1
+    assert "first group of the segment was not finished" in wal.report[0]
+    assert wal.last_index() == built.log.live.last
+    assert not (tmp_path / "wal" / name(spare)).exists()
+    wal.close()
