@@ -24,6 +24,7 @@ cdef struct KvList:
     int64_t total        # keys in the range, also those not collected
 
 
+cdef bytes meta_value(int64_t number)
 cdef void kvs_init(KvList* kvs) noexcept
 cdef void kvs_clear(KvList* kvs) noexcept
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept

@@ -679,5 +679,9 @@ cdef class Store:
         self.overlay.clear()
 
     cpdef bint sweep(self, size_t budget=1000):
-        """One slice of removing what a compaction has cut off; True while there is more."""
-        return False
+        """One slice of removing what a compaction has cut off; True while there is more. See sweep.pyx."""
+        if self.sweep_at is None and self.swept >= self.compacted:
+            return False
+        from metastore._core.sweep import sweep_slice
+
+        return sweep_slice(self, budget)

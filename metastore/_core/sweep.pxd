@@ -1,0 +1,3 @@
+from metastore._core.mvcc cimport Store
+
+cpdef bint sweep_slice(Store store, size_t budget)

@@ -1,0 +1,3 @@
+from metastore._core.mvcc import Store
+
+def sweep_slice(store: Store, budget: int) -> bool: ...

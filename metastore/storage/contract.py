@@ -1,0 +1,207 @@
+"""The contract that every storage engine keeps, as a test-suite for pytest; a plug-in's author runs it too:
+
+    from metastore.storage.contract import EngineContract
+
+    class TestMyEngine(EngineContract):
+        def make_engine(self):
+            return MyEngine(...)
+
+Each test gets new, empty engines from `make_engine`. Overridden `reopen` (close and open again on the same data)
+makes the suite check what survives; engines that live in memory leave it as it is.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from metastore._core.engine import APPLIED_KEY
+from metastore._core.mvcc import Store
+from metastore._core.omap import OrderedMap
+from metastore._core.op import encode_op
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from metastore._core.engine import Engine
+
+__all__ = ["EngineContract"]
+
+
+def batch_of(changes: dict[bytes, bytes | None]) -> OrderedMap:
+    """The batch that stores these pairs; None deletes a key."""
+    batch = OrderedMap()
+    for key, value in changes.items():
+        if value is None:
+            batch.set_deleted(key)
+        else:
+            batch.set(key, value)
+    return batch
+
+
+def contents(engine: Engine) -> dict[bytes, bytes]:
+    """All pairs but the engine's own record of the log position."""
+    return {key: value for key, value in engine.scan(b"", None, False, 0) if key != APPLIED_KEY}
+
+
+class EngineContract:
+    """Subclass it under a name that pytest collects and give it `make_engine`."""
+
+    def make_engine(self) -> Engine:
+        """A new, empty engine."""
+        raise NotImplementedError
+
+    def reopen(self, engine: Engine) -> Engine | None:
+        """Flush, close and open the same data again; None for an engine that lives in memory."""
+        return None
+
+    def test_new_engine_is_empty(self) -> None:
+        engine = self.make_engine()
+        assert engine.applied() == (0, 0)
+        assert contents(engine) == {}
+        assert engine.get(b"a") is None
+        assert engine.seek_ge(b"") is None or engine.seek_ge(b"")[0] == APPLIED_KEY
+        assert engine.seek_le(b"a") is None
+        engine.close()
+
+    def test_write_is_seen_and_moves_the_log_position(self) -> None:
+        engine = self.make_engine()
+        engine.write(batch_of({b"a": b"1", b"b": b"", b"\0": b"\0\xff", b"\xff": b"x" * 70_000}), 5, 2)
+        assert engine.applied() == (5, 2)
+        assert engine.get(b"a") == b"1" and engine.get(b"b") == b"" and engine.get(b"\0") == b"\0\xff"
+        assert engine.get(b"\xff") == b"x" * 70_000 and engine.get(b"aa") is None
+        engine.write(batch_of({b"a": b"2", b"b": None, b"never": None}), 2**40, 2**33)
+        assert engine.applied() == (2**40, 2**33)
+        assert contents(engine) == {b"a": b"2", b"\0": b"\0\xff", b"\xff": b"x" * 70_000}
+        engine.write(OrderedMap(), 2**40 + 1, 2**33)
+        assert engine.applied() == (2**40 + 1, 2**33)
+        engine.close()
+
+    def test_batch_is_left_as_it_was(self) -> None:
+        engine = self.make_engine()
+        batch = batch_of({b"a": b"1", b"b": None})
+        engine.write(batch, 1, 1)
+        assert batch.scan() == [(b"a", b"1"), (b"b", None)]
+        engine.close()
+
+    def test_order_and_scans(self) -> None:
+        engine = self.make_engine()
+        keys = sorted({bytes(key) for key in self._keys()})
+        engine.write(batch_of({key: b"v" + key for key in keys}), 1, 1)
+        everything = sorted([*keys, APPLIED_KEY])
+        for low in (b"", b"a", b"a\0", b"ab", b"b", b"m", b"\xff\xff"):
+            for high in (None, b"a", b"b", b"b\0", b"z"):
+                inside = [key for key in everything if key >= low and (high is None or key < high)]
+                assert [key for key, _ in engine.scan(low, high, False, 0)] == inside
+                assert [key for key, _ in engine.scan(low, high, True, 0)] == inside[::-1]
+                assert [key for key, _ in engine.scan(low, high, False, 3)] == inside[:3]
+                assert [key for key, _ in engine.scan(low, high, True, 3)] == inside[::-1][:3]
+            above = [key for key in everything if key >= low]
+            below = [key for key in everything if key <= low]
+            assert (engine.seek_ge(low) or (None,))[0] == (above[0] if above else None)
+            assert (engine.seek_le(low) or (None,))[0] == (below[-1] if below else None)
+        engine.close()
+
+    def _keys(self) -> Iterator[bytes]:
+        rng = random.Random(3)
+        for _ in range(600):
+            yield bytes(rng.choices(b"\0ab\xff", k=rng.randrange(1, 6)))
+
+    def test_view_is_not_disturbed(self) -> None:
+        engine = self.make_engine()
+        engine.write(batch_of({b"k%04d" % n: b"old" for n in range(500)}), 7, 1)
+        view = engine.view()
+        before = contents(view)
+        engine.write(batch_of({b"k%04d" % n: None if n % 2 else b"new" for n in range(500)}), 8, 1)
+        assert contents(view) == before and view.applied() == (7, 1)
+        assert view.get(b"k0001") == b"old" and engine.get(b"k0001") is None
+        assert engine.applied() == (8, 1) and len(contents(engine)) == 250
+        view.close()
+        assert engine.get(b"k0002") == b"new", "closing a view must not close the engine"
+        engine.close()
+
+    def test_size_follows_the_contents(self) -> None:
+        engine = self.make_engine()
+        empty = engine.size()
+        engine.write(batch_of({b"k%04d" % n: b"v" * 1000 for n in range(200)}), 1, 1)
+        engine.flush()
+        assert engine.size() > empty, "size() ignores what was written"
+        engine.close()
+
+    def test_restore_replaces_everything(self) -> None:
+        source, target = self.make_engine(), self.make_engine()
+        source.write(batch_of({b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}), 9, 3)
+        target.write(batch_of({b"b": b"other", b"gone": b"x"}), 2, 1)
+        target.restore(source.view().scan(b"", None, False, 0))
+        assert contents(target) == contents(source) == {b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}
+        assert target.applied() == (9, 3)
+        target.write(batch_of({b"c": b"3"}), 10, 3)
+        assert target.get(b"c") == b"3" and source.get(b"c") is None
+        source.close()
+        target.close()
+
+    def test_reclaim_and_flush_end(self) -> None:
+        engine = self.make_engine()
+        engine.write(batch_of({b"k%04d" % n: b"v" for n in range(2000)}), 1, 1)
+        engine.write(batch_of({b"k%04d" % n: None for n in range(2000)}), 2, 1)
+        engine.flush()
+        slices = 0
+        while engine.reclaim():
+            slices += 1
+            assert slices < 100_000, "reclaim() never ends"
+        assert 0 <= engine.durable_applied() <= 2
+        assert contents(engine) == {}
+        engine.close()
+
+    def test_survives_reopening(self) -> None:
+        engine = self.make_engine()
+        engine.write(batch_of({b"a": b"1"}), 4, 2)
+        again = self.reopen(engine)
+        if again is not None:
+            assert again.applied() == (4, 2) and contents(again) == {b"a": b"1"}
+            assert again.durable_applied() == 4
+            engine = again
+        engine.close()
+
+    def test_store_gives_the_same_replies_as_on_the_memory_engine(self) -> None:
+        from metastore.storage.memory import MemoryEngine
+
+        mine, plain = Store(self.make_engine(), 1, 2), Store(MemoryEngine(), 1, 2)
+        rng = random.Random(11)
+        for step in range(400):
+            kind, body = self._operation(rng, mine.revision)
+            for_mine, for_plain = self._outcome(mine, kind, body), self._outcome(plain, kind, body)
+            assert for_mine == for_plain, (step, encode_op(kind or 1, step, body))
+            if rng.random() < 0.3:
+                mine.commit(step + 1, 1)
+                plain.commit(step + 1, 1)
+            if rng.random() < 0.3:
+                mine.sweep(40)
+                plain.sweep(40)
+        mine.commit(1000, 1)
+        plain.commit(1000, 1)
+        while mine.sweep(100):
+            pass
+        while plain.sweep(100):
+            pass
+        assert mine.engine.scan(b"", None, False, 0) == plain.engine.scan(b"", None, False, 0)
+
+    def _operation(self, rng: random.Random, revision: int) -> tuple[int, bytes]:
+        """(operation kind, 0 for a range; encoded request)."""
+        key = bytes(rng.choices(b"\0ab", k=rng.randrange(1, 3)))
+        field = b"\x0a" + bytes([len(key)]) + key
+        what = rng.random()
+        if what < 0.5:
+            return 1, field + b"\x12\x02" + b"%02d" % rng.randrange(99) + b"\x20\x01"
+        if what < 0.6:
+            return 2, field + rng.choice([b"", b"\x12\x01\0", b"\x12\x01b"]) + b"\x18\x01"
+        if what < 0.65:
+            return 4, b"\x08" + bytes([max(1, min(127, revision - rng.randrange(10)))])
+        at = bytes([0x20, max(1, min(127, revision - rng.randrange(8)))]) if rng.random() < 0.5 else b""
+        return 0, field + rng.choice([b"", b"\x12\x01\0", b"\x12\x01b"]) + rng.choice([b"", b"\x18\x02"]) + at
+
+    def _outcome(self, store: Store, kind: int, body: bytes) -> object:
+        try:
+            return store.execute(kind, body) if kind else store.range_reply(body)
+        except Exception as error:
+            return repr(error)
