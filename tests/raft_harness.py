@@ -82,7 +82,7 @@ class MemoryStorage:
         term = self.term(index)
         self.log = self.log[index - self.offset :]
         self.offset, self.offset_term = index, term
-        self.saved = Snapshot(index, term, conf)
+        self.saved, self.conf = Snapshot(index, term, conf), conf
 
 
 class Node:

@@ -119,7 +119,7 @@ def test_entries_larger_than_a_chunk_and_runs_over_chunks() -> None:
 def test_committed_size_of_a_ready_is_bounded() -> None:
     raw = alone(max_committed_size_per_ready=300)
     elect(raw)
-    for n in range(10):
+    for _ in range(10):
         raw.propose(bytes(100))
     raw.on_persisted(raw.ready().number)
     counts = []
@@ -248,12 +248,16 @@ def test_reports_of_what_was_not_handed_out() -> None:
 def test_contradicting_state_is_refused() -> None:
     with pytest.raises(DamagedData, match="beyond the end"):
         alone(MemoryStorage(ConfState([1]), HardState(1, 1, 9)))
-    storage = MemoryStorage(ConfState([1]))
-    storage.store([Entry(2, 1, 0, b"x")], HardState(1, 1, 0))
-    with pytest.raises(DamagedData, match="newer"):
-        alone(storage)
     with pytest.raises(DamagedData, match="applied"):
         alone(applied=4)
+
+
+def test_entries_without_their_hard_state_raise_the_term() -> None:
+    storage = MemoryStorage(ConfState([1]))
+    storage.store([Entry(2, 1, 0, b"x")], HardState(1, 1, 0))
+    raw = alone(storage)
+    assert (raw.term, raw.vote) == (2, 0)
+    assert raw.ready().hard_state == HardState(2, 0, 0)
 
 
 def test_settings_that_do_not_fit_are_refused() -> None:

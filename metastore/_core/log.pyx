@@ -15,7 +15,7 @@ The storage is asked for what lies before the tail only. Calls, all on a plain P
     images(low, high, max_size) -> bytes-like    the same as concatenated images; used instead if it is there
     snapshot() -> Snapshot | None                raises SnapshotNotReady or gives None when there is none now
 
-`term`, `entries` and `images` may raise NotYetLoaded.
+`entries` and `images` may raise NotYetLoaded; `term` answers at once (the WAL keeps an index in memory).
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer

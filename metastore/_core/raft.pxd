@@ -111,6 +111,8 @@ cdef class RawNode:
     cdef int step_role(self, Message m) except -1
     cdef int step_leader(self, Message m) except -1
     cdef int step_vote(self, Message m) except -1
+    cdef int refuse_vote(self, Message answer) except -1
+    cdef int learn_commit(self, Message m) except -1
     cdef int step_follower(self, Message m) except -1
     cdef int on_append(self, Message m) except -1
     cdef int on_heartbeat(self, Message m) except -1

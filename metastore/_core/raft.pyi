@@ -1,8 +1,9 @@
 from typing import Any, Final
 
+from typing_extensions import Buffer
+
 from metastore._core.log import RaftLog
 from metastore._core.raftpb import ConfChange, ConfChangeV2, ConfState, Message, RaftConfig, Ready, StateType, Status
-from typing_extensions import Buffer
 
 PLANT_VOTE_NOT_PERSISTED: Final[int]
 PLANT_ACK_BEFORE_SYNC: Final[int]

@@ -129,9 +129,10 @@ cdef class RawNode:
                                   f"({log.applied + 1}..{log.last_index})")
             log.applied = log.applying = config.applied
             log.committed = max(log.committed, config.applied)
-        if log.last_term() > self.term:
-            raise DamagedData(f"raft: the log's term {log.last_term()} is newer than the hard state's {self.term}")
         self.out_term, self.out_vote, self.out_commit = self.term, self.vote, log.committed
+        if log.last_term() > self.term:
+            # Torn between entries and hard state of one Ready. No vote of that term was ever sent: it was not durable.
+            self.term, self.vote = log.last_term(), 0
         self.boot_guard = config.election_ticks if config.lease_reads and self.term else 0
         self.use_conf(ConfState() if conf is None else conf)
         self.become_follower(self.term, 0)
@@ -158,7 +159,7 @@ cdef class RawNode:
         cdef uint64_t waiting
         if self.state != STATE_LEADER:
             raise NotLeader() if self.lead else NoLeader()
-        if self.me is None or self.lead_transferee:
+        if self.lead_transferee:
             raise ProposalDropped()
         if n > ENTRY_MAX_PAYLOAD:
             raise RequestTooLarge()
@@ -674,8 +675,10 @@ cdef class RawNode:
                 self.send(self.make(MSG_APP_RESP, m.from_))
         elif m.type == MSG_PRE_VOTE:
             answer = self.make(MSG_PRE_VOTE_RESP, m.from_)
-            answer.reject = True
+            self.refuse_vote(answer)
             self.send(answer)
+        elif m.type == MSG_PRE_VOTE_RESP or m.type == MSG_VOTE_RESP:
+            self.learn_commit(m)
         return 0
 
     cdef int step_vote(self, Message m) except -1:
@@ -692,8 +695,33 @@ cdef class RawNode:
                 self.election_elapsed = 0
                 self.vote = m.from_
         else:
-            answer.reject = True
+            self.refuse_vote(answer)
         self.send(answer)
+        return 0
+
+    cdef int refuse_vote(self, Message answer) except -1:
+        """A refusal tells how far this node knows the log to be committed."""
+        cdef uint64_t term
+        answer.reject = True
+        if self.log.term_at(self.log.committed, &term) == TERM_OK:
+            answer.commit, answer.log_term = self.log.committed, term
+        return 0
+
+    cdef int learn_commit(self, Message m) except -1:
+        """Take the commit index over from a refused vote. A leader sends entries on before they are on its own disk;
+        after a crash it may lack the last of them, and know less of the commit index than members that were demoted
+        or removed by what is committed. Those have the longer logs and refuse it, but cannot lead; it could ask them
+        for ever, by rules that do not hold any more. An entry committed anywhere is committed if it is in our log."""
+        cdef uint64_t known = self.log.committed
+        if not m.reject or m.commit <= known or not m.log_term or not self.log.match_term(m.commit, m.log_term):
+            return 0
+        self.commit_to(m.commit)
+        try:
+            stale = self.log.has_conf_change(known + 1, m.commit)
+        except NotYetLoaded:
+            stale = True
+        if stale and self.state != STATE_LEADER:
+            self.become_follower(self.term, 0)
         return 0
 
     cdef int step_role(self, Message m) except -1:
@@ -712,11 +740,9 @@ cdef class RawNode:
                 self.on_heartbeat(m)
             else:
                 self.on_snapshot(m)
-        elif m.type == MSG_VOTE_RESP:
-            if self.state == STATE_CANDIDATE:
-                self.count_vote(m.from_, not m.reject)
-        elif m.type == MSG_PRE_VOTE_RESP:
-            if self.state == STATE_PRE_CANDIDATE:
+        elif m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
+            self.learn_commit(m)
+            if self.state == (STATE_CANDIDATE if m.type == MSG_VOTE_RESP else STATE_PRE_CANDIDATE):
                 self.count_vote(m.from_, not m.reject)
         else:
             self.step_follower(m)
@@ -804,15 +830,12 @@ cdef class RawNode:
         return 0
 
     cdef bint restore(self, Message m) except -1:
-        """Take a snapshot over -> False if it brings nothing new, or is not meant for this node."""
+        """Take a snapshot over -> False if it brings nothing new. Its membership may lack this node: a new member can
+        get a snapshot from before it was added, the entries after that add it."""
         cdef Snapshot snapshot = m.snapshot
-        cdef ConfState conf
         if snapshot is None or snapshot.index == 0 or snapshot.term > m.term:
             raise FormatError("raft message: bad snapshot")
         if snapshot.index <= self.log.committed:
-            return False
-        conf = snapshot.conf_state
-        if self.id not in conf.voters + conf.learners + conf.voters_outgoing:
             return False
         if self.log.match_term(snapshot.index, snapshot.term):
             self.commit_to(snapshot.index)
@@ -821,7 +844,7 @@ cdef class RawNode:
         self.snapshot_out = False
         self.apply_waiting = False
         self.cut_claims(1)
-        self.use_conf(conf)
+        self.use_conf(snapshot.conf_state)
         return True
 
     # -- as the leader --------------------------------------------------------------------------------------
@@ -846,7 +869,7 @@ cdef class RawNode:
             self.on_heartbeat_resp(peer, m)
         elif m.type == MSG_READ_INDEX:
             # Over the limit it is left unanswered: the follower asks again.
-            if len(self.read_open) < self.config.max_pending_reads:
+            if len(self.read_open) < <Py_ssize_t>self.config.max_pending_reads:
                 self.read_open.append((m.from_, m.context))
         elif m.type == MSG_TRANSFER_LEADER:
             self.on_transfer(peer)
@@ -927,9 +950,14 @@ cdef class RawNode:
         """One append (or snapshot) to a peer, if there is anything to tell -> whether it was sent."""
         cdef uint64_t previous = peer.next - 1
         cdef uint64_t term, last = previous
-        cdef int found = self.log.term_at(previous, &term)
+        cdef int found
         cdef object images = None
         cdef Message m
+        try:
+            found = self.log.term_at(previous, &term)
+        except NotYetLoaded:
+            peer.waiting_load = True
+            return False
         if found == TERM_COMPACTED:
             return self.send_snapshot(peer)
         if found != TERM_OK:

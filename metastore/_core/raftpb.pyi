@@ -2,9 +2,10 @@ from collections.abc import Callable, Iterable
 from enum import IntEnum
 from typing import Any, Final
 
+from typing_extensions import Buffer
+
 from metastore._core.entry import Entry, HardState
 from metastore.errors import MetaStoreError, TooManyRequests
-from typing_extensions import Buffer
 
 FORMAT_VERSION: Final[int]
 MAX_MEMBERS: Final[int]

@@ -1,0 +1,255 @@
+"""Random schedules against the Raft core alone: lost, doubled and reordered messages, slow disks, crashes that lose
+what was not durable, snapshots, membership changes, transfers, reads. After every step the invariants of the Raft
+paper (figure 3) are checked. The simulator (tests/sim) does the same with the whole node; this one is small and
+fast, and its seeds name what failed.
+"""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from raft_harness import MemoryStorage, Network
+
+from metastore._core import raft
+from metastore._core.raftpb import (
+    ConfChange,
+    ConfChangeError,
+    ConfChangeV2,
+    ConfState,
+    Message,
+    MessageType,
+    ProposalDropped,
+)
+from metastore.errors import MetaStoreError, NoLeader, NotLeader
+
+
+class Unsafe(AssertionError):
+    """An invariant of Raft does not hold."""
+
+
+class Chaos:
+    """A cluster of which any step may be next."""
+
+    def __init__(self, seed: int, planted: int = 0, members: int = 3, **config: object) -> None:
+        self.random = random.Random(seed)
+        self.net = Network(
+            range(1, members + 1),
+            pre_vote=self.random.random() < 0.5,
+            check_quorum=self.random.random() < 0.5,
+            max_size_per_msg=self.random.choice([64, 300, 1 << 20]),
+            max_inflight=self.random.choice([1, 2, 256]),
+            max_tail_bytes=self.random.choice([1, 1 << 20]),
+            planted=planted,
+            **config,
+        )
+        self.members = members
+        self.committed: dict[int, tuple[int, bytes]] = {}
+        self.top = 0
+        self.leaders: dict[int, int] = {}
+        self.applied_upto: dict[int, int] = {}
+        self.reads: dict[tuple[int, bytes], int] = {}
+        self.serial = 0
+        self.crashes = True
+        for id in self.net.nodes:
+            self.ready_node(id)
+
+    def ready_node(self, id: int) -> None:
+        self.net.nodes[id].hold_disk = True
+        self.applied_upto[id] = self.net.nodes[id].storage.offset
+        self.net[id].election_timeout_ticks = self.random.randint(10, 19)
+
+    # -- checks
+
+    def check(self, id: int) -> None:
+        node = self.net.nodes[id]
+        for entry in node.applied:
+            known = self.committed.setdefault(entry.index, (entry.term, entry.data))
+            if known != (entry.term, entry.data):
+                raise Unsafe(f"entry {entry.index} applied as {known} and as {(entry.term, entry.data)} by {id}")
+            self.top = max(self.top, entry.index)
+        node.applied.clear()
+        if node.raw.is_leader:
+            if self.leaders.setdefault(node.raw.term, id) != id:
+                raise Unsafe(f"two leaders in term {node.raw.term}")
+            newest = max(self.leaders)
+            if node.raw.term == newest:
+                for index in range(max(self.top - 20, 1), self.top + 1):
+                    term = node.raw.term_of(index)
+                    if index > node.raw.last_index or (term is not None and term != self.committed[index][0]):
+                        raise Unsafe(f"leader {id} of term {newest} lacks committed entry {index}")
+        for index, context in node.read_states:
+            if index < self.reads.pop((id, context), 0):
+                raise Unsafe(f"stale read: {context!r} on {id} answered with {index}")
+        node.read_states.clear()
+
+    # -- steps
+
+    def step(self) -> None:
+        net, rnd = self.net, self.random
+        id = rnd.choice(sorted(net.nodes))
+        node = net.nodes[id]
+        what = rnd.random()
+        if what < 0.25:
+            node.raw.tick()
+        elif what < 0.65:
+            self.deliver()
+        elif what < 0.85:
+            if node.writing:
+                node.flush(rnd.randint(1, len(node.writing)))
+        elif what < 0.93:
+            self.propose(id)
+        elif what < 0.95:
+            self.read(id)
+        elif what < 0.965:
+            self.change(id)
+        elif what < 0.975:
+            if node.raw.applied > node.storage.offset and node.raw.applied <= node.storage.last_index():
+                node.storage.compact(node.raw.applied, node.raw.conf_state)
+        elif what < 0.98:
+            node.raw.transfer_leader(rnd.choice(sorted(net.nodes)))
+        elif what < 0.99 and self.crashes:
+            self.crash(id)
+        elif what < 0.995:
+            net.isolate(id)
+        else:
+            net.heal()
+        net.queue += net.nodes[id].take()
+        self.check(id)
+
+    def deliver(self) -> None:
+        net, rnd = self.net, self.random
+        if not net.queue:
+            return
+        at = rnd.randrange(min(len(net.queue), 12))
+        message = net.queue[at] if rnd.random() < 0.05 else net.queue.pop(at)
+        if (message.from_, message.to) in net.cut or rnd.random() < 0.05:
+            if message.type == MessageType.MsgSnap and message.from_ in net.nodes:
+                net[message.from_].report_snapshot(message.to, False)
+            return
+        net[message.to].step(Message.decode(message.encode()))
+        if message.type == MessageType.MsgSnap:
+            net[message.from_].report_snapshot(message.to, True)
+        net.queue += net.nodes[message.to].take()
+        self.check(message.to)
+
+    def propose(self, id: int) -> None:
+        self.serial += 1
+        try:
+            self.net[id].propose(b"\0%d" % self.serial * self.random.choice([1, 1, 30]))
+        except (NoLeader, NotLeader, ProposalDropped):
+            pass
+
+    def read(self, id: int) -> None:
+        self.serial += 1
+        context = b"r%d" % self.serial
+        try:
+            self.net[id].read_index(context)
+        except NoLeader:
+            return
+        self.reads[id, context] = self.top
+
+    def change(self, id: int) -> None:
+        rnd = self.random
+        ids = sorted(self.net.nodes)
+        conf = self.net[id].conf_state
+        if conf.voters_outgoing and not conf.auto_leave:
+            change: ConfChange | ConfChangeV2 = ConfChangeV2()
+        elif rnd.random() < 0.5:
+            change = ConfChange(rnd.choice([0, 0, 1, 3]), rnd.choice(ids))
+        else:
+            change = ConfChangeV2(
+                rnd.choice([0, 1, 2]), [ConfChange(rnd.choice([0, 0, 1, 3]), other) for other in rnd.sample(ids, 2)]
+            )
+        try:
+            self.net[id].propose_conf_change(change)
+        except (ConfChangeError, NoLeader, NotLeader, ProposalDropped):
+            pass
+
+    def crash(self, id: int) -> None:
+        node = self.net.nodes[id]
+        if node.writing and self.random.random() < 0.5:
+            # A part of the next write got through.
+            ready = node.writing[0]
+            node.storage.store(ready.entries[: self.random.randint(0, len(ready.entries))], None, ready.snapshot)
+        self.net.restart(id)
+        self.ready_node(id)
+
+    def run(self, steps: int) -> None:
+        for _ in range(steps):
+            self.step()
+
+    def heal_and_progress(self) -> None:
+        """All is well from here on: a leader is found, and a proposal reaches every member."""
+        net = self.net
+        net.heal()
+        for node in net.nodes.values():
+            node.hold_disk = False
+            node.flush()
+
+        def deliver_all() -> None:
+            for _ in range(300):
+                net.collect()
+                for id in net.nodes:
+                    self.check(id)
+                if not net.queue:
+                    return
+                batch, net.queue = net.queue, []
+                for message in batch:
+                    net[message.to].step(message)
+                    if message.type == MessageType.MsgSnap:
+                        net[message.from_].report_snapshot(message.to, True)
+            raise Unsafe("messages go round and round")
+
+        for _ in range(400):
+            for id in sorted(net.nodes):
+                net[id].tick()
+                deliver_all()
+            leader = net.leader()
+            if leader:
+                conf = net[leader].conf_state
+                members = {*conf.voters, *conf.voters_outgoing, *conf.learners}
+                if not conf.auto_leave and all(net[m].applied == net[leader].last_index for m in members):
+                    try:
+                        index = net[leader].propose(b"\0last")
+                    except ProposalDropped:
+                        continue
+                    deliver_all()
+                    if net[leader].applied >= index:
+                        return
+        raise Unsafe("no progress after healing")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_schedule(seed: int) -> None:
+    chaos = Chaos(seed, members=3 + 2 * (seed % 2))
+    try:
+        chaos.run(1500)
+        chaos.heal_and_progress()
+    except (Unsafe, MetaStoreError) as error:
+        raise AssertionError(f"seed {seed}: {error}") from error
+
+
+def found_within(planted: int, seeds: int, steps: int = 1500) -> int | None:
+    for seed in range(seeds):
+        chaos = Chaos(seed, planted=planted, members=3)
+        try:
+            chaos.run(steps)
+            chaos.heal_and_progress()
+        except (Unsafe, MetaStoreError):
+            return seed
+    return None
+
+
+@pytest.mark.parametrize(
+    "name", ["PLANT_VOTE_NOT_PERSISTED", "PLANT_ACK_BEFORE_SYNC", "PLANT_READ_WITHOUT_ROUND", "PLANT_JOINT_HALF"]
+)
+def test_planted_bugs_are_found(name: str) -> None:
+    assert found_within(getattr(raft, name), 150) is not None
+
+
+def test_storage_of_the_harness_refuses_gaps() -> None:
+    from metastore._core.entry import Entry
+
+    with pytest.raises(AssertionError, match="gap"):
+        MemoryStorage(ConfState([1])).store([Entry(1, 5, 0, b"")])
