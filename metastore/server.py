@@ -179,6 +179,7 @@ class Server:
             max_message=limits.max_request_bytes + GRPC_OVERHEAD,
             max_header_list=limits.max_header_bytes,
             max_concurrent_streams=limits.max_concurrent_streams,
+            max_output=limits.max_output_bytes,
         )
         bounds = ConnLimits(
             max_connections=limits.max_connections,
@@ -217,6 +218,9 @@ class Server:
         if not self.ready:
             self._announce()
         self.listener.flush_dirty()
+        if self.kv.deferred:
+            self.kv.serve_deferred()
+            self.listener.flush_dirty()
         if self.driver.backlog:
             self._again()
         self._balance()

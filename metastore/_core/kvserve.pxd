@@ -25,6 +25,7 @@ cdef class KVServer:
     cdef readonly uint64_t refused
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None
+    cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
     cdef list held                        # compactions that wait for the space to be given back
 
     cpdef list handle(self, list requests, double now)
@@ -32,6 +33,7 @@ cdef class KVServer:
     cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
+    cdef bint must_wait(self, Waiter waiter)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
     cpdef serve_reads(self, list reads)
     cpdef list take_reads(self)
