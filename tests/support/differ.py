@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,8 +36,8 @@ class Difference:
 
 
 def shorten(value: Any) -> str:
-    """One line of at most a few thousand characters."""
-    text = " ".join(str(value).split())
+    """One line of at most a few thousand characters, long byte strings cut."""
+    text = re.sub(r'"((?:[^"\\]|\\.){48})(?:[^"\\]|\\.)*"', r'"\1..."', " ".join(str(value).split()))
     return text if len(text) <= 4000 else f"{text[:4000]}... ({len(text)} characters)"
 
 

@@ -110,10 +110,15 @@ class Running:
         return result[0]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Serve until killed; prints the address."""
     loop = Loop()
-    server = EchoServer()
-    listener = Listener(loop, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0", server)
+    listener = Listener(loop, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0", EchoServer())
     loop.on_turn = listener.flush_dirty
-    print(listener.bound[0], flush=True)
+    sys.stdout.write(listener.bound[0] + "\n")
+    sys.stdout.flush()
     loop.run()
+
+
+if __name__ == "__main__":
+    main()
