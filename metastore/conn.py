@@ -93,8 +93,11 @@ class HttpSession:
         self._path = b""
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
-        self._size = 0
+        self._size = 0              # header bytes as RFC 9113 6.5.2 counts them
         self._body_size = 0
+        self._raw = 0               # bytes of this request as they came
+        self._in_body = False
+        self._queued = 0
         self._expects = False
         #: True between requests, when nothing of the next one has come.
         self.idle = True
@@ -107,9 +110,9 @@ class HttpSession:
         try:
             self._parser.feed_data(data)
             if not self.idle:
-                self._count(0)
+                self._count_raw(len(data))
         except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8: an upgrade may be ignored. The request was answered; what follows is not HTTP/1.1.
+            # RFC 9110 7.8: an upgrade may be ignored. The request was answered; what follows is for nobody.
             self.closed = True
         except HttpError as error:
             self._refuse(error)
@@ -125,6 +128,7 @@ class HttpSession:
         """Bytes to send; empty when there are none."""
         output = b"".join(self._output)
         self._output.clear()
+        self._queued = 0
         return output
 
     def _refuse(self, error: HttpError) -> None:
@@ -135,8 +139,17 @@ class HttpSession:
         if self._size > self._limits.max_http_header:
             raise HttpError(431, "request header too large")
 
+    def _count_raw(self, size: int) -> None:
+        # The parser keeps a header, or a trailer, to itself until its line is complete.
+        self._raw += size
+        if not self._in_body and self._raw > self._limits.max_http_header:
+            raise HttpError(431, "request header too large")
+        if self._raw > self._limits.max_http_header + 2 * self._limits.max_http_body:
+            raise HttpError(413, "request too large")
+
     def on_message_begin(self) -> None:
-        self.idle = False
+        self.idle = self._in_body = False
+        self._raw = 0
         self._path = b""
         self._headers = {}
         self._body = []
@@ -155,6 +168,7 @@ class HttpSession:
             self._expects = True
 
     def on_headers_complete(self) -> None:
+        self._in_body = True
         if self._expects and self._parser.get_http_version() == "1.1":
             self._output.append(b"HTTP/1.1 100 Continue\r\n\r\n")
 
@@ -168,11 +182,16 @@ class HttpSession:
         self.idle = True
         if self.closed:
             return
+        if self._queued > self._limits.max_unsent:
+            raise HttpError(429, "too many requests at once")
         method = self._parser.get_method().decode("latin-1")
         path = self._path.decode("latin-1")
         status, kind, body = self._server.http(method, path, self._headers, b"".join(self._body))
         self._body = []
-        self._answer(status, kind, body, keep=self._parser.should_keep_alive(), head=method == "HEAD")
+        self._answer(status, kind, body, keep=self._keeps(), head=method == "HEAD")
+
+    def _keeps(self) -> bool:
+        return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
 
     def _answer(self, status: int, kind: str, body: bytes, *, keep: bool, head: bool = False) -> None:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", f"Content-Type: {kind}",
@@ -183,6 +202,7 @@ class HttpSession:
         self._output.append("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
         if not head:
             self._output.append(body)
+        self._queued += 200 + len(body)
 
 
 class ClientConn:
@@ -253,7 +273,6 @@ class ClientConn:
         if data.startswith(b"PRI"):
             self.session = Session(listener.server.method_table, listener.server.limits, listener.dirty)
             self.session.owner = self
-            self.set_deadline(None)
             requests = self.session.feed(data, len(data), self._loop.now())
             if requests:
                 listener.server.handle(requests)
@@ -328,7 +347,7 @@ class ClientConn:
         """A client that takes nothing for `grace` seconds while it owes is dropped; any progress starts anew."""
         assert self.session is not None
         if not stuck:
-            if self.deadline is not None:
+            if self.deadline is not None and self.session.greeted:
                 self.set_deadline(None)
             return
         done = self.session.taken - (len(self._unsent) if self._unsent is not None else 0)

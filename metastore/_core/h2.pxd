@@ -61,6 +61,7 @@ cdef class Session:
     cdef readonly size_t taken              # bytes ever handed out by take_output
     cdef readonly int open_streams
     cdef readonly bint failed
+    cdef readonly bint greeted              # the client's SETTINGS came
     cdef readonly object error              # str, why `failed`
     cdef public object owner                # the connection, for whoever walks `dirty`
     cdef list dirty

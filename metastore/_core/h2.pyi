@@ -43,6 +43,7 @@ class Session:
     taken: int
     open_streams: int
     failed: bool
+    greeted: bool
     error: str | None
     def __init__(
         self, methods: MethodTable, limits: Limits | None = None, dirty: list[Session] | None = None

@@ -502,6 +502,8 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
                 session.control(False)
         elif kind == NGHTTP2_RST_STREAM:
             session.control(True)
+        elif kind == NGHTTP2_SETTINGS and not session.greeted:
+            session.greeted = True
         elif kind == NGHTTP2_PRIORITY or (
                 (kind == NGHTTP2_PING or kind == NGHTTP2_SETTINGS) and not frame.hd.flags & NGHTTP2_FLAG_ACK):
             session.control(False)

@@ -1,0 +1,482 @@
+"""Listeners and connections with real sockets and real clients: grpcio, h2load, curl, and raw bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http import client
+from pathlib import Path
+
+import grpc
+import pytest
+from support import http2 as h
+from support.echo_server import EchoServer, Running
+
+from metastore import errors
+from metastore._core.grpc import Limits
+from metastore.conn import ConnLimits, Listener, split_address
+from metastore.loop import Loop
+
+PUT = "/etcdserverpb.KV/Put"
+FAST = ConnLimits(handshake=0.3, http_idle=0.3, grace=0.3, sweep=0.05)
+
+
+@pytest.fixture(scope="module")
+def echo() -> Iterator[Running]:
+    with Running() as running:
+        yield running
+
+
+@contextlib.contextmanager
+def channel(running: Running) -> Iterator[grpc.Channel]:
+    # A subchannel of its own: grpcio shares connections between equal channels.
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
+    with grpc.insecure_channel(running.address, options=options) as made:
+        yield made
+
+
+def dial(running: Running) -> socket.socket:
+    sock = socket.create_connection((running.host, running.port), timeout=10)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def read_all(sock: socket.socket) -> bytes:
+    """Everything until the server closes the connection; fails after the socket's timeout."""
+    data = b""
+    while True:
+        try:
+            piece = sock.recv(65536)
+        except ConnectionResetError:
+            return data
+        if not piece:
+            return data
+        data += piece
+
+
+def read_until(sock: socket.socket, reader: h.Reader, done: Callable[[], object]) -> None:
+    """Feed `reader` until `done()`; fails when the server ends the connection first."""
+    while not done():
+        data = sock.recv(65536)
+        assert data, "connection closed too early"
+        reader.feed(data)
+
+
+def ask(running: Running, request: bytes) -> bytes:
+    with dial(running) as sock:
+        sock.sendall(request)
+        return read_all(sock)
+
+
+def put_works(running: Running) -> None:
+    with channel(running) as ch:
+        assert ch.unary_unary(PUT)(b"still here", timeout=10) == b"still here"
+
+
+def served_until(running: Running, done: Callable[[], bool]) -> None:
+    """Serve other clients until `done()`, seen from the loop's thread, is true."""
+    for _ in range(5000):
+        if running.call(done):
+            return
+        put_works(running)
+    raise AssertionError("did not happen")
+
+
+# ---- gRPC by grpcio
+
+
+def test_grpcio_unary(echo: Running) -> None:
+    with channel(echo) as ch:
+        put = ch.unary_unary(PUT)
+        for body in (b"", b"x", b"y" * 65536, b"z" * (2 << 20)):
+            assert put(body, timeout=10) == body
+        futures = [put.future(b"%d" % i, timeout=10) for i in range(300)]
+        assert [future.result() for future in futures] == [b"%d" % i for i in range(300)]
+        assert len(ch.unary_unary("/test.Test/Big")(b"9000000", timeout=20)) == 9_000_000
+
+
+def test_grpcio_errors(echo: Running) -> None:
+    with channel(echo) as ch:
+        for method, body, code, text in [
+            ("/test.Test/Fail", b"", grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default),
+            ("/etcdserverpb.KV/No", b"", grpc.StatusCode.UNIMPLEMENTED, "unknown method No for service etcdserverpb.KV"),
+            ("/x.Y/Z", b"", grpc.StatusCode.UNIMPLEMENTED, "unknown service x.Y"),
+            (PUT, b"x" * ((2 << 20) + 1), grpc.StatusCode.RESOURCE_EXHAUSTED,
+             "grpc: received message larger than max (2097153 vs. 2097152)"),
+        ]:
+            with pytest.raises(grpc.RpcError) as caught:
+                ch.unary_unary(method)(body, timeout=10)
+            assert (caught.value.code(), caught.value.details()) == (code, text)
+        with pytest.raises(grpc.RpcError) as caught:
+            ch.unary_unary(PUT)(b"x", timeout=10, compression=grpc.Compression.Gzip)
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        # A streaming client of an unknown method gets its answer without ending its request.
+        with pytest.raises(grpc.RpcError) as caught:
+            next(ch.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"a"]), timeout=10))
+        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert ch.unary_unary(PUT)(b"fine", timeout=10) == b"fine"
+
+
+def test_grpcio_bidi(echo: Running) -> None:
+    with channel(echo) as ch:
+        bidi = ch.stream_stream("/test.Test/Bidi")
+        messages = [b"%d" % i * i for i in range(200)]
+        assert list(bidi(iter(messages), timeout=10)) == messages
+        before = echo.server.closed_streams
+        stop = threading.Event()
+
+        def forever() -> Iterator[bytes]:
+            yield b"one"
+            stop.wait(10)
+
+        stream = bidi(forever(), timeout=10)
+        assert next(stream) == b"one"
+        stream.cancel()
+        stop.set()
+        put_works(echo)
+    served_until(echo, lambda: echo.server.closed_streams == before + 1)
+
+
+def test_deadline_and_late_answer(echo: Running) -> None:
+    with channel(echo) as ch:
+        with pytest.raises(grpc.RpcError) as caught:
+            ch.unary_unary("/test.Test/Hold")(b"x", timeout=0.2)
+        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert ch.unary_unary(PUT)(b"x", timeout=10) == b"x"
+        echo.call(echo.server.release)
+        assert ch.unary_unary(PUT)(b"y", timeout=10) == b"y"
+
+
+def test_connection_gone_before_the_answer(echo: Running) -> None:
+    with dial(echo) as sock:
+        sock.sendall(h.hello() + h.call(1, b"x", b"/test.Test/Hold") + h.frame(h.PING, 0, 0, bytes(8)))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: reader.pings)
+    served_until(echo, lambda: bool(echo.server.held) and all(request.closed for request in echo.server.held))
+    echo.call(echo.server.release)
+    put_works(echo)
+
+
+def test_h2load(echo: Running, tmp_path: Path) -> None:
+    body = tmp_path / "put.bin"
+    body.write_bytes(h.message(b"x" * 300))
+    before = echo.server.count
+    run = subprocess.run(
+        ["h2load", "-c20", "-m50", "-n20000", "-t1", "-d", str(body), "-H", "content-type: application/grpc",
+         "-H", "te: trailers", f"http://{echo.address}{PUT}"], capture_output=True, text=True, check=True, timeout=60)
+    assert "20000 succeeded, 0 failed, 0 errored" in run.stdout
+    assert echo.server.count - before == 20000
+
+
+# ---- HTTP/1.1
+
+
+def test_http_page_and_keep_alive(echo: Running) -> None:
+    with dial(echo) as sock:
+        stream = sock.makefile("rb")
+        for _ in range(2):
+            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert stream.readline() == b"HTTP/1.1 200 OK\r\n"
+            fields = {}
+            while (line := stream.readline()) != b"\r\n":
+                name, _, value = line.partition(b":")
+                fields[name.lower()] = value.strip()
+            assert fields[b"content-type"] == b"application/json"
+            assert stream.read(int(fields[b"content-length"])) == b'{"etcdserver":"3.5.17"}'
+
+
+def test_http_byte_by_byte_pipelined_and_posted(echo: Running) -> None:
+    request = (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+               b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+               b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    with dial(echo) as sock:
+        for i in range(len(request)):
+            sock.sendall(request[i:i + 1])
+        slow = read_all(sock)
+    assert slow == ask(echo, request)
+    assert [part.split(b"\r\n\r\n", 1)[1][:5] for part in slow.split(b"HTTP/1.1 ")[1:]] == [b"hello", b"abcde", b"404 p"]
+
+
+def test_http_head_and_continue(echo: Running) -> None:
+    answer = ask(echo, b"HEAD /version HTTP/1.0\r\n\r\n")
+    assert b"Content-Length: 23\r\n" in answer and answer.endswith(b"\r\n\r\n")
+    answer = ask(echo, b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
+                        b"Connection: close\r\n\r\nhi")
+    assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n") and answer.endswith(b"hi")
+
+
+def test_http_upgrade_is_ignored(echo: Running) -> None:
+    answer = ask(echo, b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+                        b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and b"Connection: close" in answer
+
+
+def test_http_by_a_real_client(echo: Running) -> None:
+    connection = client.HTTPConnection(echo.host, echo.port, timeout=10)
+    for method, path, body, status, answer in [
+        ("GET", "/version", None, 200, b'{"etcdserver":"3.5.17"}'),
+        ("POST", "/echo", b"hello", 200, b"hello"),
+        ("GET", "/none", None, 404, b"404 page not found\n"),
+    ]:
+        connection.request(method, path, body)
+        response = connection.getresponse()
+        assert (response.status, response.read()) == (status, answer)
+    connection.close()
+
+
+@pytest.mark.parametrize(("request_bytes", "status"), [
+    (b"NONSENSE\r\n\r\n", b"400"),
+    (b"\x16\x03\x01\x02\x00\x01\x00", b"400"),
+    (b"PRESENT /version HTTP/1.1\r\n\r\n", b"400"),
+    (b"GET /version HTTP/9.9\r\n\r\n", b"400"),
+    (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
+    (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000, b"431"),
+    (b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+    (b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(3000)) + b"\r\n", b"431"),
+    (b"POST /echo HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000, b"413"),
+], ids=range(9))
+def test_http_malformed(echo: Running, request_bytes: bytes, status: bytes) -> None:
+    with dial(echo) as sock:
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(request_bytes)
+        answer = read_all(sock)
+    # A server that closes while data is unread resets the connection, and the answer may be lost with it.
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 " + status)
+    put_works(echo)
+
+
+def test_http_pipelining_is_bounded() -> None:
+    with Running(conn_limits=ConnLimits(max_unsent=10_000)) as running, dial(running) as sock:
+        sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        answer = read_all(sock)
+        assert 10 < answer.count(b" 200 OK") < 200
+        put_works(running)
+
+
+# ---- HTTP/2 by hand
+
+
+def test_h2_byte_by_byte(echo: Running) -> None:
+    reader = h.Reader()
+    with dial(echo) as sock:
+        data = h.hello() + h.call(1, b"slow")
+        for i in range(len(data)):
+            sock.sendall(data[i:i + 1])
+        read_until(sock, reader, lambda: reader.stream(1).ended)
+    assert reader.stream(1).messages == [b"slow"]
+
+
+@pytest.mark.parametrize("data", [
+    b"PRI * HTTP/1.1\r\n\r\n" + bytes(20),
+    h.PREFACE + b"garbage that is no frame at all, but long enough to be taken for one",
+    h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, b"\xff" * 50),
+], ids=["preface", "no frames", "no headers"])
+def test_h2_malformed(echo: Running, data: bytes) -> None:
+    with dial(echo) as sock:
+        sock.sendall(data)
+        read_all(sock)
+    put_works(echo)
+
+
+def test_h2_floods_end_only_their_connection(echo: Running) -> None:
+    for flood in (h.frame(h.PING, 0, 0, bytes(8)) * 5000,
+                  b"".join(h.call(1 + 2 * i, b"x") + h.frame(h.RST_STREAM, 0, 1 + 2 * i, bytes(4))
+                           for i in range(5000))):
+        with dial(echo) as sock:
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(h.hello() + flood)
+            read_all(sock)
+        put_works(echo)
+
+
+def test_a_client_that_never_reads_is_held_and_dropped() -> None:
+    limits = ConnLimits(max_unsent=200_000, grace=0.5, sweep=0.05)
+    with Running(Limits(max_output=400_000), limits) as running, dial(running) as sock:
+        big = b"".join(h.call(1 + 2 * i, b"100000", b"/test.Test/Big") for i in range(2000))
+        sock.settimeout(10)
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(h.hello(1 << 30) + big)     # ends with a reset: the server stops reading, then drops us
+            while sock.recv(1):
+                break
+        put_works(running)
+        served_until(running, lambda: not any(conn.session and conn.session.taken > 100_000
+                                              for conn in running.listener.conns))
+        # What it asked for was not all worked off: reading stopped long before.
+        assert running.server.count < 1500
+
+
+def test_a_client_that_opens_no_window_is_dropped() -> None:
+    limits = ConnLimits(max_unsent=100_000, grace=0.3, sweep=0.05)
+    with Running(Limits(max_output=150_000), limits) as running, dial(running) as sock:
+        calls = [h.call(1 + 2 * i, b"100000", b"/test.Test/Big") for i in range(10)]
+        sock.sendall(h.hello() + b"".join(calls[:4]))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: sum(len(stream.data) for stream in reader.streams.values()) == 65535)
+        sock.sendall(b"".join(calls[4:]))
+        read_all(sock)
+        assert running.server.count == 4
+        put_works(running)
+
+
+def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
+    with Running(conn_limits=FAST) as running:
+        starts = [b"", b"P", b"PRI * HTTP/2", b"GET / HTTP/1.1\r\nX", h.PREFACE, b"GET /version HTTP/1.1\r\n\r\n"]
+        sockets = [dial(running) for _ in starts]
+        for sock, start in zip(sockets, starts, strict=True):
+            sock.sendall(start)
+        for sock in sockets:
+            read_all(sock)
+            sock.close()
+        # One that greeted may be silent as long as it likes: others come and go while it stays.
+        with dial(running) as quiet:
+            quiet.sendall(h.hello())
+            with dial(running) as other:
+                read_all(other)
+            with dial(running) as other:
+                read_all(other)
+            quiet.sendall(h.call(1, b"x"))
+            reader = h.Reader()
+            read_until(quiet, reader, lambda: reader.stream(1).ended)
+
+
+def test_pause_and_resume(echo: Running) -> None:
+    with dial(echo) as sock:
+        sock.sendall(h.hello() + h.call(1, b"a"))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: reader.stream(1).ended)
+        echo.call(echo.listener.pause_all)
+        before = echo.server.count
+        sock.sendall(h.call(3, b"b"))
+        with dial(echo) as late:
+            late.sendall(h.hello() + h.call(1, b"c"))
+            sock.settimeout(0.2)
+            with pytest.raises(TimeoutError):
+                sock.recv(1)
+            assert echo.server.count == before
+            echo.call(echo.listener.resume_all)
+            sock.settimeout(10)
+            read_until(sock, reader, lambda: reader.stream(3).ended)
+            other = h.Reader()
+            read_until(late, other, lambda: other.stream(1).ended)
+
+
+# ---- listening, ending
+
+
+def test_too_many_connections() -> None:
+    with Running(conn_limits=ConnLimits(max_connections=2)) as running:
+        first, second = dial(running), dial(running)
+        for sock in (first, second):
+            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sock.recv(100)
+        with dial(running) as third:
+            assert read_all(third) == b""
+        assert running.call(lambda: running.listener.refused) == 1
+        first.close()
+        second.close()
+
+
+OUT_OF_FILES = """
+import resource, sys
+from support.echo_server import main
+resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))
+main()
+"""
+
+
+def test_out_of_file_descriptors() -> None:
+    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with subprocess.Popen([sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, text=True, env=env) as server:
+        assert server.stdout is not None
+        host, _, port = server.stdout.readline().strip().rpartition(":")
+        sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(60)]
+        # Those that were accepted before the limit are served.
+        sockets[0].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sockets[0].recv(100).startswith(b"HTTP/1.1 200")
+        for sock in sockets[1:50]:
+            sock.close()
+        # And those that had to wait, as soon as there is room.
+        sockets[-1].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sockets[-1].recv(100).startswith(b"HTTP/1.1 200")
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        for sock in sockets:
+            sock.close()
+        server.terminate()
+        server.wait(10)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        # It waited rather than spun.
+        assert after.ru_utime - used.ru_utime < 5
+
+
+def test_address_in_use_and_nonsense() -> None:
+    loop = Loop()
+    listener = Listener(loop, ["127.0.0.1:0", "[::1]:0"], EchoServer())
+    assert len(listener.bound) == 2 and listener.bound[1].startswith("[::1]:")
+    with pytest.raises(errors.AddressInUse, match="cannot listen on"):
+        Listener(loop, ["127.0.0.1:0", listener.bound[0]], EchoServer())
+    for address in ("127.0.0.1", "::1:80", "127.0.0.1:http", "127.0.0.1:70000", "no such host.invalid:1"):
+        with pytest.raises(errors.ConfigError):
+            Listener(loop, address, EchoServer())
+    listener.close()
+    listener.close()
+    loop.close()
+
+
+@pytest.mark.parametrize(("address", "parts"), [
+    ("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":2379", ("", 2379)), ("h:1", ("h", 1))])
+def test_split_address(address: str, parts: tuple[str, int]) -> None:
+    assert split_address(address) == parts
+
+
+def test_shutdown_finishes_running_calls() -> None:
+    with Running() as running, dial(running) as sock, dial(running) as idle:
+        idle.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert idle.recv(100)
+        sock.sendall(h.hello() + h.call(1, b"x", b"/test.Test/Hold") + h.frame(h.PING, 0, 0, bytes(8)))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: reader.pings)
+        assert running.call(lambda: len(running.server.held)) == 1
+        running.call(running.listener.shutdown)
+        with pytest.raises(ConnectionRefusedError):
+            dial(running)
+        read_all(idle)
+        assert running.call(lambda: len(running.listener.conns)) == 1
+        running.call(running.server.release)
+        reader.feed(read_all(sock))
+        assert reader.goaway == (1, 0)
+        assert reader.stream(1).messages == [b"done"] and reader.stream(1).status == 0
+        assert running.call(lambda: len(running.listener.conns)) == 0
+
+
+def test_a_fatal_error_surfaces() -> None:
+    class Broken(EchoServer):
+        def handle(self, requests: list[object]) -> None:
+            raise errors.DiskFailed("the sync failed")
+
+    loop = Loop()
+    listener = Listener(loop, "127.0.0.1:0", Broken())
+    loop.on_turn = listener.flush_dirty
+    host, _, port = listener.bound[0].rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=10) as sock:
+        sock.sendall(h.hello() + h.call(1, b"x"))
+        with pytest.raises(errors.DiskFailed):
+            loop.run()
+        listener.close()
+        read_all(sock)
+    loop.close()
+
+
+def test_no_descriptor_is_left_behind() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    with Running() as running:
+        for _ in range(20):
+            ask(running, b"GET /version HTTP/1.0\r\n\r\n")
+            with dial(running) as sock:
+                sock.sendall(h.hello() + h.call(1, b"x", b"/test.Test/Hold"))
+    assert len(os.listdir("/proc/self/fd")) == before
