@@ -4,7 +4,7 @@ from metastore._core.kvpb cimport Slice
 from metastore._core.mvcc cimport Store
 
 cdef enum:
-    TXN_MAX_DEPTH = 128      # deeper nesting is refused whatever the limit of operations is
+    TXN_MAX_DEPTH = 129      # etcd's 128 operations allow no more; deeper is refused whatever the limit is
 
 
 cdef struct CompareReq:

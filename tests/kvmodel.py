@@ -1,0 +1,203 @@
+"""A model of the revisioned store on plain dicts, written for clearness: what the tests compare the real one with."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import kvmessages as pb
+
+from metastore import errors
+
+
+class Version(NamedTuple):
+    """One version of a key; value None is a tombstone."""
+
+    key: bytes
+    mod: int
+    create: int
+    version: int
+    value: bytes | None
+
+
+class Model:
+    """Keeps every version for ever; a compaction only moves `compacted`."""
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.compacted = -1
+        self.versions: dict[bytes, list[Version]] = {}
+        self.changed = False
+
+    # -- state --
+
+    def now(self) -> int:
+        return self.revision + self.changed
+
+    def at(self, revision: int) -> dict[bytes, Version]:
+        """The live versions at a revision, in key order."""
+        state = {}
+        for key in sorted(self.versions):
+            seen = [version for version in self.versions[key] if version.mod <= revision]
+            if seen and seen[-1].value is not None:
+                state[key] = seen[-1]
+        return state
+
+    def inside(self, key: bytes, end: bytes, revision: int) -> list[Version]:
+        state = self.at(revision)
+        if not end:
+            return [state[key]] if key in state else []
+        return [v for k, v in state.items() if k >= key and (end == b"\0" or k < end)]
+
+    def change(self, key: bytes, value: bytes | None) -> None:
+        old = self.at(self.now()).get(key)
+        self.changed = True
+        mod = self.revision + 1
+        create, version = (old.create, old.version + 1) if old else (mod, 1)
+        self.versions.setdefault(key, []).append(Version(key, mod, create, version, value))
+
+    @staticmethod
+    def pair(version: Version) -> Any:
+        return pb.KeyValue(
+            key=version.key,
+            value=version.value or b"",
+            create_revision=version.create,
+            mod_revision=version.mod,
+            version=version.version,
+        )
+
+    # -- operations --
+
+    def put(self, req: Any) -> Any:
+        if req.lease:
+            raise errors.LeaseNotFound
+        old = self.at(self.now()).get(req.key)
+        if old is None and (req.ignore_value or req.ignore_lease):
+            raise errors.KeyNotFound
+        self.change(req.key, old.value if req.ignore_value else req.value)
+        reply = pb.PutResponse(header=pb.ResponseHeader(revision=self.now()))
+        if req.prev_kv and old:
+            reply.prev_kv.CopyFrom(self.pair(old))
+        return reply
+
+    def delete_range(self, req: Any) -> Any:
+        gone = self.inside(req.key, req.range_end, self.now())
+        for version in gone:
+            self.change(version.key, None)
+        reply = pb.DeleteRangeResponse(header=pb.ResponseHeader(revision=self.now()), deleted=len(gone))
+        if req.prev_kv:
+            reply.prev_kvs.extend(self.pair(version) for version in gone)
+        return reply
+
+    def range(self, req: Any) -> Any:
+        if req.revision > self.now():
+            raise errors.FutureRevision
+        at = req.revision if req.revision > 0 else self.now()
+        if at < self.compacted:
+            raise errors.Compacted
+        found = self.inside(req.key, req.range_end, at)
+        reply = pb.RangeResponse(header=pb.ResponseHeader(revision=self.now()), count=len(found))
+        if req.count_only:
+            return reply
+        bounds = (req.min_mod_revision, req.max_mod_revision, req.min_create_revision, req.max_create_revision)
+        if req.limit > 0 and req.sort_order == 0 and not any(bounds):
+            found = found[: req.limit + 1]
+        found = [v for v in found if self.within(v.mod, *bounds[:2]) and self.within(v.create, *bounds[2:])]
+        column = [lambda v: v.key, lambda v: v.version, lambda v: v.create, lambda v: v.mod, lambda v: v.value]
+        if req.sort_order or req.sort_target:
+            found.sort(key=column[req.sort_target], reverse=req.sort_order == 2)
+        if req.limit > 0 and len(found) > req.limit:
+            reply.more = True
+            found = found[: req.limit]
+        for version in found:
+            reply.kvs.append(self.pair(version))
+            if req.keys_only:
+                reply.kvs[-1].value = b""
+        return reply
+
+    @staticmethod
+    def within(number: int, low: int, high: int) -> bool:
+        return (low == 0 or number >= low) and (high == 0 or number <= high)
+
+    def compact(self, req: Any) -> Any:
+        if req.revision <= self.compacted:
+            raise errors.Compacted
+        if req.revision > self.revision:
+            raise errors.FutureRevision
+        self.compacted = req.revision
+        return pb.CompactionResponse(header=pb.ResponseHeader(revision=self.revision))
+
+    # -- transactions --
+
+    def holds(self, compare: Any) -> bool:
+        found = self.inside(compare.key, compare.range_end, self.revision)
+        if not found:
+            return compare.target != 3 and self.compare(compare, Version(b"", 0, 0, 0, b""))
+        return all(self.compare(compare, version) for version in found)
+
+    @staticmethod
+    def compare(compare: Any, version: Version) -> bool:
+        mine = [version.version, version.create, version.mod, version.value, 0][compare.target]
+        name = ["version", "create_revision", "mod_revision", "value", "lease"][compare.target]
+        given = getattr(compare, name)
+        return [mine == given, mine > given, mine < given, mine != given][compare.result]
+
+    def plan(self, req: Any) -> dict[str, Any]:
+        """Which branch runs, and the plans of the transactions in it."""
+        succeeded = all(self.holds(compare) for compare in req.compare)
+        ops = list(req.success if succeeded else req.failure)
+        nested = [self.plan(op.request_txn) if op.WhichOneof("union") == "request_txn" else None for op in ops]
+        return {"succeeded": succeeded, "ops": ops, "nested": nested}
+
+    def check(self, plan: dict[str, Any]) -> None:
+        for op, nested in zip(plan["ops"], plan["nested"], strict=True):
+            kind = op.WhichOneof("union")
+            if kind == "request_txn":
+                self.check(nested)
+            elif kind == "request_range" and op.request_range.revision:
+                if op.request_range.revision > self.revision:
+                    raise errors.FutureRevision
+                if op.request_range.revision < self.compacted:
+                    raise errors.Compacted
+            elif kind == "request_put":
+                put = op.request_put
+                if (put.ignore_value or put.ignore_lease) and put.key not in self.at(self.revision):
+                    raise errors.KeyNotFound
+                if put.lease:
+                    raise errors.LeaseNotFound
+
+    def run(self, plan: dict[str, Any]) -> Any:
+        reply = pb.TxnResponse(header=pb.ResponseHeader(), succeeded=plan["succeeded"])
+        for op, nested in zip(plan["ops"], plan["nested"], strict=True):
+            kind = op.WhichOneof("union")
+            answer = reply.responses.add()
+            if kind == "request_range":
+                answer.response_range.CopyFrom(self.range(op.request_range))
+            elif kind == "request_put":
+                answer.response_put.CopyFrom(self.put(op.request_put))
+            elif kind == "request_delete_range":
+                answer.response_delete_range.CopyFrom(self.delete_range(op.request_delete_range))
+            elif kind == "request_txn":
+                answer.response_txn.CopyFrom(self.run(nested))
+        return reply
+
+    def txn(self, req: Any) -> Any:
+        plan = self.plan(req)
+        self.check(plan)
+        reply = self.run(plan)
+        reply.header.revision = self.now()
+        return reply
+
+    # -- entrance --
+
+    def execute(self, name: str, req: Any) -> Any:
+        """Run a request by the name of its method; on an error nothing stays changed."""
+        before = {key: list(versions) for key, versions in self.versions.items()}
+        try:
+            reply = getattr(self, name)(req)
+        except errors.ApiError:
+            self.versions = before
+            self.changed = False
+            raise
+        self.revision = self.now()
+        self.changed = False
+        return reply

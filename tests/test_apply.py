@@ -1,0 +1,185 @@
+"""The applier: entries to replies, one engine write, errors that belong to their operation alone."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import kvmessages as pb
+import pytest
+
+from metastore import errors
+from metastore._core.apply import Applier
+from metastore._core.batch import frame
+from metastore._core.codec import PayloadCodec
+from metastore._core.entry import Entry, encode_entry
+from metastore._core.mvcc import Store
+from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
+from metastore._core.waiter import Waiter
+from metastore.storage.memory import MemoryEngine
+
+
+class Caller(Waiter):
+    """Keeps what it is told; being told twice is an error."""
+
+    def __init__(self) -> None:
+        self.result: Any = None
+
+    def complete(self, reply: bytes) -> None:
+        assert self.result is None
+        self.result = reply
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        assert self.result is None
+        self.result = error
+
+
+def applier() -> Applier:
+    return Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
+
+
+def entry(made: Applier, index: int, *ops: bytes, term: int = 2) -> bytes:
+    return encode_entry(Entry(term, index, 0, made.codec.encode(frame(list(ops)))))
+
+
+def put(key: bytes, value: bytes = b"v", **more: Any) -> bytes:
+    return pb.PutRequest(key=key, value=value, **more).SerializeToString()
+
+
+def waiting(made: Applier, *ids: int) -> list[Caller]:
+    callers = [Caller() for _ in ids]
+    made.waiters.update(zip(ids, callers, strict=True))
+    return callers
+
+
+def test_replies_come_after_the_commit_and_in_order() -> None:
+    made = applier()
+    made.store.raft_term = 6
+    first, second = waiting(made, 10, 2**64 - 1)
+    assert made.apply_images(entry(made, 1, encode_op(PUT, 10, put(b"a")), encode_op(PUT, 2**64 - 1, put(b"b")))) == []
+    assert first.result is None and made.store.engine.applied() == (0, 0) and made.waiters == {}
+    made.commit()
+    assert first.result is None and made.store.engine.applied() == (1, 2)
+    assert made.release() == 2
+    header = pb.PutResponse.FromString(first.result).header
+    assert (header.cluster_id, header.member_id, header.revision, header.raft_term) == (3, 4, 2, 6)
+    assert pb.PutResponse.FromString(second.result).header.revision == 3
+    assert made.release() == 0
+
+
+def test_an_operations_error_is_its_own() -> None:
+    made = applier()
+    bad_range = pb.TxnRequest()
+    bad_range.success.add(request_put=pb.PutRequest(key=b"a", value=b"lost"))
+    bad_range.success.add(request_range=pb.RangeRequest(key=b"a", revision=1000))
+    ops = [
+        (PUT, put(b"a"), None),
+        (TXN, bad_range.SerializeToString(), errors.FutureRevision),
+        (PUT, put(b"b", lease=9), errors.LeaseNotFound),
+        (PUT, put(b"", b"x"), errors.EmptyKey),
+        (PUT, b"\xff\xff", errors.MalformedRequest),
+        (DELETE_RANGE, b"", errors.EmptyKey),
+        (COMPACT, pb.CompactionRequest(revision=99).SerializeToString(), errors.FutureRevision),
+        (COMPACT, pb.CompactionRequest(revision=2).SerializeToString(), None),
+        (TXN, b"\x12\x00", None),
+        (PUT, put(b"c"), None),
+    ]
+    callers = waiting(made, *range(1, len(ops) + 1))
+    made.apply_images(entry(made, 1, *(encode_op(kind, n + 1, body) for n, (kind, body, _) in enumerate(ops))))
+    made.commit()
+    assert made.release() == len(ops)
+    for caller, (kind, _, wanted) in zip(callers, ops, strict=True):
+        assert isinstance(caller.result, bytes) if wanted is None else isinstance(caller.result, wanted), kind
+    assert made.store.revision == 3 and made.rejected == 6 and made.undecodable == 0
+    reply = pb.RangeResponse.FromString(made.store.range_reply(pb.RangeRequest(key=b"a").SerializeToString()))
+    assert reply.kvs[0].value == b"v"
+
+
+@pytest.mark.parametrize("junk", [b"", b"\1", b"\2" + bytes(30), b"\1\x63" + bytes(30), b"\1\1\xf0" + bytes(30)])
+def test_what_cannot_be_read_is_counted_and_passed_over(junk: bytes) -> None:
+    made = applier()
+    (zero,) = waiting(made, 0)
+    made.apply_images(entry(made, 1, encode_op(PUT, 1, put(b"a")), junk, encode_op(PUT, 2, put(b"b"))))
+    made.commit()
+    made.release()
+    assert made.undecodable == 1 and made.store.revision == 3
+    assert zero.result is None if len(junk) < 12 else isinstance(zero.result, errors.FormatError)
+
+
+def test_entries_already_applied_and_empty_ones_are_passed_over() -> None:
+    made = applier()
+    images = entry(made, 1, encode_op(PUT, 1, put(b"a"))) + encode_entry(Entry(2, 2, 0, b""))
+    made.apply_images(images)
+    made.apply_images(images)
+    made.commit()
+    assert made.store.revision == 2 and (made.applied_index, made.applied_term) == (2, 2)
+    again = Applier(Store(made.store.engine), made.codec, {})
+    again.apply_images(images + entry(made, 3, encode_op(PUT, 1, put(b"a"))))
+    assert again.store.revision == 3 and again.applied_index == 3
+
+
+def test_other_entries_are_handed_back() -> None:
+    made = applier()
+    change = Entry(2, 1, 2, b"change")
+    assert made.apply_images(encode_entry(change) + entry(made, 2, encode_op(PUT, 1, put(b"a")))) == [change]
+    assert made.applied_index == 2 and made.store.revision == 2
+
+
+def test_damage_is_this_nodes_trouble() -> None:
+    made = applier()
+    images = entry(made, 1, encode_op(PUT, 1, put(b"a")))
+    with pytest.raises(errors.FormatError):
+        made.apply_images(images[:-1])
+    with pytest.raises(errors.FormatError):
+        made.apply_images(encode_entry(Entry(1, 1, 0, b"\x63unknown codec")))
+    assert made.applied_index == 0
+
+
+def test_nobody_waiting_gives_the_same_state() -> None:
+    """With and without waiters, in one Ready or in many: the same engine contents."""
+    rng = random.Random(5)
+    ops = []
+    for number in range(600):
+        key = bytes(rng.choices(b"ab\0", k=2))
+        what = rng.random()
+        if what < 0.6:
+            ops.append(encode_op(PUT, number, put(key, b"%d" % number, prev_kv=True, ignore_value=False)))
+        elif what < 0.7:
+            body = pb.DeleteRangeRequest(key=key, range_end=b"b", prev_kv=True).SerializeToString()
+            ops.append(encode_op(DELETE_RANGE, number, body))
+        elif what < 0.75:
+            ops.append(encode_op(COMPACT, number, pb.CompactionRequest(revision=number // 2).SerializeToString()))
+        else:
+            req = pb.TxnRequest(compare=[pb.Compare(key=key, target=0, result=1, version=1)])
+            req.success.add(request_put=pb.PutRequest(key=key, ignore_value=True, prev_kv=True))
+            req.success.add(request_range=pb.RangeRequest(key=key, revision=number // 3))
+            req.failure.add(request_delete_range=pb.DeleteRangeRequest(key=key, range_end=b"\0", prev_kv=True))
+            req.failure.add(request_put=pb.PutRequest(key=key + b"x", ignore_value=number % 3 == 0))
+            ops.append(encode_op(TXN, number, req.SerializeToString()))
+    states = []
+    for heard, size in [(True, 1), (False, 1), (True, 50), (False, 600)]:
+        made = applier()
+        for index, at in enumerate(range(0, len(ops), size)):
+            if heard:
+                waiting(made, *range(at, at + size))
+            made.apply_images(entry(made, index + 1, *ops[at : at + size]))
+            if index % 3 == 0:
+                made.commit()
+                made.release()
+        made.commit()
+        made.release()
+        contents = [pair for pair in made.store.engine.scan(b"", None, False, 0) if pair[0] != b"mapplied"]
+        states.append((contents, made.store.revision, made.rejected))
+    assert states[1:] == states[:-1]
+    assert states[0][1] > 200 and states[0][2] > 5
+
+
+def test_an_engine_that_fails_stops_the_applying() -> None:
+    class Broken(MemoryEngine):
+        def write(self, batch: Any, index: int, term: int) -> None:
+            raise errors.DiskFailed("no")
+
+    made = Applier(Store(Broken()), PayloadCodec(None, 1024, 1 << 20), {})
+    made.apply_images(entry(made, 1, encode_op(PUT, 1, put(b"a"))))
+    with pytest.raises(errors.DiskFailed):
+        made.commit()

@@ -1,0 +1,403 @@
+"""The store against the plain-dict model: random requests, every reply and every error compared byte for byte."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kvmessages as pb
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from kvmodel import Model
+
+from metastore import errors
+from metastore._core import kvpb, txn
+from metastore._core.mvcc import Store
+from metastore.storage.memory import MemoryEngine
+
+KEYS = st.sampled_from([b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"])
+ENDS = st.one_of(st.just(b""), st.just(b"\0"), KEYS)
+VALUES = st.sampled_from([b"", b"1", b"2", b"long" * 30])
+BACK = st.integers(-2, 9)
+FLAG = st.integers(0, 4).map(lambda n: n == 0)
+SOME = st.one_of(st.just(0), st.just(0), st.integers(1, 30))
+
+PUTS = st.builds(
+    dict,
+    key=KEYS,
+    value=VALUES,
+    prev_kv=FLAG,
+    ignore_value=FLAG,
+    ignore_lease=FLAG,
+    lease=st.sampled_from([0] * 12 + [7]),
+)
+RANGES = st.builds(
+    dict,
+    key=KEYS,
+    range_end=ENDS,
+    limit=st.sampled_from([0, 0, 1, 2, 3, -1, 2**63 - 1]),
+    revision=st.one_of(st.just(None), st.just(None), BACK),
+    sort_order=st.sampled_from([0, 0, 1, 2]),
+    sort_target=st.sampled_from([0, 0, 1, 2, 3, 4]),
+    keys_only=FLAG,
+    count_only=FLAG,
+    min_mod_revision=SOME,
+    max_mod_revision=SOME,
+    min_create_revision=SOME,
+    max_create_revision=SOME,
+)
+DELETES = st.builds(dict, key=KEYS, range_end=ENDS, prev_kv=FLAG)
+COMPARES = st.builds(
+    dict,
+    key=KEYS,
+    range_end=ENDS,
+    result=st.integers(0, 3),
+    target=st.integers(0, 4),
+    operand=st.integers(0, 12),
+    value=VALUES,
+)
+
+
+def ops_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A transaction whose nested transactions are drawn from `inner`."""
+    op = st.one_of(
+        st.tuples(st.just("request_put"), PUTS),
+        st.tuples(st.just("request_range"), RANGES),
+        st.tuples(st.just("request_delete_range"), DELETES),
+        st.tuples(st.just("request_txn"), inner),
+    )
+    return st.builds(
+        dict,
+        compare=st.lists(COMPARES, max_size=2),
+        success=st.lists(op, max_size=4),
+        failure=st.lists(op, max_size=3),
+    )
+
+
+TXNS = st.recursive(st.builds(dict, compare=st.just([]), success=st.just([]), failure=st.just([])), ops_of, max_leaves=6)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), PUTS),
+        st.tuples(st.just("put"), PUTS),
+        st.tuples(st.just("range"), RANGES),
+        st.tuples(st.just("delete_range"), DELETES),
+        st.tuples(st.just("txn"), TXNS),
+        st.tuples(st.just("txn"), TXNS),
+        st.tuples(st.just("compact"), BACK),
+        st.tuples(st.just("commit"), st.none()),
+        st.tuples(st.just("sweep"), st.integers(1, 40)),
+        st.tuples(st.just("restart"), st.none()),
+    ),
+    max_size=60,
+)
+
+
+def build(kind: str, fields: Any, revision: int) -> Any:
+    """The request message; revisions are drawn as distances back from the present one."""
+    if kind == "range":
+        fields = {k: v for k, v in fields.items() if k != "revision"} | {
+            "revision": 0 if fields["revision"] is None else revision - fields["revision"]
+        }
+        return pb.RangeRequest(**fields)
+    if kind == "put":
+        fields = dict(fields)
+        if fields["ignore_value"]:
+            fields["value"] = b""
+        if fields["ignore_lease"]:
+            fields["lease"] = 0
+        return pb.PutRequest(**fields)
+    if kind == "delete_range":
+        return pb.DeleteRangeRequest(**fields)
+    if kind == "compact":
+        return pb.CompactionRequest(revision=revision - fields)
+    req = pb.TxnRequest()
+    for fields_of in fields["compare"]:
+        compare = req.compare.add(**{k: fields_of[k] for k in ("key", "range_end", "result", "target")})
+        name = ["version", "create_revision", "mod_revision", "value", "lease"][compare.target]
+        setattr(compare, name, fields_of["value"] if name == "value" else fields_of["operand"])
+    for branch in ("success", "failure"):
+        for name, inner in fields[branch]:
+            message = build(name.removeprefix("request_"), inner, revision)
+            getattr(req, branch).add(**{name: message})
+    return req
+
+
+REPLIES = {
+    "put": pb.PutResponse,
+    "range": pb.RangeResponse,
+    "delete_range": pb.DeleteRangeResponse,
+    "txn": pb.TxnResponse,
+    "compact": pb.CompactionResponse,
+}
+CHECKS = {
+    "put": kvpb.check_put,
+    "range": kvpb.check_range,
+    "delete_range": kvpb.check_delete_range,
+    "txn": txn.check_txn,
+    "compact": kvpb.check_compact,
+}
+
+
+def ask(store: Store, kind: str, body: bytes) -> bytes:
+    return store.range_reply(body) if kind == "range" else getattr(store, kind)(body)
+
+
+@settings(max_examples=250, deadline=None)
+@given(STEPS)
+@example([("put", {"key": b"a", "value": b"1", "prev_kv": False, "ignore_value": False, "ignore_lease": False, "lease": 0})])
+def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
+    store, model, index = Store(MemoryEngine()), Model(), 0
+    for kind, fields in steps:
+        if kind == "commit":
+            index += 1
+            store.commit(index, 1)
+        elif kind == "sweep":
+            store.sweep(fields)
+        elif kind == "restart":
+            index += 1
+            store.commit(index, 1)
+            store = Store(store.engine.view() if index % 2 else store.engine)
+            copy = MemoryEngine()
+            copy.restore(store.engine.scan(b"", None, False, 0))
+            store = Store(copy)
+        else:
+            req = build(kind, fields, model.revision)
+            body = req.SerializeToString()
+            try:
+                CHECKS[kind](body)
+            except errors.ApiError:
+                continue
+            try:
+                wanted: Any = model.execute(kind, req)
+            except errors.ApiError as error:
+                wanted = type(error)
+            try:
+                got: Any = REPLIES[kind].FromString(ask(store, kind, body))
+            except errors.ApiError as error:
+                got = type(error)
+            # Two pairs equal in the sort column: their order is free, and kept by key in both.
+            assert normal(got) == normal(wanted), (kind, req)
+            assert store.revision == model.revision
+
+
+def normal(reply: Any) -> Any:
+    """Replies as text; a reply is comparable as it is, for both sides sort stably."""
+    return reply if isinstance(reply, type) else reply.SerializeToString(deterministic=True)
+
+
+def put(key: bytes, value: bytes = b"v", **more: Any) -> bytes:
+    return pb.PutRequest(key=key, value=value, **more).SerializeToString()
+
+
+def get(store: Store, key: bytes, **more: Any) -> Any:
+    return pb.RangeResponse.FromString(store.range_reply(pb.RangeRequest(key=key, **more).SerializeToString()))
+
+
+def test_header_holds_ids_and_term() -> None:
+    store = Store(MemoryEngine(), 2**64 - 1, 2**63)
+    store.raft_term = 5
+    reply = pb.PutResponse.FromString(store.put(put(b"a")))
+    assert (reply.header.cluster_id, reply.header.member_id) == (2**64 - 1, 2**63)
+    assert (reply.header.revision, reply.header.raft_term) == (2, 5)
+    ranged = pb.RangeResponse.FromString(store.range_reply(pb.RangeRequest(key=b"a").SerializeToString(), 9))
+    assert ranged.header.raft_term == 9 and ranged.kvs[0].mod_revision == 2
+
+
+def test_compaction_keeps_its_own_revision_and_frees_the_rest() -> None:
+    store = Store(MemoryEngine())
+    for number in range(200):
+        store.put(put(b"hot", b"%d" % number))
+        store.put(put(b"k%d" % number))
+    store.delete_range(pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString())
+    last = store.revision
+    store.commit(1, 1)
+    before = store.engine.size()
+    store.compact(pb.CompactionRequest(revision=last - 1).SerializeToString())
+    assert len(get(store, b"k", range_end=b"l", revision=last - 1).kvs) == 200
+    with pytest.raises(errors.Compacted):
+        get(store, b"hot", revision=last - 2)
+    store.commit(2, 1)
+    slices = 0
+    while store.sweep(50):
+        slices += 1
+    assert slices > 10
+    assert len(get(store, b"k", range_end=b"l", revision=last - 1).kvs) == 200
+    assert get(store, b"hot", revision=last - 1).kvs[0].value == b"199"
+    assert store.engine.size() < before
+    store.put(put(b"one more"))
+    store.compact(pb.CompactionRequest(revision=last + 1).SerializeToString())
+    store.commit(3, 1)
+    while store.sweep(50):
+        pass
+    left = [key for key, _ in store.engine.scan(b"", None, False, 0)]
+    assert sum(key[:1] == b"k" for key in left) == 2 == sum(key[:1] == b"r" for key in left), left
+
+
+def test_sweep_goes_on_after_a_restart() -> None:
+    store = Store(MemoryEngine())
+    for number in range(100):
+        store.put(put(b"a", b"%d" % number))
+    store.compact(pb.CompactionRequest(revision=101).SerializeToString())
+    store.commit(1, 1)
+    assert store.sweep(10)
+    again = Store(store.engine)
+    assert again.compact_revision == 101
+    while again.sweep(10):
+        pass
+    assert len(again.engine.scan(b"r", None, False, 0)) == 1
+    assert not Store(again.engine).sweep(10)
+
+
+def test_a_swept_tombstone_at_the_compact_revision_stays() -> None:
+    store = Store(MemoryEngine())
+    store.put(put(b"a"))
+    store.delete_range(pb.DeleteRangeRequest(key=b"a").SerializeToString())
+    store.compact(pb.CompactionRequest(revision=3).SerializeToString())
+    store.commit(1, 1)
+    while store.sweep(10):
+        pass
+    assert len(store.engine.scan(b"r", None, False, 0)) == 1
+    assert Store(store.engine).revision == 3
+
+
+def test_a_failed_transaction_changes_nothing_even_half_way() -> None:
+    """etcd's overlap check does not see a deletion "from key on": the put fails when the deletion is already done."""
+    store = Store(MemoryEngine())
+    store.put(put(b"a", b"1"))
+    store.put(put(b"b", b"2"))
+    store.commit(1, 1)
+    req = pb.TxnRequest()
+    req.success.add(request_put=pb.PutRequest(key=b"0", value=b"x"))
+    req.success.add(request_delete_range=pb.DeleteRangeRequest(key=b"a", range_end=b"\0"))
+    req.success.add(request_put=pb.PutRequest(key=b"b", ignore_value=True))
+    body = req.SerializeToString()
+    txn.check_txn(body)
+    with pytest.raises(errors.KeyNotFound):
+        store.txn(body)
+    assert store.revision == 3 and len(store.overlay) == 0
+    assert [kv.key for kv in get(store, b"\0", range_end=b"\0").kvs] == [b"a", b"b"]
+    store.put(put(b"c"))
+    assert store.revision == 4
+
+
+def test_deleted_and_put_again_in_one_transaction() -> None:
+    store = Store(MemoryEngine())
+    store.put(put(b"a", b"1"))
+    req = pb.TxnRequest()
+    req.success.add(request_delete_range=pb.DeleteRangeRequest(key=b"a", range_end=b"\0"))
+    req.success.add(request_put=pb.PutRequest(key=b"a", value=b"2"))
+    store.txn(req.SerializeToString())
+    kv = get(store, b"a").kvs[0]
+    assert (kv.create_revision, kv.mod_revision, kv.version, kv.value) == (3, 3, 1, b"2")
+
+
+def nested(depth: int) -> bytes:
+    """A transaction `depth` levels deep, without building it as messages."""
+    body = b""
+    for _ in range(depth):
+        inner = b"\x22" + varint(len(body)) + body
+        body = b"\x12" + varint(len(inner)) + inner
+    return body
+
+
+def varint(number: int) -> bytes:
+    out = b""
+    while number >= 128:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def test_nesting_is_bounded() -> None:
+    store = Store(MemoryEngine())
+    txn.check_txn(nested(128))
+    assert pb.TxnResponse.FromString(store.txn(nested(40))).succeeded
+    assert store.txn(nested(128)).startswith(b"\x0a\x02\x18\x01\x10\x01")
+    for depth in (129, 5_000, 100_000):
+        with pytest.raises(errors.TooManyOps):
+            txn.check_txn(nested(depth))
+        with pytest.raises(errors.TooManyOps):
+            store.txn(nested(depth))
+        with pytest.raises(errors.TooManyOps):
+            txn.check_txn(nested(depth), 10**6)
+
+
+def check_text(req: Any, wanted: type | None, max_ops: int = 128) -> None:
+    if wanted is None:
+        txn.check_txn(req.SerializeToString(), max_ops)
+        return
+    with pytest.raises(wanted):
+        txn.check_txn(req.SerializeToString(), max_ops)
+
+
+def test_number_of_operations() -> None:
+    op = pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))
+    check_text(pb.TxnRequest(success=[op] * 128, failure=[op] * 128), None)
+    check_text(pb.TxnRequest(success=[op] * 129), errors.TooManyOps)
+    check_text(pb.TxnRequest(compare=[pb.Compare(key=b"a")] * 129), errors.TooManyOps)
+    inner = pb.RequestOp(request_txn=pb.TxnRequest(success=[op] * 127))
+    check_text(pb.TxnRequest(success=[inner]), None)
+    check_text(pb.TxnRequest(success=[inner, op]), errors.TooManyOps)
+    check_text(pb.TxnRequest(success=[op, op]), errors.TooManyOps, 1)
+
+
+def test_order_of_the_checks() -> None:
+    bad_put = pb.RequestOp(request_put=pb.PutRequest(key=b"a", value=b"1", ignore_value=True))
+    twice = [pb.RequestOp(request_put=pb.PutRequest(key=b"b"))] * 2
+    check_text(pb.TxnRequest(compare=[pb.Compare()], success=[bad_put]), errors.EmptyKey)
+    check_text(pb.TxnRequest(success=[*twice, bad_put]), errors.ValueProvided)
+    check_text(pb.TxnRequest(success=twice), errors.DuplicateKey)
+    check_text(pb.TxnRequest(success=[pb.RequestOp()]), errors.KeyNotFound)
+    check_text(
+        pb.TxnRequest(failure=[pb.RequestOp(request_put=pb.PutRequest(key=b"a", ignore_lease=True, lease=1))]),
+        errors.LeaseProvided,
+    )
+    check_text(
+        pb.TxnRequest(failure=[pb.RequestOp(request_range=pb.RangeRequest(key=b"a", sort_order=3))]),
+        errors.InvalidSortOption,
+    )
+
+
+def overlap(*ops: Any) -> Any:
+    return pb.TxnRequest(success=list(ops))
+
+
+def test_overlaps_of_puts_and_deletes() -> None:
+    def one(key: bytes) -> Any:
+        return pb.RequestOp(request_put=pb.PutRequest(key=key))
+
+    def gone(key: bytes, end: bytes = b"") -> Any:
+        return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key, range_end=end))
+
+    def sub(then: list, other: list = ()) -> Any:
+        return pb.RequestOp(request_txn=pb.TxnRequest(success=then, failure=other))
+
+    check_text(overlap(gone(b"a"), one(b"a")), errors.DuplicateKey)
+    check_text(overlap(one(b"b"), gone(b"a", b"c")), errors.DuplicateKey)
+    check_text(overlap(one(b"c"), gone(b"a", b"c"), gone(b"a", b"b")), None)
+    check_text(overlap(gone(b"a", b"c"), gone(b"b", b"d")), None)
+    check_text(overlap(gone(b"c", b"a"), one(b"b")), None)
+    check_text(overlap(one(b"a"), sub([one(b"a")])), errors.DuplicateKey)
+    check_text(overlap(sub([one(b"a")], [one(b"a")])), None)
+    check_text(overlap(sub([one(b"a")]), sub([], [one(b"a")])), errors.DuplicateKey)
+    check_text(overlap(gone(b"a", b"b"), sub([], [sub([one(b"aa")])])), errors.DuplicateKey)
+    check_text(overlap(one(b"aa"), sub([], [sub([gone(b"a", b"b")])])), errors.DuplicateKey)
+    check_text(overlap(sub([gone(b"a")]), sub([one(b"a")])), errors.DuplicateKey)
+    check_text(overlap(gone(b"a", b"\0"), one(b"b")), None)
+    check_text(pb.TxnRequest(success=[one(b"a")], failure=[one(b"a")]), None)
+
+
+def test_readonly_and_serializable_transactions() -> None:
+    fast = pb.RequestOp(request_range=pb.RangeRequest(key=b"a", serializable=True))
+    slow = pb.RequestOp(request_range=pb.RangeRequest(key=b"a"))
+    write = pb.RequestOp(request_put=pb.PutRequest(key=b"a"))
+    for ops, readonly, serializable in [
+        ([], True, True),
+        ([fast], True, True),
+        ([fast, slow], True, False),
+        ([fast, write], False, False),
+        ([pb.RequestOp(request_txn=pb.TxnRequest())], False, False),
+    ]:
+        body = pb.TxnRequest(failure=ops).SerializeToString()
+        assert txn.txn_is_readonly(body) is readonly
+        assert txn.txn_is_serializable(body) is serializable
