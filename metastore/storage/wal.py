@@ -401,11 +401,12 @@ class Wal:
         return bool(left - min(RESERVE, self._folder.segment_size // 4) >= nbytes + nbytes // 8 + _OVERHEAD)
 
     def retry_room(self) -> bool:
-        """Try again to make what could not be made (the answer comes through the eventfd); room for a write now?"""
+        """To be called now and then while there is no room: try again to make what could not be made. The answer comes
+        through the eventfd; True when the last attempt went well."""
         self._collect()
         if self._full and self._failure is None:
             self._prepare()
-        return self.room(0)
+        return not self._full
 
     def release(self, index: int) -> int:
         """Drop the segments that nothing after entry `index` needs; gives how many. Files are recycled or removed in
