@@ -216,7 +216,9 @@ def test_index_keys_keep_the_order(triples: list[tuple[str, int, int]]) -> None:
         assert decode_index_key(key) == triple
 
 
-@pytest.mark.parametrize("damage", [b"", b"k", b"k\0\1", b"r" + bytes(14), b"ka\0\0" + bytes(12), b"k\0\2\0\1" + bytes(12)])
+@pytest.mark.parametrize(
+    "damage", [b"", b"k", b"k\0\1", b"r" + bytes(14), b"ka\0\0" + bytes(12), b"k\0\2\0\1" + bytes(12)]
+)
 def test_damaged_index_keys(damage: bytes) -> None:
     with pytest.raises(errors.FormatError):
         decode_index_key(damage)

@@ -70,7 +70,8 @@ def test_equals_a_sorted_dict(steps: list[tuple], probes: list[tuple]) -> None:
             assert seen.scan(low, high) == inside
             assert seen.scan(low, high, True) == inside[::-1]
             assert seen.scan(low, high, False, limit) == (inside[:limit] if limit else inside)
-            assert seen.scan(low, None, True, limit) == [(k, wanted[k]) for k in keys if k >= low][::-1][: limit or None]
+            above = [(key, wanted[key]) for key in keys if key >= low]
+            assert seen.scan(low, None, True, limit) == above[::-1][: limit or None]
             assert seen.get(low) == wanted.get(low)
             assert (low in seen) == (low in wanted)
             assert seen.seek_ge(low) == min(((k, wanted[k]) for k in keys if k >= low), default=None)

@@ -19,6 +19,7 @@ from metastore._core.engine import APPLIED_KEY
 from metastore._core.mvcc import Store
 from metastore._core.omap import OrderedMap
 from metastore._core.op import encode_op
+from metastore.errors import ApiError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -203,5 +204,5 @@ class EngineContract:
     def _outcome(self, store: Store, kind: int, body: bytes) -> object:
         try:
             return store.execute(kind, body) if kind else store.range_reply(body)
-        except Exception as error:
+        except ApiError as error:
             return repr(error)
