@@ -1,0 +1,297 @@
+#!/usr/bin/env python3
+"""Figures of a MetaStore node beside a real etcd, in one run on one machine.
+
+    python bench/bench.py all
+    python bench/bench.py put --rounds 5 --requests 200000
+
+Runs are paired (A B A B ...), medians and the median of the paired ratios are printed; nothing here is a test. CPU is
+that of the server process, all threads, from schedstat. That puts were really done is checked by the revision.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+import h2load  # noqa: E402
+import loader  # noqa: E402
+from support import messages as m  # noqa: E402
+from support.processes import Etcd, Node, Server, etcd_binary  # noqa: E402
+
+BASELINE = {"raft.enable_batch_proposal": "false", "wal.group_commit": "false"}
+PUT, RANGE = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"
+KEY = b"bench/key"
+WARM_UP = 2000
+PROBES = 200
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One run: requests per second, median and 99th percentile in ms (0: not measured), server CPU in us a request."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float
+
+
+def percentile(values: list[int], share: float) -> float:
+    """Nearest-rank percentile."""
+    ordered = sorted(values)
+    return float(ordered[min(len(ordered) - 1, int(share * len(ordered)))])
+
+
+def prefixed(request: object) -> bytes:
+    """A request behind gRPC's 5-byte prefix."""
+    body = request.SerializeToString()  # type: ignore[attr-defined]
+    return b"\0" + len(body).to_bytes(4, "big") + body
+
+
+def revision(server: Server) -> int:
+    with server.client() as client:
+        return client.revision()
+
+
+def measured(server: Server, requests: int, work: Callable[[], tuple[float, list[int]]]) -> Sample:
+    """Runs `work` (which returns requests per second and latencies) between two looks at the server's CPU time."""
+    process = server.running()
+    before = process.cpu_ns()
+    rate, latencies = work()
+    cpu = (process.cpu_ns() - before) / 1000 / requests
+    p50, p99 = (percentile(latencies, s) / 1000 if latencies else 0.0 for s in (0.5, 0.99))
+    return Sample(rate, p50, p99, cpu)
+
+
+def put_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
+    """Puts one key again and again by h2load."""
+    message = prefixed(m.PutRequest(key=KEY, value=value))
+    before = revision(server)
+
+    def work() -> tuple[float, list[int]]:
+        outcome = h2load.run(server.address, PUT, message, load)
+        return outcome.rate, outcome.latencies
+
+    sample = measured(server, load.requests, work)
+    check_puts(server, before, load.requests)
+    return sample
+
+
+def check_puts(server: Server, before: int, count: int) -> None:
+    done = revision(server) - before
+    if done != count:
+        raise SystemExit(f"{server.kind}: {count} puts were answered, but the revision rose by {done}")
+
+
+def range_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
+    """Linearizable ranges of one key by h2load."""
+    with server.client() as client:
+        client.put(KEY, value)
+
+    def work() -> tuple[float, list[int]]:
+        outcome = h2load.run(server.address, RANGE, prefixed(m.RangeRequest(key=KEY)), load)
+        if outcome.data < load.requests * len(value):
+            raise SystemExit(f"{server.kind}: ranges gave {outcome.data} bytes, less than the values are long")
+        return outcome.rate, outcome.latencies
+
+    return measured(server, load.requests, work)
+
+
+def distinct_sample(server: Server, load: h2load.Load, value: bytes, number: int) -> Sample:
+    """Puts a new key each, by the generator in loader.py."""
+    before = revision(server)
+
+    def work() -> tuple[float, list[int]]:
+        began = time.perf_counter()
+        prefix = b"distinct/%d/" % number
+        replies = loader.put_keys(server.address, prefix, load.requests, value, load.connections, load.streams)
+        took = time.perf_counter() - began
+        if replies != load.requests:
+            raise SystemExit(f"{server.kind}: {load.requests - replies} puts got an error")
+        return load.requests / took, []
+
+    sample = measured(server, load.requests, work)
+    check_puts(server, before, load.requests)
+    return sample
+
+
+def report(title: str, samples: dict[str, list[Sample]]) -> None:
+    """Medians of each server, and the median of the ratios of paired runs, first server to each other one."""
+    print(f"\n{title}")
+    print(f"  {'':<12} {'req/s':>10} {'p50 ms':>9} {'p99 ms':>9} {'CPU us/req':>11}   all req/s")
+    for name, runs in samples.items():
+        rate, p50, p99, cpu = (statistics.median(getattr(r, f) for r in runs) for f in ("rate", "p50", "p99", "cpu"))
+        every = " ".join(f"{r.rate:.0f}" for r in runs)
+        latencies = f"{p50:>9.3f} {p99:>9.3f}" if p50 else f"{'-':>9} {'-':>9}"
+        print(f"  {name:<12} {rate:>10.0f} {latencies} {cpu:>11.2f}   {every}")
+    first, *others = samples
+    for other in others:
+        pairs = list(zip(samples[first], samples[other], strict=True))
+        line = f"  {other} / {first}: req/s x{statistics.median(b.rate / a.rate for a, b in pairs):.2f}"
+        if pairs[0][0].p50:
+            line += f", p50 x{statistics.median(b.p50 / a.p50 for a, b in pairs):.2f}"
+        print(f"{line}, CPU x{statistics.median(b.cpu / a.cpu for a, b in pairs):.3f}")
+
+
+class Bench:
+    """Servers with data directories under one folder, and the options of the run."""
+
+    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
+        self.options = options
+        self.folder = folder
+        self.value = random.Random(options.seed).randbytes(options.value_size)
+        self._made = 0
+
+    def make(self, kind: str) -> Server:
+        """A server that is not started; `kind` is etcd, metastore or baseline."""
+        self._made += 1
+        data_dir = self.folder / f"{kind}-{self._made}"
+        if kind == "etcd":
+            # The default quota of 2 GiB would end a long run.
+            return Etcd(data_dir, extra=["--quota-backend-bytes", str(8 << 30)])
+        return Node(data_dir, BASELINE if kind == "baseline" else {})
+
+    @contextmanager
+    def servers(self, *kinds: str) -> Iterator[dict[str, Server]]:
+        """Runs one server of each kind."""
+        with ExitStack() as stack:
+            yield {kind: stack.enter_context(self.make(kind)) for kind in kinds}
+
+    def paired(self, kinds: tuple[str, ...], run: Callable[[Server, int], Sample]) -> dict[str, list[Sample]]:
+        """A warm-up, then `rounds` times one run on each, in turn."""
+        samples: dict[str, list[Sample]] = {kind: [] for kind in kinds}
+        with self.servers(*kinds) as servers:
+            for server in servers.values():
+                put_sample(server, h2load.Load(WARM_UP, 10, 100), self.value)
+            for number in range(self.options.rounds):
+                for kind, server in servers.items():
+                    samples[kind].append(run(server, number))
+        return samples
+
+    def put(self) -> None:
+        load = h2load.Load(self.options.requests, 10, 100)
+        samples = self.paired(("etcd", "metastore", "baseline"), lambda s, _: put_sample(s, load, self.value))
+        report(f"Put, one key, 10 connections x 100 streams, {self.options.value_size} bytes, durable", samples)
+        print("  baseline: enable_batch_proposal and group_commit off (one proposal, one sync)")
+
+    def lone(self) -> None:
+        load = h2load.Load(max(100, self.options.requests // 50), 1, 1)
+        samples = self.paired(("etcd", "metastore"), lambda s, _: put_sample(s, load, self.value))
+        report("Put, one client, one at a time", samples)
+
+    def range(self) -> None:
+        load = h2load.Load(self.options.requests, 10, 100)
+        samples = self.paired(("etcd", "metastore"), lambda s, _: range_sample(s, load, self.value))
+        report("Range of one key, linearizable, 10 connections x 100 streams", samples)
+
+    def distinct(self) -> None:
+        load = h2load.Load(self.options.requests, 10, 100)
+        samples = self.paired(("etcd", "metastore"), lambda s, n: distinct_sample(s, load, self.value, n))
+        report("Put, a new key each, 10 connections x 100 streams (the generator takes part of a core)", samples)
+
+    def million(self) -> None:
+        """Loads many keys, kills, starts again: memory after both, the time to a first linearizable answer."""
+        keys = self.options.keys
+        print(f"\n{keys} keys of {self.options.value_size} bytes: memory after loading, time to restart after kill -9")
+        print(f"  {'':<12} {'load s':>8} {'RSS MB':>8} {'restart s':>10} {'RSS MB':>8} {'disk MB':>8}")
+        for kind in ("etcd", "metastore"):
+            with self.make(kind) as server:
+                began = time.perf_counter()
+                replies = loader.put_keys(server.address, b"million/", keys, self.value)
+                took = time.perf_counter() - began
+                if replies != keys or revision(server) != keys + 1:
+                    raise SystemExit(f"{kind}: {keys} puts, {replies} replies, revision {revision(server)}")
+                loaded = server.running().rss()
+                server.kill()
+                disk = sum(p.stat().st_blocks * 512 for p in server.data_dir.rglob("*") if p.is_file())
+                began = time.perf_counter()
+                server.start(timeout=600)
+                with server.client(timeout=600) as client:
+                    count = client.range(b"million/", b"million0", count_only=True).count
+                restart = time.perf_counter() - began
+                if count != keys:
+                    raise SystemExit(f"{kind}: {count} of {keys} keys after the restart")
+                again = server.running().rss()
+            numbers = f"{took:>8.1f} {loaded / 1e6:>8.0f} {restart:>10.2f} {again / 1e6:>8.0f} {disk / 1e6:>8.0f}"
+            print(f"  {kind:<12} {numbers}")
+            shutil.rmtree(server.data_dir)
+
+
+def check_build() -> str:
+    """A line about the build; ends the program when it is a debug build."""
+    from metastore._core import build_info
+
+    info = build_info()
+    if info["flavour"] != "release":
+        raise SystemExit(f"this is a {info['flavour']} build: its figures mean nothing. Build without METASTORE_DEBUG.")
+    return ", ".join(f"{key} {value}" for key, value in info.items())
+
+
+def sync_latency(folder: Path) -> float:
+    """Median microseconds of an append of 4 KiB and its fdatasync."""
+    times = []
+    with open(folder / "probe", "wb", buffering=0) as file:
+        for _ in range(PROBES):
+            began = time.perf_counter()
+            file.write(b"p" * 4096)
+            os.fdatasync(file.fileno())
+            times.append((time.perf_counter() - began) * 1e6)
+    (folder / "probe").unlink()
+    return statistics.median(times)
+
+
+def print_machine(options: argparse.Namespace, folder: Path) -> None:
+    cpu = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    disk = subprocess.run(["stat", "-f", "-c", "%T", str(folder)], capture_output=True, text=True, check=True)
+    etcd = subprocess.run([etcd_binary(), "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[
+        0
+    ]
+    model = cpu[1] if cpu else platform.machine()
+    print(f"machine: {os.cpu_count()} x {model}, {memory / 1e9:.1f} GB, Linux {platform.release()}")
+    print(f"disk: {disk.stdout.strip()}, append of 4 KiB and fdatasync {sync_latency(folder):.0f} us (median)")
+    print(f"load: {os.getloadavg()[0]:.2f} processes before the run")
+    print(f"versions: {etcd}, {h2load.version()}, Python {platform.python_version()}")
+    print(f"metastore: {check_build()}")
+    sizes = f"{options.requests} requests, {options.value_size}-byte values, {options.rounds} rounds"
+    print(f"sizes: {sizes}, seed {options.seed}")
+
+
+WHAT = ("put", "lone", "range", "distinct", "million")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=[*WHAT, "all"], nargs="+")
+    parser.add_argument("--rounds", type=int, default=3, help="paired runs of each (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=100_000, help="requests a run (default: %(default)s)")
+    parser.add_argument("--keys", type=int, default=1_000_000, help="keys of `million` (default: %(default)s)")
+    parser.add_argument("--value-size", type=int, default=256, help="bytes of a value (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the values (default: %(default)s)")
+    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
+    options = parser.parse_args()
+    check_build()
+    with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as folder:
+        bench = Bench(options, Path(folder))
+        print_machine(options, Path(folder))
+        for what in WHAT if "all" in options.what else options.what:
+            getattr(bench, what)()
+
+
+if __name__ == "__main__":
+    main()

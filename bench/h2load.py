@@ -1,0 +1,55 @@
+"""Runs h2load (Debian: nghttp2-client) against a gRPC method and reads what it prints and logs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Load:
+    """The shape of a load: `requests` in all, over `connections` with `streams` under way on each."""
+
+    requests: int
+    connections: int
+    streams: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`rate` in requests per second; latencies in microseconds, of each request; `data` bytes of reply messages."""
+
+    rate: float
+    seconds: float
+    latencies: list[int]
+    data: int
+
+
+def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
+    """One run. Raises RuntimeError unless every request got HTTP 200 (which says nothing about the gRPC status)."""
+    with tempfile.TemporaryDirectory() as folder:
+        body, log = Path(folder) / "message.bin", Path(folder) / "log"
+        body.write_bytes(message)
+        command = ["h2load", f"-c{load.connections}", f"-m{load.streams}", f"-n{load.requests}", "-t1", "-d", str(body)]
+        command += [f"--log-file={log}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+        command.append(f"http://{address}{path}")
+        done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
+        latencies = [int(line.split("\t")[2]) for line in log.read_text().splitlines()]
+    finished = re.search(r"finished in ([\d.]+)(us|ms|s|m), ([\d.]+) req/s", done.stdout)
+    good = re.search(r"(\d+) succeeded", done.stdout)
+    data = re.search(r"\((\d+)\) data", done.stdout)
+    if not (finished and good and data) or int(good[1]) != load.requests or len(latencies) != load.requests:
+        raise RuntimeError(f"h2load: not every request succeeded:\n{done.stdout}\n{done.stderr}")
+    seconds = float(finished[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
+    return Outcome(load.requests / seconds, seconds, latencies, int(data[1]))
+
+
+def version() -> str:
+    """What h2load calls itself. Raises RuntimeError when it is missing."""
+    try:
+        return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    except FileNotFoundError:
+        raise RuntimeError("h2load is missing: Debian package nghttp2-client") from None

@@ -1,0 +1,219 @@
+"""A load generator for puts with a key of their own each, which h2load cannot make: HTTP/2 frames built by numpy.
+
+Ten connections or so, many calls under way on each, one thread. It counts replies and nothing else: that the puts were
+really done is for the caller to check by the revision.
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+from dataclasses import dataclass, field
+
+import numpy as np
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+PUT = "/etcdserverpb.KV/Put"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+SET_WINDOW, WINDOW = 4, (1 << 31) - 1
+FIRST_WINDOW = 65_535
+DIGITS = 12
+# Calls whose frames are built at once.
+BLOCK = 20_000
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def _text(first: int, value: str) -> bytes:
+    """A literal header value that goes into the dynamic table; `first` is the byte that names the field (RFC 7541)."""
+    return bytes([first, len(value)]) + value.encode()
+
+
+# The first call of a connection teaches the server four fields, the others name them by index.
+FIRST_BLOCK = (
+    b"\x83\x86"
+    + _text(0x44, PUT)
+    + _text(0x41, "bench")
+    + _text(0x5F, "application/grpc")
+    + b"\x40\x02te"
+    + b"\x08trailers"
+)
+BLOCK_AFTER = b"\x83\x86\xc1\xc0\xbf\xbe"
+
+
+def _varint(value: int) -> bytes:
+    out = b""
+    while value >= 128:
+        out += bytes([value % 128 + 128])
+        value //= 128
+    return out + bytes([value])
+
+
+def put_message(key: bytes, value: bytes) -> bytes:
+    """A PutRequest behind the 5-byte prefix of gRPC."""
+    body = b"\n" + _varint(len(key)) + key + b"\x12" + _varint(len(value)) + value
+    return b"\0" + len(body).to_bytes(4, "big") + body
+
+
+def _call(stream: int, block: bytes, data: bytes) -> bytes:
+    return _frame(HEADERS, END_HEADERS, stream, block) + _frame(DATA, END_STREAM, stream, data)
+
+
+class _Calls:
+    """The frames of one connection's calls, built a block at a time from a template."""
+
+    def __init__(self, prefix: bytes, first: int, count: int, value: bytes) -> None:
+        self._prefix, self._first, self.count, self._value = prefix, first, count, value
+        self.message_size = len(put_message(self._key(0), value))
+        self._template = np.frombuffer(_call(1, BLOCK_AFTER, put_message(self._key(0), value)), np.uint8)
+        self.size = len(self._template)
+        self._key_at = self._template.tobytes().index(self._key(0)) + len(prefix)
+        self._block_start = -BLOCK
+        self._block = b""
+
+    def _key(self, number: int) -> bytes:
+        return self._prefix + b"%0*d" % (DIGITS, number)
+
+    def take(self, start: int, count: int) -> bytes:
+        """The bytes of calls [start, start + count), not beyond the end of start's block; call 0 comes alone."""
+        if start == 0:
+            return _call(1, FIRST_BLOCK, put_message(self._key(self._first), self._value))
+        if not self._block_start <= start < self._block_start + BLOCK:
+            self._build(start)
+        at = (start - self._block_start) * self.size
+        return self._block[at : at + count * self.size]
+
+    def _build(self, start: int) -> None:
+        numbers = np.arange(start, min(start + BLOCK, self.count), dtype=np.int64)
+        calls = np.tile(self._template, (len(numbers), 1))
+        streams = (2 * numbers + 1).astype(">u4").view(np.uint8).reshape(-1, 4)
+        calls[:, 5:9] = streams
+        data = 9 + len(BLOCK_AFTER)
+        calls[:, data + 5 : data + 9] = streams
+        keys = numbers + self._first
+        for digit in range(DIGITS):
+            calls[:, self._key_at + DIGITS - 1 - digit] = 48 + keys // 10**digit % 10
+        self._block, self._block_start = calls.tobytes(), start
+
+
+@dataclass
+class _Connection:
+    """One connection: what is sent, what came back, and how much the server lets us send."""
+
+    calls: _Calls
+    streams: int
+    sock: socket.socket
+    sent: int = 0
+    done: int = 0
+    replies: int = 0
+    window: int = FIRST_WINDOW
+    pending: bytes = b""
+    acked_bytes: int = 0
+    out: bytearray = field(default_factory=bytearray)
+
+    def fill(self) -> None:
+        """Adds as many calls as streams and window allow, and sends."""
+        room = min(self.streams - (self.sent - self.done), self.window // self.calls.message_size)
+        while room > 0 and self.sent < self.calls.count:
+            data = self.calls.take(self.sent, min(room, self.calls.count - self.sent))
+            taken = 1 if self.sent == 0 else len(data) // self.calls.size
+            self.out += data
+            self.sent += taken
+            room -= taken
+            self.window -= taken * self.calls.message_size
+        self.flush()
+
+    def flush(self) -> None:
+        while self.out:
+            try:
+                n = self.sock.send(self.out)
+            except BlockingIOError:
+                return
+            del self.out[:n]
+
+    def receive(self) -> None:
+        """Reads what is there. Raises RuntimeError when the server ends the connection or resets a stream."""
+        try:
+            data = self.sock.recv(1 << 18)
+        except BlockingIOError:
+            return
+        if not data:
+            raise RuntimeError("the server closed the connection")
+        self.acked_bytes += len(data)
+        buffer = self.pending + data
+        at, end = 0, len(buffer)
+        while at + 9 <= end:
+            size = int.from_bytes(buffer[at : at + 3], "big")
+            if at + 9 + size > end:
+                break
+            kind, flags = buffer[at + 3], buffer[at + 4]
+            if kind <= HEADERS:
+                self.replies += kind == DATA
+                self.done += flags & END_STREAM
+            else:
+                self._control(kind, flags, buffer[at + 5 : at + 9], buffer[at + 9 : at + 9 + size])
+            at += 9 + size
+        self.pending = buffer[at:]
+        if self.acked_bytes > 1 << 29:
+            self.out += _frame(WINDOW_UPDATE, 0, 0, self.acked_bytes.to_bytes(4, "big"))
+            self.acked_bytes = 0
+
+    def _control(self, kind: int, flags: int, stream: bytes, payload: bytes) -> None:
+        if kind == WINDOW_UPDATE and not any(stream):
+            self.window += int.from_bytes(payload, "big")
+        elif kind == SETTINGS and not flags & ACK:
+            self.out += _frame(SETTINGS, ACK, 0, b"")
+        elif kind == PING and not flags & ACK:
+            self.out += _frame(PING, ACK, 0, payload)
+        elif kind in (GOAWAY, RST_STREAM):
+            raise RuntimeError(f"frame {kind} of the server: {payload.hex()}")
+
+
+def put_keys(address: str, prefix: bytes, count: int, value: bytes, connections: int = 10, streams: int = 100) -> int:
+    """Puts keys prefix + 12 digits, `count` of them, each once; returns how many got a reply message.
+
+    Raises RuntimeError when a connection fails.
+    """
+    host, _, port = address.rpartition(":")
+    share = -(-count // connections)
+    with selectors.DefaultSelector() as selector:
+        made = []
+        for first in range(0, count, share):
+            sock = socket.create_connection((host, int(port)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setblocking(False)
+            connection = _Connection(_Calls(prefix, first, min(share, count - first), value), streams, sock)
+            grown = _frame(WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
+            settings = _frame(SETTINGS, 0, 0, SET_WINDOW.to_bytes(2, "big") + WINDOW.to_bytes(4, "big"))
+            connection.out += PREFACE + settings + grown
+            connection.fill()
+            selector.register(sock, selectors.EVENT_READ, connection)
+            made.append(connection)
+        left = len(made)
+        while left:
+            for key, _ in selector.select():
+                connection = key.data
+                connection.receive()
+                connection.fill()
+                if connection.done == connection.calls.count:
+                    selector.unregister(connection.sock)
+                    connection.sock.close()
+                    left -= 1
+                elif connection.out:
+                    _wait_writable(connection)
+    return sum(connection.replies for connection in made)
+
+
+def _wait_writable(connection: _Connection) -> None:
+    """Waits until a full send buffer has drained; replies are read meanwhile, or both sides would wait."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        while connection.out:
+            for _, events in selector.select():
+                if events & selectors.EVENT_READ:
+                    connection.receive()
+                if events & selectors.EVENT_WRITE:
+                    connection.flush()
