@@ -119,7 +119,7 @@ class NodeCollector:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         node = self._node
-        gauges = {
+        gauges: dict[str, tuple[float, str]] = {
             "etcd_server_has_leader": (1 if node.leader_id else 0, "Whether a leader is known."),
             "etcd_server_is_leader": (1 if node.leader_id == node.member_id else 0, "Whether this member leads."),
             "etcd_server_proposals_applied_total": (node.applied_index, "Index of the last applied entry."),

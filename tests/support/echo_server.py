@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from metastore import errors
-from metastore._core.h2 import Limits, MethodTable, Request
+from metastore._core.grpc import Limits, MethodTable
+from metastore._core.h2 import Request
 from metastore.conn import ConnLimits, Listener
 from metastore.loop import Loop
 
@@ -73,11 +75,11 @@ class EchoServer:
 
 
 class Running:
-    """An EchoServer on a port of its own, its loop in a thread; a context manager."""
+    """A server (an EchoServer if none is given) on a port of its own, its loop in a thread; a context manager."""
 
-    def __init__(self, limits: Limits | None = None, conn_limits: ConnLimits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, conn_limits: ConnLimits | None = None, server: Any = None) -> None:
         self.loop = Loop()
-        self.server = EchoServer(limits)
+        self.server = EchoServer(limits) if server is None else server
         self.listener = Listener(self.loop, "127.0.0.1:0", self.server, limits=conn_limits)
         self.loop.on_turn = self.listener.flush_dirty
         self.address = self.listener.bound[0]

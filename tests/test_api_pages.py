@@ -1,0 +1,318 @@
+"""The HTTP pages, Maintenance, Cluster and Health over a made-up node, asked by grpcio, etcdctl and HTTP."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http import client as http_client
+from typing import Any
+
+import grpc
+import pytest
+from support import etcdctl
+from support.echo_server import Running
+
+from metastore import api, errors
+from metastore._core.grpc import Limits
+from metastore._core.h2 import Request
+from metastore.api import pb
+from metastore.api.pages import Pages
+
+
+@dataclass
+class Member:
+    id: int
+    name: str
+    peer_urls: tuple[str, ...] = ("http://127.0.0.1:2380",)
+    client_urls: tuple[str, ...] = ("http://127.0.0.1:2379",)
+    is_learner: bool = False
+
+
+@dataclass
+class FakeNode:
+    """A node that says what the test wants."""
+
+    name: str = "n1"
+    member_id: int = 0xFEDCBA9876543210
+    cluster_id: int = 0xCDF818194E3A8C32
+    revision: int = 42
+    raft_term: int = 3
+    raft_index: int = 99
+    applied_index: int = 98
+    leader_id: int = 0xFEDCBA9876543210
+    db_size: int = 20480
+    db_size_in_use: int = 16384
+    raised: list[tuple[int, int]] = field(default_factory=list)
+    serving: bool = True
+    read_error: errors.MetaStoreError | None = None
+    reads: int = 0
+
+    def members(self) -> list[Member]:
+        return [Member(self.member_id, self.name), Member(7, "n2", is_learner=True)]
+
+    def alarms(self) -> list[tuple[int, int]]:
+        return self.raised
+
+    def healthy(self) -> bool:
+        return self.serving
+
+    def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        self.reads += 1
+        done(self.read_error)
+
+    def stats(self) -> dict[str, float]:
+        return {"wal_syncs_total": 12, "wal_queued_bytes": 3.5}
+
+
+class ApiServer:
+    """The services and pages over a FakeNode, as a `conn.Server`."""
+
+    def __init__(self, node: FakeNode) -> None:
+        self.services, self.health = api.make_services(node)
+        self.method_table = self.services.method_table
+        self.limits = Limits()
+        self.pages = Pages(node)
+        self.http = self.pages.http
+
+    def handle(self, requests: list[Request]) -> None:
+        for request in requests:
+            if request.method < api.FIRST_OTHER:
+                # etcdctl's health check reads a key; the answer of a store that has none.
+                request.complete(pb.RangeResponse().SerializeToString())
+            else:
+                self.services.dispatch(request)
+
+
+@pytest.fixture
+def node() -> FakeNode:
+    return FakeNode()
+
+
+@pytest.fixture
+def running(node: FakeNode) -> Iterator[Running]:
+    with Running(server=ApiServer(node)) as running:
+        yield running
+
+
+@pytest.fixture
+def call(running: Running) -> Iterator[Callable[..., Any]]:
+    with grpc.insecure_channel(running.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
+
+        def call(path: str, request: Any, reply: Any) -> Any:
+            method = channel.unary_unary(path, request_serializer=lambda message: message.SerializeToString(),
+                                         response_deserializer=reply.FromString)
+            return method(request, timeout=10)
+
+        yield call
+
+
+def get(running: Running, path: str, method: str = "GET") -> tuple[int, str, bytes]:
+    connection = http_client.HTTPConnection(running.host, running.port, timeout=10)
+    connection.request(method, path)
+    response = connection.getresponse()
+    answer = response.status, response.headers["content-type"], response.read()
+    connection.close()
+    return answer
+
+
+# ---- services
+
+
+def test_status(node: FakeNode, call: Callable[..., Any]) -> None:
+    status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+    assert status == pb.StatusResponse(
+        header=pb.ResponseHeader(cluster_id=node.cluster_id, member_id=node.member_id, revision=42, raft_term=3),
+        version=api.ETCD_VERSION, dbSize=20480, leader=node.member_id, raftIndex=99, raftTerm=3, raftAppliedIndex=98,
+        dbSizeInUse=16384)
+    node.leader_id = 0
+    node.raised = [(7, 1)]
+    status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
+    assert list(status.errors) == ["etcdserver: no leader", "memberID:7 alarm:NOSPACE "]
+    node.member_id = 7
+    assert call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse).isLearner
+
+
+def test_reported_version_has_progress_requests() -> None:
+    assert tuple(int(part) for part in api.ETCD_VERSION.split(".")) >= (3, 5, 13)
+
+
+def test_alarms(node: FakeNode, call: Callable[..., Any]) -> None:
+    node.raised = [(1, 1), (2, 2)]
+    path = "/etcdserverpb.Maintenance/Alarm"
+    found = call(path, pb.AlarmRequest(), pb.AlarmResponse)
+    assert [(alarm.memberID, alarm.alarm) for alarm in found.alarms] == [(1, 1), (2, 2)]
+    assert found.header.revision == 42
+    found = call(path, pb.AlarmRequest(alarm=2), pb.AlarmResponse)
+    assert [alarm.memberID for alarm in found.alarms] == [2]
+    with pytest.raises(grpc.RpcError) as caught:
+        call(path, pb.AlarmRequest(action=1, alarm=1), pb.AlarmResponse)
+    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
+    path = "/etcdserverpb.Cluster/MemberList"
+    members = call(path, pb.MemberListRequest(), pb.MemberListResponse).members
+    assert [(m.ID, m.name, list(m.peerURLs), list(m.clientURLs), m.isLearner) for m in members] == [
+        (node.member_id, "n1", ["http://127.0.0.1:2380"], ["http://127.0.0.1:2379"], False),
+        (7, "n2", ["http://127.0.0.1:2380"], ["http://127.0.0.1:2379"], True)]
+    assert node.reads == 0
+    call(path, pb.MemberListRequest(linearizable=True), pb.MemberListResponse)
+    assert node.reads == 1
+    node.read_error = errors.NoLeader()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(path, pb.MemberListRequest(linearizable=True), pb.MemberListResponse)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, errors.NoLeader.default)
+
+
+def test_malformed_and_unknown(call: Callable[..., Any]) -> None:
+    class Raw:
+        def SerializeToString(self) -> bytes:
+            return b"\x08"
+
+    with pytest.raises(grpc.RpcError) as caught:
+        call("/etcdserverpb.Cluster/MemberList", Raw(), pb.MemberListResponse)
+    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    for path, text in [
+        ("/etcdserverpb.Maintenance/Hash", "unknown method Hash for service etcdserverpb.Maintenance"),
+        ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
+    ]:
+        with pytest.raises(grpc.RpcError) as caught:
+            call(path, pb.StatusRequest(), pb.StatusResponse)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
+
+
+def test_a_mistake_in_one_call_is_that_calls_only(node: FakeNode, call: Callable[..., Any],
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> list[tuple[int, int]]:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(node, "alarms", broken)
+    with pytest.raises(grpc.RpcError) as caught:
+        call("/etcdserverpb.Maintenance/Alarm", pb.AlarmRequest(), pb.AlarmResponse)
+    assert caught.value.code() == grpc.StatusCode.UNKNOWN
+    assert call("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest(), pb.MemberListResponse).members
+
+
+def test_health_check(node: FakeNode, call: Callable[..., Any]) -> None:
+    path, kind = "/grpc.health.v1.Health/Check", pb.HealthCheckResponse
+    assert call(path, pb.HealthCheckRequest(), kind).status == kind.SERVING
+    node.serving = False
+    assert call(path, pb.HealthCheckRequest(), kind).status == kind.NOT_SERVING
+    with pytest.raises(grpc.RpcError) as caught:
+        call(path, pb.HealthCheckRequest(service="no"), kind)
+    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
+
+
+def test_health_watch(node: FakeNode, running: Running) -> None:
+    kind = pb.HealthCheckResponse
+    server = running.server
+    with grpc.insecure_channel(running.address) as channel:
+        watch = channel.unary_stream("/grpc.health.v1.Health/Watch", response_deserializer=kind.FromString,
+                                     request_serializer=lambda message: message.SerializeToString())
+        unknown = watch(pb.HealthCheckRequest(service="no"), timeout=10)
+        assert next(unknown).status == kind.SERVICE_UNKNOWN
+        unknown.cancel()
+        stream = watch(pb.HealthCheckRequest(), timeout=10)
+        assert next(stream).status == kind.SERVING
+        running.call(server.health.changed)          # nothing did
+        node.serving = False
+        running.call(server.health.changed)
+        assert next(stream).status == kind.NOT_SERVING
+        node.serving = True
+        running.call(server.health.changed)
+        assert next(stream).status == kind.SERVING
+        running.call(server.health.shutdown)
+        assert next(stream).status == kind.NOT_SERVING
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stream)
+        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
+        assert running.call(lambda: len(server.health._watchers)) == 0
+
+
+def run_etcdctl(program: str, running: Running, *words: str) -> str:
+    run = subprocess.run([program, "--endpoints", running.address, *words], capture_output=True, text=True,
+                         env={"ETCDCTL_API": "3"}, timeout=30, check=False)
+    assert run.returncode == 0, run.stderr
+    return run.stdout + run.stderr
+
+
+@pytest.mark.parametrize("version", sorted(etcdctl.binaries()))
+def test_etcdctl(node: FakeNode, running: Running, version: str) -> None:
+    program = etcdctl.binaries()[version]
+    [status] = json.loads(run_etcdctl(program, running, "endpoint", "status", "-w", "json"))
+    assert status["Status"]["version"] == api.ETCD_VERSION and status["Status"]["raftAppliedIndex"] == 98
+    members = json.loads(run_etcdctl(program, running, "member", "list", "-w", "json"))["members"]
+    assert [member["name"] for member in members] == ["n1", "n2"]
+    assert "is healthy" in run_etcdctl(program, running, "endpoint", "health")
+    assert run_etcdctl(program, running, "alarm", "list") == ""
+    assert run_etcdctl(program, running, "alarm", "disarm") == ""
+    node.raised = [(7, 1)]
+    assert run_etcdctl(program, running, "alarm", "list").strip() == "memberID:7 alarm:NOSPACE"
+
+
+# ---- pages
+
+
+def test_version_page(running: Running) -> None:
+    status, kind, body = get(running, "/version")
+    assert (status, kind) == (200, "application/json")
+    assert json.loads(body) == {"etcdserver": api.ETCD_VERSION, "etcdcluster": api.CLUSTER_VERSION}
+
+
+def test_health_page(node: FakeNode, running: Running) -> None:
+    assert get(running, "/health") == (200, "application/json", b'{"health":"true","reason":""}')
+    node.leader_id = 0
+    assert get(running, "/health")[::2] == (503, b'{"health":"false","reason":"RAFT NO LEADER"}')
+    assert get(running, "/health?serializable=true")[0] == 200
+    node.leader_id = 1
+    node.raised = [(7, 1)]
+    assert get(running, "/health")[::2] == (503, b'{"health":"false","reason":"ALARM NOSPACE"}')
+    assert get(running, "/health?exclude=NOSPACE")[0] == 200
+    node.raised = []
+    node.serving = False
+    assert get(running, "/health")[0] == 503
+
+
+def test_livez_and_readyz(node: FakeNode, running: Running) -> None:
+    assert get(running, "/livez")[::2] == (200, b"ok\n")
+    assert get(running, "/readyz?verbose")[::2] == (
+        200, b"[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\nok\n")
+    node.leader_id = 0
+    assert get(running, "/livez?verbose")[::2] == (200, b"[+]serializable_read ok\nok\n")
+    status, _kind, body = get(running, "/readyz")
+    assert status == 503 and b"[-]linearizable_read failed" in body
+    assert get(running, "/readyz?exclude=linearizable_read")[0] == 200
+    node.raised = [(7, 2)]
+    assert b"[-]data_corruption failed" in get(running, "/readyz")[2]
+
+
+def test_metrics_page(node: FakeNode, running: Running) -> None:
+    status, kind, body = get(running, "/metrics")
+    assert status == 200 and kind.startswith("text/plain; version=0.0.4")
+    lines = body.decode().splitlines()
+    assert "etcd_server_has_leader 1.0" in lines
+    assert "metastore_wal_syncs_total 12.0" in lines and "metastore_wal_queued_bytes 3.5" in lines
+    assert "# TYPE metastore_wal_syncs_total counter" in lines
+    assert any(line.startswith("process_resident_memory_bytes ") for line in lines)
+    node.leader_id = 0
+    assert "etcd_server_has_leader 0.0" in get(running, "/metrics")[2].decode().splitlines()
+
+
+def test_metrics_are_not_imported_before_they_are_asked_for() -> None:
+    script = "import sys, metastore.api.pages, metastore.conn; sys.exit('prometheus_client' in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize(("path", "method", "status"), [
+    ("/", "GET", 404), ("/nothing", "GET", 404), ("/version/", "GET", 404), ("/version", "POST", 405),
+    ("/health", "DELETE", 405), ("/version", "HEAD", 200), ("/health?" + "a=b&" * 100, "GET", 400)])
+def test_other_requests(running: Running, path: str, method: str, status: int) -> None:
+    assert get(running, path, method)[0] == status
+
+
+def test_malformed_target(node: FakeNode) -> None:
+    assert Pages(node).http("GET", "http://[x/version", {}, b"")[0] == 400
