@@ -338,6 +338,19 @@ def test_the_buffer_grows_moves_and_shrinks_without_losing_a_byte() -> None:
     assert (proposer.queued, proposer.queued_bytes, proposer.inflight, proposer.inflight_bytes) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("lead", range(1, 60_000, 2999))
+def test_an_escape_that_just_does_not_fit_any_more(lead: int) -> None:
+    """The buffer has room for the operation, but not for its escapes: it moves with the operation inside."""
+    proposer = plain_proposer(max_count=1, max_bytes=100_000, limit_bytes=1_000_000)
+    proposer.add(bytes(lead // 2), 0.0)
+    proposer.add(b"l" * (lead // 2), 0.0)
+    proposer.take(0.0, True, False)
+    op = MARK * ((65536 - 2 * (lead // 2) - 33) // 10)
+    proposer.add(op, 0.0)
+    assert proposer.take(0.0, True, False) == b"l" * (lead // 2)
+    assert proposer.take(0.0, True, False) == model_frame([op])
+
+
 class Collector(RuleBasedStateMachine):
     """The collector beside lists that follow the same rules in the plainest way."""
 
