@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support import powercut
 from support.waldisk import image
 
 from metastore._core.entry import Entry, HardState
@@ -97,6 +98,9 @@ def test_a_missing_log_is_refused_unless_it_is_to_be_made(folder: Path) -> None:
     folder.mkdir(parents=True)
     with pytest.raises(DamagedData, match="has no segments"):
         Wal.open(folder)
+    (folder / "cut-0000000100000001-64.bin").touch()
+    with pytest.raises(DamagedData, match="has no segments"):
+        opened(folder)
     for size in (4096, 65537, 1 << 40):
         with pytest.raises(ValueError, match="segment size"):
             Wal.open(folder, segment_size=size, metadata=b"")
@@ -411,13 +415,20 @@ def test_many_restarts_do_not_pile_up_files(folder: Path) -> None:
 
 
 CHILD = """
-import select, sys
+import os, pathlib, select, sys
 sys.path.insert(0, sys.argv[3])
+from support import powercut
 from support.waldisk import image
 from metastore._core.entry import HardState
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Wal
-wal = Wal.open(sys.argv[1], segment_size=65536, metadata=b"meta", failpoints=Failpoints.from_environment())
+folder = pathlib.Path(sys.argv[1])
+# What an earlier life synced is synced; the account of the power cut must hear of it.
+for path in [*folder.glob("*"), *([folder] if folder.exists() else [])]:
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+wal = Wal.open(folder, segment_size=65536, metadata=b"meta", failpoints=Failpoints.from_environment())
 poller = select.poll()
 poller.register(wal.fileno(), select.POLLIN)
 index, acked = wal.last_index(), 0
@@ -431,42 +442,70 @@ while True:
     if wal.poll() > acked:
         acked = wal.durable
         print(base + acked, flush=True)
+    if index % 60 == 0:
+        wal.save_snapshot_position(index - 20, 1, b"conf")
+    wal.release(wal.snapshot_index)
 """
 
 
-@pytest.mark.parametrize(
-    "points",
-    [
-        "wal.before_write=panic@7",
-        "wal.after_write=panic@30",
-        "wal.before_sync=panic@50",
-        "wal.after_sync=panic@40",
-        "wal.segment=panic@4",
-        "wal.segment=panic@1",
-    ],
-)
+def check_life(folder: Path, copy: Path, known: int) -> None:
+    """Open a copy of what a life left behind: all that was reported is there, and nothing that was not written."""
+    shutil.copytree(folder, copy)
+    wal = Wal.open(copy, segment_size=SEGMENT)
+    last, first = wal.last_index(), wal.first_index()
+    assert last >= known
+    assert wal.hard_state.commit <= last
+    got = b"".join(wal.images(i, i + 1, 1) for i in range(first, last + 1))
+    assert got == b"".join(image(i, 1, 700) for i in range(first, last + 1))
+    wal.close()
+    shutil.rmtree(copy)
+
+
+def live(folder: Path, points: str, known: int, more: dict[str, str]) -> int:
+    """Let a process append to the log until it dies at a failpoint; gives the highest index it reported."""
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, str(folder), "", str(Path(__file__).parent)],
+        env={**os.environ, **more, "METASTORE_FAILPOINTS": points},
+        stdout=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == -9
+    return max([known, *(int(line) for line in done.stdout.split())])
+
+
+DEATHS = [
+    "wal.before_write=panic@7",
+    "wal.after_write=panic@130",
+    "wal.before_sync=panic@50",
+    "wal.after_sync=panic@140",
+    "wal.segment=panic@8",
+    "wal.segment=panic@1",
+]
+
+
+@pytest.mark.parametrize("points", DEATHS)
 def test_sudden_death_loses_nothing_reported_and_invents_nothing(folder: Path, points: str) -> None:
     """SIGKILL at every step of a group and of a segment change, three lives in a row."""
     folder.parent.mkdir(parents=True)
     known = 0
     for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, "-c", CHILD, str(folder), "", str(Path(__file__).parent)],
-            env={**os.environ, "METASTORE_FAILPOINTS": points},
-            stdout=subprocess.PIPE,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == -9
-        acked = [int(line) for line in done.stdout.split()]
-        known = max([known, *acked])
-        copy = folder.with_name("copy")
-        shutil.copytree(folder, copy)
-        wal = Wal.open(copy, segment_size=SEGMENT, metadata=b"meta")
-        last = wal.last_index()
-        assert last >= known
-        assert wal.hard_state.commit <= last
-        got = b"".join(wal.images(i, i + 1, 1) for i in range(1, last + 1))
-        assert got == b"".join(image(i, 1, 700) for i in range(1, last + 1))
-        wal.close()
-        shutil.rmtree(copy)
+        known = live(folder, points, known, {})
+        check_life(folder, folder.with_name("copy"), known)
+
+
+@pytest.mark.parametrize("points", DEATHS[1:5])
+def test_a_power_cut_loses_nothing_reported(folder: Path, tmp_path: Path, points: str) -> None:
+    """The same, but only synced bytes and synced names are left for the next life."""
+    library = powercut.build(tmp_path)
+    folder.parent.mkdir(parents=True)
+    known = 0
+    for turn in range(2):
+        copy = tmp_path / f"synced{turn}"
+        more = dict(powercut.environment(library, folder.parent, copy))
+        known = live(folder, points, known, more)
+        after = folder.parent / f"after{turn}"
+        powercut.rebuild(folder, copy, after)
+        check_life(after, tmp_path / "check", known)
+        shutil.rmtree(folder)
+        shutil.copytree(after, folder)

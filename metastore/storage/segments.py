@@ -137,11 +137,10 @@ class Folder:
             if not self._old or size > self.segment_size:
                 return -1
             old = self._old.pop()
-        try:
-            os.rename(old, temporary)
-            return os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return -1
+        os.rename(old, temporary)
+        # Else the old name could come back after a power cut, with the new bytes under it.
+        sync_folder(self.path)
+        return os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
 
     def adopt(self, paths: Iterable[Path]) -> None:
         """At open: keep released files of the usual size for recycling, remove the others."""

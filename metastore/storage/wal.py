@@ -121,12 +121,13 @@ class Wal:
             folder.path.mkdir(parents=True, mode=0o700)
             sync_folder(folder.path.parent)
         listing = folder.listing()
+        found = recover([(str(path), number, _view(path)) for number, path in listing["wal"].items()])
+        if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
+            raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
+        # Only now: a start that is refused changes nothing.
         for path in listing["tmp"].values():
             path.unlink()
         folder.adopt(listing["old"].values())
-        found = recover([(str(path), number, _view(path)) for number, path in listing["wal"].items()])
-        if found is None and metadata is None:
-            raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
         holder: list[Wal] = []
         opening = _Opening(folder, found, listing["wal"], metadata)
         segment, writer = opening.run(lambda need: holder[0]._plan(need), options)
@@ -504,6 +505,8 @@ class _Opening:
         temporary = self.folder.file(generation, "tmp")
         if spare:
             os.rename(self.files[spare], temporary)
+            # Half of what is written now must never be found under a segment's name.
+            sync_folder(self.folder.path)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if not spare:
