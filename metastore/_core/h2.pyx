@@ -40,9 +40,7 @@ cdef enum:
     BAD_TYPE = 2
     BAD_ENCODING = 3
     BAD_TIMEOUT = 4
-
-cdef enum:
-    FRAME_ROOM = 16 * 1024 + 9    # the largest frame nghttp2 makes for us
+    FRAME_ROOM = 16 * 1024 + 9    # and, beside that, the size of the largest frame nghttp2 makes for us
 
 cdef nghttp2_nv[2] HEAD_OK
 cdef nghttp2_nv[1] TRAILER_OK
@@ -88,8 +86,7 @@ cdef class Request(Waiter):
         """Answer a unary call with `reply` (bytes: the encoded message). A no-op once answered or closed."""
         if self.closed or self.answered:
             return
-        self.answered = True
-        self.finished = True
+        self.answered = self.finished = True
         self.reply = <bytes>reply
         self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
         self.session.pending_output += self.queued
@@ -125,8 +122,7 @@ cdef class Request(Waiter):
         if not self.started and code != 0:
             self.refuse(code, text)
             return
-        self.answered = True
-        self.finished = True
+        self.answered = self.finished = True
         self.status = code
         if text:
             self.status_text = percent_encode(text)
@@ -148,8 +144,7 @@ cdef class Request(Waiter):
         """End the stream with RST_STREAM."""
         if self.closed:
             return
-        self.answered = True
-        self.swallow = True
+        self.answered = self.swallow = True
         nghttp2_submit_rst_stream(self.session.h2, NGHTTP2_FLAG_NONE, self.stream_id, code)
         self.session.mark()
 
@@ -516,10 +511,9 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
 cdef int on_data_chunk(nghttp2_session* h2, uint8_t flags, int32_t stream_id, const uint8_t* bytes_in, size_t n,
                        void* data) noexcept:
     cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
-    if found == NULL:
-        return 0
     try:
-        (<Request>found).take_data(bytes_in, n)
+        if found != NULL:
+            (<Request>found).take_data(bytes_in, n)
     except Exception as error:
         (<Session>data).give_up(error)
         return NGHTTP2_ERR_CALLBACK_FAILURE
