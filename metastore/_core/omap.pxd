@@ -4,6 +4,7 @@ cdef enum:
     NODE_CAP = 64        # slots of a node
     NODE_LOW = 16        # below this many slots a node looks for a neighbour to merge with
     NODE_MERGED = 48     # and merges when both together hold at most this many
+    NODE_PREFIX = 40     # longest common prefix that a node keeps apart
     MAX_DEPTH = 24
 
 
@@ -18,8 +19,10 @@ cdef struct Node:
     uint32_t refs        # trees and nodes that point here; shared nodes (> 1) are never changed
     uint16_t count
     uint8_t leaf
-    uint8_t unused
+    uint8_t skip         # bytes that all keys of this node have in common, as far as they stand in `prefix`
     Node* link           # next in the list of nodes waiting to be freed
+    uint8_t prefix[NODE_PREFIX]
+    uint32_t hint[NODE_CAP]  # the four bytes after the common ones: a search seldom has to go to the keys
     void* slot[NODE_CAP]     # leaf: Record*, else Node*
 
 

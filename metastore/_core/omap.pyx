@@ -72,11 +72,61 @@ cdef Node* node_new(bint leaf) noexcept nogil:
         node.refs = 1
         node.count = 0
         node.leaf = leaf
-        node.unused = 0
+        node.skip = 0
         node.link = NULL
         if not leaf:
             seps(node)[0] = NULL
     return node
+
+
+cdef inline uint32_t hint_of(const uint8_t* key, size_t n, size_t skip) noexcept nogil:
+    """Four bytes of a key from `skip` on, big-endian, zeros where it ends: ordered as the keys, but for ties."""
+    cdef size_t left = n - skip if n > skip else 0
+    key += skip
+    if left >= 4:
+        return <uint32_t>key[0] << 24 | <uint32_t>key[1] << 16 | <uint32_t>key[2] << 8 | key[3]
+    if left == 0:
+        return 0
+    return (<uint32_t>key[0] << 24 | (<uint32_t>key[1] << 16 if left > 1 else <uint32_t>0)
+            | (<uint32_t>key[2] << 8 if left > 2 else <uint32_t>0))
+
+
+cdef inline Record* key_at(Node* node, int index) noexcept nogil:
+    """What `index` is searched by: a leaf's record, an inner node's separator (from 1 on)."""
+    return <Record*>node.slot[index] if node.leaf else seps(node)[index]
+
+
+cdef void node_hint(Node* node) noexcept nogil:
+    """Work out common prefix and hints anew; keys must be in place."""
+    cdef int first = 0 if node.leaf else 1
+    cdef int i
+    cdef size_t n = 0, top
+    cdef Record* low
+    cdef Record* high
+    node.skip = 0
+    if node.count <= first:
+        return
+    low = key_at(node, first)
+    high = key_at(node, node.count - 1)
+    top = low.klen if low.klen < high.klen else high.klen
+    if top > NODE_PREFIX:
+        top = NODE_PREFIX
+    while n < top and rec_key(low)[n] == rec_key(high)[n]:
+        n += 1
+    node.skip = <uint8_t>n
+    memcpy(node.prefix, rec_key(low), n)
+    for i in range(first, node.count):
+        low = key_at(node, i)
+        node.hint[i] = hint_of(rec_key(low), low.klen, n)
+
+
+cdef void node_hint_one(Node* node, int index) noexcept nogil:
+    """Set the hint of a key just put at `index`; where it does not share the prefix, all are worked out anew."""
+    cdef Record* rec = key_at(node, index)
+    if rec.klen < node.skip or memcmp(rec_key(rec), node.prefix, node.skip) != 0:
+        node_hint(node)
+    else:
+        node.hint[index] = hint_of(rec_key(rec), rec.klen, node.skip)
 
 
 cdef void node_release(Node* node) noexcept nogil:
@@ -126,6 +176,9 @@ cdef Node* node_copy(Node* node) noexcept nogil:
     if copy == NULL:
         return NULL
     copy.count = node.count
+    copy.skip = node.skip
+    memcpy(copy.prefix, node.prefix, node.skip)
+    memcpy(copy.hint, node.hint, node.count * sizeof(uint32_t))
     memcpy(copy.slot, node.slot, node.count * sizeof(void*))
     if node.leaf:
         for i in range(node.count):
@@ -140,11 +193,57 @@ cdef Node* node_copy(Node* node) noexcept nogil:
     return copy
 
 
+cdef int hint_range(Node* node, int first, const uint8_t* key, size_t n, int* low, int* high) noexcept nogil:
+    """Narrow a search by prefix and hints: what is before `low` is below the key, from `high` on it is above."""
+    cdef int top = node.count, mid, order
+    cdef uint32_t hint
+    low[0] = first
+    high[0] = top
+    if node.skip:
+        order = memcmp(key, node.prefix, node.skip if node.skip < n else n)
+        if order == 0 and n < node.skip:
+            order = -1
+        if order < 0:
+            high[0] = first
+            return 0
+        if order > 0:
+            low[0] = top
+            return 0
+    hint = hint_of(key, n, node.skip)
+    while low[0] < top:
+        mid = (low[0] + top) >> 1
+        if node.hint[mid] < hint:
+            low[0] = mid + 1
+        else:
+            top = mid
+    top = low[0]
+    # Ties are few: walk over them.
+    while top < high[0] and node.hint[top] == hint:
+        top += 1
+        if top - low[0] > 4:
+            return narrow_above(node, hint, top, high)
+    high[0] = top
+    return 0
+
+
+cdef int narrow_above(Node* node, uint32_t hint, int low, int* high) noexcept nogil:
+    """Many ties: find their end by halving."""
+    cdef int mid
+    while low < high[0]:
+        mid = (low + high[0]) >> 1
+        if node.hint[mid] <= hint:
+            low = mid + 1
+        else:
+            high[0] = mid
+    return 0
+
+
 cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexcept nogil:
     """Position of the first record whose key is not below `key`."""
-    cdef int low = 0, high = node.count, mid, order
+    cdef int low, high, mid, order
     cdef Record* rec
     equal[0] = False
+    hint_range(node, 0, key, n, &low, &high)
     while low < high:
         mid = (low + high) >> 1
         rec = <Record*>node.slot[mid]
@@ -161,8 +260,9 @@ cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexce
 
 cdef int inner_find(Node* node, const uint8_t* key, size_t n) noexcept nogil:
     """The child that `key` belongs to: the last whose separator is not above it."""
-    cdef int low = 1, high = node.count, mid
+    cdef int low, high, mid
     cdef Record** sep = seps(node)
+    hint_range(node, 1, key, n, &low, &high)
     while low < high:
         mid = (low + high) >> 1
         if key_cmp(rec_key(sep[mid]), sep[mid].klen, key, n) <= 0:
@@ -206,11 +306,15 @@ cdef int split_child(Node* parent, int index, bint at_right_edge) noexcept nogil
     memcpy(right.slot, &left.slot[keep], moved * sizeof(void*))
     right.count = moved
     left.count = keep
+    node_hint(left)
+    node_hint(right)
+    memmove(&parent.hint[index + 2], &parent.hint[index + 1], (parent.count - index - 1) * sizeof(uint32_t))
     memmove(&parent.slot[index + 2], &parent.slot[index + 1], (parent.count - index - 1) * sizeof(void*))
     memmove(&seps(parent)[index + 2], &seps(parent)[index + 1], (parent.count - index - 1) * sizeof(void*))
     parent.slot[index + 1] = right
     seps(parent)[index + 1] = sep
     parent.count += 1
+    node_hint_one(parent, index + 1)
     return 0
 
 
@@ -226,12 +330,13 @@ cdef Node* own_child(Node* parent, int index) noexcept nogil:
 
 cdef void drop_slot(Node* node, int index) noexcept nogil:
     """Close the gap at `index` of an inner node whose child is already gone."""
+    cdef int gone
     if node.count > 1:
         rec_release(seps(node)[index if index > 0 else 1])
-    if index == 0:
-        memmove(&seps(node)[1], &seps(node)[2], (node.count - 2) * sizeof(void*) if node.count > 2 else 0)
-    else:
-        memmove(&seps(node)[index], &seps(node)[index + 1], (node.count - index - 1) * sizeof(void*))
+    gone = index if index > 0 else 1
+    if gone < node.count:
+        memmove(&seps(node)[gone], &seps(node)[gone + 1], (node.count - gone - 1) * sizeof(void*))
+        memmove(&node.hint[gone], &node.hint[gone + 1], (node.count - gone - 1) * sizeof(uint32_t))
     memmove(&node.slot[index], &node.slot[index + 1], (node.count - index - 1) * sizeof(void*))
     node.count -= 1
 
@@ -248,6 +353,7 @@ cdef void merge_children(Node* parent, int index) noexcept nogil:
         seps(left)[left.count] = seps(parent)[index + 1]
         seps(parent)[index + 1].refs += 1
     left.count += right.count
+    node_hint(left)
     free(right)
     drop_slot(parent, index + 1)
 
@@ -499,8 +605,10 @@ cdef class OrderedMap:
             rec_release(old)
         else:
             memmove(&node.slot[at + 1], &node.slot[at], (node.count - at) * sizeof(void*))
+            memmove(&node.hint[at + 1], &node.hint[at], (node.count - at) * sizeof(uint32_t))
             node.slot[at] = rec
             node.count += 1
+            node_hint_one(node, at)
             self.count += 1
             if append or self.count == 1:
                 self.top = rec
@@ -547,6 +655,7 @@ cdef class OrderedMap:
         self.nbytes -= rec_bytes(old)
         self.count -= 1
         memmove(&node.slot[at[level]], &node.slot[at[level] + 1], (node.count - at[level] - 1) * sizeof(void*))
+        memmove(&node.hint[at[level]], &node.hint[at[level] + 1], (node.count - at[level] - 1) * sizeof(uint32_t))
         node.count -= 1
         path[level] = node
         while level > 0 and path[level].count < NODE_LOW:
@@ -705,6 +814,9 @@ cdef check_node(Node* node, list keys):
     cdef int i
     assert node.refs >= 1 and 1 <= node.count <= NODE_CAP, "node out of bounds"
     for i in range(node.count):
+        if node.leaf or i > 0:
+            assert key_bytes(key_at(node, i))[:node.skip] == (<char*>node.prefix)[:node.skip], "wrong prefix"
+            assert node.hint[i] == hint_of(rec_key(key_at(node, i)), key_at(node, i).klen, node.skip), "wrong hint"
         if node.leaf:
             assert (<Record*>node.slot[i]).refs >= 1, "freed record"
             keys.append(pair(<Record*>node.slot[i]))
