@@ -16,10 +16,11 @@ from metastore import codecs
 from metastore._core.codec import PayloadCodec
 from metastore.codecs import Snappy, Zstd
 from metastore.errors import ConfigError, FormatError, RequestTooLarge
+from metastore.ports import Codec
 
 MIB = 1024 * 1024
 JSON = b'{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-%d","labels":{"app":"web"}}}' * 40
-BUILT_IN = [Snappy(), Zstd()]
+BUILT_IN: list[Codec] = [Snappy(), Zstd()]
 NAMES = [codec.name for codec in BUILT_IN]
 MIXED = st.lists(st.binary(max_size=30) | st.builds(bytes, st.integers(0, 3000)), max_size=6).map(b"".join)
 
@@ -54,7 +55,7 @@ class Liar(Reverse):
 
 @pytest.mark.parametrize("codec", [None, *BUILT_IN], ids=["raw", *NAMES])
 @given(data=MIXED, min_size=st.integers(0, 2000))
-def test_round_trip(codec: codecs.Codec | None, data: bytes, min_size: int) -> None:
+def test_round_trip(codec: Codec | None, data: bytes, min_size: int) -> None:
     payloads = PayloadCodec(codec, min_size, MIB)
     payload = payloads.encode(data)
     assert payloads.decode(payload) == data
@@ -65,7 +66,7 @@ def test_round_trip(codec: codecs.Codec | None, data: bytes, min_size: int) -> N
 
 
 @pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
-def test_compresses_from_the_minimum_on_and_only_where_it_pays(codec: codecs.Codec) -> None:
+def test_compresses_from_the_minimum_on_and_only_where_it_pays(codec: Codec) -> None:
     payloads = PayloadCodec(codec, 1000, MIB)
     assert payloads.encode(bytes(999)) == bytes(1000)
     small = payloads.encode(bytes(1000))
@@ -135,7 +136,7 @@ def test_limits_of_what_is_decoded_and_encoded() -> None:
 
 
 @pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
-def test_every_cut_and_every_trailing_byte_is_refused(codec: codecs.Codec) -> None:
+def test_every_cut_and_every_trailing_byte_is_refused(codec: Codec) -> None:
     whole = codec.compress(JSON)
     assert codec.decompress(whole, len(JSON)) == JSON
     for size in range(len(whole)):
@@ -149,7 +150,7 @@ def test_every_cut_and_every_trailing_byte_is_refused(codec: codecs.Codec) -> No
 
 
 @pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
-def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: codecs.Codec) -> None:
+def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: Codec) -> None:
     """The sum of the entry or chunk finds damage; a codec only must not crash, hang, or go over its limit."""
     whole, limit = codec.compress(JSON), 2 * len(JSON)
     rng = random.Random(3)
@@ -173,7 +174,7 @@ def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: codecs.Codec) -> No
 # Bombs: what little bytes may claim or unfold to.
 
 
-def peak_of(codec: codecs.Codec, data: bytes, limit: int) -> int:
+def peak_of(codec: Codec, data: bytes, limit: int) -> int:
     """The most bytes Python held while refusing the data."""
     tracemalloc.start()
     try:
