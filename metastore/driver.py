@@ -5,23 +5,30 @@ acknowledgements before sync are born in this order, so there is one copy of it.
 
 One turn (`pump`), see DESIGN "The life of a put":
 
-1. Batches that are due become proposals. An idle disk makes everything due, so a lone client never waits for a
-   timer; a busy one lets the next group gather.
+1. Batches that are due become proposals, or, on a follower, go to the leader as raw operations. An idle disk makes
+   everything due, so a lone client never waits for a timer; a busy one lets the next group gather.
 2. For every Ready of the Raft core: first its entries go to the log and the disk is started, then its messages go
    out (the core has put nothing into them that depends on what is not yet durable), then committed entries are
    applied, then those who wait are answered. The disk so works on the next group while the finished one is applied.
 3. `on_disk` tells the core what is durable. Only then does a sole voter's own vote count, the commit index move, and
    a reply leave.
+
+Who waits is answered exactly once: by its operation being applied here, wherever it was proposed; by a refusal of
+the leader (then it was surely not logged); or by a timeout or a change of leader (then it may have been logged, and
+is never sent again).
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from . import errors
-from ._core.raftpb import ProposalDropped
+from ._core.batch import frame, unframe
+from ._core.op import MEMBER, decode_op
+from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
+from .membership import PROMOTE, Change, Roster, check_healthy
 
 if TYPE_CHECKING:
     from ._core.apply import Applier
@@ -29,15 +36,63 @@ if TYPE_CHECKING:
     from ._core.codec import PayloadCodec
     from ._core.kvserve import KVServer
     from ._core.raft import RawNode, Ready
+    from ._core.raftpb import Message
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
+LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
+READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
+PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
+
+# What a leader may answer to a forwarded operation; the position is the number on the wire, so only append.
+REFUSALS: tuple[type[errors.ApiError], ...] = (
+    errors.LeaderChanged,
+    errors.TooManyRequests,
+    errors.RequestTooLarge,
+    errors.NoSpace,
+    errors.Unhealthy,
+    errors.MemberExist,
+    errors.PeerURLExist,
+    errors.MemberNotEnoughStarted,
+    errors.MemberNotFound,
+    errors.MemberNotLearner,
+    errors.LearnerNotReady,
+    errors.TooManyLearners,
+    errors.Stopped,
+)
+
+
+class Transport(Protocol):
+    """What carries messages to the peers. Nothing in it blocks; whatever it cannot take is lost and reported."""
+
+    def send(self, messages: list[Message]) -> None:
+        """Raft messages of one Ready, in ascending order of the peer's id."""
+
+    def forward(self, to: int, batch: bytes) -> None:
+        """Framed operations for the leader."""
+
+    def refuse(self, to: int, code: int, ids: list[int]) -> None:
+        """Operations forwarded by `to` that were surely not logged; `code` is a place in REFUSALS."""
+
+
+class Nobody:
+    """The transport of a member that is alone."""
+
+    def send(self, messages: list[Message]) -> None:
+        """There is nobody."""
+
+    def forward(self, to: int, batch: bytes) -> None:
+        """There is nobody."""
+
+    def refuse(self, to: int, code: int, ids: list[int]) -> None:
+        """There is nobody."""
 
 
 class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
 
-    `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`), `send` takes the list of messages of one
-    Ready, `request_timeout` is in seconds, `passing` is told the failpoints "apply.before" and "apply.after". Not thread-safe: one thread calls all methods.
+    `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`); `request_timeout` and `idle_mark_after` are
+    in seconds; `passing` is told the failpoints "apply.before" and "apply.after"; `members_changed` is called after a
+    change of the roster was applied. Not thread-safe: one thread calls all methods.
     """
 
     def __init__(
@@ -48,11 +103,13 @@ class Driver:
         proposer: BatchProposer,
         codec: PayloadCodec,
         kv: KVServer,
-        send: Callable[[list[Any]], None],
+        roster: Roster,
+        transport: Transport,
         *,
         request_timeout: float,
         idle_mark_after: float = 0.1,
         passing: Callable[[str], None] = lambda _point: None,
+        members_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.raw = raw
         self.log = log
@@ -60,26 +117,36 @@ class Driver:
         self.proposer = proposer
         self.codec = codec
         self.kv = kv
-        self.send = send
+        self.roster = roster
+        self.transport = transport
         self.request_timeout = request_timeout
         self.idle_mark_after = idle_mark_after
         self.passing = passing
+        self.members_changed = members_changed
         self.leader_id = 0
         self.term = 0
         self.stopping = False
         self.backlog = False
+        applier.on_member = self._apply_member
         # Readies handed out and not yet reported to the core: (number, whether a sync covers it).
         self._unreported: deque[tuple[int, bool]] = deque()
         # Our own proposals in the order of their entries: (index, operations, bytes) for the back pressure's account.
         self._proposed: deque[tuple[int, int, int]] = deque()
-        # Marks for the timeout of operations: (deadline, all request ids below this one were there).
+        # Batches sent to a leader: (all their request ids are below this, operations, bytes).
+        self._forwarded: deque[tuple[int, int, int]] = deque()
+        # When whose patience ends: (deadline, all request ids below this, the error they get).
         self._marks: deque[tuple[float, int]] = deque()
+        self._orphans: deque[tuple[float, int]] = deque()
         self._round: list[Any] = []
         self._round_number = 0
+        self._round_first = 0
+        self._round_again = 0.0
         self._round_deadline = 0.0
         self._waiting_reads: deque[tuple[int, list[Any]]] = deque()
         self._last_append = 0.0
         self._marked = True
+
+    # ---- what the owner asks
 
     @property
     def is_leader(self) -> bool:
@@ -132,31 +199,150 @@ class Driver:
             self._marked = True
         self.pump(now)
 
+    def stop(self) -> None:
+        """From now on everything queued is due at once; `quiet` tells when it is done."""
+        self.stopping = True
+
+    def abandon(self) -> None:
+        """Answer everyone who still waits, at the end of a drain or when the disk failed: a write may have been logged,
+        so its answer must leave the outcome open; a read was surely not served."""
+        self._fail_writes(self.kv.next_id, errors.Timeout)
+        self._fail_reads(errors.Stopped)
+
+    # ---- from peers
+
+    def receive(self, message: Message) -> None:
+        """A Raft message of a peer. Raises FormatError if it is damaged (the peer's fault, nothing has changed)."""
+        self.raw.step(message)
+
+    def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
+        """Operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
+        refused: dict[int, list[int]] = {}
+        for data in unframe(batch):
+            operation = decode_op(data)
+            try:
+                self._take_forwarded(data, operation, now)
+            except errors.ApiError as error:
+                code = REFUSALS.index(type(error)) if type(error) in REFUSALS else 0
+                refused.setdefault(code, []).append(operation.request_id)
+        for code, ids in refused.items():
+            self.transport.refuse(sender, code, ids)
+
+    def _take_forwarded(self, data: bytes, operation: Any, now: float) -> None:
+        if not self.is_leader:
+            raise errors.LeaderChanged()
+        if self.kv.closed_to_writes is not None:
+            raise self.kv.closed_to_writes
+        if operation.kind == MEMBER:
+            self._lead_member_change(data, Change.decode(operation.request), now)
+        else:
+            self.proposer.add(data, now)
+
+    def receive_refusal(self, code: int, ids: list[int]) -> None:
+        """The leader did not log these operations of ours."""
+        error = REFUSALS[code] if code < len(REFUSALS) else errors.LeaderChanged
+        for ident in ids:
+            waiter = self.kv.waiters.pop(ident, None)
+            if waiter is not None:
+                waiter.fail(error())
+
+    # ---- membership
+
+    def change_members(self, operation: bytes, now: float) -> None:
+        """Have an encoded operation of kind MEMBER carried out; its waiter is in `kv.waiters` already.
+
+        Raises ApiError when it is surely not logged; the caller takes the waiter out again."""
+        if self.is_leader:
+            self._lead_member_change(operation, Change.decode(decode_op(operation).request), now)
+        elif self.leader_id:
+            self.transport.forward(self.leader_id, frame([operation]))
+        else:
+            raise errors.NoLeader()
+
+    def _lead_member_change(self, operation: bytes, change: Change, now: float) -> None:
+        self.roster.check(change)
+        conf_change = change.conf_change(operation)
+        if conf_change is None:
+            self.proposer.add(operation, now)
+            return
+        status = self.raw.status()
+        active = frozenset(ident for ident, peer in status.progress.items() if peer.recent_active) | {self.raw.id}
+        if change.action == PROMOTE:
+            progress = status.progress.get(change.member.id)
+            if progress is None or progress.match < status.last_index * PROMOTE_RATIO:
+                raise errors.LearnerNotReady()
+        check_healthy(self.roster, change, self.raw.id, active)
+        try:
+            self.raw.propose_conf_change(conf_change)
+        except ConfChangeError as error:
+            raise errors.Unhealthy() from error
+
+    def _apply_member(self, request: bytes) -> bytes:
+        """A committed operation that changes a member's record and not Raft's membership."""
+        self.roster.apply(Change.decode(request))
+        self.members_changed()
+        return b""
+
+    def _apply_conf_change(self, entry: Any) -> None:
+        change = decode_conf_change(entry.type, entry.data)
+        if not change.context:
+            self.roster.set_conf_state(self.raw.apply_conf_change(change))
+            return
+        operation = decode_op(change.context)
+        waiter = self.kv.waiters.pop(operation.request_id, None)
+        try:
+            member_change = Change.decode(operation.request)
+            self.roster.check(member_change)
+            self.roster.apply(member_change, self.raw.apply_conf_change(change))
+        except (errors.ApiError, ConfChangeError) as error:
+            # Decided by the log alone, so the same on every node; Raft's membership has not changed either.
+            if waiter is not None:
+                waiter.fail(error if isinstance(error, errors.ApiError) else errors.Unhealthy())
+            return
+        self.members_changed()
+        if waiter is not None:
+            waiter.complete(b"")
+
+    # ---- writes
+
     def _propose(self, now: float) -> None:
+        if not self.is_leader:
+            if self.leader_id and self.proposer.queued:
+                self._forward(now)
+            return
         proposer = self.proposer
-        while proposer.queued and self.is_leader:
+        while proposer.queued:
             payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
             if payload is None:
                 return
             try:
                 index = self.raw.propose(payload)
-            except ProposalDropped:
-                # The core's bound on what is not committed yet: the batch stays first in line.
+            except (ProposalDropped, errors.NotLeader, errors.NoLeader):
+                # The core's bound on what is not committed yet, or leadership is on its way to somebody else: the
+                # batch stays first in line.
                 proposer.untake()
                 return
             self._proposed.append((index, proposer.taken_count, proposer.taken_bytes))
+
+    def _forward(self, now: float) -> None:
+        """Send what is queued to the leader, which does the batching; only operations that were never sent."""
+        while (batch := self.proposer.take(now, True, True)) is not None:
+            self._forwarded.append((self.kv.next_id, self.proposer.taken_count, self.proposer.taken_bytes))
+            self.transport.forward(self.leader_id, batch)
 
     def _carry(self, ready: Ready, now: float) -> None:
         """Persist, send, apply and reply for one Ready, in this order."""
         self._persist(ready, now)
         if ready.soft_state is not None:
-            self._lead_changed(ready.soft_state.lead)
+            self._lead_changed(ready.soft_state.lead, now)
         if ready.messages:
-            self.send(ready.messages)
+            self.transport.send(ready.messages)
         if ready.committed_last:
             self._apply(ready)
         for state in ready.read_states:
-            self._round_confirmed(state.index)
+            self._round_confirmed(state)
+        if ready.dropped_reads:
+            self._round_again = now
         if not ready.must_sync:
             self._durable(0)
 
@@ -184,9 +370,8 @@ class Driver:
 
     def _apply(self, ready: Ready) -> None:
         self.passing("apply.before")
-        changes = self.applier.apply_images(ready.committed_images)
-        if changes:
-            raise errors.Unimplemented("membership changes need the cluster, which this version does not have")
+        for entry in self.applier.apply_images(ready.committed_images):
+            self._apply_conf_change(entry)
         self.applier.commit()
         self.passing("apply.after")
         last = ready.committed_last
@@ -195,37 +380,87 @@ class Driver:
         while self._proposed and self._proposed[0][0] <= last:
             _, count, size = self._proposed.popleft()
             self.proposer.release(count, size)
+        if self._forwarded:
+            self._settle_forwarded()
         while self._waiting_reads and self._waiting_reads[0][0] <= last:
             self.kv.serve_reads(self._waiting_reads.popleft()[1])
 
+    def _settle_forwarded(self) -> None:
+        """Give back the account of forwarded batches none of whose operations is waited for any more."""
+        oldest = next(iter(self.kv.waiters), self.kv.next_id)
+        while self._forwarded and self._forwarded[0][0] <= oldest:
+            _, count, size = self._forwarded.popleft()
+            self.proposer.release(count, size)
+
+    # ---- reads
+
     def _start_reads(self, now: float) -> None:
         """Begin a ReadIndex round for all reads gathered; one round is under way at a time."""
-        if self._round or not self.kv.reads or not self.is_leader:
-            return
-        self._round = self.kv.take_reads()
-        self._round_number += 1
-        self._round_deadline = now + self.request_timeout
-        self.raw.read_index(self._round_number.to_bytes(8, "little"))
+        if not self._round:
+            if not self.kv.reads:
+                return
+            self._round = self.kv.take_reads()
+            self._round_first = self._round_number + 1
+            self._round_deadline = now + self.request_timeout
+            self._round_again = now
+        if self._round_again <= now and self.leader_id:
+            self._round_again = now + READ_RETRY
+            self._round_number += 1
+            # A leader may refuse for the moment (too many, leadership in doubt); the round is then asked for again.
+            try:
+                self.raw.read_index(self._round_number.to_bytes(8, "little"), now)
+            except (errors.NoLeader, errors.TooManyRequests):
+                return
 
-    def _round_confirmed(self, index: int) -> None:
+    def _round_confirmed(self, state: Any) -> None:
+        if not self._round or int.from_bytes(state.request_ctx, "little") < self._round_first:
+            # A late answer, to a round that was over before the reads of this one came in.
+            return
         reads, self._round = self._round, []
-        if index <= self.applier.applied_index:
+        if state.index <= self.applier.applied_index:
             self.kv.serve_reads(reads)
         else:
-            self._waiting_reads.append((index, reads))
+            self._waiting_reads.append((state.index, reads))
 
-    def _lead_changed(self, lead: int) -> None:
-        lost = self.is_leader and lead != self.raw.id
-        self.leader_id = lead
-        if lost:
-            self._fail_writes(errors.LeaderChanged)
-            self._fail_reads(errors.LeaderChanged)
+    # ---- leaders and patience
 
-    def _fail_writes(self, error: type[errors.ApiError]) -> None:
-        waiters = list(self.kv.waiters.values())
-        self.kv.waiters.clear()
-        for waiter in waiters:
-            waiter.fail(error())
+    def _lead_changed(self, lead: int, now: float) -> None:
+        before, self.leader_id = self.leader_id, lead
+        if before == lead:
+            return
+        self._round_again = now
+        if before:
+            # What went to the old leader may still be committed by the new one; it gets a little time for that.
+            self._orphans.append((now + LEADER_GRACE, self.kv.next_id))
+            while self._proposed:
+                _, count, size = self._proposed.popleft()
+                self.proposer.release(count, size)
+
+    def _expire(self, now: float) -> None:
+        """Fail what was admitted `request_timeout` ago; the granularity is one tick."""
+        self._marks.append((now + self.request_timeout, self.kv.next_id))
+        while self._orphans and self._orphans[0][0] <= now:
+            limit = self._orphans.popleft()[1]
+            if self.leader_id:
+                self._fail_writes(limit, errors.LeaderChanged)
+        while self._marks and self._marks[0][0] <= now:
+            self._fail_writes(self._marks.popleft()[1], errors.Timeout)
+        if self._forwarded:
+            self._settle_forwarded()
+        if self._round and self._round_deadline <= now:
+            self._fail_reads(errors.Timeout)
+
+    def _fail_writes(self, below: int, error: type[errors.ApiError]) -> None:
+        """Answer those who wait with request ids under `below`; ids rise and dicts keep their order, so they are the
+        first ones."""
+        waiters = self.kv.waiters
+        late = []
+        for ident in waiters:
+            if ident >= below:
+                break
+            late.append(ident)
+        for ident in late:
+            waiters.pop(ident).fail(error())
 
     def _fail_reads(self, error: type[errors.ApiError]) -> None:
         reads, self._round = self._round + self.kv.take_reads(), []
@@ -234,30 +469,3 @@ class Driver:
         self._waiting_reads.clear()
         for waiter, _, _ in reads:
             waiter.fail(error())
-
-    def _expire(self, now: float) -> None:
-        """Fail what was admitted `request_timeout` ago; the granularity is one tick."""
-        waiters = self.kv.waiters
-        self._marks.append((now + self.request_timeout, self.kv.next_id))
-        while self._marks and self._marks[0][0] <= now:
-            limit = self._marks.popleft()[1]
-            # Ids rise and dicts keep their order: the expired are the first ones.
-            late = []
-            for ident in waiters:
-                if ident >= limit:
-                    break
-                late.append(ident)
-            for ident in late:
-                waiters.pop(ident).fail(errors.Timeout())
-        if self._round and self._round_deadline <= now:
-            self._fail_reads(errors.Timeout)
-
-    def stop(self) -> None:
-        """From now on everything queued is due at once; `quiet` tells when it is done."""
-        self.stopping = True
-
-    def abandon(self) -> None:
-        """Answer everyone who still waits, at the end of a drain or when the disk failed: a write may have been logged,
-        so its answer must leave the outcome open; a read was surely not served."""
-        self._fail_writes(errors.Timeout)
-        self._fail_reads(errors.Stopped)

@@ -1,30 +1,78 @@
-"""Who the members are: ids, the record of a data directory, and the member list.
+"""Who the members are: ids, the record of a data directory, and the roster that the log changes.
 
 Ids are computed once, when a data directory is made, and kept: a member may later change its name or address and
 stays the same member. The incarnation is drawn anew for every data directory, so that a wiped directory is not
-taken for the member it was. Format: FORMATS.md, "Identity".
+taken for the member it was. Formats: FORMATS.md, "Identity" and "Membership".
+
+Checks of a change follow etcd's (server/etcdserver/api/membership): the same errors, in the same order.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from . import errors
+from ._core.raftpb import ConfChange, ConfState
+
+if TYPE_CHECKING:
+    from ._core.mvcc import Store
 
 VERSION = 1
+MAX_LEARNERS = 1  # etcd's limit: every learner costs the leader a full copy of the traffic
+
+ADD, ADD_LEARNER, REMOVE, PROMOTE = "add", "add_learner", "remove", "promote"
+UPDATE, PUBLISH = "update", "publish"
+CONF_CHANGE_TYPES = {ADD: 0, REMOVE: 1, ADD_LEARNER: 3, PROMOTE: 0}  # raftpb.ConfChangeType
+
+META_MEMBERS = b"members"
+META_CONF_STATE = b"conf_state"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member as the Cluster API shows it. `id` is 64 bits and never 0; URLs carry their scheme."""
+    """One member as the Cluster API shows it. `id` is 64 bits and never 0; URLs carry their scheme.
+
+    `name` is empty until the member has published itself; `incarnation` is that of its data directory then.
+    """
 
     id: int
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
     is_learner: bool = False
+    incarnation: str = ""
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> Member:
+        """From the JSON form. Raises KeyError, TypeError, ValueError."""
+        return cls(
+            int(record["id"]),
+            str(record["name"]),
+            tuple(str(url) for url in record["peer_urls"]),
+            tuple(str(url) for url in record["client_urls"]),
+            bool(record["is_learner"]),
+            str(record["incarnation"]),
+        )
+
+
+def _json(record: dict[str, Any]) -> bytes:
+    return json.dumps({"version": VERSION, **record}, sort_keys=True, separators=(",", ":")).encode()
+
+
+def _parse(data: bytes, what: str) -> dict[str, Any]:
+    """The JSON object in `data`. Raises FormatError, naming `what`."""
+    try:
+        record = json.loads(data)
+        version = record["version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise errors.FormatError(f"{what} cannot be read: {error}") from error
+    if version != VERSION:
+        raise errors.FormatError(f"{what} has version {version}, this program reads {VERSION}")
+    return dict(record)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,19 +103,14 @@ class Identity:
 
     def encode(self) -> bytes:
         """The record as it stands in the log's segments: JSON with a version, as UTF-8."""
-        return json.dumps({"version": VERSION, **asdict(self)}, sort_keys=True, separators=(",", ":")).encode()
+        return _json(asdict(self))
 
     @classmethod
     def decode(cls, data: bytes) -> Identity:
         """Inverse of `encode`; raises FormatError."""
+        record = _parse(data, "identity record")
         try:
-            record = json.loads(data)
-            if record["version"] != VERSION:
-                raise errors.FormatError(f"identity record has version {record['version']}, this program reads {VERSION}")
-            members = tuple(
-                Member(m["id"], m["name"], tuple(m["peer_urls"]), tuple(m["client_urls"]), m["is_learner"])
-                for m in record["members"]
-            )
+            members = tuple(Member.from_record(member) for member in record["members"])
             return cls(record["cluster_id"], record["member_id"], record["incarnation"], members)
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"identity record cannot be read: {error}") from error
@@ -77,3 +120,152 @@ def _number(*parts: str) -> int:
     """A 64-bit id that is not 0 from the parts; the length before each keeps ("a","bc") apart from ("ab","c")."""
     digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") or 1
+
+
+def new_member_id(token: str, peer_urls: Iterable[str], salt: str) -> int:
+    """Id of a member that joins; `salt` (random) makes it a new one even at an address that had a member before."""
+    return _number("joined", token, ",".join(sorted(peer_urls)), salt)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One membership operation: `action` and the member it is about (for REMOVE and PROMOTE only its id counts)."""
+
+    action: str
+    member: Member
+
+    def encode(self) -> bytes:
+        """The request of an operation of kind MEMBER."""
+        return _json({"action": self.action, "member": asdict(self.member)})
+
+    @classmethod
+    def decode(cls, data: bytes) -> Change:
+        """Inverse of `encode`. Raises FormatError."""
+        record = _parse(data, "membership operation")
+        try:
+            change = cls(str(record["action"]), Member.from_record(record["member"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.FormatError(f"membership operation cannot be read: {error}") from error
+        if change.action not in (*CONF_CHANGE_TYPES, UPDATE, PUBLISH) or not 0 < change.member.id < 1 << 64:
+            raise errors.FormatError(f"membership operation: {change.action!r} of member {change.member.id}")
+        return change
+
+    def conf_change(self, context: bytes) -> ConfChange | None:
+        """What Raft has to decide for it, if anything; `context` is the operation."""
+        kind = CONF_CHANGE_TYPES.get(self.action)
+        return None if kind is None else ConfChange(kind, self.member.id, context)
+
+
+class Roster:
+    """The members as the applied state has them. Lives in the store's meta records, changes with the same write.
+
+    members: id -> Member. removed: ids that must never come back. conf_state: Raft's view, as applied.
+    """
+
+    def __init__(self, store: Store, initial: Iterable[Member]) -> None:
+        self.store = store
+        self.initial = tuple(initial)
+        self.members: dict[int, Member] = {}
+        self.removed: frozenset[int] = frozenset()
+        self.conf_state = ConfState()
+        self.load()
+
+    def load(self) -> None:
+        """Take over what the store holds; a store without a roster gets the initial one. Raises FormatError."""
+        data = self.store.get_meta(META_MEMBERS)
+        if data is None:
+            self.members = {member.id: member for member in self.initial}
+            self.conf_state = ConfState(voters=tuple(sorted(self.members)))
+            return
+        record = _parse(data, "member records")
+        try:
+            found = [Member.from_record(member) for member in record["members"]]
+            self.removed = frozenset(int(ident) for ident in record["removed"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.FormatError(f"member records cannot be read: {error}") from error
+        self.members = {member.id: member for member in found}
+        state = self.store.get_meta(META_CONF_STATE)
+        if state is None:
+            raise errors.FormatError("member records without a membership of Raft")
+        self.conf_state = ConfState.decode(state)
+
+    def _save(self) -> None:
+        members = [asdict(self.members[ident]) for ident in sorted(self.members)]
+        self.store.put_meta(META_MEMBERS, _json({"members": members, "removed": sorted(self.removed)}))
+        self.store.put_meta(META_CONF_STATE, self.conf_state.encode())
+
+    def check(self, change: Change) -> None:
+        """Whether `change` fits the roster. Raises ApiError; the same on every node."""
+        member, known = change.member, self.members.get(change.member.id)
+        if change.action in (ADD, ADD_LEARNER):
+            self._check_new(change)
+            return
+        if member.id in self.removed or known is None:
+            raise errors.MemberNotFound()
+        if change.action == PROMOTE and not known.is_learner:
+            raise errors.MemberNotLearner()
+        if change.action == UPDATE and self._taken(member.peer_urls, but=member.id):
+            raise errors.PeerURLExist()
+
+    def _check_new(self, change: Change) -> None:
+        member = change.member
+        if member.id in self.members or member.id in self.removed:
+            raise errors.MemberExist()
+        if self._taken(member.peer_urls):
+            raise errors.PeerURLExist()
+        if change.action == ADD_LEARNER and sum(m.is_learner for m in self.members.values()) >= MAX_LEARNERS:
+            raise errors.TooManyLearners()
+
+    def _taken(self, urls: Iterable[str], but: int = 0) -> bool:
+        wanted = set(urls)
+        return any(wanted & set(member.peer_urls) for member in self.members.values() if member.id != but)
+
+    def apply(self, change: Change, conf_state: ConfState | None = None) -> None:
+        """Carry out a committed change. Raises ApiError, with nothing changed."""
+        self.check(change)
+        ident, known = change.member.id, self.members.get(change.member.id)
+        if change.action in (ADD, ADD_LEARNER):
+            self.members[ident] = replace(change.member, is_learner=change.action == ADD_LEARNER)
+        elif change.action == REMOVE:
+            del self.members[ident]
+            self.removed |= {ident}
+        elif known is not None:
+            self.members[ident] = _changed(known, change)
+        if conf_state is not None:
+            self.conf_state = conf_state
+        self._save()
+
+    def set_conf_state(self, conf_state: ConfState) -> None:
+        """A change of Raft's membership that is no member's (leaving a joint configuration)."""
+        self.conf_state = conf_state
+        self._save()
+
+
+def _changed(known: Member, change: Change) -> Member:
+    told = change.member
+    if change.action == PROMOTE:
+        return replace(known, is_learner=False)
+    if change.action == UPDATE:
+        return replace(known, peer_urls=told.peer_urls)
+    return replace(known, name=told.name, client_urls=told.client_urls, incarnation=told.incarnation)
+
+
+def check_healthy(roster: Roster, change: Change, own: int, active: frozenset[int]) -> None:
+    """The leader's strict checks before a change enters the log (etcd: strict-reconfig-check).
+
+    active: members heard of within an election timeout, the leader among them. Raises NotEnoughStarted or Unhealthy
+    where the change would leave the cluster without a live quorum.
+    """
+    voters = {member.id for member in roster.members.values() if not member.is_learner}
+    if change.action in (ADD, PROMOTE):
+        started = {ident for ident in voters if roster.members[ident].name}
+        if len(voters) > 1 and len(started) < (len(voters) + 1) // 2 + 1:
+            raise errors.MemberNotEnoughStarted()
+    if change.action in (ADD, ADD_LEARNER) and not voters <= active:
+        raise errors.Unhealthy()
+    if change.action == REMOVE and change.member.id in voters:
+        left = voters - {change.member.id}
+        if not left:
+            raise errors.MemberNotEnoughStarted()
+        if (change.member.id in active or change.member.id == own) and len(left & active) < len(left) // 2 + 1:
+            raise errors.Unhealthy()

@@ -25,10 +25,10 @@ from .api.pages import Pages
 from .codecs import load as load_codec
 from .config import Config
 from .conn import ConnLimits, Listener
-from .driver import Driver
+from .driver import Driver, Nobody
 from .failpoints import Failpoints
 from .loop import READ, Loop
-from .membership import Identity, Member
+from .membership import Identity, Member, Roster
 from .storage.datadir import DataDir
 from .storage.wal import Wal
 
@@ -142,7 +142,8 @@ class Server:
         # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
         self.space_wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
-        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self._conf_state()))
+        self.roster = Roster(self.store, identity.members)
+        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self.roster.conf_state))
         self.driver = Driver(
             self.raw,
             self.wal,
@@ -150,7 +151,8 @@ class Server:
             self.proposer,
             self.codec,
             self.kv,
-            send=lambda _messages: None,
+            self.roster,
+            Nobody(),
             request_timeout=limits.request_timeout,
             passing=self.failpoints.hit,
         )
@@ -166,9 +168,6 @@ class Server:
             max_uncommitted_bytes=2 * self.config.limits.max_inflight_bytes,
             seed=secrets.randbits(63),
         )
-
-    def _conf_state(self) -> ConfState:
-        return ConfState(voters=tuple(member.id for member in self.identity.members))
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
@@ -392,7 +391,7 @@ class Server:
     def members(self) -> Iterable[Member]:
         """The members; our own with the addresses its clients should use."""
         urls = tuple(f"http://{where}" for where in self.config.advertise.client or self.listener.bound)
-        for member in self.identity.members:
+        for _, member in sorted(self.roster.members.items()):
             yield dataclasses.replace(member, client_urls=urls) if member.id == self.member_id else member
 
     def alarms(self) -> Iterable[tuple[int, int]]:

@@ -17,6 +17,7 @@ cdef class Applier:
     cdef readonly uint64_t operations     # applied, those that ended in an error included
     cdef readonly uint64_t rejected       # ended in an error
     cdef readonly uint64_t undecodable    # of those: could not even be read
+    cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError
     cdef FrameReader frames
     cdef list who
     cdef list what

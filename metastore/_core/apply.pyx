@@ -13,7 +13,7 @@ from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_of_view, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport OP_HEADER, OP_OK, OP_TXN, OpView, op_raise, op_read
+from metastore._core.op cimport OP_HEADER, OP_MEMBER, OP_OK, OP_TXN, OpView, op_raise, op_read
 from metastore._core.txn cimport run_txn
 from metastore._core.waiter cimport Waiter
 
@@ -109,6 +109,8 @@ cdef class Applier:
 
     cdef bytes execute(self, const OpView* op, bint want):
         cdef bytes reply
+        if op.kind == OP_MEMBER:
+            return self.on_member(<bytes>op.body[:op.n])
         if op.kind != OP_TXN:
             return self.store.execute_view(op.kind, op.body, op.n, want)
         reply = run_txn(self.store, op.body, op.n, want)

@@ -223,6 +223,18 @@ cdef class KVServer:
             one.inner.complete(one.reply)
 
     @property
+    def closed_to_writes(self):
+        """The error that writes get now, or None."""
+        return self.refusal if self.refusal is not None else self.write_refusal
+
+    def expect(self, Waiter waiter):
+        """Give an operation that is not a KV call its request id, and note who waits for it."""
+        ident = self.next_id
+        self.next_id += 1
+        self.waiters[ident] = waiter
+        return ident
+
+    @property
     def sweep_pending(self):
         """Whether compacted records are still to be given back by `Store.sweep`."""
         return self.store.swept < self.store.compacted

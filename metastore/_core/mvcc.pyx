@@ -251,6 +251,15 @@ cdef class Store:
         free(self.high.p)
         free(self.write_key.p)
 
+    def get_meta(self, bytes name not None):
+        """The meta record `name` as operations see it (bytes), or None."""
+        found = self.overlay.get(b"m" + name)
+        return found if found is not None else self.engine.get(b"m" + name)
+
+    def put_meta(self, bytes name not None, bytes value not None) -> None:
+        """Set the meta record `name`; it goes out with the next commit."""
+        self.overlay.set(b"m" + name, value)
+
     def reload(self) -> None:
         """Read the counters from the engine, whose contents were replaced. Raises DamagedData."""
         self.overlay = OrderedMap()

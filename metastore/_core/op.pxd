@@ -11,7 +11,8 @@ cdef enum:
     OP_DELETE_RANGE = 2
     OP_TXN = 3
     OP_COMPACT = 4
-    OP_KIND_LAST = 4      # the highest kind this version knows
+    OP_MEMBER = 5         # a membership operation; body: FORMATS.md, "Membership"
+    OP_KIND_LAST = 5      # the highest kind this version knows
 
 cdef enum:
     OP_FLAG_USER = 1

@@ -19,6 +19,7 @@ PUT = OP_PUT
 DELETE_RANGE = OP_DELETE_RANGE
 TXN = OP_TXN
 COMPACT = OP_COMPACT
+MEMBER = OP_MEMBER
 
 
 cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:
