@@ -10,9 +10,9 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from metastore import errors
-from metastore._core.omap cimport (Cursor, Node, OrderedMap, Record, cursor_first, cursor_ge, cursor_next, free_garbage,
-                                   garbage_left, node_release, rec_deleted, rec_key, rec_new, rec_ref, rec_release,
-                                   rec_value, tree_get, tree_le)
+from metastore._core.omap cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
+                                   garbage_left, node_release, tree_get, tree_le)
+from metastore._core.record cimport Record, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 # The engine's own records, in table 'm': where it stands in the log.
 APPLIED_KEY = b"mapplied"

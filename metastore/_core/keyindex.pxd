@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from metastore._core.omap cimport Record
+from metastore._core.record cimport Record
 
 cdef enum:
     REV_SIZE = 12            # main u64, sub u32, big-endian

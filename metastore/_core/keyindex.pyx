@@ -8,7 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
-from metastore._core.omap cimport Record, rec_key, rec_new, rec_value
+from metastore._core.record cimport Record, rec_key, rec_new, rec_value
 from metastore import errors
 
 cdef enum:

@@ -22,9 +22,9 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY
                                    check_range_req, decode_compact, decode_delete, decode_put, decode_range,
                                    encode_compact_reply, encode_delete_reply, encode_put_reply, encode_range_reply,
                                    kv_raise)
-from metastore._core.omap cimport (Cursor, OrderedMap, Record, cursor_ge, cursor_next, key_cmp, rec_deleted, rec_key,
-                                   rec_new, rec_ref, rec_release, rec_value, tree_get, tree_le)
+from metastore._core.omap cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL

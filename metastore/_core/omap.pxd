@@ -1,4 +1,6 @@
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+
+from metastore._core.record cimport Record
 
 cdef enum:
     NODE_CAP = 64        # slots of a node
@@ -6,13 +8,6 @@ cdef enum:
     NODE_MERGED = 48     # and merges when both together hold at most this many
     NODE_PREFIX = 40     # longest common prefix that a node keeps apart
     MAX_DEPTH = 24
-
-
-cdef struct Record:
-    # One key and its value in one malloc'd piece: this header, the key, the value.
-    uint32_t refs
-    uint32_t klen
-    uint32_t vlen        # DELETED_VLEN marks a pending deletion (only in overlays)
 
 
 cdef struct Node:
@@ -36,27 +31,6 @@ cdef struct Cursor:
     Node* node[MAX_DEPTH]
     int at[MAX_DEPTH]
 
-
-cdef inline uint8_t* rec_key(Record* rec) noexcept nogil:
-    return (<uint8_t*>rec) + sizeof(Record)
-
-
-cdef inline uint8_t* rec_value(Record* rec) noexcept nogil:
-    return (<uint8_t*>rec) + sizeof(Record) + rec.klen
-
-
-cdef inline bint rec_deleted(Record* rec) noexcept nogil:
-    return rec.vlen == <uint32_t>0xFFFFFFFF
-
-
-cdef inline void rec_ref(Record* rec) noexcept nogil:
-    rec.refs += 1
-
-
-cdef Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil
-cdef Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept nogil
-cdef void rec_release(Record* rec) noexcept nogil
-cdef int key_cmp(const uint8_t* a, size_t an, const uint8_t* b, size_t bn) noexcept nogil
 
 cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil

@@ -10,54 +10,21 @@ every later write: dropping a map of millions of keys does not stop the process.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove
+
+from metastore._core.record cimport (Record, key_cmp, rec_bytes, rec_deleted, rec_key, rec_new, rec_new_deleted,
+                                     rec_release, rec_value)
+
+cdef extern from *:
+    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 cdef Node* garbage = NULL
 
 cdef enum:
     FREE_ON_WRITE = 64       # records freed along with a write while garbage is left
     FREE_ON_CLEAR = 4096     # and when a map is emptied
-
-
-# --- records ---------------------------------------------------------------------------------------------
-
-cdef Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil:
-    """A record with its key filled in and room for the value; NULL without memory. The caller owns one reference."""
-    cdef Record* rec = <Record*>malloc(sizeof(Record) + klen + vlen)
-    if rec != NULL:
-        rec.refs = 1
-        rec.klen = <uint32_t>klen
-        rec.vlen = <uint32_t>vlen
-        memcpy(rec_key(rec), key, klen)
-    return rec
-
-
-cdef Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept nogil:
-    """A record that stands for a deletion which is still to be done."""
-    cdef Record* rec = rec_new(key, klen, 0)
-    if rec != NULL:
-        rec.vlen = <uint32_t>0xFFFFFFFF
-    return rec
-
-
-cdef void rec_release(Record* rec) noexcept nogil:
-    rec.refs -= 1
-    if rec.refs == 0:
-        free(rec)
-
-
-cdef inline size_t rec_bytes(Record* rec) noexcept nogil:
-    return rec.klen + (0 if rec_deleted(rec) else rec.vlen)
-
-
-cdef int key_cmp(const uint8_t* a, size_t an, const uint8_t* b, size_t bn) noexcept nogil:
-    """memcmp order, the shorter first where one is a prefix of the other."""
-    cdef int result = memcmp(a, b, an if an < bn else bn)
-    if result != 0:
-        return result
-    return -1 if an < bn else (1 if an > bn else 0)
 
 
 # --- nodes -----------------------------------------------------------------------------------------------
@@ -415,6 +382,9 @@ cdef Record* cursor_next(Cursor* cur) noexcept nogil:
                 level += 1
                 cur.node[level] = node
                 cur.at[level] = 0
+            if cur.at[level] + 6 < node.count:
+                # The records of a leaf lie anywhere in memory: ask for one that will be wanted soon.
+                prefetch(node.slot[cur.at[level] + 6])
             return <Record*>node.slot[cur.at[level]]
         level -= 1
     cur.depth = 0

@@ -13,7 +13,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from metastore._core.engine cimport EngineCursor
 from metastore._core.keyindex cimport REV_KEY_SIZE, REV_SIZE, IndexView, index_read, rev_key, same_prefix
 from metastore._core.mvcc cimport Store, meta_value
-from metastore._core.omap cimport OrderedMap, Record, rec_key, rec_new_deleted, rec_ref, rec_release
+from metastore._core.omap cimport OrderedMap
+from metastore._core.record cimport Record, rec_key, rec_new_deleted, rec_ref, rec_release
 
 cdef enum:
     REMOVAL_COST = 4         # a removal counts as that many records looked at

@@ -18,7 +18,7 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_DUPLICATE_KEY, KV_EMPTY_KEY,
                                    check_range_req, decode_delete, decode_put, decode_range, encode_txn_reply,
                                    kv_raise, wire_next)
 from metastore._core.mvcc cimport (WANT_ALL, WANT_KEYS, KvList, Store, kvs_clear, kvs_init)
-from metastore._core.omap cimport key_cmp
+from metastore._core.record cimport key_cmp
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 
