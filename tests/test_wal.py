@@ -363,6 +363,7 @@ def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, p
     """Room is refused while the reserve is left; what was accepted is neither dropped nor failed; then it heals."""
     wal = opened(folder, points)
     assert wal.room(1000)
+    wait(wal, lambda: len(list(folder.glob("*.wal"))) == 2)
     points.set("wal.segment", "error(ENOSPC)")
     index = 0
     while wal.room(2000):
@@ -451,7 +452,7 @@ while True:
 def check_life(folder: Path, copy: Path, known: int) -> None:
     """Open a copy of what a life left behind: all that was reported is there, and nothing that was not written."""
     shutil.copytree(folder, copy)
-    wal = Wal.open(copy, segment_size=SEGMENT)
+    wal = Wal.open(copy, segment_size=SEGMENT, metadata=b"meta")
     last, first = wal.last_index(), wal.first_index()
     assert last >= known
     assert wal.hard_state.commit <= last
@@ -479,7 +480,8 @@ DEATHS = [
     "wal.after_write=panic@130",
     "wal.before_sync=panic@50",
     "wal.after_sync=panic@140",
-    "wal.segment=panic@8",
+    "wal.segment=panic@9",
+    "wal.segment=panic@2",
     "wal.segment=panic@1",
 ]
 

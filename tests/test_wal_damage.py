@@ -229,6 +229,22 @@ def test_a_lost_record_in_the_middle_breaks_the_chain() -> None:
         recovered(files)
 
 
+def test_a_segment_whose_end_differs_from_what_the_next_one_follows_on_is_refused() -> None:
+    """Two logs with the same generations and sizes, other values: every record is right in itself."""
+    logs = []
+    for term in (1, 2):
+        log = Log(SIZE)
+        for index in range(1, 20):
+            log.append([image(index, term, 80)])
+            log.flush()
+        logs.append(log)
+    first, second = sorted(logs[0].files)[:2]
+    assert sorted(logs[1].files)[:2] == [first, second]
+    files = {**logs[0].files, first: logs[1].files[first]}
+    with pytest.raises(DamagedData, match=f"last record is not the one that {name(second)} follows on"):
+        recovered(files)
+
+
 def test_a_version_from_the_future_is_named() -> None:
     built = build()
     generation = built.generations[1]

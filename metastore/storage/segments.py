@@ -104,6 +104,7 @@ class Folder:
     def publish(self, temporary: Path, fd: int, generation: int) -> Path:
         """Sync a finished file and give it its name, durably. Raises OSError."""
         os.fsync(fd)
+        self.failpoints.hit("wal.segment")
         final = self.file(generation)
         os.rename(temporary, final)
         sync_folder(self.path)
@@ -119,7 +120,6 @@ class Folder:
         if not recycled:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            self.failpoints.hit("wal.segment")
             reserve(fd, size)
             if not recycled:
                 fill(fd, size, hurry)
