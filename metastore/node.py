@@ -20,10 +20,10 @@ log = logging.getLogger("metastore.node")
 class Node(EmbeddedKV):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
 
-    `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for at
-    most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot be
-    started again: make another. The calls of `EmbeddedKV` are thread-safe; they raise `errors.Stopped` when the node does
-    not run.
+    `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
+    at most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot
+    be started again: make another. The calls of `EmbeddedKV` are thread-safe; they raise `errors.Stopped` when the node
+    does not run.
     """
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:

@@ -14,6 +14,7 @@ from . import errors, storage
 from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
+from ._core.entry import MAX_PAYLOAD
 from ._core.h2 import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
@@ -23,6 +24,7 @@ from ._core.waiter import Waiter
 from .api import make_services
 from .api.pages import Pages
 from .codecs import load as load_codec
+from .codecs import load_all as load_all_codecs
 from .config import Config
 from .conn import ConnLimits, Listener
 from .driver import Driver, Nobody
@@ -38,6 +40,9 @@ SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
+# What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
+# when an old entry was written.
+MAX_DECODED = MAX_PAYLOAD
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
@@ -127,7 +132,7 @@ class Server:
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
         compressor = load_codec(config.performance.compression_codec) if config.performance.enable_compression else None
         self.codec = PayloadCodec(
-            compressor, config.performance.compression_min_size, config.raft.batch_max_bytes + limits.max_request_bytes
+            compressor, config.performance.compression_min_size, MAX_DECODED, decoders=load_all_codecs()
         )
         self.waiters: dict[int, Any] = {}
         self.applier = Applier(self.store, self.codec, self.waiters)
@@ -439,14 +444,24 @@ class Confirmation(Waiter):
 def first_id(member_id: int, wall: float) -> int:
     """Where the request ids of one run of a member begin: unique over members and restarts.
 
-    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would have
-    to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
+    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would
+    have to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
     """
     return ((member_id & 0xFFFF) << 48) | ((int(wall * 1000) & 0xFFFFFFFFFF) << 8)
 
 
 def check_supported(config: Config) -> None:
-    """Refuse settings that belong to features this version does not have. Raises ConfigError."""
+    """Refuse settings that contradict each other or belong to features this version lacks. Raises ConfigError."""
+    raft, limits = config.raft, config.limits
+    if limits.max_inflight_requests < raft.batch_max_size:
+        raise errors.ConfigError("limits.max_inflight_requests is less than raft.batch_max_size")
+    if limits.max_inflight_bytes < raft.batch_max_bytes:
+        raise errors.ConfigError("limits.max_inflight_bytes is less than raft.batch_max_bytes")
+    # A value made of separators grows by a tenth when it is framed.
+    if raft.batch_max_bytes < limits.max_request_bytes * 1.1 + 64:
+        raise errors.ConfigError("raft.batch_max_bytes must exceed limits.max_request_bytes by a tenth")
+    if raft.batch_max_bytes > MAX_DECODED // 2:
+        raise errors.ConfigError(f"raft.batch_max_bytes is over {MAX_DECODED // 2}")
     if config.wal.sync != "always":
         raise errors.ConfigError('wal.sync: this version has only "always"')
     if len(config.cluster.initial) > 1 or config.cluster.state != "new":
