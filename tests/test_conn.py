@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import socket
 import subprocess
 import sys
@@ -299,18 +298,16 @@ def test_h2_floods_end_only_their_connection(echo: Running) -> None:
 
 def test_a_client_that_never_reads_is_held_and_dropped() -> None:
     limits = ConnLimits(max_unsent=200_000, grace=0.5, sweep=0.05)
-    with Running(Limits(max_output=400_000), limits) as running, dial(running) as sock:
-        big = b"".join(h.call(1 + 2 * i, b"100000", b"/test.Test/Big") for i in range(2000))
-        sock.settimeout(10)
+    with Running(Limits(max_output=1 << 40), limits) as running, dial(running) as sock:
+        size = b"100000".rjust(4000, b"0")
+        calls = b"".join(h.call(1 + 2 * i, size, b"/test.Test/Big") for i in range(2000))
         with contextlib.suppress(ConnectionError):
-            sock.sendall(h.hello(1 << 30) + big)     # ends with a reset: the server stops reading, then drops us
-            while sock.recv(1):
-                break
+            sock.sendall(h.hello(1 << 30) + calls)     # ends with a reset: the server stops reading, then drops us
         put_works(running)
         served_until(running, lambda: not any(conn.session and conn.session.taken > 100_000
                                               for conn in running.listener.conns))
         # What it asked for was not all worked off: reading stopped long before.
-        assert running.server.count < 1500
+        assert running.server.big < 600
 
 
 def test_a_client_that_opens_no_window_is_dropped() -> None:
@@ -394,26 +391,25 @@ main()
 
 def test_out_of_file_descriptors() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, text=True, env=env) as server:
-        assert server.stdout is not None
+    with subprocess.Popen([sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                          text=True, env=env) as server:
+        assert server.stdout is not None and server.stderr is not None
         host, _, port = server.stdout.readline().strip().rpartition(":")
         sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(60)]
         # Those that were accepted before the limit are served.
         sockets[0].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sockets[0].recv(100).startswith(b"HTTP/1.1 200")
+        assert "Too many open files; pausing" in server.stderr.readline()
         for sock in sockets[1:50]:
             sock.close()
         # And those that had to wait, as soon as there is room.
         sockets[-1].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sockets[-1].recv(100).startswith(b"HTTP/1.1 200")
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
         for sock in sockets:
             sock.close()
         server.terminate()
-        server.wait(10)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
         # It waited rather than spun.
-        assert after.ru_utime - used.ru_utime < 5
+        assert len(server.stderr.readlines()) < 50
 
 
 def test_address_in_use_and_nonsense() -> None:

@@ -38,6 +38,7 @@ class EchoServer:
         self.limits = limits if limits is not None else Limits()
         self.held: list[Request] = []
         self.count = 0
+        self.big = 0
         self.closed_streams = 0
 
     def handle(self, requests: list[Request]) -> None:
@@ -51,6 +52,7 @@ class EchoServer:
             elif method == FAIL:
                 request.fail(errors.Compacted())
             elif method == BIG:
+                self.big += 1
                 request.complete(b"x" * int(request.body))
             else:
                 self._bidi(request)
