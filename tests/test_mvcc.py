@@ -12,7 +12,9 @@ from kvmodel import Model
 
 from metastore import errors
 from metastore._core import kvpb, txn
+from metastore._core.keyindex import encode_index_key
 from metastore._core.mvcc import Store
+from metastore._core.omap import OrderedMap
 from metastore.storage.memory import MemoryEngine
 
 KEYS = st.sampled_from([b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"])
@@ -387,6 +389,54 @@ def test_overlaps_of_puts_and_deletes() -> None:
     check_text(overlap(sub([gone(b"a")]), sub([one(b"a")])), errors.DuplicateKey)
     check_text(overlap(gone(b"a", b"\0"), one(b"b")), None)
     check_text(pb.TxnRequest(success=[one(b"a")], failure=[one(b"a")]), None)
+
+
+def damaged(key: bytes, value: bytes) -> Store:
+    """A store with one pair whose engine record `key` has been replaced."""
+    store = Store(MemoryEngine())
+    store.put(put(b"a", b"value"))
+    store.commit(1, 1)
+    batch = OrderedMap()
+    batch.set(key, value)
+    store.engine.write(batch, 2, 1)
+    return store
+
+
+def test_damaged_index_records_are_told() -> None:
+    key = encode_index_key(b"a", 2)
+    good = damaged(b"m", b"").engine.get(key)
+    assert good == b"\1\0\2\1"
+    for n in range(len(good)):
+        with pytest.raises(errors.DamagedData):
+            get(damaged(key, good[:n]), b"a")
+    for bad in (b"\2" + good[1:], b"\1\4" + good[2:], good + b"\0", b"\1\1" + good[2:], b"\1\2" + good[2:]):
+        with pytest.raises(errors.DamagedData):
+            get(damaged(key, bad), b"a")
+    with pytest.raises(errors.DamagedData):
+        get(damaged(key, b"\1\0" + b"\xff" * 9 + b"\x80\1\1"), b"a")
+
+
+def test_damaged_revision_records_are_told() -> None:
+    key = b"r" + (2).to_bytes(8, "big") + bytes(4)
+    good = damaged(b"m", b"").engine.get(key)
+    assert good == b"\1\0\1\0\0\0avalue"
+    for bad in [good[:n] for n in range(7)] + [b"\2" + good[1:], b"\1\0\xff\xff\xff\xff" + good[6:]]:
+        with pytest.raises(errors.DamagedData):
+            get(damaged(key, bad), b"a")
+    gone = damaged(b"m", b"")
+    batch = OrderedMap()
+    batch.set_deleted(key)
+    gone.engine.write(batch, 3, 1)
+    with pytest.raises(errors.DamagedData, match="2/0"):
+        get(gone, b"a")
+
+
+@pytest.mark.parametrize("name", [b"mrevision", b"mcompact", b"mswept"])
+def test_damaged_counters_are_told(name: bytes) -> None:
+    for bad in (b"", b"\1" + bytes(7), b"\2" + bytes(8), b"\1" + bytes(9)):
+        engine = damaged(name, bad).engine
+        with pytest.raises(errors.DamagedData, match=name.decode()):
+            Store(engine)
 
 
 def test_readonly_and_serializable_transactions() -> None:

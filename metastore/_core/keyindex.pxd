@@ -5,8 +5,8 @@ from metastore._core.record cimport Record
 cdef enum:
     REV_SIZE = 12            # main u64, sub u32, big-endian
     REV_KEY_SIZE = 13        # 'r' + revision
-    INDEX_VALUE_SIZE = 26
     FLAG_TOMBSTONE = 1
+    FLAG_LEASE = 2
 
 
 cdef struct IndexView:

@@ -63,28 +63,50 @@ cdef void rev_key(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
     rev_write(dst + 1, main, sub)
 
 
+cdef inline size_t put_number(uint8_t* dst, uint64_t number) noexcept nogil:
+    """Seven bits a byte, lowest first, the high bit on all but the last; returns the length."""
+    cdef size_t n = 0
+    while number >= 0x80:
+        dst[n] = <uint8_t>(number | 0x80)
+        number >>= 7
+        n += 1
+    dst[n] = <uint8_t>number
+    return n + 1
+
+
+cdef inline const uint8_t* get_number(const uint8_t* p, const uint8_t* end, uint64_t* out) noexcept nogil:
+    """Where the number ends; NULL when it does not end before `end`."""
+    cdef int shift = 0
+    out[0] = 0
+    while p != NULL and p < end and shift < 64:
+        out[0] |= <uint64_t>(p[0] & 0x7F) << shift
+        if p[0] < 0x80:
+            return p + 1
+        shift += 7
+        p += 1
+    return NULL
+
+
 cdef Record* index_record(const uint8_t* prefix, size_t n, const IndexView* view) noexcept nogil:
-    """The 'k' record of a version; `prefix` is what index_prefix made. NULL without memory."""
-    cdef uint8_t key[512]
+    """The 'k' record of a version. `prefix` is what index_prefix made, in a buffer with room for the revision too.
+
+    NULL without memory.
+    """
+    cdef uint8_t value[32]
+    cdef size_t size = 2
     cdef Record* rec
-    cdef uint8_t* value
-    if n + REV_SIZE <= sizeof(key):
-        memcpy(key, prefix, n)
-        rev_write(key + n, view.main, view.sub)
-        rec = rec_new(key, n + REV_SIZE, INDEX_VALUE_SIZE)
-    else:
-        # The record is made for a key of full length; its last bytes are then set right.
-        rec = rec_new(prefix, n + REV_SIZE, INDEX_VALUE_SIZE)
-        if rec != NULL:
-            rev_write(rec_key(rec) + n, view.main, view.sub)
-    if rec == NULL:
-        return NULL
-    value = rec_value(rec)
     value[0] = RECORD_VERSION
     value[1] = FLAG_TOMBSTONE if view.tombstone else 0
-    memcpy(value + 2, &view.create, 8)
-    memcpy(value + 10, &view.version, 8)
-    memcpy(value + 18, &view.lease, 8)
+    if not view.tombstone:
+        size += put_number(value + size, <uint64_t>view.create)
+        size += put_number(value + size, <uint64_t>view.version)
+        if view.lease:
+            value[1] |= FLAG_LEASE
+            size += put_number(value + size, <uint64_t>view.lease)
+    rec = rec_new(prefix, n + REV_SIZE, size)
+    if rec != NULL:
+        rev_write(rec_key(rec) + n, view.main, view.sub)
+        memcpy(rec_value(rec), value, size)
     return rec
 
 
@@ -111,14 +133,25 @@ cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t k
 
 cdef int index_read(Record* rec, IndexView* out) except -1:
     """Take a 'k' record apart. Raises DamagedData."""
-    cdef uint8_t* value = rec_value(rec)
-    if rec.klen < 3 + REV_SIZE or rec.vlen != INDEX_VALUE_SIZE or value[0] != RECORD_VERSION:
+    cdef const uint8_t* p = rec_value(rec)
+    cdef const uint8_t* end = p + rec.vlen
+    cdef uint64_t create = 0, version = 0, lease = 0
+    if rec.klen < 3 + REV_SIZE or rec.vlen < 2 or p[0] != RECORD_VERSION or p[1] > (FLAG_TOMBSTONE | FLAG_LEASE):
         raise errors.DamagedData("engine: an index record has an unknown form")
     rev_read(rec_key(rec) + rec.klen - REV_SIZE, &out.main, &out.sub)
-    out.tombstone = value[1] & FLAG_TOMBSTONE
-    memcpy(&out.create, value + 2, 8)
-    memcpy(&out.version, value + 10, 8)
-    memcpy(&out.lease, value + 18, 8)
+    out.tombstone = p[1] & FLAG_TOMBSTONE
+    if out.tombstone:
+        p += 2
+    else:
+        lease = p[1] & FLAG_LEASE
+        p = get_number(get_number(p + 2, end, &create), end, &version)
+        if lease:
+            p = get_number(p, end, &lease)
+    if p != end:
+        raise errors.DamagedData("engine: an index record is cut or too long")
+    out.create = <int64_t>create
+    out.version = <int64_t>version
+    out.lease = <int64_t>lease
     return 0
 
 
@@ -129,7 +162,7 @@ cdef int rev_record_read(Record* rec, RevView* out) except -1:
     if rec.vlen >= REV_VALUE_HEADER:
         memcpy(&size, p + 2, 4)
     if (rec.klen != REV_KEY_SIZE or rec.vlen < REV_VALUE_HEADER or p[0] != RECORD_VERSION
-            or size > rec.vlen - REV_VALUE_HEADER):
+            or p[1] > FLAG_TOMBSTONE or size > rec.vlen - REV_VALUE_HEADER):
         raise errors.DamagedData("engine: a revision record has an unknown form")
     out.tombstone = p[1] & FLAG_TOMBSTONE
     out.key = p + REV_VALUE_HEADER
