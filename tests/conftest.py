@@ -40,10 +40,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def make_server(config: pytest.Config, data_dir: Path, **options: Any) -> Server:
-    """A server of the kind under test; `options` are those of Node and say nothing to etcd."""
+    """A server of the kind under test; `options` are those of Node and say nothing to etcd.
+
+    A node's log segments are small here, for the disk's sake.
+    """
     if config.getoption("--server") == "etcd":
         return Etcd(data_dir, durable=False)
-    return Node(data_dir, **options)
+    settings = {"wal.segment_size": '"4MiB"', **options.pop("settings", {})}
+    return Node(data_dir, settings, **options)
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +55,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One real etcd for the whole run."""
     with Etcd(tmp_path_factory.mktemp("reference") / "data", durable=False) as server:
         yield server
+        server.discard()
 
 
 @pytest.fixture(scope="session")
@@ -58,6 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
     """One server under test for the whole run; tests keep to keys under their own `prefix`."""
     with make_server(pytestconfig, tmp_path_factory.mktemp("server") / "data") as server:
         yield server
+        server.discard()
 
 
 @pytest.fixture
@@ -83,7 +89,7 @@ def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[...,
 
     yield make
     for server in made:
-        server.kill()
+        server.discard()
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
     yield make
     for server in made:
-        server.kill()
+        server.discard()
 
 
 @pytest.fixture(params=sorted(etcdctl.binaries()))

@@ -52,8 +52,8 @@ def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, rest
             for server in (first, second):
                 server.stop()
                 server.start()
-    first.kill()
-    second.kill()
+    first.discard()
+    second.discard()
 
 
 @pytest.mark.parametrize("seed", range(EPISODES))

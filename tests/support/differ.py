@@ -12,7 +12,7 @@ from .client import Client, Failure
 from .generator import Generator
 from .processes import Server
 
-SHRINK_SECONDS = 60.0
+SHRINK_SECONDS = 20.0
 UNAVAILABLE = 14
 
 # An outcome is what a client sees: a reply message with what may differ taken out, or (code, text).
@@ -116,5 +116,5 @@ def _replay(calls: list[Any], start: Callable[[], tuple[Server, Server]]) -> Dif
         with first.client() as a, second.client() as b:
             return compare(a, b, calls)
     finally:
-        first.kill()
-        second.kill()
+        first.discard()
+        second.discard()

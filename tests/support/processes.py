@@ -10,6 +10,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -193,6 +194,11 @@ class Server:
             return 0
         process, self.process = self.process, None
         return process.stop()
+
+    def discard(self) -> None:
+        """Kills it and removes its data: servers reserve disk space ahead, and a test run makes hundreds of them."""
+        self.kill()
+        shutil.rmtree(self.data_dir, ignore_errors=True)
 
     def __enter__(self) -> Self:
         return self if self.process is not None else self.start()
