@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 from typing_extensions import Buffer
 
 from metastore._core.codec import PayloadCodec
@@ -14,6 +16,7 @@ class Applier:
     operations: int
     rejected: int
     undecodable: int
+    on_member: Callable[[bytes], bytes] | None
     def __init__(self, store: Store, codec: PayloadCodec, waiters: dict[int, Waiter]) -> None: ...
     def apply_images(self, images: Buffer) -> list[Entry]: ...
     def commit(self) -> None: ...
