@@ -90,9 +90,9 @@ class Nobody:
 class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
 
-    `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`); `request_timeout` and `idle_mark_after` are
-    in seconds; `passing` is told the failpoints "apply.before" and "apply.after"; `members_changed` is called after a
-    change of the roster was applied. Not thread-safe: one thread calls all methods.
+    `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`); `request_timeout` and `idle_mark_after`
+    are in seconds; `passing` is told the failpoints "apply.before" and "apply.after"; `members_changed` is called after
+    a change of the roster was applied. Not thread-safe: one thread calls all methods.
     """
 
     def __init__(

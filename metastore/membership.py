@@ -77,12 +77,16 @@ def _parse(data: bytes, what: str) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a data directory is: whose, of which cluster, and with which members it began."""
+    """What a data directory is: whose, of which cluster, and with which members that cluster began.
+
+    `contacts` are the members at the time this one joined: where to reach them until the log tells.
+    """
 
     cluster_id: int
     member_id: int
     incarnation: str
     members: tuple[Member, ...]
+    contacts: tuple[Member, ...] = ()
 
     @classmethod
     def create(cls, name: str, token: str, initial: dict[str, str], incarnation: str) -> Identity:
@@ -110,8 +114,10 @@ class Identity:
         """Inverse of `encode`; raises FormatError."""
         record = _parse(data, "identity record")
         try:
-            members = tuple(Member.from_record(member) for member in record["members"])
-            return cls(record["cluster_id"], record["member_id"], record["incarnation"], members)
+            members, contacts = (
+                tuple(Member.from_record(member) for member in record[key]) for key in ("members", "contacts")
+            )
+            return cls(record["cluster_id"], record["member_id"], record["incarnation"], members, contacts)
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"identity record cannot be read: {error}") from error
 

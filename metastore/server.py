@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import secrets
 import time
@@ -30,6 +29,7 @@ from .conn import ConnLimits, Listener
 from .driver import Driver, Nobody
 from .failpoints import Failpoints
 from .loop import READ, Loop
+from .members import Members, Outcome
 from .membership import Identity, Member, Roster
 from .storage.datadir import DataDir
 from .storage.wal import Wal
@@ -83,6 +83,7 @@ class Server:
         self.again_posted = False
         self.sweeping = False
         self.full = False
+        self.told_leader = 0
 
     # ---- opening
 
@@ -92,7 +93,8 @@ class Server:
             self._open_disk()
             self._open_state()
             self._open_sockets()
-            self.driver.campaign()
+            if self.roster.conf_state.voters == (self.identity.member_id,):
+                self.driver.campaign()
             self.loop.on_turn = self._turn
             try:
                 self.loop.run()
@@ -160,7 +162,9 @@ class Server:
             Nobody(),
             request_timeout=limits.request_timeout,
             passing=self.failpoints.hit,
+            members_changed=lambda: self.membership.refresh(),
         )
+        self.membership = Members(self.driver, self.kv, self.roster, identity)
 
     def _raft_config(self) -> RaftConfig:
         raft = self.config.raft
@@ -220,7 +224,11 @@ class Server:
         now = self.loop.now()
         self.driver.pump(now)
         if not self.ready:
-            self._announce()
+            self._announce(now)
+        if self.driver.leader_id != self.told_leader:
+            self.told_leader = self.driver.leader_id
+            log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)
+            self.health.changed()
         self.listener.flush_dirty()
         if self.kv.deferred:
             self.kv.serve_deferred()
@@ -296,10 +304,15 @@ class Server:
         self._next_tick = max(self._next_tick + interval, now + interval / 2)
         self.loop.call_at(self._next_tick, self._tick)
 
-    def _announce(self) -> None:
-        if not self.driver.is_leader or not self.applier.applied_index or self.driver.backlog:
+    def _announce(self, now: float) -> None:
+        """Say that we serve, once a leader is known and the others know who and where we are."""
+        if not self.driver.leader_id or not self.applier.applied_index or self.driver.backlog:
+            return
+        self.membership.publish(self.config.node.name, self.client_urls, now)
+        if not self.membership.published:
             return
         self.ready = True
+        self.health.changed()
         took = time.monotonic() - self.started_at
         log.info(
             "ready to serve client requests client=%s name=%s member=%016x cluster=%016x revision=%d after=%.3fs",
@@ -326,13 +339,18 @@ class Server:
         self.drain_until = self.loop.now() + self.config.limits.drain_timeout
         self.kv.refuse(errors.Stopped())
         self.health.shutdown()
+        self.successor = self.membership.best_successor() if self.driver.is_leader else 0
+        if self.successor:
+            log.info("handing leadership to %016x", self.successor)
+            self.raw.transfer_leader(self.successor)
         self.driver.stop()
         self.listener.shutdown()
         self.loop.call_at(self.drain_until, lambda: None)
 
     def _drained(self, now: float) -> None:
         """Stop the loop when nobody waits any more, or when time is up."""
-        if now < self.drain_until and not (self.driver.quiet and not self.listener.conns):
+        leads = self.successor != 0 and self.driver.is_leader
+        if now < self.drain_until and not (self.driver.quiet and not self.listener.conns and not leads):
             return
         self.loop.stop()
 
@@ -393,11 +411,14 @@ class Server:
         """What the client port listens on, port 0 resolved."""
         return tuple(self.listener.bound)
 
+    @property
+    def client_urls(self) -> tuple[str, ...]:
+        """Where clients should dial this member."""
+        return tuple(f"http://{where}" for where in self.config.advertise.client or self.listener.bound)
+
     def members(self) -> Iterable[Member]:
-        """The members; our own with the addresses its clients should use."""
-        urls = tuple(f"http://{where}" for where in self.config.advertise.client or self.listener.bound)
-        for _, member in sorted(self.roster.members.items()):
-            yield dataclasses.replace(member, client_urls=urls) if member.id == self.member_id else member
+        """The members, as this node has applied them."""
+        return [member for _, member in sorted(self.roster.members.items())]
 
     def alarms(self) -> Iterable[tuple[int, int]]:
         """(member id, alarm): NOSPACE while writes are refused for it."""
@@ -409,7 +430,7 @@ class Server:
 
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` when a read is linearizable, or with the error."""
-        self.kv.confirm(Confirmation(done))
+        self.kv.confirm(Outcome(done))
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
@@ -424,21 +445,6 @@ class Server:
             "metastore_payload_bytes_before_total": self.codec.bytes_in,
             "metastore_payload_bytes_after_total": self.codec.bytes_out,
         }
-
-
-class Confirmation(Waiter):
-    """A waiter that only wants to know."""
-
-    def __init__(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
-        self.done = done
-
-    def complete(self, reply: bytes) -> None:
-        """The read is linearizable."""
-        self.done(None)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        """It could not be confirmed."""
-        self.done(error)
 
 
 def first_id(member_id: int, wall: float) -> int:

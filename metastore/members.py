@@ -1,0 +1,160 @@
+"""This member among the others: publishing itself, changing the membership, and whom the transport talks to."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from . import errors
+from ._core.kvserve import KVServer
+from ._core.op import MEMBER, encode_op
+from ._core.waiter import Waiter
+from .driver import Driver
+from .membership import ADD, ADD_LEARNER, PUBLISH, Change, Identity, Member, Roster, new_member_id
+
+log = logging.getLogger("metastore.members")
+
+PUBLISH_RETRY = 1.0  # seconds until a publication without an outcome is tried again
+
+Done = Callable[[errors.MetaStoreError | None], object]
+DoneWith = Callable[[Member, errors.MetaStoreError | None], object]
+
+
+class Peers(Protocol):
+    """What the transport is told about the others."""
+
+    def set_peers(self, peers: dict[int, str]) -> None:
+        """Whom to dial, by id, and where (host:port)."""
+
+    def set_removed(self, removed: Iterable[int]) -> None:
+        """Ids that must be told that they are removed."""
+
+    def expect(self, ident: int, incarnation: str) -> None:
+        """The data directory of that member has this incarnation; refuse another."""
+
+
+class Outcome(Waiter):
+    """A waiter that only wants to know whether it worked."""
+
+    def __init__(self, done: Done) -> None:
+        self.done = done
+
+    def complete(self, reply: bytes) -> None:
+        """It worked."""
+        self.done(None)
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        """It did not, or nobody knows."""
+        self.done(error)
+
+
+def peer_address(url: str) -> str:
+    """host:port of a peer URL. Raises MemberBadURLs."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path not in ("", "/"):
+        raise errors.MemberBadURLs()
+    return parts.netloc
+
+
+class Members:
+    """The roster's user in the loop thread. `peers` is None while this member listens to no others."""
+
+    def __init__(self, driver: Driver, kv: KVServer, roster: Roster, identity: Identity) -> None:
+        self.driver = driver
+        self.kv = kv
+        self.roster = roster
+        self.identity = identity
+        self.peers: Peers | None = None
+        self.published = False
+        self._publishing = False
+        self._publish_again = 0.0
+
+    # ---- towards the transport
+
+    def tell(self, peers: Peers) -> None:
+        """Keep `peers` informed of the roster from now on."""
+        self.peers = peers
+        self.refresh()
+
+    def refresh(self) -> None:
+        """The roster has changed."""
+        if self.peers is None:
+            return
+        known = {member.id: member for member in self.identity.contacts}
+        known |= self.roster.members
+        own = self.identity.member_id
+        removed = self.roster.removed
+        others = {ident: member for ident, member in known.items() if ident != own and ident not in removed}
+        self.peers.set_removed(removed)
+        self.peers.set_peers({ident: peer_address(member.peer_urls[0]) for ident, member in others.items()})
+        for ident, member in others.items():
+            if member.incarnation:
+                self.peers.expect(ident, member.incarnation)
+
+    @property
+    def removed(self) -> bool:
+        """Whether the applied log says that this member is none any more."""
+        return self.identity.member_id in self.roster.removed
+
+    # ---- changes
+
+    def publish(self, name: str, client_urls: tuple[str, ...], now: float) -> None:
+        """Have the roster say who and where we are; called until `published`."""
+        own = self.roster.members.get(self.identity.member_id)
+        if self.published or self._publishing or now < self._publish_again or not self.driver.leader_id or own is None:
+            return
+        told = Member(own.id, name, own.peer_urls, client_urls, own.is_learner, self.identity.incarnation)
+        if told == own:
+            self.published = True
+            return
+        self._publishing = True
+        self._publish_again = now + PUBLISH_RETRY
+
+        def done(error: errors.MetaStoreError | None) -> None:
+            self._publishing = False
+            self.published = error is None
+            if error is not None:
+                log.info("publishing this member again: %s", error)
+
+        self.change(Change(PUBLISH, told), done, now)
+
+    def add(self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float) -> None:
+        """Add a member that will be reached at `peer_urls`; `done` gets its record. Raises MemberBadURLs."""
+        urls = tuple(peer_urls)
+        if not urls:
+            raise errors.MemberBadURLs()
+        for url in urls:
+            peer_address(url)
+        member = Member(new_member_id(str(self.identity.cluster_id), urls, secrets.token_hex(8)), "", urls, (), learner)
+        self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now)
+
+    def change(self, change: Change, done: Done, now: float) -> None:
+        """Have `change` carried out; `done` is called once, here or later."""
+        waiter = Outcome(done)
+        closed = self.kv.closed_to_writes
+        if closed is not None:
+            waiter.fail(closed)
+            return
+        ident = self.kv.expect(waiter)
+        try:
+            self.driver.change_members(encode_op(MEMBER, ident, change.encode()), now)
+        except errors.ApiError as error:
+            self.kv.waiters.pop(ident, None)
+            waiter.fail(error)
+
+    def best_successor(self) -> int:
+        """The voter that should lead when this leader goes: heard of lately, with the most of the log. 0: nobody."""
+        status: Any = self.driver.raw.status()
+        ready = [
+            (peer.match, ident)
+            for ident, peer in status.progress.items()
+            if ident != self.identity.member_id and peer.recent_active and not peer.is_learner
+        ]
+        return max(ready, default=(0, 0))[1]
