@@ -29,8 +29,8 @@ from .conn import ConnLimits, Listener
 from .driver import Driver, Nobody
 from .failpoints import Failpoints
 from .loop import READ, Loop
-from .members import Members, Outcome
-from .membership import Identity, Member, Roster
+from .members import Done, DoneWith, Members, Outcome, peer_address
+from .membership import PROMOTE, REMOVE, UPDATE, Change, Identity, Member, Roster
 from .storage.datadir import DataDir
 from .storage.wal import Wal
 
@@ -39,6 +39,7 @@ log = logging.getLogger("metastore.node")
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
+NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
 ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
@@ -431,6 +432,45 @@ class Server:
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` when a read is linearizable, or with the error."""
         self.kv.confirm(Outcome(done))
+
+    def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
+        """Add a member; raises MemberBadURLs."""
+        self.membership.add(peer_urls, learner, done, self.loop.now())
+
+    def remove_member(self, ident: int, done: Done) -> None:
+        """Remove a member."""
+        self.membership.change(Change(REMOVE, Member(ident or NOBODY, "", (), ())), done, self.loop.now())
+
+    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
+        """Change a member's peer URLs; raises MemberBadURLs."""
+        for url in peer_urls or [""]:
+            peer_address(url)
+        change = Change(UPDATE, Member(ident or NOBODY, "", tuple(peer_urls), ()))
+        self.membership.change(change, done, self.loop.now())
+
+    def promote_member(self, ident: int, done: Done) -> None:
+        """Make a learner a voter."""
+        self.membership.change(Change(PROMOTE, Member(ident or NOBODY, "", (), ())), done, self.loop.now())
+
+    def move_leader(self, ident: int, done: Done) -> None:
+        """Hand leadership to `ident`; raises NotLeader, BadLeaderTransferee."""
+        if not self.driver.is_leader:
+            raise errors.NotLeader()
+        target = self.roster.members.get(ident)
+        if target is None or target.is_learner:
+            raise errors.BadLeaderTransferee()
+        self.raw.transfer_leader(ident)
+        deadline = self.loop.now() + self.config.raft.tick_interval * self.config.raft.election_ticks
+
+        def look() -> None:
+            if self.driver.leader_id == ident:
+                done(None)
+            elif self.loop.now() >= deadline:
+                done(errors.TimeoutDueToLeaderFail())
+            else:
+                self.loop.call_later(self.config.raft.tick_interval / 10, look)
+
+        look()
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""

@@ -83,6 +83,23 @@ class NodeView(Protocol):
         """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time.
         May call it at once."""
 
+    def add_member(self, peer_urls: list[str], learner: bool,
+                   done: Callable[[MemberInfo, errors.MetaStoreError | None], object]) -> None:
+        """Add a member; `done` gets its record, and the error if it was not added."""
+
+    def remove_member(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Remove a member."""
+
+    def update_member(self, ident: int, peer_urls: list[str],
+                      done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Change a member's peer URLs."""
+
+    def promote_member(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Make a learner a voter."""
+
+    def move_leader(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Hand leadership to the member `ident`; only the leader can."""
+
     def stats(self) -> Mapping[str, float]:
         """Numbers for /metrics: name -> value; names ending in `_total` only ever grow."""
 

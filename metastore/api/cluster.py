@@ -1,45 +1,93 @@
-"""etcdserverpb.Cluster: who the members are. Changing them is not there yet (UNIMPLEMENTED)."""
+"""etcdserverpb.Cluster: who the members are, and changing that.
+
+A change is answered when it was applied here; by then the roster shows it. Which checks it has to pass, and where,
+is the business of `metastore.membership`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from metastore import errors
 from metastore._core.h2 import Request
-from metastore.api import Handler, NodeView, header, pb
+from metastore.api import Handler, MemberInfo, NodeView, header, pb
 
 
 class Cluster:
-    """The member list."""
+    """The member list and its changes."""
 
     def __init__(self, node: NodeView) -> None:
         self._node = node
 
     def methods(self) -> Mapping[bytes, Handler]:
         """Path -> handler."""
-        return {b"/etcdserverpb.Cluster/MemberList": self.member_list}
+        return {
+            b"/etcdserverpb.Cluster/MemberList": self.member_list,
+            b"/etcdserverpb.Cluster/MemberAdd": self.member_add,
+            b"/etcdserverpb.Cluster/MemberRemove": self.member_remove,
+            b"/etcdserverpb.Cluster/MemberUpdate": self.member_update,
+            b"/etcdserverpb.Cluster/MemberPromote": self.member_promote,
+        }
 
     def member_list(self, request: Request) -> None:
         """All members; with `linearizable` only after a quorum confirmed that this list is current."""
         asked = pb.parse(pb.MemberListRequest, request.body)
+        answer = self._answer(request, pb.MemberListResponse)
         if asked.linearizable:
-            self._node.confirm_read(lambda error: self._answer(request, error))
+            self._node.confirm_read(answer)
         else:
-            self._answer(request, None)
+            answer(None)
 
-    def _answer(self, request: Request, error: errors.MetaStoreError | None) -> None:
-        if error is not None:
-            request.fail(error)
-            return
-        node = self._node
-        members = [
-            pb.Member(
-                ID=member.id,
-                name=member.name,
-                peerURLs=list(member.peer_urls),
-                clientURLs=list(member.client_urls),
-                isLearner=member.is_learner,
-            )
-            for member in node.members()
-        ]
-        request.complete(pb.MemberListResponse(header=header(node), members=members).SerializeToString())
+    def member_add(self, request: Request) -> None:
+        """Add a voter or a learner that will be reached at the given peer URLs."""
+        asked = pb.parse(pb.MemberAddRequest, request.body)
+
+        def done(member: MemberInfo, error: errors.MetaStoreError | None) -> None:
+            self._answer(request, pb.MemberAddResponse, member=_message(member))(error)
+
+        self._node.add_member(list(asked.peerURLs), asked.isLearner, done)
+
+    def member_remove(self, request: Request) -> None:
+        """Remove a member; it stops by itself when it hears of it."""
+        asked = pb.parse(pb.MemberRemoveRequest, request.body)
+        self._node.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse))
+
+    def member_update(self, request: Request) -> None:
+        """Change a member's peer URLs."""
+        asked = pb.parse(pb.MemberUpdateRequest, request.body)
+        self._node.update_member(asked.ID, list(asked.peerURLs), self._answer(request, pb.MemberUpdateResponse))
+
+    def member_promote(self, request: Request) -> None:
+        """Make a learner a voter; refused until it has nearly all of the leader's log."""
+        asked = pb.parse(pb.MemberPromoteRequest, request.body)
+        self._node.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse))
+
+    def _answer(self, request: Request, kind: Any, **more: Any) -> Callable[[errors.MetaStoreError | None], None]:
+        """What answers `request`, once it is known how it went, with a message that carries the member list."""
+
+        def answer(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                request.fail(error)
+                return
+            members = [_message(member) for member in self._node.members()]
+            request.complete(kind(header=_header(self._node), members=members, **more).SerializeToString())
+
+        return answer
+
+
+def _header(node: NodeView) -> Any:
+    """The header of this service: without a revision, for none was read (as etcd answers)."""
+    made = header(node)
+    made.ClearField("revision")
+    return made
+
+
+def _message(member: MemberInfo) -> Any:
+    return pb.Member(
+        ID=member.id,
+        name=member.name,
+        peerURLs=list(member.peer_urls),
+        clientURLs=list(member.client_urls),
+        isLearner=member.is_learner,
+    )

@@ -22,6 +22,7 @@ class Maintenance:
         return {
             b"/etcdserverpb.Maintenance/Status": self.status,
             b"/etcdserverpb.Maintenance/Alarm": self.alarm,
+            b"/etcdserverpb.Maintenance/MoveLeader": self.move_leader,
         }
 
     def status(self, request: Request) -> None:
@@ -46,6 +47,18 @@ class Maintenance:
                 isLearner=any(m.is_learner for m in node.members() if m.id == node.member_id),
             ).SerializeToString()
         )
+
+    def move_leader(self, request: Request) -> None:
+        """Hand leadership over; answered when the other member leads."""
+        asked = pb.parse(pb.MoveLeaderRequest, request.body)
+
+        def done(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                request.fail(error)
+            else:
+                request.complete(pb.MoveLeaderResponse(header=header(self._node)).SerializeToString())
+
+        self._node.move_leader(asked.targetID, done)
 
     def alarm(self, request: Request) -> None:
         """GET: the alarms that are raised, all of them or those of one member and kind."""
