@@ -363,12 +363,13 @@ def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, p
     """Room is refused while the reserve is left; what was accepted is neither dropped nor failed; then it heals."""
     wal = opened(folder, points)
     assert wal.room(1000)
-    wait(wal, lambda: len(list(folder.glob("*.wal"))) == 2)
+    wait(wal, lambda: not wal.preparing)
     points.set("wal.segment", "error(ENOSPC)")
     index = 0
     while wal.room(2000):
         index += 1
         put(wal, index, 1, size=2000)
+        wait(wal, lambda: not wal.preparing)
         assert index < 200
     assert index > 10, "the segment made beforehand was used"
     assert not wal.retry_room()

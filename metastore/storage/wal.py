@@ -39,6 +39,8 @@ RESERVE = 1 << 20
 _OVERHEAD = 4096
 # Room that a log which is opened on a full disk makes do with.
 _SMALLEST = 64 << 10
+# How many times larger than the one before it a segment may be, up to the configured size.
+_GROWTH = 4
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -76,7 +78,7 @@ class Wal:
         self._preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
         self._last_number = segment.number
         self._wanted: deque[tuple[int, int]] = deque()
-        self._want(folder.segment_size)
+        self._want(segment.size)
 
     def _setter(self, which: int) -> Any:
         def set_point(action: Action) -> None:
@@ -266,6 +268,9 @@ class Wal:
                 self._prepare()
             return
         self._stalled = False
+        if group.offset > segment.size // 4 * 3:
+            # Nobody shall wait for the next one: what is missing of its zeros is left out.
+            self._preparer.urgent = True
         self._writer.take()
         self._disk.start(group, segment.fd)
 
@@ -343,8 +348,10 @@ class Wal:
 
     # --- space -------------------------------------------------------------------------------------------------
 
-    def _want(self, size: int) -> None:
+    def _want(self, before: int) -> None:
+        """Plan one more segment, behind one of `before` bytes. A log that stays small does not take large files."""
         self._last_number += 1
+        size = min(self._folder.segment_size, before * _GROWTH)
         self._wanted.append((self._folder.new_generation(self._last_number), size))
         if not self._full:
             self._prepare()
@@ -354,6 +361,7 @@ class Wal:
         the next one."""
         if self._under_way:
             return
+        self._preparer.urgent = False
         group = self._writer.peek()
         segment = self._made.get(group.generation) if group is not None else None
         if group is not None and segment is not None and segment.size < group.end:
@@ -366,17 +374,17 @@ class Wal:
 
     def _plan(self, need: int) -> tuple[int, int]:
         """The writer goes on to the next segment: which one that is. The one after it is planned at once."""
-        ready = sorted(generation for generation in self._made if generation > self._writer.generation)
-        waiting = [generation for generation, _ in self._wanted if generation > self._writer.generation]
-        if len(ready) + len(waiting) == 1:
-            self._want(self._folder.segment_size)
-        return (ready + waiting)[0], max(need, self._folder.segment_size)
+        ahead = {made.generation: made.size for made in self._made.values()} | dict(self._wanted)
+        ahead = {generation: ahead[generation] for generation in sorted(ahead) if generation > self._writer.generation}
+        generation, size = next(iter(ahead.items()))
+        if len(ahead) == 1:
+            self._want(size)
+        return generation, max(need, size)
 
     def _collect(self) -> None:
         """Take in what the preparing thread made."""
         while (made := self._preparer.take()) is not None:
             self._under_way = False
-            self._preparer.urgent = False
             if isinstance(made, OSError):
                 if not self._full:
                     self._log.warning("no room for the next segment of the write-ahead log: %s", made)
@@ -388,6 +396,11 @@ class Wal:
                 self._paths[made.number] = made.path
                 self._wanted.popleft()
             self._prepare()
+
+    @property
+    def preparing(self) -> bool:
+        """Whether a segment is being made; `poll` takes it in."""
+        return self._under_way
 
     def room(self, nbytes: int) -> bool:
         """Whether a write of nbytes may be accepted: its space, beside a reserve, is set aside on the disk already, or
@@ -536,7 +549,7 @@ class _Opening:
             os.ftruncate(fd, 0)
             size = _SMALLEST
             reserve(fd, size)
-        fill(fd, size, lambda: False)
+        fill(fd, size)
 
     def _copy_aside(self) -> None:
         for cut in self.found.cuts if self.found else []:
