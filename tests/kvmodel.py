@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import kvmessages as pb
@@ -149,21 +150,25 @@ class Model:
         return {"succeeded": succeeded, "ops": ops, "nested": nested}
 
     def check(self, plan: dict[str, Any]) -> None:
+        """Puts first, then ranges, both in the order in which they will run."""
+        for put in self.chosen(plan, "request_put"):
+            if (put.ignore_value or put.ignore_lease) and put.key not in self.at(self.revision):
+                raise errors.KeyNotFound
+            if put.lease:
+                raise errors.LeaseNotFound
+        for wanted in self.chosen(plan, "request_range"):
+            if wanted.revision > self.revision:
+                raise errors.FutureRevision
+            if wanted.revision and wanted.revision < self.compacted:
+                raise errors.Compacted
+
+    def chosen(self, plan: dict[str, Any], kind: str) -> Iterator[Any]:
+        """The operations of a kind that will run, nested ones in their place."""
         for op, nested in zip(plan["ops"], plan["nested"], strict=True):
-            kind = op.WhichOneof("union")
-            if kind == "request_txn":
-                self.check(nested)
-            elif kind == "request_range" and op.request_range.revision:
-                if op.request_range.revision > self.revision:
-                    raise errors.FutureRevision
-                if op.request_range.revision < self.compacted:
-                    raise errors.Compacted
-            elif kind == "request_put":
-                put = op.request_put
-                if (put.ignore_value or put.ignore_lease) and put.key not in self.at(self.revision):
-                    raise errors.KeyNotFound
-                if put.lease:
-                    raise errors.LeaseNotFound
+            if nested is not None:
+                yield from self.chosen(nested, kind)
+            elif op.WhichOneof("union") == kind:
+                yield getattr(op, kind)
 
     def run(self, plan: dict[str, Any]) -> Any:
         reply = pb.TxnResponse(header=pb.ResponseHeader(), succeeded=plan["succeeded"])
