@@ -1,0 +1,498 @@
+"""The peer transport: Raft messages, forwarded operations and refusals between members, over TCP in the loop's thread.
+
+Each member dials each other one twice: control (heartbeats, votes, answers, refusals) and bulk (appends, forwards), so
+that a heartbeat never waits behind entries. `send` and its like only queue; `flush`, once at the end of a turn, sends
+one gathering write a stream. What cannot be queued or sent is dropped and reported by `on_unreachable`; nothing is ever
+sent twice. Formats: FORMATS.md, "Peer streams".
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from . import errors
+from . import handshake as hs
+from ._core.peerwire import REFUSALS, Blob, Forward, Refusal
+from ._core.raftpb import Message, MessageType
+from .conn import split_address
+from .handshake import PeerIdentity
+from .loop import ACCEPT_LATER, READ, Loop, Timer
+from .peerstream import CLOSED, OPEN, WAITING, AcceptedStream, DialledStream, PeerLimits, SnapshotSender, Stream, tune
+
+if TYPE_CHECKING:
+    from .failpoints import Failpoints
+
+__all__ = ["REFUSALS", "Handler", "PeerIdentity", "PeerLimits", "PeerTransport"]
+
+log = logging.getLogger("metastore.peer")
+
+RECV_SIZE: Final = 256 * 1024
+BACKLOG: Final = 128
+ACCEPT_PAUSE: Final = 0.1
+#: The same line about the same peer comes at most so often, in seconds.
+REPEAT: Final = 30.0
+MAX_REPORTS: Final = 1000
+MSG_APP: Final = int(MessageType.MsgApp)
+MSG_SNAP: Final = int(MessageType.MsgSnap)
+#: Where struct tcp_info of Linux has the smoothed round-trip time, in microseconds.
+TCP_INFO_RTT: Final = 68
+
+
+class Handler(Protocol):
+    """What the transport tells its owner, all in the loop's thread.
+
+    A FormatError out of the first three ends the connection it came by. Two more methods are called if they are there:
+    `on_snapshot(message)` for a MsgSnap given to `send` (else it counts as dropped), and
+    `on_snapshot_stream(stream)` for a snapshot stream that a member opened, whose `on_blob` and `on_end` it is to set
+    (else such streams are refused).
+    """
+
+    def on_message(self, message: Message) -> None:
+        """A Raft message for this member; its sender is the one the greeting named."""
+
+    def on_forward(self, from_: int, frame: bytes) -> None:
+        """Raw operations of member `from_`, as a batch (batch.unframe)."""
+
+    def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
+        """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]."""
+
+    def on_unreachable(self, member: int) -> None:
+        """Something for `member` was dropped, or may be lost; at most once a turn, out of `flush`."""
+
+    def on_removed(self, text: str) -> None:
+        """Another member says that this one was removed from the cluster: it is to stop. Called once."""
+
+
+class Peer:
+    """Another member: two streams to it, and what came from it."""
+
+    def __init__(self, transport: PeerTransport, member: int, address: str) -> None:
+        limits = transport.limits
+        self.id = member
+        self.address = address
+        self.control = DialledStream(transport, member, address, hs.CONTROL, limits.max_control)
+        self.bulk = DialledStream(transport, member, address, hs.BULK, limits.max_bulk)
+        self.snapshots: set[SnapshotSender] = set()
+        self.identity: PeerIdentity | None = None
+        self.dropped = 0
+        self.received_bytes = 0  # of streams that are closed
+        self.received_frames = 0
+
+    @property
+    def streams(self) -> list[DialledStream]:
+        """All streams that we opened to it."""
+        return [self.control, self.bulk, *self.snapshots]
+
+
+class PeerTransport:
+    """All streams of one member; ports.Transport for the driver.
+
+    address is one "host:port" to listen on or several (port 0: the system chooses; see `bound`). `random()` gives
+    floats in [0, 1) for the jitter of the back-off. Raises errors.AddressInUse, errors.ConfigError.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        me: PeerIdentity,
+        address: str | Iterable[str],
+        *,
+        handler: Handler,
+        random: Callable[[], float],
+        limits: PeerLimits | None = None,
+        failpoints: Failpoints | None = None,
+    ) -> None:
+        self.loop = loop
+        self.me = me
+        self.handler: Any = handler
+        self.random = random
+        self.limits = limits if limits is not None else PeerLimits()
+        self.failpoints = failpoints
+        self.buffer = memoryview(bytearray(RECV_SIZE))
+        self.dirty: list[Stream] = []
+        self.incarnations: dict[int, str] = {}
+        self.bound: list[str] = []
+        self.strays = 0  # messages for members that are not known
+        self._peers: dict[int, Peer] = {}
+        self._removed: frozenset[int] = frozenset()
+        self._accepted: dict[AcceptedStream, None] = {}
+        self._unreachable: set[int] = set()
+        self._reports: dict[object, tuple[str, float]] = {}
+        self._told_removed = False
+        self._closed = False
+        self._listeners: list[socket.socket] = []
+        self._timer: Timer | None = None
+        self._resume: Timer | None = None
+        try:
+            for one in [address] if isinstance(address, str) else address:
+                self._listen(one)
+        except BaseException:
+            self.close()
+            raise
+        self._accepting(True)
+        self._sweep()
+
+    # ---- members
+
+    def set_peers(self, peers: Mapping[int, str]) -> None:
+        """The other members and where they listen ("host:port", a URL's scheme is allowed); this member is left out.
+
+        New ones are dialled at once, changed addresses dialled anew, streams from and to all others closed.
+        """
+        for member in [member for member in self._peers if member not in peers]:
+            self._close_peer(self._peers.pop(member), "it is no member any more")
+            self._unreachable.discard(member)
+        for member, address in peers.items():
+            known = self._peers.get(member)
+            if member == self.me.member_id:
+                continue
+            if known is None:
+                made = self._peers[member] = Peer(self, member, address)
+                made.control.dial()
+                made.bulk.dial()
+            elif known.address != address:
+                known.address = address
+                known.control.move(address)
+                known.bulk.move(address)
+        self._drop_accepted(lambda stream: stream.from_ not in self._peers, "is no member any more")
+
+    def _close_peer(self, peer: Peer, reason: str) -> None:
+        peer.control.close()
+        peer.bulk.close()
+        for snapshot in list(peer.snapshots):
+            snapshot.fail(reason)
+
+    def set_removed(self, members: Iterable[int]) -> None:
+        """The members that were removed for good: who dials us under such an id is told to stop."""
+        self._removed = frozenset(members)
+        self._drop_accepted(lambda stream: stream.from_ in self._removed, "was removed")
+
+    def expect(self, member: int, incarnation: str) -> None:
+        """The data directory that `member` is known by; another one under its id is refused, in both directions."""
+        self.incarnations[member] = incarnation
+        peer = self._peers.get(member)
+        if peer is not None and peer.identity is not None and peer.identity.incarnation != incarnation:
+            peer.identity = None
+            for stream in peer.streams:
+                if stream.state == OPEN:
+                    stream.fail("another data directory is expected", logging.WARNING)
+        self._drop_accepted(
+            lambda stream: stream.from_ == member
+            and stream.identity is not None
+            and stream.identity.incarnation != incarnation,
+            "another data directory is expected",
+        )
+
+    def identity_of(self, member: int) -> PeerIdentity | None:
+        """What a member last said of itself (its codecs, its program's version); None before its first greeting."""
+        peer = self._peers.get(member)
+        return None if peer is None else peer.identity
+
+    def connected(self, member: int) -> bool:
+        """Whether the control stream to a member is open."""
+        peer = self._peers.get(member)
+        return peer is not None and peer.control.state == OPEN
+
+    # ---- sending
+
+    def send(self, messages: list[Message]) -> None:
+        """Queue Raft messages. Never blocks; what cannot be queued is dropped and reported at the next `flush`."""
+        peers = self._peers
+        for message in messages:
+            peer = peers.get(message.to)
+            if peer is None:
+                self.strays += 1
+                continue
+            kind = message.type
+            if kind == MSG_SNAP:
+                self._snapshot_wanted(peer, message)
+                continue
+            stream = peer.bulk if kind == MSG_APP else peer.control
+            if not stream.takes or not stream.outbox.add(message):
+                peer.dropped += 1
+                self._unreachable.add(peer.id)
+            elif not stream.queued:
+                stream.queued = True
+                self.dirty.append(stream)
+
+    def forward(self, to: int, frame: bytes) -> bool:
+        """Queue raw operations for the leader. False: they were not taken and are surely never sent, for there is no
+        connection or no room. What was taken may still be lost with the connection, of which `on_unreachable` tells."""
+        peer = self._peers.get(to)
+        if peer is None:
+            self.strays += 1
+            return False
+        return self._queued(peer, peer.bulk, peer.bulk.is_open and peer.bulk.outbox.add_forward(frame))
+
+    def refuse(self, to: int, code: int, ids: list[int]) -> bool:
+        """Queue the answer to a forward that its operations `ids` were not logged, because of REFUSALS[code]."""
+        peer = self._peers.get(to)
+        if peer is None:
+            self.strays += 1
+            return False
+        return self._queued(peer, peer.control, peer.control.takes and peer.control.outbox.add_refusal(code, ids))
+
+    def _queued(self, peer: Peer, stream: DialledStream, taken: bool) -> bool:
+        if taken:
+            stream.queue()
+        else:
+            peer.dropped += 1
+            self._unreachable.add(peer.id)
+        return taken
+
+    def _snapshot_wanted(self, peer: Peer, message: Message) -> None:
+        wanted = getattr(self.handler, "on_snapshot", None)
+        if wanted is not None:
+            wanted(message)
+        else:
+            peer.dropped += 1
+            self._unreachable.add(peer.id)
+
+    def open_snapshot(self, to: int) -> SnapshotSender | None:
+        """Open a stream for one snapshot; None if `to` is no member or has as many as it may have."""
+        peer = self._peers.get(to)
+        if peer is None or len(peer.snapshots) >= self.limits.max_snapshots:
+            return None
+        stream = SnapshotSender(self, to, peer.address)
+        peer.snapshots.add(stream)
+        # In a later turn: its hooks are to be set before anything happens.
+        self.loop.call_later(0, lambda: stream.dial() if stream.state == WAITING else None)
+        return stream
+
+    def flush(self) -> None:
+        """Send what was queued in this turn, one write a stream; report what was dropped."""
+        self._flush_dirty()
+        if self._unreachable:
+            members, self._unreachable = sorted(self._unreachable), set()
+            for member in members:
+                self.handler.on_unreachable(member)
+            self._flush_dirty()
+
+    def _flush_dirty(self) -> None:
+        dirty = self.dirty
+        if dirty:
+            self.dirty = []
+            for stream in dirty:
+                stream.queued = False
+                stream.flush()
+
+    # ---- what streams tell
+
+    def stream_open(self, stream: DialledStream, identity: PeerIdentity) -> None:
+        """Our hello was accepted."""
+        peer = self._peers.get(stream.peer)
+        if peer is not None:
+            peer.identity = identity
+        if self._reports.pop((stream.peer, stream.kind), None) is not None or stream.opened == 1:
+            log.info("%r: open", stream)
+
+    def stream_lost(self, stream: DialledStream, was_open: bool, reason: str, level: int) -> None:
+        """A stream that we dialled is over, or did not come about."""
+        if stream.kind != hs.SNAPSHOT and stream.peer in self._peers:
+            self._unreachable.add(stream.peer)
+        self._report((stream.peer, stream.kind), level, stream, reason)
+
+    def snapshot_over(self, stream: SnapshotSender) -> None:
+        """A stream for a snapshot is closed, one way or the other."""
+        peer = self._peers.get(stream.peer)
+        if peer is not None:
+            peer.snapshots.discard(stream)
+
+    def removed_here(self, text: str) -> None:
+        """Another member refused us because we were removed."""
+        if not self._told_removed:
+            self._told_removed = True
+            log.error("%s", text)
+            self.handler.on_removed(text)
+
+    def judge(self, hello: hs.Hello) -> tuple[int, str]:
+        """(status, reason) for a hello."""
+        status, text = hs.judge_hello(hello, self.me, self._peers, self._removed, self.incarnations)
+        if status == hs.OK and hello.kind == hs.SNAPSHOT:
+            open_now = sum(
+                1 for one in self._accepted if one.from_ == hello.sender.member_id and one.kind == hs.SNAPSHOT
+            )
+            if open_now >= self.limits.max_snapshots or not hasattr(self.handler, "on_snapshot_stream"):
+                return hs.BUSY, "no more snapshots at the moment"
+        return status, text
+
+    def accepted(self, stream: AcceptedStream) -> None:
+        """A hello was welcome: this stream takes the place of an older one of its kind, and we may dial back."""
+        peer = self._peers[stream.from_]
+        peer.identity = stream.identity
+        if stream.kind == hs.SNAPSHOT:
+            self.handler.on_snapshot_stream(stream)
+        else:
+            self._drop_accepted(
+                lambda old: old is not stream and old.from_ == stream.from_ and old.kind == stream.kind,
+                "replaced by a newer one",
+            )
+        if not self._closed:
+            peer.control.hasten()
+            peer.bulk.hasten()
+
+    def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
+        """An accepted stream is over, or was refused."""
+        self._accepted.pop(stream, None)
+        peer = self._peers.get(stream.from_)
+        if peer is not None and stream.reader_frames:
+            peer.received_frames += stream.reader_frames
+            peer.received_bytes += stream.received_bytes
+        key = (stream.from_, stream.kind, "accepted") if stream.from_ else (stream.where.rpartition(":")[0], reason)
+        self._report(key, level, stream, reason)
+
+    def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
+        """Hand on what came in. FormatError if a frame has no place on that stream, or the handler says so."""
+        handler = self.handler
+        for item in items:
+            if isinstance(item, Message):
+                handler.on_message(item)
+            elif isinstance(item, Forward):
+                handler.on_forward(stream.from_, item.frame)
+            elif isinstance(item, Refusal):
+                handler.on_refusal(stream.from_, item.code, item.ids)
+            elif stream.on_blob is not None:
+                stream.on_blob(item.tag, item.data)
+            else:
+                raise errors.FormatError("a blob on a stream that is not for snapshots")
+            if stream.state == CLOSED:
+                return
+
+    def _drop_accepted(self, which: Callable[[AcceptedStream], bool], reason: str) -> None:
+        for stream in [stream for stream in self._accepted if stream.from_ and which(stream)]:
+            stream.fail(reason)
+
+    def _report(self, key: object, level: int, stream: Stream, reason: str) -> None:
+        """Log the end of a stream, but not the same one again and again."""
+        now = self.loop.now()
+        last, when = self._reports.get(key, ("", 0.0))
+        if last == reason and now - when < REPEAT:
+            return
+        if len(self._reports) >= MAX_REPORTS:
+            self._reports.clear()
+        self._reports[key] = (reason, now)
+        log.log(level, "%r: %s", stream, reason)
+
+    # ---- accepting
+
+    def _listen(self, address: str) -> None:
+        host, port = split_address(address)
+        try:
+            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except OSError as error:
+            raise errors.ConfigError(f"peer address {address!r}: {error.strerror or error}") from error
+        family, kind, proto, _, where = found[0]
+        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+        self._listeners.append(sock)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(where)
+            sock.listen(BACKLOG)
+        except OSError as error:
+            raise errors.AddressInUse(f"cannot listen for peers on {address}: {error.strerror}") from error
+        self.bound.append(_place(sock.getsockname()))
+
+    def _accepting(self, on: bool) -> None:
+        self._resume = None
+        for sock in self._listeners:
+            if on:
+                self.loop.add(sock.fileno(), READ, lambda _events, sock=sock: self._accept(sock))  # type: ignore[misc]
+            else:
+                self.loop.remove(sock.fileno())
+
+    def _accept(self, listener: socket.socket) -> None:
+        try:
+            sock, where = listener.accept()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno in ACCEPT_LATER:
+                log.warning("accept: %s; pausing for %s s", error.strerror, ACCEPT_PAUSE)
+                self._accepting(False)
+                self._resume = self.loop.call_later(ACCEPT_PAUSE, lambda: self._accepting(True))
+            return
+        if len(self._accepted) >= self.limits.max_accepted:
+            # Whoever says nothing makes room for who may have something to say.
+            silent = next((stream for stream in self._accepted if not stream.from_), None)
+            if silent is None:
+                sock.close()
+                return
+            silent.fail("no room for so many connections")
+        try:
+            sock.setblocking(False)
+            tune(sock, self.limits.stall_timeout)
+        except OSError:
+            sock.close()
+            return
+        self._accepted[AcceptedStream(self, sock, _place(where))] = None
+
+    # ---- life
+
+    def _sweep(self) -> None:
+        now = self.loop.now()
+        self._timer = self.loop.call_at(now + self.limits.sweep, self._sweep)
+        for peer in list(self._peers.values()):
+            for stream in peer.streams:
+                stream.check(now)
+        for accepted in list(self._accepted):
+            accepted.check(now)
+
+    def close(self) -> None:
+        """End all streams, after what can be sent at once was sent. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        for timer in (self._timer, self._resume):
+            if timer is not None:
+                timer.cancel()
+        for sock in self._listeners:
+            self.loop.remove(sock.fileno())
+            sock.close()
+        self._listeners.clear()
+        for peer in list(self._peers.values()):
+            self._close_peer(peer, "this member stops")
+        for accepted in list(self._accepted):
+            accepted.fail("this member stops")
+        self._peers.clear()
+        self._unreachable.clear()
+        self.dirty = []
+
+    def stats(self) -> dict[int, dict[str, Any]]:
+        """Figures for each member; bytes and counts since it became known, `rtt` in seconds (None: not connected)."""
+        out: dict[int, dict[str, Any]] = {}
+        for member, peer in self._peers.items():
+            open_now = [stream for stream in self._accepted if stream.from_ == member]
+            both = (peer.control, peer.bulk)
+            out[member] = {
+                "address": peer.address,
+                "connected": peer.control.state == OPEN,
+                "connected_bulk": peer.bulk.state == OPEN,
+                "connects": sum(stream.opened for stream in both),
+                "sent_bytes": sum(stream.outbox.sent_bytes for stream in peer.streams),
+                "queued_frames": sum(stream.outbox.frames for stream in both),
+                "queued_bytes": sum(stream.outbox.size for stream in peer.streams),
+                "received_bytes": peer.received_bytes + sum(stream.received_bytes for stream in open_now),
+                "received_frames": peer.received_frames + sum(stream.reader_frames for stream in open_now),
+                "dropped": peer.dropped,
+                "rtt": _rtt(peer.control.sock) if peer.control.state == OPEN else None,
+                "software": peer.identity.software if peer.identity is not None else None,
+            }
+        return out
+
+
+def _place(where: tuple[Any, ...]) -> str:
+    """A socket's address as text."""
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
+
+
+def _rtt(sock: socket.socket | None) -> float | None:
+    """The kernel's smoothed round-trip time of a connection, in seconds."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104) if sock is not None else b""
+    except OSError:
+        return None
+    return struct.unpack_from("=I", info, TCP_INFO_RTT)[0] / 1e6 if len(info) >= TCP_INFO_RTT + 4 else None
