@@ -42,6 +42,7 @@ cdef class RaftLog:
     cdef list views
     cdef uint32_t chunk_base              # number of chunks[0]
     cdef uint64_t chunk_bytes
+    cdef size_t chunk_size
     cdef bint sealed                      # the newest chunk must not be written to any more
     cdef list blocks
     cdef uint64_t max_tail_bytes
@@ -72,4 +73,4 @@ cdef class RaftLog:
     cdef object take_unpersisted(self)
     cdef uint64_t bytes_after(self, uint64_t index) noexcept
     cdef bint has_conf_change(self, uint64_t low, uint64_t high) except -1
-    cdef int trim(self, uint64_t keep_bytes) except -1
+    cdef int trim(self, uint64_t needed) except -1

@@ -32,22 +32,41 @@ from metastore._core.raftpb import LogCompacted, LogUnavailable, RaftInvariantBr
 from metastore.errors import FormatError
 
 cdef enum:
-    CHUNK_BYTES = 1 << 20
+    MAX_CHUNK_BYTES = 1 << 20
+    MIN_CHUNK_BYTES = 64
+    MAX_SPARE = 8
+    REST_BYTES = 2 << 20
     FIRST_SLOTS = 256
     MAX_BLOCKS = 4
+
+
+# Memory of chunks that were given back. Fresh memory costs a page fault each 4 KiB: with 15 KB entries as much as all
+# the rest of the core's work on them.
+cdef (uint8_t*)[MAX_SPARE] SPARE
+cdef int spare_count = 0
 
 
 cdef class Chunk:
     """Read-only buffer over append-only memory."""
 
     def __cinit__(self, size_t capacity):
+        global spare_count
+        self.capacity = capacity
+        if capacity == MAX_CHUNK_BYTES and spare_count > 0:
+            spare_count -= 1
+            self.data = SPARE[spare_count]
+            return
         self.data = <uint8_t*>malloc(capacity)
         if self.data == NULL:
             raise MemoryError()
-        self.capacity = capacity
 
     def __dealloc__(self):
-        free(self.data)
+        global spare_count
+        if self.data != NULL and self.capacity == MAX_CHUNK_BYTES and spare_count < MAX_SPARE:
+            SPARE[spare_count] = self.data
+            spare_count += 1
+        else:
+            free(self.data)
 
     def __getbuffer__(self, Py_buffer* view, int flags):
         PyBuffer_FillInfo(view, self, self.data, <Py_ssize_t>self.capacity, 1, flags)
@@ -114,6 +133,8 @@ cdef class RaftLog:
         self.slot_cap = FIRST_SLOTS
         self.storage = storage
         self.max_tail_bytes = max_tail_bytes
+        # Memory is given back by the chunk, so a chunk is a small part of the limit.
+        self.chunk_size = max(min(max_tail_bytes // 8, <uint64_t>MAX_CHUNK_BYTES), <uint64_t>MIN_CHUNK_BYTES)
         self.read_ahead_bytes = read_ahead_bytes
         self.chunks, self.views, self.blocks = [], [], []
         self.last_index = self.persisted = self.emitted = last
@@ -137,7 +158,7 @@ cdef class RaftLog:
             chunk = <Chunk>self.chunks[len(self.chunks) - 1]
             if chunk.capacity - chunk.used >= size:
                 return chunk.data + chunk.used
-        chunk = Chunk(size if size > CHUNK_BYTES else CHUNK_BYTES)
+        chunk = Chunk(size if size > self.chunk_size else self.chunk_size)
         self.chunks.append(chunk)
         self.views.append(memoryview(chunk))
         self.chunk_bytes += chunk.capacity
@@ -261,14 +282,16 @@ cdef class RaftLog:
         self.pending_snapshot = snapshot
         return 0
 
-    cdef int trim(self, uint64_t keep_bytes) except -1:
-        """Give back whole chunks from the front while the tail is over `keep_bytes` and they are done with."""
+    cdef int trim(self, uint64_t needed) except -1:
+        """Give back whole chunks from the front that are persisted and applied: those that no peer waits for (up to
+        `needed`) down to a small rest that stays in the processor's cache, all others down to max_tail_bytes."""
         cdef uint64_t done = min(self.applied, self.persisted)
+        cdef uint64_t rest = min(self.max_tail_bytes, <uint64_t>REST_BYTES)
         cdef Chunk chunk
         cdef Slot* slot
-        while self.chunk_bytes > keep_bytes and len(self.chunks) > 1:
+        while self.chunk_bytes > rest and len(self.chunks) > 1:
             chunk = <Chunk>self.chunks[0]
-            if chunk.last_index > done:
+            if chunk.last_index > done or (chunk.last_index > needed and self.chunk_bytes <= self.max_tail_bytes):
                 break
             if chunk.last_index >= self.tail_first:
                 slot = self.slot(chunk.last_index)

@@ -21,7 +21,7 @@ is to be done and gives it a number, one higher each time. For each Ready the ca
 
 `advance(ready)` reports 1 and 3 at once, for callers that do everything synchronously. The caller ticks at regular
 intervals, and delivers with `step` what peers sent. FormatError from `step` means that a message was damaged and
-had no effect; RaftInvariantBroken means that the node must stop.
+nothing of it entered the log; RaftInvariantBroken means that the node must stop.
 
 What the core guarantees
 ------------------------
@@ -96,6 +96,12 @@ cdef class Round:
 
 cdef uint64_t message_key(Message m):
     return m.to
+
+
+cdef bint covers(Message m, Message before):
+    """Whether this append response says all that the one before it says."""
+    return (m.type == MSG_APP_RESP and before.type == MSG_APP_RESP and m.to == before.to and m.term == before.term
+            and not m.reject and not before.reject and m.index >= before.index)
 
 
 cdef class RawNode:
@@ -324,12 +330,17 @@ cdef class RawNode:
     cpdef on_applied(self, uint64_t index):
         """Everything up to `index` is applied. Raises ValueError for what was not handed out for applying."""
         cdef RaftLog log = self.log
+        cdef Peer peer
         if index > log.applying:
             raise ValueError(f"entry {index} was not handed out for applying")
         if index > log.applied:
             log.applied = index
-            # A sole voter has nobody who might ask for old entries soon.
-            log.trim(min(log.max_tail_bytes, <uint64_t>4 << 20) if len(self.peer_list) <= 1 else log.max_tail_bytes)
+            if log.chunk_bytes > log.chunk_size:
+                if self.state == STATE_LEADER:
+                    for peer in self.peer_list:
+                        if peer is not self.me and peer.state != PROGRESS_SNAPSHOT and peer.match < index:
+                            index = peer.match
+                log.trim(index)
         if self.conf_state.auto_leave:
             self.maybe_auto_leave()
 
@@ -379,10 +390,8 @@ cdef class RawNode:
             if need:
                 if m.type == MSG_APP_RESP and not m.reject and self.held:
                     held = <Held>self.held[len(self.held) - 1]
-                    if (held.need == need and held.message.type == MSG_APP_RESP and held.message.to == m.to
-                            and held.message.term == m.term and not held.message.reject
-                            and held.message.index <= m.index):
-                        held.message = m   # says all that the one before would have said
+                    if held.need == need and covers(m, held.message):
+                        held.message = m
                         return 0
                 held = Held.__new__(Held)
                 held.need = need
@@ -398,6 +407,7 @@ cdef class RawNode:
     cdef int release_held(self) except -1:
         """Let go what waited for a Ready that is durable now. Answers from a term that is over are not sent."""
         cdef Held held
+        cdef Message last = None
         while self.held:
             held = <Held>self.held[0]
             if held.need > self.persisted_number:
@@ -407,8 +417,11 @@ cdef class RawNode:
                 continue
             if held.message.to == self.id:
                 self.step(held.message)
+            elif last is not None and covers(held.message, last):
+                self.messages[len(self.messages) - 1] = last = held.message
             else:
-                self.messages.append(held.message)
+                last = held.message
+                self.messages.append(last)
         return 0
 
     # -- roles ----------------------------------------------------------------------------------------------
@@ -609,7 +622,7 @@ cdef class RawNode:
     # -- messages in ----------------------------------------------------------------------------------------
 
     cpdef step(self, Message m):
-        """Take in a message. Raises FormatError (damaged, no effect), RaftInvariantBroken (stop the node), and for
+        """Take in a message. Raises FormatError (damaged: nothing enters the log), RaftInvariantBroken (stop the node), and for
         MsgProp what `propose` raises."""
         if m is None:
             raise TypeError("a Message is needed")
