@@ -7,7 +7,7 @@ from raft_harness import MemoryStorage, Network, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries
 from metastore._core.raft import RawNode
-from metastore._core.raftpb import ConfState, NotYetLoaded, ProposalDropped, RaftConfig, StateType
+from metastore._core.raftpb import ConfChange, ConfState, NotYetLoaded, ProposalDropped, RaftConfig, StateType
 from metastore.errors import ConfigError, DamagedData, NoLeader
 
 
@@ -190,6 +190,24 @@ def test_a_storage_that_is_not_ready_pauses_applying() -> None:
     storage.loaded = True
     raw.entries_loaded()
     assert [e.index for e in raw.ready().committed_entries] == [1, 2, 3]
+
+
+def test_a_campaign_waits_until_membership_changes_are_applied() -> None:
+    storage = MemoryStorage(ConfState([1, 2]))
+    change = ConfChange(1, 2)
+    storage.store([Entry(1, 1, 0, b""), Entry(1, 2, 1, change.encode())], HardState(1, 1, 2))
+    raw = alone(storage)
+    raw.campaign()
+    assert raw.raft_state == StateType.StateFollower
+    ready = raw.ready()
+    assert ready.committed_last == 2
+    raw.on_applied(1)
+    assert raw.raft_state == StateType.StateFollower
+    raw.apply_conf_change(change)
+    raw.on_applied(2)
+    assert raw.raft_state == StateType.StateCandidate
+    raw.on_persisted(raw.ready().number)
+    assert raw.is_leader
 
 
 def test_storage_that_answers_with_images() -> None:

@@ -57,6 +57,7 @@ cdef class RawNode:
     cdef list dropped_reads
     cdef bint send_due
     cdef bint apply_waiting
+    cdef bint hup_waiting          # an election waits for membership changes to be applied
     cdef bint snapshot_out
     cdef uint64_t next_number
     cdef uint64_t persisted_number

@@ -343,6 +343,8 @@ cdef class RawNode:
                 log.trim(index)
         if self.conf_state.auto_leave:
             self.maybe_auto_leave()
+        if self.hup_waiting:
+            self.hup(False)
 
     def advance(self, Ready ready not None):
         """Synchronous shorthand: the Ready is persisted, and what it had to apply is applied."""
@@ -453,6 +455,7 @@ cdef class RawNode:
         self.draw_timeout()
         self.lead_transferee = 0
         self.votes = {}
+        self.hup_waiting = False
         self.pending_conf_index = 0
         self.term_start = 0
         self.send_due = False
@@ -509,9 +512,10 @@ cdef class RawNode:
             return 0
         try:
             # Committed membership changes that are not applied would make this an election by old rules.
-            if self.log.has_conf_change(self.log.applied + 1, self.log.committed):
-                return 0
+            self.hup_waiting = self.log.has_conf_change(self.log.applied + 1, self.log.committed)
         except NotYetLoaded:
+            self.hup_waiting = True
+        if self.hup_waiting:
             return 0
         return self.start_election(self.config.pre_vote and not transfer, transfer)
 
