@@ -1,0 +1,454 @@
+"""Frames and greetings between members: round trips, cuts, wrong bytes, limits, and what no member says."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from metastore import handshake as hs
+from metastore._core.batch import frame, unframe
+from metastore._core.entry import Entry, encode_entry
+from metastore._core.peerwire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
+from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore.errors import FormatError
+
+T = MessageType
+LOCAL = {T.MsgHup, T.MsgBeat, T.MsgProp, T.MsgUnreachable, T.MsgSnapStatus, T.MsgCheckQuorum}
+REMOTE = sorted(set(T) - LOCAL)
+
+
+def entries(first: int, sizes: list[int], term: int = 5) -> bytes:
+    return b"".join(encode_entry(Entry(term, first + i, 0, bytes(size))) for i, size in enumerate(sizes))
+
+
+def append(sizes: list[int], index: int = 7) -> Message:
+    return Message(T.MsgApp, 2, 1, 5, 5, index, commit=6, images=entries(index + 1, sizes))
+
+
+def drain(outbox: Outbox) -> bytes:
+    """All bytes of an outbox, taken out."""
+    out = b""
+    while outbox.size:
+        piece = b"".join(outbox.pieces())
+        outbox.sent(len(piece))
+        out += piece
+    return out
+
+
+def wire(*messages: Message) -> bytes:
+    outbox = Outbox(1 << 30)
+    assert all(outbox.add(message) for message in messages)
+    return drain(outbox)
+
+
+def sealed(kind: int, body: bytes, *, head: int | None = None, n: int | None = None, reserved: int = 0) -> bytes:
+    """A frame with right sums, whatever its content."""
+    head = len(body) if head is None else head
+    start = struct.pack("<IIIB", zlib.crc32(body[:head]), len(body) if n is None else n, head, kind)
+    start += reserved.to_bytes(3, "little")
+    return start + struct.pack("<I", zlib.crc32(start)) + body
+
+
+def read(data: bytes, **options: Any) -> list[Any]:
+    return FrameReader(**options).feed(data, len(data))
+
+
+def plain(item: Any) -> Any:
+    """Items as values that compare."""
+    if isinstance(item, Forward):
+        return ("forward", item.frame)
+    if isinstance(item, Refusal):
+        return ("refusal", item.code, item.ids)
+    return ("blob", item.tag, item.data) if isinstance(item, Blob) else item
+
+
+def mixed() -> tuple[bytes, list[Any]]:
+    """A stream with one of everything, and what it says."""
+    snapshot = Snapshot(9, 4, ConfState((1, 2, 3), (4,), (1, 2), (), True))
+    messages = [
+        Message(T.MsgHeartbeat, 2, 1, 5, commit=6, context=b"\0\1" * 9),
+        append([0, 10, 100]),
+        append([5000, 1]),
+        Message(T.MsgAppResp, 2, 1, 5, 3, 7, reject=True, reject_hint=4, vote=2),
+        Message(T.MsgSnap, 2, 1, 5, snapshot=snapshot),
+    ]
+    outbox = Outbox()
+    for message in messages:
+        assert outbox.add(message)
+    assert outbox.add_forward(b"operations") and outbox.add_refusal(2, [1, 2**64 - 1])
+    assert outbox.add_blob(7, b"\0chunk")
+    expected = [*messages, ("forward", b"operations"), ("refusal", 2, [1, 2**64 - 1]), ("blob", 7, b"\0chunk")]
+    return drain(outbox), expected
+
+
+# ---- round trips
+
+
+@pytest.mark.parametrize("kind", REMOTE, ids=lambda kind: kind.name)
+def test_a_message_is_framed_as_it_encodes_itself(kind: MessageType) -> None:
+    message = Message(kind, 2**64 - 1, 1, 2, 3, 4, None, 5, 6, None, True, 7, b"context")
+    data = wire(message)
+    assert data[HEADER:] == message.encode()
+    assert read(data) == [message] == [Message.decode(data[HEADER:])]
+
+
+def test_everything_in_one_piece_and_byte_by_byte() -> None:
+    data, expected = mixed()
+    assert [plain(item) for item in read(data, from_=1, to=2)] == expected
+    reader, got = FrameReader(from_=1, to=2), []
+    for at in range(len(data)):
+        got += reader.feed(data[at : at + 1], 1)
+    assert [plain(item) for item in got] == expected
+    assert reader.frames == len(expected) and reader.waiting == 0
+
+
+@given(cuts=st.lists(st.integers(1, 4000), max_size=12), takes=st.lists(st.integers(1, 3000), max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_any_partial_write_and_any_partial_read(cuts: list[int], takes: list[int]) -> None:
+    _, expected = mixed()
+    outbox = Outbox()
+    for message in expected[:5]:
+        assert outbox.add(message)
+    data = b""
+    for take in takes:
+        now = b"".join(outbox.pieces())[:take]
+        outbox.sent(len(now))
+        data += now
+    data += drain(outbox)
+    assert data == wire(*expected[:5])
+    reader, got = FrameReader(), []
+    for cut in cuts:
+        got += reader.feed(data, min(cut, len(data)))
+        data = data[cut:]
+    got += reader.feed(data, len(data))
+    assert got == expected[:5]
+
+
+def test_messages_own_their_bytes() -> None:
+    data = wire(append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context"))
+    buffer = bytearray(data)
+    got = FrameReader().feed(buffer, len(buffer))
+    buffer[:] = bytes(len(buffer))
+    assert got == [append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context")]
+
+
+def test_large_images_go_out_as_the_object_they_are() -> None:
+    images = memoryview(entries(8, [300_000, 100_000]))
+    outbox = Outbox()
+    assert outbox.add(Message(T.MsgApp, 2, 1, 5, 5, 7, images=images))
+    assert any(piece is images for piece in outbox.pieces())
+
+
+def test_a_forward_is_a_batch() -> None:
+    operations = [b"one", b"|BATCH_SEP|", b""]
+    outbox = Outbox()
+    assert outbox.add_forward(frame(operations))
+    (got,) = read(drain(outbox))
+    assert unframe(got.frame) == operations
+
+
+# ---- damage
+
+
+def test_every_wrong_byte_ends_the_stream() -> None:
+    data, expected = mixed()
+    for at in range(len(data)):
+        for wrong in (data[at] ^ 0xFF, data[at] ^ 0x01):
+            reader, got = FrameReader(from_=1, to=2), []
+            with pytest.raises(FormatError):
+                for end in range(0, len(data), 512):
+                    piece = bytearray(data[end : end + 512])
+                    if end <= at < end + 512:
+                        piece[at - end] = wrong
+                    got += reader.feed(piece, len(piece))
+            assert [plain(item) for item in got] == expected[: len(got)], f"byte {at}"
+            with pytest.raises(FormatError, match="after an error"):
+                reader.feed(b"\0", 1)
+
+
+def test_a_cut_stream_gives_what_is_whole() -> None:
+    data, expected = mixed()
+    for end in range(len(data)):
+        got = read(data[:end])
+        assert [plain(item) for item in got] == expected[: len(got)]
+    assert len(read(data[:-1])) == len(expected) - 1
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (sealed(1, b"x", n=0), "frame of 0 bytes"),
+        (sealed(2, b"x", n=2049), "at most 2048"),
+        (sealed(2, b"xy", head=1), "summed whole"),
+        (sealed(2, b"x", reserved=1), "reserved"),
+        (sealed(0, b"x"), "unknown type of frame 0"),
+        (sealed(5, b"x"), "unknown type of frame 5"),
+        (sealed(1, b"x" * 83), "cut short"),
+        (sealed(3, struct.pack("<HHQ", len(REFUSALS), 0, 1)), "malformed refusal"),
+        (sealed(3, struct.pack("<HHQ", 0, 1, 1)), "malformed refusal"),
+        (sealed(3, struct.pack("<HH", 0, 0)), "malformed refusal"),
+        (sealed(3, struct.pack("<HHQB", 0, 0, 1, 1)), "malformed refusal"),
+    ],
+)
+def test_frames_that_nobody_sends(data: bytes, reason: str) -> None:
+    with pytest.raises(FormatError, match=reason):
+        read(data, max_frame=2048)
+
+
+def body(message: Message, **changes: int) -> bytes:
+    """Bytes of a message with single bytes changed: b12=255 sets byte 12."""
+    data = bytearray(message.encode())
+    for name, value in changes.items():
+        data[int(name[1:])] = value
+    return bytes(data)
+
+
+HEARTBEAT = Message(T.MsgHeartbeat, 2, 1, 5, context=b"context")
+SNAP = Message(T.MsgSnap, 2, 1, 5, snapshot=Snapshot(9, 4, ConfState((1,))))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        body(HEARTBEAT, b0=2),
+        body(HEARTBEAT, b1=19),
+        *[body(HEARTBEAT, b1=kind) for kind in LOCAL],
+        body(HEARTBEAT, b2=4),
+        body(HEARTBEAT, b2=2),
+        body(HEARTBEAT, b3=1),
+        body(HEARTBEAT, b4=8),
+        body(HEARTBEAT, b7=255, b11=255),
+        body(HEARTBEAT, b12=1),
+        body(SNAP, b2=0),
+        body(SNAP, b8=1),
+        SNAP.encode()[:-1],
+        body(SNAP, b100=9),
+    ],
+)
+def test_messages_that_nobody_sends(data: bytes) -> None:
+    with pytest.raises(FormatError):
+        read(sealed(1, data))
+
+
+@pytest.mark.parametrize("options", [{"from_": 3}, {"to": 3}])
+def test_messages_under_another_name(options: dict[str, int]) -> None:
+    with pytest.raises(FormatError, match="on the stream from"):
+        read(wire(HEARTBEAT), **options)
+
+
+@pytest.mark.parametrize(
+    ("images", "reason"),
+    [
+        (entries(9, [1]), "out of order"),
+        (entries(8, [1]) + entries(10, [1]), "out of order"),
+        (entries(8, [1], term=6), "out of order"),
+        (entries(8, [1], term=0), "out of order"),
+        (entries(8, [1], term=4) + entries(9, [1], term=3), "out of order"),
+        (entries(8, [1])[:-1], "cut short"),
+        (entries(8, [1])[:-1] + b"x", "wrong checksum"),
+        (entries(8, [1]) + b"\0", "cut short"),
+    ],
+)
+def test_images_that_the_log_would_refuse(images: bytes, reason: str) -> None:
+    data = wire(Message(T.MsgApp, 2, 1, 5, 5, 7, images=images))
+    with pytest.raises(FormatError, match=reason):
+        read(data)
+
+
+def test_entries_in_a_message_that_has_none() -> None:
+    data = Message(T.MsgHeartbeat, 2, 1, 5, index=7, images=entries(8, [1])).encode()
+    with pytest.raises(FormatError, match="entries in a message"):
+        read(sealed(1, data, head=84))
+
+
+# ---- limits
+
+
+def test_an_outbox_is_bounded() -> None:
+    outbox = Outbox(max_bytes=300)
+    assert outbox.add(HEARTBEAT) and outbox.add(HEARTBEAT)
+    size, data = outbox.size, b"".join(outbox.pieces())
+    assert not outbox.add(HEARTBEAT) and not outbox.add_forward(bytes(100)) and not outbox.add_blob(1, bytes(100))
+    assert (outbox.size, outbox.frames, outbox.dropped) == (size, 2, 3) and b"".join(outbox.pieces()) == data
+    outbox.sent(len(data))
+    assert outbox.add(HEARTBEAT) and outbox.sent_bytes == size
+
+
+def test_a_lone_frame_may_be_as_large_as_a_frame_may_be() -> None:
+    outbox = Outbox(max_bytes=100, max_frame=2000)
+    assert not outbox.add(append([2000])) and outbox.size == 0
+    assert outbox.add(append([1800])) and not outbox.add(HEARTBEAT)
+    assert read(drain(outbox), max_frame=2000) == [append([1800])]
+
+
+def test_a_false_length_costs_no_more_than_a_frame() -> None:
+    reader = FrameReader(max_frame=4096)
+    assert reader.feed(sealed(2, b"x", head=1, n=4096), HEADER + 1) == []
+    assert reader.waiting == 4096
+
+
+@pytest.mark.parametrize("kind", sorted(LOCAL), ids=lambda kind: kind.name)
+def test_local_messages_are_not_sent(kind: MessageType) -> None:
+    outbox = Outbox()
+    assert not outbox.add(Message(kind, 2, 1)) and outbox.size == 0 and outbox.dropped == 1
+
+
+def test_entries_go_with_appends_only() -> None:
+    outbox = Outbox()
+    assert not outbox.add(Message(T.MsgAppResp, 2, 1, 5, images=entries(1, [1]))) and outbox.size == 0
+
+
+def test_wrong_calls() -> None:
+    outbox = Outbox()
+    for code, ids in ((-1, [1]), (len(REFUSALS), [1]), (0, [])):
+        with pytest.raises(ValueError, match="refusal"):
+            outbox.add_refusal(code, ids)
+    with pytest.raises(ValueError, match="tag"):
+        outbox.add_blob(256, b"")
+    with pytest.raises(ValueError, match="more was sent"):
+        outbox.sent(1)
+    with pytest.raises(ValueError, match="shorter"):
+        FrameReader().feed(b"x", 2)
+    assert not outbox.add_forward(b"")
+    assert outbox.size == 0
+
+
+def test_clear_forgets_all() -> None:
+    outbox = Outbox()
+    assert outbox.add(HEARTBEAT) and outbox.add(append([5000])) and outbox.add(HEARTBEAT)
+    outbox.pieces()
+    outbox.sent(7)
+    outbox.clear()
+    assert outbox.size == 0 and outbox.pieces() == []
+    assert outbox.add(HEARTBEAT) and drain(outbox) == wire(HEARTBEAT)
+
+
+# ---- greetings
+
+ME = hs.PeerIdentity(77, "token", 1, "inc-1", ((1, "snappy"), (1, "zstd")), "0.1")
+OTHER = hs.PeerIdentity(77, "token", 2, "inc-2", (), "0.2")
+
+
+def hello(sender: hs.PeerIdentity = OTHER, target: int = 1, kind: int = hs.BULK) -> hs.Hello:
+    return hs.Hello(kind, sender, target)
+
+
+def answer(status: int = hs.OK, text: str = "") -> hs.Answer:
+    return hs.Answer(status, text, hs.PeerIdentity(77, "", 2, "inc-2", ((1, "zstd"),), "0.2"))
+
+
+def changed(me: hs.PeerIdentity, **fields: Any) -> hs.PeerIdentity:
+    return hs.PeerIdentity(**{name: fields.get(name, getattr(me, name)) for name in me.__slots__})
+
+
+def test_greetings_survive() -> None:
+    for kind in hs.KINDS:
+        data = hs.encode_hello(hello(ME, 2, kind))
+        assert hs.greeting_size(data) == len(data) == hs.greeting_size(data + b"more")
+        assert hs.decode_hello(data) == hello(ME, 2, kind)
+    for status in range(10):
+        assert hs.decode_answer(hs.encode_answer(answer(status, "ä"))) == answer(status, "ä")
+
+
+@pytest.mark.parametrize("which", ["hello", "answer"])
+def test_every_wrong_byte_of_a_greeting_is_told(which: str) -> None:
+    data = hs.encode_hello(hello(ME)) if which == "hello" else hs.encode_answer(answer(hs.UNKNOWN, "text"))
+    decode = hs.decode_hello if which == "hello" else hs.decode_answer
+    for at in range(len(data)):
+        assert hs.greeting_size(data[:at]) in ((None,) if at < hs.HEADER else (len(data),))
+        for wrong in (data[at] ^ 0xFF, data[at] ^ 0x01):
+            bad = data[:at] + bytes([wrong]) + data[at + 1 :]
+            with pytest.raises(FormatError):
+                size = hs.greeting_size(bad)
+                decode(bad[:size])
+
+
+def regreet(data: bytes, *, version: int = hs.VERSION, mark: int | None = None, body: bytes | None = None) -> bytes:
+    """A greeting changed, with the right sum."""
+    body = data[hs.HEADER :] if body is None else body
+    head = struct.pack("<BBHI", version, data[9] if mark is None else mark, 0, len(body))
+    return data[:8] + head + struct.pack("<I", zlib.crc32(head + body)) + body
+
+
+def test_greetings_that_nobody_sends() -> None:
+    data = hs.encode_hello(hello(ME))
+    body = data[hs.HEADER :]
+    bodies = [body[:cut] for cut in range(len(body))] + [body + b"\0", b"\0" + body[1:], b"\4" + body[1:]]
+    bodies += [body[:1] + bytes(8) + body[9:], body[:27] + b"\xff" + body[28:]]
+    for wrong in [regreet(data, body=one) for one in bodies] + [regreet(data, mark=0)]:
+        with pytest.raises(FormatError):
+            hs.decode_hello(wrong)
+    data = hs.encode_answer(answer())
+    for cut in range(len(data) - hs.HEADER):
+        with pytest.raises(FormatError):
+            hs.decode_answer(regreet(data, body=data[hs.HEADER : hs.HEADER + cut]))
+    with pytest.raises(FormatError):
+        hs.decode_answer(regreet(data, mark=10))
+
+
+def test_greetings_are_bounded() -> None:
+    with pytest.raises(FormatError, match="at most"):
+        hs.greeting_size(hs.MAGIC + struct.pack("<BBHII", 1, 0x80, 0, hs.MAX_BODY + 1, 0))
+    with pytest.raises(ValueError, match="at most"):
+        hs.encode_hello(hello(changed(ME, token="x" * hs.MAX_BODY)))
+    with pytest.raises(ValueError, match="too long"):
+        hs.encode_hello(hello(changed(ME, token="x" * 70_000)))
+    for text in (b"GET / HTTP/1.1", b"PRI * HTTP/2.0", b"X"):
+        with pytest.raises(FormatError, match="not a MetaStore peer"):
+            hs.greeting_size(text)
+
+
+def test_another_version_is_told_from_nonsense() -> None:
+    with pytest.raises(hs.UnknownVersion, match="version 2, this program speaks 1"):
+        hs.decode_hello(regreet(hs.encode_hello(hello()), version=2, body=b"whatever"))
+    text = hs.encode_answer(answer(hs.OTHER_VERSION, "I speak 2"))[hs.HEADER :]
+    later = regreet(hs.encode_answer(answer()), version=2, body=text[:11] + b"new things")
+    assert hs.decode_answer(later).status == hs.OTHER_VERSION and hs.decode_answer(later).text == "I speak 2"
+    silent = regreet(hs.encode_answer(answer()), version=3, body=b"\0\0")
+    assert "version 3" in hs.decode_answer(silent).text
+
+
+@pytest.mark.parametrize(
+    ("sender", "target", "status", "text"),
+    [
+        ({}, 1, hs.OK, ""),
+        ({"token": "x"}, 1, hs.OTHER_TOKEN, "'x'"),
+        ({"cluster_id": 5}, 1, hs.OTHER_CLUSTER, "0000000000000005"),
+        ({}, 9, hs.OTHER_TARGET, "wants 0000000000000009"),
+        ({"member_id": 4}, 1, hs.UNKNOWN, "0000000000000004 is no member"),
+        ({"member_id": 3}, 1, hs.REMOVED, "was removed"),
+        ({"member_id": 3}, 9, hs.REMOVED, "was removed"),
+        ({"member_id": 3, "token": "x"}, 1, hs.OTHER_TOKEN, "'x'"),
+        ({"incarnation": "wiped"}, 1, hs.OTHER_INCARNATION, "must join as a new member"),
+    ],
+)
+def test_what_the_acceptor_makes_of_a_hello(sender: dict[str, Any], target: int, status: int, text: str) -> None:
+    judged = hs.judge_hello(hello(changed(OTHER, **sender), target), ME, {2}, {3}, {2: "inc-2"})
+    assert judged[0] == status and text in judged[1] and bool(judged[1]) == (status != hs.OK)
+
+
+@pytest.mark.parametrize(
+    ("status", "sender", "known", "judged"),
+    [
+        (hs.OK, {}, "inc-2", hs.OK),
+        (hs.OK, {}, None, hs.OK),
+        (hs.OK, {"cluster_id": 5}, None, hs.OTHER_CLUSTER),
+        (hs.OK, {"member_id": 3}, None, hs.OTHER_TARGET),
+        (hs.OK, {}, "inc-0", hs.OTHER_INCARNATION),
+        (hs.BUSY, {}, None, hs.BUSY),
+        (hs.UNKNOWN, {"cluster_id": 5}, None, hs.UNKNOWN),
+        (hs.REMOVED, {}, None, hs.REMOVED),
+        # Only our own cluster can remove us.
+        (hs.REMOVED, {"cluster_id": 5}, None, hs.OTHER_CLUSTER),
+    ],
+)
+def test_what_the_dialler_makes_of_an_answer(
+    status: int, sender: dict[str, Any], known: str | None, judged: int
+) -> None:
+    got = hs.Answer(status, "why", changed(OTHER, token="", **sender))
+    assert hs.judge_answer(got, ME, 2, known)[0] == judged
