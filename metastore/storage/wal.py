@@ -121,7 +121,8 @@ class Wal:
             if metadata is None:
                 raise DamagedData(f"{folder.path}: there is no write-ahead log")
             folder.path.mkdir(parents=True, mode=0o700)
-            sync_folder(folder.path.parent)
+        # Also where it is there: who made it may have died before this.
+        sync_folder(folder.path.parent)
         listing = folder.listing()
         found = recover([(str(path), number, _view(path)) for number, path in listing["wal"].items()])
         if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):

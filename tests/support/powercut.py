@@ -31,8 +31,15 @@ def build(folder: Path) -> Path:
 
 
 def environment(library: Path, root: Path, copy: Path) -> Mapping[str, str]:
-    """What to start the node with. `root` is the parent of its data directory."""
+    """What to start the node with. `root` is the parent of its data directory; what is under it counts as synced."""
     copy.mkdir()
+    for path in root.rglob("*"):
+        inode = path.stat().st_ino
+        if path.is_dir():
+            inner = "".join(f"{entry.stat().st_ino} {entry.name}\n" for entry in path.iterdir())
+            (copy / f"{inode}.dir").write_text(inner)
+        else:
+            shutil.copyfile(path, copy / str(inode))
     return {"LD_PRELOAD": str(library), "POWERCUT_ROOT": str(root), "POWERCUT_COPY": str(copy)}
 
 
