@@ -37,7 +37,6 @@ PUTS = [
     Command("put a --ignore-value"),
     Command("put a 3 --ignore-lease"),
     Command("put a 3 --lease=1234"),
-    Command("put -- -dash -v"),
     Command("put dir/x 1"),
     Command("put dir/y 2"),
     Command("put dir/y 3"),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from . import messages as m
 from .client import Client, Failure
 from .generator import Generator
 from .processes import Server
@@ -37,8 +38,50 @@ class Difference:
 
 def shorten(value: Any) -> str:
     """One line of at most a few thousand characters, long byte strings cut."""
-    text = re.sub(r'"((?:[^"\\]|\\.){48})(?:[^"\\]|\\.)*"', r'"\1..."', " ".join(str(value).split()))
+    text = " ".join(str(value).split())
+    text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: found[0] if len(found[0]) < 60 else found[0][:40] + '..."', text)
     return text if len(text) <= 4000 else f"{text[:4000]}... ({len(text)} characters)"
+
+
+SORTED_BY = {m.VERSION: "version", m.CREATE: "create_revision", m.MOD: "mod_revision", m.VALUE: "value"}
+
+
+def untie(request: Any, reply: Any) -> None:
+    """Puts keys that are equal in what a range is sorted by into the order of the keys.
+
+    etcd leaves their order to Go's sort, which is not stable; here it is that of the keys. Where a limit cuts, which of
+    the last equal ones are in is open too: of these only what they are sorted by is left to compare.
+    """
+    field = SORTED_BY.get(request.sort_target)
+    if field is None:
+        return
+    hidden = field == "value" and request.keys_only
+    groups: list[list[Any]] = []
+    for kv in reply.kvs:
+        if groups and (hidden or getattr(groups[-1][0], field) == getattr(kv, field)):
+            groups[-1].append(kv)
+        else:
+            groups.append([kv])
+    ordered = [kv for group in groups for kv in sorted(group, key=lambda kv: kv.key)]
+    if reply.more and groups:
+        cut = len(groups[-1])
+        ordered[-cut:] = [m.KeyValue(**{} if hidden else {field: getattr(kv, field)}) for kv in groups[-1]]
+    copies = [m.KeyValue.FromString(kv.SerializeToString()) for kv in ordered]
+    del reply.kvs[:]
+    reply.kvs.extend(copies)
+
+
+def untie_all(request: Any, reply: Any) -> None:
+    """`untie` for a range and for those inside a transaction, nested ones too."""
+    kind = type(request).__name__
+    if kind == "RangeRequest":
+        untie(request, reply)
+    elif kind == "TxnRequest":
+        branch = request.success if reply.succeeded else request.failure
+        for operation, answer in zip(branch, reply.responses, strict=True):
+            which = operation.WhichOneof("request")
+            if which in ("request_range", "request_txn"):
+                untie_all(getattr(operation, which), getattr(answer, which.replace("request", "response")))
 
 
 def normalised(reply: Any) -> Any:
@@ -51,9 +94,11 @@ def normalised(reply: Any) -> Any:
 def outcome(client: Client, call: Any) -> Outcome:
     """What `call` gives: a normalised reply or (code, text)."""
     try:
-        return normalised(client.call(call))
+        reply = client.call(call)
     except Failure as failure:
         return (failure.code, failure.text)
+    untie_all(call, reply)
+    return normalised(reply)
 
 
 def compare(first: Client, second: Client, calls: Iterable[Any]) -> Difference | None:
