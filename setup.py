@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -86,12 +87,27 @@ def nghttp2_flags() -> tuple[list[str], list[str]]:
     return found[0].stdout.split(), found[1].stdout.split()
 
 
-def recipe(ext: Extension) -> str:
-    """A hash of all that shapes a module beside its sources: a change of it builds the module again."""
-    import Cython
+def sources_of(name: str) -> list[Path]:
+    """The files that a module is made of: its own, and each .pxd and .h that one of them takes in."""
+    taken = re.compile(r"^.*\bcimport\s*\([^)]*\)|^.*\bcimport\b.*$|^.*\bextern from\b.*$|^\s*#\s*include\b.*$", re.M)
+    known = {path.stem: path for path in [*sorted(CORE.glob("*.pxd")), *sorted(CORE.glob("*.h"))]}
+    found = [CORE / f"{name}.pyx", *([known.pop(name)] if name in known else [])]
+    for path in found:
+        words = set(re.findall(r"\w+", "\n".join(taken.findall(path.read_text()))))
+        found += [known.pop(stem) for stem in sorted(words & set(known))]
+    return found
 
-    parts = (DIRECTIVES, ext.define_macros, ext.extra_compile_args, Cython.__version__, os.environ.get("CFLAGS"))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+def fingerprint(name: str, *circumstances: object) -> str:
+    """A hash of a module's sources and of what else shapes the result.
+
+    Contents and not file times decide what is built again: a fresh clone, a fresh install of Cython or a switch of
+    the flavour change times and no contents, a change of flags the other way round.
+    """
+    made = hashlib.sha256(repr(circumstances).encode())
+    for path in sources_of(name):
+        made.update(hashlib.sha256(path.read_bytes()).digest())
+    return made.hexdigest()
 
 
 class BuildExt(build_ext):
@@ -107,49 +123,75 @@ class BuildExt(build_ext):
             self.parallel = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
     def run(self) -> None:
-        stamp = self.flavour_stamp()
-        if self.inplace and ONLY and stamp.exists() and stamp.read_text() != FLAVOUR:
-            sys.exit(f"the tree holds {stamp.read_text()} modules: build all of them once without METASTORE_EXT first.")
+        there = text(self.flavour_stamp())
+        if self.inplace and ONLY and there not in ("", FLAVOUR):
+            sys.exit(f"the tree holds {there} modules: build all of them once without METASTORE_EXT first.")
         super().run()
 
     def build_extensions(self) -> None:
-        from Cython.Build import cythonize
-
-        self.forget_outdated()
-        made = cythonize(
-            self.extensions,
-            build_dir=f"build/{FLAVOUR}/cython",
-            force=bool(self.force),
-            nthreads=int(self.parallel or 0) if len(self.extensions) > 1 else 0,
-            compiler_directives=DIRECTIVES,
-        )
-        sources = {ext.name: ext.sources for ext in made}
-        recipes = {ext.name: recipe(ext) for ext in self.extensions}
         compile_flags, link_flags = nghttp2_flags()
         for ext in self.extensions:
-            ext.sources = sources[ext.name]
             # Its header comes in through other modules' .pxd files too; only the users of its functions link to it.
             ext.extra_compile_args = [*ext.extra_compile_args, *compile_flags]
             if ext.name.rpartition(".")[2] in NEEDS_NGHTTP2:
                 ext.extra_link_args = [*ext.extra_link_args, *link_flags]
-        super().build_extensions()
-        for ext in self.extensions:
-            self.recipe_stamp(ext).write_text(recipes[ext.name])
+        self.generate()
+        every, force = self.extensions, self.force
+        flags = [
+            (ext.define_macros, ext.extra_compile_args, ext.extra_link_args, os.environ.get("CFLAGS")) for ext in every
+        ]
+        names = [ext.name.rpartition(".")[2] for ext in every]
+        self.wanted = {
+            ext.name: fingerprint(name, *flag) for ext, name, flag in zip(every, names, flags, strict=True)
+        }
+        self.extensions = [ext for ext in every if force or self.outdated(ext)]
+        self.force = True
+        try:
+            super().build_extensions()
+        finally:
+            self.extensions, self.force = every, force
 
-    def forget_outdated(self) -> None:
-        """Remove what was made by another recipe (compiler flags, directives, Cython): file times do not show it."""
-        for ext in self.extensions:
-            stamp = self.recipe_stamp(ext)
-            if not stamp.exists() or stamp.read_text() != recipe(ext):
-                Path(self.get_ext_fullpath(ext.name)).unlink(missing_ok=True)
-                generated = Path(f"build/{FLAVOUR}/cython", ext.sources[0]).with_suffix(".c")
-                generated.unlink(missing_ok=True)
-                stamp.parent.mkdir(parents=True, exist_ok=True)
+    def made(self, ext: Extension) -> Path:
+        """The stamp of a built module: of what it was made."""
+        return Path(self.build_temp, f"{ext.name}.made")
 
-    @staticmethod
-    def recipe_stamp(ext: Extension) -> Path:
-        """The file that says by which recipe a module was built."""
-        return ROOT / "build" / FLAVOUR / f"recipe.{TAG}" / ext.name
+    def outdated(self, ext: Extension) -> bool:
+        """Whether a module has to be compiled."""
+        return not Path(self.get_ext_fullpath(ext.name)).exists() or text(self.made(ext)) != self.wanted[ext.name]
+
+    def build_extension(self, ext: Extension) -> None:
+        super().build_extension(ext)
+        self.made(ext).write_text(self.wanted[ext.name])
+
+    def generate(self) -> None:
+        """Run Cython over what changed; the C code is the same for every Python."""
+        from Cython import __version__ as version
+        from Cython.Build import cythonize
+
+        folder = Path("build", FLAVOUR, "cython")
+        stale = []
+        for ext in self.extensions:
+            name = ext.name.rpartition(".")[2]
+            made, stamp = folder / "metastore" / "_core" / f"{name}.c", folder / f"{name}.made"
+            wanted = fingerprint(name, DIRECTIVES, version)
+            if self.force or not made.exists() or text(stamp) != wanted:
+                stale.append((ext, stamp, wanted))
+            else:
+                ext.sources = [str(made)]
+        if not stale:
+            return
+        workers = int(self.parallel or 0) if len(stale) > 1 else 0
+        result = cythonize(
+            [ext for ext, _, _ in stale],
+            build_dir=str(folder),
+            force=True,
+            nthreads=workers,
+            compiler_directives=DIRECTIVES,
+        )
+        sources = {ext.name: ext.sources for ext in result}
+        for ext, stamp, wanted in stale:
+            ext.sources = sources[ext.name]
+            stamp.write_text(wanted)
 
     @staticmethod
     def flavour_stamp() -> Path:
@@ -181,6 +223,11 @@ class BuildExt(build_ext):
             shutil.copyfile(f"build/{FLAVOUR}/cython/metastore/_core/{name}.c", beside)
         else:
             beside.unlink(missing_ok=True)
+
+
+def text(path: Path) -> str:
+    """What a stamp says; empty when there is none."""
+    return path.read_text() if path.exists() else ""
 
 
 def same_bytes(one: Path, other: Path) -> bool:
