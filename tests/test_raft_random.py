@@ -33,10 +33,15 @@ class Chaos:
 
     def __init__(self, seed: int, planted: int = 0, members: int = 3, **config: object) -> None:
         self.random = random.Random(seed)
+        self.lease = self.random.random() < 0.3
+        if self.lease:
+            # All clocks tick together every 0.1 s here; drift is the simulator's business.
+            config |= {"read_only_option": "lease", "lease_seconds": 0.9}
+        self.now = 0.0
         self.net = Network(
             range(1, members + 1),
             pre_vote=self.random.random() < 0.5,
-            check_quorum=self.random.random() < 0.5,
+            check_quorum=self.random.random() < 0.5 or self.lease,
             max_size_per_msg=self.random.choice([64, 300, 1 << 20]),
             max_inflight=self.random.choice([1, 2, 256]),
             max_tail_bytes=self.random.choice([1, 1 << 20]),
@@ -50,7 +55,11 @@ class Chaos:
         self.applied_upto: dict[int, int] = {}
         self.reads: dict[tuple[int, bytes], int] = {}
         self.serial = 0
-        self.crashes = True
+        self.loss = self.random.choice([0, 0.01, 0.1])
+        self.disorder = self.random.choice([1, 4, 12])
+        self.disk_speed = self.random.choice([1, 0.5, 0.1])
+        self.crash_rate = self.random.choice([0, 0.05, 0.15])
+        self.patience = 1 if self.lease else self.random.choice([1, 0.3])
         for id in self.net.nodes:
             self.ready_node(id)
 
@@ -86,52 +95,66 @@ class Chaos:
     # -- steps
 
     def step(self) -> None:
-        net, rnd = self.net, self.random
-        id = rnd.choice(sorted(net.nodes))
-        node = net.nodes[id]
+        rnd = self.random
+        id = rnd.choice(sorted(self.net.nodes))
+        node = self.net.nodes[id]
         what = rnd.random()
-        if what < 0.25:
-            node.raw.tick()
-        elif what < 0.65:
+        if what < 0.10:
+            self.now += 0.1
+            for other in self.net.nodes.values():
+                if rnd.random() < self.patience:
+                    other.raw.tick(self.now)
+        elif what < 0.60:
             self.deliver()
-        elif what < 0.85:
-            if node.writing:
-                node.flush(rnd.randint(1, len(node.writing)))
+        elif what < 0.80:
+            if node.writing and rnd.random() < self.disk_speed:
+                node.flush(rnd.randint(1, len(node.writing)) if self.disk_speed < 1 else None)
         elif what < 0.93:
             self.propose(id)
-        elif what < 0.95:
+        elif what < 0.96:
             self.read(id)
-        elif what < 0.965:
+        else:
+            self.mishap(id)
+        self.net.queue += self.net.nodes[id].take()
+        self.check(id)
+
+    def mishap(self, id: int) -> None:
+        """What happens now and then."""
+        net, rnd = self.net, self.random
+        node = net.nodes[id]
+        what = rnd.random()
+        if what < 0.3:
             self.change(id)
-        elif what < 0.975:
-            if node.raw.applied > node.storage.offset and node.raw.applied <= node.storage.last_index():
+        elif what < 0.5:
+            if node.storage.offset < node.raw.applied <= node.storage.last_index():
                 node.storage.compact(node.raw.applied, node.raw.conf_state)
-        elif what < 0.98:
+        elif what < 0.6:
             node.raw.transfer_leader(rnd.choice(sorted(net.nodes)))
-        elif what < 0.99 and self.crashes:
+        elif what < 0.6 + self.crash_rate:
             self.crash(id)
-        elif what < 0.995:
+        elif what < 0.80:
             net.isolate(id)
+        elif what < 0.83:
+            net.cut.add((id, rnd.choice(sorted(net.nodes))))
         else:
             net.heal()
-        net.queue += net.nodes[id].take()
-        self.check(id)
 
     def deliver(self) -> None:
         net, rnd = self.net, self.random
-        if not net.queue:
-            return
-        at = rnd.randrange(min(len(net.queue), 12))
-        message = net.queue[at] if rnd.random() < 0.05 else net.queue.pop(at)
-        if (message.from_, message.to) in net.cut or rnd.random() < 0.05:
-            if message.type == MessageType.MsgSnap and message.from_ in net.nodes:
-                net[message.from_].report_snapshot(message.to, False)
-            return
-        net[message.to].step(Message.decode(message.encode()))
-        if message.type == MessageType.MsgSnap:
-            net[message.from_].report_snapshot(message.to, True)
-        net.queue += net.nodes[message.to].take()
-        self.check(message.to)
+        for _ in range(rnd.randint(1, 4)):
+            if not net.queue:
+                return
+            at = rnd.randrange(min(len(net.queue), self.disorder))
+            message = net.queue[at] if rnd.random() < 0.02 else net.queue.pop(at)
+            if (message.from_, message.to) in net.cut or rnd.random() < self.loss:
+                if message.type == MessageType.MsgSnap and message.from_ in net.nodes:
+                    net[message.from_].report_snapshot(message.to, False)
+                continue
+            net[message.to].step(Message.decode(message.encode()))
+            if message.type == MessageType.MsgSnap:
+                net[message.from_].report_snapshot(message.to, True)
+            net.queue += net.nodes[message.to].take()
+            self.check(message.to)
 
     def propose(self, id: int) -> None:
         self.serial += 1
@@ -144,7 +167,7 @@ class Chaos:
         self.serial += 1
         context = b"r%d" % self.serial
         try:
-            self.net[id].read_index(context)
+            self.net[id].read_index(context, self.now)
         except NoLeader:
             return
         self.reads[id, context] = self.top
@@ -153,13 +176,16 @@ class Chaos:
         rnd = self.random
         ids = sorted(self.net.nodes)
         conf = self.net[id].conf_state
-        if conf.voters_outgoing and not conf.auto_leave:
-            change: ConfChange | ConfChangeV2 = ConfChangeV2()
+        if len(conf.voters) < 3 and not conf.voters_outgoing:
+            change: ConfChange | ConfChangeV2 = ConfChange(0, rnd.choice(ids))
+        elif conf.voters_outgoing and not conf.auto_leave:
+            change = ConfChangeV2()
         elif rnd.random() < 0.5:
             change = ConfChange(rnd.choice([0, 0, 1, 3]), rnd.choice(ids))
         else:
             change = ConfChangeV2(
-                rnd.choice([0, 1, 2]), [ConfChange(rnd.choice([0, 0, 1, 3]), other) for other in rnd.sample(ids, 2)]
+                rnd.choice([0, 1, 2]),
+                [ConfChange(rnd.choice([0, 1, 3]), other) for other in rnd.sample(ids, rnd.randint(2, 3))],
             )
         try:
             self.net[id].propose_conf_change(change)
@@ -188,7 +214,7 @@ class Chaos:
             node.flush()
 
         def deliver_all() -> None:
-            for _ in range(300):
+            for _ in range(3000):
                 net.collect()
                 for id in net.nodes:
                     self.check(id)
@@ -220,17 +246,17 @@ class Chaos:
         raise Unsafe("no progress after healing")
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(40))
 def test_random_schedule(seed: int) -> None:
     chaos = Chaos(seed, members=3 + 2 * (seed % 2))
     try:
-        chaos.run(1500)
+        chaos.run(4000)
         chaos.heal_and_progress()
     except (Unsafe, MetaStoreError) as error:
         raise AssertionError(f"seed {seed}: {error}") from error
 
 
-def found_within(planted: int, seeds: int, steps: int = 1500) -> int | None:
+def found_within(planted: int, seeds: int, steps: int = 4000) -> int | None:
     for seed in range(seeds):
         chaos = Chaos(seed, planted=planted, members=3)
         try:
@@ -245,7 +271,8 @@ def found_within(planted: int, seeds: int, steps: int = 1500) -> int | None:
     "name", ["PLANT_VOTE_NOT_PERSISTED", "PLANT_ACK_BEFORE_SYNC", "PLANT_READ_WITHOUT_ROUND", "PLANT_JOINT_HALF"]
 )
 def test_planted_bugs_are_found(name: str) -> None:
-    assert found_within(getattr(raft, name), 150) is not None
+    """The other planted bugs need schedules too rare for chance here: transcripts and the simulator have them."""
+    assert found_within(getattr(raft, name), 400) is not None
 
 
 def test_storage_of_the_harness_refuses_gaps() -> None:
