@@ -6,6 +6,7 @@ an `AcceptedStream` is the other end of either. All are bounded: output by the o
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -85,7 +86,9 @@ def resolve(loop: Loop, address: str, done: Callable[[Places | str], None]) -> N
             found: Places | str = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except (OSError, UnicodeError) as error:
             found = f"{host}: {error}"
-        loop.call_soon_threadsafe(lambda: done(found))
+        # Unless the loop was closed meanwhile: then nobody waits any more.
+        with contextlib.suppress(OSError):
+            loop.call_soon_threadsafe(lambda: done(found))
 
     threading.Thread(target=ask, name="metastore-resolve", daemon=True).start()
 

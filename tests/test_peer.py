@@ -1,0 +1,685 @@
+"""The peer transport over real sockets: members in one loop, and raw sockets that behave badly."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from metastore import errors
+from metastore import handshake as hs
+from metastore._core.entry import Entry, encode_entry
+from metastore._core.peerwire import REFUSALS, FrameReader, Outbox
+from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore.failpoints import Failpoints
+from metastore.loop import Loop
+from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
+
+T = MessageType
+FAST = PeerLimits(
+    connect_timeout=2.0, handshake_timeout=0.3, stall_timeout=0.4, backoff_min=0.01, backoff_max=0.05, sweep=0.02
+)
+CODECS = ((1, "snappy"), (1, "zstd"))
+
+
+class Handler:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.forwards: list[tuple[int, bytes]] = []
+        self.refusals: list[tuple[int, int, list[int]]] = []
+        self.unreachable: list[int] = []
+        self.removed: list[str] = []
+        self.refuse = ""  # reason to refuse messages with
+
+    def on_message(self, message: Message) -> None:
+        if self.refuse:
+            raise errors.FormatError(self.refuse)
+        self.messages.append(message)
+
+    def on_forward(self, from_: int, frame: bytes) -> None:
+        self.forwards.append((from_, frame))
+
+    def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
+        self.refusals.append((from_, code, ids))
+
+    def on_unreachable(self, member: int) -> None:
+        self.unreachable.append(member)
+
+    def on_removed(self, text: str) -> None:
+        self.removed.append(text)
+
+
+class SnapshotHandler(Handler):
+    """Takes snapshot streams too, and answers each blob."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wanted: list[Message] = []
+        self.blobs: list[tuple[int, bytes]] = []
+        self.ends: list[str] = []
+        self.streams: list[Any] = []
+
+    def on_snapshot(self, message: Message) -> None:
+        self.wanted.append(message)
+
+    def on_snapshot_stream(self, stream: Any) -> None:
+        def on_blob(tag: int, data: bytes) -> None:
+            self.blobs.append((tag, data))
+            assert stream.reply(tag + 1, str(len(data)).encode())
+
+        self.streams.append(stream)
+        stream.on_blob, stream.on_end = on_blob, self.ends.append
+
+
+class Net:
+    """Transports in one loop."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.loop.on_turn = self._flush
+        self.transports: list[PeerTransport] = []
+        self.raw: list[socket.socket] = []
+
+    def _flush(self) -> None:
+        for transport in self.transports:
+            transport.flush()
+
+    def add(self, member: int, *, handler: Handler | None = None, address: str = "127.0.0.1:0",
+            limits: PeerLimits = FAST, failpoints: Failpoints | None = None, **fields: Any) -> Any:
+        """A transport of member `member` of cluster 77; its handler is its attribute."""
+        made = {"cluster_id": 77, "token": "t", "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
+        transport = PeerTransport(
+            self.loop, PeerIdentity(**{**made, **fields}), address, handler=handler or Handler(),
+            random=random.Random(member).random, limits=limits, failpoints=failpoints,
+        )
+        self.transports.append(transport)
+        return transport
+
+    def pair(self, **options: Any) -> tuple[Any, Any]:
+        """Members 1 and 2, who know each other and are connected both ways."""
+        one, two = self.add(1, **options), self.add(2, **options)
+        one.set_peers({1: one.bound[0], 2: two.bound[0]})
+        two.set_peers({1: one.bound[0], 2: two.bound[0]})
+        self.until(lambda: connected(one, 2) and connected(two, 1))
+        return one, two
+
+    def until(self, done: Callable[[], object], seconds: float = 10.0) -> None:
+        """Turn the loop until `done()`; fails after `seconds`."""
+        end = time.monotonic() + seconds
+        while not done():
+            assert time.monotonic() < end, "it did not come to that"
+            self.loop.run_once(0.01)
+
+    def during(self, seconds: float) -> None:
+        """Turn the loop for some time."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.loop.run_once(0.01)
+
+    def listen(self) -> socket.socket:
+        """A raw listener in a member's place."""
+        sock = socket.create_server(("127.0.0.1", 0))
+        sock.setblocking(False)
+        self.raw.append(sock)
+        return sock
+
+    def accept(self, listener: socket.socket, answer: hs.Answer | None) -> tuple[socket.socket, hs.Hello]:
+        """The next connection and its hello, answered unless `answer` is None."""
+        found: list[socket.socket] = []
+
+        def try_accept() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                found.append(listener.accept()[0])
+            return bool(found)
+
+        self.until(try_accept)
+        sock = found[0]
+        sock.setblocking(False)
+        self.raw.append(sock)
+        data = b""
+        while (size := hs.greeting_size(data)) is None or len(data) < size:
+            data += self.receive(sock)
+        if answer is not None:
+            sock.send(hs.encode_answer(answer))
+        return sock, hs.decode_hello(data)
+
+    def dial(self, transport: PeerTransport, data: bytes) -> socket.socket:
+        """A raw connection to a member that says `data`."""
+        host, port = transport.bound[0].split(":")
+        sock = socket.create_connection((host, int(port)))
+        sock.setblocking(False)
+        self.raw.append(sock)
+        sock.send(data)
+        return sock
+
+    def receive(self, sock: socket.socket) -> bytes:
+        """What comes next; empty at the end of the connection."""
+        got: list[bytes] = []
+
+        def try_receive() -> bool:
+            try:
+                got.append(sock.recv(1 << 16))
+            except BlockingIOError:
+                return False
+            except ConnectionResetError:
+                got.append(b"")
+            return True
+
+        self.until(try_receive)
+        return got[0]
+
+    def greet(self, transport: PeerTransport, member: int, kind: int = hs.CONTROL) -> socket.socket:
+        """A raw connection as `member`, accepted."""
+        sock = self.dial(transport, hello(member, transport.me.member_id, kind))
+        assert hs.decode_answer(self.receive(sock)).status == hs.OK
+        return sock
+
+    def close(self) -> None:
+        for transport in self.transports:
+            transport.close()
+        for sock in self.raw:
+            sock.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def net(caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
+    caplog.set_level(logging.INFO, "metastore.peer")
+    net = Net()
+    yield net
+    net.close()
+
+
+def connected(transport: PeerTransport, member: int) -> bool:
+    stats = transport.stats()[member]
+    return bool(stats["connected"] and stats["connected_bulk"])
+
+
+def hello(member: int, target: int, kind: int = hs.CONTROL, token: str = "t") -> bytes:
+    return hs.encode_hello(hs.Hello(kind, PeerIdentity(77, token, member, f"dir-{member}"), target))
+
+
+def accepted(member: int) -> hs.Answer:
+    return hs.Answer(hs.OK, "", PeerIdentity(77, "", member, f"dir-{member}"))
+
+
+def heartbeat(to: int = 2, from_: int = 1, commit: int = 0) -> Message:
+    return Message(T.MsgHeartbeat, to, from_, 5, commit=commit)
+
+
+def append(size: int, index: int = 7) -> Message:
+    return Message(T.MsgApp, 2, 1, 5, 5, index, images=encode_entry(Entry(5, index + 1, 0, bytes(size))))
+
+
+# ---- what it is for
+
+
+def test_messages_forwards_and_refusals_arrive(net: Net) -> None:
+    one, two = net.pair()
+    sent = [heartbeat(commit=n) for n in range(50)]
+    appends = [append(100), append(500_000), append(3000)]
+    one.send([*sent, *appends])
+    assert one.forward(2, b"operations")
+    assert two.refuse(1, 3, [8, 9])
+    net.until(lambda: len(two.handler.messages) == 53 and two.handler.forwards and one.handler.refusals)
+    assert [m for m in two.handler.messages if m.type == T.MsgHeartbeat] == sent
+    assert [m for m in two.handler.messages if m.type == T.MsgApp] == appends
+    assert two.handler.forwards == [(1, b"operations")]
+    assert one.handler.refusals == [(2, 3, [8, 9])] and issubclass(REFUSALS[3], errors.RequestTooLarge)
+    assert one.handler.unreachable == two.handler.unreachable == []
+
+
+def test_what_each_side_knows_of_the_other(net: Net) -> None:
+    one, two = net.pair()
+    one.send([heartbeat()])
+    net.until(lambda: two.handler.messages)
+    assert one.identity_of(2) == PeerIdentity(77, "", 2, "dir-2", CODECS)
+    assert two.identity_of(1).codecs == CODECS and two.identity_of(9) is None
+    assert one.connected(2) and not one.connected(9)
+    stats, theirs = one.stats()[2], two.stats()[1]
+    assert stats["sent_bytes"] == 104 and stats["queued_bytes"] == 0 and stats["connects"] == 2
+    assert stats["address"] == two.bound[0] and stats["dropped"] == 0 and 0 < stats["rtt"] < 5
+    assert theirs["received_frames"] == 1 and theirs["received_bytes"] > 104
+    assert list(one.stats()) == [2], "a member does not dial itself"
+
+
+def test_messages_of_a_turn_leave_in_one_write(net: Net) -> None:
+    failpoints = Failpoints("peer.send=error@3")  # the third write fails
+    one, _ = net.pair(failpoints=failpoints)
+    one.send([heartbeat() for _ in range(100)] + [append(10, index) for index in range(100)])
+    net.during(0.05)
+    assert one.handler.unreachable == []
+    one.send([heartbeat()])
+    net.until(lambda: one.handler.unreachable)
+
+
+def test_nothing_is_known_of_strangers(net: Net) -> None:
+    one, _ = net.pair()
+    one.send([heartbeat(to=9)])
+    assert not one.forward(9, b"x") and not one.refuse(9, 0, [1])
+    assert one.strays == 3
+    net.during(0.03)
+    assert one.handler.unreachable == []
+
+
+# ---- who may come in
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"token": "other"}, "cluster token is 't' here, the dialler says 'other'"),
+        ({"cluster_id": 78}, "cluster id is 000000000000004d here"),
+        ({"member_id": 3}, "0000000000000003 is no member of cluster 000000000000004d"),
+    ],
+)
+def test_strangers_are_refused_and_both_sides_say_why(
+    net: Net, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], reason: str
+) -> None:
+    one, other = net.add(1), net.add(2, **fields)
+    one.set_peers({2: "127.0.0.1:1"})
+    other.set_peers({1: one.bound[0]})
+    net.until(lambda: caplog.text.count(reason) >= 2)
+    lines = [record.getMessage() for record in caplog.records if reason in record.getMessage()]
+    assert any(line.startswith("new stream from") for line in lines), "the acceptor says so"
+    assert any(line.startswith("control stream to 0000000000000001") for line in lines), "the dialler says so"
+    net.during(0.1)
+    other.send([heartbeat(to=1, from_=other.me.member_id)])
+    net.during(0.1)
+    assert one.handler.messages == [] and not other.connected(1) and 1 in other.handler.unreachable
+    assert caplog.text.count(reason) <= 4, "not at every attempt"
+
+
+def test_another_member_at_the_address(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one, two, three = net.add(1), net.add(2), net.add(3)
+    two.set_peers({1: one.bound[0], 3: three.bound[0]})
+    one.set_peers({2: two.bound[0], 3: two.bound[0]})
+    net.until(lambda: caplog.text.count("this is member 0000000000000002, the dialler wants 0000000000000003") >= 2)
+    net.until(lambda: connected(one, 2))
+    assert not one.connected(3)
+
+
+def test_a_wiped_directory_is_refused_by_those_it_dials(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = net.add(1), net.add(2, incarnation="wiped")
+    one.expect(2, "dir-2")
+    one.set_peers({2: "127.0.0.1:1"})
+    two.set_peers({1: one.bound[0]})
+    net.until(lambda: caplog.text.count("data directory 'wiped', but its own is 'dir-2'") >= 2)
+    assert not two.connected(1)
+
+
+def test_a_wiped_directory_is_not_dialled_with_success(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = net.add(1), net.add(2, incarnation="wiped")
+    one.expect(2, "dir-2")
+    one.set_peers({2: two.bound[0]})
+    two.set_peers({1: "127.0.0.1:1"})
+    net.until(lambda: "data directory 'wiped'" in caplog.text)
+    net.during(0.05)
+    assert not one.connected(2)
+
+
+def test_a_directory_found_to_be_wrong_later_is_cut_off(net: Net) -> None:
+    one, two = net.pair()
+    one.expect(2, "dir-2")
+    net.during(0.05)
+    assert connected(one, 2) and connected(two, 1)
+    one.expect(2, "another")
+    net.until(lambda: not one.connected(2) and not two.connected(1))
+    net.during(0.1)
+    assert not one.connected(2) and not two.connected(1)
+
+
+def test_a_removed_member_is_told_once(net: Net) -> None:
+    one, two = net.pair()
+    one.set_removed({2})
+    one.set_peers({})
+    net.until(lambda: two.handler.removed)
+    net.during(0.1)
+    assert two.handler.removed == ["member 0000000000000002 was removed from cluster 000000000000004d"]
+    assert one.handler.removed == [] and one.stats() == {}
+
+
+def test_the_removed_may_close_at_once(net: Net) -> None:
+    one, two = net.pair()
+    two.handler.on_removed = lambda _text: two.close()
+    one.set_removed({2})
+    one.set_peers({})
+    net.until(lambda: two.stats() == {})
+    net.during(0.05)
+
+
+def test_another_version_is_answered(net: Net) -> None:
+    one = net.add(1)
+    data = bytearray(hello(2, 1))
+    data[8] = 9
+    data[16:20] = struct.pack("<I", zlib.crc32(data[8:16] + data[20:]))
+    sock = net.dial(one, bytes(data))
+    answer = hs.decode_answer(net.receive(sock))
+    assert answer.status == hs.OTHER_VERSION and answer.text == "peer protocol version 9, this program speaks 1"
+    assert net.receive(sock) == b""
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"\0", hello(2, 1)[:40], b""])
+def test_others_than_peers_are_dropped(net: Net, data: bytes) -> None:
+    one, _ = net.pair()
+    sock = net.dial(one, data)
+    assert net.receive(sock) == b""
+    assert connected(one, 2)
+
+
+def test_those_who_say_nothing_make_room(net: Net) -> None:
+    limits = PeerLimits(handshake_timeout=30, max_accepted=4, sweep=0.02, backoff_min=0.01, backoff_max=0.05)
+    one, two = net.pair(limits=limits)
+    silent = [net.dial(one, b"") for _ in range(8)]
+    net.during(0.1)
+    two.set_peers({})
+    two.set_peers({1: one.bound[0]})
+    net.until(lambda: connected(two, 1))
+    assert net.receive(silent[0]) == b""
+
+
+# ---- connections end and come back
+
+
+def test_a_member_that_restarts_is_dialled_again(net: Net) -> None:
+    one, two = net.pair()
+    where = two.bound[0]
+    two.close()
+    net.until(lambda: not one.connected(2))
+    one.send([heartbeat(commit=1), append(10)])
+    assert not one.forward(2, b"x")
+    net.until(lambda: one.handler.unreachable)
+    again = net.add(2, address=where)
+    again.set_peers({1: one.bound[0]})
+    net.until(lambda: connected(one, 2) and connected(again, 1))
+    one.send([heartbeat(commit=2)])
+    net.until(lambda: again.handler.messages)
+    assert again.handler.messages[-1] == heartbeat(commit=2)
+    assert one.stats()[2]["connects"] >= 4
+
+
+def test_a_member_that_comes_up_is_dialled_back_at_once(net: Net) -> None:
+    patient = PeerLimits(backoff_min=60, backoff_max=60)
+    one = net.add(1, limits=patient)
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        where = f"127.0.0.1:{sock.getsockname()[1]}"
+    one.set_peers({2: where})
+    net.until(lambda: one.handler.unreachable)
+    two = net.add(2, address=where)
+    two.set_peers({1: one.bound[0]})
+    net.until(lambda: connected(one, 2) and connected(two, 1), seconds=5)
+
+
+def test_a_member_that_moves(net: Net) -> None:
+    one, two = net.pair()
+    two.close()
+    again = net.add(2)
+    again.set_peers({1: "127.0.0.1:1"})
+    host, port = again.bound[0].split(":")
+    assert host == "127.0.0.1"
+    one.set_peers({2: f"http://localhost:{port}"})
+    net.until(lambda: connected(one, 2))
+
+
+def test_a_member_that_leaves(net: Net) -> None:
+    one, two = net.pair()
+    one.set_peers({})
+    net.until(lambda: not two.connected(1))
+    net.during(0.1)
+    assert not two.connected(1) and one.stats() == {}
+
+
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:1", "[::1]:1", "..:80", "x" * 300 + ":80"])
+def test_addresses_that_lead_nowhere(net: Net, address: str) -> None:
+    one = net.add(1)
+    one.set_peers({2: address})
+    net.until(lambda: len(one.handler.unreachable) >= 3)
+
+
+def test_what_was_queued_is_sent_at_the_end(net: Net) -> None:
+    one, two = net.pair()
+    one.send([Message(T.MsgTimeoutNow, 2, 1, 5)])
+    one.close()
+    net.until(lambda: two.handler.messages)
+    assert two.handler.messages == [Message(T.MsgTimeoutNow, 2, 1, 5)]
+    one.close()
+
+
+def test_messages_wait_for_a_connection_that_is_being_made(net: Net) -> None:
+    one, two = net.add(1), net.add(2)
+    two.set_peers({1: one.bound[0]})
+    one.set_peers({2: two.bound[0]})
+    one.send([heartbeat()])
+    net.until(lambda: two.handler.messages)
+    assert one.handler.unreachable == []
+
+
+def test_a_failing_send_ends_the_connection_only(net: Net) -> None:
+    failpoints = Failpoints()
+    one, two = net.pair(failpoints=failpoints)
+    failpoints.set("peer.send", "error")
+    one.send([heartbeat(commit=1)])
+    net.until(lambda: one.handler.unreachable == [2])
+    failpoints.clear()
+    net.until(lambda: connected(one, 2))
+    one.send([heartbeat(commit=2)])
+    net.until(lambda: two.handler.messages)
+    assert two.handler.messages == [heartbeat(commit=2)], "nothing is sent twice, or late"
+
+
+# ---- bad streams
+
+
+def framed(*messages: Message) -> bytes:
+    outbox = Outbox(1 << 20)
+    assert all(outbox.add(message) for message in messages)
+    return b"".join(outbox.pieces())
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        framed(heartbeat(1, 2))[:-1] + b"x",
+        framed(heartbeat(1, 3)),
+        framed(heartbeat(3, 2)),
+        struct.pack("<IIIII", 1, 2, 3, 4, 5),
+    ],
+)
+def test_a_bad_frame_ends_its_connection_only(net: Net, data: bytes) -> None:
+    one, _ = net.pair()
+    sock = net.greet(one, 2, hs.BULK)
+    sock.send(framed(heartbeat(1, 2, 3)))
+    net.until(lambda: one.handler.messages)
+    sock.send(data)
+    assert net.receive(sock) == b""
+    assert one.handler.messages == [heartbeat(1, 2, 3)]
+
+
+def test_a_message_that_the_node_finds_bad_ends_the_connection(net: Net) -> None:
+    one, two = net.pair()
+    two.handler.refuse = "nonsense"
+    one.send([heartbeat()])
+    net.until(lambda: one.handler.unreachable)
+    two.handler.refuse = ""
+    net.until(lambda: connected(one, 2))
+
+
+def test_blobs_are_for_snapshot_streams(net: Net) -> None:
+    one, _ = net.pair()
+    sock = net.greet(one, 2, hs.BULK)
+    outbox = Outbox()
+    assert outbox.add_blob(1, b"x")
+    sock.send(b"".join(outbox.pieces()))
+    assert net.receive(sock) == b""
+
+
+def test_an_acceptor_that_sends_frames(net: Net) -> None:
+    one, listener = net.add(1), net.listen()
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    sock, _ = net.accept(listener, accepted(2))
+    sock.send(framed(heartbeat(1, 2)))
+    assert net.receive(sock) == b""
+    assert one.handler.messages == []
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n", hs.encode_answer(accepted(2))[:30]])
+def test_an_acceptor_that_gives_no_answer(net: Net, answer: bytes) -> None:
+    one, listener = net.add(1), net.listen()
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    sock, _ = net.accept(listener, None)
+    sock.send(answer)
+    assert net.receive(sock) == b""
+    net.accept(listener, None)
+
+
+def test_a_newer_stream_takes_the_place_of_the_old_one(net: Net) -> None:
+    one = net.add(1)
+    one.set_peers({2: "127.0.0.1:1"})
+    old, bulk = net.greet(one, 2), net.greet(one, 2, hs.BULK)
+    new = net.greet(one, 2)
+    assert net.receive(old) == b""
+    for sock in (bulk, new):
+        sock.send(framed(heartbeat(1, 2)))
+    net.until(lambda: len(one.handler.messages) == 2)
+
+
+def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(net: Net) -> None:
+    limits = PeerLimits(
+        max_bulk=2_000_000, stall_timeout=1.0, backoff_min=0.01, backoff_max=0.05, sweep=0.02
+    )
+    one, listener = net.add(1, limits=limits), net.listen()
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    streams = {}
+    for _ in range(2):
+        sock, said = net.accept(listener, accepted(2))
+        streams[said.kind] = sock
+    net.until(lambda: connected(one, 2))
+    control, reader, got = streams[hs.CONTROL], FrameReader(), []
+    while not one.stats()[2]["dropped"]:
+        one.send([append(500_000)])
+        net.loop.run_once(0)
+        assert one.stats()[2]["queued_bytes"] <= 2_000_000
+    before = one.stats()[2]["queued_bytes"]
+    net.during(0.02)
+    assert one.handler.unreachable
+    one.send([heartbeat(commit=n) for n in range(10)])
+    while len(got) < 10:
+        data = net.receive(control)
+        got += reader.feed(data, len(data))
+    assert got == [heartbeat(commit=n) for n in range(10)]
+    assert one.stats()[2]["queued_bytes"] == before > 1_000_000
+    # It takes nothing for stall_timeout: given up, and dialled again.
+    net.until(lambda: not connected(one, 2))
+    assert one.stats()[2]["queued_bytes"] == 0 and one.connected(2)
+    assert net.accept(listener, accepted(2))[1].kind == hs.BULK
+
+
+def test_a_slow_reader_gets_everything(net: Net) -> None:
+    one, listener = net.add(1), net.listen()
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    streams = {said.kind: sock for sock, said in (net.accept(listener, accepted(2)) for _ in range(2))}
+    net.until(lambda: connected(one, 2))
+    sent = [append(700_000, index) for index in range(30)]
+    one.send(sent)
+    net.during(0.02)
+    assert one.stats()[2]["queued_bytes"] > 0
+    reader, got = FrameReader(), []
+    while len(got) < len(sent):
+        data = net.receive(streams[hs.BULK])
+        got += reader.feed(data, len(data))
+    assert got == sent and one.stats()[2]["queued_bytes"] == 0 and one.handler.unreachable == []
+
+
+# ---- snapshot streams
+
+
+def snap() -> Message:
+    return Message(T.MsgSnap, 2, 1, 5, snapshot=Snapshot(9, 4, ConfState((1, 2))))
+
+
+def test_a_snapshot_has_a_stream_of_its_own(net: Net) -> None:
+    one, two = net.add(1, handler=SnapshotHandler()), net.add(2, handler=SnapshotHandler())
+    one.set_peers({2: two.bound[0]})
+    two.set_peers({1: one.bound[0]})
+    one.send([snap()])
+    assert one.handler.wanted == [snap()]
+    stream, events = one.open_snapshot(2), []
+    stream.on_open = lambda: events.append("open")
+    stream.on_blob = lambda tag, data: events.append((tag, data))
+    stream.on_drain = lambda: events.append("drain")
+    net.until(lambda: "open" in events)
+    assert stream.send_message(snap()) and stream.send(1, b"chunk") and stream.send(3, bytes(1_000_000))
+    net.until(lambda: (4, b"1000000") in events)
+    assert events[0] == "open" and events.count("drain") >= 1 and (2, b"5") in events
+    assert two.handler.messages == [snap()] and two.handler.blobs == [(1, b"chunk"), (3, bytes(1_000_000))]
+    stream.close()
+    net.until(lambda: two.handler.ends)
+    assert not stream.send(1, b"late")
+    assert [one.open_snapshot(2) is not None for _ in range(3)] == [True, True, False]
+    assert one.open_snapshot(9) is None
+
+
+def test_a_snapshot_stream_ends_with_its_first_failure(net: Net) -> None:
+    one, two = net.add(1), net.add(2, handler=SnapshotHandler())
+    one.set_peers({2: two.bound[0]})
+    two.set_peers({1: one.bound[0]})
+    stream, ends = one.open_snapshot(2), []
+    stream.on_end = ends.append
+    net.until(lambda: two.handler.streams)
+    two.close()
+    net.until(lambda: ends)
+    net.during(0.05)
+    assert len(ends) == 1 and not stream.send(1, b"late")
+    gone = one.open_snapshot(2)
+    gone.on_end = ends.append
+    one.set_peers({})
+    assert len(ends) == 2 and "no member" in ends[1]
+
+
+def test_snapshot_streams_are_refused_where_nobody_takes_them(net: Net) -> None:
+    one, _ = net.pair()
+    stream, ends = one.open_snapshot(2), []
+    stream.on_end = ends.append
+    net.until(lambda: ends)
+    assert "no more snapshots at the moment" in ends[0]
+    one.send([snap()])
+    net.until(lambda: one.handler.unreachable == [2])
+
+
+def test_a_full_snapshot_stream_says_so(net: Net) -> None:
+    limits = PeerLimits(max_snapshot=100_000)
+    one, two = net.add(1, limits=limits), net.add(2, handler=SnapshotHandler())
+    one.set_peers({2: two.bound[0]})
+    two.set_peers({1: one.bound[0]})
+    stream, drained = one.open_snapshot(2), []
+    stream.on_drain = lambda: drained.append(1)
+    net.until(lambda: two.handler.streams)
+    sent = 0
+    while sent < 20:
+        if stream.send(1, bytes(60_000)):
+            sent += 1
+        else:
+            drained.clear()
+            net.until(lambda: drained)
+    net.until(lambda: len(two.handler.blobs) == 20)
+
+
+# ---- opening
+
+
+def test_an_address_in_use(net: Net) -> None:
+    one = net.add(1)
+    with pytest.raises(errors.AddressInUse, match="cannot listen for peers on"):
+        net.add(2, address=one.bound[0])
+    with pytest.raises(errors.ConfigError):
+        net.add(2, address="nonsense")
