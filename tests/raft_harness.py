@@ -128,13 +128,18 @@ class Node:
         del self.writing[: len(done)]
         for ready in done:
             self.storage.store(ready.entries, ready.hard_state, ready.snapshot)
-            self.raw.on_persisted(ready.number)
+        if done:
+            self.raw.on_persisted(done[-1].number)
 
 
 class Network:
     """Nodes and the messages between them."""
 
-    def __init__(self, ids: Iterable[int], *, learners: Iterable[int] = (), **config: object) -> None:
+    def __init__(
+        self, ids: Iterable[int], *, learners: Iterable[int] = (), bootstrap: bool = False, **config: object
+    ) -> None:
+        """bootstrap: the log begins after index 1, whose snapshot holds the membership, so that members who join later
+        get it from there."""
         self.config = config
         ids, learners = list(ids), list(learners)
         self.conf = ConfState(ids, learners)
@@ -143,7 +148,10 @@ class Network:
         self.cut: set[tuple[int, int]] = set()
         self.drop: Callable[[Message], bool] = lambda message: False
         for id in ids + learners:
-            self.add(id, MemoryStorage(self.conf))
+            storage = MemoryStorage(self.conf)
+            if bootstrap:
+                storage.store([], HardState(1, 0, 1), Snapshot(1, 1, self.conf))
+            self.add(id, storage)
 
     def add(self, id: int, storage: MemoryStorage, **config: object) -> Node:
         """(Re)start a node on a storage."""
@@ -154,7 +162,6 @@ class Network:
 
     def restart(self, id: int, **config: object) -> Node:
         """Crash a node: only what its storage holds comes back."""
-        self.queue = [message for message in self.queue if message.to != id]
         return self.add(id, self.nodes[id].storage, **config)
 
     def __getitem__(self, id: int) -> RawNode:
