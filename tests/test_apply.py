@@ -95,6 +95,24 @@ def test_an_operations_error_is_its_own() -> None:
     assert reply.kvs[0].value == b"v"
 
 
+def test_what_a_failed_operation_has_written_is_dropped() -> None:
+    """The deletion "from key on" is done before the put that keeps a value finds none."""
+    made = applier()
+    half_way = pb.TxnRequest()
+    half_way.success.add(request_put=pb.PutRequest(key=b"0", value=b"lost"))
+    half_way.success.add(request_delete_range=pb.DeleteRangeRequest(key=b"a", range_end=b"\0"))
+    half_way.success.add(request_put=pb.PutRequest(key=b"a", ignore_value=True))
+    (caller,) = waiting(made, 2)
+    ops = [(PUT, put(b"a", b"1")), (TXN, half_way.SerializeToString()), (PUT, put(b"b", b"2"))]
+    made.apply_images(entry(made, 1, *(encode_op(kind, n + 1, body) for n, (kind, body) in enumerate(ops))))
+    made.commit()
+    made.release()
+    assert isinstance(caller.result, errors.KeyNotFound)
+    reply = pb.RangeRequest(key=b"\0", range_end=b"\0").SerializeToString()
+    found = pb.RangeResponse.FromString(made.store.range_reply(reply))
+    assert [(kv.key, kv.value, kv.mod_revision) for kv in found.kvs] == [(b"a", b"1", 2), (b"b", b"2", 3)]
+
+
 @pytest.mark.parametrize("junk", [b"", b"\1", b"\2" + bytes(30), b"\1\x63" + bytes(30), b"\1\1\xf0" + bytes(30)])
 def test_what_cannot_be_read_is_counted_and_passed_over(junk: bytes) -> None:
     made = applier()
