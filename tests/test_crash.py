@@ -159,8 +159,9 @@ def test_no_reply_while_the_sync_is_blocked(fresh: Make, tmp_path: Path) -> None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files under `folder`, by relative name."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """All files under `folder` but the lock, by relative name."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "LOCK"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def segments(node: Server) -> list[Path]:
