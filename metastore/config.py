@@ -280,7 +280,7 @@ class MaintenanceTable:
     snapshot_count: int = _count(10000, 1)
     snapshot_min_size: int = _size("1MiB", "0")
     snapshot_retention: int = _count(3, 1, 1000)
-    snapshot_chunk_size: int = _size("4MiB", "4KiB", "256MiB")
+    snapshot_chunk_size: int = _size("4MiB", "4KiB", "64MiB")
     snapshot_chunk_timeout: float = _duration("30s", "100ms")
     enable_snapshot_compression: bool = _flag(True)
     snapshot_compression_codec: str = _text("zstd", pattern=_NAME)
@@ -500,8 +500,6 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
         ("listen.peer", bool(clash), f"{config.listen.peer!r} is in listen.client too"),
         ("cluster.initial", ours is None, f"does not name this member, {config.node.name!r} (node.name)"),
         # What the next versions bring. Accepting it now would promise what is not done.
-        ("cluster.initial", len(config.cluster.initial) > 1, "more than one member is not supported in this version"),
-        ("cluster.state", config.cluster.state != "new", '"existing" is not supported in this version'),
         ("wal.sync", config.wal.sync != "always", '"async" is not supported in this version'),
     ]
     for path, wrong, reason in rules:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -18,7 +19,7 @@ from ._core.h2 import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
-from ._core.raftpb import ConfState, RaftConfig
+from ._core.raftpb import ConfState, Message, RaftConfig
 from ._core.waiter import Waiter
 from .api import make_services
 from .api.pages import Pages
@@ -31,6 +32,8 @@ from .failpoints import Failpoints
 from .loop import READ, Loop
 from .members import Done, DoneWith, Members, Outcome, peer_address
 from .membership import PROMOTE, REMOVE, UPDATE, Change, Identity, Member, Roster
+from .peer import PeerIdentity, PeerTransport
+from .snapshots import open_snapshots
 from .storage.datadir import DataDir
 from .storage.wal import Wal
 
@@ -50,7 +53,7 @@ GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest
 class RaftStorage:
     """The log as the Raft core wants it: the write-ahead log plus the membership, which that does not decode."""
 
-    def __init__(self, wal: Wal, conf_state: ConfState) -> None:
+    def __init__(self, wal: Wal, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
         self._conf_state = conf_state
         self._wal = wal
         self.entries = wal.entries
@@ -58,7 +61,7 @@ class RaftStorage:
         self.term = wal.term
         self.first_index = wal.first_index
         self.last_index = wal.last_index
-        self.snapshot = wal.snapshot
+        self.snapshot = snapshot
 
     def initial_state(self) -> tuple[Any, ConfState]:
         """(HardState, ConfState) as recovered."""
@@ -85,6 +88,10 @@ class Server:
         self.sweeping = False
         self.full = False
         self.told_leader = 0
+        self.peers: PeerTransport | None = None
+        self.left = ""
+        self.successor = 0
+        self.drain_until = 0.0
 
     # ---- opening
 
@@ -132,6 +139,11 @@ class Server:
         limits = config.limits
         self.engine = storage.load(config.storage.engine)(str(self.data_dir.engine))
         self.closing.callback(self.engine.close)
+        self.snapshots = open_snapshots(
+            config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
+            cluster_id=identity.cluster_id, failpoints=self.failpoints,
+        )
+        self.closing.callback(self.snapshots.close)
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
         compressor = load_codec(config.performance.compression_codec) if config.performance.enable_compression else None
         self.codec = PayloadCodec(
@@ -151,7 +163,7 @@ class Server:
         self.space_wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
         self.roster = Roster(self.store, identity.members)
-        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self.roster.conf_state))
+        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self.roster.conf_state, self.snapshots.newest))
         self.driver = Driver(
             self.raw,
             self.wal,
@@ -163,9 +175,10 @@ class Server:
             Nobody(),
             request_timeout=limits.request_timeout,
             passing=self.failpoints.hit,
-            members_changed=lambda: self.membership.refresh(),
+            members_changed=self._members_changed,
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
+        self.snapshots.attach(self.driver)
 
     def _raft_config(self) -> RaftConfig:
         raft = self.config.raft
@@ -198,9 +211,59 @@ class Server:
         )
         self.listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
         self.closing.callback(self.listener.close)
+        self._watch_peers()
         self.loop.add(self.wal.fileno(), READ, self._on_disk)
         self._next_tick = self.loop.now()
         self._tick()
+
+    def _watch_peers(self) -> None:
+        """Open the peer port as soon as there is anybody else: a member that is alone takes no port it does not use."""
+        alone = set(self.roster.members) == {self.identity.member_id} and not self.identity.contacts
+        if self.peers is None and not alone:
+            identity = self.identity
+            me = PeerIdentity(
+                identity.cluster_id, self.config.cluster.token, identity.member_id, identity.incarnation,
+                tuple(sorted((codec.flag, codec.name) for codec in load_all_codecs())),
+            )
+            self.peers = PeerTransport(
+                self.loop, me, self.config.listen.peer, handler=self, random=random.random, failpoints=self.failpoints
+            )
+            self.closing.callback(self.peers.close)
+            self.driver.transport = self.peers
+            self.membership.tell(self.peers)
+            log.info("listening for peers on %s", ",".join(self.peers.bound))
+
+    def _members_changed(self) -> None:
+        self._watch_peers()
+        self.membership.refresh()
+
+    # ---- peers (peer.Handler)
+
+    def on_message(self, message: Message) -> None:
+        """A Raft message."""
+        self.driver.receive(message)
+
+    def on_forward(self, from_: int, frame: bytes) -> None:
+        """Operations that a follower wants proposed."""
+        self.driver.receive_forward(from_, frame, self.loop.now())
+
+    def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
+        """Operations of ours that were not logged."""
+        self.driver.receive_refusal(code, ids)
+
+    def on_unreachable(self, member: int) -> None:
+        """Something for `member` was lost."""
+        self.raw.report_unreachable(member)
+
+    def on_removed(self, text: str) -> None:
+        """The others say that we are no member any more."""
+        self._leave(f"this member was removed from the cluster: {text}")
+
+    def _leave(self, why: str) -> None:
+        if not self.draining:
+            log.warning("stopping: %s", why)
+            self.left = why
+            self._begin_drain()
 
     # ---- serving
 
@@ -224,6 +287,7 @@ class Server:
         """The end of a turn of the loop: everything that came in goes on, everything answered goes out."""
         now = self.loop.now()
         self.driver.pump(now)
+        self.snapshots.turn(now)
         if not self.ready:
             self._announce(now)
         if self.driver.leader_id != self.told_leader:
@@ -231,6 +295,8 @@ class Server:
             log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)
             self.health.changed()
         self.listener.flush_dirty()
+        if self.peers is not None:
+            self.peers.flush()
         if self.kv.deferred:
             self.kv.serve_deferred()
             self.listener.flush_dirty()
@@ -240,6 +306,8 @@ class Server:
         if self.kv.sweep_pending and not self.sweeping:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
+        if self.membership.removed and not self.draining:
+            self._leave("this member was removed from the cluster")
         if self.draining:
             self._drained(now)
 
@@ -475,6 +543,7 @@ class Server:
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
         numbers = {f"metastore_wal_{name}_total": value for name, value in self.wal.stats().items()}
+        numbers |= {f"metastore_snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
         numbers |= {f"metastore_kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
         proposer = self.proposer
         return numbers | {
@@ -510,5 +579,3 @@ def check_supported(config: Config) -> None:
         raise errors.ConfigError(f"raft.batch_max_bytes is over {MAX_DECODED // 2}")
     if config.wal.sync != "always":
         raise errors.ConfigError('wal.sync: this version has only "always"')
-    if len(config.cluster.initial) > 1 or config.cluster.state != "new":
-        raise errors.ConfigError("cluster.initial: this version runs a single node; name only node.name there")
