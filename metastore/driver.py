@@ -124,6 +124,7 @@ class Driver:
         self.passing = passing
         self.members_changed = members_changed
         self.leader_id = 0
+        self.applied_bytes = 0
         self.term = 0
         self.stopping = False
         self.backlog = False
@@ -370,6 +371,7 @@ class Driver:
 
     def _apply(self, ready: Ready) -> None:
         self.passing("apply.before")
+        self.applied_bytes += memoryview(ready.committed_images).nbytes
         for entry in self.applier.apply_images(ready.committed_images):
             self._apply_conf_change(entry)
         self.applier.commit()

@@ -39,7 +39,12 @@ NAMES = (
     "wal.segment",
     "apply.before",
     "apply.after",
+    "snapshot.write",
+    "snapshot.sync",
     "snapshot.rename",
+    "snapshot.release",
+    "snapshot.receive",
+    "snapshot.install",
     "peer.send",
 )
 

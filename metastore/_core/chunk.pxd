@@ -32,6 +32,10 @@ cdef struct ChunkView:
 cdef int chunk_read(const uint8_t* src, size_t avail, size_t max_chunk, ChunkView* out) noexcept nogil
 
 
+# The image of a chunk; `payload` is flag byte and content, `raw` the bytes of the stream in it.
+cdef bytes chunk_image(uint64_t stream, uint64_t number, uint64_t offset, uint32_t raw, bint last, bytes payload)
+
+
 cdef class Chunk:
     cdef readonly uint64_t stream
     cdef readonly uint64_t number

@@ -156,6 +156,37 @@ def check_chunk(image, size_t max_chunk):
     return chunk
 
 
+cdef bytes chunk_image(uint64_t stream, uint64_t number, uint64_t offset, uint32_t raw, bint last, bytes payload):
+    """Header and payload (flag byte and content) of a chunk that holds `raw` bytes of the stream."""
+    cdef size_t n = PyBytes_GET_SIZE(payload)
+    cdef bytes image = PyBytes_FromStringAndSize(NULL, CHUNK_HEADER + n)
+    cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(image)
+    cdef const char* content = PyBytes_AS_STRING(payload)
+    with nogil:
+        memset(at, 0, CHUNK_HEADER)
+        put32(at + 4, <uint32_t>n)
+        at[8] = CHUNK_VERSION
+        at[9] = CHUNK_LAST if last else 0
+        put32(at + 12, raw)
+        put64(at + 16, stream)
+        put64(at + 24, number)
+        put64(at + 32, offset)
+        memcpy(at + CHUNK_HEADER, content, n)
+        put32(at, crc32(0, at + 4, CHUNK_HEADER - 4 + n))
+    return image
+
+
+def make_chunk(uint64_t stream, uint64_t number, uint64_t offset, bytes data not None, bint last,
+               PayloadCodec codec not None) -> bytes:
+    """The image of one chunk, for a writer that cuts the stream by itself (bytes at `offset`, at most MAX_CHUNK).
+
+    Sums and copies without the GIL, as far as the codec lets it. ValueError if it is too long.
+    """
+    if PyBytes_GET_SIZE(data) > CHUNK_MAX:
+        raise ValueError(f"a chunk of {len(data)} bytes; {MAX_CHUNK} are allowed")
+    return chunk_image(stream, number, offset, <uint32_t>PyBytes_GET_SIZE(data), last, codec.encode(data))
+
+
 cdef class ChunkSplitter:
     """Splits a stream: write() takes its bytes, sink(image) is called with each chunk's image, finish() makes the last
     one.
@@ -215,22 +246,9 @@ cdef class ChunkSplitter:
         self._buf = NULL
 
     cdef int _emit(self, bint last) except -1:
-        cdef bytes payload = self._codec.encode_view(self._buf, self._used)
-        cdef size_t n = PyBytes_GET_SIZE(payload)
-        cdef bytes image = PyBytes_FromStringAndSize(NULL, CHUNK_HEADER + n)
-        cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(image)
-        cdef const char* content = PyBytes_AS_STRING(payload)
-        with nogil:
-            memset(at, 0, CHUNK_HEADER)
-            put32(at + 4, <uint32_t>n)
-            at[8] = CHUNK_VERSION
-            at[9] = CHUNK_LAST if last else 0
-            put32(at + 12, <uint32_t>self._used)
-            put64(at + 16, self.stream)
-            put64(at + 24, self.chunks)
-            put64(at + 32, self.bytes_in)
-            memcpy(at + CHUNK_HEADER, content, n)
-            put32(at, crc32(0, at + 4, CHUNK_HEADER - 4 + n))
+        cdef bytes image = chunk_image(self.stream, self.chunks, self.bytes_in, <uint32_t>self._used, last,
+                                       self._codec.encode_view(self._buf, self._used))
+        cdef size_t n = PyBytes_GET_SIZE(image) - CHUNK_HEADER
         self._sink(image)
         self.chunks += 1
         self.bytes_in += self._used

@@ -11,7 +11,7 @@ from .. import errors
 
 
 class DataDir:
-    """An existing, locked data directory. `wal` and `engine` are the folders of its parts.
+    """An existing, locked data directory. `wal`, `snapshots` and `engine` are the folders of its parts.
 
     The lock is `flock` on a file of its own: the kernel drops it with the process, so a kill -9 leaves nothing to clean
     up. Raises DataDirInUse when another process has it, ConfigError when the directory cannot be used.
@@ -37,6 +37,11 @@ class DataDir:
     def wal(self) -> Path:
         """Folder of the log's segments."""
         return self.path / "wal"
+
+    @property
+    def snapshots(self) -> Path:
+        """Folder of the snapshot files."""
+        return self.path / "snap"
 
     @property
     def engine(self) -> Path:

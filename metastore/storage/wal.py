@@ -164,6 +164,11 @@ class Wal:
         return self._state.snapshot_index
 
     @property
+    def durable_snapshot(self) -> int:
+        """The snapshot position that is known to be on disk; `snapshot_index` once it is."""
+        return self._durable_snapshot
+
+    @property
     def snapshot_term(self) -> int:
         """The term of the entry at the snapshot position."""
         return self._state.snapshot_term

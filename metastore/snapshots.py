@@ -1,0 +1,328 @@
+"""Snapshots of one running member: when one is taken, by whom, and what may be dropped from the log after.
+
+`Snapshots` belongs to the loop's thread. A snapshot is written in a thread of its own, from a view of the engine that
+is taken between two applies together with the log position and the membership; see `_core/snapfile.pyx` for why the
+loop does not feel it. When the file is on disk, read back and verified, the thread says so, and the loop's thread moves
+the beginning of the log: to the verified snapshot *before* the new one, so that either will do for a start.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from ._core.chunk import MAX_CHUNK
+from ._core.codec import PayloadCodec
+from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
+from ._core.snapfile import Walker
+from .codecs import load as load_codec
+from .codecs import load_all as load_all_codecs
+from .errors import DamagedData, FormatError, MetaStoreError
+from .failpoints import Failpoints
+from .snapformat import Header, parse_name
+from .snappolicy import Policy, log_bytes
+from .storage.snapshot import Cancelled, Info, SnapshotStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ._core.engine import Engine
+    from .config import MaintenanceTable
+    from .driver import Driver
+    from .loop import Loop
+    from .storage.wal import Wal
+
+log = logging.getLogger("metastore.snapshot")
+
+RETRY = 10.0  # seconds after an attempt that failed
+#: Entries that an engine with files of its own keeps in the log for slow followers.
+CATCH_UP = 5000
+MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
+META_CONF_STATE = b"mconf_state"
+
+
+class Snapshots:
+    """The snapshots of one member. `recover` comes before the Raft core is made, `attach` after the driver."""
+
+    def __init__(
+        self, store: SnapshotStore, engine: Engine, wal: Wal, loop: Loop, policy: Policy, *, cluster_id: int,
+        failpoints: Failpoints,
+    ) -> None:  # fmt: skip
+        self.store = store
+        self.engine = engine
+        self.wal = wal
+        self.loop = loop
+        self.policy = policy
+        self.cluster_id = cluster_id
+        self.failpoints = failpoints
+        #: Whether what the engine holds is gone with the process.
+        self.volatile = hasattr(engine, "set_durable")
+        #: Snapshots known to be good whose files are there, the oldest first.
+        self.good: list[Info] = []
+        self.taken = self.failed = self.bytes = 0
+        self.seconds = 0.0
+        self._driver: Driver | None = None
+        self._base = 0
+        self._look_at = 0
+        self._not_before = 0.0
+        self._thread: threading.Thread | None = None
+        self._stopping = False
+        self._releasing = False
+
+    # ---- start
+
+    def recover(self) -> None:
+        """Fill the engine from the newest snapshot that verifies and fits the log.
+
+        Damaged ones are reported and passed over. Raises DamagedData when the log begins after entries that no
+        snapshot holds, or when a snapshot is of another cluster.
+        """
+        if not self.volatile and self.engine.applied()[0] >= max(1, self.wal.snapshot_index):
+            self._fit_log(*self.engine.applied(), self.engine.get(META_CONF_STATE) or ConfState().encode())
+            return
+        bad: list[str] = []
+        for path in self.store.names():
+            if (parse_name(path.name) or (0,))[0] < self.wal.snapshot_index:
+                break
+            began = time.monotonic()
+            try:
+                info = self.store.restore(path, self.engine)
+            except (FormatError, OSError) as error:
+                bad.append(f"{path}: {error}")
+                log.error("snapshot %s is damaged, the one before it is tried: %s", path, error)
+                continue
+            self._restored(info, time.monotonic() - began)
+            return
+        if self.wal.snapshot_index:
+            raise DamagedData(
+                f"the log begins after entry {self.wal.snapshot_index}, and {self.store.path} has no snapshot of it or "
+                f"later that can be read{': ' if bad else ''}{'; '.join(bad)}"
+            )
+
+    def _restored(self, info: Info, seconds: float) -> None:
+        header = info.header
+        if header.cluster_id != self.cluster_id:
+            raise DamagedData(f"{info.path}: snapshot of cluster {header.cluster_id:016x}, not {self.cluster_id:016x}")
+        log.info(
+            "restored snapshot index=%d term=%d revision=%d records=%d bytes=%d after=%.3fs",
+            header.index, header.term, header.revision, info.trailer.records, info.trailer.size, seconds,
+        )  # fmt: skip
+        self.good = [info]
+        self.policy.restored(header.index, 0, info.trailer.size, int(self.engine.size()))
+        self._fit_log(header.index, header.term, header.conf_state.encode())
+
+    def _fit_log(self, index: int, term: int, conf_state: bytes) -> None:
+        """Where the log does not hold the entry that the state ends with, it begins anew there: the state was received
+        from a leader, and the node died before its log said so."""
+        if index <= self.wal.last_index() and self.wal.term(index) == term:
+            return
+        if index <= self.wal.snapshot_index:
+            raise DamagedData(f"the state at entry {index} of term {term} does not belong to the log")
+        log.warning("the log ends at entry %d and begins anew after the snapshot's %d", self.wal.last_index(), index)
+        self.wal.save_snapshot_position(index, term, conf_state)
+        self.wal.submit()
+
+    def attach(self, driver: Driver) -> None:
+        """Begin to count what this driver applies."""
+        self._driver = driver
+        self._base = driver.applier.applied_index
+        self._look_at = self.policy.index + self.policy.count
+
+    # ---- when and how
+
+    def turn(self, now: float) -> None:
+        """The end of a turn of the loop at `now` (seconds): begin a snapshot if one is due."""
+        if self._releasing:
+            self._release()
+        driver = self._driver
+        if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
+            return
+        index = driver.applier.applied_index
+        if now < self._not_before:
+            return
+        if self.policy.due(index, self._counted(), int(self.engine.size())):
+            self._due(now)
+        else:
+            self._look_at = index + max(1, self.policy.count // 16)
+
+    def _due(self, now: float) -> None:
+        if self.volatile:
+            self.begin()
+            return
+        # An engine with files needs no snapshot of its own: what it has on disk need not be in the log.
+        self.engine.flush()
+        index = int(self.engine.durable_applied()) - CATCH_UP
+        counted = self._counted()
+        self.policy.restored(self.engine.applied()[0], counted, 0, int(self.engine.size()))
+        self._look_at = self.policy.index + self.policy.count
+        if index > self.wal.snapshot_index:
+            self._move(index, self.wal.term(index), self._conf_state())
+
+    def _counted(self) -> int:
+        driver = self._driver
+        assert driver is not None, "attach comes first"
+        applier = driver.applier
+        return log_bytes(driver.applied_bytes, applier.applied_index - self._base, applier.operations)
+
+    def _conf_state(self) -> ConfState:
+        assert self._driver is not None, "attach comes first"
+        return self._driver.roster.conf_state
+
+    def begin(self) -> bool:
+        """Take a snapshot of this moment, between two applies; False if one is under way or nothing was applied."""
+        if self._thread is not None or self._stopping or self._driver is None:
+            return False
+        view = self.engine.view()
+        index, term = view.applied()
+        if not index:
+            return False
+        header = Header(
+            index, term, self._conf_state(), self._driver.applier.store.revision,
+            int.from_bytes(os.urandom(8), "little"), self.cluster_id, self.store.chunk_size,
+        )  # fmt: skip
+        work = (header, Walker(view), self._counted(), int(self.engine.size()))
+        self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
+        self._thread.start()
+        return True
+
+    def _work(self, header: Header, walker: Walker, counted: int, engine_size: int) -> None:
+        """The thread: write, verify, remove what is too old."""
+        began = time.monotonic()
+        try:
+            info = self.store.save(header, walker, self._between)
+            self.store.prune()
+        except Cancelled:
+            return
+        except (MetaStoreError, OSError, MemoryError) as error:
+            # A full disk, a failing one: the node goes on, its log only grows until a later attempt goes well.
+            self._tell_failed(error, counted)
+            return
+        except BaseException as error:
+            # A fault of ours or of a codec plug-in. The same for the node, and a traceback for people.
+            self._tell_failed(error, counted)
+            raise
+        took = time.monotonic() - began
+        self.loop.call_soon_threadsafe(lambda: self._taken(info, counted, engine_size, took))
+
+    def _tell_failed(self, error: BaseException, counted: int) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        self.loop.call_soon_threadsafe(lambda: self._failed(reason, counted))
+
+    def _between(self) -> None:
+        if self._stopping:
+            raise Cancelled
+
+    def _failed(self, reason: str, counted: int) -> None:
+        self._thread = None
+        self.failed += 1
+        self._not_before = self.loop.now() + RETRY
+        self.policy.failed(counted)
+        log.error("a snapshot could not be taken, the log is kept: %s", reason)
+
+    def _taken(self, info: Info, counted: int, engine_size: int, took: float) -> None:
+        self._thread = None
+        self.taken += 1
+        self.bytes += info.trailer.size
+        self.seconds += took
+        log.info(
+            "snapshot index=%d records=%d bytes=%d of=%d after=%.3fs",
+            info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
+        )  # fmt: skip
+        self.policy.taken(info.header.index, counted, info.trailer.size, engine_size)
+        self._look_at = self.policy.index + self.policy.count
+        self.good = [*(old for old in self.good if old.path.exists()), info]
+        if self.volatile:
+            self.engine.set_durable(info.header.index)  # type: ignore[attr-defined]
+            self._compact()
+        self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Free what only the view still held, in slices."""
+        if not self._stopping and self.engine.reclaim():
+            self.loop.call_later(0, self._reclaim)
+
+    # ---- the log
+
+    def _compact(self) -> None:
+        """Let the log begin at the snapshot before the newest, or at an older one that an active follower needs."""
+        if len(self.good) < 2:
+            return
+        wanted = self._slowest()
+        target = next((info for info in reversed(self.good[:-1]) if info.header.index <= wanted), self.good[0])
+        if target.header.index > self.wal.snapshot_index:
+            self._move(target.header.index, target.header.term, target.header.conf_state)
+
+    def _slowest(self) -> int:
+        """The last entry that every active follower has; large where there is none."""
+        assert self._driver is not None, "attach comes first"
+        if not self._driver.is_leader:
+            return 1 << 62
+        progress = self._driver.raw.status().progress.values()
+        return min((peer.match for peer in progress if peer.recent_active), default=1 << 62)
+
+    def _move(self, index: int, term: int, conf_state: ConfState) -> None:
+        self.failpoints.hit("snapshot.release")
+        self.wal.save_snapshot_position(index, term, conf_state.encode())
+        self.wal.submit()
+        self._releasing = True
+
+    def _release(self) -> None:
+        """Drop segments as soon as the new beginning is durable."""
+        if self.wal.durable_snapshot == self.wal.snapshot_index:
+            self._releasing = False
+            self.wal.release(self.wal.snapshot_index)
+
+    # ---- for others
+
+    def newest(self) -> Snapshot:
+        """The storage's answer to the Raft core: the newest snapshot that a follower can go on from in the log.
+
+        Raises SnapshotNotReady while there is none; one is begun then."""
+        if self.good and self.good[-1].header.index >= self.wal.snapshot_index:
+            header = self.good[-1].header
+            return Snapshot(header.index, header.term, header.conf_state)
+        self.begin()
+        raise SnapshotNotReady()
+
+    def stats(self) -> dict[str, float]:
+        """Counters for metrics."""
+        return {
+            "taken": self.taken,
+            "failed": self.failed,
+            "bytes": self.bytes,
+            "seconds": self.seconds,
+        }
+
+    def close(self) -> None:
+        """Give up a snapshot that is under way and wait for its thread."""
+        self._stopping = True
+        if self._thread is not None:
+            self._thread.join()
+
+
+def open_snapshots(
+    wanted: MaintenanceTable, path: Path, engine: Engine, wal: Wal, loop: Loop, *, cluster_id: int,
+    failpoints: Failpoints,
+) -> Snapshots:  # fmt: skip
+    """The snapshots of a data directory, with `engine` filled from them (see `Snapshots.recover`). Raises ConfigError,
+    DamagedData."""
+
+    def make_codec() -> PayloadCodec:
+        codec = load_codec(wanted.snapshot_compression_codec) if wanted.enable_snapshot_compression else None
+        return PayloadCodec(codec, MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+
+    make_codec()  # one that cannot be loaded is to be known now
+    store = SnapshotStore(
+        path,
+        chunk_size=wanted.snapshot_chunk_size,
+        make_codec=make_codec,
+        retention=wanted.snapshot_retention,
+        failpoints=failpoints,
+    )
+    policy = Policy(wanted.snapshot_count, wanted.snapshot_min_size)
+    snapshots = Snapshots(store, engine, wal, loop, policy, cluster_id=cluster_id, failpoints=failpoints)
+    snapshots.recover()
+    return snapshots

@@ -1,0 +1,277 @@
+"""Snapshot files. Layout and rules: FORMATS.md, "Snapshot file"; chunks: `_core/chunk.pyx`, records:
+`_core/snapfile.pyx`.
+
+Files are written and read chunk by chunk: memory is a few chunks, whatever the size. Nothing here is bound to a thread,
+but a `PayloadCodec` is, so each writer or reader makes one of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .._core.chunk import HEADER as CHUNK_HEADER
+from .._core.chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
+from .._core.codec import PayloadCodec
+from .._core.snapfile import RecordReader, Walker, count_records, restore
+from ..errors import DamagedData, FormatError, NoSpace
+from ..failpoints import Failpoints
+from ..snapformat import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
+from .segments import sync_folder
+
+if TYPE_CHECKING:
+    from .._core.engine import Engine
+
+# Bytes between two syncs while writing: one sync of a whole large file would make the log's own syncs wait for it.
+_SYNC_EVERY = 8 << 20
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Cancelled(Exception):
+    """The writer or reader was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """A complete snapshot file that verified: header, trailer, path."""
+
+    header: Header
+    trailer: Trailer
+    path: Path
+
+
+def _read(fd: int, n: int, offset: int, what: str) -> bytes:
+    data = os.pread(fd, n, offset)
+    if len(data) != n:
+        raise FormatError(f"snapshot: {what} cut short")
+    return data
+
+
+def read_header(fd: int) -> tuple[Header, int]:
+    """(header, its bytes) of an open file. Raises FormatError, OSError."""
+    size = header_size(_read(fd, PREFIX_SIZE, 0, "header"))
+    return Header.decode(_read(fd, size, 0, "header")), size
+
+
+def read_image(fd: int, offset: int, max_chunk: int) -> bytes:
+    """The image of the chunk at `offset`, not checked yet. Raises FormatError if it is cut or impossible, OSError."""
+    size = image_size(_read(fd, CHUNK_HEADER, offset, "chunk"), max_chunk)
+    return _read(fd, size, offset, "chunk")
+
+
+def _none() -> None:
+    """What happens between two chunks if nobody wants anything to."""
+
+
+class SnapshotStore:
+    """The snapshot files of one data directory.
+
+    path: its folder, made if it is not there. chunk_size: bytes before compression. make_codec: makes a PayloadCodec
+    for one writer or reader. retention: complete files that stay, at least two.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        chunk_size: int,
+        make_codec: Callable[[], PayloadCodec],
+        retention: int = 3,
+        failpoints: Failpoints | None = None,
+        log: Any = None,
+    ) -> None:
+        self.path = Path(path)
+        self.chunk_size = min(chunk_size, MAX_CHUNK)
+        self.make_codec = make_codec
+        self.retention = max(2, retention)
+        self.failpoints = failpoints or Failpoints()
+        self.log = log or logging.getLogger("metastore.snapshot")
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        sync_folder(self.path.parent)
+        for left in self.path.glob("*.tmp"):
+            left.unlink()
+
+    def names(self) -> list[Path]:
+        """Complete files, the newest first; nothing is known of what they hold."""
+        found = [(parse_name(path.name), path) for path in self.path.iterdir()]
+        return [path for key, path in sorted(((key, path) for key, path in found if key), reverse=True)]
+
+    # ---- writing
+
+    def save(self, header: Header, walker: Walker, between: Callable[[], None] = _none) -> Info:
+        """Write the walker's records as a snapshot, sync, name and verify it: when this returns, it can be relied on.
+
+        header: its chunk size and codec name are filled in here. `between` is called before every chunk; what it raises
+        ends the attempt. Raises DamagedData if it does not read back, NoSpace, OSError; then nothing is left behind.
+        """
+        codec = self.make_codec()
+        header = Header(
+            header.index, header.term, header.conf_state, header.revision, header.stream, header.cluster_id,
+            self.chunk_size, codec.codec.name if codec.codec is not None else "",
+        )  # fmt: skip
+        temporary = self.path / header.name("tmp")
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                self._write(fd, header, walker, codec, between)
+                self.failpoints.hit("snapshot.sync")
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            return self.publish(temporary, header, between)
+        except OSError as error:
+            if error.errno in _NO_ROOM:
+                raise NoSpace() from error
+            raise
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _write(
+        self, fd: int, header: Header, walker: Walker, codec: PayloadCodec, between: Callable[[], None]
+    ) -> None:
+        data = header.encode()
+        size = self._append(fd, data, 0)
+        chunks = unsynced = nbytes = 0
+        last = False
+        while not last:
+            between()
+            self.failpoints.hit("snapshot.write")
+            piece = walker.take(self.chunk_size)
+            last = walker.done
+            image = make_chunk(header.stream, chunks, nbytes, piece, last, codec)
+            size = self._append(fd, image, size)
+            chunks += 1
+            nbytes += len(piece)
+            unsynced += len(image)
+            if unsynced >= _SYNC_EVERY:
+                os.fdatasync(fd)
+                unsynced = 0
+        trailer = Trailer(header.stream, chunks, nbytes, walker.records, size + TRAILER_SIZE)
+        self._append(fd, trailer.encode(), size)
+
+    def _append(self, fd: int, data: bytes, offset: int) -> int:
+        view = memoryview(data)
+        while view:
+            done = os.pwrite(fd, view, offset)
+            view, offset = view[done:], offset + done
+        return offset
+
+    def publish(self, temporary: Path, header: Header, between: Callable[[], None] = _none) -> Info:
+        """Give a synced file its name, durably, and read it back from the disk. Raises DamagedData (the file is
+        removed: it never counted), OSError."""
+        final = self.path / header.name()
+        self.failpoints.hit("snapshot.rename")
+        os.rename(temporary, final)
+        sync_folder(self.path)
+        try:
+            return self.verify(final, between)
+        except FormatError as error:
+            final.unlink(missing_ok=True)
+            raise DamagedData(f"{final}: did not read back: {error.text}") from error
+
+    # ---- reading
+
+    def pieces(
+        self, path: Path, between: Callable[[], None] = _none, done: Callable[[Info], object] = lambda _info: None
+    ) -> Iterator[bytes]:
+        """The stream of a file, chunk by chunk, everything checked but the records' own order and number. `done` gets
+        header and trailer at the end. Raises FormatError, OSError."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header, at = read_header(fd)
+            if parse_name(path.name) not in (None, (header.index, header.term, header.stream)):
+                raise FormatError("snapshot: its name belongs to another one")
+            joiner = ChunkJoiner(header.stream, header.chunk_size, self.make_codec())
+            while not joiner.finished:
+                between()
+                image = read_image(fd, at, header.chunk_size)
+                at += len(image)
+                yield joiner.feed(image)
+            trailer = Trailer.decode(_read(fd, TRAILER_SIZE, at, "trailer"))
+            found = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
+            if (trailer.stream, trailer.chunks, trailer.nbytes, trailer.size) != found:
+                raise FormatError("snapshot: its trailer does not fit it")
+            if os.fstat(fd).st_size != trailer.size:
+                raise FormatError("snapshot: bytes after the trailer")
+            done(Info(header, trailer, path))
+        finally:
+            os.close(fd)
+
+    def verify(self, path: Path, between: Callable[[], None] = _none) -> Info:
+        """Read a whole file from the disk and check all there is. Raises FormatError, OSError."""
+        with contextlib.suppress(OSError):
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                # What was just written is still in memory; what counts is what the disk gives back.
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            finally:
+                os.close(fd)
+        found: list[Info] = []
+        records = count_records(RecordReader(self.pieces(path, between, found.append)))
+        return _counted(found, records)
+
+    def restore(self, path: Path, engine: Engine, between: Callable[[], None] = _none, pause: Any = None) -> Info:
+        """Replace the engine's contents by a file's; with an engine that keeps its word, all or nothing.
+
+        Raises FormatError for a damaged file, OSError."""
+        found: list[Info] = []
+        reader = RecordReader(_checked(self.pieces(path, between, found.append), found, lambda: reader.records))
+        restore(engine, reader, pause)
+        info = found[0]
+        if engine.applied() != (info.header.index, info.header.term):
+            raise FormatError("snapshot: its records are not those of its log position")
+        return info
+
+    # ---- keeping
+
+    def prune(self, keep: Iterable[Path] = ()) -> None:
+        """Remove all complete files but the newest `retention` and those in `keep`."""
+        kept = set(keep)
+        for path in self.names()[self.retention :]:
+            if path not in kept:
+                path.unlink(missing_ok=True)
+
+
+def _counted(found: list[Info], records: int) -> Info:
+    if found[0].trailer.records != records:
+        raise FormatError("snapshot: its trailer does not fit it")
+    return found[0]
+
+
+def _checked(pieces: Iterator[bytes], found: list[Info], records: Callable[[], int]) -> Iterator[bytes]:
+    """`pieces`, and at their end the number of records, so that an engine sees the error before it takes them over."""
+    yield from pieces
+    _counted(found, records())
+
+
+def part_state(path: Path) -> tuple[Header, int, int] | None:
+    """(header, chunks that are whole, bytes up to their end) of a file that was received in part; None if not even its
+    header is."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        header, at = read_header(fd)
+        chunks = offset = 0
+        while True:
+            try:
+                image = read_image(fd, at, header.chunk_size)
+                chunk = check_chunk(image, header.chunk_size)
+            except FormatError:
+                return header, chunks, at
+            if (chunk.stream, chunk.number, chunk.offset) != (header.stream, chunks, offset):
+                return header, chunks, at
+            at += len(image)
+            chunks += 1
+            offset += chunk.size
+    except FormatError:
+        return None
+    finally:
+        os.close(fd)
