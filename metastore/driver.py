@@ -67,8 +67,8 @@ class Transport(Protocol):
     def send(self, messages: list[Message]) -> None:
         """Raft messages of one Ready, in ascending order of the peer's id."""
 
-    def forward(self, to: int, batch: bytes) -> None:
-        """Framed operations for the leader."""
+    def forward(self, to: int, batch: bytes) -> bool:
+        """Framed operations for the leader; false if they were surely not sent."""
 
     def refuse(self, to: int, code: int, ids: list[int]) -> None:
         """Operations forwarded by `to` that were surely not logged; `code` is a place in REFUSALS."""
@@ -80,8 +80,9 @@ class Nobody:
     def send(self, messages: list[Message]) -> None:
         """There is nobody."""
 
-    def forward(self, to: int, batch: bytes) -> None:
+    def forward(self, to: int, batch: bytes) -> bool:
         """There is nobody."""
+        return False
 
     def refuse(self, to: int, code: int, ids: list[int]) -> None:
         """There is nobody."""
@@ -256,7 +257,8 @@ class Driver:
         if self.is_leader:
             self._lead_member_change(operation, Change.decode(decode_op(operation).request), now)
         elif self.leader_id:
-            self.transport.forward(self.leader_id, frame([operation]))
+            if not self.transport.forward(self.leader_id, frame([operation])):
+                raise errors.Unhealthy()
         else:
             raise errors.NoLeader()
 
@@ -328,8 +330,11 @@ class Driver:
     def _forward(self, now: float) -> None:
         """Send what is queued to the leader, which does the batching; only operations that were never sent."""
         while (batch := self.proposer.take(now, True, True)) is not None:
+            if not self.transport.forward(self.leader_id, batch):
+                # Surely not sent, so it may wait for this leader's connection, or for the next leader.
+                self.proposer.untake()
+                return
             self._forwarded.append((self.kv.next_id, self.proposer.taken_count, self.proposer.taken_bytes))
-            self.transport.forward(self.leader_id, batch)
 
     def _carry(self, ready: Ready, now: float) -> None:
         """Persist, send, apply and reply for one Ready, in this order."""

@@ -237,6 +237,13 @@ class UnsupportedPlatform(MetaStoreError):
     exit_code = 7
 
 
+class RemovedFromCluster(MetaStoreError):
+    """This member is none any more; it stopped by itself. Its data directory is of no use to the cluster."""
+
+    code = FAILED_PRECONDITION
+    exit_code = 8
+
+
 class FormatError(MetaStoreError):
     """Bytes that do not follow their format; raised by decoders, mapped by their callers."""
 
@@ -252,5 +259,6 @@ EXIT_CODES = {
     5: "a listen address is in use or cannot be bound",
     6: "the disk failed: a write or a sync did not succeed",
     7: "cannot run here: no Linux, or the compiled modules are missing",
+    8: "removed from the cluster",
 }
 """What each exit code of the program means; every class above uses one of these."""

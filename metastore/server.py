@@ -112,6 +112,8 @@ class Server:
             finally:
                 self.driver.abandon()
                 self.listener.flush_dirty()
+            if self.left:
+                raise errors.RemovedFromCluster(self.left)
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
@@ -542,7 +544,9 @@ class Server:
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
-        numbers = {f"metastore_wal_{name}_total": value for name, value in self.wal.stats().items()}
+        log_stats = self.wal.stats()
+        numbers = {"metastore_wal_segments": log_stats.pop("segments")}
+        numbers |= {f"metastore_wal_{name}_total": value for name, value in log_stats.items()}
         numbers |= {f"metastore_snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
         numbers |= {f"metastore_kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
         proposer = self.proposer
