@@ -34,7 +34,12 @@ import loader  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.processes import Etcd, Node, Server, etcd_binary  # noqa: E402
 
-BASELINE = {"raft.enable_batch_proposal": "false", "wal.group_commit": "false"}
+# The kinds of node, by the settings that make them.
+VARIANTS = {
+    "metastore": {},
+    "uncompressed": {"performance.enable_compression": "false"},
+    "baseline": {"raft.enable_batch_proposal": "false", "wal.group_commit": "false"},
+}
 PUT, RANGE = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"
 KEY = b"bench/key"
 WARM_UP = 2000
@@ -112,14 +117,15 @@ def range_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
     return measured(server, load.requests, work)
 
 
-def distinct_sample(server: Server, load: h2load.Load, value: bytes, number: int) -> Sample:
-    """Puts a new key each, by the generator in loader.py."""
+def distinct_sample(server: Server, load: h2load.Load, size: int, number: int) -> Sample:
+    """Puts a new key and a new value each, by the generator in loader.py."""
     before = revision(server)
 
     def work() -> tuple[float, list[int]]:
         began = time.perf_counter()
         prefix = b"distinct/%d/" % number
-        replies = loader.put_keys(server.address, prefix, load.requests, value, load.connections, load.streams)
+        shape = (load.requests, size, number, load.connections, load.streams)
+        replies = loader.put_keys(server.address, prefix, *shape)
         took = time.perf_counter() - began
         if replies != load.requests:
             raise SystemExit(f"{server.kind}: {load.requests - replies} puts got an error")
@@ -158,13 +164,13 @@ class Bench:
         self._made = 0
 
     def make(self, kind: str) -> Server:
-        """A server that is not started; `kind` is etcd, metastore or baseline."""
+        """A server that is not started; `kind` is etcd or one of VARIANTS."""
         self._made += 1
         data_dir = self.folder / f"{kind}-{self._made}"
         if kind == "etcd":
             # The default quota of 2 GiB would end a long run.
             return Etcd(data_dir, extra=["--quota-backend-bytes", str(8 << 30)])
-        return Node(data_dir, BASELINE if kind == "baseline" else {})
+        return Node(data_dir, VARIANTS[kind])
 
     @contextmanager
     def servers(self, *kinds: str) -> Iterator[dict[str, Server]]:
@@ -185,8 +191,9 @@ class Bench:
 
     def put(self) -> None:
         load = h2load.Load(self.options.requests, 10, 100)
-        samples = self.paired(("etcd", "metastore", "baseline"), lambda s, _: put_sample(s, load, self.value))
+        samples = self.paired(("etcd", *VARIANTS), lambda s, _: put_sample(s, load, self.value))
         report(f"Put, one key, 10 connections x 100 streams, {self.options.value_size} bytes, durable", samples)
+        print("  h2load repeats one value, which the codec makes small in a batch: see uncompressed, and `distinct`")
         print("  baseline: enable_batch_proposal and group_commit off (one proposal, one sync)")
 
     def lone(self) -> None:
@@ -201,8 +208,10 @@ class Bench:
 
     def distinct(self) -> None:
         load = h2load.Load(self.options.requests, 10, 100)
-        samples = self.paired(("etcd", "metastore"), lambda s, n: distinct_sample(s, load, self.value, n))
-        report("Put, a new key each, 10 connections x 100 streams (the generator takes part of a core)", samples)
+        samples = self.paired(("etcd", "metastore"), lambda s, n: distinct_sample(s, load, self.options.value_size, n))
+        report(
+            "Put, a new key and value each, 10 connections x 100 streams (the generator takes part of a core)", samples
+        )
 
     def million(self) -> None:
         """Loads many keys, kills, starts again: memory after both, the time to a first linearizable answer."""
@@ -212,7 +221,7 @@ class Bench:
         for kind in ("etcd", "metastore"):
             with self.make(kind) as server:
                 began = time.perf_counter()
-                replies = loader.put_keys(server.address, b"million/", keys, self.value)
+                replies = loader.put_keys(server.address, b"million/", keys, self.options.value_size, self.options.seed)
                 took = time.perf_counter() - began
                 if replies != keys or revision(server) != keys + 1:
                     raise SystemExit(f"{kind}: {keys} puts, {replies} replies, revision {revision(server)}")

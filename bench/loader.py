@@ -1,4 +1,6 @@
-"""A load generator for puts with a key of their own each, which h2load cannot make: HTTP/2 frames built by numpy.
+"""A load generator for puts with a key and a value of their own each, which h2load cannot make.
+
+The HTTP/2 frames are built by numpy; the values are random bytes, so that no codec can make them smaller.
 
 Ten connections or so, many calls under way on each, one thread. It counts replies and nothing else: that the puts were
 really done is for the caller to check by the revision.
@@ -65,8 +67,10 @@ def _call(stream: int, block: bytes, data: bytes) -> bytes:
 class _Calls:
     """The frames of one connection's calls, built a block at a time from a template."""
 
-    def __init__(self, prefix: bytes, first: int, count: int, value: bytes) -> None:
-        self._prefix, self._first, self.count, self._value = prefix, first, count, value
+    def __init__(self, prefix: bytes, first: int, count: int, value_size: int, seed: int) -> None:
+        self._prefix, self._first, self.count = prefix, first, count
+        self._random = np.random.default_rng([seed, first])
+        value = self._value = self._random.bytes(value_size)
         self.message_size = len(put_message(self._key(0), value))
         self._template = np.frombuffer(_call(1, BLOCK_AFTER, put_message(self._key(0), value)), np.uint8)
         self.size = len(self._template)
@@ -96,6 +100,8 @@ class _Calls:
         keys = numbers + self._first
         for digit in range(DIGITS):
             calls[:, self._key_at + DIGITS - 1 - digit] = 48 + keys // 10**digit % 10
+        size = len(self._value)
+        calls[:, self.size - size :] = self._random.integers(0, 256, (len(numbers), size), np.uint8)
         self._block, self._block_start = calls.tobytes(), start
 
 
@@ -172,7 +178,9 @@ class _Connection:
             raise RuntimeError(f"frame {kind} of the server: {payload.hex()}")
 
 
-def put_keys(address: str, prefix: bytes, count: int, value: bytes, connections: int = 10, streams: int = 100) -> int:
+def put_keys(
+    address: str, prefix: bytes, count: int, value_size: int, seed: int, connections: int = 10, streams: int = 100
+) -> int:
     """Puts keys prefix + 12 digits, `count` of them, each once; returns how many got a reply message.
 
     Raises RuntimeError when a connection fails.
@@ -185,7 +193,7 @@ def put_keys(address: str, prefix: bytes, count: int, value: bytes, connections:
             sock = socket.create_connection((host, int(port)))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
-            connection = _Connection(_Calls(prefix, first, min(share, count - first), value), streams, sock)
+            connection = _Connection(_Calls(prefix, first, min(share, count - first), value_size, seed), streams, sock)
             grown = _frame(WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
             settings = _frame(SETTINGS, 0, 0, SET_WINDOW.to_bytes(2, "big") + WINDOW.to_bytes(4, "big"))
             connection.out += PREFACE + settings + grown
