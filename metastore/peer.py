@@ -424,7 +424,7 @@ class PeerTransport:
             silent.fail("no room for so many connections")
         try:
             sock.setblocking(False)
-            tune(sock, self.limits.stall_timeout)
+            tune(sock, self.limits.dead_timeout)
         except OSError:
             sock.close()
             return

@@ -37,7 +37,9 @@ class PeerLimits:
     """Bounds of the streams; sizes in bytes, times in seconds.
 
     max_control and max_bulk bound what waits to be sent on one stream. stall_timeout: a peer that takes nothing for so
-    long, while it owes to, is dialled anew. max_accepted: accepted streams at once, strangers included.
+    long, while there is something for it, is dialled anew. dead_timeout: so is one whose system does not confirm what
+    was sent; it is shorter than what TCP waits between its late retransmissions, so that a healed network is used soon.
+    max_accepted: accepted streams at once, strangers included.
     """
 
     max_frame: int = MAX_FRAME
@@ -45,9 +47,10 @@ class PeerLimits:
     max_bulk: int = 64 * 1024 * 1024
     max_snapshot: int = 8 * 1024 * 1024
     send_size: int = 1024 * 1024
-    connect_timeout: float = 3.0
+    connect_timeout: float = 2.0
     handshake_timeout: float = 5.0
     stall_timeout: float = 10.0
+    dead_timeout: float = 5.0
     backoff_min: float = 0.05
     backoff_max: float = 2.0
     max_accepted: int = 256
@@ -55,14 +58,14 @@ class PeerLimits:
     sweep: float = 0.25
 
 
-def tune(sock: socket.socket, stall_timeout: float) -> None:
+def tune(sock: socket.socket, dead_timeout: float) -> None:
     """No delay for small frames; the system finds out about peers that are gone. Raises OSError."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(stall_timeout * 1000)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(dead_timeout * 1000)))
 
 
 def resolve(loop: Loop, address: str, done: Callable[[Places | str], None]) -> None:
@@ -243,7 +246,7 @@ class DialledStream(Stream):
             return
         self._watch(sock, WRITE)
         try:
-            tune(sock, self.transport.limits.stall_timeout)
+            tune(sock, self.transport.limits.dead_timeout)
             code = sock.connect_ex(where)
         except OSError as error:
             code = error.errno or errno.EIO

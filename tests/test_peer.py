@@ -257,6 +257,7 @@ def test_messages_of_a_turn_leave_in_one_write(net: Net) -> None:
     failpoints = Failpoints("peer.send=error@3")  # the third write fails
     one, _ = net.pair(failpoints=failpoints)
     one.send([heartbeat() for _ in range(100)] + [append(10, index) for index in range(100)])
+    assert one.forward(2, b"x") and one.forward(2, b"y") and one.refuse(2, 0, [1])
     net.during(0.05)
     assert one.handler.unreachable == []
     one.send([heartbeat()])
@@ -496,7 +497,8 @@ def framed(*messages: Message) -> bytes:
     ],
 )
 def test_a_bad_frame_ends_its_connection_only(net: Net, data: bytes) -> None:
-    one, _ = net.pair()
+    one = net.add(1)
+    one.set_peers({2: "127.0.0.1:1"})
     sock = net.greet(one, 2, hs.BULK)
     sock.send(framed(heartbeat(1, 2, 3)))
     net.until(lambda: one.handler.messages)
@@ -514,8 +516,24 @@ def test_a_message_that_the_node_finds_bad_ends_the_connection(net: Net) -> None
     net.until(lambda: connected(one, 2))
 
 
+def test_a_node_that_stops_gets_no_more_messages(net: Net) -> None:
+    one, two = net.pair()
+    got = []
+
+    def stop(message: Message) -> None:
+        got.append(message)
+        two.close()
+
+    two.handler.on_message = stop
+    one.send([heartbeat(commit=n) for n in range(3)])
+    net.until(lambda: got)
+    net.during(0.05)
+    assert got == [heartbeat()]
+
+
 def test_blobs_are_for_snapshot_streams(net: Net) -> None:
-    one, _ = net.pair()
+    one = net.add(1)
+    one.set_peers({2: "127.0.0.1:1"})
     sock = net.greet(one, 2, hs.BULK)
     outbox = Outbox()
     assert outbox.add_blob(1, b"x")
@@ -553,10 +571,17 @@ def test_a_newer_stream_takes_the_place_of_the_old_one(net: Net) -> None:
     net.until(lambda: len(one.handler.messages) == 2)
 
 
-def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(net: Net) -> None:
-    limits = PeerLimits(
-        max_bulk=2_000_000, stall_timeout=1.0, backoff_min=0.01, backoff_max=0.05, sweep=0.02
-    )
+@pytest.mark.parametrize(
+    ("timeouts", "reason"),
+    [
+        ({"stall_timeout": 1.0, "dead_timeout": 60}, "took nothing for 1 s"),
+        ({"stall_timeout": 60, "dead_timeout": 0.5}, "Connection timed out"),
+    ],
+)
+def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
+    net: Net, caplog: pytest.LogCaptureFixture, timeouts: dict[str, float], reason: str
+) -> None:
+    limits = PeerLimits(max_bulk=2_000_000, backoff_min=0.01, backoff_max=0.05, sweep=0.02, **timeouts)
     one, listener = net.add(1, limits=limits), net.listen()
     one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
     streams = {}
@@ -578,8 +603,9 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(net: Ne
         got += reader.feed(data, len(data))
     assert got == [heartbeat(commit=n) for n in range(10)]
     assert one.stats()[2]["queued_bytes"] == before > 1_000_000
-    # It takes nothing for stall_timeout: given up, and dialled again.
+    # It takes nothing for too long: given up, and dialled again.
     net.until(lambda: not connected(one, 2))
+    assert f"bulk stream to 0000000000000002 at {one.stats()[2]['address']}: {reason}" in caplog.text
     assert one.stats()[2]["queued_bytes"] == 0 and one.connected(2)
     assert net.accept(listener, accepted(2))[1].kind == hs.BULK
 
