@@ -302,7 +302,6 @@ class LimitsTable:
     handshake_timeout: float = _duration("10s", "10ms")
     request_timeout: float = _duration("7s", "1ms")
     drain_timeout: float = _duration("1s", "0", "1m")
-    wal_reserve: int = _size("4MiB", "64KiB", "4GiB")
 
 
 @dataclass(frozen=True, kw_only=True)

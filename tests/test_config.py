@@ -186,7 +186,6 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
             "m.toml:2: cluster.initial: does not name this member, 'n1' (node.name)",
         ),
         ('[wal]\nsync = "async"', 'm.toml:2: wal.sync: "async" is not supported in this version'),
-        ('[cluster]\nstate = "existing"', 'm.toml:2: cluster.state: "existing" is not supported in this version'),
     ],
 )
 def test_impossible_combinations(text: str, expected: str) -> None:
