@@ -65,7 +65,6 @@ FLOORS = {
     "_core.grpc": 4,
     "_core.h2": 4,
     "_core.kvserve": 4,
-    "_core.reads": 4,
     "handshake": 4,
     "_core.wal": 4,
     "_core.walscan": 4,
