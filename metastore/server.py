@@ -41,6 +41,7 @@ log = logging.getLogger("metastore.node")
 
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
+BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
 ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
@@ -304,7 +305,7 @@ class Server:
             self.listener.flush_dirty()
         if self.driver.backlog:
             self._again()
-        self._balance()
+        self._balance(now)
         if self.kv.sweep_pending and not self.sweeping:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
@@ -322,12 +323,13 @@ class Server:
     def _clear_again(self) -> None:
         self.again_posted = False
 
-    def _balance(self) -> None:
+    def _balance(self, now: float) -> None:
         """The batch's timer, back pressure, space."""
         proposer = self.proposer
         due = proposer.next_deadline()
         if due is not None and self.batch_timer is None:
-            self.batch_timer = self.loop.call_at(due, self._batch_due)
+            # What was due at `now` and is still here waits for a leader: looking again at once would be a busy loop.
+            self.batch_timer = self.loop.call_at(due if due > now else now + BATCH_RETRY, self._batch_due)
         held = proposer.queued + proposer.inflight
         held_bytes = proposer.queued_bytes + proposer.inflight_bytes
         limits = self.config.limits
