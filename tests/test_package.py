@@ -8,6 +8,7 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -102,6 +103,7 @@ ALLOWED = {
 DEVELOPERS_ONLY = {"proto.generate"}
 PYX_LINES = {"_core.raft": 1200}
 LINES = 800
+SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".h", ".proto", ".binpb", ".typed"}
 FUNCTION_LINES = 70
 
 
@@ -355,3 +357,15 @@ def test_every_import_is_a_declared_dependency() -> None:
                 if top not in sys.stdlib_module_names and top:
                     used.add(homes.get(top, top))
     assert used - {""} <= declared
+
+
+def test_a_source_distribution_can_be_built_from(tmp_path: Path) -> None:
+    argv = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
+    subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    needed = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.suffix in SHIPPED}
+    needed |= {"setup.py", "pyproject.toml", "README.md", "dev", "tox.ini", ".ci/run", "conf/metastore.toml"}
+    assert not needed - names
+    assert not [name for name in names if name.endswith(".so") or re.match(r"metastore/_core/.*\.c$", name)]
