@@ -90,7 +90,7 @@ class FutureCall(Waiter):
         """Decode `reply` and resolve."""
         try:
             self.future.set_result(self.decode(reply))
-        except Exception as error:  # whatever a decoder raises belongs to the caller, not to the loop thread
+        except Exception as error:  # noqa: BLE001 whatever a decoder raises belongs to the caller, not to the loop thread
             self.future.set_exception(error)
 
     def fail(self, error: errors.MetaStoreError) -> None:

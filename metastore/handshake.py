@@ -21,11 +21,12 @@ HEADER: Final = 20
 MAX_BODY: Final = 16 * 1024
 HELLO_MARK: Final = 0x80
 
-CONTROL, BULK, SNAPSHOT = 1, 2, 3
-KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot"}
+CONTROL, BULK, SNAPSHOT, ROSTER = 1, 2, 3, 4
+KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot", ROSTER: "roster"}
 
 OK, OTHER_VERSION, OTHER_TOKEN, OTHER_CLUSTER, OTHER_TARGET = range(5)
 UNKNOWN, REMOVED, OTHER_INCARNATION, MALFORMED, BUSY = range(5, 10)
+TOLD = 10  # the answer to a roster hello; its text is the record, and the connection ends with it
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def decode_answer(data: bytes) -> Answer:
     incarnation, software = body.text(), body.text()
     sender = PeerIdentity(cluster_id, "", member_id, incarnation, body.codecs(), software)
     body.end()
-    if mark > BUSY:
+    if mark > TOLD:
         raise FormatError(f"peer greeting: unknown status {mark}")
     return Answer(mark, text, sender)
 
@@ -202,6 +203,8 @@ def judge_hello(
     peer = hello.sender
     if peer.token != me.token:
         return OTHER_TOKEN, f"cluster token is {me.token!r} here, the dialler says {peer.token!r}"
+    if hello.kind == ROSTER:
+        return TOLD, ""
     if peer.cluster_id != me.cluster_id:
         return OTHER_CLUSTER, f"cluster id is {me.cluster_id:016x} here, the dialler says {peer.cluster_id:016x}"
     if peer.member_id in removed:

@@ -63,6 +63,9 @@ class Handler(Protocol):
     def on_unreachable(self, member: int) -> None:
         """Something for `member` was dropped, or may be lost; at most once a turn, out of `flush`."""
 
+    def roster_record(self) -> str:
+        """What somebody who is about to join is told (see join.py)."""
+
     def on_removed(self, text: str) -> None:
         """Another member says that this one was removed from the cluster: it is to stop. Called once."""
 
@@ -312,6 +315,8 @@ class PeerTransport:
     def judge(self, hello: hs.Hello) -> tuple[int, str]:
         """(status, reason) for a hello."""
         status, text = hs.judge_hello(hello, self.me, self._peers, self._removed, self.incarnations)
+        if status == hs.TOLD:
+            return status, self.handler.roster_record()
         if status == hs.OK and hello.kind == hs.SNAPSHOT:
             open_now = sum(
                 1 for one in self._accepted if one.from_ == hello.sender.member_id and one.kind == hs.SNAPSHOT

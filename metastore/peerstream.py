@@ -488,6 +488,9 @@ class AcceptedStream(Stream):
         except OSError as error:
             self.fail(error.strerror or str(error))
             return
+        if status == hs.TOLD:
+            self.fail("told who the members are")
+            return
         if hello is None or status != hs.OK:
             self.fail(f"refused: {text[:300]}", logging.WARNING)
             return

@@ -29,10 +29,12 @@ from .config import Config
 from .conn import ConnLimits, Listener
 from .driver import Driver, Nobody
 from .failpoints import Failpoints
+from .join import join, roster_record
 from .loop import READ, Loop
 from .members import Done, DoneWith, Members, Outcome, peer_address
 from .membership import PROMOTE, REMOVE, UPDATE, Change, Identity, Member, Roster
 from .peer import PeerIdentity, PeerTransport
+from .peerstream import AcceptedStream
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
 from .storage.wal import Wal
@@ -125,17 +127,26 @@ class Server:
         config = self.config
         self.data_dir = DataDir(config.node.data_dir)
         self.closing.callback(self.data_dir.close)
-        initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
-        fresh = Identity.create(config.node.name, config.cluster.token, initial, secrets.token_hex(16))
+        fresh = None if any(self.data_dir.wal.glob("*.wal")) else self._new_identity().encode()
         self.wal = Wal.open(
             self.data_dir.wal,
             segment_size=config.wal.segment_size,
             group_commit=config.wal.group_commit,
-            metadata=fresh.encode(),
+            metadata=fresh,
             failpoints=self.failpoints,
         )
         self.closing.callback(self._close_wal)
         self.identity = Identity.decode(self.wal.metadata)
+
+    def _new_identity(self) -> Identity:
+        """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
+        config = self.config
+        initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
+        incarnation = secrets.token_hex(16)
+        if config.cluster.state == "existing":
+            own = initial.get(config.node.name) or config.advertise.peer or config.listen.peer
+            return join(initial.values(), config.cluster.token, own, incarnation)
+        return Identity.create(config.node.name, config.cluster.token, initial, incarnation)
 
     def _open_state(self) -> None:
         config, identity = self.config, self.identity
@@ -182,6 +193,9 @@ class Server:
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.snapshots.attach(self.driver)
+        self.driver.install = self.snapshots.install
+        self.transfers = self.snapshots.transfers(config.maintenance.snapshot_chunk_timeout, self.raw.report_snapshot)
+        self.closing.callback(self.transfers.close)
 
     def _raft_config(self) -> RaftConfig:
         raft = self.config.raft
@@ -244,7 +258,17 @@ class Server:
 
     def on_message(self, message: Message) -> None:
         """A Raft message."""
-        self.driver.receive(message)
+        if message.snapshot is None or self.snapshots.find(message.snapshot.index, message.snapshot.term) is not None:
+            self.driver.receive(message)
+
+    def on_snapshot(self, message: Message) -> None:
+        """A peer needs a snapshot."""
+        if self.peers is not None:
+            self.transfers.send(self.peers, message)
+
+    def on_snapshot_stream(self, stream: AcceptedStream) -> None:
+        """A leader begins to send us one."""
+        self.transfers.accept(stream)
 
     def on_forward(self, from_: int, frame: bytes) -> None:
         """Operations that a follower wants proposed."""
@@ -257,6 +281,10 @@ class Server:
     def on_unreachable(self, member: int) -> None:
         """Something for `member` was lost."""
         self.raw.report_unreachable(member)
+
+    def roster_record(self) -> str:
+        """What we tell somebody who is about to join."""
+        return roster_record(self.identity, self.roster)
 
     def on_removed(self, text: str) -> None:
         """The others say that we are no member any more."""

@@ -77,6 +77,7 @@ FLOORS = {
     "loop": 6,
     "conn": 6,
     "peer": 6,
+    "join": 6,
     "snaptransfer": 6,
     "peerstream": 6,
     "server": 7,
