@@ -1,26 +1,20 @@
 from libc.stdint cimport uint8_t, uint64_t
 
 from metastore._core.log cimport RaftLog
+from metastore._core.promises cimport Promises
 from metastore._core.quorum cimport Peer
 from metastore._core.raftpb cimport ConfState, Message, RaftConfig, Ready, SoftState
+from metastore._core.reads cimport Reads
 
-# What a Ready that is out promised to make durable.
-cdef class Claim:
-    cdef uint64_t number
-    cdef uint64_t last_index
-    cdef uint64_t last_term
-    cdef uint64_t snapshot_index
-
-# A message that waits for Ready `need` to be durable.
-cdef class Held:
-    cdef uint64_t need
-    cdef Message message
-
-# Reads that share one round of heartbeats.
-cdef class Round:
-    cdef uint64_t number
-    cdef uint64_t index
-    cdef list reads
+# The bits of `planted`, as raft.pyx has them for Python.
+cdef enum:
+    VOTE_NOT_PERSISTED = 1
+    ACK_BEFORE_SYNC = 2
+    COMMIT_OLD_TERM = 4
+    READ_WITHOUT_ROUND = 8
+    LEASE_KEPT = 16
+    JOINT_HALF = 32
+    ABA_IGNORED = 64
 
 cdef class RawNode:
     cdef readonly RaftConfig config
@@ -51,8 +45,7 @@ cdef class RawNode:
     cdef int planted
     # output
     cdef list messages
-    cdef list held
-    cdef list claims
+    cdef Promises promises
     cdef list read_states
     cdef list dropped_reads
     cdef bint send_due
@@ -67,14 +60,7 @@ cdef class RawNode:
     cdef uint64_t out_commit
     cdef uint64_t out_lead
     cdef int out_state
-    # reads
-    cdef list read_open
-    cdef list rounds
-    cdef uint64_t round_number
-    cdef uint64_t round_confirmed
-    cdef list lease_times
-    cdef double lease_start
-    cdef bint lease_ended
+    cdef Reads reads
 
     cpdef uint64_t propose(self, payload) except 0
     cdef uint64_t propose_bytes(self, uint8_t type, const uint8_t* payload, size_t n) except 0

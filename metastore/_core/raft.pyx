@@ -47,9 +47,11 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from metastore._core.entry cimport (ENTRY_CONF_CHANGE, ENTRY_CONF_CHANGE_V2, ENTRY_MAX_PAYLOAD, ENTRY_NORMAL, HardState,
                                     entry_size, hard_state_make)
 from metastore._core.log cimport TERM_COMPACTED, TERM_OK, RaftLog
+from metastore._core.promises cimport Claim, Promises, covers
 from metastore._core.quorum cimport (PROGRESS_PROBE, PROGRESS_REPLICATE, PROGRESS_SNAPSHOT, VOTE_LOST, VOTE_WON, Peer,
                                      majority_index)
 from metastore._core.raftpb cimport *
+from metastore._core.reads cimport Reads, Round
 
 from metastore._core.quorum import apply_change, joint_vote
 from metastore._core.raftpb import (ConfChangeError, LogCompacted, LogUnavailable, NotYetLoaded, Progress, ProposalDropped,
@@ -64,44 +66,12 @@ PLANT_LEASE_KEPT = 16
 PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
 
-cdef enum:
-    VOTE_NOT_PERSISTED = 1
-    ACK_BEFORE_SYNC = 2
-    COMMIT_OLD_TERM = 4
-    READ_WITHOUT_ROUND = 8
-    LEASE_KEPT = 16
-    JOINT_HALF = 32
-    ABA_IGNORED = 64
-
-cdef enum:
-    MAX_ROUNDS = 4            # heartbeat rounds for reads on their way at once; the next reads gather meanwhile
-    MAX_LEASE_TIMES = 256
-
 cdef bytes TRANSFER = b"CampaignTransfer"
 cdef bytes NOTHING = b""
-cdef double NEVER = -1e300
-
-
-cdef class Claim:
-    """See raft.pxd."""
-
-
-cdef class Held:
-    """See raft.pxd."""
-
-
-cdef class Round:
-    """See raft.pxd."""
 
 
 cdef uint64_t message_key(Message m):
     return m.to
-
-
-cdef bint covers(Message m, Message before):
-    """Whether this append response says all that the one before it says."""
-    return (m.type == MSG_APP_RESP and before.type == MSG_APP_RESP and m.to == before.to and m.term == before.term
-            and not m.reject and not before.reject and m.index >= before.index)
 
 
 cdef class RawNode:
@@ -118,11 +88,10 @@ cdef class RawNode:
         self.planted = config.planted
         self.random_state = config.seed ^ (config.id * <uint64_t>0x9E3779B97F4A7C15)
         self.log = log = RaftLog(storage, config.max_tail_bytes, config.read_ahead_bytes)
-        self.messages, self.held, self.claims = [], [], []
-        self.read_states, self.dropped_reads = [], []
-        self.read_open, self.rounds, self.lease_times = [], [], []
+        self.messages, self.read_states, self.dropped_reads = [], [], []
+        self.promises = Promises.__new__(Promises)
+        self.reads = Reads.__new__(Reads, config)
         self.peers, self.peer_list = {}, []
-        self.lease_start = NEVER
         self.next_number = 1
         if hard is not None:
             self.term, self.vote = hard.term, hard.vote
@@ -219,7 +188,7 @@ cdef class RawNode:
     cdef int fill(self) except -1:
         """Make the messages that wait for the moment of a Ready: what gathers until then shares them."""
         if self.state == STATE_LEADER:
-            if self.read_open:
+            if self.reads.open:
                 self.serve_reads()
             if self.send_due:
                 self.send_due = False
@@ -237,7 +206,6 @@ cdef class RawNode:
     cpdef Ready ready(self):
         """What is to be done now, with a number of its own. May be empty: see `has_ready`."""
         cdef Ready ready = Ready.__new__(Ready)
-        cdef Claim claim
         cdef bint vote_changed
         self.fill()
         ready.number = self.next_number
@@ -258,12 +226,8 @@ cdef class RawNode:
         if vote_changed or ready.snapshot is not None or ready.last_index:
             ready.must_sync = True
             self.state_number = ready.number
-            claim = Claim.__new__(Claim)
-            claim.number = ready.number
-            claim.last_index = ready.last_index
-            claim.last_term = self.log.last_term() if ready.last_index else 0
-            claim.snapshot_index = ready.snapshot.index if ready.snapshot is not None else 0
-            self.claims.append(claim)
+            self.promises.claim(ready.number, ready.last_index, self.log.last_term() if ready.last_index else 0,
+                                ready.snapshot.index if ready.snapshot is not None else 0)
         if self.can_apply():
             self.take_committed(ready)
         ready.messages, self.messages = self.messages, []
@@ -306,11 +270,7 @@ cdef class RawNode:
         if number <= self.persisted_number:
             return
         self.persisted_number = number
-        while self.claims:
-            claim = <Claim>self.claims[0]
-            if claim.number > number:
-                break
-            del self.claims[0]
+        while (claim := self.promises.kept(number)) is not None:
             if claim.snapshot_index and log.pending_snapshot is not None \
                     and log.pending_snapshot.index == claim.snapshot_index:
                 log.persisted = max(log.persisted, claim.snapshot_index)
@@ -324,7 +284,7 @@ cdef class RawNode:
                 log.persisted = claim.last_index
         if self.state == STATE_LEADER and self.me is not None and self.me.maybe_update(log.persisted):
             self.maybe_commit()
-        if self.held:
+        if self.promises.held:
             self.release_held()
 
     cpdef on_applied(self, uint64_t index):
@@ -382,7 +342,6 @@ cdef class RawNode:
     cdef int send(self, Message m) except -1:
         """Queue a message: for the next Ready, or until what it depends on is durable."""
         cdef uint64_t need
-        cdef Held held
         if m.type == MSG_APP_RESP or m.type == MSG_VOTE or m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
             need = self.unsettled()
             if self.planted & ACK_BEFORE_SYNC and m.type == MSG_APP_RESP:
@@ -390,16 +349,7 @@ cdef class RawNode:
             if self.planted & VOTE_NOT_PERSISTED and m.type == MSG_VOTE_RESP and m.to != self.id:
                 need = 0
             if need:
-                if m.type == MSG_APP_RESP and not m.reject and self.held:
-                    held = <Held>self.held[len(self.held) - 1]
-                    if held.need == need and covers(m, held.message):
-                        held.message = m
-                        return 0
-                held = Held.__new__(Held)
-                held.need = need
-                held.message = m
-                self.held.append(held)
-                return 0
+                return self.promises.hold(need, m)
         if m.to == self.id:
             self.step(m)
         else:
@@ -408,22 +358,16 @@ cdef class RawNode:
 
     cdef int release_held(self) except -1:
         """Let go what waited for a Ready that is durable now. Answers from a term that is over are not sent."""
-        cdef Held held
+        cdef Message m
         cdef Message last = None
-        while self.held:
-            held = <Held>self.held[0]
-            if held.need > self.persisted_number:
-                break
-            del self.held[0]
-            if held.message.term < self.term:
-                continue
-            if held.message.to == self.id:
-                self.step(held.message)
-            elif last is not None and covers(held.message, last):
-                self.messages[len(self.messages) - 1] = last = held.message
+        while (m := self.promises.freed(self.persisted_number, self.term)) is not None:
+            if m.to == self.id:
+                self.step(m)
+            elif last is not None and covers(m, last):
+                self.messages[len(self.messages) - 1] = last = m
             else:
-                last = held.message
-                self.messages.append(last)
+                last = m
+                self.messages.append(m)
         return 0
 
     # -- roles ----------------------------------------------------------------------------------------------
@@ -459,12 +403,7 @@ cdef class RawNode:
         self.pending_conf_index = 0
         self.term_start = 0
         self.send_due = False
-        for reads in [self.read_open] + [(<Round>found).reads for found in self.rounds]:
-            self.dropped_reads += [context for origin, context in reads if origin == self.id]
-        self.read_open, self.rounds, self.lease_times = [], [], []
-        self.round_number = self.round_confirmed = 0
-        self.lease_start = NEVER
-        self.lease_ended = False
+        self.dropped_reads += self.reads.drop(self.id)
         for peer in self.peer_list:
             peer.match = peer.sent_commit = peer.read_ack = 0
             peer.next = self.log.last_index + 1
@@ -601,16 +540,12 @@ cdef class RawNode:
         """Heartbeats to all. They name the newest round, so that a lost one is made good by the next."""
         cdef Peer peer
         cdef Message m
-        cdef bytes context = NOTHING
-        if self.config.lease_reads and by_clock:
-            self.round_number += 1
-            self.lease_times.append((self.round_number, self.now))
-            if len(self.lease_times) > MAX_LEASE_TIMES:
-                del self.lease_times[0]
+        cdef bytes context
+        if by_clock:
+            self.reads.beat(self.now)
         if self.me is not None:
-            self.me.read_ack = self.round_number
-        if self.rounds or self.config.lease_reads:
-            context = self.round_number.to_bytes(8, "little")
+            self.me.read_ack = self.reads.number
+        context = self.reads.token()
         for peer in self.peer_list:
             if peer is self.me:
                 continue
@@ -796,14 +731,8 @@ cdef class RawNode:
         return 0
 
     cdef int cut_claims(self, uint64_t index) except -1:
-        """The log was cut at `index`: Readies that are out can no longer make durable what was there. Even if the
-        same entry comes again, their report is about bytes that another write is going to replace (ABA)."""
-        cdef Claim claim
-        if not self.planted & ABA_IGNORED:
-            for claim in self.claims:
-                if claim.last_index >= index:
-                    claim.last_index = index - 1
-        return 0
+        """The log was cut at `index`, and with it what Readies that are out can make durable."""
+        return 0 if self.planted & ABA_IGNORED else self.promises.cut(index)
 
     cdef int on_append(self, Message m) except -1:
         """AppendEntries (Raft paper, figure 2). A rejection names a position from which to go on (section 5.3)."""
@@ -885,9 +814,7 @@ cdef class RawNode:
         elif m.type == MSG_HEARTBEAT_RESP:
             self.on_heartbeat_resp(peer, m)
         elif m.type == MSG_READ_INDEX:
-            # Over the limit it is left unanswered: the follower asks again.
-            if len(self.read_open) < <Py_ssize_t>self.config.max_pending_reads:
-                self.read_open.append((m.from_, m.context))
+            self.reads.add(m.from_, m.context)   # over the limit it is left unanswered: the follower asks again
         elif m.type == MSG_TRANSFER_LEADER:
             self.on_transfer(peer)
         return 0
@@ -929,7 +856,7 @@ cdef class RawNode:
                 peer.nudge = self.send_due = True
         if len(m.context) == 8:
             answered = <uint64_t>int.from_bytes(m.context, "little")
-            if peer.read_ack < answered <= self.round_number:
+            if peer.read_ack < answered <= self.reads.number:
                 peer.read_ack = answered
                 self.confirm_rounds()
         return 0
@@ -1071,7 +998,7 @@ cdef class RawNode:
     cdef int send_timeout_now(self, uint64_t to) except -1:
         # The target may act on this at any later time, and its votes do not wait for leases: no more lease reads
         # in this term, even if the transfer is given up.
-        self.lease_ended = True
+        self.reads.lease_ended = True
         return self.send(self.make(MSG_TIMEOUT_NOW, to))
 
     # -- reads ----------------------------------------------------------------------------------------------
@@ -1088,9 +1015,8 @@ cdef class RawNode:
             if self.config.lease_reads and self.lease_valid(now):
                 self.read_states.append(ReadState(self.log.committed, context))
                 return
-            if len(self.read_open) >= <Py_ssize_t>self.config.max_pending_reads:
+            if not self.reads.add(self.id, context):
                 raise TooManyRequests()
-            self.read_open.append((self.id, context))
         elif self.lead:
             m = self.make(MSG_READ_INDEX, self.lead)
             m.term = 0
@@ -1103,48 +1029,27 @@ cdef class RawNode:
         """Whether no other leader can exist at `now` (monotonic seconds). Always False without lease reads."""
         if self.state != STATE_LEADER or not self.config.lease_reads or self.log.committed < self.term_start:
             return False
-        if not self.planted & LEASE_KEPT and (self.lease_ended or self.lead_transferee):
+        if not self.planted & LEASE_KEPT and (self.reads.lease_ended or self.lead_transferee):
             return False
-        return self.sole or now < self.lease_start + self.config.lease_seconds
+        return self.sole or self.reads.lease_holds(now)
 
     cdef int serve_reads(self) except -1:
         """Give the gathered reads a round of their own: only rounds made after a read came can vouch for it. The
         leader's commit index is known to be complete only after an entry of its own term is committed."""
-        cdef Round made
         if self.log.committed < self.term_start:
             return 0
         if self.sole or self.planted & READ_WITHOUT_ROUND:
-            reads, self.read_open = self.read_open, []
-            return self.answer_reads(self.log.committed, reads)
-        if len(self.rounds) >= MAX_ROUNDS:
-            return 0
-        self.round_number += 1
-        if self.config.lease_reads:
-            self.lease_times.append((self.round_number, self.now))
-        made = Round.__new__(Round)
-        made.number = self.round_number
-        made.index = self.log.committed
-        made.reads, self.read_open = self.read_open, []
-        self.rounds.append(made)
-        self.heartbeat(False)
+            return self.answer_reads(self.log.committed, self.reads.take())
+        if self.reads.room():
+            self.reads.gather(self.log.committed, self.now)
+            self.heartbeat(False)
         return 0
 
     cdef int confirm_rounds(self) except -1:
         """Answer the reads of all rounds that a quorum has answered, and move the lease on."""
         cdef Round done
-        cdef uint64_t number = majority_index(self.voters_in, True)
-        if self.voters_out:
-            number = min(number, majority_index(self.voters_out, True))
-        if number <= self.round_confirmed or number > self.round_number:
-            return 0
-        self.round_confirmed = number
-        while self.rounds and (<Round>self.rounds[0]).number <= number:
-            done = <Round>self.rounds[0]
-            del self.rounds[0]
+        for done in self.reads.confirm(self.voters_in, self.voters_out):
             self.answer_reads(done.index, done.reads)
-        while self.lease_times and self.lease_times[0][0] <= number:
-            self.lease_start = self.lease_times[0][1]
-            del self.lease_times[0]
         return 0
 
     cdef int answer_reads(self, uint64_t index, list reads) except -1:
@@ -1183,9 +1088,7 @@ cdef class RawNode:
         self.voters_out = [self.peers[voter] for voter in conf.voters_outgoing]
         self.promotable = self.me is not None and not self.me.is_learner
         self.sole = conf.voters == (self.id,) and not conf.voters_outgoing
-        # A lease is a promise of the quorum that gave it; another membership has other quorums.
-        self.lease_start = NEVER
-        self.lease_times = []
+        self.reads.forget_lease()
         return 0
 
     def apply_conf_change(self, change):
