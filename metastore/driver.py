@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import errors
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from ._core.codec import PayloadCodec
     from ._core.kvserve import KVServer
     from ._core.raft import RawNode, Ready
-    from ._core.raftpb import Message
+    from ._core.raftpb import Message, Snapshot
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
@@ -88,6 +89,10 @@ class Nobody:
         """There is nobody."""
 
 
+def _no_snapshots(snapshot: Snapshot, _done: Callable[[], None]) -> None:
+    raise errors.DamagedData(f"a snapshot at entry {snapshot.index} was received, and nobody can install it")
+
+
 class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
 
@@ -126,6 +131,10 @@ class Driver:
         self.members_changed = members_changed
         self.leader_id = 0
         self.applied_bytes = 0
+        #: Called with a snapshot out of a Ready, and with what is to be called in this thread when the engine has it.
+        self.install: Callable[[Snapshot, Callable[[], None]], None] = _no_snapshots
+        self._installing: tuple[int, int] | None = None  # (Ready's number, index)
+        self._synced = 0
         self.term = 0
         self.stopping = False
         self.backlog = False
@@ -357,9 +366,16 @@ class Driver:
         if state is not None:
             self.term = state.term
             self.applier.store.raft_term = state.term
+        if ready.snapshot is not None:
+            # Its file is complete and synced: should the process die now, the next start takes it from there.
+            snapshot = ready.snapshot
+            self.log.save_snapshot_position(snapshot.index, snapshot.term, snapshot.conf_state.encode())
         if ready.must_sync or state is not None:
             self.log.append(ready.number, ready.entry_images, state, ready.must_sync)
         self._unreported.append((ready.number, ready.must_sync))
+        if ready.snapshot is not None:
+            self._installing = (ready.number, ready.snapshot.index)
+            self.install(ready.snapshot, partial(self._installed, ready.snapshot.index))
         if ready.must_sync:
             self._last_append = now
             self._marked = False
@@ -369,10 +385,27 @@ class Driver:
         """Report every Ready that is persisted: those up to `synced`, and those behind them that need no sync."""
         last = 0
         waiting = self._unreported
-        while waiting and (waiting[0][0] <= synced or not waiting[0][1]):
+        self._synced = max(self._synced, synced)
+        while waiting and (waiting[0][0] <= self._synced or not waiting[0][1]):
+            if self._installing is not None and waiting[0][0] >= self._installing[0]:
+                # What a snapshot holds counts as persisted, and what follows may be applied, when the engine holds it.
+                break
             last = waiting.popleft()[0]
         if last:
             self.raw.on_persisted(last)
+
+    def _installed(self, index: int) -> None:
+        """The engine's contents are those of the snapshot at `index` now."""
+        if self._installing is None or self._installing[1] != index:
+            # A newer one came meanwhile.
+            return
+        self._installing = None
+        self.applier.store.reload()
+        self.applier.reload()
+        self.roster.load()
+        self.members_changed()
+        self._passed(index)
+        self._durable(self._synced)
 
     def _apply(self, ready: Ready) -> None:
         self.passing("apply.before")
@@ -384,6 +417,10 @@ class Driver:
         last = ready.committed_last
         self.raw.on_applied(last)
         self.applier.release()
+        self._passed(last)
+
+    def _passed(self, last: int) -> None:
+        """The state has come to entry `last`: settle accounts, serve the reads that waited for it."""
         while self._proposed and self._proposed[0][0] <= last:
             _, count, size = self._proposed.popleft()
             self.proposer.release(count, size)

@@ -12,18 +12,21 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ._core.chunk import MAX_CHUNK
 from ._core.codec import PayloadCodec
+from ._core.engine import MemoryEngine
 from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
-from ._core.snapfile import Walker
+from ._core.snapfile import Walker, adopt
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
 from .errors import DamagedData, FormatError, MetaStoreError
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import Policy, log_bytes
+from .snaptransfer import Transfers
 from .storage.snapshot import Cancelled, Info, SnapshotStore
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.snapshot")
 
+PAUSE = 0.0002  # seconds between two slices of an installation, in which the loop gets its turn
 RETRY = 10.0  # seconds after an attempt that failed
 #: Entries that an engine with files of its own keeps in the log for slow followers.
 CATCH_UP = 5000
@@ -64,6 +68,11 @@ class Snapshots:
         self.good: list[Info] = []
         self.taken = self.failed = self.bytes = 0
         self.seconds = 0.0
+        #: Files that are being sent; they stay, and so does the log after them.
+        self.pinned: Callable[[], list[Info]] = list
+        self._received: Info | None = None
+        self._install: threading.Thread | None = None
+        self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
         self._driver: Driver | None = None
         self._base = 0
         self._look_at = 0
@@ -183,17 +192,18 @@ class Snapshots:
             index, term, self._conf_state(), self._driver.applier.store.revision,
             int.from_bytes(os.urandom(8), "little"), self.cluster_id, self.store.chunk_size,
         )  # fmt: skip
-        work = (header, Walker(view), self._counted(), int(self.engine.size()))
+        keep = [info.path for info in self.pinned()]
+        work = (header, Walker(view), keep, self._counted(), int(self.engine.size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
         return True
 
-    def _work(self, header: Header, walker: Walker, counted: int, engine_size: int) -> None:
+    def _work(self, header: Header, walker: Walker, keep: list[Path], counted: int, engine_size: int) -> None:
         """The thread: write, verify, remove what is too old."""
         began = time.monotonic()
         try:
             info = self.store.save(header, walker, self._between)
-            self.store.prune()
+            self.store.prune(keep)
         except Cancelled:
             return
         except (MetaStoreError, OSError, MemoryError) as error:
@@ -231,6 +241,10 @@ class Snapshots:
             "snapshot index=%d records=%d bytes=%d of=%d after=%.3fs",
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
+        if info.header.index <= self.policy.index:
+            # Overtaken by one that was received meanwhile.
+            self._reclaim()
+            return
         self.policy.taken(info.header.index, counted, info.trailer.size, engine_size)
         self._look_at = self.policy.index + self.policy.count
         self.good = [*(old for old in self.good if old.path.exists()), info]
@@ -244,13 +258,87 @@ class Snapshots:
         if not self._stopping and self.engine.reclaim():
             self.loop.call_later(0, self._reclaim)
 
+    # ---- from a leader
+
+    def arrived(self, info: Info) -> None:
+        """A snapshot of a leader's is on disk, verified."""
+        self._received = info
+
+    def find(self, index: int, term: int) -> Info | None:
+        """A verified snapshot of that position, newest files first."""
+        for info in (self._received, *reversed(self.good)):
+            if info is not None and (info.header.index, info.header.term) == (index, term) and info.path.exists():
+                return info
+        return None
+
+    def bad(self, info: Info) -> None:
+        """A file that was good cannot be read any more: it is not relied on, and another snapshot is taken."""
+        log.error("snapshot %s is damaged; another one is taken", info.path)
+        self.good = [other for other in self.good if other.path != info.path]
+        self.begin()
+
+    def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        """Fill the engine from a snapshot that arrived, then call `done` (in this thread). Where the engine is in
+        memory, a thread reads the file meanwhile and the old state can still be read; one after the other."""
+        if self._install is not None:
+            self._install_next = (snapshot, done)
+            return
+        info = self.find(snapshot.index, snapshot.term)
+        if info is None:
+            where = f"at entry {snapshot.index} of term {snapshot.term}"
+            raise DamagedData(f"the snapshot {where} is gone from {self.store.path}")
+        self.failpoints.hit("snapshot.install")
+        if type(self.engine) is not MemoryEngine:
+            self._fill(info, self.engine)
+            self._installed(info, None, done)
+            return
+        self._install = threading.Thread(target=self._read, args=(info, done), name="snapshot-install", daemon=True)
+        self._install.start()
+
+    def _read(self, info: Info, done: Callable[[], None]) -> None:
+        """The thread of an installation."""
+        fresh = MemoryEngine()
+        try:
+            self.store.restore(info.path, fresh, self._between, lambda: time.sleep(PAUSE))
+        except Cancelled:
+            return
+        except (MetaStoreError, OSError, MemoryError) as error:
+            failure = DamagedData(f"snapshot {info.path} cannot be installed: {error}")
+            self.loop.call_soon_threadsafe(lambda: _fail(failure))
+            return
+        self.loop.call_soon_threadsafe(lambda: self._installed(info, fresh, done))
+
+    def _fill(self, info: Info, engine: Engine) -> None:
+        try:
+            self.store.restore(info.path, engine)
+        except FormatError as error:
+            raise DamagedData(f"snapshot {info.path} cannot be installed: {error}") from error
+
+    def _installed(self, info: Info, fresh: MemoryEngine | None, done: Callable[[], None]) -> None:
+        self._install = None
+        before = self.engine.applied()[0]
+        if fresh is not None:
+            adopt(self.engine, fresh)  # type: ignore[arg-type]
+        index = info.header.index
+        log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
+        self.good = [info]
+        self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.size()))
+        self._base += index - before
+        self._look_at = index + self.policy.count
+        self._releasing = True
+        self._reclaim()
+        following, self._install_next = self._install_next, None
+        done()
+        if following is not None:
+            self.install(*following)
+
     # ---- the log
 
     def _compact(self) -> None:
         """Let the log begin at the snapshot before the newest, or at an older one that an active follower needs."""
         if len(self.good) < 2:
             return
-        wanted = self._slowest()
+        wanted = min([self._slowest(), *(info.header.index for info in self.pinned())])
         target = next((info for info in reversed(self.good[:-1]) if info.header.index <= wanted), self.good[0])
         if target.header.index > self.wal.snapshot_index:
             self._move(target.header.index, target.header.term, target.header.conf_state)
@@ -277,6 +365,15 @@ class Snapshots:
 
     # ---- for others
 
+    def transfers(self, timeout: float, report: Callable[[int, bool], object], rate: int = 0) -> Transfers:
+        """What sends these snapshots and receives new ones; see there."""
+        made = Transfers(
+            self.loop, self.store, self.cluster_id, timeout, find=self.find, report=report, received=self.arrived,
+            bad=self.bad, rate=rate,
+        )  # fmt: skip
+        self.pinned = made.pinned
+        return made
+
     def newest(self) -> Snapshot:
         """The storage's answer to the Raft core: the newest snapshot that a follower can go on from in the log.
 
@@ -299,8 +396,14 @@ class Snapshots:
     def close(self) -> None:
         """Give up a snapshot that is under way and wait for its thread."""
         self._stopping = True
-        if self._thread is not None:
-            self._thread.join()
+        for thread in (self._thread, self._install):
+            if thread is not None:
+                thread.join()
+
+
+def _fail(error: MetaStoreError) -> None:
+    """Have the loop end with this error."""
+    raise error
 
 
 def open_snapshots(

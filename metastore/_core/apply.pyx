@@ -117,6 +117,10 @@ cdef class Applier:
         self.store.finish()
         return reply
 
+    def reload(self) -> None:
+        """The engine's contents were replaced: go on from its log position. Nothing may be half applied."""
+        self.applied_index, self.applied_term = self.store.engine.applied()
+
     cpdef commit(self):
         """Write what was applied, with its log position, to the engine."""
         self.store.commit(self.applied_index, self.applied_term)

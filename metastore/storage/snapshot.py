@@ -136,7 +136,7 @@ class SnapshotStore:
         self, fd: int, header: Header, walker: Walker, codec: PayloadCodec, between: Callable[[], None]
     ) -> None:
         data = header.encode()
-        size = self._append(fd, data, 0)
+        size = self.append(fd, data, 0)
         chunks = unsynced = nbytes = 0
         last = False
         while not last:
@@ -145,7 +145,7 @@ class SnapshotStore:
             piece = walker.take(self.chunk_size)
             last = walker.done
             image = make_chunk(header.stream, chunks, nbytes, piece, last, codec)
-            size = self._append(fd, image, size)
+            size = self.append(fd, image, size)
             chunks += 1
             nbytes += len(piece)
             unsynced += len(image)
@@ -153,9 +153,10 @@ class SnapshotStore:
                 os.fdatasync(fd)
                 unsynced = 0
         trailer = Trailer(header.stream, chunks, nbytes, walker.records, size + TRAILER_SIZE)
-        self._append(fd, trailer.encode(), size)
+        self.append(fd, trailer.encode(), size)
 
-    def _append(self, fd: int, data: bytes, offset: int) -> int:
+    def append(self, fd: int, data: bytes, offset: int) -> int:
+        """Write all of `data` at `offset`; gives the offset behind it. Raises OSError."""
         view = memoryview(data)
         while view:
             done = os.pwrite(fd, view, offset)
@@ -228,6 +229,29 @@ class SnapshotStore:
             raise FormatError("snapshot: its records are not those of its log position")
         return info
 
+    # ---- receiving
+
+    def receive(self, head: bytes, between: Callable[[], None] = _none) -> Part | Info:
+        """Begin, or go on, to receive the file with this header; Info if it is complete already.
+
+        What was begun of other files is removed. Raises FormatError, OSError."""
+        header = Header.decode(head)
+        final, path = self.path / header.name(), self.path / header.name("part")
+        if final.exists():
+            try:
+                return self.verify(final, between)
+            except FormatError as error:
+                self.log.error("snapshot %s is damaged and is received again: %s", final, error)
+                final.unlink()
+        for other in self.parts():
+            if other != path:
+                other.unlink(missing_ok=True)
+        return Part(self, header, path)
+
+    def parts(self) -> list[Path]:
+        """Files that were received in part."""
+        return [path for path in self.path.iterdir() if parse_name(path.name, "part")]
+
     # ---- keeping
 
     def prune(self, keep: Iterable[Path] = ()) -> None:
@@ -250,28 +274,101 @@ def _checked(pieces: Iterator[bytes], found: list[Info], records: Callable[[], i
     _counted(found, records())
 
 
-def part_state(path: Path) -> tuple[Header, int, int] | None:
-    """(header, chunks that are whole, bytes up to their end) of a file that was received in part; None if not even its
-    header is."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        header, at = read_header(fd)
-        chunks = offset = 0
-        while True:
-            try:
-                image = read_image(fd, at, header.chunk_size)
-                chunk = check_chunk(image, header.chunk_size)
-            except FormatError:
-                return header, chunks, at
-            if (chunk.stream, chunk.number, chunk.offset) != (header.stream, chunks, offset):
-                return header, chunks, at
-            at += len(image)
-            chunks += 1
-            offset += chunk.size
-    except FormatError:
-        return None
-    finally:
-        os.close(fd)
+class Part:
+    """A snapshot that is being received: a prefix of the sender's file, which grows chunk by chunk.
+
+    chunks: how many are there. Made by `SnapshotStore.receive`.
+    """
+
+    def __init__(self, store: SnapshotStore, header: Header, path: Path) -> None:
+        self.store = store
+        self.header = header
+        self.path = path
+        self.chunks = 0
+        self._offset = 0  # in the stream
+        self._unsynced = 0
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._resume()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def _resume(self) -> None:
+        """Stand behind the last chunk that is whole; what follows it is cut off."""
+        head = self.header.encode()
+        self._end = len(head)
+        if os.pread(self._fd, len(head), 0) != head:
+            os.ftruncate(self._fd, 0)
+            self.store.append(self._fd, head, 0)
+            return
+        with contextlib.suppress(FormatError):
+            while self._take(read_image(self._fd, self._end, self.header.chunk_size)):
+                pass
+        os.ftruncate(self._fd, self._end)
+
+    def _take(self, image: bytes) -> bool:
+        """Count an image if it is the next one; FormatError if it is damaged."""
+        chunk = check_chunk(image, self.header.chunk_size)
+        if (chunk.stream, chunk.number, chunk.offset) != (self.header.stream, self.chunks, self._offset):
+            return False
+        self.chunks += 1
+        self._offset += chunk.size
+        self._end += len(image)
+        return True
+
+    def add(self, image: bytes) -> bool:
+        """Write a chunk if it is the next one. Raises FormatError if it is damaged (nothing has changed), OSError."""
+        self.store.failpoints.hit("snapshot.receive")
+        at = self._end
+        if not self._take(image):
+            return False
+        self.store.append(self._fd, image, at)
+        self._unsynced += len(image)
+        if self._unsynced >= _SYNC_EVERY:
+            os.fdatasync(self._fd)
+            self._unsynced = 0
+        return True
+
+    def finish(self, trailer: bytes, between: Callable[[], None] = _none) -> Info:
+        """Complete the file: sync, name, read back. Raises DamagedData (it is gone then), OSError."""
+        self.store.append(self._fd, trailer, self._end)
+        os.fsync(self._fd)
+        self.close()
+        return self.store.publish(self.path, self.header, between)
+
+    def close(self) -> None:
+        """Let go of the file; it stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+class Source:
+    """A complete file that is being sent, read by chunk number; each is checked before it goes out."""
+
+    def __init__(self, info: Info) -> None:
+        self.info = info
+        self._fd = os.open(info.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._number = 0
+        self._start = self._at = len(info.header.encode())
+
+    def chunk(self, number: int) -> bytes:
+        """The image of a chunk. Raises FormatError if it is damaged or not there, OSError."""
+        size = self.info.header.chunk_size
+        if number < self._number:
+            self._number, self._at = 0, self._start
+        while self._number < number:
+            self._at += image_size(_read(self._fd, CHUNK_HEADER, self._at, "chunk"), size)
+            self._number += 1
+        image = read_image(self._fd, self._at, size)
+        found = check_chunk(image, size)
+        if (found.stream, found.number) != (self.info.header.stream, number):
+            raise FormatError(f"snapshot: chunk {number} is not where it should be")
+        self._at += len(image)
+        self._number += 1
+        return image
+
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
