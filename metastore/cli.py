@@ -39,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="metastore",
         description="A replicated, strongly consistent metadata store that speaks the etcd v3 API.",
         epilog="Environment variables METASTORE_<TABLE>__<KEY> override the file, --set overrides both."
+        "\n\n`metastore cluster --nodes 3` runs a cluster on this machine, for trying out; see its --help."
         f"\n\nexit codes:{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -141,11 +142,17 @@ def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code (see `metastore.errors.EXIT_CODES`)."""
-    options = parser().parse_args(arguments)
-    if options.version:
-        print(version())
-        return 0
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        if given[:1] == ["cluster"]:
+            check_platform()
+            from metastore import localcluster
+
+            return localcluster.main(given[1:])
+        options = parser().parse_args(given)
+        if options.version:
+            print(version())
+            return 0
         check_platform()
         config = load_config(options)
         logs.setup(config.log.level, config.log.json)

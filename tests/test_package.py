@@ -78,6 +78,7 @@ FLOORS = {
     "conn": 6,
     "peer": 6,
     "join": 6,
+    "localcluster": 7,
     "snaptransfer": 6,
     "peerstream": 6,
     "server": 7,

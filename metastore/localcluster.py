@@ -1,0 +1,151 @@
+"""`metastore cluster --nodes 3`: a cluster of processes on this machine, for trying out; stopped again with Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from metastore.errors import ConfigError, MetaStoreError
+
+READY = "ready to serve client requests client="
+STOP_TIMEOUT = 10.0  # seconds for a node to stop before it is killed
+MAX_NODES = 9
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the subcommand."""
+    made = argparse.ArgumentParser(
+        prog="metastore cluster", description="Run a cluster of several nodes on this machine, for trying out."
+    )
+    made.add_argument("--nodes", type=int, default=3, help=f"how many, 1 to {MAX_NODES} (default 3)")
+    made.add_argument("--dir", help="keep the data in this folder and go on from it; without it, a temporary one")
+    made.add_argument("--client-port", type=int, default=2379, help="client port of n1; the others follow (0: any)")
+    made.add_argument("--peer-port", type=int, default=2480, help="peer port of n1; the others follow (0: any)")
+    made.add_argument("--set", metavar="TABLE.KEY=VALUE", action="append", default=[], dest="overrides",
+                      help="as for a node, for all of them; may be given more than once")
+    return made
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports nobody listens on at this moment."""
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in held:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in held]
+
+
+class LocalNode:
+    """One node's process; its log lines go to our standard error with its name before them."""
+
+    def __init__(self, name: str, arguments: list[str]) -> None:
+        self.name = name
+        self.client = ""
+        self.settled = threading.Event()  # ready, or over
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "metastore", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            sys.stderr.write(f"{self.name} | {line}")
+            if READY in line:
+                self.client = line.split(READY)[1].split()[0]
+                self.settled.set()
+        self.settled.set()
+
+    def ask(self) -> None:
+        """Ask it to stop; once, for a second signal means: without draining."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
+
+    def join(self) -> None:
+        """Wait for its end, kill it when that takes too long."""
+        try:
+            self.process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        self._reader.join(1.0)
+
+
+def launch(options: argparse.Namespace, folder: Path) -> list[LocalNode]:
+    """Start the processes."""
+    count = options.nodes
+    peers = [options.peer_port + i for i in range(count)] if options.peer_port else free_ports(count)
+    clients = [options.client_port + i if options.client_port else 0 for i in range(count)]
+    names = [f"n{i + 1}" for i in range(count)]
+    initial = ", ".join(f'{name} = "127.0.0.1:{port}"' for name, port in zip(names, peers, strict=True))
+    nodes = []
+    for name, peer, client in zip(names, peers, clients, strict=True):
+        settings = [
+            f"node.name={name}", f"node.data_dir={folder / name}", f"listen.client=127.0.0.1:{client}",
+            f"listen.peer=127.0.0.1:{peer}", f"cluster.initial={{ {initial} }}", *options.overrides,
+        ]
+        nodes.append(LocalNode(name, [part for setting in settings for part in ("--set", setting)]))
+    return nodes
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run until SIGINT or SIGTERM, or until a node is over; returns the exit code."""
+    options = parser().parse_args(arguments)
+    if not 1 <= options.nodes <= MAX_NODES:
+        raise ConfigError(f"--nodes {options.nodes}: 1 to {MAX_NODES}")
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    folder = Path(options.dir) if options.dir else Path(tempfile.mkdtemp(prefix="metastore-cluster-"))
+    folder.mkdir(parents=True, exist_ok=True)
+    nodes: list[LocalNode] = []
+    try:
+        nodes = launch(options, folder)
+        return watch(nodes, stopping)
+    finally:
+        for node in nodes:
+            node.ask()
+        for node in nodes:
+            node.join()
+        if not options.dir:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
+    """Say when all are ready, then wait for the end. Raises MetaStoreError when a node does not get ready."""
+    for node in nodes:
+        while not node.settled.wait(0.1):
+            if stopping.is_set():
+                return 0
+        if not node.client:
+            raise MetaStoreError(f"{node.name} ended with code {node.process.wait()} before it was ready")
+    endpoints = ",".join(node.client for node in nodes)
+    print(f"{len(nodes)} nodes are ready; stop them with Ctrl-C.\nexport ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}",
+          flush=True)
+    told: set[str] = set()
+    while not stopping.wait(0.2):
+        for node in nodes:
+            code = node.process.poll()
+            if code is not None and node.name not in told:
+                # The others may go on without it: that is what one wants to try out.
+                told.add(node.name)
+                print(f"{node.name} ended with code {code}", file=sys.stderr, flush=True)
+        if len(told) == len(nodes):
+            return 1
+    return 0

