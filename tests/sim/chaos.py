@@ -1,0 +1,308 @@
+"""What goes wrong, and when: a source of mishaps that draws from the simulation's one source of chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from metastore import errors
+from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
+from metastore.membership import ADD, ADD_LEARNER, PROMOTE, REMOVE, Change
+
+if TYPE_CHECKING:
+    from .node import Cluster, Member
+
+MAX_MEMBERS = 6
+MAX_JOINED = 12
+
+# How often each mishap is drawn, relative to the others.
+USUAL = {
+    "cut": 10, "isolate": 6, "isolate_leader": 6, "one_way": 6, "heal": 14,
+    "kill": 6, "power": 8, "kill_leader": 4, "power_leader": 4, "crash_at_disk": 8, "power_all": 1,
+    "pause": 5, "pause_leader": 3, "transfer": 6, "slow_disk": 4, "drift": 3, "weather": 4, "disk_fails": 1,
+}
+MEMBERSHIP = {"add": 5, "add_learner": 3, "promote": 5, "remove": 5, "remove_leader": 2}
+
+
+@dataclass
+class Plan:
+    """pause: mean seconds between two mishaps. mishaps: weights by name. down: mean seconds until a crashed member is
+    started again."""
+
+    pause: float = 0.7
+    mishaps: dict[str, float] = field(default_factory=lambda: dict(USUAL))
+    down: float = 1.0
+    stopped: float = 1.0
+
+
+class Chaos:
+    """Draws one mishap after the other until `stop`."""
+
+    def __init__(self, cluster: Cluster, plan: Plan) -> None:
+        self.cluster = cluster
+        self.plan = plan
+        self.clock = cluster.clock
+        self.chance = cluster.clock.random
+        self.names = list(plan.mishaps)
+        self.weights = list(plan.mishaps.values())
+        self.stopped = False
+        self.leaving: set[int] = set()
+        self.counts: dict[str, int] = {}
+        if self.names:
+            self.clock.after(self._pause(), self._next)
+
+    def _pause(self) -> float:
+        return self.chance.expovariate(1 / self.plan.pause)
+
+    def _next(self) -> None:
+        if self.stopped:
+            return
+        name = self.chance.choices(self.names, self.weights)[0]
+        self.clock.note(name.encode())
+        self.counts[name] = self.counts.get(name, 0) + 1
+        getattr(self, name)()
+        self._leave()
+        self.clock.after(self._pause(), self._next)
+
+    # ---- whom it hits
+
+    def alive(self) -> list[Member]:
+        """Members that run."""
+        return [member for member in self.cluster.members.values() if member.alive]
+
+    def _some(self) -> Member | None:
+        alive = self.alive()
+        return self.chance.choice(alive) if alive else None
+
+    # ---- links
+
+    def cut(self) -> None:
+        """Two groups that do not hear each other."""
+        ids = list(self.cluster.members)
+        self.chance.shuffle(ids)
+        half = self.chance.randint(1, max(1, len(ids) - 1))
+        if self.chance.random() < 0.6:
+            self.cluster.network.heal()
+        self.cluster.network.separate(ids[:half], ids[half:])
+
+    def isolate(self, member: Member | None = None) -> None:
+        """One member without the others."""
+        member = member or self._some()
+        if member is not None:
+            self.cluster.network.separate([member.id], [ident for ident in self.cluster.members if ident != member.id])
+
+    def isolate_leader(self) -> None:
+        """The same with the leader."""
+        self.isolate(self.cluster.leader())
+
+    def one_way(self) -> None:
+        """Somebody is not heard, or does not hear, or one link has one direction."""
+        member = self._some()
+        if member is None:
+            return
+        others = [ident for ident in self.cluster.members if ident != member.id]
+        if others and self.chance.random() < 0.5:
+            others = [self.chance.choice(others)]
+        pair = ([member.id], others) if self.chance.random() < 0.5 else (others, [member.id])
+        self.cluster.network.silence(*pair)
+
+    def heal(self) -> None:
+        """All links work again."""
+        self.cluster.network.heal()
+
+    def weather(self) -> None:
+        """The network gets better or worse."""
+        weather = self.cluster.network.weather
+        weather.delay = self.chance.choice((0.0005, 0.002, 0.01, 0.05))
+        weather.spread = self.chance.choice((0.2, 1.0, 5.0))
+        weather.spike = self.chance.choice((0.0, 0.01, 0.1))
+        weather.loss = self.chance.choice((0.0, 0.01, 0.1, 0.3))
+        weather.double = self.chance.choice((0.0, 0.02, 0.2))
+
+    # ---- members
+
+    def _again(self, member: Member) -> None:
+        self.clock.after(self.chance.expovariate(1 / self.plan.down), self.start, member)
+
+    def start(self, member: Member) -> None:
+        """Start a member that is down, unless it left the cluster."""
+        if not member.alive and member.id not in self.leaving:
+            member.start()
+
+    def _crash(self, member: Member | None, power: bool) -> None:
+        if member is not None:
+            member.crash(power)
+            self._again(member)
+
+    def kill(self) -> None:
+        """kill -9."""
+        self._crash(self._some(), False)
+
+    def power(self) -> None:
+        """The plug."""
+        self._crash(self._some(), True)
+
+    def kill_leader(self) -> None:
+        """kill -9 of the leader."""
+        self._crash(self.cluster.leader(), False)
+
+    def power_leader(self) -> None:
+        """The leader's plug."""
+        self._crash(self.cluster.leader(), True)
+
+    def power_all(self) -> None:
+        """All plugs at once."""
+        for member in self.alive():
+            self._crash(member, True)
+
+    def crash_at_disk(self) -> None:
+        """A crash in the middle of the next write or sync, or right after it."""
+        member = self.cluster.leader() if self.chance.random() < 0.4 else self._some()
+        if member is not None:
+            phase = self.chance.choice(("write", "sync", "after"))
+            member.crash_in(phase, self.chance.random() < 0.7, self._again)
+
+    def pause(self, member: Member | None = None) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        member = member or self._some()
+        if member is not None and not member.paused:
+            member.pause()
+            self.clock.after(self.chance.expovariate(1 / self.plan.stopped), member.resume)
+
+    def pause_leader(self) -> None:
+        """The same with the leader."""
+        self.pause(self.cluster.leader())
+
+    def transfer(self) -> None:
+        """Somebody wants another leader."""
+        member = self._some()
+        if member is not None and not member.paused:
+            to = self.chance.choice(list(self.cluster.members))
+            member.act(member.raw.transfer_leader, to)
+
+    def slow_disk(self) -> None:
+        """A disk gets slow or quick."""
+        member = self._some()
+        if member is not None:
+            member.speed.sync = self.chance.choice((0.0005, 0.002, 0.02, 0.2))
+            member.speed.stall = self.chance.choice((0.0, 0.01, 0.1))
+
+    def disk_fails(self) -> None:
+        """The next sync fails; the member stops, and is started again on the same disk."""
+        member = self._some()
+        if member is not None:
+            member.speed.fail = 1.0
+            self.clock.after(0.5, setattr, member.speed, "fail", 0.0)
+            self.clock.after(1.0 + self.chance.random(), self.start, member)
+
+    def drift(self) -> None:
+        """A clock changes its speed."""
+        member, drift = self._some(), self.cluster.settings.drift
+        if member is not None:
+            member.set_rate(self.chance.uniform(1 - drift, 1 + drift))
+
+    # ---- membership
+
+    def _change(self, action: str, ident: int) -> None:
+        member = self.cluster.leader() if self.chance.random() < 0.7 else self._some()
+        if member is None or member.paused:
+            return
+        change = Change(action, self.cluster.record(ident, action == ADD_LEARNER))
+
+        def done(error: errors.MetaStoreError | None) -> None:
+            self.clock.note(b"%s %d %s" % (action.encode(), ident, repr(error).encode()))
+            unknown = isinstance(error, errors.Timeout | errors.LeaderChanged)
+            if action in (ADD, ADD_LEARNER) and (error is None or unknown) and ident not in self.cluster.members:
+                self.cluster.join(ident).start()
+
+        member.act(lambda: member.membership.change(change, done, member.now()))
+
+    def _roster(self) -> dict[int, bool]:
+        """id -> whether it is a learner, as the member that has applied most knows it."""
+        newest = max(self.alive(), key=lambda member: member.applied, default=None)
+        return {} if newest is None else {
+            ident: record.is_learner for ident, record in newest.roster.members.items()
+        }
+
+    def add(self) -> None:
+        """A new voter."""
+        if len(self._roster()) < MAX_MEMBERS and len(self.cluster.members) < MAX_JOINED:
+            self._change(ADD, next(self.cluster.ids))
+
+    def add_learner(self) -> None:
+        """A new learner."""
+        if len(self._roster()) < MAX_MEMBERS and len(self.cluster.members) < MAX_JOINED:
+            self._change(ADD_LEARNER, next(self.cluster.ids))
+
+    def promote(self) -> None:
+        """A learner becomes a voter."""
+        learners = [ident for ident, learner in self._roster().items() if learner]
+        if learners:
+            self._change(PROMOTE, self.chance.choice(learners))
+
+    def remove(self, ident: int = 0) -> None:
+        """Somebody goes."""
+        roster = self._roster()
+        voters = [ident for ident, learner in roster.items() if not learner]
+        ident = ident or (self.chance.choice(list(roster)) if roster else 0)
+        if ident and (len(voters) > 2 or roster.get(ident, False)):
+            self._change(REMOVE, ident)
+
+    def remove_leader(self) -> None:
+        """The leader goes."""
+        leader = self.cluster.leader()
+        if leader is not None:
+            self.remove(leader.id)
+
+    def joint(self) -> None:
+        """Several voters change places with others in one step, by way of a joint configuration."""
+        leader = self.cluster.leader()
+        if leader is None or leader.paused:
+            return
+        conf = leader.raw.conf_state
+        known = list(self.cluster.members)
+        voters = set(conf.voters)
+        wanted = set(self.chance.sample(known, min(len(known), self.chance.choice((2, 3, 3, 4)))))
+        changes = [ConfChange(0, ident) for ident in sorted(wanted - voters)]
+        changes += [ConfChange(3, ident) for ident in sorted(voters - wanted)]
+        if not changes:
+            return
+
+        def propose() -> None:
+            try:
+                leader.raw.propose_conf_change(ConfChangeV2(self.chance.choice((0, 1)), changes))
+            except (ConfChangeError, ProposalDropped, errors.NotLeader, errors.NoLeader):
+                self.clock.note(b"no joint change now")
+
+        leader.act(propose)
+
+    def _leave(self) -> None:
+        """Members that were removed hear of it sooner or later and stop; until then they go on talking."""
+        removed: frozenset[int] = frozenset()
+        for member in self.alive():
+            removed |= member.roster.removed
+        for ident in sorted(removed - self.leaving):
+            self.leaving.add(ident)
+            if ident in self.cluster.members:
+                self.clock.after(self.chance.random() * 3, self.cluster.members[ident].crash, False)
+
+    def stop(self) -> None:
+        """No more mishaps; all works from now on."""
+        self.stopped = True
+        self._leave()
+        self.cluster.network.heal()
+        weather = self.cluster.network.weather
+        weather.delay, weather.spread, weather.spike, weather.loss, weather.double = 0.002, 1.0, 0.0, 0.0, 0.0
+        for member in list(self.cluster.members.values()):
+            member.speed.sync, member.speed.stall, member.speed.fail = 0.001, 0.0, 0.0
+            member.resume()
+        self.tend()
+
+    def tend(self) -> None:
+        """Nobody who belongs to the cluster stays down, nobody who was removed stays up."""
+        self._leave()
+        for member in list(self.cluster.members.values()):
+            if member.id in self.leaving:
+                member.crash(False)
+            else:
+                self.start(member)

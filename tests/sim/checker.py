@@ -1,0 +1,345 @@
+"""What must hold at every moment, whatever fails. Raises Violation the moment it does not.
+
+Of the Raft paper (figure 3): one leader a term, log matching, leader completeness, state machine safety; the commit
+index never falls. Of persistence: nothing is said to others that a power cut could take back, and what is committed is
+on the platters of a quorum. Of clients: an answered write is applied, once, with the result that was told; one that was
+refused is not; a linearizable read shows no state older than what anybody had been shown before it began; nothing is
+read that nobody wrote.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from metastore._core.batch import unframe
+from metastore._core.codec import PayloadCodec
+from metastore._core.op import MEMBER, decode_op
+from metastore._core.raftpb import MsgAppResp, MsgVote, MsgVoteResp
+
+from .model import Call, Model, Pair
+
+if TYPE_CHECKING:
+    from .node import Member
+
+_HEAD = struct.Struct("<IIQQB")
+HEADER = 32
+MSG_APP_RESP, MSG_VOTE, MSG_VOTE_RESP = int(MsgAppResp), int(MsgVote), int(MsgVoteResp)
+LEADER = 2
+
+# Errors after which an operation may be in the log all the same.
+OPEN = ("Timeout", "LeaderChanged")
+
+
+class Violation(AssertionError):
+    """Something that must never happen."""
+
+
+def heads(images: Any) -> list[tuple[int, int, int, int, int, int]]:
+    """(index, term, sum, type, offset of the payload, its size) of every entry image."""
+    found = []
+    at, end = 0, len(images)
+    while at < end:
+        crc, size, term, index, kind = _HEAD.unpack_from(images, at)
+        found.append((index, term, crc, kind, at + HEADER, size))
+        at += HEADER + size
+    return found
+
+
+class Platter:
+    """What of one member's log is durable for certain, told by what was appended and which groups finished."""
+
+    def __init__(self) -> None:
+        self.base = 0
+        self.terms: list[int] = []
+        self.hard = (0, 0)
+        self.waiting: list[tuple[int, int, list[int], tuple[int, int] | None]] = []
+
+    @property
+    def last(self) -> int:
+        """Index of the last durable entry."""
+        return self.base + len(self.terms)
+
+    @property
+    def safe(self) -> int:
+        """Up to here nothing that is on its way to the disk replaces anything."""
+        first = min((first for _, first, terms, _ in self.waiting if terms), default=0)
+        return min(self.last, first - 1) if first else self.last
+
+    def append(self, number: int, first: int, terms: list[int], hard: tuple[int, int] | None) -> None:
+        """Something is on its way to the disk."""
+        self.waiting.append((number, first, terms, hard))
+
+    def done(self, number: int) -> None:
+        """Everything up to this append is durable."""
+        while self.waiting and self.waiting[0][0] <= number:
+            _, first, terms, hard = self.waiting.pop(0)
+            if terms:
+                del self.terms[max(0, first - 1 - self.base) :]
+                self.terms += terms
+            if hard is not None:
+                self.hard = hard
+
+    def reset(self, base: int, terms: list[int], hard: tuple[int, int]) -> None:
+        """After opening a log: all that was found is durable."""
+        self.base, self.terms, self.hard = base, terms, hard
+        self.waiting.clear()
+
+    def has(self, index: int, term: int) -> bool:
+        """Whether this entry is durable."""
+        return index <= self.base or (index <= self.last and self.terms[index - self.base - 1] == term)
+
+
+class Checker:
+    """Watches all members and clients of one simulation."""
+
+    def __init__(self, codec: PayloadCodec) -> None:
+        self.codec = codec
+        self.model = Model()
+        self.leaders: dict[int, int] = {}
+        self.entries: dict[tuple[int, int], tuple[int, int]] = {}
+        self.committed: list[tuple[int, int]] = [(0, 0)]
+        self.commit_top: dict[int, int] = {}
+        self.top = 0
+        self.calls: dict[int, Call] = {}
+        self.refused: set[int] = set()
+        self.revision_at: list[int] = [1]
+        self.digests: dict[int, int] = {}
+        self.floor = 1
+        self.inside = True
+        self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0}
+
+    def fail(self, text: str) -> None:
+        """Something that must never happen has happened."""
+        raise Violation(text)
+
+    # ---- logs
+
+    def appended(self, member: Member, number: int, images: Any, hard: Any) -> None:
+        """A member hands entries to its log: log matching."""
+        terms: list[int] = []
+        first = 0
+        state = (hard.term, hard.vote) if hard is not None else None
+        if images is not None and len(images):
+            entries = self.entries
+            previous = 0
+            for index, term, crc, _, _, _ in heads(images):
+                if not first:
+                    first = index
+                    previous = member.raw.term_of(index - 1) or 0
+                known = entries.get((index, term))
+                if known is None:
+                    entries[index, term] = (crc, previous)
+                elif known[0] != crc or (previous and known[1] and known[1] != previous):
+                    self.fail(f"log matching: entry {index} of term {term} differs on member {member.id}")
+                terms.append(term)
+                previous = term
+            for index in range(first, min(first + len(terms), member.commit + 1, len(self.committed))):
+                if self.committed[index][0] != terms[index - first]:
+                    self.fail(f"member {member.id} overwrites entry {index}, committed are {member.commit}")
+        member.platter.append(number, first, terms, state)
+
+    def observe(self, member: Member) -> None:
+        """Look at a member after it did something."""
+        raw = member.raw
+        state, term, commit = raw.state, raw.term, raw.commit
+        if state == LEADER and (member.seen_state != LEADER or member.seen_term != term):
+            self._new_leader(member, term)
+        if commit != member.commit:
+            if commit < member.commit:
+                self.fail(f"member {member.id}: commit index fell from {member.commit} to {commit}")
+            self._committed(member, term, commit, state == LEADER)
+            member.commit = commit
+        member.seen_state, member.seen_term = state, term
+        if member.confs:
+            member.confs = member.confs[-1:]
+
+    def _new_leader(self, member: Member, term: int) -> None:
+        if self.leaders.setdefault(term, member.id) != member.id:
+            self.fail(f"two leaders in term {term}: {self.leaders[term]} and {member.id}")
+        top = max((top for known, top in self.commit_top.items() if known < term), default=0)
+        if top:
+            own = member.raw.term_of(top) if top <= member.raw.last_index else 0
+            if own is not None and own != self.committed[top][0]:
+                self.fail(
+                    f"leader completeness: member {member.id} leads term {term} without the committed entry {top} of "
+                    f"term {self.committed[top][0]} (it has term {own})"
+                )
+
+    def _committed(self, member: Member, term: int, commit: int, leads: bool) -> None:
+        committed = self.committed
+        fresh = len(committed) <= commit
+        while len(committed) <= commit:
+            index = len(committed)
+            own = member.raw.term_of(index)
+            if own is None:
+                break
+            committed.append((own, term))
+        # By log matching it is enough to look at the last one.
+        if commit < len(committed):
+            own = member.raw.term_of(commit)
+            if own is not None and own != committed[commit][0]:
+                self.fail(
+                    f"member {member.id} has committed entry {commit} of term {own}, another one of term "
+                    f"{committed[commit][0]}"
+                )
+        if fresh:
+            self.commit_top[term] = max(self.commit_top.get(term, 0), commit)
+        if leads and self.inside and fresh:
+            self._check_quorum(member, commit)
+
+    def _check_quorum(self, member: Member, commit: int) -> None:
+        term = member.raw.term_of(commit)
+        if term is None:
+            return
+        everybody = member.cluster.members
+
+        def holds(ids: Iterable[int]) -> bool:
+            ids = tuple(ids)
+            have = sum(ident in everybody and everybody[ident].platter.has(commit, term) for ident in ids)
+            return have * 2 > len(ids) or not ids
+
+        confs = [*member.confs, member.raw.conf_state]
+        if not any(holds(conf.voters) and holds(conf.voters_outgoing) for conf in confs):
+            self.fail(f"entry {commit} of term {term} is committed by {member.id}, but no quorum has it on disk")
+
+    def sending(self, member: Member, messages: Iterable[Any]) -> None:
+        """Messages leave a member: they promise nothing that a power cut could take back."""
+        if not self.inside:
+            return
+        platter = member.platter
+        for message in messages:
+            kind = message.type
+            if kind == MSG_APP_RESP:
+                if not message.reject and message.index > platter.safe:
+                    self.fail(f"member {member.id} acknowledges entry {message.index}, durable are {platter.safe}")
+            elif kind == MSG_VOTE_RESP and not message.reject:
+                if platter.hard != (message.term, message.to) and platter.hard[0] <= message.term:
+                    self.fail(f"member {member.id} votes for {message.to} in {message.term}, durable is {platter.hard}")
+            elif kind == MSG_VOTE and platter.hard[0] < message.term:
+                self.fail(f"member {member.id} campaigns in term {message.term}, durable is {platter.hard}")
+
+    # ---- state
+
+    def applying(self, member: Member, images: Any) -> None:
+        """Entries are about to be applied: all members apply the same ones, in order, each operation once."""
+        for index, term, crc, kind, at, size in heads(images):
+            if index > member.raw.commit:
+                self.fail(f"member {member.id} applies entry {index}, committed are {member.raw.commit}")
+            if index > member.applied + 1:
+                self.fail(f"member {member.id} applies entry {index} after {member.applied}")
+            member.applied = max(member.applied, index)
+            known = self.entries.get((index, term))
+            if known is not None and known[0] != crc:
+                self.fail(f"member {member.id} applies an entry {index} that differs from what was logged")
+            if index < len(self.committed) and self.committed[index][0] != term:
+                self.fail(
+                    f"state machine safety: member {member.id} applies entry {index} of term {term}, elsewhere it is of "
+                    f"term {self.committed[index][0]}"
+                )
+            if index == self.top + 1:
+                self.top = index
+                if kind == 0 and size:
+                    self._apply(bytes(images[at : at + size]), index)
+                self.revision_at.append(self.model.revision)
+
+    def _apply(self, payload: bytes, index: int) -> None:
+        for data in unframe(self.codec.decode(payload)):
+            operation = decode_op(data)
+            if operation.kind == MEMBER:
+                continue
+            call = self.calls.get(operation.request_id)
+            if call is None or call.body != operation.request:
+                self.fail(f"entry {index} holds an operation that no client sent: {data!r}")
+                return
+            if call.applied:
+                self.fail(f"operation {operation.request_id:x} is applied twice: entries {call.applied} and {index}")
+            if operation.request_id in self.refused:
+                self.fail(f"operation {operation.request_id:x} was refused as not done, entry {index} holds it")
+            call.applied = index
+            self.model.apply(call)
+
+    def state_is(self, member: Member, index: int, revision: int) -> None:
+        """A member's state after applying up to `index`."""
+        if index < len(self.revision_at) and self.revision_at[index] != revision:
+            self.fail(f"member {member.id} is at revision {revision} after entry {index}, not {self.revision_at[index]}")
+        if index % 16 == 0 or index == member.cluster.digest_at:
+            self.digest(member, index)
+
+    def digest(self, member: Member, index: int) -> None:
+        """Compare the whole content of a member's state with that of the others, and with the model."""
+        self.counts["digests"] += 1
+        revision, found = member.everything()
+        digest = zlib.crc32(repr((revision, found)).encode())
+        if self.digests.setdefault(index, digest) != digest:
+            self.fail(f"member {member.id}: the state after entry {index} differs from another member's")
+        if found != self.model.all_at(revision):
+            self.fail(f"member {member.id}: the state after entry {index} is not what the operations make")
+
+    # ---- clients
+
+    def begin(self, call: Call) -> None:
+        """A client sends this now."""
+        call.floor = self.floor
+
+    def admitted(self, call: Call) -> None:
+        """It has a request id."""
+        if call.ident in self.calls:
+            self.fail(f"request id {call.ident:x} was used before")
+        self.calls[call.ident] = call
+
+    def refuse(self, ids: Iterable[int]) -> None:
+        """These were surely not logged, a member says."""
+        for ident in ids:
+            if ident in self.calls and self.calls[ident].applied:
+                self.fail(f"operation {ident:x} is refused as not done, entry {self.calls[ident].applied} holds it")
+            self.refused.add(ident)
+
+    def errored(self, call: Call, error: str) -> None:
+        """The client is told an error."""
+        if call.kind == "read":
+            return
+        if error in OPEN:
+            self.counts["open"] += 1
+            return
+        if call.applied:
+            if call.failed != error:
+                self.fail(f"{call.kind} is answered {error}, but entry {call.applied} holds it ({call.failed or 'done'})")
+            return
+        self.counts["not done"] += 1
+        if call.ident:
+            self.refused.add(call.ident)
+
+    def wrote(self, call: Call, revision: int, swapped: bool, found: list[Pair]) -> None:
+        """The client is told that it is done."""
+        self.counts["acked"] += 1
+        if not call.applied:
+            self.fail(f"{call.kind} {call.value!r} is acknowledged, but not committed")
+        if call.failed:
+            self.fail(f"{call.kind} should have failed with {call.failed}")
+        if revision != call.result_revision or swapped != call.swapped or found != call.found:
+            self.fail(
+                f"{call.kind} {call.value!r} is answered with revision {revision}, {swapped}, {found}; the log says "
+                f"{call.result_revision}, {call.swapped}, {call.found}"
+            )
+        if revision < call.floor + call.changed:
+            self.fail(f"{call.kind} {call.value!r} got revision {revision} after {call.floor} had been shown")
+        self.floor = max(self.floor, revision)
+
+    def read(self, call: Call, revision: int, found: list[Pair]) -> None:
+        """The client is told this."""
+        self.counts["reads"] += 1
+        if revision > self.model.revision:
+            self.fail(f"a read of {call.keys} shows revision {revision}, there are only {self.model.revision}")
+        at = call.revision or revision
+        wanted = self.model.all_at(at) if len(call.keys) != 1 else [
+            pair for pair in (self.model.at(call.keys[0], at),) if pair is not None
+        ]
+        if found != wanted:
+            self.fail(f"a read of {call.keys} at revision {at} shows {found}, not {wanted}")
+        if not call.serializable:
+            if revision < call.floor:
+                self.fail(f"stale read of {call.keys}: revision {revision} after {call.floor} had been shown")
+            self.floor = max(self.floor, revision)

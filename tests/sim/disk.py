@@ -1,0 +1,443 @@
+"""Disks of the simulation: files that tear, and the real write-ahead log over them.
+
+Fault model. A file has what the page cache shows and what is on the platter; a sync makes them equal. A killed process
+loses nothing of the page cache, but a write it was in may be there in part. A power cut keeps, for every block of 512
+or 4096 bytes written since the last sync, either the old or the new bytes, each block by itself. Names (making,
+renaming, removing files) reach the platter in order: after a power cut a prefix of what was done since the last sync of
+the folder is there. A sync that fails may have written anything, and the page cache looks clean after it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from metastore._core.raftpb import NotYetLoaded
+from metastore._core.wal import Group, Writer, encode_header, make_generation
+from metastore._core.walscan import Recovered, create, recover, reopen
+from metastore.errors import DamagedData
+from metastore.storage.wal import Wal
+
+from .clock import Clock, Timer
+
+SECTOR = 512
+_EVENT = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # Wal.poll drains one; nobody writes to this
+
+
+class File:
+    """Bytes in the page cache, bytes on the platter."""
+
+    __slots__ = ("data", "dirty", "synced")
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.synced = bytearray()
+        self.dirty: set[int] = set()
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Into the page cache."""
+        end = offset + len(data)
+        if end > len(self.data):
+            self.data.extend(bytes(end - len(self.data)))
+        self.data[offset:end] = data
+        self.dirty.update(range(offset // SECTOR, (end + SECTOR - 1) // SECTOR))
+
+    def cut(self, size: int) -> None:
+        """Make the file shorter. Either length may be there after a power cut."""
+        del self.data[size:]
+        self.dirty.add(size // SECTOR)
+
+    def sync(self) -> None:
+        """Page cache to platter."""
+        if len(self.synced) != len(self.data):
+            size = len(self.data)
+            del self.synced[size:]
+            self.synced.extend(bytes(size - len(self.synced)))
+        for block in self.dirty:
+            low = block * SECTOR
+            self.synced[low : low + SECTOR] = self.data[low : low + SECTOR]
+        self.dirty.clear()
+
+    def fail_sync(self, chance: random.Random) -> None:
+        """Some blocks get through; the rest counts as clean from now on (Linux after a failed fsync)."""
+        for block in sorted(self.dirty):
+            if chance.random() < 0.5:
+                low = block * SECTOR
+                self.synced[low : low + SECTOR] = self.data[low : low + SECTOR]
+        self.dirty.clear()
+
+    def power_cut(self, chance: random.Random) -> None:
+        """Whatever is unsynced gets through or not, block by block."""
+        if self.dirty or len(self.data) != len(self.synced):
+            size = chance.choice((SECTOR, 8 * SECTOR))
+            keep = chance.choice((0.0, 0.5, 1.0, chance.random()))
+            if len(self.synced) < len(self.data):
+                self.synced.extend(bytes(len(self.data) - len(self.synced)))
+            elif len(self.data) < len(self.synced) and chance.random() < keep:
+                del self.synced[len(self.data) :]
+            for unit in sorted({block * SECTOR // size for block in self.dirty}):
+                if chance.random() < keep:
+                    low = unit * size
+                    high = min(low + size, len(self.data))
+                    if low < high:
+                        self.synced[low:high] = self.data[low:high]
+        self.data = bytearray(self.synced)
+        self.dirty.clear()
+
+
+class Disk:
+    """Files of one member by name. Survives its member's crashes."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, File] = {}
+        self._durable: dict[str, File] = {}
+        self._renames: list[tuple[str, str | None, File | None]] = []
+
+    def make(self, name: str) -> File:
+        """A new empty file."""
+        file = self.files[name] = File()
+        self._renames.append((name, None, file))
+        return file
+
+    def rename(self, old: str, new: str) -> None:
+        """Replaces what is there."""
+        self.files[new] = self.files.pop(old)
+        self._renames.append((old, new, None))
+
+    def remove(self, name: str) -> None:
+        """The file is gone when the folder is synced."""
+        del self.files[name]
+        self._renames.append((name, None, None))
+
+    def sync_names(self) -> None:
+        """Sync of the folder."""
+        self._durable = dict(self.files)
+        self._renames.clear()
+
+    def power_cut(self, chance: random.Random) -> None:
+        """Keep a prefix of what was done to names, and of each file what got through."""
+        names = self._durable
+        for name, new, file in self._renames[: chance.randint(0, len(self._renames))]:
+            if file is not None:
+                names[name] = file
+            elif new is None:
+                names.pop(name, None)
+            elif name in names:
+                names[new] = names.pop(name)
+        self.files = names
+        self.sync_names()
+        for name in sorted(self.files):
+            self.files[name].power_cut(chance)
+
+
+class Segment:
+    """What `Wal` keeps of a segment that is open for writing; `fd` is the file itself."""
+
+    def __init__(self, path: str, generation: int, fd: File, size: int) -> None:
+        self.path = path
+        self.generation = generation
+        self.fd = fd
+        self.size = size
+
+    @property
+    def number(self) -> int:
+        """Its place in the order of segments."""
+        return self.generation >> 32
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Speed:
+    """How long a disk takes: seconds for a write and a sync, and until the loop hears of it; `stall` is the chance of
+    a sync that takes up to `stall_time`, `fail` that of one that fails."""
+
+    def __init__(self) -> None:
+        self.write = 0.0002
+        self.sync = 0.001
+        self.report = 0.0001
+        self.stall = 0.002
+        self.stall_time = 1.0
+        self.fail = 0.0
+        self.unloaded = 0.0
+
+
+class DiskThread:
+    """Stands in for `_core.walthread.DiskThread`: one group at a time, on virtual time."""
+
+    def __init__(self, clock: Clock, speed: Speed, woken: Callable[[], None]) -> None:
+        self.clock = clock
+        self.speed = speed
+        self.woken = woken
+        self.busy = False
+        self.failed: tuple[int, bool] | None = None
+        self.crash_in: tuple[str, Callable[[], None]] | None = None
+        self.syncs = self.bytes = 0
+        self.write_seconds = self.sync_seconds = 0.0
+        self._group: Group | None = None
+        self._data = b""
+        self._done: Group | None = None
+        self._file: File | None = None
+        self._times = (0.0, 0.0)
+        self._timer: Timer | None = None
+
+    def start(self, group: Group, file: File) -> None:
+        """Write the group, then sync."""
+        if self.busy:
+            raise RuntimeError("a group is in flight")
+        speed, chance, now = self.speed, self.clock.random, self.clock.now
+        self.busy = True
+        self._group, self._file, self._data = group, file, group.tobytes()
+        written = now + speed.write * (0.5 + chance.random())
+        synced = written + speed.sync * (0.5 + chance.random())
+        if speed.stall and chance.random() < speed.stall:
+            synced += chance.random() * speed.stall_time
+        self._times = (now, written)
+        self._timer = self.clock.at(synced, self._synced)
+        if self.crash_in is not None:
+            phase, crash = self.crash_in
+            begin, end = {"write": (now, written), "sync": (written, synced), "after": (synced, synced + speed.report)}[
+                phase
+            ]
+            self.crash_in = None
+            self.clock.at(begin + (end - begin) * chance.random(), crash)
+
+    def _synced(self) -> None:
+        assert self._file is not None and self._group is not None
+        self._timer = None
+        self._file.write(self._group.offset, self._data)
+        if self.speed.fail and self.clock.random.random() < self.speed.fail:
+            self._file.fail_sync(self.clock.random)
+            self.failed = (5, True)
+        else:
+            self._file.sync()
+            self.syncs += 1
+            self.bytes += len(self._data)
+            self._done = self._group
+        self._group = None
+        self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
+
+    def finished(self) -> Group | None:
+        """The group that is on the platter since the last call."""
+        group, self._done = self._done, None
+        if group is not None:
+            self.busy = False
+        return group
+
+    def stop(self) -> None:
+        """The process is gone: the write in flight gets as far as it got."""
+        if self._timer is None or self._file is None or self._group is None:
+            return
+        self._timer.cancel()
+        chance = self.clock.random
+        begin, written = self._times
+        if self.clock.now >= written:
+            part = len(self._data)
+        else:
+            part = int(len(self._data) * (self.clock.now - begin) / (written - begin) * chance.random() * 2)
+        if part:
+            self._file.write(self._group.offset, self._data[:part])
+        self._timer = None
+
+
+class Preparer:
+    """Stands in for the thread that makes segments: they come a little later."""
+
+    def __init__(self, clock: Clock, disk: Disk, notify: Callable[[], None]) -> None:
+        self.clock = clock
+        self.disk = disk
+        self.notify = notify
+        self.urgent = False
+        self._made: deque[Segment] = deque()
+        self._alive = True
+
+    def ask(self, generation: int, size: int) -> None:
+        """Begin to make a segment."""
+        self.clock.after(self.clock.random.random() * 0.02, self._make, generation, size)
+
+    def _make(self, generation: int, size: int) -> None:
+        if not self._alive:
+            return
+        name = f"{generation:016x}.wal"
+        old = [name for name in self.disk.files if name.endswith(".old")]
+        if old and self.clock.random.random() < 0.7:
+            file = self.disk.files[old[0]]
+            self.disk.rename(old[0], f"{generation:016x}.tmp")
+            self.disk.sync_names()
+        else:
+            file = self.disk.make(f"{generation:016x}.tmp")
+        size = max(size, len(file.data))
+        file.write(len(file.data), bytes(size - len(file.data)))
+        file.write(0, encode_header(generation, size))
+        file.sync()
+        self.disk.rename(f"{generation:016x}.tmp", name)
+        self.disk.sync_names()
+        self._made.append(Segment(name, generation, file, size))
+        self.notify()
+
+    def grow(self, segment: Segment, size: int) -> None:
+        """Begin to make a segment longer."""
+        self.clock.after(self.clock.random.random() * 0.01, self._grow, segment, size)
+
+    def _grow(self, segment: Segment, size: int) -> None:
+        if self._alive:
+            segment.fd.write(len(segment.fd.data), bytes(max(0, size - len(segment.fd.data))))
+            segment.fd.sync()
+            segment.size = max(size, segment.size)
+            self._made.append(segment)
+            self.notify()
+
+    def discard(self, path: str) -> None:
+        """A segment that is not needed any more: keep one to be used again."""
+        if any(name.endswith(".old") for name in self.disk.files):
+            self.disk.remove(path)
+        else:
+            self.disk.rename(path, path[:16] + ".old")
+
+    def take(self) -> Segment | None:
+        """What was made since."""
+        return self._made.popleft() if self._made else None
+
+    def stop(self) -> None:
+        """The process is gone."""
+        self._alive = False
+
+
+class Folder:
+    """The part of storage.segments.Folder that `Wal` itself uses."""
+
+    def __init__(self, chance: random.Random, segment_size: int) -> None:
+        self.chance = chance
+        self.segment_size = segment_size
+
+    def new_generation(self, number: int) -> int:
+        """A generation of segment `number`."""
+        return make_generation(number, self.chance.getrandbits(32))
+
+
+class SimWal(Wal):
+    """The real log with the disk replaced: appending, grouping, numbering, releasing and reading are `Wal`'s own."""
+
+    def __init__(
+        self, clock: Clock, disk: Disk, speed: Speed, folder: Folder, writer: Writer, segment: Segment,
+        older: dict[int, str], woken: Callable[[], None],
+    ) -> None:
+        # Everything Wal.__init__ sets but its threads and files.
+        self.report: list[str] = []
+        self.durable = 0
+        self.disk_files = disk
+        self.speed = speed
+        self.chance = clock.random
+        self._folder: Any = folder
+        self._writer = writer
+        self._state = writer.state
+        self._log = Quiet()
+        self._made: Any = {segment.generation: segment}
+        self._paths: Any = {**older, segment.number: segment.path}
+        self._written = (segment.number, writer.position)
+        self._proven = True
+        self._failure = None
+        self._full = False
+        self._stalled = False
+        self._under_way = False
+        self._closed = False
+        self._snapshots = deque()
+        self._durable_snapshot = self._state.snapshot_index
+        self._groups = 0
+        self._event = _EVENT
+        self._disk: Any = DiskThread(clock, speed, woken)
+        self._preparer: Any = Preparer(clock, disk, woken)
+        self._last_number = segment.number
+        self._wanted = deque()
+        self.unloaded: Callable[[], None] | None = None
+        self._want(segment.size)
+
+    @property
+    def thread(self) -> DiskThread:
+        """The disk's side."""
+        thread: DiskThread = self._disk
+        return thread
+
+    def images(self, low: int, high: int, max_size: int) -> bytes:
+        """As the real one, which is never slow; the core allows a storage that is."""
+        if self.unloaded is not None and self.speed.unloaded and self.chance.random() < self.speed.unloaded:
+            self.unloaded()
+            raise NotYetLoaded()
+        return super().images(low, high, max_size)
+
+    def _read(self, number: int, offset: int, length: int, first: int, end: int) -> bytes:
+        data = self.disk_files.files[self._paths[number]].data
+        return bytes(self._state.pick(bytes(data[offset : offset + length]), offset, first, end))
+
+    def crash(self) -> None:
+        """The process is gone."""
+        self._disk.stop()
+        self._preparer.stop()
+
+
+class Quiet:
+    """A logger that is silent."""
+
+    def warning(self, *_: object) -> None:
+        """Nothing."""
+
+
+def open_wal(
+    clock: Clock, disk: Disk, speed: Speed, woken: Callable[[], None], *, segment_size: int, rewrite: int,
+    group_commit: bool, max_group: int, metadata: bytes, made: type[SimWal] = SimWal,
+) -> SimWal:
+    """What `Wal.open` does, over simulated files. Raises DamagedData."""
+    folder = Folder(clock.random, segment_size)
+    files = {int(name[:16], 16): name for name in disk.files if name.endswith(".wal")}
+    found = recover([(name, number, bytes(disk.files[name].data)) for number, name in files.items()], rewrite=rewrite)
+    if found is None and any(name.endswith(".old") for name in disk.files):
+        raise DamagedData("the write-ahead log has no segments")
+    for name in sorted(disk.files):
+        if name.endswith(".tmp"):
+            disk.remove(name)
+    spare = found.spare[0] if found and found.spare else 0
+    generation = spare or folder.new_generation(found.max_number + 1 if found else 1)
+    temporary, final = f"{generation:016x}.tmp", f"{generation:016x}.wal"
+    if spare:
+        disk.rename(files[spare], temporary)
+        disk.sync_names()
+        file = disk.files[temporary]
+    else:
+        file = disk.make(temporary)
+        file.write(0, bytes(segment_size))
+    holder: list[SimWal] = []
+    options = {"group_commit": group_commit, "max_group": max_group}
+    size = len(file.data)
+
+    def plan(need: int) -> tuple[int, int]:
+        return holder[0]._plan(need)
+
+    if found is None:
+        data, writer = create(generation, size, metadata, plan, **options)
+    else:
+        data, writer = reopen(found, generation, size, plan, **options)
+    file.write(0, data)
+    file.sync()
+    disk.rename(temporary, final)
+    disk.sync_names()
+    older = _tidy(disk, found, files, generation) if found is not None else {}
+    wal = made(clock, disk, speed, folder, writer, Segment(final, generation, file, max(size, len(data))), older, woken)
+    holder.append(wal)
+    wal.report = [*found.report, *(cut.reason for cut in found.cuts)] if found else []
+    return wal
+
+
+def _tidy(disk: Disk, found: Recovered, files: dict[int, str], fresh: int) -> dict[int, str]:
+    for generation in [*found.stale, *found.spare]:
+        if generation != fresh:
+            disk.remove(files[generation])
+    older = {generation >> 32: files[generation] for generation in found.used}
+    last = found.last_generation
+    if found.superseded:
+        disk.remove(older.pop(last >> 32))
+    else:
+        disk.files[files[last]].cut(found.cut_at)
+    return older

@@ -1,0 +1,123 @@
+"""What the clients' operations mean, on plain dicts: independent of the store, and only as much as workload.py uses.
+
+A write's place in the log is its place in time, so the model sees each operation once, when the first member applies it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Version(NamedTuple):
+    """One version of a key; value None says that it was deleted."""
+
+    mod: int
+    create: int
+    version: int
+    value: bytes | None
+
+
+class Pair(NamedTuple):
+    """A key as a reply shows it."""
+
+    key: bytes
+    mod: int
+    create: int
+    version: int
+    value: bytes
+
+
+@dataclass
+class Call:
+    """One operation of a client.
+
+    kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read".
+    expect: value that a swap compares with (None: the key must not exist). floor: the highest revision that a completed
+    linearizable operation had shown when this one began.
+    """
+
+    kind: str
+    keys: tuple[bytes, ...]
+    value: bytes = b""
+    expect: bytes | None = None
+    revision: int = 0
+    serializable: bool = False
+    body: bytes = b""
+    method: str = ""
+    ident: int = 0
+    floor: int = 0
+    member: int = 0
+    began: float = 0.0
+    # What the log made of it.
+    applied: int = 0
+    result_revision: int = 0
+    changed: bool = False
+    swapped: bool = False
+    found: list[Pair] = field(default_factory=list)
+    failed: str = ""
+
+
+class Model:
+    """All versions of all keys, for ever."""
+
+    def __init__(self) -> None:
+        self.revision = 1
+        self.compacted = 0
+        self.versions: dict[bytes, list[Version]] = {}
+
+    def value(self, key: bytes) -> bytes | None:
+        """The value of a key now."""
+        known = self.versions.get(key)
+        return known[-1].value if known else None
+
+    def at(self, key: bytes, revision: int) -> Pair | None:
+        """A key as of a revision."""
+        for version in reversed(self.versions.get(key, ())):
+            if version.mod <= revision:
+                if version.value is None:
+                    return None
+                return Pair(key, version.mod, version.create, version.version, version.value)
+        return None
+
+    def all_at(self, revision: int) -> list[Pair]:
+        """Everything as of a revision, in key order."""
+        found = (self.at(key, revision) for key in sorted(self.versions))
+        return [pair for pair in found if pair is not None]
+
+    def apply(self, call: Call) -> None:
+        """Carry out one operation and note what it came to."""
+        before = self.revision
+        if call.kind in ("put", "pair"):
+            self._put(call.keys, call.value)
+        elif call.kind == "swap":
+            key = call.keys[0]
+            if self.value(key) == call.expect:
+                call.swapped = True
+                self._put(call.keys, call.value)
+            else:
+                pair = self.at(key, self.revision)
+                call.found = [pair] if pair is not None else []
+        elif call.kind == "delete":
+            if self.value(call.keys[0]) is not None:
+                self.revision += 1
+                self.versions[call.keys[0]].append(Version(self.revision, 0, 0, None))
+        elif call.kind == "compact":
+            if call.revision <= self.compacted:
+                call.failed = "Compacted"
+            elif call.revision > self.revision:
+                call.failed = "FutureRevision"
+            else:
+                self.compacted = call.revision
+        call.changed = self.revision > before
+        call.result_revision = self.revision
+
+    def _put(self, keys: tuple[bytes, ...], value: bytes) -> None:
+        self.revision += 1
+        for key in keys:
+            known = self.versions.setdefault(key, [])
+            if known and known[-1].value is not None:
+                last = known[-1]
+                known.append(Version(self.revision, last.create, last.version + 1, value))
+            else:
+                known.append(Version(self.revision, self.revision, 1, value))

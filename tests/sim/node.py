@@ -1,0 +1,511 @@
+"""Members of the simulated cluster: the real parts, wired as `metastore/server.py` wires them, on simulated disk, network
+and time; and the cluster that holds them.
+
+A member's clock runs at its own rate. A killed member loses everything but its disk. A paused one (SIGSTOP) does
+nothing, while its disk goes on and messages queue up; it finds out about the time only when it goes on.
+"""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+from metastore import errors
+from metastore._core.apply import Applier
+from metastore._core.batch import BatchProposer
+from metastore._core.codec import PayloadCodec
+from metastore._core.engine import MemoryEngine
+from metastore._core.entry import decode_entries
+from metastore._core.kvserve import KVServer
+from metastore._core.mvcc import Store
+from metastore._core.raft import RawNode
+from metastore._core.raftpb import ConfState, Message, MsgApp, RaftConfig
+from metastore.codecs import load_all
+from metastore.driver import Driver
+from metastore.members import Members
+from metastore.membership import Identity, Roster
+from metastore.membership import Member as Record
+from metastore.storage.wal import Wal
+
+from . import wire
+from .checker import Checker, Platter, Violation
+from .clock import Clock, Timer
+from .disk import Disk, SimWal, Speed, open_wal
+from .model import Call, Pair
+from .network import Network, Weather, message_sum
+
+EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
+MAX_QUEUE = 4000  # messages that wait for a paused member
+MAX_DECODED = 1 << 24
+CLUSTER = 77
+MSG_APP = int(MsgApp)
+
+
+@dataclass
+class Settings:
+    """Of the members. Times in seconds, sizes in bytes, ticks as the Raft core counts them."""
+
+    members: int = 3
+    tick: float = 0.1
+    election_ticks: int = 10
+    pre_vote: bool = True
+    check_quorum: bool = True
+    lease_reads: bool = False
+    drift: float = 0.05
+    max_size_per_msg: int = 1 << 20
+    max_inflight: int = 256
+    max_tail_bytes: int = 1 << 20
+    max_committed: int = 1 << 20
+    batch_count: int = 100
+    batch_delay: float = 0.01
+    batching: bool = True
+    group_commit: bool = True
+    max_group: int = 1 << 16
+    segment_size: int = 16384
+    rewrite: int = 1 << 20
+    compression: int = 0
+    request_timeout: float = 1.5
+    turn: float = 0.0002
+    planted: int = 0
+    driver: type[Driver] = Driver
+    widen: float = 0.0
+    speed: Callable[[Speed], None] = field(default=lambda _speed: None)
+
+
+class SimRaw(RawNode):
+    """The real core; notes the memberships it has worked with."""
+
+    confs: list[ConfState]
+
+    def apply_conf_change(self, change: Any) -> ConfState:
+        """As the real one."""
+        conf = super().apply_conf_change(change)
+        self.confs.append(conf)
+        return conf
+
+
+class SimApplier(Applier):
+    """The real applier; shows the checker what is applied."""
+
+    member: Member
+
+    def apply_images(self, images: Any) -> list[Any]:
+        """As the real one."""
+        self.member.cluster.checker.applying(self.member, images)
+        return super().apply_images(images)
+
+    def commit(self) -> None:
+        """As the real one."""
+        super().commit()
+        self.member.cluster.checker.state_is(self.member, self.applied_index, self.store.revision)
+
+
+class MemberWal(SimWal):
+    """The log of a member; shows the checker what goes in and what is durable."""
+
+    member: Member
+
+    def append(self, number: int, images: Any, hard_state: Any, must_sync: bool = True) -> None:
+        """As the real one."""
+        self.member.cluster.checker.appended(self.member, number, images, hard_state)
+        super().append(number, images, hard_state, must_sync)
+
+    def _finish(self, group: Any) -> None:
+        super()._finish(group)
+        self.member.platter.done(self.durable)
+
+
+class RaftStorage:
+    """What the core asks (see metastore/server.py)."""
+
+    def __init__(self, wal: SimWal, conf_state: ConfState) -> None:
+        self._conf_state = conf_state
+        self._wal = wal
+        self.entries = wal.entries
+        self.images = wal.images
+        self.term = wal.term
+        self.first_index = wal.first_index
+        self.last_index = wal.last_index
+        self.snapshot = wal.snapshot
+
+    def initial_state(self) -> tuple[Any, ConfState]:
+        """(HardState, ConfState) as recovered."""
+        return self._wal.initial_state()[0], self._conf_state
+
+
+class Member:
+    """One member, alive or not. What outlives a crash: `disk`."""
+
+    def __init__(self, cluster: Cluster, ident: int, identity: Identity) -> None:
+        self.cluster = cluster
+        self.id = ident
+        self.fresh = identity
+        self.clock = cluster.clock
+        self.disk = Disk()
+        self.speed = Speed()
+        cluster.settings.speed(self.speed)
+        self.platter = Platter()
+        self.alive = False
+        self.paused = False
+        self.life = 0
+        self.rate = 1.0
+        self._base = (0.0, 0.0)
+        self.held: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self.reports: list[str] = []
+
+    # ---- time
+
+    def set_rate(self, rate: float) -> None:
+        """Let this member's clock run faster (more than 1) or slower from now on."""
+        self._base = (self.clock.now, self.now())
+        self.rate = rate
+
+    def now(self) -> float:
+        """What this member's clock says."""
+        at, shown = self._base
+        return shown + (self.clock.now - at) * self.rate
+
+    def later(self, delay: float, call: Callable[..., None], *args: Any) -> Timer:
+        """Call in `delay` seconds of this member's clock, if it still lives the same life."""
+        return self.clock.after(delay / self.rate, self._enter, self.life, call, args)
+
+    def _enter(self, life: int, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+        """Something happens to this member: now, or when it is no longer paused."""
+        if life != self.life or not self.alive:
+            return
+        if self.paused:
+            if len(self.held) < MAX_QUEUE:
+                self.held.append((call, args))
+            return
+        self._do(call, args)
+
+    def _do(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+        try:
+            call(*args)
+        except errors.DiskFailed:
+            self.driver.abandon()
+            self.crash(False)
+            return
+        except Violation:
+            raise
+        except errors.MetaStoreError as error:
+            raise Violation(f"member {self.id} fails: {type(error).__name__}: {error}") from error
+        if self.alive:
+            self.cluster.checker.observe(self)
+            if not self.turn_due and call is not self._turned:
+                self.turn_due = True
+                self.later(self.cluster.settings.turn * self.clock.random.random(), self._turned)
+
+    # ---- life and death
+
+    def start(self) -> None:
+        """Start the process: recover the log, then serve. Raises DamagedData, which is a Violation here."""
+        settings, chance = self.cluster.settings, self.clock.random
+        self.life += 1
+        self.alive, self.paused = True, False
+        self.held.clear()
+        self.turn_due = False
+        self._turned = self._turn  # one object, to know it by
+        self.confs: list[ConfState] = []
+        self.commit = self.applied = self.seen_state = self.seen_term = 0
+        self._base = (self.clock.now, self.now())
+        self.batch_timer: Timer | None = None
+        self.sweeping = False
+        life = self.life
+        try:
+            wal = open_wal(
+                self.clock, self.disk, self.speed, lambda: self.clock.after(0, self._enter, life, self._on_disk, ()),
+                segment_size=settings.segment_size, rewrite=settings.rewrite, group_commit=settings.group_commit,
+                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal,
+            )
+            self._open(wal)
+        except errors.MetaStoreError as error:
+            raise Violation(f"member {self.id} cannot start: {type(error).__name__}: {error}") from error
+        self.clock.note(b"start %d %d" % (self.id, wal.last_index()))
+        if self.roster.conf_state.voters == (self.id,):
+            self._do(self.driver.campaign, ())
+        self.later(settings.tick * chance.random(), self._tick)
+        self._do(lambda: None, ())
+
+    def _open(self, wal: SimWal) -> None:
+        settings = self.cluster.settings
+        assert isinstance(wal, MemberWal)
+        self.wal = wal
+        wal.member = self
+        wal.unloaded = lambda: self.clock.after(0.005, self._enter, self.life, self._loaded, ())
+        self.reports += wal.report
+        state = wal._state
+        terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
+        self.platter.reset(state.first_index - 1, terms, (state.hard_term, state.hard_vote))
+        self.identity = Identity.decode(wal.metadata)
+        self.engine = MemoryEngine()
+        self.store = Store(self.engine, CLUSTER, 0)
+        self.applied = self.engine.applied()[0]
+        self.codec = self.cluster.make_codec()
+        self.waiters: dict[int, Any] = {}
+        self.applier = SimApplier(self.store, self.codec, self.waiters)
+        self.applier.member = self
+        self.proposer = BatchProposer(
+            settings.batch_count, 1 << 20, settings.batch_delay, 1000, 1 << 22, settings.batching
+        )
+        first = ((self.id & 0xFFFF) << 48) | ((int((EPOCH + self.clock.now) * 1000) & 0xFFFFFFFFFF) << 8)
+        limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
+        self.kv = KVServer(self.store, self.proposer, self.waiters, first, limits)
+        self.roster = Roster(self.store, self.identity.members)
+        self.raw = SimRaw(self._raft_config(), RaftStorage(wal, self.roster.conf_state))
+        self.raw.confs = self.confs
+        self.confs.append(self.roster.conf_state)
+        self.commit = self.raw.commit
+        self.driver = settings.driver(
+            self.raw, wal, self.applier, self.proposer, self.codec, self.kv, self.roster, self,
+            request_timeout=settings.request_timeout, members_changed=self._members_changed,
+        )
+        self.membership = Members(self.driver, self.kv, self.roster, self.identity)
+
+    def _raft_config(self) -> RaftConfig:
+        settings = self.cluster.settings
+        lease = {}
+        if settings.lease_reads:
+            ticks = (settings.election_ticks - 1) * settings.tick
+            lease = {"read_only_option": "lease", "lease_seconds": ticks / (1 + 3 * settings.drift)}
+        return RaftConfig(
+            id=self.id,
+            election_ticks=settings.election_ticks,
+            heartbeat_ticks=1,
+            applied=self.engine.applied()[0],
+            max_size_per_msg=settings.max_size_per_msg,
+            max_inflight=settings.max_inflight,
+            max_tail_bytes=settings.max_tail_bytes,
+            max_committed_size_per_ready=settings.max_committed,
+            pre_vote=settings.pre_vote,
+            check_quorum=settings.check_quorum,
+            seed=self.clock.random.getrandbits(63),
+            planted=settings.planted,
+            **lease,
+        )
+
+    def crash(self, power: bool) -> None:
+        """The process ends at once; with `power`, so does the machine."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.wal.crash()
+        if power:
+            self.disk.power_cut(self.clock.random)
+        self.clock.note(b"crash %d %d" % (self.id, power))
+
+    def crash_in(self, phase: str, power: bool, then: Callable[[Member], None]) -> None:
+        """Crash while the next group is written ("write"), synced ("sync"), or before that is reported ("after")."""
+        life = self.life
+
+        def crash() -> None:
+            if self.life == life and self.alive:
+                self.crash(power)
+                then(self)
+
+        self.wal.thread.crash_in = (phase, crash)
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if not self.alive or not self.paused:
+            return
+        self.paused = False
+        held, self.held = self.held, deque()
+        for call, args in held:
+            self._enter(self.life, call, args)
+
+    def act(self, call: Callable[..., None], *args: Any) -> None:
+        """Have this member do something now."""
+        self._enter(self.life, call, args)
+
+    # ---- what the loop does
+
+    def _on_disk(self) -> None:
+        self.driver.on_disk(self.now())
+
+    def _loaded(self) -> None:
+        self.raw.entries_loaded()
+
+    def _tick(self) -> None:
+        self.later(self.cluster.settings.tick, self._tick)
+        self.driver.tick(self.now())
+
+    def _turn(self) -> None:
+        self.turn_due = False
+        now = self.now()
+        self.driver.pump(now)
+        # What came out of this may be more to do (a backlog); the next event would do it too, but later.
+        if self.driver.backlog:
+            self.later(0, self._turn_again)
+        own = self.roster.members.get(self.id)
+        if not self.membership.published and own is not None:
+            self.membership.publish(f"n{self.id}", (f"http://n{self.id}:1",), now)
+        due = self.proposer.next_deadline()
+        if due is not None and self.batch_timer is None:
+            self.batch_timer = self.later(due - now if due > now else 0.01, self._batch_due)
+        if self.kv.sweep_pending and not self.sweeping:
+            self.sweeping = True
+            self.later(0.001, self._sweep)
+
+    def _turn_again(self) -> None:
+        self.driver.pump(self.now())
+
+    def _batch_due(self) -> None:
+        self.batch_timer = None
+        self.driver.pump(self.now())
+
+    def _sweep(self) -> None:
+        self.sweeping = False
+        self.store.sweep(5)
+        self.kv.swept()
+
+    def _members_changed(self) -> None:
+        self.cluster.roster_changed(self)
+
+    # ---- clients
+
+    def from_client(self, call: Callable[..., None], what: Call) -> None:
+        """A client's call arrives, if anybody is there."""
+        self.clock.after(self.clock.random.random() * 0.001, self._enter, self.life, call, (self, what))
+
+    def serve(self, call: Call, waiter: Any) -> None:
+        """Hand a call to the KV service."""
+        checker = self.cluster.checker
+        checker.begin(call)
+        ident = self.kv.next_id
+        if call.kind != "read":
+            call.ident = ident
+            checker.admitted(call)
+        self.kv.call(call.method, call.body, waiter, self.now())
+        if call.kind != "read" and self.kv.next_id == ident:
+            del checker.calls[ident]
+            call.ident = 0
+
+    def everything(self) -> tuple[int, list[Pair]]:
+        """(revision, all keys) of this member's applied state."""
+        return wire.parse_range(self.store.range_reply(wire.EVERYTHING, 0))
+
+    # ---- peers: this is the driver's transport
+
+    def send(self, messages: list[Message]) -> None:
+        """Raft messages of a Ready."""
+        cluster = self.cluster
+        cluster.checker.sending(self, messages)
+        for message in messages:
+            if cluster.settings.widen and message.type == MSG_APP:
+                message = self._widen(message)
+            parts = message.encode_parts()
+            if not cluster.network.send(self.id, message.to, "raft", b"".join(parts), message_sum(parts)):
+                self.clock.after(0, self._enter, self.life, self._lost, (message.to,))
+
+    def _lost(self, to: int) -> None:
+        self.raw.report_unreachable(to)
+
+    def _widen(self, message: Message) -> Message:
+        """Begin an append earlier than the leader thinks needed: as legal as the original (nextIndex is a guess)."""
+        chance, first = self.clock.random, self.wal.first_index()
+        if message.index < first or chance.random() >= self.cluster.settings.widen:
+            return message
+        low = max(first, message.index - chance.randrange(4))
+        try:
+            more = Wal.images(self.wal, low, message.index + 1, 1 << 20)
+        except errors.MetaStoreError:
+            return message  # not on its disk yet
+        entries = decode_entries(more)
+        if entries[-1].index != message.index or entries[-1].term != message.log_term:
+            return message
+        return Message(
+            type=MSG_APP, to=message.to, from_=message.from_, term=message.term, index=low - 1,
+            log_term=self.raw.term_of(low - 1) or 0, commit=message.commit, images=more + bytes(message.images),
+        )
+
+    def forward(self, to: int, batch: bytes) -> bool:
+        """Operations for the leader. A connection that is known to be down takes nothing."""
+        network = self.cluster.network
+        if (self.id, to) in network.cut and self.clock.random.random() < 0.5:
+            return False
+        network.send(self.id, to, "forward", batch, zlib.crc32(batch))
+        return True
+
+    def refuse(self, to: int, code: int, ids: list[int]) -> None:
+        """Operations that were surely not logged."""
+        self.cluster.checker.refuse(ids)
+        self.cluster.network.send(self.id, to, "refuse", (code, list(ids)), code)
+
+    def receive(self, sender: int, kind: str, data: Any) -> None:
+        """Something arrives."""
+        if kind == "raft":
+            self._enter(self.life, self._message, (data,))
+        elif kind == "forward":
+            self._enter(self.life, self._forwarded, (sender, data))
+        else:
+            self._enter(self.life, self.driver.receive_refusal, data)
+
+    def _message(self, data: bytes) -> None:
+        self.driver.receive(Message.decode(data))
+
+    def _forwarded(self, sender: int, batch: bytes) -> None:
+        self.driver.receive_forward(sender, batch, self.now())
+
+
+class Cluster:
+    """All members there ever were, the network between them, and who watches."""
+
+    def __init__(self, clock: Clock, settings: Settings, weather: Weather) -> None:
+        self.clock = clock
+        self.settings = settings
+        self.codecs = load_all()
+        self.checker = Checker(self.make_codec())
+        self.network = Network(clock, weather, self._deliver)
+        self.last_answer = 0.0
+        self.digest_at = 0
+        self.initial = tuple(self.record(ident) for ident in range(1, settings.members + 1))
+        self.members: dict[int, Member] = {}
+        self.ids = itertools.count(settings.members + 1)
+        for record in self.initial:
+            self.members[record.id] = Member(self, record.id, self._identity(record.id, ()))
+
+    def record(self, ident: int, learner: bool = False) -> Record:
+        """A member's record."""
+        return Record(ident, "", (f"http://n{ident}:2",), (), learner)
+
+    def _identity(self, ident: int, contacts: tuple[Record, ...]) -> Identity:
+        return Identity(CLUSTER, ident, f"incarnation {ident}", self.initial, contacts)
+
+    def join(self, ident: int) -> Member:
+        """A member that was added gets its machine."""
+        member = Member(self, ident, self._identity(ident, self.initial))
+        self.members[ident] = member
+        return member
+
+    def make_codec(self) -> PayloadCodec:
+        """The payload codec; everybody reads everything."""
+        compression = self.settings.compression
+        codec = self.codecs[compression - 1] if compression else None
+        return PayloadCodec(codec, 64, MAX_DECODED, decoders=self.codecs)
+
+    def serving(self) -> list[int]:
+        """Ids of the members that a client may call."""
+        return [ident for ident, member in self.members.items() if member.alive]
+
+    def leader(self) -> Member | None:
+        """The member that leads the newest term."""
+        leaders = [member for member in self.members.values() if member.alive and member.raw.is_leader]
+        return max(leaders, key=lambda member: member.raw.term, default=None)
+
+    def roster_changed(self, member: Member) -> None:
+        """A member has applied a change of the membership."""
+
+    def _deliver(self, to: int, sender: int, kind: str, data: Any) -> None:
+        member = self.members.get(to)
+        if member is not None:
+            member.receive(sender, kind, data)

@@ -1,0 +1,199 @@
+"""One simulation from a seed: mishaps, then healing, then the proof that the cluster goes on and agrees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .chaos import MEMBERSHIP, USUAL, Chaos, Plan
+from .checker import Violation
+from .clock import Clock
+from .model import Call
+from .network import Weather
+from .node import Cluster, Member, Settings
+from .workload import Answer, Client, Habits
+
+HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
+SETTLING = 30.0  # and within which all members must have applied the same
+
+
+class SimulationFailed(AssertionError):
+    """What was found, and the command that shows it again."""
+
+
+@dataclass
+class Report:
+    """What a simulation came to. `trace` is the sum over everything that happened."""
+
+    seed: int
+    profile: str
+    trace: int
+    seconds: float
+    events: int
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class Scene:
+    """Everything that a profile may set before the time begins to run."""
+
+    settings: Settings
+    weather: Weather
+    habits: Habits
+    plan: Plan
+    seconds: float = 20.0
+
+
+Profile = Callable[[Scene, Any], None]
+
+
+def usual(scene: Scene, chance: Any) -> None:
+    """A bit of everything, with settings out of a hat."""
+    settings, weather = scene.settings, scene.weather
+    settings.members = chance.choice((3, 3, 3, 5))
+    settings.election_ticks = chance.choice((5, 10))
+    settings.pre_vote = chance.random() < 0.7
+    settings.check_quorum = chance.random() < 0.8
+    settings.max_size_per_msg = chance.choice((64, 1000, 1 << 20))
+    settings.max_inflight = chance.choice((1, 4, 256))
+    settings.max_tail_bytes = chance.choice((1, 4096, 1 << 20))
+    settings.max_committed = chance.choice((1, 2000, 1 << 20))
+    settings.batch_count = chance.choice((1, 10, 100))
+    settings.batching = chance.random() < 0.8
+    settings.group_commit = chance.random() < 0.8
+    settings.max_group = chance.choice((256, 1 << 16))
+    settings.segment_size = chance.choice((4096, 16384, 65536))
+    settings.rewrite = chance.choice((0, 3000, 1 << 20))
+    settings.compression = chance.choice((0, 0, 1, 2))
+    settings.widen = chance.choice((0.0, 0.0, 0.1))
+    unloaded = chance.choice((0.0, 0.0, 0.3))
+    settings.speed = lambda speed: setattr(speed, "unloaded", unloaded)
+    weather.delay = chance.choice((0.0005, 0.002, 0.02))
+    weather.spike = chance.choice((0.0, 0.01, 0.1))
+    weather.loss = chance.choice((0.0, 0.01, 0.1))
+    weather.double = chance.choice((0.0, 0.02))
+    scene.habits.think = chance.choice((0.02, 0.1))
+    scene.plan.pause = chance.choice((0.2, 0.7, 2.0))
+
+
+def members(scene: Scene, chance: Any) -> None:
+    """The same, and members come and go."""
+    usual(scene, chance)
+    scene.plan.mishaps = {**{name: weight / 2 for name, weight in USUAL.items()}, **MEMBERSHIP}
+
+
+PROFILES: dict[str, Profile] = {"usual": usual, "members": members}
+
+
+class Simulation:
+    """A cluster with its clients and mishaps. `change` may set what it likes before the time begins to run."""
+
+    def __init__(self, seed: int, profile: str = "usual", change: Callable[[Scene], None] | None = None) -> None:
+        self.seed = seed
+        self.profile = profile
+        self.clock = Clock(seed)
+        self.scene = Scene(Settings(), Weather(), Habits(), Plan())
+        PROFILES[profile](self.scene, self.clock.random)
+        if change is not None:
+            change(self.scene)
+        scene = self.scene
+        self.cluster = Cluster(self.clock, scene.settings, scene.weather)
+        self.checker = self.cluster.checker
+        self.chaos: Chaos | None = None
+        self.clients: list[Client] = []
+
+    def run(self) -> Report:
+        """Run it all. Raises Violation."""
+        scene, clock = self.scene, self.clock
+        for member in self.cluster.members.values():
+            member.set_rate(clock.random.uniform(1 - scene.settings.drift, 1 + scene.settings.drift))
+            member.start()
+        self.clients = [Client(number, self.cluster, scene.habits) for number in range(scene.habits.clients)]
+        self.chaos = Chaos(self.cluster, scene.plan)
+        clock.run(scene.seconds)
+        self.chaos.stop()
+        self._progress()
+        self._settle()
+        return Report(
+            self.seed, self.profile, clock.trace, clock.now, clock.events,
+            {**self.checker.counts, "entries": self.checker.top, "terms": len(self.checker.leaders)} | self.chaos.counts,
+        )
+
+    def _present(self) -> list[Member]:
+        """Members that belong to the cluster, by what the newest of them has applied."""
+        assert self.chaos is not None
+        self.chaos._leave()
+        newest = max(self.chaos.alive(), key=lambda member: member.applied)
+        return [self.cluster.members[ident] for ident in newest.roster.members if ident in self.cluster.members]
+
+    def _progress(self) -> None:
+        """A write and a linearizable read succeed at every member."""
+        assert self.chaos is not None
+        served: set[tuple[int, str]] = set()
+
+        class Probe(Client):
+            def choose(self) -> Call:
+                call = super().choose()
+                while call.kind not in ("put", "read") or call.serializable or call.revision:
+                    call = super().choose()
+                return call
+
+            def answered(self, call: Call, reply: bytes) -> None:
+                served.add((call.member, call.kind))
+                super().answered(call, reply)
+
+        probes = []
+        for number, ident in enumerate(self.cluster.members):
+            probe = Probe(1000 + number, self.cluster, self.scene.habits)
+            probe.member = ident
+            probes.append(probe)
+
+        def done() -> bool:
+            wanted = {(member.id, kind) for member in self._present() for kind in ("put", "read")}
+            return wanted <= served
+
+        end = self.clock.now + HEALING
+        while not done():
+            if self.clock.now >= end:
+                missing = [(m.id, k) for m in self._present() for k in ("put", "read") if (m.id, k) not in served]
+                raise Violation(f"no progress within {HEALING} s after healing: {missing} ({self.describe()})")
+            self.chaos.tend()
+            self.clock.run(self.clock.now + 0.25)
+        for client in [*self.clients, *probes]:
+            client.stopped = True
+
+    def _settle(self) -> None:
+        """All members come to the same state."""
+        end = self.clock.now + SETTLING
+
+        def settled() -> bool:
+            return len({(member.applied, member.raw.last_index) for member in self._present()}) == 1 and (
+                not any(client.call for client in self.clients))
+
+        while not settled():
+            if self.clock.now >= end:
+                raise Violation(f"the members do not come to one state within {SETTLING} s ({self.describe()})")
+            self.clock.run(self.clock.now + 0.25)
+        for member in self._present():
+            self.checker.digest(member, member.applied)
+
+    def describe(self) -> str:
+        """Where everybody is."""
+        return "; ".join(
+            f"{member.id}: {'up' if member.alive else 'down'} term {member.raw.term} lead {member.raw.lead} commit "
+            f"{member.raw.commit} applied {member.applied} last {member.raw.last_index} {member.raw.conf_state}"
+            for member in self.cluster.members.values()
+        )
+
+
+def simulate(seed: int, profile: str = "usual", change: Callable[[Scene], None] | None = None) -> Report:
+    """Run one seed. Raises SimulationFailed, which names what replays it."""
+    simulation = Simulation(seed, profile, change)
+    try:
+        return simulation.run()
+    except Violation as error:
+        raise SimulationFailed(
+            f"{error}\n  at {simulation.clock.now:.6f} s, event {simulation.clock.events}, trace "
+            f"{simulation.clock.trace:08x}\n  replay: python -m tests.sim --profile {profile} --seed {seed} --count 1"
+        ) from error

@@ -1,0 +1,126 @@
+"""The few protobuf messages that the simulated clients speak, written by hand: independent of the store's decoder."""
+
+from __future__ import annotations
+
+from .model import Call, Pair
+
+EVERYTHING = b"\x0a\x01\x00\x12\x01\x00"  # RangeRequest{key: "\0", range_end: "\0"}
+
+
+def varint(number: int) -> bytes:
+    """An unsigned number."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def text(field: int, data: bytes) -> bytes:
+    """A field of bytes."""
+    return varint(field << 3 | 2) + varint(len(data)) + data
+
+
+def number(field: int, value: int) -> bytes:
+    """A field that is a number."""
+    return varint(field << 3) + varint(value)
+
+
+def fields(data: bytes) -> list[tuple[int, int | bytes]]:
+    """(number, value) of all fields of a message."""
+    found: list[tuple[int, int | bytes]] = []
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        value, at = _varint(data, at)
+        if tag & 7 == 0:
+            found.append((tag >> 3, value))
+        elif tag & 7 == 2:
+            found.append((tag >> 3, data[at : at + value]))
+            at += value
+        else:
+            raise ValueError(f"wire type {tag & 7}")
+    return found
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def encode(call: Call) -> None:
+    """Set method and body of a call."""
+    if call.kind == "put":
+        call.method, call.body = "Put", text(1, call.keys[0]) + text(2, call.value)
+    elif call.kind == "delete":
+        call.method, call.body = "DeleteRange", text(1, call.keys[0])
+    elif call.kind == "compact":
+        call.method, call.body = "Compaction", number(1, call.revision)
+    elif call.kind == "read":
+        body = text(1, call.keys[0]) if len(call.keys) == 1 else EVERYTHING
+        body += number(4, call.revision) if call.revision else b""
+        call.method, call.body = "Range", body + (number(7, 1) if call.serializable else b"")
+    else:
+        call.method, call.body = "Txn", _transaction(call)
+
+
+def _transaction(call: Call) -> bytes:
+    body = b""
+    if call.kind == "swap":
+        # Compare{result: EQUAL, target: VALUE or VERSION (0 says that there is no such key)}
+        if call.expect is None:
+            compare = text(3, call.keys[0]) + number(4, 0)
+        else:
+            compare = number(2, 3) + text(3, call.keys[0]) + text(7, call.expect)
+        body += text(1, compare)
+    for key in call.keys:
+        body += text(2, text(2, text(1, key) + text(2, call.value)))
+    if call.kind == "swap":
+        body += text(3, text(1, text(1, call.keys[0])))
+    return body
+
+
+def revision_of(header: bytes) -> int:
+    """The revision in a ResponseHeader."""
+    return next((int(value) for field, value in fields(header) if field == 3), 0)
+
+
+def parse_range(reply: bytes) -> tuple[int, list[Pair]]:
+    """(revision, pairs) of a RangeResponse."""
+    revision, found = 0, []
+    for field, value in fields(reply):
+        if field == 1:
+            revision = revision_of(bytes(value))
+        elif field == 2:
+            found.append(_pair(bytes(value)))
+    return revision, found
+
+
+def _pair(data: bytes) -> Pair:
+    known = dict(fields(data))
+    return Pair(
+        bytes(known.get(1, b"")), int(known.get(3, 0)), int(known.get(2, 0)), int(known.get(4, 0)),
+        bytes(known.get(5, b"")),
+    )
+
+
+def parse_write(call: Call, reply: bytes) -> tuple[int, bool, list[Pair]]:
+    """(revision, whether a swap took place, what a failed one read) of a write's reply."""
+    revision, swapped, found = 0, False, []
+    for field, value in fields(reply):
+        if field == 1:
+            revision = revision_of(bytes(value))
+        elif field == 2 and call.method == "Txn":
+            swapped = bool(value) and call.kind == "swap"
+        elif field == 3 and call.method == "Txn":
+            for kind, answer in fields(bytes(value)):
+                if kind == 1:
+                    found = parse_range(bytes(answer))[1]
+    return revision, swapped, found
