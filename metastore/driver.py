@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from ._core.batch import BatchProposer
     from ._core.codec import PayloadCodec
     from ._core.kvserve import KVServer
-    from ._core.raft import RawNode, Ready
-    from ._core.raftpb import Message, Snapshot
+    from ._core.raft import RawNode
+    from ._core.raftpb import Message, Ready, Snapshot
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
@@ -71,7 +71,7 @@ class Transport(Protocol):
     def forward(self, to: int, batch: bytes) -> bool:
         """Framed operations for the leader; false if they were surely not sent."""
 
-    def refuse(self, to: int, code: int, ids: list[int]) -> None:
+    def refuse(self, to: int, code: int, ids: list[int]) -> object:
         """Operations forwarded by `to` that were surely not logged; `code` is a place in REFUSALS."""
 
 

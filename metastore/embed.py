@@ -240,7 +240,7 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
 class Futures:
     """The calls of the store, each giving a Future. `submit(method, body, waiter)` hands one to the loop thread."""
 
-    def __init__(self, submit: Callable[[list[tuple[str, bytes, Waiter]]], None]) -> None:
+    def __init__(self, submit: Callable[[Sequence[tuple[str, bytes, Waiter]]], None]) -> None:
         self._submit = submit
 
     def _prepare(self, method: str, request: Any, decode: Callable[[Any], Any]) -> tuple[str, bytes, FutureCall]:

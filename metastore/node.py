@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from . import errors
@@ -112,7 +113,7 @@ class Node(EmbeddedKV):
             raise errors.Stopped()
         return self._server
 
-    def _submit(self, calls: list[tuple[str, bytes, Any]]) -> None:
+    def _submit(self, calls: Sequence[tuple[str, bytes, Any]]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
         server = self._running()
         self._inbox.extend(calls)

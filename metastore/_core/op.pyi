@@ -5,6 +5,7 @@ from typing_extensions import Buffer
 PUT: Final[int]
 DELETE_RANGE: Final[int]
 TXN: Final[int]
+MEMBER: int
 COMPACT: Final[int]
 
 class Operation:

@@ -59,16 +59,26 @@ class MemberInfo(Protocol):
 class NodeView(Protocol):
     """What the services see of the node. Ids are unsigned 64-bit, sizes in bytes; `leader_id` is 0 without a leader."""
 
-    name: str
-    member_id: int
-    cluster_id: int
-    revision: int
-    raft_term: int
-    raft_index: int
-    applied_index: int
-    leader_id: int
-    db_size: int
-    db_size_in_use: int
+    @property
+    def name(self) -> str: ...
+    @property
+    def member_id(self) -> int: ...
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def raft_term(self) -> int: ...
+    @property
+    def raft_index(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def leader_id(self) -> int: ...
+    @property
+    def db_size(self) -> int: ...
+    @property
+    def db_size_in_use(self) -> int: ...
 
     def members(self) -> Iterable[MemberInfo]:
         """The members, in the order of their ids."""
