@@ -292,14 +292,17 @@ class Snapshots:
             self._fill(info, self.engine)
             self._installed(info, None, done)
             return
-        self._install = threading.Thread(target=self._read, args=(info, done), name="snapshot-install", daemon=True)
+        keep = [info.path, *(other.path for other in self.pinned())]
+        work = (info, keep, done)
+        self._install = threading.Thread(target=self._read, args=work, name="snapshot-install", daemon=True)
         self._install.start()
 
-    def _read(self, info: Info, done: Callable[[], None]) -> None:
+    def _read(self, info: Info, keep: list[Path], done: Callable[[], None]) -> None:
         """The thread of an installation."""
         fresh = MemoryEngine()
         try:
             self.store.restore(info.path, fresh, self._between, lambda: time.sleep(PAUSE))
+            self.store.prune(keep)
         except Cancelled:
             return
         except (MetaStoreError, OSError, MemoryError) as error:

@@ -39,4 +39,5 @@ cdef class RecordReader:
 
     cdef bint more(self) except -1
     cdef size_t read(self, uint8_t* out, size_t n) except? 0
+    cdef bint scan(self, const uint8_t* data, size_t n) noexcept nogil
     cdef Record* next_record(self) except? NULL
