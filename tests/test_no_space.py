@@ -23,7 +23,7 @@ MIB = 1 << 20
 NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")
 DISK = 12 * MIB
 BALLAST = 5 * MIB
-LIMITS = {"wal.segment_size": '"256KiB"', "limits.wal_reserve": '"1MiB"'}
+LIMITS = {"wal.segment_size": '"256KiB"'}
 
 pytestmark = pytest.mark.node_only
 
@@ -128,7 +128,6 @@ def test_segments_refused(tmp_path: Path) -> None:
         node={"data_dir": str(tmp_path / "data")},
         listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
         wal={"segment_size": "256KiB"},
-        limits={"wal_reserve": "1MiB"},
     )
     with EmbeddedNode(config, failpoints=failpoints) as node, Client(node.client_addresses[0]) as client:
         client.put(b"fill/before", b"1")
