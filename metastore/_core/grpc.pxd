@@ -13,6 +13,14 @@ cdef enum HeaderKind:
     H_TIMEOUT
     H_ENCODING
 
+# Why a request was turned away while its headers were read (Request.reject); 0 when it was not.
+cdef enum:
+    BAD_METHOD = 1
+    BAD_TYPE = 2
+    BAD_ENCODING = 3
+    BAD_TIMEOUT = 4
+    FRAME_ROOM = 16 * 1024 + 9    # and, beside that, the size of the largest frame nghttp2 makes for us
+
 # What reader_take found.
 cdef enum ReaderResult:
     READ_MORE = 0                 # all taken, the message is not complete
@@ -30,6 +38,20 @@ cdef struct Reader:
     size_t need                   # announced length
     size_t size                   # bytes of the message so far
     size_t cap
+
+# What the header fields of a request have shown so far. Zero-filled is the beginning.
+cdef struct Fields:
+    uint8_t seen                  # SEEN_ bits
+    long long length              # content-length, when SEEN_LENGTH
+    long long data                # bytes of DATA so far
+
+cdef enum:
+    SEEN_METHOD = 1
+    SEEN_PATH = 2
+    SEEN_SCHEME = 4
+    SEEN_AUTHORITY = 8
+    SEEN_REGULAR = 16             # a field that is no pseudo-header
+    SEEN_LENGTH = 32
 
 cdef class Limits:
     cdef readonly size_t max_message, max_header_list, max_buffered, max_total_buffered, max_output
@@ -52,6 +74,9 @@ cdef void reader_next(Reader* r) noexcept
 
 cdef size_t prefix_length(const uint8_t* p) noexcept
 cdef void prefix_write(uint8_t* p, size_t n) noexcept
+cdef bint field_valid(Fields* f, const uint8_t* name, size_t n, const uint8_t* value, size_t vn) noexcept
+cdef bint fields_complete(const Fields* f) noexcept
+cdef bint data_fits(Fields* f, size_t n, bint end) noexcept
 cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept
 cdef double parse_timeout(const uint8_t* p, size_t n) noexcept
 cdef bint is_grpc_type(const uint8_t* value, size_t n) noexcept

@@ -93,6 +93,85 @@ cdef inline bint same(const uint8_t* a, const char* b, size_t n) noexcept:
     return memcmp(a, b, n) == 0
 
 
+# Characters of a field's name (RFC 9110 token without upper case) and of its value (no controls but the tab).
+cdef uint8_t[256] NAME_CHARS
+cdef uint8_t[256] VALUE_CHARS
+for _number in range(256):
+    NAME_CHARS[_number] = _number in b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz"
+    VALUE_CHARS[_number] = _number == 9 or (_number >= 32 and _number != 127)
+
+
+cdef int pseudo_bit(const uint8_t* name, size_t n) noexcept:
+    """SEEN_ bit of a pseudo-header of a request, 0 for one that does not exist."""
+    if n == 5 and same(name, b":path", 5):
+        return SEEN_PATH
+    if n == 7 and same(name, b":method", 7):
+        return SEEN_METHOD
+    if n == 7 and same(name, b":scheme", 7):
+        return SEEN_SCHEME
+    return SEEN_AUTHORITY if n == 10 and same(name, b":authority", 10) else 0
+
+
+cdef bint of_connection(const uint8_t* name, size_t n, const uint8_t* value, size_t vn) noexcept:
+    """Whether a field is one that HTTP/2 forbids (RFC 9113 section 8.2.2)."""
+    if n == 2:
+        return same(name, b"te", 2) and not (vn == 8 and same(value, b"trailers", 8))
+    return ((n == 10 and (same(name, b"connection", 10) or same(name, b"keep-alive", 10)))
+            or (n == 7 and same(name, b"upgrade", 7))
+            or (n == 16 and same(name, b"proxy-connection", 16))
+            or (n == 17 and same(name, b"transfer-encoding", 17)))
+
+
+cdef bint length_valid(Fields* f, const uint8_t* value, size_t n) noexcept:
+    """Note a content-length; false for a second one or one that is no number."""
+    cdef size_t i
+    if f.seen & SEEN_LENGTH or n == 0 or n > 18:
+        return False
+    f.length = 0
+    for i in range(n):
+        if not c"0" <= value[i] <= c"9":
+            return False
+        f.length = f.length * 10 + value[i] - c"0"
+    f.seen |= SEEN_LENGTH
+    return True
+
+
+cdef bint field_valid(Fields* f, const uint8_t* name, size_t n, const uint8_t* value, size_t vn) noexcept:
+    """Whether a header or trailer field may be there (RFC 9113 sections 8.2 and 8.3); notes what it shows.
+
+    :authority may be any text: etcd's Go client of 3.4 puts a whole URL there, which Go's server takes.
+    """
+    cdef size_t i
+    cdef int bit
+    for i in range(vn):
+        if not VALUE_CHARS[value[i]]:
+            return False
+    if n and name[0] == c":":
+        bit = pseudo_bit(name, n)
+        if bit == 0 or f.seen & (bit | SEEN_REGULAR) or (vn == 0 and bit != SEEN_AUTHORITY):
+            return False
+        f.seen |= bit
+        return True
+    f.seen |= SEEN_REGULAR
+    for i in range(n):
+        if not NAME_CHARS[name[i]]:
+            return False
+    if n == 14 and same(name, b"content-length", 14):
+        return length_valid(f, value, vn)
+    return n != 0 and not of_connection(name, n, value, vn)
+
+
+cdef bint fields_complete(const Fields* f) noexcept:
+    """Whether the headers of a request hold all that they must."""
+    return f.seen & (SEEN_METHOD | SEEN_PATH | SEEN_SCHEME) == (SEEN_METHOD | SEEN_PATH | SEEN_SCHEME)
+
+
+cdef bint data_fits(Fields* f, size_t n, bint end) noexcept:
+    """Count `n` more bytes of DATA; whether they agree with a content-length."""
+    f.data += <long long>n
+    return not f.seen & SEEN_LENGTH or (f.data == f.length if end else f.data <= f.length)
+
+
 cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept:
     """Which header `name` is, by its length first."""
     if n == 5 and same(name, b":path", 5):

@@ -1,7 +1,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from cpython.object cimport PyObject
 
-from metastore._core.grpc cimport Flood, Limits, MethodTable, Reader
+from metastore._core.grpc cimport Fields, Flood, Limits, MethodTable, Reader
 from metastore._core.nghttp2 cimport nghttp2_session
 from metastore._core.waiter cimport Waiter
 
@@ -21,6 +21,7 @@ cdef class Request(Waiter):
     cdef bytes status_text
     cdef size_t reply_at, queued, charged, header_bytes
     cdef Reader reader
+    cdef Fields fields
     cdef double timeout_s
     cdef int status, reject
     cdef bint streaming, swallow, ended, started, finished, answered, deferred, post, grpc_type

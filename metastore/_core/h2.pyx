@@ -20,10 +20,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy
 
-from metastore._core.grpc cimport (
-    H_ENCODING, H_IGNORED, H_METHOD, H_PATH, H_TIMEOUT, H_TYPE, HeaderKind, Limits, MethodTable, PREFIX,
-    READ_COMPRESSED, READ_MESSAGE, READ_PART, READ_TOO_LARGE, ReaderResult, flood_count, flood_pass, header_kind,
-    is_grpc_type, parse_timeout, percent_encode, prefix_length, prefix_write, reader_next, reader_room, reader_take)
+from metastore._core.grpc cimport *
 from metastore._core.nghttp2 cimport *
 
 from collections import deque
@@ -33,14 +30,6 @@ from metastore._core import grpc as _grpc
 
 # Here too, for it is sessions that need them.
 globals().update(Limits=_grpc.Limits, MethodTable=_grpc.MethodTable)
-
-# Why a request was turned away while its headers were read (Request.reject); 0 when it was not.
-cdef enum:
-    BAD_METHOD = 1
-    BAD_TYPE = 2
-    BAD_ENCODING = 3
-    BAD_TIMEOUT = 4
-    FRAME_ROOM = 16 * 1024 + 9    # and, beside that, the size of the largest frame nghttp2 makes for us
 
 cdef nghttp2_nv[2] HEAD_OK
 cdef nghttp2_nv[1] TRAILER_OK
@@ -468,6 +457,9 @@ cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_
     if req.header_bytes > session.limits.max_header_list:
         req.swallow = True
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if not field_valid(&req.fields, name, nlen, value, vlen):
+        req.reset(NGHTTP2_PROTOCOL_ERROR)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0                                    # trailers of a request mean nothing in gRPC
     try:
@@ -480,7 +472,7 @@ cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_
 
 cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
     cdef Session session = <Session>data
-    cdef uint8_t kind = frame.hd.type
+    cdef uint8_t kind = frame.hd.type, ended
     cdef void* found
     cdef Request req
     try:
@@ -489,9 +481,14 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
             if found == NULL:
                 return 0
             req = <Request>found
+            ended = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
+            if (not fields_complete(&req.fields) or (ended and not data_fits(&req.fields, 0, True))
+                    or (kind == NGHTTP2_HEADERS and not ended and frame.headers.cat != NGHTTP2_HCAT_REQUEST)):
+                req.reset(NGHTTP2_PROTOCOL_ERROR)
+                return 0
             if kind == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
                 req.headers_done()
-            if frame.hd.flags & NGHTTP2_FLAG_END_STREAM:
+            if ended:
                 req.input_done()
             elif kind == NGHTTP2_DATA and frame.hd.length == 0:
                 session.control(False)
@@ -512,8 +509,10 @@ cdef int on_data_chunk(nghttp2_session* h2, uint8_t flags, int32_t stream_id, co
                        void* data) noexcept:
     cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
     try:
-        if found != NULL:
+        if found != NULL and data_fits(&(<Request>found).fields, n, False):
             (<Request>found).take_data(bytes_in, n)
+        elif found != NULL:
+            (<Request>found).reset(NGHTTP2_PROTOCOL_ERROR)
     except Exception as error:
         (<Session>data).give_up(error)
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -789,6 +788,7 @@ cdef int prepare() except -1:
     if nghttp2_option_new(&OPTION) != 0 or nghttp2_session_callbacks_new(&CALLBACKS) != 0:
         raise MemoryError
     nghttp2_option_set_no_closed_streams(OPTION, 1)
+    nghttp2_option_set_no_http_messaging(OPTION, 1)     # it is stricter than etcd's clients: see `field_valid`
     nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, on_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)

@@ -81,6 +81,7 @@ cdef extern from "h2_compat.h":
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_del(nghttp2_option*)
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
+    void nghttp2_option_set_no_http_messaging(nghttp2_option*, int)
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks**)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks*)
     void nghttp2_session_callbacks_set_on_begin_headers_callback(
