@@ -378,7 +378,7 @@ def regreet(data: bytes, *, version: int = hs.VERSION, mark: int | None = None, 
 def test_greetings_that_nobody_sends() -> None:
     data = hs.encode_hello(hello(ME))
     body = data[hs.HEADER :]
-    bodies = [body[:cut] for cut in range(len(body))] + [body + b"\0", b"\0" + body[1:], b"\4" + body[1:]]
+    bodies = [body[:cut] for cut in range(len(body))] + [body + b"\0", b"\0" + body[1:], b"\5" + body[1:]]
     bodies += [body[:1] + bytes(8) + body[9:], body[:27] + b"\xff" + body[28:]]
     for wrong in [regreet(data, body=one) for one in bodies] + [regreet(data, mark=0)]:
         with pytest.raises(FormatError):
@@ -388,7 +388,7 @@ def test_greetings_that_nobody_sends() -> None:
         with pytest.raises(FormatError):
             hs.decode_answer(regreet(data, body=data[hs.HEADER : hs.HEADER + cut]))
     with pytest.raises(FormatError):
-        hs.decode_answer(regreet(data, mark=10))
+        hs.decode_answer(regreet(data, mark=11))
 
 
 def test_greetings_are_bounded() -> None:
