@@ -392,12 +392,37 @@ def test_commit_above_a_torn_tail_is_lowered_and_said() -> None:
     log = Log(8192)
     log.append([image(1)], (1, 1, 0))
     log.flush()
-    log.append([image(2, 1, 900)], (1, 1, 2))
+    log.append([], (1, 1, 2), sync=False)
+    log.append([image(2, 1, 900)])
     group = log.writer.take()
     assert group is not None
     picture, _, _, found = reopened(log.torn(group, [0], 512), size=8192)
     assert picture == Picture(hard=(1, 1, 1), entries=[image(1)])
     assert any("commit index lowered from 2 to 1" in line for line in found.report)
+
+
+@pytest.mark.parametrize("segment", [True, False])
+def test_commit_of_entries_that_went_to_the_next_group_is_no_damage_before_them(segment: bool) -> None:
+    """Found by the simulator: an append is cut by the end of a segment or of a group between its hard state and its
+    entries, the first part is synced, the second is lost."""
+    log = Log(1024, max_group=1024 if segment else 1)
+    log.append([image(1)], (1, 1, 0))
+    log.flush()
+    if segment:
+        log.append([image(2, 1, log.writer.capacity - log.writer.position - 72 - 3 * 80)])
+        log.flush()
+    first = log.live.last + 1
+    log.append([image(first, 1, 300), image(first + 1)], (1, 1, first + 1))
+    lost = 0
+    while (group := log.writer.take()) is not None:
+        blocks = log.blocks(group, 512)
+        for count in range(len(blocks) + 1):
+            picture = reopened(log.torn(group, blocks[:count], 512))[0]
+            assert picture.hard[:2] == (1, 1) and picture.hard[2] <= picture.last
+        lost += 1
+        log.write(group)
+    assert lost > 1, "all went into one group"
+    assert reopened(log.files)[0] == log.live
 
 
 def test_commit_above_the_end_in_proven_bytes_is_damage() -> None:

@@ -120,4 +120,5 @@ cdef class Writer:
     cdef int fit(self, size_t n) except -1
     cdef int write_start(self) except -1
     cdef int finish(self, uint64_t number, bint must_sync, bint content) except -1
+    cdef int put_hard_state(self) except -1
     cdef int append_images(self, const uint8_t* data, size_t n) except -1

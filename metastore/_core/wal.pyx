@@ -445,6 +445,14 @@ cdef class Writer:
         self.state.add(term, index, <uint32_t>(self.generation >> 32), self.position, <uint32_t>n)
         return self.put(REC_ENTRY, image, n)
 
+    cdef int put_hard_state(self) except -1:
+        cdef uint8_t[24] hard
+        put64(hard, self.state.hard_term)
+        put64(hard + 8, self.state.hard_vote)
+        put64(hard + 16, self.state.hard_commit)
+        self.fit(24)
+        return self.put(REC_HARD_STATE, hard, 24)
+
     cdef int append_images(self, const uint8_t* data, size_t n) except -1:
         cdef EntryView view
         cdef size_t pos = 0
@@ -456,29 +464,37 @@ cdef class Writer:
                 entry_raise(answer, pos)
             self.put_entry(data + pos, view.size, view.term, view.index)
             pos += view.size
+            if not self.group_commit and pos < n:
+                # Every entry waits for a sync of its own; the append counts as durable with its last one.
+                self.finish(self.number, True, True)
         return 0
 
     def append(self, uint64_t number, images, hard_state, bint must_sync=True):
         """Queue an append: `images` (entry images one after the other, or None) and `hard_state` (anything with term,
         vote, commit, or None). `number` must not fall. An entry index at or below the last overwrites the suffix.
         FormatError if an image is malformed or leaves a gap, ValueError if one cannot fit into a segment."""
-        cdef uint8_t[24] hard
         cdef const uint8_t[::1] view
+        cdef EntryView first
         cdef bint some = images is not None and len(images) > 0
+        cdef uint64_t known = self.state.last()
         if number < self.number:
             raise ValueError(f"append {number} after append {self.number}")
-        if hard_state is not None:
-            self.state.hard_term = hard_state.term
-            self.state.hard_vote = hard_state.vote
-            self.state.hard_commit = hard_state.commit
-            put64(hard, self.state.hard_term)
-            put64(hard + 8, self.state.hard_vote)
-            put64(hard + 16, self.state.hard_commit)
-            self.fit(24)
-            self.put(REC_HARD_STATE, hard, 24)
         if some:
             view = images
+            if entry_read(&view[0], <size_t>view.shape[0], &first, False) == ENTRY_OK:
+                known = min(known, first.index - 1)
+        if hard_state is not None:
+            # Where a segment or a group ends between this record and the entries, they are synced apart: until the
+            # entries are there, none of them may be called committed.
+            self.state.hard_term = hard_state.term
+            self.state.hard_vote = hard_state.vote
+            self.state.hard_commit = min(<uint64_t>hard_state.commit, known) if some else hard_state.commit
+            self.put_hard_state()
+        if some:
             self.append_images(&view[0], <size_t>view.shape[0])
+        if hard_state is not None and self.state.hard_commit != <uint64_t>hard_state.commit:
+            self.state.hard_commit = hard_state.commit
+            self.put_hard_state()
         # An append of nothing is durable as soon as all before it is; there are no empty groups.
         self.finish(number, must_sync and (some or hard_state is not None), True)
 

@@ -73,7 +73,10 @@ class Log:
     `steps` holds the picture after every record queued, with the number of its group; `stale` gives new segments the
     bytes of an old one, as recycled files have them."""
 
-    def __init__(self, size: int = 4096, *, stale: bool = False, seed: int = 0, group_commit: bool = True) -> None:
+    def __init__(
+        self, size: int = 4096, *, stale: bool = False, seed: int = 0, group_commit: bool = True,
+        max_group: int = 1 << 20,
+    ) -> None:  # fmt: skip
         self.size = size
         self.stale = stale
         self.random = random.Random(seed)
@@ -83,7 +86,9 @@ class Log:
         self.live = Picture()
         self.steps: list[tuple[int, Picture]] = []
         generation = self.generation(1)
-        data, self.writer = create(generation, size, METADATA, self.plan, group_commit=group_commit)
+        data, self.writer = create(
+            generation, size, METADATA, self.plan, group_commit=group_commit, max_group=max_group
+        )
         self.files[generation] = self.blank(generation, data)
         self.written = self.writer.group
         self.note()
