@@ -23,7 +23,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._core.batch import frame, unframe
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ._core.kvserve import KVServer
     from ._core.raft import RawNode
     from ._core.raftpb import Message, Ready, Snapshot
+    from .ports import Transport
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
@@ -62,26 +63,13 @@ REFUSALS: tuple[type[errors.ApiError], ...] = (
 )
 
 
-class Transport(Protocol):
-    """What carries messages to the peers. Nothing in it blocks; whatever it cannot take is lost and reported."""
-
-    def send(self, messages: list[Message]) -> None:
-        """Raft messages of one Ready, in ascending order of the peer's id."""
-
-    def forward(self, to: int, batch: bytes) -> bool:
-        """Framed operations for the leader; false if they were surely not sent."""
-
-    def refuse(self, to: int, code: int, ids: list[int]) -> object:
-        """Operations forwarded by `to` that were surely not logged; `code` is a place in REFUSALS."""
-
-
 class Nobody:
     """The transport of a member that is alone."""
 
     def send(self, messages: list[Message]) -> None:
         """There is nobody."""
 
-    def forward(self, to: int, batch: bytes) -> bool:
+    def forward(self, to: int, frame: bytes) -> bool:
         """There is nobody."""
         return False
 

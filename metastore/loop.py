@@ -13,6 +13,7 @@ import errno
 import heapq
 import os
 import select
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -55,6 +56,7 @@ class Loop:
         self._sequence = 0
         self._cancelled = 0
         self._posted: deque[Callable[[], object]] = deque()
+        self._wake_lock = threading.Lock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._closed = False
@@ -100,14 +102,18 @@ class Loop:
     def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
         """Run `call()` in the loop's thread soon; from any thread. A no-op once the loop is closed."""
         self._posted.append(call)
-        if not self._closed:
-            os.eventfd_write(self._wake, 1)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        # Under the lock, for close() in the loop's thread would else give the descriptor to somebody else meanwhile.
+        with self._wake_lock:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
         """End `run` after the turn that is under way; from any thread."""
         self._stopping = True
-        if not self._closed:
-            os.eventfd_write(self._wake, 1)
+        self._wake_up()
 
     def _woken(self, _events: int) -> None:
         try:
@@ -168,9 +174,10 @@ class Loop:
 
     def close(self) -> None:
         """Release the loop's own descriptors; the watched ones stay their owners'. Idempotent."""
-        if self._closed:
-            return
-        self._closed = True
+        with self._wake_lock:
+            if self._closed:
+                return
+            self._closed = True
         self._callbacks.clear()
         self._epoll.close()
         os.close(self._wake)

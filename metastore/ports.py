@@ -5,13 +5,13 @@ Static types only: nothing here is imported by the hot paths, and an object fits
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from metastore._core.entry import Entry, HardState
+    from metastore._core.raftpb import Message
 
 
 @runtime_checkable
@@ -36,86 +36,6 @@ class Codec(Protocol):
         Must raise metastore.errors.FormatError for damaged bytes, and for content of more than max_size bytes
         **before** it takes much more memory than that, whatever the bytes claim.
         """
-        ...
-
-
-class Clock(Protocol):
-    """Where time comes from. The pure floors never ask it: they are given `now` by those who do."""
-
-    def monotonic(self) -> float:
-        """Seconds since any fixed moment; never goes back. For deadlines, leases, elections."""
-        ...
-
-    def wall_ms(self) -> int:
-        """Milliseconds since 1970. Read by the leader only, before an operation is logged; carried in its header."""
-        ...
-
-
-class Engine(Protocol):
-    """A storage engine: an ordered bytes -> bytes map; plug-ins are found in the entry-point group `metastore.storage`.
-
-    All replicated state lives in it and changes in the same write: keys, leases, users, members, alarms, the compact
-    revision. Keys are ordered as memcmp orders them. One thread calls, except for views, each of which belongs to the
-    thread that was given it. In practice an engine subclasses `metastore._core.engine.Engine`.
-    """
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
-        ...
-
-    def seek_ge(self, key: bytes) -> tuple[bytes, bytes] | None:
-        """The first record at or after a key, or None."""
-        ...
-
-    def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
-        """The last record at or before a key, or None."""
-        ...
-
-    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
-        """Records with start <= key < end (None: no end) in order, or in reverse; at most `limit` of them (0: all)."""
-        ...
-
-    def write(self, batch: Any, index: int, term: int) -> None:
-        """Makes all changes of a batch (value None: delete), and the applied index and term, at once or not at all.
-
-        Visible to every read when it returns; on disk only when durable_applied() says so. Any failure to write is
-        fatal and raises metastore.errors.DiskFailed: skipping a batch would part this member from the others.
-        """
-        ...
-
-    def applied(self) -> tuple[int, int]:
-        """Index and term of the last write; (0, 0) for an empty engine. Read from the same state that get() reads."""
-        ...
-
-    def durable_applied(self) -> int:
-        """The applied index that survives a crash. The Raft log is never compacted beyond it."""
-        ...
-
-    def flush(self) -> None:
-        """Moves durable_applied() on, as far as the engine can by itself."""
-        ...
-
-    def view(self) -> Engine:
-        """A consistent read view of this moment, undisturbed by later writes. Cheap; to be closed."""
-        ...
-
-    def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
-        """Replaces everything by the records of a stream, the applied position among them; all or nothing over a crash.
-
-        Any engine restores from any engine's snapshot.
-        """
-        ...
-
-    def size(self) -> int:
-        """Bytes in use, as the quota counts them."""
-        ...
-
-    def reclaim(self) -> bool:
-        """Gives memory or disk space back in a slice of at most a millisecond; True while there is more to do."""
-        ...
-
-    def close(self) -> None:
-        """Gives up everything; the object is not used after."""
         ...
 
 
@@ -156,45 +76,14 @@ class LogStore(Protocol):
         ...
 
 
-class SnapshotStore(Protocol):
-    """Keeps snapshot files. What save() has returned for is on disk, read back, verified, and found by newest()."""
-
-    def save(self, header: Any, records: Iterable[tuple[bytes, bytes]]) -> Any:
-        """Writes a snapshot in chunks: temporary file, sync, rename, sync of the directory. DiskFailed, NoSpace."""
-        ...
-
-    def newest(self) -> Any | None:
-        """The newest snapshot that verifies, or None; a damaged one is reported and skipped, never deleted unseen."""
-        ...
-
-    def open(self, header: Any) -> Iterable[tuple[bytes, bytes]]:
-        """The records of a snapshot, read and checked chunk by chunk in bounded memory. FormatError on damage."""
-        ...
-
-    def prune(self, keep: int) -> None:
-        """Deletes all but the newest `keep` snapshots, and what unfinished writes left."""
-        ...
-
-
 class Transport(Protocol):
-    """Carries Raft messages to peers. Unreliable by contract: messages may be lost, never altered, never sent twice."""
+    """What carries a driver's messages to the peers. Nothing in it blocks; what it cannot take is lost and reported."""
 
-    def send(self, messages: Sequence[Any]) -> None:
-        """Queues messages (in ascending order of the peer's id) and returns at once.
+    def send(self, messages: list[Message]) -> None:
+        """Raft messages of one Ready, in ascending order of the peer's id."""
 
-        A message that cannot be queued within the peer's limit is dropped and reported by report_unreachable;
-        heartbeats and votes do not wait behind entries or snapshots.
-        """
-        ...
+    def forward(self, to: int, frame: bytes) -> bool:
+        """Framed operations for the leader; false if they were surely not sent."""
 
-    def add_peer(self, member_id: int, address: str) -> None:
-        """Begins to dial a peer, with back-off, for as long as it is a member."""
-        ...
-
-    def remove_peer(self, member_id: int) -> None:
-        """Ends the connections to a peer and forgets what was queued for it."""
-        ...
-
-    def close(self) -> None:
-        """Ends all connections."""
-        ...
+    def refuse(self, to: int, code: int, ids: list[int]) -> object:
+        """Operations forwarded by `to` that were surely not logged; `code` is a place in `driver.REFUSALS`."""

@@ -575,18 +575,18 @@ class Server:
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
         log_stats = self.wal.stats()
-        numbers = {"metastore_wal_segments": log_stats.pop("segments")}
-        numbers |= {f"metastore_wal_{name}_total": value for name, value in log_stats.items()}
-        numbers |= {f"metastore_snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
-        numbers |= {f"metastore_kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
+        numbers = {"wal_segments": log_stats.pop("segments")}
+        numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
+        numbers |= {f"snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
+        numbers |= {f"kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
         proposer = self.proposer
         return numbers | {
-            "metastore_kv_refused_total": self.kv.refused,
-            "metastore_inflight_requests": proposer.queued + proposer.inflight,
-            "metastore_inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
-            "metastore_client_connections": len(self.listener.conns),
-            "metastore_payload_bytes_before_total": self.codec.bytes_in,
-            "metastore_payload_bytes_after_total": self.codec.bytes_out,
+            "kv_refused_total": self.kv.refused,
+            "inflight_requests": proposer.queued + proposer.inflight,
+            "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
+            "client_connections": len(self.listener.conns),
+            "payload_bytes_before_total": self.codec.bytes_in,
+            "payload_bytes_after_total": self.codec.bytes_out,
         }
 
 

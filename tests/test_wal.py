@@ -172,6 +172,19 @@ def test_without_group_commit_each_append_has_a_sync_of_its_own(folder: Path, po
     wal.close()
 
 
+def test_without_group_commit_each_entry_of_an_append_has_a_sync_of_its_own(folder: Path, points: Failpoints) -> None:
+    wal = opened(folder, points, group_commit=False)
+    seen = []
+    wal.append(1, b"".join(image(index) for index in range(1, 11)), HardState(1, 1, 0))
+    wal.submit()
+    wait(wal, lambda: seen.append(wal.durable) or wal.durable == 1)  # type: ignore[func-returns-value]
+    assert wal.stats()["syncs"] == 10
+    wal.close()
+    again = opened(folder, points)
+    assert again.last_index() == 10
+    again.close()
+
+
 def test_what_needs_no_sync_waits_for_the_next_group_or_the_end(folder: Path) -> None:
     wal = opened(folder)
     wal.append(1, None, HardState(3, 1, 0), must_sync=False)
