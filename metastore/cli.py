@@ -143,6 +143,7 @@ def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code (see `metastore.errors.EXIT_CODES`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    as_json = False
     try:
         if given[:1] == ["cluster"]:
             check_platform()
@@ -156,8 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_platform()
         config = load_config(options)
         logs.setup(config.log.level, config.log.json)
+        as_json = config.log.json
         run(config)
     except MetaStoreError as error:
-        print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)
+        if as_json:
+            log.critical("%s", error.text)
+        else:
+            print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)
         return error.exit_code
     return 0

@@ -63,7 +63,9 @@ class Node(EmbeddedKV):
             server.run()
         except BaseException as failure:  # carried to the thread that waits, whatever it is
             self._failure = failure
-            log.critical("the node stops: %s", failure, exc_info=not isinstance(failure, errors.MetaStoreError))
+            ours = isinstance(failure, errors.MetaStoreError)
+            if self._up.is_set() or not ours:  # else start() raises it, and whoever called start() tells
+                log.critical("the node stops: %s", failure, exc_info=not ours)
         finally:
             self._down.set()
             self._take_inbox(refuse=True)
