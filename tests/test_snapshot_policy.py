@@ -1,0 +1,72 @@
+"""When snapshots are due: counts, sizes, and that they together write at most twice what was written."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from metastore.snappolicy import Policy, log_bytes
+
+
+def test_entries_and_bytes_must_both_have_passed() -> None:
+    policy = Policy(100, 1000)
+    assert not policy.due(99, 10_000, 0)
+    assert not policy.due(100, 999, 0)
+    assert policy.due(100, 1000, 0)
+    policy.taken(100, 1000, 10, 10)
+    assert not policy.due(199, 10_000, 0)
+    assert not policy.due(200, 1999, 0)
+    assert policy.due(200, 2000, 0)
+
+
+def test_a_large_state_waits_for_half_its_size_of_log() -> None:
+    policy = Policy(1, 0)
+    policy.restored(10, 0, 300, 1000)  # compresses to 0.3
+    assert not policy.due(1000, 1499, 10_000)
+    assert policy.due(1000, 1500, 10_000)
+
+
+def test_a_failed_attempt_counts() -> None:
+    policy = Policy(1, 100)
+    assert policy.due(5, 100, 0)
+    policy.failed(100)
+    assert not policy.due(5, 199, 0) and policy.due(5, 200, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_all_together_cost_at_most_twice_what_was_written(seed: int) -> None:
+    rng = random.Random(seed)
+    policy = Policy(10, 1000)
+    written = index = size = 0
+    cost = 0.0
+    for _ in range(20_000):
+        op = rng.randint(1, 400)
+        written += op
+        index += 1
+        size = max(0, size + (op * 2 if rng.random() < 0.6 else -rng.randint(0, op)))
+        if policy.due(index, written, size):
+            file_size = int(size * rng.uniform(0.1, 1.1)) + 200
+            cost += file_size
+            policy.taken(index, written, file_size, size)
+    # The last one may have cost more than was thought; the next comes as much later.
+    assert 0 < cost <= 2 * written + policy.debt
+    assert policy.debt <= 2 * size + 400
+
+
+def test_restart_time_is_bounded_by_the_size_of_the_state() -> None:
+    policy = Policy(10, 1000)
+    fresh = worst = 0
+    for index in range(1, 20_000):
+        fresh += 100
+        size = index * 50
+        if policy.due(index, index * 100, size):
+            policy.taken(index, index * 100, size // 2, size)
+            fresh = 0
+        worst = max(worst, fresh - size // 2)
+    assert worst <= 1100
+
+
+def test_only_what_clients_wrote_counts() -> None:
+    assert log_bytes(32 * 3 + 12 * 5 + 700, 3, 5) == 700
+    assert log_bytes(10, 3, 5) == 0
