@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._core.batch import frame, unframe
 from ._core.op import MEMBER, decode_op
+from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
 from .membership import PROMOTE, Change, Roster, check_healthy
 
@@ -44,23 +45,6 @@ PUMP_READIES = 8  # at most this many Readies with committed entries in one call
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
 PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
-
-# What a leader may answer to a forwarded operation; the position is the number on the wire, so only append.
-REFUSALS: tuple[type[errors.ApiError], ...] = (
-    errors.LeaderChanged,
-    errors.TooManyRequests,
-    errors.RequestTooLarge,
-    errors.NoSpace,
-    errors.Unhealthy,
-    errors.MemberExist,
-    errors.PeerURLExist,
-    errors.MemberNotEnoughStarted,
-    errors.MemberNotFound,
-    errors.MemberNotLearner,
-    errors.LearnerNotReady,
-    errors.TooManyLearners,
-    errors.Stopped,
-)
 
 
 class Nobody:
@@ -175,7 +159,8 @@ class Driver:
                 self.backlog = True
                 return
             ready = self.raw.ready()
-            self._carry(ready, now)
+            if self._carry(ready, now):
+                self._durable(self.log.poll(start=False))
             applied += ready.committed_last > 0
             self._propose(now)
         self.backlog = False
@@ -222,8 +207,8 @@ class Driver:
             try:
                 self._take_forwarded(data, operation, now)
             except errors.ApiError as error:
-                code = REFUSALS.index(type(error)) if type(error) in REFUSALS else 0
-                refused.setdefault(code, []).append(operation.request_id)
+                kind = type(error) if type(error) in REFUSALS else errors.LeaderChanged
+                refused.setdefault(REFUSALS.index(kind), []).append(operation.request_id)
         for code, ids in refused.items():
             self.transport.refuse(sender, code, ids)
 
@@ -333,9 +318,9 @@ class Driver:
                 return
             self._forwarded.append((self.kv.next_id, self.proposer.taken_count, self.proposer.taken_bytes))
 
-    def _carry(self, ready: Ready, now: float) -> None:
-        """Persist, send, apply and reply for one Ready, in this order."""
-        self._persist(ready, now)
+    def _carry(self, ready: Ready, now: float) -> bool:
+        """Persist, send, apply and reply for one Ready, in this order; whether the log has news already."""
+        news = self._persist(ready, now)
         if ready.soft_state is not None:
             self._lead_changed(ready.soft_state.lead, now)
         if ready.messages:
@@ -348,8 +333,9 @@ class Driver:
             self._round_again = now
         if not ready.must_sync:
             self._durable(0)
+        return news
 
-    def _persist(self, ready: Ready, now: float) -> None:
+    def _persist(self, ready: Ready, now: float) -> bool:
         state = ready.hard_state
         if state is not None:
             self.term = state.term
@@ -367,7 +353,11 @@ class Driver:
         if ready.must_sync:
             self._last_append = now
             self._marked = False
+            # With one operation in flight and no peers there is nothing to be done before the disk is.
+            if self.proposer.inflight == 1 and not self.proposer.queued and isinstance(self.transport, Nobody):
+                return bool(self.log.submit(True))
             self.log.submit()
+        return False
 
     def _durable(self, synced: int) -> None:
         """Report every Ready that is persisted: those up to `synced`, and those behind them that need no sync."""

@@ -31,10 +31,12 @@ cdef extern from "<endian.h>" nogil:
 HEADER = FRAME_HEADER
 MAX_FRAME = 64 * 1024 * 1024
 
-#: Why forwarded operations were surely not logged; the number on the wire is the place in this list.
+#: Why forwarded operations were surely not logged; the number on the wire is the place in this list: only append.
 REFUSALS = (
     errors.NotLeader, errors.NoLeader, errors.TooManyRequests, errors.RequestTooLarge, errors.NoSpace, errors.Stopped,
-    errors.NotCapable, errors.MalformedRequest, errors.LeaderChanged,
+    errors.NotCapable, errors.MalformedRequest, errors.LeaderChanged, errors.Unhealthy, errors.MemberExist,
+    errors.PeerURLExist, errors.MemberNotEnoughStarted, errors.MemberNotFound, errors.MemberNotLearner,
+    errors.LearnerNotReady, errors.TooManyLearners,
 )
 
 cdef enum:
