@@ -30,7 +30,7 @@ from ._core.batch import frame, unframe
 from ._core.op import MEMBER, decode_op
 from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
-from .membership import PROMOTE, Change, Roster, check_healthy
+from .membership import ADD, ADD_LEARNER, PROMOTE, Change, Roster, check_healthy
 
 if TYPE_CHECKING:
     from ._core.apply import Applier
@@ -120,6 +120,7 @@ class Driver:
         # When whose patience ends: (deadline, all request ids below this, the error they get).
         self._marks: deque[tuple[float, int]] = deque()
         self._orphans: deque[tuple[float, int]] = deque()
+        self._silent: set[int] = set()
         self._round: list[Any] = []
         self._round_number = 0
         self._round_first = 0
@@ -197,7 +198,14 @@ class Driver:
 
     def receive(self, message: Message) -> None:
         """A Raft message of a peer. Raises FormatError if it is damaged (the peer's fault, nothing has changed)."""
+        if self._silent:
+            self._silent.discard(message.from_)
         self.raw.step(message)
+
+    def unreachable(self, ident: int) -> None:
+        """Something for member `ident` was lost."""
+        self._silent.add(ident)
+        self.raw.report_unreachable(ident)
 
     def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
         """Operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
@@ -245,18 +253,22 @@ class Driver:
             raise errors.NoLeader()
 
     def _lead_member_change(self, operation: bytes, change: Change, now: float) -> None:
-        self.roster.check(change)
+        if change.action not in (ADD, ADD_LEARNER):
+            self.roster.check(change)
         conf_change = change.conf_change(operation)
         if conf_change is None:
             self.proposer.add(operation, now)
             return
         status = self.raw.status()
-        active = frozenset(ident for ident, peer in status.progress.items() if peer.recent_active) | {self.raw.id}
+        # Raft forgets a peer after an election timeout only; its connection tells at once.
+        heard = {ident for ident, peer in status.progress.items() if peer.recent_active}
+        active = frozenset(heard - self._silent | {self.raw.id})
         if change.action == PROMOTE:
             progress = status.progress.get(change.member.id)
             if progress is None or progress.match < status.last_index * PROMOTE_RATIO:
                 raise errors.LearnerNotReady()
         check_healthy(self.roster, change, self.raw.id, active)
+        self.roster.check(change)
         try:
             self.raw.propose_conf_change(conf_change)
         except ConfChangeError as error:

@@ -280,7 +280,7 @@ class Server:
 
     def on_unreachable(self, member: int) -> None:
         """Something for `member` was lost."""
-        self.raw.report_unreachable(member)
+        self.driver.unreachable(member)
 
     def roster_record(self) -> str:
         """What we tell somebody who is about to join."""

@@ -24,6 +24,16 @@ METHODS = {
     "HealthCheckRequest": ("/grpc.health.v1.Health/Check", m.HealthCheckResponse),
 }
 
+# The same for calls that change the cluster or its leader.
+CLUSTER_METHODS = {
+    "MemberAddRequest": ("/etcdserverpb.Cluster/MemberAdd", m.MemberAddResponse),
+    "MemberRemoveRequest": ("/etcdserverpb.Cluster/MemberRemove", m.MemberRemoveResponse),
+    "MemberUpdateRequest": ("/etcdserverpb.Cluster/MemberUpdate", m.MemberUpdateResponse),
+    "MemberPromoteRequest": ("/etcdserverpb.Cluster/MemberPromote", m.MemberPromoteResponse),
+    "MoveLeaderRequest": ("/etcdserverpb.Maintenance/MoveLeader", m.MoveLeaderResponse),
+}
+ROUTES = METHODS | CLUSTER_METHODS
+
 
 class Failure(Exception):
     """A call that ended with a status other than OK: numeric gRPC code and the text the client sees."""
@@ -78,13 +88,13 @@ class Client:
 
     def future(self, request: Any, timeout: float | None = None) -> Any:
         """Starts a call; returns grpcio's future of the reply's bytes."""
-        return self.stub(METHODS[type(request).__name__][0]).future(
+        return self.stub(ROUTES[type(request).__name__][0]).future(
             request.SerializeToString(), timeout=timeout or self.timeout
         )
 
     def call(self, request: Any, timeout: float | None = None) -> Any:
         """Sends a message to the method its type belongs to; returns the reply message. Raises Failure."""
-        path, kind = METHODS[type(request).__name__]
+        path, kind = ROUTES[type(request).__name__]
         return kind.FromString(self.raw(path, request.SerializeToString(), timeout))
 
     def put(self, key: bytes, value: bytes = b"", **flags: Any) -> Any:

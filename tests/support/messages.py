@@ -50,6 +50,16 @@ AlarmRequest action:int32=1 memberID:uint64=2 alarm:int32=3
 AlarmMember memberID:uint64=1 alarm:int32=2
 AlarmResponse header:ResponseHeader=1 alarms:*AlarmMember=2
 MemberListRequest linearizable:bool=1
+MemberAddRequest peerURLs:*string=1 isLearner:bool=2
+MemberAddResponse header:ResponseHeader=1 member:Member=2 members:*Member=3
+MemberRemoveRequest ID:uint64=1
+MemberRemoveResponse header:ResponseHeader=1 members:*Member=2
+MemberUpdateRequest ID:uint64=1 peerURLs:*string=2
+MemberUpdateResponse header:ResponseHeader=1 members:*Member=2
+MemberPromoteRequest ID:uint64=1
+MemberPromoteResponse header:ResponseHeader=1 members:*Member=2
+MoveLeaderRequest targetID:uint64=1
+MoveLeaderResponse header:ResponseHeader=1
 Member ID:uint64=1 name:string=2 peerURLs:*string=3 clientURLs:*string=4 isLearner:bool=5
 MemberListResponse header:ResponseHeader=1 members:*Member=2
 LeaseGrantRequest TTL:int64=1 ID:int64=2
@@ -121,5 +131,15 @@ AlarmRequest = TYPES["AlarmRequest"]
 AlarmResponse = TYPES["AlarmResponse"]
 MemberListRequest = TYPES["MemberListRequest"]
 MemberListResponse = TYPES["MemberListResponse"]
+MemberAddRequest = TYPES["MemberAddRequest"]
+MemberAddResponse = TYPES["MemberAddResponse"]
+MemberRemoveRequest = TYPES["MemberRemoveRequest"]
+MemberRemoveResponse = TYPES["MemberRemoveResponse"]
+MemberUpdateRequest = TYPES["MemberUpdateRequest"]
+MemberUpdateResponse = TYPES["MemberUpdateResponse"]
+MemberPromoteRequest = TYPES["MemberPromoteRequest"]
+MemberPromoteResponse = TYPES["MemberPromoteResponse"]
+MoveLeaderRequest = TYPES["MoveLeaderRequest"]
+MoveLeaderResponse = TYPES["MoveLeaderResponse"]
 HealthCheckRequest = TYPES["HealthCheckRequest"]
 HealthCheckResponse = TYPES["HealthCheckResponse"]

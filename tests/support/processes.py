@@ -239,6 +239,20 @@ class Etcd(Server):
         return str(json.loads(line[0])["address"])
 
 
+def node_argv(data_dir: Path, settings: Mapping[str, str]) -> list[str]:
+    """The command of a MetaStore node: a minimal file beside its data directory, under `settings` by --set."""
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    conf = data_dir.with_name(data_dir.name + ".toml")
+    conf.write_text(
+        f'[node]\nname = "n1"\ndata_dir = "{data_dir}"\n'
+        '[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
+    )
+    argv = [sys.executable, "-m", "metastore", "--conf", str(conf)]
+    for key, value in settings.items():
+        argv += ["--set", f"{key}={value}"]
+    return argv
+
+
 class Node(Server):
     """A MetaStore node. `settings` are `table.key` -> TOML value texts, given by --set over a minimal file."""
 
@@ -251,16 +265,7 @@ class Node(Server):
         self.settings = dict(settings or {})
 
     def argv(self) -> list[str]:
-        self.data_dir.parent.mkdir(parents=True, exist_ok=True)
-        conf = self.data_dir.with_name(self.data_dir.name + ".toml")
-        conf.write_text(
-            f'[node]\nname = "n1"\ndata_dir = "{self.data_dir}"\n'
-            '[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
-        )
-        argv = [sys.executable, "-m", "metastore", "--conf", str(conf)]
-        for key, value in self.settings.items():
-            argv += ["--set", f"{key}={value}"]
-        return argv
+        return node_argv(self.data_dir, self.settings)
 
     def _await_ready(self, process: Process, timeout: float) -> str:
         line = process.wait_line(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", timeout)

@@ -1,0 +1,260 @@
+"""Clusters of real processes on loopback: members of MetaStore, or members of the real etcd.
+
+Every member has ports of its own that stay the same over restarts. The peer addresses that the members tell each other
+may be those of somebody in between (`proxy.Network`), who then can cut and slow the links.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+from . import etcdctl
+from . import messages as m
+from .client import Client, Failure
+from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, node_argv, wait_until
+
+# Default timing of a node: ten ticks of 100 ms.
+ELECTION_TIMEOUT = 1.0
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody had a moment ago; all sockets are open at once, so they differ."""
+    with_port = [socket.socket() for _ in range(count)]
+    try:
+        for sock in with_port:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in with_port]
+    finally:
+        for sock in with_port:
+            sock.close()
+
+
+class Member(Server):
+    """One process of a cluster. `client` and `peer` are where it listens, `advertised` is the peer address it tells."""
+
+    def __init__(self, name: str, data_dir: Path, client: str, peer: str, advertised: str = "") -> None:
+        super().__init__(data_dir)
+        self.name = name
+        self.address = client
+        self.peer = peer
+        self.advertised = advertised or peer
+        self.initial: dict[str, str] = {}
+        self.existing = False
+        self.settings: dict[str, str] = {}
+
+    def launch(self) -> Self:
+        """Starts the process and returns at once."""
+        assert self.process is None, "already started"
+        self.process = Process(self.argv(), self.env)
+        return self
+
+    def await_ready(self, timeout: float = START_SECONDS) -> Self:
+        """Returns when it serves. Raises StartError."""
+        try:
+            self.address = self._await_ready(self.running(), timeout)
+        except StartError:
+            self.kill()
+            raise
+        return self
+
+    def wait(self, timeout: float = START_SECONDS) -> tuple[int, str]:
+        """(exit code, log) of a process that ends by itself."""
+        process = self.running()
+        code = process.wait(timeout)
+        self.process = None
+        return code, process.log
+
+    def status(self) -> m.StatusResponse:
+        """What the member says of itself. Raises Failure."""
+        with self.client(timeout=2) as client:
+            return client.status()
+
+
+class MetaStoreMember(Member):
+    """A member of a MetaStore cluster."""
+
+    kind = "metastore"
+
+    def argv(self) -> list[str]:
+        settings = {
+            "node.name": self.name,
+            "listen.client": f'"{self.address}"',
+            "listen.peer": f'"{self.peer}"',
+            "advertise.peer": f'"{self.advertised}"',
+            "cluster.initial": "{" + ", ".join(f'{k} = "{v}"' for k, v in self.initial.items()) + "}",
+            **({"cluster.state": '"existing"'} if self.existing else {}),
+            **self.settings,
+        }
+        return node_argv(self.data_dir, settings)
+
+    def _await_ready(self, process: Process, timeout: float) -> str:
+        return process.wait_line(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", timeout)[1]
+
+
+class EtcdMember(Member):
+    """A member of a real etcd cluster. `durable=False` leaves out its syncs."""
+
+    kind = "etcd"
+    durable = True
+
+    def argv(self) -> list[str]:
+        client, peer, told = (f"http://{where}" for where in (self.address, self.peer, self.advertised))
+        argv = [etcd_binary(), "--name", self.name, "--data-dir", str(self.data_dir), "--logger", "zap"]
+        argv += ["--log-outputs", "stderr", "--listen-client-urls", client, "--advertise-client-urls", client]
+        argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", told]
+        argv += ["--initial-cluster", ",".join(f"{k}=http://{v}" for k, v in self.initial.items())]
+        argv += ["--initial-cluster-state", "existing" if self.existing else "new"]
+        argv += ["--quota-backend-bytes", str(8 << 30)]
+        return argv if self.durable else [*argv, "--unsafe-no-fsync"]
+
+    def _await_ready(self, process: Process, timeout: float) -> str:
+        line = process.wait_line(r'\{.*"serving client traffic insecurely.*\}', timeout)
+        return str(json.loads(line[0])["address"])
+
+
+class Cluster:
+    """Members of one kind. `via` maps a peer's real address to the one the others are told (default: the same)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int = 3,
+        kind: type[Member] = MetaStoreMember,
+        settings: Mapping[str, str] | None = None,
+        via: Callable[[str], str] = lambda address: address,
+    ) -> None:
+        self.folder = folder
+        self.kind = kind
+        self.settings = dict(settings or {})
+        self.via = via
+        self.members: list[Member] = []
+        for _ in range(size):
+            self.new_member()
+        initial = {member.name: member.advertised for member in self.members}
+        for member in self.members:
+            member.initial = initial
+
+    def new_member(self) -> Member:
+        """One more, with the next name; it is not started, and nobody knows it yet."""
+        name = f"n{len(self.members) + 1}"
+        client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
+        member = self.kind(name, self.folder / name, client, peer, self.via(peer))
+        member.settings = {"wal.segment_size": '"4MiB"', **self.settings}
+        self.members.append(member)
+        return member
+
+    def start(self) -> Self:
+        """Starts all and returns when all serve."""
+        for member in self.members:
+            member.launch()
+        for member in self.members:
+            member.await_ready()
+        return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def discard(self) -> None:
+        """Kills all and removes their data."""
+        for member in self.members:
+            member.discard()
+
+    @property
+    def endpoints(self) -> str:
+        """The client addresses as etcdctl wants them."""
+        return ",".join(member.address for member in self.members)
+
+    def running(self) -> list[Member]:
+        """The members with a process."""
+        return [member for member in self.members if member.process is not None]
+
+    def leader(self, among: Sequence[Member] | None = None, timeout: float = 15.0) -> Member:
+        """The member that all of `among` (default: all that run) take for the leader, and which is one of them."""
+        found: list[Member] = []
+
+        def agreed() -> bool:
+            members = list(among) if among is not None else self.running()
+            try:
+                told = [(member, member.status()) for member in members]
+            except Failure:
+                return False
+            leads = {(status.leader, status.raftTerm) for _, status in told}
+            found[:] = [member for member, status in told if status.leader == status.header.member_id]
+            return len(leads) == 1 and len(found) == 1
+
+        wait_until(agreed, timeout, "agreement on a leader")
+        return found[0]
+
+    def followers(self) -> list[Member]:
+        """All that run but the leader."""
+        leader = self.leader()
+        return [member for member in self.running() if member is not leader]
+
+    def member_id(self, member: Member) -> int:
+        """The id of a member, as one that runs knows it."""
+        with self.running()[0].client() as client:
+            return next(
+                known.ID
+                for known in client.call(m.MemberListRequest()).members
+                if member.advertised in known.peerURLs[0]
+            )
+
+    def same_everywhere(self, timeout: float = 15.0) -> None:
+        """Waits until every running member has applied the same, and checks that all hold the same keys."""
+
+        def level() -> bool:
+            applied = [client.range(b"\0", count_only=True, serializable=True) for client in clients]
+            return len({reply.header.revision for reply in applied}) == 1
+
+        with clients_of(self.running()) as clients:
+            clients[0].revision()
+            wait_until(level, timeout, "the same revision on all members")
+            contents = [client.range(b"\0", b"\0", serializable=True).kvs for client in clients]
+        assert all(content == contents[0] for content in contents[1:]), "members hold different keys"
+
+    def ctl(self, program: str, line: str, endpoints: str = "") -> str:
+        """What etcdctl prints for a command that works."""
+        done = etcdctl.run(program, endpoints or self.endpoints, *line.split())
+        assert done.returncode == 0, f"etcdctl {line}: {done.stderr}"
+        return done.stdout
+
+
+@contextmanager
+def clients_of(members: Sequence[Member]) -> Iterator[list[Client]]:
+    """A client for each member."""
+    clients = [member.client() for member in members]
+    try:
+        yield clients
+    finally:
+        for client in clients:
+            client.close()
+
+
+def time_to_write(client: Client, key: bytes, limit: float = 15.0) -> float:
+    """Seconds until a put through `client` is acknowledged; errors before that are expected."""
+    began = time.monotonic()
+    while True:
+        try:
+            client.put(key, b"%f" % began)
+            return time.monotonic() - began
+        except Failure:
+            assert time.monotonic() - began < limit, f"no write within {limit} s"
+
+
+def error_of(client: Client, request: object, timeout: float = 10.0) -> tuple[int, str] | None:
+    """(code, text) of a call that fails, None for one that works. Ids and addresses in the text become words."""
+    try:
+        client.call(request, timeout)
+    except Failure as failure:
+        return failure.code, re.sub(r"[0-9a-f]{12,16}", "ID", failure.text)
+    return None
