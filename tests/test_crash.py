@@ -22,6 +22,8 @@ from support.client import Failure
 from support.load import History, Load
 from support.processes import Node, Process, Server, StartError
 
+from metastore._core import build_info
+
 ROUNDS = 15
 LONG_ROUNDS = 2000
 SMALL_SEGMENTS = {"wal.segment_size": '"64KiB"'}
@@ -299,7 +301,7 @@ def test_start_to_ready_within_a_second(fresh: Make) -> None:
         node.start()
         times.append(time.monotonic() - began)
         node.kill()
-    assert min(times) < 1.0, times
+    assert min(times) < (1.0 if build_info()["flavour"] == "release" else 5.0), times
 
 
 @pytest.mark.node_only
