@@ -161,7 +161,7 @@ class Driver:
                 return
             ready = self.raw.ready()
             if self._carry(ready, now):
-                self._durable(self.log.poll(start=False))
+                self._durable(self.log.settle())
             applied += ready.committed_last > 0
             self._propose(now)
         self.backlog = False

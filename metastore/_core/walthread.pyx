@@ -200,8 +200,10 @@ cdef class DiskThread:
         self.bytes += self.size
         return 0
 
-    def start(self, Group group not None, int fd):
-        """Hand a group over. Only when idle; `fd` must stay open until it is finished."""
+    def start(self, Group group not None, int fd, bint here=False):
+        """Hand a group over. Only when idle; `fd` must stay open until it is finished.
+
+        here: do it in the caller's thread, without the GIL; no event is written, `finished` and `failed` tell at once."""
         if ms_load(&self.status) != IDLE:
             raise RuntimeError("a group is in flight, or the disk failed")
         self.group = group
@@ -210,7 +212,12 @@ cdef class DiskThread:
         self.size = group.size
         self.offset = <int64_t>group.offset
         ms_store(&self.status, BUSY)
-        sem_post(&self.wake)
+        if here:
+            with nogil:
+                self.error = self.carry()
+                ms_store(&self.status, FAILED if self.error else DONE)
+        else:
+            sem_post(&self.wake)
 
     def finished(self):
         """The group that was written and synced since the last call, or None. The thread is idle then."""
