@@ -36,7 +36,7 @@ def main() -> int:
                     return 1
                 continue
             if options.verbose:
-                print(f"{profile} {seed}: trace {report.trace:08x}, {report.events} events, {report.counts}", flush=True)
+                print(f"{profile} {seed}: trace {report.trace:08x}, {report.events} events", report.counts, flush=True)
         seed += 1
         if time.monotonic() - said > 60:
             said = time.monotonic()

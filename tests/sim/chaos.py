@@ -195,6 +195,17 @@ class Chaos:
             self.clock.after(0.5, setattr, member.speed, "fail", 0.0)
             self.clock.after(1.0 + self.chance.random(), self.start, member)
 
+    def transfer_deaf(self) -> None:
+        """The leader hands over, and from about then on hears nobody: it cannot know that it leads no more."""
+        leader = self.cluster.leader()
+        if leader is None or leader.paused:
+            return
+        others = [ident for ident in self.cluster.members if ident != leader.id]
+        leader.act(leader.raw.transfer_leader, self.chance.choice(others))
+        wait = self.chance.choice((0.0, 0.002, 0.005))
+        self.clock.after(wait, self.cluster.network.silence, others, [leader.id])
+        self.clock.after(wait + 0.5 + self.chance.random(), self.cluster.network.heal)
+
     def drift(self) -> None:
         """A clock changes its speed."""
         member, drift = self._some(), self.cluster.settings.drift
@@ -274,6 +285,35 @@ class Chaos:
             except (ConfChangeError, ProposalDropped, errors.NotLeader, errors.NoLeader):
                 self.clock.note(b"no joint change now")
 
+        leader.act(propose)
+
+    def joint_cut(self) -> None:
+        """A joint change to voters of whom only the leader was one, and a cut between old and new ones as soon as
+        the leader works with it."""
+        leader = self.cluster.leader()
+        if leader is None or leader.paused or leader.raw.conf_state.voters_outgoing:
+            return
+        old = set(leader.raw.conf_state.voters)
+        fresh = sorted(set(self.cluster.members) - old)[:2]
+        if len(fresh) < 2:
+            return
+        changes = [ConfChange(0, ident) for ident in fresh]
+        changes += [ConfChange(3, ident) for ident in sorted(old - {leader.id})]
+
+        def propose() -> None:
+            try:
+                leader.raw.propose_conf_change(ConfChangeV2(1, changes))
+            except (ConfChangeError, ProposalDropped, errors.NotLeader, errors.NoLeader):
+                return
+            self.clock.after(0.0005, cut, 400)
+
+        def cut(patience: int) -> None:
+            if leader.alive and leader.raw.conf_state.voters_outgoing:
+                self.cluster.network.separate([leader.id, *fresh], sorted(old - {leader.id}))
+            elif patience:
+                self.clock.after(0.0005, cut, patience - 1)
+
+        self.cluster.network.heal()
         leader.act(propose)
 
     def _leave(self) -> None:

@@ -228,6 +228,8 @@ class Checker:
         for index, term, crc, kind, at, size in heads(images):
             if index > member.raw.commit:
                 self.fail(f"member {member.id} applies entry {index}, committed are {member.raw.commit}")
+            if self.inside and index > member.platter.safe:
+                self.fail(f"member {member.id} applies entry {index}, durable are {member.platter.safe}")
             if index > member.applied + 1:
                 self.fail(f"member {member.id} applies entry {index} after {member.applied}")
             member.applied = max(member.applied, index)
@@ -236,8 +238,8 @@ class Checker:
                 self.fail(f"member {member.id} applies an entry {index} that differs from what was logged")
             if index < len(self.committed) and self.committed[index][0] != term:
                 self.fail(
-                    f"state machine safety: member {member.id} applies entry {index} of term {term}, elsewhere it is of "
-                    f"term {self.committed[index][0]}"
+                    f"state machine safety: member {member.id} applies entry {index} of term {term}, elsewhere it is "
+                    f"of term {self.committed[index][0]}"
                 )
             if index == self.top + 1:
                 self.top = index
@@ -264,7 +266,8 @@ class Checker:
     def state_is(self, member: Member, index: int, revision: int) -> None:
         """A member's state after applying up to `index`."""
         if index < len(self.revision_at) and self.revision_at[index] != revision:
-            self.fail(f"member {member.id} is at revision {revision} after entry {index}, not {self.revision_at[index]}")
+            wanted = self.revision_at[index]
+            self.fail(f"member {member.id} is at revision {revision} after entry {index}, not {wanted}")
         if index % 16 == 0 or index == member.cluster.digest_at:
             self.digest(member, index)
 
@@ -306,7 +309,8 @@ class Checker:
             return
         if call.applied:
             if call.failed != error:
-                self.fail(f"{call.kind} is answered {error}, but entry {call.applied} holds it ({call.failed or 'done'})")
+                outcome = call.failed or "done"
+                self.fail(f"{call.kind} is answered {error}, but entry {call.applied} holds it ({outcome})")
             return
         self.counts["not done"] += 1
         if call.ident:

@@ -175,7 +175,7 @@ class DiskThread:
         self.busy = False
         self.failed: tuple[int, bool] | None = None
         self.crash_in: tuple[str, Callable[[], None]] | None = None
-        self.syncs = self.bytes = 0
+        self.syncs = self.bytes = self.syncs_begun = 0
         self.write_seconds = self.sync_seconds = 0.0
         self._group: Group | None = None
         self._data = b""
@@ -190,6 +190,7 @@ class DiskThread:
             raise RuntimeError("a group is in flight")
         speed, chance, now = self.speed, self.clock.random, self.clock.now
         self.busy = True
+        self.syncs_begun += 1
         self._group, self._file, self._data = group, file, group.tobytes()
         written = now + speed.write * (0.5 + chance.random())
         synced = written + speed.sync * (0.5 + chance.random())

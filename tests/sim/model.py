@@ -1,6 +1,7 @@
 """What the clients' operations mean, on plain dicts: independent of the store, and only as much as workload.py uses.
 
-A write's place in the log is its place in time, so the model sees each operation once, when the first member applies it.
+A write's place in the log is its place in time, so the model sees each operation once, when the first member applies
+it.
 """
 
 from __future__ import annotations

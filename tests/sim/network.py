@@ -37,10 +37,11 @@ class Network:
         self.weather = weather
         self.deliver = deliver
         self.cut: set[tuple[int, int]] = set()
+        self.at_once = False  # whether a cut also takes what is on its way
         self.sent = self.lost = self.doubled = 0
 
     def send(self, sender: int, to: int, kind: str, data: Any, check: int) -> bool:
-        """Give something to the network; `check` is a sum of it for the trace. False: the sender sees that it is lost."""
+        """Give something to the network; `check` is a sum of it for the trace. False: the sender sees the loss."""
         weather, random = self.weather, self.clock.random
         self.sent += 1
         if (sender, to) in self.cut:
@@ -69,6 +70,9 @@ class Network:
         self.clock.after(delay, self._arrived, sender, to, kind, data, check)
 
     def _arrived(self, sender: int, to: int, kind: str, data: Any, check: int) -> None:
+        if self.at_once and (sender, to) in self.cut:
+            self.lost += 1
+            return
         self.clock.note(b"%d>%d %s %d" % (sender, to, kind.encode(), check))
         self.deliver(to, sender, kind, data)
 

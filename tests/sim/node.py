@@ -1,5 +1,5 @@
-"""Members of the simulated cluster: the real parts, wired as `metastore/server.py` wires them, on simulated disk, network
-and time; and the cluster that holds them.
+"""Members of the simulated cluster: the real parts, wired as `metastore/server.py` wires them, on simulated disk,
+network and time; and the cluster that holds them.
 
 A member's clock runs at its own rate. A killed member loses everything but its disk. A paused one (SIGSTOP) does
 nothing, while its disk goes on and messages queue up; it finds out about the time only when it goes on.

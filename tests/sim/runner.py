@@ -12,7 +12,8 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .workload import Answer, Client, Habits
+from .scripts import Player, Script, aba, figure8
+from .workload import Client, Habits
 
 HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
 SETTLING = 30.0  # and within which all members must have applied the same
@@ -43,6 +44,7 @@ class Scene:
     habits: Habits
     plan: Plan
     seconds: float = 20.0
+    script: Script | None = None
 
 
 Profile = Callable[[Scene, Any], None]
@@ -75,6 +77,7 @@ def usual(scene: Scene, chance: Any) -> None:
     weather.double = chance.choice((0.0, 0.02))
     scene.habits.think = chance.choice((0.02, 0.1))
     scene.plan.pause = chance.choice((0.2, 0.7, 2.0))
+    scene.plan.down = chance.choice((0.05, 1.0))
 
 
 def members(scene: Scene, chance: Any) -> None:
@@ -83,7 +86,68 @@ def members(scene: Scene, chance: Any) -> None:
     scene.plan.mishaps = {**{name: weight / 2 for name, weight in USUAL.items()}, **MEMBERSHIP}
 
 
-PROFILES: dict[str, Profile] = {"usual": usual, "members": members}
+def reads(scene: Scene, chance: Any) -> None:
+    """Leaders that are cut off, stopped and deposed while clients read."""
+    usual(scene, chance)
+    scene.habits.reads, scene.habits.think, scene.habits.clients = 4.0, 0.02, 8
+    scene.habits.stay = 0.5
+    scene.plan.mishaps = {
+        "isolate_leader": 10, "one_way": 10, "pause_leader": 5, "pause": 3, "cut": 5, "heal": 10, "transfer": 3,
+        "weather": 2, "kill": 5,
+    }
+    scene.plan.pause, scene.plan.down = 0.7, 0.05
+    scene.settings.members = 3
+
+
+def lease(scene: Scene, chance: Any) -> None:
+    """Reads by lease, and leaders that hand over without hearing of it."""
+    reads(scene, chance)
+    scene.settings.lease_reads = scene.settings.check_quorum = True
+    scene.settings.election_ticks = 10
+    scene.plan.mishaps = {
+        "transfer_deaf": 10, "transfer": 3, "pause_leader": 5, "isolate_leader": 5, "heal": 8, "drift": 3,
+    }
+    scene.weather.delay, scene.weather.loss = 0.002, 0.0
+
+
+def joint(scene: Scene, chance: Any) -> None:
+    """Voters change places by joint configurations, with cuts between old and new ones."""
+    usual(scene, chance)
+    scene.settings.members = 5
+    scene.plan.mishaps = {"joint": 4, "joint_cut": 8, "heal": 3, "kill": 1, "power": 1, "isolate_leader": 1}
+    scene.plan.pause = 2.5
+    scene.weather.delay, scene.weather.loss, scene.weather.spike = 0.002, 0.0, 0.0
+
+
+def old_terms(scene: Scene, chance: Any) -> None:
+    """Figure 8 of the Raft paper, over and over."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 5, figure8
+    scene.settings.max_size_per_msg = scene.settings.max_inflight = 1
+
+
+def rewritten(scene: Scene, chance: Any) -> None:
+    """Entries that are written, overwritten and written again while a disk is slow."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 7, aba
+    scene.settings.widen = 0.7
+
+
+def directed(scene: Scene, chance: Any) -> None:
+    """No mishaps but those of a script."""
+    usual(scene, chance)
+    scene.settings.pre_vote = scene.settings.check_quorum = False
+    scene.settings.election_ticks = 40
+    scene.plan.mishaps = {}
+    scene.habits.think = 0.1
+    scene.weather = Weather(delay=0.002, spike=0.0, loss=0.0, double=0.0, late=0.0)
+    scene.seconds = 30.0
+
+
+PROFILES: dict[str, Profile] = {
+    "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
+    "rewritten": rewritten,
+}
 
 
 class Simulation:
@@ -111,13 +175,23 @@ class Simulation:
             member.start()
         self.clients = [Client(number, self.cluster, scene.habits) for number in range(scene.habits.clients)]
         self.chaos = Chaos(self.cluster, scene.plan)
+        player = None
+        if scene.script is not None:
+            self.cluster.network.at_once = True
+            player = Player(self.cluster, scene.script)
         clock.run(scene.seconds)
+        if player is not None:
+            player.stopped = True
+            self.chaos.counts |= {"rounds": player.rounds, "finished": player.finished}
         self.chaos.stop()
+        # A follower passes an append over that begins before its commit index, so this must end for progress.
+        scene.settings.widen = 0.0
         self._progress()
         self._settle()
         return Report(
             self.seed, self.profile, clock.trace, clock.now, clock.events,
-            {**self.checker.counts, "entries": self.checker.top, "terms": len(self.checker.leaders)} | self.chaos.counts,
+            {**self.checker.counts, "entries": self.checker.top, "terms": len(self.checker.leaders)}
+            | self.chaos.counts,
         )
 
     def _present(self) -> list[Member]:

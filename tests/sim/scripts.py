@@ -1,0 +1,145 @@
+"""Directed schedules, for what chance alone finds too seldom: a script is a generator that acts on the cluster and
+yields how long it waits: seconds, or a condition (given up after five seconds, which ends this round of the script).
+
+What a script does, the network, disks and clocks could do all by themselves; it only has the better timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from .clock import Clock
+
+if TYPE_CHECKING:
+    from .node import Cluster, Member
+
+Step = float | Callable[[], bool]
+Script = Callable[["Cluster"], Generator[Step, None, None]]
+
+POLL = 0.0002
+PATIENCE = 5.0
+
+
+class Player:
+    """Plays a script over and over until `stop`."""
+
+    def __init__(self, cluster: Cluster, script: Script) -> None:
+        self.cluster = cluster
+        self.script = script
+        self.clock: Clock = cluster.clock
+        self.rounds = self.finished = 0
+        self.stopped = False
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rounds += 1
+        self._next(self.script(self.cluster))
+
+    def _next(self, play: Generator[Step, None, None]) -> None:
+        if self.stopped:
+            return
+        try:
+            step = next(play)
+        except StopIteration:
+            self.finished += 1
+            self._again()
+            return
+        if callable(step):
+            self._wait(play, step, self.clock.now + PATIENCE)
+        else:
+            self.clock.after(step, self._next, play)
+
+    def _wait(self, play: Generator[Step, None, None], condition: Callable[[], bool], end: float) -> None:
+        if self.stopped:
+            return
+        if condition():
+            self._next(play)
+        elif self.clock.now >= end:
+            self._again()
+        else:
+            self.clock.after(POLL, self._wait, play, condition, end)
+
+    def _again(self) -> None:
+        """Everything is well for a while, then the next round."""
+        self.cluster.network.heal()
+        for member in self.cluster.members.values():
+            member.speed.sync = 0.001
+            member.resume()
+            if not member.alive:
+                member.start()
+        self.clock.after(3.0, self._begin)
+
+
+def campaign(member: Member) -> Callable[[], bool]:
+    """Have a member stand for election now; the condition says whether it leads."""
+    member.act(member.raw.campaign)
+    tried = [member.clock.now]
+
+    def leads() -> bool:
+        if member.clock.now - tried[0] > 0.3 and not member.raw.is_leader:
+            tried[0] = member.clock.now
+            member.act(member.raw.campaign)
+        return bool(member.raw.is_leader)
+
+    return leads
+
+
+def groups(cluster: Cluster, *parts: list[Member]) -> None:
+    """Only members of the same part hear each other; who is in none hears nobody."""
+    network = cluster.network
+    network.heal()
+    everybody = list(cluster.members)
+    network.silence(everybody, everybody)
+    for part in parts:
+        for one in part:
+            for other in part:
+                network.cut.discard((one.id, other.id))
+
+
+def figure8(cluster: Cluster) -> Generator[Step, None, None]:
+    """Raft paper, figure 8: an entry of an old term comes to a quorum, and is overwritten all the same."""
+    members = list(cluster.members.values())
+    cluster.clock.random.shuffle(members)
+    one, two, three, four, five = members
+    yield campaign(one)
+    yield 0.1
+    groups(cluster, [one, two])
+    before = two.raw.last_index
+    yield lambda: two.platter.last > before and two.raw.last_index > before
+    groups(cluster, [three, four, five])
+    yield campaign(five)
+    groups(cluster)  # whatever it sent is lost
+    if five.raw.last_index > three.raw.last_index and five.raw.term_of(five.raw.last_index) == five.raw.term:
+        yield lambda: five.platter.last == five.raw.last_index
+    index = two.raw.last_index
+    groups(cluster, [one, two, three])
+    yield campaign(one)
+    yield lambda: not one.raw.is_leader or index <= one.raw.status().progress[three.id].match < one.raw.last_index
+    groups(cluster, [three, four, five])
+    yield campaign(five)
+    yield 0.5
+
+
+def aba(cluster: Cluster) -> Generator[Step, None, None]:
+    """An entry is written, overwritten and written again, all while the first write is still on its way to the disk."""
+    members = list(cluster.members.values())
+    cluster.clock.random.shuffle(members)
+    first, second, slow, other, *rest = members
+    yield campaign(first)
+    yield 0.2
+    groups(cluster, [first, second, slow])
+    slow.speed.sync = 2.5
+    yield lambda: slow.wal.thread.busy
+    index = slow.raw.last_index
+    yield lambda: second.platter.last >= index and slow.raw.last_index >= index
+    groups(cluster, [other, *rest])
+    yield campaign(other)
+    groups(cluster, [other, slow])
+    yield lambda: slow.raw.term == other.raw.term and slow.raw.last_index >= other.raw.last_index
+    groups(cluster, [first, second, *rest])
+    yield campaign(second)
+    yield lambda: second.raw.commit >= index
+    groups(cluster, [first, second, slow, *rest])
+    yield lambda: not slow.wal.thread.busy or slow.wal.thread.syncs_begun > 1
+    yield 3.0
