@@ -1,0 +1,156 @@
+"""Members that are behind the log are brought up by a snapshot: over kills at every step, under load, and newcomers."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import messages as m
+from support.cluster import Cluster, Member
+from support.load import History, Load
+from support.processes import StartError, wait_until
+
+pytestmark = pytest.mark.node_only
+
+MakeCluster = Callable[..., Cluster]
+EAGER = {
+    "maintenance.snapshot_count": "20",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "maintenance.snapshot_chunk_size": '"4KiB"',
+    # Little of the log stays in memory, so that what was compacted is gone.
+    "raft.max_tail_bytes": '"64KiB"',
+    "wal.segment_size": '"64KiB"',
+}
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[MakeCluster]:
+    """Makes clusters that take snapshots often; killed at the end of the test."""
+    made: list[Cluster] = []
+
+    def make(**settings: str) -> Cluster:
+        made.append(Cluster(tmp_path / f"cluster-{len(made)}", settings={**EAGER, **settings}).start())
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.discard()
+
+
+def fill(member: Member, first: int, last: int) -> None:
+    with member.client() as client:
+        for number in range(first, last):
+            client.put(b"k%05d" % number, b"value of %d " % number * 40)
+
+
+def installed(member: Member) -> list[int]:
+    """Indexes of the snapshots that a running member got from a leader."""
+    return [int(found) for found in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
+
+
+def left_behind(cluster: Cluster, count: int = 400) -> Member:
+    """A follower that was killed, and whose log ends before those of the others begin."""
+    follower = cluster.followers()[0]
+    fill(cluster.leader(), 0, 60)
+    follower.kill()
+    fill(cluster.leader(), 60, count)
+    return follower
+
+
+def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
+    cluster = make()
+    follower = left_behind(cluster)
+    follower.start()
+    cluster.same_everywhere()
+    assert len(installed(follower)) == 1
+    fill(follower, 400, 450)
+    # What was installed is the beginning of the next life.
+    follower.kill()
+    follower.start()
+    assert installed(follower) == []
+    cluster.same_everywhere()
+    with follower.client() as client:
+        assert len(client.prefix(b"k")) == 450
+
+
+@pytest.mark.parametrize("point", ["snapshot.receive@1", "snapshot.receive@20", "snapshot.rename", "snapshot.install"])
+def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None:
+    cluster = make()
+    follower = left_behind(cluster)
+    name, _, hit = point.partition("@")
+    follower.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
+    try:
+        follower.start()
+    except StartError as died:
+        assert died.returncode == -signal.SIGKILL, died
+    else:
+        assert follower.running().wait(30) == -signal.SIGKILL
+    follower.kill()
+    follower.env = {}
+    left = [path.stat().st_size for path in follower.data_dir.glob("snap/*.part")]
+    follower.start()
+    cluster.same_everywhere()
+    if point == "snapshot.receive@20":
+        assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
+    if point == "snapshot.install":
+        # The file was complete: the node began with it.
+        assert installed(follower) == [] and "restored snapshot" in follower.running().log
+    fill(follower, 400, 410)
+    cluster.same_everywhere()
+
+
+def test_the_leader_dies_while_it_sends(make: MakeCluster) -> None:
+    cluster = make()
+    follower = left_behind(cluster)
+    leader = cluster.leader()
+    follower.env = {"METASTORE_FAILPOINTS": "snapshot.receive=sleep(50)"}
+    follower.launch()
+    wait_until(lambda: list(follower.data_dir.glob("snap/*.part")), what="a file that is being received")
+    leader.kill()
+    follower.await_ready()
+    leader.start()
+    cluster.same_everywhere()
+    with follower.client() as client:
+        assert len(client.prefix(b"k")) == 400
+
+
+def test_installed_under_load(make: MakeCluster) -> None:
+    cluster = make()
+    history = History()
+    follower = cluster.followers()[0]
+    with cluster.leader().client() as client:
+        load = Load(client, history, expect_end=False).start()
+        for _ in range(3):
+            follower.kill()
+            load.wait_acks(300)
+            follower.start()
+        load.wait_acks(200)
+        load.stop()
+        history.check(client)
+    assert not load.failures
+    cluster.same_everywhere()
+    with follower.client() as client:
+        history.check(client)
+
+
+def test_a_newcomer_gets_the_snapshot_of_a_compacted_log(make: MakeCluster) -> None:
+    cluster = make()
+    fill(cluster.leader(), 0, 300)
+    newcomer = cluster.new_member()
+    newcomer.existing = True
+    newcomer.initial = {member.name: member.advertised for member in cluster.members}
+    with cluster.leader().client() as client:
+        client.call(m.MemberAddRequest(peerURLs=[f"http://{newcomer.advertised}"]))
+    newcomer.start()
+    cluster.same_everywhere()
+    assert len(installed(newcomer)) >= 1
+    with newcomer.client() as client:
+        assert len(client.prefix(b"k")) == 300
+        assert len(client.call(m.MemberListRequest()).members) == 4
+    newcomer.kill()
+    newcomer.start()
+    fill(newcomer, 300, 320)
+    cluster.same_everywhere()
