@@ -282,6 +282,7 @@ class MaintenanceTable:
     snapshot_retention: int = _count(3, 1, 1000)
     snapshot_chunk_size: int = _size("4MiB", "4KiB", "64MiB")
     snapshot_chunk_timeout: float = _duration("30s", "100ms")
+    snapshot_send_rate: int = _size("0B", "0B")
     enable_snapshot_compression: bool = _flag(True)
     snapshot_compression_codec: str = _text("zstd", pattern=_NAME)
 

@@ -475,3 +475,5 @@ class Transfers:
             self.incoming.fail("this member stops")
         for ended in ending:
             ended.join()
+        if self._before is not None:
+            self._before.join()

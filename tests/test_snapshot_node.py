@@ -39,9 +39,9 @@ def check(node: Server, count: int) -> None:
     assert found == {b"k%05d" % number: b"value of %d " % number * 8 for number in range(count)}
 
 
-def filled(fresh: Make, count: int = 300, **settings: str) -> Server:
+def filled(fresh: Make, count: int = 300) -> Server:
     """A node that holds `count` keys, took several snapshots, and was stopped."""
-    node = fresh(settings={**EAGER, **settings}).start()
+    node = fresh(settings=EAGER).start()
     fill(node, 0, count)
     wait_until(lambda: len(snapshots(node)) == 3, what="three snapshots")
     assert node.stop() == 0
@@ -188,9 +188,9 @@ def test_a_snapshot_of_another_cluster_refuses_the_start(fresh: Make) -> None:
 
 
 def test_retention(fresh: Make) -> None:
-    node = filled(fresh, **{"maintenance.snapshot_retention": "3"})
-    assert len(snapshots(node)) == 3
-    node.settings["maintenance.snapshot_retention"] = "5"  # type: ignore[attr-defined]
+    node = filled(fresh)
+    assert isinstance(node, Node) and len(snapshots(node)) == 3
+    node.settings = {**EAGER, "maintenance.snapshot_retention": "5"}
     node.start()
     fill(node, 300, 600)
     wait_until(lambda: len(snapshots(node)) == 5, what="five snapshots")

@@ -72,6 +72,9 @@ class Member:
     def on_removed(self, text: str) -> None:
         raise AssertionError
 
+    def roster_record(self) -> str:
+        return ""
+
     def on_snapshot(self, message: Message) -> None:
         self.transfers.send(self.transport, message)
 
