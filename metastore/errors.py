@@ -113,7 +113,7 @@ LearnerNotReady = _api(
 TooManyLearners = _api("TooManyLearners", FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
 ClusterIDMismatch = _api("ClusterIDMismatch", FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")
 NotSupportedForLearner = _api(
-    "NotSupportedForLearner", FAILED_PRECONDITION, "etcdserver: rpc not supported for learner"
+    "NotSupportedForLearner", UNAVAILABLE, "etcdserver: rpc not supported for learner"
 )
 BadLeaderTransferee = _api("BadLeaderTransferee", FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 

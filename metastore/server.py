@@ -21,7 +21,7 @@ from ._core.mvcc import Store
 from ._core.raft import RawNode
 from ._core.raftpb import ConfState, Message, RaftConfig
 from ._core.waiter import Waiter
-from .api import make_services
+from .api import make_services, pb
 from .api.pages import Pages
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
@@ -50,6 +50,7 @@ ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
+STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
@@ -192,9 +193,13 @@ class Server:
             members_changed=self._members_changed,
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
+        self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
         self.driver.install = self.snapshots.install
-        self.transfers = self.snapshots.transfers(config.maintenance.snapshot_chunk_timeout, self.raw.report_snapshot)
+        wanted = config.maintenance
+        self.transfers = self.snapshots.transfers(
+            wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
+        )
         self.closing.callback(self.transfers.close)
 
     def _raft_config(self) -> RaftConfig:
@@ -237,22 +242,31 @@ class Server:
         """Open the peer port as soon as there is anybody else: a member that is alone takes no port it does not use."""
         alone = set(self.roster.members) == {self.identity.member_id} and not self.identity.contacts
         if self.peers is None and not alone:
-            identity = self.identity
-            me = PeerIdentity(
-                identity.cluster_id, self.config.cluster.token, identity.member_id, identity.incarnation,
-                tuple(sorted((codec.flag, codec.name) for codec in load_all_codecs())),
-            )
-            self.peers = PeerTransport(
-                self.loop, me, self.config.listen.peer, handler=self, random=random.random, failpoints=self.failpoints
-            )
-            self.closing.callback(self.peers.close)
-            self.driver.transport = self.peers
-            self.membership.tell(self.peers)
-            log.info("listening for peers on %s", ",".join(self.peers.bound))
+            self._open_peers()
+
+    def _open_peers(self) -> None:
+        """Listen for peers. Raises AddressInUse."""
+        identity = self.identity
+        me = PeerIdentity(
+            identity.cluster_id, self.config.cluster.token, identity.member_id, identity.incarnation,
+            tuple(sorted((codec.flag, codec.name) for codec in load_all_codecs())),
+        )
+        self.peers = PeerTransport(
+            self.loop, me, self.config.listen.peer, handler=self, random=random.random, failpoints=self.failpoints
+        )
+        self.closing.callback(self.peers.close)
+        self.driver.transport = self.peers
+        self.membership.tell(self.peers)
+        log.info("listening for peers on %s", ",".join(self.peers.bound))
 
     def _members_changed(self) -> None:
         self._watch_peers()
         self.membership.refresh()
+        self.learner = self._is_learner()
+
+    def _is_learner(self) -> bool:
+        told = {member.id: member for member in self.identity.contacts} | self.roster.members
+        return self.member_id in told and told[self.member_id].is_learner
 
     # ---- peers (peer.Handler)
 
@@ -300,8 +314,24 @@ class Server:
 
     def handle(self, requests: list[Any]) -> None:
         """Requests that came in on one connection."""
+        if self.learner:
+            requests = self._for_learner(requests)
         for request in self.kv.handle(requests, self.loop.now()):
             self.services.dispatch(request)
+
+    def _for_learner(self, requests: list[Any]) -> list[Any]:
+        """Those a learner serves, as etcd's do: Status, serializable ranges, and health; the others are failed."""
+        served = []
+        for request in requests:
+            allowed = request.path == STATUS or not request.path.startswith(b"/etcdserverpb.")
+            if request.path == RANGE:
+                with contextlib.suppress(errors.MalformedRequest):
+                    allowed = pb.parse(pb.RangeRequest, request.body).serializable
+            if allowed:
+                served.append(request)
+            else:
+                request.fail(errors.NotSupportedForLearner())
+        return served
 
     def call(self, method: str, body: bytes, waiter: Waiter) -> None:
         """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction")."""
@@ -534,7 +564,13 @@ class Server:
         self.kv.confirm(Outcome(done))
 
     def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
-        """Add a member; raises MemberBadURLs."""
+        """Add a member; raises MemberBadURLs, and Unhealthy when the first one to be added could not reach us."""
+        if self.peers is None:
+            # Now, for once the change is committed there is no way back.
+            try:
+                self._open_peers()
+            except errors.AddressInUse as error:
+                raise errors.Unhealthy(f"{errors.Unhealthy.default}: {error.text}") from error
         self.membership.add(peer_urls, learner, done, self.loop.now())
 
     def remove_member(self, ident: int, done: Done) -> None:

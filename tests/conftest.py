@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from support import etcdctl
 from support.client import Client
+from support.cluster import Cluster
 from support.processes import Etcd, Node, Server
 
 
@@ -104,6 +105,20 @@ def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     yield make
     for server in made:
         server.discard()
+
+
+@pytest.fixture
+def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """Makes clusters (`Cluster`'s arguments) in folders of their own; not started, killed at the end of the test."""
+    made: list[Cluster] = []
+
+    def make(size: int = 3, **options: Any) -> Cluster:
+        made.append(Cluster(tmp_path / f"cluster-{len(made)}", size, **options))
+        return made[-1]
+
+    yield make
+    for cluster in made:
+        cluster.discard()
 
 
 @pytest.fixture(params=sorted(etcdctl.binaries()))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import aetcd
@@ -32,20 +31,6 @@ MakeCluster = Callable[..., Cluster]
 # How late the processes of a test machine may be.
 SLACK = 1.0
 UNAVAILABLE = 14
-
-
-@pytest.fixture
-def cluster_of(tmp_path: Path) -> Iterator[MakeCluster]:
-    """Makes clusters in folders of their own; not started, killed at the end of the test."""
-    made: list[Cluster] = []
-
-    def make(size: int = 3, kind: type[Member] = MetaStoreMember, **options: Any) -> Cluster:
-        made.append(Cluster(tmp_path / f"cluster-{len(made)}", size, kind, **options))
-        return made[-1]
-
-    yield make
-    for cluster in made:
-        cluster.discard()
 
 
 @pytest.fixture(scope="module")

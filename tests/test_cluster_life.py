@@ -1,0 +1,354 @@
+"""What happens to members of a cluster: they join, leave, die, come back, are moved, wiped and mistaken for others."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from support import messages as m
+from support.cluster import (
+    ELECTION_TIMEOUT,
+    Cluster,
+    EtcdMember,
+    Member,
+    clients_of,
+    error_of,
+    free_ports,
+    time_to_write,
+)
+from support.load import History, Load
+from support.processes import StartError, wait_until
+
+from metastore.errors import RemovedFromCluster
+
+pytestmark = pytest.mark.node_only
+
+MakeCluster = Callable[..., Cluster]
+SLACK = 1.0
+UNAVAILABLE = 14
+
+
+def add(cluster: Cluster, through: Member, learner: bool = False) -> Member:
+    """One more member, known to the cluster and ready to be started."""
+    member = cluster.new_member()
+    with through.client() as client:
+        request = m.MemberAddRequest(peerURLs=[f"http://{member.advertised}"], isLearner=learner)
+        reply = client.call(request)
+        assert (reply.member.name, reply.member.isLearner) == ("", learner)
+        assert reply.member in reply.members
+    member.existing = True
+    member.initial = {**cluster.members[0].initial, member.name: member.advertised}
+    return member
+
+
+def remove(through: Member, gone: Member, cluster: Cluster) -> None:
+    """Removes `gone`, which may not run, by its id."""
+    ident = cluster.member_id(gone)
+    with through.client() as client:
+        reply = client.call(m.MemberRemoveRequest(ID=ident))
+    assert ident not in [member.ID for member in reply.members]
+
+
+# ---- changes of the membership
+
+
+def test_a_voter_joins_and_leaves(cluster_of: MakeCluster, etcdctl_program: str) -> None:
+    """By etcdctl, through a follower, with data to catch up."""
+    cluster = cluster_of().start()
+    follower = cluster.followers()[0]
+    with follower.client() as client:
+        client.put(b"before", b"1")
+    new = cluster.new_member()
+    out = cluster.ctl(etcdctl_program, f"member add {new.name} --peer-urls=http://{new.advertised}", follower.address)
+    assert 'ETCD_INITIAL_CLUSTER_STATE="existing"' in out and f"{new.name}=http://{new.advertised}" in out
+    assert "unstarted" in cluster.ctl(etcdctl_program, "member list", follower.address)
+    new.existing, new.initial = True, {**follower.initial, new.name: new.advertised}
+    new.launch().await_ready()
+    with new.client() as client:
+        assert client.get(b"before") == b"1"
+        client.put(b"through the new one", b"2")
+    cluster.same_everywhere()
+    ident = cluster.member_id(new)
+    assert "removed from cluster" in cluster.ctl(etcdctl_program, f"member remove {ident:x}", follower.address)
+    code, log = new.wait()
+    assert code == RemovedFromCluster.exit_code
+    assert "was removed from the cluster" in log
+    with pytest.raises(StartError) as died:
+        new.launch().await_ready()
+    assert died.value.returncode == RemovedFromCluster.exit_code
+    with follower.client() as client:
+        assert client.get(b"through the new one") == b"2"
+
+
+def test_a_learner_is_promoted(cluster_of: MakeCluster, etcdctl_program: str) -> None:
+    cluster = cluster_of().start()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    with leader.client() as client:
+        for number in range(100):
+            client.put(b"%d" % number, b"x")
+    learner = add(cluster, follower, learner=True)
+    ident = cluster.member_id(learner)
+    refused = (9, "etcdserver: can only promote a learner member which is in sync with leader")
+    with clients_of([leader, follower]) as clients:
+        assert [error_of(client, m.MemberPromoteRequest(ID=ident)) for client in clients] == [refused] * 2
+    learner.launch().await_ready()
+    assert learner.status().isLearner
+    assert "true" in cluster.ctl(etcdctl_program, "member list", follower.address)
+    wait_until(lambda: learner.status().raftAppliedIndex >= 100, 15, "the learner has the log")
+    cluster.ctl(etcdctl_program, f"member promote {ident:x}", follower.address)
+    wait_until(lambda: not learner.status().isLearner, 10, "promotion is known to the member itself")
+    # With four voters and one of them dead, the promoted one is needed for a quorum.
+    follower.kill()
+    with learner.client() as client:
+        client.put(b"after", b"1")
+
+
+def what_a_learner_answers(cluster: Cluster) -> dict[str, object]:
+    """Answers of a learner that has everything."""
+    leader = cluster.leader()
+    with leader.client() as client:
+        # etcd calls a cluster unhealthy until all members were connected for five seconds.
+        twice = m.MemberAddRequest(peerURLs=[f"http://{leader.advertised}"])
+        wait_until(lambda: (error_of(client, twice) or ())[:1] != (UNAVAILABLE,), 20, "a healthy cluster")
+        client.put(b"k", b"1")
+    learner = add(cluster, leader, learner=True)
+    learner.launch().await_ready()
+    with learner.client() as client:
+        wait_until(lambda: client.range(b"k", serializable=True).count == 1, 10, "the learner has the log")
+        requests = [
+            m.PutRequest(key=b"k"),
+            m.RangeRequest(key=b"k"),
+            m.DeleteRangeRequest(key=b"k"),
+            m.TxnRequest(),
+            m.CompactionRequest(revision=1),
+            m.MemberListRequest(),
+            m.MemberRemoveRequest(ID=1),
+            m.MoveLeaderRequest(targetID=1),
+        ]
+        answers: dict[str, object] = {type(request).__name__: error_of(client, request) for request in requests}
+        return {**answers, "is learner": client.status().isLearner}
+
+
+def test_what_a_learner_serves(cluster_of: MakeCluster) -> None:
+    """Serializable reads, Status and nothing else, in the words of etcd."""
+    etcd = what_a_learner_answers(cluster_of(kind=EtcdMember).start())
+    assert what_a_learner_answers(cluster_of().start()) == etcd
+
+
+def test_a_member_is_replaced(cluster_of: MakeCluster) -> None:
+    """What an operator does about a lost disk: remove the member, add a new one at its address."""
+    cluster = cluster_of().start()
+    leader, lost = cluster.leader(), cluster.followers()[0]
+    lost.kill()
+    remove(leader, lost, cluster)
+    shutil.rmtree(lost.data_dir)
+    with leader.client() as client:
+        client.put(b"meanwhile", b"1")
+        client.call(m.MemberAddRequest(peerURLs=[f"http://{lost.advertised}"]))
+    lost.existing = True
+    lost.launch().await_ready()
+    cluster.same_everywhere()
+    with clients_of(cluster.members) as clients:
+        assert [client.get(b"meanwhile") for client in clients] == [b"1"] * 3
+
+
+def test_the_leader_is_removed(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of().start()
+    leader, (one, other) = cluster.leader(), cluster.followers()
+    remove(one, leader, cluster)
+    assert leader.wait()[0] == RemovedFromCluster.exit_code
+    with one.client() as client:
+        assert time_to_write(client, b"k") < 2 * ELECTION_TIMEOUT + SLACK
+        assert len(client.call(m.MemberListRequest()).members) == 2
+    assert cluster.leader() in (one, other)
+
+
+def test_removed_while_it_was_down(cluster_of: MakeCluster) -> None:
+    """A member that comes back and is none any more hears it from the others, and ends."""
+    cluster = cluster_of().start()
+    leader, gone = cluster.leader(), cluster.followers()[0]
+    gone.kill()
+    remove(leader, gone, cluster)
+    code, log = gone.launch().wait()
+    assert code == RemovedFromCluster.exit_code, log
+    assert "was removed from the cluster" in log
+
+
+def test_a_member_moves(cluster_of: MakeCluster, etcdctl_program: str) -> None:
+    """Another peer address, told to the cluster before; and another client address, which the member tells itself."""
+    cluster = cluster_of().start()
+    leader, moved = cluster.leader(), cluster.followers()[0]
+    ident = cluster.member_id(moved)
+    moved.stop()
+    moved.address, moved.peer = (f"127.0.0.1:{port}" for port in free_ports(2))
+    moved.advertised = moved.peer
+    cluster.ctl(etcdctl_program, f"member update {ident:x} --peer-urls=http://{moved.peer}", leader.address)
+    with leader.client() as client:
+        client.put(b"meanwhile", b"1")
+    moved.launch().await_ready()
+    with moved.client() as client:
+        assert client.get(b"meanwhile") == b"1"
+        known = {member.ID: member for member in client.call(m.MemberListRequest()).members}[ident]
+    assert list(known.peerURLs) == [f"http://{moved.peer}"]
+    assert list(known.clientURLs) == [f"http://{moved.address}"]
+    cluster.same_everywhere()
+
+
+# ---- leaders
+
+
+def test_sigterm_hands_leadership_over_first(cluster_of: MakeCluster) -> None:
+    """Nobody has to wait for an election timeout."""
+    cluster = cluster_of().start()
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    term = leader.status().raftTerm
+    with follower.client() as client:
+        client.put(b"k", b"1")
+        process = leader.running()
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        assert time_to_write(client, b"k") < ELECTION_TIMEOUT
+        assert process.wait() == 0
+        assert time.monotonic() - began < 5
+    leader.process = None
+    assert "handing leadership to" in process.log
+    assert cluster.leader().status().raftTerm == term + 1
+
+
+@pytest.mark.parametrize("role", ["leader", "follower"])
+def test_killed_under_load_and_back(cluster_of: MakeCluster, role: str) -> None:
+    """kill -9 while others write through all members: nothing acknowledged is lost, and the killed one catches up."""
+    cluster = cluster_of().start()
+    history = History()
+    for _ in range(2):
+        victim = cluster.leader() if role == "leader" else cluster.followers()[0]
+        survivor = next(member for member in cluster.members if member is not victim)
+        with victim.client() as dying, survivor.client() as living:
+            load = Load(dying, history, writers=4).start()
+            load.wait_acks(50)
+            victim.kill()
+            load.join()
+            assert time_to_write(living, b"elsewhere") < 2 * ELECTION_TIMEOUT + SLACK
+            history.check(living)
+        victim.launch().await_ready()
+        cluster.same_everywhere()
+    for member in cluster.members:
+        with member.client() as client:
+            history.check(client)
+
+
+def test_all_killed_at_once(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of().start()
+    history = History()
+    with cluster.followers()[0].client() as client:
+        load = Load(client, history).start()
+        load.wait_acks(200)
+        for member in cluster.members:
+            member.running().popen.kill()
+        for member in cluster.members:
+            member.kill()
+        load.join()
+    cluster.start()
+    for member in cluster.members:
+        with member.client() as client:
+            history.check(client)
+    cluster.same_everywhere()
+
+
+def test_five_members_bear_two_dead(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(5).start()
+    cluster.leader().kill()
+    cluster.leader().kill()
+    with clients_of(cluster.running()) as clients:
+        for number, client in enumerate(clients):
+            client.put(b"%d" % number, b"x")
+        assert [client.range(b"0", b"9").count for client in clients] == [3, 3, 3]
+    for member in cluster.members:
+        if member.process is None:
+            member.launch()
+    for member in cluster.members:
+        member.await_ready()
+    cluster.same_everywhere()
+
+
+def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
+    """What the last of three members says."""
+    left = cluster.followers()[0]
+    with left.client(timeout=30) as client:
+        client.put(b"k", b"1")
+        for member in cluster.members:
+            if member is not left:
+                member.kill()
+        wait_until(lambda: client.status().leader == 0, 15, "no leader")
+        requests = [m.PutRequest(key=b"k"), m.RangeRequest(key=b"k"), m.MemberListRequest(linearizable=True)]
+        with ThreadPoolExecutor() as pool:
+            put, read, members = pool.map(lambda request: error_of(client, request, 30), requests)
+        return {
+            "put": put,
+            "range": read,
+            "serializable": client.range(b"k", serializable=True).kvs[0].value,
+            "status": list(client.status().errors),
+            "member list": members,
+            "plain member list": len(client.call(m.MemberListRequest()).members),
+        }
+
+
+def test_no_quorum(cluster_of: MakeCluster) -> None:
+    """Writes and linearizable reads fail with what etcd says; serializable reads and Status are served."""
+    etcd = answers_without_quorum(cluster_of(kind=EtcdMember).start())
+    ours = answers_without_quorum(cluster_of(settings={"limits.request_timeout": '"1s"'}).start())
+    # Without a leader etcd's raft library lets the caller's time run out, of which the server tells in these words.
+    assert etcd.pop("put") == (2, "context deadline exceeded")
+    assert ours.pop("put") == (UNAVAILABLE, "etcdserver: request timed out")
+    assert ours == etcd
+
+
+# ---- strangers
+
+
+def log_of(member: Member, pattern: str) -> None:
+    """Waits for a line in a member's log."""
+    member.running().wait_line(pattern, 10)
+
+
+def test_a_wiped_directory_under_an_old_id_is_refused(cluster_of: MakeCluster) -> None:
+    """It would have forgotten its votes. Both sides say what is wrong, and the others go on."""
+    cluster = cluster_of().start()
+    leader, wiped = cluster.leader(), cluster.followers()[0]
+    wiped.kill()
+    shutil.rmtree(wiped.data_dir)
+    wiped.launch()
+    log_of(wiped, "a wiped directory must join as a new member")
+    log_of(leader, "a wiped directory must join as a new member")
+    with leader.client() as client:
+        client.put(b"k", b"1")
+    assert "ready to serve" not in wiped.running().log
+
+
+def test_another_token_is_refused(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of().start()
+    leader, other = cluster.leader(), cluster.followers()[0]
+    other.kill()
+    shutil.rmtree(other.data_dir)
+    other.settings = {**other.settings, "cluster.token": '"another"'}
+    other.launch()
+    log_of(other, "token is 'another' here, the dialler says 'metastore'")
+    log_of(leader, "token is 'metastore' here, the dialler says 'another'")
+    assert "ready to serve" not in other.running().log
+
+
+def test_another_cluster_is_refused(cluster_of: MakeCluster) -> None:
+    """Same token, another list of members: a file that was edited on one machine only."""
+    cluster = cluster_of().start()
+    leader, other = cluster.leader(), cluster.followers()[0]
+    other.kill()
+    shutil.rmtree(other.data_dir)
+    other.initial = {**other.initial, "n9": "127.0.0.1:9"}
+    other.launch()
+    log_of(other, "cluster id is")
+    log_of(leader, "cluster id is")
+    assert "ready to serve" not in other.running().log
