@@ -410,7 +410,16 @@ class Server:
             self.full = True
             log.error("no room for the log in %s: writes are refused until there is", self.data_dir.path)
             self.kv.refuse_writes(errors.NoSpace())
+            self._hand_over()
             self.loop.call_later(SPACE_RETRY, self._retry_space)
+
+    def _hand_over(self) -> int:
+        """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
+        successor = self.membership.best_successor() if self.driver.is_leader else 0
+        if successor:
+            log.info("handing leadership to %016x", successor)
+            self.raw.transfer_leader(successor)
+        return successor
 
     def _retry_space(self) -> None:
         if self.full:
@@ -470,10 +479,7 @@ class Server:
         self.drain_until = self.loop.now() + self.config.limits.drain_timeout
         self.kv.refuse(errors.Stopped())
         self.health.shutdown()
-        self.successor = self.membership.best_successor() if self.driver.is_leader else 0
-        if self.successor:
-            log.info("handing leadership to %016x", self.successor)
-            self.raw.transfer_leader(self.successor)
+        self.successor = self._hand_over()
         self.driver.stop()
         self.listener.shutdown()
         self.loop.call_at(self.drain_until, lambda: None)
