@@ -138,6 +138,7 @@ def directed(scene: Scene, chance: Any) -> None:
     usual(scene, chance)
     scene.settings.pre_vote = scene.settings.check_quorum = False
     scene.settings.election_ticks = 40
+    scene.settings.widen, scene.settings.speed = 0.0, lambda speed: None
     scene.plan.mishaps = {}
     scene.habits.think = 0.1
     scene.weather = Weather(delay=0.002, spike=0.0, loss=0.0, double=0.0, late=0.0)

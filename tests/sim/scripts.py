@@ -97,25 +97,48 @@ def groups(cluster: Cluster, *parts: list[Member]) -> None:
                 network.cut.discard((one.id, other.id))
 
 
-def figure8(cluster: Cluster) -> Generator[Step, None, None]:
-    """Raft paper, figure 8: an entry of an old term comes to a quorum, and is overwritten all the same."""
+def best(members: list[Member]) -> Member:
+    """Who may win an election among these: the one with the newest log."""
+    return max(members, key=lambda member: (member.raw.term_of(member.raw.last_index) or 0, member.raw.last_index))
+
+
+def newest(cluster: Cluster) -> list[Member]:
+    """All members in an order out of a hat, but the one that can be elected by all comes first."""
     members = list(cluster.members.values())
     cluster.clock.random.shuffle(members)
-    one, two, three, four, five = members
+    first = cluster.leader() or best(members)
+    members.remove(first)
+    return [first, *members]
+
+
+def matched(leader: Member, other: Member) -> int:
+    """Up to where a leader knows another member's log to be its own."""
+    progress = leader.raw.status().progress.get(other.id)
+    return progress.match if progress is not None else 0
+
+
+def figure8(cluster: Cluster) -> Generator[Step, None, None]:
+    """Raft paper, figure 8: an entry of an old term comes to a quorum, and is overwritten all the same."""
+    one, two, *rest = newest(cluster)
     yield campaign(one)
-    yield 0.1
+    yield lambda: one.raw.commit == one.raw.last_index
     groups(cluster, [one, two])
     before = two.raw.last_index
-    yield lambda: two.platter.last > before and two.raw.last_index > before
-    groups(cluster, [three, four, five])
+    yield lambda: two.platter.last > before
+    groups(cluster, rest)
+    five = best(rest)
     yield campaign(five)
     groups(cluster)  # whatever it sent is lost
-    if five.raw.last_index > three.raw.last_index and five.raw.term_of(five.raw.last_index) == five.raw.term:
-        yield lambda: five.platter.last == five.raw.last_index
-    index = two.raw.last_index
+    yield lambda: five.platter.last == five.raw.last_index
+    one.crash(False)
+    one.start()
+    index = one.raw.last_index
+    three, four = (member for member in rest if member is not five)
     groups(cluster, [one, two, three])
     yield campaign(one)
-    yield lambda: not one.raw.is_leader or index <= one.raw.status().progress[three.id].match < one.raw.last_index
+    yield lambda: index <= matched(one, three) < one.raw.last_index
+    five.crash(False)
+    five.start()
     groups(cluster, [three, four, five])
     yield campaign(five)
     yield 0.5
@@ -123,16 +146,19 @@ def figure8(cluster: Cluster) -> Generator[Step, None, None]:
 
 def aba(cluster: Cluster) -> Generator[Step, None, None]:
     """An entry is written, overwritten and written again, all while the first write is still on its way to the disk."""
-    members = list(cluster.members.values())
-    cluster.clock.random.shuffle(members)
-    first, second, slow, other, *rest = members
+    first, second, slow, *rest = newest(cluster)
     yield campaign(first)
     yield 0.2
     groups(cluster, [first, second, slow])
-    slow.speed.sync = 2.5
-    yield lambda: slow.wal.thread.busy
-    index = slow.raw.last_index
-    yield lambda: second.platter.last >= index and slow.raw.last_index >= index
+    yield 0.05
+    yield lambda: not slow.wal.thread.busy
+    slow.speed.sync, slow.speed.stall = 2.5, 0.0
+    yield lambda: slow.wal.thread.busy and bool(slow.platter.waiting) and bool(slow.platter.waiting[0][2])
+    _, begin, terms, _ = slow.platter.waiting[0]
+    index = begin + len(terms) - 1
+    yield lambda: second.platter.last >= index
+    other = best(rest)
+    rest.remove(other)
     groups(cluster, [other, *rest])
     yield campaign(other)
     groups(cluster, [other, slow])
