@@ -102,7 +102,6 @@ class Driver:
         self.passing = passing
         self.members_changed = members_changed
         self.leader_id = 0
-        self.applied_bytes = 0
         #: Called with a snapshot out of a Ready, and with what is to be called in this thread when the engine has it.
         self.install: Callable[[Snapshot, Callable[[], None]], None] = _no_snapshots
         self._installing: tuple[int, int] | None = None  # (Ready's number, index)
@@ -399,7 +398,6 @@ class Driver:
 
     def _apply(self, ready: Ready) -> None:
         self.passing("apply.before")
-        self.applied_bytes += memoryview(ready.committed_images).nbytes
         for entry in self.applier.apply_images(ready.committed_images):
             self._apply_conf_change(entry)
         self.applier.commit()

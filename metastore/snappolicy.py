@@ -10,29 +10,31 @@ from __future__ import annotations
 
 #: Bytes a snapshot may cost for each byte that clients wrote.
 AMPLIFICATION = 2.0
-#: Of an entry and of an operation: bytes that no client wrote.
-ENTRY_OVERHEAD = 32
+#: Of an operation in the log: bytes that no client wrote.
 OPERATION_OVERHEAD = 12
+#: What a file is taken to need for a byte of the engine before the first one has told: raw, and compressed.
+RAW_RATIO, COMPRESSED_RATIO = 1.0, 0.4
 
 
 class Policy:
     """Counts what was applied since the last snapshot.
 
-    count: entries; min_size: bytes of log. Both must have passed, and the amortisation must hold.
+    count: entries; min_size: bytes that clients wrote. Both must have passed, and the amortisation must hold. ratio:
+    bytes of a file for a byte of the engine, as long as no file has told.
     """
 
-    def __init__(self, count: int, min_size: int) -> None:
+    def __init__(self, count: int, min_size: int, ratio: float = RAW_RATIO) -> None:
         self.count = count
         self.min_size = min_size
         self.index = 0  # of the last snapshot
         self.size = 0  # of its file, in bytes
-        self.ratio = 1.0  # bytes of its file for a byte of the engine
+        self.ratio = ratio
         self.debt = 0.0  # bytes that past snapshots cost over what was allowed
         self._counted = 0
         self._needed = 0.0
 
     def taken(self, index: int, counted: int, file_size: int, engine_size: int) -> None:
-        """A snapshot at `index` is complete. `counted`: bytes of log when it was begun; sizes in bytes."""
+        """A snapshot at `index` is complete. `counted`: what clients had written when it was begun; sizes in bytes."""
         allowed = AMPLIFICATION * max(0, counted - self._counted)
         self.debt = max(0.0, self.debt + file_size - allowed)
         self.restored(index, counted, file_size, engine_size)
@@ -41,7 +43,8 @@ class Policy:
         """Begin to count at a snapshot that was there before (or was installed): it cost nothing now."""
         self.index = index
         self.size = file_size
-        self.ratio = min(2.0, file_size / engine_size) if engine_size else 1.0
+        if file_size and engine_size:
+            self.ratio = min(2.0, file_size / engine_size)
         self._counted = counted
 
     def failed(self, counted: int) -> None:
@@ -58,6 +61,6 @@ class Policy:
         return AMPLIFICATION * fresh >= engine_size * self.ratio + self.debt
 
 
-def log_bytes(images: int, entries: int, operations: int) -> int:
-    """Bytes that clients wrote, out of the bytes of entry images, their number and that of the operations in them."""
-    return max(0, images - ENTRY_OVERHEAD * entries - OPERATION_OVERHEAD * operations)
+def client_bytes(nbytes: int, operations: int) -> int:
+    """Bytes that clients wrote, out of those of the batches applied (decompressed) and the operations in them."""
+    return max(0, nbytes - OPERATION_OVERHEAD * operations)

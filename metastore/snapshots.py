@@ -25,7 +25,7 @@ from .codecs import load_all as load_all_codecs
 from .errors import DamagedData, FormatError, MetaStoreError
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
-from .snappolicy import Policy, log_bytes
+from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
 from .snaptransfer import Transfers
 from .storage.snapshot import Cancelled, Info, SnapshotStore
 
@@ -74,7 +74,6 @@ class Snapshots:
         self._install: threading.Thread | None = None
         self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
         self._driver: Driver | None = None
-        self._base = 0
         self._look_at = 0
         self._not_before = 0.0
         self._thread: threading.Thread | None = None
@@ -137,7 +136,6 @@ class Snapshots:
     def attach(self, driver: Driver) -> None:
         """Begin to count what this driver applies."""
         self._driver = driver
-        self._base = driver.applier.applied_index
         self._look_at = self.policy.index + self.policy.count
 
     # ---- when and how
@@ -173,8 +171,7 @@ class Snapshots:
     def _counted(self) -> int:
         driver = self._driver
         assert driver is not None, "attach comes first"
-        applier = driver.applier
-        return log_bytes(driver.applied_bytes, applier.applied_index - self._base, applier.operations)
+        return client_bytes(driver.applier.nbytes, driver.applier.operations)
 
     def _conf_state(self) -> ConfState:
         assert self._driver is not None, "attach comes first"
@@ -319,14 +316,12 @@ class Snapshots:
 
     def _installed(self, info: Info, fresh: MemoryEngine | None, done: Callable[[], None]) -> None:
         self._install = None
-        before = self.engine.applied()[0]
         if fresh is not None:
             adopt(self.engine, fresh)  # type: ignore[arg-type]
         index = info.header.index
         log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
         self.good = [info]
         self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.size()))
-        self._base += index - before
         self._look_at = index + self.policy.count
         self._releasing = True
         self._reclaim()
@@ -428,7 +423,8 @@ def open_snapshots(
         retention=wanted.snapshot_retention,
         failpoints=failpoints,
     )
-    policy = Policy(wanted.snapshot_count, wanted.snapshot_min_size)
+    ratio = COMPRESSED_RATIO if wanted.enable_snapshot_compression else RAW_RATIO
+    policy = Policy(wanted.snapshot_count, wanted.snapshot_min_size, ratio)
     snapshots = Snapshots(store, engine, wal, loop, policy, cluster_id=cluster_id, failpoints=failpoints)
     snapshots.recover()
     return snapshots

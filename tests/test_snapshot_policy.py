@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from metastore.snappolicy import Policy, log_bytes
+from metastore.snappolicy import Policy, client_bytes
 
 
 def test_entries_and_bytes_must_both_have_passed() -> None:
@@ -68,5 +68,13 @@ def test_restart_time_is_bounded_by_the_size_of_the_state() -> None:
 
 
 def test_only_what_clients_wrote_counts() -> None:
-    assert log_bytes(32 * 3 + 12 * 5 + 700, 3, 5) == 700
-    assert log_bytes(10, 3, 5) == 0
+    assert client_bytes(12 * 5 + 700, 5) == 700
+    assert client_bytes(10, 5) == 0
+
+
+def test_a_first_guess_gives_way_to_what_files_tell() -> None:
+    policy = Policy(1, 0, 0.4)
+    assert not policy.due(1, 199, 1000) and policy.due(1, 200, 1000)
+    policy.taken(1, 200, 900, 1000)
+    assert policy.debt == 500
+    assert not policy.due(2, 200 + 699, 1000) and policy.due(2, 200 + 700, 1000)

@@ -15,6 +15,7 @@ cdef class Applier:
     cdef readonly uint64_t applied_index
     cdef readonly uint64_t applied_term
     cdef readonly uint64_t operations     # applied, those that ended in an error included
+    cdef readonly uint64_t nbytes         # of the batches applied, decompressed
     cdef readonly uint64_t rejected       # ended in an error
     cdef readonly uint64_t undecodable    # of those: could not even be read
     cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError

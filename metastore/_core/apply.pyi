@@ -14,6 +14,7 @@ class Applier:
     applied_index: int
     applied_term: int
     operations: int
+    nbytes: int
     rejected: int
     undecodable: int
     on_member: Callable[[bytes], bytes] | None

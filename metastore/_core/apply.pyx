@@ -72,6 +72,7 @@ cdef class Applier:
         cdef const uint8_t* op
         cdef size_t n
         cdef object owner = self.codec.decode_view(view.data, view.n, &p, &n)
+        self.nbytes += n
         try:
             self.frames.reset(p, n)
             while self.frames.next(&op, &n):
