@@ -1,0 +1,236 @@
+"""Clients that write down what they do and saw, and faults that befall a cluster meanwhile."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from . import messages as m
+from .client import Client, Failure, op, prefix_end
+from .cluster import Cluster, Member
+from .linear import FAILED, OK, Operation, Seen
+from .proxy import Network
+
+CALL_SECONDS = 4.0
+# Errors that tell the client that its write is surely not done: see DESIGN, "Operation", and etcd's own words.
+NOT_DONE = (
+    "etcdserver: no leader",
+    "etcdserver: not leader",
+    "etcdserver: too many requests",
+    "etcdserver: server stopped",
+    "etcdserver: unhealthy cluster",
+    "failed to connect to all addresses",
+)
+
+
+class Clients:
+    """Threads that each put, get, range, swap and put several keys at once, through one member after the other."""
+
+    def __init__(self, members: list[Member], prefix: bytes, seed: int, count: int = 6, keys: int = 4) -> None:
+        self.history: list[Operation] = []
+        self._members = members
+        self._prefix = prefix
+        self._keys = [prefix + b"%d" % number for number in range(keys)]
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._errors: list[BaseException] = []
+        self._threads = [
+            threading.Thread(target=self._run, args=(number, random.Random(seed * 1000 + number)), daemon=True)
+            for number in range(count)
+        ]
+
+    def start(self) -> Clients:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def stop(self) -> list[Operation]:
+        """Ends the clients after the call each is at; the history. Raises what went wrong in one."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60)
+            assert not thread.is_alive(), "a call got neither a reply nor an error"
+        if self._errors:
+            raise self._errors[0]
+        return self.history
+
+    @property
+    def done(self) -> int:
+        """Operations that worked so far."""
+        with self._lock:
+            return sum(operation.status == OK for operation in self.history)
+
+    def _run(self, number: int, rng: random.Random) -> None:
+        clients = [member.client(CALL_SECONDS) for member in self._members]
+        at = number % len(clients)
+        try:
+            while not self._stopping.is_set():
+                if not self._call(clients[at], number, rng):
+                    at = (at + 1) % len(clients)
+                    # A member that is down answers at once; the others deserve the processor more.
+                    self._stopping.wait(0.02)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, stop() raises it in the test's thread
+            self._errors.append(error)
+        finally:
+            for client in clients:
+                client.close()
+
+    def _call(self, client: Client, number: int, rng: random.Random) -> bool:
+        """One operation, written down; whether it worked."""
+        operation = Operation(number, time.monotonic())
+        with self._lock:
+            self.history.append(operation)
+            value = b"%d.%d" % (number, len(self.history))
+        action = rng.choice([self._put, self._get, self._get, self._range, self._swap, self._put_two])
+        try:
+            action(client, operation, value, rng)
+        except Failure as failure:
+            if failure.text.startswith(NOT_DONE):
+                operation.status = FAILED
+            return False
+        operation.end = time.monotonic()
+        operation.status = OK
+        return True
+
+    def _put(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
+        key = rng.choice(self._keys)
+        operation.written = {key: value}
+        operation.revision = client.put(key, value).header.revision
+
+    def _get(self, client: Client, operation: Operation, _value: bytes, rng: random.Random) -> None:
+        key = rng.choice(self._keys)
+        reply = client.range(key)
+        operation.seen = {key: seen_in(reply.kvs, key)}
+        operation.revision = reply.header.revision
+
+    def _range(self, client: Client, operation: Operation, _value: bytes, _rng: random.Random) -> None:
+        reply = client.range(self._prefix, prefix_end(self._prefix))
+        operation.seen = {key: seen_in(reply.kvs, key) for key in self._keys}
+        operation.revision = reply.header.revision
+
+    def _swap(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
+        """Compare-and-swap on what was there a moment ago; the loser reads."""
+        key = rng.choice(self._keys)
+        found = client.range(key, serializable=True).kvs
+        operation.start = time.monotonic()
+        if found:
+            expected = found[0].value
+            compare = m.Compare(target=m.CMP_VALUE, key=key, value=expected)
+        else:
+            expected = None
+            compare = m.Compare(target=m.CMP_VERSION, key=key, version=0)
+        operation.expected, operation.written = {key: expected}, {key: value}
+        put, get = m.PutRequest(key=key, value=value), m.RangeRequest(key=key)
+        reply = client.txn([compare], [op(put)], [op(get)])
+        operation.revision = reply.header.revision
+        if not reply.succeeded:
+            operation.expected, operation.written = {}, {}
+            operation.seen = {key: seen_in(reply.responses[0].response_range.kvs, key)}
+
+    def _put_two(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
+        """Two keys in one transaction: nobody may ever see one of them without the other."""
+        pair = rng.sample(self._keys, 2)
+        operation.written = {key: value + b"/" + key[-1:] for key in pair}
+        puts = [op(m.PutRequest(key=key, value=written)) for key, written in operation.written.items()]
+        operation.revision = client.txn([], puts, []).header.revision
+
+
+def seen_in(kvs: list[m.KeyValue], key: bytes) -> Seen:
+    """What a range shows of `key`."""
+    return next(((kv.value, kv.mod_revision) for kv in kvs if kv.key == key), None)
+
+
+class Faults:
+    """What can happen to a cluster. Every fault is over when its context ends."""
+
+    def __init__(self, cluster: Cluster, network: Network, rng: random.Random) -> None:
+        self.cluster = cluster
+        self.network = network
+        self.rng = rng
+        self.ids = {member.status().header.member_id: member for member in cluster.members}
+        self.kinds: list[Callable[[], object]] = [
+            self.kill, self.kill_all, self.freeze, self.isolate, self.one_way, self.cut_one_link, self.slow_disk
+        ]
+
+    def victim(self) -> Member:
+        """The leader, as often as not."""
+        if self.rng.random() < 0.6:
+            return self.cluster.leader()
+        return self.rng.choice(self.cluster.members)
+
+    def wait(self, least: float, most: float) -> None:
+        """Some time, in seconds, in which the clients go on."""
+        threading.Event().wait(self.rng.uniform(least, most))
+
+    def id_of(self, member: Member) -> int:
+        return next(ident for ident, known in self.ids.items() if known is member)
+
+    @contextmanager
+    def kill(self) -> Iterator[None]:
+        """kill -9 of one, which comes back later."""
+        victim = self.victim()
+        victim.kill()
+        yield
+        victim.launch()
+
+    @contextmanager
+    def kill_all(self) -> Iterator[None]:
+        """kill -9 of all at once."""
+        for member in self.cluster.members:
+            member.running().popen.kill()
+        for member in self.cluster.members:
+            member.kill()
+            member.launch()
+        yield
+
+    @contextmanager
+    def freeze(self) -> Iterator[None]:
+        """SIGSTOP, until it long has lost its place: it must not believe in its old lease or leadership."""
+        victim = self.victim()
+        victim.running().send_signal(signal.SIGSTOP)
+        yield
+        victim.running().send_signal(signal.SIGCONT)
+
+    def _links(self, member: Member, out: bool, back: bool) -> list[tuple[int, int]]:
+        one = self.id_of(member)
+        others = [ident for ident in self.ids if ident != one]
+        return [(one, other) for other in others if out] + [(other, one) for other in others if back]
+
+    @contextmanager
+    def _cut(self, links: list[tuple[int, int]]) -> Iterator[None]:
+        self.rng.choice([self.network.hold, self.network.sever])(links)
+        yield
+        self.network.heal()
+
+    def isolate(self) -> object:
+        """One is alone."""
+        return self._cut(self._links(self.victim(), True, True))
+
+    @contextmanager
+    def one_way(self) -> Iterator[None]:
+        """One hears the others and is not heard, or the other way round."""
+        out = self.rng.random() < 0.5
+        self.network.hold(self._links(self.victim(), out, not out))
+        yield
+        self.network.heal()
+
+    def cut_one_link(self) -> object:
+        """Two do not reach each other; the third reaches both."""
+        one, other = self.rng.sample(list(self.ids), 2)
+        return self._cut([(one, other), (other, one)])
+
+    @contextmanager
+    def slow_disk(self) -> Iterator[None]:
+        """One comes back with a disk whose syncs take long."""
+        victim = self.victim()
+        victim.kill()
+        victim.env = {"METASTORE_FAILPOINTS": f"wal.before_sync=sleep({self.rng.choice([5, 30, 120])})"}
+        victim.launch().await_ready()
+        victim.env = {}
+        yield
+        victim.kill()
+        victim.launch()

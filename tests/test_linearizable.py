@@ -1,0 +1,219 @@
+"""Histories of real clients against a cluster under faults are linearizable: per key, and over all keys by revision.
+
+`pytest tests/test_linearizable.py --long` runs 50 rounds; METASTORE_ROUNDS=1000 makes them as many as wanted. The seed
+of a run is printed; METASTORE_SEED=... takes it again (the faults are then the same, the timing is the machine's).
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import cast
+
+import pytest
+from support.chaos import Clients, Faults
+from support.client import Failure
+from support.cluster import Cluster, clients_of, time_to_write
+from support.linear import FAILED, OK, UNKNOWN, Operation, Violation, check_all, check_key, check_revisions
+from support.proxy import Network
+
+ROUNDS = 6
+LONG_ROUNDS = 50
+SETTINGS = {
+    "raft.tick_interval": '"50ms"',
+    "limits.request_timeout": '"2s"',
+    "wal.segment_size": '"1MiB"',
+    "maintenance.snapshot_count": "500",
+    "maintenance.snapshot_min_size": '"0B"',
+}
+
+
+def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
+    """Every member serves, and after that all hold the same."""
+    with clients_of(cluster.members) as clients:
+        for number, client in enumerate(clients):
+            time_to_write(client, b"after/" + prefix + b"%d" % number)
+    cluster.same_everywhere()
+
+
+def run_rounds(folder: Path, rounds: int, seed: int) -> None:
+    """One fault a round, with clients before, during and after it; then every history is checked."""
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    kinds: list[int] = []
+    with Network() as network, Cluster(folder, settings=SETTINGS, via=network.via) as cluster:
+        faults = Faults(cluster, network, rng)
+        for number in range(rounds):
+            if not kinds:
+                kinds = rng.sample(range(len(faults.kinds)), len(faults.kinds))
+            kind = cast("Callable[[], AbstractContextManager[None]]", faults.kinds[kinds.pop()])
+            prefix = b"round-%d/" % number
+            clients = Clients(cluster.members, prefix, rng.getrandbits(32)).start()
+            try:
+                faults.wait(0.2, 0.5)
+                with kind():
+                    faults.wait(0.3, 2.5)
+                faults.wait(0.2, 0.8)
+            finally:
+                history = clients.stop()
+            undecided = check_all(history)
+            told = {status: sum(one.status == status for one in history) for status in (OK, FAILED, UNKNOWN)}
+            print(f"round {number}: {kind.__name__}, {told}, undecided: {undecided}")
+            assert told[OK] > 20, "the clients hardly got anywhere"
+            for member in cluster.members:
+                member.await_ready()
+            read_everywhere(cluster, prefix)
+
+
+@pytest.mark.node_only
+def test_linearizable_under_faults(tmp_path: Path) -> None:
+    run_rounds(tmp_path / "cluster", ROUNDS, int(os.environ.get("METASTORE_SEED", "7")))
+
+
+@pytest.mark.long
+@pytest.mark.node_only
+def test_linearizable_under_faults_for_long(tmp_path: Path) -> None:
+    rounds = int(os.environ.get("METASTORE_ROUNDS", LONG_ROUNDS))
+    run_rounds(tmp_path / "cluster", rounds, int(os.environ.get("METASTORE_SEED", secrets.randbits(32))))
+
+
+# ---- the checks themselves
+
+
+def wrote(start: float, end: float, revision: int, value: bytes, key: bytes = b"k", **more: object) -> Operation:
+    return Operation(0, start, end, OK, {key: value}, revision=revision, **more)  # type: ignore[arg-type]
+
+
+def saw(start: float, end: float, at: int, value: bytes | None, revision: int = 0, key: bytes = b"k") -> Operation:
+    return Operation(1, start, end, OK, seen={key: None if value is None else (value, revision)}, revision=at)
+
+
+GOOD: dict[str, list[Operation]] = {
+    "empty": [saw(0, 1, 1, None)],
+    "one after the other": [wrote(0, 1, 2, b"a"), saw(2, 3, 2, b"a", 2), wrote(4, 5, 3, b"b"), saw(6, 7, 3, b"b", 3)],
+    "side by side, old value": [wrote(0, 1, 2, b"a"), wrote(2, 5, 3, b"b"), saw(3, 4, 2, b"a", 2)],
+    "side by side, new value": [wrote(0, 1, 2, b"a"), wrote(2, 5, 3, b"b"), saw(3, 4, 3, b"b", 3)],
+    "unknown and done": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 2, b"a", 2)],
+    "unknown and not done": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 1, None)],
+    "unknown and done late": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 1, None), saw(4, 5, 2, b"a", 2)],
+    "swapped": [wrote(0, 1, 2, b"a"), wrote(2, 3, 3, b"b", expected={b"k": b"a"}), saw(4, 5, 3, b"b", 3)],
+}
+
+# Histories that no linearizable store gives; those that only revisions or several keys betray are marked.
+BAD: dict[str, list[Operation]] = {
+    "a write is lost": [wrote(0, 1, 2, b"a"), saw(2, 3, 2, None)],
+    "a stale read": [wrote(0, 1, 2, b"a"), wrote(2, 3, 3, b"b"), saw(4, 5, 2, b"a", 2)],
+    "back in time": [wrote(0, 1, 2, b"a"), wrote(2, 9, 3, b"b"), saw(3, 4, 3, b"b", 3), saw(5, 6, 2, b"a", 2)],
+    "seen before it was sent": [saw(0, 1, 2, b"a", 2), wrote(2, 3, 2, b"a")],
+    "two winners": [
+        wrote(0, 1, 2, b"a"),
+        wrote(2, 5, 3, b"b", expected={b"k": b"a"}),
+        wrote(2, 5, 4, b"c", expected={b"k": b"a"}),
+    ],
+    "comes back after another": [
+        Operation(0, 0, written={b"k": b"a"}),
+        saw(1, 2, 2, b"a", 2),
+        wrote(3, 4, 3, b"b"),
+        saw(5, 6, 4, b"a", 4),
+    ],
+}
+ONLY_BY_REVISION: dict[str, list[Operation]] = {
+    "denied and done": [Operation(0, 0, 1, FAILED, {b"k": b"a"}), saw(2, 3, 2, b"a", 2)],
+    "from nowhere": [saw(0, 1, 2, b"a", 2)],
+    "one revision twice": [wrote(0, 3, 2, b"a"), wrote(0, 3, 2, b"b", b"other")],
+    "half of two keys": [
+        Operation(0, 0, 1, OK, {b"k": b"a", b"other": b"b"}, revision=2),
+        Operation(1, 0, 1, OK, seen={b"k": (b"a", 2), b"other": None}, revision=2),
+    ],
+    "keys in two orders": [
+        wrote(0, 9, 2, b"a"),
+        wrote(0, 9, 3, b"b", b"other"),
+        Operation(1, 1, 2, OK, seen={b"k": (b"a", 2), b"other": None}, revision=2),
+        Operation(2, 3, 4, OK, seen={b"k": None, b"other": (b"b", 3)}, revision=3),
+    ],
+}
+
+
+def copied(history: list[Operation]) -> list[Operation]:
+    """The checks note revisions in the operations."""
+    return [Operation(**{name: getattr(one, name) for name in Operation.__dataclass_fields__}) for one in history]
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_good_histories_pass(name: str) -> None:
+    assert check_all(copied(GOOD[name])) == []
+
+
+@pytest.mark.parametrize("name", [*BAD, *ONLY_BY_REVISION])
+def test_revisions_betray(name: str) -> None:
+    with pytest.raises(Violation):
+        check_revisions(copied({**BAD, **ONLY_BY_REVISION}[name]))
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_the_search_finds_no_order(name: str) -> None:
+    with pytest.raises(Violation):
+        check_key(copied(BAD[name]), b"k")
+
+
+def test_the_search_gives_up_within_its_budget() -> None:
+    many = [wrote(0, 100, 0, b"%d" % number) for number in range(12)]
+    assert not check_key([*many, saw(200, 201, 0, b"never written", 1)], b"k", budget=500)
+
+
+def test_random_histories_of_a_register_pass_and_damaged_ones_do_not() -> None:
+    """A register that is right by construction: each call takes effect at a moment between its start and its end."""
+    rng = random.Random(5)
+    for _ in range(30):
+        moments = sorted((rng.random() * 100, number) for number in range(60))
+        history, value, revision = [], None, 1
+        for moment, number in moments:
+            start, end = moment - rng.random() * 5, moment + rng.random() * 5
+            if rng.random() < 0.5:
+                value, revision = b"%d" % number, revision + 1
+                history.append(wrote(start, end, revision, value))
+            else:
+                history.append(saw(start, end, revision, value, revision if value else 0))
+        assert check_all(copied(history)) == []
+        reads = [one for one in history if one.seen and one.start > 50]
+        writes = [one for one in history if one.written and one.end < 30]
+        stale = copied([*history])[history.index(reads[-1])]
+        stale.seen = {b"k": (next(iter(writes[0].written.values())), writes[0].revision)}
+        damaged = [stale if one is reads[-1] else one for one in history]
+        with pytest.raises(Violation):
+            check_revisions(copied(damaged))
+        with pytest.raises(Violation):
+            check_key(copied(damaged), b"k")
+
+
+# ---- the faults themselves
+
+
+@pytest.mark.node_only
+@pytest.mark.parametrize(("out", "back"), [(True, True), (True, False), (False, True)], ids=["both", "mute", "deaf"])
+def test_a_cut_off_leader_is_replaced(cluster_of: Callable[..., Cluster], out: bool, back: bool) -> None:
+    """Nobody is heard, or hears, over a held link; the old leader serves no stale read, and comes back as a follower."""
+    with Network() as network:
+        cluster = cluster_of(settings={**SETTINGS, "limits.request_timeout": '"1s"'}, via=network.via).start()
+        old = cluster.leader()
+        ids = [member.status().header.member_id for member in cluster.members]
+        own = old.status().header.member_id
+        others = [ident for ident in ids if ident != own]
+        network.hold([(own, ident) for ident in others if out] + [(ident, own) for ident in others if back])
+        rest = [member for member in cluster.members if member is not old]
+        new = cluster.leader(rest)
+        assert new is not old
+        with old.client() as before, new.client() as after:
+            after.put(b"k", b"new")
+            try:
+                assert before.get(b"k") == b"new"
+            except Failure as failure:
+                assert failure.code == 14
+            network.heal()
+            time_to_write(before, b"through the old one")
+            assert before.get(b"k") == b"new"
+        cluster.same_everywhere()
