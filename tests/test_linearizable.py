@@ -196,7 +196,7 @@ def test_random_histories_of_a_register_pass_and_damaged_ones_do_not() -> None:
 @pytest.mark.node_only
 @pytest.mark.parametrize(("out", "back"), [(True, True), (True, False), (False, True)], ids=["both", "mute", "deaf"])
 def test_a_cut_off_leader_is_replaced(cluster_of: Callable[..., Cluster], out: bool, back: bool) -> None:
-    """Nobody is heard, or hears, over a held link; the old leader serves no stale read, and comes back as a follower."""
+    """Over a held link nobody is heard, or hears. The old leader serves no stale read, and comes back as a follower."""
     with Network() as network:
         cluster = cluster_of(settings={**SETTINGS, "limits.request_timeout": '"1s"'}, via=network.via).start()
         old = cluster.leader()
