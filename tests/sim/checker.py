@@ -87,6 +87,11 @@ class Platter:
         self.base, self.terms, self.hard = base, terms, hard
         self.waiting.clear()
 
+    def replaced(self, index: int) -> None:
+        """A snapshot, synced before, has taken the place of the whole log."""
+        self.base, self.terms = index, []
+        self.waiting = [(number, 0, [], hard) for number, _, _, hard in self.waiting]
+
     def has(self, index: int, term: int) -> bool:
         """Whether this entry is durable."""
         return index <= self.base or (index <= self.last and self.terms[index - self.base - 1] == term)
@@ -109,7 +114,7 @@ class Checker:
         self.digests: dict[int, int] = {}
         self.floor = 1
         self.inside = True
-        self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0}
+        self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "installed": 0}
 
     def fail(self, text: str) -> None:
         """Something that must never happen has happened."""

@@ -184,10 +184,10 @@ class DiskThread:
         self._times = (0.0, 0.0)
         self._timer: Timer | None = None
 
-    def start(self, group: Group, file: File) -> None:
+    def start(self, group: Group, file: File, here: bool = False) -> None:
         """Write the group, then sync."""
-        if self.busy:
-            raise RuntimeError("a group is in flight")
+        if self.busy or here:
+            raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")
         speed, chance, now = self.speed, self.clock.random, self.clock.now
         self.busy = True
         self.syncs_begun += 1
@@ -348,6 +348,8 @@ class SimWal(Wal):
         self._snapshots = deque()
         self._durable_snapshot = self._state.snapshot_index
         self._groups = 0
+        self._quick = False
+        self._quick_again = 1 << 62
         self._event = _EVENT
         self._disk: Any = DiskThread(clock, speed, woken)
         self._preparer: Any = Preparer(clock, disk, woken)

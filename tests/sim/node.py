@@ -16,13 +16,13 @@ from types import SimpleNamespace
 from typing import Any
 
 from metastore import errors
+from metastore._core import mvcc
 from metastore._core.apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.kvserve import KVServer
-from metastore._core.mvcc import Store
 from metastore._core.raft import RawNode
 from metastore._core.raftpb import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
@@ -38,6 +38,7 @@ from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
+from .snapshots import SimSnapshots
 
 EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
 MAX_QUEUE = 4000  # messages that wait for a paused member
@@ -74,6 +75,7 @@ class Settings:
     planted: int = 0
     driver: type[Driver] = Driver
     widen: float = 0.0
+    snapshots: int = 0
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
@@ -104,6 +106,11 @@ class SimApplier(Applier):
         super().commit()
         self.member.cluster.checker.state_is(self.member, self.applied_index, self.store.revision)
 
+    def reload(self) -> None:
+        """As the real one: a snapshot is the state now."""
+        super().reload()
+        self.member.installed(self.applied_index)
+
 
 class MemberWal(SimWal):
     """The log of a member; shows the checker what goes in and what is durable."""
@@ -115,6 +122,13 @@ class MemberWal(SimWal):
         self.member.cluster.checker.appended(self.member, number, images, hard_state)
         super().append(number, images, hard_state, must_sync)
 
+    def save_snapshot_position(self, index: int, term: int, conf_state: bytes) -> None:
+        """As the real one. Where the whole log goes, a synced file has taken its place."""
+        dropped = index > self.last_index() or self.term(index) != term
+        super().save_snapshot_position(index, term, conf_state)
+        if dropped and hasattr(self, "member"):
+            self.member.platter.replaced(index)
+
     def _finish(self, group: Any) -> None:
         super()._finish(group)
         self.member.platter.done(self.durable)
@@ -123,7 +137,7 @@ class MemberWal(SimWal):
 class RaftStorage:
     """What the core asks (see metastore/server.py)."""
 
-    def __init__(self, wal: SimWal, conf_state: ConfState) -> None:
+    def __init__(self, wal: SimWal, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
         self._conf_state = conf_state
         self._wal = wal
         self.entries = wal.entries
@@ -131,7 +145,7 @@ class RaftStorage:
         self.term = wal.term
         self.first_index = wal.first_index
         self.last_index = wal.last_index
-        self.snapshot = wal.snapshot
+        self.snapshot = snapshot
 
     def initial_state(self) -> tuple[Any, ConfState]:
         """(HardState, ConfState) as recovered."""
@@ -239,12 +253,14 @@ class Member:
         wal.member = self
         wal.unloaded = lambda: self.clock.after(0.005, self._enter, self.life, self._loaded, ())
         self.reports += wal.report
+        self.identity = Identity.decode(wal.metadata)
+        self.engine = MemoryEngine()
+        self.snapshots = SimSnapshots(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
+        self.snapshots.recover()
         state = wal._state
         terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
         self.platter.reset(state.first_index - 1, terms, (state.hard_term, state.hard_vote))
-        self.identity = Identity.decode(wal.metadata)
-        self.engine = MemoryEngine()
-        self.store = Store(self.engine, CLUSTER, 0)
+        self.store = mvcc.Store(self.engine, CLUSTER, 0)
         self.applied = self.engine.applied()[0]
         self.codec = self.cluster.make_codec()
         self.waiters: dict[int, Any] = {}
@@ -257,7 +273,7 @@ class Member:
         limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
         self.kv = KVServer(self.store, self.proposer, self.waiters, first, limits)
         self.roster = Roster(self.store, self.identity.members)
-        self.raw = SimRaw(self._raft_config(), RaftStorage(wal, self.roster.conf_state))
+        self.raw = SimRaw(self._raft_config(), RaftStorage(wal, self.roster.conf_state, self.snapshots.newest))
         self.raw.confs = self.confs
         self.confs.append(self.roster.conf_state)
         self.commit = self.raw.commit
@@ -265,6 +281,8 @@ class Member:
             self.raw, wal, self.applier, self.proposer, self.codec, self.kv, self.roster, self,
             request_timeout=settings.request_timeout, members_changed=self._members_changed,
         )
+        self.snapshots.attach(self.driver)
+        self.driver.install = self.snapshots.install
         self.membership = Members(self.driver, self.kv, self.roster, self.identity)
 
     def _raft_config(self) -> RaftConfig:
@@ -343,6 +361,7 @@ class Member:
         self.turn_due = False
         now = self.now()
         self.driver.pump(now)
+        self.snapshots.turn(now)
         # What came out of this may be more to do (a backlog); the next event would do it too, but later.
         if self.driver.backlog:
             self.later(0, self._turn_again)
@@ -367,6 +386,12 @@ class Member:
         self.sweeping = False
         self.store.sweep(5)
         self.kv.swept()
+
+    def installed(self, index: int) -> None:
+        """The state is that of a snapshot now."""
+        self.applied = index
+        self.cluster.checker.state_is(self, index, self.store.revision)
+        self.cluster.checker.digest(self, index)
 
     def _members_changed(self) -> None:
         self.cluster.roster_changed(self)
@@ -401,6 +426,9 @@ class Member:
         cluster = self.cluster
         cluster.checker.sending(self, messages)
         for message in messages:
+            if message.snapshot is not None:
+                self.snapshots.send(message)
+                continue
             if cluster.settings.widen and message.type == MSG_APP:
                 message = self._widen(message)
             parts = message.encode_parts()
@@ -408,7 +436,7 @@ class Member:
                 self.clock.after(0, self._enter, self.life, self._lost, (message.to,))
 
     def _lost(self, to: int) -> None:
-        self.raw.report_unreachable(to)
+        self.driver.unreachable(to)
 
     def _widen(self, message: Message) -> Message:
         """Begin an append earlier than the leader thinks needed: as legal as the original (nextIndex is a guess)."""
@@ -445,6 +473,10 @@ class Member:
         """Something arrives."""
         if kind == "raft":
             self._enter(self.life, self._message, (data,))
+        elif kind == "snap":
+            self._enter(self.life, self._snap, (sender, *data))
+        elif kind == "snapped":
+            self._enter(self.life, self._snapped, (sender, *data))
         elif kind == "forward":
             self._enter(self.life, self._forwarded, (sender, data))
         else:
@@ -452,6 +484,12 @@ class Member:
 
     def _message(self, data: bytes) -> None:
         self.driver.receive(Message.decode(data))
+
+    def _snap(self, sender: int, *parts: Any) -> None:
+        self.snapshots.incoming(sender, *parts)
+
+    def _snapped(self, sender: int, number: int) -> None:
+        self.snapshots.answered(sender, number, True)
 
     def _forwarded(self, sender: int, batch: bytes) -> None:
         self.driver.receive_forward(sender, batch, self.now())

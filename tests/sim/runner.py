@@ -12,7 +12,7 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .scripts import Player, Script, aba, figure8
+from .scripts import Player, Script, aba, deposed, figure8, halves
 from .workload import Client, Habits
 
 HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
@@ -45,6 +45,7 @@ class Scene:
     plan: Plan
     seconds: float = 20.0
     script: Script | None = None
+    inside: bool = True
 
 
 Profile = Callable[[Scene, Any], None]
@@ -84,6 +85,14 @@ def members(scene: Scene, chance: Any) -> None:
     """The same, and members come and go."""
     usual(scene, chance)
     scene.plan.mishaps = {**{name: weight / 2 for name, weight in USUAL.items()}, **MEMBERSHIP}
+
+
+def snapshots(scene: Scene, chance: Any) -> None:
+    """Logs are cut short behind snapshots all the time, and members are brought up by them; members come and go."""
+    members(scene, chance)
+    scene.settings.snapshots = chance.choice((5, 20, 60))
+    scene.settings.max_tail_bytes = 1
+    scene.settings.segment_size = 4096
 
 
 def reads(scene: Scene, chance: Any) -> None:
@@ -133,6 +142,19 @@ def rewritten(scene: Scene, chance: Any) -> None:
     scene.settings.widen = 0.7
 
 
+def cut_halves(scene: Scene, chance: Any) -> None:
+    """Joint configurations whose halves are cut apart."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 5, halves
+
+
+def deposed_leaders(scene: Scene, chance: Any) -> None:
+    """Leaders that do not know yet that they lead no more, and are read from."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 3, deposed
+    scene.habits.reads, scene.habits.think = 3.0, 0.02
+
+
 def directed(scene: Scene, chance: Any) -> None:
     """No mishaps but those of a script."""
     usual(scene, chance)
@@ -147,7 +169,7 @@ def directed(scene: Scene, chance: Any) -> None:
 
 PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
-    "rewritten": rewritten,
+    "snapshots": snapshots, "rewritten": rewritten, "cut_halves": cut_halves, "deposed_leaders": deposed_leaders,
 }
 
 
@@ -165,6 +187,7 @@ class Simulation:
         scene = self.scene
         self.cluster = Cluster(self.clock, scene.settings, scene.weather)
         self.checker = self.cluster.checker
+        self.checker.inside = scene.inside
         self.chaos: Chaos | None = None
         self.clients: list[Client] = []
 

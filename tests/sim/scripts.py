@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
+from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
+from metastore.errors import NoLeader, NotLeader
+
 from .clock import Clock
 
 if TYPE_CHECKING:
@@ -154,7 +157,7 @@ def aba(cluster: Cluster) -> Generator[Step, None, None]:
     yield lambda: not slow.wal.thread.busy
     slow.speed.sync, slow.speed.stall = 2.5, 0.0
     yield lambda: slow.wal.thread.busy and bool(slow.platter.waiting) and bool(slow.platter.waiting[0][2])
-    _, begin, terms, _ = slow.platter.waiting[0]
+    _, begin, terms, *_ = slow.platter.waiting[0]
     index = begin + len(terms) - 1
     yield lambda: second.platter.last >= index
     other = best(rest)
@@ -169,3 +172,51 @@ def aba(cluster: Cluster) -> Generator[Step, None, None]:
     groups(cluster, [first, second, slow, *rest])
     yield lambda: not slow.wal.thread.busy or slow.wal.thread.syncs_begun > 1
     yield 3.0
+
+
+def halves(cluster: Cluster) -> Generator[Step, None, None]:
+    """A joint configuration whose halves are cut apart as soon as the leader works with it."""
+    leader, *rest = newest(cluster)
+    yield campaign(leader)
+    old, new = rest[:2], rest[2:]
+    change_voters(leader, {leader.id, *(member.id for member in old)})
+    voters = tuple(sorted((leader.id, *(member.id for member in old))))
+    yield lambda: all(
+        member.raw.conf_state.voters == voters and not member.raw.conf_state.voters_outgoing
+        for member in [leader, *rest]
+    )
+    change_voters(leader, {leader.id, *(member.id for member in new)})
+    yield lambda: bool(leader.raw.conf_state.voters_outgoing)
+    groups(cluster, [leader, *new], old)
+    yield 0.3
+    yield campaign(best(old))
+    yield 0.5
+
+
+def change_voters(leader: Member, wanted: set[int]) -> None:
+    """Have these be the voters, and all others learners, by way of a joint configuration."""
+    voters = set(leader.raw.conf_state.voters)
+    changes = [ConfChange(0, ident) for ident in sorted(wanted - voters)]
+    changes += [ConfChange(3, ident) for ident in sorted(voters - wanted)]
+
+    def propose() -> None:
+        try:
+            leader.raw.propose_conf_change(ConfChangeV2(1, changes))
+        except (ConfChangeError, ProposalDropped, NotLeader, NoLeader):
+            leader.clock.note(b"no joint change now")
+
+    if changes:
+        leader.act(propose)
+
+
+def deposed(cluster: Cluster) -> Generator[Step, None, None]:
+    """A leader is cut off, another one is elected and written to, and clients go on reading from the old one."""
+    leader, *rest = newest(cluster)
+    yield campaign(leader)
+    yield 0.1
+    groups(cluster, rest)
+    other = best(rest)
+    yield campaign(other)
+    before = other.raw.commit
+    yield lambda: other.raw.commit > before + 2
+    yield 0.5

@@ -1,0 +1,111 @@
+"""Bugs that the simulator must find: switches in the Raft core, and drivers that do one thing wrong.
+
+For each: the profile whose mishaps favour it, and within how many seeds it must be found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from metastore._core import raft
+from metastore.driver import Driver
+
+from .runner import Scene
+
+
+class EarlyReport(Driver):
+    """Says that a Ready is durable when it has only been handed to the disk."""
+
+    def _persist(self, ready: Any, now: float) -> None:
+        super()._persist(ready, now)
+        self._durable(ready.number)
+
+
+class SecondForward(Driver):
+    """Sends what it has forwarded once more when the leader changes."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.copies: list[bytes] = []
+        forward = self.transport.forward
+
+        def remember(to: int, batch: bytes) -> bool:
+            self.copies.append(batch)
+            return bool(forward(to, batch))
+
+        self.transport.forward = remember  # type: ignore[method-assign]
+
+    def _lead_changed(self, lead: int, now: float) -> None:
+        changed = lead and lead != self.leader_id
+        super()._lead_changed(lead, now)
+        if changed and not self.is_leader:
+            copies, self.copies = self.copies[-3:], []
+            for batch in copies:
+                self.transport.forward(lead, batch)
+
+
+class ImpatientRead(Driver):
+    """Serves a read when its index is known, without waiting until it is applied."""
+
+    def _round_confirmed(self, state: Any) -> None:
+        reads, self._round = self._round, []
+        self.kv.serve_reads(reads)
+
+
+class AnyRound(Driver):
+    """Takes the answer to any round of reads for one to the round under way."""
+
+    def _round_confirmed(self, state: Any) -> None:
+        self._round_first = 0
+        super()._round_confirmed(state)
+
+
+class EarlyReply(Driver):
+    """Answers writes when they are proposed, before they are committed."""
+
+    def _propose(self, now: float) -> None:
+        super()._propose(now)
+        if self.is_leader and self._proposed:
+            revision = self.applier.store.revision + 1
+            for ident in list(self.kv.waiters)[:1]:
+                self.kv.waiters.pop(ident).complete(b"\x0a\x03\x18" + bytes(((revision & 0x7F) | 0x80, revision >> 7)))
+
+
+class Plant(NamedTuple):
+    """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
+    messages, or must find it by what clients and logs show; `outside`: whether it is found that way too."""
+
+    name: str
+    profile: str
+    seeds: int
+    core: int = 0
+    driver: type[Driver] = Driver
+    inside: bool = True
+    outside: bool = True
+
+    def change(self) -> Callable[[Scene], None]:
+        """Puts it into a scene."""
+
+        def plant(scene: Scene) -> None:
+            scene.settings.planted = self.core
+            scene.settings.driver = self.driver
+            scene.inside = self.inside
+
+        return plant
+
+
+PLANTS = [
+    Plant("vote not persisted", "usual", 2, raft.PLANT_VOTE_NOT_PERSISTED, outside=False),
+    Plant("ack before sync", "usual", 4, raft.PLANT_ACK_BEFORE_SYNC),
+    Plant("commit of an old term", "old_terms", 4, raft.PLANT_COMMIT_OLD_TERM),
+    Plant("read without a round", "deposed_leaders", 4, raft.PLANT_READ_WITHOUT_ROUND),
+    Plant("lease kept", "lease", 6, raft.PLANT_LEASE_KEPT),
+    Plant("half of a joint quorum", "cut_halves", 4, raft.PLANT_JOINT_HALF),
+    Plant("ABA ignored", "rewritten", 8, raft.PLANT_ABA, outside=False),
+    Plant("reported before the disk finished", "usual", 4, driver=EarlyReport),
+    Plant("forwarded twice", "usual", 10, driver=SecondForward),
+    Plant("read before apply", "usual", 10, driver=ImpatientRead),
+    Plant("answer to an older round", "reads", 20, driver=AnyRound),
+    Plant("reply before commit", "usual", 2, driver=EarlyReply),
+]

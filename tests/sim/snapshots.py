@@ -1,0 +1,251 @@
+"""Snapshots of the simulated members: the real decisions (`metastore/snapshots.py`) and the real bytes, on simulated
+disk and time. What a thread does there happens here a little later, step by step, and a crash may come in between."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from metastore._core.chunk import ChunkJoiner, image_size, make_chunk
+from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.raftpb import Message, Snapshot
+from metastore._core.snapfile import RecordReader, Walker, restore
+from metastore.errors import DamagedData, FormatError
+from metastore.failpoints import Failpoints
+from metastore.snapformat import TRAILER_SIZE, Header, Trailer, header_size, parse_name
+from metastore.snappolicy import Policy
+from metastore.snapshots import Snapshots
+from metastore.storage.snapshot import Info
+
+from .disk import Disk
+
+if TYPE_CHECKING:
+    from metastore._core.codec import PayloadCodec
+
+    from .node import Member
+
+PATIENCE = 1.5  # seconds until a sender gives up
+RETENTION = 2
+
+
+class Path:
+    """A name on a simulated disk."""
+
+    def __init__(self, disk: Disk, name: str) -> None:
+        self.disk = disk
+        self.name = name
+
+    def exists(self) -> bool:
+        """Whether there is such a file."""
+        return self.name in self.disk.files
+
+    def data(self) -> bytes:
+        """What is in it."""
+        return bytes(self.disk.files[self.name].data)
+
+
+class Often(Policy):
+    """Counts entries and nothing else."""
+
+    def due(self, index: int, counted: int, engine_size: int) -> bool:
+        """As the real one, without sizes."""
+        return index - self.index >= self.count
+
+
+def encode(header: Header, walker: Walker, codec: PayloadCodec) -> tuple[bytes, Trailer]:
+    """A whole file."""
+    parts, chunks, nbytes = [header.encode()], 0, 0
+    while True:
+        piece = walker.take(header.chunk_size)
+        parts.append(make_chunk(header.stream, chunks, nbytes, piece, walker.done, codec))
+        chunks, nbytes = chunks + 1, nbytes + len(piece)
+        if walker.done:
+            break
+    size = sum(map(len, parts)) + TRAILER_SIZE
+    trailer = Trailer(header.stream, chunks, nbytes, walker.records, size)
+    return b"".join([*parts, trailer.encode()]), trailer
+
+
+def decode(data: bytes, engine: Engine, codec: PayloadCodec, path: Any) -> Info:
+    """Fill an engine from a whole file. Raises FormatError."""
+    size = header_size(data[:16])
+    header, at = Header.decode(data[:size]), size
+    joiner, pieces = ChunkJoiner(header.stream, header.chunk_size, codec), []
+    while not joiner.finished:
+        size = image_size(data[at : at + 40], header.chunk_size)
+        pieces.append(joiner.feed(data[at : at + size]))
+        at += size
+    trailer = Trailer.decode(data[at:])
+    reader = RecordReader(pieces)
+    restore(engine, reader)
+    if trailer != Trailer(header.stream, joiner.expected, joiner.offset, reader.records, len(data)):
+        raise FormatError("snapshot: its trailer does not fit it")
+    return Info(header, trailer, path)
+
+
+class SimStore:
+    """Stands in for SnapshotStore where `Snapshots` reads."""
+
+    chunk_size = 512
+    path = "the simulated disk"
+
+    def __init__(self, member: Member) -> None:
+        self.disk = member.disk
+        self.codec = member.cluster.make_codec()
+
+    def names(self) -> list[Path]:
+        """Complete files, the newest first."""
+        return [Path(self.disk, name) for name in sorted(self.disk.files, reverse=True) if parse_name(name)]
+
+    def restore(self, path: Path, engine: Engine) -> Info:
+        """As the real one."""
+        return decode(path.data(), engine, self.codec, path)
+
+    def prune(self, keep: set[str]) -> None:
+        """Remove what is too old."""
+        for path in self.names()[RETENTION:]:
+            if path.name not in keep:
+                self.disk.remove(path.name)
+
+
+class SimLoop:
+    """The loop as `Snapshots` sees it."""
+
+    def __init__(self, member: Member) -> None:
+        self.now = member.now
+        self.call_later = member.later
+
+    def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
+        """There are no threads here."""
+        self.call_later(0.0, call)
+
+
+class SimSnapshots(Snapshots):
+    """One member's snapshots, in one of its lives."""
+
+    def __init__(self, member: Member, engine: MemoryEngine, wal: Any, count: int, cluster_id: int) -> None:
+        logging.getLogger("metastore.snapshot").setLevel(logging.CRITICAL)
+        self.member = member
+        self.chance = member.clock.random
+        store: Any = SimStore(member)
+        loop: Any = SimLoop(member)
+        super().__init__(store, engine, wal, loop, Often(count, 0), cluster_id=cluster_id, failpoints=Failpoints())
+        self.awaited: dict[int, int] = {}  # peer -> number of the attempt
+        self.attempts = 0
+
+    def _steps(self, *steps: Callable[[], object]) -> None:
+        """One after the other, each a little later."""
+        if steps:
+            def step() -> None:
+                steps[0]()
+                self._steps(*steps[1:])
+
+            self.member.later(self.chance.choice((0.0005, 0.003, 0.03)) * self.chance.random(), step)
+
+    def _write(self, name: str, data: bytes, then: Callable[[Path], object]) -> None:
+        """A file under its temporary name, synced, named, the name synced."""
+        disk = self.member.disk
+        temporary = f"{name[:-5]}.tmp"
+        disk.make(temporary).write(0, data)
+        self._steps(
+            lambda: disk.files[temporary].sync(),
+            lambda: disk.rename(temporary, name),
+            disk.sync_names,
+            lambda: then(Path(disk, name)),
+        )
+
+    # ---- taking
+
+    def begin(self) -> bool:
+        """As the real one."""
+        if self._thread is not None or self._driver is None or not self.engine.applied()[0]:
+            return False
+        busy: Any = self
+        self._thread = busy
+        index, term = self.engine.applied()
+        header = Header(
+            index, term, self._conf_state(), self._driver.applier.store.revision, self.chance.getrandbits(64),
+            self.cluster_id, SimStore.chunk_size, "",
+        )  # fmt: skip
+        store: Any = self.store
+        data, trailer = encode(header, Walker(self.engine.view()), store.codec)
+        counted, size = self._counted(), int(self.engine.size())
+
+        def finished(path: Path) -> None:
+            fresh = MemoryEngine()
+            info = store.restore(path, fresh)
+            assert info.trailer == trailer and fresh.applied() == (index, term)
+            store.prune({kept.path.name for kept in self.good[-1:]} | {path.name})
+            self._taken(info, counted, size, 0.0)
+
+        self._write(header.name(), data, finished)
+        return True
+
+    # ---- sending
+
+    def send(self, message: Message) -> None:
+        """A peer needs a snapshot: the whole file goes as one thing."""
+        peer, wanted = message.to, message.snapshot
+        assert wanted is not None
+        if peer in self.awaited:
+            return
+        self.attempts += 1
+        number = self.awaited[peer] = self.attempts
+        info: Any = self.find(wanted.index, wanted.term)
+        if info is None:
+            self.member.later(0.0, self.answered, peer, number, False)
+            return
+        data = info.path.data()
+        network = self.member.cluster.network
+        network.send(self.member.id, peer, "snap", (number, info.path.name, data, message.encode()), zlib.crc32(data))
+        self.member.later(PATIENCE, self.answered, peer, number, False)
+
+    def answered(self, peer: int, number: int, ok: bool) -> None:
+        """It arrived, or patience is at an end."""
+        if self.awaited.get(peer) == number:
+            del self.awaited[peer]
+            self.member.raw.report_snapshot(peer, ok)
+
+    def incoming(self, sender: int, number: int, name: str, data: bytes, message: bytes) -> None:
+        """A file comes in, sometimes with a bad byte in it."""
+        if self.chance.random() < 0.05:
+            at = self.chance.randrange(len(data))
+            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+        def finished(path: Path) -> None:
+            store: Any = self.store
+            try:
+                info = store.restore(path, MemoryEngine())
+            except FormatError:
+                self.member.disk.remove(path.name)
+                return
+            self.arrived(info)
+            self.member.cluster.network.send(self.member.id, sender, "snapped", (number,), number)
+            self.member.driver.receive(Message.decode(message))
+
+        if not Path(self.member.disk, name).exists() and f"{name[:-5]}.tmp" not in self.member.disk.files:
+            self._write(name, data, finished)
+
+    # ---- installing
+
+    def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        """As the real one."""
+        if self._install is not None:
+            self._install_next = (snapshot, done)
+            return
+        info = self.find(snapshot.index, snapshot.term)
+        if info is None:
+            raise DamagedData(f"snapshot {snapshot.index} is gone")
+        busy: Any = self
+        self._install = busy
+        self.member.cluster.checker.counts["installed"] += 1
+
+        def read() -> None:
+            fresh = MemoryEngine()
+            store: Any = self.store
+            store.restore(info.path, fresh)
+            self._installed(info, fresh, done)
+
+        self._steps(read)

@@ -1,0 +1,103 @@
+"""The simulator: seeds in which all must hold, planted bugs that it must find, and that a seed is all it takes to see
+the same again. `python -m tests.sim --hours N` runs it for long; METASTORE_SIM_SCALE multiplies the seeds run here."""
+
+from __future__ import annotations
+
+import os
+import random
+
+import pytest
+from sim.disk import Disk
+from sim.plants import PLANTS, Plant
+from sim.runner import PROFILES, Scene, SimulationFailed, simulate
+
+SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
+# Directed schedules do much the same in every seed, and take longer.
+SEEDS = {"usual": 60, "members": 60, "reads": 30, "lease": 10, "joint": 6}
+
+
+@pytest.mark.parametrize("profile", sorted(PROFILES))
+def test_nothing_is_lost_stale_or_stuck(profile: str) -> None:
+    for seed in range(max(1, int(SEEDS.get(profile, 4) * SCALE))):
+        simulate(seed, profile)
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.name)
+def test_planted_bug_is_found(plant: Plant) -> None:
+    for seed in range(plant.seeds):
+        try:
+            simulate(seed, plant.profile, plant.change())
+        except SimulationFailed as error:
+            assert f"--seed {seed}" in str(error)
+            return
+    pytest.fail(f"not found within {plant.seeds} seeds of profile {plant.profile}")
+
+
+@pytest.mark.parametrize("plant", [plant for plant in PLANTS if plant.outside], ids=lambda plant: plant.name)
+def test_planted_bug_is_found_without_looking_into_disks_and_messages(plant: Plant) -> None:
+    for seed in range(plant.seeds * 3):
+        try:
+            simulate(seed, plant.profile, plant._replace(inside=False).change())
+        except SimulationFailed:
+            return
+    pytest.fail(f"not found within {plant.seeds * 3} seeds of profile {plant.profile}")
+
+
+@pytest.mark.parametrize("profile", ["usual", "members", "rewritten"])
+def test_a_seed_replays_to_the_bit(profile: str) -> None:
+    first, second = simulate(5, profile), simulate(5, profile)
+    assert first == second
+    assert first.trace != simulate(6, profile).trace
+
+
+def test_a_failure_replays_to_the_bit() -> None:
+    plant = next(plant for plant in PLANTS if plant.name == "forwarded twice")
+    texts = []
+    for _ in range(2):
+        with pytest.raises(SimulationFailed) as caught:
+            for seed in range(plant.seeds):
+                simulate(seed, plant.profile, plant.change())
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1]
+    assert "trace" in texts[0] and "python -m tests.sim" in texts[0]
+
+
+def test_the_simulation_is_not_idle() -> None:
+    """Checks that never have anything to check find nothing."""
+    counts: dict[str, int] = {}
+    for seed in range(4):
+        for profile in ("usual", "members"):
+            for name, count in simulate(seed, profile).counts.items():
+                counts[name] = counts.get(name, 0) + count
+    assert counts["acked"] > 1000 and counts["reads"] > 300 and counts["digests"] > 100
+    assert counts["terms"] > 16 and counts["open"] > 20
+    assert counts["power"] and counts["crash_at_disk"] and counts["cut"] and counts["add"] and counts["remove"]
+
+
+def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
+    outcomes = set()
+    for seed in range(60):
+        disk = Disk()
+        file = disk.make("a")
+        file.write(0, b"x" * 1024)
+        file.sync()
+        disk.sync_names()
+        file.write(0, b"y" * 1024)
+        disk.make("b").write(0, b"unsynced")
+        disk.power_cut(random.Random(seed))
+        data = bytes(disk.files["a"].data)
+        assert len(data) == 1024 and set(data) <= set(b"xy")
+        outcomes.add((data[:512] == b"y" * 512, data[512:] == b"y" * 512, "b" in disk.files))
+        assert data[:512] in (b"x" * 512, b"y" * 512), "a block is torn"
+    assert len(outcomes) == 8, "every outcome is possible"
+
+
+def test_no_progress_is_a_failure() -> None:
+    """A network that never heals, whatever the simulation says, must be noticed."""
+
+    def broken(scene: Scene) -> None:
+        scene.seconds = 1.0
+        scene.settings.tick = 1e6
+
+    with pytest.raises(SimulationFailed, match="no progress"):
+        simulate(1, "usual", broken)
