@@ -1,0 +1,183 @@
+#!/usr/bin/env python3
+"""Figures of three MetaStore nodes beside three nodes of etcd, in one run on one machine.
+
+    python bench/cluster.py all
+    python bench/cluster.py put failover --rounds 5 --requests 200000
+
+Both clusters run all the time, with their default timing; the runs on them are paired (A B A B ...). What is measured
+is what `bench.py` measures of single nodes, by the same code; beside it the CPU of a follower, and how long a kill -9
+of the leader keeps writers waiting.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+import h2load  # noqa: E402
+from support import messages as m  # noqa: E402
+from support.client import Client, Failure  # noqa: E402
+from support.cluster import Cluster, EtcdMember, Member, MetaStoreMember  # noqa: E402
+
+from bench import Sample, check_build, distinct_sample, print_machine, put_sample, range_sample, report  # noqa: E402
+
+KINDS: dict[str, type[Member]] = {"etcd": EtcdMember, "metastore": MetaStoreMember}
+WARM_UP = 2000
+# How often a put is tried while there is no leader, in seconds: the resolution of `failover`.
+TRY_EVERY = 0.01
+FAILOVER_SECONDS = 30.0
+
+
+class Bench:
+    """Two clusters, the options of the run, and the measurements."""
+
+    def __init__(self, options: argparse.Namespace, clusters: dict[str, Cluster]) -> None:
+        self.options = options
+        self.clusters = clusters
+        self.value = random.Random(options.seed).randbytes(options.value_size)
+        self.many = h2load.Load(options.requests, 10, 100)
+        self._number = 0
+        self.lone_load = h2load.Load(max(100, options.requests // 50), 1, 1)
+
+    def paired(self, run: Callable[[Cluster], Sample]) -> dict[str, list[Sample]]:
+        """`rounds` times one run on each cluster, in turn."""
+        samples: dict[str, list[Sample]] = {kind: [] for kind in self.clusters}
+        for _ in range(self.options.rounds):
+            for kind, cluster in self.clusters.items():
+                samples[kind].append(run(cluster))
+        return samples
+
+    def put(self) -> None:
+        """Many clients on the leader that put one key and value, and what that costs the leader and a follower."""
+        self._put("one key", lambda leader: put_sample(leader, self.many, self.value))
+
+    def distinct(self) -> None:
+        """The same with a key and value of its own for each put, which no codec makes small."""
+        size = self.options.value_size
+
+        def run(leader: Member) -> Sample:
+            self._number += 1
+            return distinct_sample(leader, self.many, size, self._number)
+
+        self._put("a new key and value each (the generator takes part of a core)", run)
+
+    def _put(self, what: str, measure: Callable[[Member], Sample]) -> None:
+        others: dict[str, list[float]] = {kind: [] for kind in self.clusters}
+
+        def run(cluster: Cluster) -> Sample:
+            leader, follower = cluster.leader(), cluster.followers()[0].running()
+            before = follower.cpu_ns()
+            sample = measure(leader)
+            cluster.same_everywhere()
+            others[cluster.members[0].kind].append((follower.cpu_ns() - before) / 1000 / self.many.requests)
+            return sample
+
+        samples = self.paired(run)
+        report(f"Put on the leader, {what}, 10 connections x 100 streams, durable on a quorum; CPU: leader", samples)
+        medians = {kind: statistics.median(values) for kind, values in others.items()}
+        ratios = [ours / etcd for etcd, ours in zip(others["etcd"], others["metastore"], strict=True)]
+        told = ", ".join(f"{kind} {value:.2f}" for kind, value in medians.items())
+        print(f"  CPU of a follower, us/req: {told}; metastore / etcd: x{statistics.median(ratios):.3f}")
+
+    def lone(self) -> None:
+        """One client, one put at a time, on the leader and through a follower."""
+        samples = self.paired(lambda cluster: put_sample(cluster.leader(), self.lone_load, self.value))
+        report("Put on the leader, one client, one at a time", samples)
+        samples = self.paired(lambda cluster: put_sample(cluster.followers()[0], self.lone_load, self.value))
+        report("Put through a follower, one client, one at a time; CPU of the follower", samples)
+
+    def range(self) -> None:
+        """Linearizable reads."""
+        samples = self.paired(lambda cluster: range_sample(cluster.leader(), self.many, self.value))
+        report("Range of one key, linearizable, on the leader, 10 connections x 100 streams", samples)
+        samples = self.paired(lambda cluster: range_sample(cluster.followers()[0], self.many, self.value))
+        report("Range of one key, linearizable, through a follower; CPU of the follower", samples)
+
+    def failover(self) -> None:
+        """Kill -9 of the leader, until a put through a follower is acknowledged."""
+        times: dict[str, list[float]] = {kind: [] for kind in self.clusters}
+        for _ in range(self.options.kills):
+            for kind, cluster in self.clusters.items():
+                times[kind].append(fail_over(cluster))
+        print("\nkill -9 of the leader, seconds until a put through a follower is acknowledged")
+        for kind, values in times.items():
+            every = " ".join(f"{value:.2f}" for value in values)
+            print(f"  {kind:<12} median {statistics.median(values):.2f}, worst {max(values):.2f}   {every}")
+
+
+def first_acknowledged(client: Client) -> float:
+    """When the first of many puts, tried one after the other without waiting for each, was acknowledged."""
+    done = threading.Event()
+    when: list[float] = []
+
+    def note(call: object) -> None:
+        if call.code().value[0] == 0:  # type: ignore[attr-defined]
+            when.append(time.perf_counter())
+            done.set()
+
+    began = time.perf_counter()
+    while not done.is_set():
+        if time.perf_counter() - began > FAILOVER_SECONDS:
+            raise SystemExit(f"no put was acknowledged within {FAILOVER_SECONDS} s")
+        client.future(m.PutRequest(key=b"bench/failover"), FAILOVER_SECONDS).add_done_callback(note)
+        done.wait(TRY_EVERY)
+    return min(when)
+
+
+def fail_over(cluster: Cluster) -> float:
+    """Kills the leader, measures, and starts it again."""
+    leader, follower = cluster.leader(), cluster.followers()[0]
+    with follower.client() as client:
+        client.put(b"bench/failover")
+        began = time.perf_counter()
+        leader.kill()
+        took = first_acknowledged(client) - began
+    leader.launch().await_ready()
+    cluster.same_everywhere(60)
+    return took
+
+
+WHAT = ("put", "distinct", "lone", "range", "failover")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=[*WHAT, "all"], nargs="+")
+    parser.add_argument("--rounds", type=int, default=3, help="paired runs of each (default: %(default)s)")
+    parser.add_argument("--requests", type=int, default=50_000, help="requests a run (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=10, help="rounds of `failover` (default: %(default)s)")
+    parser.add_argument("--value-size", type=int, default=256, help="bytes of a value (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the values (default: %(default)s)")
+    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
+    options = parser.parse_args()
+    check_build()
+    with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as folder:
+        print_machine(options, Path(folder))
+        clusters = {name: Cluster(Path(folder) / name, 3, kind) for name, kind in KINDS.items()}
+        try:
+            for cluster in clusters.values():
+                for member in cluster.members:
+                    member.settings = {}
+                put_sample(cluster.start().leader(), h2load.Load(WARM_UP, 10, 100), b"x" * options.value_size)
+            bench = Bench(options, clusters)
+            for what in WHAT if "all" in options.what else options.what:
+                getattr(bench, what)()
+        except Failure as failure:
+            raise SystemExit(f"a call failed: {failure}") from failure
+        finally:
+            for cluster in clusters.values():
+                cluster.discard()
+
+
+if __name__ == "__main__":
+    main()
