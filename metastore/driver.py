@@ -121,7 +121,8 @@ class Driver:
         self._orphans: deque[tuple[float, int]] = deque()
         self._silent: set[int] = set()
         self._round: list[Any] = []
-        self._round_number = 0
+        # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
+        self._round_number = kv.next_id
         self._round_first = 0
         self._round_again = 0.0
         self._round_deadline = 0.0

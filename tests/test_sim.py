@@ -5,11 +5,17 @@ from __future__ import annotations
 
 import os
 import random
+from typing import Any
 
 import pytest
+from sim import wire
 from sim.disk import Disk
+from sim.model import Call
 from sim.plants import PLANTS, Plant
-from sim.runner import PROFILES, Scene, SimulationFailed, simulate
+from sim.runner import PROFILES, Scene, Simulation, SimulationFailed, simulate
+from sim.workload import Client
+
+from metastore._core.raftpb import Message, MsgReadIndex
 
 SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer.
@@ -90,6 +96,41 @@ def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
         outcomes.add((data[:512] == b"y" * 512, data[512:] == b"y" * 512, "b" in disk.files))
         assert data[:512] in (b"x" * 512, b"y" * 512), "a block is torn"
     assert len(outcomes) == 8, "every outcome is possible"
+
+
+def test_rounds_of_reads_are_told_apart_over_restarts() -> None:
+    """Found by the simulator (stale reads, profile "reads"): a follower was restarted, and the leader's late answer to
+    a round of its first life was taken for the answer to one of its second."""
+    simulation = Simulation(3, "deposed_leaders")
+    cluster, clock = simulation.cluster, simulation.clock
+    for member in cluster.members.values():
+        member.start()
+    clock.run(12.0)
+    leader = cluster.leader()
+    assert leader is not None
+    follower = next(member for member in cluster.members.values() if member is not leader)
+    seen: list[int] = []
+    send = cluster.network.send
+
+    def listen(sender: int, to: int, kind: str, data: Any, check: int) -> bool:
+        message = Message.decode(data) if kind == "raft" else None
+        if message is not None and message.type == MsgReadIndex:
+            seen.append(int.from_bytes(message.context, "little"))
+        return send(sender, to, kind, data, check)
+
+    cluster.network.send = listen  # type: ignore[method-assign]
+    client = Client(0, cluster, simulation.scene.habits)
+    client.stopped, client.member = True, follower.id
+    for _ in range(2):
+        for _ in range(3):
+            call = Call("read", (b"k",))
+            wire.encode(call)
+            client.issue(call)
+            clock.run(clock.now + 1.0)
+        follower.crash(False)
+        follower.start()
+        clock.run(clock.now + 1.0)
+    assert len(seen) >= 6 and seen == sorted(set(seen))
 
 
 def test_no_progress_is_a_failure() -> None:
