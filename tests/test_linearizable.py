@@ -21,7 +21,7 @@ from support.cluster import Cluster, clients_of, time_to_write
 from support.linear import FAILED, OK, UNKNOWN, Operation, Violation, check_all, check_key, check_revisions
 from support.proxy import Network
 
-ROUNDS = 6
+ROUNDS = 11  # each kind of fault once
 LONG_ROUNDS = 50
 SETTINGS = {
     "raft.tick_interval": '"50ms"',

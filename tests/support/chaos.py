@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from . import messages as m
 from .client import Client, Failure, op, prefix_end
@@ -153,7 +155,17 @@ class Faults:
         self.rng = rng
         self.ids = {member.status().header.member_id: member for member in cluster.members}
         self.kinds: list[Callable[[], object]] = [
-            self.kill, self.kill_all, self.freeze, self.isolate, self.one_way, self.cut_one_link, self.slow_disk
+            self.kill,
+            self.kill_all,
+            self.terminate,
+            self.freeze,
+            self.isolate,
+            self.one_way,
+            self.cut_one_link,
+            self.slow_disk,
+            self.move_leader,
+            self.change_members,
+            self.kill_and_cut,
         ]
 
     def victim(self) -> Member:
@@ -186,6 +198,61 @@ class Faults:
             member.kill()
             member.launch()
         yield
+
+    @contextmanager
+    def terminate(self) -> Iterator[None]:
+        """SIGTERM of one: it hands over what it leads, and drains."""
+        victim = self.victim()
+        assert victim.stop() == 0
+        yield
+        victim.launch()
+
+    @contextmanager
+    def kill_and_cut(self) -> Iterator[None]:
+        """One is killed while the two others do not always reach each other: for some time there is no quorum."""
+        victim = self.victim()
+        others = [ident for ident, member in self.ids.items() if member is not victim]
+        victim.kill()
+        links = [(others[0], others[1]), (others[1], others[0])]
+        for _ in range(self.rng.randint(1, 4)):
+            self.rng.choice([self.network.hold, self.network.sever])(self.rng.sample(links, self.rng.randint(1, 2)))
+            self.wait(0.05, 0.5)
+            self.network.heal()
+            self.wait(0.0, 0.3)
+        yield
+        victim.launch()
+
+    @contextmanager
+    def move_leader(self) -> Iterator[None]:
+        """Leadership goes around, as fast as it can."""
+        for _ in range(self.rng.randint(1, 5)):
+            leader = self.cluster.leader()
+            target = self.rng.choice([ident for ident, member in self.ids.items() if member is not leader])
+            with leader.client() as client, contextlib.suppress(Failure):
+                client.call(m.MoveLeaderRequest(targetID=target))
+        yield
+
+    @contextmanager
+    def change_members(self) -> Iterator[None]:
+        """A member that never starts is added as a learner and removed; then, twice, with a vote."""
+        through = self.rng.choice(self.cluster.members)
+        with through.client() as client:
+            for learner in (True, False, False):
+                added = self._until_done(client, m.MemberAddRequest(peerURLs=["http://127.0.0.1:9"], isLearner=learner))
+                self.wait(0.0, 0.2)
+                self._until_done(client, m.MemberRemoveRequest(ID=added.member.ID))
+        yield
+
+    def _until_done(self, client: Client, request: Any) -> Any:
+        """The reply to a change of the membership, tried again while the cluster is not healthy enough for it."""
+        until = time.monotonic() + 15
+        while True:
+            try:
+                return client.call(request)
+            except Failure as failure:
+                if failure.text != "etcdserver: unhealthy cluster" or time.monotonic() > until:
+                    raise
+                self.wait(0.05, 0.1)
 
     @contextmanager
     def freeze(self) -> Iterator[None]:
