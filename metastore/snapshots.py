@@ -316,6 +316,11 @@ class Snapshots:
 
     def _installed(self, info: Info, fresh: MemoryEngine | None, done: Callable[[], None]) -> None:
         self._install = None
+        if self._install_next is not None:
+            # Not even shown: the driver knows of the newer one already, and its counters are those of neither.
+            following, self._install_next = self._install_next, None
+            self.install(*following)
+            return
         if fresh is not None:
             adopt(self.engine, fresh)  # type: ignore[arg-type]
         index = info.header.index
@@ -325,10 +330,7 @@ class Snapshots:
         self._look_at = index + self.policy.count
         self._releasing = True
         self._reclaim()
-        following, self._install_next = self._install_next, None
         done()
-        if following is not None:
-            self.install(*following)
 
     # ---- the log
 
