@@ -5,6 +5,9 @@ from __future__ import annotations
 
 import os
 import random
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -54,6 +57,21 @@ def test_a_seed_replays_to_the_bit(profile: str) -> None:
     first, second = simulate(5, profile), simulate(5, profile)
     assert first == second
     assert first.trace != simulate(6, profile).trace
+
+
+def test_the_command_replays_in_another_process() -> None:
+    """Nothing may hang on the order of hashes, on addresses or on what ran before."""
+    lines = set()
+    for hashes in ("0", "12345"):
+        arguments = "--profile snapshots --seed 9 --count 1 --verbose".split()
+        command = [sys.executable, "-m", "tests.sim", *arguments]
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent.parent, env={**os.environ, "PYTHONHASHSEED": hashes}, text=True,
+            capture_output=True, check=True,
+        )  # fmt: skip
+        lines.add(done.stdout.splitlines()[0])
+    lines.add(f"snapshots 9: trace {simulate(9, 'snapshots').trace:08x}, {lines.copy().pop().split(', ', 1)[1]}")
+    assert len(lines) == 1
 
 
 def test_a_failure_replays_to_the_bit() -> None:
