@@ -50,6 +50,7 @@ ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
+REQUIRE_LEADER = (b"hasleader", b"true")
 STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
@@ -316,8 +317,17 @@ class Server:
         """Requests that came in on one connection."""
         if self.learner:
             requests = self._for_learner(requests)
+        if not self.driver.leader_id:
+            requests = self._without_leader(requests)
         for request in self.kv.handle(requests, self.loop.now()):
             self.services.dispatch(request)
+
+    def _without_leader(self, requests: list[Any]) -> list[Any]:
+        """Those that may wait for a leader; a client can demand not to (etcd's clientv3.WithRequireLeader)."""
+        hasty = [request for request in requests if REQUIRE_LEADER in request.headers]
+        for request in hasty:
+            request.fail(errors.NoLeader())
+        return [request for request in requests if request not in hasty] if hasty else requests
 
     def _for_learner(self, requests: list[Any]) -> list[Any]:
         """Those a learner serves, as etcd's do: Status, serializable ranges, and health; the others are failed."""

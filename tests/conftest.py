@@ -119,6 +119,8 @@ def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     yield make
     for cluster in made:
         cluster.discard()
+    for cluster in made:
+        cluster.check_logs()
 
 
 @pytest.fixture(params=sorted(etcdctl.binaries()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from support import messages as m
+from support.client import Client, op
 from support.cluster import (
     ELECTION_TIMEOUT,
     Cluster,
@@ -259,6 +261,39 @@ def test_all_killed_at_once(cluster_of: MakeCluster) -> None:
     cluster.same_everywhere()
 
 
+def test_all_terminated_at_once(cluster_of: MakeCluster) -> None:
+    """Nobody waits for somebody who is going too; what was acknowledged is there after the next start."""
+    cluster = cluster_of().start()
+    history = History()
+    with cluster.followers()[0].client() as client:
+        load = Load(client, history).start()
+        load.wait_acks(200)
+        began = time.monotonic()
+        for member in cluster.members:
+            member.running().send_signal(signal.SIGTERM)
+        assert [member.wait()[0] for member in cluster.members] == [0, 0, 0]
+        assert time.monotonic() - began < 5
+        load.join()
+    cluster.start()
+    for member in cluster.members:
+        with member.client() as client:
+            history.check(client)
+
+
+def test_rolling_restart_under_load(cluster_of: MakeCluster) -> None:
+    """One after the other, as for an update: clients that can choose between members hardly notice."""
+    cluster = cluster_of().start()
+    with clients_of(cluster.members) as clients:
+        for turn, member in enumerate(cluster.members):
+            rest = [client for client in clients if client is not clients[turn]]
+            assert member.stop() == 0
+            waits = [time_to_write(rest[n % 2], b"rolling/%d/%d" % (turn, n)) for n in range(20)]
+            assert max(waits) < 2 * ELECTION_TIMEOUT + SLACK
+            member.launch().await_ready()
+        assert clients[0].range(b"rolling/", b"rolling0", count_only=True).count == 60
+    cluster.same_everywhere()
+
+
 def test_five_members_bear_two_dead(cluster_of: MakeCluster) -> None:
     cluster = cluster_of(5).start()
     cluster.leader().kill()
@@ -285,9 +320,13 @@ def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
                 member.kill()
         wait_until(lambda: client.status().leader == 0, 15, "no leader")
         requests = [m.PutRequest(key=b"k"), m.RangeRequest(key=b"k"), m.MemberListRequest(linearizable=True)]
+        with Client(left.address, metadata=(("hasleader", "true"),)) as hasty:
+            serializable = m.RangeRequest(key=b"k", serializable=True)
+            required = [error_of(hasty, request) for request in (*requests[:2], serializable)]
         with ThreadPoolExecutor() as pool:
             put, read, members = pool.map(lambda request: error_of(client, request, 30), requests)
         return {
+            "with a leader required": required,
             "put": put,
             "range": read,
             "serializable": client.range(b"k", serializable=True).kvs[0].value,
@@ -305,6 +344,64 @@ def test_no_quorum(cluster_of: MakeCluster) -> None:
     assert etcd.pop("put") == (2, "context deadline exceeded")
     assert ours.pop("put") == (UNAVAILABLE, "etcdserver: request timed out")
     assert ours == etcd
+
+
+# ---- much data
+
+
+def test_large_requests_through_a_follower(cluster_of: MakeCluster) -> None:
+    """As large as a request may be, many at once; and what is larger gets the answer that a leader would give."""
+    cluster = cluster_of().start()
+    value = random.Random(1).randbytes(1 << 20)
+    with clients_of([cluster.leader(), *cluster.followers()]) as clients:
+        calls = [clients[1 + n % 2].future(m.PutRequest(key=b"large/%d" % n, value=value), 30) for n in range(24)]
+        assert all(call.result() for call in calls)
+        assert clients[0].range(b"large/", b"large0", count_only=True).count == 24
+        assert clients[0].get(b"large/23") == value
+        too_large = m.PutRequest(key=b"k", value=bytes(1_600_000))
+        assert [error_of(client, too_large) for client in clients] == [(3, "etcdserver: request is too large")] * 3
+        ops = [op(m.PutRequest(key=b"many/%d" % n, value=b"x")) for n in range(128)]
+        assert clients[1].txn([], ops, []).succeeded
+        too_many = m.TxnRequest(success=[*ops, op(m.PutRequest(key=b"one more"))])
+        text = "etcdserver: too many operations in txn request"
+        assert [error_of(client, too_many) for client in clients] == [(3, text)] * 3
+    cluster.same_everywhere()
+
+
+def test_far_behind(cluster_of: MakeCluster) -> None:
+    """A member that comes back when the log it needs is gone gets a snapshot, under load; a new one as well."""
+    settings = {
+        "wal.segment_size": '"64KiB"',
+        "maintenance.snapshot_count": "200",
+        "maintenance.snapshot_min_size": '"0B"',
+        "maintenance.snapshot_retention": "1",
+        "raft.max_tail_bytes": '"64KiB"',
+    }
+    cluster = cluster_of(settings=settings).start()
+    history = History()
+    leader, late = cluster.leader(), cluster.followers()[0]
+    late.kill()
+    with leader.client() as client:
+        load = Load(client, history, expect_end=False).start()
+        load.wait_acks(3000)
+        late.launch().await_ready()
+        late.running().wait_line("snapshot.*install|install.*snapshot", 30)
+        new = add_when_healthy(cluster, leader)
+        new.launch().await_ready()
+        new.running().wait_line("snapshot.*install|install.*snapshot", 30)
+        load.stop()
+    cluster.same_everywhere()
+    for member in (late, new):
+        with member.client() as client:
+            history.check(client)
+
+
+def add_when_healthy(cluster: Cluster, through: Member) -> Member:
+    """`add`, once the leader has heard of everybody."""
+    with through.client() as client:
+        twice = m.MemberAddRequest(peerURLs=[f"http://{through.advertised}"])
+        wait_until(lambda: (error_of(client, twice) or ())[:1] != (UNAVAILABLE,), 20, "a healthy cluster")
+    return add(cluster, through)
 
 
 # ---- strangers

@@ -67,6 +67,7 @@ def run_rounds(folder: Path, rounds: int, seed: int) -> None:
             for member in cluster.members:
                 member.await_ready()
             read_everywhere(cluster, prefix)
+            cluster.check_logs()
 
 
 @pytest.mark.node_only

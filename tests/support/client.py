@@ -45,11 +45,13 @@ class Failure(Exception):
 
 
 class Client:
-    """One channel to one address; usable from several threads. `timeout` (seconds) bounds every call."""
+    """One channel to one address; usable from several threads. `timeout` (seconds) bounds every call,
+    `metadata` goes with every one but futures."""
 
-    def __init__(self, address: str, timeout: float = 10.0) -> None:
+    def __init__(self, address: str, timeout: float = 10.0, metadata: tuple[tuple[str, str], ...] = ()) -> None:
         self.address = address
         self.timeout = timeout
+        self.metadata = metadata
         self._channel = grpc.insecure_channel(
             address,
             options=[
@@ -82,7 +84,7 @@ class Client:
     def raw(self, path: str, body: bytes, timeout: float | None = None) -> bytes:
         """Sends `body` as it is and returns the reply's bytes. Raises Failure."""
         try:
-            return self.stub(path)(body, timeout=timeout or self.timeout)
+            return self.stub(path)(body, timeout=timeout or self.timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             raise Failure(error.code().value[0], error.details() or "") from None
 

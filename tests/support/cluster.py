@@ -48,6 +48,7 @@ class Member(Server):
         self.initial: dict[str, str] = {}
         self.existing = False
         self.settings: dict[str, str] = {}
+        self._past: list[str] = []
 
     def launch(self) -> Self:
         """Starts the process and returns at once."""
@@ -69,7 +70,28 @@ class Member(Server):
         process = self.running()
         code = process.wait(timeout)
         self.process = None
+        self._past.append(process.log)
         return code, process.log
+
+    def kill(self) -> None:
+        """kill -9."""
+        process = self.process
+        super().kill()
+        if process is not None:
+            self._past.append(process.log)
+
+    def stop(self) -> int:
+        """SIGTERM and wait; the exit code (0 when it did not run)."""
+        process = self.process
+        code = super().stop()
+        if process is not None:
+            self._past.append(process.log)
+        return code
+
+    @property
+    def logs(self) -> str:
+        """What all of its processes have written (see `Process.log`)."""
+        return "".join([*self._past, self.process.log if self.process is not None else ""])
 
     def status(self) -> m.StatusResponse:
         """What the member says of itself. Raises Failure."""
@@ -168,6 +190,12 @@ class Cluster:
         """Kills all and removes their data."""
         for member in self.members:
             member.discard()
+
+    def check_logs(self) -> None:
+        """Raises AssertionError when a member came to an error that nobody had thought of."""
+        for member in self.members:
+            found = re.search(r"(.*\n){0,20}.*Traceback(.*\n){0,60}", member.logs)
+            assert found is None, f"{member.name}: {found[0]}"
 
     @property
     def endpoints(self) -> str:
