@@ -71,6 +71,7 @@ class Settings:
     rewrite: int = 1 << 20
     compression: int = 0
     request_timeout: float = 1.5
+    max_waiting: int = 1000
     turn: float = 0.0002
     planted: int = 0
     driver: type[Driver] = Driver
@@ -267,7 +268,8 @@ class Member:
         self.applier = SimApplier(self.store, self.codec, self.waiters)
         self.applier.member = self
         self.proposer = BatchProposer(
-            settings.batch_count, 1 << 20, settings.batch_delay, 1000, 1 << 22, settings.batching
+            settings.batch_count, 1 << 20, settings.batch_delay, max(settings.batch_count, settings.max_waiting),
+            1 << 22, settings.batching,
         )
         first = ((self.id & 0xFFFF) << 48) | ((int((EPOCH + self.clock.now) * 1000) & 0xFFFFFFFFFF) << 8)
         limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
@@ -407,13 +409,10 @@ class Member:
         checker = self.cluster.checker
         checker.begin(call)
         ident = self.kv.next_id
-        if call.kind != "read":
+        self.kv.call(call.method, call.body, waiter, self.now())
+        if self.kv.next_id != ident:
             call.ident = ident
             checker.admitted(call)
-        self.kv.call(call.method, call.body, waiter, self.now())
-        if call.kind != "read" and self.kv.next_id == ident:
-            del checker.calls[ident]
-            call.ident = 0
 
     def everything(self) -> tuple[int, list[Pair]]:
         """(revision, all keys) of this member's applied state."""

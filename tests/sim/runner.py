@@ -12,7 +12,7 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .scripts import Player, Script, aba, deposed, figure8, halves
+from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves
 from .workload import Client, Habits
 
 HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
@@ -77,6 +77,7 @@ def usual(scene: Scene, chance: Any) -> None:
     weather.loss = chance.choice((0.0, 0.01, 0.1))
     weather.double = chance.choice((0.0, 0.02))
     scene.habits.think = chance.choice((0.02, 0.1))
+    settings.max_waiting = chance.choice((3, 1000))
     scene.plan.pause = chance.choice((0.2, 0.7, 2.0))
     scene.plan.down = chance.choice((0.05, 1.0))
 
@@ -148,6 +149,12 @@ def cut_halves(scene: Scene, chance: Any) -> None:
     scene.settings.members, scene.script = 5, halves
 
 
+def forgotten_votes(scene: Scene, chance: Any) -> None:
+    """Members that are killed when they have just voted."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 3, forgotten
+
+
 def deposed_leaders(scene: Scene, chance: Any) -> None:
     """Leaders that do not know yet that they lead no more, and are read from."""
     directed(scene, chance)
@@ -170,6 +177,7 @@ def directed(scene: Scene, chance: Any) -> None:
 PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "rewritten": rewritten, "cut_halves": cut_halves, "deposed_leaders": deposed_leaders,
+    "forgotten_votes": forgotten_votes,
 }
 
 

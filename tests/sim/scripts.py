@@ -220,3 +220,22 @@ def deposed(cluster: Cluster) -> Generator[Step, None, None]:
     before = other.raw.commit
     yield lambda: other.raw.commit > before + 2
     yield 0.5
+
+
+def forgotten(cluster: Cluster) -> Generator[Step, None, None]:
+    """A member votes, is killed, and is asked by another candidate of the same term."""
+    first, voter, *rest = newest(cluster)
+    yield campaign(first)
+    yield lambda: all(member.raw.last_index == first.raw.commit for member in cluster.members.values())
+    groups(cluster)
+    other = best(rest)
+    first.crash(False)
+    first.start()
+    groups(cluster, [first, voter])
+    yield campaign(first)
+    groups(cluster)  # before it could send an entry
+    voter.crash(True)
+    voter.start()
+    groups(cluster, [other, voter])
+    yield campaign(other)
+    yield 0.5
