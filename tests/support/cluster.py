@@ -194,8 +194,9 @@ class Cluster:
     def check_logs(self) -> None:
         """Raises AssertionError when a member came to an error that nobody had thought of."""
         for member in self.members:
-            found = re.search(r"(.*\n){0,20}.*Traceback(.*\n){0,60}", member.logs)
-            assert found is None, f"{member.name}: {found[0]}"
+            log = member.logs
+            at = log.find("Traceback")
+            assert at < 0, f"{member.name}: {log[max(0, at - 1000) : at + 4000]}"
 
     @property
     def endpoints(self) -> str:
