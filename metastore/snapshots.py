@@ -211,6 +211,8 @@ class Snapshots:
             # A fault of ours or of a codec plug-in. The same for the node, and a traceback for people.
             self._tell_failed(error, counted)
             raise
+        finally:
+            walker.close()
         took = time.monotonic() - began
         self.loop.call_soon_threadsafe(lambda: self._taken(info, counted, engine_size, took))
 

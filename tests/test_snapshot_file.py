@@ -60,6 +60,10 @@ class PlainEngine(Engine):
 
     def __init__(self, data: dict[bytes, bytes]) -> None:
         self.data = dict(data)
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         keys = sorted((k for k in self.data if k >= start and (end is None or k < end)), reverse=reverse)
@@ -135,9 +139,7 @@ KEYS = st.binary(max_size=12)
 
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(KEYS, st.binary(max_size=60), max_size=40), st.integers(1, 70), st.integers(1, 70))
-def test_any_records_come_back_through_pieces_of_any_size(
-    data: dict[bytes, bytes], cut: int, other: int
-) -> None:
+def test_any_records_come_back_through_pieces_of_any_size(data: dict[bytes, bytes], cut: int, other: int) -> None:
     engine = engine_of({b"x" + key: value for key, value in data.items()}, 3, 2)
     walker = Walker(engine.view())
     pieces = []
@@ -161,6 +163,18 @@ def test_a_python_engine_gives_and_takes_the_same_bytes() -> None:
     target = PlainEngine({})
     restore(target, RecordReader([Walker(memory.view()).take(1 << 20)]))
     assert contents(target) == contents(memory)
+
+
+def test_a_walker_closes_its_view() -> None:
+    view = PlainEngine({b"a": b"1"})
+    walker = Walker(view)
+    walker.close()
+    walker.close()
+    assert view.closed and walker.done and walker.take(10) == b""
+    memory = engine_of(records(10))
+    walker = Walker(memory.view())
+    walker.close()
+    assert walker.take(10) == b"" and memory.get(b"k000001") is not None
 
 
 def test_a_view_is_walked_while_the_engine_changes() -> None:

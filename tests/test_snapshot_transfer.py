@@ -33,24 +33,33 @@ class Member:
     ) -> None:
         self.net = net
         self.points = Failpoints()
-        self.store = SnapshotStore(
-            folder / f"m{number}", chunk_size=4096, make_codec=codec, failpoints=self.points
-        )
+        self.store = SnapshotStore(folder / f"m{number}", chunk_size=4096, make_codec=codec, failpoints=self.points)
         self.infos: list[Info] = []
         self.reports: list[tuple[int, bool]] = []
         self.messages: list[Message] = []
         self.bads: list[Info] = []
         self.transport = PeerTransport(
-            net.loop, PeerIdentity(CLUSTER, "t", number, f"dir-{number}", ((1, "zstd"),)), "127.0.0.1:0",
-            handler=self, random=random.Random(number).random, limits=limits,
+            net.loop,
+            PeerIdentity(CLUSTER, "t", number, f"dir-{number}", ((1, "zstd"),)),
+            "127.0.0.1:0",
+            handler=self,
+            random=random.Random(number).random,
+            limits=limits,
         )
         self.transfers = self.make()
 
     def make(self, timeout: float = 30.0, rate: int = 0) -> Transfers:
         """(Another) set of transfers, as after a restart."""
         self.transfers = Transfers(
-            self.net.loop, self.store, CLUSTER, timeout, find=self.find, bad=self.bads.append, rate=rate,
-            report=lambda peer, ok: self.reports.append((peer, ok)), received=self.infos.append,
+            self.net.loop,
+            self.store,
+            CLUSTER,
+            timeout,
+            find=self.find,
+            bad=self.bads.append,
+            rate=rate,
+            report=lambda peer, ok: self.reports.append((peer, ok)),
+            received=self.infos.append,
         )
         return self.transfers
 
@@ -84,9 +93,7 @@ class Member:
     def offer(self, info: Info, to: int = 2) -> Message:
         """What the Raft core would say to have `info` sent."""
         self.infos.append(info)
-        message = Message(
-            MessageType.MsgSnap, to, 1, 8, snapshot=Snapshot(info.header.index, info.header.term, CONF)
-        )
+        message = Message(MessageType.MsgSnap, to, 1, 8, snapshot=Snapshot(info.header.index, info.header.term, CONF))
         self.transport.send([message])
         return message
 

@@ -99,6 +99,15 @@ cdef class Walker:
         self.done = self.rec == NULL
         return piece if n == limit else piece[:n]
 
+    def close(self) -> None:
+        """Give the view back, which is closed; nothing can be taken any more. Idempotent."""
+        self.rec = NULL
+        self.done = True
+        self.cursor = None
+        if self.view is not None:
+            self.view.close()
+            self.view = None
+
 
 cdef class RecordReader:
     """Iterates over the (key, value) pairs in an iterable of byte strings that together are the stream.

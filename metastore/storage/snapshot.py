@@ -132,9 +132,7 @@ class SnapshotStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _write(
-        self, fd: int, header: Header, walker: Walker, codec: PayloadCodec, between: Callable[[], None]
-    ) -> None:
+    def _write(self, fd: int, header: Header, walker: Walker, codec: PayloadCodec, between: Callable[[], None]) -> None:
         data = header.encode()
         size = self.append(fd, data, 0)
         chunks = unsynced = nbytes = 0
