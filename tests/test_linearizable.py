@@ -25,7 +25,7 @@ ROUNDS = 11  # each kind of fault once
 LONG_ROUNDS = 50
 SETTINGS = {
     "raft.tick_interval": '"50ms"',
-    "limits.request_timeout": '"2s"',
+    "limits.request_timeout": '"700ms"',
     "wal.segment_size": '"1MiB"',
     "maintenance.snapshot_count": "500",
     "maintenance.snapshot_min_size": '"0B"',
@@ -101,6 +101,10 @@ GOOD: dict[str, list[Operation]] = {
     "unknown and done": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 2, b"a", 2)],
     "unknown and not done": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 1, None)],
     "unknown and done late": [Operation(0, 0, written={b"k": b"a"}), saw(2, 3, 1, None), saw(4, 5, 2, b"a", 2)],
+    "unknown, glimpsed and swapped": [
+        Operation(0, 0, written={b"k": b"a"}),
+        wrote(2, 3, 3, b"b", expected={b"k": b"a"}, glimpsed={b"k": (b"a", 2)}),
+    ],
     "swapped": [wrote(0, 1, 2, b"a"), wrote(2, 3, 3, b"b", expected={b"k": b"a"}), saw(4, 5, 3, b"b", 3)],
 }
 

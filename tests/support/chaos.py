@@ -118,6 +118,7 @@ class Clients:
         """Compare-and-swap on what was there a moment ago; the loser reads."""
         key = rng.choice(self._keys)
         found = client.range(key, serializable=True).kvs
+        operation.glimpsed = {key: seen_in(found, key)}
         operation.start = time.monotonic()
         if found:
             expected = found[0].value

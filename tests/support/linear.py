@@ -31,7 +31,8 @@ class Operation:
     """One call of a client: a read, a write, or a transaction.
 
     `expected` is what a transaction compared, and it is only there when the comparison decided about `written`.
-    A FAILED one surely did nothing; of an UNKNOWN one nobody knows. Times are seconds of one clock.
+    `glimpsed` is what a read that may be stale showed before. A FAILED one surely did nothing; of an UNKNOWN one nobody
+    knows. Times are seconds of one clock.
     """
 
     client: int
@@ -41,6 +42,7 @@ class Operation:
     written: dict[bytes, bytes] = field(default_factory=dict)
     expected: dict[bytes, bytes | None] = field(default_factory=dict)
     seen: dict[bytes, Seen] = field(default_factory=dict)
+    glimpsed: dict[bytes, Seen] = field(default_factory=dict)
     revision: int = 0
 
     def __str__(self) -> str:
@@ -77,7 +79,7 @@ def _writers(history: Iterable[Operation]) -> dict[bytes, Operation]:
 def _reveal(history: Iterable[Operation], writers: dict[bytes, Operation]) -> None:
     """Gives operations of unknown outcome the revision at which somebody saw what they wrote."""
     for op in history:
-        for key, seen in op.seen.items():
+        for key, seen in (*op.seen.items(), *op.glimpsed.items()):
             if seen is None:
                 continue
             value, revision = seen
