@@ -44,7 +44,13 @@ if TYPE_CHECKING:
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
+MAX_CHANGES = 100  # changes of the membership that wait for their turn
 PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
+
+
+def refusal_code(error: errors.ApiError) -> int:
+    """What stands for `error` on the wire."""
+    return REFUSALS.index(type(error) if type(error) in REFUSALS else errors.LeaderChanged)
 
 
 class Nobody:
@@ -120,6 +126,8 @@ class Driver:
         self._marks: deque[tuple[float, int]] = deque()
         self._orphans: deque[tuple[float, int]] = deque()
         self._silent: set[int] = set()
+        self._changes: deque[tuple[int, int, bytes, Change]] = deque()
+        self._change_proposed = 0
         self._round: list[Any] = []
         # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
         self._round_number = kv.next_id
@@ -213,20 +221,19 @@ class Driver:
         for data in unframe(batch):
             operation = decode_op(data)
             try:
-                self._take_forwarded(data, operation, now)
+                self._take_forwarded(sender, data, operation, now)
             except errors.ApiError as error:
-                kind = type(error) if type(error) in REFUSALS else errors.LeaderChanged
-                refused.setdefault(REFUSALS.index(kind), []).append(operation.request_id)
+                refused.setdefault(refusal_code(error), []).append(operation.request_id)
         for code, ids in refused.items():
             self.transport.refuse(sender, code, ids)
 
-    def _take_forwarded(self, data: bytes, operation: Any, now: float) -> None:
+    def _take_forwarded(self, sender: int, data: bytes, operation: Any, now: float) -> None:
         if not self.is_leader:
             raise errors.LeaderChanged()
         if self.kv.closed_to_writes is not None:
             raise self.kv.closed_to_writes
         if operation.kind == MEMBER:
-            self._lead_member_change(data, Change.decode(operation.request), now)
+            self._queue_change(sender, data)
         else:
             self.proposer.add(data, now)
 
@@ -245,12 +252,40 @@ class Driver:
 
         Raises ApiError when it is surely not logged; the caller takes the waiter out again."""
         if self.is_leader:
-            self._lead_member_change(operation, Change.decode(decode_op(operation).request), now)
+            self._queue_change(self.raw.id, operation)
         elif self.leader_id:
             if not self.transport.forward(self.leader_id, frame([operation])):
                 raise errors.Unhealthy()
         else:
             raise errors.NoLeader()
+
+    def _queue_change(self, sender: int, operation: bytes) -> None:
+        """Have a change of `sender` (perhaps this member) judged when the roster is current. Raises FormatError.
+
+        A follower may have applied, and told a client of, what the leader has not: a quorum is durable before the
+        leader's own disk is, and a new leader knows late what is committed. All of that is in the leader's log."""
+        if len(self._changes) >= MAX_CHANGES:
+            raise errors.TooManyRequests()
+        change = Change.decode(decode_op(operation).request)
+        self._changes.append((self.raw.status().last_index, sender, operation, change))
+
+    def _judge_changes(self, now: float) -> None:
+        """Propose or refuse the changes whose time has come, one after the other."""
+        while self._changes and max(self._changes[0][0], self._change_proposed) <= self.applier.applied_index:
+            _, sender, operation, change = self._changes.popleft()
+            try:
+                self._lead_member_change(operation, change, now)
+            except errors.ApiError as error:
+                self._refuse_change(sender, operation, error)
+
+    def _refuse_change(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
+        ident = decode_op(operation).request_id
+        if sender != self.raw.id:
+            self.transport.refuse(sender, refusal_code(error), [ident])
+            return
+        waiter = self.kv.waiters.pop(ident, None)
+        if waiter is not None:
+            waiter.fail(error)
 
     def _lead_member_change(self, operation: bytes, change: Change, now: float) -> None:
         if change.action not in (ADD, ADD_LEARNER):
@@ -273,6 +308,7 @@ class Driver:
             self.raw.propose_conf_change(conf_change)
         except ConfChangeError as error:
             raise errors.Unhealthy() from error
+        self._change_proposed = self.raw.status().last_index
 
     def _apply_member(self, request: bytes) -> bytes:
         """A committed operation that changes a member's record and not Raft's membership."""
@@ -307,6 +343,8 @@ class Driver:
             if self.leader_id and self.proposer.queued:
                 self._forward(now)
             return
+        if self._changes:
+            self._judge_changes(now)
         proposer = self.proposer
         while proposer.queued:
             payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
@@ -462,6 +500,10 @@ class Driver:
         if before == lead:
             return
         self._round_again = now
+        while self._changes:
+            _, sender, operation, _ = self._changes.popleft()
+            self._refuse_change(sender, operation, errors.LeaderChanged())
+        self._change_proposed = 0
         if before:
             # What went to the old leader may still be committed by the new one; it gets a little time for that.
             self._orphans.append((now + LEADER_GRACE, self.kv.next_id))

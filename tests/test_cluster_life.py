@@ -141,6 +141,22 @@ def test_what_a_learner_serves(cluster_of: MakeCluster) -> None:
     assert what_a_learner_answers(cluster_of().start()) == etcd
 
 
+def test_changes_of_the_membership_follow_each_other(cluster_of: MakeCluster) -> None:
+    """What one member has answered, every member builds upon: a leader's disk may be the last that has the change."""
+    cluster = cluster_of().start()
+    rng = random.Random(1)
+    history = History()
+    with clients_of(cluster.members) as clients:
+        load = Load(clients[0], history, writers=3, expect_end=False).start()
+        for _ in range(60):
+            client = rng.choice(clients)
+            request = m.MemberAddRequest(peerURLs=["http://127.0.0.1:9"], isLearner=True)
+            added = client.call(request).member
+            client.call(m.MemberRemoveRequest(ID=added.ID))
+        load.stop()
+        history.check(clients[1])
+
+
 def test_a_member_is_replaced(cluster_of: MakeCluster) -> None:
     """What an operator does about a lost disk: remove the member, add a new one at its address."""
     cluster = cluster_of().start()
