@@ -92,7 +92,7 @@ def test_a_wiped_directory_cannot_join_again(first: Node, tmp_path: Path, ports:
 
 
 def test_nobody_there(ports: list[int]) -> None:
-    with pytest.raises(errors.ConfigError, match="cannot join the cluster: .*refused"):
+    with pytest.raises(errors.ConfigError, match=r"cannot join the cluster: .*refused"):
         join.join([f"127.0.0.1:{ports[0]}"], "joiners", f"127.0.0.1:{ports[1]}", "x")
     with pytest.raises(errors.ConfigError, match="must name a member that is there"):
         join.join([f"127.0.0.1:{ports[1]}"], "joiners", f"127.0.0.1:{ports[1]}", "x")

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import etcdctl
 
 from metastore.localcluster import free_ports
-from support import etcdctl
 
 ARGUMENTS = ["--client-port", "0", "--peer-port", "0", "--set", "wal.segment_size=1MiB"]
 
