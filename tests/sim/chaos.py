@@ -339,8 +339,10 @@ class Chaos:
         self.tend()
 
     def tend(self) -> None:
-        """Nobody who belongs to the cluster stays down, nobody who was removed stays up."""
+        """Nobody who belongs to the cluster stays down, nobody who was removed stays up; and a mishap that was under
+        way when all was healed does not outlast that."""
         self._leave()
+        self.cluster.network.heal()
         for member in list(self.cluster.members.values()):
             if member.id in self.leaving:
                 member.crash(False)
