@@ -27,6 +27,8 @@ NOT_DONE = (
     "etcdserver: unhealthy cluster",
     "failed to connect to all addresses",
 )
+# gRPC codes of calls that may be tried again: DEADLINE_EXCEEDED, UNAVAILABLE.
+UNDECIDED = (4, 14)
 
 
 class Clients:
@@ -239,20 +241,30 @@ class Faults:
         through = self.rng.choice(self.cluster.members)
         with through.client() as client:
             for learner in (True, False, False):
-                added = self._until_done(client, m.MemberAddRequest(peerURLs=["http://127.0.0.1:9"], isLearner=learner))
+                url = "http://127.0.0.1:9"
+                add = m.MemberAddRequest(peerURLs=[url], isLearner=learner)
+                self._until_done(client, add, "Peer URLs already exists")
                 self.wait(0.0, 0.2)
-                self._until_done(client, m.MemberRemoveRequest(ID=added.member.ID))
+                members = self._until_done(client, m.MemberListRequest(linearizable=True)).members
+                ident = next(member.ID for member in members if url in member.peerURLs)
+                self._until_done(client, m.MemberRemoveRequest(ID=ident), "member not found")
         yield
 
-    def _until_done(self, client: Client, request: Any) -> Any:
-        """The reply to a change of the membership, tried again while the cluster is not healthy enough for it."""
+    def _until_done(self, client: Client, request: Any, already: str = "") -> Any:
+        """The reply to a call, tried again while the cluster is not healthy enough for it or the outcome is open.
+
+        After an open outcome the error `already` means that it was done."""
         until = time.monotonic() + 15
+        is_open = False
         while True:
             try:
                 return client.call(request)
             except Failure as failure:
-                if failure.text != "etcdserver: unhealthy cluster" or time.monotonic() > until:
+                if is_open and already and failure.text == f"etcdserver: {already}":
+                    return None
+                if failure.code not in UNDECIDED or time.monotonic() > until:
                     raise
+                is_open = is_open or failure.text not in NOT_DONE
                 self.wait(0.05, 0.1)
 
     @contextmanager
