@@ -17,6 +17,9 @@ from support.client import Client
 from support.cluster import Cluster
 from support.processes import Etcd, Node, Server
 
+# The modules whose tests are about whole clusters; they take half of the time of a run.
+CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_linearizable", "test_sim", "test_snapshot_cluster"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--server", choices=("node", "etcd"), default="node", help="what the end-to-end tests talk to")
@@ -25,10 +28,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes minutes to hours; runs with --long only")
+    config.addinivalue_line("markers", "cluster: whole clusters, real or simulated; CI runs them once, see tox.ini")
     config.addinivalue_line("markers", "node_only: about a node itself; does not run with --server etcd")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in CLUSTERS:
+            item.add_marker(pytest.mark.cluster)
     left_out = [
         item
         for item in items
