@@ -138,7 +138,10 @@ class Server:
             failpoints=self.failpoints,
         )
         self.closing.callback(self._close_wal)
-        self.identity = Identity.decode(self.wal.metadata)
+        try:
+            self.identity = Identity.decode(self.wal.metadata)
+        except errors.FormatError as error:
+            raise errors.DamagedData(f"{self.data_dir.wal}: {error.text}") from error
 
     def _new_identity(self) -> Identity:
         """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
