@@ -3,10 +3,12 @@ the same again. `python -m tests.sim --hours N` runs it for long; METASTORE_SIM_
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,16 @@ SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer. Each profile runs at least the seeds within which
 # plants.py says that its bugs are found: without the bug, they must pass.
 SEEDS = {"usual": 40, "members": 40, "snapshots": 25, "reads": 20, "lease": 8, "joint": 5, "rewritten": 8}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """What members say of the snapshots that the simulated network breaks is no news here."""
+    log = logging.getLogger("metastore.snapshot")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    yield
+    log.setLevel(level)
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 
@@ -19,6 +20,8 @@ def main() -> int:
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
     options = parser.parse_args()
+    # What members say of the snapshots that the simulated network breaks is no news here.
+    logging.getLogger("metastore.snapshot").setLevel(logging.CRITICAL)
     profiles = options.profile or sorted(PROFILES)
     count = options.count or (0 if options.hours else 100)
     began = said = time.monotonic()

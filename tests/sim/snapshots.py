@@ -3,7 +3,6 @@ disk and time. What a thread does there happens here a little later, step by ste
 
 from __future__ import annotations
 
-import logging
 import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -126,7 +125,6 @@ class SimSnapshots(Snapshots):
     """One member's snapshots, in one of its lives."""
 
     def __init__(self, member: Member, engine: MemoryEngine, wal: Any, count: int, cluster_id: int) -> None:
-        logging.getLogger("metastore.snapshot").setLevel(logging.CRITICAL)
         self.member = member
         self.chance = member.clock.random
         store: Any = SimStore(member)
