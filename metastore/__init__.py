@@ -12,7 +12,8 @@ Importing the package is cheap: `Node`, `Config` and `errors` are loaded when th
 
 import os as _os
 
-if _os.path.exists(_os.path.join(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))), "setup.py")):
+_setup = _os.path.join(_os.path.dirname(_os.path.dirname(_os.path.abspath(__file__))), "setup.py")
+if "_chosen" not in globals() and _os.path.exists(_setup):
     from metastore import _source
 
     _source.give_way()

@@ -21,6 +21,8 @@ def give_way():
     for name in [name for name in sys.modules if name == "metastore" or name.startswith("metastore.")]:
         del sys.modules[name]
     module = importlib.util.module_from_spec(spec)
+    # The other one may be a checkout too (an editable install) and find this one in turn: it stays.
+    module.__dict__["_chosen"] = True
     sys.modules["metastore"] = module
     spec.loader.exec_module(module)
 

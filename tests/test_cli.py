@@ -123,6 +123,17 @@ def test_a_checkout_gives_way_to_the_installed_package(tmp_path: Path) -> None:
     assert run.stdout == "installed installed too\n", "the modules of the two must not be mixed"
 
 
+def test_two_checkouts_give_way_once(tmp_path: Path) -> None:
+    """Run in one checkout with the environment of another, which is installed there as it lies (pip install -e)."""
+    run_in, installed = checkout(tmp_path / "one"), checkout(tmp_path / "two")
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    code = "import metastore, metastore.config as config; print(metastore.__file__, config.__file__)"
+    argv = [sys.executable, "-S", "-c", code]
+    run = subprocess.run(argv, capture_output=True, text=True, cwd=run_in, env=env, check=False, timeout=30)
+    where = installed / "metastore"
+    assert (run.stdout, run.stderr) == (f"{where / '__init__.py'} {where / 'config.py'}\n", "")
+
+
 def test_a_checkout_without_compiled_modules_says_what_to_do(tmp_path: Path) -> None:
     # -S leaves out site-packages, and with it the metastore that runs this test.
     argv = [sys.executable, "-S", "-m", "metastore"]
