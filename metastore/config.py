@@ -247,11 +247,21 @@ class RaftTable:
     tick_interval: float = _duration("100ms", "1ms", "1m")
     election_ticks: int = _count(10, 2, 1000)
     heartbeat_ticks: int = _count(1, 1, 1000)
+    read_only: str = _text("safe", choices=("safe", "lease"))
     enable_batch_proposal: bool = _flag(True)
     batch_max_size: int = _count(50, 1, 1_000_000)
     batch_max_time: float = _duration("2ms", "0", "10s")
     batch_max_bytes: int = _size("4MiB", "4KiB", "1GiB")
     max_tail_bytes: int = _size("32MiB", "64KiB", "64GiB")
+
+    @property
+    def lease_seconds(self) -> float:
+        """How long after a heartbeat that a quorum answered the leader reads without asking again; 0: always ask.
+
+        Who answered helps nobody else to be elected for `election_ticks` of its own ticks. The first of these may come
+        at once and the second may make up for half a tick: that is why two are left out. A tenth is for the clocks.
+        """
+        return 0.9 * (self.election_ticks - 2) * self.tick_interval if self.read_only == "lease" else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -487,6 +497,11 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
     ours = config.cluster.initial.get(config.node.name)
     rules = [
         ("raft.election_ticks", raft.election_ticks <= raft.heartbeat_ticks, "must be more than raft.heartbeat_ticks"),
+        (
+            "raft.read_only",
+            raft.read_only == "lease" and raft.election_ticks < raft.heartbeat_ticks + 4,
+            '"lease" needs raft.election_ticks to be at least 4 more than raft.heartbeat_ticks',
+        ),
         (
             "raft.batch_max_bytes",
             raft.batch_max_bytes < largest,

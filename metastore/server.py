@@ -8,6 +8,7 @@ import random
 import secrets
 import time
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from . import errors, storage
@@ -87,6 +88,9 @@ class Server:
         self.draining = False
         self.closing = contextlib.ExitStack()
         self.loop = Loop()
+        if config.raft.read_only == "lease":
+            # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
+            self.loop.now = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         self.closing.callback(self.loop.close)
         self.batch_timer: Any = None
         self.again_posted = False
@@ -215,6 +219,8 @@ class Server:
             applied=self.engine.applied()[0],
             max_tail_bytes=raft.max_tail_bytes,
             max_uncommitted_bytes=2 * self.config.limits.max_inflight_bytes,
+            read_only_option=raft.read_only,
+            lease_seconds=raft.lease_seconds,
             seed=secrets.randbits(63),
         )
 

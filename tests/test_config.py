@@ -46,6 +46,13 @@ def test_conf_file_gives_the_defaults_and_names_every_key() -> None:
             assert re.search(rf"^(# )?{key} = ", section, re.MULTILINE), f"{table}.{key} is not in {CONF.name}"
 
 
+def test_a_lease_is_shorter_than_an_election_timeout() -> None:
+    assert Config().raft.lease_seconds == 0.0
+    assert Config(raft={"read_only": "lease"}).raft.lease_seconds == pytest.approx(0.72)
+    slow = Config(raft={"read_only": "lease", "tick_interval": "1s", "election_ticks": 5})
+    assert slow.raft.lease_seconds == pytest.approx(2.7)
+
+
 @pytest.mark.parametrize(
     ("text", "seconds"),
     [("100ms", 0.1), ("2s", 2.0), ("1m", 60.0), ("1m30s", 90.0), ("1.5h", 5400.0), ("250us", 0.00025), ("0", 0.0)],
@@ -171,6 +178,12 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
             "[raft]\nelection_ticks = 3\nheartbeat_ticks = 3",
             "m.toml:2: raft.election_ticks: must be more than raft.heartbeat_ticks",
         ),
+        (
+            '[raft]\nread_only = "lease"\nelection_ticks = 4',
+            'm.toml:2: raft.read_only: "lease" needs raft.election_ticks to be at least 4 more than '
+            "raft.heartbeat_ticks",
+        ),
+        ('[raft]\nread_only = "fast"', "m.toml:2: raft.read_only: 'fast' is not one of 'safe', 'lease'"),
         (
             '[limits]\nmax_request_bytes = "8MiB"',
             "m.toml: raft.batch_max_bytes: must be at least 9438208, "

@@ -40,12 +40,13 @@ def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
     cluster.same_everywhere()
 
 
-def run_rounds(folder: Path, rounds: int, seed: int) -> None:
+def run_rounds(folder: Path, rounds: int, seed: int, read_only: str = "safe") -> None:
     """One fault a round, with clients before, during and after it; then every history is checked."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     kinds: list[int] = []
-    with Network() as network, Cluster(folder, settings=SETTINGS, via=network.via) as cluster:
+    settings = {**SETTINGS, "raft.read_only": f'"{read_only}"'}
+    with Network() as network, Cluster(folder, settings=settings, via=network.via) as cluster:
         faults = Faults(cluster, network, rng)
         for number in range(rounds):
             if not kinds:
@@ -77,9 +78,11 @@ def test_linearizable_under_faults(tmp_path: Path) -> None:
 
 @pytest.mark.long
 @pytest.mark.node_only
-def test_linearizable_under_faults_for_long(tmp_path: Path) -> None:
+@pytest.mark.parametrize("read_only", ["safe", "lease"])
+def test_linearizable_under_faults_for_long(tmp_path: Path, read_only: str) -> None:
     rounds = int(os.environ.get("METASTORE_ROUNDS", LONG_ROUNDS))
-    run_rounds(tmp_path / "cluster", rounds, int(os.environ.get("METASTORE_SEED", secrets.randbits(32))))
+    seed = int(os.environ.get("METASTORE_SEED", secrets.randbits(32)))
+    run_rounds(tmp_path / "cluster", rounds, seed, read_only)
 
 
 # ---- the checks themselves
