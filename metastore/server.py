@@ -133,7 +133,10 @@ class Server:
         config = self.config
         self.data_dir = DataDir(config.node.data_dir)
         self.closing.callback(self.data_dir.close)
-        fresh = None if any(self.data_dir.wal.glob("*.wal")) else self._new_identity().encode()
+        fresh = None
+        if not any(self.data_dir.wal.glob("*.wal")):
+            self.data_dir.check_new()
+            fresh = self._new_identity().encode()
         self.wal = Wal.open(
             self.data_dir.wal,
             segment_size=config.wal.segment_size,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -74,6 +75,25 @@ def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -
     node.kill()
     node.start()
     check(node, 1600)
+
+
+def test_a_log_that_is_gone_is_damage(fresh: Make) -> None:
+    """Beginning anew beside the snapshots of an old life would be a loss that nobody notices."""
+    node = filled(fresh, 100)
+    shutil.copytree(node.data_dir / "wal", node.data_dir / "kept")
+    for path in (node.data_dir / "wal").iterdir():
+        path.unlink()
+    for _ in range(2):  # the second time without the folder
+        with pytest.raises(StartError) as refused:
+            node.start()
+        assert refused.value.returncode == 4
+        assert f"{node.data_dir / 'wal'}: the write-ahead log is gone, but {snapshots(node)[0]} is there" in str(
+            refused.value
+        )
+        shutil.rmtree(node.data_dir / "wal", ignore_errors=True)
+    shutil.copytree(node.data_dir / "kept", node.data_dir / "wal")
+    node.start()
+    check(node, 100)
 
 
 POINTS = ["snapshot.write", "snapshot.sync", "snapshot.rename", "snapshot.release"]

@@ -67,6 +67,30 @@ def opened(folder: Path, points: Failpoints | None = None, **options: bool) -> W
     return Wal.open(folder, segment_size=SEGMENT, metadata=b"meta", failpoints=points, **options)
 
 
+def test_a_block_that_the_medium_does_not_give_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With file and offset, and not a SIGBUS out of a mapped page; nothing on disk changes."""
+    wal = opened(folder)
+    put(wal, 1, 300)
+    wal.close()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    broken = sorted(folder.glob("*.wal"))[0]
+    pread = os.pread
+
+    def failing(fd: int, length: int, offset: int) -> bytes:
+        if os.readlink(f"/proc/self/fd/{fd}") == str(broken) and offset <= 12300 < offset + length:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(fd, length, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pread", failing)
+        with pytest.raises(DamagedData, match=f"{broken}: the medium does not give the bytes at offset 12288: "):
+            opened(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    wal = opened(folder)
+    assert wal.last_index() == 300
+    wal.close()
+
+
 def test_what_is_durable_is_there_after_a_restart(folder: Path) -> None:
     wal = opened(folder)
     assert (wal.metadata, wal.hard_state, wal.conf_state, wal.report) == (b"meta", HardState(), b"", [])

@@ -48,6 +48,17 @@ class DataDir:
         """Folder of the storage engine's files."""
         return self.path / "engine"
 
+    def check_new(self) -> None:
+        """Raise DamagedData if something of a member lies here: without its log it must not begin anew, forgetting
+        whom it voted for and what it acknowledged."""
+        for folder in (self.snapshots, self.engine):
+            left = sorted(path for path in folder.glob("*") if path.suffix not in (".tmp", ".part"))
+            if left:
+                raise errors.DamagedData(
+                    f"{self.wal}: the write-ahead log is gone, but {left[0]} is there; bring the log back, or move all "
+                    f"of {self.path} away to begin with nothing"
+                )
+
     def _owner(self) -> str:
         """Whoever wrote the lock file last; for the message only."""
         text = ""

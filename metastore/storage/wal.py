@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import mmap
 import os
 import select
 import threading
@@ -30,7 +29,7 @@ from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, FormatError
 from ..failpoints import Action, Failpoints
-from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, write_all
+from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, view, write_all
 
 MIN_SEGMENT = 64 << 10
 # Room in the last segment that new writes may not use: for votes, membership and compaction.
@@ -130,7 +129,7 @@ class Wal:
         # Also where it is there: who made it may have died before this.
         sync_folder(folder.path.parent)
         listing = folder.listing()
-        found = recover([(str(path), number, _view(path)) for number, path in listing["wal"].items()])
+        found = recover([(str(path), number, view(path)) for number, path in listing["wal"].items()])
         if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
             raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
         # Only now: a start that is refused changes nothing.
@@ -608,11 +607,3 @@ class _Opening:
             self.folder.retire(self.older.pop(last >> 32))
         else:
             os.truncate(self.files[last], self.found.cut_at)
-
-
-def _view(path: Path) -> Any:
-    """The bytes of a file, mapped; they stay valid as long as something refers to them."""
-    with path.open("rb") as file:
-        if os.fstat(file.fileno()).st_size == 0:
-            return b""
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
