@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import signal
@@ -17,6 +18,9 @@ from metastore.config import Config
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, UnsupportedPlatform
 
 log = logging.getLogger("metastore.cli")
+
+#: First word -> module whose `main(arguments)` gives the exit code.
+COMMANDS = {"cluster": "metastore.localcluster", "snapshot": "metastore.snaptool", "wal": "metastore.waltool"}
 
 
 class Runnable(Protocol):
@@ -39,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
         prog="metastore",
         description="A replicated, strongly consistent metadata store that speaks the etcd v3 API.",
         epilog="Environment variables METASTORE_<TABLE>__<KEY> override the file, --set overrides both."
-        "\n\n`metastore cluster --nodes 3` runs a cluster on this machine, for trying out; see its --help."
+        "\n\n`metastore cluster --nodes 3` runs a cluster on this machine, for trying out; `metastore snapshot`"
+        "\nstatus, verify and restore backups, `metastore wal` dump and verify the log; see the --help of each."
         f"\n\nexit codes:{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -145,11 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     as_json = False
     try:
-        if given[:1] == ["cluster"]:
+        if given and given[0] in COMMANDS:
             check_platform()
-            from metastore import localcluster
-
-            return localcluster.main(given[1:])
+            command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[given[0]]).main
+            return command(given[1:])
         options = parser().parse_args(given)
         if options.version:
             print(version())

@@ -46,6 +46,9 @@ NAMES = (
     "snapshot.receive",
     "snapshot.install",
     "peer.send",
+    "restore.begin",
+    "restore.log",
+    "restore.end",
 )
 
 OFF, PANIC, SLEEP, ERROR, BLOCK = range(5)

@@ -16,14 +16,16 @@ from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
 from ._core.entry import MAX_PAYLOAD
-from ._core.h2 import Limits
+from ._core.h2 import Limits, Request
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
 from ._core.raftpb import ConfState, Message, RaftConfig
 from ._core.waiter import Waiter
-from .api import make_services, pb
+from .api import header, make_services, pb
 from .api.pages import Pages
+from .backups import Backups
+from .backups import Result as BackupResult
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
 from .config import Config
@@ -53,6 +55,7 @@ ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
 MAX_DECODED = MAX_PAYLOAD
 REQUIRE_LEADER = (b"hasleader", b"true")
 STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
+SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
@@ -212,6 +215,11 @@ class Server:
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
         )
         self.closing.callback(self.transfers.close)
+        self.backups = Backups(
+            self.loop, fresh=self._fresh, bad=self.snapshots.bad, header=lambda: header(self),
+            timeout=limits.output_timeout,
+        )  # fmt: skip
+        self.closing.callback(self.backups.stop)
 
     def _raft_config(self) -> RaftConfig:
         raft = self.config.raft
@@ -342,10 +350,10 @@ class Server:
         return [request for request in requests if request not in hasty] if hasty else requests
 
     def _for_learner(self, requests: list[Any]) -> list[Any]:
-        """Those a learner serves, as etcd's do: Status, serializable ranges, and health; the others are failed."""
+        """Those a learner serves, as etcd's do: Status, backups, serializable ranges, health; the others are failed."""
         served = []
         for request in requests:
-            allowed = request.path == STATUS or not request.path.startswith(b"/etcdserverpb.")
+            allowed = request.path in (STATUS, SNAPSHOT) or not request.path.startswith(b"/etcdserverpb.")
             if request.path == RANGE:
                 with contextlib.suppress(errors.MalformedRequest):
                     allowed = pb.parse(pb.RangeRequest, request.body).serializable
@@ -378,6 +386,9 @@ class Server:
             log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)
             self.health.changed()
         self.listener.flush_dirty()
+        if self.backups.turn(now):
+            self.listener.flush_dirty()
+            self._again()
         if self.peers is not None:
             self.peers.flush()
         if self.kv.deferred:
@@ -501,6 +512,7 @@ class Server:
         self.drain_until = self.loop.now() + self.config.limits.drain_timeout
         self.kv.refuse(errors.Stopped())
         self.health.shutdown()
+        self.backups.stop()
         self.successor = self._hand_over()
         self.driver.stop()
         self.listener.shutdown()
@@ -590,6 +602,22 @@ class Server:
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` when a read is linearizable, or with the error."""
         self.kv.confirm(Outcome(done))
+
+    def backup(self, request: Request) -> None:
+        """Stream a backup as the answer of `request`. Raises TooManyRequests."""
+        self.backups.begin(request)
+
+    def _fresh(self, done: Callable[[BackupResult], object]) -> None:
+        """Call `done` with a snapshot that holds all that was acknowledged before."""
+
+        def confirmed(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                done(error)
+            else:
+                # Not here: a view must be taken between two applies.
+                self.loop.call_later(0, lambda: self.snapshots.fresh(done))
+
+        self.confirm_read(confirmed)
 
     def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
         """Add a member; raises MemberBadURLs, and Unhealthy when the first one to be added could not reach us."""

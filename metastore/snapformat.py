@@ -20,6 +20,10 @@ _FIXED = struct.Struct("<8sIIQQqQQIIII")
 _SUM = struct.Struct("<I")
 _TRAILER = struct.Struct("<8sQQQQQ12xI")
 TRAILER_SIZE = _TRAILER.size
+#: A backup is a snapshot file, zero bytes up to a multiple of ALIGNMENT, and DIGEST_SIZE bytes of SHA-256 of all that.
+#: etcdctl keeps what it received only if its size tells of a sum at the end: 32 bytes over a multiple of 512.
+ALIGNMENT = 512
+DIGEST_SIZE = 32
 #: The bytes of a file that tell how long its header is.
 PREFIX_SIZE = 16
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.(snap|part)")
@@ -72,6 +76,11 @@ class Header:
     def name(self, suffix: str = "snap") -> str:
         """Its file name; names in descending order are snapshots from the newest to the oldest."""
         return f"{self.index:016x}-{self.term:016x}-{self.stream:016x}.{suffix}"
+
+
+def backup_padding(size: int) -> int:
+    """Zero bytes in a backup after a snapshot file of `size` bytes."""
+    return -size % ALIGNMENT
 
 
 def header_size(data: bytes) -> int:

@@ -22,7 +22,7 @@ from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
 from ._core.snapfile import Walker, adopt
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
-from .errors import DamagedData, FormatError, MetaStoreError
+from .errors import DamagedData, FormatError, MetaStoreError, Stopped
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -71,6 +71,7 @@ class Snapshots:
         #: Files that are being sent; they stay, and so does the log after them.
         self.pinned: Callable[[], list[Info]] = list
         self._received: Info | None = None
+        self._waiting: list[tuple[int, Callable[[Info | MetaStoreError], object]]] = []
         self._install: threading.Thread | None = None
         self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
         self._driver: Driver | None = None
@@ -230,6 +231,7 @@ class Snapshots:
         self._not_before = self.loop.now() + RETRY
         self.policy.failed(counted)
         log.error("a snapshot could not be taken, the log is kept: %s", reason)
+        self._answer(MetaStoreError(f"metastore: a snapshot could not be taken: {reason}"))
 
     def _taken(self, info: Info, counted: int, engine_size: int, took: float) -> None:
         self._thread = None
@@ -240,6 +242,7 @@ class Snapshots:
             "snapshot index=%d records=%d bytes=%d of=%d after=%.3fs",
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
+        self.loop.call_later(0, lambda: self._answer(info))
         if info.header.index <= self.policy.index:
             # Overtaken by one that was received meanwhile.
             self._reclaim()
@@ -256,6 +259,31 @@ class Snapshots:
         """Free what only the view still held, in slices."""
         if not self._stopping and self.engine.reclaim():
             self.loop.call_later(0, self._reclaim)
+
+    # ---- for a backup
+
+    def fresh(self, done: Callable[[Info | MetaStoreError], object]) -> None:
+        """Call `done`, now or later, with a verified snapshot of this moment or of a later one, or with why there is
+        none. Between two applies only."""
+        index = self.engine.applied()[0]
+        newest = self.good[-1] if self.good else None
+        if newest is not None and newest.header.index >= index and newest.path.exists():
+            done(newest)
+            return
+        self._waiting.append((index, done))
+        if not self.begin() and self._thread is None:
+            self._answer(Stopped())
+
+    def _answer(self, result: Info | MetaStoreError) -> None:
+        """Tell those who wait for a snapshot. One that was begun before they came does not do: another is begun."""
+        waiting, self._waiting = self._waiting, []
+        for index, done in waiting:
+            if isinstance(result, Info) and result.header.index < index:
+                self._waiting.append((index, done))
+            else:
+                done(result)
+        if self._waiting:
+            self.begin()
 
     # ---- from a leader
 

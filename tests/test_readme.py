@@ -23,6 +23,7 @@ def run_block(kind: str, text: str, address: str, cwd: Path) -> str:
     """Output of one code block, with the address of the node under test in place of the default one."""
     host, port = address.rsplit(":", 1)
     text = text.replace("127.0.0.1:2379", address).replace('host="127.0.0.1", port=2379', f'host="{host}", port={port}')
+    text = text.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
     argv = ["sh", "-eu", "-c", text] if kind == "sh" else [sys.executable, "-c", text]
     # Whatever etcdctl of a machine comes first in PATH will do; an outer ETCDCTL_ variable must not.
     env = {key: value for key, value in os.environ.items() if not key.startswith("ETCDCTL_")}
@@ -31,8 +32,8 @@ def run_block(kind: str, text: str, address: str, cwd: Path) -> str:
     return run.stdout
 
 
-def test_there_are_three_examples() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "python"]
+def test_there_are_five_examples() -> None:
+    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "sh", "python"]
 
 
 def test_etcdctl_example(server: Server, tmp_path: Path) -> None:
@@ -44,9 +45,17 @@ def test_aetcd_example(server: Server, tmp_path: Path) -> None:
     assert run_block(*BLOCKS[1], server.address, tmp_path) == "b'hello again'\n"
 
 
+@pytest.mark.node_only
+def test_backup_and_restore_examples(server: Server, tmp_path: Path) -> None:
+    output = run_block(*BLOCKS[2], server.address, tmp_path)
+    assert "Snapshot saved at backup.db" in output and "not verified" in output and "good: " in output
+    assert "good" in run_block(*BLOCKS[3], server.address, tmp_path)
+    assert (tmp_path / "data" / "restored" / "snap").is_dir()
+
+
 def test_embedding_example() -> None:
     with tempfile.TemporaryDirectory() as cwd:
-        output = run_block(*BLOCKS[2], "127.0.0.1:0", Path(cwd))
+        output = run_block(*BLOCKS[4], "127.0.0.1:0", Path(cwd))
         assert output == "b'waiting'\n[b'/jobs/1', b'/jobs/2', b'/jobs/3']\n1\n"
         assert not list(Path(cwd).iterdir())
 

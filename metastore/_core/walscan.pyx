@@ -128,7 +128,7 @@ cdef class Recovered:
 
     state: the log up to where the tail begins (without it). report: sentences for the operator. cuts: what to copy aside.
     used: generations that make up the log, oldest first; superseded: the last of them is to be replaced by the
-    fresh segment; last_end: where its records end. spare: prepared and unused; stale: to be removed.
+    fresh segment; last_end: where its records end, proven: up to where they are proven synced. spare: prepared and unused; stale: to be removed.
     """
     cdef readonly LogState state
     cdef readonly list report, cuts, used, spare, stale
@@ -137,7 +137,7 @@ cdef class Recovered:
     cdef readonly uint64_t max_number
     cdef Segment last
     cdef size_t tail_from
-    cdef size_t proven
+    cdef readonly size_t proven
     cdef uint64_t group
     cdef uint32_t chain
     cdef uint64_t start_number, start_end
@@ -335,6 +335,16 @@ cdef int _check_whole(Segment first, Recovered out) except -1:
     if commit > tip:
         raise last.refuse(out.last_end, f"entry {commit} was committed, but the log ends with entry {tip}")
     return 0
+
+
+def walk(const uint8_t[::1] buf not None, uint64_t generation, size_t pos=SEGMENT_HEADER, size_t end=<size_t>-1):
+    """For tools: the good records of a segment from `pos` up to `end` or to the first bad one, one after the other, as
+    (offset, type, group, synced, proven, payload)."""
+    cdef RecordView rec
+    end = min(end, <size_t>buf.shape[0])
+    while pos < end and record_read(&buf[0], pos, end, generation, &rec) == READ_OK:
+        yield pos, rec.type, rec.group, rec.synced, rec.proven, (<const char*>rec.payload)[:rec.length]
+        pos += rec.size
 
 
 def create(uint64_t generation, uint64_t capacity, metadata, plan, **options):

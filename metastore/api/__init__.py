@@ -110,6 +110,9 @@ class NodeView(Protocol):
     def move_leader(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Hand leadership to the member `ident`; only the leader can."""
 
+    def backup(self, request: Request) -> None:
+        """Stream a backup as the answer of `request`. Raises TooManyRequests."""
+
     def stats(self) -> Mapping[str, float]:
         """Numbers for /metrics: name -> value; names ending in `_total` only ever grow."""
 
@@ -159,9 +162,10 @@ def header(node: NodeView) -> Any:
 def make_services(node: NodeView) -> tuple[Services, Any]:
     """The services this server has, over `node`, and the Health service among them (its `changed()` is to be called
     when the node's health may have changed)."""
+    from metastore.api.backup import Backup
     from metastore.api.cluster import Cluster
     from metastore.api.health import Health
     from metastore.api.maintenance import Maintenance
 
     health = Health(node)
-    return Services([Maintenance(node), Cluster(node), health]), health
+    return Services([Maintenance(node), Backup(node), Cluster(node), health]), health

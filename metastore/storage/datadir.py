@@ -9,15 +9,19 @@ from pathlib import Path
 
 from .. import errors
 
+#: A file that is there while a backup is being restored into the directory; nothing is served from it.
+RESTORING = "RESTORING"
+
 
 class DataDir:
     """An existing, locked data directory. `wal`, `snapshots` and `engine` are the folders of its parts.
 
     The lock is `flock` on a file of its own: the kernel drops it with the process, so a kill -9 leaves nothing to clean
-    up. Raises DataDirInUse when another process has it, ConfigError when the directory cannot be used.
+    up. Raises DataDirInUse when another process has it, ConfigError when the directory cannot be used, DamagedData when
+    a restore into it was not finished (unless this is the restore that goes on).
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, restoring: bool = False) -> None:
         self.path = Path(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -30,6 +34,12 @@ class DataDir:
             owner = self._owner()
             os.close(self._lock)
             raise errors.DataDirInUse(f"data directory {path} is in use by {owner}") from error
+        if not restoring and (self.path / RESTORING).exists():
+            os.close(self._lock)
+            raise errors.DamagedData(
+                f"data directory {path}: a restore into it was not finished ({path}/{RESTORING}): run "
+                "`metastore snapshot restore` again"
+            )
         os.ftruncate(self._lock, 0)
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 

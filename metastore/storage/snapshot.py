@@ -11,15 +11,15 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._core.chunk import HEADER as CHUNK_HEADER
 from .._core.chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
 from .._core.codec import PayloadCodec
-from .._core.snapfile import RecordReader, Walker, count_records, restore
+from .._core.snapfile import RecordReader, count_records, restore
 from ..errors import DamagedData, FormatError, NoSpace
 from ..failpoints import Failpoints
 from ..snapformat import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
@@ -69,6 +69,46 @@ def _none() -> None:
     """What happens between two chunks if nobody wants anything to."""
 
 
+def read_pieces(
+    fd: int, codec: PayloadCodec, between: Callable[[], None] = _none, seen: Callable[[bytes], object] = len
+) -> Generator[bytes, None, Trailer]:
+    """The stream of an open file, chunk by chunk, and its trailer in the end; everything is checked but the records
+    and what follows the trailer. `seen` gets the file's own bytes, each part after it was found good. Raises
+    FormatError, OSError."""
+    header, at = read_header(fd)
+    seen(_read(fd, at, 0, "header"))
+    joiner = ChunkJoiner(header.stream, header.chunk_size, codec)
+    while not joiner.finished:
+        between()
+        image = read_image(fd, at, header.chunk_size)
+        piece = joiner.feed(image)
+        at += len(image)
+        seen(image)
+        yield piece
+    data = _read(fd, TRAILER_SIZE, at, "trailer")
+    trailer = Trailer.decode(data)
+    found = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
+    if (trailer.stream, trailer.chunks, trailer.nbytes, trailer.size) != found:
+        raise FormatError("snapshot: its trailer does not fit it")
+    seen(data)
+    return trailer
+
+
+class Records(Protocol):
+    """What a snapshot is made of: see `snapfile.Walker`."""
+
+    @property
+    def records(self) -> int:
+        """How many have been begun."""
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing follows."""
+
+    def take(self, limit: int) -> bytes:
+        """The next bytes of the stream."""
+
+
 class SnapshotStore:
     """The snapshot files of one data directory.
 
@@ -104,7 +144,7 @@ class SnapshotStore:
 
     # ---- writing
 
-    def save(self, header: Header, walker: Walker, between: Callable[[], None] = _none) -> Info:
+    def save(self, header: Header, walker: Records, between: Callable[[], None] = _none) -> Info:
         """Write the walker's records as a snapshot, sync, name and verify it: when this returns, it can be relied on.
 
         header: its chunk size and codec name are filled in here. `between` is called before every chunk; what it raises
@@ -132,7 +172,9 @@ class SnapshotStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def _write(self, fd: int, header: Header, walker: Walker, codec: PayloadCodec, between: Callable[[], None]) -> None:
+    def _write(
+        self, fd: int, header: Header, walker: Records, codec: PayloadCodec, between: Callable[[], None]
+    ) -> None:
         data = header.encode()
         size = self.append(fd, data, 0)
         chunks = unsynced = nbytes = 0
@@ -183,19 +225,10 @@ class SnapshotStore:
         header and trailer at the end. Raises FormatError, OSError."""
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            header, at = read_header(fd)
+            header, _ = read_header(fd)
             if parse_name(path.name) not in (None, (header.index, header.term, header.stream)):
                 raise FormatError("snapshot: its name belongs to another one")
-            joiner = ChunkJoiner(header.stream, header.chunk_size, self.make_codec())
-            while not joiner.finished:
-                between()
-                image = read_image(fd, at, header.chunk_size)
-                at += len(image)
-                yield joiner.feed(image)
-            trailer = Trailer.decode(_read(fd, TRAILER_SIZE, at, "trailer"))
-            found = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
-            if (trailer.stream, trailer.chunks, trailer.nbytes, trailer.size) != found:
-                raise FormatError("snapshot: its trailer does not fit it")
+            trailer = yield from read_pieces(fd, self.make_codec(), between)
             if os.fstat(fd).st_size != trailer.size:
                 raise FormatError("snapshot: bytes after the trailer")
             done(Info(header, trailer, path))

@@ -88,6 +88,18 @@ class Client:
         except grpc.RpcError as error:
             raise Failure(error.code().value[0], error.details() or "") from None
 
+    def snapshot(self, timeout: float | None = None) -> Any:
+        """Maintenance.Snapshot: grpcio's call, an iterator of the replies' bytes."""
+        call = self._channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")
+        return call(b"", timeout=timeout or self.timeout)
+
+    def backup(self) -> bytes:
+        """A whole backup. Raises Failure."""
+        try:
+            return b"".join(m.TYPES["SnapshotResponse"].FromString(data).blob for data in self.snapshot(60))
+        except grpc.RpcError as error:
+            raise Failure(error.code().value[0], error.details() or "") from None
+
     def future(self, request: Any, timeout: float | None = None) -> Any:
         """Starts a call; returns grpcio's future of the reply's bytes."""
         return self.stub(ROUTES[type(request).__name__][0]).future(

@@ -49,6 +49,8 @@ StatusResponse header:ResponseHeader=1 version:string=2 dbSize:int64=3 leader:ui
 AlarmRequest action:int32=1 memberID:uint64=2 alarm:int32=3
 AlarmMember memberID:uint64=1 alarm:int32=2
 AlarmResponse header:ResponseHeader=1 alarms:*AlarmMember=2
+SnapshotRequest
+SnapshotResponse header:ResponseHeader=1 remaining_bytes:uint64=2 blob:bytes=3 version:string=4
 MemberListRequest linearizable:bool=1
 MemberAddRequest peerURLs:*string=1 isLearner:bool=2
 MemberAddResponse header:ResponseHeader=1 member:Member=2 members:*Member=3

@@ -1,0 +1,24 @@
+"""etcdserverpb.Maintenance.Snapshot: a backup of the whole state. How it is sent: `metastore.backups`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from metastore._core.h2 import Request
+from metastore.api import Handler, NodeView, pb
+
+
+class Backup:
+    """The one call of Maintenance whose reply is a stream."""
+
+    def __init__(self, node: NodeView) -> None:
+        self._node = node
+
+    def methods(self) -> Mapping[bytes, Handler]:
+        """Path -> handler."""
+        return {b"/etcdserverpb.Maintenance/Snapshot": self.snapshot}
+
+    def snapshot(self, request: Request) -> None:
+        """Send a backup that holds everything acknowledged before this call."""
+        pb.parse(pb.SnapshotRequest, request.body)
+        self._node.backup(request)

@@ -1,0 +1,187 @@
+"""Backups: Maintenance.Snapshot streams a verified snapshot file to a client. Format: FORMATS.md, "Backup".
+
+Memory for one backup is one chunk and WINDOW bytes, however slowly its client reads: the next chunk is read, in a
+thread of its own, when the one before it has gone into the connection's queue, and that is filled up to WINDOW. The
+file is open as long as it is sent, so that it may lose its name meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import errors
+from .api import pb
+from .snapformat import backup_padding
+from .snaptransfer import Worker
+from .storage.snapshot import Info, Source
+
+if TYPE_CHECKING:
+    from ._core.h2 import Request
+    from .loop import Loop
+
+log = logging.getLogger("metastore.backup")
+
+#: Backups that are made or sent at a time; more are refused.
+MAX_BACKUPS = 4
+#: Bytes that wait in a connection's queue.
+WINDOW = 1 << 20
+#: Bytes in one message; clients with limits of their own take 4 MiB at most.
+BLOB = 256 << 10
+
+Result = Info | errors.MetaStoreError
+
+
+def messages(source: Source, header: Any) -> Iterator[list[bytes]]:
+    """The replies of one backup, encoded, some at a time. Raises FormatError if the file is damaged, OSError."""
+    info = source.info
+    digest = hashlib.sha256()
+    tail = info.trailer.encode() + bytes(backup_padding(info.trailer.size))
+    left = info.trailer.size + backup_padding(info.trailer.size)
+
+    def cut(data: bytes) -> list[bytes]:
+        nonlocal left
+        digest.update(data)
+        made = []
+        for at in range(0, len(data), BLOB):
+            piece = data[at : at + BLOB]
+            left -= len(piece)
+            made.append(pb.SnapshotResponse(header=header, remaining_bytes=left, blob=piece).SerializeToString())
+        return made
+
+    yield cut(info.header.encode())
+    for number in range(info.trailer.chunks):
+        yield cut(source.chunk(number))
+    last = cut(tail)
+    # The sum has a message of its own and is not counted among what remains, as in etcd.
+    yield [*last, pb.SnapshotResponse(header=header, blob=digest.digest()).SerializeToString()]
+
+
+class Sending:
+    """One call: it waits for its snapshot, then sends it."""
+
+    def __init__(self, backups: Backups, request: Request) -> None:
+        self.backups = backups
+        self.request = request
+        self.worker: Worker | None = None
+        self._pieces: deque[bytes] = deque()
+        self._source: Source | None = None
+        self._all: Iterator[list[bytes]] = iter(())
+        self._read = False  # to the end
+        self._queued = 0
+        self._moved = 0.0
+        request.start(on_close=self.close)
+
+    def ready(self, result: Result) -> None:
+        """The snapshot is there, or there will be none."""
+        if self not in self.backups.running:
+            return
+        if isinstance(result, errors.MetaStoreError):
+            self.fail(result)
+            return
+        try:
+            self._source = Source(result)
+        except OSError as error:
+            self.fail(errors.MetaStoreError(f"metastore: the snapshot cannot be read: {error.strerror}"))
+            return
+        log.info("sending backup index=%d bytes=%d", result.header.index, result.trailer.size)
+        self._all = messages(self._source, self.backups.header())
+        self.worker = Worker(self.backups.loop, "backup", self._unreadable)
+        self._moved = self.backups.loop.now()
+        self._ask()
+
+    def _ask(self) -> None:
+        assert self.worker is not None
+        self.worker.ask(lambda: next(self._all, None), self._loaded)
+
+    def _loaded(self, pieces: list[bytes] | None) -> None:
+        if pieces is None:
+            self._read = True
+        else:
+            self._pieces.extend(pieces)
+
+    def _unreadable(self, error: BaseException) -> None:
+        if self._source is not None and isinstance(error, errors.FormatError):
+            self.backups.bad(self._source.info)
+        log.error("a backup could not be read: %s", error)
+        self.fail(errors.Corrupt(f"metastore: the snapshot on disk is damaged: {error}"))
+
+    def push(self, now: float) -> bool:
+        """Fill the connection's queue up; whether anything went there."""
+        if self.worker is None:
+            return False
+        request, pushed = self.request, False
+        if request.queued_bytes < self._queued or not self._pieces:
+            self._moved = now
+        while self._pieces and request.queued_bytes < WINDOW:
+            request.send(self._pieces.popleft())
+            pushed, self._moved = True, now
+        self._queued = request.queued_bytes
+        if not self._pieces and self._read:
+            request.finish()
+            self.close()
+            return True
+        if not self._pieces and not self.worker.waiting:
+            self._ask()
+        if now - self._moved > self.backups.timeout:
+            log.warning("a client takes nothing of its backup any more: ended")
+            request.reset()
+            self.close()
+        return pushed
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        """Answer with an error."""
+        self.request.fail(error)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of everything; idempotent."""
+        if self not in self.backups.running:
+            return
+        self.backups.running.remove(self)
+        self._pieces.clear()
+        if self.worker is not None:
+            self.worker.stop(self._source.close if self._source is not None else lambda: None)
+
+
+class Backups:
+    """The backups of one member. Belongs to the loop's thread.
+
+    fresh: calls back with a snapshot that holds all that is acknowledged; bad: is told of a file that turned out to be
+    damaged; header: the ResponseHeader; timeout: seconds without progress after which a client is given up.
+    """
+
+    def __init__(
+        self, loop: Loop, *, fresh: Callable[[Callable[[Result], object]], object], bad: Callable[[Info], object],
+        header: Callable[[], Any], timeout: float,
+    ) -> None:  # fmt: skip
+        self.loop = loop
+        self.fresh = fresh
+        self.bad = bad
+        self.header = header
+        self.timeout = timeout
+        self.running: list[Sending] = []
+
+    def begin(self, request: Request) -> None:
+        """Answer a call of Maintenance.Snapshot. Raises TooManyRequests."""
+        if len(self.running) >= MAX_BACKUPS:
+            raise errors.TooManyRequests()
+        sending = Sending(self, request)
+        if not request.closed:
+            self.running.append(sending)
+            self.fresh(sending.ready)
+
+    def turn(self, now: float) -> bool:
+        """The end of a turn of the loop; whether there is something to flush, and perhaps more to send after that."""
+        pushed = False
+        for sending in self.running[:]:
+            pushed = sending.push(now) or pushed
+        return pushed
+
+    def stop(self) -> None:
+        """End all of them."""
+        for sending in self.running[:]:
+            sending.fail(errors.Stopped())

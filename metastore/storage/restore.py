@@ -1,0 +1,217 @@
+"""A backup becomes the first files of a new member: its log with a new identity, and a snapshot of the state.
+
+What the backup says of its cluster (members, Raft's membership, alarms of members) is left out: the new member begins
+like one of a new cluster, only with a state. Record by record, so memory is a few chunks.
+
+Killed at any time, it leaves a directory with a file RESTORING in it, which no node starts from and where a restore can
+begin anew; that file is the first that is made and the last that goes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import shutil
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from .._core.codec import PayloadCodec
+from .._core.entry import HardState
+from .._core.raftpb import ConfState
+from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace
+from ..failpoints import Failpoints
+from ..membership import Identity
+from ..snapformat import Header
+from .backup import Facts, Reader, verify
+from .datadir import RESTORING, DataDir
+from .segments import sync_folder
+from .snapshot import Info, SnapshotStore
+from .wal import Wal
+
+MAX_REVISION = (1 << 63) - 1
+APPLIED, REVISION, COMPACTED = b"mapplied", b"mrevision", b"mcompact"
+#: Meta records that speak of members: those whose key begins so.
+OF_MEMBERS = (b"mmembers", b"mconf_state", b"malarm")
+
+_NUMBER = struct.Struct("<Bq")
+_POSITION = struct.Struct("<QQ")
+#: What an empty data directory may have in it.
+_NOTHING = {"LOCK", "lost+found"}
+
+Progress = Callable[[str, int, int], object]
+
+
+def number_record(value: int) -> bytes:
+    """The value of a counter in table 'm' (FORMATS.md, "Engine records")."""
+    return _NUMBER.pack(1, value)
+
+
+def rewrite(
+    records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, bytes]
+) -> Iterator[tuple[bytes, bytes]]:
+    """`records`, in order, without those of members; those in `replace` have that value, also if they were missing."""
+    left = sorted(replace.items(), reverse=True)
+    for key, value in records:
+        while left and left[-1][0] < key:
+            yield left.pop()
+        if left and left[-1][0] == key:
+            yield left.pop()
+        elif not key.startswith(OF_MEMBERS):
+            yield key, value
+    while left:
+        yield left.pop()
+
+
+class Stream:
+    """(key, value) pairs as the stream of a snapshot, taken piece by piece like a `snapfile.Walker`'s."""
+
+    def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
+        self._records = iter(records)
+        self._buffer = bytearray()
+        self._over = False
+        self.records = 0
+        self.done = False
+
+    def take(self, limit: int) -> bytes:
+        """The next bytes: `limit` of them, fewer only at the end. `done` tells that nothing follows."""
+        buffer = self._buffer
+        while len(buffer) <= limit and not self._over:
+            item = next(self._records, None)
+            if item is None:
+                self._over = True
+            else:
+                buffer += struct.pack("<II", len(item[0]), len(item[1]))
+                buffer += item[0]
+                buffer += item[1]
+                self.records += 1
+        piece = bytes(buffer[:limit])
+        del buffer[:limit]
+        self.done = self._over and not buffer
+        return piece
+
+
+class Restore:
+    """One restore of `source` into `data_dir` as the member `identity`.
+
+    bump: by how much the revision grows; mark_compacted: everything up to the new revision counts as compacted. See
+    `check` and `run`, in this order.
+    """
+
+    def __init__(
+        self, source: Path, data_dir: Path, identity: Identity, *, bump: int = 0, mark_compacted: bool = False,
+        check_digest: bool = True, chunk_size: int, make_codec: Callable[[], PayloadCodec],
+        failpoints: Failpoints | None = None, progress: Progress = lambda _what, _at, _size: None,
+    ) -> None:  # fmt: skip
+        if bump < 0 or (bump > 0) != mark_compacted:
+            # As in etcd: old watchers would otherwise wait at revisions that come back with other contents.
+            raise ConfigError("--bump-revision N (above 0) and --mark-compacted go together")
+        self.source = source
+        self.data_dir = data_dir
+        self.identity = identity
+        self.bump = bump
+        self.check_digest = check_digest
+        self.chunk_size = chunk_size
+        self.make_codec = make_codec
+        self.failpoints = failpoints or Failpoints()
+        self.progress = progress
+
+    def check(self) -> Facts:
+        """Read the whole backup, look at the directory; nothing is changed. Raises DamagedData, ConfigError."""
+        self._check_empty()
+        found = verify(
+            self.source, self.check_digest, lambda at, size: self.progress(f"verifying {self.source}", at, size)
+        )
+        if found.header.revision > MAX_REVISION - self.bump - 1:
+            raise ConfigError(f"--bump-revision {self.bump}: {found.header.revision} and that is no revision any more")
+        return found
+
+    def _check_empty(self) -> None:
+        try:
+            there = {entry.name for entry in os.scandir(self.data_dir)} - _NOTHING
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise ConfigError(f"{self.data_dir}: cannot be used: {error.strerror}") from error
+        if there and RESTORING not in there:
+            names = ", ".join(sorted(there)[:3])
+            raise ConfigError(f"{self.data_dir} is not empty ({names}): a backup is restored into a new directory")
+
+    def run(self, found: Facts) -> Info:
+        """Make the files; `found` is what `check` gave. Raises DataDirInUse, ConfigError, DamagedData, NoSpace,
+        DiskFailed."""
+        directory = DataDir(str(self.data_dir), restoring=True)
+        try:
+            self._check_empty()
+            return self._make(directory, found)
+        except NoSpace as error:
+            raise DiskFailed(f"{self.data_dir}: no space left on device") from error
+        except OSError as error:
+            raise DiskFailed(f"{self.data_dir}: {error}") from error
+        finally:
+            directory.close()
+
+    def _make(self, directory: DataDir, found: Facts) -> Info:
+        marker = directory.path / RESTORING
+        with marker.open("wb") as file:
+            file.write(f"A restore of {self.source} began here and did not end.\n".encode(errors="replace"))
+            os.fsync(file.fileno())
+        sync_folder(directory.path)
+        sync_folder(directory.path.parent)
+        for left in (directory.wal, directory.snapshots, directory.engine):
+            if left.exists():
+                shutil.rmtree(left)
+        self.failpoints.hit("restore.begin")
+        info = self._write_state(directory, found.header)
+        self.failpoints.hit("restore.log")
+        self._write_log(directory, info.header)
+        self.failpoints.hit("restore.end")
+        sync_folder(directory.path)
+        marker.unlink()
+        sync_folder(directory.path)
+        return info
+
+    def _write_state(self, directory: DataDir, old: Header) -> Info:
+        revision = old.revision + self.bump
+        changed = {REVISION: number_record(revision), APPLIED: _POSITION.pack(old.index, old.term)}
+        if self.bump:
+            changed[COMPACTED] = number_record(revision)
+        voters = tuple(sorted(member.id for member in self.identity.members))
+        header = Header(
+            old.index, old.term, ConfState(voters=voters), revision, int.from_bytes(os.urandom(8), "little"),
+            self.identity.cluster_id, self.chunk_size,
+        )  # fmt: skip
+        store = SnapshotStore(
+            directory.snapshots, chunk_size=self.chunk_size, make_codec=self.make_codec, failpoints=self.failpoints
+        )
+        reader = Reader(self.source, False, lambda at, size: self.progress(f"restoring {self.source}", at, size))
+        return store.save(header, Stream(rewrite(self._same(reader, old), changed)))
+
+    def _same(self, reader: Reader, old: Header) -> Iterator[tuple[bytes, bytes]]:
+        """The records, if position and revision among them are those of the header."""
+        expected = {REVISION: number_record(old.revision), APPLIED: _POSITION.pack(old.index, old.term)}
+        for key, value in reader.records():
+            if expected.pop(key, value) != value:
+                raise DamagedData(f"{self.source}: its header and its record {key!r} say different things")
+            yield key, value
+        if APPLIED in expected:
+            raise DamagedData(f"{self.source}: has no log position")
+
+    def _write_log(self, directory: DataDir, header: Header) -> None:
+        """A log of this member's that begins after the state, in its term."""
+        wal = Wal.open(
+            directory.wal, segment_size=4 << 20, metadata=self.identity.encode(), failpoints=self.failpoints,
+            log=logging.getLogger("metastore.restore"),
+        )  # fmt: skip
+        try:
+            wal.save_snapshot_position(header.index, header.term, header.conf_state.encode())
+            wal.append(1, None, HardState(header.term, 0, header.index))
+            waiter = select.poll()
+            waiter.register(wal.fileno(), select.POLLIN)
+            wal.submit()
+            while wal.durable < 1 or wal.durable_snapshot != header.index:
+                waiter.poll()
+                wal.poll()
+        finally:
+            wal.close()

@@ -1,0 +1,408 @@
+"""`metastore wal dump|verify`: what a write-ahead log holds, and whether a start would take it. Nothing is changed.
+
+Of a running node the log is read as it is at this moment (its newest group may be half written, which shows as
+unproven). Files that vanish or change under the reader, for the node releases and uses them anew, make it start over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import mmap
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metastore import console
+from metastore._core.batch import unframe
+from metastore._core.codec import PayloadCodec
+from metastore._core.entry import MAX_PAYLOAD, decode_entries
+from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, Operation, decode_op
+from metastore._core.raftpb import ConfState, decode_conf_change
+from metastore._core.wal import HEADER_SIZE, RECORD_TYPES
+from metastore._core.walscan import Recovered, recover, walk
+from metastore.api import pb
+from metastore.codecs import load_all
+from metastore.errors import ConfigError, DamagedData, FormatError, MetaStoreError
+from metastore.membership import Change, Identity
+
+#: How often the log of a running node is read anew when it seems damaged.
+ATTEMPTS = 5
+KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member"}
+ENTRY_TYPES = ("normal", "member", "members")
+START, ENTRY, HARD_STATE, SNAPSHOT, MARKER = sorted(RECORD_TYPES)
+_NAME = re.compile(r"([0-9a-f]{16})\.wal")
+_DAMAGE = re.compile(r"(?P<path>.*): offset (?P<offset>\d+): ")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options of the subcommand."""
+    made = argparse.ArgumentParser(
+        prog="metastore wal", description="Look at a node's write-ahead log; nothing is changed, and the node may run.",
+        epilog="exit codes: 0 a start would take this log, 2 bad command line or no log there, 4 damaged",
+    )  # fmt: skip
+    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    text = "check the log as a start does; per file: what is proven synced, what is not, what would be cut"
+    command = commands.add_parser("verify", help=text, description=text)
+    command.add_argument("dir", metavar="DIR", help="data directory, or its wal folder")
+    command.add_argument("--json", action="store_true", help="one JSON object instead of tables")
+    text = "print its records, with the operations in them"
+    command = commands.add_parser("dump", help=text, description=text)
+    command.add_argument("dir", metavar="DIR", help="data directory, or its wal folder")
+    command.add_argument("--from", dest="first", metavar="INDEX", type=int, default=0, help="begin at this entry")
+    command.add_argument("--limit", metavar="N", type=int, help="end after so many records")
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    return made
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit code. Raises MetaStoreError."""
+    options = parser().parse_args(arguments)
+    with Log(find(options.dir)) as log:
+        if options.command == "verify":
+            _verify(log, options.json)
+        else:
+            _dump(log, options)
+    if log.damage is not None:
+        raise log.damage
+    return 0
+
+
+def find(given: str) -> Path:
+    """The wal folder of a data directory, or the folder itself. Raises ConfigError."""
+    path = Path(given)
+    try:
+        for folder in (path / "wal", path):
+            if folder.is_dir() and any(_NAME.fullmatch(name) for name in os.listdir(folder)):
+                return folder
+    except OSError as error:
+        raise ConfigError(f"{given}: cannot be read: {error.strerror}") from error
+    raise ConfigError(f"{given}: there is no write-ahead log")
+
+
+# ---- reading
+
+
+@dataclass
+class File:
+    """A segment. `state` is for people, `end` where its good records end, `proven` up to where they are proven synced,
+    both in bytes; `note` is what else there is to say."""
+
+    path: Path
+    generation: int
+    data: Any
+    state: str = "?"
+    end: int = 0
+    proven: int = 0
+    note: str = ""
+    entries: int = 0
+    first: int = 0
+    last: int = 0
+
+    def records(self) -> Iterator[tuple[int, int, int, int, int, bytes]]:
+        """See `walscan.walk`."""
+        return walk(self.data, self.generation, HEADER_SIZE, self.end)
+
+
+@dataclass
+class Log:
+    """The segments of a folder, judged as a start would. `damage` is what that would refuse."""
+
+    path: Path
+    files: list[File] = field(default_factory=list)
+    running: bool = False
+    damage: DamagedData | None = None
+    found: Recovered | None = None
+    _lock: int = -1
+
+    def __enter__(self) -> Log:
+        try:
+            self._lock = os.open(self.path.parent / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
+            # Held as long as we read: a node that starts meanwhile would cut files that are mapped here.
+            fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            pass
+        except BlockingIOError:
+            self.running = True
+        except OSError as error:
+            raise ConfigError(f"{self.path.parent}/LOCK: cannot be read: {error.strerror}") from error
+        for _ in range(ATTEMPTS if self.running else 1):
+            if self._read():
+                break
+        self._judge()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+
+    def _read(self) -> bool:
+        """Read everything and ask `recover`; False if another attempt may do better."""
+        self.damage = self.found = None
+        try:
+            matches = [match for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
+            # The newest first: what it states of those before it is then in them, too.
+            self.files = [
+                File(self.path / match[0], int(match[1], 16), self._data(self.path / match[0]))
+                for match in sorted(matches, key=lambda match: match[1], reverse=True)
+            ][::-1]
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise ConfigError(f"{self.path}: cannot be read: {error}") from error
+        try:
+            self.found = recover([(str(file.path), file.generation, file.data) for file in self.files])
+        except DamagedData as error:
+            self.damage = error
+        return self.damage is None
+
+    def _data(self, path: Path) -> Any:
+        with path.open("rb") as file:
+            if self.running:
+                # Not mapped: the node may cut it.
+                return file.read()
+            size = os.fstat(file.fileno()).st_size
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+
+    def _judge(self) -> None:
+        """Give each file its state."""
+        found = self.found
+        for file in self.files:
+            if found is None:
+                file.state, file.end, file.proven = "not judged", len(file.data), 0
+            elif file.generation == found.last_generation:
+                file.state, file.end, file.proven = "newest", found.last_end, found.proven
+            elif file.generation in found.used:
+                file.state = "proven"
+                file.end = file.proven = self._stated_end(file)
+            elif file.generation in found.spare:
+                file.state, file.end, file.proven, file.note = "prepared", 0, 0, "not used yet"
+            else:
+                file.state, file.end, file.proven, file.note = "left over", 0, 0, "removed at the next start"
+            self._count(file)
+        if found is not None:
+            for cut in found.cuts:
+                self._file(cut.generation).note = f"cut at {cut.offset} to {cut.end} at the next start: {cut.reason}"
+        match = _DAMAGE.match(self.damage.text) if self.damage is not None else None
+        for file in self.files:
+            if match is not None and str(file.path) == match["path"]:
+                file.state, file.note = "damaged", f"at offset {match['offset']}"
+
+    def _stated_end(self, file: File) -> int:
+        """Where the segment after it says that it ends."""
+        after = next(other for other in self.files if other.generation > file.generation)
+        for _offset, _type, _group, _synced, _proven, payload in walk(after.data, after.generation):
+            return int.from_bytes(payload[8:16], "little")
+        return len(file.data)
+
+    def _file(self, generation: int) -> File:
+        return next(file for file in self.files if file.generation == generation)
+
+    def _count(self, file: File) -> None:
+        end = 0
+        for offset, kind, *_, payload in file.records():
+            end = offset + 48 + -(-len(payload) // 8) * 8
+            if kind == ENTRY:
+                index = int.from_bytes(payload[16:24], "little")
+                file.first, file.last = file.first or index, index
+                file.entries += 1
+        file.end = min(file.end, end)
+
+    def segments(self) -> list[File]:
+        """Those that make the log; of a damaged log all."""
+        if self.found is None:
+            return self.files
+        return [file for file in self.files if file.generation in self.found.used]
+
+
+# ---- verify
+
+
+class Told:
+    """What the records say, one after the other."""
+
+    def __init__(self) -> None:
+        self.metadata = b""
+        self.term = self.vote = self.commit = 0
+        self.snapshot = (0, 0)
+        self.last = (0, 0)
+
+    def take(self, kind: int, payload: bytes) -> dict[str, Any]:
+        """Take a record in; gives its fields, those of entries aside."""
+        numbers = [int.from_bytes(payload[at : at + 8], "little") for at in range(0, min(len(payload), 72) - 7, 8)]
+        if kind == START:
+            size = int.from_bytes(payload[72:76], "little")
+            self.metadata = payload[80 : 80 + size]
+            self.snapshot, self.last = (numbers[2], numbers[3]), (numbers[4], numbers[5])
+            self.term, self.vote, self.commit = numbers[6:9]
+            return {
+                "after_segment": numbers[0], "ends_at": numbers[1], "snapshot": numbers[2], "snapshot_term": numbers[3],
+                "last": numbers[4], "last_term": numbers[5], "hard_term": self.term, "vote": f"{self.vote:016x}",
+                "commit": self.commit,
+            }  # fmt: skip
+        if kind == HARD_STATE:
+            self.term, self.vote, self.commit = numbers
+            return {"hard_term": self.term, "vote": f"{self.vote:016x}", "commit": self.commit}
+        if kind == SNAPSHOT:
+            self.snapshot = (numbers[0], numbers[1])
+            self.last = max(self.last, self.snapshot)
+            return {"snapshot": numbers[0], "snapshot_term": numbers[1], "members": _members(payload[20:])}
+        if kind == ENTRY:
+            self.last = (numbers[2], numbers[1])
+        return {}
+
+
+def _members(conf_state: bytes) -> str:
+    try:
+        state = ConfState.decode(conf_state)
+    except MetaStoreError as error:
+        return f"unreadable: {error.text}"
+    return " ".join(f"{ident:016x}" for ident in (*state.voters, *state.learners))
+
+
+def _verify(log: Log, as_json: bool) -> None:
+    told = Told()
+    for file in log.segments():
+        for _offset, kind, *_, payload in file.records():
+            told.take(kind, payload)
+    summary: dict[str, Any] = {"log": str(log.path), "node": "running" if log.running else "not running"}
+    try:
+        identity = Identity.decode(told.metadata)
+        summary |= {"member id": f"{identity.member_id:016x}", "cluster id": f"{identity.cluster_id:016x}"}
+    except FormatError as error:
+        log.damage = log.damage or DamagedData(f"{log.path}: {error.text}")
+    summary |= {
+        "term": told.term, "vote": f"{told.vote:016x}", "commit": told.commit, "snapshot index": told.snapshot[0],
+        "snapshot term": told.snapshot[1], "last index": told.last[0], "last term": told.last[1],
+    }  # fmt: skip
+    summary["verdict"] = "good" if log.damage is None else "damaged"
+    rows = [
+        [
+            file.path.name, len(file.data), file.state, file.entries,
+            f"{file.first}-{file.last}" if file.entries else "", file.proven, max(0, file.end - file.proven), file.note,
+        ]
+        for file in log.files
+    ]  # fmt: skip
+    heads = ("file", "bytes", "state", "entries", "indexes", "proven to", "unproven", "note")
+    if as_json:
+        made = {name.replace(" ", "_"): value for name, value in summary.items()}
+        made["segments"] = [dict(zip((h.replace(" ", "_") for h in heads), row, strict=True)) for row in rows]
+        made["damage"] = log.damage.text if log.damage is not None else ""
+        print(json.dumps(made))
+        return
+    console.facts(log.path.name, summary)
+    print()
+    console.table(heads, rows)
+
+
+# ---- dump
+
+
+def _dump(log: Log, options: argparse.Namespace) -> None:
+    left = options.limit if options.limit is not None else 1 << 62
+    codec = PayloadCodec(None, 0, MAX_PAYLOAD, decoders=load_all())
+    begun = options.first == 0
+    told = Told()
+    for file in log.segments():
+        for offset, kind, group, synced, _proven, payload in file.records():
+            fields = told.take(kind, payload)
+            begun = begun or (kind == ENTRY and told.last[0] >= options.first)
+            if not begun:
+                continue
+            if left <= 0:
+                return
+            left -= 1
+            if kind == ENTRY:
+                fields = entry_fields(payload, codec)
+            place = {"file": file.path.name, "offset": offset, "type": RECORD_TYPES[kind], "group": group}
+            place |= {"synced": synced, "proven": log.found is not None and offset < file.proven}
+            if options.json:
+                print(json.dumps({**place, **fields}))
+            else:
+                _print(place, fields)
+
+
+def _print(place: dict[str, Any], fields: dict[str, Any]) -> None:
+    operations = fields.pop("operations", [])
+    if place["type"] == "START":
+        print(place["file"])
+    proof = "" if place["proven"] else " unproven"
+    shown = " ".join(f"{name}={value}" for name, value in fields.items())
+    print(f"{place['offset']:>10}  {place['type']:<10}  group={place['group']} {shown}{proof}")
+    for operation in operations:
+        print(" " * 24 + " ".join(str(v) if k == "op" else f"{k}={v}" for k, v in operation.items()))
+
+
+def entry_fields(image: bytes, codec: PayloadCodec) -> dict[str, Any]:
+    """An entry for people: index, term, type, bytes of its payload, and the operations in it."""
+    (entry,) = decode_entries(image)
+    made: dict[str, Any] = {"index": entry.index, "term": entry.term, "entry": ENTRY_TYPES[entry.type]}
+    made["bytes"] = len(entry.data)
+    try:
+        if entry.type:
+            change = decode_conf_change(entry.type, entry.data)
+            made["operations"] = [operation_fields(decode_op(change.context))] if change.context else []
+        elif entry.data:
+            content = codec.decode(entry.data)
+            made["compressed"] = bool(entry.data[0])
+            made["operations"] = [operation_fields(decode_op(op)) for op in unframe(content)]
+    except MetaStoreError as error:
+        made["unreadable"] = error.text
+    return made
+
+
+def operation_fields(op: Operation) -> dict[str, Any]:
+    """An operation for people: what it does to which keys; values by their size. Raises MetaStoreError."""
+    made: dict[str, Any] = {"op": KINDS.get(op.kind, f"kind {op.kind}"), "id": f"{op.request_id:016x}"}
+    if op.kind == PUT:
+        put = pb.parse(pb.PutRequest, op.request)
+        made |= {"key": text(put.key), "value_bytes": len(put.value)}
+        if put.lease:
+            made["lease"] = f"{put.lease:x}"
+    elif op.kind == DELETE_RANGE:
+        made |= _range(pb.parse(pb.DeleteRangeRequest, op.request))
+    elif op.kind == TXN:
+        made |= _txn(pb.parse(pb.TxnRequest, op.request))
+    elif op.kind == COMPACT:
+        made["revision"] = pb.parse(pb.CompactionRequest, op.request).revision
+    elif op.kind == MEMBER:
+        change = Change.decode(op.request)
+        made |= {"action": change.action, "member": f"{change.member.id:016x}", "name": change.member.name}
+        made["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
+    else:
+        made["bytes"] = len(op.request)
+    return made
+
+
+def _range(request: Any) -> dict[str, Any]:
+    made = {"key": text(request.key)}
+    if request.range_end:
+        made["range_end"] = text(request.range_end)
+    return made
+
+
+def _txn(request: Any) -> dict[str, Any]:
+    def branch(operations: Any) -> str:
+        return ",".join(_txn_op(item) for item in operations)
+
+    made = {"if": ",".join(text(compare.key) for compare in request.compare)}
+    made |= {"then": branch(request.success), "else": branch(request.failure)}
+    return {name: f"[{value}]" for name, value in made.items() if value}
+
+
+def _txn_op(item: Any) -> str:
+    which = item.WhichOneof("request")
+    if which == "request_txn":
+        return "txn"
+    if which is None:
+        return "nothing"
+    return f"{which.removeprefix('request_').removesuffix('_range')}:{text(getattr(item, which).key)}"
+
+
+def text(key: bytes) -> str:
+    """A key for people: what cannot be printed is escaped, so that it can do nothing to a terminal."""
+    return repr(key)[2:-1]
