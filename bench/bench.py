@@ -215,10 +215,14 @@ class Bench:
 
     def million(self) -> None:
         """Loads many keys, kills, starts again: memory after both, the time to a first linearizable answer."""
+        self.restarts("etcd", "metastore")
+
+    def restarts(self, *kinds: str) -> None:
+        """`million` of these kinds."""
         keys = self.options.keys
         print(f"\n{keys} keys of {self.options.value_size} bytes: memory after loading, time to restart after kill -9")
         print(f"  {'':<12} {'load s':>8} {'RSS MB':>8} {'restart s':>10} {'RSS MB':>8} {'disk MB':>8}")
-        for kind in ("etcd", "metastore"):
+        for kind in kinds:
             with self.make(kind) as server:
                 began = time.perf_counter()
                 replies = loader.put_keys(server.address, b"million/", keys, self.options.value_size, self.options.seed)

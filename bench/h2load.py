@@ -11,21 +11,25 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Load:
-    """The shape of a load: `requests` in all, over `connections` with `streams` under way on each."""
+    """The shape of a load: `requests` in all, over `connections` with `streams` under way on each; `rate` requests per
+    second of each connection (0: as many as the server answers)."""
 
     requests: int
     connections: int
     streams: int
+    rate: int = 0
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """`rate` in requests per second; latencies in microseconds, of each request; `data` bytes of reply messages."""
+    """`rate` in requests per second; latencies and starts (since the epoch) in microseconds, of each request;
+    `data` bytes of reply messages."""
 
     rate: float
     seconds: float
     latencies: list[int]
     data: int
+    starts: list[int]
 
 
 def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
@@ -35,16 +39,19 @@ def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
         body.write_bytes(message)
         command = ["h2load", f"-c{load.connections}", f"-m{load.streams}", f"-n{load.requests}", "-t1", "-d", str(body)]
         command += [f"--log-file={log}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
+        if load.rate:
+            command.append(f"--rps={load.rate}")
         command.append(f"http://{address}{path}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
-        latencies = [int(line.split("\t")[2]) for line in log.read_text().splitlines()]
+        rows = [line.split("\t") for line in log.read_text().splitlines()]
+    starts, latencies = [int(row[0]) for row in rows], [int(row[2]) for row in rows]
     finished = re.search(r"finished in ([\d.]+)(us|ms|s|m), ([\d.]+) req/s", done.stdout)
     good = re.search(r"(\d+) succeeded", done.stdout)
     data = re.search(r"\((\d+)\) data", done.stdout)
     if not (finished and good and data) or int(good[1]) != load.requests or len(latencies) != load.requests:
         raise RuntimeError(f"h2load: not every request succeeded:\n{done.stdout}\n{done.stderr}")
     seconds = float(finished[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
-    return Outcome(load.requests / seconds, seconds, latencies, int(data[1]))
+    return Outcome(load.requests / seconds, seconds, latencies, int(data[1]), starts)
 
 
 def version() -> str:

@@ -1,6 +1,7 @@
 """A load generator for puts with a key and a value of their own each, which h2load cannot make.
 
-The HTTP/2 frames are built by numpy; the values are random bytes, so that no codec can make them smaller.
+`put_keys`: the HTTP/2 frames are built by numpy; the values are random bytes, so that no codec can make them smaller.
+`put_pairs`: keys and values as they are given.
 
 Ten connections or so, many calls under way on each, one thread. It counts replies and nothing else: that the puts were
 really done is for the caller to check by the revision.
@@ -10,7 +11,10 @@ from __future__ import annotations
 
 import selectors
 import socket
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import Protocol
 
 import numpy as np
 
@@ -64,6 +68,36 @@ def _call(stream: int, block: bytes, data: bytes) -> bytes:
     return _frame(HEADERS, END_HEADERS, stream, block) + _frame(DATA, END_STREAM, stream, data)
 
 
+class _Source(Protocol):
+    """The calls of one connection."""
+
+    count: int
+
+    def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
+        """Frames of calls from `start` on, at most `room` calls and `window` bytes of messages: the bytes, how many
+        calls, and their messages' bytes."""
+
+
+class _Pairs:
+    """Calls with any keys and values; a message fits into one frame."""
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        self.count = len(pairs)
+        self._pairs = pairs
+
+    def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
+        """See _Source."""
+        parts: list[bytes] = []
+        used = 0
+        for number in range(start, min(self.count, start + room)):
+            message = put_message(*self._pairs[number])
+            if used + len(message) > window:
+                break
+            used += len(message)
+            parts.append(_call(2 * number + 1, BLOCK_AFTER if number else FIRST_BLOCK, message))
+        return b"".join(parts), len(parts), used
+
+
 class _Calls:
     """The frames of one connection's calls, built a block at a time from a template."""
 
@@ -81,14 +115,19 @@ class _Calls:
     def _key(self, number: int) -> bytes:
         return self._prefix + b"%0*d" % (DIGITS, number)
 
-    def take(self, start: int, count: int) -> bytes:
-        """The bytes of calls [start, start + count), not beyond the end of start's block; call 0 comes alone."""
+    def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
+        """See _Source; not beyond the end of start's block, and call 0 comes alone."""
+        count = min(room, window // self.message_size, self.count - start)
+        if count <= 0:
+            return b"", 0, 0
         if start == 0:
-            return _call(1, FIRST_BLOCK, put_message(self._key(self._first), self._value))
+            return _call(1, FIRST_BLOCK, put_message(self._key(self._first), self._value)), 1, self.message_size
         if not self._block_start <= start < self._block_start + BLOCK:
             self._build(start)
         at = (start - self._block_start) * self.size
-        return self._block[at : at + count * self.size]
+        data = self._block[at : at + count * self.size]
+        taken = len(data) // self.size
+        return data, taken, taken * self.message_size
 
     def _build(self, start: int) -> None:
         numbers = np.arange(start, min(start + BLOCK, self.count), dtype=np.int64)
@@ -109,7 +148,7 @@ class _Calls:
 class _Connection:
     """One connection: what is sent, what came back, and how much the server lets us send."""
 
-    calls: _Calls
+    calls: _Source
     streams: int
     sock: socket.socket
     sent: int = 0
@@ -122,14 +161,13 @@ class _Connection:
 
     def fill(self) -> None:
         """Adds as many calls as streams and window allow, and sends."""
-        room = min(self.streams - (self.sent - self.done), self.window // self.calls.message_size)
-        while room > 0 and self.sent < self.calls.count:
-            data = self.calls.take(self.sent, min(room, self.calls.count - self.sent))
-            taken = 1 if self.sent == 0 else len(data) // self.calls.size
+        while (room := self.streams - (self.sent - self.done)) > 0 and self.sent < self.calls.count:
+            data, taken, nbytes = self.calls.take(self.sent, room, self.window)
+            if not taken:
+                break
             self.out += data
             self.sent += taken
-            room -= taken
-            self.window -= taken * self.calls.message_size
+            self.window -= nbytes
         self.flush()
 
     def flush(self) -> None:
@@ -185,15 +223,37 @@ def put_keys(
 
     Raises RuntimeError when a connection fails.
     """
-    host, _, port = address.rpartition(":")
     share = -(-count // connections)
+    firsts = range(0, count, share)
+    calls = [_Calls(prefix, first, min(share, count - first), value_size, seed) for first in firsts]
+    return _play(address, calls, streams)
+
+
+def put_pairs(
+    address: str, pairs: Iterable[tuple[bytes, bytes]], connections: int = 10, streams: int = 100
+) -> tuple[int, int]:
+    """Puts keys with their values, which are taken a few thousand at a time: how many, and how many got a reply.
+
+    The order in which they are applied is that of `pairs` only roughly. Raises RuntimeError when a connection fails.
+    """
+    count = replies = 0
+    left = iter(pairs)
+    while some := list(islice(left, BLOCK)):
+        count += len(some)
+        replies += _play(address, [_Pairs(some[n::connections]) for n in range(min(connections, len(some)))], streams)
+    return count, replies
+
+
+def _play(address: str, sources: Iterable[_Source], streams: int) -> int:
+    """One connection for each source, until all calls have ended; how many got a reply message."""
+    host, _, port = address.rpartition(":")
     with selectors.DefaultSelector() as selector:
         made = []
-        for first in range(0, count, share):
+        for calls in sources:
             sock = socket.create_connection((host, int(port)))
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setblocking(False)
-            connection = _Connection(_Calls(prefix, first, min(share, count - first), value_size, seed), streams, sock)
+            connection = _Connection(calls, streams, sock)
             grown = _frame(WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
             settings = _frame(SETTINGS, 0, 0, SET_WINDOW.to_bytes(2, "big") + WINDOW.to_bytes(4, "big"))
             connection.out += PREFACE + settings + grown

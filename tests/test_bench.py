@@ -15,9 +15,9 @@ BENCH = Path(__file__).resolve().parent.parent / "bench"
 pytestmark = pytest.mark.node_only
 
 
-def run_bench(program: str, folder: Path, *sizes: str) -> str:
-    """Output of a script with all of its measurements; in a debug build it must refuse, and nothing is said."""
-    command = [sys.executable, str(BENCH / program), "all", "--rounds", "1", "--dir", str(folder), *sizes]
+def run_bench(program: str, folder: Path, *sizes: str, what: tuple[str, ...] = ("all",)) -> str:
+    """Output of a script with these measurements; in a debug build it must refuse, and nothing is said."""
+    command = [sys.executable, str(BENCH / program), *what, "--rounds", "1", "--dir", str(folder), *sizes]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert not list(folder.iterdir()), "data was left behind"
     if build_info()["flavour"] != "release":
@@ -42,3 +42,16 @@ def test_every_measurement_of_clusters_runs(tmp_path: Path) -> None:
         assert output.count("metastore / etcd: req/s x") == 6
         assert output.count("CPU of a follower, us/req: etcd") == 2
         assert "kill -9 of the leader" in output
+
+
+def test_snapshots_and_transfers_are_measured(tmp_path: Path) -> None:
+    status = tmp_path / "packages" / "status"
+    status.parent.mkdir()
+    status.write_text("\n\n".join(f"Package: p{n}\nVersion: 1.{n}\nDescription: a\n more" for n in range(40)))
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sizes = ("--scale", "0.002", "--rate", "200", "--packages", str(status))
+    output = run_bench("storage.py", folder, *sizes, what=("snapshot", "transfer"))
+    if output:
+        assert "% less" in output and "p99.9 meanwhile" in output
+        assert "cut at" in output and "BEGAN ANEW" not in output

@@ -22,9 +22,17 @@ def test_entries_and_bytes_must_both_have_passed() -> None:
 
 def test_a_large_state_waits_for_half_its_size_of_log() -> None:
     policy = Policy(1, 0)
-    policy.restored(10, 0, 300, 1000)  # compresses to 0.3
-    assert not policy.due(1000, 1499, 10_000)
-    assert policy.due(1000, 1500, 10_000)
+    policy.restored(10, 0, 600, 1000)  # compresses to 0.6
+    assert not policy.due(1000, 2999, 10_000)
+    assert policy.due(1000, 3000, 10_000)
+
+
+def test_a_state_that_compresses_well_waits_for_a_quarter_of_it() -> None:
+    """Files are small then, but all of the state is read and compressed for each."""
+    policy = Policy(1, 0)
+    policy.restored(10, 0, 50, 1000)
+    assert not policy.due(1000, 2499, 10_000)
+    assert policy.due(1000, 2500, 10_000)
 
 
 def test_a_failed_attempt_counts() -> None:
@@ -67,14 +75,48 @@ def test_restart_time_is_bounded_by_the_size_of_the_state() -> None:
     assert worst <= 1100
 
 
+@pytest.mark.parametrize("size", [10**power for power in range(3, 14)])
+def test_at_any_size_of_the_state(size: int) -> None:
+    """A state that stays as large as it is, and of which ever other parts are rewritten, under the default counts:
+    what is written is bounded, and so is what a start replays."""
+    policy = Policy(10_000, 1 << 20, 0.4)
+    rng = random.Random(size)
+    written = index = 0
+    cost = walked = longest = 0.0
+    since = 0
+    while written < max(20 * size, 100 << 20):
+        step = max(100_000, size // 500)
+        written, since, index = written + step, since + step, index + 1000
+        if policy.due(index, written, size):
+            file_size = int(size * rng.uniform(0.1, 0.9))
+            cost, walked, longest, since = cost + file_size, walked + size, max(longest, since), 0
+            policy.taken(index, written, file_size, size)
+    assert 0 < cost <= 2 * written + policy.debt
+    assert walked <= 4 * written
+    # The counts alone take ten of these steps.
+    assert longest <= max(1.3 * size, 11 * max(100_000, size // 500), 1 << 20)
+
+
+def test_failed_attempts_cost_as_much_as_those_that_went_well() -> None:
+    """What they wrote before they failed counts too: a disk that is full is not written to for nothing all the time."""
+    policy = Policy(10, 1000)
+    policy.restored(1, 0, 500, 1000)
+    attempts, cost = 0, 0
+    for index in range(100_000):
+        if policy.due(index, index * 10, 100_000):
+            attempts, cost = attempts + 1, cost + 50_000
+            policy.failed(index * 10)
+    assert attempts > 10 and cost <= 2 * 1_000_000
+
+
 def test_only_what_clients_wrote_counts() -> None:
     assert client_bytes(12 * 5 + 700, 5) == 700
     assert client_bytes(10, 5) == 0
 
 
 def test_a_first_guess_gives_way_to_what_files_tell() -> None:
-    policy = Policy(1, 0, 0.4)
-    assert not policy.due(1, 199, 1000) and policy.due(1, 200, 1000)
-    policy.taken(1, 200, 900, 1000)
-    assert policy.debt == 500
-    assert not policy.due(2, 200 + 699, 1000) and policy.due(2, 200 + 700, 1000)
+    policy = Policy(1, 0, 0.6)
+    assert not policy.due(1, 299, 1000) and policy.due(1, 300, 1000)
+    policy.taken(1, 300, 900, 1000)
+    assert policy.debt == 300
+    assert not policy.due(2, 300 + 599, 1000) and policy.due(2, 300 + 600, 1000)

@@ -127,6 +127,9 @@ cdef class RecordReader:
     cdef bint more(self) except -1:
         """Have bytes at hand; false at the end."""
         while self.at == <size_t>PyBytes_GET_SIZE(self.piece):
+            # Let go of before the next one is made: a piece is a chunk.
+            self.piece = b""
+            self.at = 0
             piece = next(self.pieces, None)
             if piece is None:
                 return False

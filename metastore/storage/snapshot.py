@@ -189,6 +189,8 @@ class SnapshotStore:
             chunks += 1
             nbytes += len(piece)
             unsynced += len(image)
+            # Not needed any more, and the next piece is made while these names would still hold them.
+            piece = image = b""
             if unsynced >= _SYNC_EVERY:
                 os.fdatasync(fd)
                 unsynced = 0
