@@ -158,6 +158,17 @@ def _size(default: str | int, low: str = "1B", high: str = "1TiB") -> Any:
     return _setting(default, parse)
 
 
+def _quota(default: str) -> Any:
+    size = _size(default, "0B", "1024TiB").metadata["parse"]
+
+    def parse(value: object) -> int:
+        if isinstance(value, int) and not isinstance(value, bool) and value < 0:
+            return -1
+        return int(size(value))
+
+    return _setting(default, parse)
+
+
 def _address(default: str) -> Any:
     def parse(value: object) -> str:
         if not isinstance(value, str):
@@ -285,7 +296,7 @@ class PerformanceTable:
 
 @dataclass(frozen=True, kw_only=True)
 class MaintenanceTable:
-    """[maintenance]: snapshots."""
+    """[maintenance]: snapshots, and compaction of history without being asked."""
 
     snapshot_count: int = _count(10000, 1)
     snapshot_min_size: int = _size("1MiB", "0")
@@ -295,12 +306,16 @@ class MaintenanceTable:
     snapshot_send_rate: int = _size("0B", "0B")
     enable_snapshot_compression: bool = _flag(True)
     snapshot_compression_codec: str = _text("zstd", pattern=_NAME)
+    auto_compaction_mode: str = _text("off", choices=("off", "periodic", "revision"))
+    auto_compaction_retention: float = _duration("1h", "1s", "365d")
+    auto_compaction_revisions: int = _count(10_000, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LimitsTable:
     """[limits]: the bounds on everything that clients can make grow."""
 
+    quota_bytes: int = _quota("2GiB")
     max_request_bytes: int = _size("1.5MiB", "1KiB", "512MiB")
     max_txn_ops: int = _count(128, 1, 1_000_000)
     max_inflight_requests: int = _count(20_000, 1)

@@ -235,6 +235,7 @@ class Driver:
         if operation.kind == MEMBER:
             self._queue_change(sender, data)
         else:
+            self.kv.check_forwarded(operation.kind, operation.request)
             self.proposer.add(data, now)
 
     def receive_refusal(self, code: int, ids: list[int]) -> None:

@@ -41,6 +41,7 @@ from .peerstream import AcceptedStream
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
 from .storage.wal import Wal
+from .upkeep import AlarmsDone, HashDone, Upkeep
 
 log = logging.getLogger("metastore.node")
 
@@ -49,7 +50,6 @@ ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
-ALARM_NOSPACE = 1  # etcdserverpb.AlarmType
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
@@ -207,6 +207,9 @@ class Server:
             members_changed=self._members_changed,
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
+        self.upkeep = Upkeep(
+            config, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.full
+        )
         self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
         self.driver.install = self.snapshots.install
@@ -379,6 +382,7 @@ class Server:
         now = self.loop.now()
         self.driver.pump(now)
         self.snapshots.turn(now)
+        self.upkeep.turn()
         if not self.ready:
             self._announce(now)
         if self.driver.leader_id != self.told_leader:
@@ -473,6 +477,7 @@ class Server:
         now = self.loop.now()
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
+        self.upkeep.tick(now)
         # After a stop of the process the missed ticks are not made up for: one is enough to look around.
         self._next_tick = max(self._next_tick + interval, now + interval / 2)
         self.loop.call_at(self._next_tick, self._tick)
@@ -513,6 +518,7 @@ class Server:
         self.kv.refuse(errors.Stopped())
         self.health.shutdown()
         self.backups.stop()
+        self.upkeep.stop()
         self.successor = self._hand_over()
         self.driver.stop()
         self.listener.shutdown()
@@ -591,9 +597,26 @@ class Server:
         """The members, as this node has applied them."""
         return [member for _, member in sorted(self.roster.members.items())]
 
+    @property
+    def quota_bytes(self) -> int:
+        """What the engine may take; 0: no limit."""
+        return max(0, self.upkeep.quota_bytes)
+
     def alarms(self) -> Iterable[tuple[int, int]]:
-        """(member id, alarm): NOSPACE while writes are refused for it."""
-        return [(self.member_id, ALARM_NOSPACE)] if self.full else []
+        """(member id, alarm): those of all members, and NOSPACE of this one while its disk has no room for the log."""
+        return self.upkeep.alarms()
+
+    def change_alarm(self, action: int, member: int, alarm: int, done: AlarmsDone) -> None:
+        """Raise or clear an alarm everywhere."""
+        self.upkeep.change_alarm(action, member, alarm, done)
+
+    def defragment(self, done: Done) -> None:
+        """Give back the room that is held and not needed."""
+        self.upkeep.defragment(done)
+
+    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
+        """Sum up the state at `revision` (0: now)."""
+        self.upkeep.hash_kv(revision, whole, gone, done)
 
     def healthy(self) -> bool:
         """Whether this node serves."""
@@ -671,6 +694,7 @@ class Server:
         numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
         numbers |= {f"snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
         numbers |= {f"kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
+        numbers |= self.upkeep.stats()
         proposer = self.proposer
         return numbers | {
             "kv_refused_total": self.kv.refused,

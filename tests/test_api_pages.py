@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import client as http_client
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -49,6 +50,8 @@ class FakeNode:
     serving: bool = True
     read_error: errors.MetaStoreError | None = None
     reads: int = 0
+    quota_bytes: int = 2 << 30
+    changes: errors.MetaStoreError | None = None
 
     def members(self) -> list[Member]:
         return [Member(self.member_id, self.name), Member(7, "n2", is_learner=True)]
@@ -62,6 +65,17 @@ class FakeNode:
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         self.reads += 1
         done(self.read_error)
+
+    def change_alarm(self, action: int, member: int, alarm: int, done: Callable[..., object]) -> None:
+        done([(member, alarm)], self.changes)
+
+    def defragment(self, done: Callable[..., object]) -> None:
+        done(self.changes)
+
+    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: Callable[..., object]) -> None:
+        assert not gone()
+        found = SimpleNamespace(hash=0xFFFFFFFF, revision=revision, current=11, compact_revision=-1)
+        done(None if self.changes else found, self.changes)
 
     def stats(self) -> dict[str, float]:
         return {"wal_syncs_total": 12, "wal_queued_bytes": 3.5}
@@ -147,9 +161,33 @@ def test_alarms(node: FakeNode, call: Callable[..., Any]) -> None:
     assert found.header.revision == 42
     found = call(path, pb.AlarmRequest(alarm=2), pb.AlarmResponse)
     assert [alarm.memberID for alarm in found.alarms] == [2]
+    assert node.reads == 2
+    found = call(path, pb.AlarmRequest(action=1, memberID=7, alarm=1), pb.AlarmResponse)
+    assert [(alarm.memberID, alarm.alarm) for alarm in found.alarms] == [(7, 1)]
+    node.changes = errors.InvalidAlarm()
     with pytest.raises(grpc.RpcError) as caught:
-        call(path, pb.AlarmRequest(action=1, alarm=1), pb.AlarmResponse)
-    assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        call(path, pb.AlarmRequest(action=3, alarm=1), pb.AlarmResponse)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    node.read_error = errors.NoLeader()
+    with pytest.raises(grpc.RpcError) as caught:
+        call(path, pb.AlarmRequest(), pb.AlarmResponse)
+    assert caught.value.details() == errors.NoLeader.default
+
+
+def test_hash_and_defragment(node: FakeNode, call: Callable[..., Any]) -> None:
+    path = "/etcdserverpb.Maintenance/"
+    found = call(path + "HashKV", pb.HashKVRequest(revision=9), pb.HashKVResponse)
+    assert (found.hash, found.hash_revision, found.compact_revision, found.header.revision) == (0xFFFFFFFF, 9, -1, 11)
+    assert call(path + "Hash", pb.HashRequest(), pb.HashResponse).hash == 0xFFFFFFFF
+    assert call(path + "Defragment", pb.DefragmentRequest(), pb.DefragmentResponse).header.revision == 42
+    node.changes = errors.Compacted()
+    for method, request, reply in (
+        ("HashKV", pb.HashKVRequest(), pb.HashKVResponse), ("Defragment", pb.DefragmentRequest(), pb.DefragmentResponse)
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            call(path + method, request, reply)
+        assert (caught.value.code(), caught.value.details()) == (
+            grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default)
 
 
 def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
@@ -176,7 +214,7 @@ def test_malformed_and_unknown(call: Callable[..., Any]) -> None:
         call("/etcdserverpb.Cluster/MemberList", Raw(), pb.MemberListResponse)
     assert caught.value.code() == grpc.StatusCode.INTERNAL
     for path, text in [
-        ("/etcdserverpb.Maintenance/Hash", "unknown method Hash for service etcdserverpb.Maintenance"),
+        ("/etcdserverpb.Maintenance/Downgrade", "unknown method Downgrade for service etcdserverpb.Maintenance"),
         ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
     ]:
         with pytest.raises(grpc.RpcError) as caught:

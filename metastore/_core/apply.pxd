@@ -8,6 +8,10 @@ from metastore._core.op cimport OpView
 from metastore._core.waiter cimport Waiter
 
 
+# Raises the error that an operation gets while alarms of these kinds are raised, if it gets one.
+cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1
+
+
 cdef class Applier:
     cdef readonly Store store
     cdef readonly PayloadCodec codec
@@ -18,6 +22,8 @@ cdef class Applier:
     cdef readonly uint64_t nbytes         # of the batches applied, decompressed
     cdef readonly uint64_t rejected       # ended in an error
     cdef readonly uint64_t undecodable    # of those: could not even be read
+    cdef readonly object alarms           # alarms.Alarms: which are raised, in the state as applied
+    cdef readonly int barred              # their kinds as bits; 0: nothing is refused for them
     cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError
     cdef FrameReader frames
     cdef list who

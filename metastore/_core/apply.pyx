@@ -13,12 +13,30 @@ from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_of_view, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport OP_HEADER, OP_MEMBER, OP_OK, OP_TXN, OpView, op_raise, op_read
-from metastore._core.txn cimport run_txn
+from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
+                                 op_read)
+from metastore._core.txn cimport run_txn, txn_puts
 from metastore._core.waiter cimport Waiter
+
+from metastore.alarms import Alarms
 
 # Failures of this node, not of the operation.
 cdef tuple FATAL = (MemoryError, OSError, errors.DamagedData, errors.DiskFailed)
+
+
+cdef enum:
+    ALARM_NOSPACE = 1
+    ALARM_CORRUPT = 2
+
+
+cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1:
+    if kind > OP_COMPACT:
+        return 0
+    if kinds & ALARM_CORRUPT:
+        raise errors.Corrupt()
+    if kinds & ALARM_NOSPACE and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, n))):
+        raise errors.NoSpace()
+    return 0
 
 
 cdef class Applier:
@@ -31,6 +49,8 @@ cdef class Applier:
         self.store = store
         self.codec = codec
         self.waiters = waiters
+        self.alarms = Alarms(store)
+        self.barred = self.alarms.kinds
         self.frames = FrameReader()
         self.who = []
         self.what = []
@@ -112,6 +132,12 @@ cdef class Applier:
         cdef bytes reply
         if op.kind == OP_MEMBER:
             return self.on_member(<bytes>op.body[:op.n])
+        if op.kind == OP_ALARM:
+            reply = self.alarms.apply(<bytes>op.body[:op.n])
+            self.barred = self.alarms.kinds
+            return reply
+        if self.barred:
+            check_alarms(self.barred, op.kind, op.body, op.n)
         if op.kind != OP_TXN:
             return self.store.execute_view(op.kind, op.body, op.n, want)
         reply = run_txn(self.store, op.body, op.n, want)
@@ -121,6 +147,8 @@ cdef class Applier:
     def reload(self) -> None:
         """The engine's contents were replaced: go on from its log position. Nothing may be half applied."""
         self.applied_index, self.applied_term = self.store.engine.applied()
+        self.alarms.load()
+        self.barred = self.alarms.kinds
 
     cpdef commit(self):
         """Write what was applied, with its log position, to the engine."""

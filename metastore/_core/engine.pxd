@@ -29,6 +29,7 @@ cdef class Engine:
     cpdef Engine view(self)
     cpdef object size(self)
     cpdef bint reclaim(self)
+    cpdef object defragment(self)
     cpdef object durable_applied(self)
     cpdef object flush(self)
     cpdef object close(self)

@@ -132,6 +132,14 @@ cdef class Engine:
         """Do a slice (at most a millisecond) of the freeing that is left over; True while there is more."""
         return False
 
+    cpdef object defragment(self):
+        """Begin, or go on, to give back room that is held and not needed, without blocking (at most a millisecond).
+
+        None when it is done, else in how many seconds to call again (float); an engine that works in a thread of its
+        own says so as long as that is busy.
+        """
+        return 0.0 if self.reclaim() else None
+
     cpdef object durable_applied(self):
         """The applied index that survives a crash."""
         return self.applied()[0]

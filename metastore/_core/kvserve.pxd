@@ -1,4 +1,4 @@
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from metastore._core.batch cimport BatchProposer
 from metastore._core.mvcc cimport Store
@@ -23,6 +23,10 @@ cdef class KVServer:
     cdef readonly size_t max_request_bytes, max_txn_ops, max_reads
     cdef readonly uint64_t[5] calls       # admitted or refused, by method
     cdef readonly uint64_t refused
+    cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
+    cdef public int barred                # kinds of the alarms for which this member, when it leads, refuses; bits
+    cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
+    cdef readonly uint64_t over_quota     # puts refused because there was no room
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
@@ -31,6 +35,7 @@ cdef class KVServer:
     cpdef list handle(self, list requests, double now)
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
     cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
     cdef bint must_wait(self, Waiter waiter)

@@ -1,5 +1,5 @@
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from metastore._core.batch import BatchProposer
 from metastore._core.mvcc import Store
@@ -7,6 +7,11 @@ from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
 
 METHODS: dict[str, int]
+
+class Quota(Protocol):
+    def room(self) -> int: ...
+    def exceeded(self) -> object: ...
+    def hold(self, waiter: Waiter, error: MetaStoreError) -> bool: ...
 
 class KVServer:
     store: Store
@@ -19,11 +24,16 @@ class KVServer:
     max_txn_ops: int
     max_reads: int
     refused: int
+    room: int
+    barred: int
+    quota: Quota | None
+    over_quota: int
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any
     ) -> None: ...
     def handle(self, requests: Iterable[Any], now: float) -> list[Any]: ...
     def call(self, method: str, body: bytes, waiter: Waiter, now: float) -> None: ...
+    def check_forwarded(self, kind: int, body: bytes) -> None: ...
     def confirm(self, waiter: Waiter) -> None: ...
     def expect(self, waiter: Waiter) -> int: ...
     def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...

@@ -6,9 +6,10 @@ BatchProposer and answers to waiters.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from metastore import errors
+from metastore._core.apply cimport check_alarms
 from metastore._core.batch cimport BatchProposer
 from metastore._core.h2 cimport Request
 from metastore._core.kvpb cimport (
@@ -17,10 +18,13 @@ from metastore._core.kvpb cimport (
 )
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
-from metastore._core.txn cimport check_txn, txn_is_readonly
+from metastore._core.txn cimport check_txn, txn_is_readonly, txn_puts
 from metastore._core.waiter cimport Waiter
 
 from metastore._core.txn import txn_is_serializable
+
+cdef int64_t NO_LIMIT = 0x3FFFFFFFFFFFFFFF
+cdef int64_t PUT_COST = 256          # bytes that a put is taken to need beside its own (etcd's figure)
 
 METHODS = {
     "Range": METHOD_RANGE,
@@ -65,6 +69,7 @@ cdef class KVServer:
         self.held = []
         self.deferred = {}
         self.next_id = first_id
+        self.room = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
         self.max_txn_ops = limits.max_txn_ops
         self.max_reads = limits.max_inflight_requests
@@ -88,6 +93,10 @@ cdef class KVServer:
         self.calls[method] += 1
         try:
             self.admit(method, body, waiter, now)
+        except errors.NoSpace as error:
+            self.refused += 1
+            if self.quota is None or not self.quota.hold(waiter, error):
+                waiter.fail(error)
         except errors.MetaStoreError as error:
             self.refused += 1
             waiter.fail(error)
@@ -134,10 +143,33 @@ cdef class KVServer:
             raise errors.RequestTooLarge()
         if self.write_refusal is not None:
             raise self.write_refusal
+        if kind == OP_PUT or kind == OP_TXN:
+            self.room -= <int64_t>size + PUT_COST
+        if self.room < 0 or self.barred:
+            self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
         self.waiters[self.next_id] = waiter
         self.next_id += 1
         return 0
+
+    cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
+        """Whether alarms or the quota forbid the operation. Raises Corrupt, NoSpace."""
+        check_alarms(self.barred, kind, body, size)
+        if self.room >= 0 or not (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size))):
+            return 0
+        self.room = NO_LIMIT if self.quota is None else <int64_t>self.quota.room() - <int64_t>size - PUT_COST
+        if self.room < 0:
+            self.over_quota += 1
+            self.quota.exceeded()
+            raise errors.NoSpace()
+        return 0
+
+    def check_forwarded(self, int kind, bytes body not None):
+        """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace."""
+        if kind == OP_PUT or kind == OP_TXN:
+            self.room -= PyBytes_GET_SIZE(body) + PUT_COST
+        if self.room < 0 or self.barred:
+            self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
         if serializable:

@@ -26,6 +26,7 @@ cdef struct KvList:
 
 
 cdef bytes meta_value(int64_t number)
+cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2
 cdef void kvs_init(KvList* kvs) noexcept
 cdef void kvs_clear(KvList* kvs) noexcept
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept

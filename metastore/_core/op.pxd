@@ -12,7 +12,8 @@ cdef enum:
     OP_TXN = 3
     OP_COMPACT = 4
     OP_MEMBER = 5         # a membership operation; body: FORMATS.md, "Membership"
-    OP_KIND_LAST = 5      # the highest kind this version knows
+    OP_ALARM = 6          # raises or clears an alarm; body: FORMATS.md, "Alarms"
+    OP_KIND_LAST = 6      # the highest kind this version knows
 
 cdef enum:
     OP_FLAG_USER = 1

@@ -6,6 +6,7 @@ PUT: Final[int]
 DELETE_RANGE: Final[int]
 TXN: Final[int]
 MEMBER: int
+ALARM: int
 COMPACT: Final[int]
 
 class Operation:

@@ -20,6 +20,7 @@ DELETE_RANGE = OP_DELETE_RANGE
 TXN = OP_TXN
 COMPACT = OP_COMPACT
 MEMBER = OP_MEMBER
+ALARM = OP_ALARM
 
 
 cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:

@@ -36,7 +36,7 @@ REFUSALS = (
     errors.NotLeader, errors.NoLeader, errors.TooManyRequests, errors.RequestTooLarge, errors.NoSpace, errors.Stopped,
     errors.NotCapable, errors.MalformedRequest, errors.LeaderChanged, errors.Unhealthy, errors.MemberExist,
     errors.PeerURLExist, errors.MemberNotEnoughStarted, errors.MemberNotFound, errors.MemberNotLearner,
-    errors.LearnerNotReady, errors.TooManyLearners,
+    errors.LearnerNotReady, errors.TooManyLearners, errors.Corrupt,
 )
 
 cdef enum:

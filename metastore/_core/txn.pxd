@@ -39,4 +39,5 @@ cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth)
 cdef int verify_txn(const uint8_t* body, size_t n, int max_ops) except -1
 cpdef check_txn(bytes body, int max_ops=*)
 cpdef bint txn_is_readonly(bytes body)
+cdef bint txn_puts(const uint8_t* body, size_t n) except -1
 cdef bytes run_txn(Store store, const uint8_t* body, size_t n, bint want)

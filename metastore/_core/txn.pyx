@@ -284,6 +284,20 @@ cpdef bint txn_is_readonly(bytes body):
     return True
 
 
+cdef bint node_puts(TxnNode node):
+    cdef OpNode op
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind == 2 or (op.kind == 4 and node_puts(op.txn)):
+                return True
+    return False
+
+
+cdef bint txn_puts(const uint8_t* body, size_t n) except -1:
+    """Whether any branch, of nested transactions too, holds a put. Raises MalformedRequest."""
+    return node_puts(decode_txn(body, n, 1))
+
+
 def txn_is_serializable(bytes body not None) -> bool:
     """Whether every operation is a serializable range. Raises MalformedRequest."""
     cdef TxnNode node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)

@@ -56,6 +56,19 @@ class MemberInfo(Protocol):
     def is_learner(self) -> bool: ...
 
 
+class HashInfo(Protocol):
+    """The sum over the state at a revision."""
+
+    @property
+    def hash(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def current(self) -> int: ...
+    @property
+    def compact_revision(self) -> int: ...
+
+
 class NodeView(Protocol):
     """What the services see of the node. Ids are unsigned 64-bit, sizes in bytes; `leader_id` is 0 without a leader."""
 
@@ -79,6 +92,8 @@ class NodeView(Protocol):
     def db_size(self) -> int: ...
     @property
     def db_size_in_use(self) -> int: ...
+    @property
+    def quota_bytes(self) -> int: ...
 
     def members(self) -> Iterable[MemberInfo]:
         """The members, in the order of their ids."""
@@ -112,6 +127,17 @@ class NodeView(Protocol):
 
     def backup(self, request: Request) -> None:
         """Stream a backup as the answer of `request`. Raises TooManyRequests."""
+
+    def change_alarm(self, action: int, member: int, alarm: int,
+                     done: Callable[[list[tuple[int, int]], errors.MetaStoreError | None], object]) -> None:
+        """Raise (1) or clear (2) an alarm everywhere; `done` gets the one that is or was raised."""
+
+    def defragment(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Give back the room that is held and not needed."""
+
+    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool],
+                done: Callable[[HashInfo | None, errors.MetaStoreError | None], object]) -> None:
+        """Sum up the state at `revision` (0: now); not needed any more once `gone` says so."""
 
     def stats(self) -> Mapping[str, float]:
         """Numbers for /metrics: name -> value; names ending in `_total` only ever grow."""

@@ -1,12 +1,13 @@
-"""etcdserverpb.Maintenance: Status, and reading alarms. The rest of the service is not there yet (UNIMPLEMENTED)."""
+"""etcdserverpb.Maintenance: state of this member, alarms, defragmentation, sums over the state, moving the leader."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from metastore import errors
 from metastore._core.h2 import Request
-from metastore.api import ETCD_VERSION, Handler, NodeView, header, pb
+from metastore.api import ETCD_VERSION, Handler, HashInfo, NodeView, header, pb
 
 ALARM_NAMES = {1: "NOSPACE", 2: "CORRUPT"}
 
@@ -23,6 +24,9 @@ class Maintenance:
             b"/etcdserverpb.Maintenance/Status": self.status,
             b"/etcdserverpb.Maintenance/Alarm": self.alarm,
             b"/etcdserverpb.Maintenance/MoveLeader": self.move_leader,
+            b"/etcdserverpb.Maintenance/Defragment": self.defragment,
+            b"/etcdserverpb.Maintenance/Hash": self.hash,
+            b"/etcdserverpb.Maintenance/HashKV": self.hash_kv,
         }
 
     def status(self, request: Request) -> None:
@@ -61,13 +65,65 @@ class Maintenance:
         self._node.move_leader(asked.targetID, done)
 
     def alarm(self, request: Request) -> None:
-        """GET: the alarms that are raised, all of them or those of one member and kind."""
+        """GET: the alarms that are raised, by any member, all of them or those of one kind, after a quorum confirmed
+        that the list is current. ACTIVATE, DEACTIVATE: answered with the alarm when this member has applied it."""
         asked = pb.parse(pb.AlarmRequest, request.body)
-        if asked.action != pb.AlarmRequest.GET:
-            raise errors.Unimplemented("etcdserver: alarms cannot be set or cleared by a client of this server")
-        found = [
-            pb.AlarmMember(memberID=member, alarm=kind)
-            for member, kind in self._node.alarms()
-            if asked.alarm in (0, kind)
-        ]
-        request.complete(pb.AlarmResponse(header=header(self._node), alarms=found).SerializeToString())
+
+        def changed(alarms: list[tuple[int, int]], error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                request.fail(error)
+                return
+            found = [pb.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms]
+            request.complete(pb.AlarmResponse(header=header(self._node), alarms=found).SerializeToString())
+
+        def confirmed(error: errors.MetaStoreError | None) -> None:
+            changed([one for one in self._node.alarms() if asked.alarm in (0, one[1])], error)
+
+        if asked.action == pb.AlarmRequest.GET:
+            self._node.confirm_read(confirmed)
+        else:
+            self._node.change_alarm(asked.action, asked.memberID, asked.alarm, changed)
+
+    def defragment(self, request: Request) -> None:
+        """Give back what is held and not needed; never blocks, and answers when it is done."""
+        pb.parse(pb.DefragmentRequest, request.body)
+
+        def done(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                request.fail(error)
+            else:
+                request.complete(pb.DefragmentResponse(header=header(self._node)).SerializeToString())
+
+        self._node.defragment(done)
+
+    def hash(self, request: Request) -> None:
+        """A sum over the whole replicated state of now: keys with their history, members, alarms."""
+        pb.parse(pb.HashRequest, request.body)
+        self._hash(request, 0, True, lambda found: pb.HashResponse(header=self._header(found), hash=found.hash))
+
+    def hash_kv(self, request: Request) -> None:
+        """A sum over the keys and their history up to a revision; to be compared between members whose answers have
+        the same compact_revision. The number is not etcd's."""
+        asked = pb.parse(pb.HashKVRequest, request.body)
+        self._hash(
+            request, asked.revision, False,
+            lambda found: pb.HashKVResponse(
+                header=self._header(found), hash=found.hash, compact_revision=found.compact_revision,
+                hash_revision=found.revision,
+            ),
+        )  # fmt: skip
+
+    def _header(self, found: HashInfo) -> Any:
+        """With the revision that was current for the sum."""
+        made = header(self._node)
+        made.revision = found.current
+        return made
+
+    def _hash(self, request: Request, revision: int, whole: bool, reply: Callable[[HashInfo], Any]) -> None:
+        def done(found: HashInfo | None, error: errors.MetaStoreError | None) -> None:
+            if found is None:
+                request.fail(error or errors.Stopped())
+            else:
+                request.complete(reply(found).SerializeToString())
+
+        self._node.hash_kv(revision, whole, lambda: request.closed, done)

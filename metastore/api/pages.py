@@ -125,6 +125,7 @@ class NodeCollector:
             "etcd_server_proposals_applied_total": (node.applied_index, "Index of the last applied entry."),
             "etcd_mvcc_db_total_size_in_bytes": (node.db_size, "Size of the store."),
             "etcd_mvcc_db_total_size_in_use_in_bytes": (node.db_size_in_use, "Size of what is used of it."),
+            "etcd_server_quota_backend_bytes": (node.quota_bytes, "Quota of the store's size; 0: none."),
             "etcd_debugging_mvcc_current_revision": (node.revision, "Current revision."),
         }
         for name, (value, text) in gauges.items():

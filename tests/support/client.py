@@ -19,6 +19,9 @@ METHODS = {
     "CompactionRequest": ("/etcdserverpb.KV/Compact", m.CompactionResponse),
     "StatusRequest": ("/etcdserverpb.Maintenance/Status", m.StatusResponse),
     "AlarmRequest": ("/etcdserverpb.Maintenance/Alarm", m.AlarmResponse),
+    "DefragmentRequest": ("/etcdserverpb.Maintenance/Defragment", m.TYPES["DefragmentResponse"]),
+    "HashRequest": ("/etcdserverpb.Maintenance/Hash", m.TYPES["HashResponse"]),
+    "HashKVRequest": ("/etcdserverpb.Maintenance/HashKV", m.TYPES["HashKVResponse"]),
     "MemberListRequest": ("/etcdserverpb.Cluster/MemberList", m.MemberListResponse),
     "LeaseGrantRequest": ("/etcdserverpb.Lease/LeaseGrant", m.TYPES["LeaseGrantResponse"]),
     "HealthCheckRequest": ("/grpc.health.v1.Health/Check", m.HealthCheckResponse),
@@ -137,6 +140,17 @@ class Client:
 
     def status(self) -> Any:
         return self.call(m.StatusRequest())
+
+    def alarm(self, action: int = 0, member: int = 0, kind: int = 0) -> list[tuple[int, int]]:
+        """(member, alarm) pairs that an AlarmRequest is answered with; 0 get, 1 activate, 2 deactivate."""
+        found = self.call(m.AlarmRequest(action=action, memberID=member, alarm=kind)).alarms
+        return [(alarm.memberID, alarm.alarm) for alarm in found]
+
+    def hash_kv(self, revision: int = 0) -> Any:
+        return self.call(m.TYPES["HashKVRequest"](revision=revision))
+
+    def defragment(self) -> Any:
+        return self.call(m.TYPES["DefragmentRequest"]())
 
     def revision(self) -> int:
         """The store's current revision, by a linearizable read."""

@@ -18,6 +18,7 @@ _SCALARS = {
     "bool": _FIELD.TYPE_BOOL,
     "int32": _FIELD.TYPE_INT32,
     "int64": _FIELD.TYPE_INT64,
+    "uint32": _FIELD.TYPE_UINT32,
     "uint64": _FIELD.TYPE_UINT64,
 }
 
@@ -51,6 +52,12 @@ AlarmMember memberID:uint64=1 alarm:int32=2
 AlarmResponse header:ResponseHeader=1 alarms:*AlarmMember=2
 SnapshotRequest
 SnapshotResponse header:ResponseHeader=1 remaining_bytes:uint64=2 blob:bytes=3 version:string=4
+DefragmentRequest
+DefragmentResponse header:ResponseHeader=1
+HashRequest
+HashResponse header:ResponseHeader=1 hash:uint32=2
+HashKVRequest revision:int64=1
+HashKVResponse header:ResponseHeader=1 hash:uint32=2 compact_revision:int64=3 hash_revision:int64=4
 MemberListRequest linearizable:bool=1
 MemberAddRequest peerURLs:*string=1 isLearner:bool=2
 MemberAddResponse header:ResponseHeader=1 member:Member=2 members:*Member=3

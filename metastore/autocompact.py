@@ -1,0 +1,89 @@
+"""When history is compacted by itself. Pure: the clock comes in as an argument (seconds, monotonic).
+
+Two rules, as in etcd:
+
+- periodic: the last `retention` seconds of history stay. The revision is sampled ten times in the shorter of the
+  retention and an hour; the first compaction comes when a whole retention has passed, the next ones every time the
+  shorter of the retention and an hour has, always up to the newest sample that is old enough.
+- by revisions: the last `revisions` revisions stay. Compacted every five minutes, as etcd does, but also as soon as
+  twice as many are there, so that heavy writing cannot pile up five minutes of history. A compaction makes the node
+  look at every key, so there are at least ten seconds between two.
+
+Only the leader asks. A new one begins with an empty window: it keeps too much rather than too little.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+OFF, PERIODIC, REVISION = "off", "periodic", "revision"
+HOUR = 3600.0
+SAMPLES = 10  # in one interval between compactions
+FIVE_MINUTES = 300.0
+SPACING = 10.0  # seconds between two compactions by revisions
+LOOK = 1.0  # seconds between two looks at the revision
+
+
+class AutoCompactor:
+    """Decides up to which revision to compact, and when. `mode` is OFF, PERIODIC (`retention` in seconds) or REVISION
+    (`revisions`, a count)."""
+
+    def __init__(self, mode: str, retention: float = HOUR, revisions: int = 10_000) -> None:
+        if mode not in (OFF, PERIODIC, REVISION):
+            raise ValueError(f"mode {mode!r}")
+        self.mode = mode
+        self.retention = retention
+        self.revisions = revisions
+        self.interval = min(retention, HOUR) if mode == PERIODIC else FIVE_MINUTES
+        self._step = self.interval / SAMPLES if mode == PERIODIC else LOOK
+        self._leading = False
+        self._next_look = 0.0
+        self._last = 0.0  # when the last compaction was done, or leadership began
+        self._first = True  # none was done since leadership began
+        self._samples: deque[tuple[float, int]] = deque()
+
+    def follow(self) -> None:
+        """This member does not lead (any more): forget the window."""
+        self._leading = False
+
+    def lead(self, now: float, revision: int, compact_revision: int) -> int:
+        """To be called often while this member leads; the revision to compact to now, or 0.
+
+        `revision` is the current one, `compact_revision` the one that history was compacted to last, by anybody. What
+        was returned is asked for again at the next look until `compacted` is called."""
+        if self.mode == OFF or (self._leading and now < self._next_look):
+            return 0
+        if not self._leading:
+            self._leading = True
+            self._last = now
+            self._first = True
+            self._samples.clear()
+        self._next_look = now + self._step
+        if self.mode == PERIODIC:
+            target = self._periodic(now, revision)
+        else:
+            target = self._counted(now, revision, compact_revision)
+        return target if target > max(compact_revision, 1) else 0
+
+    def compacted(self, now: float) -> None:
+        """What `lead` asked for was done."""
+        self._last = now
+        self._first = False
+
+    def _periodic(self, now: float, revision: int) -> int:
+        samples = self._samples
+        samples.append((now, revision))
+        while len(samples) > 1 and samples[1][0] <= now - self.retention:
+            samples.popleft()
+        when, target = samples[0]
+        wait = self.retention if self._first else self.interval
+        # A sample may come a little early or late; half a step is no reason to let a whole one pass.
+        early = self._step / 2
+        return target if when <= now - self.retention and now - self._last >= wait - early else 0
+
+    def _counted(self, now: float, revision: int, compact_revision: int) -> int:
+        waited = now - self._last
+        if waited < SPACING and not self._first:
+            return 0
+        due = waited >= FIVE_MINUTES or revision - max(compact_revision, 0) >= 2 * self.revisions
+        return revision - self.revisions if due else 0

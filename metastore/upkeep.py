@@ -1,0 +1,309 @@
+"""What a running member does to keep its state small and sound: quota, alarms, automatic compaction, defragmentation,
+and sums over its state. Belongs to the loop's thread; nothing here holds the loop for more than a millisecond."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from . import errors
+from ._core.engine import MemoryEngine
+from ._core.hashkv import Hasher
+from ._core.op import ALARM, encode_op
+from ._core.waiter import Waiter
+from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
+from .api import pb
+from .autocompact import AutoCompactor
+
+if TYPE_CHECKING:
+    from ._core.engine import Engine
+    from ._core.mvcc import Store
+    from .config import Config
+    from .driver import Driver
+    from .loop import Loop
+
+log = logging.getLogger("metastore.upkeep")
+
+DEFAULT_QUOTA = 2 << 30  # bytes; etcd's
+HASH_SLICE = 1500  # records in memory summed up at a time: half a millisecond
+HASH_SLICE_DISK = 200  # of other engines, whose cursors are slower
+MAX_HASHES = 16  # that wait, those of one member together
+MAX_HELD = 1000  # refused puts that wait until all know of the alarm
+MAX_DEFRAGMENTS = 64  # callers that wait for the one that is under way
+SWEEP_WAIT = 0.005  # seconds between two looks whether a compaction has given back its room
+
+AlarmsDone = Callable[[list[Alarm], errors.MetaStoreError | None], object]
+Done = Callable[[errors.MetaStoreError | None], object]
+HashDone = Callable[[Hasher | None, errors.MetaStoreError | None], object]
+
+
+class Reply(Waiter):
+    """A waiter that calls `done` with the reply or with the error."""
+
+    def __init__(self, done: Callable[[bytes, errors.MetaStoreError | None], object]) -> None:
+        self.done = done
+
+    def complete(self, reply: bytes) -> None:
+        """It was done."""
+        self.done(reply, None)
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        """It was not, or nobody knows."""
+        self.done(b"", error)
+
+
+@dataclass
+class _Sum:
+    """A sum that somebody wants."""
+
+    revision: int
+    whole: bool
+    gone: Callable[[], bool]
+    done: HashDone
+
+
+class Upkeep:
+    """See the module. `turn` and `tick` are to be called at the end of every turn of the loop and at every Raft tick;
+    `loop_full` tells whether the disk has no room for the log, which shows as an alarm of this member too."""
+
+    def __init__(
+        self, config: Config, engine: Engine, store: Store, driver: Driver, loop: Loop, member: int,
+        loop_full: Callable[[], bool],
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.store = store
+        self.driver = driver
+        self.kv = driver.kv
+        self.loop = loop
+        self.member = member
+        self.loop_full = loop_full
+        wanted = config.maintenance
+        self.compactor = AutoCompactor(
+            wanted.auto_compaction_mode, wanted.auto_compaction_retention, wanted.auto_compaction_revisions
+        )
+        self.quota_bytes = config.limits.quota_bytes or DEFAULT_QUOTA
+        self.counts = dict.fromkeys(("auto_compactions", "auto_compactions_failed", "defragments", "hashes"), 0)
+        self.stopped = False
+        self._compacting = False
+        self._raising = False
+        self._held: list[tuple[Waiter, errors.MetaStoreError]] = []
+        self._told: frozenset[Alarm] = frozenset()
+        self._sums: deque[_Sum] = deque()
+        self._defragments: list[Done] = []
+        self._reclaiming = False
+        if self.quota_bytes > 0:
+            self.kv.quota = self
+            self.kv.room = 0
+
+    @property
+    def raised(self) -> Alarms:
+        """The replicated alarms."""
+        return self.driver.applier.alarms
+
+    def turn(self) -> None:
+        """What has changed is acted on: a leader refuses what would be refused when it is applied."""
+        self.kv.barred = self.driver.applier.barred if self.driver.is_leader else 0
+        if self.raised.raised != self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        names = {NOSPACE: "NOSPACE", CORRUPT: "CORRUPT"}
+        now = self.raised.raised
+        for member, kind in sorted(now - self._told):
+            log.warning("alarm %s raised for member %016x", names[kind], member)
+        for member, kind in sorted(self._told - now):
+            log.warning("alarm %s of member %016x cleared", names[kind], member)
+        self._told = now
+
+    def tick(self, now: float) -> None:
+        """Look at the room that is left, and whether history is to be compacted; `now` in seconds."""
+        if self.kv.quota is not None:
+            self.kv.room = max(0, self.room())
+        if not self.driver.is_leader:
+            self.compactor.follow()
+        elif not self._compacting and not self.stopped:
+            revision = self.compactor.lead(now, self.store.revision, self.store.compact_revision)
+            if revision:
+                self._compact(revision, now)
+
+    def stop(self) -> None:
+        """Begin nothing more; those who wait are told so."""
+        self.stopped = True
+        sums, self._sums = self._sums, deque()
+        for one in sums:
+            one.done(None, errors.Stopped())
+        waiting, self._defragments = self._defragments, []
+        for done in waiting:
+            done(errors.Stopped())
+
+    # ---- quota and alarms
+
+    def room(self) -> int:
+        """Bytes that are left of the quota, what was admitted and is not applied yet counted as if it were."""
+        held = self.kv.proposer.queued_bytes + self.kv.proposer.inflight_bytes
+        return int(self.quota_bytes - self.engine.size() - held)
+
+    def exceeded(self) -> None:
+        """A put was refused because there is no room: say so to all."""
+        if self._raising or self.stopped or (self.member, NOSPACE) in self.raised.raised:
+            return
+        log.warning("the quota of %d bytes is used up (limits.quota_bytes)", self.quota_bytes)
+        self._raising = True
+
+        def done(_alarms: list[Alarm], error: errors.MetaStoreError | None) -> None:
+            self._raising = False
+            held, self._held = self._held, []
+            for waiter, why in held:
+                waiter.fail(why)
+            if error is not None:
+                log.warning("the alarm NOSPACE could not be raised, the next put over the quota tries again: %s", error)
+
+        self.change_alarm(ACTIVATE, self.member, NOSPACE, done)
+
+    def hold(self, waiter: Waiter, error: errors.MetaStoreError) -> bool:
+        """Whether `waiter` gets its error only when the alarm that is under way was raised: who is refused for lack of
+        room, and then asks for the alarms, must see it (as in etcd)."""
+        if not self._raising or len(self._held) >= MAX_HELD:
+            return False
+        self._held.append((waiter, error))
+        return True
+
+    def change_alarm(self, action: int, member: int, alarm: int, done: AlarmsDone) -> None:
+        """Have an alarm raised or cleared everywhere; `done` gets the alarm if it is or was raised.
+
+        Raises InvalidAlarm."""
+        request = encode_change(action, member, alarm)
+
+        def answer(reply: bytes, error: errors.MetaStoreError | None) -> None:
+            done(decode_alarms(reply) if error is None else [], error)
+
+        waiter = Reply(answer)
+        closed = self.kv.closed_to_writes
+        if closed is not None:
+            waiter.fail(closed)
+            return
+        ident = self.kv.expect(waiter)
+        try:
+            self.kv.proposer.add(encode_op(ALARM, ident, request), self.loop.now())
+        except errors.ApiError as error:
+            self.kv.waiters.pop(ident, None)
+            waiter.fail(error)
+
+    def alarms(self) -> list[Alarm]:
+        """What is raised: what all know of, and that this member's disk has no room for the log."""
+        local = {(self.member, NOSPACE)} if self.loop_full() else set()
+        return sorted(self.raised.raised | local)
+
+    # ---- compaction
+
+    def _compact(self, revision: int, now: float) -> None:
+        self._compacting = True
+        body = pb.CompactionRequest(revision=revision).SerializeToString()
+
+        def done(_reply: bytes, error: errors.MetaStoreError | None) -> None:
+            self._compacting = False
+            if error is None or isinstance(error, errors.Compacted):
+                self.compactor.compacted(self.loop.now())
+                self.counts["auto_compactions"] += error is None
+                log.info("compacted history before revision %d by itself", revision)
+            else:
+                self.counts["auto_compactions_failed"] += 1
+                log.warning("history before revision %d could not be compacted, tried again: %s", revision, error)
+
+        self.kv.call("Compaction", body, Reply(done), now)
+
+    # ---- defragmentation
+
+    def defragment(self, done: Done) -> None:
+        """Give back the room that is held and not needed, that of a compaction under way included; `done` is called
+        when that is done. Those who ask meanwhile share it. Raises TooManyRequests (MAX_DEFRAGMENTS), Stopped."""
+        if self.stopped:
+            raise errors.Stopped()
+        if len(self._defragments) >= MAX_DEFRAGMENTS:
+            raise errors.TooManyRequests()
+        self._defragments.append(done)
+        if len(self._defragments) == 1:
+            self._defragment()
+
+    def _defragment(self) -> None:
+        if not self._defragments:
+            return
+        again = SWEEP_WAIT if self.kv.sweep_pending else self.engine.defragment()
+        if again is not None:
+            self.loop.call_later(again, self._defragment)
+            return
+        self.counts["defragments"] += 1
+        waiting, self._defragments = self._defragments, []
+        for done in waiting:
+            done(None)
+
+    def _reclaim(self) -> None:
+        """Free what only a view still held, in slices."""
+        self._reclaiming = not self.stopped and self.engine.reclaim()
+        if self._reclaiming:
+            self.loop.call_later(0, self._reclaim)
+
+    # ---- sums
+
+    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
+        """Sum up the state at `revision` (0: now); see `_core/hashkv.pyx`. `done` gets the finished hasher or the
+        error; nobody is told once `gone` says so. One at a time. Raises TooManyRequests (MAX_HASHES), Stopped."""
+        if self.stopped:
+            raise errors.Stopped()
+        if len(self._sums) >= MAX_HASHES:
+            raise errors.TooManyRequests()
+        self._sums.append(_Sum(revision, whole, gone, done))
+        if len(self._sums) == 1:
+            self._next_sum()
+
+    def _next_sum(self) -> None:
+        """Begin with the first one that waits."""
+        while self._sums:
+            one = self._sums[0]
+            if not one.gone():
+                view = self.engine.view()
+                try:
+                    hasher = Hasher(view, one.revision, one.whole)
+                except errors.ApiError as error:
+                    view.close()
+                    one.done(None, error)
+                else:
+                    self._sum_slice(one, hasher)
+                    return
+            self._sums.popleft()
+
+    def _sum_slice(self, one: _Sum, hasher: Hasher) -> None:
+        current = bool(self._sums) and self._sums[0] is one and not one.gone()
+        size = HASH_SLICE if isinstance(self.engine, MemoryEngine) else HASH_SLICE_DISK
+        if current and hasher.step(size):
+            self.loop.call_later(0, lambda: self._sum_slice(one, hasher))
+            return
+        hasher.close()
+        if not self._reclaiming:
+            self._reclaim()
+        if self.stopped:
+            return
+        self._sums.popleft()
+        if current:
+            self.counts["hashes"] += 1
+            one.done(hasher, None)
+        self._next_sum()
+
+    # ---- numbers
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        raised = self.raised.raised
+        numbers: dict[str, float] = {f"{name}_total": count for name, count in self.counts.items()}
+        return numbers | {
+            "alarms_nospace": sum(kind == NOSPACE for _, kind in raised),
+            "alarms_corrupt": sum(kind == CORRUPT for _, kind in raised),
+            "disk_full": int(self.loop_full()),
+            "compact_revision": max(0, self.store.compact_revision),
+            "sweep_pending": int(self.kv.sweep_pending),
+            "quota_bytes": max(0, self.quota_bytes),
+            "quota_refused_total": self.kv.over_quota,
+        }

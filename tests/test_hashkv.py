@@ -1,0 +1,252 @@
+"""The sum over the logical records: what it depends on and what not."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import kvmessages as pb
+import pytest
+from support import messages as m
+from support.client import Failure
+from support.differ import outcome
+from support.processes import Server
+
+from metastore import errors
+from metastore._core.engine import Engine
+from metastore._core.hashkv import Hasher
+from metastore._core.mvcc import Store
+from metastore._core.omap import OrderedMap
+from metastore.storage.memory import MemoryEngine
+
+Make = Callable[..., Server]
+
+
+class ListEngine(Engine):
+    """An engine written in Python, as plug-ins are: what it holds is a dict, sorted when it is asked."""
+
+    def __init__(self, data: dict[bytes, bytes] | None = None, where: tuple[int, int] = (0, 0)) -> None:
+        self.data = data or {}
+        self.where = where
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.data.get(key)
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        found = sorted((k, v) for k, v in self.data.items() if k >= start and (end is None or k < end))
+        found = found[::-1] if reverse else found
+        return found[: limit or None]
+
+    def write(self, batch: OrderedMap, index: int, term: int) -> None:
+        for key, value in batch.items():
+            if value is None:
+                self.data.pop(key, None)
+            else:
+                self.data[key] = value
+        self.where = (index, term)
+
+    def applied(self) -> tuple[int, int]:
+        return self.where
+
+    def view(self) -> Engine:
+        return ListEngine(dict(self.data), self.where)
+
+    def size(self) -> int:
+        return sum(len(k) + len(v) for k, v in self.data.items())
+
+
+def history(seed: int, count: int = 150) -> Iterable[tuple[str, bytes]]:
+    """Puts, deletes and transactions over few keys, among them one that needs the escape."""
+    rng = random.Random(seed)
+    keys = [b"a", b"a\0", b"a\0b", b"b", b"bb", b"\xff"]
+    for _ in range(count):
+        key = rng.choice(keys)
+        what = rng.random()
+        if what < 0.6:
+            yield "put", pb.PutRequest(key=key, value=rng.randbytes(rng.choice([0, 5, 2000]))).SerializeToString()
+        elif what < 0.9:
+            yield "delete_range", pb.DeleteRangeRequest(key=key, range_end=rng.choice([b"", b"b"])).SerializeToString()
+        else:
+            request = pb.TxnRequest()
+            for one in rng.sample(keys, 3):
+                request.success.add(request_put=pb.PutRequest(key=one, value=b"t"))
+            yield "txn", request.SerializeToString()
+
+
+def filled(engine: Engine, seed: int, count: int = 150) -> Store:
+    store = Store(engine)
+    for number, (method, body) in enumerate(history(seed, count), 1):
+        getattr(store, method)(body)
+        store.commit(number, 1)
+    return store
+
+
+def compact(store: Store, revision: int) -> None:
+    store.compact(pb.CompactionRequest(revision=revision).SerializeToString())
+    store.commit(store.engine.applied()[0] + 1, 1)
+
+
+def sum_of(engine: Engine, revision: int = 0, whole: bool = False, budget: int = 7) -> int:
+    hasher = Hasher(engine.view(), revision, whole)
+    while hasher.step(budget):
+        pass
+    hasher.close()
+    return hasher.hash
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_however_far_the_sweep_is_and_on_every_engine(seed: int) -> None:
+    """Two compactions, the sum after every slice of their sweeps, on two engines; the slices' size does not matter."""
+    memory, other = filled(MemoryEngine(), seed), filled(ListEngine(), seed)
+    last = memory.revision
+    assert last == other.revision
+    for at in (last // 3, 2 * last // 3):
+        sums = [sum_of(memory.engine, revision) for revision in range(at, last + 1)]
+        before = sum_of(memory.engine)
+        for store in (memory, other):
+            compact(store, at)
+        wanted = [sum_of(other.engine, revision) for revision in range(at, last + 1)]
+        assert sum_of(memory.engine) != before, "what was cut off must not count"
+        assert len(set(wanted)) == len(wanted) and not set(wanted) & set(sums)
+        steps = 0
+        while memory.sweep(5):
+            steps += 1
+            where = steps % len(wanted)
+            assert sum_of(memory.engine, at + where, budget=10**9) == wanted[where]
+            assert sum_of(memory.engine) == wanted[-1]
+        assert steps > 10
+        assert [sum_of(memory.engine, revision) for revision in range(at, last + 1)] == wanted
+        # The other engine is a compaction behind with its sweep from here on.
+
+
+def test_a_sweep_cut_short_by_the_next_compaction() -> None:
+    one, two = filled(MemoryEngine(), 9), filled(MemoryEngine(), 9)
+    compact(one, 30)
+    for _ in range(3):
+        assert one.sweep(5)
+    for store in (one, two):
+        compact(store, 90)
+    assert sum_of(one.engine) == sum_of(two.engine)
+    while one.sweep(5):
+        assert sum_of(one.engine) == sum_of(two.engine)
+
+
+def test_every_bit_counts() -> None:
+    """One byte of any record of the history changed, one record gone: another sum."""
+    engine = ListEngine()
+    store = filled(engine, 3, 40)
+    right = sum_of(engine)
+    for key, value in list(engine.data.items()):
+        if key[:1] == b"r":
+            engine.data[key] = value[:-1] + bytes([value[-1] ^ 1])
+            assert sum_of(engine) != right
+            del engine.data[key]
+            assert sum_of(engine) != right
+            engine.data[key] = value
+        elif key[:1] == b"k":
+            del engine.data[key]
+            assert sum_of(engine) != right
+            engine.data[key] = value
+    assert sum_of(engine) == right and store.revision == Hasher(engine.view()).current
+
+
+def test_revisions_that_cannot_be_had() -> None:
+    store = filled(MemoryEngine(), 1)
+    assert sum_of(store.engine, -1) == sum_of(MemoryEngine())
+    with pytest.raises(errors.FutureRevision):
+        Hasher(store.engine.view(), store.revision + 1)
+    compact(store, 20)
+    with pytest.raises(errors.Compacted):
+        Hasher(store.engine.view(), 19)
+    hasher = Hasher(store.engine.view(), 20)
+    assert (hasher.compact_revision, hasher.revision, hasher.current) == (20, 20, store.revision)
+    hasher.close()
+    hasher.close()
+    assert hasher.done and not hasher.step(5)
+
+
+def test_the_whole_state() -> None:
+    """Hash: replicated meta records count too; the log position and the sweep's progress do not."""
+    one, two = filled(MemoryEngine(), 5), filled(MemoryEngine(), 5)
+    for store in (one, two):
+        compact(store, 50)
+    one.commit(500, 7)
+    while one.sweep(5):
+        pass
+    assert sum_of(one.engine, whole=True) == sum_of(two.engine, whole=True) != sum_of(one.engine)
+    two.put_meta(b"alarms", b"\1")
+    two.commit(600, 7)
+    assert sum_of(one.engine) == sum_of(two.engine)
+    assert sum_of(one.engine, whole=True) != sum_of(two.engine, whole=True)
+
+
+def test_what_is_written_meanwhile_does_not_count() -> None:
+    store = filled(MemoryEngine(), 6)
+    right = sum_of(store.engine)
+    hasher = Hasher(store.engine.view())
+    while hasher.step(3):
+        store.put(pb.PutRequest(key=b"a", value=b"later").SerializeToString())
+        store.commit(1000, 1)
+    assert hasher.hash == right
+    hasher.close()
+
+
+# ---- over the network
+
+
+def ask(revision: int) -> Any:
+    return m.TYPES["HashKVRequest"](revision=revision)
+
+
+def test_errors_and_fields_as_in_etcd(fresh: Make, fresh_etcd: Make) -> None:
+    """But for the sum itself; and at the compact revision, where 3.5.1 refuses and 3.6 answers."""
+    with fresh_etcd().start().client() as a, fresh().start().client() as b:
+        for client in (a, b):
+            for number in range(9):
+                client.put(b"%d" % number, b"v")
+        for revision in (0, 1, 2, 10, 11, 2**62):
+            answers = [outcome(client, ask(revision)) for client in (a, b)]
+            if isinstance(answers[0], tuple):
+                assert answers[1] == answers[0]
+            else:
+                told = [(one.header.revision, one.compact_revision, bool(one.hash)) for one in answers]
+                assert told[1] == told[0]
+                assert answers[1].hash_revision == revision or 10
+        for client in (a, b):
+            client.compact(5)
+        for revision in (1, 4, 6, 10, 11):
+            answers = [outcome(client, ask(revision)) for client in (a, b)]
+            if isinstance(answers[0], tuple):
+                assert answers[1] == answers[0]
+            else:
+                assert (answers[0].compact_revision, answers[1].compact_revision) == (5, 5)
+        assert outcome(a, ask(5)) == (11, "etcdserver: mvcc: required revision has been compacted")
+        assert b.hash_kv(5).hash_revision == 5
+        assert b.hash_kv().hash == b.hash_kv(10).hash != b.hash_kv(9).hash
+        assert b.call(m.TYPES["HashRequest"]()).hash not in (0, b.hash_kv().hash)
+
+
+@pytest.mark.node_only
+def test_many_at_a_time(fresh: Make) -> None:
+    """Those that wait are bounded; who is served gets the same sum; callers that go away do no harm."""
+    node = fresh().start()
+    with node.client() as client:
+        puts = [client.future(m.PutRequest(key=b"%05d" % number, value=b"x" * 100)) for number in range(3000)]
+        assert all(put.result() for put in puts)
+
+        def one(_number: int) -> Any:
+            try:
+                with node.client() as own:
+                    return own.hash_kv(3001).hash
+            except Failure as failure:
+                return (failure.code, failure.text)
+
+        for _ in range(8):
+            client.future(ask(0)).cancel()
+        with ThreadPoolExecutor(24) as pool:
+            answers = set(pool.map(one, range(24)))
+        sums = {answer for answer in answers if isinstance(answer, int)}
+        assert sums == {client.hash_kv(3001).hash}
+        assert answers - sums <= {(8, "etcdserver: too many requests")}
