@@ -49,7 +49,9 @@ def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(*heads)
+    made = Table()
+    for head in heads:
+        made.add_column(head, overflow="fold")
     for row in rows:
         # Not as markup: keys may hold brackets.
         made.add_row(*map(Text, row))

@@ -9,9 +9,9 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
-import mmap
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from metastore.api import pb
 from metastore.codecs import load_all
 from metastore.errors import ConfigError, DamagedData, FormatError, MetaStoreError
 from metastore.membership import Change, Identity
+from metastore.storage.segments import view
 
 #: How often the log of a running node is read anew when it seems damaged.
 ATTEMPTS = 5
@@ -63,10 +64,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run a command; returns the exit code. Raises MetaStoreError."""
     options = parser().parse_args(arguments)
     with Log(find(options.dir)) as log:
-        if options.command == "verify":
-            _verify(log, options.json)
-        else:
-            _dump(log, options)
+        try:
+            if options.command == "verify":
+                _verify(log, options.json)
+            else:
+                _dump(log, options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Whoever reads has seen enough. Python would try to write the rest once more at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if log.damage is not None:
         raise log.damage
     return 0
@@ -150,6 +156,9 @@ class Log:
                 File(self.path / match[0], int(match[1], 16), self._data(self.path / match[0]))
                 for match in sorted(matches, key=lambda match: match[1], reverse=True)
             ][::-1]
+        except DamagedData as error:
+            self.damage = error
+            return False
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -161,12 +170,8 @@ class Log:
         return self.damage is None
 
     def _data(self, path: Path) -> Any:
-        with path.open("rb") as file:
-            if self.running:
-                # Not mapped: the node may cut it.
-                return file.read()
-            size = os.fstat(file.fileno()).st_size
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+        # What a running node may cut is not mapped.
+        return path.read_bytes() if self.running else view(path)
 
     def _judge(self) -> None:
         """Give each file its state."""
@@ -280,13 +285,11 @@ def _verify(log: Log, as_json: bool) -> None:
         "snapshot term": told.snapshot[1], "last index": told.last[0], "last term": told.last[1],
     }  # fmt: skip
     summary["verdict"] = "good" if log.damage is None else "damaged"
-    rows = [
-        [
-            file.path.name, len(file.data), file.state, file.entries,
-            f"{file.first}-{file.last}" if file.entries else "", file.proven, max(0, file.end - file.proven), file.note,
-        ]
-        for file in log.files
-    ]  # fmt: skip
+    rows = []
+    for file in log.files:
+        proofs = (file.proven, max(0, file.end - file.proven)) if log.found is not None else ("", "")
+        indexes = f"{file.first}-{file.last}" if file.entries else ""
+        rows.append([file.path.name, len(file.data), file.state, file.entries, indexes, *proofs, file.note])
     heads = ("file", "bytes", "state", "entries", "indexes", "proven to", "unproven", "note")
     if as_json:
         made = {name.replace(" ", "_"): value for name, value in summary.items()}

@@ -1,0 +1,188 @@
+"""`metastore wal dump|verify`: the log of a node that was killed, one that runs, and damaged copies."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import messages as m
+from support.client import op
+from support.load import History, Load
+from support.processes import Node, Server
+
+from metastore import cli, waltool
+from metastore.errors import DamagedData
+from metastore.storage.wal import Wal
+
+pytestmark = pytest.mark.node_only
+
+SMALL = {"wal.segment_size": '"64KiB"'}
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data directory of a node that did one of each and was killed; not to be changed."""
+    node = Node(tmp_path_factory.mktemp("wal") / "data", SMALL).start()
+    with node.client() as client:
+        client.put(b"plain", b"value")
+        client.put(b"\x1b[31m\xff", b"x" * 2000)
+        client.delete(b"a", b"z")
+        client.txn([m.Compare(key=b"if", version=0)], [op(m.PutRequest(key=b"then"))], [op(m.RangeRequest(key=b"no"))])
+        client.compact(3)
+        for number in range(30):
+            client.put(b"k%05d" % number, random.Random(number).randbytes(5000))
+    node.kill()
+    yield node.data_dir
+    node.discard()
+
+
+@pytest.fixture
+def copy(killed: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(killed, tmp_path / "copy"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = cli.main(["wal", *map(str, arguments)])
+    return code, *capsys.readouterr()
+
+
+def verified(capsys: pytest.CaptureFixture[str], path: Path) -> tuple[int, dict[str, Any]]:
+    code, out, _ = run(capsys, "verify", path, "--json")
+    return code, json.loads(out)
+
+
+def contents(path: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+def newest(path: Path) -> Path:
+    """The segment that was written last."""
+    with waltool.Log(path / "wal") as log:
+        assert log.found is not None
+        return next(file.path for file in log.files if file.generation == log.found.last_generation)
+
+
+def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(copy)
+    code, told = verified(capsys, copy)
+    assert (code, told["verdict"], told["damage"], told["node"]) == (0, "good", "", "not running")
+    assert (told["last_index"], told["term"], told["snapshot_index"]) == (37, 1, 0) and told["commit"] in (36, 37)
+    states = [segment["state"] for segment in told["segments"]]
+    assert states[:-2] == ["proven"] * (len(states) - 2) and states[-2:] == ["newest", "prepared"] and len(states) >= 3
+    assert sum(segment["entries"] for segment in told["segments"]) == 37
+    assert told["segments"][0]["indexes"].startswith("1-")
+    code, out, err = run(capsys, "verify", copy / "wal")
+    assert code == 0 and "verdict" in out and "prepared" in out and err == ""
+    assert contents(copy) == before
+
+
+def test_dump_shows_every_operation(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "dump", copy)
+    assert code == 0 and "\x1b" not in out
+    for text in ("key=plain value_bytes=5", r"key=\x1b[31m\xff value_bytes=2000", "key=a range_end=z", "revision=3"):
+        assert text in out
+    assert "txn" in out and "if=[if] then=[put:then] else=[range:no]" in out and "action=publish" in out
+    records = [json.loads(line) for line in run(capsys, "dump", copy, "--json")[1].splitlines()]
+    assert {record["type"] for record in records} >= {"START", "ENTRY", "HARD_STATE"}
+    entries = [record for record in records if record["type"] == "ENTRY"]
+    assert [entry["index"] for entry in entries] == list(range(1, 38))
+    assert entries[3]["compressed"] and entries[3]["operations"][0]["value_bytes"] == 2000
+    assert all(record["proven"] for record in records[:-2])
+    some = [json.loads(x) for x in run(capsys, "dump", copy, "--from", 20, "--limit", 5, "--json")[1].splitlines()]
+    assert len(some) == 5 and some[0]["index"] == 20 and "unreadable" not in out
+
+
+def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bytes are flipped here and there: refused by one is refused by the other, with the same words."""
+    last = newest(copy)
+    good = last.read_bytes()
+    _, told = verified(capsys, copy)
+    row = next(segment for segment in told["segments"] if segment["file"] == last.name)
+    end = row["proven_to"] + row["unproven"]
+    seen = set()
+    for at in [0, 30, 70, *range(64, end, max(1, end // 12)), row["proven_to"] + 4, row["proven_to"] + 50, end + 100]:
+        data = bytearray(good)
+        data[at] ^= 1
+        last.write_bytes(data)
+        code, told = verified(capsys, copy)
+        shutil.rmtree(tmp_path / "opened", ignore_errors=True)
+        shutil.copytree(copy / "wal", tmp_path / "opened")
+        try:
+            Wal.open(tmp_path / "opened", segment_size=64 << 10).close()
+            reason = ""
+        except DamagedData as error:
+            reason = error.text.replace(str(tmp_path / "opened"), str(copy / "wal"))
+        assert told["damage"] == reason and code == (4 if reason else 0), at
+        seen.add(code)
+    assert seen == {0, 4}
+
+
+def test_an_unfinished_group_is_shown_as_such(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    last = newest(copy)
+    _, told = verified(capsys, copy)
+    (row,) = (segment for segment in told["segments"] if segment["file"] == last.name)
+    assert row["unproven"] and not row["note"]
+    data = bytearray(last.read_bytes())
+    data[row["proven_to"] + 4] ^= 0xFF
+    last.write_bytes(data)
+    code, told = verified(capsys, copy)
+    (after,) = (segment for segment in told["segments"] if segment["file"] == last.name)
+    assert code == 0 and f"cut at {row['proven_to']} to " in after["note"]
+    # What proved the group before is gone with it.
+    assert after["proven_to"] + after["unproven"] == row["proven_to"]
+
+
+def test_damage_has_a_file_and_an_offset(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = sorted(copy.glob("wal/*.wal"))[0]
+    data = bytearray(first.read_bytes())
+    data[2000] ^= 1
+    first.write_bytes(data)
+    code, out, err = run(capsys, "verify", copy)
+    assert code == 4 and err.startswith(f"metastore: {first}: offset ") and "damaged" in out
+    code, out, err = run(capsys, "dump", copy)
+    assert code == 4 and "key=plain" in out and str(first) in err, "what can be read before it is shown"
+    first.unlink()
+    code, _, err = run(capsys, "verify", copy)
+    assert code == 4 and "missing" in err
+
+
+def test_a_running_node_is_left_alone(fresh: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
+    """While segments are filled, released and used anew."""
+    eager = {"maintenance.snapshot_count": "20", "maintenance.snapshot_min_size": '"1KiB"'}
+    node = fresh(settings={**SMALL, **eager}).start()
+    history = History()
+    with node.client() as client:
+        load = Load(client, history, expect_end=False).start()
+        for _ in range(8):
+            load.wait_acks(load.acked + 20)
+            code, told = verified(capsys, node.data_dir)
+            assert (code, told["node"]) == (0, "running"), told
+            assert run(capsys, "dump", node.data_dir, "--json")[0] == 0
+        load.stop()
+        history.check(client)
+    assert node.stop() == 0
+
+
+def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        code, _, err = run(capsys, "verify", path)
+        assert code == 2 and "there is no write-ahead log" in err
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["wal", "repair"])
+    assert caught.value.code == 2
+
+
+def test_a_reader_that_has_seen_enough(killed: Path) -> None:
+    argv = [sys.executable, "-m", "metastore", "wal", "dump", str(killed), "--json"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait(20) == 0
