@@ -22,7 +22,7 @@ from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
 from ._core.snapfile import Walker, adopt
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
-from .errors import DamagedData, FormatError, MetaStoreError, Stopped
+from .errors import DamagedData, FormatError, MetaStoreError
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -145,6 +145,8 @@ class Snapshots:
         """The end of a turn of the loop at `now` (seconds): begin a snapshot if one is due."""
         if self._releasing:
             self._release()
+        if self._waiting and self._thread is None:
+            self.begin()
         driver = self._driver
         if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
             return
@@ -242,7 +244,7 @@ class Snapshots:
             "snapshot index=%d records=%d bytes=%d of=%d after=%.3fs",
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
-        self.loop.call_later(0, lambda: self._answer(info))
+        self._answer(info)
         if info.header.index <= self.policy.index:
             # Overtaken by one that was received meanwhile.
             self._reclaim()
@@ -265,25 +267,23 @@ class Snapshots:
     def fresh(self, done: Callable[[Info | MetaStoreError], object]) -> None:
         """Call `done`, now or later, with a verified snapshot of this moment or of a later one, or with why there is
         none. Between two applies only."""
-        index = self.engine.applied()[0]
+        assert self._driver is not None, "attach comes first"
+        index = self._driver.applier.applied_index
         newest = self.good[-1] if self.good else None
         if newest is not None and newest.header.index >= index and newest.path.exists():
             done(newest)
             return
         self._waiting.append((index, done))
-        if not self.begin() and self._thread is None:
-            self._answer(Stopped())
+        self.begin()
 
     def _answer(self, result: Info | MetaStoreError) -> None:
-        """Tell those who wait for a snapshot. One that was begun before they came does not do: another is begun."""
+        """Tell those who wait for a snapshot. One that was begun before they came does not do: `turn` begins one."""
         waiting, self._waiting = self._waiting, []
         for index, done in waiting:
             if isinstance(result, Info) and result.header.index < index:
                 self._waiting.append((index, done))
             else:
                 done(result)
-        if self._waiting:
-            self.begin()
 
     # ---- from a leader
 
