@@ -21,10 +21,11 @@ from metastore import console
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
-from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, Operation, decode_op
+from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, Operation, decode_op
 from metastore._core.raftpb import ConfState, decode_conf_change
 from metastore._core.wal import HEADER_SIZE, RECORD_TYPES
 from metastore._core.walscan import Recovered, recover, walk
+from metastore.alarms import ACTIVATE, NAMES, decode_change
 from metastore.api import pb
 from metastore.codecs import load_all
 from metastore.errors import ConfigError, DamagedData, FormatError, MetaStoreError
@@ -33,7 +34,7 @@ from metastore.storage.segments import view
 
 #: How often the log of a running node is read anew when it seems damaged.
 ATTEMPTS = 5
-KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member"}
+KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member", ALARM: "alarm"}
 ENTRY_TYPES = ("normal", "member", "members")
 START, ENTRY, HARD_STATE, SNAPSHOT, MARKER = sorted(RECORD_TYPES)
 _NAME = re.compile(r"([0-9a-f]{16})\.wal")
@@ -376,6 +377,10 @@ def operation_fields(op: Operation) -> dict[str, Any]:
         change = Change.decode(op.request)
         made |= {"action": change.action, "member": f"{change.member.id:016x}", "name": change.member.name}
         made["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
+    elif op.kind == ALARM:
+        action, (member, alarm) = decode_change(op.request)
+        made |= {"action": "raise" if action == ACTIVATE else "clear", "alarm": NAMES.get(alarm, "none")}
+        made["member"] = f"{member:016x}"
     else:
         made["bytes"] = len(op.request)
     return made

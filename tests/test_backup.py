@@ -169,6 +169,18 @@ def test_a_client_that_goes_away_leaves_its_place(fresh: Make) -> None:
         wait_until(lambda: works(client), what="a backup")
 
 
+def test_a_node_that_stops_ends_its_backups(fresh: Make) -> None:
+    node = fresh().start()
+    fill(node, 0, 3, os.urandom(1 << 20))
+    with node.client() as client:
+        call = client.snapshot(60)
+        next(call)
+        assert node.stop() == 0
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
 def works(client: Client) -> bool:
     try:
         return bool(client.backup())

@@ -36,6 +36,8 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         client.delete(b"a", b"z")
         client.txn([m.Compare(key=b"if", version=0)], [op(m.PutRequest(key=b"then"))], [op(m.RangeRequest(key=b"no"))])
         client.compact(3)
+        client.call(m.AlarmRequest(action=1, alarm=1, memberID=7))
+        client.call(m.AlarmRequest(action=2, alarm=1, memberID=7))
         for number in range(30):
             client.put(b"k%05d" % number, random.Random(number).randbytes(5000))
     node.kill()
@@ -73,10 +75,10 @@ def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[st
     before = contents(copy)
     code, told = verified(capsys, copy)
     assert (code, told["verdict"], told["damage"], told["node"]) == (0, "good", "", "not running")
-    assert (told["last_index"], told["term"], told["snapshot_index"]) == (37, 1, 0) and told["commit"] in (36, 37)
+    assert (told["last_index"], told["term"], told["snapshot_index"]) == (39, 1, 0) and told["commit"] in (38, 39)
     states = [segment["state"] for segment in told["segments"]]
     assert states[:-2] == ["proven"] * (len(states) - 2) and states[-2:] == ["newest", "prepared"] and len(states) >= 3
-    assert sum(segment["entries"] for segment in told["segments"]) == 37
+    assert sum(segment["entries"] for segment in told["segments"]) == 39
     assert told["segments"][0]["indexes"].startswith("1-")
     code, out, err = run(capsys, "verify", copy / "wal")
     assert code == 0 and "verdict" in out and "prepared" in out and err == ""
@@ -89,10 +91,11 @@ def test_dump_shows_every_operation(copy: Path, capsys: pytest.CaptureFixture[st
     for text in ("key=plain value_bytes=5", r"key=\x1b[31m\xff value_bytes=2000", "key=a range_end=z", "revision=3"):
         assert text in out
     assert "txn" in out and "if=[if] then=[put:then] else=[range:no]" in out and "action=publish" in out
+    assert "action=raise alarm=NOSPACE member=0000000000000007" in out and "action=clear" in out
     records = [json.loads(line) for line in run(capsys, "dump", copy, "--json")[1].splitlines()]
     assert {record["type"] for record in records} >= {"START", "ENTRY", "HARD_STATE"}
     entries = [record for record in records if record["type"] == "ENTRY"]
-    assert [entry["index"] for entry in entries] == list(range(1, 38))
+    assert [entry["index"] for entry in entries] == list(range(1, 40))
     assert entries[3]["compressed"] and entries[3]["operations"][0]["value_bytes"] == 2000
     assert all(record["proven"] for record in records[:-2])
     some = [json.loads(x) for x in run(capsys, "dump", copy, "--from", 20, "--limit", 5, "--json")[1].splitlines()]
