@@ -245,10 +245,30 @@ class ClusterTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RocksdbTable:
+    """[storage.rocksdb]: what the engine "rocksdb" may take, and how it works."""
+
+    cache_size: int = _size("128MiB", "1MiB", "1TiB")
+    write_buffer_size: int = _size("32MiB", "64KiB", "4GiB")
+    max_write_buffers: int = _count(4, 2, 64)
+    recent_keys_size: int = _size("16MiB", "0", "64GiB")
+    bloom_bits: int = _count(10, 0, 64)
+    block_size: int = _size("8KiB", "1KiB", "1MiB")
+    compression: str = _text("lz4", choices=("none", "snappy", "lz4", "zstd"))
+    compaction: str = _text("level", choices=("level", "universal"))
+    max_background_jobs: int = _count(2, 1, 64)
+    max_open_files: int = _count(512, 16, 1_000_000)
+    target_file_size: int = _size("32MiB", "64KiB", "4GiB")
+    level0_files: int = _count(4, 1, 1000)
+    level0_stop: int = _count(36, 2, 10_000)
+
+
+@dataclass(frozen=True, kw_only=True)
 class StorageTable:
-    """[storage]: the engine, by its entry point's name."""
+    """[storage]: the engine, by its entry point's name, and the options of our own one."""
 
     engine: str = _text("memory", pattern=_NAME)
+    rocksdb: RocksdbTable = RocksdbTable()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -360,6 +380,9 @@ _TABLES: dict[str, type[Any]] = {
     "metrics": MetricsTable,
 }
 
+# Tables inside of tables: their place, and what they are made of.
+_NESTED: dict[str, type[Any]] = {"storage.rocksdb": RocksdbTable}
+
 
 @dataclass(frozen=True)
 class _Value:
@@ -379,16 +402,17 @@ def _hint(word: str, known: Iterable[str]) -> str:
 
 
 def _fields(table: str) -> dict[str, dataclasses.Field[Any]]:
-    return {item.name: item for item in dataclasses.fields(_TABLES[table])}
+    items = dataclasses.fields(_NESTED.get(table) or _TABLES[table])
+    return {item.name: item for item in items if f"{table}.{item.name}" not in _NESTED}
 
 
 def _all_keys() -> list[str]:
-    return [f"{table}.{key}" for table in _TABLES for key in _fields(table)]
+    return [f"{table}.{key}" for table in (*_TABLES, *_NESTED) for key in _fields(table)]
 
 
 def _refuse_unknown_table(where: str, table: str, what: str) -> None:
     """Raise ConfigError unless `table` exists; `what` it was meant to be: "table" or "key"."""
-    if table not in _TABLES:
+    if table not in _TABLES and table not in _NESTED:
         homes = [name for name in _all_keys() if name.endswith(f".{table}")]
         hint = f"; did you mean {homes[0]!r}?" if homes else _hint(table, _TABLES)
         raise ConfigError(f"{where}: {table}: unknown {what}{hint}")
@@ -399,7 +423,8 @@ def _refuse_unknown(where: str, table: str, key: str) -> None:
     _refuse_unknown_table(where, table, "table")
     if key not in _fields(table):
         homes = [name for name in _all_keys() if name.endswith(f".{key}")]
-        hint = f"; did you mean {homes[0]!r}?" if homes else _hint(key, _fields(table))
+        inside = [name.rpartition(".")[2] for name in _NESTED if name.startswith(f"{table}.")]
+        hint = f"; did you mean {homes[0]!r}?" if homes else _hint(key, [*_fields(table), *inside])
         raise ConfigError(f"{where}: {table}.{key}: unknown key{hint}")
 
 
@@ -411,6 +436,9 @@ def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str])
         if not isinstance(content, Mapping):
             raise ConfigError(f"{where(table, None)}: {table}: {_wrong('a table', content)}")
         for key, value in content.items():
+            if f"{table}.{key}" in _NESTED:
+                layer.update(_collect({f"{table}.{key}": value}, where))
+                continue
             _refuse_unknown(where(table, key), table, key)
             layer[table, key] = _Value(value, where(table, key))
     return layer
@@ -420,7 +448,7 @@ def _line_of(text: str, table: str, key: str | None) -> int | None:
     """The line of a key in plain TOML text; None when it cannot be told for sure."""
     found, current = [], ""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*([A-Za-z0-9_-]+)\s*\]\s*(?:#.*)?$", line)
+        header = re.match(r"\s*\[\s*([A-Za-z0-9_.-]+)\s*\]\s*(?:#.*)?$", line)
         if header:
             current = header[1]
         wanted = header and current == table if key is None else current == table and not header
@@ -450,6 +478,8 @@ def _written(where: str, path: list[str], text: str) -> tuple[tuple[str, str], _
     """One value from a variable or a flag: TOML syntax, plain words allowed for strings."""
     import tomli
 
+    if ".".join(path[:2]) in _NESTED:
+        path = [".".join(path[:2]), *path[2:]]
     if len(path) < 2:
         raise ConfigError(f"{where}: {path[0]}: names no key: write table.key=value")
     table, key, *rest = path
@@ -500,7 +530,22 @@ def _merge(base: _Layer, layer: _Layer) -> None:
 
 
 def _plain(value: object) -> object:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
     return dict(value) if isinstance(value, Mapping) else value
+
+
+def _parsed(layer: _Layer, table: str) -> dict[str, Any]:
+    """The checked values of one table. Raises ConfigError."""
+    values = {}
+    for key, item in _fields(table).items():
+        given = layer.get((table, key))
+        if given is not None:
+            try:
+                values[key] = item.metadata["parse"](given.value)
+            except ValueError as error:
+                raise ConfigError(f"{given.where}: {table}.{key}: {error}") from None
+    return values
 
 
 def _check_together(config: Config, layer: _Layer, name: str) -> None:
@@ -527,6 +572,11 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
             limits.max_inflight_bytes < largest,
             f"must be at least {largest}, for one request of limits.max_request_bytes must be admitted",
         ),
+        (
+            "storage.rocksdb.level0_stop",
+            config.storage.rocksdb.level0_stop <= config.storage.rocksdb.level0_files,
+            "must be more than storage.rocksdb.level0_files",
+        ),
         ("listen.peer", bool(clash), f"{config.listen.peer!r} is in listen.client too"),
         ("cluster.initial", ours is None, f"does not name this member, {config.node.name!r} (node.name)"),
         # What the next versions bring. Accepting it now would promise what is not done.
@@ -534,7 +584,7 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
     ]
     for path, wrong, reason in rules:
         if wrong:
-            table, _, key = path.partition(".")
+            table, _, key = path.rpartition(".")
             given = layer.get((table, key))
             raise ConfigError(f"{given.where if given else name}: {path}: {reason}")
 
@@ -599,7 +649,8 @@ class Config:
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{table: {key: value}}, durations in seconds and sizes in bytes."""
         return {
-            table: {key: _plain(getattr(getattr(self, table), key)) for key in _fields(table)} for table in _TABLES
+            table: {item.name: _plain(getattr(getattr(self, table), item.name)) for item in dataclasses.fields(made)}
+            for table, made in _TABLES.items()
         }
 
     @classmethod
@@ -611,14 +662,10 @@ class Config:
     def _fill(self, layer: _Layer, name: str) -> None:
         object.__setattr__(self, "_layer", layer)
         for table, made in _TABLES.items():
-            values = {}
-            for key, item in _fields(table).items():
-                given = layer.get((table, key))
-                if given is not None:
-                    try:
-                        values[key] = item.metadata["parse"](given.value)
-                    except ValueError as error:
-                        raise ConfigError(f"{given.where}: {table}.{key}: {error}") from None
+            values = _parsed(layer, table)
+            for place, inner in _NESTED.items():
+                if place.startswith(f"{table}."):
+                    values[place.partition(".")[2]] = inner(**_parsed(layer, place))
             if table == "node" and "data_dir" not in values:
                 values["data_dir"] = f"data/{values.get('name', 'n1')}"
             if table == "cluster" and not values.get("initial"):

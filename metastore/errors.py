@@ -233,6 +233,10 @@ class DiskFailed(MetaStoreError):
     exit_code = 6
 
 
+class EngineBusy(MetaStoreError):
+    """A storage engine takes no writes at the moment; what was to be written comes again a little later."""
+
+
 class UnsupportedPlatform(MetaStoreError):
     """The program cannot run here: no Linux, or its compiled modules were not built."""
 

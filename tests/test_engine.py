@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from metastore._core.engine import APPLIED_KEY, Engine
 from metastore._core.omap import OrderedMap
 from metastore.storage.contract import EngineContract
 from metastore.storage.memory import MemoryEngine
+from metastore.storage.rocksdb import RocksEngine
 
 
 class DictEngine(Engine):
@@ -61,6 +63,23 @@ class TestPythonEngine(EngineContract):
     def reopen(self, engine: Engine) -> Engine | None:
         assert isinstance(engine, DictEngine)
         return DictEngine(engine.data)
+
+
+class TestRocksEngine(EngineContract):
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+        self.made = 0
+
+    def make_engine(self) -> Engine:
+        self.made += 1
+        return RocksEngine(str(self.folder / f"engine-{self.made}"))
+
+    def reopen(self, engine: Engine) -> Engine | None:
+        assert isinstance(engine, RocksEngine)
+        engine.flush()
+        engine.close()
+        return RocksEngine(str(engine.path))
 
 
 def test_memory_engine_is_durable_only_up_to_its_snapshot() -> None:

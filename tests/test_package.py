@@ -50,6 +50,7 @@ FLOORS = {
     "_core.omap": 3,
     "_core.record": 3,
     "_core.engine": 3,
+    "_core.recent": 3,
     "_core.keyindex": 3,
     "_core.kvpb": 3,
     "_core.txn": 3,

@@ -17,7 +17,7 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
 from metastore._core.omap import OrderedMap
 from metastore._core.raftpb import ConfState
-from metastore._core.snapfile import RecordReader, Walker, adopt, count_records, restore
+from metastore._core.snapfile import RecordReader, Walker, count_records, restore
 from metastore.errors import DamagedData, FormatError, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.snapformat import MAX_HEADER, TRAILER_SIZE, Header, Trailer, header_size, parse_name
@@ -242,7 +242,7 @@ def test_restoring_pauses_and_adopting_takes_over() -> None:
     restore(fresh, RecordReader([Walker(source.view()).take(1 << 24)]), lambda: pauses.append(1))
     assert len(pauses) >= 4
     view = target.view()
-    adopt(target, fresh)
+    target.adopt(fresh)
     assert contents(target) == contents(source) and target.applied() == (1000, 7)
     assert target.durable_applied() == 1000
     assert view.get(b"old") == b"1"

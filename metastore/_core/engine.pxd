@@ -7,8 +7,7 @@ from metastore._core.record cimport Record
 cdef class EngineCursor:
     # Records returned are borrowed: good until the next call or until the engine changes.
     cdef Engine engine
-    cdef list chunk
-    cdef Py_ssize_t at
+    cdef object pairs                     # what engine.iterate() gave
     cdef Record* held
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL    # first record not below key
     cdef Record* next(self) except? NULL
@@ -34,6 +33,12 @@ cdef class Engine:
     cpdef object flush(self)
     cpdef object close(self)
     cpdef object restore(self, object stream)
+    cpdef object size_in_use(self)
+    cpdef object begin_flush(self)
+    cpdef object defragment(self)
+    cpdef Engine stage(self)
+    cpdef object seal(self)
+    cpdef object adopt(self, Engine staged)
 
 
 cdef class MemoryCursor(EngineCursor):

@@ -1,8 +1,8 @@
 """Storage engines: an ordered bytes -> bytes map that takes one atomic write for each applied batch.
 
-`Engine` is the base of every engine. A plug-in subclasses it in Python and overrides get, scan, write, applied,
-view, size and, where they mean something, reclaim, durable_applied, flush, close, restore. MemoryEngine overrides
-the C-level methods too. Contract suite: metastore/storage/contract.py.
+`Engine` is the base of every engine. A plug-in subclasses it in Python and overrides get, scan, write, applied, view,
+size, restore and, where they mean something, the methods that have defaults. MemoryEngine overrides the C-level methods
+too. Contract suite: metastore/storage/contract.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -17,7 +17,7 @@ from metastore._core.record cimport Record, rec_deleted, rec_key, rec_new, rec_r
 # The engine's own records, in table 'm': where it stands in the log.
 APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
-cdef int CHUNK = 256             # records that a cursor over a Python engine fetches at once
+cdef int CHUNK = 64              # records that `iterate` fetches at once, if the engine has none of its own
 cdef size_t RECLAIM_BUDGET = 4096
 
 
@@ -35,34 +35,28 @@ cdef inline bytes bytes_of(const uint8_t* p, size_t n):
 
 
 cdef class EngineCursor:
-    """Walks an engine upwards by means of its `scan`, a chunk at a time."""
+    """Walks an engine upwards by means of its `iterate`."""
 
     def __dealloc__(self):
         if self.held != NULL:
             rec_release(self.held)
 
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
-        self.chunk = self.engine.scan(bytes_of(key, n), None, False, CHUNK)
-        self.at = -1
+        self.pairs = self.engine.iterate(bytes_of(key, n))
         return EngineCursor.next(self)
 
     cdef Record* next(self) except? NULL:
-        if self.chunk is None:
+        cdef object pair
+        if self.pairs is None:
             return NULL
-        self.at += 1
-        if self.at == len(self.chunk):
-            if self.at < CHUNK:
-                self.chunk = None
-                return NULL
-            self.chunk = self.engine.scan(<bytes>self.chunk[self.at - 1][0] + b"\0", None, False, CHUNK)
-            self.at = 0
-            if not self.chunk:
-                self.chunk = None
-                return NULL
-        key, value = self.chunk[self.at]
+        pair = next(self.pairs, None)
         if self.held != NULL:
             rec_release(self.held)
             self.held = NULL
+        if pair is None:
+            self.pairs = None
+            return NULL
+        key, value = pair
         self.held = record_of(key, value)
         return self.held
 
@@ -101,7 +95,10 @@ cdef class Engine:
         raise NotImplementedError
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
-        """Atomically store every pair of `batch` (value None: delete the key) and the log position applied."""
+        """Atomically store every pair of `batch` (value None: delete the key) and the log position applied.
+
+        Raises EngineBusy when it cannot take the batch without waiting: nothing is stored then, and the very same call
+        comes again a little later. Raises DiskFailed, OSError (the node stops), DamagedData."""
         raise NotImplementedError
 
     cpdef tuple applied(self):
@@ -116,7 +113,27 @@ cdef class Engine:
         """Bytes in use by keys and values."""
         raise NotImplementedError
 
+    cpdef object restore(self, object stream):
+        """Replace the contents by the (key, value) pairs of an iterable, its log position (APPLIED_KEY) among them.
+
+        What the iterable raises passes; the contents are what they were then, or a start of them that a restart tells
+        by its log position."""
+        raise NotImplementedError
+
     # -- defaults --
+
+    def iterate(self, bytes start not None):
+        """Iterates over the (key, value) pairs from `start` on, in order. Writes made meanwhile may or may not be seen.
+
+        An engine that can walk in bounded memory whatever the size of its values overrides it."""
+        cdef Py_ssize_t limit = 8
+        while True:
+            chunk = self.scan(start, None, False, limit)
+            yield from chunk
+            if len(chunk) < limit:
+                return
+            start = <bytes>chunk[len(chunk) - 1][0] + b"\0"
+            limit = min(CHUNK, 2 * limit)
 
     cpdef object seek_ge(self, bytes key):
         """(key, value) of the first key not below `key`, or None."""
@@ -152,8 +169,30 @@ cdef class Engine:
         """Release what the engine holds; it is not used afterwards."""
         return None
 
-    cpdef object restore(self, object stream):
-        """Replace the contents by the (key, value) pairs of an iterable, its log position among them."""
+    cpdef object size_in_use(self):
+        """Bytes of size() that are not waiting to be reclaimed, as far as the engine knows."""
+        return self.size()
+
+    cpdef object begin_flush(self):
+        """Like flush, but without waiting where the engine can do it in the background; durable_applied() tells."""
+        self.flush()
+
+    cpdef object defragment(self):
+        """Begin to give disk space back that nothing uses any more; returns at once, writes go on meanwhile."""
+        return None
+
+    cpdef Engine stage(self):
+        """A new, empty engine beside this one, to be filled by `restore` in another thread; None where there is no such
+        thing, and `restore` is called on the engine itself, in the node's thread, which then stands still."""
+        return None
+
+    cpdef object seal(self):
+        """Called on a filled engine out of `stage`, in the thread that filled it: from here on it is what a restart
+        finds in the place of the other."""
+        return None
+
+    cpdef object adopt(self, Engine staged):
+        """Take over the contents of an engine out of `stage`, which is not used after; at once."""
         raise NotImplementedError
 
 
@@ -269,6 +308,19 @@ cdef class MemoryEngine(Engine):
     cpdef object close(self):
         """Drop the contents."""
         self.tree = OrderedMap()
+
+    cpdef Engine stage(self):
+        """An engine in memory."""
+        return MemoryEngine()
+
+    cpdef object adopt(self, Engine staged):
+        """Take over the tree of another engine in memory."""
+        cdef MemoryEngine other = <MemoryEngine?>staged
+        self.tree = other.tree
+        self.index = other.index
+        self.term = other.term
+        self.durable = other.durable
+        other.tree = OrderedMap()
 
     cpdef object restore(self, object stream):
         """Replace the contents by the pairs of an iterable. Raises FormatError (nothing is changed then)."""

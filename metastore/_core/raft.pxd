@@ -36,6 +36,7 @@ cdef class RawNode:
     cdef uint64_t pending_conf_index
     cdef uint64_t term_start       # index of this leader's first entry
     cdef readonly uint64_t lead_transferee
+    cdef public bint apply_held           # the caller cannot apply for the moment: nothing committed is handed out
     cdef int election_elapsed
     cdef int heartbeat_elapsed
     cdef int boot_guard

@@ -14,6 +14,7 @@ PLANT_JOINT_HALF: Final[int]
 PLANT_ABA: Final[int]
 
 class RawNode:
+    apply_held: bool
     def __init__(self, config: RaftConfig, storage: Any) -> None: ...
     @property
     def config(self) -> RaftConfig: ...

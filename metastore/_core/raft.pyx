@@ -179,7 +179,7 @@ cdef class RawNode:
     # -- Ready ----------------------------------------------------------------------------------------------
 
     cdef bint can_apply(self) noexcept:
-        if self.apply_waiting or self.log.pending_snapshot is not None:
+        if self.apply_waiting or self.apply_held or self.log.pending_snapshot is not None:
             return False
         if self.planted & ACK_BEFORE_SYNC:
             return self.log.applying < self.log.committed

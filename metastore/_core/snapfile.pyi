@@ -1,6 +1,6 @@
 from collections.abc import Callable, Iterable, Iterator
 
-from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.engine import Engine
 
 class Walker:
     @property
@@ -24,4 +24,3 @@ class RecordReader:
 
 def count_records(reader: RecordReader) -> int: ...
 def restore(engine: Engine, reader: RecordReader, pause: Callable[[], object] | None = None) -> None: ...
-def adopt(engine: MemoryEngine, other: MemoryEngine) -> None: ...

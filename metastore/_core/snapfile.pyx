@@ -21,9 +21,15 @@ cdef extern from "<endian.h>" nogil:
     uint32_t htole32(uint32_t)
     uint32_t le32toh(uint32_t)
 
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int micros)
+
 # Records put into a map between two looks at whether others want to run: well under a millisecond.
 cdef enum:
     SLICE = 1024
+    TURN_RECORDS = 128       # of a Python engine, between two releases of the GIL (some 0.15 ms)
+    TURN_BYTES = 1 << 18
+    TURN_MICROS = 50
 
 
 cdef class Walker:
@@ -75,7 +81,9 @@ cdef class Walker:
         return total
 
     cdef size_t fill_gil(self, uint8_t* out, size_t room) except? 0:
-        cdef size_t total = 0
+        # Each record comes out of calls into Python: others get their turn after every slice of well under a millisecond.
+        cdef size_t total = 0, paused = 0
+        cdef uint64_t records = self.records
         while self.rec != NULL and total < room:
             total += self.copy_some(out + total, room - total)
             if self.copied == RECORD_HEADER + <size_t>self.rec.klen + self.rec.vlen:
@@ -83,6 +91,11 @@ cdef class Walker:
                 self.rec = self.cursor.next()
                 if self.rec != NULL:
                     self.records += 1
+            if self.records - records >= TURN_RECORDS or total - paused >= TURN_BYTES:
+                records = self.records
+                paused = total
+                with nogil:
+                    usleep(TURN_MICROS)
         return total
 
     cpdef bytes take(self, size_t limit):
@@ -283,12 +296,3 @@ def restore(Engine engine not None, RecordReader reader not None, pause=None) ->
     memory.index = position[0]
     memory.term = position[1]
     memory.durable = position[0]
-
-
-def adopt(MemoryEngine engine not None, MemoryEngine other not None) -> None:
-    """Have `engine` take over the contents of `other`, which is not used after; at once."""
-    engine.tree = other.tree
-    engine.index = other.index
-    engine.term = other.term
-    engine.durable = other.durable
-    other.tree = OrderedMap()

@@ -1,0 +1,566 @@
+"""The engine "rocksdb": RocksDB through rocksdict, for data sets larger than memory. Directory: FORMATS.md, "RocksDB".
+
+One batch of RocksDB for one applied batch, with the log position in it; RocksDB's own log is off, for the Raft log is
+the log. So a kill leaves the state of some moment since the last flush, with the log position that belongs
+to it, and the Raft log has the rest: it is never cut beyond `durable_applied()`, which a completed flush moves on.
+
+What holds the GIL (measured on rocksdict 0.3.29): get, write, every step of an iterator. What does not: flush and
+compaction. Writes are made with `no_slowdown`: where RocksDB would have them wait for a flush or a compaction, it
+refuses, which is EngineBusy here. A refused batch is gone, so the next attempt builds it again from the caller's.
+
+The whole of the database lies in a folder of its own below the engine's, named by `engine.json`. A received snapshot is
+filled into a new folder beside it by another thread, and takes its place when the one file is replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import struct
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from .._core.engine import APPLIED_KEY, Engine
+from .._core.omap import OrderedMap
+from .._core.recent import RecentEngine
+from ..config import RocksdbTable
+from ..errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError, MetaStoreError
+from .segments import sync_folder
+
+try:
+    import rocksdict
+except ImportError as error:  # the one dependency that not every platform has a wheel of
+    raise ImportError(f"the engine 'rocksdb' needs the package rocksdict: {error}") from error
+
+__all__ = ["RocksEngine"]
+
+log = logging.getLogger("metastore.engine")
+
+VERSION = 1
+RECORD = "engine.json"
+POSITION = struct.Struct("<QQ")
+# Of a staged engine: records and bytes written at once, and the pause after, in which the loop gets its turn.
+SLICE_RECORDS, SLICE_BYTES, PAUSE = 256, 256 << 10, 0.0002
+BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
+SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
+
+
+def _failure(path: Path, error: Exception) -> MetaStoreError:
+    """What an exception out of rocksdict is; they all are of one class."""
+    text = str(error)
+    if text.startswith("Result incomplete"):
+        return EngineBusy(f"{path}: {text}")
+    if "lock" in text.lower() and "LOCK" in text:
+        return DataDirInUse(f"{path}: {text}")
+    if text.startswith(("Corruption", "Invalid argument")) or "No such file" in text:
+        return DamagedData(f"{path}: {text}")
+    return DiskFailed(f"{path}: {text}")
+
+
+def _options(wanted: RocksdbTable) -> Any:
+    """RocksDB's own options."""
+    kinds = rocksdict.DBCompressionType
+    options = rocksdict.Options(raw_mode=True)
+    blocks = rocksdict.BlockBasedOptions()
+    blocks.set_block_cache(rocksdict.Cache(wanted.cache_size))
+    blocks.set_block_size(wanted.block_size)
+    # Index and filter blocks count against the cache: else they alone can outgrow the memory that is allowed.
+    blocks.set_cache_index_and_filter_blocks(True)
+    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+    blocks.set_format_version(5)
+    if wanted.bloom_bits:
+        blocks.set_bloom_filter(wanted.bloom_bits, False)
+    options.set_block_based_table_factory(blocks)
+    options.set_write_buffer_size(wanted.write_buffer_size)
+    options.set_max_write_buffer_number(wanted.max_write_buffers)
+    # Above the first RocksDB asks writers to slow down, at the second it stops them. Both are EngineBusy here.
+    options.set_level_zero_file_num_compaction_trigger(wanted.level0_files)
+    options.set_level_zero_slowdown_writes_trigger((wanted.level0_files + wanted.level0_stop + 1) // 2)
+    options.set_level_zero_stop_writes_trigger(wanted.level0_stop)
+    options.set_target_file_size_base(wanted.target_file_size)
+    options.set_max_bytes_for_level_base(max(4 * wanted.write_buffer_size, wanted.target_file_size))
+    if wanted.compaction == "universal":
+        options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
+    else:
+        options.set_level_compaction_dynamic_level_bytes(True)
+    options.set_compression_type(getattr(kinds, wanted.compression)())
+    options.set_max_background_jobs(wanted.max_background_jobs)
+    options.set_max_open_files(wanted.max_open_files)
+    options.set_bytes_per_sync(SYNC_EVERY)
+    options.set_skip_stats_update_on_db_open(True)
+    options.set_stats_dump_period_sec(0)
+    options.set_keep_log_file_num(2)
+    options.set_max_log_file_size(1 << 20)
+    return options
+
+
+def _open(path: Path, wanted: RocksdbTable, fresh: bool) -> Any:
+    """The database in a folder; made if `fresh`. Raises DamagedData, DataDirInUse, DiskFailed."""
+    options = _options(wanted)
+    options.create_if_missing(fresh)
+    try:
+        made = rocksdict.Rdict(str(path), options)
+        made.set_write_options(_write_options())
+    except Exception as error:
+        raise _failure(path, error) from error
+    return made
+
+
+def _write_options() -> Any:
+    options: Any = rocksdict.WriteOptions()
+    options.disable_wal = True
+    options.no_slowdown = True
+    return options
+
+
+def _pairs(db: Any, path: Path, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The pairs of a database from `start` on. Raises DamagedData."""
+    last = start
+    try:
+        for pair in db.items(from_key=start):
+            last = pair[0]
+            yield pair
+        # Where a block is damaged this iterator just ends (tried), and only one of the other kind tells.
+        check = db.iter()
+        check.seek(last)
+        if check.valid() and check.key() == last:
+            check.next()
+        check.status()
+    except MetaStoreError:
+        raise
+    except Exception as error:
+        raise _failure(path, error) from error
+
+
+def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[Any]:
+    """See Engine.scan; `walk` is an iterator of rocksdict."""
+    found: list[Any] = []
+    try:
+        if not reverse:
+            walk.seek(start)
+            while walk.valid() and (end is None or walk.key() < end) and (not limit or len(found) < limit):
+                found.append((walk.key(), walk.value()))
+                walk.next()
+        else:
+            if end is None:
+                walk.seek_to_last()
+            else:
+                walk.seek_for_prev(end)
+                if walk.valid() and walk.key() == end:
+                    walk.prev()
+            while walk.valid() and walk.key() >= start and (not limit or len(found) < limit):
+                found.append((walk.key(), walk.value()))
+                walk.prev()
+        walk.status()
+    except Exception as error:
+        raise _failure(path, error) from error
+    return found
+
+
+def _position(value: bytes | None, path: Path) -> tuple[int, int]:
+    if value is None:
+        return (0, 0)
+    if len(value) != POSITION.size:
+        raise DamagedData(f"{path}: the record of the log position has an unknown form")
+    index, term = POSITION.unpack(value)
+    return (index, term)
+
+
+class RocksEngine(RecentEngine):
+    """One database in the folder `path`, which is made if need be. Belongs to one thread, but for views and flushes.
+
+    Raises ConfigError for a folder that is another engine's, DamagedData, DataDirInUse, DiskFailed.
+    """
+
+    def __init__(self, path: str, options: RocksdbTable | None = None) -> None:
+        self.wanted = options or RocksdbTable()
+        self.path = Path(path)
+        self.set_budget(self.wanted.recent_keys_size)
+        self._flushing: threading.Thread | None = None
+        self._compacting: threading.Thread | None = None
+        self._failed: MetaStoreError | None = None
+        self._views = 0
+        self._walk: Any = None
+        self._write_options = _write_options()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.name = self._find()
+        except OSError as error:
+            raise DiskFailed(f"{self.path}: {error}") from error
+        self._db = _open(self.path / self.name, self.wanted, False)
+        self._index, self._term = _position(self.get(APPLIED_KEY), self.path)
+        # Nothing is open that a crash could take back: it all came out of files.
+        self._durable = self._index
+
+    # ---- the folder
+
+    def _find(self) -> str:
+        """The name of the folder with the database, made if there is none; others are removed."""
+        there = {entry.name: entry for entry in self.path.iterdir()}
+        if RECORD in there:
+            name = _read_record(there[RECORD])
+        else:
+            # A first start may have died before it wrote the record. What holds data is not removed for that.
+            for entry in there.values():
+                if not entry.name.startswith("db-") or any(entry.glob("*.sst")):
+                    raise ConfigError(
+                        f"storage.engine: {self.path} has no {RECORD} and holds {entry.name!r}: it is another engine's"
+                    )
+                shutil.rmtree(entry)
+            name = self._new_name()
+            with contextlib.suppress(AttributeError):
+                _open(self.path / name, self.wanted, True).close()
+            self._write_record(name)
+        for entry in self.path.iterdir():
+            if entry.name.startswith("db-") and entry.name != name:
+                shutil.rmtree(entry)
+        return name
+
+    def _new_name(self) -> str:
+        taken = [int(entry.name[3:]) for entry in self.path.glob("db-*") if entry.name[3:].isdigit()]
+        return f"db-{max(taken, default=0) + 1}"
+
+    def _write_record(self, name: str) -> None:
+        """From here on a start finds the folder `name`."""
+        new = self.path / f"{RECORD}.tmp"
+        with open(new, "w", encoding="utf-8") as file:
+            json.dump({"engine": "rocksdb", "version": VERSION, "db": name}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, self.path / RECORD)
+        sync_folder(self.path)
+
+    # ---- reading
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        try:
+            value: bytes | None = self._db.get(key)
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        return value
+
+    def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """(key, value) of the last key not above `key`, or None."""
+        walk = self._walker()
+        try:
+            walk.seek_for_prev(key)
+            if walk.valid():
+                return (walk.key(), walk.value())
+            walk.status()
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        return None
+
+    def _walker(self) -> Any:
+        """An iterator: it sees the state of its beginning, so one serves until the next write."""
+        if self._walk is None:
+            self._walk = self._db.iter()
+        return self._walk
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        """See Engine.scan."""
+        return _scan(self._walker(), self.path, start, end, reverse, limit)
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See Engine.iterate. Takes no memory to speak of."""
+        return _pairs(self._db, self.path, start)
+
+    def applied(self) -> tuple[int, int]:
+        """(index, term) of the last write."""
+        return (self._index, self._term)
+
+    def view(self) -> Engine:
+        """Its contents now; may be read in another thread."""
+        self._views += 1
+        return _View(self, self._db.iter(), self._index, self._term)
+
+    def size(self) -> int:
+        """Bytes of the files, and of what is not in files yet."""
+        return self._number("live-sst-files-size") + self._number("cur-size-all-mem-tables")
+
+    def size_in_use(self) -> int:
+        """RocksDB's estimate."""
+        return min(self.size(), self._number("estimate-live-data-size") + self._number("cur-size-all-mem-tables"))
+
+    def _number(self, name: str) -> int:
+        return int(self._db.property_int_value(f"rocksdb.{name}") or 0)
+
+    # ---- writing
+
+    def write(self, batch: OrderedMap, index: int, term: int) -> None:
+        """See Engine.write."""
+        if self._failed is not None:
+            raise self._failed
+        made = rocksdict.WriteBatch(raw_mode=True)
+        self.feed(batch, made.put, made.delete)
+        made.put(APPLIED_KEY, POSITION.pack(index, term))
+        try:
+            self._db.write(made, self._write_options)
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        self._walk = None
+        self.remember(batch)
+        self._index, self._term = index, term
+
+    def durable_applied(self) -> int:
+        """The log position of the last flush that completed. Raises DiskFailed when one failed since."""
+        if self._failed is not None:
+            raise self._failed
+        return self._durable
+
+    def flush(self) -> None:
+        """Write what is in memory to files, and wait for it. Raises DiskFailed."""
+        index, db = self._index, self._db
+        try:
+            db.flush(True)
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        if db is self._db:
+            self._durable = max(self._durable, index)
+
+    def begin_flush(self) -> None:
+        """The same in the background; nothing if that is under way."""
+        if self._flushing is None or not self._flushing.is_alive():
+            self._flushing = threading.Thread(target=self._flush_there, name="engine-flush", daemon=True)
+            self._flushing.start()
+
+    def _flush_there(self) -> None:
+        try:
+            self.flush()
+        except MetaStoreError as error:
+            self._failed = error
+
+    def defragment(self) -> None:
+        """Rewrite all files in the background, without what is deleted; nothing if that is under way."""
+        if self._compacting is None or not self._compacting.is_alive():
+            self._compacting = threading.Thread(
+                target=self._compact_there, args=(self._db,), name="engine-compaction", daemon=True
+            )
+            self._compacting.start()
+
+    def _compact_there(self, db: Any) -> None:
+        try:
+            db.compact_range(None, None)
+        except Exception as error:  # noqa: BLE001
+            # Not done is no harm; what is broken shows at the next write or read.
+            log.warning("engine: the files were not rewritten: %s", error)
+
+    def close(self) -> None:
+        """Flush and close. What fails in it is only logged: the Raft log has it all."""
+        if self._db is None:
+            return
+        self._walk = None
+        db, self._db = self._db, None
+        if self._compacting is not None and self._compacting.is_alive():
+            db.cancel_all_background(False)
+        for thread in (self._flushing, self._compacting):
+            if thread is not None:
+                thread.join()
+        try:
+            db.close()
+        except Exception as error:  # noqa: BLE001
+            log.error("engine: closing %s: %s", self.path, error)
+
+    # ---- replacing all of it
+
+    def stage(self) -> Engine:
+        """An empty database in a new folder."""
+        return _Staged(self)
+
+    def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
+        """Replace the contents by the pairs of an iterable. What that raises passes, and nothing has changed then."""
+        fresh = _Staged(self)
+        try:
+            fresh.restore(stream)
+            fresh.seal()
+        except BaseException:
+            fresh.close()
+            raise
+        self.adopt(fresh)
+
+    def adopt(self, staged: Engine) -> None:
+        """Go on with the database of a sealed engine out of `stage`."""
+        assert isinstance(staged, _Staged), "only what stage() has made"
+        old, left = self._db, self.name
+        self._walk = None
+        self.forget()
+        self._db, self.name = staged.take()
+        self._index, self._term = staged.applied()
+        self._durable = self._index
+        # Views keep the old files open; a start removes what is left.
+        work = (old, self.path / left, self._views == 0, self._flushing, self._compacting)
+        threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
+
+
+def _discard(db: Any, path: Path, remove: bool, *users: threading.Thread | None) -> None:
+    """Close a database that is not used any more and remove its folder."""
+    for thread in users:
+        if thread is not None:
+            thread.join()
+    with contextlib.suppress(Exception):
+        db.close()
+    if remove:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _read_record(path: Path) -> str:
+    """The name of the database's folder. Raises DamagedData, ConfigError."""
+    try:
+        record = json.loads(path.read_bytes())
+        engine, version, name = record["engine"], record["version"], record["db"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedData(f"{path}: cannot be read: {error!r}") from error
+    if engine != "rocksdb":
+        raise ConfigError(f"storage.engine: {path} says that this folder belongs to the engine {engine!r}")
+    if version != VERSION:
+        raise DamagedData(f"{path}: has version {version}, this program reads {VERSION}")
+    if not isinstance(name, str) or not name.startswith("db-") or "/" in name or not (path.parent / name).is_dir():
+        raise DamagedData(f"{path}: names the folder {name!r}, which is not there")
+    return name
+
+
+class _View(Engine):
+    """A read-only engine over an iterator, which sees the state of its beginning for as long as it lives.
+
+    Not over rocksdict's own snapshots: their iterators see later writes (0.3.29, tried)."""
+
+    def __init__(self, engine: RocksEngine, walk: Any, index: int, term: int) -> None:
+        self._engine: RocksEngine | None = engine
+        self._walk = walk
+        self._moved = 0
+        self._path = engine.path
+        self._applied = (index, term)
+        self._size = engine.size()
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key`, or None."""
+        found = self.scan(key, key + b"\0", False, 1)
+        return found[0][1] if found else None
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        """See Engine.scan."""
+        self._moved += 1
+        return _scan(self._walk, self._path, start, end, reverse, limit)
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """See Engine.iterate."""
+        walk, moved = self._walk, self._moved - 1
+        try:
+            while True:
+                if moved != self._moved:
+                    # Somebody else used the iterator meanwhile.
+                    self._moved += 1
+                    moved = self._moved
+                    walk.seek(start)
+                if not walk.valid():
+                    walk.status()
+                    return
+                key = walk.key()
+                pair = (key, walk.value())
+                start = key + b"\0"
+                walk.next()
+                yield pair
+        except MetaStoreError:
+            raise
+        except Exception as error:
+            raise _failure(self._path, error) from error
+
+    def applied(self) -> tuple[int, int]:
+        """(index, term) of the last write it sees."""
+        return self._applied
+
+    def size(self) -> int:
+        """Bytes of the whole engine when the view was taken."""
+        return self._size
+
+    def view(self) -> Engine:
+        """The same contents once more are this very view's."""
+        raise NotImplementedError("a view of a view")
+
+    def close(self) -> None:
+        """Let go of it. Idempotent."""
+        self._walk = None
+        if self._engine is not None:
+            self._engine._views -= 1
+            self._engine = None
+
+
+class _Staged(Engine):
+    """A database that is being filled in another thread."""
+
+    def __init__(self, engine: RocksEngine) -> None:
+        self._engine = engine
+        self._name = engine._new_name()
+        self._path = engine.path / self._name
+        self._applied = (0, 0)
+        self._db = _open(self._path, engine.wanted, True)
+
+    def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
+        """Fill it with the pairs of an iterable. Raises FormatError without a log position, DiskFailed, and what the
+        iterable raises."""
+        where = None
+        pairs: list[tuple[bytes, bytes]] = []
+        size = 0
+        for pair in chain(stream, [(b"", b"")]):
+            if pair[0] == APPLIED_KEY:
+                where = pair[1]
+            if pair[0]:
+                pairs.append(pair)
+                size += len(pair[1])
+            if len(pairs) >= SLICE_RECORDS or size >= SLICE_BYTES or not pair[0]:
+                self._put(pairs)
+                pairs, size = [], 0
+                time.sleep(PAUSE)
+        if where is None or len(where) != POSITION.size:
+            raise FormatError("restore: the stream has no log position")
+        self._flush()
+        self._applied = _position(where, self._path)
+
+    def _put(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        while True:
+            batch = rocksdict.WriteBatch(raw_mode=True)
+            for key, value in pairs:
+                batch.put(key, value)
+            try:
+                self._db.write(batch, self._engine._write_options)
+                return
+            except Exception as error:
+                failure = _failure(self._path, error)
+                if not isinstance(failure, EngineBusy):
+                    raise failure from error
+            time.sleep(BUSY_PAUSE)
+
+    def _flush(self) -> None:
+        try:
+            self._db.flush(True)
+        except Exception as error:
+            raise _failure(self._path, error) from error
+
+    def applied(self) -> tuple[int, int]:
+        """(index, term) of what was restored."""
+        return self._applied
+
+    def seal(self) -> None:
+        """Have the next start find this one."""
+        sync_folder(self._path)
+        self._engine._write_record(self._name)
+
+    def take(self) -> tuple[Any, str]:
+        """The database and its folder's name, for whoever adopts it."""
+        db, self._db = self._db, None
+        return db, self._name
+
+    def close(self) -> None:
+        """Give up what was not adopted; its folder is removed by the next start."""
+        if self._db is not None:
+            with contextlib.suppress(Exception):
+                self._db.close()
+            self._db = None
