@@ -13,6 +13,10 @@ One turn (`pump`), see DESIGN "The life of a put":
 3. `on_disk` tells the core what is durable. Only then does a sole voter's own vote count, the commit index move, and
    a reply leave.
 
+An engine may be busy (EngineBusy): then nothing further is applied, and what is applied stays in the store's overlay,
+where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile;
+writes wait for their replies, and the bounds on what is in flight push back.
+
 Who waits is answered exactly once: by its operation being applied here, wherever it was proposed; by a refusal of
 the leader (then it was surely not logged); or by a timeout or a change of leader (then it may have been logged, and
 is never sent again).
@@ -43,6 +47,7 @@ if TYPE_CHECKING:
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
+BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
 READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
 MAX_CHANGES = 100  # changes of the membership that wait for their turn
 PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
@@ -112,6 +117,10 @@ class Driver:
         self.install: Callable[[Snapshot, Callable[[], None]], None] = _no_snapshots
         self._installing: tuple[int, int] | None = None  # (Ready's number, index)
         self._synced = 0
+        #: When the first `pump` tries the engine again, which was busy (seconds); None: it is not.
+        self.retry_at: float | None = None
+        self._unwritten = 0  # the last entry applied, while the engine does not have it
+        self.engine_busy = 0  # how often it was
         self.term = 0
         self.stopping = False
         self.backlog = False
@@ -148,7 +157,10 @@ class Driver:
     @property
     def quiet(self) -> bool:
         """Whether nothing is queued, in the log's hands or waited for."""
-        return not (self.kv.waiters or self.proposer.queued or self._unreported or self._round or self._waiting_reads)
+        return not (
+            self.kv.waiters or self.proposer.queued or self._unreported or self._round or self._waiting_reads
+            or self._unwritten
+        )  # fmt: skip
 
     def campaign(self) -> None:
         """Stand for election at once: what a sole voter does at its start."""
@@ -161,6 +173,8 @@ class Driver:
         start does not keep the caller from its sockets, ticks and signals.
         """
         applied = 0
+        if self.retry_at is not None and self.retry_at <= now:
+            self._commit(now)
         self._propose(now)
         self._start_reads(now)
         while self.raw.has_ready():
@@ -198,7 +212,9 @@ class Driver:
 
     def abandon(self) -> None:
         """Answer everyone who still waits, at the end of a drain or when the disk failed: a write may have been logged,
-        so its answer must leave the outcome open; a read was surely not served."""
+        so its answer must leave the outcome open; a read was surely not served. What is applied has its result, whether
+        the engine took it or not: it is in the log of a majority."""
+        self.applier.release()
         self._fail_writes(self.kv.next_id, errors.Timeout)
         self._fail_reads(errors.Stopped)
 
@@ -377,7 +393,7 @@ class Driver:
         if ready.messages:
             self.transport.send(ready.messages)
         if ready.committed_last:
-            self._apply(ready)
+            self._apply(ready, now)
         for state in ready.read_states:
             self._round_confirmed(state)
         if ready.dropped_reads:
@@ -429,6 +445,9 @@ class Driver:
             # A newer one came meanwhile.
             return
         self._installing = None
+        # What was applied and not written is in the snapshot, too.
+        self._written()
+        self.applier.release()
         self.applier.store.reload()
         self.applier.reload()
         self.roster.load()
@@ -436,16 +455,34 @@ class Driver:
         self._passed(index)
         self._durable(self._synced)
 
-    def _apply(self, ready: Ready) -> None:
+    def _apply(self, ready: Ready, now: float) -> None:
         self.passing("apply.before")
         for entry in self.applier.apply_images(ready.committed_images):
             self._apply_conf_change(entry)
-        self.applier.commit()
+        self._unwritten = ready.committed_last
+        self._commit(now)
+
+    def _commit(self, now: float) -> None:
+        """Have the engine write what is applied, and answer who waits for it; all of that later if it is busy."""
+        try:
+            self.applier.commit()
+        except errors.EngineBusy:
+            self.engine_busy += 1
+            self.raw.apply_held = True
+            self.retry_at = now + BUSY_RETRY
+            return
+        last = self._unwritten
+        self._written()
         self.passing("apply.after")
-        last = ready.committed_last
         self.raw.on_applied(last)
         self.applier.release()
         self._passed(last)
+
+    def _written(self) -> None:
+        """Nothing is applied that the engine does not have."""
+        self._unwritten = 0
+        self.retry_at = None
+        self.raw.apply_held = False
 
     def _passed(self, last: int) -> None:
         """The state has come to entry `last`: settle accounts, serve the reads that waited for it."""

@@ -45,6 +45,8 @@ NAMES = (
     "snapshot.release",
     "snapshot.receive",
     "snapshot.install",
+    "snapshot.seal",
+    "snapshot.adopt",
     "peer.send",
     "restore.begin",
     "restore.log",

@@ -30,7 +30,7 @@ from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
 from .config import Config
 from .conn import ConnLimits, Listener
-from .driver import Driver, Nobody
+from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
 from .join import join, roster_record
 from .loop import READ, Loop
@@ -96,6 +96,7 @@ class Server:
             self.loop.now = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         self.closing.callback(self.loop.close)
         self.batch_timer: Any = None
+        self.retry_timer: Any = None
         self.again_posted = False
         self.sweeping = False
         self.full = False
@@ -166,7 +167,7 @@ class Server:
     def _open_state(self) -> None:
         config, identity = self.config, self.identity
         limits = config.limits
-        self.engine = storage.load(config.storage.engine)(str(self.data_dir.engine))
+        self.engine = storage.open_engine(config.storage, str(self.data_dir.engine))
         self.closing.callback(self.engine.close)
         self.snapshots = open_snapshots(
             config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
@@ -400,6 +401,8 @@ class Server:
             self.listener.flush_dirty()
         if self.driver.backlog:
             self._again()
+        if self.driver.retry_at is not None and self.retry_timer is None:
+            self.retry_timer = self.loop.call_at(self.driver.retry_at, self._retry_engine)
         self._balance(now)
         if self.kv.sweep_pending and not self.sweeping:
             self.sweeping = True
@@ -414,6 +417,10 @@ class Server:
         if not self.again_posted:
             self.again_posted = True
             self.loop.call_later(0, self._clear_again)
+
+    def _retry_engine(self) -> None:
+        """The engine was busy: the turn that follows tries it again."""
+        self.retry_timer = None
 
     def _clear_again(self) -> None:
         self.again_posted = False
@@ -470,7 +477,12 @@ class Server:
     def _sweep(self) -> None:
         """One slice of the physical part of a compaction."""
         self.sweeping = False
-        self.store.sweep(SWEEP_ITEMS)
+        try:
+            self.store.sweep(SWEEP_ITEMS)
+        except errors.EngineBusy:
+            self.loop.call_later(BUSY_RETRY, self._sweep)
+            self.sweeping = True
+            return
         self.kv.swept()
 
     def _tick(self) -> None:
@@ -580,8 +592,8 @@ class Server:
 
     @property
     def db_size_in_use(self) -> int:
-        """Bytes of it that are in use; the memory engine gives back the rest at once."""
-        return int(self.engine.size())
+        """Bytes of it that are in use."""
+        return int(self.engine.size_in_use())
 
     @property
     def client_addresses(self) -> tuple[str, ...]:
@@ -698,6 +710,7 @@ class Server:
         proposer = self.proposer
         return numbers | {
             "kv_refused_total": self.kv.refused,
+            "engine_busy_total": self.driver.engine_busy,
             "inflight_requests": proposer.queued + proposer.inflight,
             "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
             "client_connections": len(self.listener.conns),

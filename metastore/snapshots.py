@@ -17,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from ._core.chunk import MAX_CHUNK
 from ._core.codec import PayloadCodec
-from ._core.engine import MemoryEngine
 from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
-from ._core.snapfile import Walker, adopt
+from ._core.snapfile import Walker
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
-from .errors import DamagedData, FormatError, MetaStoreError
+from .errors import DamagedData, DiskFailed, FormatError, MetaStoreError
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.snapshot")
 
-PAUSE = 0.0002  # seconds between two slices of an installation, in which the loop gets its turn
+PAUSE = 0.0001  # seconds between two slices of work in a thread that needs the GIL, in which the loop gets its turn
 RETRY = 10.0  # seconds after an attempt that failed
 #: Entries that an engine with files of its own keeps in the log for slow followers.
 CATCH_UP = 5000
@@ -80,6 +79,7 @@ class Snapshots:
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._releasing = False
+        self._flushed_to = 0  # the log position that a flush under way brings to disk
 
     # ---- start
 
@@ -147,13 +147,16 @@ class Snapshots:
             self._release()
         if self._waiting and self._thread is None:
             self.begin()
+        if self._flushed_to:
+            self._flushed()
         driver = self._driver
         if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
             return
         index = driver.applier.applied_index
         if now < self._not_before:
             return
-        if self.policy.due(index, self._counted(), int(self.engine.size())):
+        # What an engine with files writes at a flush is no more than what came in: there is nothing to be amortised.
+        if self.policy.due(index, self._counted(), int(self.engine.size()) if self.volatile else 0):
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
@@ -162,12 +165,19 @@ class Snapshots:
         if self.volatile:
             self.begin()
             return
-        # An engine with files needs no snapshot of its own: what it has on disk need not be in the log.
-        self.engine.flush()
-        index = int(self.engine.durable_applied()) - CATCH_UP
-        counted = self._counted()
-        self.policy.restored(self.engine.applied()[0], counted, 0, int(self.engine.size()))
+        # An engine with files needs no snapshot of its own: what a flush has brought to them need not be in the log.
+        self.engine.begin_flush()
+        self.policy.restored(self.engine.applied()[0], self._counted(), 0, int(self.engine.size()))
         self._look_at = self.policy.index + self.policy.count
+        self._flushed_to = self.engine.applied()[0]
+
+    def _flushed(self) -> None:
+        """Cut the log when the flush that was begun is done: some entries stay for slow followers."""
+        durable = int(self.engine.durable_applied())
+        if durable < self._flushed_to:
+            return
+        self._flushed_to = 0
+        index = min([durable - CATCH_UP, self._slowest(), *(info.header.index for info in self.pinned())])
         if index > self.wal.snapshot_index:
             self._move(index, self.wal.term(index), self._conf_state())
 
@@ -184,16 +194,20 @@ class Snapshots:
         """Take a snapshot of this moment, between two applies; False if one is under way or nothing was applied."""
         if self._thread is not None or self._stopping or self._driver is None:
             return False
+        if self._driver.retry_at is not None:
+            # The engine is behind what is applied, and so behind the membership.
+            return False
         view = self.engine.view()
         index, term = view.applied()
         if not index:
+            view.close()
             return False
         header = Header(
             index, term, self._conf_state(), self._driver.applier.store.revision,
             int.from_bytes(os.urandom(8), "little"), self.cluster_id, self.store.chunk_size,
         )  # fmt: skip
         keep = [info.path for info in self.pinned()]
-        work = (header, Walker(view), keep, self._counted(), int(self.engine.size()))
+        work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
         return True
@@ -305,8 +319,8 @@ class Snapshots:
         self.begin()
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
-        """Fill the engine from a snapshot that arrived, then call `done` (in this thread). Where the engine is in
-        memory, a thread reads the file meanwhile and the old state can still be read; one after the other."""
+        """Fill the engine from a snapshot that arrived, then call `done` (in this thread). A thread reads the file into
+        an engine beside the old one, which can still be read; one after the other."""
         if self._install is not None:
             self._install_next = (snapshot, done)
             return
@@ -315,25 +329,31 @@ class Snapshots:
             where = f"at entry {snapshot.index} of term {snapshot.term}"
             raise DamagedData(f"the snapshot {where} is gone from {self.store.path}")
         self.failpoints.hit("snapshot.install")
-        if type(self.engine) is not MemoryEngine:
+        fresh = self.engine.stage()
+        if fresh is None:
             self._fill(info, self.engine)
             self._installed(info, None, done)
             return
         keep = [info.path, *(other.path for other in self.pinned())]
-        work = (info, keep, done)
+        work = (info, fresh, keep, done)
         self._install = threading.Thread(target=self._read, args=work, name="snapshot-install", daemon=True)
         self._install.start()
 
-    def _read(self, info: Info, keep: list[Path], done: Callable[[], None]) -> None:
+    def _read(self, info: Info, fresh: Engine, keep: list[Path], done: Callable[[], None]) -> None:
         """The thread of an installation."""
-        fresh = MemoryEngine()
         try:
             self.store.restore(info.path, fresh, self._between, lambda: time.sleep(PAUSE))
+            self.failpoints.hit("snapshot.seal")
+            fresh.seal()
             self.store.prune(keep)
         except Cancelled:
+            fresh.close()
             return
         except (MetaStoreError, OSError, MemoryError) as error:
-            failure = DamagedData(f"snapshot {info.path} cannot be installed: {error}")
+            fresh.close()
+            failure = error if isinstance(error, DiskFailed) else DamagedData(
+                f"snapshot {info.path} cannot be installed: {error}"
+            )  # fmt: skip
             self.loop.call_soon_threadsafe(lambda: _fail(failure))
             return
         self.loop.call_soon_threadsafe(lambda: self._installed(info, fresh, done))
@@ -344,15 +364,18 @@ class Snapshots:
         except FormatError as error:
             raise DamagedData(f"snapshot {info.path} cannot be installed: {error}") from error
 
-    def _installed(self, info: Info, fresh: MemoryEngine | None, done: Callable[[], None]) -> None:
+    def _installed(self, info: Info, fresh: Engine | None, done: Callable[[], None]) -> None:
         self._install = None
         if self._install_next is not None:
             # Not even shown: the driver knows of the newer one already, and its counters are those of neither.
+            if fresh is not None:
+                fresh.close()
             following, self._install_next = self._install_next, None
             self.install(*following)
             return
         if fresh is not None:
-            adopt(self.engine, fresh)  # type: ignore[arg-type]
+            self.failpoints.hit("snapshot.adopt")
+            self.engine.adopt(fresh)
         index = info.header.index
         log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
         self.good = [info]

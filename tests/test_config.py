@@ -10,7 +10,7 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastore.config import _TABLES, Config, _fields, parse_duration, parse_size, split_address
+from metastore.config import _NESTED, _TABLES, Config, _fields, parse_duration, parse_size, split_address
 from metastore.errors import ConfigError
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "metastore.toml"
@@ -43,7 +43,7 @@ def test_conf_file_gives_the_defaults_and_names_every_key() -> None:
     sample = Config.from_toml(text, str(CONF))
     assert sample.maintenance.auto_compaction_mode == "periodic"
     assert sample == Config(maintenance={"auto_compaction_mode": "periodic"})
-    for table in _TABLES:
+    for table in (*_TABLES, *_NESTED):
         section = text.split(f"\n[{table}]", 1)[1].split("\n[", 1)[0]
         for key in _fields(table):
             assert re.search(rf"^(# )?{key} = ", section, re.MULTILINE), f"{table}.{key} is not in {CONF.name}"

@@ -13,7 +13,7 @@ import pytest
 from support.processes import Server
 
 from metastore import errors
-from metastore.config import _TABLES, _fields
+from metastore.config import _NESTED, _TABLES, _fields
 
 README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
 BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
@@ -72,7 +72,7 @@ def test_exit_codes_are_those_of_the_program() -> None:
     )
 
 
-@pytest.mark.parametrize("table", _TABLES)
+@pytest.mark.parametrize("table", [*_TABLES, *_NESTED])
 def test_every_key_is_in_the_table_with_its_default(table: str) -> None:
     rows = dict(re.findall(r"^\| `(\S+?)` \| (.*?) \|", README, re.MULTILINE))
     for key, item in _fields(table).items():

@@ -16,6 +16,7 @@ cdef class Walker:
     cdef readonly uint64_t nbytes         # of the stream, taken so far
     cdef readonly bint done
     cdef Engine view
+    cdef object pause
     cdef bint in_memory
     cdef Cursor cur                       # of an engine in memory
     cdef EngineCursor cursor              # of any other

@@ -21,22 +21,23 @@ cdef extern from "<endian.h>" nogil:
     uint32_t htole32(uint32_t)
     uint32_t le32toh(uint32_t)
 
-cdef extern from "<unistd.h>" nogil:
-    int usleep(unsigned int micros)
-
 # Records put into a map between two looks at whether others want to run: well under a millisecond.
 cdef enum:
     SLICE = 1024
-    TURN_RECORDS = 128       # of a Python engine, between two releases of the GIL (some 0.15 ms)
+    TURN_RECORDS = 128       # of a Python engine, between two pauses (some 0.15 ms)
     TURN_BYTES = 1 << 18
-    TURN_MICROS = 50
 
 
 cdef class Walker:
-    """The records of a view (Engine) as a byte stream, taken piece by piece. The view must be this walker's own."""
+    """The records of a view (Engine) as a byte stream, taken piece by piece. The view must be this walker's own.
 
-    def __init__(self, Engine view not None):
+    `pause`: called (without arguments) while the records of an engine that is not in memory are walked, after each slice
+    of well under a millisecond, to give others the GIL for a moment.
+    """
+
+    def __init__(self, Engine view not None, pause=None):
         self.view = view
+        self.pause = pause
         self.in_memory = type(view) is MemoryEngine
         if self.in_memory:
             self.rec = cursor_first(&self.cur, (<MemoryEngine>view).tree.root)
@@ -81,7 +82,7 @@ cdef class Walker:
         return total
 
     cdef size_t fill_gil(self, uint8_t* out, size_t room) except? 0:
-        # Each record comes out of calls into Python: others get their turn after every slice of well under a millisecond.
+        # Each record comes out of calls into Python: others get their turn after each slice of well under a millisecond.
         cdef size_t total = 0, paused = 0
         cdef uint64_t records = self.records
         while self.rec != NULL and total < room:
@@ -94,8 +95,8 @@ cdef class Walker:
             if self.records - records >= TURN_RECORDS or total - paused >= TURN_BYTES:
                 records = self.records
                 paused = total
-                with nogil:
-                    usleep(TURN_MICROS)
+                if self.pause is not None:
+                    self.pause()
         return total
 
     cpdef bytes take(self, size_t limit):

@@ -10,6 +10,7 @@ from libc.string cimport memcpy
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
+from metastore import errors
 from metastore._core.engine cimport EngineCursor
 from metastore._core.keyindex cimport REV_KEY_SIZE, REV_SIZE, IndexView, index_read, rev_key, same_prefix
 from metastore._core.mvcc cimport Store, meta_value
@@ -78,9 +79,10 @@ cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
 
 cpdef bint sweep_slice(Store store, size_t budget):
     """Do one slice of at most about `budget` records; True while there is more. Nothing is done while operations wait
-    for their commit. Raises what the engine raises.
+    for their commit. Raises what the engine raises; after EngineBusy the same slice can be tried again.
     """
     cdef OrderedMap batch
+    cdef bytes began
     cdef bint more
     if store.sweep_at is None:
         if store.swept >= store.compacted:
@@ -91,13 +93,19 @@ cpdef bint sweep_slice(Store store, size_t budget):
         store.sweep_rev = store.compacted
     elif store.overlay.count:
         return True
+    began = store.sweep_at
     batch = OrderedMap()
     more = walk(store, batch, budget if budget > 2 else 2)
     if not more:
         batch.set(b"mswept", meta_value(store.sweep_rev))
     if batch.count:
         index, term = store.engine.applied()
-        store.engine.write(batch, index, term)
+        try:
+            store.engine.write(batch, index, term)
+        except errors.EngineBusy:
+            # Nothing is removed: the slice is done again.
+            store.sweep_at = began
+            raise
     if more:
         return True
     store.swept = store.sweep_rev

@@ -185,6 +185,7 @@ class RocksEngine(RecentEngine):
         self.set_budget(self.wanted.recent_keys_size)
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
+        self._flush_wanted = False
         self._failed: MetaStoreError | None = None
         self._views = 0
         self._walk: Any = None
@@ -327,16 +328,20 @@ class RocksEngine(RecentEngine):
             self._durable = max(self._durable, index)
 
     def begin_flush(self) -> None:
-        """The same in the background; nothing if that is under way."""
+        """The same in the background; one that is under way is followed by another."""
+        self._flush_wanted = True
         if self._flushing is None or not self._flushing.is_alive():
             self._flushing = threading.Thread(target=self._flush_there, name="engine-flush", daemon=True)
             self._flushing.start()
 
     def _flush_there(self) -> None:
-        try:
-            self.flush()
-        except MetaStoreError as error:
-            self._failed = error
+        while self._flush_wanted:
+            self._flush_wanted = False
+            try:
+                self.flush()
+            except MetaStoreError as error:
+                self._failed = error
+                return
 
     def defragment(self) -> None:
         """Rewrite all files in the background, without what is deleted; nothing if that is under way."""
