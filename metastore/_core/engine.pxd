@@ -35,7 +35,6 @@ cdef class Engine:
     cpdef object restore(self, object stream)
     cpdef object size_in_use(self)
     cpdef object begin_flush(self)
-    cpdef object defragment(self)
     cpdef Engine stage(self)
     cpdef object seal(self)
     cpdef object adopt(self, Engine staged)

@@ -177,10 +177,6 @@ cdef class Engine:
         """Like flush, but without waiting where the engine can do it in the background; durable_applied() tells."""
         self.flush()
 
-    cpdef object defragment(self):
-        """Begin to give disk space back that nothing uses any more; returns at once, writes go on meanwhile."""
-        return None
-
     cpdef Engine stage(self):
         """A new, empty engine beside this one, to be filled by `restore` in another thread; None where there is no such
         thing, and `restore` is called on the engine itself, in the node's thread, which then stands still."""

@@ -49,6 +49,7 @@ POSITION = struct.Struct("<QQ")
 # Of a staged engine: records and bytes written at once, and the pause after, in which the loop gets its turn.
 SLICE_RECORDS, SLICE_BYTES, PAUSE = 256, 256 << 10, 0.0002
 BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
+ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
 SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
 
 
@@ -187,7 +188,7 @@ class RocksEngine(RecentEngine):
         self._compacting: threading.Thread | None = None
         self._flush_wanted = False
         self._failed: MetaStoreError | None = None
-        self._views = 0
+        self._views: set[int] = set()
         self._walk: Any = None
         self._write_options = _write_options()
         try:
@@ -280,7 +281,6 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Its contents now; may be read in another thread."""
-        self._views += 1
         return _View(self, self._db.iter(), self._index, self._term)
 
     def size(self) -> int:
@@ -343,13 +343,18 @@ class RocksEngine(RecentEngine):
                 self._failed = error
                 return
 
-    def defragment(self) -> None:
-        """Rewrite all files in the background, without what is deleted; nothing if that is under way."""
-        if self._compacting is None or not self._compacting.is_alive():
+    def defragment(self) -> float | None:
+        """Rewrite all files in the background, without what is deleted. None when that is done, else in how many
+        seconds to ask again."""
+        if self._compacting is None:
             self._compacting = threading.Thread(
                 target=self._compact_there, args=(self._db,), name="engine-compaction", daemon=True
             )
             self._compacting.start()
+        elif not self._compacting.is_alive():
+            self._compacting = None
+            return None
+        return ASK_AGAIN
 
     def _compact_there(self, db: Any) -> None:
         try:
@@ -401,7 +406,7 @@ class RocksEngine(RecentEngine):
         self._index, self._term = staged.applied()
         self._durable = self._index
         # Views keep the old files open; a start removes what is left.
-        work = (old, self.path / left, self._views == 0, self._flushing, self._compacting)
+        work = (old, self.path / left, not self._views, self._flushing, self._compacting)
         threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
 
 
@@ -444,6 +449,7 @@ class _View(Engine):
         self._path = engine.path
         self._applied = (index, term)
         self._size = engine.size()
+        engine._views.add(id(self))
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -494,7 +500,7 @@ class _View(Engine):
         """Let go of it. Idempotent."""
         self._walk = None
         if self._engine is not None:
-            self._engine._views -= 1
+            self._engine._views.discard(id(self))
             self._engine = None
 
 
