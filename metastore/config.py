@@ -301,6 +301,8 @@ class WalTable:
 
     sync: str = _text("always", choices=("always", "async"))
     sync_interval: float = _duration("10ms", "1ms", "1m")
+    async_max_bytes: int = _size("16MiB", "4KiB", "1GiB")
+    accept_loss: bool = _flag(False)
     group_commit: bool = _flag(True)
     segment_size: int = _size("64MiB", "64KiB", "4GiB")
 
@@ -579,8 +581,6 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
         ),
         ("listen.peer", bool(clash), f"{config.listen.peer!r} is in listen.client too"),
         ("cluster.initial", ours is None, f"does not name this member, {config.node.name!r} (node.name)"),
-        # What the next versions bring. Accepting it now would promise what is not done.
-        ("wal.sync", config.wal.sync != "always", '"async" is not supported in this version'),
     ]
     for path, wrong, reason in rules:
         if wrong:

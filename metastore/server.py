@@ -40,7 +40,8 @@ from .peer import PeerIdentity, PeerTransport
 from .peerstream import AcceptedStream
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
-from .storage.wal import Wal
+from .storage.unsynced import Unsynced
+from .storage.wal import Lag, Wal
 from .upkeep import AlarmsDone, HashDone, Upkeep
 
 log = logging.getLogger("metastore.node")
@@ -130,8 +131,10 @@ class Server:
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
-        with contextlib.suppress(errors.DiskFailed):
+        with contextlib.suppress(errors.DiskFailed, OSError):
             self.wal.close()
+            if not self.wal.unsynced[0]:
+                self.unsynced.closed()
 
     def _open_disk(self) -> None:
         config = self.config
@@ -141,18 +144,36 @@ class Server:
         if not any(self.data_dir.wal.glob("*.wal")):
             self.data_dir.check_new()
             fresh = self._new_identity().encode()
+        self.unsynced = Unsynced(self.data_dir.path / "unsynced")
         self.wal = Wal.open(
             self.data_dir.wal,
             segment_size=config.wal.segment_size,
             group_commit=config.wal.group_commit,
             metadata=fresh,
             failpoints=self.failpoints,
+            lag=self._lag(),
         )
         self.closing.callback(self._close_wal)
+        lagging, term = config.wal.sync == "async", self.wal.hard_state.term
+        try:
+            self.unsynced.begin(lagging=lagging, term=term, accept_loss=config.wal.accept_loss)
+        except OSError as error:
+            raise errors.DiskFailed(f"{self.data_dir.path}: {error}") from error
         try:
             self.identity = Identity.decode(self.wal.metadata)
         except errors.FormatError as error:
             raise errors.DamagedData(f"{self.data_dir.wal}: {error.text}") from error
+
+    def _lag(self) -> Lag | None:
+        """How far syncs may lag behind acknowledgements, if at all."""
+        wal = self.config.wal
+        if wal.sync != "async":
+            return None
+        log.warning(
+            'wal.sync = "async": writes are acknowledged up to %g ms and %d bytes before they are synced; a power cut '
+            "can take that much", wal.sync_interval * 1000, wal.async_max_bytes,
+        )  # fmt: skip
+        return Lag(wal.sync_interval, wal.async_max_bytes)
 
     def _new_identity(self) -> Identity:
         """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
@@ -237,6 +258,7 @@ class Server:
             read_only_option=raft.read_only,
             lease_seconds=raft.lease_seconds,
             seed=secrets.randbits(63),
+            doubt=self.unsynced.doubt,
         )
 
     def _open_sockets(self) -> None:
@@ -490,6 +512,8 @@ class Server:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
+        if self.unsynced.doubt and not self.raw.doubt:
+            self.unsynced.settled()
         # After a stop of the process the missed ticks are not made up for: one is enough to look around.
         self._next_tick = max(self._next_tick + interval, now + interval / 2)
         self.loop.call_at(self._next_tick, self._tick)
@@ -704,6 +728,9 @@ class Server:
         log_stats = self.wal.stats()
         numbers = {"wal_segments": log_stats.pop("segments")}
         numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
+        numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = self.wal.unsynced
+        numbers["wal_sync_interval_seconds"] = self.config.wal.sync_interval if self.config.wal.sync == "async" else 0
+        numbers["raft_doubt_term"] = self.raw.doubt
         numbers |= {f"snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
         numbers |= {f"kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
         numbers |= self.upkeep.stats()
@@ -740,5 +767,3 @@ def check_supported(config: Config) -> None:
         raise errors.ConfigError("raft.batch_max_bytes must exceed limits.max_request_bytes by a tenth")
     if raft.batch_max_bytes > MAX_DECODED // 2:
         raise errors.ConfigError(f"raft.batch_max_bytes is over {MAX_DECODED // 2}")
-    if config.wal.sync != "always":
-        raise errors.ConfigError('wal.sync: this version has only "always"')

@@ -354,3 +354,11 @@ def test_other_requests(running: Running, path: str, method: str, status: int) -
 
 def test_malformed_target(node: FakeNode) -> None:
     assert Pages(node).http("GET", "http://[x/version", {}, b"")[0] == 400
+
+
+def test_status_page(running: Running) -> None:
+    status, kind, body = get(running, "/status")
+    found = json.loads(body)
+    assert (status, kind) == (200, "application/json")
+    assert (found["name"], found["member_id"], found["raft_term"]) == ("n1", "fedcba9876543210", 3)
+    assert found["log"] == {"syncs_total": 12, "queued_bytes": 3.5}

@@ -201,7 +201,6 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
             '[cluster]\ninitial = { n2 = "127.0.0.1:2380" }',
             "m.toml:2: cluster.initial: does not name this member, 'n1' (node.name)",
         ),
-        ('[wal]\nsync = "async"', 'm.toml:2: wal.sync: "async" is not supported in this version'),
     ],
 )
 def test_impossible_combinations(text: str, expected: str) -> None:

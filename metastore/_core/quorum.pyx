@@ -68,6 +68,16 @@ def joint_vote(incoming, outgoing, votes):
     return VoteResult.VotePending
 
 
+def doubting_vote(incoming, outgoing, votes, doubtful):
+    """VoteResult of an election in which the voters in `doubtful` may lack entries that they acknowledged. Their votes
+    count only when all have voted for the candidate, for then nobody has anything that it lacks."""
+    sure = {voter: granted for voter, granted in votes.items() if voter not in doubtful}
+    result = joint_vote(incoming, outgoing, sure)
+    if result == VoteResult.VotePending and all(votes.get(voter) for voter in (*incoming, *outgoing)):
+        return VoteResult.VoteWon
+    return result
+
+
 cdef uint64_t majority_index(list peers, bint read_acks) except? 0:
     """`committed` over Peer records (their match, or their read_ack): the hot form."""
     cdef uint64_t[MAX_VOTERS] values

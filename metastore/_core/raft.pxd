@@ -25,7 +25,9 @@ cdef class RawNode:
     cdef readonly uint64_t lead
     cdef readonly int state
     cdef readonly ConfState conf_state
+    cdef readonly uint64_t doubt   # not 0: entries of this term or before, once acknowledged, may be missing
     cdef dict votes
+    cdef set doubtful              # who granted a vote in doubt
     cdef dict peers
     cdef list peer_list            # by id
     cdef list voters_in
@@ -90,7 +92,7 @@ cdef class RawNode:
     cdef int become_leader(self) except -1
     cdef int hup(self, bint transfer) except -1
     cdef int start_election(self, bint pre, bint transfer) except -1
-    cdef int count_vote(self, uint64_t voter, bint granted) except -1
+    cdef int count_vote(self, uint64_t voter, bint granted, bint doubt) except -1
     cdef int draw_timeout(self) except -1
 
     cdef bint newer_term(self, Message m) except -1

@@ -37,6 +37,12 @@ heartbeats (dissertation, section 6.4). With lease reads (section 6.4.1) a round
 go without another until `lease_seconds` after it was *made*; `lease_valid(now)` must be asked again when the read is
 served. Once a TimeoutNow went out there is no lease in that term any more.
 
+Doubt: a node that reports entries persisted before they are synced may find, after a power cut, less of its log than
+it acknowledged. It must then be made with `config.doubt` = its term. It takes a later term, so that no leader goes on
+counting on what it said, and its votes are marked. A candidate needs a quorum of unmarked votes, or the votes of all
+voters: with fewer it might lack a committed entry that only the marked ones ever had. The doubt ends with the first
+entry of a later term in its log, for that term's leader was elected so and had all before it.
+
 `planted` switches on known bugs. It exists so that the simulator can prove that it finds them.
 """
 
@@ -53,7 +59,7 @@ from metastore._core.quorum cimport (PROGRESS_PROBE, PROGRESS_REPLICATE, PROGRES
 from metastore._core.raftpb cimport *
 from metastore._core.reads cimport Reads, Round
 
-from metastore._core.quorum import apply_change, joint_vote
+from metastore._core.quorum import apply_change, doubting_vote, joint_vote
 from metastore._core.raftpb import (ConfChangeError, LogCompacted, LogUnavailable, NotYetLoaded, Progress, ProposalDropped,
                                     RaftInvariantBroken, SnapshotNotReady, Status, StateType, decode_conf_change)
 from metastore.errors import (DamagedData, FormatError, NoLeader, NotLeader, RequestTooLarge, TooManyRequests)
@@ -67,6 +73,7 @@ PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
 
 cdef bytes TRANSFER = b"CampaignTransfer"
+cdef bytes DOUBT = b"doubt"
 cdef bytes NOTHING = b""
 
 
@@ -108,6 +115,10 @@ cdef class RawNode:
         if log.last_term() > self.term:
             # Torn between entries and hard state of one Ready. No vote of that term was ever sent: it was not durable.
             self.term, self.vote = log.last_term(), 0
+        self.doubt = config.doubt if log.last_term() <= config.doubt else 0
+        if self.doubt and self.term <= self.doubt:
+            # Whoever counts on what was acknowledged in that term must learn anew what is here: leaders step down.
+            self.term, self.vote = self.doubt + 1, 0
         self.boot_guard = config.election_ticks if config.lease_reads and self.term else 0
         self.use_conf(ConfState() if conf is None else conf)
         self.become_follower(self.term, 0)
@@ -284,6 +295,8 @@ cdef class RawNode:
                 log.persisted = claim.last_index
         if self.state == STATE_LEADER and self.me is not None and self.me.maybe_update(log.persisted):
             self.maybe_commit()
+        if self.doubt and log.term_at(log.persisted, &term) == TERM_OK and term > self.doubt:
+            self.doubt = 0
         if self.promises.held:
             self.release_held()
 
@@ -344,6 +357,8 @@ cdef class RawNode:
         cdef uint64_t need
         if m.type == MSG_APP_RESP or m.type == MSG_VOTE or m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
             need = self.unsettled()
+            if self.doubt and m.type != MSG_APP_RESP and m.type != MSG_VOTE:
+                m.context = DOUBT
             if self.planted & ACK_BEFORE_SYNC and m.type == MSG_APP_RESP:
                 need = 0
             if self.planted & VOTE_NOT_PERSISTED and m.type == MSG_VOTE_RESP and m.to != self.id:
@@ -398,7 +413,7 @@ cdef class RawNode:
         self.election_elapsed = self.heartbeat_elapsed = 0
         self.draw_timeout()
         self.lead_transferee = 0
-        self.votes = {}
+        self.votes, self.doubtful = {}, set()
         self.hup_waiting = False
         self.pending_conf_index = 0
         self.term_start = 0
@@ -464,10 +479,10 @@ cdef class RawNode:
         cdef uint64_t voter
         if pre:
             self.state = STATE_PRE_CANDIDATE
-            self.votes = {}
+            self.votes, self.doubtful = {}, set()
             self.lead = 0
             self.draw_timeout()
-            self.count_vote(self.id, True)
+            self.count_vote(self.id, True, self.doubt != 0)
             if self.state != STATE_PRE_CANDIDATE:
                 return 0
         else:
@@ -484,11 +499,13 @@ cdef class RawNode:
             self.send(m)
         return 0
 
-    cdef int count_vote(self, uint64_t voter, bint granted) except -1:
+    cdef int count_vote(self, uint64_t voter, bint granted, bint doubt) except -1:
         if voter not in self.votes:
             self.votes[voter] = granted
+            if doubt and granted:
+                self.doubtful.add(voter)
         outgoing = () if self.planted & JOINT_HALF else self.conf_state.voters_outgoing
-        result = joint_vote(self.conf_state.voters, outgoing, self.votes)
+        result = doubting_vote(self.conf_state.voters, outgoing, self.votes, self.doubtful)
         if result == VOTE_WON:
             if self.state == STATE_PRE_CANDIDATE:
                 self.start_election(False, False)
@@ -695,7 +712,7 @@ cdef class RawNode:
         elif m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
             self.learn_commit(m)
             if self.state == (STATE_CANDIDATE if m.type == MSG_VOTE_RESP else STATE_PRE_CANDIDATE):
-                self.count_vote(m.from_, not m.reject)
+                self.count_vote(m.from_, not m.reject, m.context == DOUBT)
         else:
             self.step_follower(m)
         return 0

@@ -112,4 +112,5 @@ cdef class RaftConfig:
     cdef readonly double lease_seconds
     cdef readonly uint64_t seed
     cdef readonly object random
+    cdef readonly uint64_t doubt
     cdef readonly int planted

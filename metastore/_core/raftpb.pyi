@@ -251,6 +251,8 @@ class RaftConfig:
     @property
     def applied(self) -> int: ...
     @property
+    def doubt(self) -> int: ...
+    @property
     def planted(self) -> int: ...
     def __init__(
         self,
@@ -273,6 +275,7 @@ class RaftConfig:
         max_pending_reads: int = 65536,
         seed: int = 0,
         random: Callable[[int], int] | None = None,
+        doubt: int = 0,
         planted: int = 0,
     ) -> None: ...
 

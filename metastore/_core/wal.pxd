@@ -96,6 +96,7 @@ cdef class Group:
     cdef readonly uint64_t number
     cdef readonly bint must_sync
     cdef readonly bint content
+    cdef readonly bint firm
     cdef int reserve(self, size_t more) except -1
 
 
@@ -106,6 +107,10 @@ cdef class Writer:
     cdef readonly uint64_t pending_bytes
     cdef readonly int pending_sync
     cdef readonly bint group_commit
+    # Groups may be written before those ahead of them are synced: up to this group, and this offset, all are.
+    cdef bint lagging
+    cdef uint64_t known_group, known_end
+    cdef bint firm
     cdef uint64_t start_number, start_end
     cdef uint32_t chain
     cdef size_t max_group
@@ -119,6 +124,6 @@ cdef class Writer:
     cdef int put_entry(self, const uint8_t* image, size_t n, uint64_t term, uint64_t index) except -1
     cdef int fit(self, size_t n) except -1
     cdef int write_start(self) except -1
-    cdef int finish(self, uint64_t number, bint must_sync, bint content) except -1
+    cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1
     cdef int put_hard_state(self) except -1
     cdef int append_images(self, const uint8_t* data, size_t n) except -1

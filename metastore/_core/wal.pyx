@@ -14,7 +14,7 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from metastore._core.crc cimport crc32
-from metastore._core.entry cimport ENTRY_HEADER, ENTRY_OK, EntryView, entry_raise, entry_read
+from metastore._core.entry cimport ENTRY_HEADER, ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
 
 from metastore.errors import FormatError
 
@@ -302,7 +302,8 @@ cdef class Group:
 
     `number` is the highest append number that is durable with it (0: none ends in it), `before` the highest number
     appended before the first one in it that must be synced. `content` tells that something in it was waited for, so that it
-    is worth to be proven by a marker.
+    is worth to be proven by a marker. `firm`: it holds more than entries and a commit index, so that a log which reports
+    entries before they are synced must not do so with this group.
     """
 
     def __cinit__(self):
@@ -343,7 +344,8 @@ cdef class Writer:
 
     plan: called as plan(need) when the next segment must be begun; gives (generation, capacity in bytes), where
     the capacity must be at least `need`. group_commit: everything that waits goes into one group, of at most max_group
-    bytes (one append may pass it); else each append is a group of its own.
+    bytes (one append may pass it); else each append is a group of its own. A writer made with `lagging` does not take
+    it for granted that the groups before are synced when one is written; it is told by `synced`.
     """
 
     def __init__(self, LogState state not None, plan, *, bint group_commit=True, size_t max_group=16 << 20):
@@ -370,6 +372,7 @@ cdef class Writer:
         made.before = self.number
         made.must_sync = False
         made.content = False
+        made.firm = False
         self.pending.append(made)
         self.open = made
         return made
@@ -392,9 +395,13 @@ cdef class Writer:
         p[12] = type
         put64(p + 16, self.generation)
         put64(p + 24, group.group)
-        # A group is only written when the one before it is synced; that it is on disk at all is the proof.
-        put64(p + 32, group.group - 1)
-        put32(p + 40, <uint32_t>(group.offset // 8))
+        if self.lagging:
+            put64(p + 32, self.known_group)
+            put32(p + 40, <uint32_t>(self.known_end // 8))
+        else:
+            # A group is only written when the one before it is synced; that it is on disk at all is the proof.
+            put64(p + 32, group.group - 1)
+            put32(p + 40, <uint32_t>(group.offset // 8))
         if n:
             memcpy(p + RECORD_HEADER, payload, n)
         memset(p + RECORD_HEADER + n, 0, size - RECORD_HEADER - n)
@@ -418,6 +425,8 @@ cdef class Writer:
             if self.capacity < SEGMENT_HEADER + start + size:
                 raise ValueError(f"a segment of {self.capacity} bytes cannot hold a record of {size}")
             self.position = SEGMENT_HEADER
+            # Nothing of this segment is written before all of the one before is synced, lagging or not.
+            self.known_group, self.known_end = self.group, SEGMENT_HEADER
             self.write_start()
         elif self.open is not None and self.open.size >= self.max_group:
             self.open = None
@@ -463,10 +472,12 @@ cdef class Writer:
             if answer != ENTRY_OK:
                 entry_raise(answer, pos)
             self.put_entry(data + pos, view.size, view.term, view.index)
+            if view.type != ENTRY_NORMAL:
+                self.firm = True
             pos += view.size
             if not self.group_commit and pos < n:
                 # Every entry waits for a sync of its own; the append counts as durable with its last one.
-                self.finish(self.number, True, True)
+                self.finish(self.number, True, True, False)
         return 0
 
     def append(self, uint64_t number, images, hard_state, bint must_sync=True):
@@ -486,6 +497,8 @@ cdef class Writer:
         if hard_state is not None:
             # Where a segment or a group ends between this record and the entries, they are synced apart: until the
             # entries are there, none of them may be called committed.
+            if self.state.hard_term != hard_state.term or self.state.hard_vote != hard_state.vote:
+                self.firm = True
             self.state.hard_term = hard_state.term
             self.state.hard_vote = hard_state.vote
             self.state.hard_commit = min(<uint64_t>hard_state.commit, known) if some else hard_state.commit
@@ -496,9 +509,9 @@ cdef class Writer:
             self.state.hard_commit = hard_state.commit
             self.put_hard_state()
         # An append of nothing is durable as soon as all before it is; there are no empty groups.
-        self.finish(number, must_sync and (some or hard_state is not None), True)
+        self.finish(number, must_sync and (some or hard_state is not None), True, self.firm)
 
-    cdef int finish(self, uint64_t number, bint must_sync, bint content) except -1:
+    cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1:
         cdef Group group
         if must_sync:
             group = self.target()
@@ -509,6 +522,9 @@ cdef class Writer:
             group.number = number
             # What rides along unsynced is not waited for, so its group needs no proof.
             group.content = group.content or content
+            if firm:
+                group.firm = True
+                self.firm = False
             if not self.group_commit:
                 self.open = None
         self.number = number
@@ -526,7 +542,13 @@ cdef class Writer:
         self.fit(<size_t>len(out))
         self.state.compact(index, term, conf_state)
         self.put(REC_SNAPSHOT, p, <size_t>len(out))
-        self.finish(number, True, True)
+        self.finish(number, True, True, True)
+
+    def synced(self, uint64_t generation, uint64_t group, uint64_t end):
+        """Everything up to `group`, which ends at offset `end` of segment `generation`, is synced: from now on records
+        say so. Needed where groups are written before those ahead of them are synced."""
+        if generation == self.generation and group > self.known_group:
+            self.known_group, self.known_end = group, end
 
     def mark(self):
         """Queue a MARKER in a group of its own, or force out what waits without need to be synced: each proves the
@@ -536,7 +558,7 @@ cdef class Writer:
         if self.open is None:
             self.fit(0)
             self.put(REC_MARKER, NULL, 0)
-        self.finish(self.number, True, False)
+        self.finish(self.number, True, False, True)
         self.open = None
 
     def take(self):

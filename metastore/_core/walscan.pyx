@@ -402,6 +402,8 @@ cdef tuple _fresh(LogState state, uint64_t generation, uint64_t capacity, plan, 
     writer.capacity = max(capacity, writer.position)
     writer.group_commit = options.get("group_commit", True)
     writer.max_group = options.get("max_group", 16 << 20)
+    writer.lagging = options.get("lagging", False)
+    writer.known_group, writer.known_end = writer.group, writer.position
     return out, writer
 
 

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 pages: /version, /health, /livez, /readyz and /metrics, as etcd has them."""
+"""The HTTP/1.1 pages: /version, /health, /livez, /readyz and /metrics, as etcd has them, and /status."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Pages:
             "/livez": self._livez,
             "/readyz": self._readyz,
             "/metrics": self._metrics,
+            "/status": self._status,
         }
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -95,6 +96,17 @@ class Pages:
         if "verbose" in query:
             return 200, TEXT, ("\n".join([*lines, "ok"]) + "\n").encode()
         return 200, TEXT, b"ok\n"
+
+    def _status(self, _query: Query) -> Answer:
+        """Where this member stands, and what of its log a power cut could take."""
+        node = self._node
+        log = {name[4:]: value for name, value in sorted(node.stats().items()) if name.startswith("wal_")}
+        about = {
+            "name": node.name, "member_id": f"{node.member_id:016x}", "leader_id": f"{node.leader_id:016x}",
+            "raft_term": node.raft_term, "raft_index": node.raft_index, "applied_index": node.applied_index,
+            "revision": node.revision, "db_size": node.db_size, "healthy": node.healthy(), "log": log,
+        }  # fmt: skip
+        return 200, JSON, to_json(about)
 
     def _metrics(self, _query: Query) -> Answer:
         # Imported at the first scrape: it costs a tenth of a second, which the start must not pay.

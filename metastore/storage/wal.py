@@ -8,6 +8,10 @@ learns from the eventfd when a group is durable:
 
 The segment behind the one in use is prepared in a third thread, so that a group never waits for a file to be made
 unless the disk cannot keep up; if it cannot be made, `room` says so before anything is accepted.
+
+With a `Lag` the number of a group counts as durable when the group is written, unless it holds more than entries and a
+commit index; the disk thread syncs within the bounds of the lag. All else is the same: groups are written in order, a
+segment is begun when the one before it is synced, and what no record proves to be synced is the unproven end.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import select
 import threading
 import time
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,14 +52,25 @@ _GROWTH = 4
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
+@dataclass(frozen=True)
+class Lag:
+    """How far the syncs may lag behind what is reported: seconds since the first byte that is not synced, and bytes."""
+
+    interval: float
+    max_bytes: int
+
+
 class Wal:
     """A log that is open for appending. Made by `Wal.open`.
 
     metadata: what the log was created with. report: what was cut at open and where it was copied.
-    durable: highest append number known to be on disk.
+    durable: highest append number known to be on disk; with a `Lag`: that may be acknowledged.
     """
 
-    def __init__(self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any) -> None:
+    def __init__(
+        self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any,
+        lag: Lag | None = None,
+    ) -> None:  # fmt: skip
         self.report: list[str] = []
         self.durable = 0
         self._folder = folder
@@ -76,7 +92,10 @@ class Wal:
         self._quick = True
         self._quick_again = 0
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._disk = DiskThread(self._event)
+        self._lag = lag
+        self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of those written
+        self._mark_wanted = False
+        self._disk = DiskThread(self._event, *((lag.interval, lag.max_bytes) if lag else ()))
         self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
         self._thread = threading.Thread(target=self._disk.run, name="wal-disk", daemon=True)
         self._thread.start()
@@ -105,23 +124,27 @@ class Wal:
         failpoints: Failpoints | None = None,
         log: Any = None,
         max_group: int = 16 << 20,
+        lag: Lag | None = None,
     ) -> Self:
         """Open the log in folder `path`, repairing its unproven tail; with `metadata`, create it if there is none.
 
-        segment_size, max_group: bytes. Raises DamagedData where proven bytes are wrong or the log is missing,
-        DiskFailed where the disk refuses, ValueError for a segment size out of range."""
+        segment_size, max_group: bytes; lag: report entries before they are synced. Raises DamagedData where proven
+        bytes are wrong or the log is missing, DiskFailed where the disk refuses, ValueError for a segment size out of
+        range."""
         if not MIN_SEGMENT <= segment_size <= MAX_SEGMENT or segment_size % 4096:
             raise ValueError(f"segment size {segment_size}: a multiple of 4096 from {MIN_SEGMENT} to {MAX_SEGMENT}")
         folder = Folder(Path(path), segment_size, failpoints or Failpoints())
         log = log or logging.getLogger("metastore.wal")
-        options = {"group_commit": group_commit, "max_group": max_group}
+        options = {"group_commit": group_commit, "max_group": max_group, "lagging": lag is not None}
         try:
-            return cls._open(folder, metadata, options, log)
+            return cls._open(folder, metadata, options, log, lag)
         except OSError as error:
             raise DiskFailed(f"write-ahead log {path}: {error}") from error
 
     @classmethod
-    def _open(cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any) -> Self:
+    def _open(
+        cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any, lag: Lag | None
+    ) -> Self:
         if not folder.path.exists():
             if metadata is None:
                 raise DamagedData(f"{folder.path}: there is no write-ahead log")
@@ -139,7 +162,7 @@ class Wal:
         holder: list[Wal] = []
         opening = _Opening(folder, found, listing["wal"], metadata)
         segment, writer = opening.run(lambda need: holder[0]._plan(need), options)
-        wal = cls(folder, writer, segment, opening.older, log)
+        wal = cls(folder, writer, segment, opening.older, log, lag)
         holder.append(wal)
         wal.report = opening.report
         for line in wal.report:
@@ -330,12 +353,25 @@ class Wal:
 
     def settle(self) -> int:
         """Take in the group that a `submit` has waited for; the highest durable number. Raises DiskFailed."""
+        failed = self._disk.failed
+        if failed is not None:
+            self._fail(*failed)
         group = self._disk.finished()
         if group is not None:
             self._finish(group)
-        elif self._disk.failed is not None:
-            self._fail(*self._disk.failed)
+        if self._unsynced:
+            self._note_synced()
         return self.durable
+
+    def _note_synced(self) -> None:
+        """Take in how far a lagging log is synced."""
+        synced = self._disk.synced_group
+        while self._unsynced and self._unsynced[0][0] <= synced:
+            group, generation, end = self._unsynced.popleft()
+            self._writer.synced(generation, group, end)
+        if self._mark_wanted and not self._unsynced:
+            self._mark_wanted = False
+            self.mark()
 
     def _finish(self, group: Group) -> None:
         self._groups += 1
@@ -345,6 +381,8 @@ class Wal:
         if number != self._written[0]:
             self._left(self._written[0])
         self._written = (number, group.end)
+        if self._lag is not None:
+            self._unsynced.append((group.group, group.generation, group.end))
         self._proven = not group.content
         while self._snapshots and self._snapshots[0][0] <= group.group:
             self._durable_snapshot = self._snapshots.popleft()[1]
@@ -371,6 +409,11 @@ class Wal:
         if self._failure is not None:
             raise self._failure
         if not self.idle or self._writer.pending_sync or (self._proven and not self._writer.pending_bytes):
+            return False
+        if self._unsynced:
+            # A marker proves what is synced when it is written.
+            self._mark_wanted = True
+            self._disk.sync_now()
             return False
         self._writer.mark()
         self._start()
@@ -480,6 +523,12 @@ class Wal:
             "segments": len(self._paths),
         }
 
+    @property
+    def unsynced(self) -> tuple[int, float]:
+        """What a power cut could take: (bytes written and not synced, seconds since the first of them was written).
+        Without a `Lag` nothing of it was reported."""
+        return self._disk.unsynced
+
     def close(self, timeout: float = 10.0) -> None:
         """Write what is queued, prove it with a marker, end the threads. `timeout` in seconds bounds the waiting; what
         is not durable by then is not. Raises DiskFailed if the disk fails meanwhile; the log is closed in any case."""
@@ -499,7 +548,9 @@ class Wal:
         waiter = select.poll()
         waiter.register(self._event, select.POLLIN)
         self.submit()
-        while self._disk.busy or (self._stalled and not self._full):
+        while self._disk.busy or (self._stalled and not self._full) or self._unsynced:
+            if self._unsynced:
+                self._disk.sync_now()
             left = deadline - time.monotonic()
             if left <= 0:
                 self._log.warning("write-ahead log: closing without waiting any longer for the disk")

@@ -1,0 +1,106 @@
+"""Whether a log may lack entries that this member has acknowledged: asked at start, by the file `unsynced`.
+
+A member with `wal.sync = "async"` acknowledges what the page cache holds. A kill of the process takes nothing of that,
+a power cut does. So while it runs the data directory says so, with the machine's boot id: another boot id at the next
+start means that the page cache is gone. Until that is made good (see "Doubt" in `_core/raft.pyx`) the file keeps it in
+mind, whatever `wal.sync` says by then. Layout: FORMATS.md, "Unsynced".
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from pathlib import Path
+
+from ..errors import DamagedData
+from .segments import sync_folder, write_all
+
+log = logging.getLogger("metastore.wal")
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """What tells two boots of a machine apart; where the system does not say, each start is taken for a boot."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except OSError:
+        return secrets.token_hex(16)
+
+
+class Unsynced:
+    """The file and what it says. `doubt`: not 0 while entries of this term or before may be missing.
+
+    Raises DamagedData when the file cannot be understood, OSError."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begun = False
+        self._boot, self.doubt = self._read()
+
+    def begin(self, *, lagging: bool, term: int, accept_loss: bool = False) -> None:
+        """To be called when the log is recovered, and before anything is acknowledged. `term` is that of the recovered
+        log, `lagging` whether this run acknowledges before it syncs; `accept_loss`: forget the doubt. Raises OSError.
+        """
+        now = boot_id()
+        if self._boot and self._boot != now:
+            self.doubt = max(self.doubt, term)
+        if self.doubt:
+            log.warning(
+                "the machine went down while this member acknowledged writes before they were synced (wal.sync): its "
+                "log may lack entries up to term %d%s", self.doubt,
+                "; wal.accept_loss says not to mind" if accept_loss else
+                ", so until it has caught up with a leader its vote counts only where all members vote alike",
+            )  # fmt: skip
+        if accept_loss:
+            self.doubt = 0
+        self._boot = now if lagging else ""
+        self._begun = True
+        self._write()
+
+    def _read(self) -> tuple[str, int]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return "", 0
+        try:
+            record = json.loads(text)
+            if record["version"] != 1:
+                raise ValueError(f"version {record['version']!r}, known is 1")
+            boot, doubt = record["boot_id"], record["doubt"]
+            if not isinstance(boot, str) or type(doubt) is not int or doubt < 0:
+                raise ValueError("a field is of the wrong type")
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedData(f"{self._path}: cannot be read: {error}") from error
+        return boot, doubt
+
+    def _write(self) -> None:
+        if self._boot or self.doubt:
+            temporary = self._path.with_suffix(".tmp")
+            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            try:
+                record = {"version": 1, "boot_id": self._boot, "doubt": self.doubt}
+                write_all(fd, json.dumps(record).encode() + b"\n", 0)
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.rename(temporary, self._path)
+        elif self._path.exists():
+            self._path.unlink()
+        else:
+            return
+        sync_folder(self._path.parent)
+
+    def settled(self) -> None:
+        """Nothing is missing any more. Raises OSError."""
+        log.warning("the log holds all that was acknowledged before term %d was over", self.doubt)
+        self.doubt = 0
+        self._write()
+
+    def closed(self) -> None:
+        """Everything is synced, and nothing will be acknowledged any more. Raises OSError."""
+        if self._begun:
+            self._boot = ""
+            self._write()

@@ -1,0 +1,254 @@
+"""`wal.sync = "async"` on real processes: what a kill and a power cut take, what a user sees of the window, and
+clusters whose members lost acknowledged entries.
+
+The window here is bounded by bytes, with an interval that never ends, so that no test depends on time.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import powercut
+from support.client import Failure
+from support.cluster import Cluster, Member, clients_of
+from support.load import History, Load
+from support.processes import Node, Server, wait_until
+
+WINDOW = 16384
+ASYNC = {
+    "wal.sync": '"async"', "wal.sync_interval": '"1m"', "wal.async_max_bytes": str(WINDOW),
+    "wal.segment_size": '"64KiB"',
+}  # fmt: skip
+
+Make = Callable[..., Server]
+
+
+def page(server: Server, path: str) -> str:
+    with urllib.request.urlopen(f"http://{server.address}{path}", timeout=10) as reply:
+        return str(reply.read().decode())
+
+
+def said(server: Server) -> dict[str, object]:
+    """What the file `unsynced` says; empty when it is not there."""
+    path = server.data_dir / "unsynced"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
+def other_boot(server: Server) -> None:
+    """Let the file say that the machine was started since."""
+    path = server.data_dir / "unsynced"
+    path.write_text(json.dumps({**said(server), "boot_id": "another boot"}))
+
+
+@pytest.mark.node_only
+def test_a_kill_takes_nothing_that_was_acknowledged(fresh: Make) -> None:
+    rng = random.Random(5)
+    server = fresh(settings=ASYNC)
+    history = History()
+    for _ in range(6):
+        server.start()
+        with server.client() as client:
+            history.check(client)
+            load = Load(client, history).start()
+            load.wait_acks(rng.choice([1, 5, 50, 300]))
+            server.kill()
+            load.join()
+    server.start()
+    with server.client() as client:
+        history.check(client)
+    assert "may lack entries" not in server.running().log
+
+
+@pytest.mark.node_only
+def test_the_window_is_told_and_empties(fresh: Make) -> None:
+    node = fresh(settings={**ASYNC, "wal.sync_interval": '"30s"'}).start()
+    assert 'wal.sync = "async"' in node.running().log and f"30000 ms and {WINDOW} bytes" in node.running().log
+    with node.client() as client:
+        client.put(b"k", b"v" * 1000)
+        assert "metastore_wal_sync_interval_seconds 30.0" in page(node, "/metrics")
+        assert "metastore_wal_unsynced_seconds" in page(node, "/metrics")
+        assert json.loads(page(node, "/status"))["log"]["unsynced_bytes"] >= 0
+        # Nobody writes any more: what is there is synced and proven long before the interval is over.
+        wait_until(lambda: "metastore_wal_unsynced_bytes 0.0" in page(node, "/metrics"), what="an empty window")
+    assert said(node)["boot_id"] and said(node)["doubt"] == 0
+    assert node.stop() == 0
+    assert said(node) == {}, "all is synced"
+
+
+@pytest.mark.node_only
+def test_a_power_cut_takes_the_window_at_most(fresh: Make, tmp_path: Path) -> None:
+    """Only what was synced survives. One client puts one key after the other: what is left is a beginning of that."""
+    library = powercut.build(tmp_path)
+    data_dir = tmp_path / "power-0" / "data"
+    data_dir.parent.mkdir()
+    rng, done, lost = random.Random(3), 0, 0
+    for number in range(4):
+        copy = tmp_path / f"copy-{number}"
+        node = Node(data_dir, ASYNC, env=powercut.environment(library, data_dir.parent, copy))
+        try:
+            node.start()
+            with node.client() as client:
+                for _ in range(rng.choice([30, 100, 170])):
+                    done += 1
+                    client.put(b"%06d" % done, b"x" * rng.choice([100, 1000]))
+                node.kill()
+        finally:
+            node.kill()
+        after = tmp_path / f"power-{number + 1}" / "data"
+        after.parent.mkdir()
+        assert powercut.rebuild(data_dir, copy, after), "no file survived: the preloaded library does not work"
+        data_dir = after
+        with Node(data_dir, ASYNC) as node, node.client() as client:
+            found = client.prefix(b"")
+            assert sorted(found) == [b"%06d" % n for n in range(1, len(found) + 1)], "there is a hole"
+            missing = done - len(found)
+            assert missing * 100 <= WINDOW, f"{missing} of {done} are gone"
+            lost, done = lost + missing, len(found)
+            assert node.stop() == 0
+    assert lost, "nothing was ever at risk"
+
+
+@pytest.mark.node_only
+def test_a_failed_sync_stops_the_node(fresh: Make) -> None:
+    node = fresh(settings=ASYNC, env={"METASTORE_FAILPOINTS": "wal.before_sync=error(EIO)@9"}).start()
+    history = History()
+    with node.client() as client:
+        load = Load(client, history, writers=2).start()
+        assert node.running().wait(60) == 6, node.running().log
+        load.join()
+    assert "sync failed" in node.running().log
+    node.kill()
+    node.env = {}
+    node.start()
+    with node.client() as client:
+        history.check(client)
+
+
+@pytest.mark.node_only
+def test_switched_on_and_off_on_the_same_data(fresh: Make) -> None:
+    node = fresh()
+    assert isinstance(node, Node)
+    history = History()
+    always = {"wal.segment_size": '"64KiB"'}
+    lone, often = {**ASYNC, "wal.group_commit": "false"}, {**ASYNC, "wal.sync_interval": '"1ms"'}
+    for settings in (ASYNC, always, lone, often, always):
+        node.settings = dict(settings)
+        node.start()
+        with node.client() as client:
+            history.check(client)
+            load = Load(client, history, expect_end=False).start()
+            load.wait_acks(60)
+            load.stop()
+        node.kill()
+    assert said(node) == {}
+
+
+@pytest.mark.node_only
+def test_a_file_that_cannot_be_understood_stops_the_start(fresh: Make) -> None:
+    node = fresh(settings=ASYNC).start()
+    node.stop()
+    (node.data_dir / "unsynced").write_text('{"version": 2}')
+    with pytest.raises(AssertionError, match="unsynced: cannot be read: version 2"):
+        try:
+            node.start()
+        except Exception as error:
+            raise AssertionError(str(error)) from error
+
+
+def put_all(cluster: Cluster, wanted: dict[bytes, bytes], count: int, among: list[Member] | None = None) -> None:
+    """Puts more keys; what is acknowledged is remembered."""
+    with cluster.leader(among).client() as client:
+        for _ in range(count):
+            key = b"%06d" % len(wanted)
+            client.put(key, b"x" * 200)
+            wanted[key] = b"x" * 200
+
+
+def cut_power(member: Member, copy: Path, target: Path) -> None:
+    """The member's machine goes down at once; `member` can be started again on what is left of its data."""
+    member.kill()
+    target.parent.mkdir()
+    powercut.rebuild(member.data_dir, copy, target)
+    member.data_dir = target
+    member.env = {}
+    other_boot(member)
+
+
+def test_a_follower_that_lost_acknowledged_entries_is_brought_up_and_nothing_is_lost(
+    cluster_of: Callable[..., Cluster], tmp_path: Path
+) -> None:
+    cluster = cluster_of(settings={**ASYNC, "wal.async_max_bytes": '"1MiB"', "wal.segment_size": '"4MiB"'})
+    library = powercut.build(tmp_path)
+    for member in cluster.members:
+        member.data_dir = cluster.folder / f"{member.name}-0" / "data"
+        member.data_dir.parent.mkdir(parents=True)
+        copy = tmp_path / f"copy-{member.name}"
+        member.env = dict(powercut.environment(library, member.data_dir.parent, copy))
+    cluster.start()
+    wanted: dict[bytes, bytes] = {}
+    victim, other = cluster.followers()
+    leader = cluster.leader()
+    # The third one knows nothing of what the leader and the victim have acknowledged.
+    other.running().send_signal(signal.SIGSTOP)
+    put_all(cluster, wanted, 50, [leader, victim])
+    cut_power(victim, tmp_path / f"copy-{victim.name}", cluster.folder / f"{victim.name}-1" / "data")
+    leader.running().send_signal(signal.SIGSTOP)
+    other.running().send_signal(signal.SIGCONT)
+    victim.launch()
+    wait_until(lambda: "its log may lack entries" in victim.logs, 30, "the doubt in the log")
+    with pytest.raises(Failure), other.client(timeout=3) as client:
+        client.put(b"stray", b"two without the leader must not go on")
+    leader.running().send_signal(signal.SIGCONT)
+    victim.await_ready()
+    with cluster.leader().client() as client:
+        assert client.prefix(b"0") == wanted
+    cluster.same_everywhere()
+    wait_until(lambda: said(victim)["doubt"] == 0, what="the end of the doubt")
+
+
+def test_a_cluster_that_lost_power_comes_up_again(cluster_of: Callable[..., Cluster]) -> None:
+    cluster = cluster_of(settings=ASYNC).start()
+    wanted: dict[bytes, bytes] = {}
+    put_all(cluster, wanted, 20)
+    for member in cluster.members:
+        member.kill()
+        other_boot(member)
+    cluster.start()
+    put_all(cluster, wanted, 5)
+    with clients_of(cluster.members) as clients:
+        assert all(client.prefix(b"0") == wanted for client in clients)
+    for member in cluster.members:
+        wait_until(lambda member=member: said(member)["doubt"] == 0, what="the end of the doubt")
+        assert "log may lack entries" in member.logs
+
+
+def test_without_one_of_them_it_must_be_told_to_accept_the_loss(cluster_of: Callable[..., Cluster]) -> None:
+    cluster = cluster_of(settings=ASYNC).start()
+    wanted: dict[bytes, bytes] = {}
+    put_all(cluster, wanted, 5)
+    for member in cluster.members:
+        member.kill()
+        other_boot(member)
+    gone, *left = cluster.members
+    for member in left:
+        member.launch()
+    with pytest.raises(Failure), left[0].client(timeout=4) as client:
+        wait_until(lambda: "may lack entries" in left[0].logs and "may lack entries" in left[1].logs, 30)
+        client.put(b"stray", b"")
+    for member in left:
+        member.kill()
+        member.settings["wal.accept_loss"] = "true"
+        member.launch()
+    for member in left:
+        member.await_ready()
+    put_all(cluster, wanted, 5, left)
+    with left[0].client() as client:
+        assert client.prefix(b"0") == wanted
+    gone.launch().await_ready()
+    cluster.same_everywhere()
