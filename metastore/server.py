@@ -131,10 +131,14 @@ class Server:
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
-        with contextlib.suppress(errors.DiskFailed, OSError):
-            self.wal.close()
-            if not self.wal.unsynced[0]:
-                self.unsynced.closed()
+        with contextlib.suppress(OSError):
+            try:
+                self.wal.close()
+            except errors.DiskFailed:
+                self.unsynced.failed()
+            else:
+                if not self.wal.unsynced[0]:
+                    self.unsynced.closed()
 
     def _open_disk(self) -> None:
         config = self.config

@@ -99,6 +99,13 @@ class Unsynced:
         self.doubt = 0
         self._write()
 
+    def failed(self) -> None:
+        """A sync failed: the page cache may drop what it could not write, so the next start is like one after a power
+        cut. Raises OSError."""
+        if self._begun and self._boot:
+            self._boot = "failed sync"
+            self._write()
+
     def closed(self) -> None:
         """Everything is synced, and nothing will be acknowledged any more. Raises OSError."""
         if self._begun:

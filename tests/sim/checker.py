@@ -55,6 +55,7 @@ class Platter:
         self.base = 0
         self.terms: list[int] = []
         self.hard = (0, 0)
+        self.written: tuple[int, int] | None = None  # a hard state that is reported, and perhaps not synced
         self.waiting: list[tuple[int, int, list[int], tuple[int, int] | None]] = []
 
     @property
@@ -80,11 +81,15 @@ class Platter:
                 del self.terms[max(0, first - 1 - self.base) :]
                 self.terms += terms
             if hard is not None:
-                self.hard = hard
+                self.written = hard
+
+    def synced(self) -> None:
+        """What was done so far, votes and terms included, a power cut cannot take."""
+        self.hard, self.written = self.written or self.hard, None
 
     def reset(self, base: int, terms: list[int], hard: tuple[int, int]) -> None:
         """After opening a log: all that was found is durable."""
-        self.base, self.terms, self.hard = base, terms, hard
+        self.base, self.terms, self.hard, self.written = base, terms, hard, None
         self.waiting.clear()
 
     def replaced(self, index: int) -> None:
@@ -114,6 +119,7 @@ class Checker:
         self.digests: dict[int, int] = {}
         self.floor = 1
         self.inside = True
+        self.lagging = False
         self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "installed": 0}
 
     def fail(self, text: str) -> None:
@@ -192,7 +198,8 @@ class Checker:
                 )
         if fresh:
             self.commit_top[term] = max(self.commit_top.get(term, 0), commit)
-        if leads and self.inside and fresh:
+        # A member with a disk that lags counts until it has come back without what it acknowledged.
+        if leads and self.inside and fresh and not self.lagging:
             self._check_quorum(member, commit)
 
     def _check_quorum(self, member: Member, commit: int) -> None:

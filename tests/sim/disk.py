@@ -19,7 +19,7 @@ from metastore._core.raftpb import NotYetLoaded
 from metastore._core.wal import Group, Writer, encode_header, make_generation
 from metastore._core.walscan import Recovered, create, recover, reopen
 from metastore.errors import DamagedData
-from metastore.storage.wal import Wal
+from metastore.storage.wal import Lag, Wal
 
 from .clock import Clock, Timer
 
@@ -169,6 +169,7 @@ class DiskThread:
     """Stands in for `_core.walthread.DiskThread`: one group at a time, on virtual time."""
 
     def __init__(self, clock: Clock, speed: Speed, woken: Callable[[], None]) -> None:
+        self.synced_group = 0
         self.clock = clock
         self.speed = speed
         self.woken = woken
@@ -221,6 +222,9 @@ class DiskThread:
         self._group = None
         self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
 
+    def sync_now(self) -> None:
+        """Nothing is written that is not synced."""
+
     def finished(self) -> Group | None:
         """The group that is on the platter since the last call."""
         group, self._done = self._done, None
@@ -242,6 +246,111 @@ class DiskThread:
         if part:
             self._file.write(self._group.offset, self._data[:part])
         self._timer = None
+
+
+class LaggingThread(DiskThread):
+    """The same with a lag: a group that is not firm is finished when it is written, within the bounds."""
+
+    def __init__(self, clock: Clock, speed: Speed, woken: Callable[[], None], lag: Lag) -> None:
+        super().__init__(clock, speed, woken)
+        self.lag = lag
+        self.alive = True
+        self._queued = self._syncing = False
+        self._dirty_file: File | None = None
+        self._dirty_bytes = self._dirty_group = 0
+        self._dirty_since = 0.0
+
+    def start(self, group: Group, file: File, here: bool = False) -> None:
+        """Write the group when the sync under way is over."""
+        if self.busy or here:
+            raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")
+        self.busy = True
+        self._group, self._file, self._data = group, file, group.tobytes()
+        if self._syncing:
+            self._queued = True
+        else:
+            self._carry()
+
+    def _carry(self) -> None:
+        self._queued = False
+        if self._dirty_bytes and self._dirty_file is not self._file:
+            self._sync(self._carry)
+            return
+        speed, chance, now = self.speed, self.clock.random, self.clock.now
+        written = now + speed.write * (0.5 + chance.random())
+        self._times = (now, written)
+        self._timer = self.clock.at(written, self._wrote)
+        if self.crash_in is not None:
+            phase, crash = self.crash_in
+            self.crash_in = None
+            begin = now if phase == "write" else written
+            length = {"write": written - now, "sync": speed.sync, "after": speed.report + self.lag.interval}[phase]
+            self.clock.at(begin + length * chance.random(), crash)
+
+    def _wrote(self) -> None:
+        assert self._file is not None and self._group is not None
+        self._timer = None
+        self._file.write(self._group.offset, self._data)
+        if not self._dirty_bytes:
+            self._dirty_since = self._times[0]
+            self.clock.at(self._dirty_since + self.lag.interval, self._due)
+        self._dirty_file = self._file
+        self._dirty_bytes += len(self._data)
+        self._dirty_group = self._group.group
+        late = self.clock.now - self._dirty_since >= self.lag.interval
+        if self._group.firm or late or self._dirty_bytes > self.lag.max_bytes:
+            self._sync(self._report)
+        else:
+            self._report()
+
+    def _report(self) -> None:
+        self._done, self._group = self._group, None
+        self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
+
+    def _due(self) -> None:
+        """The time of the first byte that is not synced has come; a write that is under way sees to it itself."""
+        if self.clock.now >= self._dirty_since + self.lag.interval:
+            self.sync_now()
+
+    def sync_now(self) -> None:
+        """Sync, unless that is under way or a write is."""
+        if self.alive and self._dirty_bytes and not self._syncing and self._timer is None and self.failed is None:
+            self._sync(self._idle)
+
+    def _idle(self) -> None:
+        self.clock.after(self.speed.report, self.woken)
+        if self._queued:
+            self._carry()
+
+    def _sync(self, then: Callable[[], None]) -> None:
+        speed, chance = self.speed, self.clock.random
+        self._syncing = True
+        self.syncs_begun += 1
+        length = speed.sync * (0.5 + chance.random())
+        if speed.stall and chance.random() < speed.stall:
+            length += chance.random() * speed.stall_time
+        self.clock.after(length, self._sync_done, then)
+
+    def _sync_done(self, then: Callable[[], None]) -> None:
+        if not self.alive:
+            return
+        self._syncing = False
+        assert self._dirty_file is not None
+        if self.speed.fail and self.clock.random.random() < self.speed.fail:
+            self._dirty_file.fail_sync(self.clock.random)
+            self.failed = (5, True)
+            self.clock.after(self.speed.report, self.woken)
+            return
+        self._dirty_file.sync()
+        self.syncs += 1
+        self._dirty_bytes = 0
+        self.synced_group = self._dirty_group
+        then()
+
+    def stop(self) -> None:
+        """The process is gone."""
+        self.alive = False
+        super().stop()
 
 
 class Preparer:
@@ -324,7 +433,7 @@ class SimWal(Wal):
 
     def __init__(
         self, clock: Clock, disk: Disk, speed: Speed, folder: Folder, writer: Writer, segment: Segment,
-        older: dict[int, str], woken: Callable[[], None],
+        older: dict[int, str], woken: Callable[[], None], lag: Lag | None = None,
     ) -> None:
         # Everything Wal.__init__ sets but its threads and files.
         self.report: list[str] = []
@@ -351,7 +460,10 @@ class SimWal(Wal):
         self._quick = False
         self._quick_again = 1 << 62
         self._event = _EVENT
-        self._disk: Any = DiskThread(clock, speed, woken)
+        self._lag = lag
+        self._unsynced = deque()
+        self._mark_wanted = False
+        self._disk: Any = LaggingThread(clock, speed, woken, lag) if lag else DiskThread(clock, speed, woken)
         self._preparer: Any = Preparer(clock, disk, woken)
         self._last_number = segment.number
         self._wanted = deque()
@@ -390,7 +502,7 @@ class Quiet:
 
 def open_wal(
     clock: Clock, disk: Disk, speed: Speed, woken: Callable[[], None], *, segment_size: int, rewrite: int,
-    group_commit: bool, max_group: int, metadata: bytes, made: type[SimWal] = SimWal,
+    group_commit: bool, max_group: int, metadata: bytes, made: type[SimWal] = SimWal, lag: Lag | None = None,
 ) -> SimWal:
     """What `Wal.open` does, over simulated files. Raises DamagedData."""
     folder = Folder(clock.random, segment_size)
@@ -412,7 +524,7 @@ def open_wal(
         file = disk.make(temporary)
         file.write(0, bytes(segment_size))
     holder: list[SimWal] = []
-    options = {"group_commit": group_commit, "max_group": max_group}
+    options = {"group_commit": group_commit, "max_group": max_group, "lagging": lag is not None}
     size = len(file.data)
 
     def plan(need: int) -> tuple[int, int]:
@@ -427,7 +539,8 @@ def open_wal(
     disk.rename(temporary, final)
     disk.sync_names()
     older = _tidy(disk, found, files, generation) if found is not None else {}
-    wal = made(clock, disk, speed, folder, writer, Segment(final, generation, file, max(size, len(data))), older, woken)
+    segment = Segment(final, generation, file, max(size, len(data)))
+    wal = made(clock, disk, speed, folder, writer, segment, older, woken, lag)
     holder.append(wal)
     wal.report = [*found.report, *(cut.reason for cut in found.cuts)] if found else []
     return wal

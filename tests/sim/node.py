@@ -30,7 +30,7 @@ from metastore.driver import Driver
 from metastore.members import Members
 from metastore.membership import Identity, Roster
 from metastore.membership import Member as Record
-from metastore.storage.wal import Wal
+from metastore.storage.wal import Lag, Wal
 
 from . import wire
 from .checker import Checker, Platter, Violation
@@ -77,6 +77,8 @@ class Settings:
     driver: type[Driver] = Driver
     widen: float = 0.0
     snapshots: int = 0
+    lag: Lag | None = None
+    doubts: bool = True
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
@@ -132,7 +134,10 @@ class MemberWal(SimWal):
 
     def _finish(self, group: Any) -> None:
         super()._finish(group)
-        self.member.platter.done(self.durable)
+        platter = self.member.platter
+        platter.done(self.durable)
+        if self._lag is None or self._disk.synced_group >= group.group:
+            platter.synced()
 
 
 class RaftStorage:
@@ -172,6 +177,8 @@ class Member:
         self._base = (0.0, 0.0)
         self.held: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
         self.reports: list[str] = []
+        self.doubt = 0  # what storage/unsynced.py keeps in mind
+        self.unsynced_gone = False
 
     # ---- time
 
@@ -204,6 +211,7 @@ class Member:
             call(*args)
         except errors.DiskFailed:
             self.driver.abandon()
+            self.unsynced_gone = True
             self.crash(False)
             return
         except Violation:
@@ -236,7 +244,7 @@ class Member:
             wal = open_wal(
                 self.clock, self.disk, self.speed, lambda: self.clock.after(0, self._enter, life, self._on_disk, ()),
                 segment_size=settings.segment_size, rewrite=settings.rewrite, group_commit=settings.group_commit,
-                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal,
+                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal, lag=settings.lag,
             )
             self._open(wal)
         except errors.MetaStoreError as error:
@@ -254,6 +262,9 @@ class Member:
         wal.member = self
         wal.unloaded = lambda: self.clock.after(0.005, self._enter, self.life, self._loaded, ())
         self.reports += wal.report
+        if settings.lag is not None and settings.doubts and self.unsynced_gone:
+            self.doubt = max(self.doubt, wal.hard_state.term)
+        self.unsynced_gone = False
         self.identity = Identity.decode(wal.metadata)
         self.engine = MemoryEngine()
         self.snapshots = SimSnapshots(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
@@ -306,6 +317,7 @@ class Member:
             check_quorum=settings.check_quorum,
             seed=self.clock.random.getrandbits(63),
             planted=settings.planted,
+            doubt=self.doubt,
             **lease,
         )
 
@@ -315,8 +327,9 @@ class Member:
             return
         self.alive = False
         self.wal.crash()
-        if power:
+        if power and self.cluster.may_cut_power():
             self.disk.power_cut(self.clock.random)
+            self.unsynced_gone = True
         self.clock.note(b"crash %d %d" % (self.id, power))
 
     def crash_in(self, phase: str, power: bool, then: Callable[[Member], None]) -> None:
@@ -358,6 +371,7 @@ class Member:
     def _tick(self) -> None:
         self.later(self.cluster.settings.tick, self._tick)
         self.driver.tick(self.now())
+        self.doubt = self.raw.doubt
 
     def _turn(self) -> None:
         self.turn_due = False
@@ -503,13 +517,24 @@ class Cluster:
         self.codecs = load_all()
         self.checker = Checker(self.make_codec())
         self.network = Network(clock, weather, self._deliver)
-        self.last_answer = 0.0
+        self.checker.lagging = settings.lag is not None
+        self.last_answer = self.last_cut = 0.0
         self.digest_at = 0
         self.initial = tuple(self.record(ident) for ident in range(1, settings.members + 1))
         self.members: dict[int, Member] = {}
         self.ids = itertools.count(settings.members + 1)
         for record in self.initial:
             self.members[record.id] = Member(self, record.id, self._identity(record.id, ()))
+
+    def may_cut_power(self) -> bool:
+        """With disks that lag, two power cuts in a row may take what a quorum has acknowledged: there, the second one
+        must come when the first one's neighbours have surely synced."""
+        lag, now = self.settings.lag, self.clock.now
+        if lag is not None:
+            if self.last_cut and now < self.last_cut + 2.0 + 2 * lag.interval:
+                return False
+            self.last_cut = now
+        return True
 
     def record(self, ident: int, learner: bool = False) -> Record:
         """A member's record."""

@@ -74,7 +74,8 @@ class EarlyReply(Driver):
 
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
-    messages, or must find it by what clients and logs show; `outside`: whether it is found that way too."""
+    messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`: whether
+    members know that they lost what they acknowledged."""
 
     name: str
     profile: str
@@ -83,6 +84,7 @@ class Plant(NamedTuple):
     driver: type[Driver] = Driver
     inside: bool = True
     outside: bool = True
+    doubts: bool = True
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -90,6 +92,7 @@ class Plant(NamedTuple):
         def plant(scene: Scene) -> None:
             scene.settings.planted = self.core
             scene.settings.driver = self.driver
+            scene.settings.doubts = self.doubts
             scene.inside = self.inside
 
         return plant
@@ -107,5 +110,6 @@ PLANTS = [
     Plant("forwarded twice", "usual", 10, driver=SecondForward),
     Plant("read before apply", "usual", 10, driver=ImpatientRead),
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
+    Plant("power cut taken for a kill", "lagging", 8, doubts=False),
     Plant("reply before commit", "usual", 2, driver=EarlyReply),
 ]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from metastore.storage.wal import Lag
+
 from .chaos import MEMBERSHIP, USUAL, Chaos, Plan
 from .checker import Violation
 from .clock import Clock
@@ -96,6 +98,13 @@ def snapshots(scene: Scene, chance: Any) -> None:
     scene.settings.segment_size = 4096
 
 
+def lagging(scene: Scene, chance: Any) -> None:
+    """Disks whose syncs lag behind what is acknowledged, and power cuts that take it from one member at a time."""
+    chance.choice((usual, usual, members, snapshots))(scene, chance)
+    scene.settings.lag = Lag(chance.choice((0.01, 0.1, 1.0)), chance.choice((500, 1 << 16)))
+    scene.plan.mishaps = {**scene.plan.mishaps, "power": 10, "power_leader": 10, "isolate_leader": 10, "power_all": 0}
+
+
 def reads(scene: Scene, chance: Any) -> None:
     """Leaders that are cut off, stopped and deposed while clients read."""
     usual(scene, chance)
@@ -177,7 +186,7 @@ def directed(scene: Scene, chance: Any) -> None:
 PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "rewritten": rewritten, "cut_halves": cut_halves, "deposed_leaders": deposed_leaders,
-    "forgotten_votes": forgotten_votes,
+    "forgotten_votes": forgotten_votes, "lagging": lagging,
 }
 
 
