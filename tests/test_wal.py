@@ -141,6 +141,7 @@ def test_nothing_is_durable_while_the_sync_is_blocked(folder: Path, tmp_path: Pa
     wal = opened(folder, points)
     put(wal, 1, 3)
     synced = tmp_path / "synced"
+    wait(wal, lambda: not wal.preparing)
     shutil.copytree(folder, synced)
     points.set("wal.before_sync", "block")
     wal.append(4, image(4, 1, 100), HardState(1, 1, 3))

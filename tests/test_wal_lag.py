@@ -288,6 +288,7 @@ def test_a_kill_takes_nothing_that_was_reported(folder: Path, tmp_path: Path) ->
     wal = opened(folder)
     put(wal, 1, 20)
     assert wal.unsynced[0]
+    drive(wal, lambda: not wal.preparing)
     shutil.copytree(folder, tmp_path / "copy")
     again = Wal.open(tmp_path / "copy", segment_size=SEGMENT)
     assert (again.last_index(), again.report) == (20, [])

@@ -74,8 +74,8 @@ class EarlyReply(Driver):
 
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
-    messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`: whether
-    members know that they lost what they acknowledged."""
+    messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
+    whether members know that they lost what they acknowledged."""
 
     name: str
     profile: str
