@@ -125,6 +125,7 @@ class Server:
                 raise errors.DiskFailed(f"storage failed: {error}") from error
             finally:
                 self.driver.abandon()
+                self.kv.abandon_late(errors.Stopped())
                 self.listener.flush_dirty()
             if self.left:
                 raise errors.RemovedFromCluster(self.left)
@@ -416,6 +417,8 @@ class Server:
             self.told_leader = self.driver.leader_id
             log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)
             self.health.changed()
+        if self.kv.serve_late():
+            self._again()
         self.listener.flush_dirty()
         if self.backups.turn(now):
             self.listener.flush_dirty()
@@ -567,7 +570,7 @@ class Server:
     def _drained(self, now: float) -> None:
         """Stop the loop when nobody waits any more, or when time is up."""
         leads = self.successor != 0 and self.driver.is_leader
-        if now < self.drain_until and not (self.driver.quiet and not self.listener.conns and not leads):
+        if now < self.drain_until and (not self.driver.quiet or self.kv.late or self.listener.conns or leads):
             return
         self.loop.stop()
 

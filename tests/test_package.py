@@ -56,6 +56,7 @@ FLOORS = {
     "_core.txn": 3,
     "_core.sweep": 3,
     "_core.mvcc": 3,
+    "_core.longrange": 3,
     "_core.apply": 3,
     "_core.snapfile": 3,
     "alarms": 3,

@@ -123,6 +123,7 @@ cdef uint8_t* kv_write(uint8_t* p, const Kv* kv) noexcept nogil
 
 cdef bytes encode_put_reply(const Header* header, const Kv* prev)
 cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bint more, int64_t count)
+cdef bytes encode_pairs(const Kv* kvs, size_t n)
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n)
 cdef bytes encode_compact_reply(const Header* header)
 cdef bytes encode_txn_reply(const Header* header, bint succeeded, list responses)

@@ -389,6 +389,16 @@ cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bin
     return reply
 
 
+cdef bytes encode_pairs(const Kv* kvs, size_t n):
+    """`n` pairs as they stand in a RangeResponse."""
+    cdef size_t i
+    cdef bytes part = PyBytes_FromStringAndSize(NULL, kvs_size(kvs, n))
+    cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(part)
+    for i in range(n):
+        p = kv_field(p, 0x12, &kvs[i])
+    return part
+
+
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n):
     """DeleteRangeResponse with `n` previous pairs."""
     cdef size_t head = header_size(header)

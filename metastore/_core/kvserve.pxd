@@ -30,6 +30,8 @@ cdef class KVServer:
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
+    cdef readonly object late             # (waiter, body or LongRange): ranges that one turn is too short for
+    cdef int64_t left                     # what new ranges of this turn may still cost
     cdef list held                        # compactions that wait for the space to be given back
 
     cpdef list handle(self, list requests, double now)
@@ -40,5 +42,7 @@ cdef class KVServer:
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
     cdef bint must_wait(self, Waiter waiter)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
+    cdef bytes answer_range(self, bytes body, Waiter waiter)
+    cdef int64_t go_on(self, Waiter waiter, object work, int64_t left) except -1
     cpdef serve_reads(self, list reads)
     cpdef list take_reads(self)

@@ -30,6 +30,7 @@ cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2
 cdef void kvs_init(KvList* kvs) noexcept
 cdef void kvs_clear(KvList* kvs) noexcept
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept
+cdef bint arrange(const RangeReq* req, KvList* out) noexcept
 
 
 cdef class Merged:
@@ -74,6 +75,8 @@ cdef class Store:
                      KvList* out) except -1
     cdef int collect_range(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                            KvList* out) except -1
+    cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
+                             int want, size_t budget, KvList* out)
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL

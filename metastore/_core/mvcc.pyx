@@ -128,6 +128,19 @@ cdef void kvs_sort(KvList* kvs, int target, bint down) noexcept:
 
 # --- helpers ---------------------------------------------------------------------------------------------
 
+cdef bint arrange(const RangeReq* req, KvList* out) noexcept:
+    """Filter, sort and cut what was collected as the request wants it; whether something was cut off."""
+    cdef bint more
+    if req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0:
+        kvs_filter(out, req)
+    if out.n > 1 and (req.sort_target != 0 or req.sort_order == 2):
+        kvs_sort(out, req.sort_target, req.sort_order == 2)
+    more = req.limit > 0 and out.n > <size_t>req.limit
+    if more:
+        kvs_cut(out, <size_t>req.limit)
+    return more
+
+
 cdef uint8_t* room(Scratch* scratch, size_t n) except NULL:
     """A buffer of at least `n` bytes that lives as long as the store."""
     cdef uint8_t* grown
@@ -433,22 +446,31 @@ cdef class Store:
 
     cdef int collect_range(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                            KvList* out) except -1:
+        cdef size_t n = index_prefix(room(&self.low, index_room(key.n)), key.p, key.n)
+        self.collect_slice(self.low.p, n, end, at, limit, want, 0, out)
+        return 0
+
+    cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
+                             int want, size_t budget, KvList* out):
+        """Collect from the engine key `start` on: all up to `end` (then None), or `budget` keys (0: all), then the
+        engine key to go on from."""
         cdef Merged walk = Merged()
-        cdef size_t low_n = index_prefix(room(&self.low, index_room(key.n)), key.p, key.n)
         cdef size_t high_n = 1, n
         cdef uint8_t* high = room(&self.high, index_room(end.n))
+        cdef uint8_t* low
         cdef Record* rec
         cdef Record* group
         cdef IndexView view, best
         cdef bint found
         cdef int steps
+        cdef int64_t left = <int64_t>budget     # below zero it never gets there
         if from_key_on(end):
             high[0] = c'l'
         else:
             high_n = index_prefix(high, end.p, end.n)
         walk.below = self.engine.cursor()
         walk.overlay = self.overlay
-        rec = walk.seek(self.low.p, low_n)
+        rec = walk.seek(start, low_n)
         while rec != NULL and key_cmp(rec_key(rec), rec.klen, high, high_n) < 0:
             group = rec
             rec_ref(group)
@@ -467,9 +489,15 @@ cdef class Store:
                     rec = walk.next(rec)
                 if found and not best.tombstone:
                     self.keep(&best, group, limit, want, out)
+                left -= 1
+                if left == 0:
+                    low = room(&self.low, n + REV_SIZE)
+                    memcpy(low, rec_key(group), n)
+                    memset(low + n, 0xFF, REV_SIZE)
+                    return (<char*>low)[:n + REV_SIZE]
             finally:
                 rec_release(group)
-        return 0
+        return None
 
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL:
@@ -517,13 +545,7 @@ cdef class Store:
         elif req.keys_only and req.sort_target != 4:
             want = WANT_KEYS
         self.collect(&req.key, &req.end, at, limit, want, out)
-        if filtered:
-            kvs_filter(out, req)
-        if out.n > 1 and (req.sort_target != 0 or req.sort_order == 2):
-            kvs_sort(out, req.sort_target, req.sort_order == 2)
-        more[0] = req.limit > 0 and out.n > <size_t>req.limit
-        if more[0]:
-            kvs_cut(out, <size_t>req.limit)
+        more[0] = arrange(req, out)
         return 0
 
     # -- operations; each needs finish() or undo() after it --

@@ -377,6 +377,8 @@ class Member:
         self.turn_due = False
         now = self.now()
         self.driver.pump(now)
+        while self.kv.serve_late():
+            pass
         self.snapshots.turn(now)
         # What came out of this may be more to do (a backlog); the next event would do it too, but later.
         if self.driver.backlog:

@@ -1,0 +1,5 @@
+from collections.abc import Callable
+
+from metastore._core.mvcc import Store
+
+def sliced_reply(store: Store, body: bytes, budget: int, between: Callable[[], object] = ...) -> bytes: ...

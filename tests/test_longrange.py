@@ -1,0 +1,187 @@
+"""Ranges in pieces: every reply is byte for byte that of the range in one go, whatever happens to the store meanwhile;
+a turn of the loop answers only so much, and single keys do not wait."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import kvmessages as pb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support import messages as m
+from support.client import Client, op
+from support.processes import Server
+from test_mvcc import RANGES, build
+
+from metastore import errors
+from metastore._core.batch import BatchProposer
+from metastore._core.kvserve import KVServer
+from metastore._core.longrange import sliced_reply
+from metastore._core.mvcc import Store
+from metastore._core.waiter import Waiter
+from metastore.storage.memory import MemoryEngine
+
+KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
+
+
+class Writer:
+    """A store that changes at random; nearly every call is a commit, the engine is busy at others."""
+
+    def __init__(self, seed: int) -> None:
+        self.store = Store(MemoryEngine(), 5, 6)
+        self.rng = random.Random(seed)
+        self.index = 0
+
+    def change(self, compactions: float = 0.1) -> None:
+        """A few puts and deletes, now and then a compaction with its sweep."""
+        rng, store = self.rng, self.store
+        for _ in range(rng.randint(1, 4)):
+            key = rng.choice(KEYS)
+            if rng.random() < 0.25:
+                store.delete_range(pb.DeleteRangeRequest(key=key).SerializeToString())
+            else:
+                store.put(pb.PutRequest(key=key, value=b"v" * rng.choice([0, 1, 200])).SerializeToString())
+        if rng.random() < compactions and store.revision > max(1, store.compact_revision):
+            store.compact(pb.CompactionRequest(revision=store.revision).SerializeToString())
+        if rng.random() < 0.3:
+            return
+        self.index += 1
+        store.commit(self.index, 1)
+        while rng.random() < 0.9 and store.sweep(3):
+            pass
+
+    def change_much(self) -> None:
+        """What a range in pieces lives through: what it is about to read is overwritten, compacted and swept."""
+        self.change(0.7)
+
+
+def outcome(ask: Callable[[], bytes]) -> Any:
+    """The reply, or the kind of the error."""
+    try:
+        return ask()
+    except errors.ApiError as error:
+        return type(error)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 30), st.lists(RANGES, min_size=1, max_size=6), st.integers(1, 9))
+def test_pieces_make_the_same_reply(seed: int, changes: int, ranges: list[dict], budget: int) -> None:
+    writer = Writer(seed)
+    for _ in range(changes):
+        writer.change()
+    for fields in ranges:
+        body = build("range", fields, writer.store.revision).SerializeToString()
+        wanted = outcome(lambda body=body: writer.store.range_reply(body))
+        assert outcome(lambda body=body: sliced_reply(writer.store, body, budget, writer.change_much)) == wanted
+
+
+class Caller(Waiter):
+    def __init__(self) -> None:
+        self.reply: Any = None
+        self.error: Any = None
+
+    def complete(self, reply: bytes) -> None:
+        self.reply = pb.RangeResponse.FromString(reply)
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        self.error = error
+
+
+MANY = 40_000
+
+
+def server(most: int = 1000) -> KVServer:
+    """A KV service over MANY keys."""
+    store = Store(MemoryEngine())
+    for number in range(MANY):
+        store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
+    store.commit(1, 1)
+    limits = SimpleNamespace(max_request_bytes=1 << 20, max_txn_ops=128, max_inflight_requests=most)
+    return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
+
+
+def ask(kv: KVServer, key: bytes, end: bytes = b"", **more: Any) -> Caller:
+    caller = Caller()
+    body = pb.RangeRequest(key=key, range_end=end, serializable=True, **more).SerializeToString()
+    kv.call("Range", body, caller, 0.0)
+    return caller
+
+
+def test_a_turn_does_only_so_much_and_single_keys_do_not_wait() -> None:
+    kv = server()
+    counts = [ask(kv, b"k", b"l", count_only=True) for _ in range(10)]
+    full = ask(kv, b"k", b"l")
+    assert not [one for one in [*counts, full] if one.reply]
+    assert len(kv.late) == 11
+    assert ask(kv, b"k000007").reply.kvs[0].value == b"v"
+    done, turns = [], 1
+    while kv.serve_late():
+        turns += 1
+        done.append(sum(one.reply is not None for one in counts))
+        assert ask(kv, b"k000007").reply.count == 1
+    # 32,768 keys a turn are counted, 8,192 fetched.
+    assert turns >= 10 * MANY // 32768 + MANY // 8192
+    assert done == sorted(done) and done[0] <= 1, "one after the other"
+    assert {one.reply.count for one in counts} == {MANY}
+    assert [kv.key for kv in full.reply.kvs] == [b"k%06d" % number for number in range(MANY)]
+    assert not kv.serve_late()
+    assert ask(kv, b"k", b"k0001").reply.count == 100, "a short one is answered at once"
+
+
+def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
+    kv = server(most=3)
+    late = [ask(kv, b"k", b"l", count_only=True) for _ in range(6)]
+    assert [type(one.error) for one in late] == [type(None)] * 3 + [errors.TooManyRequests] * 3
+    kv.abandon_late(errors.Stopped())
+    assert [type(one.error) for one in late[:3]] == [errors.Stopped] * 3
+    assert not kv.serve_late()
+
+
+def test_a_range_that_cannot_be_begun_fails_alone() -> None:
+    """Its revision was compacted while it waited."""
+    kv = server()
+    first = ask(kv, b"k", b"l", count_only=True)
+    old = ask(kv, b"k", b"l", revision=2, count_only=True)
+    kv.store.compact(pb.CompactionRequest(revision=MANY).SerializeToString())
+    kv.store.commit(2, 1)
+    while kv.serve_late():
+        pass
+    assert first.reply.count == MANY
+    assert isinstance(old.error, errors.Compacted)
+
+
+def fill(client: Client, count: int) -> None:
+    """`count` keys in few transactions."""
+    for first in range(0, count, 10000):
+        puts = [op(m.PutRequest(key=b"k%06d" % number, value=b"v")) for number in range(first, first + 10000)]
+        client.txn(success=puts)
+
+
+def whole(**more: Any) -> Any:
+    """A request for all of them."""
+    return m.RangeRequest(key=b"k", range_end=b"l", **more)
+
+
+@pytest.mark.node_only
+def test_many_long_ranges_of_real_clients(fresh: Callable[..., Server]) -> None:
+    """All are answered, each out of one revision, while a writer goes on and some clients go away."""
+    node = fresh(settings={"limits.max_txn_ops": "10000"}).start()
+    with node.client(60) as client, node.client(60) as leaver:
+        fill(client, MANY)
+        requests = [whole(count_only=True), whole(), whole(keys_only=True), whole(sort_order=2, limit=5)]
+        gone = [leaver.future(request) for request in requests * 8]
+        futures = [client.future(request) for request in requests * 4]
+        leaver.close()
+        for number in range(20):
+            client.put(b"m/%d" % number)
+        replies = [m.RangeResponse.FromString(future.result()) for future in futures]
+        assert all(future.done() for future in gone)
+        assert {reply.count for reply in replies} == {MANY}
+        assert [len(reply.kvs) for reply in replies] == [0, MANY, MANY, 5] * 4
+        assert replies[1].kvs == replies[-3].kvs
+        assert replies[3].kvs[0].key == b"k%06d" % (MANY - 1)
+        assert node.stop() == 0
