@@ -297,7 +297,7 @@ class RaftTable:
 
 @dataclass(frozen=True, kw_only=True)
 class WalTable:
-    """[wal]: when and how the log reaches the disk."""
+    """[wal]: when and how the log reaches the disk, and comes back from it."""
 
     sync: str = _text("always", choices=("always", "async"))
     sync_interval: float = _duration("10ms", "1ms", "1m")
@@ -305,6 +305,7 @@ class WalTable:
     accept_loss: bool = _flag(False)
     group_commit: bool = _flag(True)
     segment_size: int = _size("64MiB", "64KiB", "4GiB")
+    read_ahead_cache: int = _size("16MiB", "64KiB", "64GiB")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,6 +37,7 @@ NAMES = (
     "wal.before_sync",
     "wal.after_sync",
     "wal.segment",
+    "wal.read",
     "apply.before",
     "apply.after",
     "snapshot.write",

@@ -15,7 +15,7 @@ from . import errors, storage
 from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
-from ._core.entry import MAX_PAYLOAD
+from ._core.entry import MAX_PAYLOAD, Entry, decode_entries
 from ._core.h2 import Limits, Request
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
@@ -40,6 +40,7 @@ from .peer import PeerIdentity, PeerTransport
 from .peerstream import AcceptedStream
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
+from .storage.readahead import ReadAhead, Reader
 from .storage.unsynced import Unsynced
 from .storage.wal import Lag, Wal
 from .upkeep import AlarmsDone, HashDone, Upkeep
@@ -61,13 +62,14 @@ GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest
 
 
 class RaftStorage:
-    """The log as the Raft core wants it: the write-ahead log plus the membership, which that does not decode."""
+    """The log as the Raft core wants it: the write-ahead log read ahead in the background, plus the membership, which
+    the log does not decode."""
 
-    def __init__(self, wal: Wal, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
+    def __init__(self, wal: Wal, cache: ReadAhead, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
         self._conf_state = conf_state
         self._wal = wal
-        self.entries = wal.entries
-        self.images = wal.images
+        self.images = cache.images
+        self.has_conf_change = wal.has_conf_change
         self.term = wal.term
         self.first_index = wal.first_index
         self.last_index = wal.last_index
@@ -76,6 +78,10 @@ class RaftStorage:
     def initial_state(self) -> tuple[Any, ConfState]:
         """(HardState, ConfState) as recovered."""
         return self._wal.initial_state()[0], self._conf_state
+
+    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
+        """Like `images`, decoded."""
+        return decode_entries(self.images(low, high, max_size))
 
 
 class Server:
@@ -219,7 +225,11 @@ class Server:
         self.space_wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
         self.roster = Roster(self.store, identity.members)
-        self.raw = RawNode(self._raft_config(), RaftStorage(self.wal, self.roster.conf_state, self.snapshots.newest))
+        self.reader = Reader(self.wal, config.wal.read_ahead_cache, self.loop.call_soon_threadsafe)
+        self.closing.callback(self.reader.close)
+        log_store = RaftStorage(self.wal, self.reader.cache, self.roster.conf_state, self.snapshots.newest)
+        self.raw = RawNode(self._raft_config(), log_store)
+        self.reader.on_loaded = self.raw.entries_loaded
         self.driver = Driver(
             self.raw,
             self.wal,
@@ -527,7 +537,8 @@ class Server:
 
     def _announce(self, now: float) -> None:
         """Say that we serve, once a leader is known and the others know who and where we are."""
-        if not self.driver.leader_id or not self.applier.applied_index or self.driver.backlog:
+        behind = self.driver.backlog or self.raw.apply_waiting  # more to apply, here or still on its way from the log
+        if not self.driver.leader_id or not self.applier.applied_index or behind:
             return
         self.membership.publish(self.config.node.name, self.client_urls, now)
         if not self.membership.published:
@@ -738,6 +749,7 @@ class Server:
         numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = self.wal.unsynced
         numbers["wal_sync_interval_seconds"] = self.config.wal.sync_interval if self.config.wal.sync == "async" else 0
         numbers["raft_doubt_term"] = self.raw.doubt
+        numbers |= {f"read_ahead_{name}": value for name, value in self.reader.cache.stats().items()}
         numbers |= {f"snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
         numbers |= {f"kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
         numbers |= self.upkeep.stats()

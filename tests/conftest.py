@@ -19,8 +19,7 @@ from support.processes import Etcd, Node, Server
 
 # The modules whose tests are about whole clusters; they take half of the time of a run.
 CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_lease_reads", "test_linearizable", "test_sim"}
-CLUSTERS |= {"test_async_node"}
-CLUSTERS |= {"test_backup_cluster", "test_snapshot_cluster", "test_upkeep_cluster"}
+CLUSTERS |= {"test_async_node", "test_backup_cluster", "test_catchup", "test_snapshot_cluster", "test_upkeep_cluster"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -74,6 +74,7 @@ FLOORS = {
     "_core.kvserve": 4,
     "handshake": 4,
     "_core.wal": 4,
+    "_core.walread": 4,
     "_core.walscan": 4,
     "api": 4,
     "proto": 4,

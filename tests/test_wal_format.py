@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from support.waldisk import Log, Picture, image, recovered, reopened
 
 from metastore._core.crc import checksum
-from metastore._core.entry import HardState
+from metastore._core.entry import Entry, HardState, encode_entry
 from metastore._core.wal import LogState, make_generation, records
+from metastore._core.walread import Stretch
 from metastore.errors import DamagedData, FormatError
 
 MARK, ENTRY, START, HARD, SNAP = "MARKER", "ENTRY", "START", "HARD_STATE", "SNAPSHOT"
@@ -250,16 +251,62 @@ def test_reads_are_planned_by_size_and_checked() -> None:
     log.append([image(index, 1, 100) for index in range(1, 31)])
     log.flush()
     state = log.writer.state
-    assert sum(run[4] - run[3] for run in state.runs(1, 31, 10**6)) == 30
-    assert [run[3:] for run in state.runs(1, 31, 1)] == [(1, 2)], "at least one"
-    assert [run[3:] for run in state.runs(1, 31, 2 * 132)] == [(1, 3)]
-    number, offset, length, first, end = state.runs(5, 7, 10**6)[0]
+    assert sum(run[4] - run[3] for run in Stretch(state, 1, 31, 10**6).runs()) == 30
+    assert [run[3:] for run in Stretch(state, 1, 31, 1).runs()] == [(1, 2)], "at least one"
+    assert [run[3:] for run in Stretch(state, 1, 31, 2 * 132).runs()] == [(1, 3)]
+    stretch = Stretch(state, 5, 7, 10**6)
+    assert (stretch.first, stretch.end, stretch.term, stretch.nbytes) == (5, 7, 1, 2 * 132)
+    ((number, offset, length, first, end),) = stretch.runs()
     data = next(bytes(d) for g, d in log.files.items() if g >> 32 == number)[offset : offset + length]
-    assert state.pick(data, offset, first, end) == image(5, 1, 100) + image(6, 1, 100)
+    assert stretch.pick(data, offset, first, end) == image(5, 1, 100) + image(6, 1, 100)
     with pytest.raises(FormatError, match="entry 6 is damaged"):
-        state.pick(data[:-1] + b"?", offset, first, end)
+        stretch.pick(data[:-1] + b"?", offset, first, end)
     with pytest.raises(FormatError, match="entry 6 is cut off"):
-        state.pick(data[:-1], offset, first, end)
+        stretch.pick(data[:-1], offset, first, end)
+    with pytest.raises(FormatError, match="entry 5 is cut off"):
+        stretch.pick(b"", offset, first, end)
+    for ask in (lambda: stretch.pick(data, offset, 4, 6), lambda: stretch.pick(data, offset, 6, 8)):
+        with pytest.raises(IndexError):
+            ask()
+    for low, high in ((30, 32), (0, 2), (31, 32)):
+        with pytest.raises(IndexError):
+            Stretch(state, low, high, 1)
+
+
+def test_a_stretch_knows_its_pieces_and_outlives_the_log() -> None:
+    log = Log(2048)
+    log.append([image(index, 1, 100) for index in range(1, 31)])
+    log.flush()
+    stretch = Stretch(log.writer.state, 10, 20, 10**6)
+    log.append([image(12, 2, 7)])
+    log.flush()
+    assert (stretch.end, stretch.term, stretch.nbytes) == (20, 1, 1320)
+    assert stretch.span(10, 20, 10**6) == (0, 1320)
+    assert stretch.span(12, 99, 264) == (264, 528)
+    assert stretch.span(12, 14, 10**6) == (264, 528)
+    assert stretch.span(19, 20, 1) == (1188, 1320), "at least one"
+    for low, high in ((9, 20), (20, 21), (12, 12)):
+        with pytest.raises(IndexError):
+            stretch.span(low, high, 1)
+
+
+def test_the_log_knows_its_membership_changes() -> None:
+    log = Log(2048)
+    log.append([encode_entry(Entry(1, index, 2 if index == 7 else 0, b"x")) for index in range(1, 11)])
+    log.flush()
+    for found in (log.writer.state, reopened(log.files)[2].state):
+        assert [found.has_conf_change(*ask) for ask in ((1, 7), (1, 8), (7, 8), (8, 11), (0, 99))] == [
+            False, True, True, False, True,
+        ]  # fmt: skip
+    log.append([image(7, 2, 1)])
+    assert not log.writer.state.has_conf_change(0, 99)
+
+
+def test_the_log_says_where_its_end_is() -> None:
+    log = Log(2048)
+    log.append([image(index, 1, 100) for index in range(1, 31)])
+    log.flush()
+    state = log.writer.state
     with pytest.raises(IndexError):
         state.where(31)
 

@@ -13,6 +13,7 @@ The storage is asked for what lies before the tail only. Calls, all on a plain P
     term(index) -> int                           also for first_index - 1
     entries(low, high, max_size) -> list[Entry]  [low, high), at least one, then no more than max_size bytes
     images(low, high, max_size) -> bytes-like    the same as concatenated images; used instead if it is there
+    has_conf_change(low, high) -> bool           [low, high), optional: saves reading them all to look
     snapshot() -> Snapshot | None                raises SnapshotNotReady or gives None when there is none now
 
 `entries` and `images` may raise NotYetLoaded; `term` answers at once (the WAL keeps an index in memory).
@@ -382,6 +383,12 @@ cdef class RaftLog:
                 if self.slot(index).type >= ENTRY_CONF_CHANGE:
                     return True
                 index += 1
+                continue
+            known = getattr(self.storage, "has_conf_change", None)
+            if known is not None:
+                if known(index, min(high + 1, self.tail_first)):
+                    return True
+                index = self.tail_first
                 continue
             data = self.read_storage(index, high, self.read_ahead_bytes, &last)
             PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)

@@ -52,7 +52,7 @@ cdef class RawNode:
     cdef list read_states
     cdef list dropped_reads
     cdef bint send_due
-    cdef bint apply_waiting
+    cdef readonly bint apply_waiting   # committed entries were asked for and are NotYetLoaded
     cdef bint hup_waiting          # an election waits for membership changes to be applied
     cdef bint snapshot_out
     cdef uint64_t next_number

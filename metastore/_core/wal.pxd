@@ -65,6 +65,7 @@ cdef struct Place:
     uint32_t segment        # the segment's number
     uint32_t at             # offset of the record, divided by 8
     uint32_t size           # bytes of the entry's image
+    uint8_t type            # the entry's
 
 
 cdef class LogState:
@@ -76,7 +77,7 @@ cdef class LogState:
     cdef readonly uint64_t snapshot_index, snapshot_term
     cdef public uint64_t hard_term, hard_vote, hard_commit
     cdef readonly bytes metadata, conf_state
-    cdef int add(self, uint64_t term, uint64_t index, uint32_t segment, uint64_t offset, uint32_t size) except -1
+    cdef int add(self, const uint8_t* image, uint32_t segment, uint64_t offset, uint32_t size) except -1
     cdef Place* place(self, uint64_t index) except NULL
     cpdef compact(self, uint64_t index, uint64_t term, bytes conf_state)
     cdef uint64_t last(self) noexcept
@@ -121,7 +122,7 @@ cdef class Writer:
     cdef Group new_group(self)
     cdef Group target(self)
     cdef int put(self, uint8_t type, const uint8_t* payload, size_t n) except -1
-    cdef int put_entry(self, const uint8_t* image, size_t n, uint64_t term, uint64_t index) except -1
+    cdef int put_entry(self, const uint8_t* image, size_t n) except -1
     cdef int fit(self, size_t n) except -1
     cdef int write_start(self) except -1
     cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1

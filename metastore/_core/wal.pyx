@@ -158,7 +158,8 @@ cdef class LogState:
         cdef Place* place = self.place(index)
         return place.segment, <uint64_t>place.at * 8, place.size
 
-    cdef int add(self, uint64_t term, uint64_t index, uint32_t segment, uint64_t offset, uint32_t size) except -1:
+    cdef int add(self, const uint8_t* image, uint32_t segment, uint64_t offset, uint32_t size) except -1:
+        cdef uint64_t term = get64(image + 8), index = get64(image + 16)
         cdef Place* place
         cdef void* grown
         if index <= self.snapshot_index or index > self.last() + 1:
@@ -187,6 +188,7 @@ cdef class LogState:
         place.segment = segment
         place.at = <uint32_t>(offset // 8)
         place.size = size
+        place.type = image[24]
         self.count += 1
         return 0
 
@@ -221,7 +223,7 @@ cdef class LogState:
     cdef int apply(self, const RecordView* rec, uint32_t segment, uint64_t offset) except -1:
         cdef const uint8_t* p = rec.payload
         if rec.type == REC_ENTRY:
-            self.add(get64(p + 8), get64(p + 16), segment, offset, <uint32_t>rec.length)
+            self.add(p, segment, offset, <uint32_t>rec.length)
         elif rec.type == REC_HARD_STATE:
             self.hard_term = get64(p)
             self.hard_vote = get64(p + 8)
@@ -245,56 +247,13 @@ cdef class LogState:
         self.missing = self.first - 1 if self.first - 1 > self.snapshot_index else 0
         return 0
 
-    def runs(self, uint64_t lo, uint64_t hi, size_t max_size):
-        """How to read entries lo to hi-1: list of (segment number, offset, length, first, end), first entry of each
-        run to the one after its last. Stops before max_size bytes of images are passed, but gives at least one."""
-        cdef Place* place
-        cdef size_t total = 0
-        cdef uint64_t index = lo, run = lo
-        cdef uint64_t start = 0, end = 0
-        cdef uint32_t segment = 0
-        out = []
-        while index < hi:
-            place = self.place(index)
-            if index > lo and total + place.size > max_size:
-                break
-            total += place.size
-            # A gap of other records is read through; a far jump starts a read of its own.
-            if index > run and (place.segment != segment or <uint64_t>place.at * 8 > end + 65536):
-                out.append((segment, start, end - start, run, index))
-                run = index
-            if index == run:
-                segment = place.segment
-                start = <uint64_t>place.at * 8
-            end = <uint64_t>place.at * 8 + RECORD_HEADER + place.size
-            index += 1
-        if index > run:
-            out.append((segment, start, end - start, run, index))
-        return out
-
-    def pick(self, const uint8_t[::1] buf not None, uint64_t offset, uint64_t lo, uint64_t hi):
-        """The images of entries lo to hi-1, joined, out of `buf`, which was read at `offset`. FormatError on damage."""
-        cdef size_t total = 0, at
+    def has_conf_change(self, uint64_t lo, uint64_t hi):
+        """Whether one of the entries lo to hi-1, as far as the log holds them, changes the membership."""
         cdef uint64_t index
-        cdef Place* place
-        cdef EntryView view
-        cdef bytes out
-        cdef uint8_t* dst
-        for index in range(lo, hi):
-            total += self.place(index).size
-        out = b"\0" * total
-        dst = out
-        for index in range(lo, hi):
-            place = self.place(index)
-            at = <size_t>(<uint64_t>place.at * 8 + RECORD_HEADER - offset)
-            if at + place.size > <size_t>buf.shape[0]:
-                raise FormatError(f"entry {index} is cut off at offset {<uint64_t>place.at * 8}")
-            if (entry_read(&buf[at], place.size, &view, True) != ENTRY_OK or view.index != index
-                    or view.size != place.size):
-                raise FormatError(f"entry {index} is damaged at offset {<uint64_t>place.at * 8}")
-            memcpy(dst, &buf[at], place.size)
-            dst += place.size
-        return out
+        for index in range(max(lo, self.first), min(hi, self.last() + 1)):
+            if self.place(index).type != ENTRY_NORMAL:
+                return True
+        return False
 
 
 cdef class Group:
@@ -449,9 +408,9 @@ cdef class Writer:
         put32(p + 76, <uint32_t>len(state.conf_state))
         return self.put(REC_START, p, <size_t>len(out))
 
-    cdef int put_entry(self, const uint8_t* image, size_t n, uint64_t term, uint64_t index) except -1:
+    cdef int put_entry(self, const uint8_t* image, size_t n) except -1:
         self.fit(n)
-        self.state.add(term, index, <uint32_t>(self.generation >> 32), self.position, <uint32_t>n)
+        self.state.add(image, <uint32_t>(self.generation >> 32), self.position, <uint32_t>n)
         return self.put(REC_ENTRY, image, n)
 
     cdef int put_hard_state(self) except -1:
@@ -471,7 +430,7 @@ cdef class Writer:
             answer = entry_read(data + pos, n - pos, &view, False)
             if answer != ENTRY_OK:
                 entry_raise(answer, pos)
-            self.put_entry(data + pos, view.size, view.term, view.index)
+            self.put_entry(data + pos, view.size)
             if view.type != ENTRY_NORMAL:
                 self.firm = True
             pos += view.size

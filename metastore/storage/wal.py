@@ -30,10 +30,12 @@ from typing import Any, Self
 from .._core.entry import Entry, HardState, decode_entries
 from .._core.raftpb import LogCompacted, LogUnavailable
 from .._core.wal import MAX_SEGMENT, Group, Writer
+from .._core.walread import Stretch
 from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
-from ..errors import DamagedData, DiskFailed, FormatError
+from ..errors import DamagedData, DiskFailed
 from ..failpoints import Action, Failpoints
+from .readahead import Reading
 from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, view, write_all
 
 MIN_SEGMENT = 64 << 10
@@ -224,11 +226,10 @@ class Wal:
             raise LogUnavailable()
         return int(self._state.term(index))
 
-    def images(self, low: int, high: int, max_size: int) -> bytes:
-        """Images of entries [low, high), joined: at least one, then no more than max_size bytes in all.
+    def reading(self, low: int, high: int, max_size: int) -> Reading:
+        """What it takes to read entries [low, high): at least one, then no more than max_size bytes in all.
 
-        Read from the segments; sums are checked. Raises LogCompacted, LogUnavailable (also for what was appended but is
-        not durable yet), DamagedData where the bytes on disk changed."""
+        Raises LogCompacted, LogUnavailable (also for what was appended but is not durable yet)."""
         if low <= self._state.snapshot_index:
             raise LogCompacted()
         if low >= high or low > self._state.last_index:
@@ -238,29 +239,33 @@ class Wal:
             high -= 1
         if high == low:
             raise LogUnavailable(f"log entry {low} is not durable yet")
-        return b"".join(self._read(*run) for run in self._state.runs(low, high, max_size))
+        return Reading(Stretch(self._state, low, high, max_size), self._paths, self._pread)
+
+    def images(self, low: int, high: int, max_size: int) -> bytes:
+        """Images of entries [low, high), joined, read here and now; see `reading`. Raises DiskFailed, and DamagedData
+        where the bytes on disk changed."""
+        return self.reading(low, high, max_size).read()
 
     def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
         """Like `images`, decoded."""
         return decode_entries(self.images(low, high, max_size))
 
+    def has_conf_change(self, low: int, high: int) -> bool:
+        """Whether one of the entries [low, high) changes the membership; nothing is read for it."""
+        return bool(self._state.has_conf_change(low, high))
+
     def _on_disk(self, index: int) -> bool:
         number, offset, _ = self._state.where(index)
         return bool((number, offset) < self._written)
 
-    def _read(self, number: int, offset: int, length: int, first: int, end: int) -> bytes:
-        path = self._paths[number]
+    def _pread(self, path: Path, length: int, offset: int) -> bytes:
+        """Called from any thread."""
+        self._folder.failpoints.hit("wal.read")
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                data = os.pread(fd, length, offset)
-            finally:
-                os.close(fd)
-            return bytes(self._state.pick(data, offset, first, end))
-        except OSError as error:
-            raise DiskFailed(f"write-ahead log: reading {path} failed: {error}") from error
-        except FormatError as error:
-            raise DamagedData(f"{path}: {error.text}") from error
+            return os.pread(fd, length, offset)
+        finally:
+            os.close(fd)
 
     # --- writing -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from metastore._core.raftpb import NotYetLoaded
 from metastore._core.wal import Group, Writer, encode_header, make_generation
 from metastore._core.walscan import Recovered, create, recover, reopen
 from metastore.errors import DamagedData
@@ -153,7 +152,8 @@ class Segment:
 
 class Speed:
     """How long a disk takes: seconds for a write and a sync, and until the loop hears of it; `stall` is the chance of
-    a sync that takes up to `stall_time`, `fail` that of one that fails."""
+    a sync that takes up to `stall_time`, `fail` that of one that fails; `read` is the most that a read takes on its
+    way there, and on its way back."""
 
     def __init__(self) -> None:
         self.write = 0.0002
@@ -162,7 +162,7 @@ class Speed:
         self.stall = 0.002
         self.stall_time = 1.0
         self.fail = 0.0
-        self.unloaded = 0.0
+        self.read = 0.0
 
 
 class DiskThread:
@@ -467,7 +467,6 @@ class SimWal(Wal):
         self._preparer: Any = Preparer(clock, disk, woken)
         self._last_number = segment.number
         self._wanted = deque()
-        self.unloaded: Callable[[], None] | None = None
         self._want(segment.size)
 
     @property
@@ -476,16 +475,11 @@ class SimWal(Wal):
         thread: DiskThread = self._disk
         return thread
 
-    def images(self, low: int, high: int, max_size: int) -> bytes:
-        """As the real one, which is never slow; the core allows a storage that is."""
-        if self.unloaded is not None and self.speed.unloaded and self.chance.random() < self.speed.unloaded:
-            self.unloaded()
-            raise NotYetLoaded()
-        return super().images(low, high, max_size)
-
-    def _read(self, number: int, offset: int, length: int, first: int, end: int) -> bytes:
-        data = self.disk_files.files[self._paths[number]].data
-        return bytes(self._state.pick(bytes(data[offset : offset + length]), offset, first, end))
+    def _pread(self, path: Any, length: int, offset: int) -> bytes:
+        file = self.disk_files.files.get(path)
+        if file is None:
+            raise FileNotFoundError(path)
+        return bytes(file.data[offset : offset + length])
 
     def crash(self) -> None:
         """The process is gone."""

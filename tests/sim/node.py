@@ -30,6 +30,7 @@ from metastore.driver import Driver
 from metastore.members import Members
 from metastore.membership import Identity, Roster
 from metastore.membership import Member as Record
+from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.wal import Lag, Wal
 
 from . import wire
@@ -62,6 +63,7 @@ class Settings:
     max_inflight: int = 256
     max_tail_bytes: int = 1 << 20
     max_committed: int = 1 << 20
+    read_ahead: int = 1 << 20
     batch_count: int = 100
     batch_delay: float = 0.01
     batching: bool = True
@@ -143,11 +145,14 @@ class MemberWal(SimWal):
 class RaftStorage:
     """What the core asks (see metastore/server.py)."""
 
-    def __init__(self, wal: SimWal, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
+    def __init__(
+        self, wal: SimWal, images: Callable[..., Any], conf_state: ConfState, snapshot: Callable[[], Any]
+    ) -> None:
         self._conf_state = conf_state
         self._wal = wal
         self.entries = wal.entries
-        self.images = wal.images
+        self.images = images
+        self.has_conf_change = wal.has_conf_change
         self.term = wal.term
         self.first_index = wal.first_index
         self.last_index = wal.last_index
@@ -260,7 +265,7 @@ class Member:
         assert isinstance(wal, MemberWal)
         self.wal = wal
         wal.member = self
-        wal.unloaded = lambda: self.clock.after(0.005, self._enter, self.life, self._loaded, ())
+        self.read_ahead = ReadAhead(wal, settings.read_ahead, self._read)
         self.reports += wal.report
         if settings.lag is not None and settings.doubts and self.unsynced_gone:
             self.doubt = max(self.doubt, wal.hard_state.term)
@@ -286,7 +291,8 @@ class Member:
         limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
         self.kv = KVServer(self.store, self.proposer, self.waiters, first, limits)
         self.roster = Roster(self.store, self.identity.members)
-        self.raw = SimRaw(self._raft_config(), RaftStorage(wal, self.roster.conf_state, self.snapshots.newest))
+        storage = RaftStorage(wal, self.read_ahead.images, self.roster.conf_state, self.snapshots.newest)
+        self.raw = SimRaw(self._raft_config(), storage)
         self.raw.confs = self.confs
         self.confs.append(self.roster.conf_state)
         self.commit = self.raw.commit
@@ -365,7 +371,21 @@ class Member:
     def _on_disk(self) -> None:
         self.driver.on_disk(self.now())
 
-    def _loaded(self) -> None:
+    def _read(self, reading: Reading) -> None:
+        """The thread that reads the log takes its time."""
+        self.clock.after(self.clock.random.random() * self.speed.read, self._read_now, self.life, reading)
+
+    def _read_now(self, life: int, reading: Reading) -> None:
+        outcome: bytes | Exception
+        try:
+            outcome = reading.read()
+        except errors.MetaStoreError as error:
+            outcome = error
+        delay = self.clock.random.random() * self.speed.read
+        self.clock.after(delay, self._enter, life, self._loaded, (reading, outcome))
+
+    def _loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
+        self.read_ahead.loaded(reading, outcome)
         self.raw.entries_loaded()
 
     def _tick(self) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from metastore._core.entry import Entry, HardState, decode_entries, encode_entry
 from metastore._core.wal import Group, Writer, encode_header, make_generation
+from metastore._core.walread import Stretch
 from metastore._core.walscan import Recovered, create, recover, reopen
 
 METADATA = b"member 1 of cluster 2"
@@ -198,6 +199,6 @@ def reopened(files: Files, size: int = 4096, seed: int = 1, **options: int) -> t
     for index in range(state.first_index, state.last_index + 1):
         number, offset, _ = state.where(index)
         segment = next(g for g in after if g >> 32 == number)
-        picture.entries.append(bytes(state.pick(bytes(after[segment]), 0, index, index + 1)))
+        picture.entries.append(Stretch(state, index, index + 1, 0).pick(after[segment], 0, index, index + 1))
         assert offset % 8 == 0
     return picture, after, writer, found

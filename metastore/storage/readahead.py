@@ -1,0 +1,323 @@
+"""Entries that left memory: read from the write-ahead log in the background, ahead of who asks for them.
+
+The Raft core asks its storage for entries in the loop's thread, and a cold disk would hold up heartbeats and writes.
+`ReadAhead` answers from memory or raises NotYetLoaded, and has a thread read what was asked for and what comes after
+it. When something arrived the core is told, and asks again. What is kept is bounded in bytes and dropped in the order
+in which it was last used.
+
+`ReadAhead` is bookkeeping only, and belongs to the loop's thread; the simulator runs it with reads in virtual time.
+`Reader` is the thread.
+
+What a block holds is known by the index and the term of its last entry: two logs that have the same entry there have
+the same entries before it (Raft paper, section 5.3). So nobody needs to tell of suffixes that were overwritten or of
+segments that were released; it shows when a block is looked for, or arrives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .._core.raftpb import LogCompacted, LogUnavailable, NotYetLoaded
+from ..errors import DamagedData, DiskFailed, FormatError
+
+if TYPE_CHECKING:
+    from .._core.walread import Stretch
+    from .wal import Wal
+
+#: A block is this part of the cache, and no larger than that: one message to a peer, or one portion to apply.
+PART, MAX_BLOCK = 8, 1 << 20
+#: Blocks that are read before a sequential reader asks for them: one is on its way from the disk, one lies ready.
+AHEAD = 2
+#: Reads handed to the thread and not answered; half of them may be ahead of the reader.
+MAX_READS = 4
+#: Indexes that wait for their turn to be read; whoever asked asks again when something arrived.
+MAX_WANTED = 64
+MAX_BLOCKS = 256
+
+
+class Reading:
+    """Entries first to end-1 of the log, to be read by any thread at any later time. Whether they are still in the log
+    then is for the owner to say: where a segment was released meanwhile, `read` may fail.
+
+    term: of the last entry. nbytes: of the images. cost: bytes of memory that go with it."""
+
+    def __init__(self, stretch: Stretch, paths: dict[int, Path], source: Callable[[Path, int, int], bytes]) -> None:
+        self.first: int = stretch.first
+        self.end: int = stretch.end
+        self.term: int = stretch.term
+        self.nbytes: int = stretch.nbytes
+        self.cost: int = stretch.nbytes + stretch.table_bytes
+        self.span = stretch.span
+        #: Whether somebody waits for it: it is not ahead of its reader.
+        self.wanted = False
+        self._stretch = stretch
+        self._runs = [(paths[number], offset, length, lo, hi) for number, offset, length, lo, hi in stretch.runs()]
+        self._source = source
+
+    def read(self) -> bytes:
+        """The images, joined, their sums checked. Raises DiskFailed, DamagedData."""
+        return b"".join([self._run(*run) for run in self._runs])
+
+    def _run(self, path: Path, offset: int, length: int, first: int, end: int) -> bytes:
+        try:
+            return self._stretch.pick(self._source(path, length, offset), offset, first, end)
+        except OSError as error:
+            raise DiskFailed(f"write-ahead log: reading {path} failed: {error}") from error
+        except FormatError as error:
+            raise DamagedData(f"{path}: {error.text}") from error
+
+
+class Block:
+    """What was read. `served`: somebody had it already; `waited`: somebody has to wait for it."""
+
+    __slots__ = ("images", "reading", "served", "waited")
+
+    def __init__(self, reading: Reading, images: bytes) -> None:
+        self.reading = reading
+        self.images = memoryview(images)
+        self.waited = reading.wanted
+        self.served = False
+
+
+class ReadAhead:
+    """The cache. `capacity` in bytes: what it holds and what is being read stay within it, unless single entries are
+    larger than a block. `submit` has a Reading read in the background; its outcome comes back by `loaded`.
+
+    hits: questions answered from memory. misses: those that had to wait. read_bytes: images read. dropped: reads of no
+    use, for the log did not hold those entries any more or they failed ahead of any reader."""
+
+    def __init__(self, wal: Wal, capacity: int, submit: Callable[[Reading], object]) -> None:
+        self.capacity = capacity
+        self.block_size = max(1, min(capacity // PART, MAX_BLOCK))
+        self.hits = self.misses = self.read_bytes = self.dropped = 0
+        self._wal = wal
+        self._submit = submit
+        self._blocks: OrderedDict[int, Block] = OrderedDict()
+        self._reads: dict[int, Reading] = {}
+        self._wanted: OrderedDict[int, int] = OrderedDict()
+        self._cached = 0
+        self._underway = 0
+
+    # ---- the questions
+
+    def images(self, low: int, high: int, max_size: int) -> memoryview:
+        """Images of entries [low, high), joined: at least one, then no more than max_size bytes, perhaps less.
+
+        Raises NotYetLoaded when they must be read first; LogCompacted, LogUnavailable."""
+        wal = self._wal
+        if low < wal.first_index():
+            raise LogCompacted()
+        if low >= high or low > wal.last_index():
+            raise LogUnavailable(f"log entries [{low}, {high}) of ..{wal.last_index()}")
+        block = self._find(low)
+        if block is None:
+            self._miss(low, high)
+            raise NotYetLoaded()
+        if block.waited:
+            block.waited = False
+        else:
+            self.hits += 1
+        block.served = True
+        self._blocks.move_to_end(block.reading.first)
+        self._ahead(block.reading.end, high)
+        begin, end = block.reading.span(low, high, max_size)
+        return block.images[begin:end]
+
+    def _miss(self, low: int, high: int) -> None:
+        reading = self._read_of(low)
+        if reading is not None:
+            self.misses += not reading.wanted
+            reading.wanted = True
+        elif low not in self._wanted:
+            self.misses += 1
+            if len(self._reads) < MAX_READS:
+                self._begin_wanted(low, high)
+                return
+            self._wanted[low] = high
+            if len(self._wanted) > MAX_WANTED:
+                self._wanted.popitem(last=False)
+
+    def _find(self, index: int) -> Block | None:
+        for block in self._blocks.values():
+            if block.reading.first <= index < block.reading.end:
+                if self._holds(block.reading):
+                    return block
+                self._drop(block)
+                return None
+        return None
+
+    def _read_of(self, index: int) -> Reading | None:
+        for reading in self._reads.values():
+            if reading.first <= index < reading.end and self._holds(reading):
+                return reading
+        return None
+
+    def _holds(self, reading: Reading) -> bool:
+        """Whether the log still has these entries, or the last of them if it was cut at the front meanwhile."""
+        wal, last = self._wal, reading.end - 1
+        return wal.first_index() <= last <= wal.last_index() and wal.term(last) == reading.term
+
+    # ---- reading
+
+    def _begin_wanted(self, low: int, high: int) -> None:
+        reading = self._wal.reading(low, high, self.block_size)
+        reading.wanted = True
+        self._make_room(reading.cost, spare_unserved=False)
+        self._begin(reading)
+
+    def _ahead(self, index: int, high: int) -> None:
+        """See to it that the blocks from `index` on, where somebody will go on, are there or on their way."""
+        for _ in range(AHEAD):
+            if index >= high:
+                return
+            block = self._find(index)
+            reading = block.reading if block is not None else self._read_of(index)
+            if reading is None:
+                if len(self._reads) >= MAX_READS // 2:
+                    return
+                try:
+                    reading = self._wal.reading(index, high, self.block_size)
+                except (LogCompacted, LogUnavailable):
+                    return
+                if not self._make_room(reading.cost, spare_unserved=True):
+                    return
+                self._begin(reading)
+            index = reading.end
+
+    def _begin(self, reading: Reading) -> None:
+        # A read of entries that were overwritten since may be under way from the same index: it stays the only one
+        # until it is back, and then who waits asks again.
+        if reading.first not in self._reads:
+            self._reads[reading.first] = reading
+            self._underway += reading.cost
+            self._submit(reading)
+
+    def loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
+        """A read is done: its images, or why there are none. The core must be told then, whatever came out.
+
+        Raises the outcome where somebody waits for these entries and the log still holds them: DiskFailed,
+        DamagedData."""
+        del self._reads[reading.first]
+        self._underway -= reading.cost
+        alive = self._holds(reading)
+        if not isinstance(outcome, Exception):
+            self.read_bytes += len(outcome)
+            if alive:
+                self._keep(reading, outcome)
+        elif alive and reading.wanted and reading.first >= self._wal.first_index():
+            raise outcome
+        # Else its segment was released, and may be gone or hold other entries by now; or nobody asked for this yet.
+        self.dropped += not alive or isinstance(outcome, Exception)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Begin to read what waits for its turn."""
+        while self._wanted and len(self._reads) < MAX_READS:
+            low, high = self._wanted.popitem(last=False)
+            if self._find(low) is None and self._read_of(low) is None:
+                # Whoever asked may not be able to do so any more.
+                with contextlib.suppress(LogCompacted, LogUnavailable):
+                    self._begin_wanted(low, high)
+
+    def _keep(self, reading: Reading, images: bytes) -> None:
+        self._make_room(reading.cost, spare_unserved=False)
+        old = self._blocks.get(reading.first)
+        if old is not None:
+            self._drop(old)
+        self._blocks[reading.first] = Block(reading, images)
+        self._cached += reading.cost
+
+    # ---- room
+
+    def _make_room(self, cost: int, spare_unserved: bool) -> bool:
+        """Drop the blocks used longest ago until `cost` bytes more fit; whether they do. `spare_unserved`: none that
+        nobody had yet; else those come last."""
+        for block in list(self._blocks.values()):
+            if not self._holds(block.reading):
+                self._drop(block)
+        if spare_unserved:
+            spared = sum(block.reading.cost for block in self._blocks.values() if not block.served)
+            if spared + self._underway + cost > self.capacity:
+                return False
+        for served in (True,) if spare_unserved else (True, False):
+            for block in list(self._blocks.values()):
+                if self._fits(cost):
+                    return True
+                if block.served is served:
+                    self._drop(block)
+        return self._fits(cost)
+
+    def _fits(self, cost: int) -> bool:
+        return self._cached + self._underway + cost <= self.capacity and len(self._blocks) < MAX_BLOCKS
+
+    def _drop(self, block: Block) -> None:
+        del self._blocks[block.reading.first]
+        self._cached -= block.reading.cost
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes in the cache."""
+        return self._cached
+
+    def stats(self) -> dict[str, float]:
+        """For /metrics."""
+        return {
+            "hits_total": self.hits,
+            "misses_total": self.misses,
+            "read_bytes_total": self.read_bytes,
+            "dropped_total": self.dropped,
+            "cached_bytes": self._cached,
+        }
+
+
+class Reader:
+    """The thread that reads, begun with the first read. `post` runs a call in the thread that owns the cache;
+    `on_loaded` is called there after something arrived, and asks again."""
+
+    def __init__(self, wal: Wal, capacity: int, post: Callable[[Callable[[], object]], object]) -> None:
+        self.cache = ReadAhead(wal, capacity, self._submit)
+        self.on_loaded: Callable[[], object] = lambda: None
+        self._post = post
+        self._jobs: queue.SimpleQueue[Reading | None] = queue.SimpleQueue()
+        self._done: deque[tuple[Reading, bytes | Exception]] = deque()
+        self._thread: threading.Thread | None = None
+        self._stopped = False
+
+    def _submit(self, reading: Reading) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="wal-read", daemon=True)
+            self._thread.start()
+        self._jobs.put(reading)
+
+    def _run(self) -> None:
+        while (reading := self._jobs.get()) is not None and not self._stopped:
+            outcome: bytes | Exception
+            try:
+                outcome = reading.read()
+            except Exception as error:  # noqa: BLE001 whatever it is, it stops the node and not only this thread
+                outcome = error
+            self._done.append((reading, outcome))
+            self._post(self._take)
+
+    def _take(self) -> None:
+        if self._stopped:
+            return
+        while self._done:
+            self.cache.loaded(*self._done.popleft())
+        self.on_loaded()
+
+    def close(self, timeout: float = 1.0) -> None:
+        """End the thread; a read that takes longer than `timeout` seconds is left to end by itself."""
+        self._stopped = True
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if self._thread.is_alive():
+                logging.getLogger("metastore.wal").warning("closing without waiting any longer for a read of the log")
