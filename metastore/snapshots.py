@@ -258,15 +258,17 @@ class Snapshots:
             "snapshot index=%d records=%d bytes=%d of=%d after=%.3fs",
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
-        self._answer(info)
-        if info.header.index <= self.policy.index:
+        asked_for = self._answer(info)
+        if any(old.header.index >= info.header.index for old in self.good):
             # Overtaken by one that was received meanwhile.
             self._reclaim()
             return
-        self.policy.taken(info.header.index, counted, info.trailer.size, engine_size)
-        self._look_at = self.policy.index + self.policy.count
         self.good = [*(old for old in self.good if old.path.exists()), info]
         if self.volatile:
+            # What people ask for is not held against those that are due: many backups must not keep the log for ever.
+            count = self.policy.restored if asked_for else self.policy.taken
+            count(info.header.index, counted, info.trailer.size, engine_size)
+            self._look_at = self.policy.index + self.policy.count
             self.engine.set_durable(info.header.index)  # type: ignore[attr-defined]
             self._compact()
         self._reclaim()
@@ -290,14 +292,16 @@ class Snapshots:
         self._waiting.append((index, done))
         self.begin()
 
-    def _answer(self, result: Info | MetaStoreError) -> None:
-        """Tell those who wait for a snapshot. One that was begun before they came does not do: `turn` begins one."""
+    def _answer(self, result: Info | MetaStoreError) -> bool:
+        """Tell those who wait for a snapshot; whether anybody did. One that was begun before they came does not do:
+        `turn` begins another."""
         waiting, self._waiting = self._waiting, []
         for index, done in waiting:
             if isinstance(result, Info) and result.header.index < index:
                 self._waiting.append((index, done))
             else:
                 done(result)
+        return len(waiting) > len(self._waiting)
 
     # ---- from a leader
 

@@ -127,6 +127,24 @@ def test_nothing_written_since_means_the_same_file_again(fresh: Make) -> None:
     assert len(list(node.data_dir.glob("snap/*.snap"))) == 2
 
 
+def test_many_backups_do_not_put_off_the_snapshots_that_are_due(fresh: Make) -> None:
+    node = fresh(
+        settings={
+            "maintenance.snapshot_count": "20",
+            "maintenance.snapshot_min_size": '"1KiB"',
+            "maintenance.enable_snapshot_compression": "false",
+        }
+    ).start()
+    fill(node, 0, 100, b"x" * 1000)
+    with node.client() as client:
+        for _ in range(20):
+            client.put(b"one more")
+            client.backup()
+    before = node.running().log.count("snapshot index=")
+    fill(node, 100, 300, b"x" * 1000)
+    wait_until(lambda: node.running().log.count("snapshot index=") > before, what="a snapshot that is due")
+
+
 def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> None:
     """24 MB that do not compress, as many stuck clients as there may be, and one who works meanwhile."""
     node = fresh(
@@ -170,8 +188,8 @@ def test_a_client_that_goes_away_leaves_its_place(fresh: Make) -> None:
 
 
 def test_a_node_that_stops_ends_its_backups(fresh: Make) -> None:
-    node = fresh().start()
-    fill(node, 0, 3, os.urandom(1 << 20))
+    node = fresh(settings={"maintenance.snapshot_chunk_size": '"256KiB"'}).start()
+    fill(node, 0, 12, os.urandom(1 << 20))
     with node.client() as client:
         call = client.snapshot(60)
         next(call)
@@ -258,6 +276,27 @@ def test_etcdctl_saves_and_the_way_back(fresh: Make, etcdctl_program: str, tmp_p
     with other.client() as client:
         assert client.revision() == max(before) + 1
         assert len(client.backup()) % 512 == 32
+
+
+@pytest.mark.parametrize(("before", "after"), [("memory", "rocksdb"), ("rocksdb", "memory"), ("rocksdb", "rocksdb")])
+def test_any_engine_from_any_engine(before: str, after: str, fresh: Make, tmp_path: Path) -> None:
+    node = fresh(settings={"storage.engine": f'"{before}"'}).start()
+    fill(node, 0, 30)
+    fill(node, 0, 5, b"newer")
+    backup = tmp_path / "backup"
+    with node.client() as client:
+        backup.write_bytes(client.backup())
+        assert client.backup() == backup.read_bytes()
+        expected = everything(client)
+    node.kill()
+    other = restored(fresh, backup)
+    assert isinstance(other, Node)
+    other.settings["storage.engine"] = f'"{after}"'
+    for _ in range(2):
+        other.start()
+        with other.client() as client:
+            assert everything(client) == expected
+        other.kill()
 
 
 def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> None:
