@@ -17,6 +17,7 @@ from ._core.waiter import Waiter
 from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from .api import pb
 from .autocompact import AutoCompactor
+from .driver import BUSY_RETRY
 
 if TYPE_CHECKING:
     from ._core.engine import Engine
@@ -260,8 +261,11 @@ class Upkeep:
             self._next_sum()
 
     def _next_sum(self) -> None:
-        """Begin with the first one that waits."""
+        """Begin with the first one that waits, as soon as the engine has all that is applied."""
         while self._sums:
+            if self.driver.retry_at is not None:
+                self.loop.call_later(BUSY_RETRY, self._next_sum)
+                return
             one = self._sums[0]
             if not one.gone():
                 view = self.engine.view()

@@ -84,6 +84,29 @@ def test_wrong_sizes(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "quota"), [("-1", -1), ("-500", -1), ("0", 0), ('"0B"', 0), ("1000", 1000), ('"8GiB"', 8 << 30)]
+)
+def test_a_quota_can_be_none(text: str, quota: int) -> None:
+    assert Config.from_toml(f"[limits]\nquota_bytes = {text}").limits.quota_bytes == quota
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[limits]\nquota_bytes = "-1MiB"', "is no size"),
+        ("[limits]\nquota_bytes = true", "expected a size"),
+        ('[limits]\nquota_bytes = "2000TiB"', "is not between"),
+        ('[maintenance]\nauto_compaction_mode = "peridic"', "did you mean 'periodic'"),
+        ('[maintenance]\nauto_compaction_retention = "10ms"', "is not between 1s and 365d"),
+        ("[maintenance]\nauto_compaction_retention = 1000", "expected a duration"),
+        ("[maintenance]\nauto_compaction_revisions = 0", "is not between"),
+    ],
+)
+def test_wrong_upkeep(text: str, reason: str) -> None:
+    assert re.search(reason, refusal(text))
+
+
 def test_a_size_is_a_whole_number_of_bytes() -> None:
     with pytest.raises(ValueError, match="whole number"):
         parse_size("1.0001KiB")

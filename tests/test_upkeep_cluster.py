@@ -116,10 +116,11 @@ def hashes(members: Sequence[Member], revision: int) -> set[tuple[int, int]]:
 
 
 def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
-    """History compacted by the leader by itself, members whose sweeps began anew, a leader that is gone."""
+    """History compacted by the leader by itself, members on two engines, a leader that is gone."""
     settings = {"maintenance.auto_compaction_mode": "revision", "maintenance.auto_compaction_revisions": "100"}
-    cluster = cluster_of(3, settings=settings).start()
-    leader = cluster.leader()
+    cluster = cluster_of(3, settings=settings)
+    cluster.members[2].settings["storage.engine"] = "rocksdb"
+    leader = cluster.start().leader()
 
     def put(member: Member, count: int) -> int:
         with member.client() as client:
