@@ -167,7 +167,7 @@ class Server:
         self.closing.callback(self._close_wal)
         lagging, term = config.wal.sync == "async", self.wal.hard_state.term
         try:
-            self.unsynced.begin(lagging=lagging, term=term, accept_loss=config.wal.accept_loss)
+            self.unsynced.begin(lagging=lagging, term=term)
         except OSError as error:
             raise errors.DiskFailed(f"{self.data_dir.path}: {error}") from error
         try:
@@ -274,6 +274,7 @@ class Server:
             lease_seconds=raft.lease_seconds,
             seed=secrets.randbits(63),
             doubt=self.unsynced.doubt,
+            accept_loss=self.config.wal.accept_loss,
         )
 
     def _open_sockets(self) -> None:
@@ -529,7 +530,7 @@ class Server:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
-        if self.unsynced.doubt and not self.raw.doubt:
+        if self.unsynced.doubt and (self.raw.term_of(self.raw.persisted) or 0) > self.unsynced.doubt:
             self.unsynced.settled()
         # After a stop of the process the missed ticks are not made up for: one is enough to look around.
         self._next_tick = max(self._next_tick + interval, now + interval / 2)

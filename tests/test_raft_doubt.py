@@ -115,6 +115,18 @@ def test_the_leader_learns_anew_what_the_follower_has(options: dict[str, bool]) 
     assert net.leader(), "its vote counts again"
 
 
+def test_a_loss_that_is_accepted_still_makes_the_leader_ask_anew() -> None:
+    net = three()
+    power_cut(net, 2, 4)
+    term = net[2].doubt
+    net.restart(2, doubt=term, accept_loss=True)
+    assert (net[2].doubt, net[2].term) == (0, term + 1)
+    net.heal()
+    net.isolate(1)
+    net.campaign(3)
+    assert net.leader() == 3, "its vote counts"
+
+
 def test_a_leader_that_forgot_steps_back_and_is_brought_up() -> None:
     net = Network([1, 2, 3])
     net.campaign(1)

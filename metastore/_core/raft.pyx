@@ -41,7 +41,8 @@ Doubt: a node that reports entries persisted before they are synced may find, af
 it acknowledged. It must then be made with `config.doubt` = its term. It takes a later term, so that no leader goes on
 counting on what it said, and its votes are marked. A candidate needs a quorum of unmarked votes, or the votes of all
 voters: with fewer it might lack a committed entry that only the marked ones ever had. The doubt ends with the first
-entry of a later term in its log, for that term's leader was elected so and had all before it.
+entry of a later term in its log, for that term's leader was elected so and had all before it. With `accept_loss` it
+takes a later term all the same, but its votes count.
 
 `planted` switches on known bugs. It exists so that the simulator can prove that it finds them.
 """
@@ -115,10 +116,11 @@ cdef class RawNode:
         if log.last_term() > self.term:
             # Torn between entries and hard state of one Ready. No vote of that term was ever sent: it was not durable.
             self.term, self.vote = log.last_term(), 0
-        self.doubt = config.doubt if log.last_term() <= config.doubt else 0
-        if self.doubt and self.term <= self.doubt:
-            # Whoever counts on what was acknowledged in that term must learn anew what is here: leaders step down.
-            self.term, self.vote = self.doubt + 1, 0
+        if log.last_term() <= config.doubt:
+            self.doubt = 0 if config.accept_loss else config.doubt
+            if self.term <= config.doubt and config.doubt:
+                # Whoever counts on what was acknowledged in that term must learn anew what is here: leaders step down.
+                self.term, self.vote = config.doubt + 1, 0
         self.boot_guard = config.election_ticks if config.lease_reads and self.term else 0
         self.use_conf(ConfState() if conf is None else conf)
         self.become_follower(self.term, 0)

@@ -113,4 +113,5 @@ cdef class RaftConfig:
     cdef readonly uint64_t seed
     cdef readonly object random
     cdef readonly uint64_t doubt
+    cdef readonly bint accept_loss
     cdef readonly int planted

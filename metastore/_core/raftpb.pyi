@@ -253,6 +253,8 @@ class RaftConfig:
     @property
     def doubt(self) -> int: ...
     @property
+    def accept_loss(self) -> bool: ...
+    @property
     def planted(self) -> int: ...
     def __init__(
         self,
@@ -276,6 +278,7 @@ class RaftConfig:
         seed: int = 0,
         random: Callable[[int], int] | None = None,
         doubt: int = 0,
+        accept_loss: bool = False,
         planted: int = 0,
     ) -> None: ...
 

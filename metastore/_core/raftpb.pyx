@@ -509,7 +509,7 @@ cdef class RaftConfig:
     lease_seconds: how long after the sending of a heartbeat that a quorum answered no other leader can be
     elected; at most (election_ticks - 1) tick intervals less the drift of the clocks. seed / random: the source
     of the jitter; random(n) returns an int in [0, n). doubt: not 0 when entries may be missing that this node
-    acknowledged in this term or before, see raft.pyx. planted: bugs for the simulator's own test, see raft.pyx.
+    acknowledged in this term or before, see raft.pyx; accept_loss: vote in spite of it. planted: bugs for the simulator's own test, see raft.pyx.
     Raises ConfigError when they do not fit together.
     """
 
@@ -517,7 +517,8 @@ cdef class RaftConfig:
                  max_inflight=256, max_inflight_bytes=16 << 20, max_uncommitted_bytes=256 << 20, pre_vote=True,
                  check_quorum=True, read_only_option="safe", lease_seconds=0.0,
                  max_committed_size_per_ready=4 << 20, max_tail_bytes=32 << 20, read_ahead_bytes=1 << 20,
-                 max_pending_reads=65536, seed=0, random=None, doubt=0, planted=0):
+                 max_pending_reads=65536, seed=0, random=None, doubt=0, accept_loss=False,
+                 planted=0):
         if not id:
             raise ConfigError("raft: node id must not be 0")
         if heartbeat_ticks < 1 or election_ticks <= heartbeat_ticks:
@@ -548,6 +549,7 @@ cdef class RaftConfig:
         self.seed = seed & 0xFFFFFFFFFFFFFFFF
         self.random = random
         self.doubt = doubt
+        self.accept_loss = accept_loss
         self.planted = planted
 
 

@@ -40,22 +40,18 @@ class Unsynced:
         self._begun = False
         self._boot, self.doubt = self._read()
 
-    def begin(self, *, lagging: bool, term: int, accept_loss: bool = False) -> None:
+    def begin(self, *, lagging: bool, term: int) -> None:
         """To be called when the log is recovered, and before anything is acknowledged. `term` is that of the recovered
-        log, `lagging` whether this run acknowledges before it syncs; `accept_loss`: forget the doubt. Raises OSError.
-        """
+        log, `lagging` whether this run acknowledges before it syncs. Raises OSError."""
         now = boot_id()
         if self._boot and self._boot != now:
             self.doubt = max(self.doubt, term)
         if self.doubt:
             log.warning(
                 "the machine went down while this member acknowledged writes before they were synced (wal.sync): its "
-                "log may lack entries up to term %d%s", self.doubt,
-                "; wal.accept_loss says not to mind" if accept_loss else
-                ", so until it has caught up with a leader its vote counts only where all members vote alike",
+                "log may lack entries up to term %d. Unless wal.accept_loss is set, its vote counts only where all "
+                "members vote alike, until it has caught up with a leader", self.doubt,
             )  # fmt: skip
-        if accept_loss:
-            self.doubt = 0
         self._boot = now if lagging else ""
         self._begun = True
         self._write()

@@ -214,6 +214,8 @@ class SimSnapshots(Snapshots):
 
         def finished(path: Path) -> None:
             store: Any = self.store
+            if not path.exists():
+                return  # newer ones of our own came meanwhile, and it was too many
             try:
                 info = store.restore(path, MemoryEngine())
             except FormatError:
