@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._core.chunk import check_chunk
 from .errors import DamagedData, FormatError, MetaStoreError
 from .snapformat import TRAILER_SIZE
 from .storage.snapshot import Cancelled, Info, Part, SnapshotStore, Source
@@ -142,7 +143,7 @@ class Outgoing:
             if self._agains > MAX_AGAIN:
                 self.fail(f"chunk {number} was refused too often")
                 return
-            log.warning("%r: chunk %d came damaged and is sent again", self.stream, number)
+            log.warning("%r: chunk %d came damaged or not at all and is sent again", self.stream, number)
         if again or number > self._next:
             self._next = number
             self._run += 1
@@ -292,11 +293,13 @@ class Incoming:
         """Write a chunk; whether it has to come again."""
         assert self._part is not None, "opened"
         try:
-            self._part.add(image)
+            if self._part.add(image):
+                return False
+            # One that is there already is passed over; before one that comes too early, some are missing.
+            return check_chunk(image, self._part.header.chunk_size).number > self._part.chunks
         except FormatError as error:
             log.warning("%r: %s", self.stream, error.text)
             return True
-        return False
 
     def _between(self) -> None:
         if self._worker.stopping:

@@ -25,7 +25,9 @@ from metastore._core.raftpb import Message, MsgReadIndex
 SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer. Each profile runs at least the seeds within which
 # plants.py says that its bugs are found: without the bug, they must pass.
-SEEDS = {"usual": 40, "members": 40, "snapshots": 25, "reads": 20, "lease": 8, "joint": 5, "rewritten": 8}
+SEEDS = {
+    "usual": 40, "members": 40, "snapshots": 15, "transfers": 8, "reads": 20, "lease": 8, "joint": 5, "rewritten": 8,
+}  # fmt: skip
 SEEDS |= {"lagging": 12}
 
 
@@ -108,11 +110,12 @@ def test_the_simulation_is_not_idle() -> None:
     """Checks that never have anything to check find nothing."""
     counts: dict[str, int] = {}
     for seed in range(4):
-        for profile in ("usual", "members"):
+        for profile in ("usual", "members", "transfers"):
             for name, count in simulate(seed, profile).counts.items():
                 counts[name] = counts.get(name, 0) + count
     assert counts["acked"] > 1000 and counts["reads"] > 300 and counts["digests"] > 100
     assert counts["terms"] > 16 and counts["open"] > 20
+    assert counts["torn chunks"] and counts["resumed"] and counts["rotten"] and counts["struck"]
     assert counts["power"] and counts["crash_at_disk"] and counts["cut"] and counts["add"] and counts["remove"]
 
 

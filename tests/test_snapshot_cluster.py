@@ -76,7 +76,11 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
         assert len(client.prefix(b"k")) == 450
 
 
-@pytest.mark.parametrize("point", ["snapshot.receive@1", "snapshot.receive@20", "snapshot.rename", "snapshot.install"])
+@pytest.mark.parametrize(
+    "point",
+    ["snapshot.receive@1", "snapshot.receive@20", "snapshot.rename", "snapshot.verify", "snapshot.install",
+     "snapshot.restore@1", "snapshot.restore@12"],
+)  # fmt: skip
 def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None:
     cluster = make()
     follower = left_behind(cluster)
@@ -95,7 +99,7 @@ def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None
     cluster.same_everywhere()
     if point == "snapshot.receive@20":
         assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
-    if point == "snapshot.install":
+    if name in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
         # The file was complete: the node began with it.
         assert installed(follower) == [] and "restored snapshot" in follower.running().log
     fill(follower, 400, 410)
@@ -115,6 +119,49 @@ def test_the_leader_dies_while_it_sends(make: MakeCluster) -> None:
     cluster.same_everywhere()
     with follower.client() as client:
         assert len(client.prefix(b"k")) == 400
+
+
+def learner_of(cluster: Cluster, leader: Member) -> Member:
+    """A new learner, known to the cluster of which `leader` is the only voter; not started."""
+    newcomer = cluster.new_member()
+    newcomer.existing = True
+    newcomer.initial = {member.name: member.advertised for member in cluster.members}
+    newcomer.settings = dict(cluster.settings)
+    with leader.client() as client:
+        client.call(m.MemberAddRequest(peerURLs=[f"http://{newcomer.advertised}"], isLearner=True))
+    return newcomer
+
+
+def test_both_ends_are_killed_in_mid_transfer(tmp_path: Path) -> None:
+    """And go on where they stopped, each with what is on its disk. The leader takes no snapshot in its second life, so
+    it is the same file."""
+    cluster = Cluster(tmp_path / "cluster", 1, settings={**EAGER, "maintenance.snapshot_send_rate": '"300KiB"'})
+    try:
+        (leader,) = cluster.start().members
+        fill(leader, 0, 600)
+        leader.stop()
+        cluster.settings["maintenance.snapshot_count"] = leader.settings["maintenance.snapshot_count"] = "100000"
+        leader.start()
+        newcomer = learner_of(cluster, leader).launch()
+        sizes = [path.stat().st_size for path in sorted(leader.data_dir.glob("snap/*.snap"))]
+
+        def received() -> int:
+            return sum(path.stat().st_size for path in newcomer.data_dir.glob("snap/*.part"))
+
+        for share in (3, 2):
+            wait_until(lambda share=share: received() > sizes[-1] // share, 30, "a part of the snapshot")
+            newcomer.kill()
+            leader.kill()
+            leader.start()
+            newcomer.launch()
+        newcomer.await_ready()
+        cluster.same_everywhere(30)
+        went_on = [int(found) for found in re.findall(r"goes on at chunk (\d+)", newcomer.logs)]
+        assert len(went_on) >= 2 and went_on == sorted(went_on) and went_on[0] > 0, newcomer.logs
+        with newcomer.client() as client:
+            assert len(client.range(b"k", b"l", serializable=True).kvs) == 600
+    finally:
+        cluster.discard()
 
 
 def test_installed_under_load(make: MakeCluster) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import struct
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metastore import codecs
 from metastore._core.codec import PayloadCodec
+from metastore._core.crc import checksum
 from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
 from metastore._core.omap import OrderedMap
 from metastore._core.raftpb import ConfState
@@ -334,6 +337,46 @@ def test_missing_swapped_doubled_and_foreign_chunks_are_found(store: SnapshotSto
         store.verify(path)
 
 
+def bomb(path: Path, inside: int) -> bytes:
+    """The first chunk of a file again, small as before, but what it holds unfolds to `inside` bytes. Its sum is right,
+    and it says that it holds what the honest one does."""
+    image = images(path)[1][0]
+    packed = b"\1" + zstandard.ZstdCompressor().compress(bytes(inside))
+    head = struct.pack("<I", len(packed)) + image[8:40]
+    return struct.pack("<I", checksum(head + packed)) + head + packed
+
+
+@pytest.mark.parametrize("inside", [4097, 1 << 20, 60 << 20])
+def test_a_chunk_that_unfolds_to_too_much_is_refused_unpacked_or_not(store: SnapshotStore, inside: int) -> None:
+    """It is found by what it says of itself, or by the limit: a chunk's size, which nothing is unpacked beyond."""
+    info = save(store)
+    head, chunks, tail = images(info.path)
+    info.path.write_bytes(head + bomb(info.path, inside) + b"".join(chunks[1:]) + tail)
+    engine = engine_of({b"old": b"1"})
+    tracemalloc.start()
+    try:
+        with pytest.raises(FormatError, match="at most 4096"):
+            store.verify(info.path)
+        with pytest.raises(FormatError, match="at most 4096"):
+            store.restore(info.path, engine)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 20 and engine.get(b"old") == b"1"
+
+
+def test_a_bomb_that_is_received_never_counts(store: SnapshotStore, tmp_path: Path) -> None:
+    """Chunks are not unpacked when they come in; the whole file is, before it gets its place."""
+    info = save(store)
+    other = SnapshotStore(tmp_path / "other", chunk_size=4096, make_codec=make_codec)
+    part = receive(other, info)
+    for image in (bomb(info.path, 60 << 20), *images(info.path)[1][1:]):
+        assert part.add(image)
+    with pytest.raises(DamagedData, match="at most 4096"):
+        part.finish(info.trailer.encode())
+    assert not other.names() and not other.parts()
+
+
 @pytest.mark.parametrize("field", ["stream", "chunks", "nbytes", "records", "size"])
 def test_a_trailer_that_says_something_else_is_refused(store: SnapshotStore, field: str) -> None:
     info = save(store)
@@ -359,7 +402,7 @@ def test_a_file_under_another_name_is_refused(store: SnapshotStore) -> None:
 def test_an_attempt_that_fails_leaves_nothing(tmp_path: Path) -> None:
     points = Failpoints()
     store = SnapshotStore(tmp_path / "snap", chunk_size=4096, make_codec=make_codec, failpoints=points)
-    for point in ("snapshot.write", "snapshot.sync", "snapshot.rename"):
+    for point in ("snapshot.write", "snapshot.sync", "snapshot.rename", "snapshot.verify"):
         points.set(point, "error(EIO)")
         with pytest.raises(OSError):
             save(store)

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import make_server
 from support.load import History, Load
 from support.processes import Node, Server, StartError, wait_until
+from test_snapshot_file import bomb, images
 
 pytestmark = pytest.mark.node_only
 
@@ -40,12 +42,27 @@ def check(node: Server, count: int) -> None:
     assert found == {b"k%05d" % number: b"value of %d " % number * 8 for number in range(count)}
 
 
-def filled(fresh: Make, count: int = 300) -> Server:
-    """A node that holds `count` keys, took several snapshots, and was stopped."""
-    node = fresh(settings=EAGER).start()
+def make_filled(node: Server, count: int) -> Server:
+    """Let a new node hold `count` keys and take several snapshots, and stop it."""
+    node.start()
     fill(node, 0, count)
     wait_until(lambda: len(snapshots(node)) == 3, what="three snapshots")
     assert node.stop() == 0
+    return node
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
+    """The data of a node that holds 300 keys, took several snapshots, and was stopped."""
+    node = make_server(pytestconfig, tmp_path_factory.mktemp("filled") / "data", settings=EAGER)
+    return make_filled(node, 300).data_dir
+
+
+@pytest.fixture
+def filled(fresh: Make, template: Path) -> Server:
+    """A node of this test's own that begins with the template's data; not started."""
+    node = fresh("filled", settings=EAGER)
+    shutil.copytree(template, node.data_dir)
     return node
 
 
@@ -60,7 +77,7 @@ def index_of(path: Path) -> int:
 
 
 def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -> None:
-    node = filled(fresh, 1500)
+    node = make_filled(fresh(settings=EAGER), 1500)
     newest = snapshots(node)[-1]
     segments = sorted(node.data_dir.glob("wal/*.wal"))
     assert sum(path.stat().st_size for path in segments) < 400 * 1024, "the log was not released"
@@ -80,7 +97,7 @@ def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -
 
 def test_a_log_that_is_gone_is_damage(fresh: Make) -> None:
     """Beginning anew beside the snapshots of an old life would be a loss that nobody notices."""
-    node = filled(fresh, 100)
+    node = make_filled(fresh(settings=EAGER), 100)
     shutil.copytree(node.data_dir / "wal", node.data_dir / "kept")
     for path in (node.data_dir / "wal").iterdir():
         path.unlink()
@@ -97,7 +114,10 @@ def test_a_log_that_is_gone_is_damage(fresh: Make) -> None:
     check(node, 100)
 
 
-POINTS = ["snapshot.write", "snapshot.sync", "snapshot.rename", "snapshot.release"]
+POINTS = [
+    "snapshot.write", "snapshot.sync", "snapshot.rename", "snapshot.verify", "snapshot.prune", "snapshot.release",
+    "wal.release",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("hit", [1, 3])
@@ -125,16 +145,38 @@ def test_killed_at_every_step(point: str, hit: int, fresh: Make) -> None:
         node.kill()
 
 
-def test_killed_in_the_middle_of_a_restore(fresh: Make) -> None:
-    node = filled(fresh)
+@pytest.mark.parametrize("hit", [9, 12])
+def test_killed_when_a_used_segment_becomes_the_next_one(hit: int, fresh: Make) -> None:
+    """The log's end is cut all the time here, and what was released is what the next segment is made of."""
+    node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"wal.segment=panic@{hit}"})
+    history = History()
+    node.start()
+    with node.client() as client:
+        load = Load(client, history).start()
+        assert node.running().wait(60) == -signal.SIGKILL
+        load.join()
+    node.kill()
+    numbers = [int(path.name[:8], 16) for path in node.data_dir.glob("wal/*.wal")]
+    assert min(numbers) > 1, "nothing was released before"
+    node.env = {}
+    node.start()
+    with node.client() as client:
+        history.check(client)
+
+
+@pytest.mark.parametrize("point", ["snapshot.restore@1", "snapshot.restore@4", "wal.segment@1"])
+def test_killed_in_the_middle_of_a_restore(point: str, filled: Server) -> None:
+    """While the engine is filled, or when the log is opened before that: the next start finds everything as it was."""
+    node = filled
     wal, snap = (sorted(node.data_dir.glob(what)) for what in ("wal/*.wal", "snap/*"))
-    node.env = {"METASTORE_FAILPOINTS": "wal.segment=panic"}
+    node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
     with pytest.raises(StartError) as caught:
         node.start()
     assert caught.value.returncode == -signal.SIGKILL
     node.env = {}
     assert wal and sorted(node.data_dir.glob("snap/*")) == snap
     node.start()
+    assert restored(node) == index_of(snap[-1])
     check(node, 300)
 
 
@@ -144,19 +186,36 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
+def cut_up(path: Path, order: Callable[[list[bytes]], list[bytes]]) -> None:
+    """The chunks of a file in another order, or not all of them; every byte is one of its own."""
+    head, chunks, tail = images(path)
+    assert len(chunks) > 2
+    path.write_bytes(head + b"".join(order(chunks)) + tail)
+
+
+def pack_a_bomb(path: Path) -> None:
+    """Some chunk unfolds to far more than it may."""
+    head, chunks, tail = images(path)
+    path.write_bytes(head + bomb(path, 60 << 20) + b"".join(chunks[1:]) + tail)
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "flipped in a chunk": lambda path: flip(path, path.stat().st_size // 2),
     "flipped in the header": lambda path: flip(path, 20),
     "flipped in the trailer": lambda path: flip(path, path.stat().st_size - 30),
     "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "a chunk missing": lambda path: cut_up(path, lambda chunks: chunks[:1] + chunks[2:]),
+    "chunks swapped": lambda path: cut_up(path, lambda chunks: [chunks[1], chunks[0], *chunks[2:]]),
+    "a chunk doubled": lambda path: cut_up(path, lambda chunks: [chunks[0], *chunks]),
+    "a bomb": pack_a_bomb,
     "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_newest_is_reported_and_skipped(damage: str, fresh: Make) -> None:
-    node = filled(fresh)
+def test_a_damaged_newest_is_reported_and_skipped(damage: str, filled: Server) -> None:
+    node = filled
     second, newest = snapshots(node)[-2:]
     DAMAGES[damage](newest)
     node.start()
@@ -171,8 +230,8 @@ def test_a_damaged_newest_is_reported_and_skipped(damage: str, fresh: Make) -> N
     check(node, 400)
 
 
-def test_no_snapshot_that_fits_the_log_refuses_the_start(fresh: Make) -> None:
-    node = filled(fresh)
+def test_no_snapshot_that_fits_the_log_refuses_the_start(filled: Server) -> None:
+    node = filled
     kept = {path: path.read_bytes() for path in snapshots(node)}
     for path in kept:
         flip(path, path.stat().st_size // 2)
@@ -187,8 +246,8 @@ def test_no_snapshot_that_fits_the_log_refuses_the_start(fresh: Make) -> None:
     check(node, 300)
 
 
-def test_a_snapshot_of_another_cluster_refuses_the_start(fresh: Make) -> None:
-    node = filled(fresh)
+def test_a_snapshot_of_another_cluster_refuses_the_start(filled: Server, fresh: Make) -> None:
+    node = filled
     other = fresh("other", settings={**EAGER, "cluster.token": '"other"'}).start()
     fill(other, 0, 100)
     wait_until(lambda: snapshots(other), what="a snapshot")
@@ -208,8 +267,8 @@ def test_a_snapshot_of_another_cluster_refuses_the_start(fresh: Make) -> None:
     assert caught.value.returncode == 4, caught.value
 
 
-def test_retention(fresh: Make) -> None:
-    node = filled(fresh)
+def test_retention(filled: Server) -> None:
+    node = filled
     assert isinstance(node, Node) and len(snapshots(node)) == 3
     node.settings = {**EAGER, "maintenance.snapshot_retention": "5"}
     node.start()
@@ -219,17 +278,20 @@ def test_retention(fresh: Make) -> None:
     assert len(snapshots(node)) == 5
 
 
-@pytest.mark.parametrize("point", ["snapshot.write", "snapshot.sync", "snapshot.rename"])
+@pytest.mark.parametrize("point", ["snapshot.write", "snapshot.write@3", "snapshot.sync", "snapshot.rename"])
 def test_a_full_disk_stops_no_client(point: str, fresh: Make) -> None:
     """The log just grows, and the next start has no snapshot to begin with."""
-    node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"{point}=error(ENOSPC)"}).start()
+    name, at, hit = point.partition("@")
+    node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"{name}=error(ENOSPC){at}{hit}"}).start()
     fill(node, 0, 300)
     wait_until(lambda: "could not be taken" in node.running().log, what="a report")
-    assert not list(node.data_dir.glob("snap/*"))
+    before = snapshots(node)
+    # One is complete before the third chunk; what the failed one wrote is gone.
+    assert sorted(node.data_dir.glob("snap/*")) == before and len(before) == (1 if hit else 0)
     node.kill()
     node.env = {}
     node.start()
-    assert restored(node) == 0
+    assert restored(node) == (index_of(before[0]) if before else 0)
     check(node, 300)
     wait_until(lambda: snapshots(node), what="a snapshot of what was replayed")
 

@@ -50,6 +50,10 @@ cdef class PayloadCodec:
             self._compress = codec.compress
             self._flag = codec.flag
 
+    def limited(self, size_t max_decoded):
+        """One like this, which encodes and decodes nothing longer than max_decoded bytes."""
+        return PayloadCodec(self.codec, self.min_size, max_decoded, decoders=tuple(self._by_flag.values()))
+
     cpdef bytes encode(self, bytes data):
         """Flag byte + data, compressed if it is long enough and that pays. RequestTooLarge over max_decoded."""
         if data is None:

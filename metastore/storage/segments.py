@@ -256,6 +256,7 @@ class Preparer:
 
         def job() -> None:
             try:
+                self.folder.failpoints.hit("wal.release")
                 self.folder.retire(path)
             except OSError as error:
                 # It stays behind, takes space, and is removed at the next open.

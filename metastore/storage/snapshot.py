@@ -77,7 +77,8 @@ def read_pieces(
     FormatError, OSError."""
     header, at = read_header(fd)
     seen(_read(fd, at, 0, "header"))
-    joiner = ChunkJoiner(header.stream, header.chunk_size, codec)
+    # Nothing unfolds to more than a chunk, whatever it claims.
+    joiner = ChunkJoiner(header.stream, header.chunk_size, codec.limited(header.chunk_size))
     while not joiner.finished:
         between()
         image = read_image(fd, at, header.chunk_size)
@@ -85,6 +86,8 @@ def read_pieces(
         at += len(image)
         seen(image)
         yield piece
+        # Let go of before the next one is made.
+        piece = image = b""
     data = _read(fd, TRAILER_SIZE, at, "trailer")
     trailer = Trailer.decode(data)
     found = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
@@ -213,9 +216,12 @@ class SnapshotStore:
         os.rename(temporary, final)
         sync_folder(self.path)
         try:
+            self.failpoints.hit("snapshot.verify")
             return self.verify(final, between)
-        except FormatError as error:
+        except (FormatError, OSError) as error:
             final.unlink(missing_ok=True)
+            if isinstance(error, OSError):
+                raise
             raise DamagedData(f"{final}: did not read back: {error.text}") from error
 
     # ---- reading
@@ -254,8 +260,13 @@ class SnapshotStore:
         """Replace the engine's contents by a file's; with an engine that keeps its word, all or nothing.
 
         Raises FormatError for a damaged file, OSError."""
+
+        def each_chunk() -> None:
+            between()
+            self.failpoints.hit("snapshot.restore")
+
         found: list[Info] = []
-        reader = RecordReader(_checked(self.pieces(path, between, found.append), found, lambda: reader.records))
+        reader = RecordReader(_checked(self.pieces(path, each_chunk, found.append), found, lambda: reader.records))
         restore(engine, reader, pause)
         info = found[0]
         if engine.applied() != (info.header.index, info.header.term):
@@ -292,6 +303,7 @@ class SnapshotStore:
         kept = set(keep)
         for path in self.names()[self.retention :]:
             if path not in kept:
+                self.failpoints.hit("snapshot.prune")
                 path.unlink(missing_ok=True)
 
 

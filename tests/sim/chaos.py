@@ -162,6 +162,26 @@ class Chaos:
             phase = self.chance.choice(("write", "sync", "after"))
             member.crash_in(phase, self.chance.random() < 0.7, self._again)
 
+    def strike_transfer(self) -> None:
+        """One end of the next snapshot that is under way is killed, or loses its power, when some chunks are over. Half
+        of the times somebody is left behind before that, so that there is one."""
+        if self.chance.random() < 0.5:
+            self.isolate()
+            self.clock.after(1.5, self.cluster.network.heal)
+
+        def look(patience: int) -> None:
+            for member in self.alive():
+                one = member.snapshots.coming
+                if one is not None and not one.finishing and one.part.chunks:
+                    hit = member if self.chance.random() < 0.6 else self.cluster.members.get(one.sender)
+                    self._crash(hit, self.chance.random() < 0.7)
+                    self.counts["struck"] = self.counts.get("struck", 0) + 1
+                    return
+            if patience and not self.stopped:
+                self.clock.after(0.02 * self.chance.random(), look, patience - 1)
+
+        look(300)
+
     def pause(self, member: Member | None = None) -> None:
         """SIGSTOP, and SIGCONT later."""
         member = member or self._some()

@@ -121,6 +121,7 @@ class Checker:
         self.inside = True
         self.lagging = False
         self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "installed": 0}
+        self.counts |= {"torn chunks": 0, "rotten": 0, "asked again": 0, "resumed": 0}
 
     def fail(self, text: str) -> None:
         """Something that must never happen has happened."""

@@ -81,6 +81,8 @@ class Settings:
     snapshots: int = 0
     lag: Lag | None = None
     doubts: bool = True
+    rot: float = 0.0
+    taker: type[SimSnapshots] = SimSnapshots
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
@@ -184,6 +186,7 @@ class Member:
         self.reports: list[str] = []
         self.doubt = 0  # what storage/unsynced.py keeps in mind
         self.unsynced_gone = False
+        self.installs: set[str] = set()
 
     # ---- time
 
@@ -272,7 +275,9 @@ class Member:
         self.unsynced_gone = False
         self.identity = Identity.decode(wal.metadata)
         self.engine = MemoryEngine()
-        self.snapshots = SimSnapshots(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
+        self.snapshots = settings.taker(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
+        if settings.rot and self.clock.random.random() < settings.rot:
+            self.snapshots.rot()
         self.snapshots.recover()
         state = wal._state
         terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
@@ -523,8 +528,8 @@ class Member:
     def _snap(self, sender: int, *parts: Any) -> None:
         self.snapshots.incoming(sender, *parts)
 
-    def _snapped(self, sender: int, number: int) -> None:
-        self.snapshots.answered(sender, number, True)
+    def _snapped(self, sender: int, *parts: Any) -> None:
+        self.snapshots.answered(sender, *parts)
 
     def _forwarded(self, sender: int, batch: bytes) -> None:
         self.driver.receive_forward(sender, batch, self.now())

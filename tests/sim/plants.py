@@ -9,9 +9,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from metastore._core import raft
+from metastore._core.chunk import HEADER as CHUNK_HEADER
 from metastore.driver import Driver
+from metastore.snapformat import Header, Trailer
+from metastore.storage.snapshot import Info
 
 from .runner import Scene
+from .snapshots import Path, SimSnapshots
+from .transfers import SimPart, cut_up
 
 
 class EarlyReport(Driver):
@@ -72,6 +77,47 @@ class EarlyReply(Driver):
                 self.kv.waiters.pop(ident).complete(b"\x0a\x03\x18" + bytes(((revision & 0x7F) | 0x80, revision >> 7)))
 
 
+class Unsynced(SimSnapshots):
+    """Counts on a snapshot that it has written and named, and has not synced."""
+
+    def _write(self, name: str, data: bytes, then: Callable[[Path], object]) -> None:
+        disk = self.member.disk
+        temporary = f"{name[:-5]}.tmp"
+        disk.make(temporary).write(0, data)
+        self._steps(lambda: disk.rename(temporary, name), lambda: then(Path(disk, name)))
+
+
+class AtTheNewest(SimSnapshots):
+    """Lets the log begin at the newest snapshot: when that is damaged, the one before it is of no use."""
+
+    def _compact(self) -> None:
+        newest = self.good[-1].header
+        if newest.index > self.wal.snapshot_index:
+            self._move(newest.index, newest.term, newest.conf_state)
+
+
+class AnyPart(SimPart):
+    """Takes what comes in for the next chunk, without a look at its sum."""
+
+    def _take(self, image: bytes) -> bool:
+        if len(image) <= CHUNK_HEADER:
+            return False
+        self.chunks += 1
+        self._end += len(image)
+        return True
+
+
+class Unverified(SimSnapshots):
+    """Looks neither at chunks that come in nor at the whole file."""
+
+    part_type = AnyPart
+
+    def verified(self, name: str) -> Info | None:
+        path: Any = Path(self.member.disk, name)
+        head, images, trailer = cut_up(path.data())
+        return Info(Header.decode(head), Trailer(0, len(images), 0, 0, len(trailer)), path)
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -82,6 +128,7 @@ class Plant(NamedTuple):
     seeds: int
     core: int = 0
     driver: type[Driver] = Driver
+    taker: type[SimSnapshots] = SimSnapshots
     inside: bool = True
     outside: bool = True
     doubts: bool = True
@@ -93,6 +140,7 @@ class Plant(NamedTuple):
             scene.settings.planted = self.core
             scene.settings.driver = self.driver
             scene.settings.doubts = self.doubts
+            scene.settings.taker = self.taker
             scene.inside = self.inside
 
         return plant
@@ -112,4 +160,7 @@ PLANTS = [
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
     Plant("power cut taken for a kill", "lagging", 8, doubts=False),
     Plant("reply before commit", "usual", 2, driver=EarlyReply),
+    Plant("snapshot not synced", "transfers", 4, taker=Unsynced),
+    Plant("log cut at the newest snapshot", "transfers", 4, taker=AtTheNewest),
+    Plant("received and not verified", "transfers", 4, taker=Unverified),
 ]

@@ -105,6 +105,23 @@ def lagging(scene: Scene, chance: Any) -> None:
     scene.plan.mishaps = {**scene.plan.mishaps, "power": 10, "power_leader": 10, "isolate_leader": 10, "power_all": 0}
 
 
+def transfers(scene: Scene, chance: Any) -> None:
+    """Members that are left behind again and again, and die while they get or send a snapshot; newest files that rot
+    while their owner is down."""
+    usual(scene, chance)
+    scene.settings.members = 3
+    scene.settings.snapshots = chance.choice((3, 6, 12))
+    scene.settings.max_tail_bytes = 1
+    scene.settings.segment_size = 4096
+    scene.settings.rot = 0.3
+    scene.habits.think = 0.02
+    scene.plan.mishaps = {
+        "strike_transfer": 10, "isolate": 6, "kill": 3, "power": 4, "power_leader": 2, "heal": 12, "weather": 2,
+        "crash_at_disk": 3, "power_all": 1,
+    }  # fmt: skip
+    scene.plan.pause, scene.plan.down = 0.7, 1.5
+
+
 def reads(scene: Scene, chance: Any) -> None:
     """Leaders that are cut off, stopped and deposed while clients read."""
     usual(scene, chance)
@@ -185,8 +202,8 @@ def directed(scene: Scene, chance: Any) -> None:
 
 PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
-    "snapshots": snapshots, "rewritten": rewritten, "cut_halves": cut_halves, "deposed_leaders": deposed_leaders,
-    "forgotten_votes": forgotten_votes, "lagging": lagging,
+    "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
+    "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
 }
 
 

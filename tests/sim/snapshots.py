@@ -3,7 +3,6 @@ disk and time. What a thread does there happens here a little later, step by ste
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +18,13 @@ from metastore.snapshots import Snapshots
 from metastore.storage.snapshot import Info
 
 from .disk import Disk
+from .transfers import BEGIN, SimIncoming, SimOutgoing, SimPart
 
 if TYPE_CHECKING:
     from metastore._core.codec import PayloadCodec
 
     from .node import Member
 
-PATIENCE = 1.5  # seconds until a sender gives up
 RETENTION = 2
 
 
@@ -87,7 +86,7 @@ def decode(data: bytes, engine: Engine, codec: PayloadCodec, path: Any) -> Info:
 class SimStore:
     """Stands in for SnapshotStore where `Snapshots` reads."""
 
-    chunk_size = 512
+    chunk_size = 256
     path = "the simulated disk"
 
     def __init__(self, member: Member) -> None:
@@ -124,14 +123,28 @@ class SimLoop:
 class SimSnapshots(Snapshots):
     """One member's snapshots, in one of its lives."""
 
+    part_type = SimPart
+
     def __init__(self, member: Member, engine: MemoryEngine, wal: Any, count: int, cluster_id: int) -> None:
         self.member = member
         self.chance = member.clock.random
         store: Any = SimStore(member)
         loop: Any = SimLoop(member)
         super().__init__(store, engine, wal, loop, Often(count, 0), cluster_id=cluster_id, failpoints=Failpoints())
-        self.awaited: dict[int, int] = {}  # peer -> number of the attempt
+        self.outgoing: dict[int, SimOutgoing] = {}
+        self.coming: SimIncoming | None = None
         self.attempts = 0
+
+    def rot(self) -> None:
+        """A bit of the newest file has changed. A node can stand that where it took that file itself: the log then
+        goes back to the one before it."""
+        names = self.store.names()
+        if len(names) < 2 or names[0].name in self.member.installs:
+            return
+        data = self.member.disk.files[names[0].name].data
+        if data:
+            data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+            self.member.cluster.checker.counts["rotten"] += 1
 
     def _steps(self, *steps: Callable[[], object]) -> None:
         """One after the other, each a little later."""
@@ -175,7 +188,7 @@ class SimSnapshots(Snapshots):
             fresh = MemoryEngine()
             info = store.restore(path, fresh)
             assert info.trailer == trailer and fresh.applied() == (index, term)
-            store.prune({kept.path.name for kept in self.good[-1:]} | {path.name})
+            store.prune({kept.path.name for kept in self.good[-1:]} | {path.name} | self.pinned_names())
             self._taken(info, counted, size, 0.0)
 
         self._write(header.name(), data, finished)
@@ -184,49 +197,47 @@ class SimSnapshots(Snapshots):
     # ---- sending
 
     def send(self, message: Message) -> None:
-        """A peer needs a snapshot: the whole file goes as one thing."""
+        """A peer needs a snapshot."""
         peer, wanted = message.to, message.snapshot
         assert wanted is not None
-        if peer in self.awaited:
+        if peer in self.outgoing:
+            return
+        info = self.find(wanted.index, wanted.term)
+        if info is None:
+            self.member.later(0.0, self.member.raw.report_snapshot, peer, False)
             return
         self.attempts += 1
-        number = self.awaited[peer] = self.attempts
-        info: Any = self.find(wanted.index, wanted.term)
-        if info is None:
-            self.member.later(0.0, self.answered, peer, number, False)
-            return
-        data = info.path.data()
-        network = self.member.cluster.network
-        network.send(self.member.id, peer, "snap", (number, info.path.name, data, message.encode()), zlib.crc32(data))
-        self.member.later(PATIENCE, self.answered, peer, number, False)
+        # No two attempts of a member have one number, whichever life they are of.
+        number = (self.member.life << 20) + self.attempts
+        self.outgoing[peer] = SimOutgoing(self, number, info, message)
+        self.outgoing[peer].begin()
 
-    def answered(self, peer: int, number: int, ok: bool) -> None:
-        """It arrived, or patience is at an end."""
-        if self.awaited.get(peer) == number:
-            del self.awaited[peer]
-            self.member.raw.report_snapshot(peer, ok)
+    def answered(self, peer: int, number: int, kind: str, chunk: int, again: bool) -> None:
+        """A receiver says something."""
+        one = self.outgoing.get(peer)
+        if one is not None and one.number == number:
+            one.answer(kind, chunk, again)
 
-    def incoming(self, sender: int, number: int, name: str, data: bytes, message: bytes) -> None:
-        """A file comes in, sometimes with a bad byte in it."""
-        if self.chance.random() < 0.05:
-            at = self.chance.randrange(len(data))
-            data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+    def incoming(self, sender: int, number: int, kind: str, data: bytes) -> None:
+        """A part of a file comes in. An attempt that begins takes the place of another; not while a file is synced."""
+        if kind == BEGIN:
+            if self.coming is None or not self.coming.finishing:
+                self.coming = SimIncoming(self, sender, number, data)
+        elif self.coming is not None and (self.coming.sender, self.coming.number) == (sender, number):
+            self.coming.take(kind, data)
 
-        def finished(path: Path) -> None:
-            store: Any = self.store
-            if not path.exists():
-                return  # newer ones of our own came meanwhile, and it was too many
-            try:
-                info = store.restore(path, MemoryEngine())
-            except FormatError:
-                self.member.disk.remove(path.name)
-                return
-            self.arrived(info)
-            self.member.cluster.network.send(self.member.id, sender, "snapped", (number,), number)
-            self.member.driver.receive(Message.decode(message))
+    def verified(self, name: str) -> Info | None:
+        """A complete file, or None if it does not read back: then it is removed."""
+        path: Any = Path(self.member.disk, name)
+        try:
+            return self.store.restore(path, MemoryEngine())
+        except FormatError:
+            self.member.disk.remove(name)
+            return None
 
-        if not Path(self.member.disk, name).exists() and f"{name[:-5]}.tmp" not in self.member.disk.files:
-            self._write(name, data, finished)
+    def pinned_names(self) -> set[str]:
+        """Files that are being sent."""
+        return {one.name for one in self.outgoing.values()}
 
     # ---- installing
 
@@ -241,6 +252,7 @@ class SimSnapshots(Snapshots):
         busy: Any = self
         self._install = busy
         self.member.cluster.checker.counts["installed"] += 1
+        self.member.installs.add(info.header.name())
 
         def read() -> None:
             fresh = MemoryEngine()
