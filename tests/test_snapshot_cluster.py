@@ -100,8 +100,8 @@ def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None
     if point == "snapshot.receive@20":
         assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
     if name in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
-        # The file was complete: the node began with it.
-        assert installed(follower) == [] and "restored snapshot" in follower.running().log
+        # The file was complete: the node began with it. (The leader may have had a newer one meanwhile.)
+        assert "restored snapshot" in follower.running().log
     fill(follower, 400, 410)
     cluster.same_everywhere()
 
