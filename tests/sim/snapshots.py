@@ -227,8 +227,10 @@ class SimSnapshots(Snapshots):
             self.coming.take(kind, data)
 
     def verified(self, name: str) -> Info | None:
-        """A complete file, or None if it does not read back: then it is removed."""
+        """A complete file, or None if it does not read back (it is removed then), or is gone: too old to be kept."""
         path: Any = Path(self.member.disk, name)
+        if not path.exists():
+            return None
         try:
             return self.store.restore(path, MemoryEngine())
         except FormatError:
