@@ -135,6 +135,13 @@ class SimSnapshots(Snapshots):
         self.coming: SimIncoming | None = None
         self.attempts = 0
 
+    def _restored(self, info: Info, seconds: float) -> None:
+        """As the real one. A file that was received and not installed before the crash counts as installed now."""
+        before = self.wal.snapshot_index
+        super()._restored(info, seconds)
+        if before != self.wal.snapshot_index:
+            self.member.installs.add(info.header.name())
+
     def rot(self) -> None:
         """A bit of the newest file has changed. A node can stand that where it took that file itself: the log then
         goes back to the one before it."""
