@@ -38,6 +38,7 @@ from support.processes import Etcd, Node, Server, etcd_binary  # noqa: E402
 VARIANTS = {
     "metastore": {},
     "uncompressed": {"performance.enable_compression": "false"},
+    "no busy_poll": {"performance.busy_poll": '"0"'},
     "baseline": {"raft.enable_batch_proposal": "false", "wal.group_commit": "false"},
 }
 PUT, RANGE = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"
@@ -197,8 +198,9 @@ class Bench:
         print("  baseline: enable_batch_proposal and group_commit off (one proposal, one sync)")
 
     def lone(self) -> None:
-        load = h2load.Load(max(100, self.options.requests // 50), 1, 1)
-        samples = self.paired(("etcd", "metastore"), lambda s, _: put_sample(s, load, self.value))
+        load = h2load.Load(max(100, self.options.requests // 25), 1, 1)
+        kinds = ("etcd", "metastore", "no busy_poll")
+        samples = self.paired(kinds, lambda s, _: put_sample(s, load, self.value))
         report("Put, one client, one at a time", samples)
 
     def range(self) -> None:

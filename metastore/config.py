@@ -310,11 +310,12 @@ class WalTable:
 
 @dataclass(frozen=True, kw_only=True)
 class PerformanceTable:
-    """[performance]: compression of proposals."""
+    """[performance]: compression of proposals, and what a lone writer's wait may cost."""
 
     enable_compression: bool = _flag(True)
     compression_codec: str = _text("snappy", pattern=_NAME)
     compression_min_size: int = _size(1024, "0", "1GiB")
+    busy_poll: float = _duration("200us", "0", "10ms")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -144,6 +144,7 @@ class Driver:
         self._round_again = 0.0
         self._round_deadline = 0.0
         self._waiting_reads: deque[tuple[int, list[Any]]] = deque()
+        self._late: tuple[int, Any] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._last_append = 0.0
         self._marked = True
 
@@ -202,6 +203,10 @@ class Driver:
         if not self._marked and self.log.idle and not self.proposer.queued and (
             self.stopping or now - self._last_append >= self.idle_mark_after
         ):
+            if self._late is not None:
+                number, state = self._late
+                self._late = None
+                self.log.append(number, None, state, False)
             self.log.mark()
             self._marked = True
         self.pump(now)
@@ -411,8 +416,14 @@ class Driver:
             # Its file is complete and synced: should the process die now, the next start takes it from there.
             snapshot = ready.snapshot
             self.log.save_snapshot_position(snapshot.index, snapshot.term, snapshot.conf_state.encode())
-        if ready.must_sync or state is not None:
-            self.log.append(ready.number, ready.entry_images, state, ready.must_sync)
+        if ready.must_sync:
+            if state is None and self._late is not None:
+                state = self._late[1]
+            self._late = None
+            self.log.append(ready.number, ready.entry_images, state)
+        elif state is not None:
+            # A commit index only. It rides with the next group, and until then keeps no client waiting.
+            self._late = (ready.number, state)
         self._unreported.append((ready.number, ready.must_sync))
         if ready.snapshot is not None:
             self._installing = (ready.number, ready.snapshot.index)

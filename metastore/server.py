@@ -163,6 +163,7 @@ class Server:
             metadata=fresh,
             failpoints=self.failpoints,
             lag=self._lag(),
+            busy_poll=config.performance.busy_poll,
         )
         self.closing.callback(self._close_wal)
         lagging, term = config.wal.sync == "async", self.wal.hard_state.term

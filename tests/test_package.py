@@ -79,6 +79,7 @@ FLOORS = {
     "api": 4,
     "proto": 4,
     "failpoints": 5,
+    "_core.idlepoll": 5,
     "_core.walthread": 5,
     "storage": 5,
     "loop": 6,

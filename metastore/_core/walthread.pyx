@@ -12,6 +12,7 @@ from libc.errno cimport EINTR, EIO, ENOSPC, ETIMEDOUT, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
+from metastore._core.idlepoll cimport IdlePollers
 from metastore._core.wal cimport Group
 
 cdef extern from "time.h" nogil:
@@ -136,7 +137,8 @@ cdef int hit(Point* point) noexcept nogil:
 
 
 cdef class DiskThread:
-    """The loop and what the main thread shares with it. `event` is the eventfd to write to.
+    """The loop and what the main thread shares with it. `event` is the eventfd to write to; `pollers` are told when the
+    main thread waits for the disk itself.
 
     sync_interval 0: a group is finished when it is synced. Else, unless it is firm, when it is written; the thread then
     syncs `sync_interval` seconds after the first byte that is not synced was written, at latest; and a group with which
@@ -170,12 +172,15 @@ cdef class DiskThread:
     cdef double sync_interval
     cdef uint64_t max_unsynced
     cdef Point[POINTS] points
+    cdef IdlePollers pollers
     cdef readonly uint64_t syncs, bytes
     cdef readonly double sync_seconds, write_seconds
 
-    def __cinit__(self, int event, double sync_interval=0.0, uint64_t max_unsynced=0):
+    def __cinit__(self, int event, double sync_interval=0.0, uint64_t max_unsynced=0,
+                  IdlePollers pollers=None):
         cdef pthread_condattr_t attributes
         self.event = event
+        self.pollers = pollers
         self.sync_interval = sync_interval
         self.max_unsynced = max_unsynced
         pthread_mutex_init(&self.wake_lock, NULL)
@@ -327,6 +332,8 @@ cdef class DiskThread:
         self.number = group.group
         self.firm = group.firm
         if here and pthread_mutex_trylock(&self.work) == 0:
+            if self.pollers is not None:
+                self.pollers.waiting()
             with nogil:
                 clean = self.dirty_bytes == 0
                 ms_store(&self.status, BUSY)
@@ -336,6 +343,8 @@ cdef class DiskThread:
                 pthread_mutex_unlock(&self.work)
                 if clean:
                     self.post()     # it has something to sync when its time has come
+            if self.pollers is not None:
+                self.pollers.waited()
             return
         self.handed = 1
         ms_store(&self.status, BUSY)

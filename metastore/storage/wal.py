@@ -35,6 +35,7 @@ from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed
 from ..failpoints import Action, Failpoints
+from .awake import Awake
 from .readahead import Reading
 from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, view, write_all
 
@@ -71,7 +72,7 @@ class Wal:
 
     def __init__(
         self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any,
-        lag: Lag | None = None,
+        lag: Lag | None = None, busy_poll: float = 0.0,
     ) -> None:  # fmt: skip
         self.report: list[str] = []
         self.durable = 0
@@ -97,7 +98,11 @@ class Wal:
         self._lag = lag
         self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of those written
         self._mark_wanted = False
-        self._disk = DiskThread(self._event, *((lag.interval, lag.max_bytes) if lag else ()))
+        # A log that lags is not waited for.
+        self._awake = Awake(0.0 if lag else busy_poll)
+        self._disk = DiskThread(
+            self._event, lag.interval if lag else 0.0, lag.max_bytes if lag else 0, self._awake.pollers
+        )
         self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
         self._thread = threading.Thread(target=self._disk.run, name="wal-disk", daemon=True)
         self._thread.start()
@@ -127,25 +132,27 @@ class Wal:
         log: Any = None,
         max_group: int = 16 << 20,
         lag: Lag | None = None,
+        busy_poll: float = 0.0,
     ) -> Self:
         """Open the log in folder `path`, repairing its unproven tail; with `metadata`, create it if there is none.
 
-        segment_size, max_group: bytes; lag: report entries before they are synced. Raises DamagedData where proven
-        bytes are wrong or the log is missing, DiskFailed where the disk refuses, ValueError for a segment size out of
-        range."""
+        segment_size, max_group: bytes; lag: report entries before they are synced; busy_poll: seconds, see
+        `Awake`. Raises DamagedData where proven bytes are wrong or the log is missing, DiskFailed where the disk
+        refuses, ValueError for a segment size out of range."""
         if not MIN_SEGMENT <= segment_size <= MAX_SEGMENT or segment_size % 4096:
             raise ValueError(f"segment size {segment_size}: a multiple of 4096 from {MIN_SEGMENT} to {MAX_SEGMENT}")
         folder = Folder(Path(path), segment_size, failpoints or Failpoints())
         log = log or logging.getLogger("metastore.wal")
         options = {"group_commit": group_commit, "max_group": max_group, "lagging": lag is not None}
         try:
-            return cls._open(folder, metadata, options, log, lag)
+            return cls._open(folder, metadata, options, log, lag, busy_poll)
         except OSError as error:
             raise DiskFailed(f"write-ahead log {path}: {error}") from error
 
     @classmethod
     def _open(
-        cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any, lag: Lag | None
+        cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any, lag: Lag | None,
+        busy_poll: float,
     ) -> Self:
         if not folder.path.exists():
             if metadata is None:
@@ -164,7 +171,7 @@ class Wal:
         holder: list[Wal] = []
         opening = _Opening(folder, found, listing["wal"], metadata)
         segment, writer = opening.run(lambda need: holder[0]._plan(need), options)
-        wal = cls(folder, writer, segment, opening.older, log, lag)
+        wal = cls(folder, writer, segment, opening.older, log, lag, busy_poll)
         holder.append(wal)
         wal.report = opening.report
         for line in wal.report:
@@ -567,6 +574,7 @@ class Wal:
         for unbind in self._unbind:
             unbind()
         self._disk.stop()
+        self._awake.close()
         self._preparer.stop()
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive():

@@ -1,0 +1,29 @@
+from libc.stdint cimport int64_t
+
+cdef extern from "semaphore.h" nogil:
+    ctypedef struct sem_t:
+        pass
+
+cdef enum:
+    MAX_POLLERS = 2
+
+# One thread's part.
+cdef struct Poller:
+    sem_t wake
+    int asleep
+    int cpu              # what it is bound to; -1: nothing yet
+    unsigned long thread
+
+
+cdef class IdlePollers:
+    cdef Poller[MAX_POLLERS] pollers
+    cdef int[MAX_POLLERS] cpus
+    cdef readonly int count
+    cdef int stopping
+    cdef int64_t linger      # nanoseconds
+    cdef int64_t until       # nanoseconds of the monotonic clock
+
+    cdef void waiting(self) noexcept nogil
+    cdef void waited(self) noexcept nogil
+    cdef void keep(self, int64_t span) noexcept nogil
+    cdef void loop(self, Poller* mine) noexcept nogil

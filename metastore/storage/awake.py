@@ -1,0 +1,72 @@
+"""Whether, and on which processors, threads of the idle class may poll while a lone writer waits for the disk.
+
+See `_core/idlepoll.pyx` for what that is good for. Not under a quota of processor time (cgroups): there every
+microsecond polled is one that the node lacks later. Not on a single processor: there is nobody to wake but the
+waiting thread.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from .._core.idlepoll import IdlePollers
+
+_CGROUP = Path("/proc/self/cgroup")
+_MOUNT = Path("/sys/fs/cgroup")
+
+
+def has_quota(cgroup: Path = _CGROUP, mount: Path = _MOUNT) -> bool:
+    """Whether this process, or a group that it is in, may use only so much processor time (cgroup v1 and v2)."""
+    try:
+        lines = cgroup.read_text().splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = mount / controllers if controllers else mount
+        group = root / name.lstrip("/")
+        # A container sees its own group as the root, whatever /proc says.
+        for folder in (root, *(parent for parent in (group, *group.parents) if root in parent.parents)):
+            if _limited(folder):
+                return True
+    return False
+
+
+def _limited(folder: Path) -> bool:
+    for name, free in (("cpu.max", "max"), ("cpu.cfs_quota_us", "-1")):
+        try:
+            if not (folder / name).read_text().startswith(free):
+                return True
+        except OSError:
+            continue
+    return False
+
+
+class Awake:
+    """The polling threads of one log; `pollers` goes to its DiskThread, and is None where nothing polls.
+
+    `linger`: for how long they poll after a lone write, seconds; 0 switches it off."""
+
+    def __init__(self, linger: float) -> None:
+        cpus = tuple(sorted(os.sched_getaffinity(0)))
+        self.pollers: IdlePollers | None = None
+        self._threads: list[threading.Thread] = []
+        if linger <= 0 or len(cpus) < 2 or has_quota():
+            return
+        # With two, the other one is where the client, or the disk's interrupt, waits. With more nobody knows.
+        self.pollers = IdlePollers(linger, cpus if len(cpus) == 2 else ())
+        for which in range(self.pollers.count):
+            thread = threading.Thread(target=self.pollers.run, args=(which,), name=f"awake-{which}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def close(self) -> None:
+        """End the threads."""
+        if self.pollers is not None:
+            self.pollers.stop()
+        for thread in self._threads:
+            thread.join()

@@ -1,0 +1,117 @@
+"""Polling beside a lone writer's wait: when it is allowed, that it is used, and that it ends."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.processes import Server, wait_until
+
+from metastore._core.idlepoll import IdlePollers
+from metastore.storage import awake
+
+Make = Callable[..., Server]
+TWO = len(os.sched_getaffinity(0)) >= 2
+
+
+def group(tmp_path: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
+    """A /proc/self/cgroup and the tree it tells of."""
+    for name, text in files.items():
+        path = tmp_path / "mount" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    (tmp_path / "cgroup").write_text(lines)
+    return tmp_path / "cgroup", tmp_path / "mount"
+
+
+@pytest.mark.parametrize(
+    ("lines", "files", "limited"),
+    [
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "max 100000\n"}, False),
+        ("0::/a/b\n", {"a/b/cpu.max": "50000 100000\n"}, True),
+        ("0::/a/b\n", {"a/b/cpu.max": "max 100000\n", "a/cpu.max": "150000 100000\n"}, True),
+        ("0::/a\n", {"other/cpu.max": "50000 100000\n"}, False),
+        ("0::/../..\n", {"cpu.max": "50000 100000\n"}, True),
+        ("4:cpu,cpuacct:/x\n1:memory:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "-1\n"}, False),
+        ("4:cpu,cpuacct:/x\n", {"cpu,cpuacct/x/cpu.cfs_quota_us": "20000\n"}, True),
+        ("4:memory:/x\n", {"memory/x/cpu.cfs_quota_us": "20000\n"}, False),
+        ("", {}, False),
+    ],
+)
+def test_quota(lines: str, files: dict[str, str], limited: bool, tmp_path: Path) -> None:
+    assert awake.has_quota(*group(tmp_path, lines, files)) is limited
+
+
+def test_no_cgroups_no_quota(tmp_path: Path) -> None:
+    assert not awake.has_quota(tmp_path / "none", tmp_path)
+
+
+def test_bad_arguments() -> None:
+    with pytest.raises(ValueError, match="3 processors"):
+        IdlePollers(0.1, (0, 1, 2))
+    with pytest.raises(ValueError, match="no poller 1"):
+        IdlePollers(0.1, ()).run(1)
+
+
+@pytest.mark.parametrize("cpus", [(), tuple(sorted(os.sched_getaffinity(0)))[:2]])
+def test_threads_end(cpus: tuple[int, ...]) -> None:
+    if len(cpus) == 1:
+        pytest.skip("one processor")
+    pollers = IdlePollers(0.1, cpus)
+    threads = [threading.Thread(target=pollers.run, args=(n,), daemon=True) for n in range(pollers.count)]
+    for thread in threads:
+        thread.start()
+    pollers.stop()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def idle_threads(node: Server) -> list[Path]:
+    """Threads of the process that are of the scheduler's idle class (proc(5): field 41, 5)."""
+    found = []
+    for task in Path(f"/proc/{node.running().pid}/task").iterdir():
+        fields = (task / "stat").read_text().rpartition(")")[2].split()
+        if fields[41 - 3] == "5":
+            found.append(task)
+    return found
+
+
+def seconds(task: Path) -> float:
+    fields = (task / "stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.mark.skipif(not TWO or awake.has_quota(), reason="polling is off here")
+@pytest.mark.node_only
+def test_a_lone_writer_is_waited_for_awake(fresh: Make) -> None:
+    """They poll while one client writes, and sleep when it stops."""
+    node = fresh(settings={"performance.busy_poll": '"10ms"'}).start()
+    wait_until(lambda: idle_threads(node), what="threads of the idle class")
+    with node.client() as client:
+
+        def polled() -> bool:
+            for n in range(20):
+                client.put(b"a", b"%d" % n)
+            return sum(map(seconds, idle_threads(node))) > 0.03
+
+        wait_until(polled, what="processor time spent on polling")
+    states: list[str] = []
+
+    def asleep() -> bool:
+        states[:] = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in idle_threads(node)]
+        return set(states) == {"S"}
+
+    wait_until(asleep, what=f"sleep: {states}")
+
+
+@pytest.mark.node_only
+def test_switched_off(fresh: Make) -> None:
+    node = fresh(settings={"performance.busy_poll": '"0"'}).start()
+    with node.client() as client:
+        client.put(b"a", b"1")
+        assert client.get(b"a") == b"1"
+    assert idle_threads(node) == []
