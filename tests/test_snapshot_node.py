@@ -42,11 +42,22 @@ def check(node: Server, count: int) -> None:
     assert found == {b"k%05d" % number: b"value of %d " % number * 8 for number in range(count)}
 
 
+def fill_until(node: Server, count: int, wanted: int) -> None:
+    """Writes the last of `count` keys again until there are so many snapshots: on a slow machine, where one is still
+    under way when the next would be due, there are fewer of them than entries would make."""
+
+    def enough() -> bool:
+        fill(node, count - 1, count)
+        return len(snapshots(node)) == wanted
+
+    wait_until(enough, what=f"{wanted} snapshots")
+
+
 def make_filled(node: Server, count: int) -> Server:
     """Let a new node hold `count` keys and take several snapshots, and stop it."""
     node.start()
     fill(node, 0, count)
-    wait_until(lambda: len(snapshots(node)) == 3, what="three snapshots")
+    fill_until(node, count, 3)
     assert node.stop() == 0
     return node
 
@@ -88,7 +99,7 @@ def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -
     with node.client() as client:
         # History, versions and revisions are in it too.
         assert client.range(b"k00000").kvs[0].mod_revision == 2
-        assert client.range(b"k00000", revision=3).header.revision == 1501
+        assert client.range(b"k00000", revision=3).header.revision >= 1501
     fill(node, 1500, 1600)
     node.kill()
     node.start()
@@ -273,7 +284,7 @@ def test_retention(filled: Server) -> None:
     node.settings = {**EAGER, "maintenance.snapshot_retention": "5"}
     node.start()
     fill(node, 300, 600)
-    wait_until(lambda: len(snapshots(node)) == 5, what="five snapshots")
+    fill_until(node, 600, 5)
     node.stop()
     assert len(snapshots(node)) == 5
 

@@ -272,7 +272,7 @@ class Node(Server):
         return line[1]
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0, what: str = "condition") -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "condition") -> None:
     """Asks `condition` again and again until it holds. Raises AssertionError after `timeout` seconds.
 
     For states that nobody announces (a process's memory, a file's size); the pause only yields the processor.
