@@ -17,7 +17,8 @@ from support.client import Client
 from support.cluster import Cluster
 from support.processes import Etcd, Node, Server
 
-# The modules whose tests are about whole clusters; they take half of the time of a run.
+# The modules whose tests are about whole clusters; they take half of the time of all. A run of everything that names no
+# tests, markers or words leaves them out: `-m cluster` runs them.
 CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_lease_reads", "test_linearizable", "test_sim"}
 CLUSTERS |= {"test_async_node", "test_backup_cluster", "test_catchup", "test_snapshot_cluster", "test_upkeep_cluster"}
 
@@ -29,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes minutes to hours; runs with --long only")
-    config.addinivalue_line("markers", "cluster: whole clusters, real or simulated; CI runs them once, see tox.ini")
+    config.addinivalue_line("markers", "cluster: whole clusters, real or simulated; runs with -m cluster")
     config.addinivalue_line("markers", "node_only: about a node itself; does not run with --server etcd")
 
 
@@ -38,10 +39,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in CLUSTERS:
             item.add_marker(pytest.mark.cluster)
+    everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (
+        config.getoption("markexpr") or config.getoption("keyword")
+    )
     left_out = [
         item
         for item in items
-        if (item.get_closest_marker("long") and not config.getoption("--long"))
+        if (item.get_closest_marker("cluster") and everything and not config.getoption("--long"))
+        or (item.get_closest_marker("long") and not config.getoption("--long"))
         or (item.get_closest_marker("node_only") and config.getoption("--server") == "etcd")
     ]
     if left_out:
