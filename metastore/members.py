@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
@@ -149,12 +149,13 @@ class Members:
             self.kv.waiters.pop(ident, None)
             waiter.fail(error)
 
-    def best_successor(self) -> int:
-        """The voter that should lead when this leader goes: heard of lately, with the most of the log. 0: nobody."""
+    def best_successor(self, besides: Container[int] = ()) -> int:
+        """The voter that should lead when this leader goes: heard of lately, with the most of the log, and not one of
+        `besides`. 0: nobody."""
         status: Any = self.driver.raw.status()
         ready = [
             (peer.match, ident)
             for ident, peer in status.progress.items()
-            if ident != self.identity.member_id and peer.recent_active and not peer.is_learner
+            if ident != self.identity.member_id and peer.recent_active and not peer.is_learner and ident not in besides
         ]
         return max(ready, default=(0, 0))[1]

@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from functools import partial
 from typing import Any
 
@@ -51,6 +51,7 @@ SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
+SPACE_ASK = 30.0  # seconds until a leader without room hands over to the same member again
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
@@ -107,6 +108,7 @@ class Server:
         self.again_posted = False
         self.sweeping = False
         self.full = False
+        self.asked: dict[int, float] = {}  # member that we handed leadership to for want of room -> when
         self.told_leader = 0
         self.peers: PeerTransport | None = None
         self.left = ""
@@ -495,12 +497,20 @@ class Server:
             self.full = True
             log.error("no room for the log in %s: writes are refused until there is", self.data_dir.path)
             self.kv.refuse_writes(errors.NoSpace())
-            self._hand_over()
+            self._lead_no_more()
             self.loop.call_later(SPACE_RETRY, self._retry_space)
 
-    def _hand_over(self) -> int:
+    def _lead_no_more(self) -> None:
+        """Without room, let somebody else lead who may have some. Whoever has none hands over in turn, so each is asked
+        once in a while only: leadership must not go round and round where all are full."""
+        now = self.loop.now()
+        self.asked = {ident: when for ident, when in self.asked.items() if now - when < SPACE_ASK}
+        if self.driver.is_leader and not self.raw.status().lead_transferee:
+            self.asked[self._hand_over(self.asked)] = now
+
+    def _hand_over(self, besides: Container[int] = ()) -> int:
         """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
-        successor = self.membership.best_successor() if self.driver.is_leader else 0
+        successor = self.membership.best_successor(besides) if self.driver.is_leader else 0
         if successor:
             log.info("handing leadership to %016x", successor)
             self.raw.transfer_leader(successor)
@@ -509,6 +519,7 @@ class Server:
     def _retry_space(self) -> None:
         if self.full:
             self.wal.retry_room()
+            self._lead_no_more()
             self.loop.call_later(SPACE_RETRY, self._retry_space)
 
     def _batch_due(self) -> None:

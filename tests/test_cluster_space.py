@@ -1,0 +1,152 @@
+"""Members of a cluster that lack something: one without room for its log, one that takes nothing from its sockets."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+
+import grpc
+import pytest
+from support import messages as m
+from support.client import Client, Failure
+from support.cluster import Cluster, Member, time_to_write
+from support.processes import wait_until
+
+pytestmark = pytest.mark.node_only
+
+MakeCluster = Callable[..., Cluster]
+KIB = 1 << 10
+MIB = 1 << 20
+NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")
+UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
+SETTINGS = {
+    "wal.segment_size": '"256KiB"',
+    "raft.tick_interval": '"50ms"',
+    "limits.request_timeout": '"1s"',
+    "performance.enable_compression": "false",
+}
+# From the sixth step of making a segment on there is no room any more.
+FULL = {"METASTORE_FAILPOINTS": "wal.segment=error(ENOSPC)@6"}
+
+
+def lead(cluster: Cluster, member: Member) -> None:
+    """Makes `member` the leader."""
+    leader = cluster.leader()
+    if leader is not member:
+        with leader.client() as client:
+            client.call(m.MoveLeaderRequest(targetID=member.status().header.member_id))
+
+
+def fill(client: Client, most: int, until: Callable[[], bool]) -> dict[bytes, bytes]:
+    """Puts 8 KiB values until `until()`; what was acknowledged."""
+    acked = {}
+    for number in range(most):
+        key, value = b"fill/%05d" % number, os.urandom(8 * KIB)
+        try:
+            client.put(key, value)
+        except Failure as failure:
+            # Leadership on its way, or the leader's refusal through a follower.
+            assert failure.code == UNAVAILABLE or (failure.code, failure.text) == NO_SPACE
+        else:
+            acked[key] = value
+        if until():
+            return acked
+    pytest.fail(f"nothing came of {most} puts of 8 KiB")
+
+
+def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(settings=SETTINGS)
+    full, other = cluster.members[0], cluster.members[1]
+    full.env = FULL
+    cluster.start()
+    lead(cluster, full)
+    with other.client() as client, full.client() as refused:
+        acked = fill(client, 2000, lambda: "handing leadership to" in full.logs)
+        assert "no room for the log" in full.logs
+        wait_until(lambda: cluster.leader() is not full, 30, "another leader")
+        time_to_write(client, b"after")
+        with pytest.raises(Failure) as caught:
+            refused.put(b"refused", b"1")
+        assert (caught.value.code, caught.value.text) == NO_SPACE
+        assert refused.range(b"fill/00000", serializable=True).count == 1
+        # Chosen again, by whatever chance, it does not keep the others from writing.
+        lead(cluster, full)
+        wait_until(lambda: full.logs.count("handing leadership to") >= 2, 30, "handing over once more")
+        wait_until(lambda: cluster.leader() is not full, 30, "another leader")
+        time_to_write(client, b"again")
+        assert client.prefix(b"fill/").items() >= acked.items()
+        assert client.get(b"refused") is None
+    full.kill()
+    full.env = {}
+    full.start()
+    cluster.same_everywhere()
+    with full.client() as client:
+        client.put(b"there is room", b"1")
+    cluster.check_logs()
+
+
+def test_a_follower_without_room_neither_acknowledges_nor_votes(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(settings=SETTINGS)
+    full, *others = cluster.members
+    full.env = FULL
+    cluster.start()
+    lead(cluster, others[0])
+
+    def behind() -> bool:
+        return full.status().raftAppliedIndex + 10 < others[0].status().raftAppliedIndex
+
+    with others[0].client() as client:
+        acked = fill(client, 2000, behind)
+        others[1].kill()
+        with pytest.raises(Failure) as caught:
+            client.put(b"open", b"1")
+        assert caught.value.code == UNAVAILABLE
+    others[0].kill()
+    # Two of three are there: they try again and again to elect one of them, and nobody has a vote that is on disk.
+    third = others[1].launch()
+    term = full.status().raftTerm
+    wait_until(lambda: max(term_of(third), term_of(full)) >= term + 2, 60, "elections that nobody wins")
+    assert (third.status().leader, full.status().leader) == (0, 0)
+    full.kill()
+    full.env = {}
+    full.launch().await_ready()
+    third.await_ready()
+    with third.client() as client:
+        time_to_write(client, b"after")
+        assert client.prefix(b"fill/").items() >= acked.items()
+    others[0].start()
+    cluster.same_everywhere()
+    cluster.check_logs()
+
+
+def term_of(member: Member) -> int:
+    """The term of a member that may not listen yet; 0 then."""
+    try:
+        return int(member.status().raftTerm)
+    except Failure:
+        return 0
+
+
+def test_a_follower_that_stands_still_costs_bounded_memory(cluster_of: MakeCluster) -> None:
+    """The leader holds for it what is in flight and a tail of the log, and not all that it misses. The follower that
+    keeps up holds the same keys, so the difference is what the slow one costs."""
+    cluster = cluster_of(
+        settings={**SETTINGS, "wal.segment_size": '"16MiB"', "limits.request_timeout": '"10s"'}
+    ).start()
+    leader, (slow, fast) = cluster.leader(), cluster.followers()
+    value = os.urandom(512 * KIB)
+    with leader.client(30) as client:
+        client.put(b"k", value)
+        slow.running().send_signal(signal.SIGSTOP)
+        for _ in range(14):
+            for future in [client.future(m.PutRequest(key=b"k", value=value), 30) for _ in range(20)]:
+                future.result()
+            client.compact(client.revision())
+        missed = 280 * len(value)
+        cost = leader.running().peak_rss() - fast.running().peak_rss()
+        assert cost < missed // 2, f"{cost // MIB} MiB for a follower that misses {missed // MIB} MiB"
+        slow.running().send_signal(signal.SIGCONT)
+        time_to_write(client, b"after")
+    cluster.same_everywhere(60)
+    cluster.check_logs()
