@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -76,12 +77,13 @@ def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[st
     code, told = verified(capsys, copy)
     assert (code, told["verdict"], told["damage"], told["node"]) == (0, "good", "", "not running")
     assert (told["last_index"], told["term"], told["snapshot_index"]) == (39, 1, 0) and told["commit"] in (38, 39)
-    states = [segment["state"] for segment in told["segments"]]
-    assert states[:-2] == ["proven"] * (len(states) - 2) and states[-2:] == ["newest", "prepared"] and len(states) >= 3
+    states = " ".join(segment["state"] for segment in told["segments"])
+    # The kill may have come while the next one was being made.
+    assert re.fullmatch("(proven )+newest( prepared)?", states)
     assert sum(segment["entries"] for segment in told["segments"]) == 39
     assert told["segments"][0]["indexes"].startswith("1-")
     code, out, err = run(capsys, "verify", copy / "wal")
-    assert code == 0 and "verdict" in out and "prepared" in out and err == ""
+    assert code == 0 and "verdict" in out and "newest" in out and err == ""
     assert contents(copy) == before
 
 
