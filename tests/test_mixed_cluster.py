@@ -1,0 +1,197 @@
+"""Members on different engines in one cluster, under load, killed, behind the log; and more data than an engine's cache
+holds."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+
+import pytest
+from support import messages as m
+from support.client import Client
+from support.cluster import Cluster, Member
+from support.load import History, Load
+from support.processes import Server, wait_until
+
+pytestmark = pytest.mark.node_only
+
+MakeCluster = Callable[..., Cluster]
+EAGER = {
+    "maintenance.snapshot_count": "20",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "maintenance.snapshot_chunk_size": '"4KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+    "wal.segment_size": '"64KiB"',
+}
+ROCKSDB = {"storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"64KiB"'}
+# What each of three members has of its own: engines, and codecs of what it writes.
+KINDS = [
+    {"maintenance.snapshot_compression_codec": '"zstd"'},
+    {"maintenance.enable_snapshot_compression": "false"},
+    {**ROCKSDB, "maintenance.snapshot_compression_codec": '"snappy"'},
+]
+
+
+def mixed(cluster_of: MakeCluster, **settings: str) -> Cluster:
+    """Two members in memory and one on RocksDB, started."""
+    cluster = cluster_of(3, settings={**EAGER, **settings})
+    for member, own in zip(cluster.members, KINDS, strict=True):
+        member.settings.update(own)
+    return cluster.start()
+
+
+def lead(cluster: Cluster, wanted: Member) -> None:
+    """Make `wanted` the leader."""
+    leader = cluster.leader()
+    if leader is not wanted:
+        with leader.client() as client:
+            client.call(m.MoveLeaderRequest(targetID=cluster.member_id(wanted)))
+        wait_until(lambda: cluster.leader() is wanted, 15, "another leader")
+
+
+def installs(member: Member) -> int:
+    return len(re.findall(r"installed snapshot index=\d+", member.running().log))
+
+
+def overwrite(member: Member, count: int) -> None:
+    """Lone puts, an entry each."""
+    with member.client() as client:
+        for number in range(count):
+            client.put(b"key/%03d" % (number % 150), b"value %d " % number * 30)
+
+
+def check_equal(cluster: Cluster) -> None:
+    """All members hold the same keys, and the same history since the last compaction."""
+    cluster.same_everywhere(30)
+    with cluster.leader().client() as client:
+        revision = client.revision()
+    found = set()
+    for member in cluster.running():
+        with member.client() as client:
+            client.revision()
+            answer = client.hash_kv(revision)
+            found.add((answer.hash, answer.compact_revision))
+    assert len(found) == 1, found
+
+
+def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
+    """Each is killed, one left behind on each engine is brought up by a snapshot, each engine leads."""
+    cluster = mixed(cluster_of)
+    memory, other, rocks = cluster.members
+    history = History()
+    lead(cluster, memory)
+    for victim in (rocks, other):
+        with memory.client() as client:
+            load = Load(client, history, expect_end=False).start()
+            load.wait_acks(50)
+            victim.kill()
+            load.wait_acks(150)
+            load.stop()
+        overwrite(memory, 300)
+        victim.start()
+        check_equal(cluster)
+        assert installs(victim) == 1, victim.running().log
+    lead(cluster, rocks)
+    with rocks.client() as client:
+        load = Load(client, history).start()
+        load.wait_acks(200)
+        client.compact(client.revision() - 50)
+        load.wait_acks(300)
+        rocks.kill()
+        load.join()
+    rocks.start()
+    for member in cluster.members:
+        with member.client() as client:
+            history.check(client)
+    check_equal(cluster)
+
+
+@pytest.mark.parametrize("engine", ["memory", pytest.param("rocksdb", marks=pytest.mark.long)])
+def test_a_newcomer_gets_the_snapshot_of_a_leader_on_rocksdb(engine: str, cluster_of: MakeCluster) -> None:
+    """Written for it: an engine with files keeps none for itself."""
+    cluster = cluster_of(1, settings={**EAGER, **ROCKSDB, "raft.batch_max_size": "1"})
+    (leader,) = cluster.start().members
+    kept = 5000  # entries that stay in the log for slow followers (metastore/snapshots.py, CATCH_UP)
+    with leader.client(timeout=60) as client:
+        puts = [client.future(m.PutRequest(key=b"k%05d" % n, value=b"%d" % n * 20), 60) for n in range(kept + 1500)]
+        for put in puts:
+            put.result()
+        wait_until(lambda: first_segment(leader) > 1, 20, "a log that begins later")
+    newcomer = cluster.new_member()
+    newcomer.existing = True
+    newcomer.initial = {member.name: member.advertised for member in cluster.members}
+    newcomer.settings = {**EAGER, **(ROCKSDB if engine == "rocksdb" else {})}
+    with leader.client() as client:
+        client.call(m.MemberAddRequest(peerURLs=[f"http://{newcomer.advertised}"]))
+    newcomer.start()
+    wait_until(lambda: installs(newcomer), 20, "a snapshot that is installed")
+    cluster.same_everywhere(30)
+    newcomer.kill()
+    newcomer.start()
+    cluster.same_everywhere(30)
+    with leader.client() as one, newcomer.client() as two:
+        assert two.range(b"k", b"l", count_only=True, serializable=True).count == kept + 1500
+        revision = one.revision()
+        assert one.hash_kv(revision).hash == two.hash_kv(revision).hash
+
+
+def first_segment(member: Member) -> int:
+    """Number of the oldest segment of the log."""
+    return min((int(path.name[:8], 16) for path in member.data_dir.glob("wal/*.wal")), default=0)
+
+
+SMALL = {
+    "storage.engine": '"rocksdb"',
+    "storage.rocksdb.cache_size": '"1MiB"',
+    "storage.rocksdb.write_buffer_size": '"512KiB"',
+    "storage.rocksdb.max_write_buffers": "2",
+    "storage.rocksdb.recent_keys_size": '"0B"',
+    "raft.max_tail_bytes": '"256KiB"',
+    "maintenance.snapshot_count": "50",
+    "maintenance.snapshot_min_size": '"1MiB"',
+    "wal.segment_size": '"1MiB"',
+}
+
+
+def value_of(number: int) -> bytes:
+    return random.Random(number).randbytes(4000)
+
+
+def put_many(client: Client, first: int, last: int) -> None:
+    """Some at a time, so that our own memory stays small too."""
+    for start in range(first, last, 200):
+        numbers = range(start, min(start + 200, last))
+        puts = [client.future(m.PutRequest(key=b"k%06d" % n, value=value_of(n)), 60) for n in numbers]
+        for put in puts:
+            put.result()
+
+
+def test_more_data_than_the_cache_holds(fresh: Callable[..., Server]) -> None:
+    """Ten times the cache and buffers: all of it is served, and again after a kill, in little memory."""
+    count = 6000
+    node = fresh(settings=SMALL).start()
+    chance = random.Random(1)
+
+    def check(client: Client) -> None:
+        assert client.range(b"k", b"l", count_only=True).count == count
+        for number in chance.sample(range(count), 300):
+            assert client.get(b"k%06d" % number) == value_of(number)
+
+    with node.client(timeout=60) as client:
+        put_many(client, 0, 500)
+        before = node.running().rss()
+        put_many(client, 500, count)
+        check(client)
+        for number in range(0, 500, 2):
+            client.delete(b"k%06d" % number)
+            client.put(b"k%06d" % number, value_of(number))
+        revision = client.revision()
+        hashed = client.hash_kv(revision).hash
+        grown = node.running().rss() - before
+    assert grown < count * 4000 / 2, f"{grown >> 20} MiB more for {count * 4000 >> 20} MiB of data"
+    node.kill()
+    node.start()
+    with node.client(timeout=60) as client:
+        check(client)
+        assert client.hash_kv(revision).hash == hashed
