@@ -79,6 +79,21 @@ def test_pieces_make_the_same_reply(seed: int, changes: int, ranges: list[dict],
         assert outcome(lambda body=body: sliced_reply(writer.store, body, budget, writer.change_much)) == wanted
 
 
+@pytest.mark.parametrize("limit", [0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("only", ["", "count_only", "keys_only"])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_limits(limit: int, only: str, order: int) -> None:
+    store = Store(MemoryEngine())
+    for key in (b"a", b"b", b"c", b"d"):
+        store.put(pb.PutRequest(key=key, value=b"v").SerializeToString())
+    more = {only: True} if only else {}
+    for target in (0, 2):
+        fields = {"key": b"a", "range_end": b"\0", "limit": limit, "sort_order": order, "sort_target": target, **more}
+        body = pb.RangeRequest(**fields).SerializeToString()
+        for budget in (1, 5, 100):
+            assert sliced_reply(store, body, budget) == store.range_reply(body), fields
+
+
 class Caller(Waiter):
     def __init__(self) -> None:
         self.reply: Any = None

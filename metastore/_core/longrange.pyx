@@ -105,7 +105,8 @@ cdef class LongRange:
         cdef bytes head, whole
         self.close()
         if self.encoding:
-            more = self.req.limit > 0 and self.kvs.total > self.req.limit
+            # Of pairs that are only counted none is cut off.
+            more = self.req.limit > 0 and self.kvs.total > self.req.limit and self.want != WANT_COUNT
             head = encode_range_reply(&self.header, NULL, 0, False, 0)
             whole = encode_range_reply(&self.header, NULL, 0, more, self.kvs.total)
             return b"".join([head, *self.parts, whole[len(head):]])
