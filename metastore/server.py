@@ -140,14 +140,10 @@ class Server:
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
+        with contextlib.suppress(errors.DiskFailed):
+            self.wal.close()
         with contextlib.suppress(OSError):
-            try:
-                self.wal.close()
-            except errors.DiskFailed:
-                self.unsynced.failed()
-            else:
-                if not self.wal.unsynced[0]:
-                    self.unsynced.closed()
+            self.unsynced.closed(synced=not self.wal.unsynced[0])
 
     def _open_disk(self) -> None:
         config = self.config

@@ -95,15 +95,9 @@ class Unsynced:
         self.doubt = 0
         self._write()
 
-    def failed(self) -> None:
-        """A sync failed: the page cache may drop what it could not write, so the next start is like one after a power
-        cut. Raises OSError."""
-        if self._begun and self._boot:
-            self._boot = "failed sync"
-            self._write()
-
-    def closed(self) -> None:
-        """Everything is synced, and nothing will be acknowledged any more. Raises OSError."""
+    def closed(self, *, synced: bool) -> None:
+        """Nothing will be acknowledged any more. Where not all of it is `synced` (a sync failed) the page cache may
+        drop what it could not write, so that the next start is like one after a power cut. Raises OSError."""
         if self._begun:
-            self._boot = ""
+            self._boot = "failed sync" if self._boot and not synced else ""
             self._write()

@@ -558,7 +558,7 @@ class Cluster:
         must come when the first one's neighbours have surely synced."""
         lag, now = self.settings.lag, self.clock.now
         if lag is not None:
-            if self.last_cut and now < self.last_cut + 2.0 + 2 * lag.interval:
+            if self.last_cut and now < self.last_cut + 1.5 + lag.interval:
                 return False
             self.last_cut = now
         return True

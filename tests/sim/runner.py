@@ -14,7 +14,7 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves
+from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, unsynced
 from .workload import Client, Habits
 
 HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
@@ -101,8 +101,8 @@ def snapshots(scene: Scene, chance: Any) -> None:
 def lagging(scene: Scene, chance: Any) -> None:
     """Disks whose syncs lag behind what is acknowledged, and power cuts that take it from one member at a time."""
     chance.choice((usual, usual, members, snapshots))(scene, chance)
-    scene.settings.lag = Lag(chance.choice((0.01, 0.1, 1.0)), chance.choice((500, 1 << 16)))
-    scene.plan.mishaps = {**scene.plan.mishaps, "power": 10, "power_leader": 10, "isolate_leader": 10, "power_all": 0}
+    scene.settings.lag = Lag(chance.choice((0.02, 0.3, 1.0)), chance.choice((500, 1 << 16, 1 << 16)))
+    scene.plan.mishaps = {**scene.plan.mishaps, "power": 30, "power_leader": 10, "isolate_leader": 10, "power_all": 0}
 
 
 def transfers(scene: Scene, chance: Any) -> None:
@@ -188,6 +188,14 @@ def deposed_leaders(scene: Scene, chance: Any) -> None:
     scene.habits.reads, scene.habits.think = 3.0, 0.02
 
 
+def forgotten_entries(scene: Scene, chance: Any) -> None:
+    """A member that acknowledged entries loses them with its power."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 3, unsynced
+    scene.settings.lag = Lag(1.0, 1 << 16)
+    scene.habits.reads, scene.habits.think = 0.2, 0.02
+
+
 def directed(scene: Scene, chance: Any) -> None:
     """No mishaps but those of a script."""
     usual(scene, chance)
@@ -204,6 +212,7 @@ PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
+    "forgotten_entries": forgotten_entries,
 }
 
 

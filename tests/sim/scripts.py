@@ -239,3 +239,23 @@ def forgotten(cluster: Cluster) -> Generator[Step, None, None]:
     groups(cluster, [other, voter])
     yield campaign(other)
     yield 0.5
+
+
+def unsynced(cluster: Cluster) -> Generator[Step, None, None]:
+    """The leader and a follower commit what the third has not heard of. The follower loses it with its power, and meets
+    the third without the leader, then both of them."""
+    leader, follower, other = newest(cluster)
+    yield campaign(leader)
+    yield lambda: all(member.raw.last_index == leader.raw.commit for member in cluster.members.values())
+    groups(cluster, [leader, follower])
+    before = leader.raw.commit
+    yield lambda: leader.raw.commit > before + 2
+    groups(cluster)
+    follower.crash(True)
+    follower.start()
+    if cluster.clock.random.random() < 0.7:
+        groups(cluster, [other, follower])
+        campaign(other)
+        yield 0.5
+    cluster.network.heal()
+    yield 1.0
