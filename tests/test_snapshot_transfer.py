@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 from test_snapshot_file import CONF, engine_of, make_codec, make_raw, records, save
 
+from metastore._core.chunk import check_chunk
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
 from metastore._core.raftpb import Message, MessageType, Snapshot
@@ -20,7 +23,7 @@ from metastore.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
 from metastore.snapformat import Header
 from metastore.snaptransfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers
-from metastore.storage.snapshot import Info, SnapshotStore, part_chunks
+from metastore.storage.snapshot import Info, SnapshotStore, read_header, read_image
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
 CLUSTER = 99
@@ -178,6 +181,23 @@ def test_a_second_request_gets_the_complete_file_at_once(net: Net) -> None:
     one.offer(info)
     net.until(lambda: len(one.reports) == 2 and len(two.messages) == 2)
     assert one.reports[1] == (2, True) and one.transfers.sent_bytes == sent
+
+
+def part_chunks(path: Path) -> int:
+    """How many whole chunks a file that was received in part has. Raises FormatError, OSError."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        header, at = read_header(fd)
+        count = 0
+        with contextlib.suppress(FormatError):
+            while True:
+                image = read_image(fd, at, header.chunk_size)
+                check_chunk(image, header.chunk_size)
+                at += len(image)
+                count += 1
+        return count
+    finally:
+        os.close(fd)
 
 
 def received(store: SnapshotStore) -> int:

@@ -417,20 +417,3 @@ class Source:
     def close(self) -> None:
         """Let go of the file."""
         os.close(self._fd)
-
-
-def part_chunks(path: Path) -> int:
-    """How many whole chunks a file that was received in part has; for tools and tests. Raises FormatError, OSError."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        header, at = read_header(fd)
-        count = 0
-        with contextlib.suppress(FormatError):
-            while True:
-                image = read_image(fd, at, header.chunk_size)
-                check_chunk(image, header.chunk_size)
-                at += len(image)
-                count += 1
-        return count
-    finally:
-        os.close(fd)
