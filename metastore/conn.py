@@ -11,7 +11,7 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import httptools
 
@@ -429,24 +429,9 @@ class Listener:
         self._sweep_later()
 
     def _listen(self, address: str) -> None:
-        host, port = split_address(address)
-        try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as error:
-            raise errors.ConfigError(f"listen address {address!r}: {error.strerror or error}") from error
-        family, kind, proto, _, where = found[0]
-        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+        sock, where = listening(address, "", BACKLOG)
         self._sockets.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(where)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
-                raise errors.AddressInUse(f"cannot listen on {address}: {error.strerror}") from error
-            raise
-        name = sock.getsockname()
-        self.bound.append(f"[{name[0]}]:{name[1]}" if ":" in name[0] else f"{name[0]}:{name[1]}")
+        self.bound.append(where)
 
     # ---- accepting
 
@@ -578,3 +563,32 @@ def split_address(address: str) -> tuple[str, int]:
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise errors.ConfigError(f"address {address!r} is not host:port")
     return host, int(port)
+
+
+def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str]:
+    """A listening socket at "host:port" (port 0: the system chooses; an empty host: all) and where that is.
+
+    `whom` is a word for the messages: "" or "for peers ". Raises errors.AddressInUse, errors.ConfigError.
+    """
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise errors.ConfigError(f"cannot listen {whom}on {address!r}: {error.strerror or error}") from error
+    family, kind, proto, _, where = found[0]
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise errors.AddressInUse(f"cannot listen {whom}on {address}: {error.strerror}") from error
+        raise
+    return sock, place(sock.getsockname())
+
+
+def place(where: tuple[Any, ...]) -> str:
+    """A socket's address as text."""
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"

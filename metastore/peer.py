@@ -18,7 +18,7 @@ from . import errors
 from . import handshake as hs
 from ._core.peerwire import REFUSALS, Blob, Forward, Refusal
 from ._core.raftpb import Message, MessageType
-from .conn import split_address
+from .conn import listening, place
 from .handshake import PeerIdentity
 from .loop import ACCEPT_LATER, READ, Loop, Timer
 from .peerstream import CLOSED, OPEN, WAITING, AcceptedStream, DialledStream, PeerLimits, SnapshotSender, Stream, tune
@@ -385,21 +385,9 @@ class PeerTransport:
     # ---- accepting
 
     def _listen(self, address: str) -> None:
-        host, port = split_address(address)
-        try:
-            found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        except OSError as error:
-            raise errors.ConfigError(f"peer address {address!r}: {error.strerror or error}") from error
-        family, kind, proto, _, where = found[0]
-        sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+        sock, where = listening(address, "for peers ", BACKLOG)
         self._listeners.append(sock)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(where)
-            sock.listen(BACKLOG)
-        except OSError as error:
-            raise errors.AddressInUse(f"cannot listen for peers on {address}: {error.strerror}") from error
-        self.bound.append(_place(sock.getsockname()))
+        self.bound.append(where)
 
     def _accepting(self, on: bool) -> None:
         self._resume = None
@@ -433,7 +421,7 @@ class PeerTransport:
         except OSError:
             sock.close()
             return
-        self._accepted[AcceptedStream(self, sock, _place(where))] = None
+        self._accepted[AcceptedStream(self, sock, place(where))] = None
 
     # ---- life
 
@@ -487,11 +475,6 @@ class PeerTransport:
                 "software": peer.identity.software if peer.identity is not None else None,
             }
         return out
-
-
-def _place(where: tuple[Any, ...]) -> str:
-    """A socket's address as text."""
-    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
 
 
 def _rtt(sock: socket.socket | None) -> float | None:
