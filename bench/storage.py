@@ -215,6 +215,18 @@ class Storage:
 
     def _in_peace(self, member: Member) -> float:
         print("\nA snapshot while nothing else happens")
+        taken, before, above, cpu = self._take_one(member)
+        raw, size = taken.raw / MB, taken.size / MB
+        less = 1 - size / raw
+        print(f"  {taken.records} records, {raw:.0f} MB raw, file {size:.0f} MB: {less:.1%} less (goal: 70 %)")
+        print(f"  {taken.seconds:.2f} s with reading it back ({raw / taken.seconds:.0f} MB/s), CPU {cpu:.2f} s")
+        print(f"  memory {before / MB:.0f} MB, peak {above:.1f} MB above it (goal: 12.6)")
+        self._end(member)
+        return above
+
+    def _take_one(self, member: Member) -> tuple[Taken, int, float, float]:
+        """Starts the member and lets it take a snapshot of everything: that, the memory before in bytes, the peak above
+        it in MB, CPU seconds."""
         index, _ = self._experiment(member, 100)
         process = member.running()
         self._pump(member, index)
@@ -224,15 +236,7 @@ class Storage:
             while applied(member) < index + 1:
                 client.put(b"bench/last")
         taken = await_snapshot(process)
-        above = (process.peak_rss() - before) / MB
-        cpu = cpu_seconds(process) - cpu
-        raw, size = taken.raw / MB, taken.size / MB
-        less = 1 - size / raw
-        print(f"  {taken.records} records, {raw:.0f} MB raw, file {size:.0f} MB: {less:.1%} less (goal: 70 %)")
-        print(f"  {taken.seconds:.2f} s with reading it back ({raw / taken.seconds:.0f} MB/s), CPU {cpu:.2f} s")
-        print(f"  memory {before / MB:.0f} MB, peak {above:.1f} MB above it (goal: 12.6)")
-        self._end(member)
-        return above
+        return taken, before, (process.peak_rss() - before) / MB, cpu_seconds(process) - cpu
 
     def _under_load(self, member: Member) -> tuple[list[list[int]], Taken, float]:
         """Latencies (us) before, during and after a snapshot; the snapshot; peak memory above that before, in MB."""
@@ -279,18 +283,17 @@ class Storage:
         """A newcomer, a learner, gets all of it: undisturbed, and with the link cut in the middle."""
         member = self.loaded()
         assert self.cluster is not None
-        for path in member.data_dir.glob("snap/*"):
-            path.unlink()
+        self._take_one(member)
+        self._end(member)
         # The second snapshot lets the log begin at the first: only then does a newcomer need one. A small file is
         # sent slowly, in small chunks, or there is nothing to cut.
         small = {"maintenance.snapshot_chunk_size": '"16KiB"', "maintenance.snapshot_send_rate": '"1MiB"'}
         self._settings(member, count="1", **(small if self.options.scale < SMALL else {}))
         member.start(timeout=600)
         process = member.running()
-        await_snapshot(process)
-        while len(TAKEN.findall(process.log)) < 2:
+        while not TAKEN.search(process.log):
             self._feed(member, int(self.options.size * self.options.scale / 50))
-        taken = await_snapshot(process, 2)
+        taken = await_snapshot(process)
         print(f"\nTransfer of a snapshot of {taken.size / MB:.0f} MB ({taken.raw / MB:.0f} MB raw) to a new learner")
         rows: dict[str, list[float]] = {"undisturbed": [], "cut in the middle": []}
         for _ in range(self.options.rounds):

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import random
 import re
+import signal
 from collections.abc import Callable
 
 import pytest
@@ -12,7 +13,7 @@ from support import messages as m
 from support.client import Client
 from support.cluster import Cluster, Member
 from support.load import History, Load
-from support.processes import Server, wait_until
+from support.processes import Server, StartError, wait_until
 
 pytestmark = pytest.mark.node_only
 
@@ -104,6 +105,33 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
     for member in cluster.members:
         with member.client() as client:
             history.check(client)
+    check_equal(cluster)
+
+
+@pytest.mark.parametrize("point", ["snapshot.restore@4", "snapshot.seal", "snapshot.adopt"])
+def test_rocksdb_killed_while_it_installs(point: str, cluster_of: MakeCluster) -> None:
+    """In the state beside the old one, when that is complete, and when it is about to take its place."""
+    cluster = mixed(cluster_of)
+    leader, _, rocks = cluster.members
+    lead(cluster, leader)
+    overwrite(leader, 60)
+    rocks.kill()
+    overwrite(leader, 300)
+    name, _, hit = point.partition("@")
+    rocks.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
+    try:
+        rocks.start()
+    except StartError as died:
+        assert died.returncode == -signal.SIGKILL, died
+    else:
+        assert rocks.running().wait(30) == -signal.SIGKILL
+    rocks.kill()
+    rocks.env = {}
+    rocks.start()
+    check_equal(cluster)
+    overwrite(rocks, 30)
+    rocks.kill()
+    rocks.start()
     check_equal(cluster)
 
 

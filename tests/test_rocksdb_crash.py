@@ -1,0 +1,119 @@
+"""kill -9 of a node on RocksDB: it goes on from its last flush, and the log has the rest."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable
+
+import grpc
+import pytest
+from support import messages as m
+from support.load import History, Load
+from support.processes import Server, StartError
+
+pytestmark = pytest.mark.node_only
+
+Make = Callable[..., Server]
+SMALL = {
+    "storage.engine": '"rocksdb"',
+    "storage.rocksdb.write_buffer_size": '"64KiB"',
+    "maintenance.snapshot_count": "50",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "wal.segment_size": '"64KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+}
+
+
+def segments(node: Server) -> list[int]:
+    return sorted(int(path.name[:8], 16) for path in node.data_dir.glob("wal/*.wal"))
+
+
+def test_killed_under_load(fresh: Make) -> None:
+    node, history, rng = fresh(settings=SMALL), History(), random.Random(5)
+    for _ in range(6):
+        node.start()
+        with node.client() as client:
+            history.check(client)
+            load = Load(client, history).start()
+            load.wait_acks(rng.choice([1, 50, rng.randint(0, 900)]))
+            node.kill()
+            load.join()
+    node.start()
+    with node.client() as client:
+        history.check(client)
+    assert history.acks > 100
+
+
+@pytest.mark.parametrize("point", ["apply.before@60", "apply.after@60", "wal.segment@5"])
+def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
+    node, history = fresh(settings=SMALL), History()
+    node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
+    try:
+        node.start()
+    except StartError as died:
+        assert died.returncode == -signal.SIGKILL, died
+    else:
+        with node.client(timeout=60) as client:
+            load = Load(client, history, writers=30).start()
+            assert node.running().wait(60) == -signal.SIGKILL
+            load.join()
+    node.kill()
+    node.env = {}
+    for _ in range(2):
+        node.start()
+        with node.client() as client:
+            history.check(client)
+            load = Load(client, history, expect_end=False).start()
+            load.wait_acks(60)
+            load.stop()
+            history.check(client)
+        node.kill()
+
+
+def put_many(node: Server, first: int, last: int) -> int:
+    """Many puts under way at once, an entry each; how many were acknowledged, all of which come before the others."""
+    with node.client(timeout=60) as client:
+        puts = [client.future(m.PutRequest(key=b"k%06d" % n, value=b"%d" % n * 20), 60) for n in range(first, last)]
+        for done, put in enumerate(puts):
+            try:
+                put.result()
+            except grpc.RpcError:
+                return first + done
+    return last
+
+
+@pytest.mark.parametrize(
+    "point",
+    ["snapshot.release@1", *(pytest.param(name, marks=pytest.mark.long) for name in ("wal.release@3", ""))],
+)
+def test_killed_when_the_log_was_cut_behind_a_flush(point: str, fresh: Make) -> None:
+    """The log keeps some thousand entries for slow followers, so this takes more of them."""
+    node = fresh(settings={**SMALL, "raft.batch_max_size": "1"})
+    if point:
+        node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
+    node.start()
+    acked = 0
+    while acked < 20_000:
+        reached = put_many(node, acked, acked + 1000)
+        if reached < acked + 1000:
+            acked = reached
+            break
+        acked = reached
+        if not point and segments(node)[0] > 2:
+            break
+    assert 5000 < acked < 20_000
+    if point:
+        assert node.running().wait(30) == -signal.SIGKILL
+    node.kill()
+    node.env = {}
+    for _ in range(2):
+        node.start()
+        with node.client() as client:
+            assert client.range(b"k", b"k%06d" % acked, count_only=True).count == acked
+            assert client.get(b"k%06d" % (acked - 1)) == b"%d" % (acked - 1) * 20
+        assert put_many(node, acked, acked + 100) == acked + 100
+        acked += 100
+        node.kill()
+    if not point:
+        assert segments(node)[0] > 2
