@@ -1,0 +1,96 @@
+"""A storage engine in some 60 lines: `storage.engine = "sqlite"`. An example of a plug-in, not built for speed.
+
+What an engine is, is said in metastore/_core/engine.pyx; test_sqlite_engine.py runs the contract suite on this one.
+"""
+
+import os
+import sqlite3
+import struct
+
+from metastore._core.engine import APPLIED_KEY, Engine
+from metastore.errors import DiskFailed, FormatError
+
+POSITION = struct.Struct("<QQ")  # FORMATS.md, "Engine records": index and term of the last entry applied
+
+
+class SqliteEngine(Engine):
+    """One table in the file state.db of the folder that MetaStore gives."""
+
+    def __init__(self, path, view_of=None):
+        os.makedirs(path, exist_ok=True)
+        self.path = path
+        self.db = sqlite3.connect(os.path.join(path, "state.db"), isolation_level=None, check_same_thread=False)
+        if view_of is not None:
+            # A transaction sees the state of its first read until it ends, whatever other connections write.
+            self.db.execute("BEGIN")
+        else:
+            # A commit survives the process; that it survives a power cut too is what flush() sees to.
+            self.db.execute("PRAGMA journal_mode = WAL")
+            self.db.execute("PRAGMA synchronous = NORMAL")
+            self.db.execute("CREATE TABLE IF NOT EXISTS kv (key BLOB PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+        self.position = POSITION.unpack(self.get(APPLIED_KEY) or bytes(16))
+        self.durable = 0
+
+    def get(self, key):
+        row = self.db.execute("SELECT value FROM kv WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def scan(self, start, end, reverse, limit):
+        order, stop = "DESC" if reverse else "ASC", "" if end is None else "AND key < ?2"
+        query = f"SELECT key, value FROM kv WHERE key >= ?1 {stop} ORDER BY key {order} LIMIT ?3"
+        return self.db.execute(query, (start, end, limit or -1)).fetchall()
+
+    def iterate(self, start):
+        return iter(self.db.execute("SELECT key, value FROM kv WHERE key >= ? ORDER BY key", (start,)))
+
+    def change(self, pairs, index, term, anew=False):
+        """All of it, or nothing."""
+        try:
+            self.db.execute("BEGIN IMMEDIATE")
+            if anew:
+                self.db.execute("DELETE FROM kv")
+            for key, value in pairs:
+                if value is None:
+                    self.db.execute("DELETE FROM kv WHERE key = ?", (key,))
+                else:
+                    self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
+            if not anew:
+                self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (APPLIED_KEY, POSITION.pack(index, term)))
+            elif self.get(APPLIED_KEY) is None:
+                raise FormatError("restore: the stream has no log position")
+            self.db.execute("COMMIT")
+        except BaseException as error:
+            if self.db.in_transaction:
+                self.db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise DiskFailed(f"{self.path}: {error}") from error
+            raise
+        self.position = POSITION.unpack(self.get(APPLIED_KEY))
+
+    def write(self, batch, index, term):
+        self.change(batch.items(), index, term)
+
+    def restore(self, stream):
+        self.change(stream, 0, 0, anew=True)
+        self.durable = 0
+
+    def applied(self):
+        return self.position
+
+    def view(self):
+        return SqliteEngine(self.path, view_of=self)
+
+    def size(self):
+        pages = self.db.execute("PRAGMA page_count").fetchone()[0]
+        return pages * self.db.execute("PRAGMA page_size").fetchone()[0]
+
+    def durable_applied(self):
+        return self.durable
+
+    def flush(self):
+        index = self.position[0]
+        if self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0:
+            self.durable = index
+
+    def close(self):
+        self.db.close()

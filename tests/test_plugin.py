@@ -1,0 +1,63 @@
+"""The engine in examples/, installed as its user would: the contract suite on it, and a node that runs on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.processes import Server, StartError
+
+pytestmark = pytest.mark.node_only
+
+SOURCE = Path(__file__).resolve().parent.parent / "examples" / "sqlite_engine"
+Make = Callable[..., Server]
+
+
+@pytest.fixture(scope="module")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment in which the plug-in is installed."""
+    folder = tmp_path_factory.mktemp("plugin")
+    shutil.copytree(SOURCE, folder / "source")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps", "--no-index"]
+    where = ["--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
+    done = subprocess.run([*pip, *where], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {"PYTHONPATH": str(folder / "site")}
+
+
+def test_it_keeps_the_contract(plugin: dict[str, str], tmp_path: Path) -> None:
+    shutil.copy(SOURCE / "test_sqlite_engine.py", tmp_path)
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite_engine.py"]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env={**os.environ, **plugin}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout and "failed" not in done.stdout
+
+
+def test_a_node_runs_on_it(plugin: dict[str, str], fresh: Make) -> None:
+    node = fresh(settings={"storage.engine": '"sqlite"'}, env=plugin).start()
+    with node.client() as client:
+        for number in range(50):
+            client.put(b"k%02d" % number, b"value %d" % number)
+        assert client.delete(b"k07").deleted == 1
+        revision = client.revision()
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert client.revision() == revision
+        assert client.prefix(b"k") == {b"k%02d" % n: b"value %d" % n for n in range(50) if n != 7}
+    assert node.stop() == 0
+    assert (node.data_dir / "engine" / "state.db").exists()
+
+
+def test_without_it_the_name_is_refused(fresh: Make) -> None:
+    with pytest.raises(StartError) as caught:
+        fresh(settings={"storage.engine": '"sqlite"'}).start()
+    assert caught.value.returncode == 2
+    assert "there is no engine 'sqlite'; found: memory, rocksdb" in str(caught.value)
