@@ -41,7 +41,7 @@ log = logging.getLogger("metastore.snapshot")
 
 PAUSE = 0.0001  # seconds between two slices of work in a thread that needs the GIL, in which the loop gets its turn
 RETRY = 10.0  # seconds after an attempt that failed
-#: Entries that an engine with files of its own keeps in the log for slow followers.
+#: Entries that an engine with files of its own keeps in the log for slow followers, at most; half of `snapshot_count`.
 CATCH_UP = 5000
 MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 META_CONF_STATE = b"mconf_state"
@@ -108,8 +108,15 @@ class Snapshots:
         if self.wal.snapshot_index:
             raise DamagedData(
                 f"the log begins after entry {self.wal.snapshot_index}, and {self.store.path} has no snapshot of it or "
-                f"later that can be read{': ' if bad else ''}{'; '.join(bad)}"
+                f"later that can be read{': ' if bad else ''}{'; '.join(bad)}{self._elsewhere()}"
             )
+
+    def _elsewhere(self) -> str:
+        """A word about what another engine has left in the engine's folder."""
+        folder = self.store.path.parent / "engine"
+        if not self.volatile or not folder.is_dir() or not any(folder.iterdir()):
+            return ""
+        return f"; {folder} holds the data of another engine: start with the storage.engine that it was made with"
 
     def _restored(self, info: Info, seconds: float) -> None:
         header = info.header
@@ -177,7 +184,8 @@ class Snapshots:
         if durable < self._flushed_to:
             return
         self._flushed_to = 0
-        index = min([durable - CATCH_UP, self._slowest(), *(info.header.index for info in self.pinned())])
+        kept = min(CATCH_UP, self.policy.count // 2)
+        index = min([durable - kept, self._slowest(), *(info.header.index for info in self.pinned())])
         if index > self.wal.snapshot_index:
             self._move(index, self.wal.term(index), self._conf_state())
 

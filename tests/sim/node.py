@@ -7,6 +7,7 @@ nothing, while its disk goes on and messages queue up; it finds out about the ti
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import zlib
 from collections import deque
@@ -83,7 +84,26 @@ class Settings:
     doubts: bool = True
     rot: float = 0.0
     taker: type[SimSnapshots] = SimSnapshots
+    busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
+
+
+class BusyEngine(MemoryEngine):
+    """An engine that refuses writes at times, for up to a second."""
+
+    member: Member
+    until = 0.0
+
+    def write(self, batch: Any, index: int, term: int) -> None:
+        """As the real one, or EngineBusy."""
+        clock, chance = self.member.clock, self.member.clock.random
+        if self.until <= clock.now and chance.random() < self.member.cluster.settings.busy:
+            self.until = clock.now + chance.choice((0.001, 0.02, 1.0))
+        if self.until > clock.now:
+            counts = self.member.cluster.checker.counts
+            counts["busy"] = counts.get("busy", 0) + 1
+            raise errors.EngineBusy("simulated")
+        MemoryEngine.write(self, batch, index, term)
 
 
 class SimRaw(RawNode):
@@ -274,7 +294,9 @@ class Member:
             self.doubt = max(self.doubt, wal.hard_state.term)
         self.unsynced_gone = False
         self.identity = Identity.decode(wal.metadata)
-        self.engine = MemoryEngine()
+        self.engine = BusyEngine() if settings.busy else MemoryEngine()
+        if isinstance(self.engine, BusyEngine):
+            self.engine.member = self
         self.snapshots = settings.taker(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
         if settings.rot and self.clock.random.random() < settings.rot:
             self.snapshots.rot()
@@ -408,6 +430,8 @@ class Member:
         # What came out of this may be more to do (a backlog); the next event would do it too, but later.
         if self.driver.backlog:
             self.later(0, self._turn_again)
+        if self.driver.retry_at is not None:
+            self.later(max(0.0, self.driver.retry_at - now), self._turn_again)
         own = self.roster.members.get(self.id)
         if not self.membership.published and own is not None:
             self.membership.publish(f"n{self.id}", (f"http://n{self.id}:1",), now)
@@ -427,7 +451,8 @@ class Member:
 
     def _sweep(self) -> None:
         self.sweeping = False
-        self.store.sweep(5)
+        with contextlib.suppress(errors.EngineBusy):
+            self.store.sweep(5)
         self.kv.swept()
 
     def installed(self, index: int) -> None:

@@ -66,6 +66,15 @@ class AnyRound(Driver):
         super()._round_confirmed(state)
 
 
+class SkipBusy(Driver):
+    """Takes what a busy engine refused for written."""
+
+    def _commit(self, now: float) -> None:
+        super()._commit(now)
+        if self.retry_at is not None:
+            self.applier.store.overlay.clear()
+
+
 class EarlyReply(Driver):
     """Answers writes when they are proposed, before they are committed."""
 
@@ -159,6 +168,7 @@ PLANTS = [
     Plant("read before apply", "usual", 10, driver=ImpatientRead),
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
     Plant("power cut taken for a kill", "forgotten_entries", 4, doubts=False),
+    Plant("write skipped that was refused", "busy", 4, driver=SkipBusy),
     Plant("reply before commit", "usual", 2, driver=EarlyReply),
     Plant("snapshot not synced", "transfers", 4, taker=Unsynced),
     Plant("log cut at the newest snapshot", "transfers", 4, taker=AtTheNewest),

@@ -122,6 +122,13 @@ def transfers(scene: Scene, chance: Any) -> None:
     scene.plan.pause, scene.plan.down = 0.7, 1.5
 
 
+def busy(scene: Scene, chance: Any) -> None:
+    """Engines that refuse writes at times; now and then with logs that are cut short behind snapshots."""
+    snapshots(scene, chance)
+    scene.settings.snapshots = chance.choice((0, 0, 20))
+    scene.settings.busy = chance.choice((0.02, 0.2, 0.5))
+
+
 def reads(scene: Scene, chance: Any) -> None:
     """Leaders that are cut off, stopped and deposed while clients read."""
     usual(scene, chance)
@@ -212,7 +219,7 @@ PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
-    "forgotten_entries": forgotten_entries,
+    "forgotten_entries": forgotten_entries, "busy": busy,
 }
 
 
@@ -253,6 +260,7 @@ class Simulation:
         self.chaos.stop()
         # A follower passes an append over that begins before its commit index, so this must end for progress.
         scene.settings.widen = 0.0
+        scene.settings.busy = 0.0
         self._progress()
         self._settle()
         return Report(
