@@ -1,0 +1,429 @@
+"""The RocksDB engine under a node: kills, stalls, damage, a full disk, a change of the engine; see test_engine.py for
+the contract."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import messages as m
+from support.client import Client
+from support.load import History, Load
+from support.processes import Node, Server, StartError, wait_until
+
+from metastore import storage
+from metastore._core.engine import APPLIED_KEY
+from metastore._core.omap import OrderedMap
+from metastore._core.snapfile import RecordReader, Walker, restore
+from metastore.config import Config, RocksdbTable
+from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
+from metastore.node import Node as EmbeddedNode
+from metastore.storage.contract import EngineContract
+from metastore.storage.memory import MemoryEngine
+from metastore.storage.rocksdb import RocksEngine
+
+pytestmark = pytest.mark.node_only
+
+Make = Callable[..., Server]
+ROCKS = {"storage.engine": '"rocksdb"'}
+# Flushes all the time, so that kills come between them and the log is cut behind them.
+EAGER = {
+    **ROCKS,
+    "maintenance.snapshot_count": "20",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "wal.segment_size": '"64KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+}
+# Hardly any room before RocksDB refuses.
+NARROW = {
+    "storage.rocksdb.write_buffer_size": '"64KiB"',
+    "storage.rocksdb.max_write_buffers": "2",
+    "storage.rocksdb.level0_files": "1",
+    "storage.rocksdb.level0_stop": "2",
+}
+SMALL = RocksdbTable(
+    cache_size=1 << 20, write_buffer_size=64 << 10, max_write_buffers=2, recent_keys_size=64 << 10, level0_files=1,
+    level0_stop=2,
+)  # fmt: skip
+
+
+def batch_of(pairs: dict[bytes, bytes | None]) -> OrderedMap:
+    batch = OrderedMap()
+    for key, value in pairs.items():
+        if value is None:
+            batch.set_deleted(key)
+        else:
+            batch.set(key, value)
+    return batch
+
+
+def metric(node: Server, name: str) -> float:
+    page = urllib.request.urlopen(f"http://{node.address}/metrics", timeout=10).read().decode()
+    found = re.search(rf"^metastore_{name}(?:{{}})? (\S+)$", page, re.MULTILINE)
+    assert found, f"{name} is not on the page"
+    return float(found[1])
+
+
+# ---- the engine alone
+
+
+def test_a_busy_engine_refuses_at_once_and_takes_the_batch_later(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"), SMALL)
+    written: dict[bytes, bytes] = {}
+    refused = 0
+    for index in range(1, 301):
+        pairs = {b"r%06d/%02d" % (index, n): random.Random(index).randbytes(1000) for n in range(10)}
+        batch = batch_of(dict(pairs))
+        while True:
+            try:
+                engine.write(batch, index, 1)
+                break
+            except EngineBusy:
+                # Nothing of it is there, and the batch is as it was.
+                refused += 1
+                assert engine.applied() == (index - 1, 1 if index > 1 else 0)
+                assert engine.get(b"r%06d/00" % index) is None and dict(batch.items()) == pairs
+                time.sleep(0.001)
+        written |= pairs
+    assert refused, "the engine never refused: the test is about nothing"
+    assert {key: value for key, value in engine.iterate(b"") if key != APPLIED_KEY} == written
+    engine.close()
+
+
+KILLED = """
+import os, signal, sys
+from metastore._core.omap import OrderedMap
+from metastore.storage.rocksdb import RocksEngine
+engine = RocksEngine(sys.argv[1])
+batch = OrderedMap()
+batch.set(b"a", b"1")
+batch.set(b"b", b"1")
+engine.write(batch, 5, 2)
+engine.flush()
+assert engine.durable_applied() == 5
+batch.set_deleted(b"a")
+batch.set(b"b", b"2")
+batch.set(b"c", b"2")
+engine.write(batch, 6, 2)
+assert engine.durable_applied() == 5 and engine.applied() == (6, 2)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_was_not_flushed_is_gone_after_a_kill_and_nothing_else(tmp_path: Path) -> None:
+    path = str(tmp_path / "engine")
+    done = subprocess.run([sys.executable, "-c", KILLED, path], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    engine = RocksEngine(path)
+    assert engine.applied() == (5, 2) and engine.durable_applied() == 5
+    assert [pair for pair in engine.scan(b"", None, False, 0) if pair[0] != APPLIED_KEY] == [(b"a", b"1"), (b"b", b"1")]
+    engine.close()
+
+
+def test_a_flush_in_the_background_moves_the_durable_position(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"))
+    for index in range(1, 50):
+        engine.write(batch_of({b"k%d" % index: b"x" * 5000}), index, 1)
+        engine.begin_flush()
+    wait_until(lambda: engine.durable_applied() == 49, what="the last flush")
+    engine.close()
+
+
+def test_a_view_is_read_in_another_thread_and_in_turns(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"), SMALL)
+    pairs = {b"k%05d" % n: b"old" * 50 for n in range(2000)}
+    engine.write(batch_of(dict(pairs)), 1, 1)
+    view = engine.view()
+    pieces: list[bytes] = []
+    pauses: list[int] = []
+
+    def walk() -> None:
+        walker = Walker(view, lambda: pauses.append(1))
+        while not walker.done:
+            pieces.append(walker.take(60_000))
+            # Somebody else reads the same view in between.
+            assert view.get(b"k00007") == b"old" * 50 and view.seek_le(b"k00009x") == (b"k00009", b"old" * 50)
+
+    thread = threading.Thread(target=walk)
+    thread.start()
+    for index in range(2, 60):
+        while True:
+            try:
+                engine.write(batch_of({b"k%05d" % n: b"new" * 50 if n % 2 else None for n in range(2000)}), index, 1)
+                break
+            except EngineBusy:
+                time.sleep(0.001)
+    thread.join()
+    target = MemoryEngine()
+    restore(target, RecordReader(pieces))
+    assert {key: value for key, value in target.scan(b"", None, False, 0) if key != APPLIED_KEY} == pairs
+    assert target.applied() == (1, 1) and len(pauses) > 5
+    view.close()
+    assert engine.get(b"k00002") is None
+    engine.close()
+
+
+@pytest.mark.parametrize("budget", [0, 400, 4096])
+def test_replies_are_the_same_however_little_is_kept_of_the_newest_records(budget: int, tmp_path: Path) -> None:
+    made: list[RocksEngine] = []
+
+    class Contract(EngineContract):
+        def make_engine(self) -> RocksEngine:
+            made.append(RocksEngine(str(tmp_path / "engine"), RocksdbTable(recent_keys_size=budget)))
+            return made[0]
+
+    Contract().test_store_gives_the_same_replies_as_on_the_memory_engine()
+    assert made[0].misses > 10 and (made[0].hits > 10) == (budget > 0)
+    made[0].close()
+
+
+def test_a_stage_takes_the_place_or_leaves_no_trace(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"))
+    engine.write(batch_of({b"old": b"1"}), 3, 1)
+    view = engine.view()
+
+    def broken() -> Iterator[tuple[bytes, bytes]]:
+        yield b"a", b"b"
+        raise FormatError("torn")
+
+    with pytest.raises(FormatError):
+        engine.restore(broken())
+    with pytest.raises(FormatError, match="no log position"):
+        engine.restore([(b"a", b"b")])
+    assert engine.get(b"old") == b"1" and engine.get(b"a") is None and engine.applied() == (3, 1)
+    source = MemoryEngine()
+    source.write(batch_of({b"k%05d" % n: b"x" * 300 for n in range(3000)}), 9, 2)
+    fresh = engine.stage()
+    assert fresh is not None
+    fresh.restore(iter(source.scan(b"", None, False, 0)))
+    assert engine.get(b"old") == b"1", "nothing is replaced yet"
+    fresh.seal()
+    engine.adopt(fresh)
+    assert engine.applied() == (9, 2) and engine.durable_applied() == 9 and engine.get(b"old") is None
+    assert engine.scan(b"", None, False, 0) == source.scan(b"", None, False, 0)
+    assert view.get(b"old") == b"1", "a view outlives the replacement"
+    view.close()
+    engine.close()
+    again = RocksEngine(str(tmp_path / "engine"))
+    assert again.applied() == (9, 2) and again.get(b"k00007") == b"x" * 300
+    assert len(list((tmp_path / "engine").glob("db-*"))) == 1
+    again.close()
+
+
+def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    engine = RocksEngine(str(folder))
+    engine.write(batch_of({b"a": b"1"}), 5, 2)
+    with pytest.raises(DataDirInUse):
+        RocksEngine(str(folder))
+    engine.close()
+    record = folder / "engine.json"
+    good = record.read_text()
+    for text, error in (
+        ("{", DamagedData), ("[]", DamagedData), (json.dumps({**json.loads(good), "version": 2}), DamagedData),
+        (json.dumps({**json.loads(good), "db": "db-9"}), DamagedData),
+        (json.dumps({**json.loads(good), "db": "../x"}), DamagedData),
+        (json.dumps({**json.loads(good), "engine": "other"}), ConfigError),
+    ):  # fmt: skip
+        record.write_text(text)
+        with pytest.raises(error, match=r"engine\.json"):
+            RocksEngine(str(folder))
+    record.unlink()
+    with pytest.raises(ConfigError, match=r"has no engine\.json and holds 'db-1'"):
+        RocksEngine(str(folder))
+    record.write_text(good)
+    (folder / "db-1" / "CURRENT").rename(folder / "gone")
+    with pytest.raises(DamagedData, match="CURRENT"):
+        RocksEngine(str(folder))
+    (folder / "gone").rename(folder / "db-1" / "CURRENT")
+    again = RocksEngine(str(folder))
+    assert again.get(b"a") == b"1"
+    again.close()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "state.db").write_text("something")
+    with pytest.raises(ConfigError, match=r"state\.db"):
+        RocksEngine(str(other))
+
+
+def test_a_damaged_block_is_damage_and_not_an_end(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"), RocksdbTable(compression="none", cache_size=1 << 20))
+    engine.write(batch_of({b"k%05d" % n: random.Random(n).randbytes(100) for n in range(20_000)}), 5, 2)
+    engine.flush()
+    engine.close()
+    table = max((tmp_path / "engine" / "db-1").glob("*.sst"), key=lambda path: path.stat().st_size)
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    engine = RocksEngine(str(tmp_path / "engine"))
+    reads: list[Callable[[], object]] = [
+        lambda: list(engine.iterate(b"")), lambda: engine.scan(b"", None, False, 0),
+        lambda: engine.scan(b"", None, True, 0),
+        lambda: list(engine.view().iterate(b"")), lambda: [engine.get(b"k%05d" % n) for n in range(20_000)],
+    ]  # fmt: skip
+    for read in reads:
+        with pytest.raises(DamagedData, match=re.escape(str(tmp_path))):
+            read()
+    engine.close()
+
+
+# ---- a node on it
+
+
+def test_killed_under_load(fresh: Make) -> None:
+    """kill -9 between flushes, again and again: what was acknowledged is there; the log is cut meanwhile."""
+    node = fresh(settings=EAGER)
+    history = History()
+    rng = random.Random(2)
+    for _ in range(4):
+        node.start()
+        with node.client() as client:
+            history.check(client)
+            load = Load(client, history).start()
+            load.wait_acks(rng.choice([1, 50, 300, 500]))
+            node.kill()
+            load.join()
+    node.start()
+    with node.client() as client:
+        history.check(client)
+    first = min(node.data_dir.glob("wal/*.wal")).name
+    assert int(first[:8], 16) > 1, "the log was never cut"
+    assert not list(node.data_dir.glob("snap/*.snap")), "an engine with files needs no snapshots"
+
+
+def test_stalls_of_rocksdb_itself(fresh: Make) -> None:
+    """With hardly any buffers RocksDB refuses all the time: everything is acknowledged all the same, and read back."""
+    node = fresh(settings={**ROCKS, **NARROW}).start()
+    values = {b"k%04d" % n: random.Random(n).randbytes(16_000) for n in range(400)}
+    with node.client(timeout=60) as client:
+        calls = [client.future(m.PutRequest(key=key, value=value), timeout=60) for key, value in values.items()]
+        for call in calls:
+            call.result()
+        assert metric(node, "engine_busy_total") > 0, "nothing stalled: the test is about nothing"
+        assert all(client.get(key) == value for key, value in list(values.items())[::17])
+        revision = client.revision()
+    node.kill()
+    node.start()
+    with node.client(timeout=60) as client:
+        assert client.revision() == revision == 401
+        assert all(client.get(key) == value for key, value in list(values.items())[::7])
+
+
+class Stalling(RocksEngine):
+    """Refuses writes while `stalled` is set."""
+
+    stalled = threading.Event()
+    refused = 0
+
+    def write(self, batch: OrderedMap, index: int, term: int) -> None:
+        if self.stalled.is_set():
+            Stalling.refused += 1
+            raise EngineBusy("stalled by the test")
+        super().write(batch, index, term)
+
+
+def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "load", lambda _name: Stalling)
+    Stalling.stalled.clear()
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")}, listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+        storage={"engine": "rocksdb"}, wal={"segment_size": "4MiB"},
+    )  # fmt: skip
+    gaps: list[float] = []
+    with EmbeddedNode(config) as node:
+        server = node._running()
+        last = [time.monotonic()]
+
+        def beat() -> None:
+            now = time.monotonic()
+            gaps.append(now - last[0])
+            last[0] = now
+            server.loop.call_later(0.002, beat)
+
+        node.put("before", "1")
+        server.call_soon_threadsafe(beat)
+        Stalling.stalled.set()
+        late = node.futures.put("late", "2")
+        wait_until(lambda: Stalling.refused > 3, what="the first refusals")
+        # Linearizable reads, of what the engine does not have too; and the log goes on.
+        for key, value in (("before", b"1"), ("late", b"2")):
+            found = node.get(key)
+            assert found is not None and found.value == value
+        logged = server.raw.last_index
+        more = node.futures.put_many([(f"more/{n}", "3") for n in range(500)])
+        wait_until(lambda: server.raw.commit >= logged + 10, what="the log's growth")
+        applied = server.applied_index
+        wait_until(lambda: Stalling.refused > 150, timeout=30, what="a long stall")
+        assert server.applied_index == applied, "applying went on over a refused write"
+        assert not late.done() and not any(future.done() for future in more)
+        Stalling.stalled.clear()
+        assert late.result(30).revision == 3
+        assert [future.result(30).revision for future in more] == list(range(4, 504))
+        assert node.stats()["engine_busy_total"] == Stalling.refused
+    # The stall took 0.75 s or more; a loop that waited for it would show it in one piece.
+    assert max(gaps) < 0.5, f"the loop stood still for {max(gaps):.3f} s"
+    with EmbeddedNode(config) as node:
+        assert len(node.get_prefix("more/").kvs) == 500
+
+
+def filled(fresh: Make, settings: dict[str, str], count: int = 300) -> Server:
+    node = fresh(settings={**EAGER, **settings}).start()
+    with node.client() as client:
+        put_some(client, 0, count)
+    wait_until(lambda: int(min(node.data_dir.glob("wal/*.wal")).name[:8], 16) > 1, what="a cut log")
+    assert node.stop() == 0
+    return node
+
+
+def put_some(client: Client, first: int, last: int) -> None:
+    for n in range(first, last):
+        client.put(b"k%05d" % n, b"value of %d " % n * 20)
+
+
+def test_the_engine_is_changed_where_the_log_and_a_snapshot_suffice(fresh: Make) -> None:
+    node = filled(fresh, {"storage.engine": '"memory"'})
+    assert isinstance(node, Node)
+    node.settings = {**node.settings, **ROCKS}
+    node.start()
+    with node.client() as client:
+        assert len(client.prefix(b"k")) == 300 and client.revision() == 301
+        put_some(client, 300, 400)
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert len(client.prefix(b"k")) == 400
+
+
+def test_the_engine_is_not_changed_where_they_do_not(fresh: Make) -> None:
+    node = filled(fresh, {})
+    assert isinstance(node, Node)
+    node.settings = {**node.settings, "storage.engine": '"memory"'}
+    with pytest.raises(StartError) as caught:
+        node.start()
+    assert caught.value.returncode == 4
+    assert f"{node.data_dir}/engine holds the data of another engine" in str(caught.value)
+    node.settings = {**node.settings, **ROCKS}
+    node.start()
+    with node.client() as client:
+        assert len(client.prefix(b"k")) == 300
+
+
+def test_a_damaged_database_refuses_the_start(fresh: Make) -> None:
+    node = filled(fresh, {})
+    manifest = next(node.data_dir.glob("engine/db-*/MANIFEST-*"))
+    data = bytearray(manifest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    manifest.write_bytes(data)
+    with pytest.raises(StartError) as caught:
+        node.start()
+    assert caught.value.returncode == 4 and str(node.data_dir / "engine") in str(caught.value)

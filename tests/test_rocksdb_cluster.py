@@ -1,0 +1,151 @@
+"""Clusters of different engines: snapshots from one to the other, kills while one is installed, stalls."""
+
+from __future__ import annotations
+
+import random
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support import messages as m
+from support.cluster import Cluster, Member
+from support.load import History, Load
+from support.processes import StartError, wait_until
+
+pytestmark = pytest.mark.node_only
+
+EAGER = {
+    "maintenance.snapshot_count": "20",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "maintenance.snapshot_chunk_size": '"4KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+    "wal.segment_size": '"64KiB"',
+}
+ROCKS = {"storage.engine": '"rocksdb"'}
+NARROW = {
+    "storage.rocksdb.write_buffer_size": '"64KiB"',
+    "storage.rocksdb.max_write_buffers": "2",
+    "storage.rocksdb.level0_files": "1",
+    "storage.rocksdb.level0_stop": "2",
+}
+Make = Callable[..., Cluster]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Iterator[Make]:
+    """Makes clusters of members with these engines' settings; killed at the end of the test."""
+    made: list[Cluster] = []
+
+    def make(*engines: dict[str, str], **settings: str) -> Cluster:
+        cluster = Cluster(tmp_path / f"cluster-{len(made)}", len(engines), settings={**EAGER, **settings})
+        made.append(cluster)
+        for member, engine in zip(cluster.members, engines, strict=True):
+            member.settings = {**member.settings, **engine}
+        return cluster.start()
+
+    yield make
+    for cluster in made:
+        cluster.discard()
+
+
+def fill(member: Member, first: int, last: int) -> None:
+    with member.client() as client:
+        for number in range(first, last):
+            client.put(b"k%05d" % number, b"value of %d " % number * 40)
+
+
+def lead(cluster: Cluster, member: Member) -> None:
+    """Have `member` lead."""
+    if cluster.leader() is not member:
+        with cluster.leader().client() as client:
+            client.call(m.MoveLeaderRequest(targetID=cluster.member_id(member)))
+        wait_until(lambda: cluster.leader() is member, what="another leader")
+
+
+def left_behind(cluster: Cluster, follower: Member, count: int = 300) -> None:
+    """Kill a follower, and have the others' logs begin after its end."""
+    fill(cluster.leader(), 0, 60)
+    follower.kill()
+    fill(cluster.leader(), 60, count)
+
+
+def installed(member: Member) -> int:
+    return len(re.findall(r"installed snapshot index=\d+", member.running().log))
+
+
+def same_hashes(cluster: Cluster) -> None:
+    cluster.same_everywhere()
+    sums = set()
+    for member in cluster.members:
+        with member.client() as client:
+            reply = client.hash_kv()
+            sums.add((reply.hash, reply.header.revision))
+    assert len(sums) == 1, sums
+
+
+@pytest.mark.parametrize("sender", ["memory", "rocksdb"])
+def test_snapshots_between_different_engines(sender: str, make: Make) -> None:
+    one, two = ({}, ROCKS) if sender == "memory" else (ROCKS, {})
+    cluster = make(one, one, two)
+    follower = cluster.members[2]
+    lead(cluster, cluster.members[0])
+    left_behind(cluster, follower)
+    follower.start()
+    wait_until(lambda: installed(follower) >= 1, timeout=30, what="an installed snapshot")
+    fill(follower, 300, 320)
+    same_hashes(cluster)
+    follower.kill()
+    follower.start()
+    same_hashes(cluster)
+    with follower.client() as client:
+        assert len(client.prefix(b"k")) == 320
+
+
+@pytest.mark.parametrize(
+    "point", [pytest.param("snapshot.install", marks=pytest.mark.long), "snapshot.seal", "snapshot.adopt"]
+)
+def test_killed_while_a_snapshot_is_installed(point: str, make: Make) -> None:
+    """Before the new database is begun, before it is what a start finds, before it is what the node uses."""
+    cluster = make({}, {}, ROCKS)
+    follower = cluster.members[2]
+    lead(cluster, cluster.members[0])
+    left_behind(cluster, follower)
+    follower.env = {"METASTORE_FAILPOINTS": f"{point}=panic"}
+    try:
+        # It may be ready before the snapshot comes, or die on the way.
+        follower.start()
+    except StartError as died:
+        assert died.returncode == -signal.SIGKILL, died
+    else:
+        assert follower.running().wait(60) == -signal.SIGKILL
+    follower.kill()
+    follower.env = {}
+    follower.start()
+    same_hashes(cluster)
+    with follower.client() as client:
+        assert len(client.prefix(b"k")) == 300
+    assert len(list(follower.data_dir.glob("engine/db-*"))) == 1
+
+
+def test_engines_that_stall_under_load_depose_nobody(make: Make) -> None:
+    """Members whose RocksDB refuses all the time, the leader among them: no election, nothing lost, all the same."""
+    narrow = {**ROCKS, **NARROW}
+    cluster = make(narrow, {}, narrow, **{"maintenance.snapshot_count": "1000"})
+    lead(cluster, cluster.members[0])
+    history = History()
+    rng = random.Random(1)
+    values = [rng.randbytes(30_000) for _ in range(20)]
+    with cluster.leader().client(timeout=60) as client:
+        term = client.status().raftTerm
+        load = Load(client, history, expect_end=False).start()
+        calls = [client.future(m.PutRequest(key=b"big%03d" % n, value=values[n % 20]), timeout=60) for n in range(200)]
+        for call in calls:
+            call.result()
+        load.wait_acks(50)
+        load.stop()
+        history.check(client)
+        assert client.status().raftTerm == term, "a stall cost the leader its office"
+    assert not load.failures
+    same_hashes(cluster)
