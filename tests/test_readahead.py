@@ -199,6 +199,20 @@ def test_entries_larger_than_the_cache_pass_one_by_one(wal: Wal) -> None:
         assert len(bench.cache._blocks) == 1
 
 
+def test_two_who_wait_with_room_for_one_both_get_on(wal: Wal) -> None:
+    """Also when what they wait for comes in before either is told of it, in the worse order."""
+    put(wal, 1, 40)
+    bench = Bench(wal, 1)
+    at = {1: 1, 20: 20}
+    for _ in range(60):
+        for who, index in at.items():
+            if index < who + 10 and bench.get(index, who + 10) is not None:
+                at[who] += 1
+        while bench.waiting:
+            bench.arrive()
+    assert at == {1: 11, 20: 30}
+
+
 def test_an_overwritten_suffix_is_forgotten(bench: Bench) -> None:
     wal = bench.wal
     bench.wait(380, 401)

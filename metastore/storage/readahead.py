@@ -40,6 +40,9 @@ MAX_READS = 4
 #: Indexes that wait for their turn to be read; whoever asked asks again when something arrived.
 MAX_WANTED = 64
 MAX_BLOCKS = 256
+#: For so many arrivals a block that somebody waits for makes no room for others. Else two who wait, with room for one,
+#: can take it from each other for ever, each before the other was told (found by the simulator).
+PATIENCE = 2 * MAX_READS
 
 
 class Reading:
@@ -75,11 +78,12 @@ class Reading:
 
 
 class Block:
-    """What was read. `served`: somebody had it already; `waited`: somebody has to wait for it."""
+    """What was read. `served`: somebody had it already; `waited`: somebody waits for it; `arrival`: its number."""
 
-    __slots__ = ("images", "reading", "served", "waited")
+    __slots__ = ("arrival", "images", "reading", "served", "waited")
 
-    def __init__(self, reading: Reading, images: bytes) -> None:
+    def __init__(self, reading: Reading, images: bytes, arrival: int) -> None:
+        self.arrival = arrival
         self.reading = reading
         self.images = memoryview(images)
         self.waited = reading.wanted
@@ -87,8 +91,9 @@ class Block:
 
 
 class ReadAhead:
-    """The cache. `capacity` in bytes: what it holds and what is being read stay within it, unless single entries are
-    larger than a block. `submit` has a Reading read in the background; its outcome comes back by `loaded`.
+    """The cache. `capacity` in bytes: what it holds and what is being read stay within it, but for entries larger than
+    a block and up to PATIENCE blocks that somebody waits for. `submit` has a Reading read in the background; its
+    outcome comes back by `loaded`.
 
     hits: questions answered from memory. misses: those that had to wait. read_bytes: images read. dropped: reads of no
     use, for the log did not hold those entries any more or they failed ahead of any reader."""
@@ -102,6 +107,7 @@ class ReadAhead:
         self._blocks: OrderedDict[int, Block] = OrderedDict()
         self._reads: dict[int, Reading] = {}
         self._wanted: OrderedDict[int, int] = OrderedDict()
+        self._arrivals = 0
         self._cached = 0
         self._underway = 0
 
@@ -227,11 +233,12 @@ class ReadAhead:
                     self._begin_wanted(low, high)
 
     def _keep(self, reading: Reading, images: bytes) -> None:
+        self._arrivals += 1
         self._make_room(reading.cost, spare_unserved=False)
         old = self._blocks.get(reading.first)
         if old is not None:
             self._drop(old)
-        self._blocks[reading.first] = Block(reading, images)
+        self._blocks[reading.first] = Block(reading, images, self._arrivals)
         self._cached += reading.cost
 
     # ---- room
@@ -250,7 +257,8 @@ class ReadAhead:
             for block in list(self._blocks.values()):
                 if self._fits(cost):
                     return True
-                if block.served is served:
+                awaited = block.waited and self._arrivals - block.arrival < PATIENCE
+                if block.served is served and not awaited:
                     self._drop(block)
         return self._fits(cost)
 
