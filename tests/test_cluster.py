@@ -152,6 +152,9 @@ def refusals(cluster: Cluster) -> dict[str, Any]:
         # etcd calls a cluster unhealthy until all members were connected for five seconds.
         twice = m.MemberAddRequest(peerURLs=[first.peerURLs[0]])
         wait_until(lambda: (error_of(clients[0], twice) or ())[:1] != (UNAVAILABLE,), 20, "a healthy cluster")
+        for n in range(50):
+            # A voter with less than nine tenths of the leader's log would be "not ready", of a short one soon.
+            clients[0].put(b"longer", b"%d" % n)
         for who, client in zip(("leader", "follower"), clients, strict=False):
             requests = {
                 "remove unknown": m.MemberRemoveRequest(ID=12345),
