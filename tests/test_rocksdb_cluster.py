@@ -1,10 +1,9 @@
-"""Clusters of different engines: snapshots from one to the other, kills while one is installed, stalls."""
+"""Clusters of different engines: snapshots from one to the other, and stalls; more in test_mixed_cluster.py."""
 
 from __future__ import annotations
 
 import random
 import re
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 from support import messages as m
 from support.cluster import Cluster, Member
 from support.load import History, Load
-from support.processes import StartError, wait_until
+from support.processes import wait_until
 
 pytestmark = pytest.mark.node_only
 
@@ -101,32 +100,6 @@ def test_snapshots_between_different_engines(sender: str, make: Make) -> None:
     same_hashes(cluster)
     with follower.client() as client:
         assert len(client.prefix(b"k")) == 320
-
-
-@pytest.mark.parametrize(
-    "point", [pytest.param("snapshot.install", marks=pytest.mark.long), "snapshot.seal", "snapshot.adopt"]
-)
-def test_killed_while_a_snapshot_is_installed(point: str, make: Make) -> None:
-    """Before the new database is begun, before it is what a start finds, before it is what the node uses."""
-    cluster = make({}, {}, ROCKS)
-    follower = cluster.members[2]
-    lead(cluster, cluster.members[0])
-    left_behind(cluster, follower)
-    follower.env = {"METASTORE_FAILPOINTS": f"{point}=panic"}
-    try:
-        # It may be ready before the snapshot comes, or die on the way.
-        follower.start()
-    except StartError as died:
-        assert died.returncode == -signal.SIGKILL, died
-    else:
-        assert follower.running().wait(60) == -signal.SIGKILL
-    follower.kill()
-    follower.env = {}
-    follower.start()
-    same_hashes(cluster)
-    with follower.client() as client:
-        assert len(client.prefix(b"k")) == 300
-    assert len(list(follower.data_dir.glob("engine/db-*"))) == 1
 
 
 def test_engines_that_stall_under_load_depose_nobody(make: Make) -> None:
