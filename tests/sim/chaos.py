@@ -340,7 +340,8 @@ class Chaos:
         """Members that were removed hear of it sooner or later and stop; until then they go on talking."""
         removed: frozenset[int] = frozenset()
         for member in self.alive():
-            removed |= member.roster.removed
+            # Not when it alone knows: the others may need its vote to learn of it. A real one tells them first.
+            removed |= member.roster.removed - {member.id}
         for ident in sorted(removed - self.leaving):
             self.leaving.add(ident)
             if ident in self.cluster.members:

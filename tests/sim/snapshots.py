@@ -3,6 +3,7 @@ disk and time. What a thread does there happens here a little later, step by ste
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +88,7 @@ class SimStore:
     """Stands in for SnapshotStore where `Snapshots` reads."""
 
     chunk_size = 256
-    path = "the simulated disk"
+    path = pathlib.Path("simulated disk", "snap")
 
     def __init__(self, member: Member) -> None:
         self.disk = member.disk
