@@ -753,7 +753,7 @@ class Server:
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
         log_stats = self.wal.stats()
-        numbers = {"wal_segments": log_stats.pop("segments")}
+        numbers = {f"wal_{name}": log_stats.pop(name) for name in ("segments", "first_index")}
         numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
         numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = self.wal.unsynced
         numbers["wal_sync_interval_seconds"] = self.config.wal.sync_interval if self.config.wal.sync == "async" else 0

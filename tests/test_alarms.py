@@ -15,7 +15,7 @@ from support import etcdctl
 from support import messages as m
 from support.client import Client, Failure, op
 from support.differ import outcome
-from support.processes import Server, wait_until
+from support.processes import Server, metric, wait_until
 
 from metastore import errors
 from metastore._core.apply import Applier
@@ -277,12 +277,6 @@ def fill(client: Client, value: bytes, most: int = 10_000) -> int:
             assert (failure.code, failure.text) == NO_SPACE
             return number
     pytest.fail("the quota was never used up")
-
-
-def metric(server: Server, name: str) -> float:
-    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as reply:
-        lines = reply.read().decode().splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import pytest
 from support import messages as m
 from support.client import Client
-from support.cluster import Cluster, Member
+from support.cluster import Cluster, Member, cut_behind
 from support.load import History, Load
 from support.processes import Server, StartError, wait_until
 
@@ -86,10 +86,9 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
         with memory.client() as client:
             load = Load(client, history, expect_end=False).start()
             load.wait_acks(50)
-            victim.kill()
+            cut_behind(memory, victim, lambda: overwrite(memory, 100))
             load.wait_acks(150)
             load.stop()
-        overwrite(memory, 300)
         victim.start()
         check_equal(cluster)
         assert installs(victim) == 1, victim.running().log
@@ -115,8 +114,7 @@ def test_rocksdb_killed_while_it_installs(point: str, cluster_of: MakeCluster) -
     leader, _, rocks = cluster.members
     lead(cluster, leader)
     overwrite(leader, 60)
-    rocks.kill()
-    overwrite(leader, 300)
+    cut_behind(leader, rocks, lambda: overwrite(leader, 100))
     name, _, hit = point.partition("@")
     rocks.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
     try:

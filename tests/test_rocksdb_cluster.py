@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import Cluster, Member
+from support.cluster import Cluster, Member, cut_behind
 from support.load import History, Load
 from support.processes import wait_until
 
@@ -66,8 +66,7 @@ def lead(cluster: Cluster, member: Member) -> None:
 def left_behind(cluster: Cluster, follower: Member, count: int = 300) -> None:
     """Kill a follower, and have the others' logs begin after its end."""
     fill(cluster.leader(), 0, 60)
-    follower.kill()
-    fill(cluster.leader(), 60, count)
+    cut_behind(cluster.leader(), follower, lambda: fill(cluster.leader(), 60, count))
 
 
 def installed(member: Member) -> int:

@@ -533,6 +533,7 @@ class Wal:
             "write_seconds": self._disk.write_seconds,
             "sync_seconds": self._disk.sync_seconds,
             "segments": len(self._paths),
+            "first_index": self.first_index(),
         }
 
     @property

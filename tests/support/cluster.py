@@ -18,7 +18,7 @@ from typing import Self
 from . import etcdctl
 from . import messages as m
 from .client import Client, Failure
-from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, node_argv, wait_until
+from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, metric, node_argv, wait_until
 
 # Default timing of a node: ten ticks of 100 ms.
 ELECTION_TIMEOUT = 1.0
@@ -267,6 +267,21 @@ def clients_of(members: Sequence[Member]) -> Iterator[list[Client]]:
     finally:
         for client in clients:
             client.close()
+
+
+def cut_behind(leader: Server, behind: Server, write: Callable[[], object]) -> None:
+    """Kill `behind`, and call `write` until the leader's log begins after what `behind` has: a leader keeps, for up to
+    two election timeouts, what a member that it has heard of still needs."""
+    with behind.client() as client:
+        last = client.status().raftIndex
+    behind.kill()
+
+    def cut() -> bool:
+        write()
+        # With room for what it may have got after it was asked.
+        return metric(leader, "metastore_wal_first_index") > last + 20
+
+    wait_until(cut, what="a log that begins later")
 
 
 def time_to_write(client: Client, key: bytes, limit: float = 15.0) -> float:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
@@ -270,6 +271,13 @@ class Node(Server):
     def _await_ready(self, process: Process, timeout: float) -> str:
         line = process.wait_line(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", timeout)
         return line[1]
+
+
+def metric(server: Server, name: str) -> float:
+    """A number of the page /metrics."""
+    with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as reply:
+        lines = reply.read().decode().splitlines()
+    return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "condition") -> None:
