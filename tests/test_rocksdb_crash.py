@@ -31,7 +31,7 @@ def segments(node: Server) -> list[int]:
 
 def test_killed_under_load(fresh: Make) -> None:
     node, history, rng = fresh(settings=SMALL), History(), random.Random(5)
-    for _ in range(6):
+    for _ in range(3):
         node.start()
         with node.client() as client:
             history.check(client)
@@ -45,7 +45,10 @@ def test_killed_under_load(fresh: Make) -> None:
     assert history.acks > 100
 
 
-@pytest.mark.parametrize("point", ["apply.before@60", "apply.after@60", "wal.segment@5"])
+@pytest.mark.parametrize(
+    "point",
+    ["apply.after@60", *(pytest.param(name, marks=pytest.mark.long) for name in ("apply.before@60", "wal.segment@5"))],
+)
 def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
     node, history = fresh(settings=SMALL), History()
     node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
