@@ -28,8 +28,8 @@ from .segments import sync_folder
 if TYPE_CHECKING:
     from .._core.engine import Engine
 
-# Bytes between two syncs while writing: one sync of a whole large file would make the log's own syncs wait for it.
-_SYNC_EVERY = 8 << 20
+# Bytes between two syncs while writing: the log's own syncs wait for each of them.
+_SYNC_EVERY = 256 << 10
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -180,7 +180,7 @@ class SnapshotStore:
     ) -> None:
         data = header.encode()
         size = self.append(fd, data, 0)
-        chunks = unsynced = nbytes = 0
+        chunks = nbytes = 0
         last = False
         while not last:
             between()
@@ -191,21 +191,20 @@ class SnapshotStore:
             size = self.append(fd, image, size)
             chunks += 1
             nbytes += len(piece)
-            unsynced += len(image)
             # Not needed any more, and the next piece is made while these names would still hold them.
             piece = image = b""
-            if unsynced >= _SYNC_EVERY:
-                os.fdatasync(fd)
-                unsynced = 0
         trailer = Trailer(header.stream, chunks, nbytes, walker.records, size + TRAILER_SIZE)
         self.append(fd, trailer.encode(), size)
 
     def append(self, fd: int, data: bytes, offset: int) -> int:
-        """Write all of `data` at `offset`; gives the offset behind it. Raises OSError."""
+        """Write all of `data` at `offset`, synced up to the last multiple of _SYNC_EVERY; gives the offset behind it.
+        Raises OSError."""
         view = memoryview(data)
         while view:
-            done = os.pwrite(fd, view, offset)
+            done = os.pwrite(fd, view[: _SYNC_EVERY - offset % _SYNC_EVERY], offset)
             view, offset = view[done:], offset + done
+            if not offset % _SYNC_EVERY:
+                os.fdatasync(fd)
         return offset
 
     def publish(self, temporary: Path, header: Header, between: Callable[[], None] = _none) -> Info:
@@ -331,7 +330,6 @@ class Part:
         self.path = path
         self.chunks = 0
         self._offset = 0  # in the stream
-        self._unsynced = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._resume()
@@ -369,10 +367,6 @@ class Part:
         if not self._take(image):
             return False
         self.store.append(self._fd, image, at)
-        self._unsynced += len(image)
-        if self._unsynced >= _SYNC_EVERY:
-            os.fdatasync(self._fd)
-            self._unsynced = 0
         return True
 
     def finish(self, trailer: bytes, between: Callable[[], None] = _none) -> Info:
