@@ -22,6 +22,9 @@ from support.processes import Etcd, Node, Server
 CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_lease_reads", "test_linearizable", "test_sim"}
 CLUSTERS |= {"test_async_node", "test_backup_cluster", "test_catchup", "test_snapshot_cluster", "test_upkeep_cluster"}
 CLUSTERS |= {"test_cluster_space", "test_mixed_cluster", "test_rocksdb_cluster"}
+# The longest of the others, of which the build and the version of Python matter to none.
+ONCE = {"test_crash", "test_differential", "test_localcluster", "test_no_space", "test_rocksdb_crash"}
+ONCE |= {"test_snapshot_node"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -32,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes minutes to hours; runs with --long only")
     config.addinivalue_line("markers", "cluster: whole clusters, real or simulated; runs with -m cluster")
+    config.addinivalue_line("markers", "once: long, and the same on every Python; tox leaves it out, see tox.ini")
     config.addinivalue_line("markers", "node_only: about a node itself; does not run with --server etcd")
 
 
@@ -40,6 +44,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.path.stem in CLUSTERS:
             item.add_marker(pytest.mark.cluster)
+        if item.path.stem in ONCE:
+            item.add_marker(pytest.mark.once)
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (
         config.getoption("markexpr") or config.getoption("keyword")
     )
