@@ -400,7 +400,8 @@ cdef class DiskThread:
     def stop(self):
         """Make `run` return; a group in flight is finished first."""
         ms_store(&self.stopping, 1)
-        self.post()
+        with nogil:
+            self.post()
 
     def point(self, int which, int action, int argument, int skip, bytes path not None):
         """Set failpoint `which` (place in POINT_NAMES): action 0 off, 1 panic, 2 sleep (microseconds), 3 error (errno),
