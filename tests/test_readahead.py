@@ -367,7 +367,16 @@ def test_the_thread_reads_and_says_so(wal: Wal) -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "wal-read"]
 
 
-def test_closing_waits_not_for_ever(wal: Wal, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_closing_waits_not_for_ever(
+    wal: Wal, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, read = threading.Event(), Reading.read
+
+    def reads(reading: Reading) -> bytes:
+        begun.set()
+        return read(reading)
+
+    monkeypatch.setattr(Reading, "read", reads)
     put(wal, 1, 10)
     hold = tmp_path / "hold"
     hold.touch()
@@ -377,7 +386,7 @@ def test_closing_waits_not_for_ever(wal: Wal, tmp_path: Path, caplog: pytest.Log
     reader.on_loaded = owner.told
     with pytest.raises(NotYetLoaded):
         reader.cache.images(1, 11, 1 << 20)
-    wait_until(reader._jobs.empty, what="the thread to begin")
+    assert begun.wait(30)
     reader.close(timeout=0.01)
     assert "without waiting any longer" in caplog.text
     hold.unlink()
