@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import wait_until
 from support.waldisk import image
 from test_wal import durable, opened, put
 
