@@ -317,20 +317,20 @@ class Storage:
         leader = member.running()
         forget_peak(leader)
         before, sent = leader.rss(), len(SENT.findall(leader.log))
-        began, cut_at, gap = time.perf_counter(), 0, 0.0
+        began, cut_at = time.perf_counter(), 0
         newcomer.launch()
         process = newcomer.running()
         if cut:
             cut_at = self._cut(newcomer, size, (own, ident))
-            gap = time.perf_counter()
             self.network.heal()
         wait_until(lambda: len(SENT.findall(leader.log)) > sent, 600, "a transfer that is complete")
-        came = time.perf_counter() - began
+        came, sending = time.perf_counter() - began, leader.peak_rss() - before
         newcomer.await_ready(600)
         target = applied(member)
         wait_until(lambda: applied(newcomer) >= target, 600, "the newcomer has everything")
         took = time.perf_counter() - began
-        self._tell(leader, process, before, came, took, cut_at, gap)
+        memory = (sending, leader.peak_rss() - before, process.peak_rss() - process.rss())
+        self._tell(leader, process, memory, came, took, cut_at)
         with member.client() as client:
             client.call(m.MemberRemoveRequest(ID=ident))
         newcomer.discard()
@@ -350,7 +350,7 @@ class Storage:
         return have
 
     def _tell(
-        self, leader: Process, process: Process, before: int, came: float, took: float, cut_at: int, gap: float
+        self, leader: Process, process: Process, memory: tuple[int, int, int], came: float, took: float, cut_at: int
     ) -> None:
         sent, alone = SENT.findall(leader.log)[-1]
         line = f"  file there after {came:.2f} s, served after {took:.2f} s"
@@ -361,9 +361,12 @@ class Storage:
         else:
             line += "; "
         line += f"{int(sent) / MB:.0f} MB sent in {float(alone):.2f} s"
-        peak = (leader.peak_rss() - before) / MB
-        own = (process.peak_rss() - process.rss()) / MB
-        print(f"{line}; peak memory: leader {peak:+.1f} MB, newcomer {own:+.1f} MB above its state")
+        # After the file comes the log behind it, through `wal.read_ahead_cache`, 16 MiB of its own.
+        file, log, own = (size / MB for size in memory)
+        print(
+            f"{line}; peak memory: leader {file:+.1f} MB until the file is there, {log:+.1f} MB with the log that "
+            f"follows (read_ahead_cache), newcomer {own:+.1f} MB above its state"
+        )
 
     # ---- engines, syncs, restarts
 
