@@ -63,6 +63,21 @@ def peer_address(url: str) -> str:
     return parts.netloc
 
 
+def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Callable[[bytes], object]) -> None:
+    """Give an operation that is no KV call its request id and hand it in by `send`. `waiter` is answered once: here
+    when writes are refused or `send` raises an ApiError (it is surely not logged then), else when it was applied."""
+    closed = kv.closed_to_writes
+    if closed is not None:
+        waiter.fail(closed)
+        return
+    ident = kv.expect(waiter)
+    try:
+        send(encode_op(kind, ident, request))
+    except errors.ApiError as error:
+        kv.waiters.pop(ident, None)
+        waiter.fail(error)
+
+
 class Members:
     """The roster's user in the loop thread. `peers` is None while this member listens to no others."""
 
@@ -137,17 +152,7 @@ class Members:
 
     def change(self, change: Change, done: Done, now: float) -> None:
         """Have `change` carried out; `done` is called once, here or later."""
-        waiter = Outcome(done)
-        closed = self.kv.closed_to_writes
-        if closed is not None:
-            waiter.fail(closed)
-            return
-        ident = self.kv.expect(waiter)
-        try:
-            self.driver.change_members(encode_op(MEMBER, ident, change.encode()), now)
-        except errors.ApiError as error:
-            self.kv.waiters.pop(ident, None)
-            waiter.fail(error)
+        hand_in(self.kv, MEMBER, change.encode(), Outcome(done), lambda op: self.driver.change_members(op, now))
 
     def best_successor(self, besides: Container[int] = ()) -> int:
         """The voter that should lead when this leader goes: heard of lately, with the most of the log, and not one of

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from . import errors
 from ._core.engine import MemoryEngine
 from ._core.hashkv import Hasher
-from ._core.op import ALARM, encode_op
+from ._core.op import ALARM
 from ._core.waiter import Waiter
 from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from .api import pb
 from .autocompact import AutoCompactor
 from .driver import BUSY_RETRY
+from .members import hand_in
 
 if TYPE_CHECKING:
     from ._core.engine import Engine
@@ -181,17 +182,7 @@ class Upkeep:
         def answer(reply: bytes, error: errors.MetaStoreError | None) -> None:
             done(decode_alarms(reply) if error is None else [], error)
 
-        waiter = Reply(answer)
-        closed = self.kv.closed_to_writes
-        if closed is not None:
-            waiter.fail(closed)
-            return
-        ident = self.kv.expect(waiter)
-        try:
-            self.kv.proposer.add(encode_op(ALARM, ident, request), self.loop.now())
-        except errors.ApiError as error:
-            self.kv.waiters.pop(ident, None)
-            waiter.fail(error)
+        hand_in(self.kv, ALARM, request, Reply(answer), lambda op: self.kv.proposer.add(op, self.loop.now()))
 
     def alarms(self) -> list[Alarm]:
         """What is raised: what all know of, and that this member's disk has no room for the log."""

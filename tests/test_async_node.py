@@ -18,7 +18,7 @@ import pytest
 from support import powercut
 from support.client import Failure
 from support.cluster import Cluster, Member, clients_of
-from support.load import History, Load
+from support.load import History, Load, goes_on
 from support.processes import Node, Server, wait_until
 
 WINDOW = 16384
@@ -144,10 +144,7 @@ def test_switched_on_and_off_on_the_same_data(fresh: Make) -> None:
         node.settings = dict(settings)
         node.start()
         with node.client() as client:
-            history.check(client)
-            load = Load(client, history, expect_end=False).start()
-            load.wait_acks(60)
-            load.stop()
+            goes_on(client, history)
         node.kill()
     assert said(node) == {}
 

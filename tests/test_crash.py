@@ -19,7 +19,7 @@ import pytest
 from support import messages as m
 from support import powercut
 from support.client import Failure
-from support.load import History, Load
+from support.load import History, Load, goes_on
 from support.processes import Node, Process, Server, StartError
 
 from metastore._core import build_info
@@ -93,11 +93,7 @@ def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
     node.env = {}
     node.start()
     with node.client() as client:
-        history.check(client)
-        load = Load(client, history, expect_end=False).start()
-        load.wait_acks(50)
-        load.stop()
-        history.check(client)
+        goes_on(client, history, 50)
 
 
 @pytest.mark.node_only
@@ -340,10 +336,7 @@ def test_settings_switched_between_runs_on_the_same_data(fresh: Make) -> None:
         node.settings = dict(settings)
         node.start()
         with node.client() as client:
-            history.check(client)
-            load = Load(client, history, expect_end=False).start()
-            load.wait_acks(60)
-            load.stop()
+            goes_on(client, history)
         node.kill()
     node.start()
     with node.client() as client:

@@ -5,26 +5,18 @@ from __future__ import annotations
 
 import random
 import re
-import signal
 from collections.abc import Callable
 
 import pytest
 from support import messages as m
 from support.client import Client
-from support.cluster import Cluster, Member, cut_behind
+from support.cluster import EAGER, Cluster, Member, cut_behind
 from support.load import History, Load
-from support.processes import Server, StartError, wait_until
+from support.processes import Server, dies_at, wait_until
 
 pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
-EAGER = {
-    "maintenance.snapshot_count": "20",
-    "maintenance.snapshot_min_size": '"1KiB"',
-    "maintenance.snapshot_chunk_size": '"4KiB"',
-    "raft.max_tail_bytes": '"64KiB"',
-    "wal.segment_size": '"64KiB"',
-}
 ROCKSDB = {"storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"64KiB"'}
 # What each of three members has of its own: engines, and codecs of what it writes.
 KINDS = [
@@ -40,15 +32,6 @@ def mixed(cluster_of: MakeCluster, **settings: str) -> Cluster:
     for member, own in zip(cluster.members, KINDS, strict=True):
         member.settings.update(own)
     return cluster.start()
-
-
-def lead(cluster: Cluster, wanted: Member) -> None:
-    """Make `wanted` the leader."""
-    leader = cluster.leader()
-    if leader is not wanted:
-        with leader.client() as client:
-            client.call(m.MoveLeaderRequest(targetID=cluster.member_id(wanted)))
-        wait_until(lambda: cluster.leader() is wanted, 15, "another leader")
 
 
 def installs(member: Member) -> int:
@@ -81,7 +64,7 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
     cluster = mixed(cluster_of)
     memory, other, rocks = cluster.members
     history = History()
-    lead(cluster, memory)
+    cluster.lead(memory)
     for victim in (rocks, other):
         with memory.client() as client:
             load = Load(client, history, expect_end=False).start()
@@ -92,7 +75,7 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
         victim.start()
         check_equal(cluster)
         assert installs(victim) == 1, victim.running().log
-    lead(cluster, rocks)
+    cluster.lead(rocks)
     with rocks.client() as client:
         load = Load(client, history).start()
         load.wait_acks(200)
@@ -112,19 +95,10 @@ def test_rocksdb_killed_while_it_installs(point: str, cluster_of: MakeCluster) -
     """In the state beside the old one, when that is complete, and when it is about to take its place."""
     cluster = mixed(cluster_of)
     leader, _, rocks = cluster.members
-    lead(cluster, leader)
+    cluster.lead(leader)
     overwrite(leader, 60)
     cut_behind(leader, rocks, lambda: overwrite(leader, 100))
-    name, _, hit = point.partition("@")
-    rocks.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
-    try:
-        rocks.start()
-    except StartError as died:
-        assert died.returncode == -signal.SIGKILL, died
-    else:
-        assert rocks.running().wait(30) == -signal.SIGKILL
-    rocks.kill()
-    rocks.env = {}
+    dies_at(rocks, point)
     rocks.start()
     check_equal(cluster)
     overwrite(rocks, 30)

@@ -12,14 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import messages as m
 from support.client import Client
-from support.processes import Node, Server, StartError, wait_until
+from support.processes import Node, Server, StartError, metric, wait_until
 
 from metastore import storage
 from metastore._core import build_info
@@ -29,7 +28,7 @@ from metastore._core.snapfile import RecordReader, Walker, restore
 from metastore.config import Config, RocksdbTable
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError
 from metastore.node import Node as EmbeddedNode
-from metastore.storage.contract import EngineContract
+from metastore.storage.contract import EngineContract, batch_of
 from metastore.storage.memory import MemoryEngine
 from metastore.storage.rocksdb import RocksEngine
 
@@ -56,23 +55,6 @@ SMALL = RocksdbTable(
     cache_size=1 << 20, write_buffer_size=64 << 10, max_write_buffers=2, recent_keys_size=64 << 10, level0_files=1,
     level0_stop=2,
 )  # fmt: skip
-
-
-def batch_of(pairs: dict[bytes, bytes | None]) -> OrderedMap:
-    batch = OrderedMap()
-    for key, value in pairs.items():
-        if value is None:
-            batch.set_deleted(key)
-        else:
-            batch.set(key, value)
-    return batch
-
-
-def metric(node: Server, name: str) -> float:
-    page = urllib.request.urlopen(f"http://{node.address}/metrics", timeout=10).read().decode()
-    found = re.search(rf"^metastore_{name}(?:{{}})? (\S+)$", page, re.MULTILINE)
-    assert found, f"{name} is not on the page"
-    return float(found[1])
 
 
 # ---- the engine alone
@@ -325,7 +307,7 @@ def test_stalls_of_rocksdb_itself(fresh: Make) -> None:
         for call in calls:
             call.result()
         values.update(more)
-        return metric(node, "engine_busy_total") > 0
+        return metric(node, "metastore_engine_busy_total") > 0
 
     with node.client(timeout=60) as client:
         wait_until(stalled, what="a stall")

@@ -9,19 +9,12 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import Cluster, Member, cut_behind
+from support.cluster import EAGER, Cluster, Member, cut_behind
 from support.load import History, Load
 from support.processes import wait_until
 
 pytestmark = pytest.mark.node_only
 
-EAGER = {
-    "maintenance.snapshot_count": "20",
-    "maintenance.snapshot_min_size": '"1KiB"',
-    "maintenance.snapshot_chunk_size": '"4KiB"',
-    "raft.max_tail_bytes": '"64KiB"',
-    "wal.segment_size": '"64KiB"',
-}
 ROCKS = {"storage.engine": '"rocksdb"'}
 NARROW = {
     "storage.rocksdb.write_buffer_size": '"64KiB"',
@@ -55,14 +48,6 @@ def fill(member: Member, first: int, last: int) -> None:
             client.put(b"k%05d" % number, b"value of %d " % number * 40)
 
 
-def lead(cluster: Cluster, member: Member) -> None:
-    """Have `member` lead."""
-    if cluster.leader() is not member:
-        with cluster.leader().client() as client:
-            client.call(m.MoveLeaderRequest(targetID=cluster.member_id(member)))
-        wait_until(lambda: cluster.leader() is member, what="another leader")
-
-
 def left_behind(cluster: Cluster, follower: Member, count: int = 300) -> None:
     """Kill a follower, and have the others' logs begin after its end."""
     fill(cluster.leader(), 0, 60)
@@ -88,7 +73,7 @@ def test_snapshots_between_different_engines(sender: str, make: Make) -> None:
     one, two = ({}, ROCKS) if sender == "memory" else (ROCKS, {})
     cluster = make(one, one, two)
     follower = cluster.members[2]
-    lead(cluster, cluster.members[0])
+    cluster.lead(cluster.members[0])
     left_behind(cluster, follower)
     follower.start()
     wait_until(lambda: installed(follower) >= 1, timeout=30, what="an installed snapshot")
@@ -105,7 +90,7 @@ def test_engines_that_stall_under_load_depose_nobody(make: Make) -> None:
     """Members whose RocksDB refuses all the time, the leader among them: no election, nothing lost, all the same."""
     narrow = {**ROCKS, **NARROW}
     cluster = make(narrow, {}, narrow, **{"maintenance.snapshot_count": "1000"})
-    lead(cluster, cluster.members[0])
+    cluster.lead(cluster.members[0])
     history = History()
     rng = random.Random(1)
     values = [rng.randbytes(30_000) for _ in range(20)]

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import grpc
 import pytest
 from support import messages as m
-from support.load import History, Load
+from support.load import History, Load, goes_on
 from support.processes import Server, StartError
 
 pytestmark = pytest.mark.node_only
@@ -66,11 +66,7 @@ def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
     for _ in range(2):
         node.start()
         with node.client() as client:
-            history.check(client)
-            load = Load(client, history, expect_end=False).start()
-            load.wait_acks(60)
-            load.stop()
-            history.check(client)
+            goes_on(client, history)
         node.kill()
 
 

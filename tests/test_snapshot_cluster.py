@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 import re
-import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import Cluster, Member
+from support.cluster import EAGER, Cluster, Member
 from support.load import History, Load
-from support.processes import StartError, wait_until
+from support.processes import dies_at, wait_until
 
 pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
-EAGER = {
-    "maintenance.snapshot_count": "20",
-    "maintenance.snapshot_min_size": '"1KiB"',
-    "maintenance.snapshot_chunk_size": '"4KiB"',
-    # Little of the log stays in memory, so that what was compacted is gone.
-    "raft.max_tail_bytes": '"64KiB"',
-    "wal.segment_size": '"64KiB"',
-}
 
 
 @pytest.fixture
@@ -84,22 +75,13 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
 def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None:
     cluster = make()
     follower = left_behind(cluster)
-    name, _, hit = point.partition("@")
-    follower.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
-    try:
-        follower.start()
-    except StartError as died:
-        assert died.returncode == -signal.SIGKILL, died
-    else:
-        assert follower.running().wait(30) == -signal.SIGKILL
-    follower.kill()
-    follower.env = {}
+    dies_at(follower, point)
     left = [path.stat().st_size for path in follower.data_dir.glob("snap/*.part")]
     follower.start()
     cluster.same_everywhere()
     if point == "snapshot.receive@20":
         assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
-    if name in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
+    if point.partition("@")[0] in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
         # The file was complete: the node began with it. (The leader may have had a newer one meanwhile.)
         assert "restored snapshot" in follower.running().log
     fill(follower, 400, 410)

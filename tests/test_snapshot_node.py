@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_server
-from support.load import History, Load
+from support.load import History, Load, goes_on
 from support.processes import Node, Server, StartError, wait_until
 from test_snapshot_file import bomb, images
 
@@ -125,6 +125,19 @@ def test_a_log_that_is_gone_is_damage(fresh: Make) -> None:
     check(node, 100)
 
 
+def killed_under_load(node: Server, point: str) -> History:
+    """Start a node that kills itself at a failpoint, and write until it does."""
+    node.env, history = {"METASTORE_FAILPOINTS": point}, History()
+    node.start()
+    with node.client() as client:
+        load = Load(client, history).start()
+        assert node.running().wait(60) == -signal.SIGKILL
+        load.join()
+    node.kill()
+    node.env = {}
+    return history
+
+
 POINTS = [
     "snapshot.write", "snapshot.sync", "snapshot.rename", "snapshot.verify", "snapshot.prune", "snapshot.release",
     "wal.release",
@@ -134,42 +147,24 @@ POINTS = [
 @pytest.mark.parametrize("hit", [1, 3])
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_every_step(point: str, hit: int, fresh: Make) -> None:
-    node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"{point}=panic@{hit}"})
-    history = History()
-    node.start()
-    with node.client() as client:
-        load = Load(client, history).start()
-        assert node.running().wait(60) == -signal.SIGKILL
-        load.join()
-    node.kill()
-    node.env = {}
+    node = fresh(settings=EAGER)
+    history = killed_under_load(node, f"{point}=panic@{hit}")
     for _ in range(2):
         left = list(node.data_dir.glob("snap/*.tmp"))
         node.start()
         assert not any(path.exists() for path in left)
         with node.client() as client:
-            history.check(client)
-            load = Load(client, history, expect_end=False).start()
-            load.wait_acks(60)
-            load.stop()
-            history.check(client)
+            goes_on(client, history)
         node.kill()
 
 
 @pytest.mark.parametrize("hit", [9, 12])
 def test_killed_when_a_used_segment_becomes_the_next_one(hit: int, fresh: Make) -> None:
     """The log's end is cut all the time here, and what was released is what the next segment is made of."""
-    node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"wal.segment=panic@{hit}"})
-    history = History()
-    node.start()
-    with node.client() as client:
-        load = Load(client, history).start()
-        assert node.running().wait(60) == -signal.SIGKILL
-        load.join()
-    node.kill()
+    node = fresh(settings=EAGER)
+    history = killed_under_load(node, f"wal.segment=panic@{hit}")
     numbers = [int(path.name[:8], 16) for path in node.data_dir.glob("wal/*.wal")]
     assert min(numbers) > 1, "nothing was released before"
-    node.env = {}
     node.start()
     with node.client() as client:
         history.check(client)

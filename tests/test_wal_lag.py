@@ -9,12 +9,12 @@ from __future__ import annotations
 import random
 import select
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.waldisk import METADATA, Files, Log, Picture, image, name, reopened
+from test_wal import wait
 
 from metastore._core.entry import Entry, HardState, encode_entry
 from metastore._core.wal import Group, records
@@ -24,7 +24,6 @@ from metastore.failpoints import Failpoints
 from metastore.storage.wal import Lag, Wal
 
 SEGMENT = 65536
-PATIENCE = 30.0
 
 
 class Lagging(Log):
@@ -233,24 +232,12 @@ def test_what_is_more_than_entries_and_a_commit_index_is_firm() -> None:
 # ---- on a real disk
 
 
-def drive(wal: Wal, done: Callable[[], object]) -> None:
-    """Drive the log until `done()`."""
-    poller = select.poll()
-    poller.register(wal.fileno(), select.POLLIN)
-    end = time.monotonic() + PATIENCE
-    wal.poll()
-    while not done():
-        assert time.monotonic() < end, "waited too long"
-        poller.poll(50)
-        wal.poll()
-
-
 def put(wal: Wal, first: int, count: int, size: int = 100) -> None:
     """Append and have reported `count` entries, one append each; the number is the index."""
     for index in range(first, first + count):
         wal.append(index, image(index, 1, size), HardState(1, 1, index - 1))
         wal.submit()
-        drive(wal, lambda index=index: wal.durable >= index)
+        wait(wal, lambda index=index: wal.durable >= index)
 
 
 @pytest.fixture
@@ -279,7 +266,7 @@ def test_entries_are_reported_when_written_and_synced_by_the_clock(folder: Path)
     put(wal, 2, 3)
     assert wal.stats()["syncs"] == syncs and wal.unsynced[0] > 300
     assert wal.images(2, 5, 10**6) == b"".join(image(i, 1, 100) for i in (2, 3, 4)), "they can be read"
-    drive(wal, lambda: wal.unsynced[0] == 0)
+    wait(wal, lambda: wal.unsynced[0] == 0)
     assert wal.stats()["syncs"] == syncs + 1
     wal.close()
 
@@ -288,7 +275,7 @@ def test_a_kill_takes_nothing_that_was_reported(folder: Path, tmp_path: Path) ->
     wal = opened(folder)
     put(wal, 1, 20)
     assert wal.unsynced[0]
-    drive(wal, lambda: not wal.preparing)
+    wait(wal, lambda: not wal.preparing)
     shutil.copytree(folder, tmp_path / "copy")
     again = Wal.open(tmp_path / "copy", segment_size=SEGMENT)
     assert (again.last_index(), again.report) == (20, [])
@@ -313,7 +300,7 @@ def test_a_full_window_pushes_back(folder: Path, points: Failpoints) -> None:
     assert wal.durable == index and not wal.idle
     assert wal.unsynced[0] - 1100 <= 4096
     points.clear()
-    drive(wal, lambda: wal.durable > index)
+    wait(wal, lambda: wal.durable > index)
     assert wal.unsynced == (0, 0.0)
     wal.close()
 
@@ -330,7 +317,7 @@ def test_a_vote_waits_for_its_sync_and_takes_all_before_it_along(folder: Path, p
         wal.poll()
     assert wal.durable == 3
     points.clear()
-    drive(wal, lambda: wal.durable == 4)
+    wait(wal, lambda: wal.durable == 4)
     assert wal.unsynced == (0, 0.0)
     wal.close()
 
@@ -343,7 +330,7 @@ def test_a_sync_that_nobody_waits_for_and_fails_is_a_failed_disk(folder: Path, p
     put_one(2, image(2, 1, 100), None)
     with pytest.raises(DiskFailed, match="sync failed"):
         wal.submit()
-        drive(wal, lambda: False)
+        wait(wal, lambda: False)
     with pytest.raises(DiskFailed):
         wal.append(3, image(3, 1, 100), None)
     with pytest.raises(DiskFailed):
@@ -383,7 +370,7 @@ def test_an_idle_log_is_synced_and_marked_at_once(folder: Path) -> None:
     wal = opened(folder)
     put(wal, 1, 5)
     assert not wal.mark(), "first the sync"
-    drive(wal, lambda: wal.idle and wal.unsynced == (0, 0.0) and wal.stats()["syncs"] == 3)
+    wait(wal, lambda: wal.idle and wal.unsynced == (0, 0.0) and wal.stats()["syncs"] == 3)
     assert not wal.mark(), "done"
     wal.close()
 
@@ -395,8 +382,8 @@ def test_a_caller_that_is_alone_writes_itself_and_the_thread_syncs(folder: Path)
         wal.append(index, image(index, 1, 100), None)
         if wal.submit(True):
             wal.settle()
-        drive(wal, lambda index=index: wal.durable >= index)
-    drive(wal, lambda: wal.unsynced[0] == 0)
+        wait(wal, lambda index=index: wal.durable >= index)
+    wait(wal, lambda: wal.unsynced[0] == 0)
     wal.close()
 
 
@@ -409,6 +396,6 @@ def test_the_switch_may_change_on_the_same_data(folder: Path) -> None:
         for index in range(last + 1, last + 8):
             wal.append(index, image(index, 1, 3000), None)
             wal.submit()
-            drive(wal, lambda wal=wal, index=index: wal.durable >= index)
+            wait(wal, lambda wal=wal, index=index: wal.durable >= index)
         last += 7
         wal.close()

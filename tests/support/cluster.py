@@ -24,6 +24,16 @@ from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, 
 ELECTION_TIMEOUT = 1.0
 
 
+# Snapshots often, and little of the log in memory, so that what was cut off is gone.
+EAGER = {
+    "maintenance.snapshot_count": "20",
+    "maintenance.snapshot_min_size": '"1KiB"',
+    "maintenance.snapshot_chunk_size": '"4KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+    "wal.segment_size": '"64KiB"',
+}
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody had a moment ago; all sockets are open at once, so they differ."""
     with_port = [socket.socket() for _ in range(count)]
@@ -228,6 +238,14 @@ class Cluster:
         """All that run but the leader."""
         leader = self.leader()
         return [member for member in self.running() if member is not leader]
+
+    def lead(self, member: Member) -> None:
+        """Have `member` lead."""
+        leader = self.leader()
+        if leader is not member:
+            with leader.client() as client:
+                client.call(m.MoveLeaderRequest(targetID=self.member_id(member)))
+            wait_until(lambda: self.leader() is member, what="another leader")
 
     def member_id(self, member: Member) -> int:
         """The id of a member, as one that runs knows it."""

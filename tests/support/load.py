@@ -134,3 +134,12 @@ class Load:
         if self._errors:
             raise self._errors[0]
         assert self._expect_end or not self.failures, self.failures
+
+
+def goes_on(client: Client, history: History, acks: int = 60) -> None:
+    """The store holds what it must, takes `acks` writes more, and holds those too."""
+    history.check(client)
+    load = Load(client, history, expect_end=False).start()
+    load.wait_acks(acks)
+    load.stop()
+    history.check(client)

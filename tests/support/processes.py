@@ -273,6 +273,20 @@ class Node(Server):
         return line[1]
 
 
+def dies_at(server: Server, point: str) -> None:
+    """Start a server that kills itself at a failpoint, "name" or "name@hit", before it is ready or later."""
+    name, _, hit = point.partition("@")
+    server.env = {"METASTORE_FAILPOINTS": f"{name}=panic@{hit or 1}"}
+    try:
+        server.start()
+    except StartError as died:
+        assert died.returncode == -signal.SIGKILL, died
+    else:
+        assert server.running().wait(60) == -signal.SIGKILL
+    server.kill()
+    server.env = {}
+
+
 def metric(server: Server, name: str) -> float:
     """A number of the page /metrics."""
     with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as reply:
