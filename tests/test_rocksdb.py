@@ -122,6 +122,57 @@ def test_a_flush_in_the_background_moves_the_durable_position(tmp_path: Path) ->
     engine.close()
 
 
+class Hasty(RocksEngine):
+    """Is asked for another flush when the thread of the first has just seen that nobody wants one."""
+
+    asked: threading.Thread | None = None
+    due = False
+
+    @property
+    def _flush_wanted(self) -> bool:
+        wanted = self.due
+        if not wanted and self.asked is None and threading.current_thread().name == "engine-flush":
+            self.asked = threading.Thread(target=self.again)
+            self.asked.start()
+            self.asked.join(0.2)
+        return wanted
+
+    @_flush_wanted.setter
+    def _flush_wanted(self, wanted: bool) -> None:
+        self.due = wanted
+
+    def again(self) -> None:
+        self.write(batch_of({b"k": b"2"}), 2, 1)
+        self.begin_flush()
+
+
+def test_a_flush_asked_for_while_another_one_ends_is_not_forgotten(tmp_path: Path) -> None:
+    engine = Hasty(str(tmp_path / "engine"))
+    engine.write(batch_of({b"k": b"1"}), 1, 1)
+    engine.begin_flush()
+    wait_until(lambda: engine.durable_applied() == 2, what="the second flush")
+    engine.close()
+
+
+def test_what_was_sealed_and_overtaken_goes_with_the_old_database(tmp_path: Path) -> None:
+    engine = RocksEngine(str(tmp_path / "engine"))
+    source = MemoryEngine()
+    for index in (5, 9):
+        source.write(batch_of({b"a": b"%d" % index}), index, 1)
+        fresh = engine.stage()
+        assert fresh is not None
+        fresh.restore(iter(source.scan(b"", None, False, 0)))
+        fresh.seal()
+        if index == 5:
+            fresh.close()
+    # A view that nobody closes, as of a reader that failed, keeps nothing.
+    engine.view()
+    engine.adopt(fresh)
+    wait_until(lambda: len(list((tmp_path / "engine").glob("db-*"))) == 1, what="the end of the other folders")
+    assert engine.get(b"a") == b"9"
+    engine.close()
+
+
 def test_a_view_is_read_in_another_thread_and_in_turns(tmp_path: Path) -> None:
     engine = RocksEngine(str(tmp_path / "engine"), SMALL)
     pairs = {b"k%05d" % n: b"old" * 50 for n in range(2000)}
@@ -353,6 +404,7 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
 
         node.put("before", "1")
         server.call_soon_threadsafe(beat)
+        began = time.monotonic()
         Stalling.stalled.set()
         late = node.futures.put("late", "2")
         wait_until(lambda: Stalling.refused > 3, what="the first refusals")
@@ -364,15 +416,16 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         more = node.futures.put_many([(f"more/{n}", "3") for n in range(500)])
         wait_until(lambda: server.raw.commit >= logged + 10, what="the log's growth")
         applied = server.applied_index
-        wait_until(lambda: Stalling.refused > 150, timeout=30, what="a long stall")
+        wait_until(lambda: Stalling.refused > 250, timeout=60, what="a long stall")
         assert server.applied_index == applied, "applying went on over a refused write"
         assert not late.done() and not any(future.done() for future in more)
+        took = time.monotonic() - began
         Stalling.stalled.clear()
         assert late.result(30).revision == 3
         assert [future.result(30).revision for future in more] == list(range(4, 504))
         assert node.stats()["engine_busy_total"] == Stalling.refused
-    # The stall took 0.75 s or more; a loop that waited for it would show it in one piece.
-    assert max(gaps) < 0.5, f"the loop stood still for {max(gaps):.3f} s"
+    # The stall took 1.25 s or more; a loop that waited for it would show it in one piece.
+    assert max(gaps) < took / 2, f"the loop stood still for {max(gaps):.3f} s of {took:.3f}"
     with EmbeddedNode(config) as node:
         assert len(node.get_prefix("more/").kvs) == 500
 

@@ -22,6 +22,7 @@ import shutil
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -187,8 +188,10 @@ class RocksEngine(RecentEngine):
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
         self._flush_wanted = False
+        self._flush_lock = threading.Lock()  # over the two: whether a flush is wanted, and whether a thread sees to it
         self._failed: MetaStoreError | None = None
-        self._views: set[int] = set()
+        # Weak, for one that was let go of without `close` must not keep a folder for ever.
+        self._views: weakref.WeakSet[_View] = weakref.WeakSet()
         self._walk: Any = None
         self._write_options = _write_options()
         try:
@@ -329,19 +332,24 @@ class RocksEngine(RecentEngine):
 
     def begin_flush(self) -> None:
         """The same in the background; one that is under way is followed by another."""
-        self._flush_wanted = True
-        if self._flushing is None or not self._flushing.is_alive():
-            self._flushing = threading.Thread(target=self._flush_there, name="engine-flush", daemon=True)
-            self._flushing.start()
+        with self._flush_lock:
+            self._flush_wanted = True
+            if self._flushing is None:
+                self._flushing = threading.Thread(target=self._flush_there, name="engine-flush", daemon=True)
+                self._flushing.start()
 
     def _flush_there(self) -> None:
-        while self._flush_wanted:
-            self._flush_wanted = False
+        while True:
+            with self._flush_lock:
+                # Not `is_alive`: a thread that has looked for the last time, and is not gone yet, flushes nothing more.
+                if not self._flush_wanted or self._failed is not None:
+                    self._flushing = None
+                    return
+                self._flush_wanted = False
             try:
                 self.flush()
             except MetaStoreError as error:
                 self._failed = error
-                return
 
     def defragment(self) -> float | None:
         """Rewrite all files in the background, without what is deleted. None when that is done, else in how many
@@ -399,25 +407,26 @@ class RocksEngine(RecentEngine):
     def adopt(self, staged: Engine) -> None:
         """Go on with the database of a sealed engine out of `stage`."""
         assert isinstance(staged, _Staged), "only what stage() has made"
-        old, left = self._db, self.name
+        old = self._db
         self._walk = None
         self.forget()
         self._db, self.name = staged.take()
         self._index, self._term = staged.applied()
         self._durable = self._index
-        # Views keep the old files open; a start removes what is left.
-        work = (old, self.path / left, not self._views, self._flushing, self._compacting)
+        # Also what was sealed and overtaken by this one. Views keep the old files open; then a later start removes them.
+        left = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
+        work = (old, left, self._flushing, self._compacting)
         threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
 
 
-def _discard(db: Any, path: Path, remove: bool, *users: threading.Thread | None) -> None:
-    """Close a database that is not used any more and remove its folder."""
+def _discard(db: Any, left: list[Path], *users: threading.Thread | None) -> None:
+    """Close a database that is not used any more, when its `users` are done, and remove folders."""
     for thread in users:
         if thread is not None:
             thread.join()
     with contextlib.suppress(Exception):
         db.close()
-    if remove:
+    for path in left:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -449,7 +458,7 @@ class _View(Engine):
         self._path = engine.path
         self._applied = (index, term)
         self._size = engine.size()
-        engine._views.add(id(self))
+        engine._views.add(self)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
@@ -500,7 +509,7 @@ class _View(Engine):
         """Let go of it. Idempotent."""
         self._walk = None
         if self._engine is not None:
-            self._engine._views.discard(id(self))
+            self._engine._views.discard(self)
             self._engine = None
 
 
