@@ -13,6 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from ._core.chunk import MAX_CHUNK
@@ -368,6 +369,11 @@ class Snapshots:
             )  # fmt: skip
             self.loop.call_soon_threadsafe(lambda: _fail(failure))
             return
+        except BaseException as error:  # noqa: BLE001
+            # A fault of ours or of a plug-in. Left to this thread, the node would wait for its engine for ever.
+            fresh.close()
+            self.loop.call_soon_threadsafe(partial(_fail, error))
+            return
         self.loop.call_soon_threadsafe(lambda: self._installed(info, fresh, done))
 
     def _fill(self, info: Info, engine: Engine) -> None:
@@ -466,7 +472,7 @@ class Snapshots:
                 thread.join()
 
 
-def _fail(error: MetaStoreError) -> None:
+def _fail(error: BaseException) -> None:
     """Have the loop end with this error."""
     raise error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._core.chunk import check_chunk
 from .errors import DamagedData, FormatError, MetaStoreError
-from .snapformat import TRAILER_SIZE
+from .snapformat import TRAILER_SIZE, Header
 from .storage.snapshot import Cancelled, Info, Part, SnapshotStore, Source
 
 if TYPE_CHECKING:
@@ -65,7 +65,10 @@ class Worker:
             job, answer = work
             try:
                 result = job()
-            except (MetaStoreError, OSError, MemoryError, Cancelled) as error:
+            except Exception as error:
+                if not isinstance(error, (MetaStoreError, OSError, MemoryError, Cancelled)):
+                    # A fault of ours. Who waits for the answer must not wait for ever, and files are to be closed.
+                    log.exception("%s", self._thread.name)
                 self._post(self._failed, error)
                 continue
             self._post(answer, result)
@@ -282,9 +285,10 @@ class Incoming:
     # ---- in the thread
 
     def _open(self, head: bytes) -> Part | Info:
-        found = self.store.receive(head, self._between)
-        if found.header.cluster_id != self.cluster_id:
+        # Before anything is opened, or removed for it.
+        if Header.decode(head).cluster_id != self.cluster_id:
             raise FormatError("it is of another cluster")
+        found = self.store.receive(head, self._between)
         if isinstance(found, Part):
             self._part = found
         return found

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,7 +24,8 @@ from metastore.failpoints import Failpoints
 from metastore.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
 from metastore.snapformat import Header
-from metastore.snaptransfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers
+from metastore.snapshots import Snapshots
+from metastore.snaptransfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
 from metastore.storage.snapshot import Info, SnapshotStore, read_header, read_image
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
@@ -529,3 +532,42 @@ def test_nonsense_from_a_receiver_ends_the_transfer(net: Net, answer: tuple[int,
     net.until(lambda: one.reports)
     # Who says that it has the file is believed: the Raft core finds out.
     assert one.reports == [(2, answer[0] == DONE)]
+
+
+class Posts:
+    """What threads post to a loop, taken one by one."""
+
+    def __init__(self) -> None:
+        self.calls: queue.Queue[Callable[[], object]] = queue.Queue()
+
+    def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
+        self.calls.put(call)
+
+
+def fault() -> None:
+    raise RuntimeError("a fault")
+
+
+def test_a_fault_in_a_job_is_told_and_the_thread_goes_on() -> None:
+    posts, told, results, ended = Posts(), [], [], []
+    worker = Worker(posts, "worker", told.append)  # type: ignore[arg-type]
+    worker.ask(fault, results.append)
+    worker.ask(lambda: 7, results.append)
+    for _ in range(2):
+        posts.calls.get(timeout=20)()
+    assert [str(error) for error in told] == ["a fault"] and results == [7] and worker.waiting == 0
+    worker.stop(lambda: ended.append(1))
+    worker.join()
+    assert ended == [1]
+
+
+def test_a_fault_in_an_installation_ends_the_node() -> None:
+    """Its thread alone would end, and the node wait for the engine for ever."""
+    posts = Posts()
+    snapshots = Snapshots.__new__(Snapshots)
+    snapshots.loop = posts  # type: ignore[assignment]
+    snapshots.store = SimpleNamespace(restore=lambda *_arguments: fault())  # type: ignore[assignment]
+    info = SimpleNamespace(path=Path("some.snap"))
+    snapshots._read(info, MemoryEngine(), [], lambda: None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="a fault"):
+        posts.calls.get(timeout=20)()

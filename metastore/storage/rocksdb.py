@@ -413,7 +413,7 @@ class RocksEngine(RecentEngine):
         self._db, self.name = staged.take()
         self._index, self._term = staged.applied()
         self._durable = self._index
-        # Also what was sealed and overtaken by this one. Views keep the old files open; then a later start removes them.
+        # Also what was sealed and overtaken by this one. While views have the old files open, a later start does it.
         left = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
         work = (old, left, self._flushing, self._compacting)
         threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
