@@ -156,6 +156,21 @@ def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
     assert not kv.serve_late()
 
 
+def test_ranges_that_were_begun_are_bounded_too() -> None:
+    """Each holds a view and a part of its reply; one more is begun in every turn."""
+    kv = server(most=3)
+    callers = []
+    for _ in range(15):
+        callers.append(ask(kv, b"k", b"l"))
+        kv.serve_late()
+        assert len(kv.late) <= 3
+    refused = [one for one in callers if one.error]
+    assert refused and all(isinstance(one.error, errors.TooManyRequests) for one in refused)
+    while kv.serve_late():
+        pass
+    assert all(one.error or one.reply.count == MANY for one in callers)
+
+
 def test_a_range_that_cannot_be_begun_fails_alone() -> None:
     """Its revision was compacted while it waited."""
     kv = server()

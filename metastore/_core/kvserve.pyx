@@ -251,17 +251,19 @@ cdef class KVServer:
         cdef bytes reply
         if work is None:
             return self.store.range_reply(body)
-        if self.left <= 0:
-            if <size_t>len(self.late) >= self.max_reads:
-                raise errors.TooManyRequests()
-            self.late.append((waiter, body))
-            return None
-        reply = work.step(<size_t>self.left)
-        self.left -= <int64_t>work.cost
-        if reply is None:
+        if self.left > 0:
+            reply = work.step(<size_t>self.left)
+            self.left -= <int64_t>work.cost
+            if reply is not None:
+                return reply
+        if <size_t>len(self.late) >= self.max_reads:
+            raise errors.TooManyRequests()
+        if work.cost:
             work.freeze()
             self.late.append((waiter, work))
-        return reply
+        else:
+            self.late.append((waiter, body))
+        return None
 
     def serve_late(self) -> bool:
         """Go on with ranges that were too long for earlier turns, the oldest first; to be called at the end of every
@@ -288,6 +290,8 @@ cdef class KVServer:
             one = work if isinstance(work, LongRange) else start_range(self.store, work)
             reply = one.step(<size_t>left)
         except errors.MetaStoreError as error:
+            if isinstance(work, LongRange):
+                (<LongRange>work).close()
             waiter.fail(error)
             return 1
         if reply is not None:
