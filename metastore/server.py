@@ -526,12 +526,17 @@ class Server:
         """One slice of the physical part of a compaction."""
         self.sweeping = False
         try:
-            self.store.sweep(SWEEP_ITEMS)
+            # While the engine is busy nothing is swept, and asking at once again and again would be a busy loop.
+            busy = self.driver.retry_at is not None
+            if not busy:
+                self.store.sweep(SWEEP_ITEMS)
         except errors.EngineBusy:
-            self.loop.call_later(BUSY_RETRY, self._sweep)
+            busy = True
+        if busy:
             self.sweeping = True
-            return
-        self.kv.swept()
+            self.loop.call_later(BUSY_RETRY, self._sweep)
+        else:
+            self.kv.swept()
 
     def _tick(self) -> None:
         now = self.loop.now()

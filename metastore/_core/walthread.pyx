@@ -398,7 +398,7 @@ cdef class DiskThread:
         return self.error, bool(self.error_in_sync)
 
     def stop(self):
-        """Make `run` return; a group in flight is finished first."""
+        """Make `run` return after what it is doing; a group that it has not begun with stays undone."""
         ms_store(&self.stopping, 1)
         with nogil:
             self.post()
