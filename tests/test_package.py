@@ -33,6 +33,7 @@ FLOORS = {
     "_core": 0,
     "_core.build": 0,
     "_core.waiter": 0,
+    "_core.le": 1,
     "_core.crc": 1,
     "_core.entry": 1,
     "_core.op": 1,

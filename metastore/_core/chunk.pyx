@@ -16,39 +16,12 @@ from libc.string cimport memcpy, memset
 
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.crc cimport crc32
+from metastore._core.le cimport get32, get64, put32, put64
 
 from metastore.errors import FormatError
 
-cdef extern from "<endian.h>" nogil:
-    uint32_t htole32(uint32_t)
-    uint64_t htole64(uint64_t)
-    uint32_t le32toh(uint32_t)
-    uint64_t le64toh(uint64_t)
-
 HEADER = CHUNK_HEADER
 MAX_CHUNK = CHUNK_MAX
-
-
-cdef inline void put32(uint8_t* at, uint32_t value) noexcept nogil:
-    value = htole32(value)
-    memcpy(at, &value, 4)
-
-
-cdef inline void put64(uint8_t* at, uint64_t value) noexcept nogil:
-    value = htole64(value)
-    memcpy(at, &value, 8)
-
-
-cdef inline uint32_t get32(const uint8_t* at) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, at, 4)
-    return le32toh(value)
-
-
-cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return le64toh(value)
 
 
 cdef int chunk_read(const uint8_t* src, size_t avail, size_t max_chunk, ChunkView* out) noexcept nogil:

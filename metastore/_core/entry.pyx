@@ -8,17 +8,12 @@ tests, tools, membership changes.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memmove
+from libc.string cimport memmove
 
 from metastore._core.crc cimport crc32
+from metastore._core.le cimport get32, get64, put32, put64
 
 from metastore.errors import FormatError
-
-cdef extern from "<endian.h>" nogil:
-    uint32_t htole32(uint32_t)
-    uint64_t htole64(uint64_t)
-    uint32_t le32toh(uint32_t)
-    uint64_t le64toh(uint64_t)
 
 MAX_PAYLOAD = ENTRY_MAX_PAYLOAD
 NORMAL = ENTRY_NORMAL
@@ -27,28 +22,6 @@ CONF_CHANGE_V2 = ENTRY_CONF_CHANGE_V2
 
 cdef enum:
     HARD_STATE_VERSION = 1
-
-
-cdef inline void put32(uint8_t* at, uint32_t value) noexcept nogil:
-    value = htole32(value)
-    memcpy(at, &value, 4)
-
-
-cdef inline void put64(uint8_t* at, uint64_t value) noexcept nogil:
-    value = htole64(value)
-    memcpy(at, &value, 8)
-
-
-cdef inline uint32_t get32(const uint8_t* at) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, at, 4)
-    return le32toh(value)
-
-
-cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return le64toh(value)
 
 
 cdef size_t entry_size(size_t n) noexcept nogil:

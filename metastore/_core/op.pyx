@@ -9,11 +9,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from metastore.errors import FormatError
+from metastore._core.le cimport get64, put64
 
-cdef extern from "<endian.h>" nogil:
-    uint64_t htole64(uint64_t)
-    uint64_t le64toh(uint64_t)
+from metastore.errors import FormatError
 
 PUT = OP_PUT
 DELETE_RANGE = OP_DELETE_RANGE
@@ -21,17 +19,6 @@ TXN = OP_TXN
 COMPACT = OP_COMPACT
 MEMBER = OP_MEMBER
 ALARM = OP_ALARM
-
-
-cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return le64toh(value)
-
-
-cdef inline void put64(uint8_t* at, uint64_t value) noexcept nogil:
-    value = htole64(value)
-    memcpy(at, &value, 8)
 
 
 cdef size_t op_write_header(uint8_t* dst, uint8_t kind, uint64_t request_id) noexcept nogil:

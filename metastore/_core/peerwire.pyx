@@ -13,20 +13,13 @@ from libc.string cimport memcpy
 
 from metastore._core.crc cimport crc32
 from metastore._core.entry cimport ENTRY_OK, EntryView, entry_raise, entry_read
+from metastore._core.le cimport get16, get32, get64, put16, put32, put64
 from metastore._core.raftpb cimport (MSG_APP, MSG_BEAT, MSG_CHECK_QUORUM, MSG_HUP, MSG_PRE_VOTE_RESP, MSG_PROP,
                                      MSG_SNAP_STATUS, MSG_UNREACHABLE, Message, Snapshot)
 
 from metastore import errors
 from metastore._core.raftpb import ConfState
 from metastore.errors import FormatError
-
-cdef extern from "<endian.h>" nogil:
-    uint16_t htole16(uint16_t)
-    uint32_t htole32(uint32_t)
-    uint64_t htole64(uint64_t)
-    uint16_t le16toh(uint16_t)
-    uint32_t le32toh(uint32_t)
-    uint64_t le64toh(uint64_t)
 
 HEADER = FRAME_HEADER
 MAX_FRAME = 64 * 1024 * 1024
@@ -49,39 +42,6 @@ cdef enum:
     KEEP_CAPACITY = 1 << 20
 
 cdef int N_REFUSALS = len(REFUSALS)
-
-
-cdef inline void put16(uint8_t* at, uint16_t value) noexcept nogil:
-    value = htole16(value)
-    memcpy(at, &value, 2)
-
-
-cdef inline void put32(uint8_t* at, uint32_t value) noexcept nogil:
-    value = htole32(value)
-    memcpy(at, &value, 4)
-
-
-cdef inline void put64(uint8_t* at, uint64_t value) noexcept nogil:
-    value = htole64(value)
-    memcpy(at, &value, 8)
-
-
-cdef inline uint16_t get16(const uint8_t* at) noexcept nogil:
-    cdef uint16_t value
-    memcpy(&value, at, 2)
-    return le16toh(value)
-
-
-cdef inline uint32_t get32(const uint8_t* at) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, at, 4)
-    return le32toh(value)
-
-
-cdef inline uint64_t get64(const uint8_t* at) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, at, 8)
-    return le64toh(value)
 
 
 cdef inline bint travels(int type) noexcept nogil:

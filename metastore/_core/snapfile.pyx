@@ -11,15 +11,12 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from metastore._core.engine cimport Engine, MemoryEngine
+from metastore._core.le cimport get32, put32
 from metastore._core.omap cimport OrderedMap, cursor_first, cursor_next
 from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 from metastore._core.engine import APPLIED_KEY
 from metastore.errors import FormatError
-
-cdef extern from "<endian.h>" nogil:
-    uint32_t htole32(uint32_t)
-    uint32_t le32toh(uint32_t)
 
 # Records put into a map between two looks at whether others want to run: well under a millisecond.
 cdef enum:
@@ -50,14 +47,11 @@ cdef class Walker:
     cdef size_t copy_some(self, uint8_t* out, size_t room) noexcept nogil:
         """As much of the record under way as there is room for."""
         cdef uint8_t head[RECORD_HEADER]
-        cdef uint32_t size
         cdef size_t part, total = 0
         cdef size_t whole = RECORD_HEADER + <size_t>self.rec.klen + self.rec.vlen
         if self.copied < RECORD_HEADER:
-            size = htole32(self.rec.klen)
-            memcpy(head, &size, 4)
-            size = htole32(self.rec.vlen)
-            memcpy(head + 4, &size, 4)
+            put32(head, self.rec.klen)
+            put32(head + 4, self.rec.vlen)
             part = min(room, RECORD_HEADER - self.copied)
             memcpy(out, head + self.copied, part)
             self.copied += part
@@ -169,10 +163,8 @@ cdef class RecordReader:
         cdef size_t n = self.read(self.head, RECORD_HEADER)
         if n == 0:
             return NULL
-        memcpy(&klen, self.head, 4)
-        memcpy(&vlen, self.head + 4, 4)
-        klen = le32toh(klen)
-        vlen = le32toh(vlen)
+        klen = get32(self.head)
+        vlen = get32(self.head + 4)
         if n < RECORD_HEADER or klen > MAX_RECORD or vlen > MAX_RECORD:
             raise FormatError(f"snapshot: record {self.records} cannot be read")
         rec = <Record*>malloc(sizeof(Record) + <size_t>klen + vlen)
@@ -205,10 +197,8 @@ cdef class RecordReader:
         cdef Record* kept
         cdef uint64_t before = self.records
         while n - self.at >= RECORD_HEADER:
-            memcpy(&klen, data + self.at, 4)
-            memcpy(&vlen, data + self.at + 4, 4)
-            klen = le32toh(klen)
-            vlen = le32toh(vlen)
+            klen = get32(data + self.at)
+            vlen = get32(data + self.at + 4)
             if klen > MAX_RECORD or vlen > MAX_RECORD:
                 return False
             if n - self.at - RECORD_HEADER < <size_t>klen + vlen:

@@ -1,7 +1,6 @@
 """The write-ahead log as bytes: records, segments, the log's table of entries. Layout: FORMATS.md, "WAL"."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 cdef enum:
     SEGMENT_HEADER = 64
@@ -14,25 +13,6 @@ cdef enum:
     REC_HARD_STATE = 3
     REC_SNAPSHOT = 4
     REC_MARKER = 5
-
-cdef inline uint32_t get32(const uint8_t* p) noexcept nogil:
-    cdef uint32_t value
-    memcpy(&value, p, 4)
-    return value
-
-
-cdef inline uint64_t get64(const uint8_t* p) noexcept nogil:
-    cdef uint64_t value
-    memcpy(&value, p, 8)
-    return value
-
-
-cdef inline void put32(uint8_t* p, uint32_t value) noexcept nogil:
-    memcpy(p, &value, 4)
-
-
-cdef inline void put64(uint8_t* p, uint64_t value) noexcept nogil:
-    memcpy(p, &value, 8)
 
 
 cdef inline size_t align8(size_t n) noexcept nogil:

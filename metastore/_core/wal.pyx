@@ -15,6 +15,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 
 from metastore._core.crc cimport crc32
 from metastore._core.entry cimport ENTRY_HEADER, ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
+from metastore._core.le cimport get32, get64, put32, put64
 
 from metastore.errors import FormatError
 

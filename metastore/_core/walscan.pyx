@@ -6,9 +6,10 @@ segment that carries the unproven tail over and gives a `Writer` that goes on be
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from metastore._core.le cimport get32, get64
 from metastore._core.wal cimport (READ_OK, REC_ENTRY, REC_HARD_STATE, REC_MARKER, REC_SNAPSHOT, REC_START,
-                                  RECORD_HEADER, SEGMENT_HEADER, Group, LogState, RecordView, Writer, align8, get32,
-                                  get64, record_read)
+                                  RECORD_HEADER, SEGMENT_HEADER, Group, LogState, RecordView, Writer, align8,
+                                  record_read)
 
 from metastore._core.wal import check_header, encode_header
 from metastore.errors import DamagedData, FormatError
