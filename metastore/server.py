@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
 from ._core.entry import MAX_PAYLOAD, Entry, decode_entries
-from ._core.h2 import Limits, Request
+from ._core.h2 import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
@@ -25,7 +25,6 @@ from ._core.waiter import Waiter
 from .api import header, make_services, pb
 from .api.pages import Pages
 from .backups import Backups
-from .backups import Result as BackupResult
 from .codecs import load as load_codec
 from .codecs import load_all as load_all_codecs
 from .config import Config
@@ -34,8 +33,8 @@ from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
 from .join import join, roster_record
 from .loop import READ, Loop
-from .members import Done, DoneWith, Members, Outcome, peer_address
-from .membership import PROMOTE, REMOVE, UPDATE, Change, Identity, Member, Roster
+from .members import Members
+from .membership import Identity, Roster
 from .peer import PeerIdentity, PeerTransport
 from .peerstream import AcceptedStream
 from .snapshots import open_snapshots
@@ -43,7 +42,8 @@ from .storage.datadir import DataDir
 from .storage.readahead import ReadAhead, Reader
 from .storage.unsynced import Unsynced
 from .storage.wal import Lag, Wal
-from .upkeep import AlarmsDone, HashDone, Upkeep
+from .upkeep import Upkeep
+from .view import View
 
 log = logging.getLogger("metastore.node")
 
@@ -52,7 +52,6 @@ ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 SPACE_ASK = 30.0  # seconds until a leader without room hands over to the same member again
-NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
@@ -98,6 +97,7 @@ class Server:
         self.ready = False
         self.draining = False
         self.closing = contextlib.ExitStack()
+        self.view = View(self)
         self.loop = Loop()
         if config.raft.read_only == "lease":
             # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
@@ -255,7 +255,7 @@ class Server:
         )
         self.closing.callback(self.transfers.close)
         self.backups = Backups(
-            self.loop, fresh=self._fresh, bad=self.snapshots.bad, header=lambda: header(self),
+            self.loop, fresh=self.view.fresh, bad=self.snapshots.bad, header=lambda: header(self.view),
             timeout=limits.output_timeout,
         )  # fmt: skip
         self.closing.callback(self.backups.stop)
@@ -278,9 +278,9 @@ class Server:
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
-        self.services, self.health = make_services(self)
+        self.services, self.health = make_services(self.view)
         self.method_table = self.services.method_table
-        self.pages = Pages(self)
+        self.pages = Pages(self.view)
         self.limits = Limits(
             max_message=limits.max_request_bytes + GRPC_OVERHEAD,
             max_header_list=limits.max_header_bytes,
@@ -304,9 +304,9 @@ class Server:
         """Open the peer port as soon as there is anybody else: a member that is alone takes no port it does not use."""
         alone = set(self.roster.members) == {self.identity.member_id} and not self.identity.contacts
         if self.peers is None and not alone:
-            self._open_peers()
+            self.open_peers()
 
-    def _open_peers(self) -> None:
+    def open_peers(self) -> None:
         """Listen for peers. Raises AddressInUse."""
         identity = self.identity
         me = PeerIdentity(
@@ -328,7 +328,8 @@ class Server:
 
     def _is_learner(self) -> bool:
         told = {member.id: member for member in self.identity.contacts} | self.roster.members
-        return self.member_id in told and told[self.member_id].is_learner
+        me = told.get(self.identity.member_id)
+        return me is not None and me.is_learner
 
     # ---- peers (peer.Handler)
 
@@ -554,7 +555,7 @@ class Server:
         behind = self.driver.backlog or self.raw.apply_waiting  # more to apply, here or still on its way from the log
         if not self.driver.leader_id or not self.applier.applied_index or behind:
             return
-        self.membership.publish(self.config.node.name, self.client_urls, now)
+        self.membership.publish(self.config.node.name, self.view.client_urls, now)
         if not self.membership.published:
             return
         self.ready = True
@@ -598,185 +599,6 @@ class Server:
         if now < self.drain_until and (not self.driver.quiet or self.kv.late or self.listener.conns or leads):
             return
         self.loop.stop()
-
-    # ---- what the services see (api.NodeView)
-
-    @property
-    def name(self) -> str:
-        """The member's name."""
-        return self.config.node.name
-
-    @property
-    def member_id(self) -> int:
-        """This member's id."""
-        return self.identity.member_id
-
-    @property
-    def cluster_id(self) -> int:
-        """The cluster's id."""
-        return self.identity.cluster_id
-
-    @property
-    def revision(self) -> int:
-        """The store's revision."""
-        return int(self.store.revision)
-
-    @property
-    def raft_term(self) -> int:
-        """The Raft term."""
-        return self.driver.term
-
-    @property
-    def raft_index(self) -> int:
-        """Index of the last committed entry."""
-        return int(self.raw.status().commit)
-
-    @property
-    def applied_index(self) -> int:
-        """Index of the last applied entry."""
-        return int(self.applier.applied_index)
-
-    @property
-    def leader_id(self) -> int:
-        """The leader's member id; 0 while none is known."""
-        return self.driver.leader_id
-
-    @property
-    def db_size(self) -> int:
-        """Bytes the engine takes."""
-        return int(self.engine.size())
-
-    @property
-    def db_size_in_use(self) -> int:
-        """Bytes of it that are in use."""
-        return int(self.engine.size_in_use())
-
-    @property
-    def client_addresses(self) -> tuple[str, ...]:
-        """What the client port listens on, port 0 resolved."""
-        return tuple(self.listener.bound)
-
-    @property
-    def client_urls(self) -> tuple[str, ...]:
-        """Where clients should dial this member."""
-        return tuple(f"http://{where}" for where in self.config.advertise.client or self.listener.bound)
-
-    def members(self) -> Iterable[Member]:
-        """The members, as this node has applied them."""
-        return [member for _, member in sorted(self.roster.members.items())]
-
-    @property
-    def quota_bytes(self) -> int:
-        """What the engine may take; 0: no limit."""
-        return max(0, self.upkeep.quota_bytes)
-
-    def alarms(self) -> Iterable[tuple[int, int]]:
-        """(member id, alarm): those of all members, and NOSPACE of this one while its disk has no room for the log."""
-        return self.upkeep.alarms()
-
-    def change_alarm(self, action: int, member: int, alarm: int, done: AlarmsDone) -> None:
-        """Raise or clear an alarm everywhere."""
-        self.upkeep.change_alarm(action, member, alarm, done)
-
-    def defragment(self, done: Done) -> None:
-        """Give back the room that is held and not needed."""
-        self.upkeep.defragment(done)
-
-    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
-        """Sum up the state at `revision` (0: now)."""
-        self.upkeep.hash_kv(revision, whole, gone, done)
-
-    def healthy(self) -> bool:
-        """Whether this node serves."""
-        return self.ready and not self.draining and self.leader_id != 0
-
-    def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
-        """Call `done` when a read is linearizable, or with the error."""
-        self.kv.confirm(Outcome(done))
-
-    def backup(self, request: Request) -> None:
-        """Stream a backup as the answer of `request`. Raises TooManyRequests."""
-        self.backups.begin(request)
-
-    def _fresh(self, done: Callable[[BackupResult], object]) -> None:
-        """Call `done` with a snapshot that holds all that was acknowledged before."""
-
-        def confirmed(error: errors.MetaStoreError | None) -> None:
-            if error is not None:
-                done(error)
-            else:
-                # Not here: a view must be taken between two applies.
-                self.loop.call_later(0, lambda: self.snapshots.fresh(done))
-
-        self.confirm_read(confirmed)
-
-    def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
-        """Add a member; raises MemberBadURLs, and Unhealthy when the first one to be added could not reach us."""
-        if self.peers is None:
-            # Now, for once the change is committed there is no way back.
-            try:
-                self._open_peers()
-            except errors.AddressInUse as error:
-                raise errors.Unhealthy(f"{errors.Unhealthy.default}: {error.text}") from error
-        self.membership.add(peer_urls, learner, done, self.loop.now())
-
-    def remove_member(self, ident: int, done: Done) -> None:
-        """Remove a member."""
-        self.membership.change(Change(REMOVE, Member(ident or NOBODY, "", (), ())), done, self.loop.now())
-
-    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
-        """Change a member's peer URLs; raises MemberBadURLs."""
-        for url in peer_urls or [""]:
-            peer_address(url)
-        change = Change(UPDATE, Member(ident or NOBODY, "", tuple(peer_urls), ()))
-        self.membership.change(change, done, self.loop.now())
-
-    def promote_member(self, ident: int, done: Done) -> None:
-        """Make a learner a voter."""
-        self.membership.change(Change(PROMOTE, Member(ident or NOBODY, "", (), ())), done, self.loop.now())
-
-    def move_leader(self, ident: int, done: Done) -> None:
-        """Hand leadership to `ident`; raises NotLeader, BadLeaderTransferee."""
-        if not self.driver.is_leader:
-            raise errors.NotLeader()
-        target = self.roster.members.get(ident)
-        if target is None or target.is_learner:
-            raise errors.BadLeaderTransferee()
-        self.raw.transfer_leader(ident)
-        deadline = self.loop.now() + self.config.raft.tick_interval * self.config.raft.election_ticks
-
-        def look() -> None:
-            if self.driver.leader_id == ident:
-                done(None)
-            elif self.loop.now() >= deadline:
-                done(errors.TimeoutDueToLeaderFail())
-            else:
-                self.loop.call_later(self.config.raft.tick_interval / 10, look)
-
-        look()
-
-    def stats(self) -> dict[str, float]:
-        """Numbers for /metrics."""
-        log_stats = self.wal.stats()
-        numbers = {f"wal_{name}": log_stats.pop(name) for name in ("segments", "first_index")}
-        numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
-        numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = self.wal.unsynced
-        numbers["wal_sync_interval_seconds"] = self.config.wal.sync_interval if self.config.wal.sync == "async" else 0
-        numbers["raft_doubt_term"] = self.raw.doubt
-        numbers |= {f"read_ahead_{name}": value for name, value in self.reader.cache.stats().items()}
-        numbers |= {f"snapshot_{name}_total": value for name, value in self.snapshots.stats().items()}
-        numbers |= {f"kv_{name.lower()}_total": value for name, value in self.kv.call_counts.items()}
-        numbers |= self.upkeep.stats()
-        proposer = self.proposer
-        return numbers | {
-            "kv_refused_total": self.kv.refused,
-            "engine_busy_total": self.driver.engine_busy,
-            "inflight_requests": proposer.queued + proposer.inflight,
-            "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
-            "client_connections": len(self.listener.conns),
-            "payload_bytes_before_total": self.codec.bytes_in,
-            "payload_bytes_after_total": self.codec.bytes_out,
-        }
 
 
 def first_id(member_id: int, wall: float) -> int:

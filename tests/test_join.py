@@ -32,7 +32,7 @@ def add(node: Node, port: int, learner: bool) -> Any:
     def done(member: Any, error: errors.MetaStoreError | None) -> None:
         outcome.set_exception(error) if error is not None else outcome.set_result(member)
 
-    server.call_soon_threadsafe(lambda: server.add_member([f"http://127.0.0.1:{port}"], learner, done))
+    server.call_soon_threadsafe(lambda: server.view.add_member([f"http://127.0.0.1:{port}"], learner, done))
     return outcome.result(10)
 
 
@@ -58,13 +58,13 @@ def test_a_learner_joins_and_has_everything(first: Node, tmp_path: Path, ports: 
     first.put("between", "2")
     both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="existing")) as second:
-        assert second._running().member_id == member.id
+        assert second._running().view.member_id == member.id
         assert [kv.key for kv in second.range("a", "z", serializable=True).kvs] == [b"before", b"between"]
         first.put("after", "3")
         assert second.get("after") is not None
     # Once joined, the directory says who it is; `state` has no say any more.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
-        assert again._running().member_id == member.id
+        assert again._running().view.member_id == member.id
         assert again.get("after") is not None
 
 

@@ -94,6 +94,7 @@ FLOORS = {
     "snaptransfer": 6,
     "peerstream": 6,
     "server": 7,
+    "view": 7,
     "snapshots": 7,
     "backups": 7,
     "embed": 7,
