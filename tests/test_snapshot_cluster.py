@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import EAGER, Cluster, Member
+from support.cluster import EAGER, Cluster, Member, cut_behind
 from support.load import History, Load
-from support.processes import dies_at, wait_until
+from support.processes import dies_at, metric, wait_until
 
 pytestmark = pytest.mark.node_only
 
@@ -45,9 +45,9 @@ def installed(member: Member) -> list[int]:
 def left_behind(cluster: Cluster, count: int = 400) -> Member:
     """A follower that was killed, and whose log ends before those of the others begin."""
     follower = cluster.followers()[0]
-    fill(cluster.leader(), 0, 60)
-    follower.kill()
-    fill(cluster.leader(), 60, count)
+    leader = cluster.leader()
+    fill(leader, 0, 60)
+    cut_behind(leader, follower, lambda: fill(leader, 60, count))
     return follower
 
 
@@ -167,7 +167,13 @@ def test_installed_under_load(make: MakeCluster) -> None:
 
 def test_a_newcomer_gets_the_snapshot_of_a_compacted_log(make: MakeCluster) -> None:
     cluster = make()
-    fill(cluster.leader(), 0, 300)
+    leader = cluster.leader()
+
+    def cut() -> bool:
+        fill(leader, 0, 300)
+        return metric(leader, "metastore_wal_first_index") > 1
+
+    wait_until(cut, what="a log that begins later")
     newcomer = cluster.new_member()
     newcomer.existing = True
     newcomer.initial = {member.name: member.advertised for member in cluster.members}

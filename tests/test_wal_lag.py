@@ -259,13 +259,17 @@ def opened(folder: Path, points: Failpoints | None = None, interval: float = 60.
 
 
 def test_entries_are_reported_when_written_and_synced_by_the_clock(folder: Path) -> None:
-    wal = opened(folder, interval=0.2)
+    wal = opened(folder)
     put(wal, 1, 1)
     syncs = wal.stats()["syncs"]
     assert syncs == 1 and wal.unsynced == (0, 0.0), "the first one brought a new term"
     put(wal, 2, 3)
     assert wal.stats()["syncs"] == syncs and wal.unsynced[0] > 300
     assert wal.images(2, 5, 10**6) == b"".join(image(i, 1, 100) for i in (2, 3, 4)), "they can be read"
+    wal.close()
+    wal = opened(folder, interval=0.05)
+    syncs = wal.stats()["syncs"]
+    put(wal, 5, 1)
     wait(wal, lambda: wal.unsynced[0] == 0)
     assert wal.stats()["syncs"] == syncs + 1
     wal.close()

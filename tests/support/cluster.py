@@ -6,7 +6,9 @@ may be those of somebody in between (`proxy.Network`), who then can cut and slow
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
 import re
 import socket
 import time
@@ -35,15 +37,17 @@ EAGER = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody had a moment ago; all sockets are open at once, so they differ."""
-    with_port = [socket.socket() for _ in range(count)]
-    try:
-        for sock in with_port:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in with_port]
-    finally:
-        for sock in with_port:
-            sock.close()
+    """Ports that nobody had a moment ago. Below those that the system gives to whoever dials out: of those one could be
+    taken while its member is being restarted."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    found: list[int] = []
+    while len(found) < count:
+        port = random.randrange(min(10_000, low // 2), low)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in found:
+                found.append(port)
+    return found
 
 
 class Member(Server):
@@ -217,7 +221,7 @@ class Cluster:
         """The members with a process."""
         return [member for member in self.members if member.process is not None]
 
-    def leader(self, among: Sequence[Member] | None = None, timeout: float = 15.0) -> Member:
+    def leader(self, among: Sequence[Member] | None = None, timeout: float = 30.0) -> Member:
         """The member that all of `among` (default: all that run) take for the leader, and which is one of them."""
         found: list[Member] = []
 
@@ -241,11 +245,17 @@ class Cluster:
 
     def lead(self, member: Member) -> None:
         """Have `member` lead."""
-        leader = self.leader()
-        if leader is not member:
-            with leader.client() as client:
-                client.call(m.MoveLeaderRequest(targetID=self.member_id(member)))
-            wait_until(lambda: self.leader() is member, what="another leader")
+        ident = self.member_id(member)
+
+        def leads() -> bool:
+            leader = self.leader()
+            if leader is not member:
+                # On a busy machine it may take longer than the leader waits, or somebody else leads by now.
+                with leader.client() as client, contextlib.suppress(Failure):
+                    client.call(m.MoveLeaderRequest(targetID=ident))
+            return self.leader() is member
+
+        wait_until(leads, 60, f"{member.name} as the leader")
 
     def member_id(self, member: Member) -> int:
         """The id of a member, as one that runs knows it."""
@@ -256,7 +266,7 @@ class Cluster:
                 if member.advertised in known.peerURLs[0]
             )
 
-    def same_everywhere(self, timeout: float = 15.0) -> None:
+    def same_everywhere(self, timeout: float = 30.0) -> None:
         """Waits until every running member has applied the same, and checks that all hold the same keys."""
 
         def level() -> bool:
@@ -302,7 +312,7 @@ def cut_behind(leader: Server, behind: Server, write: Callable[[], object]) -> N
     wait_until(cut, what="a log that begins later")
 
 
-def time_to_write(client: Client, key: bytes, limit: float = 15.0) -> float:
+def time_to_write(client: Client, key: bytes, limit: float = 30.0) -> float:
     """Seconds until a put through `client` is acknowledged; errors before that are expected."""
     began = time.monotonic()
     while True:

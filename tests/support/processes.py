@@ -24,7 +24,7 @@ from typing import Self
 from .client import Client
 
 START_SECONDS = 30.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 30.0
 LOG_LINES = 4000
 
 
