@@ -7,23 +7,20 @@ read any more; when that lasts longer than `grace` seconds without progress, it 
 
 from __future__ import annotations
 
-import errno
 import logging
 import socket
-from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from collections.abc import Iterable
+from typing import Final, Protocol
 
 import httptools
 
-from metastore import errors
 from metastore._core.h2 import Limits, MethodTable, Request, Session
-from metastore.loop import ACCEPT_LATER, HANGUP, READ, WRITE, Loop, Timer
+from metastore.accept import Acceptor
+from metastore.loop import HANGUP, READ, WRITE, Loop, Timer
 
 log = logging.getLogger("metastore.conn")
 
 RECV_SIZE: Final = 256 * 1024
-#: How long accepting pauses when the process is out of file descriptors or buffers, seconds.
-ACCEPT_PAUSE: Final = 0.1
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
 
@@ -413,61 +410,13 @@ class Listener:
         self.dirty: list[Session] = []
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.paused = False
-        self.bound: list[str] = []
         self.refused = 0
-        self._sockets: list[socket.socket] = []
-        self._accepting = False
         self._timer: Timer | None = None
-        self._resume: Timer | None = None
-        try:
-            for address in [addresses] if isinstance(addresses, str) else addresses:
-                self._listen(address)
-        except BaseException:
-            self.close()
-            raise
-        self._accept_on()
+        self._acceptor = Acceptor(loop, addresses, self._take_in, backlog=BACKLOG, per_turn=ACCEPTS_PER_TURN)
+        self.bound = self._acceptor.bound
         self._sweep_later()
 
-    def _listen(self, address: str) -> None:
-        sock, where = listening(address, "", BACKLOG)
-        self._sockets.append(sock)
-        self.bound.append(where)
-
-    # ---- accepting
-
-    def _accept_on(self) -> None:
-        self._resume = None
-        if not self._accepting:
-            self._accepting = True
-            for sock in self._sockets:
-                self.loop.add(sock.fileno(), READ, self._acceptor(sock))
-
-    def _accept_off(self) -> None:
-        if self._accepting:
-            self._accepting = False
-            for sock in self._sockets:
-                self.loop.remove(sock.fileno())
-
-    def _acceptor(self, sock: socket.socket) -> Callable[[int], None]:
-        return lambda _events: self._accept(sock)
-
-    def _accept(self, sock: socket.socket) -> None:
-        for _ in range(ACCEPTS_PER_TURN):
-            try:
-                client, _address = sock.accept()
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno in ACCEPT_LATER:
-                    log.warning("accept: %s; pausing for %s s", error.strerror, ACCEPT_PAUSE)
-                    self._accept_off()
-                    self._resume = self.loop.call_later(ACCEPT_PAUSE, self._accept_on)
-                    return
-                # The client went away before it was accepted: its business only.
-                continue
-            self._take_in(client)
-
-    def _take_in(self, client: socket.socket) -> None:
+    def _take_in(self, client: socket.socket, _where: str) -> None:
         if len(self.conns) >= self.conn_limits.max_connections:
             self.refused += 1
             client.close()
@@ -517,26 +466,17 @@ class Listener:
 
     def shutdown(self) -> None:
         """Accept nothing more, send GOAWAY; connections close as their calls finish (`conns` gets empty)."""
-        self._accept_off()
-        if self._resume is not None:
-            self._resume.cancel()
-        for sock in self._sockets:
-            sock.close()
-        self._sockets.clear()
+        self._acceptor.close()
         for conn in list(self.conns):
             conn.shutdown()
         self.flush_dirty()
 
     def close(self) -> None:
         """Drop everything; idempotent."""
-        self._accept_off()
-        for timer in (self._resume, self._timer):
-            if timer is not None:
-                timer.cancel()
-        self._timer = None
-        for sock in self._sockets:
-            sock.close()
-        self._sockets.clear()
+        self._acceptor.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for conn in list(self.conns):
             conn.close()
 
@@ -551,44 +491,3 @@ class Listener:
             log.info("dropping a client that made no progress (fd %d)", conn.fd)
             conn.close()
         self._sweep_later()
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """"host:port" -> (host, port); raises errors.ConfigError naming what is wrong."""
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise errors.ConfigError(f"address {address!r}: an IPv6 host goes in brackets")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise errors.ConfigError(f"address {address!r} is not host:port")
-    return host, int(port)
-
-
-def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str]:
-    """A listening socket at "host:port" (port 0: the system chooses; an empty host: all) and where that is.
-
-    `whom` is a word for the messages: "" or "for peers ". Raises errors.AddressInUse, errors.ConfigError.
-    """
-    host, port = split_address(address)
-    try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise errors.ConfigError(f"cannot listen {whom}on {address!r}: {error.strerror or error}") from error
-    family, kind, proto, _, where = found[0]
-    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(where)
-        sock.listen(backlog)
-    except OSError as error:
-        sock.close()
-        if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
-            raise errors.AddressInUse(f"cannot listen {whom}on {address}: {error.strerror}") from error
-        raise
-    return sock, place(sock.getsockname())
-
-
-def place(where: tuple[Any, ...]) -> str:
-    """A socket's address as text."""
-    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import errors
 from . import handshake as hs
-from .conn import split_address
+from .accept import split_address
 from .membership import Identity, Member, Roster
 
 log = logging.getLogger("metastore.join")

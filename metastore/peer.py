@@ -18,9 +18,9 @@ from . import errors
 from . import handshake as hs
 from ._core.peerwire import REFUSALS, Blob, Forward, Refusal
 from ._core.raftpb import Message, MessageType
-from .conn import listening, place
+from .accept import Acceptor
 from .handshake import PeerIdentity
-from .loop import ACCEPT_LATER, READ, Loop, Timer
+from .loop import Loop, Timer
 from .peerstream import CLOSED, OPEN, WAITING, AcceptedStream, DialledStream, PeerLimits, SnapshotSender, Stream, tune
 
 if TYPE_CHECKING:
@@ -32,7 +32,6 @@ log = logging.getLogger("metastore.peer")
 
 RECV_SIZE: Final = 256 * 1024
 BACKLOG: Final = 128
-ACCEPT_PAUSE: Final = 0.1
 #: The same line about the same peer comes at most so often, in seconds.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
@@ -118,7 +117,6 @@ class PeerTransport:
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
         self.incarnations: dict[int, str] = {}
-        self.bound: list[str] = []
         self.strays = 0  # messages for members that are not known
         self._peers: dict[int, Peer] = {}
         self._removed: frozenset[int] = frozenset()
@@ -127,16 +125,9 @@ class PeerTransport:
         self._reports: dict[object, tuple[str, float]] = {}
         self._told_removed = False
         self._closed = False
-        self._listeners: list[socket.socket] = []
         self._timer: Timer | None = None
-        self._resume: Timer | None = None
-        try:
-            for one in [address] if isinstance(address, str) else address:
-                self._listen(one)
-        except BaseException:
-            self.close()
-            raise
-        self._accepting(True)
+        self._acceptor = Acceptor(loop, address, self._take_in, backlog=BACKLOG, per_turn=1, whom="for peers ")
+        self.bound = self._acceptor.bound
         self._sweep()
 
     # ---- members
@@ -384,30 +375,7 @@ class PeerTransport:
 
     # ---- accepting
 
-    def _listen(self, address: str) -> None:
-        sock, where = listening(address, "for peers ", BACKLOG)
-        self._listeners.append(sock)
-        self.bound.append(where)
-
-    def _accepting(self, on: bool) -> None:
-        self._resume = None
-        for sock in self._listeners:
-            if on:
-                self.loop.add(sock.fileno(), READ, lambda _events, sock=sock: self._accept(sock))  # type: ignore[misc]
-            else:
-                self.loop.remove(sock.fileno())
-
-    def _accept(self, listener: socket.socket) -> None:
-        try:
-            sock, where = listener.accept()
-        except BlockingIOError:
-            return
-        except OSError as error:
-            if error.errno in ACCEPT_LATER:
-                log.warning("accept: %s; pausing for %s s", error.strerror, ACCEPT_PAUSE)
-                self._accepting(False)
-                self._resume = self.loop.call_later(ACCEPT_PAUSE, lambda: self._accepting(True))
-            return
+    def _take_in(self, sock: socket.socket, where: str) -> None:
         if len(self._accepted) >= self.limits.max_accepted:
             # Whoever says nothing makes room for who may have something to say.
             silent = next((stream for stream in self._accepted if not stream.from_), None)
@@ -421,7 +389,7 @@ class PeerTransport:
         except OSError:
             sock.close()
             return
-        self._accepted[AcceptedStream(self, sock, place(where))] = None
+        self._accepted[AcceptedStream(self, sock, where)] = None
 
     # ---- life
 
@@ -439,13 +407,9 @@ class PeerTransport:
         if self._closed:
             return
         self._closed = True
-        for timer in (self._timer, self._resume):
-            if timer is not None:
-                timer.cancel()
-        for sock in self._listeners:
-            self.loop.remove(sock.fileno())
-            sock.close()
-        self._listeners.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._acceptor.close()
         for peer in list(self._peers.values()):
             self._close_peer(peer, "this member stops")
         for accepted in list(self._accepted):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import handshake as hs
 from ._core.peerwire import MAX_FRAME, Blob, FrameReader, Outbox
-from .conn import split_address
+from .accept import split_address
 from .errors import ConfigError, FormatError
 from .loop import HANGUP, READ, WRITE, Loop, Timer
 

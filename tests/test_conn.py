@@ -19,7 +19,8 @@ from support.echo_server import EchoServer, Running
 
 from metastore import errors
 from metastore._core.grpc import Limits
-from metastore.conn import ConnLimits, Listener, split_address
+from metastore.accept import split_address
+from metastore.conn import ConnLimits, Listener
 from metastore.loop import Loop
 
 PUT = "/etcdserverpb.KV/Put"

@@ -84,6 +84,7 @@ FLOORS = {
     "_core.walthread": 5,
     "storage": 5,
     "loop": 6,
+    "accept": 6,
     "conn": 6,
     "peer": 6,
     "join": 6,

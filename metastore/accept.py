@@ -1,0 +1,125 @@
+"""Listening sockets and the accepting on them, for clients and for peers alike."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Final
+
+from metastore import errors
+from metastore.loop import ACCEPT_LATER, READ, Loop, Timer
+
+log = logging.getLogger("metastore.accept")
+
+#: Seconds without accepting after the process ran out of descriptors or memory.
+PAUSE: Final = 0.1
+
+
+class Acceptor:
+    """Listens, and gives each connection to `take(socket, where it comes from)`, at most `per_turn` of one listening
+    socket in one turn of the loop.
+
+    `addresses` is one "host:port" or several ("[::1]:2379" for IPv6; port 0 lets the system choose; an empty host
+    means all), `bound` what came of them. `whom` is a word for the messages: "" or "for peers ". Raises
+    errors.AddressInUse, errors.ConfigError; nothing is left open then.
+    """
+
+    def __init__(
+        self, loop: Loop, addresses: str | Iterable[str], take: Callable[[socket.socket, str], object], *,
+        backlog: int, per_turn: int, whom: str = "",
+    ) -> None:  # fmt: skip
+        self.bound: list[str] = []
+        self._loop = loop
+        self._take = take
+        self._per_turn = per_turn
+        self._sockets: list[socket.socket] = []
+        self._accepting = False
+        self._resume: Timer | None = None
+        try:
+            for address in [addresses] if isinstance(addresses, str) else addresses:
+                sock, where = listening(address, whom, backlog)
+                self._sockets.append(sock)
+                self.bound.append(where)
+        except BaseException:
+            self.close()
+            raise
+        self._on()
+
+    def _on(self) -> None:
+        self._resume = None
+        self._accepting = True
+        for sock in self._sockets:
+            self._loop.add(sock.fileno(), READ, partial(self._accept, sock))
+
+    def _off(self) -> None:
+        if self._accepting:
+            self._accepting = False
+            for sock in self._sockets:
+                self._loop.remove(sock.fileno())
+
+    def _accept(self, listener: socket.socket, _events: int) -> None:
+        for _ in range(self._per_turn):
+            try:
+                sock, where = listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in ACCEPT_LATER:
+                    log.warning("accept: %s; pausing for %s s", error.strerror, PAUSE)
+                    self._off()
+                    self._resume = self._loop.call_later(PAUSE, self._on)
+                    return
+                # Whoever dialled went away before it was accepted: its business only.
+                continue
+            self._take(sock, place(where))
+
+    def close(self) -> None:
+        """Accept nothing more. Idempotent."""
+        self._off()
+        if self._resume is not None:
+            self._resume.cancel()
+            self._resume = None
+        for sock in self._sockets:
+            sock.close()
+        self._sockets.clear()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """"host:port" -> (host, port); raises errors.ConfigError naming what is wrong."""
+    host, colon, port = address.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        raise errors.ConfigError(f"address {address!r}: an IPv6 host goes in brackets")
+    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise errors.ConfigError(f"address {address!r} is not host:port")
+    return host, int(port)
+
+
+def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str]:
+    """A listening socket at an address and where that is; see Acceptor."""
+    host, port = split_address(address)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError as error:
+        raise errors.ConfigError(f"cannot listen {whom}on {address!r}: {error.strerror or error}") from error
+    family, kind, proto, _, where = found[0]
+    sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(where)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        if error.errno in (errno.EADDRINUSE, errno.EACCES, errno.EADDRNOTAVAIL):
+            raise errors.AddressInUse(f"cannot listen {whom}on {address}: {error.strerror}") from error
+        raise
+    return sock, place(sock.getsockname())
+
+
+def place(where: tuple[Any, ...]) -> str:
+    """A socket's address as text."""
+    return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"
