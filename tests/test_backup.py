@@ -149,7 +149,8 @@ def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> N
     """24 MB that do not compress, as many stuck clients as there may be, and one who works meanwhile."""
     node = fresh(
         settings={
-            "limits.output_timeout": '"1s"',
+            # Long enough for all of them to be stuck at a time on a busy machine.
+            "limits.output_timeout": '"4s"',
             "maintenance.snapshot_chunk_size": '"256KiB"',
             "wal.segment_size": '"16MiB"',
         }

@@ -213,7 +213,7 @@ def test_errors_and_fields_as_in_etcd(fresh: Make, fresh_etcd: Make) -> None:
             else:
                 told = [(one.header.revision, one.compact_revision, bool(one.hash)) for one in answers]
                 assert told[1] == told[0]
-                assert answers[1].hash_revision == revision or 10
+                assert answers[1].hash_revision == (revision or 10)
         for client in (a, b):
             client.compact(5)
         for revision in (1, 4, 6, 10, 11):
