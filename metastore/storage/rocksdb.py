@@ -234,6 +234,8 @@ class RocksEngine(RecentEngine):
 
     def _write_record(self, name: str) -> None:
         """From here on a start finds the folder `name`."""
+        # Before: a record that outlives a power cut must not name a folder that does not.
+        sync_folder(self.path)
         new = self.path / f"{RECORD}.tmp"
         with open(new, "w", encoding="utf-8") as file:
             json.dump({"engine": "rocksdb", "version": VERSION, "db": name}, file)
