@@ -201,25 +201,31 @@ class Snapshots:
 
     def begin(self) -> bool:
         """Take a snapshot of this moment, between two applies; False if one is under way or nothing was applied."""
-        if self._thread is not None or self._stopping or self._driver is None:
+        moment = self._moment(int.from_bytes(os.urandom(8), "little"))
+        if moment is None:
             return False
-        if self._driver.retry_at is not None:
-            # The engine is behind what is applied, and so behind the membership.
-            return False
-        view = self.engine.view()
-        index, term = view.applied()
-        if not index:
-            view.close()
-            return False
-        header = Header(
-            index, term, self._conf_state(), self._driver.applier.store.revision,
-            int.from_bytes(os.urandom(8), "little"), self.cluster_id, self.store.chunk_size,
-        )  # fmt: skip
+        header, view = moment
         keep = [info.path for info in self.pinned()]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
         return True
+
+    def _moment(self, stream: int) -> tuple[Header, Engine] | None:
+        """The header of a snapshot of this moment, and a view of what goes into it; None if there can be none now."""
+        if self._thread is not None or self._stopping or self._driver is None:
+            return None
+        if self._driver.retry_at is not None:
+            # The engine is behind what is applied, and so behind the membership.
+            return None
+        view = self.engine.view()
+        index, term = view.applied()
+        if not index:
+            view.close()
+            return None
+        revision = self._driver.applier.store.revision
+        header = Header(index, term, self._conf_state(), revision, stream, self.cluster_id, self.store.chunk_size)
+        return header, view
 
     def _work(self, header: Header, walker: Walker, keep: list[Path], counted: int, engine_size: int) -> None:
         """The thread: write, verify, remove what is too old."""

@@ -364,6 +364,10 @@ class Chaos:
         way when all was healed does not outlast that."""
         self._leave()
         self.cluster.network.heal()
+        # Who was added by somebody who died over it has no machine yet; where members are in doubt it is waited for.
+        for ident in self._roster():
+            if ident not in self.cluster.members:
+                self.cluster.join(ident)
         for member in list(self.cluster.members.values()):
             if member.id in self.leaving:
                 member.crash(False)

@@ -14,14 +14,22 @@ import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from metastore._core import mvcc
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
+from metastore._core.hashkv import Hasher
 from metastore._core.op import MEMBER, decode_op
 from metastore._core.raftpb import MsgAppResp, MsgVote, MsgVoteResp
+from metastore.membership import Roster
 
+from . import wire
+from .disk import LaggingThread
 from .model import Call, Model, Pair
 
 if TYPE_CHECKING:
+    from metastore._core.engine import Engine
+    from metastore.snapformat import Header
+
     from .node import Member
 
 _HEAD = struct.Struct("<IIQQB")
@@ -153,8 +161,17 @@ class Checker:
                     self.fail(f"member {member.id} overwrites entry {index}, committed are {member.commit}")
         member.platter.append(number, first, terms, state)
 
+    def window(self, member: Member, seconds: float, nbytes: int) -> None:
+        """What a member's disk has reported and not synced."""
+        lag = member.cluster.settings.lag
+        if self.inside and lag is not None and (seconds > lag.interval + 1e-6 or nbytes > lag.max_bytes):
+            self.fail(f"member {member.id}: {nbytes} bytes are not synced {seconds:.3f} s after they were written")
+
     def observe(self, member: Member) -> None:
         """Look at a member after it did something."""
+        thread = member.wal.thread
+        if isinstance(thread, LaggingThread):
+            self.window(member, *thread.at_risk())
         raw = member.raw
         state, term, commit = raw.state, raw.term, raw.commit
         if state == LEADER and (member.seen_state != LEADER or member.seen_term != term):
@@ -165,8 +182,8 @@ class Checker:
             self._committed(member, term, commit, state == LEADER)
             member.commit = commit
         member.seen_state, member.seen_term = state, term
-        if member.confs:
-            member.confs = member.confs[-1:]
+        # The core's own list: it goes on with it.
+        del member.confs[:-1]
 
     def _new_leader(self, member: Member, term: int) -> None:
         if self.leaders.setdefault(term, member.id) != member.id:
@@ -284,15 +301,44 @@ class Checker:
         if index % 16 == 0 or index == member.cluster.digest_at:
             self.digest(member, index)
 
+    def snapshot(self, member: Member, header: Header, engine: Engine) -> None:
+        """A member has taken a snapshot: it is the state at its log position, membership included."""
+        if not self.inside:
+            return
+        name = f"member {member.id}: snapshot {header.index}"
+        if engine.applied() != (header.index, header.term):
+            self.fail(f"{name} holds the state of entry {engine.applied()}")
+        store = mvcc.Store(engine, header.cluster_id, 0)
+        conf_state = Roster(store, member.identity.members).conf_state
+        if header.conf_state != conf_state:
+            self.fail(f"{name} says {header.conf_state}, its records {conf_state}")
+        revision, found = wire.parse_range(store.range_reply(wire.EVERYTHING, 0))
+        if header.revision != revision:
+            self.fail(f"{name} says revision {header.revision}, its records {revision}")
+        self._digest(member, header.index, revision, found)
+
     def digest(self, member: Member, index: int) -> None:
         """Compare the whole content of a member's state with that of the others, and with the model."""
+        self._digest(member, index, *member.everything())
+
+    def _digest(self, member: Member, index: int, revision: int, found: list[Pair]) -> None:
         self.counts["digests"] += 1
-        revision, found = member.everything()
         digest = zlib.crc32(repr((revision, found)).encode())
         if self.digests.setdefault(index, digest) != digest:
             self.fail(f"member {member.id}: the state after entry {index} differs from another member's")
         if found != self.model.all_at(revision):
             self.fail(f"member {member.id}: the state after entry {index} is not what the operations make")
+
+    def histories(self, members: Iterable[Member]) -> None:
+        """All members hold the same history, whatever engine holds it and however much was swept up."""
+        found = {}
+        for member in members:
+            hasher = Hasher(member.engine.view())
+            while hasher.step(1000):
+                pass
+            found[member.id] = (hasher.revision, hasher.compact_revision, hasher.hash)
+        if len(set(found.values())) != 1:
+            self.fail(f"histories differ: {found}")
 
     # ---- clients
 

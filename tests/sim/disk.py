@@ -260,6 +260,12 @@ class LaggingThread(DiskThread):
         self._dirty_bytes = self._dirty_group = 0
         self._dirty_since = 0.0
 
+    def at_risk(self) -> tuple[float, int]:
+        """(seconds, bytes) that were reported and not synced, where nothing is under way to mend it."""
+        if not self.alive or self._group is not None or self._syncing or self.failed or not self._dirty_bytes:
+            return 0.0, 0
+        return self.clock.now - self._dirty_since, self._dirty_bytes
+
     def start(self, group: Group, file: File, here: bool = False) -> None:
         """Write the group when the sync under way is over."""
         if self.busy or here:

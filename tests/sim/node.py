@@ -21,7 +21,7 @@ from metastore._core import mvcc
 from metastore._core.apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
-from metastore._core.engine import MemoryEngine
+from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.kvserve import KVServer
 from metastore._core.raft import RawNode
@@ -38,6 +38,7 @@ from . import wire
 from .checker import Checker, Platter, Violation
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
+from .engines import BusyEngine, FiledEngine
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
 from .snapshots import SimSnapshots
@@ -81,29 +82,14 @@ class Settings:
     widen: float = 0.0
     snapshots: int = 0
     lag: Lag | None = None
+    real_lag: Lag | None = None  # what the disks keep to, where that is not what they should
     doubts: bool = True
     rot: float = 0.0
     taker: type[SimSnapshots] = SimSnapshots
     busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
+    filed: float = 0.0  # the share of members whose engine has files of its own
+    reader: type[ReadAhead] = ReadAhead
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
-
-
-class BusyEngine(MemoryEngine):
-    """An engine that refuses writes at times, for up to a second."""
-
-    member: Member
-    until = 0.0
-
-    def write(self, batch: Any, index: int, term: int) -> None:
-        """As the real one, or EngineBusy."""
-        clock, chance = self.member.clock, self.member.clock.random
-        if self.until <= clock.now and chance.random() < self.member.cluster.settings.busy:
-            self.until = clock.now + chance.choice((0.001, 0.02, 1.0))
-        if self.until > clock.now:
-            counts = self.member.cluster.checker.counts
-            counts["busy"] = counts.get("busy", 0) + 1
-            raise errors.EngineBusy("simulated")
-        MemoryEngine.write(self, batch, index, term)
 
 
 class SimRaw(RawNode):
@@ -207,6 +193,9 @@ class Member:
         self.doubt = 0  # what storage/unsynced.py keeps in mind
         self.unsynced_gone = False
         self.installs: set[str] = set()
+        self.rotten: set[str] = set()
+        self.filed = cluster.settings.filed > self.clock.random.random()
+        self.files: MemoryEngine | None = None
 
     # ---- time
 
@@ -272,7 +261,8 @@ class Member:
             wal = open_wal(
                 self.clock, self.disk, self.speed, lambda: self.clock.after(0, self._enter, life, self._on_disk, ()),
                 segment_size=settings.segment_size, rewrite=settings.rewrite, group_commit=settings.group_commit,
-                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal, lag=settings.lag,
+                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal,
+                lag=settings.real_lag or settings.lag,
             )
             self._open(wal)
         except errors.MetaStoreError as error:
@@ -288,15 +278,13 @@ class Member:
         assert isinstance(wal, MemberWal)
         self.wal = wal
         wal.member = self
-        self.read_ahead = ReadAhead(wal, settings.read_ahead, self._read)
+        self.read_ahead = settings.reader(wal, settings.read_ahead, self._read)
         self.reports += wal.report
         if settings.lag is not None and settings.doubts and self.unsynced_gone:
             self.doubt = max(self.doubt, wal.hard_state.term)
         self.unsynced_gone = False
         self.identity = Identity.decode(wal.metadata)
-        self.engine = BusyEngine() if settings.busy else MemoryEngine()
-        if isinstance(self.engine, BusyEngine):
-            self.engine.member = self
+        self.engine = self._engine()
         self.snapshots = settings.taker(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
         if settings.rot and self.clock.random.random() < settings.rot:
             self.snapshots.rot()
@@ -330,6 +318,18 @@ class Member:
         self.snapshots.attach(self.driver)
         self.driver.install = self.snapshots.install
         self.membership = Members(self.driver, self.kv, self.roster, self.identity)
+        if self.applied:
+            self.cluster.checker.state_is(self, self.applied, self.store.revision)
+            self.cluster.checker.digest(self, self.applied)
+
+    def _engine(self) -> Engine:
+        if self.filed:
+            return FiledEngine(self, self.files)
+        if not self.cluster.settings.busy:
+            return MemoryEngine()
+        busy = BusyEngine()
+        busy.member = self
+        return busy
 
     def _raft_config(self) -> RaftConfig:
         settings = self.cluster.settings

@@ -5,15 +5,23 @@ For each: the profile whose mishaps favour it, and within how many seeds it must
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from metastore._core import raft
 from metastore._core.chunk import HEADER as CHUNK_HEADER
+from metastore._core.chunk import check_chunk
+from metastore._core.engine import Engine
+from metastore._core.raftpb import ConfState
 from metastore.driver import Driver
-from metastore.snapformat import Header, Trailer
+from metastore.snapformat import Header, Trailer, parse_name
+from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.snapshot import Info
+from metastore.storage.wal import Lag
 
+from .disk import Disk
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
 from .transfers import SimPart, cut_up
@@ -89,11 +97,8 @@ class EarlyReply(Driver):
 class Unsynced(SimSnapshots):
     """Counts on a snapshot that it has written and named, and has not synced."""
 
-    def _write(self, name: str, data: bytes, then: Callable[[Path], object]) -> None:
-        disk = self.member.disk
-        temporary = f"{name[:-5]}.tmp"
-        disk.make(temporary).write(0, data)
-        self._steps(lambda: disk.rename(temporary, name), lambda: then(Path(disk, name)))
+    def _publish(self, temporary: str, name: str, then: Callable[[], object]) -> None:
+        self._steps(lambda: self.member.disk.rename(temporary, name), then)
 
 
 class AtTheNewest(SimSnapshots):
@@ -127,6 +132,112 @@ class Unverified(SimSnapshots):
         return Info(Header.decode(head), Trailer(0, len(images), 0, 0, len(trailer)), path)
 
 
+class BeyondFlush(SimSnapshots):
+    """Cuts the log behind a flush that has only begun."""
+
+    def _flushed(self) -> None:
+        files = self.member.files
+        self.member.files = self.engine.view()
+        super()._flushed()
+        self.member.files = files
+
+
+class Unchecked(SimSnapshots):
+    """Takes chunks without a look at their sums; the whole file is looked at."""
+
+    part_type = AnyPart
+
+
+class OtherPart(SimPart):
+    """Goes on behind whatever was begun, of this file or of another."""
+
+    @staticmethod
+    def tidy(disk: Disk, header: Header) -> None:
+        for name in [name for name in disk.files if parse_name(name, "part")]:
+            disk.rename(name, header.name("part"))
+
+    def _resume(self) -> None:
+        if self.file.data:
+            self.file.write(0, self.header.encode())
+        super()._resume()
+
+    def _take(self, image: bytes) -> bool:
+        chunk = check_chunk(image, self.header.chunk_size)
+        if (chunk.number, chunk.offset) != (self.chunks, self._offset):
+            return False
+        self.chunks += 1
+        self._offset += chunk.size
+        self._end += len(image)
+        return True
+
+
+class AnyFile(SimSnapshots):
+    """Mixes what is received with chunks of another snapshot."""
+
+    part_type = OtherPart
+
+
+class NoMembers(SimSnapshots):
+    """Takes snapshots that do not say who the members are."""
+
+    def _moment(self, stream: int) -> tuple[Header, Engine] | None:
+        moment = super()._moment(stream)
+        return moment and (replace(moment[0], conf_state=ConfState()), moment[1])
+
+
+class InTheMiddle(SimSnapshots):
+    """Takes a snapshot while the engine is behind what is applied."""
+
+    def _moment(self, stream: int) -> tuple[Header, Engine] | None:
+        assert self._driver is not None
+        retry_at, self._driver.retry_at = self._driver.retry_at, None
+        moment = super()._moment(stream)
+        self._driver.retry_at = retry_at
+        return moment
+
+
+class Unspared(Engine):
+    """A view without what compaction has removed since."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.old = engine.view()
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self.old.scan(start, None, False, 0):
+            if key[:1] == b"m" or self.engine.get(key) is not None:
+                yield key, value
+
+    def applied(self) -> tuple[int, int]:
+        return self.old.applied()
+
+
+class SweptAway(SimSnapshots):
+    """Lets compaction take records that an open view shows."""
+
+    def _moment(self, stream: int) -> tuple[Header, Engine] | None:
+        moment = super()._moment(stream)
+        return moment and (moment[0], Unspared(self.engine))
+
+
+class AnyTerm(ReadAhead):
+    """Serves blocks of a suffix that was overwritten."""
+
+    def _holds(self, reading: Reading) -> bool:
+        return self._wal.first_index() <= reading.end - 1 <= self._wal.last_index()
+
+
+class LogKept(Driver):
+    """Keeps its log where a snapshot takes its place, if it is long enough."""
+
+    def _persist(self, ready: Any, now: float) -> None:
+        log = self.log
+        if ready.snapshot is not None and ready.snapshot.index <= log.last_index():
+            self.log = SimpleNamespace(append=log.append, submit=log.submit, save_snapshot_position=lambda *_: None)
+        super()._persist(ready, now)
+        self.log = log
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -141,6 +252,8 @@ class Plant(NamedTuple):
     inside: bool = True
     outside: bool = True
     doubts: bool = True
+    reader: type[ReadAhead] = ReadAhead
+    lag: Lag | None = None
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -150,6 +263,8 @@ class Plant(NamedTuple):
             scene.settings.driver = self.driver
             scene.settings.doubts = self.doubts
             scene.settings.taker = self.taker
+            scene.settings.reader = self.reader
+            scene.settings.real_lag = self.lag
             scene.inside = self.inside
 
         return plant
@@ -173,4 +288,13 @@ PLANTS = [
     Plant("snapshot not synced", "transfers", 4, taker=Unsynced),
     Plant("log cut at the newest snapshot", "transfers", 4, taker=AtTheNewest),
     Plant("received and not verified", "transfers", 4, taker=Unverified),
+    Plant("log cut beyond the flush", "filed", 4, taker=BeyondFlush, outside=False),
+    Plant("chunk not checked", "transfers", 4, taker=Unchecked, outside=False),
+    Plant("chunks of another file", "transfers", 4, taker=AnyFile, outside=False),
+    Plant("snapshot without members", "snapshots", 4, taker=NoMembers, outside=False),
+    Plant("snapshot in the middle of an apply", "busy", 4, taker=InTheMiddle, outside=False),
+    Plant("view swept away", "snapshots", 4, taker=SweptAway, outside=False),
+    Plant("entries of an overwritten term", "overtaken_logs", 2, reader=AnyTerm),
+    Plant("log kept under a snapshot", "overtaken_logs", 2, driver=LogKept),
+    Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

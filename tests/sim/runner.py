@@ -14,7 +14,7 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, unsynced
+from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, unsynced
 from .workload import Client, Habits
 
 HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
@@ -94,6 +94,7 @@ def snapshots(scene: Scene, chance: Any) -> None:
     """Logs are cut short behind snapshots all the time, and members are brought up by them; members come and go."""
     members(scene, chance)
     scene.settings.snapshots = chance.choice((5, 20, 60))
+    scene.habits.compactions = chance.choice((1, 40))
     scene.settings.max_tail_bytes = 1
     scene.settings.segment_size = 4096
 
@@ -125,8 +126,17 @@ def transfers(scene: Scene, chance: Any) -> None:
 def busy(scene: Scene, chance: Any) -> None:
     """Engines that refuse writes at times; now and then with logs that are cut short behind snapshots."""
     snapshots(scene, chance)
-    scene.settings.snapshots = chance.choice((0, 0, 20))
+    scene.settings.snapshots = chance.choice((0, 5, 20))
     scene.settings.busy = chance.choice((0.02, 0.2, 0.5))
+
+
+def filed(scene: Scene, chance: Any) -> None:
+    """Engines with files of their own, some of them or all, whose logs are cut behind what a flush has brought there;
+    now and then with disks that lag, or with writes that are refused."""
+    (lagging if chance.random() < 0.3 else transfers if chance.random() < 0.5 else snapshots)(scene, chance)
+    scene.settings.snapshots = chance.choice((5, 12))
+    scene.settings.filed = chance.choice((0.5, 1.0))
+    scene.settings.busy = chance.choice((0.0, 0.0, 0.05))
 
 
 def reads(scene: Scene, chance: Any) -> None:
@@ -203,6 +213,18 @@ def forgotten_entries(scene: Scene, chance: Any) -> None:
     scene.habits.reads, scene.habits.think = 0.2, 0.02
 
 
+def overtaken_logs(scene: Scene, chance: Any) -> None:
+    """Logs whose end is overwritten when it has been read back from the disk, or gives way to a snapshot."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 5, overtaken
+    scene.settings.snapshots = chance.choice((0, 3))
+    scene.settings.max_tail_bytes, scene.settings.read_ahead, scene.settings.max_inflight = 1, 40_000, 4
+    scene.settings.batch_count, scene.settings.max_waiting = 1, 1000
+    scene.settings.election_ticks = 100
+    scene.habits.clients, scene.habits.patience, scene.habits.think = 8, 0.1, 0.02
+    scene.seconds = 12.0
+
+
 def directed(scene: Scene, chance: Any) -> None:
     """No mishaps but those of a script."""
     usual(scene, chance)
@@ -219,7 +241,8 @@ PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
-    "forgotten_entries": forgotten_entries, "busy": busy,
+    "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed,
+    "overtaken_logs": overtaken_logs,
 }
 
 
@@ -326,6 +349,7 @@ class Simulation:
             self.clock.run(self.clock.now + 0.25)
         for member in self._present():
             self.checker.digest(member, member.applied)
+        self.checker.histories(self._present())
 
     def describe(self) -> str:
         """Where everybody is."""

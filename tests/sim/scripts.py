@@ -259,3 +259,42 @@ def unsynced(cluster: Cluster) -> Generator[Step, None, None]:
         yield 0.5
     cluster.network.heal()
     yield 1.0
+
+
+def overtaken(cluster: Cluster) -> Generator[Step, None, None]:
+    """A leader that is cut off goes on writing, and one other member hears of it. The rest commit others in the place
+    of these entries. Then it is brought up: out of logs, and leads again over who has the old entries still; or by a
+    snapshot that is shorter than its log."""
+    first, second, *rest = newest(cluster)
+    yield campaign(first)
+    yield 0.2
+    base = first.raw.last_index
+    groups(cluster, [first], rest)
+    other = best(rest)
+    yield lambda: first.platter.last > base + 6
+    snapshot = bool(cluster.settings.snapshots)
+    if snapshot:
+        yield lambda: first.raw.last_index > base + 24
+    else:
+        # What is not committed is in memory, but for what was there before a restart.
+        first.crash(False)
+        first.start()
+        groups(cluster, [first, second, rest[0]])
+        yield campaign(first)
+        groups(cluster, [first, second])
+        before = first.raw.last_index
+        yield lambda: second.platter.last >= before
+    groups(cluster, [first], rest)
+    before = first.raw.last_index
+    yield campaign(other)
+    if snapshot:
+        yield lambda: other.wal.first_index() > base + 1
+    else:
+        yield lambda: other.raw.commit > before
+    groups(cluster, [first, *rest])
+    after = other.raw.commit
+    yield lambda: first.raw.commit >= after
+    other.act(other.raw.transfer_leader, first.id)
+    yield lambda: first.raw.is_leader
+    groups(cluster, [first, second, other])
+    yield 1.0

@@ -18,7 +18,7 @@ from metastore.snappolicy import Policy
 from metastore.snapshots import Snapshots
 from metastore.storage.snapshot import Info
 
-from .disk import Disk
+from .disk import Disk, File
 from .transfers import BEGIN, SimIncoming, SimOutgoing, SimPart
 
 if TYPE_CHECKING:
@@ -51,20 +51,6 @@ class Often(Policy):
     def due(self, index: int, counted: int, engine_size: int) -> bool:
         """As the real one, without sizes."""
         return index - self.index >= self.count
-
-
-def encode(header: Header, walker: Walker, codec: PayloadCodec) -> tuple[bytes, Trailer]:
-    """A whole file."""
-    parts, chunks, nbytes = [header.encode()], 0, 0
-    while True:
-        piece = walker.take(header.chunk_size)
-        parts.append(make_chunk(header.stream, chunks, nbytes, piece, walker.done, codec))
-        chunks, nbytes = chunks + 1, nbytes + len(piece)
-        if walker.done:
-            break
-    size = sum(map(len, parts)) + TRAILER_SIZE
-    trailer = Trailer(header.stream, chunks, nbytes, walker.records, size)
-    return b"".join([*parts, trailer.encode()]), trailer
 
 
 def decode(data: bytes, engine: Engine, codec: PayloadCodec, path: Any) -> Info:
@@ -126,7 +112,7 @@ class SimSnapshots(Snapshots):
 
     part_type = SimPart
 
-    def __init__(self, member: Member, engine: MemoryEngine, wal: Any, count: int, cluster_id: int) -> None:
+    def __init__(self, member: Member, engine: Engine, wal: Any, count: int, cluster_id: int) -> None:
         self.member = member
         self.chance = member.clock.random
         store: Any = SimStore(member)
@@ -152,6 +138,7 @@ class SimSnapshots(Snapshots):
         data = self.member.disk.files[names[0].name].data
         if data:
             data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
+            self.member.rotten.add(names[0].name)
             self.member.cluster.checker.counts["rotten"] += 1
 
     def _steps(self, *steps: Callable[[], object]) -> None:
@@ -163,44 +150,52 @@ class SimSnapshots(Snapshots):
 
             self.member.later(self.chance.choice((0.0005, 0.003, 0.03)) * self.chance.random(), step)
 
-    def _write(self, name: str, data: bytes, then: Callable[[Path], object]) -> None:
-        """A file under its temporary name, synced, named, the name synced."""
+    def _publish(self, temporary: str, name: str, then: Callable[[], object]) -> None:
+        """A file that is written is synced, named, the name synced."""
         disk = self.member.disk
-        temporary = f"{name[:-5]}.tmp"
-        disk.make(temporary).write(0, data)
-        self._steps(
-            lambda: disk.files[temporary].sync(),
-            lambda: disk.rename(temporary, name),
-            disk.sync_names,
-            lambda: then(Path(disk, name)),
-        )
+        self._steps(disk.files[temporary].sync, lambda: disk.rename(temporary, name), disk.sync_names, then)
 
     # ---- taking
 
     def begin(self) -> bool:
-        """As the real one."""
-        if self._thread is not None or self._driver is None or not self.engine.applied()[0]:
+        """As the real one; the view is walked a few chunks at a time, while the node goes on."""
+        moment = self._moment(self.chance.getrandbits(64))
+        if moment is None:
             return False
         busy: Any = self
         self._thread = busy
-        index, term = self.engine.applied()
-        header = Header(
-            index, term, self._conf_state(), self._driver.applier.store.revision, self.chance.getrandbits(64),
-            self.cluster_id, SimStore.chunk_size, "",
-        )  # fmt: skip
-        store: Any = self.store
-        data, trailer = encode(header, Walker(self.engine.view()), store.codec)
-        counted, size = self._counted(), int(self.engine.size())
-
-        def finished(path: Path) -> None:
-            fresh = MemoryEngine()
-            info = store.restore(path, fresh)
-            assert info.trailer == trailer and fresh.applied() == (index, term)
-            store.prune({kept.path.name for kept in self.good[-1:]} | {path.name} | self.pinned_names())
-            self._taken(info, counted, size, 0.0)
-
-        self._write(header.name(), data, finished)
+        header, view = moment
+        file = self.member.disk.make(header.name("tmp"))
+        file.write(0, header.encode())
+        self._write(header, Walker(view), file, 0, self._counted(), int(self.engine.size()))
         return True
+
+    def _write(self, header: Header, walker: Walker, file: File, chunks: int, *sizes: int) -> None:
+        store: Any = self.store
+        for _ in range(self.chance.choice((1, 3, 10))):
+            before = walker.nbytes
+            piece = walker.take(header.chunk_size)
+            image = make_chunk(header.stream, chunks, before, piece, walker.done, store.codec)
+            file.write(len(file.data), image)
+            chunks += 1
+            if walker.done:
+                size = len(file.data) + TRAILER_SIZE
+                trailer = Trailer(header.stream, chunks, walker.nbytes, walker.records, size)
+                file.write(len(file.data), trailer.encode())
+                walker.close()
+                self._publish(header.name("tmp"), header.name(), lambda: self._written(header, *sizes))
+                return
+        self._steps(lambda: self._write(header, walker, file, chunks, *sizes))
+
+    def _written(self, header: Header, counted: int, size: int) -> None:
+        """The file has its name: it is read back, and looked at by the checker, too."""
+        store: Any = self.store
+        path = Path(self.member.disk, header.name())
+        fresh = MemoryEngine()
+        info = store.restore(path, fresh)
+        self.member.cluster.checker.snapshot(self.member, header, fresh)
+        store.prune({kept.path.name for kept in self.good[-1:]} | {path.name} | self.pinned_names())
+        self._taken(info, counted, size, 0.0)
 
     # ---- sending
 
@@ -241,7 +236,10 @@ class SimSnapshots(Snapshots):
             return None
         try:
             return self.store.restore(path, MemoryEngine())
-        except FormatError:
+        except FormatError as error:
+            checker = self.member.cluster.checker
+            if checker.inside and name not in self.member.rotten:
+                checker.fail(f"member {self.member.id}: {name} was received and does not read back: {error}")
             self.member.disk.remove(name)
             return None
 
@@ -264,10 +262,9 @@ class SimSnapshots(Snapshots):
         self.member.cluster.checker.counts["installed"] += 1
         self.member.installs.add(info.header.name())
 
-        def read() -> None:
-            fresh = MemoryEngine()
-            store: Any = self.store
-            store.restore(info.path, fresh)
-            self._installed(info, fresh, done)
-
-        self._steps(read)
+        fresh = self.engine.stage()
+        store: Any = self.store
+        # A crash may come between any two of these.
+        self._steps(
+            lambda: store.restore(info.path, fresh), fresh.seal, lambda: self._installed(info, fresh, done)
+        )

@@ -54,6 +54,13 @@ class SimPart(Part):
         self.file = disk.files[self.name] if found else disk.make(self.name)
         self._resume()
 
+    @staticmethod
+    def tidy(disk: Disk, header: Header) -> None:
+        """What was begun of other files goes."""
+        for other in [other for other in disk.files if parse_name(other, "part")]:
+            if other != header.name("part"):
+                disk.remove(other)
+
     def _resume(self) -> None:
         head, data = self.header.encode(), bytes(self.file.data)
         self._end = len(head)
@@ -164,9 +171,7 @@ class SimIncoming:
             self.finishing = True
             snapshots._steps(lambda: self.check(name))
             return
-        for other in [other for other in disk.files if parse_name(other, "part")]:
-            if other != self.header.name("part"):
-                disk.remove(other)
+        snapshots.part_type.tidy(disk, self.header)
         self.part = snapshots.part_type(disk, self.header)
         counts["resumed"] += self.part.chunks > 0
         self.reply(WANT, self.part.chunks)

@@ -24,13 +24,15 @@ _WEIGHTS = (("put", 40), ("swap", 20), ("pair", 5), ("delete", 5), ("read", 25),
 @dataclass
 class Habits:
     """think: mean seconds between two calls. patience: seconds until a client gives up. keys: how many there are.
-    reads: what the share of reads is multiplied with. stay: chance to stay with the same member. size: of values."""
+    reads, compactions: what their shares are multiplied with. stay: chance to stay with the same member. size: of
+    values."""
 
     clients: int = 5
     think: float = 0.05
     patience: float = 2.0
     keys: int = 6
     reads: float = 1.0
+    compactions: float = 1.0
     stay: float = 0.8
     size: int = 24
 
@@ -62,7 +64,8 @@ class Client:
         self.made = 0
         self.member = 0
         self.stopped = False
-        weights = [(kind, weight * (habits.reads if kind == "read" else 1)) for kind, weight in _WEIGHTS]
+        more = {"read": habits.reads, "compact": habits.compactions}
+        weights = [(kind, weight * more.get(kind, 1)) for kind, weight in _WEIGHTS]
         self.kinds = [kind for kind, _ in weights]
         self.weights = [weight for _, weight in weights]
         self.pause()
