@@ -6,10 +6,11 @@ of a run is printed; METASTORE_SEED=... takes it again (the faults are then the 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
@@ -30,24 +31,47 @@ SETTINGS = {
     "maintenance.snapshot_count": "500",
     "maintenance.snapshot_min_size": '"0B"',
 }
+# Who is away for a second comes back by a snapshot of many chunks, and the log is read back from many segments.
+EAGER = {
+    "wal.segment_size": '"64KiB"',
+    "raft.max_tail_bytes": '"64KiB"',
+    "maintenance.snapshot_count": "100",
+    "maintenance.snapshot_chunk_size": '"4KiB"',
+}
+ROCKSDB = {"storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"64KiB"'}
 
 
 def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
-    """Every member serves, and after that all hold the same."""
+    """Every member serves, and after that all hold the same keys and the same history of them."""
     with clients_of(cluster.members) as clients:
         for number, client in enumerate(clients):
             time_to_write(client, b"after/" + prefix + b"%d" % number)
-    cluster.same_everywhere()
+        cluster.same_everywhere()
+        revision = clients[0].revision()
+        hashes = [(one.hash, one.compact_revision) for one in (client.hash_kv(revision) for client in clients)]
+    assert len(set(hashes)) == 1, hashes
 
 
-def run_rounds(folder: Path, rounds: int, seed: int, read_only: str = "safe") -> None:
-    """One fault a round, with clients before, during and after it; then every history is checked."""
+def made_of(folder: Path, own: Sequence[Mapping[str, str]], settings: dict[str, str], network: Network) -> Cluster:
+    """A cluster whose members have settings of their own, not started."""
+    cluster = Cluster(folder, len(own), settings=settings, via=network.via)
+    for member, more in zip(cluster.members, own, strict=True):
+        member.settings.update(more)
+    return cluster
+
+
+def run_rounds(
+    folder: Path, rounds: int, seed: int, own: Sequence[Mapping[str, str]] = ({}, {}, {}), **settings: str
+) -> None:
+    """One fault a round, with clients before, during and after it; then every history is checked. `own`: settings of
+    each of the three members, beside those of all."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     kinds: list[int] = []
-    settings = {**SETTINGS, "raft.read_only": f'"{read_only}"'}
-    with Network() as network, Cluster(folder, settings=settings, via=network.via) as cluster:
+    with Network() as network, made_of(folder, own, {**SETTINGS, **settings}, network) as cluster:
         faults = Faults(cluster, network, rng)
+        if "maintenance.snapshot_chunk_size" in settings:
+            faults.kinds += [faults.leave_behind] * 3
         for number in range(rounds):
             if not kinds:
                 kinds = rng.sample(range(len(faults.kinds)), len(faults.kinds))
@@ -69,6 +93,12 @@ def run_rounds(folder: Path, rounds: int, seed: int, read_only: str = "safe") ->
                 member.await_ready()
             read_everywhere(cluster, prefix)
             cluster.check_logs()
+            if rng.random() < 0.3:
+                # What is older than the last one has been compacted before.
+                with cluster.leader().client() as client, contextlib.suppress(Failure):
+                    client.compact(client.revision() - rng.randint(0, 100))
+        installed = sum(member.logs.count("installed snapshot index=") for member in cluster.members)
+        print(f"{installed} snapshots installed")
 
 
 @pytest.mark.node_only
@@ -79,10 +109,12 @@ def test_linearizable_under_faults(tmp_path: Path) -> None:
 @pytest.mark.long
 @pytest.mark.node_only
 @pytest.mark.parametrize("read_only", ["safe", "lease"])
-def test_linearizable_under_faults_for_long(tmp_path: Path, read_only: str) -> None:
+@pytest.mark.parametrize("engines", ["memory", "mixed", "rocksdb"])
+def test_linearizable_under_faults_for_long(tmp_path: Path, engines: str, read_only: str) -> None:
     rounds = int(os.environ.get("METASTORE_ROUNDS", LONG_ROUNDS))
     seed = int(os.environ.get("METASTORE_SEED", secrets.randbits(32)))
-    run_rounds(tmp_path / "cluster", rounds, seed, read_only)
+    own = {"memory": [{}, {}, {}], "mixed": [{}, ROCKSDB, {}], "rocksdb": [ROCKSDB] * 3}[engines]
+    run_rounds(tmp_path / "cluster", rounds, seed, own, **EAGER, **{"raft.read_only": f'"{read_only}"'})
 
 
 # ---- the checks themselves

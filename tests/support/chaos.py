@@ -13,7 +13,7 @@ from typing import Any
 
 from . import messages as m
 from .client import Client, Failure, op, prefix_end
-from .cluster import Cluster, Member
+from .cluster import Cluster, Member, cut_behind
 from .linear import FAILED, OK, Operation, Seen
 from .proxy import Network
 
@@ -302,6 +302,22 @@ class Faults:
         """Two do not reach each other; the third reaches both."""
         one, other = self.rng.sample(list(self.ids), 2)
         return self._cut([(one, other), (other, one)])
+
+    @contextmanager
+    def leave_behind(self) -> Iterator[None]:
+        """One is killed until the others have cut the entries it needs from their logs: it comes back by a snapshot,
+        and one end or the other may be killed in the middle of that. Not among `kinds`: logs must be cut often."""
+        victim = self.rng.choice(self.cluster.followers())
+        others = [member for member in self.cluster.members if member is not victim]
+        with others[0].client() as client:
+            cut_behind(others[0], victim, lambda: [client.put(b"behind", b"x" * 2000) for _ in range(20)])
+        victim.launch()
+        if self.rng.random() < 0.6:
+            self.wait(0.2, 0.8)
+            hit = self.rng.choice([victim, *others])
+            hit.kill()
+            hit.launch()
+        yield
 
     @contextmanager
     def slow_disk(self) -> Iterator[None]:
