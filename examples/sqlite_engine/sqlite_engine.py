@@ -89,7 +89,8 @@ class SqliteEngine(Engine):
 
     def flush(self):
         index = self.position[0]
-        if self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[0] == 0:
+        busy, pages, done = self.db.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if not busy and done == pages:  # while a view is open, not all pages may be moved to the file
             self.durable = index
 
     def close(self):

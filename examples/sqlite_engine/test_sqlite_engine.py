@@ -3,6 +3,7 @@
 import pytest
 from sqlite_engine import SqliteEngine
 
+from metastore._core.omap import OrderedMap
 from metastore.storage.contract import EngineContract
 
 
@@ -21,3 +22,17 @@ class TestSqliteEngine(EngineContract):
         again = SqliteEngine(engine.path)
         again.flush()
         return again
+
+    def test_what_a_view_keeps_out_of_the_file_is_not_durable(self):
+        engine, batch = self.make_engine(), OrderedMap()
+        batch.set(b"a", b"1")
+        engine.write(batch, 1, 1)
+        engine.flush()
+        view = engine.view()
+        engine.write(batch, 2, 1)
+        engine.flush()
+        assert engine.durable_applied() == 1
+        view.close()
+        engine.flush()
+        assert engine.durable_applied() == 2
+        engine.close()
