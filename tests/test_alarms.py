@@ -90,6 +90,27 @@ def test_records_that_cannot_be(data: bytes) -> None:
         Alarms(store)
 
 
+def test_every_wrong_byte_is_an_error_or_another_alarm() -> None:
+    """What stands around them has a sum; they have a length, and no spare bits."""
+    for good, decode, encode in (
+        (GOOD, decode_change, lambda found: encode_change(found[0], *found[1])),
+        (RECORD, decode_alarms, encode_alarms),
+    ):
+        told = 0
+        for at in range(len(good)):
+            for bit in range(8):
+                wrong = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
+                try:
+                    assert encode(decode(wrong)) == wrong
+                except (errors.FormatError, errors.DamagedData):
+                    told += 1
+        assert told >= 8 * 3
+        for end in range(len(good)):
+            if decode is decode_change or end % 12 != 1:
+                with pytest.raises((errors.FormatError, errors.DamagedData)):
+                    decode(good[:end])
+
+
 def test_the_number_of_alarms_is_bounded() -> None:
     alarms = Alarms(Store(MemoryEngine()))
     for member in range(MAX_ALARMS):

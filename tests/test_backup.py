@@ -328,10 +328,12 @@ def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> 
 # ---- files
 
 
-def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55) -> Path:
+def backup_file(
+    path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55, count: int = 500
+) -> Path:
     """A backup of some chunks, made without a node."""
     store = SnapshotStore(path.parent / "snap", chunk_size=4096, make_codec=make_codec)
-    state = records() | {b"mmembers": b"x", b"mconf_state": b"y", b"malarms": b"z"} | (meta or {})
+    state = records(count) | {b"mmembers": b"x", b"mconf_state": b"y", b"malarms": b"z"} | (meta or {})
     state |= {b"mrevision": number_record(revision)}
     header = Header(1000, 7, ConfState((1, 2)), revision, 1, 99, 4096)
     info = store.save(header, Walker(engine_of(state).view()))
@@ -384,6 +386,21 @@ def test_every_damage_is_found_and_changes_nothing(tmp_path: Path, capsys: pytes
     with pytest.raises(DamagedData, match="SHA-256 is not that"):
         make_restore(path, target).check()
     assert make_restore(path, target, check_digest=False).check().header.index == 1000
+
+
+@pytest.mark.long
+def test_every_wrong_byte_and_every_missing_one_is_found(tmp_path: Path) -> None:
+    path = backup_file(tmp_path / "b", count=5)
+    good = path.read_bytes()
+    whole = facts(path).trailer.size  # a backup that ends there is a snapshot file
+    for at in range(len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(DamagedData, match=r"/b: (before )?offset \d+: "):
+            verify(path)
+        path.write_bytes(good[:at])
+        if at != whole:
+            with pytest.raises(DamagedData, match=r"/b: (before )?offset \d+: "):
+                verify(path)
 
 
 def test_what_a_restored_state_holds(tmp_path: Path) -> None:

@@ -254,6 +254,21 @@ def test_a_stage_takes_the_place_or_leaves_no_trace(tmp_path: Path) -> None:
     again.close()
 
 
+def test_every_wrong_byte_and_every_missing_one_of_the_record_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "engine"
+    RocksEngine(str(folder)).close()
+    record = folder / "engine.json"
+    good, before = record.read_bytes(), sorted(folder.iterdir())
+    wrong = [good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :] for at in range(len(good)) for bit in range(8)]
+    for data in [*wrong, *(good[:end] for end in range(len(good.rstrip())))]:
+        record.write_bytes(data)
+        with pytest.raises((DamagedData, ConfigError), match=r"engine\.json"):
+            RocksEngine(str(folder))
+        assert sorted(folder.iterdir()) == before, "a start that is refused changes nothing"
+    record.write_bytes(good)
+    RocksEngine(str(folder)).close()
+
+
 def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "engine"
     engine = RocksEngine(str(folder))

@@ -498,6 +498,27 @@ def test_receiving_goes_on_after_the_last_whole_chunk(store: SnapshotStore, tmp_
     source.close()
 
 
+def test_any_damage_of_what_was_received_costs_only_what_follows_it(tmp_path: Path) -> None:
+    """Each byte flipped and each length cut of a file that was received in part, trailer included."""
+    store = SnapshotStore(tmp_path / "snap", chunk_size=256, make_codec=lambda: RAW)
+    info = save(store, engine_of(records(20)))
+    whole, source = info.path.read_bytes(), Source(info)
+    head = len(info.header.encode())
+    ends = [head]
+    for number in range(info.trailer.chunks):
+        ends.append(ends[-1] + len(source.chunk(number)))
+    source.close()
+    other = SnapshotStore(tmp_path / "other", chunk_size=256, make_codec=lambda: RAW)
+    path = other.path / info.header.name("part")
+    flips = [(at, whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]) for at in range(len(whole))]
+    for at, data in [*flips, *((end, whole[:end]) for end in range(len(whole)))]:
+        path.write_bytes(data)
+        part = receive(other, info)
+        assert part.chunks == (0 if at < head else sum(end <= at for end in ends[1:])), at
+        part.close()
+        assert path.read_bytes() == whole[: ends[part.chunks]]
+
+
 def images_of_part(path: Path) -> list[int]:
     """Offsets of the whole chunks in a file that was received in part."""
     data = path.read_bytes()

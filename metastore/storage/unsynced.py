@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import secrets
+import zlib
 from pathlib import Path
 
 from ..errors import DamagedData
@@ -28,6 +29,10 @@ def boot_id() -> str:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
         return secrets.token_hex(16)
+
+
+def _sum(record: dict[str, object]) -> int:
+    return zlib.crc32(json.dumps(record).encode())
 
 
 class Unsynced:
@@ -58,13 +63,17 @@ class Unsynced:
 
     def _read(self) -> tuple[str, int]:
         try:
-            text = self._path.read_text(encoding="utf-8")
+            data = self._path.read_bytes()
         except FileNotFoundError:
             return "", 0
         try:
-            record = json.loads(text)
+            record = json.loads(data.decode())
             if record["version"] != 1:
                 raise ValueError(f"version {record['version']!r}, known is 1")
+            # Files of before there was a sum have none.
+            stated = record.pop("sum", None)
+            if set(record) != {"version", "boot_id", "doubt"} or stated not in (None, _sum(record)):
+                raise ValueError("its sum does not fit it")
             boot, doubt = record["boot_id"], record["doubt"]
             if not isinstance(boot, str) or type(doubt) is not int or doubt < 0:
                 raise ValueError("a field is of the wrong type")
@@ -78,7 +87,7 @@ class Unsynced:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             try:
                 record = {"version": 1, "boot_id": self._boot, "doubt": self.doubt}
-                write_all(fd, json.dumps(record).encode() + b"\n", 0)
+                write_all(fd, json.dumps({**record, "sum": _sum(record)}).encode() + b"\n", 0)
                 os.fsync(fd)
             finally:
                 os.close(fd)
