@@ -544,6 +544,24 @@ def test_a_damaged_chunk_is_refused_and_nothing_has_changed(store: SnapshotStore
     source.close()
 
 
+def test_chunks_of_another_snapshot_are_not_taken(tmp_path: Path) -> None:
+    """Neither off the wire nor out of a file that was received in part, however well number and offset fit."""
+    store = SnapshotStore(tmp_path / "snap", chunk_size=256, make_codec=lambda: RAW)
+    info, foreign = save(store, engine_of(records(20))), save(store, engine_of(records(20)), stream=2)
+    other = SnapshotStore(tmp_path / "other", chunk_size=256, make_codec=lambda: RAW)
+    source, wrong, part = Source(info), Source(foreign), receive(other, info)
+    assert not part.add(wrong.chunk(0)) and part.add(source.chunk(0)) and not part.add(wrong.chunk(1))
+    part.close()
+    (path,) = other.parts()
+    good = path.read_bytes()
+    path.write_bytes(good + wrong.chunk(1))
+    part = receive(other, info)
+    assert part.chunks == 1 and path.read_bytes() == good
+    part.close()
+    for opened in (source, wrong):
+        opened.close()
+
+
 def test_another_snapshot_takes_the_place_of_an_unfinished_one(store: SnapshotStore, tmp_path: Path) -> None:
     first, second = save(store), save(store, engine_of(records(50), 2000), stream=2)
     other = SnapshotStore(tmp_path / "other", chunk_size=4096, make_codec=make_codec)
