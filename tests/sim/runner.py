@@ -17,7 +17,9 @@ from .node import Cluster, Member, Settings
 from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, unsynced
 from .workload import Client, Habits
 
-HEALING = 60.0  # virtual seconds within which a healed cluster must serve everywhere
+# Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones give
+# more. Where one log alone is new enough to win, and there is no pre-vote, each attempt of another one puts it off.
+HEALING = 60.0
 SETTLING = 30.0  # and within which all members must have applied the same
 
 
@@ -325,11 +327,12 @@ class Simulation:
             wanted = {(member.id, kind) for member in self._present() for kind in ("put", "read")}
             return wanted <= served
 
-        end = self.clock.now + HEALING
+        patience = HEALING * max(1.0, self.scene.settings.election_ticks / 10)
+        end = self.clock.now + patience
         while not done():
             if self.clock.now >= end:
                 missing = [(m.id, k) for m in self._present() for k in ("put", "read") if (m.id, k) not in served]
-                raise Violation(f"no progress within {HEALING} s after healing: {missing} ({self.describe()})")
+                raise Violation(f"no progress within {patience} s after healing: {missing} ({self.describe()})")
             self.chaos.tend()
             self.clock.run(self.clock.now + 0.25)
         for client in [*self.clients, *probes]:
