@@ -17,8 +17,8 @@ from .node import Cluster, Member, Settings
 from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, unsynced
 from .workload import Client, Habits
 
-# Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones give
-# more. Where one log alone is new enough to win, and there is no pre-vote, each attempt of another one puts it off.
+# Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones
+# give more. Where one log alone is new enough to win, without pre-vote, each attempt of another one puts it off.
 HEALING = 60.0
 SETTLING = 30.0  # and within which all members must have applied the same
 
