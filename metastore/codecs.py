@@ -18,6 +18,7 @@ import zstandard
 from metastore.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
+    from metastore.config import MaintenanceTable, PerformanceTable
     from metastore.ports import Codec
 
 GROUP = "metastore.codecs"
@@ -156,15 +157,27 @@ def _make(found: EntryPoint) -> Codec:
     return check(codec)
 
 
-def load(name: str) -> Codec:
-    """The codec of that name, from the entry-point group `metastore.codecs`.
+def load(name: str, key: str = "codec") -> Codec:
+    """The codec of that name, from the entry-point group `metastore.codecs`. `key` is where the name was given.
 
     ConfigError, which lists the names found, for an unknown one; ConfigError too if it cannot be loaded.
     """
     found = _installed()
     if name not in found:
-        raise ConfigError(f"unknown codec {name!r}; installed are: {', '.join(sorted(found)) or 'none'}")
+        raise ConfigError(f"{key}: unknown codec {name!r}; installed are: {', '.join(sorted(found)) or 'none'}")
     return _make(found[name])
+
+
+def for_proposals(table: PerformanceTable) -> Codec | None:
+    """The codec that the configuration names for the log's entries, None if they are not compressed. ConfigError."""
+    return load(table.compression_codec, "performance.compression_codec") if table.enable_compression else None
+
+
+def for_snapshots(table: MaintenanceTable) -> Codec | None:
+    """The codec that the configuration names for snapshots, None if they are not compressed. ConfigError."""
+    if not table.enable_snapshot_compression:
+        return None
+    return load(table.snapshot_compression_codec, "maintenance.snapshot_compression_codec")
 
 
 def load_all() -> list[Codec]:

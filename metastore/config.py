@@ -554,7 +554,7 @@ def _parsed(layer: _Layer, table: str) -> dict[str, Any]:
 
 def _check_together(config: Config, layer: _Layer, name: str) -> None:
     """Raise ConfigError for settings that are right each and impossible together."""
-    limits, raft = config.limits, config.raft
+    limits, raft, upkeep = config.limits, config.raft, config.maintenance
     clash = [item for item in config.listen.client if item == config.listen.peer and split_address(item)[1]]
     # Framing puts one byte behind each separator inside an operation, and a header before it.
     largest = limits.max_request_bytes + limits.max_request_bytes // 8 + 1024
@@ -580,6 +580,11 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
             "storage.rocksdb.level0_stop",
             config.storage.rocksdb.level0_stop <= config.storage.rocksdb.level0_files,
             "must be more than storage.rocksdb.level0_files",
+        ),
+        (
+            "maintenance.snapshot_send_rate",
+            0 < upkeep.snapshot_send_rate * upkeep.snapshot_chunk_timeout < upkeep.snapshot_chunk_size,
+            "too little to send maintenance.snapshot_chunk_size within maintenance.snapshot_chunk_timeout",
         ),
         ("listen.peer", bool(clash), f"{config.listen.peer!r} is in listen.client too"),
         ("cluster.initial", ours is None, f"does not name this member, {config.node.name!r} (node.name)"),

@@ -25,7 +25,7 @@ from ._core.waiter import Waiter
 from .api import header, make_services, pb
 from .api.pages import Pages
 from .backups import Backups
-from .codecs import load as load_codec
+from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
 from .config import Config
 from .conn import ConnLimits, Listener
@@ -206,10 +206,10 @@ class Server:
         )
         self.closing.callback(self.snapshots.close)
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
-        compressor = load_codec(config.performance.compression_codec) if config.performance.enable_compression else None
         self.codec = PayloadCodec(
-            compressor, config.performance.compression_min_size, MAX_DECODED, decoders=load_all_codecs()
-        )
+            codec_for_proposals(config.performance), config.performance.compression_min_size, MAX_DECODED,
+            decoders=load_all_codecs(),
+        )  # fmt: skip
         self.waiters: dict[int, Any] = {}
         self.applier = Applier(self.store, self.codec, self.waiters)
         self.proposer = BatchProposer(

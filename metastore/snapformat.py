@@ -13,6 +13,8 @@ from .errors import FormatError
 
 MAGIC = b"MSSNAP\r\n"
 END_MAGIC = b"MSSEND\r\n"
+#: How etcd's snapshots begin, which are bbolt files: page 0, of the kind "meta" (4).
+BOLT = bytes(8) + b"\x04" + bytes(7)
 VERSION = 1
 MAX_HEADER = 64 * 1024
 
@@ -85,6 +87,8 @@ def backup_padding(size: int) -> int:
 
 def header_size(data: bytes) -> int:
     """Bytes of the header that begins with `data` (PREFIX_SIZE bytes or more). Raises FormatError."""
+    if data.startswith(BOLT):
+        raise FormatError("snapshot: is a database of etcd's own, which only etcd's tools can restore")
     if len(data) < PREFIX_SIZE or data[:8] != MAGIC:
         raise FormatError("snapshot: is no snapshot file")
     version, size = struct.unpack_from("<II", data, 8)

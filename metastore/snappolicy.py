@@ -35,7 +35,6 @@ class Policy:
         self.ratio = ratio
         self.debt = 0.0  # bytes that past snapshots cost over what was allowed
         self._counted = 0
-        self._needed = 0.0
 
     def taken(self, index: int, counted: int, file_size: int, engine_size: int) -> None:
         """A snapshot at `index` is complete. `counted`: what clients had written when it was begun; sizes in bytes."""

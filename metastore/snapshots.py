@@ -20,7 +20,7 @@ from ._core.chunk import MAX_CHUNK
 from ._core.codec import PayloadCodec
 from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
 from ._core.snapfile import Walker
-from .codecs import load as load_codec
+from .codecs import for_snapshots as codec_for_snapshots
 from .codecs import load_all as load_all_codecs
 from .errors import DamagedData, DiskFailed, FormatError, MetaStoreError
 from .failpoints import Failpoints
@@ -205,7 +205,8 @@ class Snapshots:
         if moment is None:
             return False
         header, view = moment
-        keep = [info.path for info in self.pinned()]
+        # The newest good one also if newer files are damaged: until two good ones are there the log begins with it.
+        keep = [info.path for info in (*self.pinned(), *self.good[-1:])]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
@@ -249,7 +250,9 @@ class Snapshots:
         self.loop.call_soon_threadsafe(lambda: self._taken(info, counted, engine_size, took))
 
     def _tell_failed(self, error: BaseException, counted: int) -> None:
-        reason = f"{type(error).__name__}: {error}"
+        # Of a full disk: not etcd's text for it, which speaks of the quota.
+        error = error.__cause__ or error
+        reason = f"{self.store.path}: {error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         self.loop.call_soon_threadsafe(lambda: self._failed(reason, counted))
 
     def _between(self) -> None:
@@ -491,8 +494,7 @@ def open_snapshots(
     DamagedData."""
 
     def make_codec() -> PayloadCodec:
-        codec = load_codec(wanted.snapshot_compression_codec) if wanted.enable_snapshot_compression else None
-        return PayloadCodec(codec, MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+        return PayloadCodec(codec_for_snapshots(wanted), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
 
     make_codec()  # one that cannot be loaded is to be known now
     store = SnapshotStore(

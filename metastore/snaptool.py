@@ -12,7 +12,7 @@ from typing import Any
 from metastore import console
 from metastore._core.chunk import MAX_CHUNK
 from metastore._core.codec import PayloadCodec
-from metastore.codecs import load as load_codec
+from metastore.codecs import for_snapshots as codec_for_snapshots
 from metastore.codecs import load_all as load_all_codecs
 from metastore.config import Config
 from metastore.errors import ConfigError
@@ -148,8 +148,7 @@ def _restore(path: Path, options: argparse.Namespace) -> None:
     wanted = config.maintenance
 
     def make_codec() -> PayloadCodec:
-        codec = load_codec(wanted.snapshot_compression_codec) if wanted.enable_snapshot_compression else None
-        return PayloadCodec(codec, MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+        return PayloadCodec(codec_for_snapshots(wanted), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
 
     initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
     identity = Identity.create(config.node.name, config.cluster.token, initial, secrets.token_hex(16))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metastore import console
+from metastore import console, snapcheck
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
@@ -45,10 +45,13 @@ def parser() -> argparse.ArgumentParser:
     """The options of the subcommand."""
     made = argparse.ArgumentParser(
         prog="metastore wal", description="Look at a node's write-ahead log; nothing is changed, and the node may run.",
-        epilog="exit codes: 0 a start would take this log, 2 bad command line or no log there, 4 damaged",
+        epilog="exit codes: 0 a start would take this, 2 bad command line or no log there, 4 damaged",
     )  # fmt: skip
     commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    text = "check the log as a start does; per file: what is proven synced, what is not, what would be cut"
+    text = (
+        "check the log and the snapshots beside it as a start does; per file: what is proven synced, what is not, what "
+        "would be cut"
+    )
     command = commands.add_parser("verify", help=text, description=text)
     command.add_argument("dir", metavar="DIR", help="data directory, or its wal folder")
     command.add_argument("--json", action="store_true", help="one JSON object instead of tables")
@@ -285,7 +288,8 @@ def _verify(log: Log, as_json: bool) -> None:
         "term": told.term, "vote": f"{told.vote:016x}", "commit": told.commit, "snapshot index": told.snapshot[0],
         "snapshot term": told.snapshot[1], "last index": told.last[0], "last term": told.last[1],
     }  # fmt: skip
-    summary["verdict"] = "good" if log.damage is None else "damaged"
+    beside, note = _beside(log, told)
+    summary["verdict"] = f"good{note}" if log.damage is None else "damaged"
     rows = []
     for file in log.files:
         proofs = (file.proven, max(0, file.end - file.proven)) if log.found is not None else ("", "")
@@ -295,12 +299,38 @@ def _verify(log: Log, as_json: bool) -> None:
     if as_json:
         made = {name.replace(" ", "_"): value for name, value in summary.items()}
         made["segments"] = [dict(zip((h.replace(" ", "_") for h in heads), row, strict=True)) for row in rows]
+        names = snapcheck.HEADS
+        made["snapshots"] = [dict(zip(names, one.row(), strict=True)) for one in beside]
         made["damage"] = log.damage.text if log.damage is not None else ""
         print(json.dumps(made))
         return
     console.facts(log.path.name, summary)
     print()
     console.table(heads, rows)
+    if beside:
+        print()
+        console.table(snapcheck.HEADS, [one.row() for one in beside])
+
+
+def _beside(log: Log, told: Told) -> tuple[list[snapcheck.Beside], str]:
+    """The snapshots beside a log, whose lack is damage too, and a word for the verdict."""
+    data_dir, begins = log.path.parent, told.snapshot[0]
+    folder, engine = data_dir / "snap", data_dir / "engine"
+    if log.path.name != "wal" or not (folder.is_dir() or (data_dir / "LOCK").exists()):
+        return [], ", its snapshots aside" if begins else ""  # a log that stands alone
+    try:
+        cluster_id = Identity.decode(told.metadata).cluster_id
+    except FormatError:
+        cluster_id = None
+    with console.progress() as tell:
+        found = snapcheck.look(folder, begins, cluster_id, tell)
+    damage = snapcheck.missing(folder, begins, found)
+    if damage is None or log.damage is not None:
+        return found, ""
+    if engine.is_dir() and any(engine.iterdir()):
+        return found, f", for an engine that goes on from its own data in {engine} (not checked)"
+    log.damage = damage
+    return found, ""
 
 
 # ---- dump
@@ -311,6 +341,7 @@ def _dump(log: Log, options: argparse.Namespace) -> None:
     codec = PayloadCodec(None, 0, MAX_PAYLOAD, decoders=load_all())
     begun = options.first == 0
     told = Told()
+    shown = None
     for file in log.segments():
         for offset, kind, group, synced, _proven, payload in file.records():
             fields = told.take(kind, payload)
@@ -327,12 +358,13 @@ def _dump(log: Log, options: argparse.Namespace) -> None:
             if options.json:
                 print(json.dumps({**place, **fields}))
             else:
-                _print(place, fields)
+                _print(place, fields, shown is not file)
+                shown = file
 
 
-def _print(place: dict[str, Any], fields: dict[str, Any]) -> None:
+def _print(place: dict[str, Any], fields: dict[str, Any], heading: bool) -> None:
     operations = fields.pop("operations", [])
-    if place["type"] == "START":
+    if heading:
         print(place["file"])
     proof = "" if place["proven"] else " unproven"
     shown = " ".join(f"{name}={value}" for name, value in fields.items())

@@ -403,6 +403,16 @@ def test_every_wrong_byte_and_every_missing_one_is_found(tmp_path: Path) -> None
                 verify(path)
 
 
+def test_a_snapshot_of_etcd_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A page of bbolt, whose header is: number 0, kind 4."""
+    path = tmp_path / "etcd.db"
+    path.write_bytes(bytes(8) + b"\x04" + bytes(7) + b"\xed\xda\x0c\xed" + bytes(4076))
+    for command in (["status"], ["verify"], ["restore", "--data-dir", str(tmp_path / "target")]):
+        assert cli.main(["snapshot", command[0], str(path), *command[1:]]) == 4
+        assert f"{path}: offset 0: snapshot: is a database of etcd's own" in capsys.readouterr().err
+    assert not (tmp_path / "target").exists()
+
+
 def test_what_a_restored_state_holds(tmp_path: Path) -> None:
     path = backup_file(tmp_path / "b", {b"mcompact": number_record(3), b"mother": b"kept"})
     work = make_restore(path, tmp_path / "target", bump=100, mark_compacted=True)

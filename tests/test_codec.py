@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from metastore import codecs
 from metastore._core.codec import PayloadCodec
 from metastore.codecs import Snappy, Zstd
+from metastore.config import Config
 from metastore.errors import ConfigError, FormatError, RequestTooLarge
 from metastore.ports import Codec
 
@@ -321,6 +322,19 @@ def test_built_in_codecs_are_found_by_name() -> None:
     assert {"snappy", "zstd"} <= {codec.name for codec in codecs.load_all()}
     with pytest.raises(ConfigError, match=r"unknown codec 'lz5'; installed are: .*snappy, .*zstd"):
         codecs.load("lz5")
+
+
+def test_an_unknown_codec_names_its_key() -> None:
+    wrong = Config(performance={"compression_codec": "lz5"}, maintenance={"snapshot_compression_codec": "lz5"})
+    with pytest.raises(ConfigError, match=r"^performance\.compression_codec: unknown codec 'lz5'"):
+        codecs.for_proposals(wrong.performance)
+    with pytest.raises(ConfigError, match=r"^maintenance\.snapshot_compression_codec: unknown codec 'lz5'"):
+        codecs.for_snapshots(wrong.maintenance)
+    off = Config(
+        performance={"compression_codec": "lz5", "enable_compression": False},
+        maintenance={"snapshot_compression_codec": "lz5", "enable_snapshot_compression": False},
+    )
+    assert codecs.for_proposals(off.performance) is codecs.for_snapshots(off.maintenance) is None
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:

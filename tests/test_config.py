@@ -224,6 +224,11 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
             '[cluster]\ninitial = { n2 = "127.0.0.1:2380" }',
             "m.toml:2: cluster.initial: does not name this member, 'n1' (node.name)",
         ),
+        (
+            '[maintenance]\nsnapshot_send_rate = "100KiB"',
+            "m.toml:2: maintenance.snapshot_send_rate: too little to send maintenance.snapshot_chunk_size within "
+            "maintenance.snapshot_chunk_timeout",
+        ),
     ],
 )
 def test_impossible_combinations(text: str, expected: str) -> None:

@@ -91,6 +91,7 @@ FLOORS = {
     "localcluster": 7,
     "console": 7,
     "snaptool": 7,
+    "snapcheck": 7,
     "waltool": 7,
     "snaptransfer": 6,
     "peerstream": 6,

@@ -240,6 +240,24 @@ def test_a_damaged_newest_is_reported_and_skipped(damage: str, filled: Server) -
     check(node, 400)
 
 
+def test_the_newest_good_one_stays_beside_damaged_ones(filled: Server) -> None:
+    """The log begins with it until there are two good ones again: the one taken after the damage may go bad as well."""
+    node = filled
+    assert isinstance(node, Node)
+    second, newest = snapshots(node)[-2:]
+    flip(newest, newest.stat().st_size // 2)
+    node.settings = {**EAGER, "maintenance.snapshot_retention": "2", "maintenance.snapshot_count": "1000000"}
+    node.start()
+    with node.client() as client:
+        client.backup()  # so that there is exactly one new snapshot
+    node.stop()
+    assert second.exists() and newest.exists() and len(snapshots(node)) == 3
+    flip(snapshots(node)[-1], 2000)
+    node.start()
+    assert restored(node) == index_of(second)
+    check(node, 300)
+
+
 def test_no_snapshot_that_fits_the_log_refuses_the_start(filled: Server) -> None:
     node = filled
     kept = {path: path.read_bytes() for path in snapshots(node)}
@@ -295,6 +313,7 @@ def test_a_full_disk_stops_no_client(point: str, fresh: Make) -> None:
     node = fresh(settings=EAGER, env={"METASTORE_FAILPOINTS": f"{name}=error(ENOSPC){at}{hit}"}).start()
     fill(node, 0, 300)
     wait_until(lambda: "could not be taken" in node.running().log, what="a report")
+    assert f"the log is kept: {node.data_dir / 'snap'}: [Errno 28]" in node.running().log
     before = snapshots(node)
     # One is complete before the third chunk; what the failed one wrote is gone.
     assert sorted(node.data_dir.glob("snap/*")) == before and len(before) == (1 if hit else 0)

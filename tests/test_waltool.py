@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ import pytest
 from support import messages as m
 from support.client import op
 from support.load import History, Load
-from support.processes import Node, Server
+from support.processes import Node, Server, StartError
 
 from metastore import cli, waltool
 from metastore.errors import DamagedData
+from metastore.snapformat import Header, header_size
 from metastore.storage.wal import Wal
 
 pytestmark = pytest.mark.node_only
@@ -102,6 +104,8 @@ def test_dump_shows_every_operation(copy: Path, capsys: pytest.CaptureFixture[st
     assert all(record["proven"] for record in records[:-2])
     some = [json.loads(x) for x in run(capsys, "dump", copy, "--from", 20, "--limit", 5, "--json")[1].splitlines()]
     assert len(some) == 5 and some[0]["index"] == 20 and "unreadable" not in out
+    lines = run(capsys, "dump", copy, "--from", 20, "--limit", 5)[1].splitlines()
+    assert lines[0] == some[0]["file"], "offsets without their file"
 
 
 def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -173,6 +177,57 @@ def test_a_running_node_is_left_alone(fresh: Callable[..., Server], capsys: pyte
         load.stop()
         history.check(client)
     assert node.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The data directory of a node whose log begins with a snapshot; not to be changed."""
+    node = Node(tmp_path_factory.mktemp("cut") / "data", SMALL).start()
+    with node.client() as client:
+        for number in range(3):
+            client.put(b"key", random.Random(number).randbytes(5000))
+            client.backup()  # for which a snapshot is taken
+    assert node.stop() == 0
+    yield node.data_dir
+    node.discard()
+
+
+def test_verify_looks_at_the_snapshots_that_a_start_would_take(
+    cut: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = Node(Path(shutil.copytree(cut, tmp_path / "copy")))
+
+    def judged() -> tuple[int, str, list[str]]:
+        code, told = verified(capsys, node.data_dir)
+        return code, told["damage"], [one["state"] for one in told["snapshots"]]
+
+    newest, second, third = sorted(node.data_dir.glob("snap/*.snap"), reverse=True)
+    assert judged() == (0, "", ["good", "good", "older"])
+    good = newest.read_bytes()
+    newest.write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
+    assert judged() == (0, "", ["damaged", "good", "older"])
+    kept = second.read_bytes()
+    second.write_bytes(kept[:-10])
+    code, damage, states = judged()
+    assert (code, states) == (4, ["damaged", "damaged", "older"])
+    assert newest.name in damage and second.name in damage and third.name not in damage
+    with pytest.raises(StartError) as refused:
+        node.start()
+    assert refused.value.returncode == 4
+    # An engine with files of its own may go on from these.
+    (node.data_dir / "engine").mkdir()
+    (node.data_dir / "engine" / "engine.json").write_text("{}")
+    assert judged()[0] == 0 and "its own data" in run(capsys, "verify", node.data_dir)[1]
+    # A log alone is judged alone.
+    shutil.copytree(cut / "wal", tmp_path / "alone")
+    assert "good, its snapshots aside" in run(capsys, "verify", tmp_path / "alone")[1]
+    # Of another cluster: as a start says.
+    shutil.rmtree(node.data_dir / "engine")
+    header = Header.decode(good[: header_size(good)])
+    foreign = replace(header, cluster_id=7)
+    newest.write_bytes(foreign.encode() + good[header_size(good) :])
+    code, damage, states = judged()
+    assert (code, states[0]) == (4, "foreign") and "of cluster 0000000000000007" in damage
 
 
 def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
