@@ -1,6 +1,7 @@
-"""A storage engine in some 60 lines: `storage.engine = "sqlite"`. An example of a plug-in, not built for speed.
+"""A storage engine in some 60 lines of code: `storage.engine = "sqlite"`. An example of a plug-in, not built for speed.
 
-What an engine is, is said in metastore/_core/engine.pyx; test_sqlite_engine.py runs the contract suite on this one.
+What an engine is, is said in metastore/_core/engine.pyx; test_sqlite_engine.py runs the contract suite on this one. It
+has no `stage()`: a snapshot of a leader's is read into it in the node's thread, which stands still meanwhile.
 """
 
 import os
@@ -40,38 +41,29 @@ class SqliteEngine(Engine):
         query = f"SELECT key, value FROM kv WHERE key >= ?1 {stop} ORDER BY key {order} LIMIT ?3"
         return self.db.execute(query, (start, end, limit or -1)).fetchall()
 
-    def iterate(self, start):
-        return iter(self.db.execute("SELECT key, value FROM kv WHERE key >= ? ORDER BY key", (start,)))
-
-    def change(self, pairs, index, term, anew=False):
+    def change(self, pairs, anew=False):
         """All of it, or nothing."""
         try:
-            self.db.execute("BEGIN IMMEDIATE")
-            if anew:
-                self.db.execute("DELETE FROM kv")
-            for key, value in pairs:
-                if value is None:
-                    self.db.execute("DELETE FROM kv WHERE key = ?", (key,))
-                else:
-                    self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
-            if not anew:
-                self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (APPLIED_KEY, POSITION.pack(index, term)))
-            elif self.get(APPLIED_KEY) is None:
-                raise FormatError("restore: the stream has no log position")
-            self.db.execute("COMMIT")
-        except BaseException as error:
-            if self.db.in_transaction:
-                self.db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise DiskFailed(f"{self.path}: {error}") from error
-            raise
+            with self.db:  # commits, or rolls back what an error of any kind ended
+                self.db.execute("BEGIN IMMEDIATE")
+                if anew:
+                    self.db.execute("DELETE FROM kv")
+                for key, value in pairs:
+                    if value is None:
+                        self.db.execute("DELETE FROM kv WHERE key = ?", (key,))
+                    else:
+                        self.db.execute("INSERT OR REPLACE INTO kv VALUES (?, ?)", (key, value))
+                if self.get(APPLIED_KEY) is None:
+                    raise FormatError("restore: the stream has no log position")
+        except sqlite3.Error as error:
+            raise DiskFailed(f"{self.path}: {error}") from error
         self.position = POSITION.unpack(self.get(APPLIED_KEY))
 
     def write(self, batch, index, term):
-        self.change(batch.items(), index, term)
+        self.change([*batch.items(), (APPLIED_KEY, POSITION.pack(index, term))])
 
     def restore(self, stream):
-        self.change(stream, 0, 0, anew=True)
+        self.change(stream, anew=True)
         self.durable = 0
 
     def applied(self):

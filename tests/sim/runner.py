@@ -165,6 +165,17 @@ def lease(scene: Scene, chance: Any) -> None:
     scene.weather.delay, scene.weather.loss = 0.002, 0.0
 
 
+def lagging_lease(scene: Scene, chance: Any) -> None:
+    """Reads by lease over disks that lag: what a leader reads without asking may be on no disk yet."""
+    lease(scene, chance)
+    scene.settings.lag = Lag(chance.choice((0.3, 1.0)), 1 << 16)
+    scene.plan.mishaps = {
+        "power": 12, "power_leader": 10, "transfer_deaf": 4, "transfer": 3, "pause_leader": 5, "isolate_leader": 8,
+        "heal": 8, "drift": 3,
+    }
+    scene.plan.down = chance.choice((0.05, 1.0))
+
+
 def joint(scene: Scene, chance: Any) -> None:
     """Voters change places by joint configurations, with cuts between old and new ones."""
     usual(scene, chance)
@@ -244,7 +255,7 @@ PROFILES: dict[str, Profile] = {
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
     "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed,
-    "overtaken_logs": overtaken_logs,
+    "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease,
 }
 
 
