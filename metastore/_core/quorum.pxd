@@ -24,7 +24,7 @@ cdef class Inflights:
     cdef readonly uint64_t max_bytes
     cdef bint full(self) noexcept
     cdef int push(self, uint64_t index, uint64_t size) except -1
-    cdef void free_up_to(self, uint64_t index) noexcept
+    cdef uint64_t free_up_to(self, uint64_t index) noexcept
     cdef void reset(self) noexcept
 
 cdef class Peer:
@@ -42,7 +42,13 @@ cdef class Peer:
     cdef readonly bint nudge                # send an append even if it is empty
     cdef readonly bint is_learner
     cdef readonly Inflights inflights
+    cdef readonly uint64_t pace             # bytes under way at once of what nobody waits for
+    cdef uint64_t answered                  # bytes answered since the last heartbeat
+    cdef bint slowed                        # `pace` has held something back since then
     cdef bint paused(self) noexcept
+    cdef bint held(self, uint64_t committed) noexcept
+    cdef uint64_t piece(self, uint64_t committed, uint64_t limit) noexcept
+    cdef void adapt(self) noexcept
     cdef void enter(self, int state) noexcept
     cdef void become_probe(self) noexcept
     cdef void become_replicate(self) noexcept

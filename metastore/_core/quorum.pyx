@@ -18,6 +18,10 @@ MAX_INDEX = 0xFFFFFFFFFFFFFFFF
 
 cdef enum:
     MAX_VOTERS = 128
+    PACE = 1 << 20          # see Peer
+    PIECE = 256 << 10
+    SLOW_TURNS = 4
+    FAST_TURNS = 8
 
 
 class VoteResult(IntEnum):
@@ -239,11 +243,14 @@ cdef class Inflights:
         self.start = 0
         self.allocated = wanted
 
-    cdef void free_up_to(self, uint64_t index) noexcept:
+    cdef uint64_t free_up_to(self, uint64_t index) noexcept:
+        """Forget what was answered -> how many bytes that were."""
+        cdef uint64_t before = self.bytes
         while self.count > 0 and self.indexes[self.start] <= index:
             self.bytes -= self.sizes[self.start]
             self.start = (self.start + 1) % self.allocated
             self.count -= 1
+        return before - self.bytes
 
     cdef void reset(self) noexcept:
         self.count = self.start = 0
@@ -268,13 +275,24 @@ cdef class Peer:
 
     match: highest index known to be durable there; next: the next to send. Probe: one append at a time, to find
     where the logs agree. Replicate: optimistic, `next` runs ahead within the in-flight window. Snapshot: nothing
-    is sent until the snapshot's fate is reported. (Dissertation, section 10.2.1; etcd's names for the states.)"""
+    is sent until the snapshot's fate is reported. (Dissertation, section 10.2.1; etcd's names for the states.)
+
+    Catching up has a pace. What is committed a quorum has, and nobody waits until a peer that is behind has it too, so
+    of that no more than `pace` bytes are under way, in pieces of PIECE. A leader that sends as much as the window takes
+    has long turns, in which fresh writes wait: and on processors that are shared, a thread that runs for milliseconds is
+    put aside for milliseconds. Measured (30,000 puts/s of 1 KiB, half load, on two cores for three nodes and the load;
+    250 MB to catch up on): p50 of the puts 20 ms with 16 MiB under way in pieces of 1 MiB, 4.9 ms when level; 5.7 and
+    4.3 ms so. The rate of catching up is 230 and 217 MB/s. With 4 MiB the p50 is 11 ms. Smaller slices of what goes into
+    the socket at once did not help, a window of 512 KiB was only slower.
+    `pace` follows the distance: where the window turns over less than SLOW_TURNS times between two heartbeats it is
+    doubled, up to the whole window, and above FAST_TURNS it is halved again, down to PACE."""
 
     def __cinit__(self, uint64_t id, uint64_t next, int max_inflight, uint64_t max_bytes, bint is_learner):
         self.id = id
         self.next = next
         self.is_learner = is_learner
         self.inflights = Inflights(max_inflight, max_bytes)
+        self.pace = min(max_bytes, <uint64_t>PACE)
 
     cdef bint paused(self) noexcept:
         if self.waiting_load:
@@ -284,6 +302,28 @@ cdef class Peer:
         if self.state == PROGRESS_REPLICATE:
             return self.inflights.full()
         return True
+
+    cdef bint held(self, uint64_t committed) noexcept:
+        """Whether no entries may be sent now, `committed` being the commit index."""
+        if self.paused():
+            return True
+        if self.next > committed or self.inflights.bytes < self.pace:
+            return False
+        self.slowed = True
+        return True
+
+    cdef uint64_t piece(self, uint64_t committed, uint64_t limit) noexcept:
+        """Bytes of the next append, `limit` being those of any."""
+        return limit if self.next > committed else min(limit, <uint64_t>PIECE)
+
+    cdef void adapt(self) noexcept:
+        """Once a heartbeat: fit the pace to how fast it turned over since the one before."""
+        if self.slowed and self.answered < SLOW_TURNS * self.pace:
+            self.pace = min(2 * self.pace, self.inflights.max_bytes)
+        elif self.answered > FAST_TURNS * self.pace or not self.slowed:
+            self.pace = min(max(self.pace // 2, <uint64_t>PACE), self.inflights.max_bytes)
+        self.answered = 0
+        self.slowed = False
 
     cdef void become_probe(self) noexcept:
         if self.state == PROGRESS_SNAPSHOT:

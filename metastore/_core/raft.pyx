@@ -575,6 +575,7 @@ cdef class RawNode:
             self.send(m)
             if by_clock:
                 peer.heartbeat_due = True
+                peer.adapt()
         return 0
 
     # -- messages in ----------------------------------------------------------------------------------------
@@ -855,7 +856,7 @@ cdef class RawNode:
         if not peer.maybe_update(m.index) and not (peer.match == m.index and peer.state == PROGRESS_PROBE):
             return 0
         if peer.state == PROGRESS_REPLICATE:
-            peer.inflights.free_up_to(m.index)
+            peer.answered += peer.inflights.free_up_to(m.index)
         elif peer.state == PROGRESS_PROBE or peer.match + 1 >= self.log.first_index():
             peer.become_replicate()
         self.send_due = True
@@ -901,18 +902,18 @@ cdef class RawNode:
         for peer in self.peer_list:
             if peer is self.me:
                 continue
-            if peer.paused():
+            if peer.held(self.log.committed):
                 if peer.nudge and peer.state == PROGRESS_REPLICATE and not peer.waiting_load:
                     self.send_append(peer)
                 continue
-            while not peer.paused() and self.send_append(peer):
+            while not peer.held(self.log.committed) and self.send_append(peer):
                 pass
         return 0
 
     cdef bint send_append(self, Peer peer) except -1:
         """One append (or snapshot) to a peer, if there is anything to tell -> whether it was sent."""
         cdef uint64_t previous = peer.next - 1
-        cdef uint64_t term, last = previous
+        cdef uint64_t size, term, last = previous
         cdef int found
         cdef object images = None
         cdef Message m
@@ -926,9 +927,10 @@ cdef class RawNode:
         if found != TERM_OK:
             raise RaftInvariantBroken(f"peer {peer.id} is to get entry {peer.next}, the log ends at "
                                       f"{self.log.last_index}")
-        if peer.next <= self.log.last_index and not peer.paused():
+        if peer.next <= self.log.last_index and not peer.held(self.log.committed):
+            size = peer.piece(self.log.committed, self.config.max_size_per_msg)
             try:
-                images = self.log.read(peer.next, self.log.last_index, self.config.max_size_per_msg, &last)
+                images = self.log.read(peer.next, self.log.last_index, size, &last)
             except NotYetLoaded:
                 peer.waiting_load = True
                 return False
