@@ -194,7 +194,7 @@ class Member:
         self.unsynced_gone = False
         self.installs: set[str] = set()
         self.rotten: set[str] = set()
-        self.filed = cluster.settings.filed > self.clock.random.random()
+        self.filed = cluster.settings.filed > 0 and self.clock.random.random() < cluster.settings.filed
         self.files: MemoryEngine | None = None
 
     # ---- time
