@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support.processes import Node, Process, StartError
+from support.processes import Etcd, Node, Process, StartError
 
 from metastore import __version__, cli, config, errors, logs
 
@@ -238,6 +238,15 @@ def test_a_data_directory_in_use_is_exit_code_3(tmp_path: Path) -> None:
             Node(tmp_path / "data").start()
         assert caught.value.returncode == 3
         assert str(tmp_path / "data") in str(caught.value)
+
+
+@pytest.mark.node_only
+def test_a_data_directory_of_etcd_is_not_begun_anew(tmp_path: Path) -> None:
+    with Etcd(tmp_path / "data", durable=False):
+        pass
+    with pytest.raises(StartError, match=r"node\.data_dir .*: is etcd's") as caught:
+        Node(tmp_path / "data").start()
+    assert caught.value.returncode == 2
 
 
 @pytest.mark.node_only

@@ -60,7 +60,12 @@ class DataDir:
 
     def check_new(self) -> None:
         """Raise DamagedData if something of a member lies here: without its log it must not begin anew, forgetting
-        whom it voted for and what it acknowledged."""
+        whom it voted for and what it acknowledged. ConfigError if the directory is etcd's."""
+        if (self.path / "member" / "wal").is_dir():
+            # Its user expects to find its keys here; a store with nothing in it would look as if they were lost.
+            raise errors.ConfigError(
+                f"node.data_dir {self.path}: is etcd's ({self.path}/member), whose files are not read: give another"
+            )
         for folder in (self.snapshots, self.engine):
             left = sorted(path for path in folder.glob("*") if path.suffix not in (".tmp", ".part"))
             if left:
