@@ -4,13 +4,12 @@ holds."""
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 
 import pytest
 from support import messages as m
 from support.client import Client
-from support.cluster import EAGER, Cluster, Member, cut_behind
+from support.cluster import EAGER, Cluster, Member, cut_behind, installed
 from support.load import History, Load
 from support.processes import Server, dies_at, wait_until
 
@@ -34,29 +33,11 @@ def mixed(cluster_of: MakeCluster, **settings: str) -> Cluster:
     return cluster.start()
 
 
-def installs(member: Member) -> int:
-    return len(re.findall(r"installed snapshot index=\d+", member.running().log))
-
-
 def overwrite(member: Member, count: int) -> None:
     """Lone puts, an entry each."""
     with member.client() as client:
         for number in range(count):
             client.put(b"key/%03d" % (number % 150), b"value %d " % number * 30)
-
-
-def check_equal(cluster: Cluster) -> None:
-    """All members hold the same keys, and the same history since the last compaction."""
-    cluster.same_everywhere(30)
-    with cluster.leader().client() as client:
-        revision = client.revision()
-    found = set()
-    for member in cluster.running():
-        with member.client() as client:
-            client.revision()
-            answer = client.hash_kv(revision)
-            found.add((answer.hash, answer.compact_revision))
-    assert len(found) == 1, found
 
 
 def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
@@ -73,8 +54,8 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
             load.wait_acks(150)
             load.stop()
         victim.start()
-        check_equal(cluster)
-        assert installs(victim) == 1, victim.running().log
+        cluster.same_history()
+        assert len(installed(victim)) == 1, victim.running().log
     cluster.lead(rocks)
     with rocks.client() as client:
         load = Load(client, history).start()
@@ -87,7 +68,7 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
     for member in cluster.members:
         with member.client() as client:
             history.check(client)
-    check_equal(cluster)
+    cluster.same_history()
 
 
 @pytest.mark.parametrize("point", ["snapshot.restore@4", "snapshot.seal", "snapshot.adopt"])
@@ -100,11 +81,11 @@ def test_rocksdb_killed_while_it_installs(point: str, cluster_of: MakeCluster) -
     cut_behind(leader, rocks, lambda: overwrite(leader, 100))
     dies_at(rocks, point)
     rocks.start()
-    check_equal(cluster)
+    cluster.same_history()
     overwrite(rocks, 30)
     rocks.kill()
     rocks.start()
-    check_equal(cluster)
+    cluster.same_history()
 
 
 @pytest.mark.parametrize("engine", ["memory", pytest.param("rocksdb", marks=pytest.mark.long)])
@@ -125,7 +106,7 @@ def test_a_newcomer_gets_the_snapshot_of_a_leader_on_rocksdb(engine: str, cluste
     with leader.client() as client:
         client.call(m.MemberAddRequest(peerURLs=[f"http://{newcomer.advertised}"]))
     newcomer.start()
-    wait_until(lambda: installs(newcomer), 20, "a snapshot that is installed")
+    wait_until(lambda: len(installed(newcomer)), 20, "a snapshot that is installed")
     cluster.same_everywhere(30)
     newcomer.kill()
     newcomer.start()

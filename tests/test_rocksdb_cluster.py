@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import EAGER, Cluster, Member, cut_behind
+from support.cluster import EAGER, Cluster, fill, installed, left_behind
 from support.load import History, Load
 from support.processes import wait_until
 
@@ -42,46 +41,20 @@ def make(tmp_path: Path) -> Iterator[Make]:
         cluster.discard()
 
 
-def fill(member: Member, first: int, last: int) -> None:
-    with member.client() as client:
-        for number in range(first, last):
-            client.put(b"k%05d" % number, b"value of %d " % number * 40)
-
-
-def left_behind(cluster: Cluster, follower: Member, count: int = 300) -> None:
-    """Kill a follower, and have the others' logs begin after its end."""
-    fill(cluster.leader(), 0, 60)
-    cut_behind(cluster.leader(), follower, lambda: fill(cluster.leader(), 60, count))
-
-
-def installed(member: Member) -> int:
-    return len(re.findall(r"installed snapshot index=\d+", member.running().log))
-
-
-def same_hashes(cluster: Cluster) -> None:
-    cluster.same_everywhere()
-    sums = set()
-    for member in cluster.members:
-        with member.client() as client:
-            reply = client.hash_kv()
-            sums.add((reply.hash, reply.header.revision))
-    assert len(sums) == 1, sums
-
-
 @pytest.mark.parametrize("sender", ["memory", "rocksdb"])
 def test_snapshots_between_different_engines(sender: str, make: Make) -> None:
     one, two = ({}, ROCKS) if sender == "memory" else (ROCKS, {})
     cluster = make(one, one, two)
     follower = cluster.members[2]
     cluster.lead(cluster.members[0])
-    left_behind(cluster, follower)
+    left_behind(cluster, follower, 300)
     follower.start()
-    wait_until(lambda: installed(follower) >= 1, timeout=30, what="an installed snapshot")
+    wait_until(lambda: len(installed(follower)) >= 1, timeout=30, what="an installed snapshot")
     fill(follower, 300, 320)
-    same_hashes(cluster)
+    cluster.same_history()
     follower.kill()
     follower.start()
-    same_hashes(cluster)
+    cluster.same_history()
     with follower.client() as client:
         assert len(client.prefix(b"k")) == 320
 
@@ -105,4 +78,4 @@ def test_engines_that_stall_under_load_depose_nobody(make: Make) -> None:
         history.check(client)
         assert client.status().raftTerm == term, "a stall cost the leader its office"
     assert not load.failures
-    same_hashes(cluster)
+    cluster.same_history()

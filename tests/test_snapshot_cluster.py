@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import EAGER, Cluster, Member, cut_behind
+from support.cluster import EAGER, Cluster, Member, fill, installed, left_behind
 from support.load import History, Load
 from support.processes import dies_at, metric, wait_until
 
@@ -31,29 +31,10 @@ def make(tmp_path: Path) -> Iterator[MakeCluster]:
         cluster.discard()
 
 
-def fill(member: Member, first: int, last: int) -> None:
-    with member.client() as client:
-        for number in range(first, last):
-            client.put(b"k%05d" % number, b"value of %d " % number * 40)
-
-
-def installed(member: Member) -> list[int]:
-    """Indexes of the snapshots that a running member got from a leader."""
-    return [int(found) for found in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
-
-
-def left_behind(cluster: Cluster, count: int = 400) -> Member:
-    """A follower that was killed, and whose log ends before those of the others begin."""
-    follower = cluster.followers()[0]
-    leader = cluster.leader()
-    fill(leader, 0, 60)
-    cut_behind(leader, follower, lambda: fill(leader, 60, count))
-    return follower
-
-
 def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
     cluster = make()
-    follower = left_behind(cluster)
+    follower = cluster.followers()[0]
+    left_behind(cluster, follower, 400)
     follower.start()
     cluster.same_everywhere()
     assert len(installed(follower)) == 1
@@ -74,7 +55,8 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
 )  # fmt: skip
 def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None:
     cluster = make()
-    follower = left_behind(cluster)
+    follower = cluster.followers()[0]
+    left_behind(cluster, follower, 400)
     dies_at(follower, point)
     left = [path.stat().st_size for path in follower.data_dir.glob("snap/*.part")]
     follower.start()
@@ -90,7 +72,8 @@ def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None
 
 def test_the_leader_dies_while_it_sends(make: MakeCluster) -> None:
     cluster = make()
-    follower = left_behind(cluster)
+    follower = cluster.followers()[0]
+    left_behind(cluster, follower, 400)
     leader = cluster.leader()
     follower.env = {"METASTORE_FAILPOINTS": "snapshot.receive=sleep(50)"}
     follower.launch()

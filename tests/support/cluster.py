@@ -279,6 +279,19 @@ class Cluster:
             contents = [client.range(b"\0", b"\0", serializable=True).kvs for client in clients]
         assert all(content == contents[0] for content in contents[1:]), "members hold different keys"
 
+    def same_history(self) -> None:
+        """All members hold the same keys, and the same history since the last compaction (HashKV)."""
+        self.same_everywhere()
+        with self.leader().client() as client:
+            revision = client.revision()
+        found = set()
+        for member in self.running():
+            with member.client() as client:
+                client.revision()
+                answer = client.hash_kv(revision)
+                found.add((answer.hash, answer.compact_revision))
+        assert len(found) == 1, found
+
     def ctl(self, program: str, line: str, endpoints: str = "") -> str:
         """What etcdctl prints for a command that works."""
         done = etcdctl.run(program, endpoints or self.endpoints, *line.split())
@@ -310,6 +323,25 @@ def cut_behind(leader: Server, behind: Server, write: Callable[[], object]) -> N
         return metric(leader, "metastore_wal_first_index") > last + 20
 
     wait_until(cut, what="a log that begins later")
+
+
+def fill(member: Server, first: int, last: int) -> None:
+    """Put the keys k<first> to k<last - 1>, some 700 bytes each."""
+    with member.client() as client:
+        for number in range(first, last):
+            client.put(b"k%05d" % number, b"value of %d " % number * 40)
+
+
+def left_behind(cluster: Cluster, follower: Member, count: int) -> None:
+    """Kill a follower, and have the others' logs begin after its end; then there are the keys up to `count`."""
+    leader = cluster.leader()
+    fill(leader, 0, 60)
+    cut_behind(leader, follower, lambda: fill(leader, 60, count))
+
+
+def installed(member: Server) -> list[int]:
+    """Indexes of the snapshots that a running member got from a leader."""
+    return [int(found) for found in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
 
 
 def time_to_write(client: Client, key: bytes, limit: float = 30.0) -> float:
