@@ -121,7 +121,8 @@ class Driver:
         self.retry_at: float | None = None
         self._unwritten = 0  # the last entry applied, while the engine does not have it
         self.engine_busy = 0  # how often it was
-        self.term = 0
+        # Where nothing has changed since the life before, no Ready brings a hard state that would tell.
+        self.term = applier.store.raft_term = raw.term
         self.stopping = False
         self.backlog = False
         applier.on_member = self._apply_member

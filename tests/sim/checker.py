@@ -185,6 +185,12 @@ class Checker:
         # The core's own list: it goes on with it.
         del member.confs[:-1]
 
+    def tells(self, member: Member) -> None:
+        """Look at what clients are told after a turn, in which all of the core's news were taken."""
+        told = (member.driver.term, member.store.raft_term)
+        if told != (member.raw.term, member.raw.term):
+            self.fail(f"member {member.id} is in term {member.raw.term} and tells of {told}")
+
     def _new_leader(self, member: Member, term: int) -> None:
         if self.leaders.setdefault(term, member.id) != member.id:
             self.fail(f"two leaders in term {term}: {self.leaders[term]} and {member.id}")

@@ -237,6 +237,8 @@ class Member:
             raise Violation(f"member {self.id} fails: {type(error).__name__}: {error}") from error
         if self.alive:
             self.cluster.checker.observe(self)
+            if call is self._turned:
+                self.cluster.checker.tells(self)
             if not self.turn_due and call is not self._turned:
                 self.turn_due = True
                 self.later(self.cluster.settings.turn * self.clock.random.random(), self._turned)
