@@ -51,19 +51,23 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from metastore._core.entry cimport (ENTRY_CONF_CHANGE, ENTRY_CONF_CHANGE_V2, ENTRY_MAX_PAYLOAD, ENTRY_NORMAL, HardState,
-                                    entry_size, hard_state_make)
-from metastore._core.log cimport TERM_COMPACTED, TERM_OK, RaftLog
-from metastore._core.promises cimport Claim, Promises, covers
-from metastore._core.quorum cimport (PROGRESS_PROBE, PROGRESS_REPLICATE, PROGRESS_SNAPSHOT, VOTE_LOST, VOTE_WON, Peer,
-                                     majority_index)
-from metastore._core.raftpb cimport *
-from metastore._core.reads cimport Reads, Round
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint64_t
 
-from metastore._core.quorum import apply_change, doubting_vote, joint_vote
-from metastore._core.raftpb import (ConfChangeError, LogCompacted, LogUnavailable, NotYetLoaded, Progress, ProposalDropped,
-                                    RaftInvariantBroken, SnapshotNotReady, Status, StateType, decode_conf_change)
-from metastore.errors import (DamagedData, FormatError, NoLeader, NotLeader, RequestTooLarge, TooManyRequests)
+from metastore._core.election cimport Election
+from metastore._core.entry cimport ENTRY_CONF_CHANGE, ENTRY_CONF_CHANGE_V2, ENTRY_NORMAL, hard_state_make
+from metastore._core.log cimport TERM_OK, RaftLog
+from metastore._core.promises cimport Claim, Promises
+from metastore._core.quorum cimport PROGRESS_SNAPSHOT, Peer
+from metastore._core.raftpb cimport *
+from metastore._core.raftstate cimport ABA_IGNORED, ACK_BEFORE_SYNC, VOTE_NOT_PERSISTED
+from metastore._core.reads cimport Reads
+
+from metastore._core.quorum import apply_change
+from metastore._core.raftpb import ConfChangeError, NotYetLoaded, RaftInvariantBroken, decode_conf_change
+from metastore._core.raftstate import DOUBT
+from metastore.errors import DamagedData, FormatError, NoLeader
 
 PLANT_VOTE_NOT_PERSISTED = 1
 PLANT_ACK_BEFORE_SYNC = 2
@@ -72,17 +76,13 @@ PLANT_READ_WITHOUT_ROUND = 8
 PLANT_LEASE_KEPT = 16
 PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
-
-cdef bytes TRANSFER = b"CampaignTransfer"
-cdef bytes DOUBT = b"doubt"
 cdef bytes NOTHING = b""
 
 
 cdef uint64_t message_key(Message m):
     return m.to
 
-
-cdef class RawNode:
+cdef class RawNode(Election):
     """A Raft node over a storage (see log.pyx for its calls). config: RaftConfig.
 
     Raises DamagedData when hard state, log and `config.applied` contradict each other.
@@ -142,25 +142,6 @@ cdef class RawNode:
             return self.propose_bytes(ENTRY_NORMAL, <const uint8_t*>buffer.buf, <size_t>buffer.len)
         finally:
             PyBuffer_Release(&buffer)
-
-    cdef uint64_t propose_bytes(self, uint8_t type, const uint8_t* payload, size_t n) except 0:
-        cdef uint64_t waiting
-        if self.state != STATE_LEADER:
-            raise NotLeader() if self.lead else NoLeader()
-        if self.lead_transferee:
-            raise ProposalDropped()
-        if n > ENTRY_MAX_PAYLOAD:
-            raise RequestTooLarge()
-        if n:
-            waiting = self.log.bytes_after(self.log.committed)
-            if waiting and waiting + entry_size(n) > self.config.max_uncommitted_bytes:
-                raise ProposalDropped()
-        self.log.append_payload(self.term, type, payload, n)
-        if self.planted & ACK_BEFORE_SYNC:
-            self.me.maybe_update(self.log.last_index)
-            self.maybe_commit()
-        self.send_due = True
-        return self.log.last_index
 
     def propose_conf_change(self, change):
         """Append a membership change (ConfChange, ConfChangeV2) -> its index.
@@ -336,187 +317,6 @@ cdef class RawNode:
                 peer.waiting_load = False
                 self.send_due = True
 
-    # -- sending --------------------------------------------------------------------------------------------
-
-    cdef Message make(self, int type, uint64_t to):
-        cdef Message m = Message.__new__(Message)
-        m.type = type
-        m.to = to
-        m.from_ = self.id
-        m.term = self.term
-        m.context = NOTHING
-        return m
-
-    cdef uint64_t unsettled(self) noexcept:
-        """Number of the Ready that must be durable before anything about the present state may be said; 0: none."""
-        if (self.out_term != self.term or self.out_vote != self.vote or self.log.emitted < self.log.last_index
-                or (self.log.pending_snapshot is not None and not self.snapshot_out)):
-            return self.next_number
-        return self.state_number if self.state_number > self.persisted_number else 0
-
-    cdef int send(self, Message m) except -1:
-        """Queue a message: for the next Ready, or until what it depends on is durable."""
-        cdef uint64_t need
-        if m.type == MSG_APP_RESP or m.type == MSG_VOTE or m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
-            need = self.unsettled()
-            if self.doubt and m.type != MSG_APP_RESP and m.type != MSG_VOTE:
-                m.context = DOUBT
-            if self.planted & ACK_BEFORE_SYNC and m.type == MSG_APP_RESP:
-                need = 0
-            if self.planted & VOTE_NOT_PERSISTED and m.type == MSG_VOTE_RESP and m.to != self.id:
-                need = 0
-            if need:
-                return self.promises.hold(need, m)
-        if m.to == self.id:
-            self.step(m)
-        else:
-            self.messages.append(m)
-        return 0
-
-    cdef int release_held(self) except -1:
-        """Let go what waited for a Ready that is durable now. Answers from a term that is over are not sent."""
-        cdef Message m
-        cdef Message last = None
-        while (m := self.promises.freed(self.persisted_number, self.term)) is not None:
-            if m.to == self.id:
-                self.step(m)
-            elif last is not None and covers(m, last):
-                self.messages[len(self.messages) - 1] = last = m
-            else:
-                last = m
-                self.messages.append(m)
-        return 0
-
-    # -- roles ----------------------------------------------------------------------------------------------
-
-    cdef int draw_timeout(self) except -1:
-        """A new election timeout in [election_ticks, 2 * election_ticks) (Raft paper, section 5.2)."""
-        cdef uint64_t x
-        if self.config.random is not None:
-            self.election_timeout = self.config.election_ticks + <int>self.config.random(self.config.election_ticks)
-            return 0
-        # splitmix64 (Steele, Lea, Flood 2014)
-        self.random_state += <uint64_t>0x9E3779B97F4A7C15
-        x = self.random_state
-        x = (x ^ (x >> 30)) * <uint64_t>0xBF58476D1CE4E5B9
-        x = (x ^ (x >> 27)) * <uint64_t>0x94D049BB133111EB
-        x ^= x >> 31
-        self.election_timeout = self.config.election_ticks + <int>(x % <uint64_t>self.config.election_ticks)
-        return 0
-
-    cdef int reset(self, uint64_t term) except -1:
-        cdef Peer peer
-        if term < self.term:
-            raise RaftInvariantBroken(f"term {self.term} would fall to {term}")
-        if term != self.term:
-            self.term = term
-            self.vote = 0
-        self.lead = 0
-        self.election_elapsed = self.heartbeat_elapsed = 0
-        self.draw_timeout()
-        self.lead_transferee = 0
-        self.votes, self.doubtful = {}, set()
-        self.hup_waiting = False
-        self.pending_conf_index = 0
-        self.term_start = 0
-        self.send_due = False
-        self.dropped_reads += self.reads.drop(self.id)
-        for peer in self.peer_list:
-            peer.match = peer.sent_commit = peer.read_ack = 0
-            peer.next = self.log.last_index + 1
-            peer.recent_active = peer.waiting_load = peer.heartbeat_due = peer.nudge = False
-            peer.enter(PROGRESS_PROBE)
-        return 0
-
-    cdef int become_follower(self, uint64_t term, uint64_t lead) except -1:
-        self.reset(term)
-        self.lead = lead
-        self.state = STATE_FOLLOWER
-        return 0
-
-    cdef int become_candidate(self) except -1:
-        if self.state == STATE_LEADER:
-            raise RaftInvariantBroken("a leader cannot become a candidate")
-        self.reset(self.term + 1)
-        self.vote = self.id
-        self.state = STATE_CANDIDATE
-        return 0
-
-    cdef int become_leader(self) except -1:
-        """Won. The first entry is an empty one, for only entries of the own term are committed by counting
-        (Raft paper, sections 5.4.2 and 8)."""
-        if self.state != STATE_CANDIDATE:
-            raise RaftInvariantBroken("only a candidate can become the leader")
-        self.reset(self.term)
-        self.lead = self.id
-        self.state = STATE_LEADER
-        self.me.become_replicate()
-        self.me.recent_active = True
-        self.me.match = self.log.persisted
-        # Changes of the terms before may be in the log and not applied: none of ours until they are.
-        self.pending_conf_index = self.log.last_index
-        self.propose_bytes(ENTRY_NORMAL, NULL, 0)
-        self.term_start = self.log.last_index
-        return 0
-
-    cpdef campaign(self):
-        """Start an election now (with the pre-vote first, if that is configured)."""
-        self.hup(False)
-
-    cdef int hup(self, bint transfer) except -1:
-        if self.state == STATE_LEADER or not self.promotable or self.log.pending_snapshot is not None:
-            return 0
-        try:
-            # Committed membership changes that are not applied would make this an election by old rules.
-            self.hup_waiting = self.log.has_conf_change(self.log.applied + 1, self.log.committed)
-        except NotYetLoaded:
-            self.hup_waiting = True
-        if self.hup_waiting:
-            return 0
-        return self.start_election(self.config.pre_vote and not transfer, transfer)
-
-    cdef int start_election(self, bint pre, bint transfer) except -1:
-        """Ask all voters (Raft paper, section 5.2). A pre-vote (dissertation, section 9.6) changes no term."""
-        cdef Message m
-        cdef uint64_t voter
-        if pre:
-            self.state = STATE_PRE_CANDIDATE
-            self.votes, self.doubtful = {}, set()
-            self.lead = 0
-            self.draw_timeout()
-            self.count_vote(self.id, True, self.doubt != 0)
-            if self.state != STATE_PRE_CANDIDATE:
-                return 0
-        else:
-            self.become_candidate()
-            self.send(self.make(MSG_VOTE_RESP, self.id))
-        for voter in sorted({*self.conf_state.voters, *self.conf_state.voters_outgoing} - {self.id}):
-            m = self.make(MSG_PRE_VOTE if pre else MSG_VOTE, voter)
-            if pre:
-                m.term = self.term + 1
-            m.index = self.log.last_index
-            m.log_term = self.log.last_term()
-            if transfer:
-                m.context = TRANSFER
-            self.send(m)
-        return 0
-
-    cdef int count_vote(self, uint64_t voter, bint granted, bint doubt) except -1:
-        if voter not in self.votes:
-            self.votes[voter] = granted
-            if doubt and granted:
-                self.doubtful.add(voter)
-        outgoing = () if self.planted & JOINT_HALF else self.conf_state.voters_outgoing
-        result = doubting_vote(self.conf_state.voters, outgoing, self.votes, self.doubtful)
-        if result == VOTE_WON:
-            if self.state == STATE_PRE_CANDIDATE:
-                self.start_election(False, False)
-            else:
-                self.become_leader()
-        elif result == VOTE_LOST:
-            self.become_follower(self.term, 0)
-        return 0
-
     # -- time -----------------------------------------------------------------------------------------------
 
     cpdef tick(self, double now=0.0):
@@ -543,40 +343,6 @@ cdef class RawNode:
             self.heartbeat_elapsed = 0
             self.heartbeat(True)
             self.maybe_auto_leave()
-
-    cdef int check_quorum(self) except -1:
-        """Step down if no quorum was heard for an election timeout (dissertation, section 6.2)."""
-        cdef Peer peer
-        cdef dict active = {}
-        for peer in self.peer_list:
-            active[peer.id] = peer.recent_active or peer is self.me
-            peer.recent_active = peer is self.me
-        if joint_vote(self.conf_state.voters, self.conf_state.voters_outgoing, active) != VOTE_WON:
-            self.become_follower(self.term, 0)
-        return 0
-
-    cdef int heartbeat(self, bint by_clock) except -1:
-        """Heartbeats to all. They name the newest round, so that a lost one is made good by the next."""
-        cdef Peer peer
-        cdef Message m
-        cdef bytes context
-        if by_clock:
-            self.reads.beat(self.now)
-        if self.me is not None:
-            self.me.read_ack = self.reads.number
-        context = self.reads.token()
-        for peer in self.peer_list:
-            if peer is self.me:
-                continue
-            m = self.make(MSG_HEARTBEAT, peer.id)
-            # Never beyond what the peer is known to have: its log may differ after that.
-            m.commit = min(peer.match, self.log.committed)
-            m.context = context
-            self.send(m)
-            if by_clock:
-                peer.heartbeat_due = True
-                peer.adapt()
-        return 0
 
     # -- messages in ----------------------------------------------------------------------------------------
 
@@ -620,24 +386,6 @@ cdef class RawNode:
             self.report_snapshot(m.from_, not m.reject)
         return 0
 
-    cdef bint newer_term(self, Message m) except -1:
-        """A message from a later term: follow it, unless it is a vote that must not disturb a working leader."""
-        cdef bint leader_alive
-        if m.type == MSG_VOTE or m.type == MSG_PRE_VOTE:
-            # Dissertation, sections 4.2.3 and 9.6; the lease of section 6.4.1 rests on it, hence the guard after
-            # a restart too.
-            leader_alive = self.config.check_quorum and (
-                (self.lead != 0 and self.election_elapsed < self.config.election_ticks) or self.boot_guard > 0)
-            if leader_alive and m.context != TRANSFER:
-                return False
-        if m.type == MSG_PRE_VOTE or (m.type == MSG_PRE_VOTE_RESP and not m.reject):
-            return True
-        if m.type == MSG_APP or m.type == MSG_HEARTBEAT or m.type == MSG_SNAP:
-            self.become_follower(m.term, m.from_)
-        else:
-            self.become_follower(m.term, 0)
-        return True
-
     cdef int older_term(self, Message m) except -1:
         """A message from an earlier term. A leader that was cut off must learn of the new term, for with pre-vote or
         check quorum this node would not disturb it by an election."""
@@ -651,49 +399,6 @@ cdef class RawNode:
             self.send(answer)
         elif m.type == MSG_PRE_VOTE_RESP or m.type == MSG_VOTE_RESP:
             self.learn_commit(m)
-        return 0
-
-    cdef int step_vote(self, Message m) except -1:
-        """RequestVote and its rehearsal (Raft paper, figure 2 and section 5.4.1; dissertation, section 9.6).
-        Learners vote too: they may be voters already and not know it yet."""
-        cdef bint pre = m.type == MSG_PRE_VOTE
-        cdef Message answer = self.make(MSG_PRE_VOTE_RESP if pre else MSG_VOTE_RESP, m.from_)
-        cdef uint64_t own = self.log.last_term()
-        cdef bint can_vote = (self.vote == m.from_ or (self.vote == 0 and self.lead == 0)
-                              or (pre and m.term > self.term))
-        if can_vote and (m.log_term > own or (m.log_term == own and m.index >= self.log.last_index)):
-            answer.term = m.term
-            if not pre:
-                self.election_elapsed = 0
-                self.vote = m.from_
-        else:
-            self.refuse_vote(answer)
-        self.send(answer)
-        return 0
-
-    cdef int refuse_vote(self, Message answer) except -1:
-        """A refusal tells how far this node knows the log to be committed."""
-        cdef uint64_t term
-        answer.reject = True
-        if self.log.term_at(self.log.committed, &term) == TERM_OK:
-            answer.commit, answer.log_term = self.log.committed, term
-        return 0
-
-    cdef int learn_commit(self, Message m) except -1:
-        """Take the commit index over from a refused vote. A leader sends entries on before they are on its own disk;
-        after a crash it may lack the last of them, and know less of the commit index than members that were demoted
-        or removed by what is committed. Those have the longer logs and refuse it, but cannot lead; it could ask them
-        for ever, by rules that do not hold any more. An entry committed anywhere is committed if it is in our log."""
-        cdef uint64_t known = self.log.committed
-        if not m.reject or m.commit <= known or not m.log_term or not self.log.match_term(m.commit, m.log_term):
-            return 0
-        self.commit_to(m.commit)
-        try:
-            stale = self.log.has_conf_change(known + 1, m.commit)
-        except NotYetLoaded:
-            stale = True
-        if stale and self.state != STATE_LEADER:
-            self.become_follower(self.term, 0)
         return 0
 
     cdef int step_role(self, Message m) except -1:
@@ -740,81 +445,6 @@ cdef class RawNode:
             self.send(on)
         return 0
 
-    # -- as a follower --------------------------------------------------------------------------------------
-
-    cdef int commit_to(self, uint64_t index) except -1:
-        if index > self.log.last_index:
-            raise RaftInvariantBroken(f"commit index {index} is beyond the log's end {self.log.last_index}: "
-                                      "was the log lost?")
-        if index > self.log.committed:
-            self.log.committed = index
-        return 0
-
-    cdef int cut_claims(self, uint64_t index) except -1:
-        """The log was cut at `index`, and with it what Readies that are out can make durable."""
-        return 0 if self.planted & ABA_IGNORED else self.promises.cut(index)
-
-    cdef int on_append(self, Message m) except -1:
-        """AppendEntries (Raft paper, figure 2). A rejection names a position from which to go on (section 5.3)."""
-        cdef Message answer = self.make(MSG_APP_RESP, m.from_)
-        cdef uint64_t hint_term, last, old_last = self.log.last_index
-        cdef uint64_t first_new = 0
-        cdef Py_buffer buffer
-        if m.index < self.log.committed:
-            answer.index = self.log.committed
-        elif self.log.match_term(m.index, m.log_term):
-            PyObject_GetBuffer(m.get_images(), &buffer, PyBUF_SIMPLE)
-            try:
-                last = self.log.append_images(<const uint8_t*>buffer.buf, <size_t>buffer.len, m.index, m.term,
-                                              &first_new)
-            finally:
-                PyBuffer_Release(&buffer)
-            if first_new and first_new <= old_last:
-                self.cut_claims(first_new)
-            self.commit_to(min(m.commit, last))
-            answer.index = last
-        else:
-            answer.reject = True
-            answer.index = m.index
-            answer.reject_hint = self.log.find_conflict_by_term(min(m.index, old_last), m.log_term, &hint_term)
-            answer.log_term = hint_term
-        self.send(answer)
-        return 0
-
-    cdef int on_heartbeat(self, Message m) except -1:
-        cdef Message answer = self.make(MSG_HEARTBEAT_RESP, m.from_)
-        self.commit_to(m.commit)
-        answer.context = m.context
-        self.send(answer)
-        return 0
-
-    cdef int on_snapshot(self, Message m) except -1:
-        """InstallSnapshot (Raft paper, section 7)."""
-        cdef Message answer = self.make(MSG_APP_RESP, m.from_)
-        answer.index = self.log.last_index if self.restore(m) else self.log.committed
-        self.send(answer)
-        return 0
-
-    cdef bint restore(self, Message m) except -1:
-        """Take a snapshot over -> False if it brings nothing new. Its membership may lack this node: a new member can
-        get a snapshot from before it was added, the entries after that add it."""
-        cdef Snapshot snapshot = m.snapshot
-        if snapshot is None or snapshot.index == 0 or snapshot.term > m.term:
-            raise FormatError("raft message: bad snapshot")
-        if snapshot.index <= self.log.committed:
-            return False
-        if self.log.match_term(snapshot.index, snapshot.term):
-            self.commit_to(snapshot.index)
-            return False
-        self.log.restore(snapshot)
-        self.snapshot_out = False
-        self.apply_waiting = False
-        self.cut_claims(1)
-        self.use_conf(snapshot.conf_state)
-        return True
-
-    # -- as the leader --------------------------------------------------------------------------------------
-
     cdef int step_leader(self, Message m) except -1:
         cdef Peer peer
         if m.type == MSG_PROP:
@@ -839,279 +469,7 @@ cdef class RawNode:
             self.on_transfer(peer)
         return 0
 
-    cdef int on_append_resp(self, Peer peer, Message m) except -1:
-        cdef uint64_t hint, term
-        peer.recent_active = True
-        if m.reject:
-            hint = m.reject_hint
-            if m.log_term:
-                hint = self.log.find_conflict_by_term(m.reject_hint, m.log_term, &term)
-            if peer.maybe_decrease(m.index, hint):
-                if peer.state == PROGRESS_REPLICATE:
-                    peer.become_probe()
-                peer.nudge = self.send_due = True
-            return 0
-        if m.index > self.log.last_index:
-            raise RaftInvariantBroken(f"peer {peer.id} acknowledged {m.index}, the log ends at {self.log.last_index}")
-        if not peer.maybe_update(m.index) and not (peer.match == m.index and peer.state == PROGRESS_PROBE):
-            return 0
-        if peer.state == PROGRESS_REPLICATE:
-            peer.answered += peer.inflights.free_up_to(m.index)
-        elif peer.state == PROGRESS_PROBE or peer.match + 1 >= self.log.first_index():
-            peer.become_replicate()
-        self.send_due = True
-        self.maybe_commit()
-        if peer.id == self.lead_transferee and peer.match == self.log.last_index:
-            self.send_timeout_now(peer.id)
-        return 0
-
-    cdef int on_heartbeat_resp(self, Peer peer, Message m) except -1:
-        cdef uint64_t answered
-        peer.recent_active = True
-        if peer.heartbeat_due or not m.context:
-            peer.heartbeat_due = False
-            peer.probe_sent = False
-            if peer.match < self.log.last_index or peer.state == PROGRESS_PROBE:
-                # Entries, or the answer to them, may have been lost: ask.
-                peer.nudge = self.send_due = True
-        if len(m.context) == 8:
-            answered = <uint64_t>int.from_bytes(m.context, "little")
-            if peer.read_ack < answered <= self.reads.number:
-                peer.read_ack = answered
-                self.confirm_rounds()
-        return 0
-
-    cdef bint maybe_commit(self) except -1:
-        """Move the commit index to what a quorum has, if that is of this term (Raft paper, sections 5.3, 5.4.2)."""
-        cdef uint64_t index = majority_index(self.voters_in, False)
-        cdef uint64_t term
-        if self.voters_out and not self.planted & JOINT_HALF:
-            index = min(index, majority_index(self.voters_out, False))
-        if index <= self.log.committed or not self.voters_in:
-            return False
-        if self.log.term_at(index, &term) != TERM_OK:
-            raise RaftInvariantBroken(f"a quorum has entry {index}, the log ends at {self.log.last_index}")
-        if term != self.term and not self.planted & COMMIT_OLD_TERM:
-            return False
-        self.commit_to(index)
-        self.send_due = True
-        return True
-
-    cdef int send_appends(self) except -1:
-        cdef Peer peer
-        for peer in self.peer_list:
-            if peer is self.me:
-                continue
-            if peer.held(self.log.committed):
-                if peer.nudge and peer.state == PROGRESS_REPLICATE and not peer.waiting_load:
-                    self.send_append(peer)
-                continue
-            while not peer.held(self.log.committed) and self.send_append(peer):
-                pass
-        return 0
-
-    cdef bint send_append(self, Peer peer) except -1:
-        """One append (or snapshot) to a peer, if there is anything to tell -> whether it was sent."""
-        cdef uint64_t previous = peer.next - 1
-        cdef uint64_t size, term, last = previous
-        cdef int found
-        cdef object images = None
-        cdef Message m
-        try:
-            found = self.log.term_at(previous, &term)
-        except NotYetLoaded:
-            peer.waiting_load = True
-            return False
-        if found == TERM_COMPACTED:
-            return self.send_snapshot(peer)
-        if found != TERM_OK:
-            raise RaftInvariantBroken(f"peer {peer.id} is to get entry {peer.next}, the log ends at "
-                                      f"{self.log.last_index}")
-        if peer.next <= self.log.last_index and not peer.held(self.log.committed):
-            size = peer.piece(self.log.committed, self.config.max_size_per_msg)
-            try:
-                images = self.log.read(peer.next, self.log.last_index, size, &last)
-            except NotYetLoaded:
-                peer.waiting_load = True
-                return False
-            except LogCompacted:
-                return self.send_snapshot(peer)
-        elif not peer.nudge and self.log.committed <= peer.sent_commit:
-            return False
-        m = self.make(MSG_APP, peer.id)
-        m.index = previous
-        m.log_term = term
-        m.commit = self.log.committed
-        m._images = images
-        self.send(m)
-        peer.nudge = False
-        peer.sent_commit = self.log.committed
-        if peer.state == PROGRESS_PROBE:
-            peer.probe_sent = True
-        elif images is not None:
-            peer.next = last + 1
-            peer.inflights.push(last, len(images))
-        return True
-
-    cdef bint send_snapshot(self, Peer peer) except -1:
-        cdef Snapshot snapshot
-        cdef Message m
-        peer.nudge = False
-        if not peer.recent_active:
-            return False   # it would not arrive
-        try:
-            snapshot = self.log.storage.snapshot()
-        except (SnapshotNotReady, NotYetLoaded):
-            snapshot = None
-        if snapshot is None or snapshot.index + 1 < self.log.first_index():
-            peer.probe_sent = True   # asked again after the next heartbeat
-            return False
-        m = self.make(MSG_SNAP, peer.id)
-        m.snapshot = snapshot
-        self.send(m)
-        peer.become_snapshot(snapshot.index)
-        return True
-
-    def report_unreachable(self, uint64_t id):
-        """Messages to this peer were lost: go back to one append at a time."""
-        cdef Peer peer = self.peers.get(id)
-        if self.state == STATE_LEADER and peer is not None and peer.state == PROGRESS_REPLICATE:
-            peer.become_probe()
-
-    def report_snapshot(self, uint64_t id, bint ok):
-        """The snapshot sent to this peer arrived, or did not. Sending goes on after the peer's next answer."""
-        cdef Peer peer = self.peers.get(id)
-        if self.state != STATE_LEADER or peer is None or peer.state != PROGRESS_SNAPSHOT:
-            return
-        if not ok:
-            peer.pending_snapshot = 0
-        peer.become_probe()
-        peer.probe_sent = True
-
-    def transfer_leader(self, uint64_t id):
-        """Hand leadership to this voter as soon as its log is complete (dissertation, section 3.10). A follower
-        passes the wish on. Given up after an election timeout; nothing happens for learners and strangers."""
-        cdef Message m
-        cdef Peer peer = self.peers.get(id)
-        if self.state == STATE_LEADER:
-            if peer is not None:
-                self.on_transfer(peer)
-        elif self.lead:
-            m = self.make(MSG_TRANSFER_LEADER, self.lead)
-            m.from_ = id
-            m.term = 0
-            self.send(m)
-
-    cdef int on_transfer(self, Peer peer) except -1:
-        if peer.is_learner or peer.id == self.lead_transferee:
-            return 0
-        self.lead_transferee = 0
-        if peer is self.me:
-            return 0
-        self.election_elapsed = 0
-        self.lead_transferee = peer.id
-        if peer.match == self.log.last_index:
-            self.send_timeout_now(peer.id)
-        else:
-            peer.nudge = self.send_due = True
-        return 0
-
-    cdef int send_timeout_now(self, uint64_t to) except -1:
-        # The target may act on this at any later time, and its votes do not wait for leases: no more lease reads
-        # in this term, even if the transfer is given up.
-        self.reads.lease_ended = True
-        return self.send(self.make(MSG_TIMEOUT_NOW, to))
-
-    # -- reads ----------------------------------------------------------------------------------------------
-
-    cpdef read_index(self, bytes context, double now=0.0):
-        """Ask for an index that makes a linearizable read; the answer is a ReadState with this context.
-
-        Raises NoLeader, or TooManyRequests over the limit of pending reads. `now` (monotonic seconds) lets lease
-        reads go without a round. A request passed to the leader may get lost: ask again."""
-        cdef Message m
-        if now > self.now:
-            self.now = now
-        if self.state == STATE_LEADER:
-            if self.config.lease_reads and self.lease_valid(now):
-                self.read_states.append(ReadState(self.log.committed, context))
-                return
-            if not self.reads.add(self.id, context):
-                raise TooManyRequests()
-        elif self.lead:
-            m = self.make(MSG_READ_INDEX, self.lead)
-            m.term = 0
-            m.context = context
-            self.send(m)
-        else:
-            raise NoLeader()
-
-    cpdef bint lease_valid(self, double now):
-        """Whether no other leader can exist at `now` (monotonic seconds). Always False without lease reads."""
-        if self.state != STATE_LEADER or not self.config.lease_reads or self.log.committed < self.term_start:
-            return False
-        if not self.planted & LEASE_KEPT and (self.reads.lease_ended or self.lead_transferee):
-            return False
-        return self.sole or self.reads.lease_holds(now)
-
-    cdef int serve_reads(self) except -1:
-        """Give the gathered reads a round of their own: only rounds made after a read came can vouch for it. The
-        leader's commit index is known to be complete only after an entry of its own term is committed."""
-        if self.log.committed < self.term_start:
-            return 0
-        if self.sole or self.planted & READ_WITHOUT_ROUND:
-            return self.answer_reads(self.log.committed, self.reads.take())
-        if self.reads.room():
-            self.reads.gather(self.log.committed, self.now)
-            self.heartbeat(False)
-        return 0
-
-    cdef int confirm_rounds(self) except -1:
-        """Answer the reads of all rounds that a quorum has answered, and move the lease on."""
-        cdef Round done
-        for done in self.reads.confirm(self.voters_in, self.voters_out):
-            self.answer_reads(done.index, done.reads)
-        return 0
-
-    cdef int answer_reads(self, uint64_t index, list reads) except -1:
-        cdef Message m
-        for origin, context in reads:
-            if origin == self.id:
-                self.read_states.append(ReadState(index, context))
-            else:
-                m = self.make(MSG_READ_INDEX_RESP, origin)
-                m.index = index
-                m.context = context
-                self.send(m)
-        return 0
-
     # -- membership -----------------------------------------------------------------------------------------
-
-    cdef int use_conf(self, ConfState conf) except -1:
-        """Work with this membership from now on; what is known of members that stay is kept."""
-        cdef Peer peer
-        cdef dict old = self.peers
-        cdef uint64_t id
-        self.conf_state = conf
-        self.peers, self.peer_list = {}, []
-        for id in sorted({*conf.voters, *conf.voters_outgoing, *conf.learners, *conf.learners_next}):
-            peer = old.get(id)
-            if peer is None:
-                peer = Peer(id, max(self.log.last_index, <uint64_t>1), self.config.max_inflight,
-                            self.config.max_inflight_bytes, False)
-                # Else check quorum could fail before a new member had the time to answer.
-                peer.recent_active = True
-            peer.is_learner = id not in conf.voters and id not in conf.voters_outgoing
-            self.peers[id] = peer
-            self.peer_list.append(peer)
-        self.me = self.peers.get(self.id)
-        self.voters_in = [self.peers[voter] for voter in conf.voters]
-        self.voters_out = [self.peers[voter] for voter in conf.voters_outgoing]
-        self.promotable = self.me is not None and not self.me.is_learner
-        self.sole = conf.voters == (self.id,) and not conf.voters_outgoing
-        self.reads.forget_lease()
-        return 0
-
     def apply_conf_change(self, change):
         """A committed membership change takes effect -> the new ConfState. Raises ConfChangeError if it is not
         possible (on every node alike; then nothing has changed and the caller goes on)."""
@@ -1128,69 +486,3 @@ cdef class RawNode:
         if self.lead_transferee and self.lead_transferee not in self.conf_state.voters:
             self.lead_transferee = 0
         return self.conf_state
-
-    # -- looking in -----------------------------------------------------------------------------------------
-
-    @property
-    def raft_state(self):
-        """The role, a StateType."""
-        return StateType(self.state)
-
-    @property
-    def is_leader(self):
-        """Whether this node leads."""
-        return self.state == STATE_LEADER
-
-    @property
-    def commit(self):
-        """Commit index."""
-        return self.log.committed
-
-    @property
-    def applied(self):
-        """Index up to which applying was reported."""
-        return self.log.applied
-
-    @property
-    def last_index(self):
-        """Index of the last entry, durable or not."""
-        return self.log.last_index
-
-    @property
-    def persisted(self):
-        """Index up to which the log is durable here."""
-        return self.log.persisted
-
-    @property
-    def uncommitted_bytes(self):
-        """Bytes of the entries that are not committed yet."""
-        return self.log.bytes_after(self.log.committed)
-
-    @property
-    def election_timeout_ticks(self):
-        """The election timeout in force, in ticks. A test may set it."""
-        return self.election_timeout
-
-    @election_timeout_ticks.setter
-    def election_timeout_ticks(self, int ticks):
-        if ticks < 1:
-            raise ValueError("an election timeout has at least one tick")
-        self.election_timeout = ticks
-
-    def term_of(self, uint64_t index):
-        """Term of entry `index`; None if it is not (or no longer) in the log."""
-        cdef uint64_t term
-        return term if self.log.term_at(index, &term) == TERM_OK else None
-
-    def status(self):
-        """Status of this node; `progress` (id -> Progress) on the leader only."""
-        cdef Peer peer
-        cdef dict progress = {}
-        if self.state == STATE_LEADER:
-            for peer in self.peer_list:
-                progress[peer.id] = Progress(peer.state, peer.match, peer.next, peer.is_learner, peer.paused(),
-                                             peer.pending_snapshot, peer.recent_active, peer.inflights.count)
-        return Status(id=self.id, term=self.term, vote=self.vote, commit=self.log.committed, applied=self.log.applied,
-                      lead=self.lead, raft_state=StateType(self.state), config=self.conf_state, progress=progress,
-                      last_index=self.log.last_index, persisted=self.log.persisted,
-                      lead_transferee=self.lead_transferee)
