@@ -30,7 +30,7 @@ DEBUG = os.environ.get("METASTORE_DEBUG", "") not in ("", "0")
 ONLY = {name for name in os.environ.get("METASTORE_EXT", "").split(",") if name}
 FLAVOUR = "debug" if DEBUG else "release"
 TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
-NEEDS_NGHTTP2 = {"build", "h2"}
+NEEDS_NGHTTP2 = {"build", "h2", "h2link", "h2request"}
 NO_NGHTTP2 = (
     "metastore needs the HTTP/2 library libnghttp2 to build: "
     "install the Debian packages libnghttp2-dev and pkg-config."

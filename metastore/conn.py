@@ -14,7 +14,9 @@ from typing import Final, Protocol
 
 import httptools
 
-from metastore._core.h2 import Limits, MethodTable, Request, Session
+from metastore._core.grpc import Limits, MethodTable
+from metastore._core.h2 import Session
+from metastore._core.h2request import Request
 from metastore.accept import Acceptor
 from metastore.loop import HANGUP, READ, WRITE, Loop, Timer
 

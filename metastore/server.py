@@ -16,7 +16,7 @@ from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
 from ._core.entry import MAX_PAYLOAD, Entry, decode_entries
-from ._core.h2 import Limits
+from ._core.grpc import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode

@@ -10,7 +10,7 @@ from .members import Done, DoneWith, Outcome, peer_address
 from .membership import PROMOTE, REMOVE, UPDATE, Change, Member
 
 if TYPE_CHECKING:
-    from ._core.h2 import Request
+    from ._core.h2request import Request
     from .backups import Result as BackupResult
     from .server import Server
     from .upkeep import AlarmsDone, HashDone

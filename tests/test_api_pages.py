@@ -18,7 +18,7 @@ from support.echo_server import Running
 
 from metastore import api, errors
 from metastore._core.grpc import Limits
-from metastore._core.h2 import Request
+from metastore._core.h2request import Request
 from metastore.api import pb
 from metastore.api.pages import Pages
 

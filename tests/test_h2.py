@@ -14,7 +14,8 @@ from support import http2 as h
 
 from metastore import errors
 from metastore._core.grpc import Limits, MethodTable, percent_encode
-from metastore._core.h2 import Request, Session
+from metastore._core.h2 import Session
+from metastore._core.h2request import Request
 
 PUT, OTHER, BIDI = 0, 1, 2
 OTHER_PATH, BIDI_PATH = b"/test.Test/Other", b"/test.Test/Bidi"

@@ -74,6 +74,8 @@ FLOORS = {
     "members": 7,
     "_core.nghttp2": 4,
     "_core.grpc": 4,
+    "_core.h2link": 4,
+    "_core.h2request": 4,
     "_core.h2": 4,
     "_core.kvserve": 4,
     "handshake": 4,

@@ -1,80 +1,9 @@
-from libc.stdint cimport int32_t, uint8_t, uint32_t
-from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t
 
-from metastore._core.grpc cimport Fields, Flood, Limits, MethodTable, Reader
-from metastore._core.nghttp2 cimport nghttp2_session
-from metastore._core.waiter cimport Waiter
+from metastore._core.h2link cimport Link
 
 
-cdef class Request(Waiter):
-    cdef readonly Session session
-    cdef readonly int32_t stream_id
-    cdef readonly int method                # id from the table, -1 while unknown
-    cdef readonly bytes path
-    cdef readonly bytes body                # the message without its 5-byte prefix
-    cdef readonly bint closed               # the stream is gone: answers go nowhere
-    cdef public object context              # whatever the server wants to keep with the request
-    cdef object on_message, on_end, on_close
-    cdef list extra                         # headers that the session does not interpret
-    cdef bytes reply                        # message being sent
-    cdef object outbox                      # deque of messages behind it (streaming)
-    cdef bytes status_text
-    cdef size_t reply_at, queued, charged, header_bytes
-    cdef Reader reader
-    cdef Fields fields
-    cdef double timeout_s
-    cdef int status, reject
-    cdef bint streaming, swallow, ended, started, finished, answered, deferred, post, grpc_type
-    cdef list inbox
-    cdef bint input_over, end_told
-    cdef PyObject* next_open
-    cdef PyObject* prev_open
-
-    cpdef complete(self, object reply)
-    cpdef fail(self, object error)
-    cpdef send(self, bytes message)
-    cpdef finish(self, int code=*, object text=*)
-    cpdef start(self, object on_message=*, object on_end=*, object on_close=*)
-    cpdef reset(self, uint32_t code=*)
-    cdef int begin(self) except -1
-    cdef int refuse(self, int code, object text) except -1
-    cdef int take_data(self, const uint8_t* data, size_t n) except -1
-    cdef int take_pieces(self, const uint8_t* data, size_t n) except -1
-    cdef int turn_away(self, int code, object text) except -1
-    cdef int message_done(self, bytes message) except -1
-    cdef int input_done(self) except -1
-    cdef int header(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1
-    cdef int headers_done(self) except -1
-    cdef int charge(self, size_t n) except -1
-    cdef void uncharge(self) noexcept
-    cdef Py_ssize_t fill(self, uint8_t* buf, size_t room, uint32_t* flags) except -1000
-    cdef int trailers(self) except -1
-    cdef int deliver(self) except -1
-    cdef void detach(self) noexcept
-
-
-cdef class Session:
-    cdef nghttp2_session* h2
-    cdef readonly Limits limits
-    cdef readonly MethodTable methods
-    cdef readonly size_t pending_output     # reply bytes not yet taken
-    cdef readonly size_t buffered           # request bytes not yet answered
-    cdef readonly size_t taken              # bytes ever handed out by take_output
-    cdef readonly int open_streams
-    cdef readonly bint failed
-    cdef readonly bint greeted              # the client's SETTINGS came
-    cdef readonly object error              # str, why `failed`
-    cdef public object owner                # the connection, for whoever walks `dirty`
-    cdef list dirty
-    cdef bint in_dirty, busy, close_wanted, saw_close
-    cdef list ready, rejects, events, parked, half
-    cdef bytes last_path
-    cdef int last_method
-    cdef bint last_streaming
-    cdef PyObject* current
-    cdef PyObject* first_open
-    cdef Flood flood
-
+cdef class Session(Link):
     cpdef list feed(self, object data, Py_ssize_t n=*, double now=*)
     cpdef bytes take_output(self, size_t limit=*)
     cpdef list unpark(self)
@@ -83,7 +12,3 @@ cdef class Session:
     cdef int run_events(self) except -1
     cdef int cut_input(self) except -1
     cdef int drain(self, uint8_t** out, size_t* cap, size_t* size, size_t limit) except -1
-    cdef void mark(self) noexcept
-    cdef int lookup(self, const uint8_t* path, size_t n, Request req) except -1
-    cdef int control(self, bint reset) except -1
-    cdef void give_up(self, object why) noexcept

@@ -11,7 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from metastore import errors
 from metastore._core.apply cimport check_alarms
 from metastore._core.batch cimport BatchProposer
-from metastore._core.h2 cimport Request
+from metastore._core.h2request cimport Request
 from metastore._core.kvpb cimport (
     KV_OK, CompactReq, decode_compact, kv_raise, range_is_serializable, verify_compact,
     verify_delete, verify_put, verify_range,

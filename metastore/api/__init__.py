@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
 from metastore import errors
-from metastore._core.h2 import MethodTable, Request
+from metastore._core.grpc import MethodTable
+from metastore._core.h2request import Request
 
 log = logging.getLogger("metastore.api")
 

@@ -1,0 +1,17 @@
+"""What an HTTP/2 session and its requests share."""
+
+from typing import Any
+
+from metastore._core.grpc import Limits, MethodTable
+
+class Link:
+    limits: Limits
+    methods: MethodTable
+    owner: Any  # the connection, for whoever walks `dirty`
+    pending_output: int  # reply bytes not taken yet
+    buffered: int  # request bytes not answered yet
+    taken: int  # bytes ever given out by take_output
+    open_streams: int
+    failed: bool
+    greeted: bool  # the client's SETTINGS came
+    error: str | None  # why it failed, or which flood ended it

@@ -1,0 +1,435 @@
+"""One gRPC call on an HTTP/2 stream: its headers and messages come in, its replies and its status go out.
+
+The functions that nghttp2's callbacks call only note what they find; `deliver` hands it over outside of them.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+from metastore._core.grpc cimport *
+from metastore._core.nghttp2 cimport *
+
+from collections import deque
+
+from metastore import errors
+
+cdef nghttp2_nv[2] HEAD_OK
+cdef nghttp2_nv[1] TRAILER_OK
+
+
+@cython.final
+@cython.no_gc
+cdef class Request(Waiter):
+    """One gRPC call. Made by Session only; see the .pyi for what each attribute is.
+
+    Not tracked by the garbage collector: the cycle with its session ends when its stream closes.
+    """
+
+    def __cinit__(self):
+        self.method = -1
+        self.timeout_s = -1
+
+    def __dealloc__(self):
+        reader_next(&self.reader)
+
+    @property
+    def headers(self):
+        """The request's own metadata: list of (name, value) bytes pairs, without the standard headers."""
+        return self.extra if self.extra is not None else []
+
+    @property
+    def timeout(self):
+        """The client's grpc-timeout in seconds, or None."""
+        return self.timeout_s if self.timeout_s >= 0 else None
+
+    @property
+    def queued_bytes(self):
+        """Bytes of this call's replies that have not left the session yet."""
+        return self.queued
+
+    # ---- answers
+
+    cpdef complete(self, object reply):
+        """Answer a unary call with `reply` (bytes: the encoded message). A no-op once answered or closed."""
+        if self.closed or self.answered:
+            return
+        self.answered = self.finished = True
+        self.reply = <bytes>reply
+        self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
+        self.session.pending_output += self.queued
+        self.uncharge()
+        self.begin()
+
+    cpdef fail(self, object error):
+        """Answer with the code and text of `error` (a MetaStoreError). A no-op once answered or closed."""
+        if self.closed or self.answered:
+            return
+        self.refuse(error.code, error.text)
+
+    cpdef send(self, bytes message):
+        """Queue one message of a streaming reply. A no-op once finished or closed."""
+        if self.closed or self.answered:
+            return
+        if self.reply is None:
+            self.reply = message
+            self.reply_at = 0
+        else:
+            if self.outbox is None:
+                self.outbox = deque()
+            self.outbox.append(message)
+        cdef size_t n = PREFIX + <size_t>PyBytes_GET_SIZE(message)
+        self.queued += n
+        self.session.pending_output += n
+        self.begin()
+
+    cpdef finish(self, int code=0, object text=""):
+        """End a streaming reply with a gRPC status; what was sent before goes out first."""
+        if self.closed or self.answered:
+            return
+        if not self.started and code != 0:
+            self.refuse(code, text)
+            return
+        self.answered = self.finished = True
+        self.status = code
+        if text:
+            self.status_text = percent_encode(text)
+        self.uncharge()
+        self.begin()
+
+    cpdef start(self, object on_message=None, object on_end=None, object on_close=None):
+        """Take over a streaming call: `on_message(bytes)` for each message, `on_end()` when the client has sent
+        its last, `on_close()` when the stream is gone. What came already is delivered before this returns.
+        The response headers leave at once, as clients of long streams wait for them."""
+        self.on_message = on_message
+        self.on_end = on_end
+        self.on_close = on_close
+        if not self.closed and not self.answered:
+            self.begin()
+        self.deliver()
+
+    cpdef reset(self, uint32_t code=NGHTTP2_CANCEL):
+        """End the stream with RST_STREAM."""
+        if self.closed:
+            return
+        self.answered = self.swallow = True
+        nghttp2_submit_rst_stream(self.session.h2, NGHTTP2_FLAG_NONE, self.stream_id, code)
+        self.session.mark()
+
+    cdef int begin(self) except -1:
+        """Submit the response headers once; wake the data provider up when it was asleep."""
+        cdef Link session = self.session
+        cdef ms_h2_data_provider provider
+        if not self.started:
+            self.started = True
+            provider.source.ptr = <void*>self
+            provider.read_callback = on_read
+            if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 2, &provider) != 0:
+                self.reset(NGHTTP2_INTERNAL_ERROR)
+            session.flood.controls = 0      # clients measure with PINGs while replies come
+        elif self.deferred:
+            self.deferred = False
+            nghttp2_session_resume_data(session.h2, self.stream_id)
+        if not session.in_dirty:
+            session.mark()
+        return 0
+
+    cdef int refuse(self, int code, object text) except -1:
+        """An error as the whole answer: headers that are trailers too, or a finish when headers are out."""
+        cdef nghttp2_nv[5] nv
+        cdef size_t count
+        if self.started:
+            self.finish(code, text)
+            return 0
+        self.answered = self.finished = self.started = True
+        self.uncharge()
+        cdef bytes number = b"%d" % code, message = percent_encode(text)
+        nv[0] = HEAD_OK[0]
+        nv[1] = HEAD_OK[1]
+        if self.reject == BAD_METHOD:
+            set_nv(&nv[0], b":status", 7, b"405", 3)
+        elif self.reject == BAD_TYPE:
+            set_nv(&nv[0], b":status", 7, b"415", 3)
+        count = 2 + status_nv(&nv[2], number, message)
+        if self.reject == BAD_ENCODING:
+            set_nv(&nv[count], b"grpc-accept-encoding", 20, b"identity", 8)
+            count += 1
+        cdef nghttp2_session* h2 = self.session.h2
+        if ms_h2_submit_response(h2, self.stream_id, nv, count, NULL) != 0:
+            nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, self.stream_id, NGHTTP2_INTERNAL_ERROR)
+        elif not self.input_over:
+            self.session.half.append(self)
+        self.swallow = True
+        self.session.mark()
+        return 0
+
+    cdef Py_ssize_t fill(self, uint8_t* buf, size_t room, uint32_t* flags) except -1000:
+        """Next bytes of the reply for a DATA frame; nghttp2's data provider."""
+        cdef size_t done = 0, size, part
+        cdef uint8_t[PREFIX] prefix
+        while done < room:
+            if self.reply is None:
+                if not self.outbox:
+                    break
+                self.reply = self.outbox.popleft()
+                self.reply_at = 0
+            size = PyBytes_GET_SIZE(self.reply)
+            if self.reply_at < PREFIX:
+                prefix_write(prefix, size)
+                part = min(PREFIX - self.reply_at, room - done)
+                memcpy(buf + done, prefix + self.reply_at, part)
+                self.reply_at += part
+                done += part
+            part = min(size + PREFIX - self.reply_at, room - done)
+            if part:
+                memcpy(buf + done, PyBytes_AS_STRING(self.reply) + self.reply_at - PREFIX, part)
+                self.reply_at += part
+                done += part
+            if self.reply_at == size + PREFIX:
+                self.reply = None
+        self.queued -= done
+        self.session.pending_output -= done
+        if self.reply is None and not self.outbox:
+            if self.finished:
+                flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
+                self.trailers()
+            elif done == 0:
+                self.deferred = True
+                return NGHTTP2_ERR_DEFERRED
+        return done
+
+    cdef int trailers(self) except -1:
+        cdef nghttp2_nv[2] nv
+        cdef nghttp2_session* h2 = self.session.h2
+        cdef int result
+        cdef bytes number
+        if self.status == 0 and self.status_text is None:
+            result = nghttp2_submit_trailer(h2, self.stream_id, TRAILER_OK, 1)
+        else:
+            number = b"%d" % self.status
+            result = nghttp2_submit_trailer(h2, self.stream_id, nv, status_nv(nv, number, self.status_text))
+        if result != 0:
+            raise MemoryError
+        if not self.input_over:
+            self.swallow = True
+            self.session.half.append(self)
+        return 0
+
+    # ---- the request's bytes
+
+    cdef int charge(self, size_t n) except -1:
+        """Count `n` more body bytes; False when the session or all of them hold too much already."""
+        cdef Link session = self.session
+        cdef Limits limits = session.limits
+        if session.buffered + n > limits.max_buffered or limits.total_buffered + n > limits.max_total_buffered:
+            return False
+        self.charged += n
+        session.buffered += n
+        limits.total_buffered += n
+        return True
+
+    cdef void uncharge(self) noexcept:
+        cdef Link session = self.session
+        session.buffered -= self.charged
+        session.limits.total_buffered -= self.charged
+        self.charged = 0
+
+    cdef int turn_away(self, int code, object text) except -1:
+        """Refuse the call after the callback; what its client still sends is swallowed."""
+        self.session.rejects.append((self, code, text))
+        self.swallow = True
+        reader_next(&self.reader)
+        return 0
+
+    cdef int take_data(self, const uint8_t* data, size_t n) except -1:
+        """DATA payload: the common case is one whole message in one piece."""
+        cdef size_t size
+        if self.swallow or n == 0:
+            return 0
+        if self.reader.got == 0 and n >= PREFIX and data[0] == 0 and (self.body is None or self.streaming):
+            size = prefix_length(data)
+            if size == n - PREFIX and size <= self.session.limits.max_message:
+                if not self.charge(size):
+                    return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
+                return self.message_done(PyBytes_FromStringAndSize(<const char*>data + PREFIX, size))
+        return self.take_pieces(data, n)
+
+    cdef int take_pieces(self, const uint8_t* data, size_t n) except -1:
+        """DATA payload with a part of a message, or several."""
+        cdef size_t before, limit = self.session.limits.max_message
+        cdef ReaderResult found
+        while n:
+            if self.body is not None and not self.streaming:
+                return self.turn_away(errors.UNIMPLEMENTED, "grpc: more than one message for a unary call")
+            before = self.reader.size
+            found = reader_take(&self.reader, &data, &n, limit)
+            if found == READ_PART:
+                if not reader_room(&self.reader, n):
+                    raise MemoryError
+                found = reader_take(&self.reader, &data, &n, limit)
+            if self.reader.size > before and not self.charge(self.reader.size - before):
+                return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
+            if found == READ_MESSAGE:
+                self.message_done(PyBytes_FromStringAndSize(<const char*>self.reader.part, self.reader.need))
+                reader_next(&self.reader)
+            elif found == READ_COMPRESSED:
+                return self.turn_away(errors.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
+            elif found == READ_TOO_LARGE:
+                return self.turn_away(errors.RESOURCE_EXHAUSTED, "grpc: received message larger than max (%d vs. %d)"
+                                      % (self.reader.need, limit))
+        return 0
+
+    cdef int message_done(self, bytes message) except -1:
+        if not self.streaming:
+            self.body = message
+            return 0
+        if self.inbox is None:
+            self.inbox = []
+        self.inbox.append(message)
+        self.session.events.append(self)
+        return 0
+
+    cdef int input_done(self) except -1:
+        """END_STREAM: a unary call is ready now."""
+        self.input_over = True
+        if self.swallow:
+            return 0
+        if self.reader.got != 0:
+            return self.turn_away(errors.INTERNAL, "grpc: message cut short by the end of the stream")
+        if self.streaming:
+            self.ended = True
+            self.session.events.append(self)
+        elif self.body is None:
+            return self.turn_away(errors.UNIMPLEMENTED, "grpc: no message for a unary call")
+        else:
+            self.session.ready.append(self)
+        return 0
+
+    cdef int lookup(self, const uint8_t* path, size_t n) except -1:
+        """Method of a :path; a client mostly calls what it called last."""
+        cdef Link session = self.session
+        cdef bytes last = session.last_path
+        if last is None or <size_t>PyBytes_GET_SIZE(last) != n or memcmp(PyBytes_AS_STRING(last), path, n) != 0:
+            last = PyBytes_FromStringAndSize(<const char*>path, n)
+            session.last_path = last
+            session.last_method = session.methods.paths.get(last, -1)
+            session.last_streaming = session.last_method >= 0 and session.methods.is_streaming(session.last_method)
+        self.path = last
+        self.method = session.last_method
+        self.streaming = session.last_streaming
+        return 0
+
+    cdef int header(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1:
+        cdef HeaderKind kind = header_kind(name, nlen)
+        if kind == H_IGNORED:
+            return 0
+        if kind == H_PATH:
+            return self.lookup(value, vlen)
+        if kind == H_METHOD:
+            self.post = vlen == 4 and memcmp(value, b"POST", 4) == 0
+        elif kind == H_TYPE:
+            self.grpc_type = is_grpc_type(value, vlen)
+        elif kind == H_TIMEOUT:
+            self.timeout_s = parse_timeout(value, vlen)
+            if self.timeout_s < 0:
+                self.reject = BAD_TIMEOUT
+        elif kind == H_ENCODING:
+            if vlen != 8 or memcmp(value, b"identity", 8) != 0:
+                self.reject = BAD_ENCODING
+                self.context = (<const char*>value)[:vlen]
+        else:
+            if self.extra is None:
+                self.extra = []
+            self.extra.append(((<const char*>name)[:nlen], (<const char*>value)[:vlen]))
+        return 0
+
+    cdef int headers_done(self) except -1:
+        """All headers are in: decide whether this call is taken at all."""
+        if not self.post:
+            self.reject = BAD_METHOD
+            return self.turn_away(errors.INTERNAL, "grpc: the request's :method must be POST")
+        if not self.grpc_type:
+            self.reject = BAD_TYPE
+            return self.turn_away(errors.INVALID_ARGUMENT,
+                                  "grpc: the request's content-type must be application/grpc")
+        if self.reject == BAD_TIMEOUT:
+            return self.turn_away(errors.INTERNAL, "grpc: malformed grpc-timeout")
+        if self.method < 0:
+            return self.turn_away(errors.UNIMPLEMENTED, self.session.methods.unknown(self.path))
+        if self.reject == BAD_ENCODING:
+            name = self.context.decode("utf-8", "replace")
+            self.context = None
+            return self.turn_away(errors.UNIMPLEMENTED,
+                                  'grpc: Decompressor is not installed for grpc-encoding "%s"' % name)
+        if self.streaming:
+            self.session.ready.append(self)
+        return 0
+
+    # ---- life of the stream
+
+    cdef int deliver(self) except -1:
+        """Hand over what came for a streaming call; outside of nghttp2's callbacks only."""
+        cdef list inbox
+        if self.on_message is not None and self.inbox is not None:
+            inbox = self.inbox
+            self.inbox = None
+            if self.session is not None:
+                self.uncharge()
+            try:
+                for message in inbox:
+                    if self.on_message is not None:
+                        self.on_message(message)
+            except errors.ApiError as error:
+                self.fail(error)
+        if self.ended and not self.end_told and self.on_end is not None:
+            self.end_told = True
+            self.on_end()
+        if self.closed:
+            on_close = self.on_close
+            self.on_message = self.on_end = self.on_close = None
+            if on_close is not None:
+                on_close()
+        return 0
+
+    cdef void detach(self) noexcept:
+        """The stream is gone: forget the session, keep only what a late answer may look at."""
+        cdef Link session = self.session
+        self.closed = True
+        self.uncharge()
+        session.pending_output -= self.queued
+        self.queued = 0
+        self.reply = None
+        self.outbox = None
+        reader_next(&self.reader)
+        if self.prev_open != NULL:
+            (<Request>self.prev_open).next_open = self.next_open
+        else:
+            session.first_open = self.next_open
+        if self.next_open != NULL:
+            (<Request>self.next_open).prev_open = self.prev_open
+        self.next_open = self.prev_open = NULL
+        session.open_streams -= 1
+        if session.current == <PyObject*>self:
+            session.current = NULL
+        self.session = None
+
+
+cdef ms_h2_ssize on_read(nghttp2_session* h2, int32_t stream_id, uint8_t* buf, size_t length, uint32_t* flags,
+                         nghttp2_data_source* source, void* data) noexcept:
+    try:
+        return (<Request>source.ptr).fill(buf, length, flags)
+    except Exception as error:
+        (<Link>data).give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+
+
+cdef void prepare() noexcept:
+    """The header fields that all replies share."""
+    set_nv(&HEAD_OK[0], b":status", 7, b"200", 3)
+    set_nv(&HEAD_OK[1], b"content-type", 12, b"application/grpc", 16)
+    set_nv(&TRAILER_OK[0], b"grpc-status", 11, b"0", 1)
+
+
+prepare()
