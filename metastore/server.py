@@ -50,6 +50,8 @@ log = logging.getLogger("metastore.node")
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
+CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
+STOP_GRACE = 1.0  # seconds for closing, after limits.drain_timeout: then a disk that stands still is waited for no more
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 SPACE_ASK = 30.0  # seconds until a leader without room hands over to the same member again
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
@@ -114,6 +116,7 @@ class Server:
         self.left = ""
         self.successor = 0
         self.drain_until = 0.0
+        self.stop_by = 0.0  # when all is to be closed; 0: nobody has asked for it
 
     # ---- opening
 
@@ -140,8 +143,11 @@ class Server:
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
+        left = self.stop_by - self.loop.now() if self.stop_by else CLOSE_TIMEOUT
         with contextlib.suppress(errors.DiskFailed):
-            self.wal.close()
+            self.wal.close(max(0.1, left))
+        if self.wal.sync_pending_since is not None:
+            return  # what is written next would wait for that disk, too
         with contextlib.suppress(OSError):
             self.unsynced.closed(synced=not self.wal.unsynced[0])
 
@@ -584,6 +590,7 @@ class Server:
             return
         self.draining = True
         self.drain_until = self.loop.now() + self.config.limits.drain_timeout
+        self.stop_by = self.drain_until + STOP_GRACE
         self.kv.refuse(errors.Stopped())
         self.health.shutdown()
         self.backups.stop()

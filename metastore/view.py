@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from . import errors
 from .members import Done, DoneWith, Outcome, peer_address
 from .membership import PROMOTE, REMOVE, UPDATE, Change, Member
+from .storage.slowdisk import SLOW
 
 if TYPE_CHECKING:
     from ._core.h2request import Request
@@ -113,6 +115,16 @@ class View:
         """Whether this node serves."""
         return self._server.ready and not self._server.draining and self.leader_id != 0
 
+    def disk_trouble(self) -> str:
+        """What is wrong with the disk of the log; empty if nothing is."""
+        took = self._sync_pending()
+        return f"a sync of the log has been under way for {took:.1f} s" if took >= SLOW else ""
+
+    def _sync_pending(self) -> float:
+        """Seconds for which the log has waited for the disk."""
+        since = self._server.wal.sync_pending_since
+        return time.monotonic() - since if since is not None else 0.0
+
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` when a read is linearizable, or with the error."""
         self._server.kv.confirm(Outcome(done))
@@ -188,6 +200,7 @@ class View:
         numbers = {f"wal_{name}": log_stats.pop(name) for name in ("segments", "first_index")}
         numbers |= {f"wal_{name}_total": value for name, value in log_stats.items()}
         numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = server.wal.unsynced
+        numbers["wal_sync_pending_seconds"] = self._sync_pending()
         numbers["wal_sync_interval_seconds"] = wal.sync_interval if wal.sync == "async" else 0
         numbers["raft_doubt_term"] = server.raw.doubt
         numbers |= {f"read_ahead_{name}": value for name, value in server.reader.cache.stats().items()}

@@ -52,6 +52,10 @@ class FakeNode:
     reads: int = 0
     quota_bytes: int = 2 << 30
     changes: errors.MetaStoreError | None = None
+    slow: str = ""
+
+    def disk_trouble(self) -> str:
+        return self.slow
 
     def members(self) -> list[Member]:
         return [Member(self.member_id, self.name), Member(7, "n2", is_learner=True)]
@@ -318,7 +322,7 @@ def test_health_page(node: FakeNode, running: Running) -> None:
 def test_livez_and_readyz(node: FakeNode, running: Running) -> None:
     assert get(running, "/livez")[::2] == (200, b"ok\n")
     assert get(running, "/readyz?verbose")[::2] == (
-        200, b"[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\nok\n")
+        200, b"[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]disk ok\nok\n")
     node.leader_id = 0
     assert get(running, "/livez?verbose")[::2] == (200, b"[+]serializable_read ok\nok\n")
     status, _kind, body = get(running, "/readyz")
@@ -326,6 +330,9 @@ def test_livez_and_readyz(node: FakeNode, running: Running) -> None:
     assert get(running, "/readyz?exclude=linearizable_read")[0] == 200
     node.raised = [(7, 2)]
     assert b"[-]data_corruption failed" in get(running, "/readyz")[2]
+    node.raised, node.leader_id, node.slow = [], node.member_id, "slow"
+    assert get(running, "/readyz")[::2] == (503, b"[+]data_corruption ok\n[+]serializable_read ok\n"
+        b"[+]linearizable_read ok\n[-]disk failed: slow\nreadyz check failed\n")
 
 
 def test_metrics_page(node: FakeNode, running: Running) -> None:

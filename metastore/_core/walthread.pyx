@@ -175,6 +175,8 @@ cdef class DiskThread:
     cdef IdlePollers pollers
     cdef readonly uint64_t syncs, bytes
     cdef readonly double sync_seconds, write_seconds
+    cdef double since           # when the write or sync that is under way was asked for; 0: none is
+    cdef double longest         # of those that ended since `take_longest`, seconds
 
     def __cinit__(self, int event, double sync_interval=0.0, uint64_t max_unsynced=0,
                   IdlePollers pollers=None):
@@ -234,13 +236,18 @@ cdef class DiskThread:
             pthread_mutex_lock(&self.work)
             if ms_load(&self.status) == BUSY and ms_load(&self.handed):
                 self.handed = 0
+                if self.since == 0:
+                    self.since = seconds()
                 self.error = self.carry()
+                self.ended()
                 ms_store(&self.status, FAILED if self.error else DONE)
                 news = True
             elif (self.dirty_bytes and not self.broken
                     and (ms_load(&self.hurry) or seconds() >= self.dirty_since + self.sync_interval)):
                 ms_store(&self.hurry, 0)
+                self.since = seconds()
                 error = self.sync()
+                self.ended()
                 if error:
                     ms_store(&self.broken, error)
                 news = True
@@ -253,6 +260,11 @@ cdef class DiskThread:
             # An eventfd takes 2**64-2 unread signals; this write cannot block.
             while news and c_write(self.event, &one, 8) < 0 and errno == EINTR:
                 pass
+
+    cdef void ended(self) noexcept nogil:
+        """What was begun at `since` is over."""
+        self.longest = max(self.longest, seconds() - self.since)
+        self.since = 0
 
     cdef int carry(self) noexcept nogil:
         """Write the group in flight, and sync it if it must not be reported before; gives 0 or an errno."""
@@ -336,8 +348,10 @@ cdef class DiskThread:
                 self.pollers.waiting()
             with nogil:
                 clean = self.dirty_bytes == 0
+                self.since = seconds()
                 ms_store(&self.status, BUSY)
                 self.error = self.carry()
+                self.ended()
                 ms_store(&self.status, FAILED if self.error else DONE)
                 clean = clean and self.dirty_bytes > 0
                 pthread_mutex_unlock(&self.work)
@@ -347,6 +361,9 @@ cdef class DiskThread:
                 self.pollers.waited()
             return
         self.handed = 1
+        # The thread may be syncing what came before; then this group waits for that, and the time of that counts.
+        if self.since == 0:
+            self.since = seconds()
         ms_store(&self.status, BUSY)
         with nogil:
             self.post()
@@ -377,6 +394,19 @@ cdef class DiskThread:
         """(bytes that are written and not synced, seconds since the first of them was written)."""
         cdef uint64_t count = ms_load64(&self.dirty_bytes)
         return count, max(0.0, seconds() - self.dirty_since) if count else 0.0
+
+    @property
+    def pending_since(self):
+        """When the write or sync that is under way was asked for (seconds, CLOCK_MONOTONIC); None if there is none. Any
+        thread may ask."""
+        cdef double since = self.since
+        return since if since else None
+
+    def take_longest(self):
+        """Seconds that the longest write or sync took of those that ended since the last call; 0.0 if none did."""
+        cdef double longest = self.longest
+        self.longest = 0
+        return longest
 
     @property
     def busy(self):

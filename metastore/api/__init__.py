@@ -105,6 +105,9 @@ class NodeView(Protocol):
     def healthy(self) -> bool:
         """Whether this node can serve: it knows a leader, is not stopping and its disk works."""
 
+    def disk_trouble(self) -> str:
+        """What is wrong with the disk of the log, empty if nothing is: a sync has been under way for too long."""
+
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time.
         May call it at once."""

@@ -82,6 +82,7 @@ class Pages:
                 ("data_corruption", "alarm activated: CORRUPT" if corrupt else ""),
                 ("serializable_read", ""),
                 ("linearizable_read", "" if self._node.leader_id and self._node.healthy() else "no leader"),
+                ("disk", self._node.disk_trouble()),
             ],
         )
 

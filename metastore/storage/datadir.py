@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from pathlib import Path
 
 from .. import errors
+from .locks import lock
+
+LOCK = "LOCK"
 
 #: A file that is there while a backup is being restored into the directory; nothing is served from it.
 RESTORING = "RESTORING"
@@ -16,32 +18,44 @@ RESTORING = "RESTORING"
 class DataDir:
     """An existing, locked data directory. `wal`, `snapshots` and `engine` are the folders of its parts.
 
-    The lock is `flock` on a file of its own: the kernel drops it with the process, so a kill -9 leaves nothing to clean
-    up. Raises DataDirInUse when another process has it, ConfigError when the directory cannot be used, DamagedData when
-    a restore into it was not finished (unless this is the restore that goes on).
+    Two locks keep a second process out. The one on the directory itself lasts for as long as the directory does,
+    whatever is deleted in it. The one on the file LOCK is what older versions look at, and it names the owner. Both
+    are `flock`: the kernel drops them with the process, so a kill -9 leaves nothing to clean up.
+
+    Raises DataDirInUse when another process has one of them, ConfigError when the directory cannot be used, DamagedData
+    when a restore into it was not finished (unless this is the restore that goes on).
     """
 
     def __init__(self, path: str, restoring: bool = False) -> None:
         self.path = Path(path)
+        self._fds: list[int] = []
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self.path / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._open()
+            if not restoring and (self.path / RESTORING).exists():
+                raise errors.DamagedData(
+                    f"data directory {path}: a restore into it was not finished ({path}/{RESTORING}): run "
+                    "`metastore snapshot restore` again"
+                )
+            os.ftruncate(self._fds[1], 0)
+            os.pwrite(self._fds[1], f"{os.getpid()}\n".encode(), 0)
+        except FileExistsError as error:
+            self.close()
+            raise errors.ConfigError(f"node.data_dir {path}: is a file, and must be a directory") from error
         except OSError as error:
-            raise errors.ConfigError(f"node.data_dir {path}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = self._owner()
-            os.close(self._lock)
-            raise errors.DataDirInUse(f"data directory {path} is in use by {owner}") from error
-        if not restoring and (self.path / RESTORING).exists():
-            os.close(self._lock)
-            raise errors.DamagedData(
-                f"data directory {path}: a restore into it was not finished ({path}/{RESTORING}): run "
-                "`metastore snapshot restore` again"
-            )
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
+            self.close()
+            raise errors.ConfigError(f"node.data_dir {path}: {error.filename or path}: {error.strerror}") from error
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._fds.append(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        if lock(self._fds[0]):
+            self._fds.append(os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            if lock(self._fds[1]):
+                return
+        raise errors.DataDirInUse(f"data directory {self.path} is in use by {self._owner()}")
 
     @property
     def wal(self) -> Path:
@@ -78,9 +92,10 @@ class DataDir:
         """Whoever wrote the lock file last; for the message only."""
         text = ""
         with contextlib.suppress(OSError):
-            text = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
+            text = (self.path / LOCK).read_bytes()[:32].decode("ascii", "replace").strip()
         return f"process {text}" if text.isdigit() else "another process"
 
     def close(self) -> None:
-        """Give the lock back."""
-        os.close(self._lock)
+        """Give the locks back."""
+        while self._fds:
+            os.close(self._fds.pop())

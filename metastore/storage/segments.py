@@ -28,8 +28,9 @@ from pathlib import Path
 from typing import Any
 
 from .._core.wal import encode_header, make_generation
-from ..errors import DamagedData
+from ..errors import DamagedData, DataDirInUse, DiskFailed
 from ..failpoints import Failpoints
+from .locks import lock
 
 FIRST_SIZE = 4 << 20
 # In the background zeros are written in small slices, each synced, with pauses (seconds), for the log's own syncs wait
@@ -114,6 +115,38 @@ class Folder:
         self.keep_old = keep_old
         self._old: list[Path] = []
         self._lock = threading.Lock()
+        self._fd = -1
+
+    def hold(self) -> None:
+        """Keep other processes out, until `release`: the folder is locked, and so is each segment that is open for
+        writing, for the folder may be reached by several names. Raises DataDirInUse, OSError."""
+        self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        if not lock(self._fd):
+            raise DataDirInUse(f"{self.path}: another process writes this log")
+        for path in self.listing()["wal"].values():
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not lock(fd):
+                    raise DataDirInUse(f"{path}: another process writes this segment of the log")
+            finally:
+                os.close(fd)
+
+    def release(self) -> None:
+        """Let others in."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def check_place(self) -> None:
+        """Raise DiskFailed where the folder's name leads to another folder by now, or to none: what is made there would
+        not be found by the next start, or would fall into another log."""
+        here = os.fstat(self._fd)
+        try:
+            there = os.stat(self.path)
+        except OSError as error:
+            raise DiskFailed(f"{self.path}: the folder of the log was moved or removed: {error.strerror}") from error
+        if (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise DiskFailed(f"{self.path}: another folder was put in the place of the log's")
 
     def file(self, generation: int, suffix: str = "wal") -> Path:
         """The path of a segment."""
@@ -136,6 +169,7 @@ class Folder:
         """Sync a finished file and give it its name, durably. Raises OSError."""
         os.fsync(fd)
         self.failpoints.hit("wal.segment")
+        lock(fd)  # nobody else knows it yet
         final = self.file(generation)
         os.rename(temporary, final)
         sync_folder(self.path)
@@ -284,8 +318,9 @@ class Preparer:
                 self._done.put(made)
                 self._notify()
 
-    def stop(self) -> None:
-        """Finish what is under way and end the thread."""
+    def stop(self, timeout: float) -> bool:
+        """Finish what is under way and end the thread; whether that is done after `timeout` seconds at most."""
         self.urgent = True
         self._jobs.put(None)
-        self._thread.join()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()

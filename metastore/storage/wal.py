@@ -38,6 +38,7 @@ from ..failpoints import Action, Failpoints
 from .awake import Awake
 from .readahead import Reading
 from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, view, write_all
+from .slowdisk import SlowDisk
 
 MIN_SEGMENT = 64 << 10
 # Room in the last segment that new writes may not use: for votes, membership and compaction.
@@ -87,6 +88,7 @@ class Wal:
         self._failure: DiskFailed | None = None
         self._full = False
         self._stalled = False
+        self._stalled_at = 0.0
         self._under_way = False
         self._closed = False
         self._snapshots: deque[tuple[int, int]] = deque()
@@ -110,6 +112,7 @@ class Wal:
         self._last_number = segment.number
         self._wanted: deque[tuple[int, int]] = deque()
         self._want(segment.size)
+        self._slow = SlowDisk(str(folder.path), lambda: self.sync_pending_since, self._disk.take_longest, log)
 
     def _setter(self, which: int) -> Any:
         def set_point(action: Action) -> None:
@@ -147,7 +150,11 @@ class Wal:
         try:
             return cls._open(folder, metadata, options, log, lag, busy_poll)
         except OSError as error:
+            folder.release()
             raise DiskFailed(f"write-ahead log {path}: {error}") from error
+        except BaseException:
+            folder.release()
+            raise
 
     @classmethod
     def _open(
@@ -160,6 +167,7 @@ class Wal:
             folder.path.mkdir(parents=True, mode=0o700)
         # Also where it is there: who made it may have died before this.
         sync_folder(folder.path.parent)
+        folder.hold()
         listing = folder.listing()
         found = recover([(str(path), number, view(path)) for number, path in listing["wal"].items()])
         if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
@@ -320,6 +328,8 @@ class Wal:
             return
         segment = self._made.get(group.generation)
         if segment is None or segment.size < group.end:
+            if not self._stalled:
+                self._stalled_at = time.monotonic()
             self._stalled = True
             self._preparer.urgent = True
             if not self._full:
@@ -537,6 +547,16 @@ class Wal:
         }
 
     @property
+    def sync_pending_since(self) -> float | None:
+        """When the log began to wait for the write or sync that is under way, or for its next segment to be made
+        (time.monotonic()); None if it waits for nothing. A disk that stands still shows here, a full one does not. Any
+        thread may ask."""
+        since: float | None = self._disk.pending_since
+        if since is None and self._stalled and self._under_way and not self._full:
+            return self._stalled_at
+        return since
+
+    @property
     def unsynced(self) -> tuple[int, float]:
         """What a power cut could take: (bytes written and not synced, seconds since the first of them was written).
         Without a `Lag` nothing of it was reported."""
@@ -574,17 +594,20 @@ class Wal:
     def _shut(self, deadline: float) -> None:
         for unbind in self._unbind:
             unbind()
+        self._slow.stop()
         self._disk.stop()
         self._awake.close()
-        self._preparer.stop()
+        prepared = self._preparer.stop(max(0.0, deadline - time.monotonic()))
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive():
-            return  # it still uses the files; they end with the process
+        if self._thread.is_alive() or not prepared:
+            self._failure = self._failure or DiskFailed("write-ahead log: closed")
+            return  # they still use the files; those end with the process
         self._collect()
         for segment in self._made.values():
             segment.close()
         self._made.clear()
         self._failure = self._failure or DiskFailed("write-ahead log: closed")
+        self._folder.release()
         os.close(self._event)
         self._event = -1
 

@@ -1,0 +1,24 @@
+"""Locks that keep a second process away from files; the kernel drops them with the process."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+
+# What a file system says that has no locks of this kind; NFS wants a descriptor that is open for writing, which no
+# directory has.
+_NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def lock(fd: int) -> bool:
+    """Lock what `fd` is open on until `fd` is closed; False if somebody else has it locked, in this process or another.
+
+    True also where the file system has no such locks. Raises OSError."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True

@@ -1,0 +1,54 @@
+"""Says so when a disk takes long over a write or a sync: whoever waits for it cannot, and may be the loop's thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+#: Seconds from which on a sync is worth a line in the log, and makes a member unready.
+SLOW: Final = 1.0
+_LOOK: Final = 0.5  # seconds between two looks
+_AGAIN: Final = 10.0  # seconds between two lines about syncs that did end
+
+
+class SlowDisk:
+    """A thread that watches one disk. `pending_since` gives when what is under way was asked for (seconds, monotonic)
+    or None, `take_longest` how long the longest took of those that ended since it was asked last (seconds)."""
+
+    def __init__(
+        self, name: str, pending_since: Callable[[], float | None], take_longest: Callable[[], float], log: Any
+    ) -> None:
+        self._name = name
+        self._pending_since = pending_since
+        self._take_longest = take_longest
+        self._log = log
+        self._next = SLOW  # how long what is under way must take for the next line about it
+        self._told_at = -_AGAIN
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="wal-slow-disk", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._over.wait(_LOOK):
+            self.look(time.monotonic())
+
+    def look(self, now: float) -> None:
+        """Write the lines that are due at `now` (seconds, monotonic): at 1, 2, 4... seconds of waiting, and one when that
+        has ended."""
+        longest = self._take_longest()
+        if longest >= SLOW and (self._next > SLOW or now - self._told_at >= _AGAIN):
+            self._log.warning("%s: the disk took %.1f s for a sync", self._name, longest)
+            self._told_at, self._next = now, SLOW
+        since = self._pending_since()
+        if since is None:
+            self._next = SLOW
+        elif now - since >= self._next:
+            self._log.warning("%s: the disk has not finished a sync for %.1f s", self._name, now - since)
+            while now - since >= self._next:
+                self._next *= 2
+
+    def stop(self) -> None:
+        """End the thread. Does not wait for it, for it has nothing to finish."""
+        self._over.set()
