@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.processes import Node, StartError
+from support.processes import Node, StartError, wait_until
 
 from metastore import cli
 from metastore.errors import ConfigError, DataDirInUse, DiskFailed
@@ -52,6 +52,7 @@ def test_an_older_version_runs(tmp_path: Path) -> None:
 def test_a_log_reached_by_two_names(tmp_path: Path) -> None:
     """The log's folder by a symbolic link, then its newest segment alone by a second name."""
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=b"m")
+    wait_until(lambda: wal.poll() == 0 and not wal.preparing, what="the next segment")
     (tmp_path / "link").symlink_to(tmp_path / "wal")
     before = tree(tmp_path / "wal")
     with pytest.raises(DataDirInUse, match="another process writes this log"):

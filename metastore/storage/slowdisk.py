@@ -35,8 +35,7 @@ class SlowDisk:
             self.look(time.monotonic())
 
     def look(self, now: float) -> None:
-        """Write the lines that are due at `now` (seconds, monotonic): at 1, 2, 4... seconds of waiting, and one when that
-        has ended."""
+        """Write the lines that are due at `now` (seconds, monotonic): after 1, 2, 4... seconds, and at the end."""
         longest = self._take_longest()
         if longest >= SLOW and (self._next > SLOW or now - self._told_at >= _AGAIN):
             self._log.warning("%s: the disk took %.1f s for a sync", self._name, longest)
