@@ -9,18 +9,22 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
-from types import FrameType
-from typing import Protocol
+from typing import Final, Protocol
 
 from metastore import __version__, _source, logs
 from metastore.config import Config
-from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, UnsupportedPlatform
+from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform
+from metastore.signals import WOKEN, Signals
 
 log = logging.getLogger("metastore.cli")
 
 #: First word -> module whose `main(arguments)` gives the exit code.
 COMMANDS = {"cluster": "metastore.localcluster", "snapshot": "metastore.snaptool", "wal": "metastore.waltool"}
+
+#: Seconds in which a second signal to stop is the first one once more: `timeout` signals a process and then its group.
+SAME_SIGNAL: Final = 0.5
 
 
 class Runnable(Protocol):
@@ -116,32 +120,75 @@ def make_node(config: Config) -> Runnable:
     return node
 
 
-def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
-    """Run a node until SIGTERM or SIGINT, or until it fails. Raises MetaStoreError."""
-    node = make(config)
-    stopping = threading.Event()
+class Run:
+    """One run of a node: the node in a thread of its own, the signals in the main thread."""
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        name = signal.Signals(number).name
-        if stopping.is_set():
+    def __init__(self, node: Runnable) -> None:
+        self.node = node
+        self.failure: BaseException | None = None
+        self.stop_asked: float | None = None  # when the first signal to stop came
+        self.output = logs.ErrorFile()
+        self._over = False
+
+    def _serve(self, signals: Signals) -> None:
+        try:
+            self.node.start()
+            self.node.wait()
+        except BaseException as failure:  # noqa: BLE001 - carried to the main thread, whatever it is
+            self.failure = failure
+        finally:
+            self.node.stop()
+            self._over = True
+            signals.wake()
+
+    def until_over(self) -> None:
+        """Serve until a signal, or until the node fails. Raises what made the node fail."""
+        # A closed terminal ends what runs in it; elsewhere SIGHUP is for the log.
+        hangup_stops = os.isatty(2) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        stops = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGHUP} if hangup_stops else set())
+        with Signals((*stops, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)) as signals:
+            serving = threading.Thread(target=self._serve, args=(signals,), name="node", daemon=True)
+            serving.start()
+            while not self._over:
+                for number in signals.wait():
+                    if number in stops:
+                        self._stop(signal.Signals(number))
+                    elif number != WOKEN:
+                        self._told(signal.Signals(number))
+            serving.join()
+        # A node that was stopped before it was started says so; that is what was asked for.
+        if self.failure is not None and not (self.stop_asked is not None and isinstance(self.failure, Stopped)):
+            raise self.failure
+
+    def _stop(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if self.stop_asked is None:
+            self.stop_asked = now
+            log.info("stopping on %s", number.name)
+            # In a thread of its own, for a second signal must be heard while the first one's work goes on.
+            threading.Thread(target=self.node.stop, name="stop", daemon=True).start()
+        elif now - self.stop_asked >= SAME_SIGNAL:
             # Stopping took too long for somebody. Everything acknowledged is on disk already.
-            os.write(2, f"metastore: second {name}: exit without draining\n".encode())
+            os.write(2, f"metastore: second {number.name}: exit without draining\n".encode())
             os._exit(128 + number)
-        stopping.set()
-        log.info("stopping on %s", name)
-        # In a thread of its own, for the handler may have interrupted the very code that stop() waits for.
-        threading.Thread(target=node.stop, name="stop", daemon=True).start()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        node.start()
-        node.wait()
-    except BaseException:
-        node.stop()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    def _told(self, number: signal.Signals) -> None:
+        if number != signal.SIGHUP:
+            log.info("%s means nothing to this program", number.name)
+        elif not self.output.path:
+            log.info("SIGHUP: standard error is no file, so there is no log to open again")
+        else:
+            try:
+                self.output.reopen()
+            except OSError as error:
+                log.error("SIGHUP: %s: cannot be opened again: %s", self.output.path, error.strerror)
+            else:
+                log.info("SIGHUP: the log goes to a newly opened %s", self.output.path)
+
+
+def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
+    """Run a node until SIGTERM or SIGINT, or until it fails. For the main thread. Raises MetaStoreError."""
+    Run(make(config)).until_over()
     log.info("stopped")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import stat
 import sys
 from datetime import UTC, datetime
 from typing import IO
@@ -76,3 +78,31 @@ def setup(level: str = "info", as_json: bool = False, stream: IO[str] | None = N
     logger.setLevel(LEVELS[level])
     logger.propagate = False
     return logger
+
+
+class ErrorFile:
+    """The file that standard error goes to, if it is one: for log rotation, which renames it under us.
+
+    `path` is its name at the time this object is made; empty for a terminal, a pipe or a socket.
+    """
+
+    def __init__(self) -> None:
+        self.path = ""
+        try:
+            if stat.S_ISREG(os.fstat(2).st_mode):
+                self.path = os.readlink("/proc/self/fd/2")
+        except OSError:
+            # Standard error is closed, or /proc is not there.
+            self.path = ""
+
+    def reopen(self) -> None:
+        """Go on writing to a file of the same name, made if there is none. Raises OSError; then nothing has changed."""
+        before = os.fstat(2)
+        fresh = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.dup2(fresh, 2)
+            output = os.fstat(1)
+            if (output.st_dev, output.st_ino) == (before.st_dev, before.st_ino):
+                os.dup2(fresh, 1)
+        finally:
+            os.close(fresh)

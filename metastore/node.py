@@ -14,6 +14,7 @@ from .config import Config
 from .embed import EmbeddedKV, Futures
 from .failpoints import Failpoints
 from .server import Server
+from .signals import kept_away
 
 log = logging.getLogger("metastore.node")
 
@@ -43,14 +44,19 @@ class Node(EmbeddedKV):
     def start(self) -> None:
         """Open the data directory, recover, bind the addresses and serve.
 
-        Raises ConfigError, DataDirInUse, DamagedData, AddressInUse, DiskFailed; then everything is closed again.
+        Raises ConfigError, DataDirInUse, DamagedData, AddressInUse, DiskFailed; then everything is closed again. Raises
+        Stopped when `stop` was called before.
         """
         with self._lock:
             if self._thread is not None:
                 raise errors.ConfigError("this node was started before; make another one")
+            if self._down.is_set():
+                raise errors.Stopped()
             self._server = Server(self.config, self.failpoints, on_ready=self._up.set)
             self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
-            self._thread.start()
+            # The signals are the affair of whoever this process belongs to, and of its own threads.
+            with kept_away():
+                self._thread.start()
         self._up.wait()
         if self._failure is not None:
             self._thread.join()

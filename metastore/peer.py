@@ -22,6 +22,7 @@ from .accept import Acceptor
 from .handshake import PeerIdentity
 from .loop import Loop, Timer
 from .peerstream import CLOSED, OPEN, WAITING, AcceptedStream, DialledStream, PeerLimits, SnapshotSender, Stream, tune
+from .resolver import Resolver
 
 if TYPE_CHECKING:
     from .failpoints import Failpoints
@@ -113,6 +114,7 @@ class PeerTransport:
         self.handler: Any = handler
         self.random = random
         self.limits = limits if limits is not None else PeerLimits()
+        self.resolver = Resolver(loop)
         self.failpoints = failpoints
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
@@ -410,6 +412,7 @@ class PeerTransport:
         if self._timer is not None:
             self._timer.cancel()
         self._acceptor.close()
+        self.resolver.close()
         for peer in list(self._peers.values()):
             self._close_peer(peer, "this member stops")
         for accepted in list(self._accepted):

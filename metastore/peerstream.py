@@ -6,30 +6,25 @@ an `AcceptedStream` is the other end of either. All are bounded: output by the o
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import os
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import handshake as hs
 from ._core.peerwire import MAX_FRAME, Blob, FrameReader, Outbox
-from .accept import split_address
-from .errors import ConfigError, FormatError
-from .loop import HANGUP, READ, WRITE, Loop, Timer
+from .errors import FormatError
+from .loop import HANGUP, READ, WRITE, Timer
+from .resolver import Places
 
 if TYPE_CHECKING:
     from ._core.raftpb import Message
     from .peer import PeerTransport
 
 WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
-
-#: Address families and socket addresses, as getaddrinfo gives them.
-Places = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,34 +61,6 @@ def tune(sock: socket.socket, dead_timeout: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(dead_timeout * 1000)))
-
-
-def resolve(loop: Loop, address: str, done: Callable[[Places | str], None]) -> None:
-    """Call `done` with the places of "host:port", or with the reason why there are none.
-
-    At once for a numeric host, else from a later turn: asking a name server may take long, so a thread does it.
-    """
-    try:
-        host, port = split_address(address.rpartition("://")[2].rstrip("/"))
-    except ConfigError as error:
-        done(error.text)
-        return
-    try:
-        done(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
-        return
-    except (OSError, UnicodeError):
-        pass  # a name, then
-
-    def ask() -> None:
-        try:
-            found: Places | str = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError) as error:
-            found = f"{host}: {error}"
-        # Unless the loop was closed meanwhile: then nobody waits any more.
-        with contextlib.suppress(OSError):
-            loop.call_soon_threadsafe(lambda: done(found))
-
-    threading.Thread(target=ask, name="metastore-resolve", daemon=True).start()
 
 
 class Stream:
@@ -231,7 +198,7 @@ class DialledStream(Stream):
             if attempt == self._attempt and self.state == CONNECTING:
                 self._connect(found)
 
-        resolve(self.loop, self.address, resolved)
+        self.transport.resolver.resolve(self.address, resolved)
 
     def _connect(self, found: Places | str) -> None:
         if isinstance(found, str):

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import logging
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -178,48 +176,6 @@ def test_json_records_are_one_object_a_line() -> None:
 def test_importing_the_package_configures_no_logging() -> None:
     code = "import logging, metastore, metastore.config; print(logging.getLogger('metastore').handlers)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-class Stuck:
-    """A node whose stop() never ends, as with a disk that hangs."""
-
-    def __init__(self) -> None:
-        self.stopped = logging.threading.Event()
-
-    def start(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def wait(self) -> None:
-        time.sleep(0)
-        os.kill(os.getpid(), signal.SIGTERM)
-        self.stopped.wait(20)
-
-    def stop(self) -> None:
-        self.stopped.wait(20)
-
-
-def test_a_second_signal_ends_a_stop_that_hangs() -> None:
-    code = "import test_cli, metastore.cli as c, metastore.config as f; c.run(f.Config(), lambda _: test_cli.Stuck())"
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, timeout=15, check=False)
-    assert run.returncode == 128 + signal.SIGTERM
-    assert "second SIGTERM: exit without draining" in run.stderr
-
-
-@pytest.mark.node_only
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_stop_cleanly_within_two_seconds(number: int, tmp_path: Path) -> None:
-    node = Node(tmp_path / "data")
-    times: list[float] = []
-    # Judged by the best of a few, for other processes share the machine.
-    while not times or (min(times) >= 2.0 and len(times) < 4):
-        process = node.start().running()
-        began = time.monotonic()
-        assert process.stop(number=number) == 0
-        times.append(time.monotonic() - began)
-        node.process = None
-        assert "stopped" in process.log
-    assert min(times) < 2.0, times
 
 
 @pytest.mark.node_only

@@ -92,6 +92,7 @@ FLOORS = {
     "accept": 6,
     "conn": 6,
     "peer": 6,
+    "resolver": 6,
     "join": 6,
     "localcluster": 7,
     "console": 7,
@@ -107,6 +108,7 @@ FLOORS = {
     "embed": 7,
     "node": 7,
     "logs": 7,
+    "signals": 7,
     "cli": 7,
     "__main__": 7,
 }

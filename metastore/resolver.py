@@ -1,0 +1,89 @@
+"""Asking name servers, which may take long, away from the loop's thread."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import socket
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+from .accept import split_address
+from .errors import ConfigError
+from .loop import Loop
+
+#: Threads that ask at a time. They stay: a peer whose name is wrong is asked for again every two seconds, for ever.
+MAX_THREADS: Final = 4
+#: Names that may be waiting to be asked for, or be asked for; one more gets an error at once.
+MAX_NAMES: Final = 256
+
+#: Address families and socket addresses, as getaddrinfo gives them.
+Places = list[tuple[Any, ...]]
+Done = Callable[[Places | str], object]
+
+
+class Resolver:
+    """Names into addresses. One question a name at a time, whoever waits for it; belongs to the loop's thread."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+        self._waiting: dict[tuple[str, int], list[Done]] = {}
+        self._questions: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
+        self.threads: list[threading.Thread] = []
+        self._closed = False
+
+    def resolve(self, address: str, done: Done) -> None:
+        """Call `done` with the places of "host:port" (a scheme before it is allowed), or why there are none.
+
+        At once for a numeric host and for what is no address, else from a later turn. Not at all after `close`.
+        """
+        if self._closed:
+            return
+        try:
+            host, port = split_address(address.rpartition("://")[2].rstrip("/"))
+        except ConfigError as error:
+            done(error.text)
+            return
+        try:
+            done(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+            return
+        except (OSError, UnicodeError):
+            self._ask((host, port), done)  # a name, then
+
+    def _ask(self, name: tuple[str, int], done: Done) -> None:
+        waiting = self._waiting.get(name)
+        if waiting is not None:
+            waiting.append(done)
+            return
+        if len(self._waiting) >= MAX_NAMES:
+            done(f"{name[0]}: {MAX_NAMES} other names are being looked up")
+            return
+        self._waiting[name] = [done]
+        if len(self.threads) < min(MAX_THREADS, len(self._waiting)):
+            self.threads.append(threading.Thread(target=self._run, name="metastore-resolve", daemon=True))
+            self.threads[-1].start()
+        self._questions.put(name)
+
+    def _run(self) -> None:
+        while (name := self._questions.get()) is not None:
+            try:
+                found: Places | str = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                found = f"{name[0]}: {error}"
+            # Unless the loop was closed meanwhile: then nobody waits any more.
+            with contextlib.suppress(OSError):
+                self._loop.call_soon_threadsafe(partial(self._answered, name, found))
+
+    def _answered(self, name: tuple[str, int], found: Places | str) -> None:
+        for done in self._waiting.pop(name, ()):
+            done(found)
+
+    def close(self) -> None:
+        """Answer nobody any more; the threads end with what they are at. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._waiting.clear()
+            for _ in self.threads:
+                self._questions.put(None)
