@@ -63,7 +63,7 @@ class Snapshots:
         self.cluster_id = cluster_id
         self.failpoints = failpoints
         #: Whether what the engine holds is gone with the process.
-        self.volatile = hasattr(engine, "set_durable")
+        self.volatile = not engine.persistent
         #: Snapshots known to be good whose files are there, the oldest first.
         self.good: list[Info] = []
         self.taken = self.failed = self.bytes = 0
@@ -287,7 +287,6 @@ class Snapshots:
             count = self.policy.restored if asked_for else self.policy.taken
             count(info.header.index, counted, info.trailer.size, engine_size)
             self._look_at = self.policy.index + self.policy.count
-            self.engine.set_durable(info.header.index)  # type: ignore[attr-defined]
             self._compact()
         self._reclaim()
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from pathlib import Path
 
 import pytest
 
-from metastore import errors
+from metastore import errors, storage
 from metastore._core.engine import APPLIED_KEY, Engine
 from metastore._core.omap import OrderedMap
+from metastore.config import Config
 from metastore.storage.contract import EngineContract
 from metastore.storage.memory import MemoryEngine
 from metastore.storage.rocksdb import RocksEngine
@@ -18,6 +18,8 @@ from metastore.storage.rocksdb import RocksEngine
 
 class DictEngine(Engine):
     """A sorted dict: the smallest engine there can be."""
+
+    persistent = False
 
     def __init__(self, data: dict[bytes, bytes] | None = None) -> None:
         self.data = dict(data or {})
@@ -52,43 +54,79 @@ class DictEngine(Engine):
 
 
 class TestMemoryEngine(EngineContract):
-    def make_engine(self) -> Engine:
-        return MemoryEngine()
+    def open_engine(self, folder: str) -> Engine:
+        return MemoryEngine(folder)
 
 
 class TestPythonEngine(EngineContract):
-    def make_engine(self) -> Engine:
+    def open_engine(self, folder: str) -> Engine:
         return DictEngine()
-
-    def reopen(self, engine: Engine) -> Engine | None:
-        assert isinstance(engine, DictEngine)
-        return DictEngine(engine.data)
 
 
 class TestRocksEngine(EngineContract):
-    @pytest.fixture(autouse=True)
-    def _folder(self, tmp_path: Path) -> None:
-        self.folder = tmp_path
-        self.made = 0
-
-    def make_engine(self) -> Engine:
-        self.made += 1
-        return RocksEngine(str(self.folder / f"engine-{self.made}"))
-
-    def reopen(self, engine: Engine) -> Engine | None:
-        assert isinstance(engine, RocksEngine)
-        engine.flush()
-        engine.close()
-        return RocksEngine(str(engine.path))
+    def open_engine(self, folder: str) -> Engine:
+        return RocksEngine(folder)
 
 
-def test_memory_engine_is_durable_only_up_to_its_snapshot() -> None:
-    engine = MemoryEngine()
-    engine.write(OrderedMap(), 9, 1)
-    assert engine.durable_applied() == 0
-    engine.set_durable(7)
-    engine.set_durable(3)
-    assert engine.durable_applied() == 7
+# ---- an engine that says nothing of whether it lasts, or what is not true
+
+
+class Undeclared(DictEngine):
+    """What the documents asked for before there was `persistent`."""
+
+    persistent = None  # type: ignore[assignment]
+
+
+class Silent(DictEngine):
+    """Says that it lasts, and not up to where."""
+
+    persistent = True
+
+
+class Liar(DictEngine):
+    """In memory, and says that it lasts."""
+
+    persistent = True
+
+    def durable_applied(self) -> int:
+        return self.applied()[0]
+
+
+class Hasty(RocksEngine):
+    """Takes what is written for durable."""
+
+    def durable_applied(self) -> int:
+        return self.applied()[0]
+
+
+class LiarContract(EngineContract):
+    def open_engine(self, folder: str) -> Engine:
+        return Liar()
+
+
+class HastyContract(EngineContract):
+    def open_engine(self, folder: str) -> Engine:
+        return Hasty(folder)
+
+
+@pytest.mark.parametrize(("kind", "why"), [
+    (Undeclared, "does not declare `persistent`"), (Silent, "has no durable_applied"),
+])  # fmt: skip
+def test_an_engine_that_does_not_say_what_lasts_is_refused_by_name(
+    kind: type[Engine], why: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "load", lambda name: lambda path: kind())
+    with pytest.raises(errors.ConfigError, match=f"storage.engine: 'mine' .*{why}"):
+        storage.open_engine(Config(storage={"engine": "mine"}).storage, "")
+
+
+@pytest.mark.parametrize("kind", [LiarContract, HastyContract])
+def test_the_contract_finds_an_engine_that_says_too_much(kind: type[EngineContract]) -> None:
+    contract = kind()
+    contract.setup_method()
+    with pytest.raises(AssertionError, match="durable up to 60, found up to"):
+        contract.test_what_was_durable_survives_a_kill()
+    contract.teardown_method()
 
 
 def test_restore_without_a_log_position_changes_nothing() -> None:

@@ -247,7 +247,6 @@ def test_restoring_pauses_and_adopting_takes_over() -> None:
     view = target.view()
     target.adopt(fresh)
     assert contents(target) == contents(source) and target.applied() == (1000, 7)
-    assert target.durable_applied() == 1000
     assert view.get(b"old") == b"1"
 
 

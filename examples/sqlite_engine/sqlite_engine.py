@@ -17,6 +17,8 @@ POSITION = struct.Struct("<QQ")  # FORMATS.md, "Engine records": index and term 
 class SqliteEngine(Engine):
     """One table in the file state.db of the folder that MetaStore gives."""
 
+    persistent = True  # a start finds it again; up to where for certain, durable_applied() says
+
     def __init__(self, path, view_of=None):
         os.makedirs(path, exist_ok=True)
         self.path = path

@@ -49,4 +49,3 @@ cdef class MemoryEngine(Engine):
     cdef OrderedMap tree
     cdef uint64_t index
     cdef uint64_t term
-    cdef uint64_t durable

@@ -1,8 +1,8 @@
 """Storage engines: an ordered bytes -> bytes map that takes one atomic write for each applied batch.
 
-`Engine` is the base of every engine. A plug-in subclasses it in Python and overrides get, scan, write, applied, view,
-size, restore and, where they mean something, the methods that have defaults. MemoryEngine overrides the C-level methods
-too. Contract suite: metastore/storage/contract.py.
+`Engine` is the base of every engine. A plug-in subclasses it in Python, declares `persistent`, and overrides get, scan,
+write, applied, view, size, restore, durable_applied if it is persistent, and, where they mean something, the methods that
+have defaults. MemoryEngine overrides the C-level methods too. Contract suite: metastore/storage/contract.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -62,7 +62,13 @@ cdef class EngineCursor:
 
 
 cdef class Engine:
-    """Base of all engines. Keys and values are bytes, keys in memcmp order; one thread at a time."""
+    """Base of all engines. Keys and values are bytes, keys in memcmp order; one thread at a time.
+
+    A class of engines declares `persistent`, and this one does not: True when a start finds again what the engine holds
+    in the folder that it was opened with, up to `durable_applied()` at least, whatever ended the process or the machine;
+    False when nothing is left of it. The log is cut behind what is durable, so a wrong answer loses data: a start refuses
+    an engine that does not say.
+    """
 
     # -- C level --
 
@@ -158,8 +164,11 @@ cdef class Engine:
         return 0.0 if self.reclaim() else None
 
     cpdef object durable_applied(self):
-        """The applied index that survives a crash."""
-        return self.applied()[0]
+        """The applied index up to which everything survives a crash of the process and of the machine. An engine with
+        `persistent` True overrides it, and never says too much; nothing of another one survives: 0."""
+        if getattr(self, "persistent", True):
+            raise NotImplementedError
+        return 0
 
     cpdef object flush(self):
         """Move durable_applied() on, as far as the engine can by itself."""
@@ -209,11 +218,12 @@ cdef class MemoryCursor(EngineCursor):
 cdef class MemoryEngine(Engine):
     """Everything in memory; what survives a crash is the snapshot and the log after it."""
 
+    persistent = False
+
     def __cinit__(self):
         self.tree = OrderedMap()
         self.index = 0
         self.term = 0
-        self.durable = 0
 
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
         cdef Record* rec = tree_get(self.tree.root, key, n)
@@ -280,7 +290,6 @@ cdef class MemoryEngine(Engine):
         other.tree = self.tree.view()
         other.index = self.index
         other.term = self.term
-        other.durable = self.durable
         return other
 
     cpdef object size(self):
@@ -291,15 +300,6 @@ cdef class MemoryEngine(Engine):
         """Free a slice of what was dropped; True while there is more."""
         free_garbage(RECLAIM_BUDGET)
         return garbage_left()
-
-    cpdef object durable_applied(self):
-        """The index of the newest verified snapshot, told by `set_durable`."""
-        return self.durable
-
-    def set_durable(self, uint64_t index) -> None:
-        """A verified snapshot holds everything up to `index`."""
-        if index > self.durable:
-            self.durable = index
 
     cpdef object close(self):
         """Drop the contents."""
@@ -315,7 +315,6 @@ cdef class MemoryEngine(Engine):
         self.tree = other.tree
         self.index = other.index
         self.term = other.term
-        self.durable = other.durable
         other.tree = OrderedMap()
 
     cpdef object restore(self, object stream):
@@ -332,4 +331,3 @@ cdef class MemoryEngine(Engine):
         self.tree = fresh
         self.index = position[0]
         self.term = position[1]
-        self.durable = 0

@@ -286,4 +286,3 @@ def restore(Engine engine not None, RecordReader reader not None, pause=None) ->
     memory.tree = fresh
     memory.index = position[0]
     memory.term = position[1]
-    memory.durable = position[0]

@@ -11,9 +11,9 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from .. import errors
+from .._core.engine import Engine
 
 if TYPE_CHECKING:
-    from .._core.engine import Engine
     from ..config import StorageTable
 
 GROUP = "metastore.storage"
@@ -23,7 +23,29 @@ def open_engine(wanted: StorageTable, path: str) -> Engine:
     """The configured engine on the folder `path`. Raises ConfigError, and what the engine raises."""
     make = load(wanted.engine)
     options = getattr(wanted, wanted.engine, None) if wanted.engine != "engine" else None
-    return make(path) if options is None else make(path, options)
+    engine = make(path) if options is None else make(path, options)
+    try:
+        check_declared(engine, wanted.engine)
+    except errors.ConfigError:
+        engine.close()
+        raise
+    return engine
+
+
+def check_declared(engine: Engine, name: str) -> None:
+    """Raise ConfigError unless the engine called `name` says whether it lasts, and a persistent one up to where: the
+    log is cut behind that, so there is nothing that could be assumed."""
+    lasts: object = getattr(engine, "persistent", None)
+    if not isinstance(lasts, bool):
+        raise errors.ConfigError(
+            f"storage.engine: {name!r} does not declare `persistent`: its class must set it to True when a start finds "
+            "again what the engine holds, to False when nothing is left of it"
+        )
+    if lasts and type(engine).durable_applied is Engine.durable_applied:
+        raise errors.ConfigError(
+            f"storage.engine: {name!r} declares `persistent = True` and has no durable_applied(): up to where what it "
+            "holds survives a crash, only the engine can say"
+        )
 
 
 def load(name: str) -> Callable[..., Engine]:

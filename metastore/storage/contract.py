@@ -3,16 +3,22 @@
     from metastore.storage.contract import EngineContract
 
     class TestMyEngine(EngineContract):
-        def make_engine(self):
-            return MyEngine(...)
+        def open_engine(self, folder):
+            return MyEngine(folder)
 
-Each test gets new, empty engines from `make_engine`. Overridden `reopen` (close and open again on the same data)
-makes the suite check what survives; engines that live in memory leave it as it is.
+Each test gets new, empty engines, each in a folder of its own. What the class declares as `persistent` decides what is
+expected of one that is opened again, and of one whose process was killed.
 """
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +28,7 @@ from metastore._core.mvcc import Store
 from metastore._core.omap import OrderedMap
 from metastore._core.op import encode_op
 from metastore.errors import ApiError
+from metastore.storage import check_declared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -47,16 +54,49 @@ def contents(engine: Engine) -> dict[bytes, bytes]:
     return {key: value for key, value in engine.scan(b"", None, False, 0) if key != APPLIED_KEY}
 
 
+def written_by(index: int) -> dict[bytes, bytes]:
+    """What `EngineContract.write_and_die` has stored after that many writes."""
+    found: dict[bytes, bytes] = {}
+    for number in range(1, index + 1):
+        found |= {b"key%d" % (number % 7): b"%d" % number, b"only%d" % number: b""}
+    return found
+
+
+# What the killed process runs: the test module again, in a process of its own.
+KILLED_PROGRAM = """
+import importlib, operator, sys
+sys.path[:] = sys.argv[4:]
+found = operator.attrgetter(sys.argv[2])(importlib.import_module(sys.argv[1]))
+found().write_and_die(sys.argv[3])
+"""
+FLUSHED, WRITTEN = 40, 60  # writes of the process that is killed: before its flush, and in all
+
+
 class EngineContract:
-    """Subclass it under a name that pytest collects and give it `make_engine`."""
+    """Subclass it at the top of a module, under a name that pytest collects, and give it `open_engine`."""
+
+    def open_engine(self, folder: str) -> Engine:
+        """The engine in `folder`: a new one while that does not exist or is empty, else what is there. It is called in
+        another process too, in an object of this class that no fixture has touched."""
+        raise NotImplementedError
+
+    def setup_method(self) -> None:
+        """Called by pytest before each test."""
+        self._folders = tempfile.mkdtemp(prefix="engine-contract-")
+        self._made = 0
+
+    def teardown_method(self) -> None:
+        """Called by pytest after each test."""
+        shutil.rmtree(self._folders, ignore_errors=True)
+
+    def new_folder(self) -> str:
+        """The path of a folder that is not there."""
+        self._made += 1
+        return os.path.join(self._folders, str(self._made))
 
     def make_engine(self) -> Engine:
         """A new, empty engine."""
-        raise NotImplementedError
-
-    def reopen(self, engine: Engine) -> Engine | None:
-        """Flush, close and open the same data again; None for an engine that lives in memory."""
-        return None
+        return self.open_engine(self.new_folder())
 
     def test_new_engine_is_empty(self) -> None:
         engine = self.make_engine()
@@ -156,15 +196,62 @@ class EngineContract:
         assert contents(engine) == {}
         engine.close()
 
-    def test_survives_reopening(self) -> None:
+    def test_it_says_whether_it_lasts(self) -> None:
         engine = self.make_engine()
-        engine.write(batch_of({b"a": b"1"}), 4, 2)
-        again = self.reopen(engine)
-        if again is not None:
-            assert again.applied() == (4, 2) and contents(again) == {b"a": b"1"}
-            assert again.durable_applied() == 4
-            engine = again
+        check_declared(engine, type(engine).__name__)
         engine.close()
+
+    def test_opened_again(self) -> None:
+        """A persistent engine has everything, and of another one nothing is left."""
+        folder = self.new_folder()
+        engine = self.open_engine(folder)
+        engine.write(batch_of({b"a": b"1"}), 4, 2)
+        engine.flush()
+        engine.close()
+        again = self.open_engine(folder)
+        if again.persistent:
+            assert again.applied() == (4, 2) and contents(again) == {b"a": b"1"}
+            again.flush()
+            assert again.durable_applied() == 4, "flush() does not move durable_applied() on"
+        else:
+            assert again.applied() == (0, 0) and contents(again) == {}
+            assert again.durable_applied() == 0
+        again.close()
+
+    def test_what_was_durable_survives_a_kill(self) -> None:
+        """Writes in a process that is killed: at least what `durable_applied` had said is there, and it is the state of
+        one moment."""
+        folder = self.new_folder()
+        engine = self.make_engine()
+        promised = self._killed(folder) if engine.persistent else 0
+        engine.close()
+        if not engine.persistent:
+            return
+        assert FLUSHED <= promised <= WRITTEN, "flush() does not move durable_applied() on, or that is ahead of writes"
+        again = self.open_engine(folder)
+        index = again.applied()[0]
+        assert promised <= index <= WRITTEN, f"durable up to {promised}, found up to {index}"
+        assert again.durable_applied() <= index
+        assert contents(again) == written_by(index)
+        again.close()
+
+    def _killed(self, folder: str) -> int:
+        """What `durable_applied` said before the kill."""
+        kind = type(self)
+        argv = [sys.executable, "-c", KILLED_PROGRAM, kind.__module__, kind.__qualname__, folder, *sys.path]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        return int(done.stdout)
+
+    def write_and_die(self, folder: str) -> None:
+        """The process that is killed."""
+        engine = self.open_engine(folder)
+        for index in range(1, WRITTEN + 1):
+            engine.write(batch_of({b"key%d" % (index % 7): b"%d" % index, b"only%d" % index: b""}), index, 1)
+            if index == FLUSHED:
+                engine.flush()
+        print(engine.durable_applied(), flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
 
     def test_store_gives_the_same_replies_as_on_the_memory_engine(self) -> None:
         from metastore.storage.memory import MemoryEngine

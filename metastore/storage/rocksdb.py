@@ -181,6 +181,8 @@ class RocksEngine(RecentEngine):
     Raises ConfigError for a folder that is another engine's, DamagedData, DataDirInUse, DiskFailed.
     """
 
+    persistent = True
+
     def __init__(self, path: str, options: RocksdbTable | None = None) -> None:
         self.wanted = options or RocksdbTable()
         self.path = Path(path)

@@ -50,6 +50,8 @@ class BusyEngine(MemoryEngine):
 class FiledEngine(Engine):
     """See above. `member.files` is what a start finds: a view of the engine at its last flush, or None."""
 
+    persistent = True
+
     def __init__(self, member: Member, found: MemoryEngine | None = None) -> None:
         self.member = member
         self.memory = MemoryEngine()
