@@ -19,6 +19,7 @@ cdef class Election(Replication):
     cdef int check_quorum(self) except -1
 
     cdef bint newer_term(self, Message m) except -1
+    cdef bint bound(self, Message m) except? True
     cdef int step_vote(self, Message m) except -1
     cdef int refuse_vote(self, Message answer) except -1
     cdef int learn_commit(self, Message m) except -1

@@ -8,7 +8,7 @@ from metastore._core.entry cimport ENTRY_NORMAL
 from metastore._core.log cimport TERM_OK
 from metastore._core.quorum cimport PROGRESS_PROBE, VOTE_LOST, VOTE_WON, Peer
 from metastore._core.raftpb cimport *
-from metastore._core.raftstate cimport JOINT_HALF
+from metastore._core.raftstate cimport JOINT_HALF, PROMISE_FORGOTTEN
 from metastore._core.replication cimport Replication
 
 from metastore._core.quorum import doubting_vote, joint_vote
@@ -96,10 +96,13 @@ cdef class Election(Replication):
         self.hup(False)
 
     cdef int hup(self, bint transfer) except -1:
+        """Stand for election, unless that would be an election by old rules, because committed changes of the
+        membership are not applied. Then the next timeout tries again. Doing so as soon as they are applied could
+        depose a leader whose messages wait to be read. Only a sole voter, who has no leader but itself, need not
+        wait."""
         if self.state == STATE_LEADER or not self.promotable or self.log.pending_snapshot is not None:
             return 0
         try:
-            # Committed membership changes that are not applied would make this an election by old rules.
             self.hup_waiting = self.log.has_conf_change(self.log.applied + 1, self.log.committed)
         except NotYetLoaded:
             self.hup_waiting = True
@@ -164,14 +167,8 @@ cdef class Election(Replication):
 
     cdef bint newer_term(self, Message m) except -1:
         """A message from a later term: follow it, unless it is a vote that must not disturb a working leader."""
-        cdef bint leader_alive
-        if m.type == MSG_VOTE or m.type == MSG_PRE_VOTE:
-            # Dissertation, sections 4.2.3 and 9.6; the lease of section 6.4.1 rests on it, hence the guard after
-            # a restart too.
-            leader_alive = self.config.check_quorum and (
-                (self.lead != 0 and self.election_elapsed < self.config.election_ticks) or self.boot_guard > 0)
-            if leader_alive and m.context != TRANSFER:
-                return False
+        if (m.type == MSG_VOTE or m.type == MSG_PRE_VOTE) and self.bound(m):
+            return False
         if m.type == MSG_PRE_VOTE or (m.type == MSG_PRE_VOTE_RESP and not m.reject):
             return True
         if m.type == MSG_APP or m.type == MSG_HEARTBEAT or m.type == MSG_SNAP:
@@ -180,14 +177,26 @@ cdef class Election(Replication):
             self.become_follower(m.term, 0)
         return True
 
+    cdef bint bound(self, Message m) except? True:
+        """Whether the candidate who asks with `m` gets no help: this node leads, or a leader counts on it. Whoever
+        answers a leader's heartbeat gives a promise that holds for an election timeout whatever happens meanwhile,
+        also when it hears of a later term or no longer knows who leads: the leader may be reading by a lease that
+        rests on it (dissertation, sections 4.2.3, 6.4.1 and 9.6). A restart forgets when it last answered, so the
+        promise holds anew after it. Only a candidate to whom the leader itself hands over is helped at once."""
+        if not self.config.check_quorum or m.context == TRANSFER:
+            return False
+        if self.planted & PROMISE_FORGOTTEN and not self.lead:
+            return False
+        return self.state == STATE_LEADER or self.guard > 0
+
     cdef int step_vote(self, Message m) except -1:
         """RequestVote and its rehearsal (Raft paper, figure 2 and section 5.4.1; dissertation, section 9.6).
         Learners vote too: they may be voters already and not know it yet."""
         cdef bint pre = m.type == MSG_PRE_VOTE
         cdef Message answer = self.make(MSG_PRE_VOTE_RESP if pre else MSG_VOTE_RESP, m.from_)
         cdef uint64_t own = self.log.last_term()
-        cdef bint can_vote = (self.vote == m.from_ or (self.vote == 0 and self.lead == 0)
-                              or (pre and m.term > self.term))
+        cdef bint can_vote = not self.bound(m) and (
+            self.vote == m.from_ or (self.vote == 0 and self.lead == 0) or (pre and m.term > self.term))
         if can_vote and (m.log_term > own or (m.log_term == own and m.index >= self.log.last_index)):
             answer.term = m.term
             if not pre:
@@ -219,8 +228,9 @@ cdef class Election(Replication):
             stale = self.log.has_conf_change(known + 1, m.commit)
         except NotYetLoaded:
             stale = True
-        if stale and self.state != STATE_LEADER:
-            self.become_follower(self.term, 0)
+        if stale and self.state != STATE_LEADER and (
+                self.state != STATE_FOLLOWER or self.planted & PROMISE_FORGOTTEN):
+            self.become_follower(self.term, 0)   # its own election was by rules that do not hold any more
         return 0
 
     # -- handing over --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ PLANT_READ_WITHOUT_ROUND: Final[int]
 PLANT_LEASE_KEPT: Final[int]
 PLANT_JOINT_HALF: Final[int]
 PLANT_ABA: Final[int]
+PLANT_PROMISE_FORGOTTEN: Final[int]
 
 class RawNode(Election):
     def __init__(self, config: RaftConfig, storage: Any) -> None: ...

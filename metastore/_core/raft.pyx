@@ -61,7 +61,7 @@ from metastore._core.log cimport TERM_OK, RaftLog
 from metastore._core.promises cimport Claim, Promises
 from metastore._core.quorum cimport PROGRESS_SNAPSHOT, Peer
 from metastore._core.raftpb cimport *
-from metastore._core.raftstate cimport ABA_IGNORED, ACK_BEFORE_SYNC, VOTE_NOT_PERSISTED
+from metastore._core.raftstate cimport ABA_IGNORED, ACK_BEFORE_SYNC, PROMISE_FORGOTTEN, VOTE_NOT_PERSISTED
 from metastore._core.reads cimport Reads
 
 from metastore._core.quorum import apply_change
@@ -76,6 +76,7 @@ PLANT_READ_WITHOUT_ROUND = 8
 PLANT_LEASE_KEPT = 16
 PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
+PLANT_PROMISE_FORGOTTEN = 128
 cdef bytes NOTHING = b""
 
 
@@ -121,7 +122,7 @@ cdef class RawNode(Election):
             if self.term <= config.doubt and config.doubt:
                 # Whoever counts on what was acknowledged in that term must learn anew what is here: leaders step down.
                 self.term, self.vote = config.doubt + 1, 0
-        self.boot_guard = config.election_ticks if config.lease_reads and self.term else 0
+        self.guard = config.election_ticks if config.lease_reads and self.term else 0
         self.use_conf(ConfState() if conf is None else conf)
         self.become_follower(self.term, 0)
 
@@ -299,7 +300,7 @@ cdef class RawNode(Election):
                 log.trim(index)
         if self.conf_state.auto_leave:
             self.maybe_auto_leave()
-        if self.hup_waiting:
+        if self.hup_waiting and (self.sole or self.planted & PROMISE_FORGOTTEN):
             self.hup(False)
 
     def advance(self, Ready ready not None):
@@ -324,8 +325,8 @@ cdef class RawNode(Election):
         if now > self.now:
             self.now = now
         self.election_elapsed += 1
-        if self.boot_guard:
-            self.boot_guard -= 1
+        if self.guard:
+            self.guard -= 1
         if self.state != STATE_LEADER:
             if self.promotable and self.election_elapsed >= self.election_timeout:
                 self.election_elapsed = 0
@@ -410,6 +411,9 @@ cdef class RawNode(Election):
             elif self.lead and self.lead != m.from_:
                 raise RaftInvariantBroken(f"two leaders in term {self.term}: {self.lead} and {m.from_}")
             self.election_elapsed = 0
+            self.guard = self.config.election_ticks
+            if not self.planted & PROMISE_FORGOTTEN:
+                self.hup_waiting = False
             self.lead = m.from_
             if m.type == MSG_APP:
                 self.on_append(m)

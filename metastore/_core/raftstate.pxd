@@ -15,6 +15,7 @@ cdef enum:
     LEASE_KEPT = 16
     JOINT_HALF = 32
     ABA_IGNORED = 64
+    PROMISE_FORGOTTEN = 128
 
 # The fields of a node, and what all its parts do with messages. See raftstate.pyx for the layers.
 cdef class NodeState:
@@ -42,7 +43,7 @@ cdef class NodeState:
     cdef public bint apply_held           # the caller cannot apply for the moment: nothing committed is handed out
     cdef int election_elapsed
     cdef int heartbeat_elapsed
-    cdef int boot_guard
+    cdef int guard                 # ticks during which this node helps nobody else to lead
     cdef int election_timeout
     cdef uint64_t random_state
     cdef double now
@@ -54,7 +55,7 @@ cdef class NodeState:
     cdef list dropped_reads
     cdef bint send_due
     cdef readonly bint apply_waiting   # committed entries were asked for and are NotYetLoaded
-    cdef bint hup_waiting          # an election waits for membership changes to be applied
+    cdef bint hup_waiting          # a sole voter's election waits for membership changes to be applied
     cdef bint snapshot_out
     cdef uint64_t next_number
     cdef uint64_t persisted_number

@@ -194,6 +194,9 @@ class Checker:
     def _new_leader(self, member: Member, term: int) -> None:
         if self.leaders.setdefault(term, member.id) != member.id:
             self.fail(f"two leaders in term {term}: {self.leaders[term]} and {member.id}")
+        for other in member.cluster.members.values():
+            if self.inside and other is not member and other.alive and other.raw.lease_valid(other.now()):
+                self.fail(f"member {member.id} is elected in term {term} while member {other.id} reads by a lease")
         top = max((top for known, top in self.commit_top.items() if known < term), default=0)
         if top:
             own = member.raw.term_of(top) if top <= member.raw.last_index else 0

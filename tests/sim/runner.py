@@ -14,7 +14,7 @@ from .clock import Clock
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
-from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, unsynced
+from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, promised, unsynced
 from .workload import Client, Habits
 
 # Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones
@@ -155,12 +155,15 @@ def reads(scene: Scene, chance: Any) -> None:
 
 
 def lease(scene: Scene, chance: Any) -> None:
-    """Reads by lease, and leaders that hand over without hearing of it."""
+    """Reads by lease, leaders that hand over without hearing of it, and members that are slow to apply that others
+    come and go."""
     reads(scene, chance)
+    scene.settings.busy = chance.choice((0.0, 0.05))
     scene.settings.lease_reads = scene.settings.check_quorum = True
     scene.settings.election_ticks = 10
     scene.plan.mishaps = {
         "transfer_deaf": 10, "transfer": 3, "pause_leader": 5, "isolate_leader": 5, "heal": 8, "drift": 3,
+        "add_learner": 2, "promote": 1, "remove": 2, "one_way": 2,
     }
     scene.weather.delay, scene.weather.loss = 0.002, 0.0
 
@@ -218,6 +221,16 @@ def deposed_leaders(scene: Scene, chance: Any) -> None:
     scene.habits.reads, scene.habits.think = 3.0, 0.02
 
 
+def lease_promises(scene: Scene, chance: Any) -> None:
+    """Followers that have answered a heartbeat, and then have a reason to help somebody else to lead."""
+    directed(scene, chance)
+    scene.settings.members, scene.script = 3, promised
+    scene.settings.pre_vote = scene.settings.check_quorum = scene.settings.lease_reads = True
+    scene.settings.election_ticks = 10
+    scene.settings.busy = 1e-9  # only when the script says so
+    scene.habits.clients, scene.habits.reads, scene.habits.think = 8, 3.0, 0.02
+
+
 def forgotten_entries(scene: Scene, chance: Any) -> None:
     """A member that acknowledged entries loses them with its power."""
     directed(scene, chance)
@@ -255,7 +268,7 @@ PROFILES: dict[str, Profile] = {
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
     "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed,
-    "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease,
+    "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease, "lease_promises": lease_promises,
 }
 
 

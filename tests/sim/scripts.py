@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
 from metastore.errors import NoLeader, NotLeader
+from metastore.membership import ADD_LEARNER, REMOVE, Change
 
 from .clock import Clock
 
@@ -259,6 +260,28 @@ def unsynced(cluster: Cluster) -> Generator[Step, None, None]:
         yield 0.5
     cluster.network.heal()
     yield 1.0
+
+
+def promised(cluster: Cluster) -> Generator[Step, None, None]:
+    """A follower is slow to apply a membership change while its leader stands still for an election timeout. It
+    answers the leader's next heartbeat, applies the change, and meets a third one, who has not heard the leader."""
+    leader, slow, other = newest(cluster)
+    yield campaign(leader)
+    yield 0.3
+    slow.engine.until = cluster.clock.now + PATIENCE
+    learner = cluster.initial[-1].id + 1
+    action = REMOVE if learner in leader.roster.members else ADD_LEARNER
+    change = Change(action, cluster.record(learner, True))
+    leader.act(lambda: leader.membership.change(change, lambda _error: None, leader.now()))
+    yield lambda: other.applied == leader.applied and bool(other.roster.members.keys() ^ slow.roster.members.keys())
+    groups(cluster, [leader, slow])
+    leader.pause()
+    yield 2.1
+    leader.resume()
+    yield lambda: bool(leader.raw.lease_valid(leader.now())) or not leader.raw.is_leader
+    groups(cluster, [slow, other])
+    slow.engine.until = 0.0
+    yield 0.7
 
 
 def overtaken(cluster: Cluster) -> Generator[Step, None, None]:
