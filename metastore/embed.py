@@ -5,15 +5,17 @@ apply. All of it is thread-safe: any number of threads may call, the node's loop
 
 * blocking: `node.put(key, value)` returns the result or raises the error a remote client would get;
 * `node.futures.put(key, value)` returns a `concurrent.futures.Future` at once;
-* `node.put_many(pairs)` hands over many puts with one wake-up and waits for all.
+* `node.put_many(pairs)` puts any number of pairs, in their order, and waits for all; it waits for room where there is
+  none, never gets `errors.TooManyRequests`, and has no more than WINDOW puts, or about WINDOW_BYTES, under way.
 
 A Future's callbacks run in the loop thread: keep them short, and never block on the node inside one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +23,12 @@ from . import errors
 from ._core.waiter import Waiter
 
 Key = bytes | str
+#: Method, request, and who waits for the answer.
+Call = tuple[str, bytes, Waiter]
+
+#: What `put_many` hands over at a time, and how much of it may be under way.
+SLICE, SLICE_BYTES = 500, 1 << 20
+WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +246,14 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
 
 
 class Futures:
-    """The calls of the store, each giving a Future. `submit(method, body, waiter)` hands one to the loop thread."""
+    """The calls of the store, each giving a Future. `submit(calls)` hands some to the loop thread, `submit_patient`
+    those that wait for room instead of being refused when too many are in flight."""
 
-    def __init__(self, submit: Callable[[Sequence[tuple[str, bytes, Waiter]]], None]) -> None:
+    def __init__(
+        self, submit: Callable[[Sequence[Call]], None], submit_patient: Callable[[Sequence[Call]], None]
+    ) -> None:
         self._submit = submit
+        self._submit_patient = submit_patient
 
     def _prepare(self, method: str, request: Any, decode: Callable[[Any], Any]) -> tuple[str, bytes, FutureCall]:
         reply = getattr(_messages(), f"{method}Response")
@@ -257,9 +269,12 @@ class Futures:
         return self._call("Put", put_request(key, value, **options), _put_result)
 
     def put_many(self, pairs: Iterable[tuple[Key, Key]]) -> list[Future[PutResult]]:
-        """One put for each pair, in order, with one wake-up; each is an operation of its own."""
+        """One put for each pair, in order, with one wake-up; each is an operation of its own.
+
+        They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
+        are held in memory until they are done: for many pairs there is `Node.put_many`, which is bounded."""
         calls = [self._prepare("Put", put_request(key, value), _put_result) for key, value in pairs]
-        self._submit(calls)
+        self._submit_patient(calls)
         return [call[2].future for call in calls]
 
     def range(self, key: Key, range_end: Key | None = None, **options: Any) -> Future[RangeResult]:
@@ -282,6 +297,20 @@ class Futures:
         return self._call("Compaction", request, lambda message: CompactResult(message.header.revision))
 
 
+def _parts(pairs: Iterable[tuple[Key, Key]]) -> Iterator[tuple[list[tuple[bytes, bytes]], int]]:
+    """The pairs in slices, each with its bytes. Raises TypeError."""
+    part: list[tuple[bytes, bytes]] = []
+    size = 0
+    for key, value in pairs:
+        part.append((_bytes(key, "key"), _bytes(value, "value")))
+        size += len(part[-1][0]) + len(part[-1][1])
+        if len(part) == SLICE or size >= SLICE_BYTES:
+            yield part, size
+            part, size = [], 0
+    if part:
+        yield part, size
+
+
 class EmbeddedKV:
     """Blocking calls on top of `Futures`. `timeout` is in seconds; without one the node's own request timeout ends
     the wait with `errors.Timeout`. All raise `errors.ApiError` subclasses, as a remote client would see them."""
@@ -293,11 +322,28 @@ class EmbeddedKV:
         return self.futures.put(key, value, **options).result(timeout)
 
     def put_many(self, pairs: Iterable[tuple[Key, Key]], *, timeout: float | None = None) -> list[PutResult]:
-        """Put all pairs and wait for all of them; raises the first error after all have an outcome."""
-        outcomes = self.futures.put_many(pairs)
-        for outcome in outcomes:
-            outcome.exception(timeout)
-        return [outcome.result() for outcome in outcomes]
+        """Put all pairs, in their order, and wait for all of them; their number may be any, and `pairs` an iterator.
+
+        `timeout` is for each of them, from when it is first in line. After an error nothing more is handed over; the
+        error is raised when all that was handed over has an outcome, and those before it may be there or not."""
+        results: list[PutResult] = []
+        window: deque[tuple[list[Future[PutResult]], int]] = deque()
+        count = size = 0
+        try:
+            for part, nbytes in _parts(pairs):
+                while window and (count + len(part) > WINDOW or size + nbytes > WINDOW_BYTES):
+                    futures, done = window[0]
+                    results += [future.result(timeout) for future in futures]
+                    window.popleft()
+                    count, size = count - len(futures), size - done
+                window.append((self.futures.put_many(part), nbytes))
+                count, size = count + len(part), size + nbytes
+            for futures, _ in window:
+                results += [future.result(timeout) for future in futures]
+        except errors.MetaStoreError:
+            wait([future for futures, _ in window for future in futures], timeout)
+            raise
+        return results
 
     def range(self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
               ) -> RangeResult:

@@ -7,16 +7,21 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
 
 from . import errors
 from .config import Config
-from .embed import EmbeddedKV, Futures
+from .embed import Call, EmbeddedKV, Futures
 from .failpoints import Failpoints
 from .server import Server
 from .signals import kept_away
 
 log = logging.getLogger("metastore.node")
+
+
+#: Calls of this process that one turn of the loop takes in: some two milliseconds of work.
+INBOX_SLICE = 300
+#: Seconds until patient calls are looked at again for which there was no room.
+ROOM_RETRY = 0.001
 
 
 class Node(EmbeddedKV):
@@ -31,9 +36,10 @@ class Node(EmbeddedKV):
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
         self.config = config if config is not None else Config()
         self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
-        self.futures = Futures(self._submit)
+        self.futures = Futures(self._submit, self._submit_patient)
         self._lock = threading.Lock()
-        self._inbox: deque[tuple[str, bytes, Any]] = deque()
+        self._inbox: deque[Call] = deque()
+        self._patient: deque[Call] = deque()
         self._posted = False
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
@@ -74,7 +80,7 @@ class Node(EmbeddedKV):
                 log.critical("the node stops: %s", failure, exc_info=not ours)
         finally:
             self._down.set()
-            self._take_inbox(refuse=True)
+            self._refuse_inbox()
             self._up.set()
 
     def wait(self, timeout: float | None = None) -> bool:
@@ -121,24 +127,40 @@ class Node(EmbeddedKV):
             raise errors.Stopped()
         return self._server
 
-    def _submit(self, calls: Sequence[tuple[str, bytes, Any]]) -> None:
+    def _submit(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
+        self._hand_over(self._inbox, calls)
+
+    def _submit_patient(self, calls: Sequence[Call]) -> None:
+        """The same for calls that wait, in their order, until there is room for them."""
+        self._hand_over(self._patient, calls)
+
+    def _hand_over(self, inbox: deque[Call], calls: Sequence[Call]) -> None:
         server = self._running()
-        self._inbox.extend(calls)
+        inbox.extend(calls)
         if not self._posted:
             self._posted = True
             server.call_soon_threadsafe(self._take_inbox)
         if self._down.is_set():
             # The node stopped between the check and the hand-over: nobody else would answer these.
-            self._take_inbox(refuse=True)
+            self._refuse_inbox()
 
-    def _take_inbox(self, refuse: bool = False) -> None:
+    def _take_inbox(self) -> None:
+        """A slice of what came in; the rest in the next turn, for others want the loop too."""
+        server = self._server
+        assert server is not None
         self._posted = False
-        inbox, server = self._inbox, self._server
-        with contextlib.suppress(IndexError):
-            while True:
-                method, body, waiter = inbox.popleft()
-                if refuse or server is None:
-                    waiter.fail(errors.Stopped())
-                else:
-                    server.call(method, body, waiter)
+        left = INBOX_SLICE
+        for inbox, patient in ((self._inbox, False), (self._patient, True)):
+            while inbox and left and not (patient and server.crowded()):
+                server.call(*inbox.popleft())
+                left -= 1
+        if (self._inbox or self._patient) and not self._posted:
+            self._posted = True
+            server.loop.call_later(0 if self._inbox or not left else ROOM_RETRY, self._take_inbox)
+
+    def _refuse_inbox(self) -> None:
+        for inbox in (self._inbox, self._patient):
+            with contextlib.suppress(IndexError):
+                while True:
+                    inbox.popleft()[2].fail(errors.Stopped())

@@ -415,6 +415,14 @@ class Server:
         """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction")."""
         self.kv.call(method, body, waiter, self.loop.now())
 
+    def crowded(self) -> bool:
+        """Whether half of what may be in flight is: calls of this process that can wait leave the rest to clients."""
+        limits, proposer = self.config.limits, self.proposer
+        return (
+            (proposer.queued + proposer.inflight) * 2 >= limits.max_inflight_requests
+            or (proposer.queued_bytes + proposer.inflight_bytes) * 2 >= limits.max_inflight_bytes
+        )
+
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
         """One HTTP/1.1 request."""
         return self.pages.http(method, path, headers, body)
