@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import socket
@@ -118,6 +119,22 @@ def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str
             raise errors.AddressInUse(f"cannot listen {whom}on {address}: {error.strerror}") from error
         raise
     return sock, place(sock.getsockname())
+
+
+def real_address(address: str) -> str:
+    """What others can dial for a listen address: "0.0.0.0:2379" and "[::]:2379", which listen everywhere, become the
+    address of this machine that its default route uses (without a route: the loopback address)."""
+    host, port = split_address(address)
+    family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6, "": socket.AF_INET}.get(host)
+    if family is None:
+        return address
+    # Addresses of documentation (RFC 5737, 3849): nothing is sent by connecting a datagram socket.
+    far = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
+    found = "127.0.0.1" if family == socket.AF_INET else "::1"
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.connect((far, 9))
+        found = sock.getsockname()[0]
+    return place((found, port))
 
 
 def place(where: tuple[Any, ...]) -> str:

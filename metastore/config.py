@@ -23,6 +23,15 @@ from metastore.errors import ConfigError
 
 ENV_PREFIX = "METASTORE_"
 
+#: Bytes of the largest frame between members; the same on all of them. An entry has to fit in one, with some heads.
+PEER_FRAME = 64 * 1024 * 1024
+MAX_BATCH = PEER_FRAME - 64 * 1024
+#: What a member's record may hold, which all members keep: bytes of a name and of an address, and addresses.
+MAX_NAME = 128
+MAX_ADDRESS = 240
+MAX_ADDRESSES = 16
+MAX_MEMBERS = 128
+
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
     "": 1,
@@ -70,6 +79,8 @@ def parse_size(text: str) -> int:
 def split_address(text: str) -> tuple[str, int]:
     """(host, port) of "host:port" or "[IPv6]:port"; port 0 asks for a free one. Raises ValueError with the reason."""
     host, colon, port = text.rpartition(":")
+    if len(text) > MAX_ADDRESS:
+        raise ValueError(f"an address of {len(text)} characters; at most {MAX_ADDRESS}")
     if "://" in text:
         raise ValueError(f'{text!r}: write the address without a scheme, such as "127.0.0.1:2379"')
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
@@ -107,6 +118,8 @@ def _text(default: str, *, pattern: re.Pattern[str] | None = None, choices: tupl
             raise ValueError(f"{value!r} is not one of {', '.join(map(repr, choices))}{_hint(value, choices)}")
         if pattern is not None and not pattern.fullmatch(value):
             raise ValueError(f"{value!r}: use letters, digits, and . _ - inside")
+        if pattern is not None and len(value) > MAX_NAME:
+            raise ValueError(f"{len(value)} characters; at most {MAX_NAME}")
         if "\0" in value or (not value and default):
             raise ValueError("is empty" if not value else "holds a NUL character")
         return value
@@ -188,6 +201,8 @@ def _addresses(default: str | tuple[str, ...]) -> Any:
             raise _wrong("an address or an array of addresses", value)
         if default and not value:
             raise ValueError("names no address")
+        if len(value) > MAX_ADDRESSES:
+            raise ValueError(f"{len(value)} addresses; at most {MAX_ADDRESSES}")
         for item in value:
             if split_address(item)[1] and value.count(item) > 1:
                 raise ValueError(f"{item!r} is there twice")
@@ -200,9 +215,11 @@ def _members() -> Any:
     def parse(value: object) -> Mapping[str, str]:
         if not isinstance(value, Mapping):
             raise _wrong('a table such as { n1 = "127.0.0.1:2380" }', value)
+        if len(value) > MAX_MEMBERS:
+            raise ValueError(f"{len(value)} members; at most {MAX_MEMBERS}")
         for name, address in value.items():
-            if not isinstance(name, str) or not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no member name: use letters, digits, and . _ - inside")
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or len(name) > MAX_NAME:
+                raise ValueError(f"{name!r} is no name: use letters, digits, and . _ - inside (at most {MAX_NAME})")
             if not isinstance(address, str):
                 raise _wrong(f"an address for {name}", address)
             split_address(address)
@@ -570,6 +587,11 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
             "raft.batch_max_bytes",
             raft.batch_max_bytes < largest,
             f"must be at least {largest}, for one request of limits.max_request_bytes must fit in a batch",
+        ),
+        (
+            "raft.batch_max_bytes",
+            raft.batch_max_bytes > MAX_BATCH,
+            f"must be at most {MAX_BATCH}, for an entry must fit in one frame between members ({PEER_FRAME} bytes)",
         ),
         (
             "limits.max_inflight_bytes",

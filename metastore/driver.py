@@ -290,6 +290,7 @@ class Driver:
         if len(self._changes) >= MAX_CHANGES:
             raise errors.TooManyRequests()
         change = Change.decode(decode_op(operation).request)
+        change.check_size()
         self._changes.append((self.raw.status().last_index, sender, operation, change))
 
     def _judge_changes(self, now: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Container, Iterable
@@ -13,7 +14,17 @@ from ._core.kvserve import KVServer
 from ._core.op import MEMBER, encode_op
 from ._core.waiter import Waiter
 from .driver import Driver
-from .membership import ADD, ADD_LEARNER, PUBLISH, Change, Identity, Member, Roster, new_member_id
+from .membership import (
+    ADD,
+    ADD_LEARNER,
+    PUBLISH,
+    Change,
+    Identity,
+    Member,
+    Roster,
+    check_peer_urls,
+    new_member_id,
+)
 
 log = logging.getLogger("metastore.members")
 
@@ -51,16 +62,14 @@ class Outcome(Waiter):
         self.done(error)
 
 
-def peer_address(url: str) -> str:
-    """host:port of a peer URL. Raises MemberBadURLs."""
-    parts = urlsplit(url)
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    if parts.scheme not in ("http", "https") or not parts.hostname or not port or parts.path not in ("", "/"):
-        raise errors.MemberBadURLs()
-    return parts.netloc
+def dialled_address(member: Member) -> str:
+    """host:port at which `member` is dialled, "" if its record names none: a log of before there were checks may hold
+    anything, and must not stop a node."""
+    for url in member.peer_urls:
+        with contextlib.suppress(ValueError):
+            if urlsplit(url).netloc:
+                return urlsplit(url).netloc
+    return ""
 
 
 def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Callable[[bytes], object]) -> None:
@@ -108,7 +117,7 @@ class Members:
         removed = self.roster.removed
         others = {ident: member for ident, member in known.items() if ident != own and ident not in removed}
         self.peers.set_removed(removed)
-        self.peers.set_peers({ident: peer_address(member.peer_urls[0]) for ident, member in others.items()})
+        self.peers.set_peers({ident: dialled_address(member) for ident, member in others.items()})
         for ident, member in others.items():
             if member.incarnation:
                 self.peers.expect(ident, member.incarnation)
@@ -142,11 +151,7 @@ class Members:
 
     def add(self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float) -> None:
         """Add a member that will be reached at `peer_urls`; `done` gets its record. Raises MemberBadURLs."""
-        urls = tuple(peer_urls)
-        if not urls:
-            raise errors.MemberBadURLs()
-        for url in urls:
-            peer_address(url)
+        urls = check_peer_urls(peer_urls)
         member = Member(new_member_id(str(self.identity.cluster_id), urls, secrets.token_hex(8)), "", urls, (), learner)
         self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now)
 

@@ -14,15 +14,22 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from . import errors
 from ._core.raftpb import ConfChange, ConfState
+from .config import MAX_ADDRESSES, MAX_NAME
 
 if TYPE_CHECKING:
     from ._core.mvcc import Store
 
 VERSION = 1
 MAX_LEARNERS = 1  # etcd's limit: every learner costs the leader a full copy of the traffic
+# What a member's record may hold, so that all of them together fit in one frame between members. Judged where a change
+# is asked for, and again by the leader; not when it is applied, for older logs may hold more.
+MAX_URLS = MAX_ADDRESSES  # of each kind
+MAX_URL = 256  # bytes
+MAX_INCARNATION = 64  # bytes
 
 ADD, ADD_LEARNER, REMOVE, PROMOTE = "add", "add_learner", "remove", "promote"
 UPDATE, PUBLISH = "update", "publish"
@@ -133,6 +140,52 @@ def new_member_id(token: str, peer_urls: Iterable[str], salt: str) -> int:
     return _number("joined", token, ",".join(sorted(peer_urls)), salt)
 
 
+def bad_urls(why: str) -> errors.ApiError:
+    """The error that clients know, with the reason behind it."""
+    return errors.MemberBadURLs(f"{errors.MemberBadURLs.default}: {why}")
+
+
+def check_urls(urls: tuple[str, ...]) -> None:
+    """Raise MemberBadURLs for more or longer URLs than a member may have."""
+    if len(urls) > MAX_URLS:
+        raise bad_urls(f"{len(urls)} URLs; a member has {MAX_URLS} at most")
+    if any(_size(url) > MAX_URL for url in urls):
+        raise bad_urls(f"a URL is longer than {MAX_URL} bytes")
+
+
+def _size(text: str) -> int:
+    """Bytes of `text`. Raises MemberBadURLs for what is no text: JSON has half characters that UTF-8 has not."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise bad_urls("half a character") from None
+
+
+def peer_address(url: str) -> str:
+    """host:port of a peer URL that somebody wants to add. Raises MemberBadURLs, which says what is wrong with it."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        raise bad_urls(f"{url[:MAX_URL]!r} is no URL") from None
+    if parts.scheme == "https":
+        raise bad_urls("https is not there yet between members, only http")
+    if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/") or "@" in parts.netloc:
+        raise bad_urls(f"{url[:MAX_URL]!r} is not http://host:port")
+    return parts.netloc
+
+
+def check_peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
+    """The peer URLs of a member to be, or of one that moves. Raises MemberBadURLs."""
+    found = tuple(urls)
+    if not found:
+        raise errors.MemberBadURLs()
+    check_urls(found)
+    for url in found:
+        peer_address(url)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """One membership operation: `action` and the member it is about (for REMOVE and PROMOTE only its id counts)."""
@@ -155,6 +208,16 @@ class Change:
         if change.action not in (*CONF_CHANGE_TYPES, UPDATE, PUBLISH) or not 0 < change.member.id < 1 << 64:
             raise errors.FormatError(f"membership operation: {change.action!r} of member {change.member.id}")
         return change
+
+    def check_size(self) -> None:
+        """Raise MemberBadURLs or RequestTooLarge for more than a member's record may hold."""
+        told = self.member
+        if self.action in (ADD, ADD_LEARNER, UPDATE):
+            check_peer_urls(told.peer_urls)
+        check_urls(told.peer_urls)
+        check_urls(told.client_urls)
+        if _size(told.name) > MAX_NAME or _size(told.incarnation) > MAX_INCARNATION:
+            raise errors.RequestTooLarge()
 
     def conf_change(self, context: bytes) -> ConfChange | None:
         """What Raft has to decide for it, if anything; `context` is the operation."""

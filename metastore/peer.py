@@ -114,8 +114,8 @@ class PeerTransport:
         self.handler: Any = handler
         self.random = random
         self.limits = limits if limits is not None else PeerLimits()
-        self.resolver = Resolver(loop)
         self.failpoints = failpoints
+        self.resolver = Resolver(loop)
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
         self.incarnations: dict[int, str] = {}

@@ -22,6 +22,7 @@ from ._core.mvcc import Store
 from ._core.raft import RawNode
 from ._core.raftpb import ConfState, Message, RaftConfig
 from ._core.waiter import Waiter
+from .accept import place, real_address
 from .api import header, make_services, pb
 from .api.pages import Pages
 from .backups import Backups
@@ -37,6 +38,7 @@ from .members import Members
 from .membership import Identity, Roster
 from .peer import PeerIdentity, PeerTransport
 from .peerstream import AcceptedStream
+from .resolver import Places, Resolver
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
 from .storage.readahead import ReadAhead, Reader
@@ -105,6 +107,8 @@ class Server:
             # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
             self.loop.now = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
         self.closing.callback(self.loop.close)
+        self.resolver = Resolver(self.loop)
+        self.closing.callback(self.resolver.close)
         self.batch_timer: Any = None
         self.retry_timer: Any = None
         self.again_posted = False
@@ -194,10 +198,10 @@ class Server:
     def _new_identity(self) -> Identity:
         """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
         config = self.config
-        initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
+        initial = dict(config.cluster.initial)
+        own = initial[config.node.name] = real_address(initial[config.node.name])
         incarnation = secrets.token_hex(16)
         if config.cluster.state == "existing":
-            own = initial.get(config.node.name) or config.advertise.peer or config.listen.peer
             return join(initial.values(), config.cluster.token, own, incarnation)
         return Identity.create(config.node.name, config.cluster.token, initial, incarnation)
 
@@ -312,15 +316,38 @@ class Server:
         if self.peers is None and not alone:
             self.open_peers()
 
-    def open_peers(self) -> None:
-        """Listen for peers. Raises AddressInUse."""
+    def listen_for_peers(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
+        """Open the peer port, if it is closed, and call `done`, with an error if it cannot be opened.
+
+        A name is looked up in a thread: the loop must not wait for a name server."""
+        if self.peers is not None:
+            done(None)
+            return
+        address = self.config.listen.peer
+
+        def resolved(found: Places | str) -> None:
+            try:
+                if isinstance(found, str):
+                    raise errors.ConfigError(f"listen.peer {address!r}: {found}")
+                if self.peers is None and not self.draining:
+                    self.open_peers(place(found[0][4]))
+            except (errors.AddressInUse, errors.ConfigError, OSError) as error:
+                done(errors.Unhealthy(f"{errors.Unhealthy.default}: the peer port cannot be opened: {error}"))
+            else:
+                done(None)
+
+        self.resolver.resolve(address, resolved)
+
+    def open_peers(self, address: str = "") -> None:
+        """Listen for peers at `address` (default: as configured). Raises AddressInUse, ConfigError, OSError."""
         identity = self.identity
         me = PeerIdentity(
             identity.cluster_id, self.config.cluster.token, identity.member_id, identity.incarnation,
             tuple(sorted((codec.flag, codec.name) for codec in load_all_codecs())),
         )
         self.peers = PeerTransport(
-            self.loop, me, self.config.listen.peer, handler=self, random=random.random, failpoints=self.failpoints
+            self.loop, me, address or self.config.listen.peer, handler=self, random=random.random,
+            failpoints=self.failpoints,
         )
         self.closing.callback(self.peers.close)
         self.driver.transport = self.peers
@@ -635,5 +662,3 @@ def check_supported(config: Config) -> None:
     # A value made of separators grows by a tenth when it is framed.
     if raft.batch_max_bytes < limits.max_request_bytes * 1.1 + 64:
         raise errors.ConfigError("raft.batch_max_bytes must exceed limits.max_request_bytes by a tenth")
-    if raft.batch_max_bytes > MAX_DECODED // 2:
-        raise errors.ConfigError(f"raft.batch_max_bytes is over {MAX_DECODED // 2}")

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from . import errors
-from .members import Done, DoneWith, Outcome, peer_address
-from .membership import PROMOTE, REMOVE, UPDATE, Change, Member
+from .accept import real_address
+from .members import Done, DoneWith, Outcome
+from .membership import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
 from .storage.slowdisk import SLOW
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ class View:
 
     @property
     def client_urls(self) -> tuple[str, ...]:
-        """Where clients should dial this member."""
-        return tuple(f"http://{where}" for where in self._server.config.advertise.client or self._server.listener.bound)
+        """Where clients should dial this member: no address that only says "everywhere"."""
+        told = self._server.config.advertise.client or self._server.listener.bound
+        return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, told)))
 
     def members(self) -> Iterable[Member]:
         """The members, as this node has applied them."""
@@ -146,14 +148,17 @@ class View:
         self.confirm_read(confirmed)
 
     def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
-        """Add a member; raises MemberBadURLs, and Unhealthy when the first one to be added could not reach us."""
-        if self._server.peers is None:
-            # Now, for once the change is committed there is no way back.
-            try:
-                self._server.open_peers()
-            except errors.AddressInUse as error:
-                raise errors.Unhealthy(f"{errors.Unhealthy.default}: {error.text}") from error
-        self._server.membership.add(peer_urls, learner, done, self._server.loop.now())
+        """Add a member. `done` gets Unhealthy when it could not reach us; raises MemberBadURLs."""
+        urls = check_peer_urls(peer_urls)
+
+        def listening(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                done(Member(0, "", urls, (), learner), error)
+            else:
+                self._server.membership.add(urls, learner, done, self._server.loop.now())
+
+        # Now, for once the change is committed there is no way back.
+        self._server.listen_for_peers(listening)
 
     def remove_member(self, ident: int, done: Done) -> None:
         """Remove a member."""
@@ -161,9 +166,7 @@ class View:
 
     def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
         """Change a member's peer URLs; raises MemberBadURLs."""
-        for url in peer_urls or [""]:
-            peer_address(url)
-        self._change(UPDATE, Member(ident or NOBODY, "", tuple(peer_urls), ()), done)
+        self._change(UPDATE, Member(ident or NOBODY, "", check_peer_urls(peer_urls), ()), done)
 
     def promote_member(self, ident: int, done: Done) -> None:
         """Make a learner a voter."""

@@ -216,6 +216,16 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
             "for one request of limits.max_request_bytes must fit in a batch",
         ),
         (
+            '[raft]\nbatch_max_bytes = "64MiB"',
+            "m.toml:2: raft.batch_max_bytes: must be at most 67043328, "
+            "for an entry must fit in one frame between members (67108864 bytes)",
+        ),
+        ('[node]\nname = "' + "n" * 129 + '"', "m.toml:2: node.name: 129 characters; at most 128"),
+        (
+            f'[listen]\nclient = {[f"127.0.0.1:{port}" for port in range(1, 18)]}',
+            "m.toml:2: listen.client: 17 addresses; at most 16",
+        ),
+        (
             '[limits]\nmax_inflight_bytes = "1KiB"',
             "m.toml:2: limits.max_inflight_bytes: must be at least 1770496, "
             "for one request of limits.max_request_bytes must be admitted",

@@ -9,8 +9,13 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, errors, join
+from metastore import Config, Node, errors, join, membership
+from metastore._core.batch import frame
+from metastore._core.op import MEMBER, encode_op
+from metastore._core.peerwire import REFUSALS
+from metastore.accept import real_address
 from metastore.localcluster import free_ports
+from metastore.members import dialled_address
 
 
 def configured(folder: Path, name: str, port: int, **cluster: Any) -> Config:
@@ -96,3 +101,92 @@ def test_nobody_there(ports: list[int]) -> None:
         join.join([f"127.0.0.1:{ports[0]}"], "joiners", f"127.0.0.1:{ports[1]}", "x")
     with pytest.raises(errors.ConfigError, match="must name a member that is there"):
         join.join([f"127.0.0.1:{ports[1]}"], "joiners", f"127.0.0.1:{ports[1]}", "x")
+
+
+# ---- what a change of the membership may ask for
+
+
+def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
+    """Have `node` add a member at `urls`, or move the member `ident` there; the error that comes of it."""
+    outcome: Future[Any] = Future()
+    server = node._running()
+
+    def ask() -> None:
+        try:
+            if ident:
+                server.view.update_member(ident, urls, outcome.set_result)
+            else:
+                server.view.add_member(urls, True, lambda _member, error: outcome.set_result(error))
+        except errors.MetaStoreError as error:
+            outcome.set_result(error)
+
+    server.call_soon_threadsafe(ask)
+    return outcome.result(30)
+
+
+@pytest.mark.parametrize(
+    ("urls", "reason"),
+    [
+        ([], ""),
+        (["http://["], ": 'http://[' is no URL"),
+        (["http://a:1", "https://a:2"], ": https is not there yet between members, only http"),
+        (["http://a"], ": 'http://a' is not http://host:port"),
+        ([f"http://a:{port}" for port in range(1, 18)], ": 17 URLs; a member has 16 at most"),
+        ([f"http://{'a' * 260}:1"], ": a URL is longer than 256 bytes"),
+        (["http://\ud800:1"], ": half a character"),
+    ],
+)
+def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str], reason: str) -> None:
+    """Also those that come from another member, which may not have judged them."""
+    for ident in (0, first._running().view.member_id):
+        error = asked(first, urls, ident)
+        assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
+    for action in ("add", "add_learner", "update"):
+        with pytest.raises(errors.MemberBadURLs):
+            membership.Change(action, membership.Member(7, "", tuple(urls), ())).check_size()
+    with pytest.raises(errors.RequestTooLarge):
+        membership.Change("publish", membership.Member(7, "n" * 200, (), ())).check_size()
+    assert first.put("k", "v") is not None
+
+
+def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
+    """A follower of another version, or a stranger in its name, may send anything."""
+    server = first._running()
+    change = membership.Change("update", membership.Member(server.view.member_id, "", ("http://[",), ()))
+    refused: Future[Any] = Future()
+
+    def ask() -> None:
+        server.driver.transport.refuse = lambda *answer: refused.set_result(answer)
+        server.driver.receive_forward(99, frame([encode_op(MEMBER, 5, change.encode())]), server.loop.now())
+
+    server.call_soon_threadsafe(ask)
+    to, code, ids = refused.result(10)
+    assert (to, REFUSALS[code], ids) == (99, errors.MemberBadURLs, [5])
+    assert next(iter(server.view.members())).peer_urls != ("http://[",)
+
+
+def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:
+    """Older versions let them into the log."""
+    broken = membership.Member(9, "", ("http://[", "nonsense"), ())
+    assert dialled_address(broken) == ""
+    assert dialled_address(membership.Member(9, "", ("http://[", "https://b:2"), ())) == "b:2"
+
+
+def test_a_peer_port_that_cannot_be_opened_refuses_the_first_member(tmp_path: Path) -> None:
+    config = configured(tmp_path, "n1", 0).changed(listen={"peer": "no-such-host.invalid:2380"})
+    with Node(config) as node:
+        for _ in range(2):
+            error = asked(node, ["http://127.0.0.1:9"])
+            assert isinstance(error, errors.Unhealthy) and "no-such-host.invalid" in error.text
+        assert node.put("k", "v") is not None
+
+
+def test_nobody_is_told_to_dial_everywhere(tmp_path: Path) -> None:
+    config = configured(tmp_path, "n1", 0).changed(
+        listen={"client": ["0.0.0.0:0", "127.0.0.1:0"], "peer": "0.0.0.0:2380"}, cluster={"initial": {}}
+    )
+    with Node(config) as node:
+        member = next(iter(node._running().view.members()))
+    told = [*member.client_urls, *member.peer_urls]
+    assert len(told) == 3 and not any("0.0.0.0" in url or url.endswith(":0") for url in told), told
+    assert real_address("[::]:7").endswith("]:7") and "[::]" not in real_address("[::]:7")

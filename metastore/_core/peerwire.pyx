@@ -19,17 +19,18 @@ from metastore._core.raftpb cimport (MSG_APP, MSG_BEAT, MSG_CHECK_QUORUM, MSG_HU
 
 from metastore import errors
 from metastore._core.raftpb import ConfState
+from metastore.config import PEER_FRAME
 from metastore.errors import FormatError
 
 HEADER = FRAME_HEADER
-MAX_FRAME = 64 * 1024 * 1024
+MAX_FRAME = PEER_FRAME
 
 #: Why forwarded operations were surely not logged; the number on the wire is the place in this list: only append.
 REFUSALS = (
     errors.NotLeader, errors.NoLeader, errors.TooManyRequests, errors.RequestTooLarge, errors.NoSpace, errors.Stopped,
     errors.NotCapable, errors.MalformedRequest, errors.LeaderChanged, errors.Unhealthy, errors.MemberExist,
     errors.PeerURLExist, errors.MemberNotEnoughStarted, errors.MemberNotFound, errors.MemberNotLearner,
-    errors.LearnerNotReady, errors.TooManyLearners, errors.Corrupt,
+    errors.LearnerNotReady, errors.TooManyLearners, errors.Corrupt, errors.MemberBadURLs,
 )
 
 cdef enum:
