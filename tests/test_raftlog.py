@@ -184,3 +184,30 @@ def test_read_ahead_serves_a_lagging_peer_from_few_reads() -> None:
                 raw.step(Message(MessageType.MsgAppResp, 1, 2, raw.term, index=sent))
     assert sent == 501
     assert len(storage.reads) <= 8
+
+
+def test_an_engine_that_lags_does_not_keep_the_log_in_memory() -> None:
+    """What is committed and not applied is on disk, and comes back from there, in order, when the engine goes on."""
+    limit, size, count = 64 << 10, 3000, 200
+    node = follower(max_tail_bytes=limit, read_ahead_bytes=10_000, max_committed_size_per_ready=20_000)
+    node.raw.apply_held = True
+    entries = [Entry(1, n, 0, n.to_bytes(4, "big") * (size // 4)) for n in range(1, count + 1)]
+    for number, entry in enumerate(entries):
+        append(node.raw, 1, (1 if number else 0, number), [entry], commit=number)
+        node.take()
+        assert node.raw.log.settled_bytes <= limit
+    # What is committed late is given back too, without another entry.
+    more = [Entry(1, count + n, 0, bytes(size)) for n in range(1, 101)]
+    append(node.raw, 1, (1, count), more, commit=count)
+    node.take()
+    node.raw.step(Message(MessageType.MsgHeartbeat, 3, 1, 1, commit=count + 100))
+    assert node.raw.log.settled_bytes <= limit and node.raw.persisted == node.raw.commit == count + 100
+    assert not node.applied
+    node.raw.apply_held = False
+    node.storage.loaded = False
+    node.take()
+    assert node.raw.apply_waiting and not node.applied
+    node.storage.loaded = True
+    node.raw.entries_loaded()
+    node.take()
+    assert node.applied == [*entries, *more]

@@ -1,9 +1,10 @@
 """The Raft log as one node sees it: an in-memory tail in typed buffers over a storage that holds the rest.
 
 An entry lives in memory as its image (see entry.pyx) from the moment it is appended until it is persisted and
-applied and the tail has grown over its limit. Images lie one after the other in append-only chunks, beside them an
-array of slots with term, position and size. Since the bytes of a chunk never change once they are written, the
-same memory is handed out as it stands: to the WAL, to the applier and to the peers; a view keeps its chunk alive.
+committed and the tail has grown over its limit. One that is not applied by then is read back for that. Images lie one
+after the other in append-only chunks, beside them an array of slots with term, position and size. Since the bytes of a
+chunk never change once they are written, the same memory is handed out as it stands: to the WAL, to the applier and to
+the peers; a view keeps its chunk alive.
 An overwritten suffix (Raft paper, section 5.3) is never overwritten in place: a fresh chunk takes the new entries.
 
 The storage is asked for what lies before the tail only. Calls, all on a plain Python object:
@@ -284,15 +285,17 @@ cdef class RaftLog:
         return 0
 
     cdef int trim(self, uint64_t needed) except -1:
-        """Give back whole chunks from the front that are persisted and applied: those that no peer waits for (up to
-        `needed`) down to a small rest that stays in the processor's cache, all others down to max_tail_bytes."""
-        cdef uint64_t done = min(self.applied, self.persisted)
+        """Give back whole chunks from the front that are persisted and committed: those that are applied and that no
+        peer waits for (up to `needed`) down to a small rest that stays in the processor's cache, all others down to
+        max_tail_bytes. An engine that cannot keep up so costs reads of the log, and no memory without a limit."""
+        cdef uint64_t done = min(self.committed, self.persisted)
         cdef uint64_t rest = min(self.max_tail_bytes, <uint64_t>REST_BYTES)
         cdef Chunk chunk
         cdef Slot* slot
         while self.chunk_bytes > rest and len(self.chunks) > 1:
             chunk = <Chunk>self.chunks[0]
-            if chunk.last_index > done or (chunk.last_index > needed and self.chunk_bytes <= self.max_tail_bytes):
+            if chunk.last_index > done or (chunk.last_index > min(needed, self.applied)
+                                           and self.chunk_bytes <= self.max_tail_bytes):
                 break
             if chunk.last_index >= self.tail_first:
                 slot = self.slot(chunk.last_index)
@@ -305,6 +308,12 @@ cdef class RaftLog:
             del self.views[0]
             self.chunk_base += 1
         return 0
+
+    @property
+    def settled_bytes(self):
+        """Bytes of the tail's images that are persisted and committed: at most max_tail_bytes, or one chunk."""
+        return (self.bytes_after(0) - self.bytes_after(min(self.committed, self.persisted))
+                if self.last_index >= self.tail_first else 0)
 
     # -- questions ------------------------------------------------------------------------------------------
 

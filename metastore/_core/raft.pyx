@@ -279,6 +279,8 @@ cdef class RawNode(Election):
                 log.persisted = claim.last_index
         if self.state == STATE_LEADER and self.me is not None and self.me.maybe_update(log.persisted):
             self.maybe_commit()
+        if log.chunk_bytes > log.max_tail_bytes:
+            log.trim(0)
         if self.doubt and log.term_at(log.persisted, &term) == TERM_OK and term > self.doubt:
             self.doubt = 0
         if self.promises.held:

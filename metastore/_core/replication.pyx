@@ -29,6 +29,8 @@ cdef class Replication(NodeState):
                                       "was the log lost?")
         if index > self.log.committed:
             self.log.committed = index
+            if self.log.chunk_bytes > self.log.max_tail_bytes:
+                self.log.trim(0)
         return 0
 
     cdef int cut_claims(self, uint64_t index) except -1:

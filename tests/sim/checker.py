@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _HEAD = struct.Struct("<IIQQB")
 HEADER = 32
+MIN_CHUNK = 64  # of the log's memory
 MSG_APP_RESP, MSG_VOTE, MSG_VOTE_RESP = int(MsgAppResp), int(MsgVote), int(MsgVoteResp)
 LEADER = 2
 
@@ -128,6 +129,7 @@ class Checker:
         self.floor = 1
         self.inside = True
         self.lagging = False
+        self.largest = MIN_CHUNK
         self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "installed": 0}
         self.counts |= {"torn chunks": 0, "rotten": 0, "asked again": 0, "resumed": 0}
 
@@ -145,7 +147,8 @@ class Checker:
         if images is not None and len(images):
             entries = self.entries
             previous = 0
-            for index, term, crc, _, _, _ in heads(images):
+            for index, term, crc, _, _, size in heads(images):
+                self.largest = max(self.largest, HEADER + size)
                 if not first:
                     first = index
                     previous = member.raw.term_of(index - 1) or 0
@@ -173,6 +176,9 @@ class Checker:
         if isinstance(thread, LaggingThread):
             self.window(member, *thread.at_risk())
         raw = member.raw
+        kept = raw.log.settled_bytes
+        if kept > max(member.cluster.settings.max_tail_bytes, self.largest):
+            self.fail(f"member {member.id} keeps {kept} bytes of its log in memory, applied or not")
         state, term, commit = raw.state, raw.term, raw.commit
         if state == LEADER and (member.seen_state != LEADER or member.seen_term != term):
             self._new_leader(member, term)
