@@ -98,6 +98,7 @@ class HttpSession:
         self._in_body = False
         self._queued = 0
         self._expects = False
+        self._retired = False
         #: True between requests, when nothing of the next one has come.
         self.idle = True
         self.closed = False
@@ -190,7 +191,15 @@ class HttpSession:
         self._answer(status, kind, body, keep=self._keeps(), head=method == "HEAD")
 
     def _keeps(self) -> bool:
-        return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
+        return (
+            not self._retired and bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
+        )
+
+    def retire(self) -> None:
+        """Take no request after the one that has begun."""
+        self._retired = True
+        if self.idle:
+            self.closed = True
 
     def _answer(self, status: int, kind: str, body: bytes, *, keep: bool, head: bool = False) -> None:
         lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", f"Content-Type: {kind}",
@@ -372,6 +381,17 @@ class ClientConn:
             self.deadline = self._loop.now() + delay
             self._listener.suspects.add(self)
 
+    def retire(self) -> None:
+        """Ask the client to go elsewhere; what it sends before it has heard is still answered."""
+        if self.session is not None:
+            self.session.retire()
+        elif self.http is None:
+            # Nothing has come: the client does not count on this connection yet.
+            self.close()
+        else:
+            self.http.retire()
+            self.flush()
+
     def shutdown(self) -> None:
         """Let running calls finish, take no new ones."""
         if self.session is not None:
@@ -466,8 +486,16 @@ class Listener:
             for conn in self.conns:
                 conn.update()
 
+    def retire(self) -> None:
+        """Accept no more connections and ask all clients to go elsewhere. Connections close by themselves when their
+        clients have heard and their calls are finished (`conns` gets empty); `shutdown` is for the others."""
+        self._acceptor.close()
+        for conn in list(self.conns):
+            conn.retire()
+        self.flush_dirty()
+
     def shutdown(self) -> None:
-        """Accept nothing more, send GOAWAY; connections close as their calls finish (`conns` gets empty)."""
+        """Accept no more connections, take no more calls; connections close as their calls finish."""
         self._acceptor.close()
         for conn in list(self.conns):
             conn.shutdown()

@@ -251,7 +251,13 @@ class Driver:
 
     def _take_forwarded(self, sender: int, data: bytes, operation: Any, now: float) -> None:
         if not self.is_leader:
-            raise errors.LeaderChanged()
+            if operation.kind == MEMBER:
+                raise errors.LeaderChanged()
+            # The sender has not heard yet that leadership went elsewhere: the operation goes on to the leader that this
+            # member knows of, or waits for one. It cannot go round: who leads in a member's eyes has led in that
+            # member's term, and passes on only to the leader of a later one.
+            self.proposer.add(data, now)
+            return
         if self.kv.closed_to_writes is not None:
             raise self.kv.closed_to_writes
         if operation.kind == MEMBER:

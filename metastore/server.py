@@ -30,6 +30,7 @@ from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
 from .config import Config
 from .conn import ConnLimits, Listener
+from .drain import Drain
 from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
 from .join import join, roster_record
@@ -53,7 +54,6 @@ SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
-STOP_GRACE = 1.0  # seconds for closing, after limits.drain_timeout: then a disk that stands still is waited for no more
 SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
 SPACE_ASK = 30.0  # seconds until a leader without room hands over to the same member again
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
@@ -99,7 +99,7 @@ class Server:
         self.on_ready = on_ready
         self.started_at = time.monotonic()
         self.ready = False
-        self.draining = False
+        self.drain: Drain | None = None
         self.closing = contextlib.ExitStack()
         self.view = View(self)
         self.loop = Loop()
@@ -118,9 +118,6 @@ class Server:
         self.told_leader = 0
         self.peers: PeerTransport | None = None
         self.left = ""
-        self.successor = 0
-        self.drain_until = 0.0
-        self.stop_by = 0.0  # when all is to be closed; 0: nobody has asked for it
 
     # ---- opening
 
@@ -147,7 +144,7 @@ class Server:
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
-        left = self.stop_by - self.loop.now() if self.stop_by else CLOSE_TIMEOUT
+        left = CLOSE_TIMEOUT if self.drain is None else self.drain.stop_by - self.loop.now()
         with contextlib.suppress(errors.DiskFailed):
             self.wal.close(max(0.1, left))
         if self.wal.sync_pending_since is not None:
@@ -401,10 +398,11 @@ class Server:
         self._leave(f"this member was removed from the cluster: {text}")
 
     def _leave(self, why: str) -> None:
-        if not self.draining:
+        if self.drain is None:
             log.warning("stopping: %s", why)
             self.left = why
             self._begin_drain()
+            self.kv.refuse(errors.Stopped())  # nothing will be committed here any more
 
     # ---- serving
 
@@ -439,8 +437,11 @@ class Server:
         return served
 
     def call(self, method: str, body: bytes, waiter: Waiter) -> None:
-        """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction")."""
-        self.kv.call(method, body, waiter, self.loop.now())
+        """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction"), which knows of a stop."""
+        if self.drain is not None:
+            waiter.fail(errors.Stopped())
+        else:
+            self.kv.call(method, body, waiter, self.loop.now())
 
     def crowded(self) -> bool:
         """Whether half of what may be in flight is: calls of this process that can wait leave the rest to clients."""
@@ -488,10 +489,10 @@ class Server:
         if self.kv.sweep_pending and not self.sweeping:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
-        if self.membership.removed and not self.draining:
+        if self.membership.removed and self.drain is None:
             self._leave("this member was removed from the cluster")
-        if self.draining:
-            self._drained(now)
+        if self.drain is not None:
+            self.drain.turn(now)
 
     def _again(self) -> None:
         """Another turn at once, for the driver has more to apply than one turn should take."""
@@ -544,9 +545,9 @@ class Server:
         now = self.loop.now()
         self.asked = {ident: when for ident, when in self.asked.items() if now - when < SPACE_ASK}
         if self.driver.is_leader and not self.raw.status().lead_transferee:
-            self.asked[self._hand_over(self.asked)] = now
+            self.asked[self.hand_over(self.asked)] = now
 
-    def _hand_over(self, besides: Container[int] = ()) -> int:
+    def hand_over(self, besides: Container[int] = ()) -> int:
         """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
         successor = self.membership.best_successor(besides) if self.driver.is_leader else 0
         if successor:
@@ -621,26 +622,10 @@ class Server:
         self.loop.call_soon_threadsafe(call)
 
     def _begin_drain(self) -> None:
-        if self.draining:
+        if self.drain is not None:
             return
-        self.draining = True
-        self.drain_until = self.loop.now() + self.config.limits.drain_timeout
-        self.stop_by = self.drain_until + STOP_GRACE
-        self.kv.refuse(errors.Stopped())
-        self.health.shutdown()
-        self.backups.stop()
-        self.upkeep.stop()
-        self.successor = self._hand_over()
-        self.driver.stop()
-        self.listener.shutdown()
-        self.loop.call_at(self.drain_until, lambda: None)
-
-    def _drained(self, now: float) -> None:
-        """Stop the loop when nobody waits any more, or when time is up."""
-        leads = self.successor != 0 and self.driver.is_leader
-        if now < self.drain_until and (not self.driver.quiet or self.kv.late or self.listener.conns or leads):
-            return
-        self.loop.stop()
+        self.drain = Drain(self)
+        self.drain.begin()
 
 
 def first_id(member_id: int, wall: float) -> int:

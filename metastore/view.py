@@ -115,7 +115,7 @@ class View:
 
     def healthy(self) -> bool:
         """Whether this node serves."""
-        return self._server.ready and not self._server.draining and self.leader_id != 0
+        return self._server.ready and self._server.drain is None and self.leader_id != 0
 
     def disk_trouble(self) -> str:
         """What is wrong with the disk of the log; empty if nothing is."""

@@ -671,6 +671,28 @@ def test_shutdown_lets_running_calls_finish() -> None:
     assert talk.session.closed
 
 
+def test_a_client_is_told_twice_and_its_calls_between_are_taken() -> None:
+    talk = Talk()
+    talk.session.retire()
+    talk.session.retire()
+    reader = talk.flush()
+    assert reader.goaway == (0x7FFFFFFF, NO_ERROR)
+    assert [kind for kind, _, _ in reader.frames].count(h.GOAWAY) == 1
+    [request] = talk.feed(h.call(1, b""))
+    request.complete(b"done")
+    assert talk.flush().stream(1).status == 0 and not talk.session.closed
+    assert talk.feed(h.frame(h.PING, h.ACK, 0, bytes(8)) + h.call(3, b"behind the answer, in one piece")) == []
+    reader = talk.flush()
+    assert reader.goaway == (1, NO_ERROR) and reader.streams.get(3, h.Stream()).status is None
+    assert talk.session.closed
+
+
+def test_an_answer_to_no_ping_ends_nothing() -> None:
+    talk = Talk()
+    talk.feed(h.frame(h.PING, h.ACK, 0, bytes(8)))
+    assert talk.flush().goaway is None and not talk.session.closed
+
+
 def test_method_table_refuses_nonsense() -> None:
     for paths, streaming in [
         ({b"no-slash": 1}, []), ({b"/a/b/c": 1}, []), ({"/a/b": 1}, []), ({b"/a/b": 1}, [b"/a/c"])

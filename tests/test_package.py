@@ -102,6 +102,7 @@ FLOORS = {
     "snaptransfer": 6,
     "peerstream": 6,
     "server": 7,
+    "drain": 7,
     "view": 7,
     "snapshots": 7,
     "backups": 7,

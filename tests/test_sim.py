@@ -172,6 +172,33 @@ def test_rounds_of_reads_are_told_apart_over_restarts() -> None:
     assert len(seen) >= 6 and seen == sorted(set(seen))
 
 
+def test_what_is_forwarded_to_a_member_that_leads_no_more_goes_on() -> None:
+    """It would be refused else, and its client see an error, in each planned change of the leader."""
+    simulation = Simulation(3, "usual")
+    cluster, clock = simulation.cluster, simulation.clock
+    for member in cluster.members.values():
+        member.start()
+    clock.run(12.0)
+    old = cluster.leader()
+    assert old is not None
+    follower, successor = (member for member in cluster.members.values() if member is not old)
+    old.driver.raw.transfer_leader(successor.id)
+    clock.run(clock.now + 2.0)
+    assert cluster.leader() is successor and old.driver.leader_id == successor.id
+    client = Client(0, cluster, simulation.scene.habits)
+    client.stopped, client.member = True, follower.id
+    call = Call("put", (b"k",), b"v")
+    wire.encode(call)
+    # The follower has not heard yet.
+    follower.driver.leader_id = old.id
+    client.issue(call)
+    clock.run(clock.now + 0.05)
+    assert not call.failed and old.driver.quiet
+    follower.driver.leader_id = successor.id
+    clock.run(clock.now + 2.0)
+    assert call.applied and not call.failed
+
+
 def test_no_progress_is_a_failure() -> None:
     """A network that never heals, whatever the simulation says, must be noticed."""
 

@@ -39,6 +39,10 @@ cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void*
     cdef Request req
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0
+    if 0 <= session.last_told < frame.hd.stream_id:
+        # nghttp2 refuses it only once the GOAWAY has left. The client makes this call elsewhere: it must not be taken.
+        nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
+        return 0
     try:
         req = Request.__new__(Request)
     except MemoryError:
@@ -107,6 +111,9 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
             session.control(True)
         elif kind == NGHTTP2_SETTINGS and not session.greeted:
             session.greeted = True
+        elif kind == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
+            if session.retiring:
+                session.shutdown()
         elif kind == NGHTTP2_PRIORITY or (
                 (kind == NGHTTP2_PING or kind == NGHTTP2_SETTINGS) and not frame.hd.flags & NGHTTP2_FLAG_ACK):
             session.control(False)
@@ -161,7 +168,7 @@ cdef class Session(Link):
         self.limits = Limits() if limits is None else limits
         self.dirty = [] if dirty is None else dirty
         self.ready, self.rejects, self.events, self.parked, self.half = [], [], [], [], []
-        self.last_method = -1
+        self.last_method = self.last_told = -1
         if nghttp2_session_server_new2(&self.h2, CALLBACKS, <void*>self, OPTION) != 0:
             raise MemoryError
         settings[0].settings_id = NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS
@@ -319,12 +326,24 @@ cdef class Session(Link):
         self.parked = []
         return held
 
-    cpdef shutdown(self):
-        """Tell the client to go elsewhere (GOAWAY); calls that are running go on, `closed` is true after them."""
-        if self.h2 == NULL or self.failed:
+    cpdef retire(self):
+        """Ask the client to go elsewhere: a GOAWAY with the highest stream id, so that the calls which it makes before
+        it hears are still taken. `shutdown` follows by itself when it has heard, as its answer to a PING tells."""
+        if self.h2 == NULL or self.failed or self.retiring or self.last_told >= 0:
             return
-        nghttp2_submit_goaway(self.h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.h2),
-                              NGHTTP2_NO_ERROR, NULL, 0)
+        self.retiring = True
+        if (nghttp2_submit_shutdown_notice(self.h2) != 0
+                or nghttp2_submit_ping(self.h2, NGHTTP2_FLAG_NONE, NULL) != 0):
+            raise MemoryError
+        self.mark()
+
+    cpdef shutdown(self):
+        """Tell the client which of its calls was the last (GOAWAY): those that are running go on, `closed` is true after
+        them. Idempotent."""
+        if self.h2 == NULL or self.failed or self.last_told >= 0:
+            return
+        self.last_told = nghttp2_session_get_last_proc_stream_id(self.h2)
+        nghttp2_submit_goaway(self.h2, NGHTTP2_FLAG_NONE, self.last_told, NGHTTP2_NO_ERROR, NULL, 0)
         self.mark()
 
     cpdef close(self):

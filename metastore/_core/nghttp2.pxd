@@ -111,6 +111,8 @@ cdef extern from "h2_compat.h":
     int nghttp2_session_resume_data(nghttp2_session*, int32_t)
     int nghttp2_session_terminate_session(nghttp2_session*, uint32_t)
     int nghttp2_submit_settings(nghttp2_session*, uint8_t, const nghttp2_settings_entry*, size_t)
+    int nghttp2_submit_shutdown_notice(nghttp2_session*)
+    int nghttp2_submit_ping(nghttp2_session*, uint8_t, const uint8_t*)
     int nghttp2_submit_goaway(nghttp2_session*, uint8_t, int32_t, uint32_t, const uint8_t*, size_t)
     int nghttp2_submit_rst_stream(nghttp2_session*, uint8_t, int32_t, uint32_t)
     int nghttp2_submit_trailer(nghttp2_session*, int32_t, const nghttp2_nv*, size_t)

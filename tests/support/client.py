@@ -49,9 +49,12 @@ class Failure(Exception):
 
 class Client:
     """One channel to one address; usable from several threads. `timeout` (seconds) bounds every call,
-    `metadata` goes with every one but futures."""
+    `metadata` goes with every one but futures. `policy` says how several addresses are used ("ipv4:A,B,C")."""
 
-    def __init__(self, address: str, timeout: float = 10.0, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+    def __init__(
+        self, address: str, timeout: float = 10.0, metadata: tuple[tuple[str, str], ...] = (),
+        policy: str = "pick_first",
+    ) -> None:
         self.address = address
         self.timeout = timeout
         self.metadata = metadata
@@ -62,6 +65,7 @@ class Client:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.use_local_subchannel_pool", 1),
                 ("grpc.enable_http_proxy", 0),
+                ("grpc.lb_policy_name", policy),
                 ("grpc.initial_reconnect_backoff_ms", 50),
                 ("grpc.max_reconnect_backoff_ms", 200),
             ],
