@@ -326,7 +326,7 @@ class Server:
             try:
                 if isinstance(found, str):
                     raise errors.ConfigError(f"listen.peer {address!r}: {found}")
-                if self.peers is None and not self.draining:
+                if self.peers is None and self.drain is None:
                     self.open_peers(place(found[0][4]))
             except (errors.AddressInUse, errors.ConfigError, OSError) as error:
                 done(errors.Unhealthy(f"{errors.Unhealthy.default}: the peer port cannot be opened: {error}"))
