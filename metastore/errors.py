@@ -233,6 +233,15 @@ class DiskFailed(MetaStoreError):
     exit_code = 6
 
 
+class EngineFailed(DiskFailed):
+    """A call of the storage engine failed, for a reason that is no request's: the node stops, for a member that went on
+    would differ from the others. The text names engine, call and exception."""
+
+
+class EngineDamaged(DamagedData):
+    """The storage engine found its own data damaged."""
+
+
 class EngineBusy(MetaStoreError):
     """A storage engine takes no writes at the moment; what was to be written comes again a little later."""
 
@@ -263,7 +272,7 @@ EXIT_CODES = {
     3: "the data directory is in use by another process",
     4: "damaged data: the message names file and offset",
     5: "a listen address is in use or cannot be bound",
-    6: "the disk failed: a write or a sync did not succeed",
+    6: "the disk or the storage engine failed: what was to be read, written or synced was not",
     7: "cannot run here: no Linux, or the compiled modules are missing",
     8: "removed from the cluster",
 }

@@ -22,7 +22,7 @@ from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
 from ._core.snapfile import Walker
 from .codecs import for_snapshots as codec_for_snapshots
 from .codecs import load_all as load_all_codecs
-from .errors import DamagedData, DiskFailed, FormatError, MetaStoreError
+from .errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -236,6 +236,10 @@ class Snapshots:
             self.store.prune(keep)
         except Cancelled:
             return
+        except (EngineFailed, EngineDamaged) as error:
+            # What could not be read now cannot be read by clients either.
+            self.loop.call_soon_threadsafe(partial(_fail, error))
+            return
         except (MetaStoreError, OSError, MemoryError) as error:
             # A full disk, a failing one: the node goes on, its log only grows until a later attempt goes well.
             self._tell_failed(error, counted)
@@ -372,7 +376,7 @@ class Snapshots:
             return
         except (MetaStoreError, OSError, MemoryError) as error:
             fresh.close()
-            failure = error if isinstance(error, DiskFailed) else DamagedData(
+            failure = error if isinstance(error, (DiskFailed, EngineDamaged)) else DamagedData(
                 f"snapshot {info.path} cannot be installed: {error}"
             )  # fmt: skip
             self.loop.call_soon_threadsafe(lambda: _fail(failure))

@@ -1,9 +1,10 @@
 """The only place that turns a committed entry into a change and a result.
 
 Deterministic: what an entry does depends on its bytes and on the state alone. An operation that was accepted
-into the log cannot stop the node: whatever is wrong with it becomes its own error, with no change made. What
-does pass to the caller is trouble of this node: no memory, a failing engine, a payload whose codec is not
-installed here (skipping it would lose acknowledged writes).
+into the log cannot stop the node: whatever is wrong with it is ApiError or FormatError, which become its own error,
+with no change made. All else passes to the caller and stops the node, for it is trouble of this node that the others
+do not have: no memory, a failing engine, a payload whose codec is not installed here (skipping it would lose
+acknowledged writes).
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -20,8 +21,8 @@ from metastore._core.waiter cimport Waiter
 
 from metastore.alarms import Alarms
 
-# Failures of this node, not of the operation.
-cdef tuple FATAL = (MemoryError, OSError, errors.DamagedData, errors.DiskFailed)
+# What an operation can be refused with. All else is a failure of this node: the others carry the operation out.
+cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 
 
 cdef enum:
@@ -116,13 +117,15 @@ cdef class Applier:
                 self.undecodable += 1
                 op_raise(answer)
             result = self.execute(&op, waiter is not None)
-        except FATAL:
-            raise
-        except Exception as error:
+        except OF_OPERATION as error:
             self.store.undo()
             self.rejected += 1
-            result = error if isinstance(error, errors.MetaStoreError) else errors.MetaStoreError(
-                f"etcdserver: operation failed: {error!r}")
+            result = error
+        except BaseException:
+            if waiter is not None:
+                # Whoever ends the node answers him: it was not his fault, and the others carry it out.
+                self.waiters[op.request_id] = waiter
+            raise
         if waiter is not None:
             self.who.append(waiter)
             self.what.append(result)

@@ -40,6 +40,16 @@ cdef class Engine:
     cpdef object adopt(self, Engine staged)
 
 
+cdef class GuardedEngine(Engine):
+    cdef readonly Engine inner
+    cdef readonly str name
+    cdef int fail(self, str call, object error) except -1
+
+
+cdef class GuardedCursor(EngineCursor):
+    pass
+
+
 cdef class MemoryCursor(EngineCursor):
     cdef Node* root
     cdef Cursor cur

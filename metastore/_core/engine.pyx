@@ -201,6 +201,229 @@ cdef class Engine:
         raise NotImplementedError
 
 
+cdef class GuardedCursor(EngineCursor):
+    """Walks a guarded engine."""
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        cdef GuardedEngine guard = <GuardedEngine>self.engine
+        try:
+            self.pairs = guard.inner.iterate(bytes_of(key, n))
+            return EngineCursor.next(self)
+        except Exception as error:
+            guard.fail("iterate", error)
+        return NULL
+
+    cdef Record* next(self) except? NULL:
+        try:
+            return EngineCursor.next(self)
+        except Exception as error:
+            (<GuardedEngine>self.engine).fail("iterate", error)
+        return NULL
+
+
+def watched(stream, list caught):
+    """The items of an iterable; what it raises is noted in `caught` too."""
+    try:
+        yield from stream
+    except BaseException as error:
+        caught.append(error)
+        raise
+
+
+cdef class GuardedEngine(Engine):
+    """Another engine, whose failures get a sentence of their own and a class that stops the node.
+
+    Whatever an engine raises is no fault of the request that is being carried out: the other members carry it out well,
+    and whoever called it failed would differ from them from then on. So all that comes out of the engine called `name`
+    is EngineFailed, or EngineDamaged if it is DamagedData, but for EngineBusy of a write, for lack of memory, and for
+    what the stream of a `restore` raises. Attributes that no engine has are those of the engine within.
+    """
+
+    def __init__(self, Engine inner not None, str name not None):
+        self.inner = inner
+        self.name = name
+
+    def __getattr__(self, attribute):
+        return getattr(self.inner, attribute)
+
+    cdef int fail(self, str call, object error) except -1:
+        """Raise what stands for `error`."""
+        if isinstance(error, (MemoryError, errors.EngineFailed, errors.EngineDamaged)):
+            raise error
+        told = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
+        kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
+        raise kind(f"storage engine {self.name!r}: {call}() failed: {told}") from error
+
+    cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
+        try:
+            return self.inner.find(key, n)
+        except Exception as error:
+            self.fail("get", error)
+        return NULL
+
+    cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
+        try:
+            return self.inner.find_le(key, n)
+        except Exception as error:
+            self.fail("seek_le", error)
+        return NULL
+
+    cdef EngineCursor cursor(self):
+        cdef EngineCursor made = GuardedCursor()
+        made.engine = self
+        return made
+
+    cpdef object get(self, bytes key):
+        """See Engine."""
+        try:
+            return self.inner.get(key)
+        except Exception as error:
+            self.fail("get", error)
+
+    cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
+        """See Engine."""
+        try:
+            return self.inner.scan(start, end, reverse, limit)
+        except Exception as error:
+            self.fail("scan", error)
+
+    def iterate(self, bytes start not None):
+        """See Engine."""
+        try:
+            yield from self.inner.iterate(start)
+        except Exception as error:
+            self.fail("iterate", error)
+
+    cpdef object seek_ge(self, bytes key):
+        """See Engine."""
+        try:
+            return self.inner.seek_ge(key)
+        except Exception as error:
+            self.fail("seek_ge", error)
+
+    cpdef object seek_le(self, bytes key):
+        """See Engine."""
+        try:
+            return self.inner.seek_le(key)
+        except Exception as error:
+            self.fail("seek_le", error)
+
+    cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
+        """See Engine; the only call that may be busy."""
+        try:
+            self.inner.write(batch, index, term)
+        except errors.EngineBusy:
+            raise
+        except Exception as error:
+            self.fail("write", error)
+
+    cpdef tuple applied(self):
+        """See Engine."""
+        try:
+            return self.inner.applied()
+        except Exception as error:
+            self.fail("applied", error)
+
+    cpdef Engine view(self):
+        """See Engine; the view is guarded, too."""
+        try:
+            return GuardedEngine(self.inner.view(), self.name)
+        except Exception as error:
+            self.fail("view", error)
+
+    cpdef object size(self):
+        """See Engine."""
+        try:
+            return self.inner.size()
+        except Exception as error:
+            self.fail("size", error)
+
+    cpdef object size_in_use(self):
+        """See Engine."""
+        try:
+            return self.inner.size_in_use()
+        except Exception as error:
+            self.fail("size_in_use", error)
+
+    cpdef object restore(self, object stream):
+        """See Engine. What the stream raises passes, and FormatError, by which an engine says that it lacks something."""
+        cdef list caught = []
+        try:
+            self.inner.restore(watched(stream, caught))
+        except errors.FormatError:
+            raise
+        except Exception as error:
+            if caught and (caught[0] is error or caught[0] is error.__cause__ or caught[0] is error.__context__):
+                raise
+            self.fail("restore", error)
+
+    cpdef bint reclaim(self):
+        """See Engine."""
+        try:
+            return self.inner.reclaim()
+        except Exception as error:
+            self.fail("reclaim", error)
+        return False
+
+    cpdef object defragment(self):
+        """See Engine."""
+        try:
+            return self.inner.defragment()
+        except Exception as error:
+            self.fail("defragment", error)
+
+    cpdef object durable_applied(self):
+        """See Engine."""
+        try:
+            return self.inner.durable_applied()
+        except Exception as error:
+            self.fail("durable_applied", error)
+
+    cpdef object flush(self):
+        """See Engine."""
+        try:
+            self.inner.flush()
+        except Exception as error:
+            self.fail("flush", error)
+
+    cpdef object begin_flush(self):
+        """See Engine."""
+        try:
+            self.inner.begin_flush()
+        except Exception as error:
+            self.fail("begin_flush", error)
+
+    cpdef Engine stage(self):
+        """See Engine; the staged engine is guarded, too."""
+        cdef Engine made
+        try:
+            made = self.inner.stage()
+            return None if made is None else GuardedEngine(made, self.name)
+        except Exception as error:
+            self.fail("stage", error)
+
+    cpdef object seal(self):
+        """See Engine."""
+        try:
+            self.inner.seal()
+        except Exception as error:
+            self.fail("seal", error)
+
+    cpdef object adopt(self, Engine staged):
+        """See Engine."""
+        try:
+            self.inner.adopt((<GuardedEngine?>staged).inner)
+        except Exception as error:
+            self.fail("adopt", error)
+
+    cpdef object close(self):
+        """See Engine."""
+        try:
+            self.inner.close()
+        except Exception as error:
+            self.fail("close", error)
+
+
 cdef class MemoryCursor(EngineCursor):
     """Walks the tree as it was when the cursor was made."""
 

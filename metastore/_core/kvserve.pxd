@@ -42,6 +42,7 @@ cdef class KVServer:
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
     cdef bint must_wait(self, Waiter waiter)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
+    cdef int answer_all(self, list reads) except -1
     cdef bytes answer_range(self, bytes body, Waiter waiter)
     cdef int64_t go_on(self, Waiter waiter, object work, int64_t left) except -1
     cpdef serve_reads(self, list reads)

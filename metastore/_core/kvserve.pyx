@@ -106,9 +106,12 @@ cdef class KVServer:
             self.refused += 1
             if self.quota is None or not self.quota.hold(waiter, error):
                 waiter.fail(error)
-        except errors.MetaStoreError as error:
+        except errors.ApiError as error:
             self.refused += 1
             waiter.fail(error)
+        except BaseException:
+            waiter.fail(errors.Stopped())
+            raise
         return 0
 
     cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1:
@@ -195,7 +198,7 @@ cdef class KVServer:
             if self.refusal is not None:
                 raise self.refusal
             self.read(METHOD_CONFIRM, b"", waiter, False)
-        except errors.MetaStoreError as error:
+        except errors.ApiError as error:
             waiter.fail(error)
 
     cdef bint must_wait(self, Waiter waiter):
@@ -238,11 +241,24 @@ cdef class KVServer:
             return 0
         try:
             reply = self.answer_range(body, waiter) if method == METHOD_RANGE else self.store.txn(body)
-        except errors.MetaStoreError as error:
+        except errors.ApiError as error:
             waiter.fail(error)
         else:
             if reply is not None:
                 waiter.complete(reply)
+        return 0
+
+    cdef int answer_all(self, list reads) except -1:
+        """Answer reads one after the other; where one stops the node those behind it are told so."""
+        cdef size_t done = 0
+        try:
+            for waiter, method, body in reads:
+                done += 1
+                self.answer(method, body, waiter)
+        except BaseException:
+            for waiter, method, body in reads[done - 1:]:
+                waiter.fail(errors.Stopped())
+            raise
         return 0
 
     cdef bytes answer_range(self, bytes body, Waiter waiter):
@@ -289,11 +305,14 @@ cdef class KVServer:
         try:
             one = work if isinstance(work, LongRange) else start_range(self.store, work)
             reply = one.step(<size_t>left)
-        except errors.MetaStoreError as error:
+        except errors.ApiError as error:
             if isinstance(work, LongRange):
                 (<LongRange>work).close()
             waiter.fail(error)
             return 1
+        except BaseException:
+            waiter.fail(errors.Stopped())
+            raise
         if reply is not None:
             waiter.complete(reply)
         else:
@@ -312,8 +331,7 @@ cdef class KVServer:
 
     cpdef serve_reads(self, list reads):
         """Answer reads whose index has been applied."""
-        for waiter, method, body in reads:
-            self.answer(method, body, waiter)
+        self.answer_all(reads)
 
     cpdef list take_reads(self):
         """The reads gathered since the last call."""

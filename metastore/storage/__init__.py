@@ -11,7 +11,7 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, cast
 
 from .. import errors
-from .._core.engine import Engine
+from .._core.engine import Engine, GuardedEngine, MemoryEngine
 
 if TYPE_CHECKING:
     from ..config import StorageTable
@@ -20,16 +20,28 @@ GROUP = "metastore.storage"
 
 
 def open_engine(wanted: StorageTable, path: str) -> Engine:
-    """The configured engine on the folder `path`. Raises ConfigError, and what the engine raises."""
+    """The configured engine on the folder `path`. Raises ConfigError, EngineFailed, and what of
+    `errors` the engine raises."""
     make = load(wanted.engine)
     options = getattr(wanted, wanted.engine, None) if wanted.engine != "engine" else None
-    engine = make(path) if options is None else make(path, options)
+    try:
+        engine = make(path) if options is None else make(path, options)
+    except (errors.MetaStoreError, MemoryError):
+        raise
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        raise errors.EngineFailed(f"storage engine {wanted.engine!r}: cannot be opened: {told}") from error
     try:
         check_declared(engine, wanted.engine)
     except errors.ConfigError:
         engine.close()
         raise
-    return engine
+    return guarded(engine, wanted.engine)
+
+
+def guarded(engine: Engine, name: str) -> Engine:
+    """The engine called `name` with its failures told apart from those of requests. Ours in memory has none."""
+    return engine if type(engine) is MemoryEngine else GuardedEngine(engine, name)
 
 
 def check_declared(engine: Engine, name: str) -> None:

@@ -1,0 +1,322 @@
+"""An engine that fails in any of its calls, by whatever exception: the node stops, and nobody is told that his request
+was at fault. Else the member would go on with another state than the others."""
+
+from __future__ import annotations
+
+import random
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import messages as m
+from test_apply import Caller, entry, put, waiting
+
+from metastore import errors, storage
+from metastore._core.apply import Applier
+from metastore._core.batch import BatchProposer
+from metastore._core.codec import PayloadCodec
+from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.hashkv import Hasher
+from metastore._core.kvserve import KVServer
+from metastore._core.mvcc import Store
+from metastore._core.omap import OrderedMap
+from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
+from metastore.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
+from metastore.config import Config, LimitsTable
+from metastore.node import Node
+from metastore.storage import guarded
+
+pytestmark = pytest.mark.node_only
+
+CALLS = (
+    "get", "scan", "iterate", "seek_le", "write", "applied", "view", "size", "size_in_use", "reclaim", "defragment",
+    "durable_applied", "begin_flush", "stage", "restore", "seal", "adopt", "close",
+)  # fmt: skip
+# What an engine may raise: its library's, Python's own, and what looks like an error of a request.
+EXCEPTIONS: list[Callable[[], Exception]] = [
+    lambda: sqlite3.OperationalError("disk I/O error"), lambda: KeyError("k"), lambda: OSError(5, "Input/output error"),
+    lambda: errors.KeyNotFound(), lambda: errors.FormatError("of its own"), lambda: errors.EngineBusy("reading"),
+]  # fmt: skip
+
+
+class Flaky(Engine):
+    """An engine with files, as far as its callers can tell, that asks `trouble` in each call."""
+
+    persistent = True
+
+    def __init__(self, trouble: Callable[[str], None], inner: MemoryEngine | None = None) -> None:
+        self.trouble = trouble
+        self.memory = inner if inner is not None else MemoryEngine()
+
+    def get(self, key: bytes) -> bytes | None:
+        self.trouble("get")
+        return self.memory.get(key)
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        self.trouble("scan")
+        return self.memory.scan(start, end, reverse, limit)
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        self.trouble("iterate")
+        for pair in self.memory.iterate(start):
+            yield pair
+            self.trouble("iterate")
+
+    def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
+        self.trouble("seek_le")
+        return self.memory.seek_le(key)
+
+    def write(self, batch: OrderedMap, index: int, term: int) -> None:
+        self.trouble("write")
+        self.memory.write(batch, index, term)
+
+    def applied(self) -> tuple[int, int]:
+        self.trouble("applied")
+        return self.memory.applied()
+
+    def view(self) -> Engine:
+        self.trouble("view")
+        return Flaky(self.trouble, self.memory.view())  # type: ignore[arg-type]
+
+    def size(self) -> int:
+        self.trouble("size")
+        return self.memory.size()
+
+    def size_in_use(self) -> int:
+        self.trouble("size_in_use")
+        return self.memory.size_in_use()
+
+    def reclaim(self) -> bool:
+        self.trouble("reclaim")
+        return False
+
+    def defragment(self) -> float | None:
+        self.trouble("defragment")
+        return None
+
+    def durable_applied(self) -> int:
+        self.trouble("durable_applied")
+        return 0
+
+    def begin_flush(self) -> None:
+        self.trouble("begin_flush")
+
+    def stage(self) -> Engine:
+        self.trouble("stage")
+        return Flaky(self.trouble)
+
+    def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
+        self.trouble("restore")
+        self.memory.restore(stream)
+
+    def seal(self) -> None:
+        self.trouble("seal")
+
+    def adopt(self, staged: Engine) -> None:
+        self.trouble("adopt")
+        assert isinstance(staged, Flaky)
+        self.memory = staged.memory
+
+    def close(self) -> None:
+        self.trouble("close")
+
+
+def armed(call: str, make: Callable[[], Exception]) -> Callable[[str], None]:
+    """Raises in `call`."""
+
+    def trouble(now: str) -> None:
+        if now == call:
+            raise make()
+
+    return trouble
+
+
+def use(engine: Engine, call: str) -> object:
+    """Make one call, as this program makes it."""
+    if call == "write":
+        return engine.write(OrderedMap(), 2, 1)
+    if call == "iterate":
+        return list(engine.iterate(b""))
+    if call == "restore":
+        return engine.restore([(b"mapplied", bytes(16))])
+    if call == "adopt":
+        return engine.adopt(engine.stage())  # type: ignore[arg-type]
+    arguments: dict[str, tuple[Any, ...]] = {"get": (b"k",), "seek_le": (b"k",), "scan": (b"", None, False, 0)}
+    return getattr(engine, call)(*arguments.get(call, ()))
+
+
+@pytest.mark.parametrize("make", EXCEPTIONS)
+@pytest.mark.parametrize("call", CALLS)
+def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) -> None:
+    error = make()
+    engine = guarded(Flaky(armed(call, make)), "flaky")
+    if call == "write" and isinstance(error, errors.EngineBusy):
+        with pytest.raises(errors.EngineBusy):
+            use(engine, call)
+        return
+    if call == "restore" and isinstance(error, errors.FormatError):
+        with pytest.raises(errors.FormatError):  # by which an engine says that something is missing in the stream
+            use(engine, call)
+        return
+    with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as caught:
+        use(engine, call)
+    assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in caught.value.text
+    assert caught.value.exit_code == 6 and type(caught.value.__cause__) is type(error)
+    # The very same by what the engine gives away.
+    if call in ("get", "scan", "iterate", "seek_le", "close"):
+        quiet = Flaky(lambda _call: None)
+        view, staged = guarded(quiet, "flaky").view(), guarded(quiet, "flaky").stage()
+        for given in (view, staged):
+            assert given is not None
+            given.inner.trouble = armed(call, make)  # type: ignore[attr-defined]
+            with pytest.raises(errors.EngineFailed):
+                use(given, call)
+
+
+def test_what_is_not_the_engines_fault_passes() -> None:
+    def stream() -> Iterator[tuple[bytes, bytes]]:
+        yield (b"a", b"1")
+        raise ValueError("the stream's own")
+
+    quiet = guarded(Flaky(lambda _call: None), "flaky")
+    with pytest.raises(ValueError, match="the stream's own"):
+        quiet.restore(stream())
+    with pytest.raises(errors.EngineDamaged, match=r"storage engine 'flaky': get\(\) failed: block 7") as caught:
+        guarded(Flaky(armed("get", lambda: errors.DamagedData("block 7"))), "flaky").get(b"k")
+    assert caught.value.exit_code == 4
+    with pytest.raises(MemoryError):
+        guarded(Flaky(armed("get", MemoryError)), "flaky").get(b"k")
+
+
+def operation(chance: random.Random, number: int, revision: int) -> bytes:
+    """One of any kind, some of them at fault themselves."""
+    key = bytes([chance.choice(b"abcd")])
+    kind = chance.random()
+    if kind < 0.4:
+        return encode_op(PUT, number, put(key, b"%d" % number, ignore_value=chance.random() < 0.1))
+    if kind < 0.6:
+        body = m.DeleteRangeRequest(key=key, range_end=chance.choice([b"", b"\0"]), prev_kv=chance.random() < 0.5)
+        return encode_op(DELETE_RANGE, number, body.SerializeToString())
+    if kind < 0.7:
+        body = m.CompactionRequest(revision=max(1, revision - chance.randrange(6)))
+        return encode_op(COMPACT, number, body.SerializeToString())
+    if kind < 0.8:
+        return encode_op(ALARM, number, encode_change(chance.choice([ACTIVATE, DEACTIVATE]), 1, chance.choice(
+            [NOSPACE, CORRUPT])))
+    compare = m.Compare(key=key, target=m.CMP_VERSION, result=m.GREATER, version=chance.randrange(3))
+    puts = m.RequestOp(request_put=m.PutRequest(key=key, value=b"%d" % number))
+    asks = m.RequestOp(request_range=m.RangeRequest(key=b"a", range_end=b"\0"))
+    body = m.TxnRequest(compare=[compare], success=[asks, puts], failure=[puts, asks])
+    return encode_op(TXN, number, body.SerializeToString())
+
+
+def test_a_member_on_a_flaky_engine_has_the_state_of_the_others() -> None:
+    """It stops at each failure, is started again from what the engine holds, and applies the rest of the log."""
+    stops, chance = 0, random.Random(6)
+    for _ in range(25):
+        healthy = Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
+        log = []
+        for index in range(1, 80):
+            log.append(entry(healthy, index, *(operation(chance, index * 10 + n, healthy.store.revision)
+                                               for n in range(chance.randrange(1, 3)))))
+            healthy.apply_images(log[-1])
+            healthy.commit()
+
+        rates = [0.0]
+
+        def trouble(_call: str, rates: list[float] = rates) -> None:
+            if chance.random() < rates[-1]:
+                raise chance.choice(EXCEPTIONS)()
+
+        memory = MemoryEngine()
+        while memory.applied()[0] < len(log):
+            rates.append(0.0)
+            flaky = Applier(
+                Store(guarded(Flaky(trouble, memory), "flaky"), 3, 4), PayloadCodec(None, 1024, 1 << 20), {}
+            )
+            rates.append(0.02)
+            try:
+                for image in log[memory.applied()[0] :]:
+                    flaky.apply_images(image)
+                    flaky.commit()
+                    while flaky.store.sweep(3):
+                        pass
+            except errors.EngineFailed:
+                stops += 1
+            except errors.EngineBusy:
+                pass  # of a write: nothing is stored then
+        while healthy.store.sweep(100):
+            pass
+        while (swept := Store(memory, 3, 4)).sweep(100):
+            pass
+        swept.commit(len(log), 2)
+        assert hashed(memory) == hashed(healthy.store.engine)
+        assert flaky.store.revision == healthy.store.revision
+    assert stops > 100
+
+
+def hashed(engine: Engine) -> int:
+    hasher = Hasher(engine.view())
+    while hasher.step(1000):
+        pass
+    return hasher.hash
+
+
+def test_reads_stop_the_node_too() -> None:
+    for call, body in (
+        ("seek_le", m.RangeRequest(key=b"a", serializable=True)),
+        ("iterate", m.RangeRequest(key=b"a", range_end=b"\0", serializable=True)),
+    ):
+        engine = Flaky(lambda _call: None)
+        made = Applier(Store(guarded(engine, "flaky"), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
+        waiting(made, 7)
+        made.apply_images(entry(made, 1, encode_op(PUT, 7, put(b"a"))))
+        made.commit()
+        proposer = BatchProposer(50, 1 << 20, 0.002, 100, 1 << 20, True)
+        kv = KVServer(made.store, proposer, {}, 1, LimitsTable())
+        caller = Caller()
+        engine.trouble = armed(call, lambda: errors.KeyNotFound())
+        with pytest.raises(errors.EngineFailed, match=call):
+            kv.call("Range", body.SerializeToString(), caller, 0.0)
+        assert isinstance(caller.result, errors.Stopped), "the client was told that its request was at fault"
+
+
+@pytest.mark.parametrize(
+    "call", ["seek_le", "iterate", "write", "view", "size", "begin_flush", "durable_applied", "reclaim", "close"]
+)
+def test_a_node_stops_with_the_engines_sentence(call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing: set[str] = set()
+
+    def trouble(now: str) -> None:
+        if now in failing:
+            raise sqlite3.DatabaseError("database disk image is malformed")
+
+    monkeypatch.setattr(storage, "load", lambda _name: lambda _path: Flaky(trouble))
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")},
+        listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+        storage={"engine": "flaky"},
+        maintenance={"snapshot_count": 10, "snapshot_min_size": "1KiB"},
+    )
+    node = Node(config)
+    node.start()
+    node.put(b"a", b"1")
+    failing.add(call)
+    try:
+        for number in range(40):
+            node.put(b"k%d" % number, b"v" * 100)
+            node.get_prefix(b"")
+        if call in ("view", "reclaim"):
+            node._server.call_soon_threadsafe(  # type: ignore[union-attr]
+                lambda: node._server.upkeep.hash_kv(0, False, lambda: False, lambda *_: None))  # type: ignore[union-attr]
+        if call == "close":
+            node.stop()
+    except (errors.Stopped, errors.Timeout):
+        pass
+    with pytest.raises(errors.EngineFailed) as caught:
+        node.wait(20)
+    assert caught.value.text == (
+        f"storage engine 'flaky': {call}() failed: DatabaseError: database disk image is malformed"
+    )
