@@ -13,6 +13,10 @@ One turn (`pump`), see DESIGN "The life of a put":
 3. `on_disk` tells the core what is durable. Only then does a sole voter's own vote count, the commit index move, and
    a reply leave.
 
+Entries are applied strictly in the order of the log, membership changes among them, so that what an entry does never
+hangs on where a Ready ends. In front of a membership change the applying stops until the commit index that allows it is
+durable: no crash may take a member back to an older membership than it has worked with.
+
 An engine may be busy (EngineBusy): then nothing further is applied, and what is applied stays in the store's overlay,
 where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile;
 writes wait for their replies, and the bounds on what is in flight push back.
@@ -31,10 +35,12 @@ from typing import TYPE_CHECKING, Any
 
 from . import errors
 from ._core.batch import frame, unframe
+from ._core.entry import decode_entry
 from ._core.op import MEMBER, decode_op
 from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
-from .membership import ADD, ADD_LEARNER, PROMOTE, Change, Roster, check_healthy
+from .changes import Changes
+from .membership import Change, Roster
 
 if TYPE_CHECKING:
     from ._core.apply import Applier
@@ -42,15 +48,14 @@ if TYPE_CHECKING:
     from ._core.codec import PayloadCodec
     from ._core.kvserve import KVServer
     from ._core.raft import RawNode
-    from ._core.raftpb import Message, Ready, Snapshot
+    from ._core.raftpb import ConfState, Message, Ready, Snapshot
+    from .membership import RosterState
     from .ports import Transport
 
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
 READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
-MAX_CHANGES = 100  # changes of the membership that wait for their turn
-PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
 
 
 def refusal_code(error: errors.ApiError) -> int:
@@ -79,10 +84,18 @@ def _no_snapshots(snapshot: Snapshot, _done: Callable[[], None]) -> None:
 class Driver:
     """Carries Readies of one Raft node to its log, peers, state and waiters.
 
-    `log` is the write-ahead log (`append`, `submit`, `idle`, `poll`, `mark`); `request_timeout` and `idle_mark_after`
-    are in seconds; `passing` is told the failpoints "apply.before" and "apply.after"; `members_changed` is called after
-    a change of the roster was applied. Not thread-safe: one thread calls all methods.
+    `log` is the write-ahead log (see storage/wal.py); `request_timeout` and `idle_mark_after`
+    are in seconds; `passing` is told the failpoints "apply.before", "apply.after" and, behind a membership change,
+    "apply.member"; `members_changed` is called after a change of the roster was applied, `roster_mended` with the one
+    that this member had and the one that it took over from the leader. Not thread-safe: one thread calls all methods.
     """
+
+    # Entry images that are to be applied, and the offset up to which they are; None: none.
+    _images: Any = None
+    _at = 0
+    _conf_due: ConfState | None = None  # a membership that the core is to work with
+    _hard_state: Any = None  # the newest that a Ready had
+    _commit_asked = 0  # the commit index that the log was asked to make durable
 
     def __init__(
         self,
@@ -99,6 +112,7 @@ class Driver:
         idle_mark_after: float = 0.1,
         passing: Callable[[str], None] = lambda _point: None,
         members_changed: Callable[[], None] = lambda: None,
+        roster_mended: Callable[[RosterState, RosterState], None] = lambda _before, _told: None,
     ) -> None:
         self.raw = raw
         self.log = log
@@ -112,6 +126,7 @@ class Driver:
         self.idle_mark_after = idle_mark_after
         self.passing = passing
         self.members_changed = members_changed
+        self.roster_mended = roster_mended
         self.leader_id = 0
         #: Called with a snapshot out of a Ready, and with what is to be called in this thread when the engine has it.
         self.install: Callable[[Snapshot, Callable[[], None]], None] = _no_snapshots
@@ -136,8 +151,7 @@ class Driver:
         self._marks: deque[tuple[float, int]] = deque()
         self._orphans: deque[tuple[float, int]] = deque()
         self._silent: set[int] = set()
-        self._changes: deque[tuple[int, int, bytes, Change]] = deque()
-        self._change_proposed = 0
+        self.changes = Changes(raw, roster, codec, self._silent, self._refuse_change)
         self._round: list[Any] = []
         # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
         self._round_number = kv.next_id
@@ -161,7 +175,7 @@ class Driver:
         """Whether nothing is queued, in the log's hands or waited for."""
         return not (
             self.kv.waiters or self.proposer.queued or self._unreported or self._round or self._waiting_reads
-            or self._unwritten
+            or self._unwritten or self._images is not None
         )  # fmt: skip
 
     def campaign(self) -> None:
@@ -177,6 +191,8 @@ class Driver:
         applied = 0
         if self.retry_at is not None and self.retry_at <= now:
             self._commit(now)
+        if self._images is not None and self.retry_at is None:
+            self._apply_on(now)
         self._propose(now)
         self._start_reads(now)
         while self.raw.has_ready():
@@ -261,7 +277,7 @@ class Driver:
         if self.kv.closed_to_writes is not None:
             raise self.kv.closed_to_writes
         if operation.kind == MEMBER:
-            self._queue_change(sender, data)
+            self.changes.queue(sender, data)
         else:
             self.kv.check_forwarded(operation.kind, operation.request)
             self.proposer.add(data, now)
@@ -281,32 +297,12 @@ class Driver:
 
         Raises ApiError when it is surely not logged; the caller takes the waiter out again."""
         if self.is_leader:
-            self._queue_change(self.raw.id, operation)
+            self.changes.queue(self.raw.id, operation)
         elif self.leader_id:
             if not self.transport.forward(self.leader_id, frame([operation])):
                 raise errors.Unhealthy()
         else:
             raise errors.NoLeader()
-
-    def _queue_change(self, sender: int, operation: bytes) -> None:
-        """Have a change of `sender` (perhaps this member) judged when the roster is current. Raises FormatError.
-
-        A follower may have applied, and told a client of, what the leader has not: a quorum is durable before the
-        leader's own disk is, and a new leader knows late what is committed. All of that is in the leader's log."""
-        if len(self._changes) >= MAX_CHANGES:
-            raise errors.TooManyRequests()
-        change = Change.decode(decode_op(operation).request)
-        change.check_size()
-        self._changes.append((self.raw.status().last_index, sender, operation, change))
-
-    def _judge_changes(self, now: float) -> None:
-        """Propose or refuse the changes whose time has come, one after the other."""
-        while self._changes and max(self._changes[0][0], self._change_proposed) <= self.applier.applied_index:
-            _, sender, operation, change = self._changes.popleft()
-            try:
-                self._lead_member_change(operation, change, now)
-            except errors.ApiError as error:
-                self._refuse_change(sender, operation, error)
 
     def _refuse_change(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
         ident = decode_op(operation).request_id
@@ -317,34 +313,26 @@ class Driver:
         if waiter is not None:
             waiter.fail(error)
 
-    def _lead_member_change(self, operation: bytes, change: Change, now: float) -> None:
-        if change.action not in (ADD, ADD_LEARNER):
-            self.roster.check(change)
-        conf_change = change.conf_change(operation)
-        if conf_change is None:
-            self.proposer.add(operation, now)
-            return
-        status = self.raw.status()
-        # Raft forgets a peer after an election timeout only; its connection tells at once.
-        heard = {ident for ident, peer in status.progress.items() if peer.recent_active}
-        active = frozenset(heard - self._silent | {self.raw.id})
-        if change.action == PROMOTE:
-            progress = status.progress.get(change.member.id)
-            if progress is None or progress.match < status.last_index * PROMOTE_RATIO:
-                raise errors.LearnerNotReady()
-        check_healthy(self.roster, change, self.raw.id, active)
-        self.roster.check(change)
-        try:
-            self.raw.propose_conf_change(conf_change)
-        except ConfChangeError as error:
-            raise errors.Unhealthy() from error
-        self._change_proposed = self.raw.status().last_index
-
     def _apply_member(self, request: bytes) -> bytes:
-        """A committed operation that changes a member's record and not Raft's membership."""
-        self.roster.apply(Change.decode(request))
+        """A committed operation on the roster that is no entry of its own type."""
+        change = Change.decode(request)
+        if change.roster is None:
+            self.roster.apply(change)
+        else:
+            self._restate(change.roster)
         self.members_changed()
         return b""
+
+    def _restate(self, told: RosterState) -> None:
+        """What the leader says the roster is, at this place in the log."""
+        before = self.roster.restate(told)
+        if before is None:
+            return
+        self.roster_mended(before, told)
+        if told.conf_state != self.raw.conf_state:
+            # Nothing behind this entry is applied before the core works with it.
+            self._conf_due = told.conf_state
+            self.applier.pause = True
 
     def _apply_conf_change(self, entry: Any) -> None:
         change = decode_conf_change(entry.type, entry.data)
@@ -352,19 +340,17 @@ class Driver:
             self.roster.set_conf_state(self.raw.apply_conf_change(change))
             return
         operation = decode_op(change.context)
-        waiter = self.kv.waiters.pop(operation.request_id, None)
         try:
             member_change = Change.decode(operation.request)
             self.roster.check(member_change)
             self.roster.apply(member_change, self.raw.apply_conf_change(change))
         except (errors.ApiError, ConfChangeError) as error:
             # Decided by the log alone, so the same on every node; Raft's membership has not changed either.
-            if waiter is not None:
-                waiter.fail(error if isinstance(error, errors.ApiError) else errors.Unhealthy())
+            error = error if isinstance(error, errors.ApiError) else errors.Unhealthy()
+            self.applier.answer(operation.request_id, error)
             return
         self.members_changed()
-        if waiter is not None:
-            waiter.complete(b"")
+        self.applier.answer(operation.request_id, b"")
 
     # ---- writes
 
@@ -373,8 +359,7 @@ class Driver:
             if self.leader_id and self.proposer.queued:
                 self._forward(now)
             return
-        if self._changes:
-            self._judge_changes(now)
+        self.changes.judge(now)
         proposer = self.proposer
         while proposer.queued:
             payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
@@ -418,6 +403,7 @@ class Driver:
     def _persist(self, ready: Ready, now: float) -> bool:
         state = ready.hard_state
         if state is not None:
+            self._hard_state = state
             self.term = state.term
             self.applier.store.raft_term = state.term
         if ready.snapshot is not None:
@@ -464,6 +450,7 @@ class Driver:
             # A newer one came meanwhile.
             return
         self._installing = None
+        self._images = self._conf_due = None
         # What was applied and not written is in the snapshot, too.
         self._written()
         self.applier.release()
@@ -476,10 +463,57 @@ class Driver:
 
     def _apply(self, ready: Ready, now: float) -> None:
         self.passing("apply.before")
-        for entry in self.applier.apply_images(ready.committed_images):
+        self._images, self._at = ready.committed_images, 0
+        self._apply_on(now)
+
+    def _apply_on(self, now: float) -> None:
+        """Apply what was handed out, strictly in the order of the log, up to its end or to a membership change whose
+        turn it is not yet."""
+        images, applier = self._images, self.applier
+        if self.raw.restoring:
+            # The core works with the snapshot's membership already, and what is left here is in the snapshot.
+            self._images = None
+            return
+        while True:
+            if self._conf_due is not None:
+                if not self._change_may_take_effect(applier.applied_index):
+                    break
+                self.raw.enter_conf(self._conf_due)
+                self._conf_due = None
+            if self._at == len(images):
+                self._images = None
+                break
+            self._at = applier.apply_images(images, self._at)
+            if self._at == len(images) or applier.pause:
+                continue
+            entry, behind = decode_entry(images, self._at)
+            if not self._change_may_take_effect(entry.index):
+                break
             self._apply_conf_change(entry)
-        self._unwritten = ready.committed_last
-        self._commit(now)
+            applier.passed(entry.index, entry.term)
+            self._at = behind
+            self.passing("apply.member")
+        if applier.applied_index > self.raw.applied:
+            self._unwritten = applier.applied_index
+            self._commit(now)
+        else:
+            self.raw.apply_held = self._images is not None
+
+    def _change_may_take_effect(self, index: int) -> bool:
+        """Whether the commit index that allows the membership change of entry `index` is durable here; if not, the
+        log is asked to make it so, and tells through `on_disk`.
+
+        Else a crash could take the member back to the membership before, by whose rules it might find no quorum any
+        more, or one that others know nothing of."""
+        if self.log.durable_commit >= index:
+            return True
+        if self._commit_asked < index:
+            assert self._hard_state is not None and self._hard_state.commit >= index, "committed, and nobody said so"
+            self.log.save_commit(self._hard_state)
+            self._commit_asked = self._hard_state.commit
+            self._late = None
+            self.log.submit()
+        return False
 
     def _commit(self, now: float) -> None:
         """Have the engine write what is applied, and answer who waits for it; all of that later if it is busy."""
@@ -501,7 +535,7 @@ class Driver:
         """Nothing is applied that the engine does not have."""
         self._unwritten = 0
         self.retry_at = None
-        self.raw.apply_held = False
+        self.raw.apply_held = self._images is not None
 
     def _passed(self, last: int) -> None:
         """The state has come to entry `last`: settle accounts, serve the reads that waited for it."""
@@ -557,10 +591,7 @@ class Driver:
         if before == lead:
             return
         self._round_again = now
-        while self._changes:
-            _, sender, operation, _ = self._changes.popleft()
-            self._refuse_change(sender, operation, errors.LeaderChanged())
-        self._change_proposed = 0
+        self.changes.drop()
         if before:
             # What went to the old leader may still be committed by the new one; it gets a little time for that.
             self._orphans.append((now + LEADER_GRACE, self.kv.next_id))

@@ -40,6 +40,7 @@ NAMES = (
     "wal.read",
     "wal.release",
     "apply.before",
+    "apply.member",
     "apply.after",
     "snapshot.write",
     "snapshot.sync",

@@ -22,6 +22,7 @@ from .membership import (
     Identity,
     Member,
     Roster,
+    RosterState,
     check_peer_urls,
     new_member_id,
 )
@@ -45,6 +46,12 @@ class Peers(Protocol):
 
     def expect(self, ident: int, incarnation: str) -> None:
         """The data directory of that member has this incarnation; refuse another."""
+
+
+def _names(members: Iterable[Member]) -> str:
+    """Members for people."""
+    told = (f"{m.name or '(no name)'} {m.id:016x} {','.join(m.peer_urls)}" for m in members)
+    return "; ".join(sorted(told)) or "none"
 
 
 class Outcome(Waiter):
@@ -96,7 +103,9 @@ class Members:
         self.roster = roster
         self.identity = identity
         self.peers: Peers | None = None
-        self.published = False
+        self.published = False  # the roster says who and where we are
+        self.settled = False  # and the leader knows that we have started; nothing is left to be published
+        self._told = False
         self._publishing = False
         self._publish_again = 0.0
 
@@ -109,6 +118,7 @@ class Members:
 
     def refresh(self) -> None:
         """The roster has changed."""
+        self.settled = False
         if self.peers is None:
             return
         known = {member.id: member for member in self.identity.contacts}
@@ -122,6 +132,16 @@ class Members:
             if member.incarnation:
                 self.peers.expect(ident, member.incarnation)
 
+    def mended(self, before: RosterState, told: RosterState) -> None:
+        """This member's roster was not the leader's, and is from now on."""
+        had, has = set(before.members), set(told.members)
+        log.warning(
+            "the roster of this member (%s) differs from the leader's (%s), which it takes over: gone are %s and "
+            "removed ids %s, %s; instead there are %s and removed ids %s, %s", before.digest, told.digest, _names(had - has),
+            sorted(before.removed - told.removed), before.conf_state, _names(has - had),
+            sorted(told.removed - before.removed), told.conf_state,
+        )  # fmt: skip
+
     @property
     def removed(self) -> bool:
         """Whether the applied log says that this member is none any more."""
@@ -130,20 +150,23 @@ class Members:
     # ---- changes
 
     def publish(self, name: str, client_urls: tuple[str, ...], now: float) -> None:
-        """Have the roster say who and where we are; called until `published`."""
+        """Have the roster say who and where we are; called until `settled`.
+
+        Also once where ours says so already: the leader's may be another one, and states itself in answer to it."""
         own = self.roster.members.get(self.identity.member_id)
-        if self.published or self._publishing or now < self._publish_again or not self.driver.leader_id or own is None:
+        if self.settled or self._publishing or now < self._publish_again or not self.driver.leader_id or own is None:
             return
         told = Member(own.id, name, own.peer_urls, client_urls, own.is_learner, self.identity.incarnation)
-        if told == own:
-            self.published = True
+        self.published = told == own
+        if self.published and (self._told or len(self.roster.members) == 1):
+            self.settled = True
             return
         self._publishing = True
         self._publish_again = now + PUBLISH_RETRY
 
         def done(error: errors.MetaStoreError | None) -> None:
             self._publishing = False
-            self.published = error is None
+            self._told = self.published = error is None
             if error is not None:
                 log.info("publishing this member again: %s", error)
 

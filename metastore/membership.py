@@ -33,6 +33,7 @@ MAX_INCARNATION = 64  # bytes
 
 ADD, ADD_LEARNER, REMOVE, PROMOTE = "add", "add_learner", "remove", "promote"
 UPDATE, PUBLISH = "update", "publish"
+RESTATE = "restate"  # the leader's whole roster, which every member takes over as it is
 CONF_CHANGE_TYPES = {ADD: 0, REMOVE: 1, ADD_LEARNER: 3, PROMOTE: 0}  # raftpb.ConfChangeType
 
 META_MEMBERS = b"members"
@@ -187,25 +188,59 @@ def check_peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
+class RosterState:
+    """All of a roster: the members by ascending id, the ids that must never come back, and Raft's view of it."""
+
+    members: tuple[Member, ...]
+    removed: frozenset[int]
+    conf_state: ConfState
+
+    def records(self) -> dict[str, Any]:
+        """Members and removed ids in JSON's terms."""
+        return {"members": [asdict(member) for member in self.members], "removed": sorted(self.removed)}
+
+    @classmethod
+    def from_records(cls, record: dict[str, Any], conf_state: ConfState) -> RosterState:
+        """Inverse of `records`. Raises KeyError, TypeError, ValueError."""
+        members = sorted((Member.from_record(member) for member in record["members"]), key=lambda member: member.id)
+        return cls(tuple(members), frozenset(int(ident) for ident in record["removed"]), conf_state)
+
+    @property
+    def digest(self) -> str:
+        """Sixteen hex digits that are the same on two members if their rosters are."""
+        data = _json({**self.records(), "conf_state": self.conf_state.encode().hex()})
+        return hashlib.sha256(data).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
-    """One membership operation: `action` and the member it is about (for REMOVE and PROMOTE only its id counts)."""
+    """One membership operation: `action` and the member it is about (for REMOVE and PROMOTE only its id counts, for
+    RESTATE it is the leader). roster: what a RESTATE states, None for all others."""
 
     action: str
     member: Member
+    roster: RosterState | None = None
 
     def encode(self) -> bytes:
         """The request of an operation of kind MEMBER."""
-        return _json({"action": self.action, "member": asdict(self.member)})
+        record: dict[str, Any] = {"action": self.action, "member": asdict(self.member)}
+        if self.roster is not None:
+            record["roster"] = {**self.roster.records(), "conf_state": self.roster.conf_state.encode().hex()}
+        return _json(record)
 
     @classmethod
     def decode(cls, data: bytes) -> Change:
         """Inverse of `encode`. Raises FormatError."""
         record = _parse(data, "membership operation")
         try:
-            change = cls(str(record["action"]), Member.from_record(record["member"]))
+            action, told = str(record["action"]), None
+            if action == RESTATE:
+                conf_state = ConfState.decode(bytes.fromhex(record["roster"]["conf_state"]))
+                told = RosterState.from_records(record["roster"], conf_state)
+            change = cls(action, Member.from_record(record["member"]), told)
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"membership operation cannot be read: {error}") from error
-        if change.action not in (*CONF_CHANGE_TYPES, UPDATE, PUBLISH) or not 0 < change.member.id < 1 << 64:
+        if change.action not in (*CONF_CHANGE_TYPES, UPDATE, PUBLISH, RESTATE) or not 0 < change.member.id < 1 << 64:
             raise errors.FormatError(f"membership operation: {change.action!r} of member {change.member.id}")
         return change
 
@@ -244,23 +279,30 @@ class Roster:
         data = self.store.get_meta(META_MEMBERS)
         if data is None:
             self.members = {member.id: member for member in self.initial}
+            self.removed = frozenset()
             self.conf_state = ConfState(voters=tuple(sorted(self.members)))
             return
-        record = _parse(data, "member records")
-        try:
-            found = [Member.from_record(member) for member in record["members"]]
-            self.removed = frozenset(int(ident) for ident in record["removed"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise errors.FormatError(f"member records cannot be read: {error}") from error
-        self.members = {member.id: member for member in found}
         state = self.store.get_meta(META_CONF_STATE)
         if state is None:
             raise errors.FormatError("member records without a membership of Raft")
-        self.conf_state = ConfState.decode(state)
+        try:
+            self._take(RosterState.from_records(_parse(data, "member records"), ConfState.decode(state)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise errors.FormatError(f"member records cannot be read: {error}") from error
+
+    @property
+    def state(self) -> RosterState:
+        """All of it."""
+        members = tuple(self.members[ident] for ident in sorted(self.members))
+        return RosterState(members, self.removed, self.conf_state)
+
+    def _take(self, state: RosterState) -> None:
+        self.members = {member.id: member for member in state.members}
+        self.removed = state.removed
+        self.conf_state = state.conf_state
 
     def _save(self) -> None:
-        members = [asdict(self.members[ident]) for ident in sorted(self.members)]
-        self.store.put_meta(META_MEMBERS, _json({"members": members, "removed": sorted(self.removed)}))
+        self.store.put_meta(META_MEMBERS, _json(self.state.records()))
         self.store.put_meta(META_CONF_STATE, self.conf_state.encode())
 
     def check(self, change: Change) -> None:
@@ -303,6 +345,14 @@ class Roster:
         if conf_state is not None:
             self.conf_state = conf_state
         self._save()
+
+    def restate(self, state: RosterState) -> RosterState | None:
+        """Take over the leader's roster as it is; the one before, where that was another one."""
+        before = self.state
+        self._take(state)
+        # Also where it is the same: a roster that was never changed has no records yet, and they are compared too.
+        self._save()
+        return None if before == state else before
 
     def set_conf_state(self, conf_state: ConfState) -> None:
         """A change of Raft's membership that is no member's (leaving a joint configuration)."""

@@ -248,6 +248,7 @@ class Server:
             request_timeout=limits.request_timeout,
             passing=self.failpoints.hit,
             members_changed=self._members_changed,
+            roster_mended=lambda before, told: self.membership.mended(before, told),
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.upkeep = Upkeep(
@@ -466,6 +467,8 @@ class Server:
         self.upkeep.turn()
         if not self.ready:
             self._announce(now)
+        elif not self.membership.settled:
+            self.membership.publish(self.config.node.name, self.view.client_urls, now)
         if self.driver.leader_id != self.told_leader:
             self.told_leader = self.driver.leader_id
             log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)

@@ -409,6 +409,8 @@ def operation_fields(op: Operation) -> dict[str, Any]:
         change = Change.decode(op.request)
         made |= {"action": change.action, "member": f"{change.member.id:016x}", "name": change.member.name}
         made["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
+        if change.roster is not None:
+            made["roster"] = change.roster.digest
     elif op.kind == ALARM:
         action, (member, alarm) = decode_change(op.request)
         made |= {"action": "raise" if action == ACTIVATE else "clear", "alarm": NAMES.get(alarm, "none")}

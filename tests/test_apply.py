@@ -14,7 +14,7 @@ from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
-from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
+from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
 from metastore.storage.memory import MemoryEngine
 
@@ -56,7 +56,8 @@ def test_replies_come_after_the_commit_and_in_order() -> None:
     made = applier()
     made.store.raft_term = 6
     first, second = waiting(made, 10, 2**64 - 1)
-    assert made.apply_images(entry(made, 1, encode_op(PUT, 10, put(b"a")), encode_op(PUT, 2**64 - 1, put(b"b")))) == []
+    images = entry(made, 1, encode_op(PUT, 10, put(b"a")), encode_op(PUT, 2**64 - 1, put(b"b")))
+    assert made.apply_images(images) == len(images)
     assert first.result is None and made.store.engine.applied() == (0, 0) and made.waiters == {}
     made.commit()
     assert first.result is None and made.store.engine.applied() == (1, 2)
@@ -136,11 +137,54 @@ def test_entries_already_applied_and_empty_ones_are_passed_over() -> None:
     assert again.store.revision == 3 and again.applied_index == 3
 
 
-def test_other_entries_are_handed_back() -> None:
+def test_it_stops_in_front_of_a_membership_change() -> None:
     made = applier()
-    change = Entry(2, 1, 2, b"change")
-    assert made.apply_images(encode_entry(change) + entry(made, 2, encode_op(PUT, 1, put(b"a")))) == [change]
-    assert made.applied_index == 2 and made.store.revision == 2
+    before, change = entry(made, 1, encode_op(PUT, 1, put(b"a"))), encode_entry(Entry(2, 2, 2, b"change"))
+    images = before + change + entry(made, 3, encode_op(PUT, 2, put(b"a")))
+    for _ in range(2):
+        assert made.apply_images(images) == len(before)
+        assert made.applied_index == 1 and made.store.revision == 2
+    made.passed(2, 2)
+    assert made.apply_images(images, len(before) + len(change)) == len(images)
+    assert made.applied_index == 3 and made.store.revision == 3
+
+
+def test_it_stops_behind_an_entry_that_wants_it() -> None:
+    made = applier()
+
+    def stop(_request: bytes) -> bytes:
+        made.pause = True
+        return b""
+
+    made.on_member = stop
+    first = entry(made, 1, encode_op(MEMBER, 1, b""), encode_op(PUT, 2, put(b"a")))
+    images = first + entry(made, 2, encode_op(PUT, 3, put(b"a")))
+    assert made.apply_images(images) == len(first)
+    assert made.applied_index == 1 and made.store.revision == 2
+    assert made.apply_images(images, len(first)) == len(images) and made.applied_index == 2
+
+
+def test_answers_of_the_caller_keep_their_place() -> None:
+    told: list[int] = []
+
+    class Noting(Caller):
+        def complete(self, reply: bytes) -> None:
+            super().complete(reply)
+            told.append(ident[self])
+
+    made = applier()
+    callers = [Noting() for _ in range(3)]
+    ident = {caller: number for number, caller in enumerate(callers)}
+    made.waiters.update(enumerate(callers))
+    made.apply_images(entry(made, 1, encode_op(PUT, 0, put(b"a"))))
+    made.answer(1, b"")
+    made.answer(77, b"nobody waits for this")
+    made.passed(2, 2)
+    made.apply_images(entry(made, 3, encode_op(PUT, 2, put(b"a"))))
+    assert not told
+    made.commit()
+    made.release()
+    assert told == [0, 1, 2]
 
 
 def test_damage_is_this_nodes_trouble() -> None:

@@ -68,6 +68,7 @@ FLOORS = {
     "_core.hashkv": 3,
     "upkeep": 7,
     "driver": 3,
+    "changes": 3,
     "snapformat": 3,
     "snappolicy": 3,
     "membership": 3,

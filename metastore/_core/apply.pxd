@@ -25,6 +25,7 @@ cdef class Applier:
     cdef readonly object alarms           # alarms.Alarms: which are raised, in the state as applied
     cdef readonly int barred              # their kinds as bits; 0: nothing is refused for them
     cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError
+    cdef public bint pause                # stop behind the entry under way
     cdef FrameReader frames
     cdef list who
     cdef list what
@@ -32,6 +33,8 @@ cdef class Applier:
     cdef int apply_payload(self, const EntryView* view) except -1
     cdef int apply_operation(self, const uint8_t* p, size_t n) except -1
     cdef bytes execute(self, const OpView* op, bint want)
-    cpdef list apply_images(self, object images)
+    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=*) except -1
+    cpdef passed(self, uint64_t index, uint64_t term)
+    cpdef answer(self, uint64_t request_id, object result)
     cpdef commit(self)
     cpdef Py_ssize_t release(self)

@@ -12,7 +12,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from metastore import errors
 from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
-from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_of_view, entry_raise, entry_read
+from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
                                  op_read)
@@ -43,7 +43,8 @@ cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except
 cdef class Applier:
     """Applies committed entries to a store and keeps the results until the write is done.
 
-    `waiters` maps request ids to those who wait; ids met are popped. Per Ready: apply_images(), commit(), release().
+    `waiters` maps request ids to those who wait; ids met are popped. Per Ready: apply_images() up to the end of the
+    images, commit(), release().
     """
 
     def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None):
@@ -57,36 +58,48 @@ cdef class Applier:
         self.what = []
         self.applied_index, self.applied_term = store.engine.applied()
 
-    cpdef list apply_images(self, object images):
-        """Apply concatenated entry images (any buffer); entries up to `applied_index` are passed over.
+    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0) except -1:
+        """Apply concatenated entry images (any buffer) from offset `at` on; gives the offset where it stopped.
 
-        Returns the entries that are not normal ones, for the driver. Raises FormatError (an image or a payload that
-        cannot be read), MemoryError, engine errors.
+        It stops in front of an entry that changes the membership: the caller carries that out, says `passed`, and goes on
+        behind it, so that everything takes effect in the order of the log. It also stops behind an entry that has set
+        `pause`. Entries up to `applied_index` are passed over. Raises FormatError (an image or a payload that cannot be
+        read), MemoryError, engine errors.
         """
         cdef const uint8_t[::1] data = images
         cdef const uint8_t* p
-        cdef size_t left = data.shape[0]
+        cdef Py_ssize_t size = data.shape[0]
         cdef EntryView view
         cdef int answer
-        cdef list others = []
-        if left == 0:
-            return others
+        if size == 0:
+            return 0
         p = &data[0]
-        while left:
-            answer = entry_read(p, left, &view, False)
+        self.pause = False
+        while at < size and not self.pause:
+            answer = entry_read(p + at, size - at, &view, False)
             if answer != ENTRY_OK:
-                entry_raise(answer, data.shape[0] - left)
-            p += view.size
-            left -= view.size
-            if view.index <= self.applied_index:
-                continue
-            if view.type != ENTRY_NORMAL:
-                others.append(entry_of_view(&view))
-            elif view.n:
-                self.apply_payload(&view)
-            self.applied_index = view.index
-            self.applied_term = view.term
-        return others
+                entry_raise(answer, at)
+            if view.index > self.applied_index:
+                if view.type != ENTRY_NORMAL:
+                    break
+                if view.n:
+                    self.apply_payload(&view)
+                self.applied_index = view.index
+                self.applied_term = view.term
+            at += view.size
+        return at
+
+    cpdef passed(self, uint64_t index, uint64_t term):
+        """The caller has carried out entry `index`, in front of which `apply_images` stopped."""
+        self.applied_index = index
+        self.applied_term = term
+
+    cpdef answer(self, uint64_t request_id, object result):
+        """Keep the reply (bytes) or the error of an operation that the caller has carried out until `release`."""
+        cdef object waiter = self.waiters.pop(request_id, None)
+        if waiter is not None:
+            self.who.append(waiter)
+            self.what.append(result)
 
     cdef int apply_payload(self, const EntryView* view) except -1:
         cdef const uint8_t* p

@@ -479,7 +479,12 @@ cdef class RawNode(Election):
     def apply_conf_change(self, change):
         """A committed membership change takes effect -> the new ConfState. Raises ConfChangeError if it is not
         possible (on every node alike; then nothing has changed and the caller goes on)."""
-        self.use_conf(apply_change(self.conf_state, change))
+        return self.enter_conf(apply_change(self.conf_state, change))
+
+    def enter_conf(self, ConfState conf not None):
+        """This membership takes effect, at once and whole -> `conf`. For a node whose membership is not that of the others:
+        changes go through `apply_conf_change`."""
+        self.use_conf(conf)
         if self.state != STATE_LEADER:
             return self.conf_state
         if not self.promotable:

@@ -105,6 +105,16 @@ cdef class NodeState:
         return self.log.last_index
 
     @property
+    def changing(self):
+        """On a leader: whether a membership change may be in the log that is not applied, or has more to come."""
+        return self.pending_conf_index > self.log.applied or bool(self.conf_state.voters_outgoing)
+
+    @property
+    def restoring(self):
+        """Whether a snapshot that came in is to take the place of the state; the membership is already the snapshot's."""
+        return self.log.pending_snapshot is not None
+
+    @property
     def persisted(self):
         """Index up to which the log is durable here."""
         return self.log.persisted

@@ -440,14 +440,16 @@ cdef class Writer:
                 self.finish(self.number, True, True, False)
         return 0
 
-    def append(self, uint64_t number, images, hard_state, bint must_sync=True):
+    def append(self, uint64_t number, images, hard_state, bint must_sync=True, bint firm=False):
         """Queue an append: `images` (entry images one after the other, or None) and `hard_state` (anything with term,
-        vote, commit, or None). `number` must not fall. An entry index at or below the last overwrites the suffix.
-        FormatError if an image is malformed or leaves a gap, ValueError if one cannot fit into a segment."""
+        vote, commit, or None). `number` must not fall. An entry index at or below the last overwrites the suffix. firm: a
+        log that lags reports it when it is synced, too. FormatError if an image is malformed or leaves a gap, ValueError if one cannot fit into a segment."""
         cdef const uint8_t[::1] view
         cdef EntryView first
         cdef bint some = images is not None and len(images) > 0
         cdef uint64_t known = self.state.last()
+        if firm:
+            self.firm = True
         if number < self.number:
             raise ValueError(f"append {number} after append {self.number}")
         if some:

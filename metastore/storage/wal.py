@@ -93,6 +93,9 @@ class Wal:
         self._closed = False
         self._snapshots: deque[tuple[int, int]] = deque()
         self._durable_snapshot = self._state.snapshot_index
+        self._commits: deque[tuple[int, int]] = deque()
+        #: The highest commit index that `save_commit` is known to have synced, or that was recovered.
+        self.durable_commit = int(self._state.hard_commit)
         self._groups = 0
         self._quick = True
         self._quick_again = 0
@@ -302,6 +305,14 @@ class Wal:
         self._writer.snapshot_position(self._writer.number, index, term, conf_state)
         self._snapshots.append((self._writer.group, index))
 
+    def save_commit(self, hard_state: Any) -> None:
+        """Have the commit index of this hard state, the newest one, synced, also where syncs lag; `durable_commit` tells
+        when that is done. Raises DiskFailed after a failure."""
+        if self._failure is not None:
+            raise self._failure
+        self._writer.append(self._writer.number, None, hard_state, True, True)
+        self._commits.append((self._writer.group, hard_state.commit))
+
     def submit(self, alone: bool = False) -> bool:
         """Hand what is queued to the disk thread if it is idle. Raises DiskFailed after a failure.
 
@@ -408,6 +419,8 @@ class Wal:
         self._proven = not group.content
         while self._snapshots and self._snapshots[0][0] <= group.group:
             self._durable_snapshot = self._snapshots.popleft()[1]
+        while self._commits and self._commits[0][0] <= group.group:
+            self.durable_commit = self._commits.popleft()[1]
         self._writer.recycle(group)
         self.durable = self._writer.next_before()
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from metastore import errors
 from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
-from metastore.membership import ADD, ADD_LEARNER, PROMOTE, REMOVE, Change
+from metastore.membership import ADD, ADD_LEARNER, PROMOTE, PUBLISH, REMOVE, UPDATE, Change
 
 if TYPE_CHECKING:
     from .node import Cluster, Member
@@ -21,18 +21,22 @@ USUAL = {
     "kill": 6, "power": 8, "kill_leader": 4, "power_leader": 4, "crash_at_disk": 8, "power_all": 1,
     "pause": 5, "pause_leader": 3, "transfer": 6, "slow_disk": 4, "drift": 3, "weather": 4, "disk_fails": 1,
 }
-MEMBERSHIP = {"add": 5, "add_learner": 3, "promote": 5, "remove": 5, "remove_leader": 2}
+MEMBERSHIP = {
+    "add": 5, "add_learner": 3, "promote": 5, "remove": 5, "remove_leader": 2, "update": 4, "publish": 3, "burst": 4,
+    "crash_at_change": 4,
+}  # fmt: skip
 
 
 @dataclass
 class Plan:
     """pause: mean seconds between two mishaps. mishaps: weights by name. down: mean seconds until a crashed member is
-    started again."""
+    started again. fewest: voters of which none is removed."""
 
     pause: float = 0.7
     mishaps: dict[str, float] = field(default_factory=lambda: dict(USUAL))
     down: float = 1.0
     stopped: float = 1.0
+    fewest: int = 2
 
 
 class Chaos:
@@ -234,11 +238,12 @@ class Chaos:
 
     # ---- membership
 
-    def _change(self, action: str, ident: int) -> None:
+    def _change(self, action: str, ident: int, urls: tuple[str, ...] = (), name: str = "") -> None:
         member = self.cluster.leader() if self.chance.random() < 0.7 else self._some()
         if member is None or member.paused:
             return
-        change = Change(action, self.cluster.record(ident, action == ADD_LEARNER))
+        record = self.cluster.record(ident, action == ADD_LEARNER)
+        change = Change(action, replace(record, peer_urls=urls or record.peer_urls, name=name))
 
         def done(error: errors.MetaStoreError | None) -> None:
             self.clock.note(b"%s %d %s" % (action.encode(), ident, repr(error).encode()))
@@ -276,7 +281,7 @@ class Chaos:
         roster = self._roster()
         voters = [ident for ident, learner in roster.items() if not learner]
         ident = ident or (self.chance.choice(list(roster)) if roster else 0)
-        if ident and (len(voters) > 2 or roster.get(ident, False)):
+        if ident and (len(voters) > self.plan.fewest or roster.get(ident, False)):
             self._change(REMOVE, ident)
 
     def remove_leader(self) -> None:
@@ -284,6 +289,49 @@ class Chaos:
         leader = self.cluster.leader()
         if leader is not None:
             self.remove(leader.id)
+
+    def update(self) -> None:
+        """Somebody gets another address, perhaps one that another member has, had, or is about to get."""
+        roster = self._roster()
+        if roster:
+            self._change(UPDATE, self.chance.choice(list(roster)), (f"http://n{self.chance.randrange(1, 9)}:2",))
+
+    def publish(self) -> None:
+        """Somebody gets another name."""
+        roster = self._roster()
+        if roster:
+            self._change(PUBLISH, self.chance.choice(list(roster)), name=f"name {self.chance.randrange(100)}")
+
+    def burst(self) -> None:
+        """Several operations on the roster at once: whether a later one is possible depends on the earlier ones."""
+        names = ("add", "add_learner", "promote", "remove", "update", "update", "publish")
+        for name in self.chance.choices(names, k=self.chance.randint(2, 5)):
+            getattr(self, name)()
+
+    def crash_at_change(self) -> None:
+        """Somebody is killed, or loses its power, when it has just begun to work with another membership."""
+        member, power = self._some(), self.chance.random() < 0.5
+        if member is not None:
+            member.at_change = lambda: self.clock.after(self.chance.random() * 0.002, self._crash, member, power)
+
+    def down_to_one(self) -> None:
+        """Of two voters one is removed and told so at once; the one that is left dies with the news."""
+        leader = self.cluster.leader()
+        voters = [ident for ident, learner in self._roster().items() if not learner]
+        if leader is None or len(voters) != 2 or leader.id not in voters:
+            return
+        other = self.cluster.members.get(next(ident for ident in voters if ident != leader.id))
+        if other is None:
+            return
+
+        def changed() -> None:
+            if other.id in leader.roster.removed:
+                self.leaving.add(other.id)
+                self.clock.after(0, other.crash, False)
+                self.clock.after(self.chance.random() * 0.001, self._crash, leader, False)
+
+        leader.at_change = changed
+        self.remove(other.id)
 
     def joint(self) -> None:
         """Several voters change places with others in one step, by way of a joint configuration."""

@@ -46,10 +46,10 @@ class Violation(AssertionError):
     """Something that must never happen."""
 
 
-def heads(images: Any) -> list[tuple[int, int, int, int, int, int]]:
-    """(index, term, sum, type, offset of the payload, its size) of every entry image."""
+def heads(images: Any, at: int = 0) -> list[tuple[int, int, int, int, int, int]]:
+    """(index, term, sum, type, offset of the payload, its size) of every entry image from offset `at` on."""
     found = []
-    at, end = 0, len(images)
+    end = len(images)
     while at < end:
         crc, size, term, index, kind = _HEAD.unpack_from(images, at)
         found.append((index, term, crc, kind, at + HEADER, size))
@@ -126,6 +126,7 @@ class Checker:
         self.refused: set[int] = set()
         self.revision_at: list[int] = [1]
         self.digests: dict[int, int] = {}
+        self.states: dict[int, tuple[Any, ...]] = {}
         self.floor = 1
         self.inside = True
         self.lagging = False
@@ -315,6 +316,33 @@ class Checker:
             self.fail(f"member {member.id} is at revision {revision} after entry {index}, not {wanted}")
         if index % 16 == 0 or index == member.cluster.digest_at:
             self.digest(member, index)
+
+    def is_at(self, member: Member, index: int) -> None:
+        """A member has carried out entry `index`: its whole state, membership included, is that of all others there."""
+        store, roster = member.store, member.roster
+        term, store.raft_term = store.raft_term, 0
+        content = zlib.crc32(store.range_reply(wire.EVERYTHING, 0))
+        store.raft_term = term
+        told = roster.state
+        state = (store.revision, store.compact_revision, content, told, member.applier.alarms.raised)
+        known = self.states.setdefault(index, state)
+        if known != state:
+            differ = [f"{one} instead of {other}" for one, other in zip(state, known, strict=True) if one != other]
+            self.fail(f"member {member.id}: the state after entry {index} differs from another member's: {differ}")
+        if not member.raw.restoring and told.conf_state != member.raw.conf_state:
+            self.fail(f"member {member.id} works with {member.raw.conf_state}, its roster has {told.conf_state}")
+
+    def membership(self, member: Member, index: int) -> None:
+        """A member works with another membership from entry `index` on: a power cut must not take that back."""
+        if not self.inside:
+            return
+        durable = member.disk.durable_commit()
+        if durable < index:
+            self.fail(f"member {member.id} changes its membership at entry {index}, durably committed are {durable}")
+
+    def mended(self, member: Member, before: Any, told: Any) -> None:
+        """A roster was not the leader's. There are no such rosters here."""
+        self.fail(f"member {member.id}: its roster {before} is mended to {told}")
 
     def snapshot(self, member: Member, header: Header, engine: Engine) -> None:
         """A member has taken a snapshot: it is the state at its log position, membership included."""

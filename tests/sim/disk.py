@@ -116,6 +116,15 @@ class Disk:
         self._durable = dict(self.files)
         self._renames.clear()
 
+    def durable_commit(self) -> int:
+        """The commit index that a start would find in the log if the power went now and took all that it can."""
+        names = [name for name in self._durable if name.endswith(".wal")]
+        found = recover([(name, int(name[:16], 16), bytes(self._durable[name].synced)) for name in names], rewrite=0)
+        if found is None:
+            return 0
+        _, writer = reopen(found, make_generation(found.max_number + 1, 0), 1 << 24, lambda need: (0, need))
+        return int(writer.state.hard_commit)
+
     def power_cut(self, chance: random.Random) -> None:
         """Keep a prefix of what was done to names, and of each file what got through."""
         names = self._durable
@@ -462,6 +471,8 @@ class SimWal(Wal):
         self._closed = False
         self._snapshots = deque()
         self._durable_snapshot = self._state.snapshot_index
+        self._commits = deque()
+        self.durable_commit = int(self._state.hard_commit)
         self._groups = 0
         self._quick = False
         self._quick_again = 1 << 62

@@ -29,13 +29,13 @@ from metastore._core.raftpb import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
 from metastore.driver import Driver
 from metastore.members import Members
-from metastore.membership import Identity, Roster
+from metastore.membership import Identity, Roster, RosterState
 from metastore.membership import Member as Record
 from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.wal import Lag, Wal
 
 from . import wire
-from .checker import Checker, Platter, Violation
+from .checker import Checker, Platter, Violation, heads
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
 from .engines import BusyEngine, FiledEngine
@@ -108,11 +108,35 @@ class SimApplier(Applier):
     """The real applier; shows the checker what is applied."""
 
     member: Member
+    stands_before: Any
 
-    def apply_images(self, images: Any) -> list[Any]:
+    def apply_images(self, images: Any, at: int = 0) -> int:
+        """As the real one; the checker looks at the state after each entry."""
+        checker, self.pause = self.member.cluster.checker, False
+        for _, _, _, kind, payload, size in heads(images, at):
+            begin, at = at, payload + size
+            self.stands_before = images[begin:at]
+            if not kind:
+                checker.applying(self.member, self.stands_before)
+            before = self.applied_index
+            if not super().apply_images(self.stands_before):
+                return begin
+            if self.applied_index > before:
+                checker.is_at(self.member, self.applied_index)
+            if self.pause:
+                break
+        return at
+
+    def passed(self, index: int, term: int) -> None:
         """As the real one."""
-        self.member.cluster.checker.applying(self.member, images)
-        return super().apply_images(images)
+        super().passed(index, term)
+        checker = self.member.cluster.checker
+        checker.applying(self.member, self.stands_before)
+        checker.membership(self.member, index)
+        checker.is_at(self.member, index)
+        if self.member.at_change is not None:
+            self.member.at_change()
+            self.member.at_change = None
 
     def commit(self) -> None:
         """As the real one."""
@@ -196,6 +220,7 @@ class Member:
         self.rotten: set[str] = set()
         self.filed = cluster.settings.filed > 0 and self.clock.random.random() < cluster.settings.filed
         self.files: MemoryEngine | None = None
+        self.at_change: Callable[[], object] | None = None  # called when the membership has changed
 
     # ---- time
 
@@ -316,6 +341,7 @@ class Member:
         self.driver = settings.driver(
             self.raw, wal, self.applier, self.proposer, self.codec, self.kv, self.roster, self,
             request_timeout=settings.request_timeout, members_changed=self._members_changed,
+            roster_mended=self._roster_mended,
         )
         self.snapshots.attach(self.driver)
         self.driver.install = self.snapshots.install
@@ -435,7 +461,7 @@ class Member:
         if self.driver.retry_at is not None:
             self.later(max(0.0, self.driver.retry_at - now), self._turn_again)
         own = self.roster.members.get(self.id)
-        if not self.membership.published and own is not None:
+        if not self.membership.settled and own is not None:
             self.membership.publish(f"n{self.id}", (f"http://n{self.id}:1",), now)
         due = self.proposer.next_deadline()
         if due is not None and self.batch_timer is None:
@@ -464,7 +490,11 @@ class Member:
         self.cluster.checker.digest(self, index)
 
     def _members_changed(self) -> None:
+        self.membership.refresh()
         self.cluster.roster_changed(self)
+
+    def _roster_mended(self, before: RosterState, told: RosterState) -> None:
+        self.cluster.checker.mended(self, before, told)
 
     # ---- clients
 

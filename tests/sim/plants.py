@@ -11,9 +11,11 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from metastore._core import raft
+from metastore._core.apply import Applier
 from metastore._core.chunk import HEADER as CHUNK_HEADER
 from metastore._core.chunk import check_chunk
 from metastore._core.engine import Engine
+from metastore._core.entry import decode_entry
 from metastore._core.raftpb import ConfState
 from metastore.driver import Driver
 from metastore.snapformat import Header, Trailer, parse_name
@@ -21,6 +23,7 @@ from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.snapshot import Info
 from metastore.storage.wal import Lag
 
+from .checker import HEADER, heads
 from .disk import Disk
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
@@ -92,6 +95,34 @@ class EarlyReply(Driver):
             revision = self.applier.store.revision + 1
             for ident in list(self.kv.waiters)[:1]:
                 self.kv.waiters.pop(ident).complete(b"\x0a\x03\x18" + bytes(((revision & 0x7F) | 0x80, revision >> 7)))
+
+
+class ChangesLast(Driver):
+    """Applies what a Ready has of normal entries first, and its membership changes behind them."""
+
+    def _apply_on(self, now: float) -> None:
+        images, applier, held = self._images, self.applier, []
+        for index, term, _, kind, payload, size in heads(images):
+            image = images[payload - HEADER : payload + size]
+            if kind:
+                held.append(decode_entry(image)[0])
+                member: Any = applier
+                member.member.cluster.checker.applying(member.member, image)
+                Applier.passed(applier, index, term)
+            else:
+                applier.apply_images(image)
+        for entry in held:
+            self._apply_conf_change(entry)
+        self._images = None
+        self._unwritten = applier.applied_index
+        self._commit(now)
+
+
+class ChangesAtOnce(Driver):
+    """Changes the membership whether the commit index is durable or not."""
+
+    def _change_may_take_effect(self, index: int) -> bool:
+        return True
 
 
 class Unsynced(SimSnapshots):
@@ -297,5 +328,7 @@ PLANTS = [
     Plant("view swept away", "snapshots", 8, taker=SweptAway, outside=False),
     Plant("entries of an overwritten term", "overtaken_logs", 2, reader=AnyTerm),
     Plant("log kept under a snapshot", "overtaken_logs", 2, driver=LogKept),
+    Plant("membership changes behind their Ready", "members", 4, driver=ChangesLast),
+    Plant("membership changed before its commit is durable", "shrinking", 8, driver=ChangesAtOnce),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

@@ -92,6 +92,17 @@ def members(scene: Scene, chance: Any) -> None:
     scene.plan.mishaps = {**{name: weight / 2 for name, weight in USUAL.items()}, **MEMBERSHIP}
 
 
+def shrinking(scene: Scene, chance: Any) -> None:
+    """Few members, down to one and up again, that die when they have just changed their membership."""
+    members(scene, chance)
+    scene.settings.members = chance.choice((2, 2, 3))
+    scene.plan.fewest = 1
+    scene.plan.mishaps = {
+        "down_to_one": 20, "remove": 6, "remove_leader": 3, "add": 6, "add_learner": 4, "promote": 8, "heal": 4,
+        "crash_at_change": 8, "kill": 2, "power": 2,
+    }  # fmt: skip
+
+
 def snapshots(scene: Scene, chance: Any) -> None:
     """Logs are cut short behind snapshots all the time, and members are brought up by them; members come and go."""
     members(scene, chance)
@@ -269,6 +280,7 @@ PROFILES: dict[str, Profile] = {
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
     "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed,
     "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease, "lease_promises": lease_promises,
+    "shrinking": shrinking,
 }
 
 
