@@ -137,7 +137,8 @@ class Members:
         had, has = set(before.members), set(told.members)
         log.warning(
             "the roster of this member (%s) differs from the leader's (%s), which it takes over: gone are %s and "
-            "removed ids %s, %s; instead there are %s and removed ids %s, %s", before.digest, told.digest, _names(had - has),
+            "removed ids %s, %s; instead there are %s and removed ids %s, %s",
+            before.digest, told.digest, _names(had - has),
             sorted(before.removed - told.removed), before.conf_state, _names(has - had),
             sorted(told.removed - before.removed), told.conf_state,
         )  # fmt: skip

@@ -306,8 +306,8 @@ class Wal:
         self._snapshots.append((self._writer.group, index))
 
     def save_commit(self, hard_state: Any) -> None:
-        """Have the commit index of this hard state, the newest one, synced, also where syncs lag; `durable_commit` tells
-        when that is done. Raises DiskFailed after a failure."""
+        """Have the commit index of this hard state, the newest one, synced, also where syncs lag; `durable_commit`
+        tells when that is done. Raises DiskFailed after a failure."""
         if self._failure is not None:
             raise self._failure
         self._writer.append(self._writer.number, None, hard_state, True, True)

@@ -325,10 +325,10 @@ PLANTS = [
     Plant("chunks of another file", "transfers", 4, taker=AnyFile, outside=False),
     Plant("snapshot without members", "snapshots", 4, taker=NoMembers, outside=False),
     Plant("snapshot in the middle of an apply", "busy", 4, taker=InTheMiddle, outside=False),
-    Plant("view swept away", "snapshots", 8, taker=SweptAway, outside=False),
+    Plant("view swept away", "snapshots", 14, taker=SweptAway, outside=False),
     Plant("entries of an overwritten term", "overtaken_logs", 2, reader=AnyTerm),
     Plant("log kept under a snapshot", "overtaken_logs", 2, driver=LogKept),
     Plant("membership changes behind their Ready", "members", 4, driver=ChangesLast),
-    Plant("membership changed before its commit is durable", "shrinking", 8, driver=ChangesAtOnce),
+    Plant("membership changed before its commit is durable", "shrinking", 4, driver=ChangesAtOnce),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]
