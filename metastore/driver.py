@@ -18,8 +18,9 @@ hangs on where a Ready ends. In front of a membership change the applying stops 
 durable: no crash may take a member back to an older membership than it has worked with.
 
 An engine may be busy (EngineBusy): then nothing further is applied, and what is applied stays in the store's overlay,
-where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile;
-writes wait for their replies, and the bounds on what is in flight push back.
+where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile.
+The replies of what is applied leave at the next tick: their outcome is certain, for the log of a majority has it. All
+other writes wait, no longer than their deadline, and the bounds on what is in flight push back.
 
 Who waits is answered exactly once: by its operation being applied here, wherever it was proposed; by a refusal of
 the leader (then it was surely not logged); or by a timeout or a change of leader (then it may have been logged, and
@@ -147,8 +148,8 @@ class Driver:
         self._proposed: deque[tuple[int, int, int]] = deque()
         # Batches sent to a leader: (all their request ids are below this, operations, bytes).
         self._forwarded: deque[tuple[int, int, int]] = deque()
-        # When whose patience ends: (deadline, all request ids below this, the error they get).
-        self._marks: deque[tuple[float, int]] = deque()
+        # When whose patience ends: (deadline, all request ids below this, so many reads since the start).
+        self._marks: deque[tuple[float, int, int]] = deque()
         self._orphans: deque[tuple[float, int]] = deque()
         self._silent: set[int] = set()
         self.changes = Changes(raw, roster, codec, self._silent, self._refuse_change)
@@ -157,7 +158,7 @@ class Driver:
         self._round_number = kv.next_id
         self._round_first = 0
         self._round_again = 0.0
-        self._round_deadline = 0.0
+        # Reads whose round is confirmed and whose index is not applied yet: (index, reads), the oldest first.
         self._waiting_reads: deque[tuple[int, list[Any]]] = deque()
         self._late: tuple[int, Any] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._last_append = 0.0
@@ -238,7 +239,7 @@ class Driver:
         the engine took it or not: it is in the log of a majority."""
         self.applier.release()
         self._fail_writes(self.kv.next_id, errors.Timeout)
-        self._fail_reads(errors.Stopped)
+        self._fail_reads(self.kv.reads_begun, errors.Stopped)
 
     # ---- from peers
 
@@ -563,7 +564,6 @@ class Driver:
                 return
             self._round = self.kv.take_reads()
             self._round_first = self._round_number + 1
-            self._round_deadline = now + self.request_timeout
             self._round_again = now
         if self._round_again <= now and self.leader_id:
             self._round_again = now + READ_RETRY
@@ -601,17 +601,19 @@ class Driver:
 
     def _expire(self, now: float) -> None:
         """Fail what was admitted `request_timeout` ago; the granularity is one tick."""
-        self._marks.append((now + self.request_timeout, self.kv.next_id))
+        if self.retry_at is not None:
+            self.applier.release()
+        self._marks.append((now + self.request_timeout, self.kv.next_id, self.kv.reads_begun))
         while self._orphans and self._orphans[0][0] <= now:
             limit = self._orphans.popleft()[1]
             if self.leader_id:
                 self._fail_writes(limit, errors.LeaderChanged)
         while self._marks and self._marks[0][0] <= now:
-            self._fail_writes(self._marks.popleft()[1], errors.Timeout)
+            _, limit, reads = self._marks.popleft()
+            self._fail_writes(limit, errors.Timeout)
+            self._fail_reads(reads, errors.Timeout)
         if self._forwarded:
             self._settle_forwarded()
-        if self._round and self._round_deadline <= now:
-            self._fail_reads(errors.Timeout)
 
     def _fail_writes(self, below: int, error: type[errors.ApiError]) -> None:
         """Answer those who wait with request ids under `below`; ids rise and dicts keep their order, so they are the
@@ -625,10 +627,21 @@ class Driver:
         for ident in late:
             waiters.pop(ident).fail(error())
 
-    def _fail_reads(self, error: type[errors.ApiError]) -> None:
-        reads, self._round = self._round + self.kv.take_reads(), []
-        for _, later in self._waiting_reads:
-            reads += later
-        self._waiting_reads.clear()
-        for waiter, _, _ in reads:
-            waiter.fail(error())
+    def _fail_reads(self, begun: int, error: type[errors.ApiError]) -> None:
+        """Answer those of the first `begun` reads since the start that still wait, whatever for. They are answered in
+        the order in which they came, so those are the oldest ones."""
+        late = begun - (self.kv.reads_begun - self.kv.reads_waiting)
+        while late > 0 and self._waiting_reads:
+            reads = self._waiting_reads[0][1]
+            gone = reads[:late]
+            del reads[:late]
+            late -= len(gone)
+            self.kv.fail_reads(gone, error)
+            if not reads:
+                self._waiting_reads.popleft()
+        for reads in (self._round, self.kv.reads):
+            if late > 0:
+                gone = reads[:late]
+                del reads[:late]
+                late -= len(gone)
+                self.kv.fail_reads(gone, error)

@@ -19,6 +19,8 @@ cdef class KVServer:
     cdef readonly BatchProposer proposer
     cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
     cdef readonly list reads              # (waiter, kind, body) for the next ReadIndex round
+    cdef readonly uint64_t reads_begun    # linearizable reads admitted since the start
+    cdef readonly size_t reads_waiting    # those of them that are not answered yet, the ones in `reads` included
     cdef readonly uint64_t next_id
     cdef readonly size_t max_request_bytes, max_txn_ops, max_reads
     cdef readonly uint64_t[5] calls       # admitted or refused, by method
@@ -46,4 +48,5 @@ cdef class KVServer:
     cdef bytes answer_range(self, bytes body, Waiter waiter)
     cdef int64_t go_on(self, Waiter waiter, object work, int64_t left) except -1
     cpdef serve_reads(self, list reads)
+    cpdef fail_reads(self, list reads, error)
     cpdef list take_reads(self)

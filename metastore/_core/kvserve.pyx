@@ -147,6 +147,8 @@ cdef class KVServer:
             code = decode_compact(data, size, &compact)
         if code != KV_OK:
             kv_raise(code, "CompactionRequest")
+        if compact.physical and <size_t>len(self.held) >= self.max_reads:
+            raise errors.TooManyRequests()
         return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
 
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1:
@@ -187,9 +189,11 @@ cdef class KVServer:
         if serializable:
             self.answer(method, body, waiter)
             return 0
-        if <size_t>len(self.reads) >= self.max_reads:
+        if self.reads_waiting >= self.max_reads:
             raise errors.TooManyRequests()
         self.reads.append((waiter, method, body))
+        self.reads_begun += 1
+        self.reads_waiting += 1
         return 0
 
     def confirm(self, Waiter waiter):
@@ -331,10 +335,18 @@ cdef class KVServer:
 
     cpdef serve_reads(self, list reads):
         """Answer reads whose index has been applied."""
+        self.reads_waiting -= <size_t>len(reads)
         self.answer_all(reads)
 
+    cpdef fail_reads(self, list reads, error):
+        """Answer reads that were not served with an error of this class."""
+        self.reads_waiting -= <size_t>len(reads)
+        for waiter, _, _ in reads:
+            waiter.fail(error())
+
     cpdef list take_reads(self):
-        """The reads gathered since the last call."""
+        """The reads gathered since the last call. Each is to be given to `serve_reads` or `fail_reads`: until then it
+        counts against the limit."""
         reads, self.reads = self.reads, []
         return reads
 

@@ -402,6 +402,18 @@ class Checker:
                 self.fail(f"operation {ident:x} is refused as not done, entry {self.calls[ident].applied} holds it")
             self.refused.add(ident)
 
+    def unanswered(self, member: Member, call: Call) -> None:
+        """A client gives a call up: was it for the member to answer it, if only with an error?"""
+        assert call.heard is not None
+        heard, life = call.heard
+        settings = member.cluster.settings
+        slowest = (settings.request_timeout + 2.5 * settings.tick) / (1 - settings.drift)
+        if not member.alive or member.life != life or member.paused or member.stood_still >= heard:
+            return
+        waited = member.clock.now - heard
+        if waited > slowest:
+            self.fail(f"member {member.id} has not answered a {call.kind} for {waited:.2f} s")
+
     def errored(self, call: Call, error: str) -> None:
         """The client is told an error."""
         if call.kind == "read":

@@ -35,7 +35,7 @@ class Call:
 
     kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read".
     expect: value that a swap compares with (None: the key must not exist). floor: the highest revision that a completed
-    linearizable operation had shown when this one began.
+    linearizable operation had shown when this one began. heard: by the member.
     """
 
     kind: str
@@ -50,6 +50,7 @@ class Call:
     floor: int = 0
     member: int = 0
     began: float = 0.0
+    heard: tuple[float, int] | None = None  # when, and in which of the member's lives
     # What the log made of it.
     applied: int = 0
     result_revision: int = 0

@@ -210,6 +210,7 @@ class Member:
         self.alive = False
         self.paused = False
         self.life = 0
+        self.stood_still = -1.0  # when it was paused last, or went on
         self.rate = 1.0
         self._base = (0.0, 0.0)
         self.held: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
@@ -407,12 +408,14 @@ class Member:
     def pause(self) -> None:
         """SIGSTOP."""
         self.paused = True
+        self.stood_still = self.clock.now
 
     def resume(self) -> None:
         """SIGCONT."""
         if not self.alive or not self.paused:
             return
         self.paused = False
+        self.stood_still = self.clock.now
         held, self.held = self.held, deque()
         for call, args in held:
             self._enter(self.life, call, args)

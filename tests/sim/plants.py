@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+from metastore import errors
 from metastore._core import raft
 from metastore._core.apply import Applier
 from metastore._core.chunk import HEADER as CHUNK_HEADER
@@ -84,6 +85,23 @@ class SkipBusy(Driver):
         super()._commit(now)
         if self.retry_at is not None:
             self.applier.store.overlay.clear()
+
+
+class PatientReads(Driver):
+    """Leaves reads without an answer however long they wait."""
+
+    def _fail_reads(self, begun: int, error: type[errors.ApiError]) -> None:
+        if error is not errors.Timeout:
+            super()._fail_reads(begun, error)
+
+
+class PatientReplies(Driver):
+    """Keeps the replies of what is applied for as long as the engine is busy."""
+
+    def _expire(self, now: float) -> None:
+        retry_at, self.retry_at = self.retry_at, None
+        super()._expire(now)
+        self.retry_at = retry_at
 
 
 class EarlyReply(Driver):
@@ -314,6 +332,8 @@ PLANTS = [
     Plant("forwarded twice", "usual", 10, driver=SecondForward),
     Plant("read before apply", "usual", 10, driver=ImpatientRead),
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
+    Plant("reads without a deadline", "reads", 10, driver=PatientReads),
+    Plant("replies without a deadline", "busy", 4, driver=PatientReplies),
     Plant("power cut taken for a kill", "forgotten_entries", 4, doubts=False),
     Plant("write skipped that was refused", "busy", 4, driver=SkipBusy),
     Plant("reply before commit", "usual", 2, driver=EarlyReply),

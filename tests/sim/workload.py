@@ -125,6 +125,7 @@ class Client:
 
     def arrive(self, member: Member, call: Call) -> None:
         """The member hears it."""
+        call.heard = (self.cluster.clock.now, member.life)
         member.serve(call, Answer(self, call))
 
     def refused(self, call: Call) -> None:
@@ -133,6 +134,8 @@ class Client:
 
     def give_up(self, call: Call) -> None:
         """It has taken too long; what becomes of it is open."""
+        if self.call is call and call.heard is not None:
+            self.cluster.checker.unanswered(self.cluster.members[call.member], call)
         self.over(call)
 
     def over(self, call: Call) -> None:
