@@ -128,7 +128,7 @@ class Snapshots:
             header.index, header.term, header.revision, info.trailer.records, info.trailer.size, seconds,
         )  # fmt: skip
         self.good = [info]
-        self.policy.restored(header.index, 0, info.trailer.size, int(self.engine.size()))
+        self.policy.restored(header.index, 0, info.trailer.size, int(self.engine.data_size()))
         self._fit_log(header.index, header.term, header.conf_state.encode())
 
     def _fit_log(self, index: int, term: int, conf_state: bytes) -> None:
@@ -164,7 +164,7 @@ class Snapshots:
         if now < self._not_before:
             return
         # What an engine with files writes at a flush is no more than what came in: there is nothing to be amortised.
-        if self.policy.due(index, self._counted(), int(self.engine.size()) if self.volatile else 0):
+        if self.policy.due(index, self._counted(), int(self.engine.data_size()) if self.volatile else 0):
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
@@ -175,7 +175,7 @@ class Snapshots:
             return
         # An engine with files needs no snapshot of its own: what a flush has brought to them need not be in the log.
         self.engine.begin_flush()
-        self.policy.restored(self.engine.applied()[0], self._counted(), 0, int(self.engine.size()))
+        self.policy.restored(self.engine.applied()[0], self._counted(), 0, int(self.engine.data_size()))
         self._look_at = self.policy.index + self.policy.count
         self._flushed_to = self.engine.applied()[0]
 
@@ -207,7 +207,7 @@ class Snapshots:
         header, view = moment
         # The newest good one also if newer files are damaged: until two good ones are there the log begins with it.
         keep = [info.path for info in (*self.pinned(), *self.good[-1:])]
-        work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.size()))
+        work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.data_size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
         return True
@@ -409,7 +409,7 @@ class Snapshots:
         index = info.header.index
         log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
         self.good = [info]
-        self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.size()))
+        self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.data_size()))
         self._look_at = index + self.policy.count
         self._releasing = True
         self._reclaim()

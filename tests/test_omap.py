@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import random
 
 import pytest
@@ -10,6 +11,20 @@ from hypothesis import strategies as st
 
 from metastore._core import omap
 from metastore._core.omap import OrderedMap
+from metastore._core.omapcheck import check
+from metastore._core.record import held_now
+
+
+class MallInfo2(ctypes.Structure):
+    """struct mallinfo2 of glibc."""
+
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+    )]  # fmt: skip
+
+
+LIBC = ctypes.CDLL(None)
+LIBC.mallinfo2.restype = MallInfo2
 
 KEYS = st.one_of(
     st.binary(max_size=3),
@@ -59,9 +74,9 @@ def test_equals_a_sorted_dict(steps: list[tuple], probes: list[tuple]) -> None:
     tree, model, views = OrderedMap(), {}, []
     for step in steps:
         apply_step(step, tree, model, views)
-    tree.check()
+    check(tree)
     for seen, wanted in [(tree, model), *views]:
-        seen.check()
+        check(seen)
         keys = sorted(wanted)
         assert len(seen) == len(keys)
         assert list(seen.items(chunk=7)) == [(key, wanted[key]) for key in keys]
@@ -89,18 +104,18 @@ def test_large_tree_grows_and_shrinks(order: str) -> None:
     tree = OrderedMap()
     for key in keys:
         tree.set(key, key)
-    tree.check()
+    check(tree)
     kept = tree.view()
     rng.shuffle(keys)
     for count, key in enumerate(keys):
         assert tree.delete(key)
         if count % 4000 == 0:
-            tree.check()
+            check(tree)
     assert len(tree) == 0 and tree.nbytes == 0 and tree.seek_ge(b"") is None
-    kept.check()
+    check(kept)
     assert len(kept) == 20_000
     tree.set(b"again", b"1")
-    tree.check()
+    check(tree)
 
 
 def test_a_view_cannot_be_written() -> None:
@@ -120,7 +135,7 @@ def test_pending_deletions_show_as_none() -> None:
     tree.set_deleted(b"a")
     assert tree.scan() == [(b"a", None), (b"b", None)]
     assert tree.get(b"a", b"default") == b"default" and b"b" not in tree
-    tree.check()
+    check(tree)
 
 
 def test_dropped_trees_are_freed_in_slices() -> None:
@@ -135,3 +150,40 @@ def test_dropped_trees_are_freed_in_slices() -> None:
     while omap.reclaim(1000):
         slices += 1
     assert slices >= 20, "a large part of the tree was freed in one go"
+
+
+def malloced() -> int:
+    """Bytes that malloc has given out, chunk headers included."""
+    return int(sum(getattr(LIBC.mallinfo2(), name) for name in ("uordblks", "hblkhd")))
+
+
+@pytest.mark.parametrize("size", [0, 3, 16, 100, 1000, 5000, 140_000])
+def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
+    """Keys in random order, half of them removed, half of the rest replaced by larger ones, with a view and without."""
+    rng = random.Random(size)
+    keys = [b"%016x" % rng.getrandbits(64) for _ in range(20_000 if size <= 100 else 600)]
+    held, given = held_now(), malloced()
+    tree = OrderedMap()
+    for key in keys:
+        tree.set(key, b"v" * size)
+    assert held_now() - held == tree.taken
+    assert malloced() - given == pytest.approx(tree.taken, rel=0.03, abs=20_000)
+    view = tree.view()
+    for key in keys[::2]:
+        tree.delete(key)
+    for key in keys[1::4]:
+        tree.set(key, b"v" * (size + 40))
+    check(tree)
+    check(view)
+    both = tree.taken + view.taken
+    assert max(tree.taken, view.taken) < held_now() - held <= both
+    assert malloced() - given == pytest.approx(held_now() - held, rel=0.03, abs=20_000)
+    del view
+    while omap.reclaim():
+        pass
+    assert held_now() - held == tree.taken
+    del tree
+    while omap.reclaim():
+        pass
+    assert held_now() == held
+    assert malloced() - given == pytest.approx(0, abs=20_000)

@@ -52,6 +52,7 @@ FLOORS = {
     "_core.raft": 2,
     "_core.peerwire": 2,
     "_core.omap": 3,
+    "_core.omapcheck": 3,
     "_core.record": 3,
     "_core.engine": 3,
     "_core.recent": 3,

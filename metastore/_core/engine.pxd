@@ -34,7 +34,9 @@ cdef class Engine:
     cpdef object close(self)
     cpdef object restore(self, object stream)
     cpdef object size_in_use(self)
+    cpdef object data_size(self)
     cpdef object begin_flush(self)
+    cpdef object drop(self)
     cpdef Engine stage(self)
     cpdef object seal(self)
     cpdef object adopt(self, Engine staged)
@@ -59,3 +61,4 @@ cdef class MemoryEngine(Engine):
     cdef OrderedMap tree
     cdef uint64_t index
     cdef uint64_t term
+    cdef object __weakref__

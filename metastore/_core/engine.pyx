@@ -9,10 +9,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from weakref import WeakSet
+
 from metastore import errors
 from metastore._core.omap cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
                                    garbage_left, node_release, tree_get, tree_le)
-from metastore._core.record cimport Record, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
+from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 # The engine's own records, in table 'm': where it stands in the log.
 APPLIED_KEY = b"mapplied"
@@ -116,7 +118,7 @@ cdef class Engine:
         raise NotImplementedError
 
     cpdef object size(self):
-        """Bytes in use by keys and values."""
+        """Bytes that the engine takes, of memory or of files, with all that goes with keys and values."""
         raise NotImplementedError
 
     cpdef object restore(self, object stream):
@@ -182,9 +184,17 @@ cdef class Engine:
         """Bytes of size() that are not waiting to be reclaimed, as far as the engine knows."""
         return self.size()
 
+    cpdef object data_size(self):
+        """Bytes of keys and values: what a snapshot of this engine has to walk."""
+        return self.size()
+
     cpdef object begin_flush(self):
         """Like flush, but without waiting where the engine can do it in the background; durable_applied() tells."""
         self.flush()
+
+    cpdef object drop(self):
+        """Let go of the contents, where that gives back memory: `restore` is called next."""
+        return None
 
     cpdef Engine stage(self):
         """A new, empty engine beside this one, to be filled by `restore` in another thread; None where there is no such
@@ -338,6 +348,20 @@ cdef class GuardedEngine(Engine):
         except Exception as error:
             self.fail("size", error)
 
+    cpdef object data_size(self):
+        """See Engine."""
+        try:
+            return self.inner.data_size()
+        except Exception as error:
+            self.fail("data_size", error)
+
+    cpdef object drop(self):
+        """See Engine."""
+        try:
+            self.inner.drop()
+        except Exception as error:
+            self.fail("drop", error)
+
     cpdef object size_in_use(self):
         """See Engine."""
         try:
@@ -438,6 +462,10 @@ cdef class MemoryCursor(EngineCursor):
         return cursor_next(&self.cur)
 
 
+# The engines in memory that are no views: what they take is told apart from the rest.
+cdef object alive = WeakSet()
+
+
 cdef class MemoryEngine(Engine):
     """Everything in memory; what survives a crash is the snapshot and the log after it."""
 
@@ -447,6 +475,10 @@ cdef class MemoryEngine(Engine):
         self.tree = OrderedMap()
         self.index = 0
         self.term = 0
+
+    def __init__(self, path=None):
+        """`path`, the folder that every engine gets, is not used."""
+        alive.add(self)
 
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
         cdef Record* rec = tree_get(self.tree.root, key, n)
@@ -509,14 +541,28 @@ cdef class MemoryEngine(Engine):
 
     cpdef Engine view(self):
         """A read-only engine with the present contents; O(1)."""
-        cdef MemoryEngine other = MemoryEngine()
+        cdef MemoryEngine other = MemoryEngine.__new__(MemoryEngine)
         other.tree = self.tree.view()
         other.index = self.index
         other.term = self.term
         return other
 
     cpdef object size(self):
-        """Bytes in use by keys and values."""
+        """Bytes of memory: what the contents take, and what only views still see or waits to be freed.
+
+        The latter are not known engine by engine: where a process has several, each counts all of it."""
+        cdef size_t total = held_bytes(), known = 0
+        cdef MemoryEngine other
+        for other in alive:
+            known += other.tree.taken
+        return self.tree.taken + (total - known if total > known else 0)
+
+    cpdef object size_in_use(self):
+        """Bytes of memory that the contents take, chunks of malloc and nodes of the tree included."""
+        return self.tree.taken
+
+    cpdef object data_size(self):
+        """Bytes of keys and values."""
         return self.tree.nbytes
 
     cpdef bint reclaim(self):
@@ -527,6 +573,12 @@ cdef class MemoryEngine(Engine):
     cpdef object close(self):
         """Drop the contents."""
         self.tree = OrderedMap()
+
+    cpdef object drop(self):
+        """Be empty; it is freed while others are put in its place."""
+        self.tree = OrderedMap()
+        self.index = 0
+        self.term = 0
 
     cpdef Engine stage(self):
         """An engine in memory."""

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
-from metastore._core.record cimport Record
+from metastore._core.record cimport Record, rec_key
 
 cdef enum:
     NODE_CAP = 64        # slots of a node
@@ -32,6 +32,27 @@ cdef struct Cursor:
     int at[MAX_DEPTH]
 
 
+cdef inline Record** seps(Node* node) noexcept nogil:
+    return (<Inner*>node).sep
+
+
+cdef inline uint32_t hint_of(const uint8_t* key, size_t n, size_t skip) noexcept nogil:
+    """Four bytes of a key from `skip` on, big-endian, zeros where it ends: ordered as the keys, but for ties."""
+    cdef size_t left = n - skip if n > skip else 0
+    key += skip
+    if left >= 4:
+        return <uint32_t>key[0] << 24 | <uint32_t>key[1] << 16 | <uint32_t>key[2] << 8 | key[3]
+    if left == 0:
+        return 0
+    return (<uint32_t>key[0] << 24 | (<uint32_t>key[1] << 16 if left > 1 else <uint32_t>0)
+            | (<uint32_t>key[2] << 8 if left > 2 else <uint32_t>0))
+
+
+cdef inline Record* key_at(Node* node, int index) noexcept nogil:
+    """What `index` is searched by: a leaf's record, an inner node's separator (from 1 on)."""
+    return <Record*>node.slot[index] if node.leaf else seps(node)[index]
+
+
 cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
@@ -46,12 +67,17 @@ cdef size_t free_garbage(size_t budget) noexcept nogil
 cdef bint garbage_left() noexcept nogil
 
 
+cdef bytes key_bytes(Record* rec)
+cdef object pair(Record* rec)
+
+
 cdef class OrderedMap:
     cdef Node* root
     cdef Record* top              # greatest record known (borrowed), NULL when not known
     cdef bint frozen
     cdef readonly size_t count
     cdef readonly size_t nbytes
+    cdef readonly size_t taken
 
     cdef int make_room(self, bint at_right_edge) except -1
     cdef void shrink(self, Node* parent, int index) noexcept

@@ -1,6 +1,6 @@
 """Ordered map bytes -> bytes: a copy-on-write B+tree in C memory.
 
-No Python object and nothing for the garbage collector per key: a record is one malloc'd piece, a node an
+No Python object and nothing for the garbage collector per key: a record is one piece of memory, a node an
 array of pointers to records. `view()` shares the root: O(1). A node or record that more than one owner
 points to is never changed; a writer copies the nodes on its path first, so a view keeps what it saw.
 
@@ -11,11 +11,10 @@ every later write: dropping a map of millions of keys does not stop the process.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memmove
 
-from metastore._core.record cimport (Record, key_cmp, rec_bytes, rec_deleted, rec_key, rec_new, rec_new_deleted,
-                                     rec_release, rec_value)
+from metastore._core.record cimport (Record, chunk_of, held_alloc, held_free, key_cmp, rec_bytes, rec_chunk,
+                                     rec_deleted, rec_key, rec_new, rec_new_deleted, rec_release, rec_value)
 
 cdef extern from *:
     void prefetch "__builtin_prefetch"(const void*) noexcept nogil
@@ -29,12 +28,17 @@ cdef enum:
 
 # --- nodes -----------------------------------------------------------------------------------------------
 
-cdef inline Record** seps(Node* node) noexcept nogil:
-    return (<Inner*>node).sep
+cdef inline size_t node_size(bint leaf) noexcept nogil:
+    return sizeof(Node) if leaf else sizeof(Inner)
+
+
+cdef inline void node_free(Node* node) noexcept nogil:
+    """Give back a node's own memory."""
+    held_free(node, node_size(node.leaf))
 
 
 cdef Node* node_new(bint leaf) noexcept nogil:
-    cdef Node* node = <Node*>malloc(sizeof(Node) if leaf else sizeof(Inner))
+    cdef Node* node = <Node*>held_alloc(node_size(leaf))
     if node != NULL:
         node.refs = 1
         node.count = 0
@@ -44,23 +48,6 @@ cdef Node* node_new(bint leaf) noexcept nogil:
         if not leaf:
             seps(node)[0] = NULL
     return node
-
-
-cdef inline uint32_t hint_of(const uint8_t* key, size_t n, size_t skip) noexcept nogil:
-    """Four bytes of a key from `skip` on, big-endian, zeros where it ends: ordered as the keys, but for ties."""
-    cdef size_t left = n - skip if n > skip else 0
-    key += skip
-    if left >= 4:
-        return <uint32_t>key[0] << 24 | <uint32_t>key[1] << 16 | <uint32_t>key[2] << 8 | key[3]
-    if left == 0:
-        return 0
-    return (<uint32_t>key[0] << 24 | (<uint32_t>key[1] << 16 if left > 1 else <uint32_t>0)
-            | (<uint32_t>key[2] << 8 if left > 2 else <uint32_t>0))
-
-
-cdef inline Record* key_at(Node* node, int index) noexcept nogil:
-    """What `index` is searched by: a leaf's record, an inner node's separator (from 1 on)."""
-    return <Record*>node.slot[index] if node.leaf else seps(node)[index]
 
 
 cdef void node_hint(Node* node) noexcept nogil:
@@ -122,7 +109,7 @@ cdef size_t free_garbage(size_t budget) noexcept nogil:
                 if i > 0:
                     rec_release(seps(node)[i])
         done += node.count + 1
-        free(node)
+        node_free(node)
     return done
 
 
@@ -249,8 +236,9 @@ cdef Record* separator(Record* left, Record* right) noexcept nogil:
     return rec_new(b, n + 1 if n < right.klen else right.klen, 0)
 
 
-cdef int split_child(Node* parent, int index, bint at_right_edge) noexcept nogil:
-    """Split the full child `index` of `parent` (both owned) in two; -1 without memory, with nothing changed.
+cdef int split_child(Node* parent, int index, bint at_right_edge, size_t* taken) noexcept nogil:
+    """Split the full child `index` of `parent` (both owned) in two; -1 without memory, with nothing changed. What that
+    takes is added to `taken`.
 
     At the right edge nearly all stays left: keys that arrive in order leave full nodes behind.
     """
@@ -264,12 +252,14 @@ cdef int split_child(Node* parent, int index, bint at_right_edge) noexcept nogil
     if left.leaf:
         sep = separator(<Record*>left.slot[keep - 1], <Record*>left.slot[keep])
         if sep == NULL:
-            free(right)
+            node_free(right)
             return -1
+        taken[0] += rec_chunk(sep)
     else:
         sep = seps(left)[keep]
         memcpy(seps(right), &seps(left)[keep], moved * sizeof(void*))
         seps(right)[0] = NULL
+    taken[0] += chunk_of(node_size(left.leaf))
     memcpy(right.slot, &left.slot[keep], moved * sizeof(void*))
     right.count = moved
     left.count = keep
@@ -295,10 +285,11 @@ cdef Node* own_child(Node* parent, int index) noexcept nogil:
     return child
 
 
-cdef void drop_slot(Node* node, int index) noexcept nogil:
-    """Close the gap at `index` of an inner node whose child is already gone."""
+cdef void drop_slot(Node* node, int index, size_t* taken) noexcept nogil:
+    """Close the gap at `index` of an inner node whose child is already gone; what is let go of is taken off `taken`."""
     cdef int gone
     if node.count > 1:
+        taken[0] -= rec_chunk(seps(node)[index if index > 0 else 1])
         rec_release(seps(node)[index if index > 0 else 1])
     gone = index if index > 0 else 1
     if gone < node.count:
@@ -308,8 +299,8 @@ cdef void drop_slot(Node* node, int index) noexcept nogil:
     node.count -= 1
 
 
-cdef void merge_children(Node* parent, int index) noexcept nogil:
-    """Join child `index + 1` into child `index` when both are ours and small; else leave them."""
+cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
+    """Join child `index + 1` into child `index` when both are ours and small; else leave them. `taken`: as above."""
     cdef Node* left = <Node*>parent.slot[index]
     cdef Node* right = <Node*>parent.slot[index + 1]
     if left.refs > 1 or right.refs > 1 or left.count + right.count > NODE_MERGED:
@@ -319,10 +310,12 @@ cdef void merge_children(Node* parent, int index) noexcept nogil:
         memcpy(&seps(left)[left.count], seps(right), right.count * sizeof(void*))
         seps(left)[left.count] = seps(parent)[index + 1]
         seps(parent)[index + 1].refs += 1
+        taken[0] += rec_chunk(seps(parent)[index + 1])
     left.count += right.count
     node_hint(left)
-    free(right)
-    drop_slot(parent, index + 1)
+    taken[0] -= chunk_of(node_size(right.leaf))
+    node_free(right)
+    drop_slot(parent, index + 1, taken)
 
 
 # --- look-ups --------------------------------------------------------------------------------------------
@@ -492,6 +485,9 @@ cdef class OrderedMap:
     """Ordered map of bytes to bytes in memcmp order.
 
     Keys and values up to 2^32 - 2 bytes. A view is read-only: writing to it raises TypeError. One thread at a time.
+
+    count: keys. nbytes: of keys and values. taken: bytes of memory that this map would give back if nothing else shared
+    its records and nodes, as malloc rounds them.
     """
 
     def __cinit__(self):
@@ -500,6 +496,7 @@ cdef class OrderedMap:
         self.frozen = False
         self.count = 0
         self.nbytes = 0
+        self.taken = 0
 
     def __dealloc__(self):
         if self.root != NULL:
@@ -515,6 +512,7 @@ cdef class OrderedMap:
             self.root = node_new(True)
             if self.root == NULL:
                 raise MemoryError
+            self.taken += chunk_of(sizeof(Node))
             return 0
         if self.root.refs > 1:
             grown = node_copy(self.root)
@@ -528,9 +526,10 @@ cdef class OrderedMap:
             raise MemoryError
         grown.slot[0] = self.root
         grown.count = 1
-        if split_child(grown, 0, at_right_edge) < 0:
-            free(grown)
+        if split_child(grown, 0, at_right_edge, &self.taken) < 0:
+            node_free(grown)
             raise MemoryError
+        self.taken += chunk_of(sizeof(Inner))
         self.root = grown
         return 0
 
@@ -556,7 +555,7 @@ cdef class OrderedMap:
             at = node.count - 1 if append else inner_find(node, key, rec.klen)
             child = own_child(node, at)
             if child != NULL and child.count == NODE_CAP:
-                if split_child(node, at, append) < 0:
+                if split_child(node, at, append, &self.taken) < 0:
                     child = NULL
                 elif append or key_cmp(rec_key(seps(node)[at + 1]), seps(node)[at + 1].klen, key, rec.klen) <= 0:
                     child = <Node*>node.slot[at + 1]
@@ -566,9 +565,11 @@ cdef class OrderedMap:
             node = child
         at = node.count if append else leaf_find(node, key, rec.klen, &equal)
         self.nbytes += rec_bytes(rec)
+        self.taken += rec_chunk(rec)
         if equal:
             old = <Record*>node.slot[at]
             self.nbytes -= rec_bytes(old)
+            self.taken -= rec_chunk(old)
             node.slot[at] = rec
             if old == self.top:
                 self.top = rec
@@ -623,6 +624,7 @@ cdef class OrderedMap:
         at[level] = leaf_find(node, key, n, &equal)
         old = <Record*>node.slot[at[level]]
         self.nbytes -= rec_bytes(old)
+        self.taken -= rec_chunk(old)
         self.count -= 1
         memmove(&node.slot[at[level]], &node.slot[at[level] + 1], (node.count - at[level] - 1) * sizeof(void*))
         memmove(&node.hint[at[level]], &node.hint[at[level] + 1], (node.count - at[level] - 1) * sizeof(uint32_t))
@@ -643,22 +645,25 @@ cdef class OrderedMap:
         """Child `index` has become small: drop it when empty, else join it with a neighbour."""
         cdef Node* child = <Node*>parent.slot[index]
         if child.count == 0:
-            free(child)
-            drop_slot(parent, index)
+            self.taken -= chunk_of(node_size(child.leaf))
+            node_free(child)
+            drop_slot(parent, index, &self.taken)
             return
         if index + 1 < parent.count:
-            merge_children(parent, index)
+            merge_children(parent, index, &self.taken)
         if index > 0 and (<Node*>parent.slot[index]).count < NODE_LOW:
-            merge_children(parent, index - 1)
+            merge_children(parent, index - 1, &self.taken)
 
     cdef void lower_root(self) noexcept:
         cdef Node* node = self.root
         while not node.leaf and node.count == 1:
             self.root = <Node*>node.slot[0]
-            free(node)
+            self.taken -= chunk_of(sizeof(Inner))
+            node_free(node)
             node = self.root
         if node.count == 0:
-            free(node)
+            self.taken -= chunk_of(node_size(node.leaf))
+            node_free(node)
             self.root = NULL
 
     cpdef clear(self):
@@ -672,6 +677,7 @@ cdef class OrderedMap:
         self.top = NULL
         self.count = 0
         self.nbytes = 0
+        self.taken = 0
 
     cpdef OrderedMap view(self):
         """A read-only map with the present contents, in O(1); later writes to this one do not show in it."""
@@ -679,6 +685,7 @@ cdef class OrderedMap:
         other.root = self.root
         other.count = self.count
         other.nbytes = self.nbytes
+        other.taken = self.taken
         other.frozen = True
         if self.root != NULL:
             self.root.refs += 1
@@ -763,37 +770,3 @@ cdef class OrderedMap:
             if len(found) < chunk:
                 return
             at = found[len(found) - 1][0] + b"\0"
-
-    def check(self):
-        """Verify the tree's own rules; raises AssertionError. For tests."""
-        cdef size_t records = 0, size = 0
-        cdef list keys = []
-        if self.root != NULL:
-            check_node(self.root, keys)
-        for key, value in keys:
-            records += 1
-            size += len(key) + (0 if value is None else len(value))
-        assert [key for key, _ in keys] == sorted({key for key, _ in keys}), "keys out of order"
-        assert records == self.count, "count is wrong"
-        assert size == self.nbytes, "bytes are wrong"
-        assert self.top == NULL or key_bytes(self.top) == keys[len(keys) - 1][0], "greatest key is wrong"
-
-
-cdef check_node(Node* node, list keys):
-    """Append the records below `node` to `keys`, checking counts and separators."""
-    cdef int i
-    assert node.refs >= 1 and 1 <= node.count <= NODE_CAP, "node out of bounds"
-    for i in range(node.count):
-        if node.leaf or i > 0:
-            assert key_bytes(key_at(node, i))[:node.skip] == (<char*>node.prefix)[:node.skip], "wrong prefix"
-            assert node.hint[i] == hint_of(rec_key(key_at(node, i)), key_at(node, i).klen, node.skip), "wrong hint"
-        if node.leaf:
-            assert (<Record*>node.slot[i]).refs >= 1, "freed record"
-            keys.append(pair(<Record*>node.slot[i]))
-            continue
-        if i > 0:
-            assert keys[len(keys) - 1][0] < key_bytes(seps(node)[i]), "separator not above its left side"
-        before = len(keys)
-        check_node(<Node*>node.slot[i], keys)
-        if i > 0:
-            assert key_bytes(seps(node)[i]) <= keys[before][0], "separator above its right side"

@@ -1,9 +1,40 @@
-# One key and its value in one malloc'd piece, shared by reference count between maps, views and readers. Inline, for
+# One key and its value in one piece of memory, shared by reference count between maps, views and readers. Inline, for
 # every look-up comes through here. Counts are plain integers: only with the GIL held, or where one thread can reach it.
 
 from libc.stdint cimport uint8_t, uint32_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy
+
+
+cdef enum:
+    MALLOC_HEADER = 8        # of glibc: what stands before a piece
+    MALLOC_ALIGN = 16
+    MALLOC_LEAST = 32
+    MALLOC_MAPPED = 131072   # pieces from here on may be pages of their own
+    PAGE = 4096
+
+
+cdef inline size_t chunk_of(size_t n) noexcept nogil:
+    """Bytes that malloc takes for a piece of n bytes (glibc on 64 bits).
+
+    Measured: what a process grows by for each put of a new key of 16 bytes, its two records and their part of the nodes
+    together. The account differs by 0.5 % at most, by 1.3 % for values of 256 KiB and more.
+
+        value      0: 162 bytes (keys in order: 171)     1 KiB:  1,186     64 KiB:    65,767
+                  16: 178               (187)            4 KiB:  4,257    256 KiB:   263,854
+                 100: 258               (267)           16 KiB: 16,546      1 MiB: 1,066,268
+                 400: 562               (571)    key 1 KiB, value 16: 2,203
+    """
+    if n >= MALLOC_MAPPED:
+        return (n + MALLOC_ALIGN + PAGE - 1) & ~<size_t>(PAGE - 1)
+    n = (n + MALLOC_HEADER + MALLOC_ALIGN - 1) & ~<size_t>(MALLOC_ALIGN - 1)
+    return n if n > MALLOC_LEAST else MALLOC_LEAST
+
+
+# All records and nodes of all maps come from here, so that it is known what they take together. The count is atomic, for
+# a few records are made without the GIL: 5 ns.
+cdef void* held_alloc(size_t n) noexcept nogil
+cdef void held_free(void* piece, size_t n) noexcept nogil
+cdef size_t held_bytes() noexcept nogil
 
 
 cdef struct Record:
@@ -30,6 +61,15 @@ cdef inline size_t rec_bytes(Record* rec) noexcept nogil:
     return <size_t>rec.klen + (0 if rec_deleted(rec) else rec.vlen)
 
 
+cdef inline size_t rec_chunk(Record* rec) noexcept nogil:
+    """Bytes that malloc takes for it."""
+    return chunk_of(sizeof(Record) + rec_bytes(rec))
+
+
+cdef inline void rec_free(Record* rec) noexcept nogil:
+    held_free(rec, sizeof(Record) + rec_bytes(rec))
+
+
 cdef inline void rec_ref(Record* rec) noexcept nogil:
     rec.refs += 1
 
@@ -37,12 +77,12 @@ cdef inline void rec_ref(Record* rec) noexcept nogil:
 cdef inline void rec_release(Record* rec) noexcept nogil:
     rec.refs -= 1
     if rec.refs == 0:
-        free(rec)
+        rec_free(rec)
 
 
 cdef inline Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil:
     """A record with its key filled in and room for the value; NULL without memory. The caller owns one reference."""
-    cdef Record* rec = <Record*>malloc(sizeof(Record) + klen + vlen)
+    cdef Record* rec = <Record*>held_alloc(sizeof(Record) + klen + vlen)
     if rec != NULL:
         rec.refs = 1
         rec.klen = <uint32_t>klen

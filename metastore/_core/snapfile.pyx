@@ -7,13 +7,12 @@ reference count. So the node's own thread is held up by no more than the making 
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from metastore._core.engine cimport Engine, MemoryEngine
 from metastore._core.le cimport get32, put32
 from metastore._core.omap cimport OrderedMap, cursor_first, cursor_next
-from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
+from metastore._core.record cimport Record, held_alloc, key_cmp, rec_free, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 from metastore._core.engine import APPLIED_KEY
 from metastore.errors import FormatError
@@ -167,7 +166,7 @@ cdef class RecordReader:
         vlen = get32(self.head + 4)
         if n < RECORD_HEADER or klen > MAX_RECORD or vlen > MAX_RECORD:
             raise FormatError(f"snapshot: record {self.records} cannot be read")
-        rec = <Record*>malloc(sizeof(Record) + <size_t>klen + vlen)
+        rec = <Record*>held_alloc(sizeof(Record) + <size_t>klen + vlen)
         if rec == NULL:
             raise MemoryError
         rec.refs = 1
@@ -179,7 +178,7 @@ cdef class RecordReader:
             if self.last != NULL and key_cmp(rec_key(self.last), self.last.klen, rec_key(rec), klen) >= 0:
                 raise FormatError(f"snapshot: record {self.records} is out of order")
         except BaseException:
-            free(rec)
+            rec_free(rec)
             raise
         if self.last != NULL:
             rec_release(self.last)
@@ -216,7 +215,7 @@ cdef class RecordReader:
             if kept == NULL:
                 return False
             if self.last != NULL:
-                free(self.last)
+                rec_free(self.last)
             self.last = kept
         return True
 

@@ -94,7 +94,11 @@ class FiledEngine(Engine):
 
     def size(self) -> int:
         """As any engine."""
-        return int(self.memory.size())
+        return int(self.memory.size_in_use())
+
+    def data_size(self) -> int:
+        """As any engine."""
+        return int(self.memory.data_size())
 
     def durable_applied(self) -> int:
         """Up to where the files go."""

@@ -167,7 +167,7 @@ class SimSnapshots(Snapshots):
         header, view = moment
         file = self.member.disk.make(header.name("tmp"))
         file.write(0, header.encode())
-        self._write(header, Walker(view), file, 0, self._counted(), int(self.engine.size()))
+        self._write(header, Walker(view), file, 0, self._counted(), int(self.engine.data_size()))
         return True
 
     def _write(self, header: Header, walker: Walker, file: File, chunks: int, *sizes: int) -> None:

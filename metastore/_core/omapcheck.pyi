@@ -1,0 +1,3 @@
+from metastore._core.omap import OrderedMap
+
+def check(tree: OrderedMap) -> None: ...
