@@ -187,6 +187,13 @@ DowngradeInProcess = _api(
 NoInflightDowngrade = _api("NoInflightDowngrade", FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")
 
 
+class ReplyTooLarge(ApiError):
+    """A reply that takes more memory than a request may hold. Of a write it is the reply alone that is refused."""
+
+    code = RESOURCE_EXHAUSTED
+    default = "etcdserver: the reply takes more than 512 MiB of memory; a write that asked for it was done"
+
+
 class MalformedRequest(ApiError):
     """A request whose bytes are not what its message type says; the text names the message."""
 

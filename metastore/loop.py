@@ -25,6 +25,8 @@ HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
 
 #: The longest wait of one turn, in seconds; bounds what a clock jump or a lost wake-up can cost.
 LONGEST_WAIT: Final = 60.0
+#: A turn that works for longer is counted (seconds): no request may make one.
+SLOW_TURN: Final = 0.02
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -61,6 +63,14 @@ class Loop:
         self._stopping = False
         self._closed = False
         self._max_events = max_events
+        #: Turns, and how long they took without the wait (seconds): all together and the longest one.
+        self.turns = 0
+        self.turn_seconds = 0.0
+        self.longest_turn = 0.0
+        #: Turns in which this thread worked for longer than SLOW_TURN: its processor time, so that what other
+        #: processes take of a busy machine does not count.
+        self.slow_turns = 0
+        self.longest_work = 0.0
         #: Called once at the end of every turn.
         self.on_turn: Callable[[], object] | None = None
         self.now: Callable[[], float] = time.monotonic
@@ -154,7 +164,9 @@ class Loop:
     def run_once(self, timeout: float | None = None) -> None:
         """One turn; waits at most `timeout` seconds (None: until something happens)."""
         callbacks = self._callbacks
-        for fd, events in self._epoll.poll(self._wait_time(timeout), self._max_events):
+        ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
+        began, worked = time.perf_counter(), time.thread_time()
+        for fd, events in ready:
             # A callback earlier in this turn may have removed this one.
             callback = callbacks.get(fd)
             if callback is not None:
@@ -165,6 +177,18 @@ class Loop:
             self._posted.popleft()()
         if self.on_turn is not None:
             self.on_turn()
+        took = time.perf_counter() - began
+        self.turns += 1
+        self.turn_seconds += took
+        if took > self.longest_turn:
+            self.longest_turn = took
+        if took > SLOW_TURN:
+            self._slow(time.thread_time() - worked)
+
+    def _slow(self, worked: float) -> None:
+        """A turn took long by the clock; `worked` is this thread's part of it (seconds)."""
+        self.longest_work = max(self.longest_work, worked)
+        self.slow_turns += worked > SLOW_TURN
 
     def run(self) -> None:
         """Turn until `stop`. Raises what a callback raised, after which the loop can still be run or closed."""

@@ -212,6 +212,13 @@ class View:
         numbers |= server.upkeep.stats()
         return numbers | {
             "kv_refused_total": server.kv.refused,
+            "kv_late_requests": server.kv.late,
+            "kv_late_bytes": server.kv.queue.held,
+            "loop_turns_total": server.loop.turns,
+            "loop_turn_seconds_total": server.loop.turn_seconds,
+            "loop_longest_turn_seconds": server.loop.longest_turn,
+            "loop_slow_turns_total": server.loop.slow_turns,
+            "loop_longest_work_seconds": server.loop.longest_work,
             "engine_busy_total": server.driver.engine_busy,
             "inflight_requests": proposer.queued + proposer.inflight,
             "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,

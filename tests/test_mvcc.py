@@ -448,7 +448,9 @@ def test_readonly_and_serializable_transactions() -> None:
         ([fast], True, True),
         ([fast, slow], True, False),
         ([fast, write], False, False),
-        ([pb.RequestOp(request_txn=pb.TxnRequest())], False, False),
+        ([pb.RequestOp(request_txn=pb.TxnRequest())], True, False),
+        ([pb.RequestOp(request_txn=pb.TxnRequest(success=[fast]))], True, False),
+        ([pb.RequestOp(request_txn=pb.TxnRequest(success=[write]))], False, False),
     ]:
         body = pb.TxnRequest(failure=ops).SerializeToString()
         assert txn.txn_is_readonly(body) is readonly

@@ -16,7 +16,8 @@ from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_rais
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
                                  op_read)
-from metastore._core.txn cimport run_txn, txn_puts
+from metastore._core.txn cimport txn_puts
+from metastore._core.txnwork cimport TxnWork, start_txn
 from metastore._core.waiter cimport Waiter
 
 from metastore.alarms import Alarms
@@ -146,6 +147,7 @@ cdef class Applier:
 
     cdef bytes execute(self, const OpView* op, bint want):
         cdef bytes reply
+        cdef TxnWork work
         if op.kind == OP_MEMBER:
             return self.on_member(<bytes>op.body[:op.n])
         if op.kind == OP_ALARM:
@@ -156,7 +158,10 @@ cdef class Applier:
             check_alarms(self.barred, op.kind, op.body, op.n)
         if op.kind != OP_TXN:
             return self.store.execute_view(op.kind, op.body, op.n, want)
-        reply = run_txn(self.store, op.body, op.n, want)
+        work = start_txn(self.store, op.body, op.n, want)
+        while not work.step(<size_t>1 << 40):
+            pass
+        reply = work.reply
         self.store.finish()
         return reply
 

@@ -18,6 +18,7 @@ cdef class Engine:
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL
     cdef EngineCursor cursor(self)
+    cdef size_t pace(self) noexcept       # what a unit of work costs here, in units (work.pxd)
 
     cpdef object get(self, bytes key)
     cpdef object seek_ge(self, bytes key)

@@ -92,6 +92,10 @@ cdef class Engine:
         made.engine = self
         return made
 
+    cdef size_t pace(self) noexcept:
+        # Measured with RocksDB: a key that is walked over takes 1.5 us, one whose value is fetched 5 us.
+        return 12
+
     # -- to be overridden --
 
     cpdef object get(self, bytes key):
@@ -499,6 +503,9 @@ cdef class MemoryEngine(Engine):
             made.root.refs += 1
         made.cur.depth = 0
         return made
+
+    cdef size_t pace(self) noexcept:
+        return 1
 
     cpdef object get(self, bytes key):
         """The value of `key`, or None."""

@@ -89,6 +89,7 @@ cdef struct Kv:
     int64_t mod
     int64_t version
     int64_t lease
+    uint32_t sub         # of the change that `mod` names
     void* hold           # what the slices point into (the store's business)
 
 
@@ -99,6 +100,7 @@ cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept n
 cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept nogil
 
 # Admission: decode and check; KV_OK or the code of the first thing that is wrong.
+cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil
 cdef int verify_put(const uint8_t* body, size_t n) noexcept nogil
 cdef int verify_range(const uint8_t* body, size_t n) noexcept nogil
 cdef int verify_delete(const uint8_t* body, size_t n) noexcept nogil
@@ -123,7 +125,11 @@ cdef uint8_t* kv_write(uint8_t* p, const Kv* kv) noexcept nogil
 
 cdef bytes encode_put_reply(const Header* header, const Kv* prev)
 cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bint more, int64_t count)
-cdef bytes encode_pairs(const Kv* kvs, size_t n)
+cdef enum:
+    PAIR_TAG = 0x12      # a pair as it stands in a RangeResponse
+    PREV_TAG = 0x1A      # a previous one, as it stands in a DeleteRangeResponse
+
+cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag)
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n)
 cdef bytes encode_compact_reply(const Header* header)
 cdef bytes encode_txn_reply(const Header* header, bint succeeded, list responses)

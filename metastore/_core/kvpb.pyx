@@ -222,6 +222,22 @@ cdef int check_range_req(RangeReq* req) noexcept nogil:
     return KV_OK
 
 
+cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil:
+    """Whether a message has at most `most` fields."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if most == 0:
+            return KV_MALFORMED
+        most -= 1
+
+
 cdef int verify_put(const uint8_t* body, size_t n) noexcept nogil:
     cdef PutReq req
     if decode_put(body, n, &req) != KV_OK:
@@ -389,13 +405,13 @@ cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bin
     return reply
 
 
-cdef bytes encode_pairs(const Kv* kvs, size_t n):
-    """`n` pairs as they stand in a RangeResponse."""
+cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag):
+    """`n` pairs as they stand in a response."""
     cdef size_t i
     cdef bytes part = PyBytes_FromStringAndSize(NULL, kvs_size(kvs, n))
     cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(part)
     for i in range(n):
-        p = kv_field(p, 0x12, &kvs[i])
+        p = kv_field(p, tag, &kvs[i])
     return part
 
 

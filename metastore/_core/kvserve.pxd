@@ -3,6 +3,8 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from metastore._core.batch cimport BatchProposer
 from metastore._core.mvcc cimport Store
 from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport Work
+from metastore._core.workqueue cimport Starter, Waiting, WorkQueue
 
 cdef enum:
     METHOD_RANGE = 0
@@ -14,7 +16,7 @@ cdef enum:
     METHOD_CONFIRM = 5     # no call: whoever only wants a ReadIndex round
 
 
-cdef class KVServer:
+cdef class KVServer(Starter):
     cdef readonly Store store
     cdef readonly BatchProposer proposer
     cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
@@ -32,8 +34,11 @@ cdef class KVServer:
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
-    cdef readonly object late             # (waiter, body or LongRange): ranges that one turn is too short for
-    cdef int64_t left                     # what new ranges of this turn may still cost
+    cdef readonly WorkQueue queue         # what one turn is too short for
+    cdef int64_t left                     # what new requests of this turn may still cost
+    cdef int64_t left_bytes               # of replies about single keys that may still be made in this turn
+    cdef int64_t pace                     # of the engine, see there
+    cdef bint admitted                    # a call was admitted while late ones were served
     cdef list held                        # compactions that wait for the space to be given back
 
     cpdef list handle(self, list requests, double now)
@@ -45,8 +50,11 @@ cdef class KVServer:
     cdef bint must_wait(self, Waiter waiter)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
     cdef int answer_all(self, list reads) except -1
-    cdef bytes answer_range(self, bytes body, Waiter waiter)
-    cdef int64_t go_on(self, Waiter waiter, object work, int64_t left) except -1
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=*) except -1
+    cdef Work work_of(self, int method, bytes body)
+    cdef object answer_now(self, int method, bytes body, Waiter waiter)
     cpdef serve_reads(self, list reads)
     cpdef fail_reads(self, list reads, error)
     cpdef list take_reads(self)

@@ -1,10 +1,10 @@
-from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
 
 from metastore._core.batch import BatchProposer
 from metastore._core.mvcc import Store
 from metastore._core.waiter import Waiter
+from metastore._core.workqueue import WorkQueue
 from metastore.errors import MetaStoreError
 
 METHODS: dict[str, int]
@@ -22,7 +22,7 @@ class KVServer:
     reads_begun: int
     reads_waiting: int
     deferred: dict[Any, list[tuple[Waiter, int, bytes]]]
-    late: deque[tuple[Waiter, Any]]
+    queue: WorkQueue
     next_id: int
     max_request_bytes: int
     max_txn_ops: int
@@ -49,6 +49,8 @@ class KVServer:
     def swept(self) -> None: ...
     def refuse(self, error: MetaStoreError | None) -> None: ...
     def refuse_writes(self, error: MetaStoreError | None) -> None: ...
+    @property
+    def late(self) -> int: ...
     @property
     def closed_to_writes(self) -> MetaStoreError | None: ...
     @property

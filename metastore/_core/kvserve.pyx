@@ -13,25 +13,29 @@ from metastore._core.apply cimport check_alarms
 from metastore._core.batch cimport BatchProposer
 from metastore._core.h2request cimport Request
 from metastore._core.kvpb cimport (
-    KV_OK, CompactReq, decode_compact, kv_raise, range_is_serializable, verify_compact,
+    KV_OK, CompactReq, check_fields, decode_compact, kv_raise, range_is_serializable, verify_compact,
     verify_delete, verify_put, verify_range,
 )
-from metastore._core.longrange cimport LongRange, start_range
+from metastore._core.longrange cimport start_range
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
-from metastore._core.txn cimport check_txn, txn_is_readonly, txn_puts
+from metastore._core.txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
+                                  verify_txn)
+from metastore._core.txnwork cimport start_readonly
 from metastore._core.waiter cimport Waiter
-
-from collections import deque
-
-from metastore._core.txn import txn_is_serializable
+from metastore._core.work cimport COST_BYTES, COST_OP, Work
+from metastore._core.workqueue cimport QUANTUM, Starter, Waiting, WorkQueue
 
 cdef int64_t NO_LIMIT = 0x3FFFFFFFFFFFFFFF
 cdef int64_t PUT_COST = 256          # bytes that a put is taken to need beside its own (etcd's figure)
 cdef enum:
-    # What ranges may cost in one turn of the loop: as much for new ones as for those of earlier turns. In memory 100 ns
-    # for each of these, so 3 ms.
+    # What requests may cost in one turn of the loop: as much for new ones as for those of earlier turns. In memory 100 ns
+    # for each of these units, so 3 ms.
     TURN_BUDGET = 32768
+    TURN_BYTES = 8 << 20     # bytes of replies about single keys that are made in one turn
+    FEW_BYTES = 1024
+    MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none has more than 13 that we know
+    METHOD_UNCHECKED = 6     # no call: a transaction that is still to be admitted
 
 METHODS = {
     "Range": METHOD_RANGE,
@@ -61,7 +65,7 @@ cdef class HeldCompaction(Waiter):
         self.inner.fail(error)
 
 
-cdef class KVServer:
+cdef class KVServer(Starter):
     """Admits KV calls.
 
     `waiters` is shared with the Applier, which takes out whom it answers. `first_id` begins the request ids, which must
@@ -75,8 +79,10 @@ cdef class KVServer:
         self.reads = []
         self.held = []
         self.deferred = {}
-        self.late = deque()
+        self.queue = WorkQueue()
         self.left = TURN_BUDGET
+        self.left_bytes = TURN_BYTES
+        self.pace = store.engine.pace()
         self.next_id = first_id
         self.room = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
@@ -100,6 +106,10 @@ cdef class KVServer:
 
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1:
         self.calls[method] += 1
+        return self.attempt(method, body, waiter, now)
+
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1:
+        """Admit a call, or answer it with the reason why not."""
         try:
             self.admit(method, body, waiter, now)
         except errors.NoSpace as error:
@@ -122,6 +132,10 @@ cdef class KVServer:
         cdef int code
         if self.refusal is not None:
             raise self.refusal
+        if method == METHOD_TXN:
+            return self.admit_txn(body, waiter, now)
+        if size > FEW_BYTES and check_fields(data, size, MOST_FIELDS) != KV_OK:
+            raise errors.MalformedRequest(f"{errors.MalformedRequest.default}: over {MOST_FIELDS} fields in one message")
         if method == METHOD_PUT:
             code = verify_put(data, size)
             if code != KV_OK:
@@ -132,11 +146,6 @@ cdef class KVServer:
             if code != KV_OK:
                 kv_raise(code, "RangeRequest")
             return self.read(method, body, waiter, range_is_serializable(body))
-        if method == METHOD_TXN:
-            check_txn(body, self.max_txn_ops)
-            if txn_is_readonly(body):
-                return self.read(method, body, waiter, txn_is_serializable(body))
-            return self.write(OP_TXN, body, waiter, now)
         if method == METHOD_DELETE_RANGE:
             code = verify_delete(data, size)
             if code != KV_OK:
@@ -150,6 +159,27 @@ cdef class KVServer:
         if compact.physical and <size_t>len(self.held) >= self.max_reads:
             raise errors.TooManyRequests()
         return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
+
+    cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1:
+        """Check and queue a transaction; in a later turn when those of this one have taken their time."""
+        cdef TxnNode node
+        if self.left <= 0:
+            return self.later(METHOD_UNCHECKED, body, waiter, None, now)
+        node = verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_txn_ops)
+        self.left -= <int64_t>(COST_OP * node.counted)
+        if node_is_readonly(node):
+            return self.read(METHOD_TXN, body, waiter, node_is_serializable(node))
+        return self.write(OP_TXN, body, waiter, now)
+
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=0) except -1:
+        """Have a request go on, or begin, in later turns. Raises TooManyRequests."""
+        cdef Waiting one = Waiting.__new__(Waiting)
+        if self.queue.count >= self.max_reads:
+            raise errors.TooManyRequests()
+        one.waiter, one.method, one.body, one.work, one.now = waiter, method, body, work, now
+        if work is not None:
+            work.freeze()
+        return self.queue.push(one)
 
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1:
         cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
@@ -244,7 +274,7 @@ cdef class KVServer:
             waiter.complete(b"")
             return 0
         try:
-            reply = self.answer_range(body, waiter) if method == METHOD_RANGE else self.store.txn(body)
+            reply = self.answer_now(method, body, waiter)
         except errors.ApiError as error:
             waiter.fail(error)
         else:
@@ -265,73 +295,82 @@ cdef class KVServer:
             raise
         return 0
 
-    cdef bytes answer_range(self, bytes body, Waiter waiter):
+    cdef Work work_of(self, int method, bytes body):
+        """What is to be done in pieces for a read; None for a range of a single key. Raises ApiError."""
+        cdef TxnNode node
+        if method == METHOD_RANGE:
+            return start_range(self.store, body)
+        node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
+        return start_readonly(self.store, node, body)
+
+    cdef object answer_now(self, int method, bytes body, Waiter waiter):
         """The reply, or None: a later turn gives it. Raises ApiError."""
-        cdef LongRange work = start_range(self.store, body)
+        cdef Work work
         cdef bytes reply
+        if method == METHOD_TXN:
+            if self.left <= 0:
+                self.later(method, body, waiter, None)
+                return None
+            self.left -= <int64_t>(COST_OP * count_txn_ops(body))
+        work = self.work_of(method, body)
         if work is None:
-            return self.store.range_reply(body)
-        if self.left > 0:
-            reply = work.step(<size_t>self.left)
-            self.left -= <int64_t>work.cost
-            if reply is not None:
-                return reply
-        if <size_t>len(self.late) >= self.max_reads:
-            raise errors.TooManyRequests()
-        if work.cost:
-            work.freeze()
-            self.late.append((waiter, work))
-        else:
-            self.late.append((waiter, body))
+            if self.left_bytes <= 0:
+                self.later(method, body, waiter, None)
+                return None
+            reply = self.store.range_reply(body)
+            self.left_bytes -= PyBytes_GET_SIZE(reply)
+            return reply
+        if self.left <= 0:
+            self.later(method, body, waiter, None)
+            return None
+        done = work.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
+        self.left -= <int64_t>work.cost * self.pace
+        if done:
+            return work.reply
+        self.later(method, body, waiter, work if self.queue.may_begin() else None)
         return None
 
-    def serve_late(self) -> bool:
-        """Go on with ranges that were too long for earlier turns, the oldest first; to be called at the end of every
-        turn. Whether there is more to do."""
-        cdef int64_t left = TURN_BUDGET
-        while self.late and left > 0:
-            waiter, work = self.late.popleft()
-            if isinstance(waiter, Request) and (<Request>waiter).closed:
-                if isinstance(work, LongRange):
-                    (<LongRange>work).close()
-                continue
-            if isinstance(work, bytes) and self.must_wait(waiter):
-                self.deferred.setdefault((<Request>waiter).session, []).append((waiter, METHOD_RANGE, work))
-                continue
-            left -= self.go_on(waiter, work, left)
-        self.left = TURN_BUDGET
-        return bool(self.late)
+    cdef bint put_off(self, Waiting one) except -1:
+        if one.method == METHOD_UNCHECKED or not self.must_wait(one.waiter):
+            return False
+        self.deferred.setdefault((<Request>one.waiter).session, []).append((one.waiter, one.method, one.body))
+        return True
 
-    cdef int64_t go_on(self, Waiter waiter, object work, int64_t left) except -1:
-        """One piece of a range that came before all others in `late`; what it cost."""
-        cdef LongRange one
-        cdef bytes reply
-        try:
-            one = work if isinstance(work, LongRange) else start_range(self.store, work)
-            reply = one.step(<size_t>left)
-        except errors.ApiError as error:
-            if isinstance(work, LongRange):
-                (<LongRange>work).close()
-            waiter.fail(error)
-            return 1
-        except BaseException:
-            waiter.fail(errors.Stopped())
-            raise
-        if reply is not None:
-            waiter.complete(reply)
-        else:
-            if one is not work:
-                one.freeze()
-            self.late.appendleft((waiter, one))
-        return <int64_t>one.cost
+    cdef int64_t start(self, Waiting one) except -1:
+        """Begin with a request that waited in the queue. Raises ApiError."""
+        cdef int64_t before, cost = COST_OP
+        if one.method == METHOD_UNCHECKED:
+            self.admitted = True
+            self.left = before = TURN_BUDGET
+            self.attempt(METHOD_TXN, one.body, one.waiter, one.now)
+            return cost + before - self.left
+        if one.method == METHOD_TXN:
+            cost += COST_OP * <int64_t>count_txn_ops(one.body)
+        one.work = self.work_of(one.method, one.body)
+        if one.work is None:
+            reply = self.store.range_reply(one.body)
+            cost += PyBytes_GET_SIZE(reply) // COST_BYTES
+            one.waiter.complete(reply)
+        return cost
+
+    def serve_late(self) -> bool:
+        """Go on with what was too long for earlier turns; to be called at the end of every turn. Whether there is more to
+        do."""
+        self.admitted = False
+        if self.queue.busy():
+            self.queue.serve(self, TURN_BUDGET, self.pace)
+        self.left = TURN_BUDGET
+        self.left_bytes = TURN_BYTES
+        return self.admitted or self.queue.busy()
+
+    @property
+    def late(self):
+        """How many requests wait for later turns."""
+        return self.queue.count
 
     def abandon_late(self, error) -> None:
-        """Answer with `error` who waits for a long range: the node stops."""
-        while self.late:
-            waiter, work = self.late.popleft()
-            if isinstance(work, LongRange):
-                (<LongRange>work).close()
-            waiter.fail(error)
+        """Answer with `error` who waits for later turns: the node stops."""
+        self.queue.abandon(error)
 
     cpdef serve_reads(self, list reads):
         """Answer reads whose index has been applied."""

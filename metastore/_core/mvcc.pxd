@@ -23,6 +23,8 @@ cdef struct KvList:
     size_t n
     size_t room
     int64_t total        # keys in the range, also those not collected
+    size_t cost          # of collecting (units: work.pxd); whoever reads it sets it to 0
+    size_t held          # bytes of the pairs that are there
 
 
 cdef bytes meta_value(int64_t number)
@@ -30,6 +32,8 @@ cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2
 cdef void kvs_init(KvList* kvs) noexcept
 cdef void kvs_clear(KvList* kvs) noexcept
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept
+cdef void kvs_release(Kv* kv) noexcept
+cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept
 cdef bint arrange(const RangeReq* req, KvList* out) noexcept
 
 
@@ -70,6 +74,8 @@ cdef class Store:
     cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1
     cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL
     cdef int load(self, const IndexView* view, Kv* out) except -1
+    cdef int load_value(self, Kv* kv) except -1
+    cdef Store frozen(self)
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1
     cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                      KvList* out) except -1
@@ -80,10 +86,10 @@ cdef class Store:
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL
-    cdef int select(self, const RangeReq* req, KvList* out, bint* more) except -1
+    cdef int select(self, const RangeReq* req, int64_t now, KvList* out, bint* more) except -1
 
     cdef bytes do_put(self, const PutReq* req, Header* header, bint want)
-    cdef bytes do_range(self, const RangeReq* req, Header* header)
+    cdef bytes do_range(self, const RangeReq* req, int64_t now, Header* header)
     cdef bytes do_delete(self, const DeleteReq* req, Header* header, bint want)
     cdef bytes do_compact(self, const CompactReq* req, Header* header, bint want)
     cdef bytes range_view(self, const uint8_t* body, size_t n, uint64_t term)

@@ -24,6 +24,7 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY
                                    kv_raise)
 from metastore._core.omap cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
@@ -41,14 +42,23 @@ cdef void kvs_init(KvList* kvs) noexcept:
     kvs.n = 0
     kvs.room = 1
     kvs.total = 0
+    kvs.cost = kvs.held = 0
+
+
+cdef void kvs_release(Kv* kv) noexcept:
+    """Let go of what a pair points into; it stays in its list."""
+    if kv.hold != NULL:
+        rec_release(<Record*>kv.hold)
+        kv.hold = NULL
 
 
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept:
     """Keep only the first `n` pairs."""
     while kvs.n > n:
         kvs.n -= 1
-        if kvs.items[kvs.n].hold != NULL:
-            rec_release(<Record*>kvs.items[kvs.n].hold)
+        kvs_release(&kvs.items[kvs.n])
+    if n == 0:
+        kvs.held = 0
 
 
 cdef void kvs_clear(KvList* kvs) noexcept:
@@ -62,24 +72,26 @@ cdef Kv* kvs_add(KvList* kvs) except NULL:
     """Room for one more pair, zeroed."""
     cdef Kv* grown
     if kvs.n == kvs.room:
-        grown = <Kv*>malloc(2 * kvs.room * sizeof(Kv) if kvs.room > 1 else 16 * sizeof(Kv))
+        # A large piece is moved by its pages: nothing is copied, so growing is not what holds the loop.
+        grown = <Kv*>realloc(NULL if kvs.items == &kvs.one else kvs.items,
+                             (2 * kvs.room if kvs.room > 1 else 16) * sizeof(Kv))
         if grown == NULL:
             raise MemoryError
-        memcpy(grown, kvs.items, kvs.n * sizeof(Kv))
-        if kvs.items != &kvs.one:
-            free(kvs.items)
+        if kvs.items == &kvs.one:
+            grown[0] = kvs.one
         kvs.items = grown
         kvs.room = 2 * kvs.room if kvs.room > 1 else 16
+    kvs.held += sizeof(Kv)
     memset(&kvs.items[kvs.n], 0, sizeof(Kv))
     kvs.n += 1
     return &kvs.items[kvs.n - 1]
 
 
-cdef void kvs_filter(KvList* kvs, const RangeReq* req) noexcept:
-    """Drop the pairs that the request's revision bounds exclude (0: no bound)."""
-    cdef size_t i, kept = 0
+cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
+    """Of the pairs from number `first` on, drop those that the request's revision bounds exclude (0: no bound)."""
+    cdef size_t i, kept = first
     cdef Kv* kv
-    for i in range(kvs.n):
+    for i in range(first, kvs.n):
         kv = &kvs.items[i]
         if ((req.max_mod != 0 and kv.mod > req.max_mod) or (req.min_mod != 0 and kv.mod < req.min_mod)
                 or (req.max_create != 0 and kv.create > req.max_create)
@@ -132,7 +144,7 @@ cdef bint arrange(const RangeReq* req, KvList* out) noexcept:
     """Filter, sort and cut what was collected as the request wants it; whether something was cut off."""
     cdef bint more
     if req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0:
-        kvs_filter(out, req)
+        kvs_filter(out, req, 0)
     if out.n > 1 and (req.sort_target != 0 or req.sort_order == 2):
         kvs_sort(out, req.sort_target, req.sort_order == 2)
     more = req.limit > 0 and out.n > <size_t>req.limit
@@ -326,6 +338,19 @@ cdef class Store:
                 self.overlay.remove(at, REV_KEY_SIZE)
             self.sub -= 1
 
+    cdef Store frozen(self):
+        """This store as its readers see it now, whatever is written to it later. Its engine, a view, is the caller's to
+        close."""
+        cdef Store made = Store.__new__(Store)
+        made.engine = self.engine.view()
+        # Not empty while the engine is busy, or an entry is only half applied.
+        made.overlay = self.overlay.view()
+        made.cluster_id, made.member_id, made.raft_term = self.cluster_id, self.member_id, self.raft_term
+        made.rev = made.saved_rev = self.rev
+        made.compacted = self.compacted
+        made.swept = self.swept
+        return made
+
     # -- single versions --
 
     cdef bint lease_known(self, int64_t lease) noexcept:
@@ -382,8 +407,22 @@ cdef class Store:
         out.value.n = change.vlen
         out.create = view.create
         out.mod = view.main
+        out.sub = view.sub
         out.version = view.version
         out.lease = view.lease
+        return 0
+
+    cdef int load_value(self, Kv* kv) except -1:
+        """Fetch the value of a pair that was collected without it."""
+        cdef RevView change
+        cdef Record* rec = self.fetch(kv.mod, kv.sub)
+        kvs_release(kv)
+        kv.hold = rec
+        rev_record_read(rec, &change)
+        kv.key.p = change.key
+        kv.key.n = change.klen
+        kv.value.p = change.value
+        kv.value.n = change.vlen
         return 0
 
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1:
@@ -415,12 +454,17 @@ cdef class Store:
             return 0
         kv = kvs_add(out)
         if want == WANT_ALL:
-            return self.load(view, kv)
-        kv.create = view.create
-        kv.mod = view.main
-        kv.version = view.version
-        kv.lease = view.lease
-        return plain_key(group, kv)
+            self.load(view, kv)
+        else:
+            kv.create = view.create
+            kv.mod = view.main
+            kv.sub = view.sub
+            kv.version = view.version
+            kv.lease = view.lease
+            plain_key(group, kv)
+        out.cost += COST_PAIR + (kv.key.n + kv.value.n) // COST_BYTES
+        out.held += kv.key.n + kv.value.n
+        return 0
 
     cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                      KvList* out) except -1:
@@ -452,8 +496,8 @@ cdef class Store:
 
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
                              int want, size_t budget, KvList* out):
-        """Collect from the engine key `start` on: all up to `end` (then None), or `budget` keys (0: all), then the
-        engine key to go on from."""
+        """Collect from the engine key `start` on: all up to `end` (then None), or as much as costs `budget` units (0: all),
+        then the engine key to go on from. Adds to `out.cost`."""
         cdef Merged walk = Merged()
         cdef size_t high_n = 1, n
         cdef uint8_t* high = room(&self.high, index_room(end.n))
@@ -463,7 +507,7 @@ cdef class Store:
         cdef IndexView view, best
         cdef bint found
         cdef int steps
-        cdef int64_t left = <int64_t>budget     # below zero it never gets there
+        cdef size_t most = out.cost + budget if budget else <size_t>-1
         if from_key_on(end):
             high[0] = c'l'
         else:
@@ -489,8 +533,8 @@ cdef class Store:
                     rec = walk.next(rec)
                 if found and not best.tombstone:
                     self.keep(&best, group, limit, want, out)
-                left -= 1
-                if left == 0:
+                out.cost += COST_KEY + group.klen // COST_BYTES
+                if out.cost >= most:
                     low = room(&self.low, n + REV_SIZE)
                     memcpy(low, rec_key(group), n)
                     memset(low + n, 0xFF, REV_SIZE)
@@ -522,13 +566,13 @@ cdef class Store:
         memset(p + n, 0xFF, REV_SIZE)
         return walk.seek(p, n + REV_SIZE)
 
-    cdef int select(self, const RangeReq* req, KvList* out, bint* more) except -1:
+    cdef int select(self, const RangeReq* req, int64_t now, KvList* out, bint* more) except -1:
         """Everything a RangeRequest asks for but the encoding. Raises FutureRevision, Compacted, DamagedData.
 
         Limit, filters and sorting as etcd does them: with a filter or an explicit order all is fetched, then
         filtered, sorted and cut; a sort target without an order sorts what the limit let through.
         """
-        cdef int64_t at = self.now()
+        cdef int64_t at = now
         cdef size_t limit = 0
         cdef int want = WANT_ALL
         cdef bint filtered = req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0
@@ -550,18 +594,18 @@ cdef class Store:
 
     # -- operations; each needs finish() or undo() after it --
 
-    cdef bytes do_range(self, const RangeReq* req, Header* header):
-        """RangeResponse. Raises FutureRevision, Compacted, DamagedData."""
+    cdef bytes do_range(self, const RangeReq* req, int64_t now, Header* header):
+        """RangeResponse of a reader to whom `now` is the newest revision. Raises FutureRevision, Compacted, DamagedData."""
         cdef KvList kvs
         cdef bint more = False
         cdef size_t i
         kvs_init(&kvs)
         try:
-            self.select(req, &kvs, &more)
+            self.select(req, now, &kvs, &more)
             if req.keys_only:
                 for i in range(kvs.n):
                     kvs.items[i].value.n = 0
-            header.revision = self.now()
+            header.revision = now
             return encode_range_reply(header, kvs.items, kvs.n, more, kvs.total)
         finally:
             kvs_clear(&kvs)
@@ -661,8 +705,8 @@ cdef class Store:
     def execute(self, int kind, bytes body not None, bint want=True):
         """One operation (kinds: op.pxd); the encoded reply, or None unless wanted. Raises ApiError, FormatError."""
         if kind == OP_TXN:
-            # Not at the top: txn.pyx builds on this module.
-            from metastore._core.txn import execute_txn
+            # Not at the top: txnwork.pyx builds on this module.
+            from metastore._core.txnwork import execute_txn
 
             return execute_txn(self, body, want)
         try:
@@ -694,7 +738,8 @@ cdef class Store:
         kv_raise(check_range_req(&req), "")
         self.fill_header(&header)
         header.raft_term = term
-        return self.do_range(&req, &header)
+        # A reader sees nothing of an operation that is not at its end.
+        return self.do_range(&req, self.rev, &header)
 
     cpdef bytes range_reply(self, bytes body, object term=None):
         """RangeRequest -> RangeResponse; `term` for the header (default: raft_term). Raises ApiError."""

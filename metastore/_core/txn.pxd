@@ -1,10 +1,14 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
 from metastore._core.kvpb cimport Slice
-from metastore._core.mvcc cimport Store
 
 cdef enum:
     TXN_MAX_DEPTH = 129      # etcd's 128 operations allow no more; deeper is refused whatever the limit is
+
+
+cdef struct Count:
+    size_t ops               # compares and operations that may still come
+    size_t fields
 
 
 cdef struct CompareReq:
@@ -32,12 +36,16 @@ cdef class TxnNode:
     cdef list success
     cdef list failure
     cdef bint too_deep
-    cdef bint succeeded      # which branch runs; set by decide()
+    cdef bint succeeded      # which branch runs; set by whoever runs it
+    cdef size_t counted      # of the outermost one: compares and operations in all
 
 
 cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth)
-cdef int verify_txn(const uint8_t* body, size_t n, int max_ops) except -1
+cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil
+cdef size_t count_txn_ops(bytes body) noexcept
+cdef TxnNode verify_txn(const uint8_t* body, size_t n, int max_ops)
 cpdef check_txn(bytes body, int max_ops=*)
+cdef bint node_is_readonly(TxnNode node)
+cdef bint node_is_serializable(TxnNode node)
 cpdef bint txn_is_readonly(bytes body)
 cdef bint txn_puts(const uint8_t* body, size_t n) except -1
-cdef bytes run_txn(Store store, const uint8_t* body, size_t n, bint want)

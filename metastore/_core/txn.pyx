@@ -1,8 +1,9 @@
-"""Transactions: decoding, the checks at admission, and running them.
+"""Transactions: counting, decoding and the checks at admission (running them: txnwork.pyx).
 
-Semantics as in etcd's Txn: all compares of the branches that will run are decided on the state before the
-transaction; then every operation that will run is checked on that state; then they run in order, each seeing
-those before it, under one main revision. Nesting is bounded, so no request can exhaust the stack.
+What a request may hold is counted on its bytes before the first object is made of it: the nesting is bounded, so that
+no request can exhaust the stack, and so are its compares, operations and fields over all levels and branches together.
+These bounds hold at admission alone. What is in the log was admitted, perhaps by an older version: applied it is as it
+was then, so there only the nesting has a bound, the one that always was there.
 """
 
 from bisect import bisect_right
@@ -20,7 +21,85 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_DUPLICATE_KEY, KV_EMPTY_KEY,
 from metastore._core.mvcc cimport (WANT_ALL, WANT_KEYS, KvList, Store, kvs_clear, kvs_init)
 from metastore._core.record cimport key_cmp
 
-cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
+cdef enum:
+    TOTAL_OPS = 8            # compares and operations of all levels and branches, in units of max_ops
+    OP_FIELDS = 32           # protobuf fields for each of them; none has more than 13 that we know
+    OVERLAP_STEPS = 50000    # keys looked at in search of overlaps: some 15 ms
+
+
+# --- counting -------------------------------------------------------------------------------------------
+
+cdef int count_fields(const uint8_t* body, size_t n, Count* left) noexcept nogil:
+    """The fields of a message without messages in it."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0:
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+
+
+cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
+    """A RequestOp: one operation, and one more for each further request in it, of which the last one counts."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more, code
+    cdef bint first = True
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0 or (not first and left.ops == 0):
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+        if not first:
+            left.ops -= 1
+        first = False
+        if field.type != WIRE_BYTES or field.number > 4:
+            continue
+        if field.number == 4:
+            code = count_txn(field.bytes.p, field.bytes.n, depth + 1, left)
+        else:
+            code = count_fields(field.bytes.p, field.bytes.n, left)
+        if code != KV_OK:
+            return code
+
+
+cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
+    """Take what a TxnRequest holds off `left`: KV_OK, KV_MALFORMED, or KV_TOO_MANY_OPS when that is not enough."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more, code
+    if depth > TXN_MAX_DEPTH:
+        return KV_TOO_MANY_OPS
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0:
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+        if field.type != WIRE_BYTES or field.number > 3:
+            continue
+        if left.ops == 0:
+            return KV_TOO_MANY_OPS
+        left.ops -= 1
+        if field.number == 1:
+            code = count_fields(field.bytes.p, field.bytes.n, left)
+        else:
+            code = count_op(field.bytes.p, field.bytes.n, depth, left)
+        if code != KV_OK:
+            return code
 
 
 # --- decoding --------------------------------------------------------------------------------------------
@@ -204,6 +283,9 @@ cdef class Spans:
             self.begins.append(begin)
             self.ends.append(end)
 
+    cdef size_t count(self):
+        return len(self.begins) + len(self.added)
+
     cdef bint holds(self, bytes key):
         cdef Py_ssize_t at
         if self.added:
@@ -216,57 +298,90 @@ cdef bytes slice_bytes(const Slice* data):
     return PyBytes_FromStringAndSize(<const char*>data.p, data.n) if data.n else b""
 
 
-cdef tuple overlaps(list ops):
-    """(keys put, spans deleted) of a branch; raises DuplicateKey where a put meets another put or a deletion.
+cdef class Overlaps:
+    """Looks for keys that a transaction would change twice.
 
-    The two branches of one nested transaction exclude each other, so the same key may be put in both. As in
-    etcd, a deletion "from key on" (range_end "\\0") is not seen as an overlap.
+    Keys of a nested transaction are looked at again on each level above it, so this is what costs the most of all
+    checks: it is counted, and ends with TooManyOps at OVERLAP_STEPS.
     """
-    cdef Spans deleted = Spans()
-    cdef set puts = set()
-    cdef set then_puts, else_puts
-    cdef OpNode op
-    cdef DeleteReq delete
-    cdef PutReq put
-    cdef bytes key
-    for op in ops:
-        if op.kind == 3:
-            decode_delete(op.body.p, op.body.n, &delete)
-            key = slice_bytes(&delete.key)
-            deleted.add(key, slice_bytes(&delete.end) if delete.end.n else key + b"\0")
-    for op in ops:
-        if op.kind != 4:
-            continue
-        then_puts, then_deleted = overlaps(op.txn.success)
-        else_puts, else_deleted = overlaps(op.txn.failure)
-        then_puts |= else_puts
-        for key in then_puts:
-            if key in puts or deleted.holds(key):
-                kv_raise(KV_DUPLICATE_KEY, "")
-        puts |= then_puts
-        deleted.unite(then_deleted)
-        deleted.unite(else_deleted)
-    for op in ops:
-        if op.kind == 2:
-            decode_put(op.body.p, op.body.n, &put)
-            key = slice_bytes(&put.key)
-            if key in puts or deleted.holds(key):
-                kv_raise(KV_DUPLICATE_KEY, "")
-            puts.add(key)
-    return puts, deleted
+    cdef size_t steps
+
+    cdef int count(self, size_t n) except -1:
+        self.steps += n
+        if self.steps > OVERLAP_STEPS:
+            kv_raise(KV_TOO_MANY_OPS, "")
+        return 0
+
+    cdef tuple look(self, list ops):
+        """(keys put, spans deleted) of a branch; raises DuplicateKey where a put meets another put or a deletion.
+
+        The two branches of one nested transaction exclude each other, so the same key may be put in both. As in
+        etcd, a deletion "from key on" (range_end "\\0") is not seen as an overlap.
+        """
+        cdef Spans deleted = Spans()
+        cdef set puts = set()
+        cdef set then_puts, else_puts
+        cdef Spans then_deleted, else_deleted
+        cdef OpNode op
+        cdef DeleteReq delete
+        cdef PutReq put
+        cdef bytes key
+        for op in ops:
+            if op.kind == 3:
+                decode_delete(op.body.p, op.body.n, &delete)
+                key = slice_bytes(&delete.key)
+                deleted.add(key, slice_bytes(&delete.end) if delete.end.n else key + b"\0")
+        for op in ops:
+            if op.kind != 4:
+                continue
+            then_puts, then_deleted = self.look(op.txn.success)
+            else_puts, else_deleted = self.look(op.txn.failure)
+            self.count(len(then_puts) + len(else_puts) + then_deleted.count() + else_deleted.count())
+            then_puts |= else_puts
+            for key in then_puts:
+                if key in puts or deleted.holds(key):
+                    kv_raise(KV_DUPLICATE_KEY, "")
+            puts |= then_puts
+            deleted.unite(then_deleted)
+            deleted.unite(else_deleted)
+        for op in ops:
+            if op.kind == 2:
+                decode_put(op.body.p, op.body.n, &put)
+                key = slice_bytes(&put.key)
+                if key in puts or deleted.holds(key):
+                    kv_raise(KV_DUPLICATE_KEY, "")
+                puts.add(key)
+        return puts, deleted
 
 
-cdef int verify_txn(const uint8_t* body, size_t n, int max_ops) except -1:
-    """Admission of a TxnRequest; raises as check_txn does."""
-    cdef TxnNode node = decode_txn(body, n, 1)
+cdef TxnNode verify_txn(const uint8_t* body, size_t n, int max_ops):
+    """Admission of a TxnRequest: its tree over `body`. Raises as check_txn does."""
+    cdef Count left
+    cdef TxnNode node
+    cdef Overlaps overlaps
+    left.ops = TOTAL_OPS * <size_t>max_ops
+    left.fields = OP_FIELDS * left.ops
+    kv_raise(count_txn(body, n, 1, &left), "TxnRequest")
+    node = decode_txn(body, n, 1)
+    node.counted = TOTAL_OPS * <size_t>max_ops - left.ops
     kv_raise(check_node(node, max_ops), "TxnRequest")
-    overlaps(node.success)
-    overlaps(node.failure)
-    return 0
+    overlaps = Overlaps()
+    overlaps.look(node.success)
+    overlaps.look(node.failure)
+    return node
+
+
+cdef size_t count_txn_ops(bytes body) noexcept:
+    """Compares and operations in all of an encoded TxnRequest that was admitted."""
+    cdef Count left
+    left.ops = left.fields = <size_t>1 << 40
+    count_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1, &left)
+    return (<size_t>1 << 40) - left.ops
 
 
 cpdef check_txn(bytes body, int max_ops=128):
-    """Admission of a TxnRequest with at most `max_ops` operations along any path.
+    """Admission of a TxnRequest with at most `max_ops` operations along any path, and at most TOTAL_OPS times as many
+    compares and operations in all.
 
     Raises MalformedRequest, TooManyOps, EmptyKey, ValueProvided, LeaseProvided, InvalidSortOption, KeyNotFound (an
     empty operation), DuplicateKey.
@@ -274,14 +389,36 @@ cpdef check_txn(bytes body, int max_ops=128):
     verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), max_ops)
 
 
+cdef bint node_is_readonly(TxnNode node):
+    """Whether both branches hold nothing but ranges, those of nested transactions too."""
+    cdef OpNode op
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind == 4:
+                if not node_is_readonly(op.txn):
+                    return False
+            elif op.kind != 1:
+                return False
+    return True
+
+
+cdef bint node_is_serializable(TxnNode node):
+    """Whether every operation is a serializable range (etcd: one in a nested transaction does not count)."""
+    cdef OpNode op
+    cdef RangeReq req
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind != 1:
+                return False
+            decode_range(op.body.p, op.body.n, &req)
+            if not req.serializable:
+                return False
+    return True
+
+
 cpdef bint txn_is_readonly(bytes body):
     """Whether both branches hold nothing but ranges. Raises MalformedRequest."""
-    cdef TxnNode node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
-    cdef OpNode op
-    for op in node.success + node.failure:
-        if op.kind != 1:
-            return False
-    return True
+    return node_is_readonly(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))
 
 
 cdef bint node_puts(TxnNode node):
@@ -300,188 +437,4 @@ cdef bint txn_puts(const uint8_t* body, size_t n) except -1:
 
 def txn_is_serializable(bytes body not None) -> bool:
     """Whether every operation is a serializable range. Raises MalformedRequest."""
-    cdef TxnNode node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
-    cdef OpNode op
-    cdef RangeReq req
-    for op in node.success + node.failure:
-        if op.kind != 1:
-            return False
-        decode_range(op.body.p, op.body.n, &req)
-        if not req.serializable:
-            return False
-    return True
-
-
-# --- running ---------------------------------------------------------------------------------------------
-
-cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
-    """One compare with one pair; a value of another kind than the target counts as zero."""
-    cdef int64_t mine = 0, given = 0
-    cdef size_t n
-    cdef int order
-    if req.target == 3:
-        n = req.value.n if req.operand == 7 else 0
-        order = key_cmp(kv.value.p, kv.value.n, req.value.p, n)
-    else:
-        if req.target == 0:
-            mine = kv.version
-            given = req.number if req.operand == 4 else 0
-        elif req.target == 1:
-            mine = kv.create
-            given = req.number if req.operand == 5 else 0
-        elif req.target == 2:
-            mine = kv.mod
-            given = req.number if req.operand == 6 else 0
-        elif req.target == 4:
-            mine = kv.lease
-            given = req.number if req.operand == 8 else 0
-        order = (mine > given) - (mine < given)
-    if req.result == 0:
-        return order == 0
-    if req.result == 1:
-        return order > 0
-    if req.result == 2:
-        return order < 0
-    if req.result == 3:
-        return order != 0
-    return True
-
-
-cdef bint compare_holds(Store store, const CompareReq* req) except -1:
-    """A compare over a range holds when it holds for every pair; without pairs, when it holds for zeros (VALUE: never)."""
-    cdef KvList kvs
-    cdef Kv nothing
-    cdef size_t i
-    kvs_init(&kvs)
-    try:
-        store.collect(&req.key, &req.end, LATEST, 0, WANT_ALL if req.target == 3 else WANT_KEYS, &kvs)
-        if kvs.n == 0:
-            memset(&nothing, 0, sizeof(nothing))
-            return req.target != 3 and compare_pair(req, &nothing)
-        for i in range(kvs.n):
-            if not compare_pair(req, &kvs.items[i]):
-                return False
-        return True
-    finally:
-        kvs_clear(&kvs)
-
-
-cdef int decide(Store store, TxnNode node) except -1:
-    """Choose the branches that run, all on the state before the transaction."""
-    cdef CompareNode compare
-    cdef OpNode op
-    if node.too_deep:
-        kv_raise(KV_TOO_MANY_OPS, "")
-    node.succeeded = True
-    for compare in node.compares:
-        if not compare_holds(store, &compare.req):
-            node.succeeded = False
-            break
-    for op in node.success if node.succeeded else node.failure:
-        if op.kind == 4:
-            decide(store, op.txn)
-    return 0
-
-
-cdef int check_puts(Store store, TxnNode node) except -1:
-    """What can fail about the puts that will run, on the state before the transaction."""
-    cdef OpNode op
-    cdef PutReq put
-    cdef IndexView old
-    for op in node.success if node.succeeded else node.failure:
-        if op.kind == 4:
-            check_puts(store, op.txn)
-        elif op.kind == 2:
-            decode_put(op.body.p, op.body.n, &put)
-            if put.ignore_value or put.ignore_lease:
-                if not store.version_at(&put.key, LATEST, &old) or old.tombstone:
-                    kv_raise(KV_KEY_NOT_FOUND, "")
-            if put.lease != 0 and not store.lease_known(put.lease):
-                kv_raise(KV_LEASE_NOT_FOUND, "")
-    return 0
-
-
-cdef int check_ranges(Store store, TxnNode node) except -1:
-    """What can fail about the ranges that will run, on the state before the transaction."""
-    cdef OpNode op
-    cdef RangeReq req
-    for op in node.success if node.succeeded else node.failure:
-        if op.kind == 4:
-            check_ranges(store, op.txn)
-        elif op.kind == 1:
-            decode_range(op.body.p, op.body.n, &req)
-            if req.revision > store.rev:
-                kv_raise(KV_FUTURE, "")
-            if req.revision != 0 and req.revision < store.compacted:
-                kv_raise(KV_COMPACTED, "")
-            kv_raise(check_range_req(&req), "")
-    return 0
-
-
-cdef bytes run_op(Store store, OpNode op, bint want):
-    """Run one operation; its encoded response, whose header holds the revision only."""
-    cdef RangeReq range_req
-    cdef PutReq put
-    cdef DeleteReq delete
-    cdef Header header
-    memset(&header, 0, sizeof(header))
-    if op.kind == 1:
-        if not want:
-            return None
-        decode_range(op.body.p, op.body.n, &range_req)
-        return store.do_range(&range_req, &header)
-    if op.kind == 2:
-        decode_put(op.body.p, op.body.n, &put)
-        return store.do_put(&put, &header, want)
-    if op.kind == 3:
-        decode_delete(op.body.p, op.body.n, &delete)
-        return store.do_delete(&delete, &header, want)
-    if op.kind == 4:
-        return run_node(store, op.txn, &header, want)
-    return b"" if want else None
-
-
-cdef bytes run_node(Store store, TxnNode node, Header* header, bint want):
-    cdef list responses = []
-    cdef OpNode op
-    cdef bytes reply
-    for op in node.success if node.succeeded else node.failure:
-        reply = run_op(store, op, want)
-        if want:
-            responses.append((op.kind, reply))
-    return encode_txn_reply(header, node.succeeded, responses) if want else None
-
-
-cdef bytes run_txn(Store store, const uint8_t* body, size_t n, bint want):
-    """TxnResponse (None unless wanted). Needs store.finish() after it, or store.undo() when it raised.
-
-    Raises MalformedRequest, TooManyOps, FutureRevision, Compacted, KeyNotFound, LeaseNotFound, InvalidSortOption.
-    """
-    cdef TxnNode node = decode_txn(body, n, 1)
-    cdef list responses = []
-    cdef Header header
-    cdef OpNode op
-    cdef bytes reply
-    decide(store, node)
-    # Puts first, as etcd 3.5 does it; 3.6 goes through once. All that differs is which of two errors is told.
-    check_puts(store, node)
-    check_ranges(store, node)
-    for op in node.success if node.succeeded else node.failure:
-        reply = run_op(store, op, want)
-        if want:
-            responses.append((op.kind, reply))
-    if not want:
-        return None
-    store.fill_header(&header)
-    return encode_txn_reply(&header, node.succeeded, responses)
-
-
-def execute_txn(Store store not None, bytes body not None, bint want=True):
-    """Run a TxnRequest on a store; the encoded TxnResponse, or None unless wanted. Raises ApiError."""
-    try:
-        reply = run_txn(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
-        store.finish()
-        return reply
-    except BaseException:
-        store.undo()
-        raise
+    return node_is_serializable(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))

@@ -1,0 +1,6 @@
+from collections.abc import Callable
+
+from metastore._core.mvcc import Store
+
+def execute_txn(store: Store, body: bytes, want: bool = True, budget: int = ...) -> bytes | None: ...
+def read_in_pieces(store: Store, body: bytes, budget: int, between: Callable[[], object] = ...) -> bytes: ...

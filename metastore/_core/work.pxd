@@ -1,0 +1,56 @@
+from libc.stdint cimport uint8_t
+
+from metastore._core.kvpb cimport Kv
+
+# What things cost, in units of about 100 ns with the engine in memory (Engine.pace: how much more with another one).
+cdef enum:
+    COST_KEY = 1         # a key that is looked at
+    COST_PAIR = 4        # one that is collected, compared or encoded
+    COST_WRITE = 16      # one that is written, with its way into the engine
+    COST_OP = 8          # an operation of a transaction, beside what it does
+    COST_BYTES = 256     # bytes that are copied or compared for one unit
+    LEAST_COPY = 65536   # bytes that one piece of joining copies at the least
+
+
+cdef class Parts:
+    """An encoded message in pieces."""
+    cdef list items           # bytes
+    cdef readonly size_t size # of all together
+
+    cdef int add(self, bytes part) except -1
+    cdef int put_first(self, bytes part) except -1
+    cdef int extend(self, Parts other) except -1
+
+
+cdef class Work:
+    """See work.pyx."""
+    cdef readonly size_t cost     # units that the last step took
+    cdef readonly size_t held     # bytes that it holds for its reply
+    cdef readonly object reply    # bytes, when `step` said that it is done; None when no reply is wanted
+    cdef bint done                # `out` is complete
+    cdef Parts out
+    cdef Py_ssize_t next_part
+    cdef size_t part_at
+    cdef size_t whole_at
+
+    cpdef bint step(self, size_t budget) except -1
+    cdef bint advance(self, size_t budget) except -1
+    cdef bint join(self, size_t budget) except -1
+    cdef int freeze(self) except -1
+    cpdef bint discard(self, size_t budget) except -1
+
+
+cdef class Sorter:
+    """Sorts pairs piece by piece: a merge sort over pointers, stable."""
+    cdef Kv** here
+    cdef Kv** there
+    cdef size_t n
+    cdef size_t filled
+    cdef size_t width, low, left, right, at
+    cdef int target
+    cdef bint down
+    cdef readonly size_t cost     # units that the last step took
+
+    cdef int begin(self, size_t n, int target, bint down) except -1
+    cdef bint second_first(self, const Kv* a, const Kv* b) noexcept
+    cdef bint step(self, Kv* items, size_t budget) except -1

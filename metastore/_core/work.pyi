@@ -1,0 +1,6 @@
+class Work:
+    cost: int
+    held: int
+    reply: object
+    def step(self, budget: int) -> bool: ...
+    def discard(self, budget: int) -> bool: ...

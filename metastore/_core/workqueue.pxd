@@ -1,0 +1,46 @@
+from libc.stdint cimport int64_t
+
+from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport Work
+
+
+cdef enum:
+    QUANTUM = 8192            # units that a client gets at a time
+
+
+cdef class Waiting:
+    """A request that is done in pieces."""
+    cdef Waiter waiter
+    cdef int method
+    cdef bytes body
+    cdef double now           # when it came (seconds)
+    cdef Work work            # None: not begun
+    cdef size_t counted       # of its `held` in the queue's sum
+
+    cdef bint gone(self)
+
+
+cdef class Starter:
+    """Who begins with what the queue holds."""
+    cdef bint put_off(self, Waiting one) except -1
+    cdef int64_t start(self, Waiting one) except -1
+
+
+cdef class WorkQueue:
+    """See workqueue.pyx."""
+    cdef dict lines           # client -> deque of Waiting; the client: its session, None for this process
+    cdef object ring          # the clients with a line, in the order of their turns
+    cdef Waiting heavy        # the one that goes on while memory is short
+    cdef object doomed        # works whose memory is to be given back
+    cdef readonly size_t count    # requests that wait, begun ones too
+    cdef readonly size_t begun
+    cdef readonly size_t held     # bytes that the begun ones hold
+
+    cdef int push(self, Waiting one) except -1
+    cdef int drop(self, Waiting one) except -1
+    cdef int weigh(self, Waiting one) except -1
+    cdef bint preferred(self, Waiting one)
+    cdef bint may_begin(self) noexcept
+    cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1
+    cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1
+    cdef int64_t clean(self, int64_t budget) except? -1

@@ -1,0 +1,5 @@
+class WorkQueue:
+    count: int
+    begun: int
+    held: int
+    def busy(self) -> bool: ...

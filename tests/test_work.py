@@ -1,0 +1,227 @@
+"""Work in pieces: a transaction done in pieces of any size answers and leaves what it does in one go; memory is given
+back; clients share a turn; and what a request may hold is counted before anything is made of it."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import kvmessages as pb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_longrange import Writer, outcome
+from test_mvcc import COMPARES, RANGES, build, varint
+
+from metastore import errors
+from metastore._core import txn
+from metastore._core.batch import BatchProposer
+from metastore._core.kvserve import KVServer
+from metastore._core.mvcc import Store
+from metastore._core.txnwork import execute_txn, read_in_pieces
+from metastore._core.waiter import Waiter
+from metastore.storage.memory import MemoryEngine
+
+
+def reads_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """A read-only transaction whose nested ones are drawn from `inner`."""
+    op = st.one_of(st.tuples(st.just("request_range"), RANGES), st.tuples(st.just("request_txn"), inner))
+    return st.builds(
+        dict, compare=st.lists(COMPARES, max_size=3), success=st.lists(op, max_size=4), failure=st.lists(op, max_size=4)
+    )
+
+
+EMPTY = st.builds(dict, compare=st.just([]), success=st.just([]), failure=st.just([]))
+READS = st.recursive(EMPTY, reads_of, max_leaves=8)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 30), st.lists(READS, min_size=1, max_size=3), st.integers(1, 40))
+def test_a_readonly_transaction_in_pieces_answers_the_same(
+    seed: int, changes: int, reads: list[dict], budget: int
+) -> None:
+    """Whatever is written, compacted and swept between two of its pieces."""
+    writer = Writer(seed)
+    for _ in range(changes):
+        writer.change()
+    for fields in reads:
+        body = build("txn", fields, writer.store.revision).SerializeToString()
+        wanted = outcome(lambda body=body: writer.store.txn(body))
+        assert outcome(lambda body=body: read_in_pieces(writer.store, body, budget, writer.change_much)) == wanted
+
+
+class Caller(Waiter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.reply: Any = None
+        self.error: Any = None
+
+    def complete(self, reply: bytes) -> None:
+        self.reply = reply
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        self.error = error
+
+
+def server(keys: int) -> KVServer:
+    """A KV service over so many keys."""
+    store = Store(MemoryEngine())
+    for number in range(keys):
+        store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())
+    store.commit(1, 1)
+    limits = SimpleNamespace(max_request_bytes=1 << 21, max_txn_ops=128, max_inflight_requests=1000)
+    return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
+
+
+def ops(*ranges: Any) -> list[Any]:
+    return [pb.RequestOp(request_range=one) for one in ranges]
+
+
+def whole(**more: Any) -> Any:
+    return pb.RangeRequest(key=b"k", range_end=b"l", serializable=True, **more)
+
+
+def longest_turn(kv: KVServer, call: Callable[[], Any]) -> float:
+    """Seconds of this thread's processor time that the longest turn took; `call` begins it."""
+    worst, busy = 0.0, True
+    while busy:
+        began = time.thread_time()
+        call()
+        call = int
+        busy = kv.serve_late()
+        worst = max(worst, time.thread_time() - began)
+    return worst
+
+
+KEYS = 200_000
+
+
+@pytest.fixture(scope="module")
+def large() -> KVServer:
+    return server(KEYS)
+
+
+def nest(body: bytes) -> bytes:
+    """An encoded transaction inside of another one."""
+    op = b"\x22" + varint(len(body)) + body
+    return b"\x12" + varint(len(op)) + op
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "name",
+    ["counts", "sorted", "sorted by value", "filtered", "list", "last keys", "counts in counts", "compares"],
+)
+def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
+    """Each took between 0.1 and 15 s in one turn, with all that many keys."""
+    kv = large
+    count = ops(*[whole(count_only=True)] * 120)
+    nested = pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=count[:12]))] * 10)
+    compare = pb.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
+    requests = {
+        "counts": pb.TxnRequest(success=count),
+        "sorted": whole(sort_target=3, sort_order=2),
+        "sorted by value": whole(sort_target=4, sort_order=1, limit=3),
+        "filtered": whole(min_mod_revision=KEYS - 5),
+        "list": whole(),
+        "last keys": whole(sort_order=2, limit=5),
+        "counts in counts": nested,
+        "compares": pb.TxnRequest(compare=[compare] * 20, success=ops(pb.RangeRequest(key=b"a", serializable=True))),
+    }
+    request, caller = requests[name], Caller()
+    method = "Txn" if isinstance(request, pb.TxnRequest) else "Range"
+    worst = longest_turn(kv, lambda: kv.call(method, request.SerializeToString(), caller, 0.0))
+    if kv.reads:
+        # One that is not serializable waits for a round.
+        reads = kv.take_reads()
+        worst = longest_turn(kv, lambda: kv.serve_reads(reads))
+    assert caller.error is None
+    reply = (pb.TxnResponse if method == "Txn" else pb.RangeResponse).FromString(caller.reply)
+    if name == "counts":
+        assert [one.response_range.count for one in reply.responses] == [KEYS] * 120
+    elif name == "compares":
+        assert reply.succeeded
+    elif name == "sorted by value":
+        assert [kv.value for kv in reply.kvs] == [b"%07d" % number for number in range(3)] and reply.more
+    elif name == "filtered":
+        assert [kv.mod_revision for kv in reply.kvs] == list(range(KEYS - 5, KEYS + 2))
+    elif name == "sorted":
+        assert [kv.mod_revision for kv in reply.kvs] == list(range(KEYS + 1, 1, -1))
+    assert not kv.queue.held and not kv.queue.begun and not kv.late
+    assert worst < 0.02, f"{worst * 1000:.1f} ms"
+
+
+def test_what_a_transaction_may_hold_is_counted_before_it_is_decoded() -> None:
+    """Two million bytes of operations without anything in them took half a second."""
+    empty = b"\x12\x00" * 900_000
+    deep = b""
+    for _ in range(5000):
+        deep = nest(deep)
+    wide = pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=ops(*[whole()] * 20)))] * 60)
+    members = b"\x12" + varint(1_800_000) + b"\x0a\x00" * 900_000
+    unknown = b"\xa0\x06\x00" * 600_000
+    for body in (empty, deep, wide.SerializeToString(), members, unknown, b"\x0a" + varint(len(unknown)) + unknown):
+        began = time.thread_time()
+        with pytest.raises(errors.TooManyOps):
+            txn.check_txn(body)
+        assert time.thread_time() - began < 0.01
+    txn.check_txn(wide.SerializeToString(), 1000)
+
+
+def test_fields_of_a_request_are_counted_before_it_is_decoded() -> None:
+    kv = server(1)
+    for method in ("Put", "Range", "DeleteRange", "Compaction"):
+        caller = Caller()
+        kv.call(method, b"\x0a\x01k" + b"\xa0\x06\x00" * 600_000, caller, 0.0)
+        assert isinstance(caller.error, errors.MalformedRequest) and "1024 fields" in caller.error.text
+
+
+def test_looking_for_overlaps_is_bounded() -> None:
+    """Each level above a put looks at it again."""
+    puts = [pb.RequestOp(request_put=pb.PutRequest(key=b"%d" % n)) for n in range(900)]
+    body = pb.TxnRequest(success=puts).SerializeToString()
+    for _ in range(60):
+        body = nest(body)
+    with pytest.raises(errors.TooManyOps):
+        txn.check_txn(body, 1000)
+
+
+def test_many_transactions_of_one_turn_are_admitted_over_several() -> None:
+    """The checks of a transaction cost more than those of any other request."""
+    kv = server(1)
+    body = pb.TxnRequest(
+        success=[pb.RequestOp(request_put=pb.PutRequest(key=b"k%d" % number)) for number in range(128)]
+    ).SerializeToString()
+    for _ in range(200):
+        kv.call("Txn", body, Caller(), 0.0)
+    admitted = [kv.proposer.queued]
+    while kv.serve_late():
+        admitted.append(kv.proposer.queued)
+    assert admitted[-1] == 200 and admitted[0] < 60
+    assert all(b - a < 60 for a, b in itertools.pairwise(admitted))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 2000))
+def test_a_transaction_that_writes_does_the_same_in_pieces(budget: int) -> None:
+    """(test_mvcc.py compares both with the model; this one has many keys.)"""
+    whole_store, pieces = Store(MemoryEngine()), Store(MemoryEngine())
+    for store in (whole_store, pieces):
+        for number in range(300):
+            store.put(pb.PutRequest(key=b"k%03d" % number, value=b"v").SerializeToString())
+    request = pb.TxnRequest(
+        compare=[pb.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)],
+        success=[
+            pb.RequestOp(request_range=pb.RangeRequest(key=b"k", range_end=b"l", sort_target=2, sort_order=2)),
+            pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"k1", range_end=b"k2", prev_kv=True)),
+            pb.RequestOp(request_range=pb.RangeRequest(key=b"k", range_end=b"l")),
+            pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"k", range_end=b"\0")),
+        ],
+    )
+    body = request.SerializeToString()
+    assert execute_txn(pieces, body, True, budget) == execute_txn(whole_store, body)
+    assert pieces.overlay.scan() == whole_store.overlay.scan()
