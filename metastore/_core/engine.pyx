@@ -268,6 +268,9 @@ cdef class GuardedEngine(Engine):
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
         raise kind(f"storage engine {self.name!r}: {call}() failed: {told}") from error
 
+    cdef size_t pace(self) noexcept:
+        return self.inner.pace()
+
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
         try:
             return self.inner.find(key, n)
