@@ -4,6 +4,7 @@ Switches, all through the environment:
 
 METASTORE_DEBUG=1   bounds checks and line tracing (coverage); in a build folder of its own.
 METASTORE_EXT=a,b   build only the named modules (for work on a single part).
+METASTORE_PROGRESS=FILE  write there how far the build is; pip keeps our output to itself.
 
 Each flavour keeps its generated C and its modules under build/<flavour>/. What lies beside the sources is always
 replaced by what was just asked for, whatever the file times say: a release module built yesterday would else
@@ -12,6 +13,7 @@ lose against a debug module built an hour ago, and the switch would not switch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -19,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -30,6 +33,7 @@ DEBUG = os.environ.get("METASTORE_DEBUG", "") not in ("", "0")
 ONLY = {name for name in os.environ.get("METASTORE_EXT", "").split(",") if name}
 FLAVOUR = "debug" if DEBUG else "release"
 TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
+CHUNK = 8  # modules that Cython is given at a time: the steps in which its progress is told
 NEEDS_NGHTTP2 = {"build", "h2", "h2link", "h2request"}
 NO_NGHTTP2 = (
     "metastore needs the HTTP/2 library libnghttp2 to build: "
@@ -85,6 +89,26 @@ def nghttp2_flags() -> tuple[list[str], list[str]]:
     if any(run.returncode != 0 for run in found):
         sys.exit(NO_NGHTTP2)
     return found[0].stdout.split(), found[1].stdout.split()
+
+
+class Progress:
+    """Counts the modules that a step is through with, for people who wait for it."""
+
+    def __init__(self, done: str, total: int) -> None:
+        self.done, self.total, self.count = done, total, 0
+        self.lock = threading.Lock()
+
+    def add(self, number: int) -> None:
+        """So many more: each on the same line of a terminal, elsewhere a line for every tenth."""
+        with self.lock:
+            before, self.count = self.count, self.count + number
+            last = self.count == self.total
+            line = f"{self.done} {self.count} of {self.total} modules"
+            with contextlib.suppress(OSError), open(os.environ.get("METASTORE_PROGRESS") or os.devnull, "a") as output:
+                if output.isatty():
+                    output.write(f"\r{line}" + "\n" * last)
+                elif last or before // 10 != self.count // 10:
+                    output.write(f"{line}\n")
 
 
 def sources_of(name: str) -> list[Path]:
@@ -145,6 +169,7 @@ class BuildExt(build_ext):
             ext.name: fingerprint(name, *flag) for ext, name, flag in zip(every, names, flags, strict=True)
         }
         self.extensions = [ext for ext in every if force or self.outdated(ext)]
+        self.progress = Progress("compiled", len(self.extensions))
         self.force = True
         try:
             super().build_extensions()
@@ -162,6 +187,7 @@ class BuildExt(build_ext):
     def build_extension(self, ext: Extension) -> None:
         super().build_extension(ext)
         self.made(ext).write_text(self.wanted[ext.name])
+        self.progress.add(1)
 
     def generate(self) -> None:
         """Run Cython over what changed; the C code is the same for every Python."""
@@ -181,14 +207,14 @@ class BuildExt(build_ext):
         if not stale:
             return
         workers = int(self.parallel or 0) if len(stale) > 1 else 0
-        result = cythonize(
-            [ext for ext, _, _ in stale],
-            build_dir=str(folder),
-            force=True,
-            nthreads=workers,
-            compiler_directives=DIRECTIVES,
-        )
-        sources = {ext.name: ext.sources for ext in result}
+        progress = Progress("translated to C:", len(stale))
+        sources = {}
+        for at in range(0, len(stale), CHUNK):
+            part = [ext for ext, _, _ in stale[at : at + CHUNK]]
+            options = {"build_dir": str(folder), "force": True, "nthreads": workers}
+            for ext in cythonize(part, compiler_directives=DIRECTIVES, **options):
+                sources[ext.name] = ext.sources
+            progress.add(len(part))
         for ext, stamp, wanted in stale:
             ext.sources = sources[ext.name]
             stamp.write_text(wanted)

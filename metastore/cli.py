@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import os
 import signal
@@ -14,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from metastore import __version__, _source, logs
-from metastore.config import Config
+from metastore.config import Config, misspelt_variables
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform
 from metastore.signals import WOKEN, Signals
 
@@ -22,7 +23,10 @@ log = logging.getLogger("metastore.cli")
 
 #: First word -> module whose `main(arguments)` gives the exit code.
 COMMANDS = {"cluster": "metastore.localcluster", "snapshot": "metastore.snaptool", "wal": "metastore.waltool"}
-
+#: The top-level modules of the packages that pyproject.toml lists as dependencies.
+DEPENDENCIES: Final = (
+    "google.protobuf", "httptools", "numpy", "prometheus_client", "rich", "rocksdict", "snappy", "tomli", "zstandard",
+)  # fmt: skip
 #: Seconds in which a second signal to stop is the first one once more: `timeout` signals a process and then its group.
 SAME_SIGNAL: Final = 0.5
 
@@ -45,10 +49,14 @@ def parser() -> argparse.ArgumentParser:
     codes = "".join(f"\n  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
     made = argparse.ArgumentParser(
         prog="metastore",
+        usage="metastore [options]                     run a node"
+        "\n       metastore cluster [--nodes N] [options]  run a cluster on this machine, for trying out"
+        "\n       metastore snapshot status|verify|restore FILE [options]"
+        "\n       metastore wal dump|verify DIR [options]",
         description="A replicated, strongly consistent metadata store that speaks the etcd v3 API.",
         epilog="Environment variables METASTORE_<TABLE>__<KEY> override the file, --set overrides both."
-        "\n\n`metastore cluster --nodes 3` runs a cluster on this machine, for trying out; `metastore snapshot`"
-        "\nstatus, verify and restore backups, `metastore wal` dump and verify the log; see the --help of each."
+        "\n\n`metastore snapshot` looks at backups, checks and restores them, `metastore wal` shows and checks the log;"
+        "\nsee the --help of each."
         f"\n\nexit codes:{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -82,14 +90,28 @@ def version() -> str:
     return ", ".join(parts)
 
 
+def is_installed(name: str) -> bool:
+    """Whether there is a module of this name; nothing but its parents is imported."""
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False  # its parent is not there
+
+
 def check_platform() -> None:
-    """Raise UnsupportedPlatform unless this is Linux with the compiled modules present."""
+    """Raise UnsupportedPlatform unless this is Linux with the compiled modules and the packages that we need."""
     if sys.platform != "linux":
         raise UnsupportedPlatform("metastore runs on Linux only.")
     if not _source.compiled():
         raise UnsupportedPlatform(
             "the compiled modules of metastore are missing for this Python: run ./dev run in the source folder, "
             "or install the package with pip."
+        )
+    missing = [name for name in DEPENDENCIES if not is_installed(name)]
+    if missing:
+        raise UnsupportedPlatform(
+            f"{sys.executable} lacks {', '.join(missing)}, which metastore needs: run .venv/bin/metastore, whose .venv "
+            "./dev run makes, or install the package with pip."
         )
 
 
@@ -110,6 +132,16 @@ def load_config(options: argparse.Namespace) -> Config:
     if options.log_json:
         overrides.append("log.json=true")
     return Config.load(text, options.conf or "defaults", os.environ, overrides)
+
+
+def announce(config: Config, conf: str | None) -> None:
+    """Say what is about to run, and which variables look as if they were meant for it."""
+    log.info(
+        "metastore %s starts: name=%s data_dir=%s engine=%s configuration=%s", __version__, config.node.name,
+        os.path.abspath(config.node.data_dir), config.storage.engine, "defaults" if conf is None else conf,
+    )  # fmt: skip
+    for given, meant in misspelt_variables(os.environ).items():
+        log.warning("the environment variable %s means nothing; %s sets that key", given, meant)
 
 
 def make_node(config: Config) -> Runnable:
@@ -209,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config(options)
         logs.setup(config.log.level, config.log.json)
         as_json = config.log.json
+        announce(config, options.conf)
         run(config)
     except MetaStoreError as error:
         if as_json:

@@ -531,6 +531,19 @@ def _env_layer(env: Mapping[str, str]) -> _Layer:
     return layer
 
 
+def misspelt_variables(env: Mapping[str, str]) -> dict[str, str]:
+    """Variables that lack the double underscore and are a key's name else: given name -> the one that was meant.
+
+    They are not taken, for an orchestrator makes up names of its own; but whoever set one by hand wants to be told.
+    """
+    meant = {}
+    for table in (*_TABLES, *_NESTED):
+        for key in _fields(table):
+            name = ENV_PREFIX + f"{table}.{key}".upper().replace(".", "__")
+            meant[name.replace("__", "_")] = name
+    return {given: meant[given] for given in sorted(env) if given in meant}
+
+
 def _override_layer(overrides: Iterable[str]) -> _Layer:
     layer: _Layer = {}
     for text in overrides:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, Protocol
 
 import httptools
@@ -18,6 +20,7 @@ from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.h2request import Request
 from metastore.accept import Acceptor
+from metastore.api.answers import Answer, Later
 from metastore.loop import HANGUP, READ, WRITE, Loop, Timer
 
 log = logging.getLogger("metastore.conn")
@@ -25,6 +28,7 @@ log = logging.getLogger("metastore.conn")
 RECV_SIZE: Final = 256 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
+MAX_WAITING: Final = 64  # requests of one HTTP/1.1 connection whose answers come later
 
 REASONS: Final = {
     200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
@@ -43,8 +47,8 @@ class Server(Protocol):
     def handle(self, requests: list[Request]) -> None:
         """Take requests that are ready; answers may come at once or in a later turn."""
 
-    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
-        """Answer one HTTP/1.1 request: (status, content type, body). `path` has its query; names are lower case."""
+    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
+        """Answer one HTTP/1.1 request, now or later. `path` has its query; names are lower case."""
 
 
 class ConnLimits:
@@ -81,11 +85,26 @@ class HttpError(Exception):
         self.text = text
 
 
-class HttpSession:
-    """HTTP/1.1 on one connection (RFC 9112), by httptools: requests in order, one answer each."""
+class Place:
+    """A request's place in the order of answers."""
 
-    def __init__(self, server: Server, limits: ConnLimits) -> None:
+    __slots__ = ("answer", "head", "keep")
+
+    def __init__(self, keep: bool, head: bool) -> None:
+        self.keep = keep
+        self.head = head
+        self.answer: Answer | None = None
+
+
+class HttpSession:
+    """HTTP/1.1 on one connection (RFC 9112), by httptools: requests in order, one answer each. `wake` is called when an
+    answer has come that was not there when its request was fed."""
+
+    def __init__(self, server: Server, limits: ConnLimits, wake: Callable[[], object]) -> None:
         self._server = server
+        self._wake = wake
+        self._feeding = False
+        self._places: deque[Place] = deque()  # of the requests that are not answered
         self._limits = limits
         self._parser = httptools.HttpRequestParser(self)
         self._output: list[bytes] = []
@@ -107,6 +126,7 @@ class HttpSession:
         """Take bytes from the client; never raises for what they are."""
         if self.closed:
             return
+        self._feeding = True
         try:
             self._parser.feed_data(data)
             if not self.idle:
@@ -123,6 +143,8 @@ class HttpSession:
             self._refuse(cause)
         except httptools.HttpParserError as error:
             self._refuse(HttpError(400, f"malformed HTTP request: {error}"))
+        finally:
+            self._feeding = False
 
     def take_output(self) -> bytes:
         """Bytes to send; empty when there are none."""
@@ -132,7 +154,9 @@ class HttpSession:
         return output
 
     def _refuse(self, error: HttpError) -> None:
-        self._answer(error.status, "text/plain; charset=utf-8", f"{error.text}\n".encode(), keep=False)
+        place = Place(keep=False, head=False)
+        self._places.append(place)
+        self._answered(place, (error.status, "text/plain; charset=utf-8", f"{error.text}\n".encode()))
 
     def _count(self, size: int) -> None:
         self._size += size
@@ -182,23 +206,39 @@ class HttpSession:
         self.idle = True
         if self.closed:
             return
-        if self._queued > self._limits.max_unsent:
+        if self._queued > self._limits.max_unsent or len(self._places) >= MAX_WAITING:
             raise HttpError(429, "too many requests at once")
         method = self._parser.get_method().decode("latin-1")
         path = self._path.decode("latin-1")
-        status, kind, body = self._server.http(method, path, self._headers, b"".join(self._body))
+        place = Place(self._keeps(), method == "HEAD")
+        self._places.append(place)
+        answer = self._server.http(method, path, self._headers, b"".join(self._body))
         self._body = []
-        self._answer(status, kind, body, keep=self._keeps(), head=method == "HEAD")
+        if isinstance(answer, Later):
+            answer.on_answer = partial(self._answered, place)
+        else:
+            self._answered(place, answer)
+
+    def _answered(self, place: Place, answer: Answer) -> None:
+        place.answer = answer
+        while self._places and not self.closed and (first := self._places[0].answer) is not None:
+            done = self._places.popleft()
+            self._answer(*first, keep=done.keep and not (self._retired and not self._places), head=done.head)
+        if not self._feeding:
+            self._wake()
 
     def _keeps(self) -> bool:
-        return (
-            not self._retired and bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
-        )
+        return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no request is under way, neither on its way to us nor without an answer."""
+        return self.idle and not self._places
 
     def retire(self) -> None:
         """Take no request after the one that has begun."""
         self._retired = True
-        if self.idle:
+        if self.quiet:
             self.closed = True
 
     def _answer(self, status: int, kind: str, body: bytes, *, keep: bool, head: bool = False) -> None:
@@ -285,7 +325,7 @@ class ClientConn:
             if requests:
                 listener.server.handle(requests)
         else:
-            self.http = HttpSession(listener.server, listener.conn_limits)
+            self.http = HttpSession(listener.server, listener.conn_limits, self.flush)
             self._feed_http(data)
 
     def _feed_http(self, data: bytes | memoryview) -> None:
@@ -396,7 +436,7 @@ class ClientConn:
         """Let running calls finish, take no new ones."""
         if self.session is not None:
             self.session.shutdown()
-        elif self.http is None or self.http.idle:
+        elif self.http is None or self.http.quiet:
             self.close()
 
     def close(self) -> None:

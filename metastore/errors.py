@@ -280,7 +280,7 @@ EXIT_CODES = {
     4: "damaged data: the message names file and offset",
     5: "a listen address is in use or cannot be bound",
     6: "the disk or the storage engine failed: what was to be read, written or synced was not",
-    7: "cannot run here: no Linux, or the compiled modules are missing",
+    7: "cannot run here: no Linux, or compiled modules or Python packages are missing",
     8: "removed from the cluster",
 }
 """What each exit code of the program means; every class above uses one of these."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -18,6 +19,8 @@ from types import FrameType
 from metastore.errors import ConfigError, MetaStoreError
 
 READY = "ready to serve client requests client="
+QUIET = 0.5  # seconds without a line of a node before what is to be read last is printed
+QUIET_TIMEOUT = 5.0  # and how long that is waited for
 STOP_TIMEOUT = 10.0  # seconds for a node to stop before it is killed
 MAX_NODES = 9
 
@@ -51,6 +54,8 @@ class LocalNode:
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name = name
         self.client = ""
+        self.last_line = ""
+        self.spoke = time.monotonic()  # when its last line came
         self.settled = threading.Event()  # ready, or over
         self.process = subprocess.Popen(
             [sys.executable, "-m", "metastore", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -63,13 +68,20 @@ class LocalNode:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             sys.stderr.write(f"{self.name} | {line}")
+            self.last_line, self.spoke = line.strip(), time.monotonic()
             if READY in line:
                 self.client = line.split(READY)[1].split()[0]
                 self.settled.set()
         self.settled.set()
 
+    def reason(self) -> str:
+        """Why it ended: its exit code, and what it said last."""
+        code = self.process.wait()
+        self._reader.join(1.0)
+        return f"{self.name} ended with code {code}: {self.last_line.removeprefix('metastore: ') or 'it said nothing'}"
+
     def ask(self) -> None:
-        """Ask it to stop; once, for a second signal means: without draining."""
+        """Ask it to stop; once, for a second signal makes it end without draining."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
@@ -129,12 +141,18 @@ def main(arguments: Sequence[str]) -> int:
 
 def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
     """Say when all are ready, then wait for the end. Raises MetaStoreError when a node does not get ready."""
-    for node in nodes:
-        while not node.settled.wait(0.1):
-            if stopping.is_set():
-                return 0
-        if not node.client:
-            raise MetaStoreError(f"{node.name} ended with code {node.process.wait()} before it was ready")
+    while not all(node.client for node in nodes):
+        # One that ended may be what the others wait for, for ever.
+        for node in nodes:
+            if node.settled.is_set() and not node.client:
+                raise MetaStoreError(f"the cluster does not start: {node.reason()}")
+        if stopping.wait(0.05):
+            return 0
+    # What the nodes still have to say comes first, for this is what one copies from.
+    until = time.monotonic() + QUIET_TIMEOUT
+    while time.monotonic() < min(until, max(node.spoke for node in nodes) + QUIET):
+        if stopping.wait(0.05):
+            return 0
     endpoints = ",".join(node.client for node in nodes)
     print(f"{len(nodes)} nodes are ready; stop them with Ctrl-C.\nexport ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}",
           flush=True)
@@ -145,7 +163,7 @@ def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
             if code is not None and node.name not in told:
                 # The others may go on without it: that is what one wants to try out.
                 told.add(node.name)
-                print(f"{node.name} ended with code {code}", file=sys.stderr, flush=True)
+                print(node.reason(), file=sys.stderr, flush=True)
         if len(told) == len(nodes):
             return 1
     return 0

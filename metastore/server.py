@@ -24,6 +24,7 @@ from ._core.raftpb import ConfState, Message, RaftConfig
 from ._core.waiter import Waiter
 from .accept import place, real_address
 from .api import header, make_services, pb
+from .api.answers import Answer, Later
 from .api.pages import Pages
 from .backups import Backups
 from .codecs import for_proposals as codec_for_proposals
@@ -452,7 +453,7 @@ class Server:
             or (proposer.queued_bytes + proposer.inflight_bytes) * 2 >= limits.max_inflight_bytes
         )
 
-    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """One HTTP/1.1 request."""
         return self.pages.http(method, path, headers, body)
 

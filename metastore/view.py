@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import errors
+from . import __version__, errors
 from .accept import real_address
+from .api import pb
 from .members import Done, DoneWith, Outcome
 from .membership import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
 from .storage.slowdisk import SLOW
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from .upkeep import AlarmsDone, HashDone
 
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
+
+#: The read of a health check: a key that is hardly there, so that its cost does not depend on the data.
+PROBE = pb.RangeRequest(key=b"health", keys_only=True).SerializeToString()
 
 
 class View:
@@ -126,6 +130,32 @@ class View:
         """Seconds for which the log has waited for the disk."""
         since = self._server.wal.sync_pending_since
         return time.monotonic() - since if since is not None else 0.0
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether this member has no vote."""
+        return self._server.learner
+
+    def local_read(self) -> None:
+        """Read a key out of what this member has applied. Raises ApiError."""
+        self._server.store.range_reply(PROBE)
+
+    def about(self) -> dict[str, Any]:
+        """What /status tells of the program and of the other members."""
+        server = self._server
+        return {
+            "version": __version__, "engine": server.config.storage.engine,
+            "uptime_seconds": round(time.monotonic() - server.started_at, 3),
+            "peers": [self._peer(member) for member in self.members() if member.id != self.member_id],
+        }  # fmt: skip
+
+    def _peer(self, member: Member) -> dict[str, Any]:
+        peers = self._server.peers
+        return {
+            "id": f"{member.id:016x}", "name": member.name, "peer_urls": list(member.peer_urls),
+            "client_urls": list(member.client_urls), "is_learner": member.is_learner,
+            "connected": peers is not None and peers.connected(member.id),
+        }  # fmt: skip
 
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` when a read is linearizable, or with the error."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http import client as http_client
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,11 +17,13 @@ import grpc
 import pytest
 from support import etcdctl
 from support.echo_server import Running
+from support.processes import wait_until
 
-from metastore import api, errors
+from metastore import Config, Node, api, errors
 from metastore._core.grpc import Limits
 from metastore._core.h2request import Request
 from metastore.api import pb
+from metastore.api.numbers import MEANINGS
 from metastore.api.pages import Pages
 
 
@@ -53,6 +57,9 @@ class FakeNode:
     quota_bytes: int = 2 << 30
     changes: errors.MetaStoreError | None = None
     slow: str = ""
+    is_learner: bool = False
+    local_error: errors.MetaStoreError | None = None
+    held: list[Callable[[errors.MetaStoreError | None], object]] | None = None  # reads that are not confirmed yet
 
     def disk_trouble(self) -> str:
         return self.slow
@@ -68,7 +75,17 @@ class FakeNode:
 
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         self.reads += 1
-        done(self.read_error)
+        if self.held is not None:
+            self.held.append(done)
+        else:
+            done(self.read_error)
+
+    def local_read(self) -> None:
+        if self.local_error is not None:
+            raise self.local_error
+
+    def about(self) -> dict[str, Any]:
+        return {"version": "0.1.0", "engine": "memory", "uptime_seconds": 1.5, "peers": []}
 
     def change_alarm(self, action: int, member: int, alarm: int, done: Callable[..., object]) -> None:
         done([(member, alarm)], self.changes)
@@ -307,32 +324,110 @@ def test_version_page(running: Running) -> None:
 
 def test_health_page(node: FakeNode, running: Running) -> None:
     assert get(running, "/health") == (200, "application/json", b'{"health":"true","reason":""}')
+    assert node.reads == 1
+    node.read_error = errors.Timeout()
+    for query in ("", "?serializable=false", "?serializable"):
+        status, _kind, body = get(running, f"/health{query}")
+        assert (status, json.loads(body)["reason"]) == (503, f"RANGE ERROR:{errors.Timeout.default}")
     node.leader_id = 0
     assert get(running, "/health")[::2] == (503, b'{"health":"false","reason":"RAFT NO LEADER"}')
-    assert get(running, "/health?serializable=true")[0] == 200
-    node.leader_id = 1
+    node.leader_id, node.read_error = 1, None
     node.raised = [(7, 1)]
-    assert get(running, "/health")[::2] == (503, b'{"health":"false","reason":"ALARM NOSPACE"}')
+    for query in ("", "?serializable=true"):
+        assert get(running, f"/health{query}")[::2] == (503, b'{"health":"false","reason":"ALARM NOSPACE"}')
     assert get(running, "/health?exclude=NOSPACE")[0] == 200
     node.raised = []
     node.serving = False
     assert get(running, "/health")[0] == 503
 
 
+def test_health_of_one_member_alone(node: FakeNode, running: Running) -> None:
+    """A liveness probe must not kill the minority, nor a member that is stopping."""
+    node.leader_id, node.serving, node.read_error = 0, False, errors.NoLeader()
+    assert get(running, "/health?serializable=true")[::2] == (200, b'{"health":"true","reason":""}')
+    assert get(running, "/livez")[0] == 200
+    assert node.reads == 0
+    node.local_error = errors.Corrupt()
+    assert get(running, "/health?serializable=true")[0] == 503
+    assert errors.Corrupt.default.encode() in get(running, "/livez")[2]
+
+
 def test_livez_and_readyz(node: FakeNode, running: Running) -> None:
-    assert get(running, "/livez")[::2] == (200, b"ok\n")
-    assert get(running, "/readyz?verbose")[::2] == (
-        200, b"[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]disk ok\nok\n")
-    node.leader_id = 0
+    assert get(running, "/livez") == (200, "text/plain; charset=utf-8", b"ok\n")
+    assert get(running, "/readyz")[::2] == (200, b"ok\n")
+    checks = ["data_corruption", "serializable_read", "linearizable_read", "non_learner", "disk"]
+    good = "".join(f"[+]{name} ok\n" for name in checks)
+    assert get(running, "/readyz?verbose")[::2] == (200, f"{good}ok\n".encode())
     assert get(running, "/livez?verbose")[::2] == (200, b"[+]serializable_read ok\nok\n")
-    status, _kind, body = get(running, "/readyz")
-    assert status == 503 and b"[-]linearizable_read failed" in body
-    assert get(running, "/readyz?exclude=linearizable_read")[0] == 200
+    node.leader_id = 0
+    status, kind, body = get(running, "/readyz")
+    assert (status, kind) == (503, "text/plain; charset=utf-8")
+    bad = "[-]linearizable_read failed: etcdserver: no leader"
+    assert body.decode() == good.replace("[+]linearizable_read ok", bad)
+    assert get(running, "/readyz?exclude=linearizable_read&exclude=unknown")[0] == 200
+    node.leader_id, node.is_learner = 1, True
+    assert b"[-]non_learner failed: not supported for learner\n" in get(running, "/readyz")[2]
+    node.is_learner, node.slow = False, "a sync of the log has been under way for 3.0 s"
+    assert b"[-]disk failed: a sync of the log has been under way for 3.0 s\n" in get(running, "/readyz")[2]
+    assert get(running, "/readyz?exclude=disk")[0] == 200
     node.raised = [(7, 2)]
-    assert b"[-]data_corruption failed" in get(running, "/readyz")[2]
-    node.raised, node.leader_id, node.slow = [], node.member_id, "slow"
-    assert get(running, "/readyz")[::2] == (503, b"[+]data_corruption ok\n[+]serializable_read ok\n"
-        b"[+]linearizable_read ok\n[-]disk failed: slow\nreadyz check failed\n")
+    assert b"[-]data_corruption failed: alarm activated: CORRUPT\n" in get(running, "/readyz")[2]
+
+
+def test_each_check_has_its_page(node: FakeNode, running: Running) -> None:
+    assert get(running, "/livez/serializable_read?verbose")[2] == b"[+]serializable_read ok\nok\n"
+    for name in ("data_corruption", "serializable_read", "linearizable_read", "non_learner", "disk"):
+        assert get(running, f"/readyz/{name}")[::2] == (200, b"ok\n")
+    node.read_error = errors.Timeout()
+    assert get(running, "/readyz/linearizable_read")[::2] == (
+        503, f"[-]linearizable_read failed: {errors.Timeout.default}\n".encode())
+    assert get(running, "/readyz/serializable_read")[0] == 200
+    assert get(running, "/livez/linearizable_read")[0] == 404
+
+
+def test_answers_that_come_later_keep_their_order(node: FakeNode, running: Running) -> None:
+    node.held = []
+    with socket.create_connection((running.host, running.port), timeout=10) as sock:
+        for path in ("/health", "/version", "/health?a=b"):
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        wait_until(lambda: node.held, 10, "a read")
+        answers = b""
+        given = 0
+        while answers.count(b'"reason"') < 2:
+            while given < len(node.held):
+                error = errors.Timeout() if given else None
+                running.call(lambda error=error, done=node.held[given]: done(error))
+                given += 1
+            answers += sock.recv(4096)
+    first, second, third = answers.split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200") and b'"health":"true"' in first
+    assert second.startswith(b"200") and b"etcdserver" in second
+    assert third.startswith(b"503") and errors.Timeout.default.encode() in third
+
+
+def test_whoever_leaves_before_the_answer_misses_it(node: FakeNode, running: Running) -> None:
+    node.held = []
+    with socket.create_connection((running.host, running.port), timeout=10) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: node.held, 10, "a read")
+    wait_until(lambda: running.call(lambda: len(running.listener.conns)) == 0, 10, "the end of the connection")
+    running.call(lambda: node.held[0](None))
+    node.held = None
+    assert get(running, "/health")[0] == 200
+
+
+def test_a_stop_waits_for_answers_that_come_later(node: FakeNode, running: Running) -> None:
+    node.held = []
+    with socket.create_connection((running.host, running.port), timeout=10) as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: node.held, 10, "a read")
+        running.call(running.listener.retire)
+        running.call(running.listener.shutdown)
+        running.call(lambda: node.held[0](None))
+        answer = b""
+        while data := sock.recv(4096):
+            answer += data
+    assert answer.startswith(b"HTTP/1.1 200") and b"Connection: close" in answer
 
 
 def test_metrics_page(node: FakeNode, running: Running) -> None:
@@ -369,3 +464,14 @@ def test_status_page(running: Running) -> None:
     assert (status, kind) == (200, "application/json")
     assert (found["name"], found["member_id"], found["raft_term"]) == ("n1", "fedcba9876543210", 3)
     assert found["log"] == {"syncs_total": 12, "queued_bytes": 3.5}
+    assert (found["version"], found["engine"], found["uptime_seconds"], found["peers"]) == ("0.1.0", "memory", 1.5, [])
+
+
+@pytest.mark.node_only
+def test_every_number_of_a_node_has_a_meaning(tmp_path: Path) -> None:
+    """HELP lines that only repeat a name tell nothing."""
+    config = Config(node={"data_dir": str(tmp_path)}, listen={"client": "127.0.0.1:0"})
+    with Node(config.changed(storage={"engine": "rocksdb"}, wal={"segment_size": "1MiB"})) as member:
+        names = set(member.stats())
+    assert not names - set(MEANINGS), "write what they mean into metastore/api/numbers.py"
+    assert all(text.endswith(".") for text in MEANINGS.values())

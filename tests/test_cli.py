@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,46 @@ def test_a_checkout_without_compiled_modules_says_what_to_do(tmp_path: Path) -> 
     )
 
 
+def test_a_python_without_our_packages_says_which_and_what_to_do(tmp_path: Path) -> None:
+    """As `python3 -m metastore` in the source folder, outside of .venv: the compiled modules are there."""
+    for module in (".", "wal"):
+        argv = [sys.executable, "-S", "-m", "metastore", *([module] if module != "." else ["--conf", "nothing.toml"])]
+        run = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+        assert run.returncode == 7 and run.stdout == ""
+        [line] = run.stderr.splitlines()
+        assert line.startswith(f"metastore: {sys.executable} lacks google.protobuf, ") and " tomli, " in line
+        assert line.endswith("run .venv/bin/metastore, whose .venv ./dev run makes, or install the package with pip.")
+
+
+def test_the_packages_that_are_looked_for_are_those_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[^\w-]", line)[0] for line in project["dependencies"]}
+    modules = {"protobuf": "google.protobuf", "python-snappy": "snappy", "prometheus-client": "prometheus_client"}
+    assert sorted(modules.get(name, name) for name in names) == list(cli.DEPENDENCIES)
+
+
+def test_the_usage_lists_the_commands(tmp_path: Path) -> None:
+    for run in (program("--help", cwd=tmp_path), program("--wrong", cwd=tmp_path)):
+        usage = (run.stdout or run.stderr).split("\n\n")[0]
+        assert all(f"metastore {command} " in usage for command in cli.COMMANDS), usage
+
+
+@pytest.mark.node_only
+def test_the_start_says_what_it_starts(tmp_path: Path) -> None:
+    env = {"METASTORE_LOG_LEVEL": "debug", "METASTORE_STORAGE_ROCKSDB_CACHE_SIZE": "1", "METASTORE_SERVICE_HOST": "h"}
+    with Node(tmp_path / "data", {"storage.engine": "rocksdb"}, env=env) as node:
+        log = node.running().log
+    assert (
+        f"metastore {__version__} starts: name=n1 data_dir={tmp_path}/data engine=rocksdb "
+        f"configuration={tmp_path}/data.toml\n"
+    ) in log
+    meant = {"METASTORE_LOG_LEVEL": "METASTORE_LOG__LEVEL",
+             "METASTORE_STORAGE_ROCKSDB_CACHE_SIZE": "METASTORE_STORAGE__ROCKSDB__CACHE_SIZE"}
+    for given, right in meant.items():
+        assert f"the environment variable {given} means nothing; {right} sets that key" in log
+    assert log.count("means nothing") == len(meant)
+
+
 def test_text_records_are_one_line_whatever_is_in_them() -> None:
     stream = io.StringIO()
     logger = logs.setup("info", stream=stream)
@@ -214,7 +256,7 @@ def test_a_port_in_use_is_exit_code_5(tmp_path: Path) -> None:
         with pytest.raises(StartError) as caught:
             Node(tmp_path / "data", {"listen.client": address}).start()
         assert caught.value.returncode == 5
-        lines = str(caught.value).splitlines()[1:]
+        lines = [line for line in str(caught.value).splitlines()[1:] if " starts: " not in line]
         assert len(lines) == 1 and lines[0].startswith("metastore: ") and address in lines[0], lines
 
 

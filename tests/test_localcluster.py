@@ -61,7 +61,36 @@ def test_a_node_that_does_not_start_ends_it(tmp_path: Path) -> None:
     cluster = start("--nodes", "3", "--dir", str(tmp_path))
     _, errors = cluster.communicate(timeout=30)
     assert cluster.returncode == 1
-    assert "n2 ended with code 2 before it was ready" in errors
+    last = errors.splitlines()[-1]
+    assert last.startswith("metastore: the cluster does not start: n2 ended with code 2: node.data_dir ")
+
+
+def test_one_that_waits_for_nobody_is_not_waited_for(tmp_path: Path) -> None:
+    """Of two, the other cannot get ready alone."""
+    (tmp_path / "n2").write_text("")
+    cluster = start("--nodes", "2", "--dir", str(tmp_path))
+    _, errors = cluster.communicate(timeout=30)
+    assert cluster.returncode == 1 and "n2 ended with code 2: node.data_dir " in errors.splitlines()[-1]
+
+
+def test_what_one_copies_is_printed_last(tmp_path: Path) -> None:
+    """In one terminal, as a person has it."""
+    argv = [sys.executable, "-m", "metastore", "cluster", *ARGUMENTS, "--nodes", "3", "--dir", str(tmp_path)]
+    cluster = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert cluster.stdout is not None
+        lines = []
+        while not lines or "ETCDCTL_ENDPOINTS" not in lines[-1]:
+            lines.append(cluster.stdout.readline())
+            assert lines[-1], lines
+        assert "3 nodes are ready" in lines[-2]
+        seen = "".join(lines[:-2])
+        assert seen.count("ready to serve client requests") == 3
+        cluster.send_signal(signal.SIGINT)
+        rest, _ = cluster.communicate(timeout=30)
+        assert "stopping on" in rest.splitlines()[0], "nothing came after it until the nodes were stopped"
+    finally:
+        cluster.kill()
 
 
 def test_free_ports_differ() -> None:

@@ -95,6 +95,8 @@ class NodeView(Protocol):
     def db_size_in_use(self) -> int: ...
     @property
     def quota_bytes(self) -> int: ...
+    @property
+    def is_learner(self) -> bool: ...
 
     def members(self) -> Iterable[MemberInfo]:
         """The members, in the order of their ids."""
@@ -107,6 +109,12 @@ class NodeView(Protocol):
 
     def disk_trouble(self) -> str:
         """What is wrong with the disk of the log, empty if nothing is: a sync has been under way for too long."""
+
+    def local_read(self) -> None:
+        """Read a key out of what this member has applied. Raises ApiError."""
+
+    def about(self) -> Mapping[str, Any]:
+        """What /status tells of the program and of the other members: version, engine, uptime_seconds, peers."""
 
     def confirm_read(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time.

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from metastore.api import CLUSTER_VERSION, ETCD_VERSION, NodeView
-
-JSON: Final = "application/json"
-TEXT: Final = "text/plain; charset=utf-8"
-ALARM_REASONS: Final = {1: "NOSPACE", 2: "CORRUPT"}
-
-Answer = tuple[int, str, bytes]
-Query = dict[str, list[str]]
-
-
-def to_json(value: Any) -> bytes:
-    """Compact JSON, as Go writes it."""
-    return json.dumps(value, separators=(",", ":")).encode()
+from metastore.api.answers import JSON, TEXT, Answer, Later, to_json
+from metastore.api.checks import Checks, Query
+from metastore.api.numbers import meaning
 
 
 class Pages:
@@ -28,17 +18,15 @@ class Pages:
     def __init__(self, node: NodeView) -> None:
         self._node = node
         self._registry: Any = None
-        self._pages: dict[str, Callable[[Query], Answer]] = {
+        self._pages: dict[str, Callable[[Query], Answer | Later]] = {
             "/version": self._version,
-            "/health": self._health,
-            "/livez": self._livez,
-            "/readyz": self._readyz,
             "/metrics": self._metrics,
             "/status": self._status,
+            **Checks(node).pages(),
         }
 
-    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer:
-        """(status, content type, body) of one request; `path` has its query."""
+    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
+        """The answer to one request, or what it comes from later; `path` has its query."""
         try:
             parts = urlsplit(path)
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=64)
@@ -54,58 +42,15 @@ class Pages:
     def _version(self, _query: Query) -> Answer:
         return 200, JSON, to_json({"etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION})
 
-    def _trouble(self, query: Query) -> str:
-        """Why the member is not healthy, in etcd's words; empty when it is."""
-        excluded = set(query.get("exclude", []))
-        for _member, kind in self._node.alarms():
-            name = ALARM_REASONS.get(kind, str(kind))
-            if name not in excluded:
-                return f"ALARM {name}"
-        if "true" not in query.get("serializable", []) and self._node.leader_id == 0:
-            return "RAFT NO LEADER"
-        return "" if self._node.healthy() else "NOT SERVING"
-
-    def _health(self, query: Query) -> Answer:
-        reason = self._trouble(query)
-        body = to_json({"health": "false" if reason else "true", "reason": reason})
-        return (503 if reason else 200), JSON, body
-
-    def _livez(self, query: Query) -> Answer:
-        return self._checks("livez", query, [("serializable_read", "")])
-
-    def _readyz(self, query: Query) -> Answer:
-        corrupt = any(kind == 2 for _member, kind in self._node.alarms())
-        return self._checks(
-            "readyz",
-            query,
-            [
-                ("data_corruption", "alarm activated: CORRUPT" if corrupt else ""),
-                ("serializable_read", ""),
-                ("linearizable_read", "" if self._node.leader_id and self._node.healthy() else "no leader"),
-                ("disk", self._node.disk_trouble()),
-            ],
-        )
-
-    def _checks(self, page: str, query: Query, checks: Iterable[tuple[str, str]]) -> Answer:
-        """One line a check when something fails or `verbose` asks for it, and the verdict."""
-        excluded = set(query.get("exclude", []))
-        wanted = [(name, why) for name, why in checks if name not in excluded]
-        failed = any(why for _name, why in wanted)
-        lines = [f"[-]{name} failed: {why}" if why else f"[+]{name} ok" for name, why in wanted]
-        if failed:
-            return 503, TEXT, ("\n".join([*lines, f"{page} check failed"]) + "\n").encode()
-        if "verbose" in query:
-            return 200, TEXT, ("\n".join([*lines, "ok"]) + "\n").encode()
-        return 200, TEXT, b"ok\n"
-
     def _status(self, _query: Query) -> Answer:
-        """Where this member stands, and what of its log a power cut could take."""
+        """What this member is, where it stands, whom it is connected to, and what of its log a power cut could take."""
         node = self._node
         log = {name[4:]: value for name, value in sorted(node.stats().items()) if name.startswith("wal_")}
         about = {
-            "name": node.name, "member_id": f"{node.member_id:016x}", "leader_id": f"{node.leader_id:016x}",
+            "name": node.name, "member_id": f"{node.member_id:016x}", "cluster_id": f"{node.cluster_id:016x}",
+            "leader_id": f"{node.leader_id:016x}", "is_learner": node.is_learner,
             "raft_term": node.raft_term, "raft_index": node.raft_index, "applied_index": node.applied_index,
-            "revision": node.revision, "db_size": node.db_size, "healthy": node.healthy(), "log": log,
+            "revision": node.revision, "db_size": node.db_size, "healthy": node.healthy(), **node.about(), "log": log,
         }  # fmt: skip
         return 200, JSON, to_json(about)
 
@@ -145,7 +90,7 @@ class NodeCollector:
             yield GaugeMetricFamily(name, text, value=value)
         for name, value in sorted(node.stats().items()):
             full = f"metastore_{name}"
-            text = name.replace("_", " ")
+            text = meaning(name)
             if name.endswith("_total"):
                 yield CounterMetricFamily(full, text, value=value)
             else:

@@ -1,0 +1,136 @@
+"""The health pages, as etcd 3.6 has them: /health, /livez and /readyz, and one page for each check of the latter two.
+
+A check that needs the other members takes time, so these pages answer later. What bounds it is the deadline of reads
+(`limits.request_timeout`), and where no leader is known the answer is there at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Final
+
+from metastore import errors
+from metastore.api import NodeView
+from metastore.api.answers import JSON, TEXT, Answer, Later, to_json
+
+Query = Mapping[str, Sequence[str]]
+#: Told what is wrong; the empty text when nothing is.
+Verdict = Callable[[str], object]
+
+ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
+
+
+class Checks:
+    """The health pages over a node."""
+
+    def __init__(self, node: NodeView) -> None:
+        self._node = node
+        reads: dict[str, Callable[[Verdict], object]] = {"serializable_read": self._serializable_read}
+        ready = {
+            "data_corruption": self._data_corruption, **reads, "linearizable_read": self._linearizable_read,
+            "non_learner": self._non_learner, "disk": self._disk,
+        }  # fmt: skip
+        self._groups: dict[str, dict[str, Callable[[Verdict], object]]] = {"/livez": reads, "/readyz": ready}
+
+    def pages(self) -> Mapping[str, Callable[[Query], Answer | Later]]:
+        """The pages by their paths."""
+        pages: dict[str, Callable[[Query], Answer | Later]] = {"/health": self.health}
+        for path, checks in self._groups.items():
+            pages[path] = partial(self._group, path)
+            for name in checks:
+                pages[f"{path}/{name}"] = partial(self._one, path, name)
+        return pages
+
+    # ---- /health
+
+    def health(self, query: Query) -> Answer | Later:
+        """Whether the cluster serves, or with `serializable=true` this member alone; why not, in etcd's words."""
+        reason = self._alarm(query)
+        if not reason and "true" in query.get("serializable", ()):
+            return _healthy(_range_error(self._local_read()))
+        if not reason and not self._node.leader_id:
+            reason = "RAFT NO LEADER"
+        if not reason and not self._node.healthy():
+            reason = "NOT SERVING"
+        if reason:
+            return _healthy(reason)
+        later = Later()
+        self._linearizable_read(lambda why: later.give(_healthy(_range_error(why))))
+        return later.now()
+
+    def _alarm(self, query: Query) -> str:
+        excluded = set(query.get("exclude", ()))
+        names = [ALARMS.get(kind, "UNKNOWN") for _member, kind in self._node.alarms()]
+        return next((f"ALARM {name}" for name in names if name not in excluded), "")
+
+    # ---- /livez and /readyz
+
+    def _group(self, path: str, query: Query) -> Answer | Later:
+        excluded = set(query.get("exclude", ()))
+        return self._run(path, [name for name in self._groups[path] if name not in excluded], query)
+
+    def _one(self, path: str, name: str, query: Query) -> Answer | Later:
+        return self._run(path, [name], query)
+
+    def _run(self, path: str, names: list[str], query: Query) -> Answer | Later:
+        """All checks at once; the answer when the last of them is through."""
+        later, found = Later(), dict[str, str]()
+
+        def told(name: str, why: str) -> None:
+            found[name] = why
+            if len(found) == len(names):
+                later.give(_verdict([(one, found[one]) for one in names], "verbose" in query))
+
+        for name in names:
+            self._groups[path][name](partial(told, name))
+        return later.now() if names else _verdict([], "verbose" in query)
+
+    # ---- checks
+
+    def _data_corruption(self, done: Verdict) -> None:
+        corrupt = any(ALARMS.get(kind) == "CORRUPT" for _member, kind in self._node.alarms())
+        done("alarm activated: CORRUPT" if corrupt else "")
+
+    def _serializable_read(self, done: Verdict) -> None:
+        done(self._local_read())
+
+    def _linearizable_read(self, done: Verdict) -> None:
+        if not self._node.leader_id:
+            # It would wait for one until its time is up, and whoever asks wants to know now.
+            done(errors.NoLeader.default)
+        elif not self._node.healthy():
+            done(errors.Stopped.default)
+        else:
+            self._node.confirm_read(lambda error: done(self._local_read() if error is None else error.text))
+
+    def _non_learner(self, done: Verdict) -> None:
+        done("not supported for learner" if self._node.is_learner else "")
+
+    def _disk(self, done: Verdict) -> None:
+        done(self._node.disk_trouble())
+
+    def _local_read(self) -> str:
+        try:
+            self._node.local_read()
+        except errors.ApiError as error:
+            return error.text
+        return ""
+
+
+def _range_error(why: str) -> str:
+    return f"RANGE ERROR:{why}" if why else ""
+
+
+def _healthy(reason: str) -> Answer:
+    body = to_json({"health": "false" if reason else "true", "reason": reason})
+    return (503 if reason else 200), JSON, body
+
+
+def _verdict(checks: Iterable[tuple[str, str]], verbose: bool) -> Answer:
+    """One line a check where one of them fails or `verbose` asks for it, and "ok" where none does."""
+    found = list(checks)
+    lines = "".join(f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in found)
+    if any(why for _name, why in found):
+        return 503, TEXT, lines.encode()
+    return 200, TEXT, f"{lines if verbose else ''}ok\n".encode()

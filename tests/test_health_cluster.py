@@ -1,0 +1,69 @@
+"""The health pages of members whose cluster has lost its majority, and of a learner."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+
+import pytest
+from support import messages as m
+from support.cluster import Cluster, Member
+from support.processes import wait_until
+
+pytestmark = [pytest.mark.node_only, pytest.mark.cluster]
+
+
+def page(member: Member, path: str) -> tuple[int, str]:
+    """(status, body) of a page; no answer within 20 s is an error."""
+    try:
+        with urllib.request.urlopen(f"http://{member.address}{path}", timeout=20) as reply:
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("survivor", ["leader", "follower"])
+def test_without_a_majority(cluster_of: Callable[..., Cluster], survivor: str) -> None:
+    """At once, while the member still takes the old leader (perhaps itself) for one, and when it knows better."""
+    cluster = cluster_of(settings={"limits.request_timeout": '"2s"'}).start()
+    leader = cluster.leader()
+    left = leader if survivor == "leader" else cluster.followers()[0]
+    assert page(left, "/health")[0] == page(left, "/readyz")[0] == 200
+    for member in cluster.members:
+        if member is not left:
+            member.kill()
+    for _ in range(2):
+        status, body = page(left, "/readyz?verbose")
+        assert status == 503 and "[-]linearizable_read failed: etcdserver: " in body and "[+]serializable_read" in body
+        for query in ("", "?serializable=false"):
+            status, body = page(left, f"/health{query}")
+            assert (status, json.loads(body)["health"]) == (503, "false"), body
+        assert page(left, "/health?serializable=true") == (200, '{"health":"true","reason":""}')
+        assert page(left, "/livez")[0] == page(left, "/readyz/serializable_read")[0] == 200
+        wait_until(lambda: "RAFT NO LEADER" in page(left, "/health")[1], what="a member that knows of no leader")
+
+
+def test_learners_and_peers(cluster_of: Callable[..., Cluster]) -> None:
+    cluster = cluster_of(2).start()
+    learner = cluster.new_member()
+    with cluster.leader().client() as client:
+        client.call(m.MemberAddRequest(peerURLs=[f"http://{learner.advertised}"], isLearner=True))
+    learner.existing = True
+    learner.initial = {**cluster.members[0].initial, learner.name: learner.advertised}
+    learner.start()
+    status, body = page(learner, "/readyz")
+    assert status == 503 and "[-]non_learner failed: not supported for learner\n" in body
+    assert page(learner, "/readyz?exclude=non_learner") == (200, "ok\n")
+    about = json.loads(page(cluster.members[0], "/status")[1])
+    assert about["engine"] == "memory" and about["uptime_seconds"] > 0 and not about["is_learner"]
+    assert {peer["name"]: peer["is_learner"] for peer in about["peers"]} == {"n2": False, "n3": True}
+    assert all(peer["connected"] for peer in about["peers"])
+    learner.kill()
+
+    def unconnected() -> list[str]:
+        peers = json.loads(page(cluster.members[0], "/status")[1])["peers"]
+        return [peer["name"] for peer in peers if not peer["connected"]]
+
+    wait_until(lambda: unconnected() == ["n3"], what="a peer that is gone")
