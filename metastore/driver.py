@@ -330,7 +330,7 @@ class Driver:
         if before is None:
             return
         self.roster_mended(before, told)
-        if told.conf_state != self.raw.conf_state:
+        if told.conf_state != (self._conf_due or self.raw.conf_state):
             # Nothing behind this entry is applied before the core works with it.
             self._conf_due = told.conf_state
             self.applier.pause = True
