@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ import pytest
 from sim import wire
 from sim.disk import Disk
 from sim.model import Call
+from sim.node import Member
 from sim.plants import PLANTS, Plant
 from sim.runner import PROFILES, Scene, Simulation, SimulationFailed, simulate
 from sim.workload import Client
 
-from metastore._core.raftpb import Message, MsgReadIndex
+from metastore._core.raftpb import ConfState, Message, MsgReadIndex
 
 SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer. Each profile runs at least the seeds within which
@@ -208,3 +210,45 @@ def test_no_progress_is_a_failure() -> None:
 
     with pytest.raises(SimulationFailed, match="no progress"):
         simulate(1, "usual", broken)
+
+
+def tampered(member: Member, without: int) -> None:
+    """A roster that no log makes: a voter is missing, and another one has lost its name."""
+    roster = member.roster
+    del roster.members[without]
+    kept = next(iter(set(roster.members) - {member.id}))
+    roster.members[kept] = replace(roster.members[kept], name="")
+    roster.set_conf_state(ConfState(voters=sorted(roster.members)))
+    member.raw.enter_conf(roster.conf_state)
+
+
+@pytest.mark.parametrize("leading", [False, True])
+def test_rosters_that_differ_are_mended(leading: bool) -> None:
+    """By what the leader says when somebody starts. Where the leader's own is the wrong one, the others are told so by
+    it, and publish themselves again."""
+    simulation = Simulation(3, "usual", lambda scene: setattr(scene.settings, "members", 3))
+    cluster, clock, checker = simulation.cluster, simulation.clock, simulation.checker
+    for member in cluster.members.values():
+        member.start()
+    clock.run(12.0)
+    before = {member.roster.state for member in cluster.members.values()}
+    assert len(before) == 1 and all(record.name for record in next(iter(before)).members)
+    mended: list[int] = []
+    checker.is_at = lambda member, index: None  # type: ignore[method-assign]
+    checker.mended = lambda member, before, told: mended.append(member.id)  # type: ignore[method-assign]
+    leader = cluster.leader()
+    assert leader is not None
+    wrong = leader if leading else next(member for member in cluster.members.values() if member is not leader)
+    other = next(member for member in cluster.members.values() if member not in (leader, wrong))
+    if leading:
+        roster = leader.roster
+        roster.members[other.id] = replace(roster.members[other.id], name="")
+        roster.set_conf_state(roster.conf_state)
+    else:
+        tampered(wrong, other.id)
+    other.crash(False)
+    other.start()
+    clock.run(clock.now + 12.0)
+    assert {member.roster.state for member in cluster.members.values()} == before
+    assert {member.raw.conf_state for member in cluster.members.values()} == {wrong.roster.conf_state}
+    assert wrong.id not in mended if leading else set(mended) == {wrong.id}

@@ -326,6 +326,28 @@ def test_a_vote_waits_for_its_sync_and_takes_all_before_it_along(folder: Path, p
     wal.close()
 
 
+def test_a_commit_index_that_is_asked_for_waits_for_its_sync(folder: Path, points: Failpoints) -> None:
+    """Its number is not a new one: it is not reported with the appends, and what was reported goes along."""
+    wal = opened(folder, points)
+    put(wal, 1, 3)
+    assert wal.durable_commit == 0 and wal.unsynced[0]
+    points.set("wal.before_sync", "block")
+    wal.save_commit(HardState(1, 1, 3))
+    wal.submit()
+    poller = select.poll()
+    poller.register(wal.fileno(), select.POLLIN)
+    while poller.poll(100):
+        wal.poll()
+    assert (wal.durable, wal.durable_commit) == (3, 0)
+    points.clear()
+    wait(wal, lambda: wal.durable_commit == 3)
+    assert wal.durable == 3 and wal.unsynced == (0, 0.0)
+    wal.close()
+    again = opened(folder)
+    assert (again.durable_commit, again.hard_state.commit) == (3, 3), "what a start finds is durable"
+    again.close()
+
+
 def test_a_sync_that_nobody_waits_for_and_fails_is_a_failed_disk(folder: Path, points: Failpoints) -> None:
     wal = opened(folder, points, interval=0.01)
     put(wal, 1, 1)
