@@ -16,7 +16,7 @@ from support.cluster import Cluster
 from support.processes import Node, Process
 from support.rolling import Writers, restart_all
 
-pytestmark = pytest.mark.node_only
+pytestmark = [pytest.mark.node_only, pytest.mark.once]
 
 MAX_STREAM = 0x7FFFFFFF
 PING_ACK = h.frame(h.PING, h.ACK, 0, bytes(8))

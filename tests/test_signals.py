@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pty
 import signal
@@ -14,24 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.processes import Node, node_argv, wait_until
+from support.processes import Node, node_argv, signal_thread, takers, threads_of, wait_until
 
 from metastore import Config, cli, errors
 from metastore import Node as EmbeddedNode
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(__file__).resolve().parent.parent
 READY = "ready to serve client requests"
-
-
-def threads(pid: int) -> set[int]:
-    return {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
-
-
-def takes(pid: int, thread: int, number: int) -> bool:
-    """Whether a thread does not block a signal."""
-    status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
-    blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
-    return not int(blocked.split()[1], 16) >> (number - 1) & 1
 
 
 @pytest.mark.node_only
@@ -40,24 +30,24 @@ def test_a_signal_that_another_thread_gets_is_heard(number: int, tmp_path: Path)
     node = Node(tmp_path / "data")
     with node:
         process = node.running()
-        others = [one for one in threads(process.pid) if one != process.pid and takes(process.pid, one, number)]
+        others = [thread for thread in takers(process.pid, number) if thread != process.pid]
         assert others, "the thread that the program runs the node from"
-        assert ctypes.CDLL(None).tgkill(process.pid, others[0], number) == 0
+        signal_thread(process.pid, others[0], number)
         assert process.wait(20) == 0
         assert f"stopping on {signal.Signals(number).name}" in process.log and "cli: stopped" in process.log
 
 
 def test_a_node_inside_a_program_takes_no_signals(tmp_path: Path) -> None:
-    before = threads(os.getpid())
+    before = threads_of(os.getpid())
     config = Config(node={"data_dir": str(tmp_path)}, listen={"client": "127.0.0.1:0"})
     config = config.changed(storage={"engine": "rocksdb"}, wal={"segment_size": "1MiB"})
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with EmbeddedNode(config) as node:
         node.put("a", "b")
-        made = threads(os.getpid()) - before
+        made = threads_of(os.getpid()) - before
         assert len(made) >= 3
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD):
-            assert not [one for one in made if takes(os.getpid(), one, number)], signal.Signals(number).name
+            assert not made & set(takers(os.getpid(), number)), signal.Signals(number).name
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 

@@ -6,6 +6,8 @@ Both listen on port 0 and say in their log where; readiness is that log line, ne
 from __future__ import annotations
 
 import collections
+import contextlib
+import ctypes
 import importlib.util
 import json
 import os
@@ -271,6 +273,28 @@ class Node(Server):
     def _await_ready(self, process: Process, timeout: float) -> str:
         line = process.wait_line(r"ready to serve client requests.*?client\W+([\w.\[\]:]+:\d+)", timeout)
         return line[1]
+
+
+def threads_of(pid: int) -> set[int]:
+    """The ids of a process's threads."""
+    return {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
+
+
+def takers(pid: int, number: int) -> list[int]:
+    """The threads of a process that do not block a signal: the system may give it to any of them."""
+    found = []
+    for thread in sorted(threads_of(pid)):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
+            blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
+            if not int(blocked.split()[1], 16) >> (number - 1) & 1:
+                found.append(thread)
+    return found
+
+
+def signal_thread(pid: int, thread: int, number: int) -> None:
+    """Give a signal to one thread of a process, as the system does at its choice."""
+    assert ctypes.CDLL(None).tgkill(pid, thread, number) == 0, "no such thread"
 
 
 def dies_at(server: Server, point: str) -> None:
