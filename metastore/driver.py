@@ -40,7 +40,7 @@ from ._core.entry import decode_entry
 from ._core.op import MEMBER, decode_op
 from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
-from .changes import Changes
+from .changes import MAX_CHANGES, Changes
 from .membership import Change, Roster
 
 if TYPE_CHECKING:
@@ -152,6 +152,8 @@ class Driver:
         self._marks: deque[tuple[float, int, int]] = deque()
         self._orphans: deque[tuple[float, int]] = deque()
         self._silent: set[int] = set()
+        # Changes of the membership that were asked for here and wait for a leader: (operation, deadline).
+        self._asked: deque[tuple[bytes, float]] = deque()
         self.changes = Changes(raw, roster, codec, self._silent, self._refuse_change)
         self._round: list[Any] = []
         # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
@@ -278,7 +280,7 @@ class Driver:
         if self.kv.closed_to_writes is not None:
             raise self.kv.closed_to_writes
         if operation.kind == MEMBER:
-            self.changes.queue(sender, data)
+            self.changes.queue(sender, data, now + self.request_timeout)
         else:
             self.kv.check_forwarded(operation.kind, operation.request)
             self.proposer.add(data, now)
@@ -294,16 +296,28 @@ class Driver:
     # ---- membership
 
     def change_members(self, operation: bytes, now: float) -> None:
-        """Have an encoded operation of kind MEMBER carried out; its waiter is in `kv.waiters` already.
+        """Have an encoded operation of kind MEMBER carried out; its waiter is in `kv.waiters` already. Like a put it
+        waits for a leader, and for a connection to it, until the waiter's patience ends.
 
-        Raises ApiError when it is surely not logged; the caller takes the waiter out again."""
-        if self.is_leader:
-            self.changes.queue(self.raw.id, operation)
-        elif self.leader_id:
-            if not self.transport.forward(self.leader_id, frame([operation])):
-                raise errors.Unhealthy()
-        else:
-            raise errors.NoLeader()
+        Raises TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller takes the waiter out again."""
+        if len(self._asked) >= MAX_CHANGES:
+            raise errors.TooManyRequests()
+        self._asked.append((operation, now + self.request_timeout))
+        self._ask_changes()
+
+    def _ask_changes(self) -> None:
+        """Have our own changes judged by the leader, whoever that is."""
+        while self._asked:
+            operation, deadline = self._asked[0]
+            if decode_op(operation).request_id in self.kv.waiters:
+                if self.is_leader:
+                    try:
+                        self.changes.queue(self.raw.id, operation, deadline)
+                    except errors.ApiError as error:
+                        self._refuse_change(self.raw.id, operation, error)
+                elif not self.leader_id or not self.transport.forward(self.leader_id, frame([operation])):
+                    return
+            self._asked.popleft()
 
     def _refuse_change(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
         ident = decode_op(operation).request_id
@@ -356,6 +370,8 @@ class Driver:
     # ---- writes
 
     def _propose(self, now: float) -> None:
+        if self._asked:
+            self._ask_changes()
         if not self.is_leader:
             if self.leader_id and self.proposer.queued:
                 self._forward(now)
@@ -591,7 +607,12 @@ class Driver:
         if before == lead:
             return
         self._round_again = now
-        self.changes.drop()
+        for asked in self.changes.drop():
+            if asked.sender == self.raw.id:
+                # It never left this member, so it may wait for the next leader.
+                self._asked.append((asked.operation, asked.deadline))
+            else:
+                self._refuse_change(asked.sender, asked.operation, errors.LeaderChanged())
         if before:
             # What went to the old leader may still be committed by the new one; it gets a little time for that.
             self._orphans.append((now + LEADER_GRACE, self.kv.next_id))

@@ -190,6 +190,6 @@ class Members:
         ready = [
             (peer.match, ident)
             for ident, peer in status.progress.items()
-            if ident != self.identity.member_id and peer.recent_active and not peer.is_learner and ident not in besides
+            if ident != self.identity.member_id and peer.heard and not peer.is_learner and ident not in besides
         ]
         return max(ready, default=(0, 0))[1]

@@ -369,22 +369,24 @@ def _changed(known: Member, change: Change) -> Member:
     return replace(known, name=told.name, client_urls=told.client_urls, incarnation=told.incarnation)
 
 
-def check_healthy(roster: Roster, change: Change, own: int, active: frozenset[int]) -> None:
+def check_healthy(roster: Roster, change: Change, active: frozenset[int], alive: frozenset[int]) -> None:
     """The leader's strict checks before a change enters the log (etcd: strict-reconfig-check).
 
-    active: members heard of within an election timeout, the leader among them. Raises NotEnoughStarted or Unhealthy
-    where the change would leave the cluster without a live quorum.
+    active: members that answer, the leader among them; alive: those and whoever may answer again at any moment. Raises
+    MemberNotEnoughStarted or Unhealthy where the change would leave the cluster without a live quorum. A new member, a
+    learner too, counts as one that does not answer yet: as in etcd 3.6, those that do must be a quorum of the voters
+    and one more. So one of four or five may be down, one of three or two of five may not.
     """
     voters = {member.id for member in roster.members.values() if not member.is_learner}
     if change.action in (ADD, PROMOTE):
         started = {ident for ident in voters if roster.members[ident].name}
         if len(voters) > 1 and len(started) < (len(voters) + 1) // 2 + 1:
             raise errors.MemberNotEnoughStarted()
-    if change.action in (ADD, ADD_LEARNER) and not voters <= active:
+    if change.action in (ADD, ADD_LEARNER) and len(voters) > 1 and len(voters & active) < (len(voters) + 1) // 2 + 1:
         raise errors.Unhealthy()
     if change.action == REMOVE and change.member.id in voters:
         left = voters - {change.member.id}
         if not left:
             raise errors.MemberNotEnoughStarted()
-        if (change.member.id in active or change.member.id == own) and len(left & active) < len(left) // 2 + 1:
+        if change.member.id in alive and len(left & active) < len(left) // 2 + 1:
             raise errors.Unhealthy()

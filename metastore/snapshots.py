@@ -432,7 +432,7 @@ class Snapshots:
         if not self._driver.is_leader:
             return 1 << 62
         progress = self._driver.raw.status().progress.values()
-        return min((peer.match for peer in progress if peer.recent_active), default=1 << 62)
+        return min((peer.match for peer in progress if peer.heard), default=1 << 62)
 
     def _move(self, index: int, term: int, conf_state: ConfState) -> None:
         self.failpoints.hit("snapshot.release")

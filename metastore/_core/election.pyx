@@ -56,7 +56,7 @@ cdef class Election(Replication):
         for peer in self.peer_list:
             peer.match = peer.sent_commit = peer.read_ack = 0
             peer.next = self.log.last_index + 1
-            peer.recent_active = peer.waiting_load = peer.heartbeat_due = peer.nudge = False
+            peer.recent_active = peer.active_before = peer.waiting_load = peer.heartbeat_due = peer.nudge = False
             peer.enter(PROGRESS_PROBE)
         return 0
 
@@ -158,6 +158,7 @@ cdef class Election(Replication):
         cdef dict active = {}
         for peer in self.peer_list:
             active[peer.id] = peer.recent_active or peer is self.me
+            peer.active_before = peer.recent_active
             peer.recent_active = peer is self.me
         if joint_vote(self.conf_state.voters, self.conf_state.voters_outgoing, active) != VOTE_WON:
             self.become_follower(self.term, 0)

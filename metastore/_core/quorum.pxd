@@ -35,7 +35,8 @@ cdef class Peer:
     cdef readonly uint64_t pending_snapshot
     cdef readonly uint64_t sent_commit      # commit index of the last append sent
     cdef readonly uint64_t read_ack         # newest heartbeat round it answered
-    cdef readonly bint recent_active
+    cdef readonly bint recent_active        # heard since the last check of the quorum
+    cdef readonly bint active_before        # heard between that one and the one before
     cdef readonly bint probe_sent           # one append is out, wait for its answer (or a heartbeat's)
     cdef readonly bint waiting_load         # the log said NotYetLoaded
     cdef readonly bint heartbeat_due        # a heartbeat by the clock is unanswered

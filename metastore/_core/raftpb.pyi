@@ -291,6 +291,7 @@ class Progress:
     pending_snapshot: int
     recent_active: bool
     inflight: int
+    heard: bool
 
 class Status:
     id: int

@@ -556,9 +556,10 @@ cdef class RaftConfig:
 class Progress:
     """What a leader knows of a peer, as `Status.progress` shows it."""
 
-    __slots__ = ("state", "match", "next", "is_learner", "is_paused", "pending_snapshot", "recent_active", "inflight")
+    __slots__ = ("state", "match", "next", "is_learner", "is_paused", "pending_snapshot", "recent_active", "inflight",
+                 "heard")
 
-    def __init__(self, state, match, next, is_learner, is_paused, pending_snapshot, recent_active, inflight):
+    def __init__(self, state, match, next, is_learner, is_paused, pending_snapshot, recent_active, inflight, heard):
         self.state = ProgressState(state)
         self.match = match
         self.next = next
@@ -566,6 +567,7 @@ class Progress:
         self.is_paused = is_paused
         self.pending_snapshot = pending_snapshot
         self.recent_active = recent_active
+        self.heard = heard
         self.inflight = inflight
 
     def __repr__(self):

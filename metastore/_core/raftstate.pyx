@@ -147,7 +147,8 @@ cdef class NodeState:
         if self.state == STATE_LEADER:
             for peer in self.peer_list:
                 progress[peer.id] = Progress(peer.state, peer.match, peer.next, peer.is_learner, peer.paused(),
-                                             peer.pending_snapshot, peer.recent_active, peer.inflights.count)
+                                             peer.pending_snapshot, peer.recent_active, peer.inflights.count,
+                                             peer.recent_active or peer.active_before)
         return Status(id=self.id, term=self.term, vote=self.vote, commit=self.log.committed, applied=self.log.applied,
                       lead=self.lead, raft_state=StateType(self.state), config=self.conf_state, progress=progress,
                       last_index=self.log.last_index, persisted=self.log.persisted,
