@@ -259,6 +259,7 @@ class ClusterTable:
     token: str = _text("metastore")
     state: str = _text("new", choices=("new", "existing"))
     initial: Mapping[str, str] = _members()
+    begin_wait: float = _duration("5s", "0", "1h")
 
 
 @dataclass(frozen=True, kw_only=True)

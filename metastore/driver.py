@@ -37,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._core.batch import frame, unframe
 from ._core.entry import decode_entry
-from ._core.op import MEMBER, decode_op
+from ._core.op import LEVEL, MEMBER, decode_op, level_of
 from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
 from .changes import MAX_CHANGES, Changes
@@ -129,6 +129,8 @@ class Driver:
         self.members_changed = members_changed
         self.roster_mended = roster_mended
         self.leader_id = 0
+        #: Whether this member takes part in nothing yet: its clock stands still, so it does not stand for election.
+        self.holding = False
         #: Called with a snapshot out of a Ready, and with what is to be called in this thread when the engine has it.
         self.install: Callable[[Snapshot, Callable[[], None]], None] = _no_snapshots
         self._installing: tuple[int, int] | None = None  # (Ready's number, index)
@@ -218,7 +220,8 @@ class Driver:
 
     def tick(self, now: float) -> None:
         """One Raft tick: elections and heartbeats, timeouts, the marker of an idle log."""
-        self.raw.tick(now)
+        if not self.holding:
+            self.raw.tick(now)
         self._expire(now)
         if not self._marked and self.log.idle and not self.proposer.queued and (
             self.stopping or now - self._last_append >= self.idle_mark_after
@@ -279,6 +282,8 @@ class Driver:
             return
         if self.kv.closed_to_writes is not None:
             raise self.kv.closed_to_writes
+        if self.kv.cluster_level < LEVEL and level_of(data) > self.kv.cluster_level:
+            raise errors.NotCapable()
         if operation.kind == MEMBER:
             self.changes.queue(sender, data, now + self.request_timeout)
         else:

@@ -266,10 +266,30 @@ class RemovedFromCluster(MetaStoreError):
     exit_code = 8
 
 
+class MustJoinAnew(MetaStoreError):
+    """The others know this member with another data directory: what it promised there is forgotten."""
+
+    code = FAILED_PRECONDITION
+    exit_code = 9
+
+
+class AnotherProcess(MetaStoreError):
+    """Another process runs as this member, on a copy of the same data directory."""
+
+    code = FAILED_PRECONDITION
+    exit_code = 10
+
+
 class FormatError(MetaStoreError):
     """Bytes that do not follow their format; raised by decoders, mapped by their callers."""
 
     code = DATA_LOSS
+
+
+class CodecMissing(FormatError):
+    """What is to be read was compressed by a codec plug-in that is not installed here."""
+
+    exit_code = 2
 
 
 EXIT_CODES = {
@@ -282,5 +302,7 @@ EXIT_CODES = {
     6: "the disk or the storage engine failed: what was to be read, written or synced was not",
     7: "cannot run here: no Linux, or compiled modules or Python packages are missing",
     8: "removed from the cluster",
+    9: "the data directory was lost: the member must be removed and added anew",
+    10: "another process runs as this member, on a copy of its data directory",
 }
 """What each exit code of the program means; every class above uses one of these."""

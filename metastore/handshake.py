@@ -1,44 +1,81 @@
 """The greeting of a peer stream: who dials whom, and why not. Pure; layout: FORMATS.md, "Peer streams".
 
 The acceptor judges the hello (`judge_hello`), the dialler judges the answer (`judge_answer`), so that a stranger, a
-member of another cluster, a removed member and a wiped directory under an old id are told apart on both sides.
+member of another cluster, a removed member, a wiped directory under an old id and a second process of one member are
+told apart on both sides. Every field is bounded, and whatever is quoted of the other side is clipped: a greeting can be
+refused, and can do nothing else.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from . import __version__
 from ._core.crc import checksum
+from .config import MAX_ADDRESS, MAX_NAME
 from .errors import FormatError
 
 MAGIC: Final = b"MSPEER\r\n"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER: Final = 20
 MAX_BODY: Final = 16 * 1024
 HELLO_MARK: Final = 0x80
+
+#: Bytes of texts in a greeting, and how many of the others there may be; a greeting with all of them fits in MAX_BODY.
+MAX_REASON: Final = 1000
+MAX_WORD: Final = 64  # incarnation, version of the program, name of a codec
+MAX_PLACES: Final = 8
+MAX_CODECS: Final = 64
 
 CONTROL, BULK, SNAPSHOT, ROSTER = 1, 2, 3, 4
 KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot", ROSTER: "roster"}
 
 OK, OTHER_VERSION, OTHER_TOKEN, OTHER_CLUSTER, OTHER_TARGET = range(5)
-UNKNOWN, REMOVED, OTHER_INCARNATION, MALFORMED, BUSY = range(5, 10)
-TOLD = 10  # the answer to a roster hello; its text is the record, and the connection ends with it
+REMOVED, OTHER_INCARNATION, MALFORMED, BUSY = range(6, 10)  # 5 was for members that version 1 did not know
+TOLD, WAIT, TWIN, UNREADABLE = range(10, 14)
+#: Verdicts upon which the dialler's process ends: going on could harm the cluster, or can never come to anything.
+FATAL: Final = frozenset({REMOVED, OTHER_INCARNATION, TWIN, UNREADABLE})
+#: Verdicts for somebody of whom nothing is known to belong to us; such answers do not say who answers.
+STRANGE: Final = frozenset({OTHER_VERSION, OTHER_TOKEN, OTHER_CLUSTER, MALFORMED})
+
+# What a member says of its state.
+NEW = 1  # it was made to begin the cluster, and its log is empty
+FORMING = 2  # it does not know yet whether it may begin the cluster, and takes part in nothing until it does
+LEADER = 4  # it knows a leader
 
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """What a member says of itself. Ids are 64 bits and not 0; `codecs` are (flag byte, name) of those it can read."""
+    """What a member says of itself. Ids are 64 bits and not 0; `codecs` are (flag byte, name) of those it can read.
+
+    `token` is a number that stands for the cluster's token (membership.token_number). `start` rises with every start of
+    the data directory, `life` is drawn by each process. `places` are host:port where it is dialled. `level` is the
+    operation level (FORMATS.md), `flags` are NEW, FORMING and LEADER.
+    """
 
     cluster_id: int
-    token: str
+    token: int
     member_id: int
     incarnation: str
     codecs: tuple[tuple[int, str], ...] = ()
     software: str = __version__
+    name: str = ""
+    places: tuple[str, ...] = ()
+    start: int = 0
+    life: int = 0
+    level: int = 0
+    flags: int = 0
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """What tells one process of a data directory from another."""
+        return self.start, self.life
+
+
+NOBODY: Final = PeerIdentity(0, 0, 0, "", software="")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +89,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The acceptor's greeting; `text` says why when `status` is not OK. `sender.token` is always empty."""
+    """The acceptor's greeting; `text` says why when `status` is not OK. `sender.token` is always 0."""
 
     status: int
     text: str
@@ -63,19 +100,22 @@ class UnknownVersion(FormatError):
     """A greeting of another version of the protocol; nothing but that can be said of a hello."""
 
 
+def clip(text: str, limit: int = 300) -> str:
+    """Text of somebody else as it may stand in a log line or an answer: short, and with nothing that is not print."""
+    return "".join(char if char.isprintable() else "?" for char in text[:limit])
+
+
 def encode_hello(hello: Hello) -> bytes:
     """Bytes of a hello. Raises ValueError for texts that are too long."""
     me = hello.sender
-    body = struct.pack("<BQQQ", hello.kind, me.cluster_id, me.member_id, hello.target)
-    body += _text(me.token) + _text(me.incarnation) + _text(me.software) + _codecs(me)
+    body = struct.pack("<BB", hello.kind, me.flags) + _identity(me) + struct.pack("<QQ", hello.target, me.token)
     return _greeting(HELLO_MARK, body)
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """Bytes of an answer. Raises ValueError for texts that are too long."""
-    me = answer.sender
-    body = _text(answer.text) + struct.pack("<QQ", me.cluster_id, me.member_id)
-    body += _text(me.incarnation) + _text(me.software) + _codecs(me)
+    """Bytes of an answer; its text is clipped. Raises ValueError for texts of an identity that are too long."""
+    reason = clip(answer.text, MAX_REASON).encode("utf-8", "replace")[:MAX_REASON].decode(errors="ignore")
+    body = _text(reason, MAX_REASON) + struct.pack("<BB", answer.sender.flags, 0) + _identity(answer.sender)
     return _greeting(answer.status, body)
 
 
@@ -86,15 +126,20 @@ def _greeting(mark: int, body: bytes) -> bytes:
     return MAGIC + head + struct.pack("<I", checksum(body, checksum(head))) + body
 
 
-def _text(text: str) -> bytes:
+def _identity(me: PeerIdentity) -> bytes:
+    body = struct.pack("<HQQQQ", me.level, me.cluster_id, me.member_id, me.start, me.life)
+    body += _text(me.name, MAX_NAME) + _text(me.incarnation, MAX_WORD) + _text(me.software, MAX_WORD)
+    if len(me.places) > MAX_PLACES or len(me.codecs) > MAX_CODECS:
+        raise ValueError(f"a greeting with {len(me.places)} addresses and {len(me.codecs)} codecs")
+    body += bytes([len(me.places)]) + b"".join(_text(place, MAX_ADDRESS) for place in me.places)
+    return body + bytes([len(me.codecs)]) + b"".join(bytes([flag]) + _text(name, MAX_WORD) for flag, name in me.codecs)
+
+
+def _text(text: str, limit: int) -> bytes:
     data = text.encode()
-    if len(data) > 0xFFFF:
-        raise ValueError("text in a greeting is too long")
+    if len(data) > limit:
+        raise ValueError(f"a text of {len(data)} bytes in a greeting; at most {limit}")
     return struct.pack("<H", len(data)) + data
-
-
-def _codecs(me: PeerIdentity) -> bytes:
-    return bytes([len(me.codecs)]) + b"".join(bytes([flag]) + _text(name) for flag, name in me.codecs)
 
 
 class _Body:
@@ -111,19 +156,35 @@ class _Body:
         self._at += size
         return struct.unpack_from(layout, self._data, self._at - size)
 
-    def text(self) -> str:
+    def text(self, limit: int) -> str:
         (size,) = self.take("<H")
+        if size > limit:
+            raise FormatError(f"peer greeting: a text of {size} bytes; at most {limit}")
         data = self._data[self._at : self._at + size]
         self._at += size
         try:
             if len(data) < size:
                 raise FormatError("peer greeting: cut short")
             return data.decode()
-        except UnicodeDecodeError as error:
-            raise FormatError(f"peer greeting: {error}") from error
+        except UnicodeDecodeError:
+            raise FormatError("peer greeting: a text that is no UTF-8") from None
 
-    def codecs(self) -> tuple[tuple[int, str], ...]:
-        return tuple((self.take("<B")[0], self.text()) for _ in range(self.take("<B")[0]))
+    def identity(self, flags: int) -> PeerIdentity:
+        level, cluster_id, member_id, start, life = self.take("<HQQQQ")
+        name, incarnation, software = self.text(MAX_NAME), self.text(MAX_WORD), self.text(MAX_WORD)
+        places = tuple(self.text(MAX_ADDRESS) for _ in range(self.count(MAX_PLACES, "addresses")))
+        codecs = tuple(
+            (self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs"))
+        )
+        return PeerIdentity(
+            cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags
+        )
+
+    def count(self, limit: int, what: str) -> int:
+        (count,) = self.take("<B")
+        if count > limit:
+            raise FormatError(f"peer greeting: {count} {what}; at most {limit}")
+        return count
 
     def end(self) -> None:
         if self._at != len(self._data):
@@ -155,18 +216,26 @@ def _open(data: bytes) -> tuple[int, int, _Body]:
     return version, mark, _Body(data[HEADER:])
 
 
+def _other_version(version: int) -> str:
+    return (
+        f"peer protocol version {version}, this program speaks {VERSION} only: all members must run versions of "
+        "MetaStore that speak the same"
+    )
+
+
 def decode_hello(data: bytes) -> Hello:
     """Hello from its bytes (greeting_size of them). Raises FormatError, of which UnknownVersion is one."""
     version, mark, body = _open(data)
     if version != VERSION:
-        raise UnknownVersion(f"peer protocol version {version}, this program speaks {VERSION}")
-    kind, cluster_id, member_id, target = body.take("<BQQQ")
-    token, incarnation, software = body.text(), body.text(), body.text()
-    sender = PeerIdentity(cluster_id, token, member_id, incarnation, body.codecs(), software)
+        raise UnknownVersion(_other_version(version))
+    kind, flags = body.take("<BB")
+    sender = body.identity(flags)
+    target, token = body.take("<QQ")
     body.end()
-    if mark != HELLO_MARK or kind not in KINDS or not (cluster_id and member_id):
+    known = kind == ROSTER or (sender.cluster_id and sender.member_id)
+    if mark != HELLO_MARK or kind not in KINDS or not known or flags > NEW | FORMING | LEADER:
         raise FormatError("peer greeting: not a hello that makes sense")
-    return Hello(kind, sender, target)
+    return Hello(kind, replace(sender, token=token), target)
 
 
 def decode_answer(data: bytes) -> Answer:
@@ -175,71 +244,84 @@ def decode_answer(data: bytes) -> Answer:
     Of another version only the status and the text are read; the status is then never OK.
     """
     version, mark, body = _open(data)
-    text = body.text()
     if version != VERSION:
-        text = text or f"peer protocol version {version}, this program speaks {VERSION}"
-        return Answer(OTHER_VERSION, text, PeerIdentity(0, "", 0, ""))
-    cluster_id, member_id = body.take("<QQ")
-    incarnation, software = body.text(), body.text()
-    sender = PeerIdentity(cluster_id, "", member_id, incarnation, body.codecs(), software)
+        return Answer(OTHER_VERSION, body.text(MAX_BODY) or _other_version(version), NOBODY)
+    text = body.text(MAX_REASON)
+    flags, zero = body.take("<BB")
+    sender = body.identity(flags)
     body.end()
-    if mark > TOLD:
-        raise FormatError(f"peer greeting: unknown status {mark}")
+    if mark > UNREADABLE or zero or flags > NEW | FORMING | LEADER:
+        raise FormatError(f"peer greeting: unknown status {mark} or flags {flags}")
     return Answer(mark, text, sender)
 
 
-def judge_hello(
-    hello: Hello,
-    me: PeerIdentity,
-    members: Set[int] | Mapping[int, object],
-    removed: Set[int],
-    incarnations: Mapping[int, str],
-) -> tuple[int, str]:
-    """(status, reason) of the answer that a hello deserves; (OK, "") if it is welcome.
+@dataclass(slots=True)
+class Known:
+    """What a member knows when it judges greetings. `incarnations` are those of the members' data directories,
+    `must_read` the codecs that the log needs, as (flag byte, name)."""
 
-    `members` are the other members' ids, `incarnations` what is known of their data directories. The reason is a
-    sentence for both logs.
+    removed: Set[int] = frozenset()
+    incarnations: Mapping[int, str] = field(default_factory=dict)
+    must_read: Set[tuple[int, str]] = frozenset()
+
+
+def judge_hello(hello: Hello, me: PeerIdentity, known: Known) -> tuple[int, str]:
+    """(status, reason) of the answer that a hello deserves; (OK, "") if it is welcome, as far as it alone can tell.
+
+    The reason is a sentence for both logs. It never has our token in it, and of the dialler's only what is a number.
     """
     peer = hello.sender
-    if peer.token != me.token:
-        return OTHER_TOKEN, f"cluster token is {me.token!r} here, the dialler says {peer.token!r}"
-    if hello.kind == ROSTER:
+    if hello.kind == ROSTER and not peer.cluster_id:
         return TOLD, ""
     if peer.cluster_id != me.cluster_id:
+        if peer.token != me.token and hello.kind != ROSTER:
+            return OTHER_TOKEN, "the acceptor's cluster.token is another than the dialler's"
         return OTHER_CLUSTER, f"cluster id is {me.cluster_id:016x} here, the dialler says {peer.cluster_id:016x}"
-    if peer.member_id in removed:
+    if peer.member_id in known.removed:
         return REMOVED, f"member {peer.member_id:016x} was removed from cluster {me.cluster_id:016x}"
     if hello.target != me.member_id:
         return OTHER_TARGET, f"this is member {me.member_id:016x}, the dialler wants {hello.target:016x}"
-    if peer.member_id not in members:
-        return UNKNOWN, f"{peer.member_id:016x} is no member of cluster {me.cluster_id:016x}"
-    known = incarnations.get(peer.member_id)
-    if known is not None and known != peer.incarnation:
-        return OTHER_INCARNATION, _wiped(peer, known)
+    incarnation = known.incarnations.get(peer.member_id)
+    if incarnation is not None and incarnation != peer.incarnation:
+        return OTHER_INCARNATION, _wiped(peer, incarnation)
+    if hello.kind == ROSTER:
+        return TOLD, ""
+    if peer.flags & FORMING and not me.flags & (NEW | LEADER) and incarnation is None:
+        # It may be one of us that lost its directory: only those that have a leader can know.
+        return WAIT, "this member is no new one, and has no leader that could tell whether the dialler may be new"
+    for flag, name in sorted(known.must_read - set(peer.codecs)):
+        return UNREADABLE, (
+            f"the log holds entries compressed by the codec {name!r} (flag {flag}), which member "
+            f"{peer.member_id:016x} cannot read: its plug-in is not installed there"
+        )
     return OK, ""
 
 
 def judge_answer(answer: Answer, me: PeerIdentity, target: int, incarnation: str | None) -> tuple[int, str]:
     """(status, reason) of what the dialler makes of an answer; (OK, "") if it may send.
 
-    `incarnation` is what is known of the target's data directory, None for nothing.
+    `incarnation` is what is known of the target's data directory, None for nothing. Of the FATAL ones only REMOVED and
+    the like come back when another member of this cluster said so of us: what we find wrong about the acceptor is its
+    own affair, and comes back as OTHER_TARGET.
     """
-    peer = answer.sender
-    if answer.status not in (OK, REMOVED):
-        return answer.status, answer.text
+    peer, text = answer.sender, clip(answer.text, MAX_REASON)
+    if answer.status not in FATAL and answer.status != OK:
+        return answer.status, text
     if peer.cluster_id != me.cluster_id:
         return OTHER_CLUSTER, f"cluster id is {me.cluster_id:016x} here, the acceptor says {peer.cluster_id:016x}"
-    if answer.status == REMOVED:
-        return REMOVED, answer.text
+    if peer.member_id == me.member_id:
+        return OTHER_TARGET, "this member has reached itself"
+    if answer.status != OK:
+        return answer.status, text
     if peer.member_id != target:
         return OTHER_TARGET, f"reached member {peer.member_id:016x} in place of {target:016x}"
     if incarnation is not None and incarnation != peer.incarnation:
-        return OTHER_INCARNATION, _wiped(peer, incarnation)
+        return OTHER_TARGET, _wiped(peer, incarnation)
     return OK, ""
 
 
 def _wiped(peer: PeerIdentity, known: str) -> str:
     return (
-        f"member {peer.member_id:016x} comes with the data directory {peer.incarnation!r}, but its own is {known!r}: "
-        "a wiped directory must join as a new member"
+        f"member {peer.member_id:016x} comes with the data directory {clip(peer.incarnation)!r}, but its own is "
+        f"{known!r}: a wiped directory must join as a new member (member remove, then member add)"
     )

@@ -1,24 +1,25 @@
 """Joining a cluster that is there: asking its members who they are, and which of them this one is to be.
 
 The new member was added before (`etcdctl member add`), so one of the records has our peer URL. Any member that has it
-applied can tell; they are asked one after the other, for the first may be down.
+applied can tell; the first may be down, or not know of us yet. The token of the cluster is not asked for, as in etcd:
+`member add` does not print it. What must agree is the cluster's id.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import socket
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
 
 from . import errors
 from . import handshake as hs
+from ._core.peerwire import Blob, FrameReader
 from .accept import split_address
-from .membership import Identity, Member, Roster
+from .membership import Identity, Member, Roster, token_number
+from .peerstream import ROSTER_RECORD
 
 log = logging.getLogger("metastore.join")
 
@@ -26,10 +27,21 @@ VERSION = 1
 ASK_TIMEOUT = 2.0  # seconds for one member to answer
 PATIENCE = 10.0  # seconds for all of them: the one who knows may be starting, or a change not applied yet
 PAUSE = 0.2  # seconds between rounds
+TELL_EVERY = 2.0  # seconds between lines about what is waited for
+MAX_RECORD = 16 * 1024 * 1024  # bytes; members and URLs are bounded where they are added, older ones were not
 
 
-def roster_record(identity: Identity, roster: Roster) -> str:
-    """What a member tells one that joins: the cluster, the members it began with, and those it has now."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a member told: its cluster, the members that began it, and those of now."""
+
+    cluster_id: int
+    members: tuple[Member, ...]
+    contacts: tuple[Member, ...]
+
+
+def roster_record(identity: Identity, roster: Roster) -> bytes:
+    """What a member tells one that joins, or is in doubt: the cluster, the members it began with, and those of now."""
     return json.dumps(
         {
             "version": VERSION,
@@ -39,69 +51,112 @@ def roster_record(identity: Identity, roster: Roster) -> str:
         },
         sort_keys=True,
         separators=(",", ":"),
-    )
+    ).encode()
 
 
-def join(addresses: Iterable[str], token: str, peer_address: str, incarnation: str) -> Identity:
-    """The identity of a new data directory in the cluster whose members listen at `addresses` (host:port).
-
-    `peer_address` is where the others will dial us, as it was given when we were added. Raises ConfigError when nobody
-    answers, or nobody knows us.
-    """
-    others = [address for address in addresses if address != peer_address]
-    if not others:
-        raise errors.ConfigError('cluster.initial: with cluster.state "existing" it must name a member that is there')
-    until = time.monotonic() + PATIENCE
-    while True:
-        reasons = []
-        for address in others:
-            try:
-                return _identity(_ask(address, token, incarnation), peer_address, incarnation)
-            except (OSError, errors.FormatError, errors.ConfigError) as error:
-                reasons.append(f"{address}: {error}")
-        if time.monotonic() >= until:
-            raise errors.ConfigError("cannot join the cluster: " + "; ".join(reasons))
-        time.sleep(PAUSE)
-
-
-def _ask(address: str, token: str, incarnation: str) -> dict[str, Any]:
-    """The roster record of the member at `address`. Raises OSError, FormatError, ConfigError."""
-    # Ids of nobody: we have none yet, and the hello's form does not allow 0.
-    me = hs.PeerIdentity(1, token, 1, incarnation)
-    with socket.create_connection(split_address(address), ASK_TIMEOUT) as sock:
-        sock.settimeout(ASK_TIMEOUT)
-        sock.sendall(hs.encode_hello(hs.Hello(hs.ROSTER, me, 0)))
-        data = b""
-        while (size := hs.greeting_size(data)) is None or len(data) < size:
-            more = sock.recv(hs.MAX_BODY)
-            if not more:
-                raise errors.FormatError("closed the connection instead of answering")
-            data += more
-    answer = hs.decode_answer(data[:size])
-    if answer.status != hs.TOLD:
-        raise errors.ConfigError(answer.text or f"refused with status {answer.status}")
-    with contextlib.suppress(ValueError, TypeError, KeyError):
-        record = json.loads(answer.text)
-        if record["version"] == VERSION:
-            return dict(record)
-    raise errors.FormatError("its roster cannot be read")
-
-
-def _identity(record: dict[str, Any], peer_address: str, incarnation: str) -> Identity:
+def read_record(data: bytes) -> Told:
+    """Inverse of `roster_record`. Raises FormatError."""
     try:
+        record = json.loads(data)
+        if record["version"] != VERSION:
+            raise ValueError(f"version {record['version']!r}, this program reads {VERSION}")
         members, contacts = (
             tuple(Member.from_record(member) for member in record[key]) for key in ("members", "contacts")
         )
         cluster_id = int(record["cluster_id"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise errors.FormatError(f"its roster cannot be read: {error}") from error
-    ours = [member for member in contacts if f"http://{peer_address}" in member.peer_urls]
+        if not 0 < cluster_id < 1 << 64 or not all(0 < member.id < 1 << 64 for member in (*members, *contacts)):
+            raise ValueError("an id that is none")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise errors.FormatError(f"its roster cannot be read: {hs.clip(str(error))}") from error
+    return Told(cluster_id, members, contacts)
+
+
+def join(addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str) -> Identity:
+    """The identity of a new data directory in the cluster whose members listen at `addresses` (host:port).
+
+    `peer_address` is where the others will dial us, as it was given when we were added. Raises ConfigError when nobody
+    answers, nobody knows us, or the members at the addresses are not of one cluster.
+    """
+    others = [address for address in addresses if address != peer_address]
+    if not others:
+        raise errors.ConfigError('cluster.initial: with cluster.state "existing" it must name a member that is there')
+    log.info("joining: looking for the member with the peer URL http://%s; asking %s", peer_address, ", ".join(others))
+    began = told_at = time.monotonic()
+    while True:
+        reasons, found = {}, {}
+        for address in others:
+            try:
+                found[address] = _ask(address)
+            except (OSError, errors.FormatError, errors.ConfigError) as error:
+                reasons[address] = str(error)
+        if len({told.cluster_id for told in found.values()}) > 1:
+            raise errors.ConfigError("cluster.initial names members of several clusters: " + ", ".join(
+                f"{address} is of {told.cluster_id:016x}" for address, told in found.items()))  # fmt: skip
+        for address, told in found.items():
+            try:
+                return _identity(told, name, token, peer_address, incarnation)
+            except errors.ConfigError as error:
+                reasons[address] = str(error)
+        now = time.monotonic()
+        why = "; ".join(f"{address}: {reasons[address]}" for address in others)
+        if now >= began + PATIENCE:
+            raise errors.ConfigError(f"cannot join the cluster: {why}")
+        if now >= told_at + TELL_EVERY:
+            told_at = now
+            log.info("joining: asking again for %.0f s (%s)", began + PATIENCE - now, why)
+        time.sleep(PAUSE)
+
+
+def _ask(address: str) -> Told:
+    """What the member at `address` tells. Raises OSError, FormatError, ConfigError."""
+    with socket.create_connection(split_address(address), ASK_TIMEOUT) as sock:
+        sock.settimeout(ASK_TIMEOUT)
+        # Of nobody: we have no ids yet.
+        sock.sendall(hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)))
+        data = b""
+        while (size := hs.greeting_size(data)) is None or len(data) < size:
+            data += _more(sock)
+        answer = hs.decode_answer(data[:size])
+        if answer.status != hs.TOLD:
+            raise errors.ConfigError(hs.clip(answer.text) or f"refused with status {answer.status}")
+        return read_record(_record(sock, data[size:]))
+
+
+def _record(sock: socket.socket, data: bytes) -> bytes:
+    reader = FrameReader(MAX_RECORD)
+    until = time.monotonic() + ASK_TIMEOUT
+    while not (items := reader.feed(data, len(data))):
+        if time.monotonic() > until:
+            raise errors.FormatError("its roster does not come to an end")
+        data = _more(sock)
+    if not isinstance(items[0], Blob) or items[0].tag != ROSTER_RECORD:
+        raise errors.FormatError("what it sent is no roster")
+    return items[0].data
+
+
+def _more(sock: socket.socket) -> bytes:
+    more = sock.recv(64 * 1024)
+    if not more:
+        raise errors.FormatError("closed the connection instead of answering")
+    return more
+
+
+def _identity(told: Told, name: str, token: str, peer_address: str, incarnation: str) -> Identity:
+    ours = [member for member in told.contacts if f"http://{peer_address}" in member.peer_urls]
     if not ours:
         raise errors.ConfigError(f"no member has the peer URL http://{peer_address}; add it first (member add)")
-    if ours[0].incarnation:
+    own = ours[0]
+    if own.incarnation:
         raise errors.ConfigError(
-            f"member {ours[0].id:016x} at http://{peer_address} has joined before with another data directory; "
+            f"member {own.id:016x} at http://{peer_address} has joined before with another data directory; "
             "remove it and add it anew"
         )
-    log.info("joining cluster %016x as member %016x", cluster_id, ours[0].id)
-    return Identity(cluster_id, ours[0].id, incarnation, members, contacts)
+    log.info(
+        "joining cluster %016x as %s (%016x)%s; members: %s", told.cluster_id, name, own.id,
+        ", a learner" if own.is_learner else "",
+        ", ".join(f"{member.name or format(member.id, '016x')} at {' '.join(member.peer_urls)}"
+                  for member in told.contacts if member is not own),
+    )  # fmt: skip
+    return Identity(
+        told.cluster_id, own.id, incarnation, told.members, told.contacts, name, token_number(token)
+    )

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from . import errors
 from ._core.kvserve import KVServer
-from ._core.op import MEMBER, encode_op
+from ._core.op import MEMBER, encode_op, level_of
 from ._core.waiter import Waiter
 from .driver import Driver
 from .membership import (
@@ -38,8 +38,11 @@ DoneWith = Callable[[Member, errors.MetaStoreError | None], object]
 class Peers(Protocol):
     """What the transport is told about the others."""
 
-    def set_peers(self, peers: dict[int, str]) -> None:
-        """Whom to dial, by id, and where (host:port)."""
+    def set_peers(self, peers: dict[int, str], names: dict[int, str]) -> None:
+        """Whom to dial, by id, and where (host:port), and what they are called."""
+
+    def hear(self, member: int, place: str) -> None:
+        """Another member says that `member` is one, and listens there."""
 
     def set_removed(self, removed: Iterable[int]) -> None:
         """Ids that must be told that they are removed."""
@@ -87,8 +90,11 @@ def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Calla
         waiter.fail(closed)
         return
     ident = kv.expect(waiter)
+    operation = encode_op(kind, ident, request)
     try:
-        send(encode_op(kind, ident, request))
+        if level_of(operation) > kv.cluster_level:
+            raise errors.NotCapable()
+        send(operation)
     except errors.ApiError as error:
         kv.waiters.pop(ident, None)
         waiter.fail(error)
@@ -127,7 +133,10 @@ class Members:
         removed = self.roster.removed
         others = {ident: member for ident, member in known.items() if ident != own and ident not in removed}
         self.peers.set_removed(removed)
-        self.peers.set_peers({ident: dialled_address(member) for ident, member in others.items()})
+        self.peers.set_peers(
+            {ident: dialled_address(member) for ident, member in others.items()},
+            {ident: member.name for ident, member in others.items()},
+        )
         for ident, member in others.items():
             if member.incarnation:
                 self.peers.expect(ident, member.incarnation)
@@ -142,6 +151,14 @@ class Members:
             sorted(before.removed - told.removed), before.conf_state, _names(has - had),
             sorted(told.removed - before.removed), told.conf_state,
         )  # fmt: skip
+
+    def hear(self, members: Iterable[Member]) -> None:
+        """Another member's roster, which may be newer than ours: where members are that we do not find, or know."""
+        for member in members:
+            place = dialled_address(member)
+            unknown = member.id != self.identity.member_id and member.id not in self.roster.removed
+            if self.peers is not None and place and unknown:
+                self.peers.hear(member.id, place)
 
     @property
     def removed(self) -> bool:

@@ -1,7 +1,7 @@
 """Who the members are: ids, the record of a data directory, and the roster that the log changes.
 
-Ids are computed once, when a data directory is made, and kept: a member may later change its name or address and
-stays the same member. The incarnation is drawn anew for every data directory, so that a wiped directory is not
+Ids are computed once, when a data directory is made, and kept: a member may later change its address and stays the same
+member. The incarnation is drawn anew for every data directory, so that a wiped directory is not
 taken for the member it was. Formats: FORMATS.md, "Identity" and "Membership".
 
 Checks of a change follow etcd's (server/etcdserver/api/membership): the same errors, in the same order.
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ._core.mvcc import Store
 
 VERSION = 1
+IDENTITY_VERSION = 2
 MAX_LEARNERS = 1  # etcd's limit: every learner costs the leader a full copy of the traffic
 # What a member's record may hold, so that all of them together fit in one frame between members. Judged where a change
 # is asked for, and again by the leader; not when it is applied, for older logs may hold more.
@@ -71,15 +72,15 @@ def _json(record: dict[str, Any]) -> bytes:
     return json.dumps({"version": VERSION, **record}, sort_keys=True, separators=(",", ":")).encode()
 
 
-def _parse(data: bytes, what: str) -> dict[str, Any]:
-    """The JSON object in `data`. Raises FormatError, naming `what`."""
+def _parse(data: bytes, what: str, *versions: int) -> dict[str, Any]:
+    """The JSON object in `data`, of one of `versions` (default: VERSION). Raises FormatError, naming `what`."""
     try:
         record = json.loads(data)
         version = record["version"]
     except (ValueError, KeyError, TypeError) as error:
         raise errors.FormatError(f"{what} cannot be read: {error}") from error
-    if version != VERSION:
-        raise errors.FormatError(f"{what} has version {version}, this program reads {VERSION}")
+    if version not in (versions or (VERSION,)):
+        raise errors.FormatError(f"{what} has version {version!r}, this program reads {(versions or (VERSION,))[-1]}")
     return dict(record)
 
 
@@ -95,6 +96,8 @@ class Identity:
     incarnation: str
     members: tuple[Member, ...]
     contacts: tuple[Member, ...] = ()
+    name: str = ""
+    token: int = 0
 
     @classmethod
     def create(cls, name: str, token: str, initial: dict[str, str], incarnation: str) -> Identity:
@@ -105,27 +108,45 @@ class Identity:
         """
         if name not in initial:
             raise errors.ConfigError(f"cluster.initial names {', '.join(sorted(initial))}, but not node.name {name!r}")
-        roster = "\n".join(f"{who}={where}" for who, where in sorted(initial.items()))
         members = tuple(
             Member(_number("member", token, who, where), who, (f"http://{where}",), ())
             for who, where in sorted(initial.items())
         )
         own = next(member.id for member in members if member.name == name)
-        return cls(_number("cluster", token, roster), own, incarnation, members)
+        return cls(_cluster_number(token, initial), own, incarnation, members, (), name, token_number(token))
+
+    def check(self, name: str, token: str) -> None:
+        """Raise ConfigError when the configuration is not that of the member whose data directory this is."""
+        known = self.name or next((member.name for member in self.members if member.id == self.member_id), "")
+        if known and known != name:
+            raise errors.ConfigError(f"node.name is {name!r}, but the data directory is that of {known!r}")
+        if self.token:
+            same = self.token == token_number(token)
+        else:
+            began = {member.name: member.peer_urls[0].removeprefix("http://") for member in self.members}
+            same = bool(self.contacts) or _cluster_number(token, began) == self.cluster_id
+        if not same:
+            raise errors.ConfigError(f"cluster.token is {token!r}, but the data directory was made with another one")
+
+    @property
+    def founder(self) -> bool:
+        """Whether this member was made to begin the cluster, and not to join it."""
+        return not self.contacts
 
     def encode(self) -> bytes:
         """The record as it stands in the log's segments: JSON with a version, as UTF-8."""
-        return _json(asdict(self))
+        return _json({**asdict(self), "version": IDENTITY_VERSION})
 
     @classmethod
     def decode(cls, data: bytes) -> Identity:
         """Inverse of `encode`; raises FormatError."""
-        record = _parse(data, "identity record")
+        record = _parse(data, "identity record", 1, IDENTITY_VERSION)
         try:
             members, contacts = (
                 tuple(Member.from_record(member) for member in record[key]) for key in ("members", "contacts")
             )
-            return cls(record["cluster_id"], record["member_id"], record["incarnation"], members, contacts)
+            name, token = ("", 0) if record["version"] == 1 else (str(record["name"]), int(record["token"]))
+            return cls(record["cluster_id"], record["member_id"], record["incarnation"], members, contacts, name, token)
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"identity record cannot be read: {error}") from error
 
@@ -134,6 +155,16 @@ def _number(*parts: str) -> int:
     """A 64-bit id that is not 0 from the parts; the length before each keeps ("a","bc") apart from ("ab","c")."""
     digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") or 1
+
+
+def _cluster_number(token: str, initial: dict[str, str]) -> int:
+    """Id of the cluster that begins with these names and peer addresses."""
+    return _number("cluster", token, "\n".join(f"{who}={where}" for who, where in sorted(initial.items())))
+
+
+def token_number(token: str) -> int:
+    """What stands for a cluster's token where it is compared: on the wire and in the data directory."""
+    return _number("token", token)
 
 
 def new_member_id(token: str, peer_urls: Iterable[str], salt: str) -> int:
@@ -163,16 +194,17 @@ def _size(text: str) -> int:
 
 
 def peer_address(url: str) -> str:
-    """host:port of a peer URL that somebody wants to add. Raises MemberBadURLs, which says what is wrong with it."""
+    """host:port of a peer URL that somebody wants to add. Raises MemberBadURLs: with etcd's text for what etcd refuses,
+    with a reason for what only we do."""
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise bad_urls(f"{url[:MAX_URL]!r} is no URL") from None
+        raise errors.MemberBadURLs() from None
     if parts.scheme == "https":
         raise bad_urls("https is not there yet between members, only http")
     if parts.scheme != "http" or not parts.hostname or not port or parts.path not in ("", "/") or "@" in parts.netloc:
-        raise bad_urls(f"{url[:MAX_URL]!r} is not http://host:port")
+        raise errors.MemberBadURLs()
     return parts.netloc
 
 

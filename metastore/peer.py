@@ -11,7 +11,8 @@ from __future__ import annotations
 import logging
 import socket
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import errors
@@ -19,9 +20,23 @@ from . import handshake as hs
 from ._core.peerwire import REFUSALS, Blob, Forward, Refusal
 from ._core.raftpb import Message, MessageType
 from .accept import Acceptor
+from .founding import Lives
 from .handshake import PeerIdentity
 from .loop import Loop, Timer
-from .peerstream import CLOSED, OPEN, WAITING, AcceptedStream, DialledStream, PeerLimits, SnapshotSender, Stream, tune
+from .peerstream import (
+    CLOSED,
+    OPEN,
+    PING,
+    PONG,
+    WAITING,
+    AcceptedStream,
+    DialledStream,
+    PeerLimits,
+    RosterStream,
+    SnapshotSender,
+    Stream,
+    tune,
+)
 from .resolver import Resolver
 
 if TYPE_CHECKING:
@@ -36,6 +51,8 @@ BACKLOG: Final = 128
 #: The same line about the same peer comes at most so often, in seconds.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
+#: Members at a time that are heard and answered although the roster does not have them yet.
+MAX_STRANGERS: Final = 8
 MSG_APP: Final = int(MessageType.MsgApp)
 MSG_SNAP: Final = int(MessageType.MsgSnap)
 #: Where struct tcp_info of Linux has the smoothed round-trip time, in microseconds.
@@ -45,10 +62,10 @@ TCP_INFO_RTT: Final = 68
 class Handler(Protocol):
     """What the transport tells its owner, all in the loop's thread.
 
-    A FormatError out of the first three ends the connection it came by. Two more methods are called if they are there:
-    `on_snapshot(message)` for a MsgSnap given to `send` (else it counts as dropped), and
-    `on_snapshot_stream(stream)` for a snapshot stream that a member opened, whose `on_blob` and `on_end` it is to set
-    (else such streams are refused).
+    An exception out of the first three, and out of what takes a snapshot's blobs, ends the connection by which the
+    bytes came: see `peerstream.blame`. Two more methods are called if they are there: `on_snapshot(message)` for a
+    MsgSnap given to `send` (else it counts as dropped), and `on_snapshot_stream(stream)` for a snapshot stream that a
+    member opened, whose `on_blob` and `on_end` it is to set (else such streams are refused).
     """
 
     def on_message(self, message: Message) -> None:
@@ -63,32 +80,64 @@ class Handler(Protocol):
     def on_unreachable(self, member: int) -> None:
         """Something for `member` was dropped, or may be lost; at most once a turn, out of `flush`."""
 
-    def roster_record(self) -> str:
-        """What somebody who is about to join is told (see join.py)."""
+    def flags(self) -> int:
+        """What this member says of its state in greetings (handshake.NEW and the like)."""
 
-    def on_removed(self, text: str) -> None:
-        """Another member says that this one was removed from the cluster: it is to stop. Called once."""
+    def must_read(self) -> Set[tuple[int, str]]:
+        """Codecs (flag byte, name) that a member must be able to read."""
+
+    def roster_record(self) -> bytes:
+        """What somebody is told who asks for the roster (see join.py)."""
+
+    def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
+        """`member` answered our hello."""
+
+    def on_greeting(self, member: int, identity: PeerIdentity, known: bool) -> None:
+        """`member` dialled us and was accepted; `known` is whether it is one of those of `set_peers`."""
+
+    def on_roster(self, member: int, record: bytes) -> None:
+        """What `member` answered to `ask_roster`. FormatError if it cannot be read."""
+
+    def on_verdict(self, status: int, text: str) -> None:
+        """Another member says that this process must not go on, for a status of handshake.FATAL. Called once."""
 
 
 class Peer:
-    """Another member: two streams to it, and what came from it."""
+    """Another member: two streams to it, and what came from it. `known` tells whether the roster has it; one that is
+    not known yet has greeted us, and is answered where it said."""
 
-    def __init__(self, transport: PeerTransport, member: int, address: str) -> None:
+    def __init__(self, transport: PeerTransport, member: int, address: str, known: bool = True) -> None:
         limits = transport.limits
         self.id = member
+        self.name = ""
+        self.known = known
         self.address = address
-        self.control = DialledStream(transport, member, address, hs.CONTROL, limits.max_control)
-        self.bulk = DialledStream(transport, member, address, hs.BULK, limits.max_bulk)
+        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
+        self.heard = transport.loop.now()
+        self.connected = False  # as the log was told
+        self.trouble = ""  # why there is no connection
+        self.control = DialledStream(transport, self, hs.CONTROL, limits.max_control)
+        self.bulk = DialledStream(transport, self, hs.BULK, limits.max_bulk)
         self.snapshots: set[SnapshotSender] = set()
+        self.roster: RosterStream | None = None
         self.identity: PeerIdentity | None = None
         self.dropped = 0
         self.received_bytes = 0  # of streams that are closed
         self.received_frames = 0
 
+    def __str__(self) -> str:
+        name = self.name or (hs.clip(self.identity.name) if self.identity is not None else "")
+        return f"{name} ({self.id:016x})" if name else f"member {self.id:016x}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
+        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
+
     @property
     def streams(self) -> list[DialledStream]:
         """All streams that we opened to it."""
-        return [self.control, self.bulk, *self.snapshots]
+        return [self.control, self.bulk, *self.snapshots, *([self.roster] if self.roster is not None else [])]
 
 
 class PeerTransport:
@@ -119,13 +168,15 @@ class PeerTransport:
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
         self.incarnations: dict[int, str] = {}
+        self.lives = Lives()
+        self._seen: dict[int, str] = {}  # incarnations of members that took part, for those that the roster has none of
         self.strays = 0  # messages for members that are not known
         self._peers: dict[int, Peer] = {}
         self._removed: frozenset[int] = frozenset()
         self._accepted: dict[AcceptedStream, None] = {}
         self._unreachable: set[int] = set()
         self._reports: dict[object, tuple[str, float]] = {}
-        self._told_removed = False
+        self._told = False
         self._closed = False
         self._timer: Timer | None = None
         self._acceptor = Acceptor(loop, address, self._take_in, backlog=BACKLOG, per_turn=1, whom="for peers ")
@@ -134,37 +185,73 @@ class PeerTransport:
 
     # ---- members
 
-    def set_peers(self, peers: Mapping[int, str]) -> None:
-        """The other members and where they listen ("host:port", a URL's scheme is allowed); this member is left out.
+    def set_peers(self, peers: Mapping[int, str], names: Mapping[int, str] | None = None) -> None:
+        """The other members and where they listen ("host:port", a URL's scheme is allowed; "" for nowhere), and their
+        names; this member is left out.
 
-        New ones are dialled at once, changed addresses dialled anew, streams from and to all others closed.
+        New ones are dialled at once, changed addresses dialled anew, streams from and to others that were known closed.
         """
-        for member in [member for member in self._peers if member not in peers]:
-            self._close_peer(self._peers.pop(member), "it is no member any more")
-            self._unreachable.discard(member)
+        for member in [member for member, peer in self._peers.items() if peer.known and member not in peers]:
+            self._forget(member, "it is no member any more")
         for member, address in peers.items():
             known = self._peers.get(member)
             if member == self.me.member_id:
                 continue
             if known is None:
-                made = self._peers[member] = Peer(self, member, address)
-                made.control.dial()
-                made.bulk.dial()
+                known = self._peers[member] = Peer(self, member, address)
+                known.control.dial()
+                known.bulk.dial()
             elif known.address != address:
                 known.address = address
-                known.control.move(address)
-                known.bulk.move(address)
+                if known.known:
+                    known.control.move()
+                    known.bulk.move()
+            known.known = True
+            known.name = (names or {}).get(member, "")
         self._drop_accepted(lambda stream: stream.from_ not in self._peers, "is no member any more")
+
+    def hear(self, member: int, place: str) -> None:
+        """Another member says that `member` listens at `place`: it is dialled there too, and counts as one that is not
+        known here yet if the roster does not have it."""
+        peer = self._peers.get(member)
+        if peer is not None:
+            if not peer.connected and place not in peer.places:
+                peer.greeted = (place,)
+        elif member not in self._removed and self._strangers() < MAX_STRANGERS:
+            peer = self._peers[member] = Peer(self, member, "", known=False)
+            peer.greeted = (place,)
+            peer.control.dial()
+            peer.bulk.dial()
+
+    def _strangers(self) -> int:
+        return sum(not peer.known for peer in self._peers.values())
+
+    def _forget(self, member: int, reason: str) -> None:
+        self._close_peer(self._peers.pop(member), reason)
+        self._unreachable.discard(member)
+        self._seen.pop(member, None)
+        self._drop_accepted(lambda stream: stream.from_ == member, reason)
+
+    def label(self, member: int) -> str:
+        """A member's name and id, for people."""
+        peer = self._peers.get(member)
+        return str(peer) if peer is not None else f"member {member:016x}"
 
     def _close_peer(self, peer: Peer, reason: str) -> None:
         peer.control.close()
         peer.bulk.close()
+        if peer.roster is not None:
+            peer.roster.close()
         for snapshot in list(peer.snapshots):
             snapshot.fail(reason)
 
     def set_removed(self, members: Iterable[int]) -> None:
         """The members that were removed for good: who dials us under such an id is told to stop."""
         self._removed = frozenset(members)
+        for member in self._removed:
+            self.lives.forget(member)
+            if member in self._peers and not self._peers[member].known:
+                self._forget(member, "was removed")
         self._drop_accepted(lambda stream: stream.from_ in self._removed, "was removed")
 
     def expect(self, member: int, incarnation: str) -> None:
@@ -253,11 +340,24 @@ class PeerTransport:
         peer = self._peers.get(to)
         if peer is None or len(peer.snapshots) >= self.limits.max_snapshots:
             return None
-        stream = SnapshotSender(self, to, peer.address)
+        stream = SnapshotSender(self, peer)
         peer.snapshots.add(stream)
         # In a later turn: its hooks are to be set before anything happens.
         self.loop.call_later(0, lambda: stream.dial() if stream.state == WAITING else None)
         return stream
+
+    def ask_roster(self, member: int) -> None:
+        """Ask a member for its roster, unless it is being asked; see Handler.on_roster."""
+        peer = self._peers.get(member)
+        if peer is not None and peer.roster is None:
+            peer.roster = RosterStream(self, peer)
+            peer.roster.dial()
+
+    def ask_again(self, member: int) -> None:
+        """Greet a member once more, for what it says of itself may have changed."""
+        peer = self._peers.get(member)
+        if peer is not None and peer.control.state == OPEN:
+            peer.control.fail("it is asked again", logging.DEBUG)
 
     def flush(self) -> None:
         """Send what was queued in this turn, one write a stream; report what was dropped."""
@@ -278,50 +378,115 @@ class PeerTransport:
 
     # ---- what streams tell
 
-    def stream_open(self, stream: DialledStream, identity: PeerIdentity) -> None:
-        """Our hello was accepted."""
-        peer = self._peers.get(stream.peer)
-        if peer is not None:
-            peer.identity = identity
-        if self._reports.pop((stream.peer, stream.kind), None) is not None or stream.opened == 1:
-            log.info("%r: open", stream)
+    def greeting(self) -> PeerIdentity:
+        """What this member says of itself now."""
+        return replace(self.me, flags=self.handler.flags())
+
+    def incarnation_of(self, member: int) -> str | None:
+        """What is known of a member's data directory: by the roster, else by what took part under its id."""
+        return self.incarnations.get(member) or self._seen.get(member)
+
+    def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
+        """Our hello was answered; whether the stream is open now. A fatal verdict is told to the handler."""
+        peer = stream.owner
+        status, text = hs.judge_answer(answer, self.me, peer.id, self.incarnation_of(peer.id))
+        if stream.kind == hs.ROSTER and status == hs.TOLD:
+            return True
+        # Where a greeting alone says that a member is there may be anybody.
+        trusted = peer.known and stream.address == peer.address
+        if status in (hs.OK, hs.WAIT) and peer.id == answer.sender.member_id:
+            peer.identity = answer.sender
+            if trusted:
+                self.handler.on_answer(peer.id, status, answer.sender)
+        if status in hs.FATAL and trusted and not self._told:
+            self._told = True
+            stream.fail("it says that this member must not go on", logging.DEBUG)
+            self.handler.on_verdict(status, f"{peer} says: {text}")
+            return False
+        if status != hs.OK and stream.state != CLOSED:
+            stream.fail(f"refused: {text}", logging.INFO if status in (hs.WAIT, hs.BUSY) else logging.WARNING)
+        return status == hs.OK and stream.state != CLOSED
+
+    def stream_open(self, stream: DialledStream) -> None:
+        """A stream that we dialled is open."""
+        peer = stream.owner
+        if not peer.connected and peer.control.state == peer.bulk.state == OPEN:
+            peer.connected = True
+            peer.trouble = ""
+            log.info("%s at %s: connected", peer, stream.address)
 
     def stream_lost(self, stream: DialledStream, was_open: bool, reason: str, level: int) -> None:
-        """A stream that we dialled is over, or did not come about."""
-        if stream.kind != hs.SNAPSHOT and stream.peer in self._peers:
-            self._unreachable.add(stream.peer)
-        self._report((stream.peer, stream.kind), level, stream, reason)
+        """A stream that we dialled is over, or did not come about. One line for all streams to a member."""
+        peer = stream.owner
+        if stream.kind in (hs.SNAPSHOT, hs.ROSTER):
+            self._report((peer.id, stream.kind), level, repr(stream), reason)
+            return
+        if peer.id in self._peers:
+            self._unreachable.add(peer.id)
+        peer.trouble = reason
+        if peer.connected:
+            peer.connected = False
+            reason = f"connection lost: {reason}"
+        self._report(peer.id, level, f"{peer} at {stream.address}", reason)
 
     def snapshot_over(self, stream: SnapshotSender) -> None:
         """A stream for a snapshot is closed, one way or the other."""
-        peer = self._peers.get(stream.peer)
-        if peer is not None:
-            peer.snapshots.discard(stream)
-
-    def removed_here(self, text: str) -> None:
-        """Another member refused us because we were removed."""
-        if not self._told_removed:
-            self._told_removed = True
-            log.error("%s", text)
-            self.handler.on_removed(text)
+        stream.owner.snapshots.discard(stream)
 
     def judge(self, hello: hs.Hello) -> tuple[int, str]:
         """(status, reason) for a hello."""
-        status, text = hs.judge_hello(hello, self.me, self._peers, self._removed, self.incarnations)
+        known = hs.Known(self._removed, {**self._seen, **self.incarnations}, self.handler.must_read())
+        status, text = hs.judge_hello(hello, self.greeting(), known)
+        member = hello.sender.member_id
         if status == hs.TOLD:
-            return status, self.handler.roster_record()
-        if status == hs.OK and hello.kind == hs.SNAPSHOT:
-            open_now = sum(
-                1 for one in self._accepted if one.from_ == hello.sender.member_id and one.kind == hs.SNAPSHOT
-            )
+            telling = sum(one.kind == hs.ROSTER for one in self._accepted)
+            if telling >= self.limits.max_rosters:
+                return hs.BUSY, "too many ask for the roster at the moment"
+        if status != hs.OK:
+            return status, text
+        if member not in self._peers and self._strangers() >= MAX_STRANGERS:
+            return hs.BUSY, f"{MAX_STRANGERS} members that are not known here yet are connected"
+        return self._judge_process(hello)
+
+    def _judge_process(self, hello: hs.Hello) -> tuple[int, str]:
+        member, process, now = hello.sender.member_id, hello.sender.process, self.loop.now()
+        theirs = [stream for stream in self._accepted if stream.from_ == member and stream.identity is not None]
+        others = [stream for stream in theirs if stream.identity and stream.identity.process != process]
+        there = next((stream.identity.process for stream in others if stream.identity), None)
+        status, text, ask = self.lives.judge(member, process, there, now)
+        if ask:
+            for stream in others:
+                stream.reply(PING, b"")
+        if status != hs.OK:
+            return status, text
+        for stream in others:
+            stream.fail("replaced by another process of the member")
+        known = self._peers.get(member)
+        if known is not None and known.identity is not None and process[0] < known.identity.start:
+            log.warning(
+                "%s comes with start %d of its data directory after start %d: is it an older copy, which may have "
+                "forgotten what the member promised?", known, process[0], known.identity.start,
+            )  # fmt: skip
+        if hello.kind == hs.SNAPSHOT:
+            open_now = sum(one.kind == hs.SNAPSHOT for one in theirs if one.is_open)
             if open_now >= self.limits.max_snapshots or not hasattr(self.handler, "on_snapshot_stream"):
                 return hs.BUSY, "no more snapshots at the moment"
-        return status, text
+        return hs.OK, ""
 
     def accepted(self, stream: AcceptedStream) -> None:
         """A hello was welcome: this stream takes the place of an older one of its kind, and we may dial back."""
-        peer = self._peers[stream.from_]
-        peer.identity = stream.identity
+        identity = stream.identity
+        assert identity is not None, "greeted"
+        peer = self._peers.get(stream.from_)
+        if peer is None:
+            # Not removed, of this cluster, and unknown: the log tells of it later. It is answered where it says it is.
+            peer = self._peers[stream.from_] = Peer(self, stream.from_, "", known=False)
+            log.info("%s, at %s, is not known here yet", hs.clip(identity.name) or f"{peer.id:016x}",
+                     ", ".join(map(hs.clip, identity.places)) or "an unknown address")  # fmt: skip
+        peer.identity = identity
+        peer.greeted = identity.places
+        peer.heard = self.loop.now()
+        self.handler.on_greeting(peer.id, identity, peer.known)
         if stream.kind == hs.SNAPSHOT:
             self.handler.on_snapshot_stream(stream)
         else:
@@ -334,18 +499,26 @@ class PeerTransport:
             peer.bulk.hasten()
 
     def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
-        """An accepted stream is over, or was refused."""
+        """An accepted stream is over, or was refused. An end by itself is told by the stream in the other direction."""
         self._accepted.pop(stream, None)
         peer = self._peers.get(stream.from_)
         if peer is not None and stream.reader_frames:
             peer.received_frames += stream.reader_frames
             peer.received_bytes += stream.received_bytes
-        key = (stream.from_, stream.kind, "accepted") if stream.from_ else (stream.where.rpartition(":")[0], reason)
-        self._report(key, level, stream, reason)
+        if stream.kind == hs.ROSTER and level <= logging.INFO:
+            return
+        if not stream.from_:
+            self._report((stream.where.rpartition(":")[0], reason), level, repr(stream), reason)
+        elif level > logging.INFO or stream.kind == hs.SNAPSHOT:
+            self._report((stream.from_, stream.kind, "accepted"), level, repr(stream), reason)
 
     def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
-        """Hand on what came in. FormatError if a frame has no place on that stream, or the handler says so."""
+        """Hand on what came in. FormatError if a frame has no place on that stream, and whatever the handler raises."""
         handler = self.handler
+        if items and not stream.took_part:
+            stream.took_part = True
+            assert stream.identity is not None, "greeted"
+            self._seen.setdefault(stream.from_, stream.identity.incarnation)
         for item in items:
             if isinstance(item, Message):
                 handler.on_message(item)
@@ -355,6 +528,8 @@ class PeerTransport:
                 handler.on_refusal(stream.from_, item.code, item.ids)
             elif stream.on_blob is not None:
                 stream.on_blob(item.tag, item.data)
+            elif item.tag == PONG:
+                self.lives.alive(stream.from_, self.loop.now())
             else:
                 raise errors.FormatError("a blob on a stream that is not for snapshots")
             if stream.state == CLOSED:
@@ -364,7 +539,7 @@ class PeerTransport:
         for stream in [stream for stream in self._accepted if stream.from_ and which(stream)]:
             stream.fail(reason)
 
-    def _report(self, key: object, level: int, stream: Stream, reason: str) -> None:
+    def _report(self, key: object, level: int, whom: str, reason: str) -> None:
         """Log the end of a stream, but not the same one again and again."""
         now = self.loop.now()
         last, when = self._reports.get(key, ("", 0.0))
@@ -373,7 +548,7 @@ class PeerTransport:
         if len(self._reports) >= MAX_REPORTS:
             self._reports.clear()
         self._reports[key] = (reason, now)
-        log.log(level, "%r: %s", stream, reason)
+        log.log(level, "%s: %s", whom, reason)
 
     # ---- accepting
 
@@ -401,6 +576,12 @@ class PeerTransport:
         for peer in list(self._peers.values()):
             for stream in peer.streams:
                 stream.check(now)
+        heard = {stream.from_ for stream in self._accepted}
+        for member, peer in list(self._peers.items()):
+            if member in heard:
+                peer.heard = now
+            elif not peer.known and now - peer.heard > self.limits.stranger_timeout:
+                self._forget(member, "nothing is heard of it any more")
         for accepted in list(self._accepted):
             accepted.check(now)
 
@@ -428,7 +609,10 @@ class PeerTransport:
             open_now = [stream for stream in self._accepted if stream.from_ == member]
             both = (peer.control, peer.bulk)
             out[member] = {
-                "address": peer.address,
+                "name": peer.name,
+                "address": peer.control.address or peer.address,
+                "known": peer.known,
+                "trouble": "" if peer.connected else peer.trouble,
                 "connected": peer.control.state == OPEN,
                 "connected_bulk": peer.bulk.state == OPEN,
                 "connects": sum(stream.opened for stream in both),

@@ -10,21 +10,31 @@ import errno
 import logging
 import os
 import socket
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import handshake as hs
 from ._core.peerwire import MAX_FRAME, Blob, FrameReader, Outbox
-from .errors import FormatError
+from .errors import DamagedData, DiskFailed, FormatError
 from .loop import HANGUP, READ, WRITE, Timer
 from .resolver import Places
 
 if TYPE_CHECKING:
     from ._core.raftpb import Message
-    from .peer import PeerTransport
+    from .peer import Peer, PeerTransport
+
+#: Bytes of a frame that an acceptor may send on a stream that is not for snapshots.
+SIGNS = 1024
 
 WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
+
+#: Tags of blobs on streams that are not for snapshots: the acceptor asks for a sign of life, the dialler gives it; the
+#: roster, as the answer to a roster hello.
+PING, PONG, ROSTER_RECORD = 240, 241, 242
+#: Bytes of a roster that a running member takes; whoever joins takes any.
+MAX_ROSTER = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,8 @@ class PeerLimits:
     max_control and max_bulk bound what waits to be sent on one stream. stall_timeout: a peer that takes nothing for so
     long, while there is something for it, is dialled anew. dead_timeout: so is one whose system does not confirm what
     was sent; it is shorter than what TCP waits between its late retransmissions, so that a healed network is used soon.
-    max_accepted: accepted streams at once, strangers included.
+    max_accepted: accepted streams at once, strangers included. max_rosters: those among them that are told the roster.
+    stranger_timeout: a member that is not in the roster is forgotten when nothing is heard of it for so long.
     """
 
     max_frame: int = MAX_FRAME
@@ -50,6 +61,8 @@ class PeerLimits:
     backoff_max: float = 2.0
     max_accepted: int = 256
     max_snapshots: int = 2
+    max_rosters: int = 8
+    stranger_timeout: float = 30.0
     sweep: float = 0.25
 
 
@@ -61,6 +74,18 @@ def tune(sock: socket.socket, dead_timeout: float) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(dead_timeout * 1000)))
+
+
+def blame(error: Exception) -> str:
+    """What the log says of an exception that bytes of a peer caused. Those that are this node's own trouble, whatever
+    the bytes were, are raised again: its disk, its data."""
+    if isinstance(error, DiskFailed | DamagedData):
+        raise error
+    if isinstance(error, FormatError):
+        return hs.clip(error.text)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    return f"what it sent could not be handled: {type(error).__name__}{where}: {hs.clip(str(error))}"
 
 
 class Stream:
@@ -120,8 +145,8 @@ class Stream:
             return
         try:
             self._received(buffer, n)
-        except FormatError as error:
-            self.fail(error.text, logging.WARNING)
+        except Exception as error:  # noqa: BLE001 - whatever bytes of a peer cause ends their connection, not the node
+            self.fail(blame(error), logging.WARNING)
 
     def _received(self, buffer: memoryview, n: int) -> None:
         raise NotImplementedError
@@ -157,18 +182,20 @@ class Stream:
     def check(self, now: float) -> None:
         """Called by the transport now and then: deadlines, and peers that take nothing."""
         if self.deadline is not None and now >= self.deadline:
-            self.fail("no connection in time" if self.state == CONNECTING else "no greeting in time")
+            self.fail("no connection in time" if self.state == CONNECTING else "no greeting in time"
+                      if self.state == GREETING else "not at an end in time")
         elif self._blocked and now - self._since >= self.transport.limits.stall_timeout:
             self.fail(f"took nothing for {self.transport.limits.stall_timeout:g} s")
 
 
 class DialledStream(Stream):
-    """A stream that this member opened to `peer`, and opens again with back-off whenever it ends."""
+    """A stream that this member opened to `owner`, and opens again with back-off whenever it ends."""
 
-    def __init__(self, transport: PeerTransport, peer: int, address: str, kind: int, max_bytes: int) -> None:
+    def __init__(self, transport: PeerTransport, owner: Peer, kind: int, max_bytes: int) -> None:
         super().__init__(transport, kind, max_bytes)
-        self.peer = peer
-        self.address = address
+        self.owner = owner
+        self.peer = owner.id
+        self.address = ""  # where it was dialled last
         self.opened = 0  # how often it came to be open
         self._greeting = b""
         self._delay = transport.limits.backoff_min
@@ -176,9 +203,11 @@ class DialledStream(Stream):
         self._timer: Timer | None = None
         self._attempt = 0  # tells the answer of an outdated resolver
         self._turn = 0  # which of several addresses comes next
+        self._place = 0  # and which of the member's places
+        self._signs = FrameReader(SIGNS)
 
     def __repr__(self) -> str:
-        return f"{hs.KINDS[self.kind]} stream to {self.peer:016x} at {self.address}"
+        return f"{hs.KINDS[self.kind]} stream to {self.owner} at {self.address or 'no address'}"
 
     @property
     def takes(self) -> bool:
@@ -193,6 +222,11 @@ class DialledStream(Stream):
         self._attempt += 1
         attempt = self._attempt
         self.state = CONNECTING
+        places = self.owner.places
+        if not places:
+            self.fail("nobody knows its address")
+            return
+        self.address = places[self._place % len(places)]
 
         def resolved(found: Places | str) -> None:
             if attempt == self._attempt and self.state == CONNECTING:
@@ -232,7 +266,7 @@ class DialledStream(Stream):
         if code:
             self.fail(os.strerror(code))
             return
-        hello = hs.encode_hello(hs.Hello(self.kind, self.transport.me, self.peer))
+        hello = hs.encode_hello(hs.Hello(self.kind, self.transport.greeting(), self.peer))
         try:
             sock.getpeername()
             sent = sock.send(hello)
@@ -258,28 +292,27 @@ class DialledStream(Stream):
             return
         answer, rest = hs.decode_answer(self._greeting[:size]), self._greeting[size:]
         self._greeting = b""
-        transport = self.transport
-        status, text = hs.judge_answer(answer, transport.me, self.peer, transport.incarnations.get(self.peer))
-        if status != hs.OK:
-            if status == hs.REMOVED:
-                transport.removed_here(text)
-            if self.state != CLOSED:
-                self.fail(f"refused: {text[:300]}", logging.WARNING)
+        if not self.transport.answered(self, answer):
             return
-        self._open(answer)
+        self._open()
         if rest and self.state == OPEN:
             self._behind_greeting(memoryview(rest), len(rest))
 
-    def _open(self, answer: hs.Answer) -> None:
+    def _open(self) -> None:
         self.state = OPEN
         self.deadline = None
         self.opened += 1
         self._opened_at = self.loop.now()
-        self.transport.stream_open(self, answer.sender)
+        self._signs = FrameReader(SIGNS)
+        self.transport.stream_open(self)
         self.flush()
 
     def _behind_greeting(self, buffer: memoryview, n: int) -> None:
-        raise FormatError("the acceptor sent frames, which only the dialler may")
+        for item in self._signs.feed(buffer, n):
+            if not isinstance(item, Blob) or item.tag != PING:
+                raise FormatError("the acceptor sent frames, which only the dialler may")
+            if self.outbox.add_blob(PONG, b""):
+                self.queue()
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
         """The connection is over, or did not come about: forget what was queued, try again later."""
@@ -289,6 +322,8 @@ class DialledStream(Stream):
         self.state = WAITING
         if was_open and self.loop.now() - self._opened_at > limits.backoff_max:
             self._delay = limits.backoff_min
+        if not was_open:
+            self._place += 1
         self.transport.stream_lost(self, was_open, reason, level)
         if self.state == WAITING and self._timer is None:
             wait = self._delay * (0.5 + self.transport.random() / 2)
@@ -305,16 +340,17 @@ class DialledStream(Stream):
         if self.state == WAITING:
             self.dial()
 
-    def move(self, address: str) -> None:
-        """Dial another address from now on."""
-        if address != self.address:
-            was_open = self.state == OPEN
-            self.address = address
-            self._reset()
-            self.state = WAITING
-            self.transport.stream_lost(self, was_open, "the address changed", logging.INFO)
-            self._delay = self.transport.limits.backoff_min
-            self.dial()
+    def move(self) -> None:
+        """The member's address in the roster has changed: dial that one from now on."""
+        self._place = 0
+        if self.state == OPEN and self.address == self.owner.address:
+            return
+        was_open = self.state == OPEN
+        self._reset()
+        self.state = WAITING
+        self.transport.stream_lost(self, was_open, "the address changed", logging.INFO)
+        self._delay = self.transport.limits.backoff_min
+        self.dial()
 
     def close(self) -> None:
         """End it for good; what can be sent at once still goes out."""
@@ -333,8 +369,8 @@ class SnapshotSender(DialledStream):
     `send_message` and `send` queue (False: the outbox is full, go on when `on_drain` comes), `close` ends it.
     """
 
-    def __init__(self, transport: PeerTransport, peer: int, address: str) -> None:
-        super().__init__(transport, peer, address, hs.SNAPSHOT, transport.limits.max_snapshot)
+    def __init__(self, transport: PeerTransport, owner: Peer) -> None:
+        super().__init__(transport, owner, hs.SNAPSHOT, transport.limits.max_snapshot)
         self.on_open: Callable[[], object] = lambda: None
         self.on_blob: Callable[[int, bytes], object] = lambda _tag, _data: None
         self.on_drain: Callable[[], object] = lambda: None
@@ -354,8 +390,8 @@ class SnapshotSender(DialledStream):
             self.queue()
         return taken
 
-    def _open(self, answer: hs.Answer) -> None:
-        super()._open(answer)
+    def _open(self) -> None:
+        super()._open()
         if self.state == OPEN:
             self.on_open()
 
@@ -391,6 +427,37 @@ class SnapshotSender(DialledStream):
         self.on_end(reason)
 
 
+class RosterStream(DialledStream):
+    """A stream by which a running member asks another one for its roster. It ends with the answer, or without."""
+
+    def __init__(self, transport: PeerTransport, owner: Peer) -> None:
+        super().__init__(transport, owner, hs.ROSTER, transport.limits.max_control)
+        self._reader = FrameReader(MAX_ROSTER)
+
+    def _open(self) -> None:
+        self.state = OPEN
+        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+
+    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
+        for item in self._reader.feed(buffer, n):
+            if not isinstance(item, Blob) or item.tag != ROSTER_RECORD:
+                raise FormatError("not a roster")
+            self.close()
+            self.transport.handler.on_roster(self.peer, item.data)
+            return
+
+    def close(self) -> None:
+        """The end."""
+        super().close()
+        self.owner.roster = None
+
+    def fail(self, reason: str, level: int = logging.INFO) -> None:
+        """The end, without an answer."""
+        if self.state != CLOSED:
+            self.close()
+            self.transport.stream_lost(self, False, reason, level)
+
+
 class AcceptedStream(Stream):
     """A stream that a member opened to us. `from_` and `identity` are known once its hello was accepted."""
 
@@ -399,6 +466,7 @@ class AcceptedStream(Stream):
         self.where = where
         self.from_ = 0
         self.identity: hs.PeerIdentity | None = None
+        self.took_part = False  # whether a frame came
         self.received_bytes = 0
         self.on_blob: Callable[[int, bytes], object] | None = None
         self.on_end: Callable[[str], object] = lambda _reason: None
@@ -409,7 +477,8 @@ class AcceptedStream(Stream):
         self._watch(sock, READ)
 
     def __repr__(self) -> str:
-        return f"{hs.KINDS.get(self.kind, 'new')} stream from {self.from_:016x} at {self.where}"
+        whom = self.transport.label(self.from_) if self.from_ else "a stranger"
+        return f"{hs.KINDS.get(self.kind, 'new')} stream from {whom} at {self.where}"
 
     @property
     def reader_frames(self) -> int:
@@ -425,9 +494,8 @@ class AcceptedStream(Stream):
 
     def _received(self, buffer: memoryview, n: int) -> None:
         self.received_bytes += n
-        reader = self.reader
-        if reader is not None:
-            self.transport.dispatch(self, reader.feed(buffer, n))
+        if self.reader is not None:
+            self._frames(self.reader, buffer, n)
             return
         self._greeting += buffer[:n]
         size = hs.greeting_size(self._greeting)
@@ -437,17 +505,25 @@ class AcceptedStream(Stream):
         self._greeting = b""
         self._greet(greeting)
         if rest and self.reader is not None and self.is_open:
-            self.transport.dispatch(self, self.reader.feed(rest, len(rest)))
+            self._frames(self.reader, memoryview(rest), len(rest))
+
+    def _frames(self, reader: FrameReader, buffer: memoryview, n: int) -> None:
+        if self.kind == hs.ROSTER:
+            raise FormatError("whoever asks for the roster has nothing more to say")
+        self.transport.dispatch(self, reader.feed(buffer, n))
 
     def _greet(self, greeting: bytes) -> None:
         transport = self.transport
+        hello: hs.Hello | None = None
         try:
             hello = hs.decode_hello(greeting)
-            status, text = transport.judge(hello)
         except FormatError as error:
             status = hs.OTHER_VERSION if isinstance(error, hs.UnknownVersion) else hs.MALFORMED
-            hello, text = None, error.text
-        answer = hs.encode_answer(hs.Answer(status, text, transport.me))
+            text = hs.clip(error.text)
+        if hello is not None:
+            status, text = transport.judge(hello)
+        me = hs.NOBODY if status in hs.STRANGE else transport.greeting()
+        answer = hs.encode_answer(hs.Answer(status, text, me))
         assert self.sock is not None
         try:
             if self.sock.send(answer) != len(answer):
@@ -455,17 +531,25 @@ class AcceptedStream(Stream):
         except OSError as error:
             self.fail(error.strerror or str(error))
             return
-        if status == hs.TOLD:
-            self.fail("told who the members are")
-            return
-        if hello is None or status != hs.OK:
-            self.fail(f"refused: {text[:300]}", logging.WARNING)
-            return
+        if hello is not None and status == hs.TOLD:
+            self._tell_roster()
+        elif hello is None or status != hs.OK:
+            self.fail(f"refused: {text}", logging.INFO if status in (hs.WAIT, hs.BUSY) else logging.WARNING)
+        else:
+            self.state = OPEN
+            self.deadline = None
+            self.kind, self.from_, self.identity = hello.kind, hello.sender.member_id, hello.sender
+            self.reader = FrameReader(transport.limits.max_frame, self.from_, transport.me.member_id)
+            transport.accepted(self)
+
+    def _tell_roster(self) -> None:
+        """Send the roster; whoever asked for it closes the connection, or time does."""
         self.state = OPEN
-        self.deadline = None
-        self.kind, self.from_, self.identity = hello.kind, hello.sender.member_id, hello.sender
-        self.reader = FrameReader(transport.limits.max_frame, self.from_, transport.me.member_id)
-        transport.accepted(self)
+        self.kind = hs.ROSTER
+        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self.reader = FrameReader(SIGNS)
+        if not self.reply(ROSTER_RECORD, self.transport.handler.roster_record()):
+            self.fail("the roster is too long to be told", logging.WARNING)
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
         """The end of it; the dialler may come back."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import random
 import secrets
 import time
 from collections.abc import Callable, Container
@@ -20,9 +19,9 @@ from ._core.grpc import Limits
 from ._core.kvserve import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
-from ._core.raftpb import ConfState, Message, RaftConfig
+from ._core.raftpb import ConfState, RaftConfig
 from ._core.waiter import Waiter
-from .accept import place, real_address
+from .accept import real_address
 from .api import header, make_services, pb
 from .api.answers import Answer, Later
 from .api.pages import Pages
@@ -34,16 +33,16 @@ from .conn import ConnLimits, Listener
 from .drain import Drain
 from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
-from .join import join, roster_record
+from .join import join
 from .loop import READ, Loop
 from .members import Members
 from .membership import Identity, Roster
-from .peer import PeerIdentity, PeerTransport
-from .peerstream import AcceptedStream
-from .resolver import Places, Resolver
+from .peering import Peering
+from .resolver import Resolver
 from .snapshots import open_snapshots
 from .storage.datadir import DataDir
 from .storage.readahead import ReadAhead, Reader
+from .storage.starts import next_start
 from .storage.unsynced import Unsynced
 from .storage.wal import Lag, Wal
 from .upkeep import Upkeep
@@ -117,8 +116,7 @@ class Server:
         self.full = False
         self.asked: dict[int, float] = {}  # member that we handed leadership to for want of room -> when
         self.told_leader = 0
-        self.peers: PeerTransport | None = None
-        self.left = ""
+        self.left: errors.MetaStoreError | None = None
 
     # ---- opening
 
@@ -140,8 +138,8 @@ class Server:
                 self.driver.abandon()
                 self.kv.abandon_late(errors.Stopped())
                 self.listener.flush_dirty()
-            if self.left:
-                raise errors.RemovedFromCluster(self.left)
+            if self.left is not None:
+                raise self.left
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
@@ -172,15 +170,20 @@ class Server:
             busy_poll=config.performance.busy_poll,
         )
         self.closing.callback(self._close_wal)
+        try:
+            self.identity = Identity.decode(self.wal.metadata)
+        except errors.FormatError as error:
+            raise errors.DamagedData(f"{self.data_dir.wal}: {error.text}") from error
+        try:
+            self.identity.check(config.node.name, config.cluster.token)
+        except errors.ConfigError as error:
+            raise errors.ConfigError(f"{self.data_dir.path}: {error.text}") from error
+        self.start = next_start(self.data_dir.path)
         lagging, term = config.wal.sync == "async", self.wal.hard_state.term
         try:
             self.unsynced.begin(lagging=lagging, term=term)
         except OSError as error:
             raise errors.DiskFailed(f"{self.data_dir.path}: {error}") from error
-        try:
-            self.identity = Identity.decode(self.wal.metadata)
-        except errors.FormatError as error:
-            raise errors.DamagedData(f"{self.data_dir.wal}: {error.text}") from error
 
     def _lag(self) -> Lag | None:
         """How far syncs may lag behind acknowledgements, if at all."""
@@ -200,7 +203,7 @@ class Server:
         own = initial[config.node.name] = real_address(initial[config.node.name])
         incarnation = secrets.token_hex(16)
         if config.cluster.state == "existing":
-            return join(initial.values(), config.cluster.token, own, incarnation)
+            return join(initial.values(), config.node.name, config.cluster.token, own, incarnation)
         return Identity.create(config.node.name, config.cluster.token, initial, incarnation)
 
     def _open_state(self) -> None:
@@ -252,6 +255,7 @@ class Server:
             roster_mended=lambda before, told: self.membership.mended(before, told),
         )
         self.membership = Members(self.driver, self.kv, self.roster, identity)
+        self.peering = Peering(self, self.start)
         self.upkeep = Upkeep(
             config, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.full
         )
@@ -304,58 +308,19 @@ class Server:
         )
         self.listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
         self.closing.callback(self.listener.close)
-        self._watch_peers()
+        self.peering.watch()
         self.loop.add(self.wal.fileno(), READ, self._on_disk)
         self._next_tick = self.loop.now()
         self._tick()
 
-    def _watch_peers(self) -> None:
-        """Open the peer port as soon as there is anybody else: a member that is alone takes no port it does not use."""
-        alone = set(self.roster.members) == {self.identity.member_id} and not self.identity.contacts
-        if self.peers is None and not alone:
-            self.open_peers()
-
-    def listen_for_peers(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
-        """Open the peer port, if it is closed, and call `done`, with an error if it cannot be opened.
-
-        A name is looked up in a thread: the loop must not wait for a name server."""
-        if self.peers is not None:
-            done(None)
-            return
-        address = self.config.listen.peer
-
-        def resolved(found: Places | str) -> None:
-            try:
-                if isinstance(found, str):
-                    raise errors.ConfigError(f"listen.peer {address!r}: {found}")
-                if self.peers is None and self.drain is None:
-                    self.open_peers(place(found[0][4]))
-            except (errors.AddressInUse, errors.ConfigError, OSError) as error:
-                done(errors.Unhealthy(f"{errors.Unhealthy.default}: the peer port cannot be opened: {error}"))
-            else:
-                done(None)
-
-        self.resolver.resolve(address, resolved)
-
-    def open_peers(self, address: str = "") -> None:
-        """Listen for peers at `address` (default: as configured). Raises AddressInUse, ConfigError, OSError."""
-        identity = self.identity
-        me = PeerIdentity(
-            identity.cluster_id, self.config.cluster.token, identity.member_id, identity.incarnation,
-            tuple(sorted((codec.flag, codec.name) for codec in load_all_codecs())),
-        )
-        self.peers = PeerTransport(
-            self.loop, me, address or self.config.listen.peer, handler=self, random=random.random,
-            failpoints=self.failpoints,
-        )
-        self.closing.callback(self.peers.close)
-        self.driver.transport = self.peers
-        self.membership.tell(self.peers)
-        log.info("listening for peers on %s", ",".join(self.peers.bound))
+    def own_peer_address(self) -> str:
+        """Where the others dial this member."""
+        return real_address(self.config.advertise.peer or self.config.cluster.initial[self.config.node.name])
 
     def _members_changed(self) -> None:
-        self._watch_peers()
+        self.peering.watch()
         self.membership.refresh()
+        self.peering.update()
         self.learner = self._is_learner()
 
     def _is_learner(self) -> bool:
@@ -363,48 +328,18 @@ class Server:
         me = told.get(self.identity.member_id)
         return me is not None and me.is_learner
 
-    # ---- peers (peer.Handler)
-
-    def on_message(self, message: Message) -> None:
-        """A Raft message."""
-        if message.snapshot is None or self.snapshots.find(message.snapshot.index, message.snapshot.term) is not None:
-            self.driver.receive(message)
-
-    def on_snapshot(self, message: Message) -> None:
-        """A peer needs a snapshot."""
-        if self.peers is not None:
-            self.transfers.send(self.peers, message)
-
-    def on_snapshot_stream(self, stream: AcceptedStream) -> None:
-        """A leader begins to send us one."""
-        self.transfers.accept(stream)
-
-    def on_forward(self, from_: int, frame: bytes) -> None:
-        """Operations that a follower wants proposed."""
-        self.driver.receive_forward(from_, frame, self.loop.now())
-
-    def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
-        """Operations of ours that were not logged."""
-        self.driver.receive_refusal(code, ids)
-
-    def on_unreachable(self, member: int) -> None:
-        """Something for `member` was lost."""
-        self.driver.unreachable(member)
-
-    def roster_record(self) -> str:
-        """What we tell somebody who is about to join."""
-        return roster_record(self.identity, self.roster)
-
-    def on_removed(self, text: str) -> None:
-        """The others say that we are no member any more."""
-        self._leave(f"this member was removed from the cluster: {text}")
-
-    def _leave(self, why: str) -> None:
-        if self.drain is None:
-            log.warning("stopping: %s", why)
+    def end(self, why: errors.MetaStoreError) -> None:
+        """This process must not go on. One that was removed finishes what it has taken; any other stops at once, before
+        it votes or answers anything more."""
+        if self.left is None:
+            log.warning("stopping: %s", why.text)
             self.left = why
-            self._begin_drain()
-            self.kv.refuse(errors.Stopped())  # nothing will be committed here any more
+            if isinstance(why, errors.RemovedFromCluster):
+                if self.drain is None:
+                    self._begin_drain()
+                self.kv.refuse(errors.Stopped())  # nothing will be committed here any more
+            else:
+                self.loop.stop()
 
     # ---- serving
 
@@ -462,6 +397,8 @@ class Server:
 
     def _turn(self) -> None:
         """The end of a turn of the loop: everything that came in goes on, everything answered goes out."""
+        if self.left is not None and self.drain is None:
+            return  # nothing more goes out: see `end`
         now = self.loop.now()
         self.driver.pump(now)
         self.snapshots.turn(now)
@@ -472,7 +409,8 @@ class Server:
             self.membership.publish(self.config.node.name, self.view.client_urls, now)
         if self.driver.leader_id != self.told_leader:
             self.told_leader = self.driver.leader_id
-            log.info("term %d: the leader is %016x", self.driver.term, self.told_leader)
+            leads = "the leader is " if self.told_leader else ""
+            log.info("term %d: %s%s", self.driver.term, leads, self.peering.label(self.told_leader))
             self.health.changed()
         if self.kv.serve_late():
             self._again()
@@ -480,8 +418,8 @@ class Server:
         if self.backups.turn(now):
             self.listener.flush_dirty()
             self._again()
-        if self.peers is not None:
-            self.peers.flush()
+        if self.peering.transport is not None:
+            self.peering.transport.flush()
         if self.kv.deferred:
             self.kv.serve_deferred()
             self.listener.flush_dirty()
@@ -494,7 +432,7 @@ class Server:
             self.sweeping = True
             self.loop.call_later(0, self._sweep)
         if self.membership.removed and self.drain is None:
-            self._leave("this member was removed from the cluster")
+            self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
             self.drain.turn(now)
 
@@ -555,7 +493,7 @@ class Server:
         """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
         successor = self.membership.best_successor(besides) if self.driver.is_leader else 0
         if successor:
-            log.info("handing leadership to %016x", successor)
+            log.info("handing leadership to %s", self.peering.label(successor))
             self.raw.transfer_leader(successor)
         return successor
 
@@ -590,6 +528,7 @@ class Server:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
+        self.peering.tick(now)
         if self.unsynced.doubt and (self.raw.term_of(self.raw.persisted) or 0) > self.unsynced.doubt:
             self.unsynced.settled()
         # After a stop of the process the missed ticks are not made up for: one is enough to look around.

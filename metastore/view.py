@@ -188,7 +188,7 @@ class View:
                 self._server.membership.add(urls, learner, done, self._server.loop.now())
 
         # Now, for once the change is committed there is no way back.
-        self._server.listen_for_peers(listening)
+        self._server.peering.listen(listening)
 
     def remove_member(self, ident: int, done: Done) -> None:
         """Remove a member."""

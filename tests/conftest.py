@@ -21,7 +21,7 @@ from support.processes import Etcd, Node, Server
 # tests, markers or words leaves them out: `-m cluster` runs them.
 CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_lease_reads", "test_linearizable", "test_sim"}
 CLUSTERS |= {"test_async_node", "test_backup_cluster", "test_catchup", "test_snapshot_cluster", "test_upkeep_cluster"}
-CLUSTERS |= {"test_cluster_space", "test_mixed_cluster", "test_rocksdb_cluster", "test_roster_order"}
+CLUSTERS |= {"test_beginning", "test_cluster_space", "test_mixed_cluster", "test_rocksdb_cluster", "test_roster_order"}
 # The longest of the others, of which the build and the version of Python matter to none.
 ONCE = {"test_crash", "test_differential", "test_localcluster", "test_no_space", "test_rocksdb_crash"}
 ONCE |= {"test_snapshot_node"}

@@ -38,7 +38,12 @@ class Handler:
         self.forwards: list[tuple[int, bytes]] = []
         self.refusals: list[tuple[int, int, list[int]]] = []
         self.unreachable: list[int] = []
-        self.removed: list[str] = []
+        self.verdicts: list[tuple[int, str]] = []
+        self.answers: list[tuple[int, int, int]] = []
+        self.greetings: list[tuple[int, bool]] = []
+        self.rosters: list[tuple[int, bytes]] = []
+        self.needed: set[tuple[int, str]] = set()
+        self.record = b"the roster"
         self.refuse = ""  # reason to refuse messages with
 
     def on_message(self, message: Message) -> None:
@@ -55,8 +60,26 @@ class Handler:
     def on_unreachable(self, member: int) -> None:
         self.unreachable.append(member)
 
-    def on_removed(self, text: str) -> None:
-        self.removed.append(text)
+    def on_verdict(self, status: int, text: str) -> None:
+        self.verdicts.append((status, text))
+
+    def flags(self) -> int:
+        return 0
+
+    def must_read(self) -> set[tuple[int, str]]:
+        return self.needed
+
+    def roster_record(self) -> bytes:
+        return self.record
+
+    def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
+        self.answers.append((member, status, identity.member_id))
+
+    def on_greeting(self, member: int, identity: PeerIdentity, known: bool) -> None:
+        self.greetings.append((member, known))
+
+    def on_roster(self, member: int, record: bytes) -> None:
+        self.rosters.append((member, record))
 
 
 class SnapshotHandler(Handler):
@@ -97,7 +120,8 @@ class Net:
     def add(self, member: int, *, handler: Handler | None = None, address: str = "127.0.0.1:0",
             limits: PeerLimits = FAST, failpoints: Failpoints | None = None, **fields: Any) -> Any:
         """A transport of member `member` of cluster 77; its handler is its attribute."""
-        made = {"cluster_id": 77, "token": "t", "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
+        made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
+        made |= {"start": 1, "life": member}
         transport = PeerTransport(
             self.loop, PeerIdentity(**{**made, **fields}), address, handler=handler or Handler(),
             random=random.Random(member).random, limits=limits, failpoints=failpoints,
@@ -205,12 +229,14 @@ def connected(transport: PeerTransport, member: int) -> bool:
     return bool(stats["connected"] and stats["connected_bulk"])
 
 
-def hello(member: int, target: int, kind: int = hs.CONTROL, token: str = "t") -> bytes:
-    return hs.encode_hello(hs.Hello(kind, PeerIdentity(77, token, member, f"dir-{member}"), target))
+def hello(member: int, target: int, kind: int = hs.CONTROL, **fields: Any) -> bytes:
+    made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}"}
+    made |= {"start": 1, "life": member}
+    return hs.encode_hello(hs.Hello(kind, PeerIdentity(**{**made, **fields}), target))
 
 
 def accepted(member: int) -> hs.Answer:
-    return hs.Answer(hs.OK, "", PeerIdentity(77, "", member, f"dir-{member}"))
+    return hs.Answer(hs.OK, "", PeerIdentity(77, 0, member, f"dir-{member}"))
 
 
 def heartbeat(to: int = 2, from_: int = 1, commit: int = 0) -> Message:
@@ -243,7 +269,7 @@ def test_what_each_side_knows_of_the_other(net: Net) -> None:
     one, two = net.pair()
     one.send([heartbeat()])
     net.until(lambda: two.handler.messages)
-    assert one.identity_of(2) == PeerIdentity(77, "", 2, "dir-2", CODECS)
+    assert one.identity_of(2) == PeerIdentity(77, 0, 2, "dir-2", CODECS, start=1, life=2)
     assert two.identity_of(1).codecs == CODECS and two.identity_of(9) is None
     assert one.connected(2) and not one.connected(9)
     stats, theirs = one.stats()[2], two.stats()[1]
@@ -279,9 +305,8 @@ def test_nothing_is_known_of_strangers(net: Net) -> None:
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"token": "other"}, "cluster token is 't' here, the dialler says 'other'"),
+        ({"token": 6, "cluster_id": 78}, "the acceptor's cluster.token is another than the dialler's"),
         ({"cluster_id": 78}, "cluster id is 000000000000004d here"),
-        ({"member_id": 3}, "0000000000000003 is no member of cluster 000000000000004d"),
     ],
 )
 def test_strangers_are_refused_and_both_sides_say_why(
@@ -293,7 +318,7 @@ def test_strangers_are_refused_and_both_sides_say_why(
     net.until(lambda: caplog.text.count(reason) >= 2)
     lines = [record.getMessage() for record in caplog.records if reason in record.getMessage()]
     assert any(line.startswith("new stream from") for line in lines), "the acceptor says so"
-    assert any(line.startswith("control stream to 0000000000000001") for line in lines), "the dialler says so"
+    assert any(line.startswith("member 0000000000000001 at ") for line in lines), "the dialler says so"
     net.during(0.1)
     other.send([heartbeat(to=1, from_=other.me.member_id)])
     net.during(0.1)
@@ -315,8 +340,8 @@ def test_a_wiped_directory_is_refused_by_those_it_dials(net: Net, caplog: pytest
     one.expect(2, "dir-2")
     one.set_peers({2: "127.0.0.1:1"})
     two.set_peers({1: one.bound[0]})
-    net.until(lambda: caplog.text.count("data directory 'wiped', but its own is 'dir-2'") >= 2)
-    assert not two.connected(1)
+    net.until(lambda: two.handler.verdicts and "data directory 'wiped', but its own is 'dir-2'" in caplog.text)
+    assert two.handler.verdicts[0][0] == hs.OTHER_INCARNATION and not two.connected(1)
 
 
 def test_a_wiped_directory_is_not_dialled_with_success(net: Net, caplog: pytest.LogCaptureFixture) -> None:
@@ -338,21 +363,23 @@ def test_a_directory_found_to_be_wrong_later_is_cut_off(net: Net) -> None:
     net.until(lambda: not one.connected(2) and not two.connected(1))
     net.during(0.1)
     assert not one.connected(2) and not two.connected(1)
+    assert [status for status, _ in two.handler.verdicts] == [hs.OTHER_INCARNATION] and not one.handler.verdicts
 
 
 def test_a_removed_member_is_told_once(net: Net) -> None:
     one, two = net.pair()
     one.set_removed({2})
     one.set_peers({})
-    net.until(lambda: two.handler.removed)
+    net.until(lambda: two.handler.verdicts)
     net.during(0.1)
-    assert two.handler.removed == ["member 0000000000000002 was removed from cluster 000000000000004d"]
-    assert one.handler.removed == [] and one.stats() == {}
+    text = "member 0000000000000001 says: member 0000000000000002 was removed from cluster 000000000000004d"
+    assert two.handler.verdicts == [(hs.REMOVED, text)]
+    assert one.handler.verdicts == [] and one.stats() == {}
 
 
 def test_the_removed_may_close_at_once(net: Net) -> None:
     one, two = net.pair()
-    two.handler.on_removed = lambda _text: two.close()
+    two.handler.on_verdict = lambda _status, _text: two.close()
     one.set_removed({2})
     one.set_peers({})
     net.until(lambda: two.stats() == {})
@@ -366,7 +393,8 @@ def test_another_version_is_answered(net: Net) -> None:
     data[16:20] = struct.pack("<I", zlib.crc32(data[8:16] + data[20:]))
     sock = net.dial(one, bytes(data))
     answer = hs.decode_answer(net.receive(sock))
-    assert answer.status == hs.OTHER_VERSION and answer.text == "peer protocol version 9, this program speaks 1"
+    assert answer.status == hs.OTHER_VERSION
+    assert answer.text.startswith("peer protocol version 9, this program speaks 2 only")
     assert net.receive(sock) == b""
 
 
@@ -443,6 +471,7 @@ def test_a_member_that_moves(net: Net) -> None:
 
 def test_a_member_that_leaves(net: Net) -> None:
     one, two = net.pair()
+    one.set_removed({2})
     one.set_peers({})
     net.until(lambda: not two.connected(1))
     net.during(0.1)
@@ -614,7 +643,7 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
     assert one.stats()[2]["queued_bytes"] == before > 1_000_000
     # It takes nothing for too long: given up, and dialled again.
     net.until(lambda: not connected(one, 2))
-    assert f"bulk stream to 0000000000000002 at {one.stats()[2]['address']}: {reason}" in caplog.text
+    assert f"member 0000000000000002 at {one.stats()[2]['address']}: connection lost: {reason}" in caplog.text
     assert one.stats()[2]["queued_bytes"] == 0 and one.connected(2)
     assert net.accept(listener, accepted(2))[1].kind == hs.BULK
 

@@ -15,6 +15,7 @@ from metastore._core.batch import frame, unframe
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.peerwire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
 from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore.config import MAX_ADDRESS, MAX_NAME
 from metastore.errors import FormatError
 
 T = MessageType
@@ -330,8 +331,8 @@ def test_clear_forgets_all() -> None:
 
 # ---- greetings
 
-ME = hs.PeerIdentity(77, "token", 1, "inc-1", ((1, "snappy"), (1, "zstd")), "0.1")
-OTHER = hs.PeerIdentity(77, "token", 2, "inc-2", (), "0.2")
+ME = hs.PeerIdentity(77, 5, 1, "inc-1", ((1, "snappy"), (1, "zstd")), "0.1", "n1", ("a:1", "b:2"), 3, 1 << 63, 1, 5)
+OTHER = hs.PeerIdentity(77, 5, 2, "inc-2", (), "0.2")
 
 
 def hello(sender: hs.PeerIdentity = OTHER, target: int = 1, kind: int = hs.BULK) -> hs.Hello:
@@ -339,7 +340,7 @@ def hello(sender: hs.PeerIdentity = OTHER, target: int = 1, kind: int = hs.BULK)
 
 
 def answer(status: int = hs.OK, text: str = "") -> hs.Answer:
-    return hs.Answer(status, text, hs.PeerIdentity(77, "", 2, "inc-2", ((1, "zstd"),), "0.2"))
+    return hs.Answer(status, text, hs.PeerIdentity(77, 0, 2, "inc-2", ((1, "zstd"),), "0.2"))
 
 
 def changed(me: hs.PeerIdentity, **fields: Any) -> hs.PeerIdentity:
@@ -351,13 +352,14 @@ def test_greetings_survive() -> None:
         data = hs.encode_hello(hello(ME, 2, kind))
         assert hs.greeting_size(data) == len(data) == hs.greeting_size(data + b"more")
         assert hs.decode_hello(data) == hello(ME, 2, kind)
-    for status in range(10):
+    for status in range(hs.UNREADABLE + 1):
         assert hs.decode_answer(hs.encode_answer(answer(status, "ä"))) == answer(status, "ä")
+    assert hs.decode_hello(hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0))).sender == hs.NOBODY
 
 
 @pytest.mark.parametrize("which", ["hello", "answer"])
 def test_every_wrong_byte_of_a_greeting_is_told(which: str) -> None:
-    data = hs.encode_hello(hello(ME)) if which == "hello" else hs.encode_answer(answer(hs.UNKNOWN, "text"))
+    data = hs.encode_hello(hello(ME)) if which == "hello" else hs.encode_answer(answer(hs.WAIT, "text"))
     decode = hs.decode_hello if which == "hello" else hs.decode_answer
     for at in range(len(data)):
         assert hs.greeting_size(data[:at]) in ((None,) if at < hs.HEADER else (len(data),))
@@ -378,8 +380,9 @@ def regreet(data: bytes, *, version: int = hs.VERSION, mark: int | None = None, 
 def test_greetings_that_nobody_sends() -> None:
     data = hs.encode_hello(hello(ME))
     body = data[hs.HEADER :]
-    bodies = [body[:cut] for cut in range(len(body))] + [body + b"\0", b"\0" + body[1:], b"\5" + body[1:]]
-    bodies += [body[:1] + bytes(8) + body[9:], body[:27] + b"\xff" + body[28:]]
+    bodies = [body[:cut] for cut in range(len(body))]
+    bodies += [body + b"\0", b"\0" + body[1:], b"\5" + body[1:], body[:1] + b"\x08" + body[2:]]
+    bodies += [body[:4] + bytes(8) + body[12:], body.replace(b"inc-1", b"inc-\xff")]
     for wrong in [regreet(data, body=one) for one in bodies] + [regreet(data, mark=0)]:
         with pytest.raises(FormatError):
             hs.decode_hello(wrong)
@@ -388,48 +391,121 @@ def test_greetings_that_nobody_sends() -> None:
         with pytest.raises(FormatError):
             hs.decode_answer(regreet(data, body=data[hs.HEADER : hs.HEADER + cut]))
     with pytest.raises(FormatError):
-        hs.decode_answer(regreet(data, mark=11))
+        hs.decode_answer(regreet(data, mark=hs.UNREADABLE + 1))
 
 
-def test_greetings_are_bounded() -> None:
+LARGEST = changed(
+    ME, name="n" * MAX_NAME, incarnation="i" * hs.MAX_WORD, software="s" * hs.MAX_WORD,
+    places=("p" * MAX_ADDRESS,) * hs.MAX_PLACES, codecs=((16, "c" * hs.MAX_WORD),) * hs.MAX_CODECS,
+)  # fmt: skip
+
+
+def test_the_largest_greetings_fit() -> None:
+    assert hs.decode_hello(hs.encode_hello(hello(LARGEST))).sender == LARGEST
+    got = hs.decode_answer(hs.encode_answer(hs.Answer(hs.BUSY, "\U0001f4a5" * 100_000, LARGEST)))
+    assert got.sender == changed(LARGEST, token=0) and len(got.text.encode()) == hs.MAX_REASON
+    assert hs.decode_answer(hs.encode_answer(answer(1, "one\nline\x1b[31m\ud800"))).text == "one?line?[31m?"
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "n" * (MAX_NAME + 1)),
+        ("incarnation", "i" * (hs.MAX_WORD + 1)),
+        ("software", "s" * 70_000),
+        ("places", ("p" * (MAX_ADDRESS + 1),)),
+        ("places", ("p",) * (hs.MAX_PLACES + 1)),
+        ("codecs", ((16, "c" * (hs.MAX_WORD + 1)),)),
+        ("codecs", ((16, "c"),) * (hs.MAX_CODECS + 1)),
+    ],
+)
+def test_greetings_are_bounded(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the sender, and by the receiver: a sender without bounds is told by the first field that is too long."""
+    with pytest.raises(ValueError):
+        hs.encode_hello(hello(changed(ME, **{field: value})))
+    with monkeypatch.context() as lax:
+        for limit in ("MAX_NAME", "MAX_WORD", "MAX_PLACES", "MAX_CODECS", "MAX_ADDRESS", "MAX_BODY"):
+            lax.setattr(hs, limit, 60_000 if limit != "MAX_BODY" else 1 << 20)
+        if len(value) > 60_000:
+            return
+        data = hs.encode_hello(hello(changed(ME, **{field: value})))
+    with pytest.raises(FormatError, match="at most"):
+        hs.decode_hello(data)
+
+
+def test_what_is_no_greeting() -> None:
     with pytest.raises(FormatError, match="at most"):
         hs.greeting_size(hs.MAGIC + struct.pack("<BBHII", 1, 0x80, 0, hs.MAX_BODY + 1, 0))
-    with pytest.raises(ValueError, match="at most"):
-        hs.encode_hello(hello(changed(ME, token="x" * hs.MAX_BODY)))
-    with pytest.raises(ValueError, match="too long"):
-        hs.encode_hello(hello(changed(ME, token="x" * 70_000)))
     for text in (b"GET / HTTP/1.1", b"PRI * HTTP/2.0", b"X"):
         with pytest.raises(FormatError, match="not a MetaStore peer"):
             hs.greeting_size(text)
 
 
 def test_another_version_is_told_from_nonsense() -> None:
-    with pytest.raises(hs.UnknownVersion, match="version 2, this program speaks 1"):
-        hs.decode_hello(regreet(hs.encode_hello(hello()), version=2, body=b"whatever"))
-    text = hs.encode_answer(answer(hs.OTHER_VERSION, "I speak 2"))[hs.HEADER :]
-    later = regreet(hs.encode_answer(answer()), version=2, body=text[:11] + b"new things")
-    assert hs.decode_answer(later).status == hs.OTHER_VERSION and hs.decode_answer(later).text == "I speak 2"
-    silent = regreet(hs.encode_answer(answer()), version=3, body=b"\0\0")
-    assert "version 3" in hs.decode_answer(silent).text
+    for other in (1, 3):
+        with pytest.raises(hs.UnknownVersion, match=f"version {other}, this program speaks 2 only"):
+            hs.decode_hello(regreet(hs.encode_hello(hello()), version=other, body=b"whatever"))
+    text = hs.encode_answer(answer(hs.OTHER_VERSION, "I speak 3"))[hs.HEADER :]
+    later = regreet(hs.encode_answer(answer()), version=3, body=text[:11] + b"new things")
+    assert hs.decode_answer(later).status == hs.OTHER_VERSION and hs.decode_answer(later).text == "I speak 3"
+    silent = regreet(hs.encode_answer(answer()), version=1, body=b"\0\0")
+    assert "version 1" in hs.decode_answer(silent).text
 
 
 @pytest.mark.parametrize(
     ("sender", "target", "status", "text"),
     [
         ({}, 1, hs.OK, ""),
-        ({"token": "x"}, 1, hs.OTHER_TOKEN, "'x'"),
+        ({"token": 6, "cluster_id": 5}, 1, hs.OTHER_TOKEN, "cluster.token is another"),
+        # Whoever joined did not have to know the token: the cluster's id is what must agree.
+        ({"token": 6}, 1, hs.OK, ""),
         ({"cluster_id": 5}, 1, hs.OTHER_CLUSTER, "0000000000000005"),
         ({}, 9, hs.OTHER_TARGET, "wants 0000000000000009"),
-        ({"member_id": 4}, 1, hs.UNKNOWN, "0000000000000004 is no member"),
+        # The roster may not know it yet.
+        ({"member_id": 4}, 1, hs.OK, ""),
         ({"member_id": 3}, 1, hs.REMOVED, "was removed"),
         ({"member_id": 3}, 9, hs.REMOVED, "was removed"),
-        ({"member_id": 3, "token": "x"}, 1, hs.OTHER_TOKEN, "'x'"),
         ({"incarnation": "wiped"}, 1, hs.OTHER_INCARNATION, "must join as a new member"),
+        ({"member_id": 4, "codecs": ((16, "y"),)}, 1, hs.OK, ""),
     ],
 )
 def test_what_the_acceptor_makes_of_a_hello(sender: dict[str, Any], target: int, status: int, text: str) -> None:
-    judged = hs.judge_hello(hello(changed(OTHER, **sender), target), ME, {2}, {3}, {2: "inc-2"})
+    known = hs.Known({3}, {2: "inc-2"})
+    judged = hs.judge_hello(hello(changed(OTHER, **sender), target), ME, known)
     assert judged[0] == status and text in judged[1] and bool(judged[1]) == (status != hs.OK)
+
+
+def test_a_member_that_cannot_read_the_log_is_named() -> None:
+    known = hs.Known(must_read={(16, "lzma")})
+    status, text = hs.judge_hello(hello(OTHER), ME, known)
+    assert status == hs.UNREADABLE and "'lzma' (flag 16)" in text and "0000000000000002" in text
+    reads = changed(OTHER, codecs=((16, "lzma"),))
+    assert hs.judge_hello(hello(reads), ME, known)[0] == hs.OK
+
+
+@pytest.mark.parametrize(
+    ("mine", "known", "status"),
+    [
+        (0, None, hs.WAIT),
+        (0, "inc-2", hs.OK),
+        (0, "other", hs.OTHER_INCARNATION),
+        (hs.LEADER, None, hs.OK),
+        (hs.NEW, None, hs.OK),
+        (hs.NEW | hs.FORMING, None, hs.OK),
+    ],
+)
+def test_who_may_begin_a_cluster_is_for_those_with_a_leader_to_say(mine: int, known: str | None, status: int) -> None:
+    incarnations = {} if known is None else {2: known}
+    forming = changed(OTHER, flags=hs.NEW | hs.FORMING)
+    assert hs.judge_hello(hello(forming), changed(ME, flags=mine), hs.Known(incarnations=incarnations))[0] == status
+
+
+def test_who_asks_for_the_roster() -> None:
+    """Whoever joins knows no ids; a member has to be one."""
+    assert hs.judge_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0), ME, hs.Known())[0] == hs.TOLD
+    assert hs.judge_hello(hello(OTHER, 1, hs.ROSTER), ME, hs.Known())[0] == hs.TOLD
+    assert hs.judge_hello(hello(OTHER, 1, hs.ROSTER), ME, hs.Known({2}))[0] == hs.REMOVED
+    assert hs.judge_hello(hello(changed(OTHER, cluster_id=5), 1, hs.ROSTER), ME, hs.Known())[0] == hs.OTHER_CLUSTER
 
 
 @pytest.mark.parametrize(
@@ -439,16 +515,18 @@ def test_what_the_acceptor_makes_of_a_hello(sender: dict[str, Any], target: int,
         (hs.OK, {}, None, hs.OK),
         (hs.OK, {"cluster_id": 5}, None, hs.OTHER_CLUSTER),
         (hs.OK, {"member_id": 3}, None, hs.OTHER_TARGET),
-        (hs.OK, {}, "inc-0", hs.OTHER_INCARNATION),
+        (hs.OK, {"member_id": 1}, None, hs.OTHER_TARGET),
+        # The acceptor was wiped: that is no verdict about us.
+        (hs.OK, {}, "inc-0", hs.OTHER_TARGET),
         (hs.BUSY, {}, None, hs.BUSY),
-        (hs.UNKNOWN, {"cluster_id": 5}, None, hs.UNKNOWN),
-        (hs.REMOVED, {}, None, hs.REMOVED),
-        # Only our own cluster can remove us.
-        (hs.REMOVED, {"cluster_id": 5}, None, hs.OTHER_CLUSTER),
+        (hs.WAIT, {}, None, hs.WAIT),
+        *((status, {}, None, status) for status in hs.FATAL),
+        # Only a member of our own cluster can end us.
+        *((status, {"cluster_id": 5}, None, hs.OTHER_CLUSTER) for status in hs.FATAL),
     ],
 )
 def test_what_the_dialler_makes_of_an_answer(
     status: int, sender: dict[str, Any], known: str | None, judged: int
 ) -> None:
-    got = hs.Answer(status, "why", changed(OTHER, token="", **sender))
+    got = hs.Answer(status, "why", changed(OTHER, token=0, **sender))
     assert hs.judge_answer(got, ME, 2, known)[0] == judged

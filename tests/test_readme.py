@@ -67,7 +67,7 @@ def test_the_start_is_two_commands() -> None:
 
 def test_exit_codes_are_those_of_the_program() -> None:
     section = README.split("## Exit codes\n")[1].split("\n## ")[0]
-    assert {int(code): text for code, text in re.findall(r"^\| (\d) \| (.*?) \|$", section, re.MULTILINE)} == (
+    assert {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.*?) \|$", section, re.MULTILINE)} == (
         errors.EXIT_CODES
     )
 

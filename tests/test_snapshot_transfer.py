@@ -47,13 +47,24 @@ class Member:
         self.bads: list[Info] = []
         self.transport = PeerTransport(
             net.loop,
-            PeerIdentity(CLUSTER, "t", number, f"dir-{number}", ((1, "zstd"),)),
+            PeerIdentity(CLUSTER, 5, number, f"dir-{number}", ((1, "zstd"),)),
             "127.0.0.1:0",
             handler=self,
             random=random.Random(number).random,
             limits=limits,
         )
         self.transfers = self.make()
+
+    def flags(self) -> int:
+        return 0
+
+    def must_read(self) -> set[tuple[int, str]]:
+        return set()
+
+    def on_answer(self, *_: object) -> None:
+        pass
+
+    on_greeting = on_answer
 
     def make(self, timeout: float = 30.0, rate: int = 0) -> Transfers:
         """(Another) set of transfers, as after a restart."""

@@ -10,6 +10,7 @@ cdef enum:
 
 cdef class PayloadCodec:
     cdef readonly object codec            # None: nothing is compressed
+    cdef readonly set plugins             # (flag byte, name) of plug-ins whose payloads were written or read here
     cdef readonly size_t min_size         # bytes
     cdef readonly size_t max_decoded      # bytes
     cdef readonly uint64_t compressed     # payloads that left compressed

@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from metastore.errors import ConfigError, FormatError, RequestTooLarge
+from metastore.errors import CodecMissing, ConfigError, FormatError, RequestTooLarge
 
 RAW = FLAG_RAW
 COMPRESSED = FLAG_COMPRESSED
@@ -46,9 +46,14 @@ cdef class PayloadCodec:
             if known.name != other.name:
                 raise ConfigError(f"codecs {known.name} and {other.name} both want flag {other.flag}")
             self._by_flag[other.flag] = other
-        if codec is not None:
-            self._compress = codec.compress
-            self._flag = codec.flag
+        self.plugins = set()
+        self.use(codec)
+
+    def use(self, codec):
+        """Compress by this codec from now on (None: nothing), which must be one that can be read here."""
+        self.codec = codec
+        self._compress = None if codec is None else codec.compress
+        self._flag = FLAG_RAW if codec is None else codec.flag
 
     def limited(self, size_t max_decoded):
         """One like this, which encodes and decodes nothing longer than max_decoded bytes."""
@@ -74,6 +79,8 @@ cdef class PayloadCodec:
             small = self._compress(whole)
             if <size_t>PyBytes_GET_SIZE(small) < n:
                 self.compressed += 1
+                if self._flag != FLAG_COMPRESSED:
+                    self.plugins.add((int(self._flag), self.codec.name))
                 return self._flagged(self._flag, <const uint8_t*>PyBytes_AS_STRING(small), PyBytes_GET_SIZE(small), n)
         self.raw += 1
         return self._flagged(FLAG_RAW, data, n, n)
@@ -128,7 +135,11 @@ cdef class PayloadCodec:
         else:
             codec = self._by_flag.get(payload[0])
             if codec is None:
-                raise FormatError(f"payload: unknown flag byte {payload[0]}")
+                if payload[0] < FLAG_PLUGIN:
+                    raise FormatError(f"payload: unknown flag byte {payload[0]}")
+                raise CodecMissing(f"payload: unknown flag byte {payload[0]}: it was compressed by a codec plug-in "
+                                   "(entry-point group metastore.codecs) that is not installed here")
+            self.plugins.add((int(payload[0]), codec.name))
         try:
             found = codec.decompress(PyBytes_FromStringAndSize(<const char*>payload + 1, n - 1), self.max_decoded)
         except (FormatError, MemoryError):

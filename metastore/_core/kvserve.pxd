@@ -30,6 +30,8 @@ cdef class KVServer(Starter):
     cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
     cdef public int barred                # kinds of the alarms for which this member, when it leads, refuses; bits
     cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
+    cdef public int cluster_level         # operation level of all members: nothing above it is admitted
+    cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
     cdef readonly uint64_t over_quota     # puts refused because there was no room
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None

@@ -32,6 +32,8 @@ class KVServer:
     barred: int
     quota: Quota | None
     over_quota: int
+    cluster_level: int
+    holding: bool
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any
     ) -> None: ...

@@ -18,7 +18,7 @@ from metastore._core.kvpb cimport (
 )
 from metastore._core.longrange cimport start_range
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEVEL, OP_PUT, OP_TXN
 from metastore._core.txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
                                   verify_txn)
 from metastore._core.txnwork cimport start_readonly
@@ -76,6 +76,7 @@ cdef class KVServer(Starter):
         self.store = store
         self.proposer = proposer
         self.waiters = waiters
+        self.cluster_level = OP_LEVEL
         self.reads = []
         self.held = []
         self.deferred = {}
@@ -216,7 +217,8 @@ cdef class KVServer(Starter):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
-        if serializable:
+        # While this member takes part in nothing yet, what it has is nobody's state.
+        if serializable and not self.holding:
             self.answer(method, body, waiter)
             return 0
         if self.reads_waiting >= self.max_reads:

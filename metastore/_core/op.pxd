@@ -15,6 +15,11 @@ cdef enum:
     OP_ALARM = 6          # raises or clears an alarm; body: FORMATS.md, "Alarms"
     OP_KIND_LAST = 6      # the highest kind this version knows
 
+# The operation level: what a member can apply, as one number (FORMATS.md, "Operation level"). It rises with every kind,
+# flag or field that a member of before could not apply; see op_level.
+cdef enum:
+    OP_LEVEL = 1
+
 cdef enum:
     OP_FLAG_USER = 1
     OP_FLAG_LEASE = 2
@@ -45,6 +50,8 @@ cdef struct OpView:
 cdef int op_read(const uint8_t* src, size_t size, OpView* out) noexcept nogil
 # Writes the plain header (OP_HEADER bytes) and returns OP_HEADER.
 cdef size_t op_write_header(uint8_t* dst, uint8_t kind, uint64_t request_id) noexcept nogil
+# The least operation level at which every member of a cluster can apply an operation of this kind with these flags.
+cdef int op_level(uint8_t kind, uint8_t flags) noexcept nogil
 # Raises the FormatError that belongs to an answer of op_read.
 cdef int op_raise(int answer) except -1
 

@@ -8,6 +8,7 @@ TXN: Final[int]
 MEMBER: int
 ALARM: int
 COMPACT: Final[int]
+LEVEL: Final[int]
 
 class Operation:
     @property
@@ -36,3 +37,4 @@ def encode_op(
     wall_ms: int | None = None,
 ) -> bytes: ...
 def decode_op(buf: Buffer) -> Operation: ...
+def level_of(data: Buffer) -> int: ...

@@ -20,6 +20,26 @@ COMPACT = OP_COMPACT
 MEMBER = OP_MEMBER
 ALARM = OP_ALARM
 
+LEVEL = OP_LEVEL
+
+
+cdef int op_level(uint8_t kind, uint8_t flags) noexcept nogil:
+    # All there is came with the first version. What a later one adds returns the level that came with it.
+    return 1
+
+
+def level_of(data):
+    """The operation level that an encoded operation needs. FormatError like decode_op."""
+    cdef Operation op = decode_op(data)
+    cdef uint8_t flags = 0
+    if op.user:
+        flags |= OP_FLAG_USER
+    if op.lease_id is not None:
+        flags |= OP_FLAG_LEASE
+    if op.wall_ms is not None:
+        flags |= OP_FLAG_WALL
+    return op_level(op.kind, flags)
+
 
 cdef size_t op_write_header(uint8_t* dst, uint8_t kind, uint64_t request_id) noexcept nogil:
     dst[0] = OP_VERSION

@@ -1,0 +1,191 @@
+"""Who may begin a cluster: members in every order of starting, some of them wiped, over the real judgements.
+
+A small world: members that are up greet each other in turns of a second; those that may begin and see a majority elect
+a leader; a leader's members know every directory that took part.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+
+from metastore import handshake as hs
+from metastore.founding import PROOF, SHOWN, Founding, Lives
+
+WAIT = 5.0
+CLUSTER = 7
+
+
+class Member:
+    """One member of the world. `kept` has the log of a running cluster, all others have an empty one."""
+
+    def __init__(self, world: World, ident: int, kept: bool) -> None:
+        self.world = world
+        self.id = ident
+        self.kept = kept
+        self.incarnation = f"dir-{ident}" if kept else f"fresh-{ident}"
+        #: What its roster says of the others' directories.
+        self.known = dict(world.directories) if kept else {}
+        self.up = False
+        self.ended = 0
+        self.leads = False
+        self.founding: Founding | None = None if kept else Founding(ident, world.ids, WAIT)
+
+    @property
+    def identity(self) -> hs.PeerIdentity:
+        flags = (0 if self.kept else hs.NEW) | (hs.FORMING if self.founding else 0) | (hs.LEADER if self.leads else 0)
+        return hs.PeerIdentity(CLUSTER, 1, self.id, self.incarnation, flags=flags)
+
+    def greet(self, other: Member, now: float) -> None:
+        """Dial another member."""
+        known = hs.Known(incarnations={i: text for i, text in other.known.items() if i != other.id})
+        status, text = hs.judge_hello(hs.Hello(hs.CONTROL, self.identity, other.id), other.identity, known)
+        if other.founding is not None and status == hs.OK:
+            other.founding.greeted(self.id, self.identity.flags, now)
+        answer = hs.Answer(status, text, other.identity)
+        status, _ = hs.judge_answer(answer, self.identity, other.id, self.known.get(other.id))
+        if status in hs.FATAL:
+            self.ended, self.up = status, False
+        elif self.founding is not None:
+            self.founding.answered(other.id, status, other.identity.flags)
+
+
+class World:
+    """`kept` are the members of the running cluster that have their directories still, `stale` those among them whose
+    rosters do not know the others' directories (they were started anew and know little of what is committed)."""
+
+    def __init__(self, ids: Iterable[int], kept: Iterable[int] = (), stale: Iterable[int] = ()) -> None:
+        self.ids = tuple(ids)
+        self.directories = {ident: f"dir-{ident}" for ident in self.ids}
+        self.members = {ident: Member(self, ident, ident in set(kept)) for ident in self.ids}
+        for ident in stale:
+            self.members[ident].known = {}
+        self.began: set[int] = set()
+        self.now = 0.0
+
+    def turn(self) -> None:
+        """One second."""
+        self.now += 1.0
+        for one, other in itertools.permutations(self.members.values(), 2):
+            if one.up and other.up:
+                one.greet(other, self.now)
+        for member in self.members.values():
+            if member.up and member.founding is not None and member.founding.may_begin(self.now):
+                member.founding = None
+                self.began.add(member.id)
+        self.elect()
+
+    def elect(self) -> None:
+        """Members that take part and are a majority have a leader; a majority without any log would begin anew."""
+        ready = [member for member in self.members.values() if member.up and member.founding is None]
+        leads = len(ready) > len(self.ids) // 2
+        for member in self.members.values():
+            member.leads = leads and member in ready
+        if leads:
+            for member in ready:
+                member.kept = True
+                member.known = member.known | {one.id: one.incarnation for one in ready}
+
+    def run(self, order: Iterable[int], turns: int = 30) -> None:
+        """Start members in this order, one each second, then go on."""
+        for ident in order:
+            self.members[ident].up = True
+            self.turn()
+        for _ in range(turns):
+            self.turn()
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5])
+def test_new_members_always_begin(size: int) -> None:
+    for order in itertools.permutations(range(1, size + 1)):
+        world = World(range(1, size + 1))
+        world.run(order)
+        assert world.began == set(world.ids) and all(member.leads for member in world.members.values()), order
+
+
+def test_a_majority_of_new_members_begins_after_a_while() -> None:
+    world = World((1, 2, 3))
+    world.run((1, 2), turns=0)
+    assert world.began == set()
+    world.run((), turns=int(WAIT))
+    assert world.began == {1, 2}
+    # The one that comes later is taken in.
+    world.run((3,), turns=3)
+    assert world.began == {1, 2, 3}
+
+
+def test_less_than_a_majority_never_begins() -> None:
+    world = World(range(1, 6))
+    world.run((1, 2), turns=100)
+    assert world.began == set()
+
+
+@pytest.mark.parametrize("stale", [False, True])
+@pytest.mark.parametrize(("size", "kept"), [(3, (1,)), (5, (1,)), (5, (1, 2)), (4, (1, 2))])
+def test_wiped_members_never_begin_beside_one_that_was_kept(size: int, kept: tuple[int, ...], stale: bool) -> None:
+    """In every order of starting, as long as the one that was kept comes within `begin_wait`. One that knows the
+    others' directories ends them; one that does not (it has no leader) keeps them waiting."""
+    for order in itertools.permutations(range(1, size + 1)):
+        world = World(range(1, size + 1), kept, kept if stale else ())
+        world.run(order)
+        wiped = [world.members[ident] for ident in world.ids if ident not in kept]
+        assert world.began == set(), (order, world.began)
+        ends = {0} if stale else {hs.OTHER_INCARNATION}
+        assert {member.ended for member in wiped} == ends, order
+
+
+def test_one_wiped_member_of_a_running_cluster_ends() -> None:
+    for order in itertools.permutations((1, 2, 3)):
+        world = World((1, 2, 3), kept=(1, 2))
+        world.run(order)
+        assert world.members[3].ended == hs.OTHER_INCARNATION and world.members[1].leads
+
+
+def test_what_cannot_be_told_apart() -> None:
+    """The only member that was kept is down for longer than new members wait: they look like a new cluster. When it
+    comes back its word ends them, and nothing of what they wrote is mixed with what it has."""
+    world = World((1, 2, 3), kept=(1,))
+    world.run((2, 3), turns=20)
+    assert world.began == {2, 3}
+    world.run((1,), turns=3)
+    assert world.members[2].ended == world.members[3].ended == hs.OTHER_INCARNATION and not world.members[1].leads
+
+
+def test_a_member_that_only_dials_us_keeps_us_from_beginning() -> None:
+    """It cannot be asked what it thinks of us, but it is no new one."""
+    founding = Founding(2, (1, 2, 3), 1.0)
+    founding.answered(3, hs.OK, hs.NEW | hs.FORMING)
+    assert not founding.greeted(1, hs.LEADER, now=10.0)
+    assert not founding.may_begin(10.0 + SHOWN / 2)
+    assert not founding.may_begin(10.0 + SHOWN) and founding.may_begin(12.0 + SHOWN)
+    # One that said that it is new must be asked again.
+    again = Founding(2, (1, 2, 3), 1.0)
+    again.answered(1, hs.OK, hs.NEW)
+    assert again.greeted(1, 0, 0.0) and not again.greeted(9, 0, 0.0) and not again.greeted(3, hs.NEW, 0.0)
+
+
+def test_strangers_have_no_say() -> None:
+    founding = Founding(1, (1, 2, 3), 0.0)
+    founding.answered(9, hs.OK, hs.NEW)
+    founding.answered(2, hs.OTHER_CLUSTER, hs.NEW)
+    assert not founding.may_begin(100.0)
+
+
+def test_which_process_is_the_member() -> None:
+    lives, old, new = Lives(), (3, 111), (4, 222)
+    assert lives.judge(1, old, None, 0.0)[0] == hs.OK
+    # The old one's streams are open: it is asked once, and says nothing.
+    assert lives.judge(1, new, old, 1.0)[::2] == (hs.BUSY, True)
+    assert lives.judge(1, new, old, 1.0 + PROOF / 2)[::2] == (hs.BUSY, False)
+    assert lives.judge(1, new, old, 1.0 + PROOF)[0] == hs.OK
+    # Now it speaks.
+    assert lives.judge(1, old, new, 5.0)[::2] == (hs.BUSY, True)
+    lives.alive(1, 5.1)
+    status, text, _ = lives.judge(1, old, new, 5.2)
+    assert status == hs.TWIN and "start 4 of the directory; this is start 3" in text
+    # What it said then counts for a moment only.
+    assert lives.judge(1, old, new, 60.0)[::2] == (hs.BUSY, True)
+    lives.forget(1)
+    assert lives.judge(1, old, None, 60.0)[0] == hs.OK

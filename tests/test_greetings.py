@@ -1,0 +1,287 @@
+"""Members that greet each other: those the roster does not know yet, those that run twice, and what that may cause."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from test_peer import FAST, Net, accepted, append, connected, framed, heartbeat, hello, net
+
+from metastore import errors
+from metastore import handshake as hs
+from metastore._core.peerwire import Blob, FrameReader, Outbox
+from metastore._core.raftpb import RaftInvariantBroken
+from metastore.founding import PROOF
+from metastore.peer import MAX_STRANGERS
+from metastore.peerstream import PING, PONG, ROSTER_RECORD, PeerLimits
+
+__all__ = ["net"]
+
+NOWHERE = "127.0.0.1:1"
+
+
+def place(transport: Any) -> str:
+    return str(transport.bound[0])
+
+
+# ---- members that the roster does not know yet, or elsewhere
+
+
+def test_an_unknown_member_is_heard_and_answered_where_it_says_it_is(net: Net) -> None:
+    """A follower that was away, or was killed before it applied the change, must hear whoever leads now."""
+    behind = net.add(1)
+    newcomer = net.add(2, places=("127.0.0.1:2",), name="n2")
+    newcomer.me = hs.replace(newcomer.me, places=(place(newcomer),))
+    newcomer.set_peers({1: place(behind)})
+    net.until(lambda: behind.connected(2) and connected(newcomer, 1))
+    assert behind.handler.greetings[0] == (2, False) and not behind.stats()[2]["known"]
+    newcomer.send([heartbeat(1, 2)])
+    net.until(lambda: behind.handler.messages)
+    behind.send([heartbeat(2, 1)])
+    net.until(lambda: newcomer.handler.messages)
+    # The log tells of it later: nothing is dialled anew.
+    behind.set_peers({2: place(newcomer)}, {2: "n2"})
+    net.during(0.05)
+    stats = behind.stats()[2]
+    assert stats["known"] and stats["connects"] == 2 and behind.label(2) == "n2 (0000000000000002)"
+
+
+def test_a_member_that_moved_is_answered_at_its_new_address(net: Net) -> None:
+    behind, moved = net.add(1), net.add(2)
+    moved.me = hs.replace(moved.me, places=(place(moved),))
+    behind.set_peers({2: NOWHERE})
+    net.during(0.05)
+    assert not behind.connected(2)
+    moved.set_peers({1: place(behind)})
+    net.until(lambda: connected(behind, 2))
+    behind.send([append(10)])
+    net.until(lambda: moved.handler.messages)
+    # What the roster says stays the first choice.
+    assert behind.stats()[2]["address"] == place(moved)
+    behind.set_peers({2: place(moved)})
+    net.during(0.05)
+    assert connected(behind, 2)
+
+
+def test_unknown_members_are_bounded_and_forgotten(net: Net) -> None:
+    one = net.add(1, limits=PeerLimits(stranger_timeout=0.2, sweep=0.02, backoff_min=0.01))
+    socks = [net.greet(one, 100 + number) for number in range(MAX_STRANGERS)]
+    refused = hs.decode_answer(net.receive(net.dial(one, hello(200, 1))))
+    assert refused.status == hs.BUSY and len(one.stats()) == MAX_STRANGERS
+    net.during(0.3)
+    assert len(one.stats()) == MAX_STRANGERS, "they are connected"
+    for sock in socks:
+        sock.close()
+    net.until(lambda: one.stats() == {})
+    net.greet(one, 200)
+
+
+def test_an_unknown_member_that_turns_out_to_be_removed(net: Net) -> None:
+    one = net.add(1)
+    sock = net.greet(one, 2)
+    one.set_removed({2})
+    assert one.stats() == {} and net.receive(sock) == b""
+    assert hs.decode_answer(net.receive(net.dial(one, hello(2, 1)))).status == hs.REMOVED
+
+
+def test_the_roster_is_asked_for_and_told(net: Net) -> None:
+    one, two = net.pair()
+    two.handler.record = b"x" * 300_000
+    one.ask_roster(2)
+    one.ask_roster(2)
+    net.until(lambda: one.handler.rosters)
+    net.during(0.05)
+    assert one.handler.rosters == [(2, b"x" * 300_000)] and connected(one, 2)
+    two.handler.record = b"x" * 2_000_000
+    one.ask_roster(2)
+    net.during(0.1)
+    assert len(one.handler.rosters) == 1, "longer than a running member takes"
+
+
+def test_the_roster_costs_bounded_memory(net: Net) -> None:
+    limits = PeerLimits(max_rosters=2, handshake_timeout=0.2, sweep=0.02)
+    one = net.add(1, limits=limits)
+    one.handler.record = b"x" * 8_000_000  # more than the kernel's buffers
+    asks = hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0))
+    kept = [net.dial(one, asks) for _ in range(2)]
+    for sock in kept:
+        assert net.receive(sock)
+    assert hs.decode_answer(net.receive(net.dial(one, asks))).status == hs.BUSY
+    net.during(0.4)  # those who do not read to the end are cut off
+    data = b""
+    sock = net.dial(one, asks)
+    while len(data) < 8_000_000:
+        data += net.receive(sock)
+    size = hs.greeting_size(data)
+    assert hs.decode_answer(data[:size]).status == hs.TOLD
+    (record,) = FrameReader().feed(data[size:], len(data) - size)
+    assert (record.tag, record.data) == (ROSTER_RECORD, one.handler.record)
+
+
+def test_who_asks_for_the_roster_may_say_nothing_more(net: Net) -> None:
+    one = net.add(1)
+    sock = net.dial(one, hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)) + framed(heartbeat(1, 2)))
+    while net.receive(sock):
+        pass
+    assert one.handler.messages == []
+
+
+def test_hearsay_is_dialled_and_not_believed(net: Net) -> None:
+    """A roster, and an address in a greeting, may be anybody's: they find members, and end nobody."""
+    one, listener = net.add(1), net.listen()
+    one.hear(2, f"127.0.0.1:{listener.getsockname()[1]}")
+    verdict = hs.Answer(hs.REMOVED, "go away", accepted(2).sender)
+    sock, said = net.accept(listener, verdict)
+    assert said.target == 2 and net.receive(sock) == b""
+    assert one.handler.verdicts == []
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    net.until(lambda: one.stats()[2]["known"])
+    while not one.handler.verdicts:
+        net.accept(listener, verdict)
+        net.during(0.02)
+    assert one.handler.verdicts == [(hs.REMOVED, "member 0000000000000002 says: go away")]
+
+
+# ---- one member, several processes
+
+
+def ping_of(net: Net, sock: Any) -> None:
+    data = net.receive(sock)
+    (item,) = FrameReader().feed(data, len(data))
+    assert isinstance(item, Blob) and item.tag == PING
+
+
+def test_a_second_process_of_a_member_is_sent_away(net: Net) -> None:
+    """Both run on copies of one directory. The one that was there first gives a sign of life."""
+    one, two = net.pair()
+    answers = []
+    while not answers or answers[-1].status == hs.BUSY:
+        answers.append(hs.decode_answer(net.receive(net.dial(one, hello(2, 1, start=2, life=99)))))
+        net.during(0.02)
+    assert answers[0].status == hs.BUSY and answers[-1].status == hs.TWIN
+    assert "another process runs as member 0000000000000002" in answers[-1].text
+    assert connected(two, 1) and connected(one, 2) and two.handler.verdicts == []
+
+
+def test_the_second_process_hears_it_whatever_its_number(net: Net) -> None:
+    one, two = net.pair()
+    twin = net.add(2, life=99)
+    twin.set_peers({1: place(one)})
+    net.until(lambda: twin.handler.verdicts)
+    assert twin.handler.verdicts[0][0] == hs.TWIN and connected(two, 1)
+
+
+def test_a_process_that_gives_no_sign_of_life_is_replaced(net: Net) -> None:
+    """Its machine is gone, or it was stopped: a restart elsewhere must not wait for it."""
+    one = net.add(1)
+    one.set_peers({2: NOWHERE})
+    old = net.greet(one, 2)
+    again = hs.decode_answer(net.receive(net.dial(one, hello(2, 1, start=2, life=99))))
+    assert again.status == hs.BUSY
+    ping_of(net, old)
+    net.during(PROOF + 0.05)
+    assert hs.decode_answer(net.receive(net.dial(one, hello(2, 1, start=2, life=99)))).status == hs.OK
+    assert net.receive(old) == b""
+    # It wakes up again: now it is the second one.
+    outbox = Outbox()
+    assert outbox.add_blob(PONG, b"")
+    late = net.dial(one, hello(2, 1))
+    assert hs.decode_answer(net.receive(late)).status == hs.BUSY
+
+
+def test_a_restart_waits_for_nothing(net: Net) -> None:
+    one = net.add(1)
+    one.set_peers({2: NOWHERE})
+    old = net.greet(one, 2)
+    old.close()
+    net.during(0.02)
+    assert hs.decode_answer(net.receive(net.dial(one, hello(2, 1, start=2, life=99)))).status == hs.OK
+
+
+def test_an_older_copy_is_told_of(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one = net.add(1)
+    one.set_peers({2: NOWHERE})
+    sock = net.dial(one, hello(2, 1, start=7))
+    assert hs.decode_answer(net.receive(sock)).status == hs.OK
+    sock.close()
+    net.during(0.02)
+    net.dial(one, hello(2, 1, start=3, life=99))
+    net.until(lambda: "start 3 of its data directory after start 7" in caplog.text)
+
+
+def test_a_directory_that_took_part_is_remembered_before_the_roster_has_it(net: Net) -> None:
+    one = net.add(1)
+    one.set_peers({2: NOWHERE})
+    sock = net.greet(one, 2)
+    sock.send(framed(heartbeat(1, 2)))
+    net.until(lambda: one.handler.messages)
+    sock.close()
+    wiped = hs.decode_answer(net.receive(net.dial(one, hello(2, 1, incarnation="wiped", start=1, life=9))))
+    assert wiped.status == hs.OTHER_INCARNATION
+
+
+# ---- nothing but the connection
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("a\nb"), KeyError(3), RaftInvariantBroken("two leaders"), RecursionError(), MemoryError()]
+)
+def test_whatever_bytes_of_a_peer_cause_ends_their_connection(
+    net: Net, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    one, two = net.pair()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    two.handler.on_message = two.handler.on_forward = fail
+    one.send([heartbeat()])
+    net.until(lambda: one.handler.unreachable)
+    assert f"what it sent could not be handled: {type(error).__name__} in fail" in caplog.text
+    del two.handler.on_message, two.handler.on_forward
+    net.until(lambda: connected(one, 2))
+    one.send([heartbeat()])
+    net.until(lambda: two.handler.messages)
+
+
+@pytest.mark.parametrize("error", [errors.DiskFailed("gone"), errors.DamagedData("bad")])
+def test_what_is_the_nodes_own_trouble_stops_it(net: Net, error: Exception) -> None:
+    one, two = net.pair()
+
+    def fail(*_: object) -> None:
+        raise error
+
+    two.handler.on_message = fail
+    one.send([heartbeat()])
+    with pytest.raises(type(error)):
+        net.until(lambda: False)
+
+
+def test_refusals_are_clipped_and_keep_our_token(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one = net.add(1, token=0x1122334455667788)
+    for data in (
+        hello(2, 1, cluster_id=5, token=6, incarnation="i" * 64, name="\n" * 128),
+        hello(2, 1, cluster_id=5, token=0x1122334455667788),
+        hello(1, 1, incarnation="\x1b[31m" * 8),
+    ):
+        answer = net.receive(net.dial(one, data))
+        assert bytes.fromhex("8877665544332211") not in answer
+        if hs.decode_answer(answer).status in hs.STRANGE:
+            assert hs.decode_answer(answer).sender == hs.NOBODY
+    net.during(0.02)
+    assert not any(char in record.getMessage() for record in caplog.records for char in "\n\x1b")
+
+
+def test_one_line_a_peer(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    one, two = net.add(1, limits=FAST), net.add(2, limits=FAST)
+    one.set_peers({2: place(two)}, {2: "n2"})
+    net.until(lambda: connected(one, 2))
+    two.close()
+    net.until(lambda: not one.connected(2))
+    net.during(0.1)
+    lines = [record.getMessage() for record in caplog.records if "n2 (0000000000000002)" in record.getMessage()]
+    assert sum("connected" in line for line in lines) == 1
+    assert sum("connection lost" in line for line in lines) == 1
+    assert sum("refused" in line for line in lines) <= 1, lines
