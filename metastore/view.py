@@ -150,7 +150,7 @@ class View:
         }  # fmt: skip
 
     def _peer(self, member: Member) -> dict[str, Any]:
-        peers = self._server.peers
+        peers = self._server.peering.transport
         return {
             "id": f"{member.id:016x}", "name": member.name, "peer_urls": list(member.peer_urls),
             "client_urls": list(member.client_urls), "is_learner": member.is_learner,
