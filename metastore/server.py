@@ -293,7 +293,7 @@ class Server:
         limits = self.config.limits
         self.services, self.health = make_services(self.view)
         self.method_table = self.services.method_table
-        self.pages = Pages(self.view)
+        self.pages = Pages(self.view, metrics=self.config.metrics.enabled)
         self.limits = Limits(
             max_message=limits.max_request_bytes + GRPC_OVERHEAD,
             max_header_list=limits.max_header_bytes,

@@ -442,6 +442,10 @@ def test_metrics_page(node: FakeNode, running: Running) -> None:
     assert "etcd_server_has_leader 0.0" in get(running, "/metrics")[2].decode().splitlines()
 
 
+def test_metrics_can_be_switched_off(node: FakeNode) -> None:
+    assert Pages(node, metrics=False).http("GET", "/metrics", {}, b"")[0] == 404
+
+
 def test_metrics_are_not_imported_before_they_are_asked_for() -> None:
     script = "import sys, metastore.api.pages, metastore.conn; sys.exit('prometheus_client' in sys.modules)"
     subprocess.run([sys.executable, "-c", script], check=True)

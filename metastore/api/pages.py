@@ -13,17 +13,18 @@ from metastore.api.numbers import meaning
 
 
 class Pages:
-    """Answers GET and HEAD; `http` has the form that `conn.Server` asks for."""
+    """Answers GET and HEAD; `http` has the form that `conn.Server` asks for. `metrics`: whether /metrics is one."""
 
-    def __init__(self, node: NodeView) -> None:
+    def __init__(self, node: NodeView, *, metrics: bool = True) -> None:
         self._node = node
         self._registry: Any = None
         self._pages: dict[str, Callable[[Query], Answer | Later]] = {
             "/version": self._version,
-            "/metrics": self._metrics,
             "/status": self._status,
             **Checks(node).pages(),
         }
+        if metrics:
+            self._pages["/metrics"] = self._metrics
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """The answer to one request, or what it comes from later; `path` has its query."""
