@@ -17,6 +17,8 @@ log = logging.getLogger("metastore.accept")
 
 #: Seconds without accepting after the process ran out of descriptors or memory.
 PAUSE: Final = 0.1
+#: Seconds between two lines in the log about that.
+SAY_AGAIN: Final = 10.0
 
 
 class Acceptor:
@@ -38,6 +40,9 @@ class Acceptor:
         self._per_turn = per_turn
         self._sockets: list[socket.socket] = []
         self._accepting = False
+        self._whom = whom
+        self._pauses = 0
+        self._said = -SAY_AGAIN
         self._resume: Timer | None = None
         try:
             for address in [addresses] if isinstance(addresses, str) else addresses:
@@ -69,7 +74,11 @@ class Acceptor:
                 return
             except OSError as error:
                 if error.errno in ACCEPT_LATER:
-                    log.warning("accept: %s; pausing for %s s", error.strerror, PAUSE)
+                    self._pauses += 1
+                    if self._loop.now() - self._said >= SAY_AGAIN:
+                        self._said = self._loop.now()
+                        log.warning("accept: %s; no connection %sis taken for %s s (%d times since the start; "
+                                    "see ulimit -n)", error.strerror, self._whom, PAUSE, self._pauses)
                     self._off()
                     self._resume = self._loop.call_later(PAUSE, self._on)
                     return

@@ -27,6 +27,9 @@ log = logging.getLogger("metastore.backup")
 
 #: Backups that are made or sent at a time; more are refused.
 MAX_BACKUPS = 4
+#: Bytes a second that a client must take, or its backup ends; and when somebody else waits for its place.
+MIN_RATE = 8 << 10
+CROWDED_RATE = 1 << 20
 #: Bytes that wait in a connection's queue.
 WINDOW = 1 << 20
 #: Bytes in one message; clients with limits of their own take 4 MiB at most.
@@ -71,8 +74,10 @@ class Sending:
         self._source: Source | None = None
         self._all: Iterator[list[bytes]] = iter(())
         self._read = False  # to the end
-        self._queued = 0
-        self._moved = 0.0
+        self.pace = float("inf")  # bytes a second that the client took while it owed for a whole timeout, lately
+        self._given = 0  # bytes that went into the connection's queue
+        self._since = 0.0  # when the client began to owe
+        self._before = 0  # what it had taken by then
         request.start(on_close=self.close)
 
     def ready(self, result: Result) -> None:
@@ -90,7 +95,7 @@ class Sending:
         log.info("sending backup index=%d bytes=%d", result.header.index, result.trailer.size)
         self._all = messages(self._source, self.backups.header())
         self.worker = Worker(self.backups.loop, "backup", self._unreadable)
-        self._moved = self.backups.loop.now()
+        self._since = self.backups.loop.now()
         self._ask()
 
     def _ask(self) -> None:
@@ -114,23 +119,37 @@ class Sending:
         if self.worker is None:
             return False
         request, pushed = self.request, False
-        if request.queued_bytes < self._queued or not self._pieces:
-            self._moved = now
+        if not self._pieces and not request.queued_bytes:
+            # It waits for us: the time it had counts no more.
+            self._since, self._before = now, self.taken
         while self._pieces and request.queued_bytes < WINDOW:
+            self._given += len(self._pieces[0])
             request.send(self._pieces.popleft())
-            pushed, self._moved = True, now
-        self._queued = request.queued_bytes
+            pushed = True
         if not self._pieces and self._read:
             request.finish()
             self.close()
             return True
         if not self._pieces and not self.worker.waiting:
             self._ask()
-        if now - self._moved > self.backups.timeout:
-            log.warning("a client takes nothing of its backup any more: ended")
-            request.reset()
-            self.close()
+        if now - self._since > self.backups.timeout:
+            self.pace = (self.taken - self._before) / (now - self._since)
+            if self.pace < MIN_RATE:
+                log.warning("a client took under %d bytes a second of its backup: ended", MIN_RATE)
+                self.end()
+            else:
+                self._since, self._before = now, self.taken
         return pushed
+
+    @property
+    def taken(self) -> int:
+        """Bytes that left the connection's queue."""
+        return self._given - min(self._given, self.request.queued_bytes)
+
+    def end(self) -> None:
+        """Drop the call."""
+        self.request.reset()
+        self.close()
 
     def fail(self, error: errors.MetaStoreError) -> None:
         """Answer with an error."""
@@ -151,7 +170,7 @@ class Backups:
     """The backups of one member. Belongs to the loop's thread.
 
     fresh: calls back with a snapshot that holds all that is acknowledged; bad: is told of a file that turned out to be
-    damaged; header: the ResponseHeader; timeout: seconds without progress after which a client is given up.
+    damaged; header: the ResponseHeader; timeout: seconds after which a client is given up that takes next to nothing.
     """
 
     def __init__(
@@ -166,9 +185,14 @@ class Backups:
         self.running: list[Sending] = []
 
     def begin(self, request: Request) -> None:
-        """Answer a call of Maintenance.Snapshot. Raises TooManyRequests."""
+        """Answer a call of Maintenance.Snapshot; the slowest gives way where all places are taken. Raises
+        TooManyRequests."""
         if len(self.running) >= MAX_BACKUPS:
-            raise errors.TooManyRequests()
+            slowest = min(self.running, key=lambda one: one.pace)
+            if slowest.pace >= CROWDED_RATE:
+                raise errors.TooManyRequests()
+            log.warning("the slowest of %d backups gives way to another client", MAX_BACKUPS)
+            slowest.end()
         sending = Sending(self, request)
         if not request.closed:
             self.running.append(sending)

@@ -366,6 +366,7 @@ class LimitsTable:
     max_concurrent_streams: int = _count(4096, 1)
     max_header_bytes: int = _size("64KiB", "1KiB", "16MiB")
     max_output_bytes: int = _size("16MiB", "64KiB", "16GiB")
+    max_reply_bytes: int = _size("256MiB", "1MiB", "1TiB")
     output_timeout: float = _duration("30s", "10ms")
     handshake_timeout: float = _duration("10s", "10ms")
     request_timeout: float = _duration("7s", "1ms")

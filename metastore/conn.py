@@ -2,41 +2,51 @@
 
 One client port speaks both: a connection that begins with HTTP/2's preface ("PRI") becomes a `Session`, anything
 else is HTTP/1.1. Back pressure on one client: over `max_unsent` bytes that its socket does not take, it is not
-read any more; when that lasts longer than `grace` seconds without progress, it is dropped.
+read any more. Who owes to take replies and takes less than `min_rate` for `grace` seconds is dropped.
+
+No client holds up the others: sending, pages and the unpacking of compressed messages have a budget a turn of the loop
+each, and what is left waits for the next turn. When all places are taken, idle connections make room for newcomers.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
-from collections import deque
-from collections.abc import Callable, Iterable
-from functools import partial
+from collections.abc import Iterable
 from typing import Final, Protocol
-
-import httptools
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
-from metastore._core.h2request import Request
+from metastore._core.h2request import Request, expire, unpack
 from metastore.accept import Acceptor
 from metastore.api.answers import Answer, Later
-from metastore.loop import HANGUP, READ, WRITE, Loop, Timer
+from metastore.http1 import HttpSession
+from metastore.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
 
 log = logging.getLogger("metastore.conn")
 
 RECV_SIZE: Final = 256 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
-MAX_WAITING: Final = 64  # requests of one HTTP/1.1 connection whose answers come later
-
-REASONS: Final = {
-    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-    405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 412: "Precondition Failed",
-    413: "Content Too Large", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
-}
-
+#: Bytes of HTTP/1.1 that are parsed at a time: some hundred requests at most, a few milliseconds.
+HTTP_SIZE: Final = 4096
+#: Bytes of unpacked messages in one turn, and the largest message more: some 10 ms.
+UNPACK_SIZE: Final = 1024 * 1024
+#: Bytes that one connection may send in one turn.
+SEND_SIZE: Final = 2 * 1024 * 1024
+#: Seconds of one turn for sending, and for pages.
+SEND_TIME: Final = 0.01
+PAGE_TIME: Final = 0.005
+#: Reply bytes that a client may leave where they are for as long as it likes, while all clients together stay within
+#: their limit.
+PATIENT_SIZE: Final = 64 * 1024
+#: Seconds between looks for calls past their grpc-timeout.
+EXPIRE: Final = 0.1
+#: Seconds a connection is left in peace by newcomers: one without any request, and an idle one that has made some.
+NEW: Final = 1.0
+IDLE: Final = 60.0
+#: Seconds between lines in the log about one thing that strangers can make happen.
+SAY_AGAIN: Final = 10.0
 
 class Server(Protocol):
     """What the connections need from whoever answers."""
@@ -47,28 +57,38 @@ class Server(Protocol):
     def handle(self, requests: list[Request]) -> None:
         """Take requests that are ready; answers may come at once or in a later turn."""
 
+    def expired(self, requests: list[Request]) -> None:
+        """These were answered with DEADLINE_EXCEEDED: what of them is not in the log must not get there."""
+
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """Answer one HTTP/1.1 request, now or later. `path` has its query; names are lower case."""
 
 
 class ConnLimits:
-    """Bounds of the connections of one listener; sizes in bytes, times in seconds."""
+    """Bounds of the connections of one listener; sizes in bytes, times in seconds, `min_rate` in bytes a second.
+
+    `why_max` says in the log what `max_connections` comes from.
+    """
 
     def __init__(
         self,
         *,
         max_connections: int = 10_000,
+        why_max: str = "limits.max_connections",
         max_unsent: int = 4 * 1024 * 1024,
         grace: float = 30.0,
+        min_rate: float = 8 * 1024,
         handshake: float = 10.0,
         http_idle: float = 75.0,
         max_http_header: int = 32 * 1024,
-        max_http_body: int = 2 * 1024 * 1024,
+        max_http_body: int = 64 * 1024,
         sweep: float = 1.0,
     ) -> None:
         self.max_connections = max_connections
+        self.why_max = why_max
         self.max_unsent = max_unsent
         self.grace = grace
+        self.min_rate = min_rate
         self.handshake = handshake
         self.http_idle = http_idle
         self.max_http_header = max_http_header
@@ -76,188 +96,11 @@ class ConnLimits:
         self.sweep = sweep
 
 
-class HttpError(Exception):
-    """An HTTP/1.1 request that gets an error and the end of its connection."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
-        self.text = text
-
-
-class Place:
-    """A request's place in the order of answers."""
-
-    __slots__ = ("answer", "head", "keep")
-
-    def __init__(self, keep: bool, head: bool) -> None:
-        self.keep = keep
-        self.head = head
-        self.answer: Answer | None = None
-
-
-class HttpSession:
-    """HTTP/1.1 on one connection (RFC 9112), by httptools: requests in order, one answer each. `wake` is called when an
-    answer has come that was not there when its request was fed."""
-
-    def __init__(self, server: Server, limits: ConnLimits, wake: Callable[[], object]) -> None:
-        self._server = server
-        self._wake = wake
-        self._feeding = False
-        self._places: deque[Place] = deque()  # of the requests that are not answered
-        self._limits = limits
-        self._parser = httptools.HttpRequestParser(self)
-        self._output: list[bytes] = []
-        self._path = b""
-        self._headers: dict[str, str] = {}
-        self._body: list[bytes] = []
-        self._size = 0              # header bytes as RFC 9113 6.5.2 counts them
-        self._body_size = 0
-        self._raw = 0               # bytes of this request as they came
-        self._in_body = False
-        self._queued = 0
-        self._expects = False
-        self._retired = False
-        #: True between requests, when nothing of the next one has come.
-        self.idle = True
-        self.closed = False
-
-    def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes from the client; never raises for what they are."""
-        if self.closed:
-            return
-        self._feeding = True
-        try:
-            self._parser.feed_data(data)
-            if not self.idle:
-                self._count_raw(len(data))
-        except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8: an upgrade may be ignored. The request was answered; what follows is for nobody.
-            self.closed = True
-        except HttpError as error:
-            self._refuse(error)
-        except httptools.HttpParserCallbackError as error:
-            cause = error.__context__
-            if not isinstance(cause, HttpError):
-                raise
-            self._refuse(cause)
-        except httptools.HttpParserError as error:
-            self._refuse(HttpError(400, f"malformed HTTP request: {error}"))
-        finally:
-            self._feeding = False
-
-    def take_output(self) -> bytes:
-        """Bytes to send; empty when there are none."""
-        output = b"".join(self._output)
-        self._output.clear()
-        self._queued = 0
-        return output
-
-    def _refuse(self, error: HttpError) -> None:
-        place = Place(keep=False, head=False)
-        self._places.append(place)
-        self._answered(place, (error.status, "text/plain; charset=utf-8", f"{error.text}\n".encode()))
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        if self._size > self._limits.max_http_header:
-            raise HttpError(431, "request header too large")
-
-    def _count_raw(self, size: int) -> None:
-        # The parser keeps a header, or a trailer, to itself until its line is complete.
-        self._raw += size
-        if not self._in_body and self._raw > self._limits.max_http_header:
-            raise HttpError(431, "request header too large")
-        if self._raw > self._limits.max_http_header + 2 * self._limits.max_http_body:
-            raise HttpError(413, "request too large")
-
-    def on_message_begin(self) -> None:
-        self.idle = self._in_body = False
-        self._raw = 0
-        self._path = b""
-        self._headers = {}
-        self._body = []
-        self._size = self._body_size = 0
-        self._expects = False
-
-    def on_url(self, url: bytes) -> None:
-        self._path += url
-        self._count(len(url))
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._count(len(name) + len(value) + 32)
-        key = name.decode("latin-1").lower()
-        self._headers[key] = value.decode("latin-1")
-        if key == "expect" and value.lower() == b"100-continue":
-            self._expects = True
-
-    def on_headers_complete(self) -> None:
-        self._in_body = True
-        if self._expects and self._parser.get_http_version() == "1.1":
-            self._output.append(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-    def on_body(self, body: bytes) -> None:
-        self._body_size += len(body)
-        if self._body_size > self._limits.max_http_body:
-            raise HttpError(413, "request body too large")
-        self._body.append(body)
-
-    def on_message_complete(self) -> None:
-        self.idle = True
-        if self.closed:
-            return
-        if self._queued > self._limits.max_unsent or len(self._places) >= MAX_WAITING:
-            raise HttpError(429, "too many requests at once")
-        method = self._parser.get_method().decode("latin-1")
-        path = self._path.decode("latin-1")
-        place = Place(self._keeps(), method == "HEAD")
-        self._places.append(place)
-        answer = self._server.http(method, path, self._headers, b"".join(self._body))
-        self._body = []
-        if isinstance(answer, Later):
-            answer.on_answer = partial(self._answered, place)
-        else:
-            self._answered(place, answer)
-
-    def _answered(self, place: Place, answer: Answer) -> None:
-        place.answer = answer
-        while self._places and not self.closed and (first := self._places[0].answer) is not None:
-            done = self._places.popleft()
-            self._answer(*first, keep=done.keep and not (self._retired and not self._places), head=done.head)
-        if not self._feeding:
-            self._wake()
-
-    def _keeps(self) -> bool:
-        return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
-
-    @property
-    def quiet(self) -> bool:
-        """Whether no request is under way, neither on its way to us nor without an answer."""
-        return self.idle and not self._places
-
-    def retire(self) -> None:
-        """Take no request after the one that has begun."""
-        self._retired = True
-        if self.quiet:
-            self.closed = True
-
-    def _answer(self, status: int, kind: str, body: bytes, *, keep: bool, head: bool = False) -> None:
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", f"Content-Type: {kind}",
-                 f"Content-Length: {len(body)}"]
-        if not keep:
-            lines.append("Connection: close")
-            self.closed = True
-        self._output.append("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n")
-        if not head:
-            self._output.append(body)
-        self._queued += 200 + len(body)
-
-
 class ClientConn:
     """One client's connection."""
 
-    __slots__ = ("_blocked", "_first", "_hold", "_listener", "_loop", "_mask", "_progress", "_sock", "_unsent",
-                 "deadline", "fd", "http", "reading", "session")
+    __slots__ = ("_blocked", "_first", "_hold", "_listener", "_loop", "_mask", "_owed", "_progress", "_sock", "_stuck",
+                 "_unsent", "deadline", "fd", "http", "session", "since")
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
         self._listener = listener
@@ -268,12 +111,14 @@ class ClientConn:
         self.http: HttpSession | None = None
         self._first = b""
         self._unsent: memoryview | None = None
+        self._owed = 0                  # bytes of it that are on the account of all replies
         self._blocked = False           # the socket takes no more at the moment
-        self._hold = False              # not read: output over the limit, or all reading is paused
+        self._hold = False              # not read: output over the limit, requests that wait, or all reading is paused
         self._mask = READ
-        self._progress = 0              # bytes the session had given out when the deadline was set
-        self.reading = True
+        self._stuck = False             # the deadline is for taking replies
+        self._progress = 0              # bytes the client had taken when that deadline was set
         self.deadline: float | None = None
+        self.since = self._loop.now()
         self._loop.add(self.fd, READ, self.on_event)
         self.set_deadline(listener.conn_limits.handshake)
 
@@ -286,14 +131,19 @@ class ClientConn:
             self.flush()
         if events & READ:
             self.on_readable()
-        elif events & HANGUP and self._sock.fileno() >= 0:
+        elif events & (HANGUP | GONE) and self._sock.fileno() >= 0:
             self.close()
 
     def on_readable(self) -> None:
         """Read once: what does not fit comes in the next turn, after the other connections."""
         buffer = self._listener.buffer
         try:
-            n = self._sock.recv_into(buffer)
+            if self.http is not None:
+                if self.http.waiting:
+                    return
+                n = self._sock.recv_into(buffer, HTTP_SIZE)
+            else:
+                n = self._sock.recv_into(buffer)
         except BlockingIOError:
             return
         except OSError:
@@ -325,24 +175,44 @@ class ClientConn:
             if requests:
                 listener.server.handle(requests)
         else:
-            self.http = HttpSession(listener.server, listener.conn_limits, self.flush)
+            limits = listener.conn_limits
+            self.http = HttpSession(listener.server.http, listener.server.limits, self.flush,
+                                    max_header=limits.max_http_header, max_body=limits.max_http_body)
             self._feed_http(data)
+
+    # ---- HTTP/1.1
 
     def _feed_http(self, data: bytes | memoryview) -> None:
         http = self.http
         assert http is not None
         was_idle = http.idle
-        http.feed(data)
+        for at in range(0, len(data), HTTP_SIZE):
+            # More than that came before it was known that this is HTTP/1.1.
+            http.feed(data[at : at + HTTP_SIZE])
         if http.idle or was_idle:
             # A request must be complete within `handshake` seconds of its first byte.
             self.set_deadline(self._listener.conn_limits.http_idle if http.idle
                               else self._listener.conn_limits.handshake)
+        if http.ready:
+            self._listener.answer_later(self)
         self.flush()
+
+    def answer(self) -> bool:
+        """Answer the next request of HTTP/1.1; whether there are more. None is read meanwhile."""
+        http = self.http
+        if http is None or not http.ready or self._unsent is not None:
+            return False            # when the client has taken what it was given, `flush` comes back to it
+        http.answer_next()
+        if http.idle:
+            self.set_deadline(self._listener.conn_limits.http_idle)
+        self.flush()
+        return self.http is not None and http.ready
 
     # ---- output
 
     def flush(self) -> None:
-        """Send what the session has, until it has no more or the socket takes no more."""
+        """Send what the session has, until it has no more or the socket takes no more, or has had enough for a turn."""
+        left = SEND_SIZE
         while not self._blocked and self._sock.fileno() >= 0:
             if self._unsent is None:
                 data = self._take()
@@ -361,6 +231,10 @@ class ClientConn:
             else:
                 self._unsent = self._unsent[sent:]
                 self._blocked = sent == 0
+            left -= sent
+            if left <= 0:
+                self._listener.flush_later(self)
+                break
         if self._sock.fileno() >= 0:
             self._after_flush()
 
@@ -370,42 +244,86 @@ class ClientConn:
         return self.http.take_output() if self.http is not None else b""
 
     def _after_flush(self) -> None:
-        session = self.session
-        over = self._blocked
-        if self._unsent is None and (session.closed if session is not None else
-                                     self.http is not None and self.http.closed):
+        session, http = self.session, self.http
+        unsent = 0 if self._unsent is None else len(self._unsent)
+        if unsent != self._owed:
+            self._listener.server.limits.total_output += unsent - self._owed
+            self._owed = unsent
+        if not unsent and (session.closed if session is not None else http is not None and http.closed):
             self.close()
             return
+        over = self._blocked
         if session is not None:
-            limits = self._listener.conn_limits
-            pending = session.pending_output + (len(self._unsent) if self._unsent is not None else 0)
-            over = pending > limits.max_unsent
-            self._watch_progress(over or self._unsent is not None)
+            pending = session.pending_output + unsent
+            self._watch_progress(unsent > 0 or pending > PATIENT_SIZE)
             # Without a socket that is full, the client's window is: only reading on can open it again.
-            over = over and self._blocked
+            over = over and pending > self._listener.conn_limits.max_unsent
             if session.parked_count:
                 requests = session.unpark()
                 if requests:
                     self._listener.server.handle(requests)
+        elif http is not None and http.waiting:
+            over = True
+            if not unsent and http.ready:
+                self._listener.answer_later(self)
         if over != self._hold or self._blocked != bool(self._mask & WRITE):
             self._hold = over
             self.update()
 
+    @property
+    def taken(self) -> int:
+        """Bytes that the socket took, as far as they came from an HTTP/2 session."""
+        return (self.session.taken if self.session is not None else 0) - self._owed
+
+    @property
+    def owes(self) -> int:
+        """Reply bytes that the client has not taken."""
+        return self._owed + (self.session.pending_output if self.session is not None else 0)
+
     def _watch_progress(self, stuck: bool) -> None:
-        """A client that takes nothing for `grace` seconds while it owes is dropped; any progress starts anew."""
-        assert self.session is not None
-        if not stuck:
-            if self.deadline is not None and self.session.greeted:
-                self.set_deadline(None)
+        """Begin to watch whether the client takes what it asked for, or end that."""
+        if stuck == self._stuck:
             return
-        done = self.session.taken - (len(self._unsent) if self._unsent is not None else 0)
-        if self.deadline is None or done != self._progress:
-            self._progress = done
+        self._stuck = stuck
+        if stuck:
+            self._progress = self.taken
             self.set_deadline(self._listener.conn_limits.grace)
+        else:
+            assert self.session is not None
+            left = self.since + self._listener.conn_limits.handshake - self._loop.now()
+            self.set_deadline(None if self.session.asked else max(0.0, left))
+
+    def overdue(self) -> bool:
+        """The deadline has come: whether the connection was closed. What a client owed may be done in the meantime, or
+        enough of it to be given as long again."""
+        limits = self._listener.conn_limits
+        if self.session is not None:
+            if self._stuck:
+                if self.taken - self._progress >= limits.min_rate * limits.grace:
+                    self._progress = self.taken
+                    self.set_deadline(limits.grace)
+                    return False
+            elif self.session.asked:
+                self.set_deadline(None)
+                return False
+        self.dismiss()
+        return True
+
+    def idle_since(self) -> float | None:
+        """When this connection became idle, so that its place may be given to somebody else; None: it is not. One that
+        has made a request is idle when it was answered and nothing came for a while."""
+        session, now = self.session, self._loop.now()
+        if session is None or not session.asked:
+            waits = self.http is not None and not self.http.quiet
+            return self.since if now - self.since >= NEW and not waits else None
+        if session.open_streams or self._owed or now - session.asked_at < IDLE:
+            return None
+        return session.asked_at
 
     def update(self) -> None:
         """Tell the loop what to watch for."""
-        mask = (0 if self._hold or self._listener.paused else READ) | (WRITE if self._blocked else 0)
+        # Who is not read for its own sake, and goes away, waits for nothing any more.
+        mask = (GONE if self._hold else 0 if self._listener.paused else READ) | (WRITE if self._blocked else 0)
         if mask != self._mask and self._sock.fileno() >= 0:
             self._mask = mask
             self._loop.modify(self.fd, mask)
@@ -413,7 +331,7 @@ class ClientConn:
     # ---- life
 
     def set_deadline(self, delay: float | None) -> None:
-        """Drop this connection `delay` seconds from now unless another deadline is set (None: never)."""
+        """Look at this connection `delay` seconds from now unless another deadline is set (None: never)."""
         if delay is None:
             self.deadline = None
             self._listener.suspects.discard(self)
@@ -439,6 +357,13 @@ class ClientConn:
         elif self.http is None or self.http.quiet:
             self.close()
 
+    def dismiss(self) -> None:
+        """Drop the connection, with GOAWAY where that can still be said: the client comes back when it needs to."""
+        if self.session is not None and self._unsent is None:
+            self.session.shutdown()
+            self.flush()
+        self.close()
+
     def close(self) -> None:
         """Drop the connection; idempotent. Requests of it that are still in work are answered into the void."""
         if self._sock.fileno() < 0:
@@ -448,10 +373,14 @@ class ClientConn:
         self._loop.remove(self.fd)
         self._sock.close()
         self._unsent = None
+        self._listener.server.limits.total_output -= self._owed
+        self._owed = 0
         if self.session is not None:
             session = self.session
             session.owner = None
             session.close()
+        if self.http is not None:
+            self.http.close()
         self.http = None
 
 
@@ -473,15 +402,25 @@ class Listener:
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.paused = False
         self.refused = 0
-        self._timer: Timer | None = None
+        self.evicted = 0
+        self.dropped = 0
+        self._said: dict[str, float] = {}
+        self._idlest: list[ClientConn] = []
+        self._looked = -NEW
+        self._unflushed: dict[ClientConn, None] = {}
+        self._unanswered: dict[ClientConn, None] = {}
+        self._posted = False
+        self._taken: dict[ClientConn, int] = {}
         self._acceptor = Acceptor(loop, addresses, self._take_in, backlog=BACKLOG, per_turn=ACCEPTS_PER_TURN)
         self.bound = self._acceptor.bound
-        self._sweep_later()
+        self._sweeper: Timer = loop.call_later(self.conn_limits.sweep, self._sweep)
+        self._expirer: Timer = loop.call_later(EXPIRE, self._expire)
 
     def _take_in(self, client: socket.socket, _where: str) -> None:
-        if len(self.conns) >= self.conn_limits.max_connections:
+        if len(self.conns) >= self.conn_limits.max_connections and not self._make_room():
             self.refused += 1
             client.close()
+            self._tell_full()
             return
         try:
             client.setblocking(False)
@@ -498,19 +437,100 @@ class Listener:
         if self.paused:
             conn.update()
 
+    def _make_room(self) -> bool:
+        """Close the connection that has been idle for longest; False when none is. Looking at all of them costs
+        milliseconds, and so is done once a second."""
+        now = self.loop.now()
+        if not self._idlest and now - self._looked >= NEW:
+            self._looked = now
+            idle = [(since, conn.fd, conn) for conn in self.conns if (since := conn.idle_since()) is not None]
+            self._idlest = [conn for _, _, conn in sorted(idle, reverse=True)]
+        while self._idlest:
+            conn = self._idlest.pop()
+            if conn in self.conns and conn.idle_since() is not None:
+                self.evicted += 1
+                conn.dismiss()
+                self._tell_full()
+                return True
+        return False
+
+    def _tell_full(self) -> None:
+        limits = self.conn_limits
+        if self._tells("full"):
+            log.warning("all %d connections (%s) are taken: %d idle ones were closed for newcomers, %d newcomers were "
+                        "refused since the start", limits.max_connections, limits.why_max, self.evicted, self.refused)
+
+    def _tells(self, what: str) -> bool:
+        """Whether something may be logged that strangers can make happen as often as they like."""
+        now = self.loop.now()
+        if now - self._said.get(what, -SAY_AGAIN) < SAY_AGAIN:
+            return False
+        self._said[what] = now
+        return True
+
+    # ---- work that is spread over turns
+
+    def flush_later(self, conn: ClientConn) -> None:
+        """Go on sending in the next turn."""
+        self._unflushed[conn] = None
+        self._another_turn()
+
+    def answer_later(self, conn: ClientConn) -> None:
+        """Answer the next request of HTTP/1.1 at the end of this turn, or of a later one."""
+        self._unanswered[conn] = None
+        self._another_turn()
+
+    def _another_turn(self) -> None:
+        if not self._posted:
+            self._posted = True
+            self.loop.call_later(0, self._go_on)
+
+    def _go_on(self) -> None:
+        self._posted = False
+        self._answer_pages()
+        unflushed, self._unflushed = self._unflushed, {}
+        self._flush(list(unflushed))
+
+    def _answer_pages(self) -> None:
+        """One page for each connection that asks, as far as the time goes: pages are work of the interpreter."""
+        until = self.loop.now() + PAGE_TIME
+        for _ in range(len(self._unanswered)):
+            conn = next(iter(self._unanswered))
+            del self._unanswered[conn]
+            if conn.answer():
+                self._unanswered[conn] = None
+            if self.loop.now() >= until:
+                break
+        if self._unanswered:
+            self._another_turn()
+
+    def _flush(self, conns: list[ClientConn]) -> None:
+        until = self.loop.now() + SEND_TIME
+        for at, conn in enumerate(conns):
+            conn.flush()
+            if self.loop.now() >= until:
+                for later in conns[at + 1 :]:
+                    self.flush_later(later)
+                return
+
+    def _unpack(self) -> None:
+        requests = unpack(self.server.limits, UNPACK_SIZE)
+        if requests:
+            self.server.handle(requests)
+        self._another_turn()
+
     # ---- what the node calls
 
     def flush_dirty(self) -> None:
         """Send the output of all connections that have any; at the end of a turn."""
+        if self.server.limits.packed:
+            self._unpack()
         dirty = self.dirty
         while dirty:
             # Flushing may make other sessions dirty (a parked request that is answered at once).
             batch = dirty[:]
             dirty.clear()
-            for session in batch:
-                conn = session.owner
-                if conn is not None:
-                    conn.flush()
+            self._flush([session.owner for session in batch if session.owner is not None])
 
     def pause_all(self) -> None:
         """Read from no client until `resume_all`: the node cannot take more work."""
@@ -544,20 +564,44 @@ class Listener:
     def close(self) -> None:
         """Drop everything; idempotent."""
         self._acceptor.close()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._sweeper.cancel()
+        self._expirer.cancel()
         for conn in list(self.conns):
             conn.close()
 
     # ---- deadlines
 
-    def _sweep_later(self) -> None:
-        self._timer = self.loop.call_later(self.conn_limits.sweep, self._sweep)
+    def _expire(self) -> None:
+        self._expirer = self.loop.call_later(EXPIRE, self._expire)
+        late = expire(self.server.limits, self.loop.now())
+        if late:
+            self.server.expired(late)
 
     def _sweep(self) -> None:
+        self._sweeper = self.loop.call_later(self.conn_limits.sweep, self._sweep)
         now = self.loop.now()
-        for conn in [conn for conn in self.suspects if conn.deadline is not None and conn.deadline <= now]:
-            log.info("dropping a client that made no progress (fd %d)", conn.fd)
+        due = [conn for conn in self.suspects if conn.deadline is not None and conn.deadline <= now]
+        self.dropped += sum(conn.overdue() for conn in due)
+        if self.server.limits.total_output >= self.server.limits.max_total_output:
+            self._relieve()
+        else:
+            self._taken.clear()
+        if self.dropped and self._tells("dropped"):
+            log.info("%d connections were closed that made no first request, or took their replies too slowly",
+                     self.dropped)
+            self.dropped = 0
+
+    def _relieve(self) -> None:
+        """Reads wait for those who do not take their replies: drop who took next to nothing since the last look, the
+        largest first, until a quarter of the room is free."""
+        limits, before = self.server.limits, self._taken
+        least = self.conn_limits.min_rate * self.conn_limits.sweep
+        slow = sorted(((conn.owes, conn.fd, conn) for conn in self.conns if conn in before and conn.owes
+                       and conn.taken - before[conn] < least), reverse=True)
+        for owed, _, conn in slow:
+            if limits.total_output < limits.max_total_output * 3 // 4:
+                break
+            self.dropped += 1
+            log.debug("closing a client that takes nothing of %d bytes", owed)
             conn.close()
-        self._sweep_later()
+        self._taken = {conn: conn.taken for conn in self.conns if conn.owes}

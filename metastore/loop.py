@@ -3,6 +3,9 @@
 One turn (`run_once`): wait, run the callbacks of what is ready, run due timers and posted calls, then `on_turn`
 once, in which the owner starts the disk's next group and flushes the connections that have output.
 
+A turn ends its callbacks after TURN_TIME: what else was ready is first in the next one, after what is urgent (the disk,
+the peers), so that many busy clients hold up neither the disk nor each other.
+
 An exception out of any callback is fatal: `run` ends and raises it. Whoever deals with one client only must
 catch that client's errors itself.
 """
@@ -22,11 +25,15 @@ from typing import Final
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
+#: The other side sends no more: to be watched for where READ is not.
+GONE: Final = select.EPOLLRDHUP
 
 #: The longest wait of one turn, in seconds; bounds what a clock jump or a lost wake-up can cost.
 LONGEST_WAIT: Final = 60.0
 #: A turn that works for longer is counted (seconds): no request may make one.
 SLOW_TURN: Final = 0.02
+#: Seconds after which a turn leaves what else is ready to the next one.
+TURN_TIME: Final = 0.01
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -71,19 +78,26 @@ class Loop:
         #: processes take of a busy machine does not count.
         self.slow_turns = 0
         self.longest_work = 0.0
+        self._urgent: set[int] = set()
+        self._left: list[int] = []
         #: Called once at the end of every turn.
         self.on_turn: Callable[[], object] | None = None
         self.now: Callable[[], float] = time.monotonic
-        self.add(self._wake, READ, self._woken)
+        self.add(self._wake, READ, self._woken, urgent=True)
 
     # ---- file descriptors
 
-    def add(self, fd: int, mask: int, callback: Callable[[int], object]) -> None:
-        """Watch `fd` (level-triggered) for `mask`; `callback(events)` may also see HANGUP. ValueError if watched."""
+    def add(self, fd: int, mask: int, callback: Callable[[int], object], *, urgent: bool = False) -> None:
+        """Watch `fd` (level-triggered) for `mask`; `callback(events)` may also see HANGUP. ValueError if watched.
+
+        What is `urgent` comes first where a turn is too short for all that is ready.
+        """
         if fd in self._callbacks:
             raise ValueError(f"file descriptor {fd} is watched already")
         self._epoll.register(fd, mask)
         self._callbacks[fd] = callback
+        if urgent:
+            self._urgent.add(fd)
 
     def modify(self, fd: int, mask: int) -> None:
         """Change what `fd` is watched for; KeyError if it is not watched."""
@@ -94,6 +108,7 @@ class Loop:
     def remove(self, fd: int) -> None:
         """Stop watching `fd`; to be called before it is closed. Harmless when it is not watched."""
         if self._callbacks.pop(fd, None) is not None:
+            self._urgent.discard(fd)
             self._epoll.unregister(fd)
 
     # ---- timers and posted calls
@@ -140,7 +155,7 @@ class Loop:
 
     def _wait_time(self, timeout: float | None) -> float:
         wait = LONGEST_WAIT if timeout is None else timeout
-        if self._posted or self._stopping:
+        if self._posted or self._stopping or self._left:
             return 0.0
         if self._timers:
             wait = min(wait, self._timers[0][0] - self.now())
@@ -161,16 +176,29 @@ class Loop:
 
     # ---- turns
 
+    def _in_order(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """What is ready: first what is urgent, then what the turn before had no time for, then the rest."""
+        place = {fd: at for at, fd in enumerate(self._left)}
+        last, urgent = len(place), self._urgent
+        self._left = []
+        return sorted(found, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
+
     def run_once(self, timeout: float | None = None) -> None:
         """One turn; waits at most `timeout` seconds (None: until something happens)."""
         callbacks = self._callbacks
         ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
         began, worked = time.perf_counter(), time.thread_time()
-        for fd, events in ready:
+        if self._left:
+            ready = self._in_order(ready)
+        until = began + TURN_TIME
+        for at, (fd, events) in enumerate(ready, 1):
             # A callback earlier in this turn may have removed this one.
             callback = callbacks.get(fd)
             if callback is not None:
                 callback(events)
+            if time.perf_counter() >= until:
+                self._left = [fd for fd, _ in ready[at:]]
+                break
         if self._timers:
             self._run_timers()
         for _ in range(len(self._posted)):

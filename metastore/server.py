@@ -30,6 +30,7 @@ from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
 from .config import Config
 from .conn import ConnLimits, Listener
+from .descriptors import for_clients, raise_limit, reserved
 from .drain import Drain
 from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
@@ -123,6 +124,7 @@ class Server:
     def run(self) -> None:
         """Open everything, serve until stopped, close everything. Raises MetaStoreError."""
         with self.closing:
+            self.descriptors = raise_limit()
             self._open_disk()
             self._open_state()
             self._open_sockets()
@@ -299,17 +301,29 @@ class Server:
             max_header_list=limits.max_header_bytes,
             max_concurrent_streams=limits.max_concurrent_streams,
             max_output=limits.max_output_bytes,
+            max_total_output=limits.max_reply_bytes,
+            receive_timeout=limits.handshake_timeout,
+            # A client may give up all its calls at once.
+            reset_burst=limits.max_concurrent_streams,
         )
+        allowed = for_clients(self.config, self.descriptors)
         bounds = ConnLimits(
-            max_connections=limits.max_connections,
+            max_connections=min(limits.max_connections, allowed),
+            why_max=f"as many as {self.descriptors} file descriptors allow, see ulimit -n"
+            if allowed < limits.max_connections else "limits.max_connections",
             max_unsent=limits.max_output_bytes,
             grace=limits.output_timeout,
             handshake=limits.handshake_timeout,
         )
+        if allowed < limits.max_connections:
+            log.warning(
+                "limits.max_connections is %d, but of %d file descriptors (ulimit -n) %d are for the node's own files: "
+                "at most %d clients", limits.max_connections, self.descriptors, reserved(self.config), allowed,
+            )  # fmt: skip
         self.listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
         self.closing.callback(self.listener.close)
         self.peering.watch()
-        self.loop.add(self.wal.fileno(), READ, self._on_disk)
+        self.loop.add(self.wal.fileno(), READ, self._on_disk, urgent=True)
         self._next_tick = self.loop.now()
         self._tick()
 
@@ -372,6 +386,10 @@ class Server:
             else:
                 request.fail(errors.NotSupportedForLearner())
         return served
+
+    def expired(self, requests: list[Any]) -> None:
+        """Requests whose client's patience ended."""
+        self.kv.forget(requests)
 
     def call(self, method: str, body: bytes, waiter: Waiter) -> None:
         """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction"), which knows of a stop."""

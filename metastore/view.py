@@ -253,6 +253,10 @@ class View:
             "inflight_requests": proposer.queued + proposer.inflight,
             "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
             "client_connections": len(server.listener.conns),
+            "client_connections_refused_total": server.listener.refused,
+            "client_connections_evicted_total": server.listener.evicted,
+            "client_request_bytes": server.limits.total_buffered,
+            "client_reply_bytes": server.limits.total_output,
             "payload_bytes_before_total": server.codec.bytes_in,
             "payload_bytes_after_total": server.codec.bytes_out,
         }

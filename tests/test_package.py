@@ -97,6 +97,8 @@ FLOORS = {
     "storage": 5,
     "loop": 6,
     "accept": 6,
+    "http1": 6,
+    "descriptors": 6,
     "conn": 6,
     "peer": 6,
     "resolver": 6,

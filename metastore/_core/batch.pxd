@@ -58,6 +58,8 @@ cdef class BatchProposer:
     cdef uint64_t _refused
     cdef bint _undo
     cdef uint8_t _undo_reason
+    cdef set _dropped                     # ids of operations that are not to be handed out, if they are queued
+    cdef dict _waiters                    # who is told to forget them
 
     # An encoded operation. TooManyRequests, RequestTooLarge; after an error nothing has changed.
     cpdef add(self, bytes op, double now)
@@ -76,3 +78,5 @@ cdef class BatchProposer:
     cdef int _refuse(self, size_t n) except -1
     cdef int _more_slots(self) except -1
     cdef int _shrink(self) except -1
+    cpdef drop(self, ids, dict waiters)
+    cdef int _weed(self, Batch* batch) except -1

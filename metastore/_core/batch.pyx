@@ -423,9 +423,12 @@ cdef class BatchProposer:
         cdef uint8_t reason = 0
         cdef Batch* batch
         cdef bytes out
-        if not self._due(now, disk_idle, flush_all, &reason):
-            return None
-        batch = &self._batches[self._head]
+        while True:
+            if not self._due(now, disk_idle, flush_all, &reason):
+                return None
+            batch = &self._batches[self._head]
+            if self._dropped is None or self._weed(batch):
+                break
         if codec is None:
             out = PyBytes_FromStringAndSize(<const char*>self._buf + batch.offset, batch.size)
         else:
@@ -445,6 +448,44 @@ cdef class BatchProposer:
         self._undo = True
         self._undo_reason = reason
         return out
+
+    cpdef drop(self, ids, dict waiters):
+        """Those of the operations with these request ids that are still queued are not handed out, and `waiters` (by
+        request id) forgets them. It costs nothing until the batch with them is taken."""
+        if not self.queued:
+            return
+        if self._dropped is None:
+            self._dropped = set()
+        self._dropped.update(ids)
+        self._waiters = waiters
+
+    cdef int _weed(self, Batch* batch) except -1:
+        """Take the dropped operations out of the first batch; False when nothing is left and the batch is gone."""
+        cdef bytes framed = PyBytes_FromStringAndSize(<const char*>self._buf + batch.offset, batch.size)
+        cdef list ops = unframe(framed), kept = []
+        cdef OpView op
+        for one in ops:
+            op_read(<const uint8_t*>PyBytes_AS_STRING(<bytes>one), PyBytes_GET_SIZE(<bytes>one), &op)
+            if op.request_id in self._dropped:
+                self._dropped.discard(op.request_id)
+                self._waiters.pop(op.request_id, None)
+            else:
+                kept.append(one)
+        if len(kept) < len(ops):
+            framed = frame(kept) if kept else b""
+            memcpy(self._buf + batch.offset, PyBytes_AS_STRING(framed), PyBytes_GET_SIZE(framed))
+            self.queued -= batch.count - <size_t>len(kept)
+            self.queued_bytes -= batch.size - <size_t>PyBytes_GET_SIZE(framed)
+            batch.count = len(kept)
+            batch.size = PyBytes_GET_SIZE(framed)
+            batch.closed = True         # what comes next does not stand behind it any more
+        if not kept:
+            self._head = (self._head + 1) & (self._slots - 1)
+            self._count -= 1
+        if not self._dropped or self._count <= (1 if kept else 0):
+            # Nothing more is queued, so what is left of them had been handed out before.
+            self._dropped = None
+        return len(kept) > 0
 
     cpdef untake(self):
         """Queues the batch that take() gave last again, first in line: what to do when it could not be proposed.

@@ -1,17 +1,18 @@
-from libc.stdint cimport uint8_t, uint32_t
+from cpython.object cimport PyObject
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 cdef enum:
     PREFIX = 5                    # gRPC's length prefix: compressed flag, big-endian u32
 
 # The headers of a request that mean something to the session.
 cdef enum HeaderKind:
-    H_OTHER
-    H_IGNORED
+    H_OTHER                       # nobody reads it, and so it is not kept
     H_METHOD
     H_PATH
     H_TYPE
     H_TIMEOUT
     H_ENCODING
+    H_KEPT                        # the server's services read it
 
 # Why a request was turned away while its headers were read (Request.reject); 0 when it was not.
 cdef enum:
@@ -19,6 +20,7 @@ cdef enum:
     BAD_TYPE = 2
     BAD_ENCODING = 3
     BAD_TIMEOUT = 4
+    TOO_MUCH = 5                  # the account has no room for it
     FRAME_ROOM = 16 * 1024 + 9    # and, beside that, the size of the largest frame nghttp2 makes for us
 
 # What reader_take found.
@@ -30,6 +32,15 @@ cdef enum ReaderResult:
     READ_TOO_LARGE = 4
 
 
+cdef enum:
+    # What one call is taken to need beside its bytes: our object, nghttp2's stream, the frames of its reply.
+    CALL_COST = 1024
+    MAX_KEPT = 8                  # metadata fields kept for one call
+    SHOWN = 200                   # bytes of a client's text that our messages repeat
+    FREE_FRAMES = 256             # frames that may always wait for a client
+    MAX_QUEUED_FRAMES = 1000000   # frames that wait for the clients of one Limits, some 200 bytes each
+
+
 # Joins one gRPC message that comes in pieces. Zero-filled is empty.
 cdef struct Reader:
     uint8_t[5] prefix
@@ -38,6 +49,7 @@ cdef struct Reader:
     size_t need                   # announced length
     size_t size                   # bytes of the message so far
     size_t cap
+    bint packed_too               # messages may be compressed
 
 # What the header fields of a request have shown so far. Zero-filled is the beginning.
 cdef struct Fields:
@@ -53,11 +65,35 @@ cdef enum:
     SEEN_REGULAR = 16             # a field that is no pseudo-header
     SEEN_LENGTH = 32
 
+# Follows a client's frames as far as to know which streams it has closed. Zero-filled is the beginning.
+cdef struct Scan:
+    uint8_t[9] head
+    size_t got                    # bytes of the head
+    size_t skip                   # bytes of the frame that are still to come
+    uint32_t last                 # the highest stream id
+    uint64_t used                 # bit i: stream last - 2 * i was begun
+    uint64_t over                 # bit i: and its client has ended it
+    bint begun                    # the preface is over
+    int wrong                     # SCAN_
+
+cdef enum:
+    SCAN_CLOSED = 1               # a frame for a stream that its client had closed
+    SCAN_LOWER = 2                # a stream id lower than one before, that was not used
+
+
 cdef class Limits:
     cdef readonly size_t max_message, max_header_list, max_buffered, max_total_buffered, max_output
     cdef readonly uint32_t max_concurrent_streams
     cdef readonly double reset_burst, reset_rate, control_burst, control_rate
-    cdef public size_t total_buffered
+    cdef readonly size_t max_total_output, max_queued
+    cdef readonly double receive_timeout, receive_rate
+    cdef public size_t total_buffered       # request bytes not yet answered, of all sessions
+    cdef public size_t total_output         # reply bytes not yet taken by the sockets
+    cdef public long long total_queued      # frames that wait
+    cdef readonly object packed             # deque of requests with compressed messages to be unpacked
+    cdef PyObject* first_waiting            # requests that are not whole, or have a timeout; the newest first
+
+    cdef bint room(self, size_t held, size_t more) noexcept
 
 
 # What a client sent that costs us and gains nobody anything; both counts decay with time.
@@ -68,6 +104,8 @@ cdef struct Flood:
 
 cdef void flood_pass(Flood* f, Limits limits, double now) noexcept
 cdef bint flood_count(Flood* f, Limits limits, bint reset) noexcept
+cdef size_t scan_frames(Scan* s, const uint8_t* data, size_t n) noexcept
+cdef void scan_head(Scan* s) noexcept
 cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t limit) noexcept
 cdef bint reader_room(Reader* r, size_t more) noexcept
 cdef void reader_next(Reader* r) noexcept

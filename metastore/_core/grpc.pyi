@@ -1,6 +1,8 @@
 """Words of the gRPC wire protocol, and the bounds of a session."""
 
+from collections import deque
 from collections.abc import Iterable
+from typing import Any
 
 class Limits:
     max_message: int
@@ -9,11 +11,17 @@ class Limits:
     max_buffered: int
     max_total_buffered: int
     max_output: int
+    max_total_output: int
+    receive_timeout: float
+    receive_rate: float
     reset_burst: float
     reset_rate: float
     control_burst: float
     control_rate: float
-    total_buffered: int
+    total_buffered: int  # request bytes not answered yet, of all sessions
+    total_output: int  # reply bytes not taken yet by the sockets
+    total_queued: int  # frames that wait for clients
+    packed: deque[Any]  # calls with compressed messages that `h2request.unpack` is to unpack
     def __init__(
         self,
         *,
@@ -23,6 +31,9 @@ class Limits:
         max_buffered: int = ...,
         max_total_buffered: int = ...,
         max_output: int = ...,
+        max_total_output: int = ...,
+        receive_timeout: float = ...,
+        receive_rate: float = ...,
         reset_burst: float = ...,
         reset_rate: float = ...,
         control_burst: float = ...,

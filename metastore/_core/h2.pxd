@@ -1,6 +1,7 @@
 from libc.stdint cimport int32_t, uint8_t
 
 from metastore._core.h2link cimport Link
+from metastore._core.h2request cimport Request
 
 
 cdef class Session(Link):
@@ -14,6 +15,7 @@ cdef class Session(Link):
     cpdef retire(self)
     cpdef shutdown(self)
     cpdef close(self)
+    cdef int broken(self, Request req) except -1
     cdef int run_events(self) except -1
     cdef int cut_input(self) except -1
     cdef int drain(self, uint8_t** out, size_t* cap, size_t* size, size_t limit) except -1

@@ -34,6 +34,18 @@ cdef size_t SPARE_SIZE = 0
 
 # ---- nghttp2's callbacks. The GIL is held; an exception becomes the session's failure, never the process's.
 
+cdef int on_invalid_frame(nghttp2_session* h2, const nghttp2_frame* frame, int code, void* data) noexcept:
+    """nghttp2 refused a stream, for there are too many: that costs as much as if its client had reset it."""
+    cdef Session session = <Session>data
+    try:
+        if frame.hd.type == NGHTTP2_HEADERS:
+            session.control(True)
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
 cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
     cdef Session session = <Session>data
     cdef Request req
@@ -56,6 +68,12 @@ cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void*
         (<Request>session.first_open).prev_open = <PyObject*>req
     session.first_open = session.current = <PyObject*>req
     session.open_streams += 1
+    req.arrived = session.now
+    if session.limits.room(session.buffered, CALL_COST):
+        req.charged = CALL_COST
+        session.buffered += CALL_COST
+        session.limits.total_buffered += CALL_COST
+    req.begin_waiting()
     return 0
 
 
@@ -73,7 +91,7 @@ cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_
         req.swallow = True
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if not field_valid(&req.fields, name, nlen, value, vlen):
-        req.reset(NGHTTP2_PROTOCOL_ERROR)
+        session.broken(req)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0                                    # trailers of a request mean nothing in gRPC
@@ -99,7 +117,7 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
             ended = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
             if (not fields_complete(&req.fields) or (ended and not data_fits(&req.fields, 0, True))
                     or (kind == NGHTTP2_HEADERS and not ended and frame.headers.cat != NGHTTP2_HCAT_REQUEST)):
-                req.reset(NGHTTP2_PROTOCOL_ERROR)
+                session.broken(req)
                 return 0
             if kind == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
                 req.headers_done()
@@ -108,15 +126,17 @@ cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* da
             elif kind == NGHTTP2_DATA and frame.hd.length == 0:
                 session.control(False)
         elif kind == NGHTTP2_RST_STREAM:
+            found = nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
+            if found != NULL:
+                (<Request>found).gone = True
             session.control(True)
-        elif kind == NGHTTP2_SETTINGS and not session.greeted:
-            session.greeted = True
-        elif kind == NGHTTP2_PING and frame.hd.flags & NGHTTP2_FLAG_ACK:
-            if session.retiring:
-                session.shutdown()
-        elif kind == NGHTTP2_PRIORITY or (
-                (kind == NGHTTP2_PING or kind == NGHTTP2_SETTINGS) and not frame.hd.flags & NGHTTP2_FLAG_ACK):
+        elif kind == NGHTTP2_PRIORITY or (kind == NGHTTP2_SETTINGS and not frame.hd.flags & NGHTTP2_FLAG_ACK):
             session.control(False)
+        elif kind == NGHTTP2_PING and not frame.hd.flags & NGHTTP2_FLAG_ACK:
+            session.control(False)
+            session.ping()
+        elif kind == NGHTTP2_PING and session.retiring:
+            session.shutdown()
     except Exception as error:
         session.give_up(error)
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -130,7 +150,7 @@ cdef int on_data_chunk(nghttp2_session* h2, uint8_t flags, int32_t stream_id, co
         if found != NULL and data_fits(&(<Request>found).fields, n, False):
             (<Request>found).take_data(bytes_in, n)
         elif found != NULL:
-            (<Request>found).reset(NGHTTP2_PROTOCOL_ERROR)
+            (<Session>data).broken(<Request>found)
     except Exception as error:
         (<Session>data).give_up(error)
         return NGHTTP2_ERR_CALLBACK_FAILURE
@@ -141,19 +161,23 @@ cdef int on_stream_close(nghttp2_session* h2, int32_t stream_id, uint32_t code, 
     cdef Session session = <Session>data
     cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
     cdef Request req
+    cdef bint cut
     if found == NULL:
         return 0
     nghttp2_session_set_stream_user_data(h2, stream_id, NULL)
     req = <Request>found
     Py_DECREF(req)
+    cut = code != NGHTTP2_NO_ERROR and not req.gone and not req.answered
     req.detach()
     session.saw_close = True
-    if req.on_close is not None or req.on_message is not None:
-        try:
+    try:
+        if cut:
+            session.control(True)       # the client made us reset it: as if it had done so itself
+        if req.on_close is not None or req.on_message is not None:
             session.events.append(req)
-        except MemoryError as error:
-            session.give_up(error)
-            return NGHTTP2_ERR_CALLBACK_FAILURE
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
     return 0
 
 
@@ -202,6 +226,11 @@ cdef class Session(Link):
         """Complete requests held back because the client does not take its replies."""
         return len(self.parked)
 
+    cdef int broken(self, Request req) except -1:
+        """End a stream that breaks HTTP/2's rules; the client will not do so for ever."""
+        req.reset(NGHTTP2_PROTOCOL_ERROR)
+        return self.control(True)
+
     cpdef list feed(self, object data, Py_ssize_t n=-1, double now=0.0):
         """Take the first `n` bytes of `data` (all when negative), received at `now` (monotonic seconds).
 
@@ -209,22 +238,31 @@ cdef class Session(Link):
         """
         cdef Py_buffer view
         cdef ms_h2_ssize used
+        cdef size_t fine
         cdef list ready
-        if self.h2 == NULL or self.failed:
+        if self.h2 == NULL or self.failed or self.ending:
             return []
+        self.now = now
         flood_pass(&self.flood, self.limits, now)
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         if n < 0 or n > view.len:
             n = view.len
         self.busy = True
         self.saw_close = False
-        used = ms_h2_mem_recv(self.h2, <const uint8_t*>view.buf, <size_t>n)
+        fine = scan_frames(&self.scan, <const uint8_t*>view.buf, <size_t>n)
+        used = ms_h2_mem_recv(self.h2, <const uint8_t*>view.buf, fine)
         PyBuffer_Release(&view)
         self.busy = False
+        if self.scan.wrong and used >= 0:
+            if self.scan.wrong == SCAN_CLOSED:
+                self.terminate(NGHTTP2_STREAM_CLOSED, "a frame for a stream that its client had closed")
+            else:
+                self.terminate(NGHTTP2_PROTOCOL_ERROR, "a stream id lower than one before")
         if used < 0:
             self.give_up((<const char*>nghttp2_strerror(<int>used)).decode("ascii"))
         ready = self.ready
         self.ready = []
+        self.count_queue()
         if self.rejects or self.events:
             self.run_events()
         if self.h2 == NULL:
@@ -270,6 +308,7 @@ cdef class Session(Link):
             taken = PyBytes_FromStringAndSize(<const char*>out, <Py_ssize_t>size) if size else b""
         finally:
             self.busy = False
+            self.count_queue()
             if SPARE == NULL:
                 SPARE = out
                 SPARE_SIZE = cap
@@ -354,6 +393,8 @@ cdef class Session(Link):
             return
         if self.busy:
             raise RuntimeError("Session.close inside of a callback")
+        self.limits.total_queued -= <long long>self.queued_frames
+        self.queued_frames = 0
         while self.first_open != NULL:
             req = <Request>self.first_open
             nghttp2_session_set_stream_user_data(self.h2, req.stream_id, NULL)
@@ -373,7 +414,9 @@ cdef int prepare() except -1:
     if nghttp2_option_new(&OPTION) != 0 or nghttp2_session_callbacks_new(&CALLBACKS) != 0:
         raise MemoryError
     nghttp2_option_set_no_closed_streams(OPTION, 1)
+    ms_h2_no_reset_limit(OPTION)
     nghttp2_option_set_no_http_messaging(OPTION, 1)     # it is stricter than etcd's clients: see `field_valid`
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(CALLBACKS, on_invalid_frame)
     nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, on_header)
     nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)

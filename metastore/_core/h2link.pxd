@@ -1,6 +1,7 @@
 from cpython.object cimport PyObject
+from libc.stdint cimport int32_t, uint32_t
 
-from metastore._core.grpc cimport Flood, Limits, MethodTable
+from metastore._core.grpc cimport Flood, Limits, MethodTable, Scan
 from metastore._core.nghttp2 cimport nghttp2_session
 
 
@@ -13,11 +14,12 @@ cdef class Link:
     cdef readonly size_t taken              # bytes ever handed out by take_output
     cdef readonly int open_streams
     cdef readonly bint failed
-    cdef readonly bint greeted              # the client's SETTINGS came
+    cdef readonly bint asked                # a whole request came, or the first message of a streaming one
+    cdef readonly double asked_at           # when the last of them did
     cdef readonly object error              # str, why `failed`
     cdef public object owner                # the connection, for whoever walks `dirty`
     cdef list dirty
-    cdef bint in_dirty, busy, close_wanted, saw_close
+    cdef bint in_dirty, busy, saw_close, ending
     cdef list ready, rejects, events, parked, half
     cdef bytes last_path
     cdef int last_method
@@ -25,7 +27,16 @@ cdef class Link:
     cdef PyObject* current
     cdef PyObject* first_open
     cdef Flood flood
+    cdef double now                         # of the last `feed`
+    cdef double pinged                      # when the last PING came
+    cdef int strikes                        # PINGs that came too soon
+    cdef bint spoke                         # replies went out since the last PING
+    cdef size_t queued_frames
+    cdef Scan scan
 
     cdef void mark(self) noexcept
     cdef int control(self, bint reset) except -1
+    cdef int terminate(self, uint32_t code, object why) except -1
+    cdef int ping(self) except -1
+    cdef int count_queue(self) except -1
     cdef void give_up(self, object why) noexcept

@@ -13,5 +13,6 @@ class Link:
     taken: int  # bytes ever given out by take_output
     open_streams: int
     failed: bool
-    greeted: bool  # the client's SETTINGS came
+    asked: bool  # a whole request came, or the first message of a streaming one
+    asked_at: float  # when the last of them did, as `feed` was told
     error: str | None  # why it failed, or which flood ended it

@@ -1,8 +1,18 @@
 """What an HTTP/2 session and its requests share: nghttp2's session, the bounds, the accounts of bytes, and what
 nghttp2's callbacks found and left for later. `h2.Session` is the one class that is made of it."""
 
-from metastore._core.grpc cimport flood_count
-from metastore._core.nghttp2 cimport NGHTTP2_ENHANCE_YOUR_CALM, nghttp2_session_terminate_session
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint8_t, uint32_t
+
+from metastore._core.grpc cimport FREE_FRAMES, MAX_QUEUED_FRAMES, Limits, flood_count
+from metastore._core.nghttp2 cimport (
+    NGHTTP2_ENHANCE_YOUR_CALM, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id,
+    nghttp2_session_get_outbound_queue_size, nghttp2_session_terminate_session, nghttp2_submit_goaway,
+)
+
+cdef double PING_INTERVAL = 5.0   # seconds; etcd's grpc-keepalive-min-time
+cdef enum:
+    MAX_STRIKES = 2               # grpc-go's figure
 
 
 cdef class Link:
@@ -19,9 +29,45 @@ cdef class Link:
             self.failed = True
             self.error = str(why)
 
+    cdef int terminate(self, uint32_t code, object why) except -1:
+        """GOAWAY, and no further request is taken."""
+        self.ending = True
+        self.error = why
+        nghttp2_session_terminate_session(self.h2, code)
+        return 0
+
     cdef int control(self, bint reset) except -1:
         """Count a frame that costs us and gains nobody anything; too many of them end the connection."""
         if flood_count(&self.flood, self.limits, reset):
-            nghttp2_session_terminate_session(self.h2, NGHTTP2_ENHANCE_YOUR_CALM)
-            self.error = "flood of %s frames" % ("RST_STREAM" if reset else "control")
+            self.terminate(NGHTTP2_ENHANCE_YOUR_CALM, "flood of %s frames" % ("RST_STREAM" if reset else "control"))
+        return 0
+
+    cdef int ping(self) except -1:
+        """Judge a PING as grpc-go does under etcd's enforcement policy: the third too many within PING_INTERVAL of the
+        one before ends the connection, but whoever gets replies may measure with as many as it likes."""
+        cdef bytes why = b"too_many_pings"
+        if self.spoke:
+            self.spoke = False
+            self.strikes = 0
+        elif self.pinged and self.now < self.pinged + PING_INTERVAL:
+            self.strikes += 1
+            if self.strikes > MAX_STRIKES and not self.ending:
+                # gRPC clients know these words and ping more rarely.
+                nghttp2_submit_goaway(self.h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.h2),
+                                      NGHTTP2_ENHANCE_YOUR_CALM, <const uint8_t*>PyBytes_AS_STRING(why), len(why))
+                self.terminate(NGHTTP2_ENHANCE_YOUR_CALM, "too many pings")
+        self.pinged = self.now
+        return 0
+
+    cdef int count_queue(self) except -1:
+        """Note how many frames wait for the client to take them; too many of them end the connection.
+
+        nghttp2 bounds its answers to PING and SETTINGS only, not those to streams that it refuses.
+        """
+        cdef Limits limits = self.limits
+        cdef size_t size = nghttp2_session_get_outbound_queue_size(self.h2)
+        limits.total_queued += <long long>size - <long long>self.queued_frames
+        self.queued_frames = size
+        if size > FREE_FRAMES and (size > limits.max_queued or limits.total_queued > MAX_QUEUED_FRAMES):
+            self.give_up("%d frames wait for a client that takes none" % size)
         return 0

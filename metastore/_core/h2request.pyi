@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from metastore._core.grpc import Limits
 from metastore._core.h2link import Link
 from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
@@ -18,8 +19,10 @@ class Request(Waiter):
     body: bytes  # the one message of a call that is not client-streaming, without its prefix
     closed: bool  # the stream is gone: answers go nowhere
     context: Any  # the server's own
+    ident: int  # request id of the operation that it became; 0: none
+    answered: bool
     @property
-    def headers(self) -> list[tuple[bytes, bytes]]: ...
+    def headers(self) -> list[tuple[bytes, bytes]]: ...  # the metadata that services read, of all that came
     @property
     def timeout(self) -> float | None: ...
     @property
@@ -35,3 +38,6 @@ class Request(Waiter):
         on_close: Callable[[], object] | None = None,
     ) -> None: ...
     def reset(self, code: int = ...) -> None: ...
+
+def unpack(limits: Limits, budget: int) -> list[Request]: ...
+def expire(limits: Limits, now: float) -> list[Request]: ...

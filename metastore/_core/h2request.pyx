@@ -12,12 +12,15 @@ from libc.string cimport memcmp, memcpy
 from metastore._core.grpc cimport *
 from metastore._core.nghttp2 cimport *
 
+import zlib
 from collections import deque
 
 from metastore import errors
 
-cdef nghttp2_nv[2] HEAD_OK
+cdef nghttp2_nv[3] HEAD_OK
 cdef nghttp2_nv[1] TRAILER_OK
+cdef const char* ACCEPTED = b"grpc-accept-encoding"
+cdef const char* ENCODINGS = b"identity,gzip"
 
 
 @cython.final
@@ -37,7 +40,7 @@ cdef class Request(Waiter):
 
     @property
     def headers(self):
-        """The request's own metadata: list of (name, value) bytes pairs, without the standard headers."""
+        """The metadata that services read (`header_kind`'s H_KEPT): list of (name, value) bytes pairs."""
         return self.extra if self.extra is not None else []
 
     @property
@@ -60,6 +63,7 @@ cdef class Request(Waiter):
         self.reply = <bytes>reply
         self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
         self.session.pending_output += self.queued
+        self.session.limits.total_output += self.queued
         self.uncharge()
         self.begin()
 
@@ -83,6 +87,7 @@ cdef class Request(Waiter):
         cdef size_t n = PREFIX + <size_t>PyBytes_GET_SIZE(message)
         self.queued += n
         self.session.pending_output += n
+        self.session.limits.total_output += n
         self.begin()
 
     cpdef finish(self, int code=0, object text=""):
@@ -126,11 +131,14 @@ cdef class Request(Waiter):
             self.started = True
             provider.source.ptr = <void*>self
             provider.read_callback = on_read
-            if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 2, &provider) != 0:
+            # Who compresses is told what else we take; all others need not hear of it with each reply.
+            if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 3 if self.packs else 2, &provider) != 0:
                 self.reset(NGHTTP2_INTERNAL_ERROR)
-            session.flood.controls = 0      # clients measure with PINGs while replies come
+            session.flood.controls = 0
+            session.spoke = True            # clients measure with PINGs while replies come
         elif self.deferred:
             self.deferred = False
+            session.spoke = True
             nghttp2_session_resume_data(session.h2, self.stream_id)
         if not session.in_dirty:
             session.mark()
@@ -145,6 +153,7 @@ cdef class Request(Waiter):
             return 0
         self.answered = self.finished = self.started = True
         self.uncharge()
+        reader_next(&self.reader)
         cdef bytes number = b"%d" % code, message = percent_encode(text)
         nv[0] = HEAD_OK[0]
         nv[1] = HEAD_OK[1]
@@ -153,8 +162,8 @@ cdef class Request(Waiter):
         elif self.reject == BAD_TYPE:
             set_nv(&nv[0], b":status", 7, b"415", 3)
         count = 2 + status_nv(&nv[2], number, message)
-        if self.reject == BAD_ENCODING:
-            set_nv(&nv[count], b"grpc-accept-encoding", 20, b"identity", 8)
+        if self.reject == BAD_ENCODING or self.packs:
+            set_nv(&nv[count], ACCEPTED, 20, ENCODINGS, 13)
             count += 1
         cdef nghttp2_session* h2 = self.session.h2
         if ms_h2_submit_response(h2, self.stream_id, nv, count, NULL) != 0:
@@ -191,6 +200,7 @@ cdef class Request(Waiter):
                 self.reply = None
         self.queued -= done
         self.session.pending_output -= done
+        self.session.limits.total_output -= done
         if self.reply is None and not self.outbox:
             if self.finished:
                 flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
@@ -212,6 +222,8 @@ cdef class Request(Waiter):
             result = nghttp2_submit_trailer(h2, self.stream_id, nv, status_nv(nv, number, self.status_text))
         if result != 0:
             raise MemoryError
+        if self.session.flood.resets >= 1:
+            self.session.flood.resets -= 1      # work that is finished pays for calls that were given up
         if not self.input_over:
             self.swallow = True
             self.session.half.append(self)
@@ -223,7 +235,7 @@ cdef class Request(Waiter):
         """Count `n` more body bytes; False when the session or all of them hold too much already."""
         cdef Link session = self.session
         cdef Limits limits = session.limits
-        if session.buffered + n > limits.max_buffered or limits.total_buffered + n > limits.max_total_buffered:
+        if not limits.room(session.buffered, n):
             return False
         self.charged += n
         session.buffered += n
@@ -232,9 +244,12 @@ cdef class Request(Waiter):
 
     cdef void uncharge(self) noexcept:
         cdef Link session = self.session
+        if self.charged <= CALL_COST:
+            return
+        self.charged -= CALL_COST
         session.buffered -= self.charged
         session.limits.total_buffered -= self.charged
-        self.charged = 0
+        self.charged = CALL_COST                # until the stream is gone
 
     cdef int turn_away(self, int code, object text) except -1:
         """Refuse the call after the callback; what its client still sends is swallowed."""
@@ -253,7 +268,7 @@ cdef class Request(Waiter):
             if size == n - PREFIX and size <= self.session.limits.max_message:
                 if not self.charge(size):
                     return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
-                return self.message_done(PyBytes_FromStringAndSize(<const char*>data + PREFIX, size))
+                return self.message_in(PyBytes_FromStringAndSize(<const char*>data + PREFIX, size), False)
         return self.take_pieces(data, n)
 
     cdef int take_pieces(self, const uint8_t* data, size_t n) except -1:
@@ -272,7 +287,8 @@ cdef class Request(Waiter):
             if self.reader.size > before and not self.charge(self.reader.size - before):
                 return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
             if found == READ_MESSAGE:
-                self.message_done(PyBytes_FromStringAndSize(<const char*>self.reader.part, self.reader.need))
+                self.message_in(PyBytes_FromStringAndSize(<const char*>self.reader.part, self.reader.need),
+                                self.reader.prefix[0] == 1)
                 reader_next(&self.reader)
             elif found == READ_COMPRESSED:
                 return self.turn_away(errors.INTERNAL, "grpc: compressed flag set with identity or empty encoding")
@@ -281,10 +297,23 @@ cdef class Request(Waiter):
                                       % (self.reader.need, limit))
         return 0
 
+    cdef int message_in(self, bytes message, bint packed) except -1:
+        """A message came. What is compressed waits for `unpack`, and so does what follows it in this stream."""
+        if not packed and self.unopened is None:
+            return self.message_done(message)
+        if not self.streaming:
+            self.body = message                 # so that a second one is noticed
+        if not self.unopened:
+            self.unopened = deque()
+            self.session.limits.packed.append(self)
+        self.unopened.append((packed, message))
+        return 0
+
     cdef int message_done(self, bytes message) except -1:
         if not self.streaming:
             self.body = message
             return 0
+        self.come()
         if self.inbox is None:
             self.inbox = []
         self.inbox.append(message)
@@ -298,14 +327,70 @@ cdef class Request(Waiter):
             return 0
         if self.reader.got != 0:
             return self.turn_away(errors.INTERNAL, "grpc: message cut short by the end of the stream")
+        if self.body is None and not self.streaming:
+            return self.turn_away(errors.UNIMPLEMENTED, "grpc: no message for a unary call")
+        self.come()
+        return 0 if self.unopened is not None else self.body_over()
+
+    cdef void come(self) noexcept:
+        """The call is whole, as far as patience goes."""
+        self.whole = self.session.asked = True
+        self.session.asked_at = self.session.now
+
+    cdef int body_over(self) except -1:
+        """All messages are there, none of them compressed any more."""
         if self.streaming:
             self.ended = True
             self.session.events.append(self)
-        elif self.body is None:
-            return self.turn_away(errors.UNIMPLEMENTED, "grpc: no message for a unary call")
         else:
             self.session.ready.append(self)
         return 0
+
+    # ---- compressed messages, outside of nghttp2's callbacks
+
+    cdef bytes open_message(self, bytes message):
+        """A gzip message unpacked; None when the call was refused for it. No more is unpacked than a message may have."""
+        cdef size_t limit = self.session.limits.max_message
+        opener = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        try:
+            found = opener.decompress(message, limit + 1)
+        except zlib.error as error:
+            self.refuse(errors.INTERNAL, "grpc: failed to decompress the received message: %s" % error)
+            return None
+        if <size_t>len(found) > limit:
+            self.refuse(errors.RESOURCE_EXHAUSTED,
+                        "grpc: received message after decompression larger than max %d" % limit)
+        elif not opener.eof or opener.unused_data:
+            self.refuse(errors.INTERNAL, "grpc: failed to decompress the received message: not one gzip member")
+        elif len(found) > len(message) and not self.charge(len(found) - len(message)):
+            self.refuse(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
+        else:
+            return found
+        return None
+
+    cdef size_t unpack(self, list ready) except *:
+        """Unpack the next message; a unary call that is complete goes to `ready`. The bytes that it became."""
+        cdef bytes message
+        packed, message = self.unopened.popleft()
+        if not self.unopened:
+            self.unopened = None
+        if packed:
+            message = self.open_message(message)
+            if message is None:
+                self.unopened = None
+                return self.session.limits.max_message
+        if not self.streaming:
+            self.body = message
+            if self.input_over:
+                ready.append(self)
+            return <size_t>len(message)
+        self.come()
+        if self.inbox is None:
+            self.inbox = []
+        self.inbox.append(message)
+        self.ended = self.input_over and self.unopened is None
+        self.deliver()
+        return <size_t>len(message)
 
     cdef int lookup(self, const uint8_t* path, size_t n) except -1:
         """Method of a :path; a client mostly calls what it called last."""
@@ -313,9 +398,13 @@ cdef class Request(Waiter):
         cdef bytes last = session.last_path
         if last is None or <size_t>PyBytes_GET_SIZE(last) != n or memcmp(PyBytes_AS_STRING(last), path, n) != 0:
             last = PyBytes_FromStringAndSize(<const char*>path, n)
+            self.method = session.methods.paths.get(last, -1)
+            if self.method < 0:
+                self.path = last[:SHOWN]
+                return 0
             session.last_path = last
-            session.last_method = session.methods.paths.get(last, -1)
-            session.last_streaming = session.last_method >= 0 and session.methods.is_streaming(session.last_method)
+            session.last_method = self.method
+            session.last_streaming = session.methods.is_streaming(self.method)
         self.path = last
         self.method = session.last_method
         self.streaming = session.last_streaming
@@ -323,7 +412,7 @@ cdef class Request(Waiter):
 
     cdef int header(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1:
         cdef HeaderKind kind = header_kind(name, nlen)
-        if kind == H_IGNORED:
+        if kind == H_OTHER:
             return 0
         if kind == H_PATH:
             return self.lookup(value, vlen)
@@ -336,13 +425,23 @@ cdef class Request(Waiter):
             if self.timeout_s < 0:
                 self.reject = BAD_TIMEOUT
         elif kind == H_ENCODING:
-            if vlen != 8 or memcmp(value, b"identity", 8) != 0:
+            if vlen == 4 and memcmp(value, b"gzip", 4) == 0:
+                self.packs = self.reader.packed_too = True
+            elif vlen != 8 or memcmp(value, b"identity", 8) != 0:
                 self.reject = BAD_ENCODING
-                self.context = (<const char*>value)[:vlen]
+                self.context = (<const char*>value)[:min(vlen, <size_t>SHOWN)]
         else:
-            if self.extra is None:
-                self.extra = []
-            self.extra.append(((<const char*>name)[:nlen], (<const char*>value)[:vlen]))
+            return self.keep(name, nlen, value, vlen)
+        return 0
+
+    cdef int keep(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1:
+        """A field of the metadata that services read. One byte of HPACK can stand for 4 KiB: it is on the account."""
+        if self.extra is None:
+            self.extra = []
+        if not self.charged or len(self.extra) >= MAX_KEPT or not self.charge(nlen + vlen):
+            self.reject = TOO_MUCH
+            return 0
+        self.extra.append(((<const char*>name)[:nlen], (<const char*>value)[:vlen]))
         return 0
 
     cdef int headers_done(self) except -1:
@@ -354,6 +453,8 @@ cdef class Request(Waiter):
             self.reject = BAD_TYPE
             return self.turn_away(errors.INVALID_ARGUMENT,
                                   "grpc: the request's content-type must be application/grpc")
+        if self.reject == TOO_MUCH or not self.charged:
+            return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
         if self.reject == BAD_TIMEOUT:
             return self.turn_away(errors.INTERNAL, "grpc: malformed grpc-timeout")
         if self.method < 0:
@@ -366,6 +467,32 @@ cdef class Request(Waiter):
         if self.streaming:
             self.session.ready.append(self)
         return 0
+
+    # ---- patience
+
+    cdef void begin_waiting(self) noexcept:
+        cdef Limits limits = self.session.limits
+        self.waits = True
+        self.next_waiting = limits.first_waiting
+        if limits.first_waiting != NULL:
+            (<Request>limits.first_waiting).prev_waiting = <PyObject*>self
+        limits.first_waiting = <PyObject*>self
+
+    cdef void end_waiting(self) noexcept:
+        if not self.waits:
+            return
+        self.waits = False
+        if self.prev_waiting != NULL:
+            (<Request>self.prev_waiting).next_waiting = self.next_waiting
+        else:
+            self.session.limits.first_waiting = self.next_waiting
+        if self.next_waiting != NULL:
+            (<Request>self.next_waiting).prev_waiting = self.prev_waiting
+        self.next_waiting = self.prev_waiting = NULL
+
+    cdef bint expired(self, double now) noexcept:
+        """Whether the client's grpc-timeout has passed."""
+        return self.timeout_s >= 0 and now >= self.arrived + self.timeout_s
 
     # ---- life of the stream
 
@@ -397,8 +524,13 @@ cdef class Request(Waiter):
         """The stream is gone: forget the session, keep only what a late answer may look at."""
         cdef Link session = self.session
         self.closed = True
-        self.uncharge()
+        self.end_waiting()
+        session.buffered -= self.charged
+        session.limits.total_buffered -= self.charged
+        self.charged = 0
+        self.unopened = None
         session.pending_output -= self.queued
+        session.limits.total_output -= self.queued
         self.queued = 0
         self.reply = None
         self.outbox = None
@@ -425,10 +557,59 @@ cdef ms_h2_ssize on_read(nghttp2_session* h2, int32_t stream_id, uint8_t* buf, s
         return NGHTTP2_ERR_CALLBACK_FAILURE
 
 
+def unpack(Limits limits not None, size_t budget) -> list:
+    """Unpack compressed messages of the sessions that share `limits`, until they are about `budget` bytes; the calls
+    that became ready. The rest stays in `limits.packed`."""
+    cdef Request req
+    cdef list ready = []
+    cdef size_t done = 0
+    while limits.packed and done < budget:
+        req = limits.packed[0]
+        if req.closed or req.answered or req.unopened is None:
+            req.unopened = None
+        else:
+            done += req.unpack(ready)
+        if req.unopened is None:
+            limits.packed.popleft()
+    return ready
+
+
+def expire(Limits limits not None, double now) -> list:
+    """End the calls of the sessions that share `limits` whose time is over at `now` (seconds, as `Session.feed` gets
+    them): those past their client's grpc-timeout, which are returned, and those that are not whole in time.
+
+    It costs a few nanoseconds for each call that is unanswered.
+    """
+    cdef Request req
+    cdef PyObject* at = limits.first_waiting
+    cdef list late = [], unfinished = []
+    while at != NULL:
+        req = <Request>at
+        at = req.next_waiting
+        if req.answered:
+            req.end_waiting()
+        elif req.expired(now):
+            late.append(req)
+            req.end_waiting()
+        elif not req.whole:
+            if now > req.arrived + limits.receive_timeout + req.fields.data / limits.receive_rate:
+                unfinished.append(req)
+                req.end_waiting()
+        elif req.timeout_s < 0:
+            req.end_waiting()
+    for req in late:
+        req.refuse(errors.DEADLINE_EXCEEDED, errors.DeadlineExceeded.default)
+    for req in unfinished:
+        req.refuse(errors.DEADLINE_EXCEEDED, "metastore: the request was not complete after %d seconds"
+                   % (now - req.arrived))
+    return late
+
+
 cdef void prepare() noexcept:
     """The header fields that all replies share."""
     set_nv(&HEAD_OK[0], b":status", 7, b"200", 3)
     set_nv(&HEAD_OK[1], b"content-type", 12, b"application/grpc", 16)
+    set_nv(&HEAD_OK[2], ACCEPTED, 20, ENCODINGS, 13)
     set_nv(&TRAILER_OK[0], b"grpc-status", 11, b"0", 1)
 
 

@@ -11,6 +11,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 from metastore import errors
 from metastore._core.apply cimport check_alarms
 from metastore._core.batch cimport BatchProposer
+from metastore._core.grpc cimport Limits
 from metastore._core.h2request cimport Request
 from metastore._core.kvpb cimport (
     KV_OK, CompactReq, check_fields, decode_compact, kv_raise, range_is_serializable, verify_compact,
@@ -95,11 +96,17 @@ cdef class KVServer(Starter):
         cdef Request request
         cdef list others = []
         for request in requests:
-            if 0 <= request.method <= METHOD_KV_LAST:
+            if request.expired(now):
+                request.fail(errors.DeadlineExceeded())
+            elif 0 <= request.method <= METHOD_KV_LAST:
                 self.enter(request.method, request.body, request, now)
             else:
                 others.append(request)
         return others
+
+    def forget(self, list requests):
+        """These were answered because their clients' patience ended: what of them is queued is not logged."""
+        self.proposer.drop([(<Request>request).ident for request in requests if (<Request>request).ident], self.waiters)
 
     def call(self, str method, bytes body, Waiter waiter, double now):
         """Admit one call of this process; `method` is a name out of METHODS."""
@@ -194,6 +201,8 @@ cdef class KVServer(Starter):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
         self.waiters[self.next_id] = waiter
+        if isinstance(waiter, Request):
+            (<Request>waiter).ident = self.next_id
         self.next_id += 1
         return 0
 
@@ -238,22 +247,28 @@ cdef class KVServer(Starter):
             waiter.fail(error)
 
     cdef bint must_wait(self, Waiter waiter):
-        """Whether the client has so many replies untaken that no further one may be made for it now.
+        """Whether the client, or all of them together, have so many replies untaken that no further one may be made now.
 
         The session delivers no new requests to us by then, but those of one read from the socket are all here already:
         500 ranges of 1 MiB each arrive in 15 KB.
         """
         cdef Request request
+        cdef Limits limits
         if not isinstance(waiter, Request):
             return False
         request = <Request>waiter
-        return not request.closed and request.session.pending_output >= request.session.limits.max_output
+        if request.closed:
+            return False
+        limits = request.session.limits
+        return request.session.pending_output >= limits.max_output or limits.total_output >= limits.max_total_output
 
     def serve_deferred(self):
         """Answer reads that waited for their clients to take earlier replies; to be called once a turn."""
         cdef list later
         cdef size_t i, done
         for session in list(self.deferred):
+            if session.limits.total_output >= session.limits.max_total_output:
+                return
             later = self.deferred[session]
             done = 0
             for waiter, method, body in later:
@@ -270,7 +285,7 @@ cdef class KVServer(Starter):
         if self.must_wait(waiter):
             self.deferred.setdefault((<Request>waiter).session, []).append((waiter, method, body))
             return 0
-        if isinstance(waiter, Request) and (<Request>waiter).closed:
+        if isinstance(waiter, Request) and ((<Request>waiter).closed or (<Request>waiter).answered):
             return 0
         if method == METHOD_CONFIRM:
             waiter.complete(b"")

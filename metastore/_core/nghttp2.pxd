@@ -72,6 +72,7 @@ cdef extern from "h2_compat.h":
         NGHTTP2_PROTOCOL_ERROR
         NGHTTP2_INTERNAL_ERROR
         NGHTTP2_REFUSED_STREAM
+        NGHTTP2_STREAM_CLOSED
         NGHTTP2_CANCEL
         NGHTTP2_ENHANCE_YOUR_CALM
         NGHTTP2_ERR_DEFERRED
@@ -81,11 +82,14 @@ cdef extern from "h2_compat.h":
     int nghttp2_option_new(nghttp2_option**)
     void nghttp2_option_del(nghttp2_option*)
     void nghttp2_option_set_no_closed_streams(nghttp2_option*, int)
+    void ms_h2_no_reset_limit(nghttp2_option*)
     void nghttp2_option_set_no_http_messaging(nghttp2_option*, int)
     int nghttp2_session_callbacks_new(nghttp2_session_callbacks**)
     void nghttp2_session_callbacks_del(nghttp2_session_callbacks*)
     void nghttp2_session_callbacks_set_on_begin_headers_callback(
         nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, void*) noexcept)
+    void nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
+        nghttp2_session_callbacks*, int (*)(nghttp2_session*, const nghttp2_frame*, int, void*) noexcept)
     void nghttp2_session_callbacks_set_on_header_callback(
         nghttp2_session_callbacks*,
         int (*)(nghttp2_session*, const nghttp2_frame*, const uint8_t*, size_t, const uint8_t*, size_t, uint8_t,
@@ -104,6 +108,7 @@ cdef extern from "h2_compat.h":
     ms_h2_ssize ms_h2_mem_send(nghttp2_session*, const uint8_t**)
     int nghttp2_session_want_read(nghttp2_session*)
     int nghttp2_session_want_write(nghttp2_session*)
+    size_t nghttp2_session_get_outbound_queue_size(nghttp2_session*)
     int nghttp2_session_set_stream_user_data(nghttp2_session*, int32_t, void*)
     void* nghttp2_session_get_stream_user_data(nghttp2_session*, int32_t)
     int nghttp2_session_set_local_window_size(nghttp2_session*, uint8_t, int32_t, int32_t)

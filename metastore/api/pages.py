@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
 from metastore.api import CLUSTER_VERSION, ETCD_VERSION, NodeView
 from metastore.api.answers import JSON, TEXT, Answer, Later, to_json
 from metastore.api.checks import Checks, Query
@@ -56,9 +59,6 @@ class Pages:
         return 200, JSON, to_json(about)
 
     def _metrics(self, _query: Query) -> Answer:
-        # Imported at the first scrape: it costs a tenth of a second, which the start must not pay.
-        from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-
         if self._registry is None:
             self._registry = CollectorRegistry(auto_describe=False)
             self._registry.register(NodeCollector(self._node))
@@ -75,8 +75,6 @@ class NodeCollector:
 
     def collect(self) -> Iterable[Any]:
         """The metric families of this moment."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-
         node = self._node
         gauges: dict[str, tuple[float, str]] = {
             "etcd_server_has_leader": (1 if node.leader_id else 0, "Whether a leader is known."),

@@ -39,6 +39,7 @@ class EchoServer:
         self.held: list[Request] = []
         self.count = 0
         self.big = 0
+        self.pages = 0
         self.closed_streams = 0
 
     def handle(self, requests: list[Request]) -> None:
@@ -63,12 +64,18 @@ class EchoServer:
 
         request.start(on_message=request.send, on_end=request.finish, on_close=closed)
 
+    def expired(self, requests: list[Request]) -> None:
+        self.held = [request for request in self.held if request not in requests]
+
     def release(self, reply: bytes = b"done") -> None:
         held, self.held = self.held, []
         for request in held:
             request.complete(reply)
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, str, bytes]:
+        self.pages += 1
+        if path == "/fail":
+            raise RuntimeError("a mistake")
         if path == "/version":
             return 200, "application/json", b'{"etcdserver":"3.5.17"}'
         if path == "/echo":

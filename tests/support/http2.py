@@ -123,6 +123,7 @@ class Reader:
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}
         self.goaway: tuple[int, int] | None = None  # (last stream, error code)
+        self.goaway_text = b""  # the first that came
         self.pings: list[bytes] = []
         self.settings: dict[int, int] = {}
         self.settings_acks = 0
@@ -163,6 +164,7 @@ class Reader:
             self.stream(number).reset = int.from_bytes(payload, "big")
         elif kind == GOAWAY:
             self.goaway = (int.from_bytes(payload[:4], "big"), int.from_bytes(payload[4:8], "big"))
+            self.goaway_text = self.goaway_text or payload[8:]
         elif kind == PING and flags & ACK:
             self.pings.append(payload)
         elif kind == SETTINGS and flags & ACK:

@@ -1,0 +1,39 @@
+"""How many file descriptors this process may have, and how many of them clients may take.
+
+A descriptor that is missing costs a client its connection, but a log its next segment and so the node its life. That is
+why clients are bounded well below what the process may have.
+"""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+from metastore.config import Config
+
+#: Descriptors for our own files beside the engine's: log segments and what reads them back, snapshots and backups, the
+#: connections of 20 peers, listening sockets, standard streams, libraries.
+RESERVE: Final = 160
+#: More than that is not asked for: what the hard limit calls infinite may be a billion.
+MOST: Final = 1 << 20
+
+
+def raise_limit() -> int:
+    """Raise the soft limit on open files (RLIMIT_NOFILE) to the hard one; what it is now."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return MOST if soft == resource.RLIM_INFINITY else soft
+
+
+def reserved(config: Config) -> int:
+    """Descriptors that are kept for the node's own files."""
+    engine = config.storage.rocksdb.max_open_files if config.storage.engine == "rocksdb" else 0
+    return RESERVE + engine
+
+
+def for_clients(config: Config, limit: int) -> int:
+    """How many connections of clients `limit` descriptors allow; a quarter of them where our own files need most."""
+    return max(limit - reserved(config), limit // 4, 1)
