@@ -143,7 +143,12 @@ def test_signals_without_a_meaning_are_told(tmp_path: Path) -> None:
 @pytest.mark.node_only
 def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(node_argv(tmp_path / "data", {"wal.segment_size": '"1MiB"'}), stderr=theirs)
+    process = subprocess.Popen(
+        node_argv(tmp_path / "data", {"wal.segment_size": '"1MiB"'}),
+        stderr=theirs,
+        # Under nohup a child inherits that SIGHUP is ignored, and then a closed terminal must not end the node.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
     os.close(theirs)
     try:
         seen = b""
