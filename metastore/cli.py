@@ -17,6 +17,7 @@ from typing import Final, Protocol
 from metastore import __version__, _source, logs
 from metastore.config import Config, misspelt_variables
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform
+from metastore.memlimit import settle_malloc
 from metastore.signals import WOKEN, Signals
 
 log = logging.getLogger("metastore.cli")
@@ -238,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(version())
             return 0
         check_platform()
+        settle_malloc()
         config = load_config(options)
         logs.setup(config.log.level, config.log.json)
         as_json = config.log.json

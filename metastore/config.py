@@ -357,7 +357,8 @@ class MaintenanceTable:
 class LimitsTable:
     """[limits]: the bounds on everything that clients can make grow."""
 
-    quota_bytes: int = _quota("2GiB")
+    memory_bytes: int = _size("0B", "0B", "1024TiB")
+    quota_bytes: int = _quota("0B")
     max_request_bytes: int = _size("1.5MiB", "1KiB", "512MiB")
     max_txn_ops: int = _count(128, 1, 1_000_000)
     max_inflight_requests: int = _count(20_000, 1)
@@ -588,8 +589,7 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
     """Raise ConfigError for settings that are right each and impossible together."""
     limits, raft, upkeep = config.limits, config.raft, config.maintenance
     clash = [item for item in config.listen.client if item == config.listen.peer and split_address(item)[1]]
-    # Framing puts one byte behind each separator inside an operation, and a header before it.
-    largest = limits.max_request_bytes + limits.max_request_bytes // 8 + 1024
+    largest = config.largest_operation
     ours = config.cluster.initial.get(config.node.name)
     rules = [
         ("raft.election_ticks", raft.election_ticks <= raft.heartbeat_ticks, "must be more than raft.heartbeat_ticks"),
@@ -689,6 +689,23 @@ class Config:
         layer = dict(self._layer)
         layer.update(_collect(tables, lambda table, key: "Config.changed()"))
         return self._made(layer, "Config.changed()")
+
+    def given(self, table: str, key: str) -> bool:
+        """Whether the key was set, and is not at its default for want of a word."""
+        return (table, key) in self._layer
+
+    def value(self, table: str, key: str) -> Any:
+        """A key's value by its names, `table` perhaps a nested one; None where there is no such key."""
+        found: Any = self
+        for name in (*table.split("."), key):
+            found = getattr(found, name, None)
+        return found
+
+    @property
+    def largest_operation(self) -> int:
+        """Bytes that an operation of `limits.max_request_bytes` may have when it is framed: one byte more for each
+        separator inside, and a header."""
+        return self.limits.max_request_bytes + self.limits.max_request_bytes // 8 + 1024
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{table: {key: value}}, durations in seconds and sizes in bytes."""

@@ -280,6 +280,13 @@ class AnotherProcess(MetaStoreError):
     exit_code = 10
 
 
+class OutOfMemory(MetaStoreError):
+    """The data does not fit into the memory that the process may use; the text says how much that is and what to do."""
+
+    code = RESOURCE_EXHAUSTED
+    exit_code = 11
+
+
 class FormatError(MetaStoreError):
     """Bytes that do not follow their format; raised by decoders, mapped by their callers."""
 
@@ -304,5 +311,6 @@ EXIT_CODES = {
     8: "removed from the cluster",
     9: "the data directory was lost: the member must be removed and added anew",
     10: "another process runs as this member, on a copy of its data directory",
+    11: "the data does not fit into the memory that the process may use",
 }
 """What each exit code of the program means; every class above uses one of these."""

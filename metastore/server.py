@@ -10,7 +10,7 @@ from collections.abc import Callable, Container
 from functools import partial
 from typing import Any
 
-from . import errors, storage
+from . import errors, memguard, storage
 from ._core.apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
@@ -51,6 +51,7 @@ from .view import View
 
 log = logging.getLogger("metastore.node")
 
+SWEEP_SLICES = 10  # of them in a turn where they are urgent
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
@@ -94,8 +95,9 @@ class Server:
     to the thread that runs it. `on_ready` is called there when the node serves."""
 
     def __init__(self, config: Config, failpoints: Failpoints, on_ready: Callable[[], None]) -> None:
+        self.memory = memguard.find(config)
+        self.config = config = self.memory.config
         check_supported(config)
-        self.config = config
         self.failpoints = failpoints
         self.on_ready = on_ready
         self.started_at = time.monotonic()
@@ -136,6 +138,8 @@ class Server:
             except OSError as error:
                 # Sockets deal with theirs; what gets here is the engine's or the log's.
                 raise errors.DiskFailed(f"storage failed: {error}") from error
+            except MemoryError as error:
+                raise self.memory.exhausted(not self.ready) from error
             finally:
                 self.driver.abandon()
                 self.kv.abandon_late(errors.Stopped())
@@ -213,9 +217,11 @@ class Server:
         limits = config.limits
         self.engine = storage.open_engine(config.storage, str(self.data_dir.engine))
         self.closing.callback(self.engine.close)
+        if not self.engine.persistent:
+            self.memory.share_out(len(identity.members) > 1 or bool(identity.contacts))
         self.snapshots = open_snapshots(
             config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
-            cluster_id=identity.cluster_id, failpoints=self.failpoints,
+            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
         )
         self.closing.callback(self.snapshots.close)
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
@@ -259,7 +265,7 @@ class Server:
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.peering = Peering(self, self.start)
         self.upkeep = Upkeep(
-            config, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.full
+            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.full
         )
         self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
@@ -422,6 +428,7 @@ class Server:
         self.snapshots.turn(now)
         self.upkeep.turn()
         if not self.ready:
+            self.memory.check()
             self._announce(now)
         elif not self.membership.settled:
             self.membership.publish(self.config.node.name, self.view.client_urls, now)
@@ -532,7 +539,7 @@ class Server:
             # While the engine is busy nothing is swept, and asking at once again and again would be a busy loop.
             busy = self.driver.retry_at is not None
             if not busy:
-                self.store.sweep(SWEEP_ITEMS)
+                self._sweep_some()
         except errors.EngineBusy:
             busy = True
         if busy:
@@ -540,6 +547,14 @@ class Server:
             self.loop.call_later(BUSY_RETRY, self._sweep)
         else:
             self.kv.swept()
+
+    def _sweep_some(self) -> None:
+        """A slice, or several: history must not grow faster than it is removed where there is little room, nor in a
+        replay, which is faster than the writes were."""
+        slices = SWEEP_SLICES if not self.ready or self.upkeep.tight else 1
+        while slices and self.kv.sweep_pending:
+            slices -= 1
+            self.store.sweep(SWEEP_ITEMS)
 
     def _tick(self) -> None:
         now = self.loop.now()
@@ -561,7 +576,7 @@ class Server:
         self.membership.publish(self.config.node.name, self.view.client_urls, now)
         if not self.membership.published:
             return
-        self.ready = True
+        self.ready = self.upkeep.serving = True
         self.health.changed()
         took = time.monotonic() - self.started_at
         log.info(

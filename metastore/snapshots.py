@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .config import MaintenanceTable
     from .driver import Driver
     from .loop import Loop
+    from .memguard import Memory
     from .storage.wal import Wal
 
 log = logging.getLogger("metastore.snapshot")
@@ -53,9 +54,10 @@ class Snapshots:
 
     def __init__(
         self, store: SnapshotStore, engine: Engine, wal: Wal, loop: Loop, policy: Policy, *, cluster_id: int,
-        failpoints: Failpoints,
+        failpoints: Failpoints, memory: Memory | None = None,
     ) -> None:  # fmt: skip
         self.store = store
+        self.memory = memory
         self.engine = engine
         self.wal = wal
         self.loop = loop
@@ -99,7 +101,7 @@ class Snapshots:
                 break
             began = time.monotonic()
             try:
-                info = self.store.restore(path, self.engine)
+                info = self.store.restore(path, self.engine, pause=self._check_memory)
             except (FormatError, OSError) as error:
                 bad.append(f"{path}: {error}")
                 log.error("snapshot %s is damaged, the one before it is tried: %s", path, error)
@@ -111,6 +113,11 @@ class Snapshots:
                 f"the log begins after entry {self.wal.snapshot_index}, and {self.store.path} has no snapshot of it or "
                 f"later that can be read{': ' if bad else ''}{'; '.join(bad)}{self._elsewhere()}"
             )
+
+    def _check_memory(self) -> None:
+        """Raise OutOfMemory where what is being read does not fit."""
+        if self.memory is not None:
+            self.memory.check()
 
     def _elsewhere(self) -> str:
         """A word about what another engine has left in the engine's folder."""
@@ -354,7 +361,12 @@ class Snapshots:
             where = f"at entry {snapshot.index} of term {snapshot.term}"
             raise DamagedData(f"the snapshot {where} is gone from {self.store.path}")
         self.failpoints.hit("snapshot.install")
-        fresh = self.engine.stage()
+        fits = self.memory is None or self.memory.fits(info.trailer.nbytes, info.trailer.records)
+        fresh = self.engine.stage() if fits else None
+        if not fits:
+            # There is no memory for the old contents and the new ones. Nobody reads while this thread is at it.
+            log.warning("snapshot index=%d is read in the place of the old data: no memory for both", snapshot.index)
+            self.engine.drop()
         if fresh is None:
             self._fill(info, self.engine)
             self._installed(info, None, done)
@@ -390,7 +402,7 @@ class Snapshots:
 
     def _fill(self, info: Info, engine: Engine) -> None:
         try:
-            self.store.restore(info.path, engine)
+            self.store.restore(info.path, engine, pause=self._check_memory)
         except FormatError as error:
             raise DamagedData(f"snapshot {info.path} cannot be installed: {error}") from error
 
@@ -491,7 +503,7 @@ def _fail(error: BaseException) -> None:
 
 def open_snapshots(
     wanted: MaintenanceTable, path: Path, engine: Engine, wal: Wal, loop: Loop, *, cluster_id: int,
-    failpoints: Failpoints,
+    failpoints: Failpoints, memory: Memory | None = None,
 ) -> Snapshots:  # fmt: skip
     """The snapshots of a data directory, with `engine` filled from them (see `Snapshots.recover`). Raises ConfigError,
     DamagedData."""
@@ -509,6 +521,6 @@ def open_snapshots(
     )
     ratio = COMPRESSED_RATIO if wanted.enable_snapshot_compression else RAW_RATIO
     policy = Policy(wanted.snapshot_count, wanted.snapshot_min_size, ratio)
-    snapshots = Snapshots(store, engine, wal, loop, policy, cluster_id=cluster_id, failpoints=failpoints)
+    snapshots = Snapshots(store, engine, wal, loop, policy, cluster_id=cluster_id, failpoints=failpoints, memory=memory)
     snapshots.recover()
     return snapshots

@@ -23,13 +23,14 @@ from .members import hand_in
 if TYPE_CHECKING:
     from ._core.engine import Engine
     from ._core.mvcc import Store
-    from .config import Config
     from .driver import Driver
     from .loop import Loop
+    from .memguard import Memory
 
 log = logging.getLogger("metastore.upkeep")
 
-DEFAULT_QUOTA = 2 << 30  # bytes; etcd's
+PUT_COST = 256  # bytes of contents that a put in flight is taken to become beside its own
+SHORT_TOLD = 10.0  # seconds between two warnings that memory is short
 HASH_SLICE = 1500  # records in memory summed up at a time: half a millisecond
 HASH_SLICE_DISK = 200  # of other engines, whose cursors are slower
 MAX_HASHES = 16  # that wait, those of one member together
@@ -72,7 +73,7 @@ class Upkeep:
     `loop_full` tells whether the disk has no room for the log, which shows as an alarm of this member too."""
 
     def __init__(
-        self, config: Config, engine: Engine, store: Store, driver: Driver, loop: Loop, member: int,
+        self, memory: Memory, engine: Engine, store: Store, driver: Driver, loop: Loop, member: int,
         loop_full: Callable[[], bool],
     ) -> None:  # fmt: skip
         self.engine = engine
@@ -82,13 +83,18 @@ class Upkeep:
         self.loop = loop
         self.member = member
         self.loop_full = loop_full
-        wanted = config.maintenance
+        wanted = memory.config.maintenance
         self.compactor = AutoCompactor(
             wanted.auto_compaction_mode, wanted.auto_compaction_retention, wanted.auto_compaction_revisions
         )
-        self.quota_bytes = config.limits.quota_bytes or DEFAULT_QUOTA
+        self.memory = memory
+        self.quota_bytes = memory.quota
+        self.short_told = -SHORT_TOLD
+        self.looked_at = store.revision
         self.counts = dict.fromkeys(("auto_compactions", "auto_compactions_failed", "defragments", "hashes"), 0)
         self.stopped = False
+        #: Whether the state is up to date and clients are served: before, nothing can be helped by refusing or alarms.
+        self.serving = False
         self._compacting = False
         self._raising = False
         self._held: list[tuple[Waiter, errors.MetaStoreError]] = []
@@ -122,8 +128,13 @@ class Upkeep:
 
     def tick(self, now: float) -> None:
         """Look at the room that is left, and whether history is to be compacted; `now` in seconds."""
+        self._watch_memory(now)
         if self.kv.quota is not None:
             self.kv.room = max(0, self.room())
+            if self.serving and self.store.revision != self.looked_at and self._left() < 0:
+                # Nobody may ask this member, and what the others take grows here too.
+                self._raise_nospace()
+        self.looked_at = self.store.revision
         if not self.driver.is_leader:
             self.compactor.follow()
         elif not self._compacting and not self.stopped:
@@ -144,12 +155,52 @@ class Upkeep:
     # ---- quota and alarms
 
     def room(self) -> int:
-        """Bytes that are left of the quota, what was admitted and is not applied yet counted as if it were."""
-        held = self.kv.proposer.queued_bytes + self.kv.proposer.inflight_bytes
-        return int(self.quota_bytes - self.engine.size() - held)
+        """Bytes that puts may still take: of the quota, and of memory where that is less."""
+        return min(self._left(), self._memory_left())
 
-    def exceeded(self) -> None:
-        """A put was refused because there is no room: say so to all."""
+    def _left(self) -> int:
+        """Bytes that are left of the quota, what was admitted and is not applied yet counted as if it were."""
+        contents = self.engine.size() if self.memory.plan is None else self.engine.size_in_use()
+        return int(self.quota_bytes - contents - self._in_flight())
+
+    def _in_flight(self) -> int:
+        queue = self.kv.proposer
+        return int(queue.queued_bytes + queue.inflight_bytes + PUT_COST * (queue.queued + queue.inflight))
+
+    def _memory_left(self) -> int:
+        """Bytes that the contents may grow by, with what only views still see and what waits to be freed."""
+        plan = self.memory.plan
+        return 1 << 62 if plan is None else int(plan.room - self.engine.size() - self._in_flight())
+
+    @property
+    def tight(self) -> bool:
+        """Whether less than a quarter of the room is left."""
+        return self.kv.quota is not None and self.kv.room * 4 < self.quota_bytes
+
+    def _watch_memory(self, now: float) -> None:
+        """Take no writes while memory is short: by what the contents hold, or by what the process really uses, which is
+        more when malloc cannot use the gaps that were left by others sizes."""
+        short = self._memory_left() < 0 or self.memory.short()
+        if short and self.serving and now - self.short_told >= SHORT_TOLD:
+            self.short_told = now
+            log.warning(
+                "memory is short: %d bytes are used, %d of them by the store, whose contents are %d: writes are "
+                "refused until it is less; if that does not happen, a restart gives back what lies between them",
+                self.memory.used(), self.engine.size(), self.engine.size_in_use(),
+            )  # fmt: skip
+        self.kv.short = short
+        if not self._reclaiming:
+            self._reclaim()
+
+    def exceeded(self) -> errors.MetaStoreError:
+        """A put was refused because there is no room: say so to all, if that does not pass by itself. Gives what the
+        put is refused with."""
+        if self._memory_left() < self._left():
+            return errors.TooManyRequests()
+        self._raise_nospace()
+        return errors.NoSpace()
+
+    def _raise_nospace(self) -> None:
         if self._raising or self.stopped or (self.member, NOSPACE) in self.raised.raised:
             return
         log.warning("the quota of %d bytes is used up (limits.quota_bytes)", self.quota_bytes)
@@ -300,5 +351,11 @@ class Upkeep:
             "compact_revision": max(0, self.store.compact_revision),
             "sweep_pending": int(self.kv.sweep_pending),
             "quota_bytes": max(0, self.quota_bytes),
+            "engine_bytes": self.engine.size(),
+            "engine_in_use_bytes": self.engine.size_in_use(),
+            "memory_used_bytes": self.memory.used(),
+            "memory_limit_bytes": self.memory.limit.nbytes if self.memory.limit is not None else 0,
+            "memory_room_bytes": self.memory.plan.room if self.memory.plan is not None else 0,
+            "memory_refused_total": self.kv.over_memory,
             "quota_refused_total": self.kv.over_quota,
         }

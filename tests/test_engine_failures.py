@@ -31,7 +31,8 @@ from metastore.storage import guarded
 pytestmark = pytest.mark.node_only
 
 CALLS = (
-    "get", "scan", "iterate", "seek_le", "write", "applied", "view", "size", "size_in_use", "reclaim", "defragment",
+    "get", "scan", "iterate", "seek_le", "write", "applied", "view", "size", "size_in_use", "data_size", "reclaim",
+    "defragment",
     "durable_applied", "begin_flush", "stage", "restore", "seal", "adopt", "close",
 )  # fmt: skip
 # What an engine may raise: its library's, Python's own, and what looks like an error of a request.
@@ -83,6 +84,10 @@ class Flaky(Engine):
     def size(self) -> int:
         self.trouble("size")
         return self.memory.size()
+
+    def data_size(self) -> int:
+        self.trouble("data_size")
+        return self.memory.data_size()
 
     def size_in_use(self) -> int:
         self.trouble("size_in_use")

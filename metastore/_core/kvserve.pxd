@@ -28,11 +28,13 @@ cdef class KVServer(Starter):
     cdef readonly uint64_t[5] calls       # admitted or refused, by method
     cdef readonly uint64_t refused
     cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
+    cdef public bint short                # whether memory is short: nothing is written then that takes more of it
     cdef public int barred                # kinds of the alarms for which this member, when it leads, refuses; bits
     cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
     cdef public int cluster_level         # operation level of all members: nothing above it is admitted
     cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
     cdef readonly uint64_t over_quota     # puts refused because there was no room
+    cdef readonly uint64_t over_memory    # writes refused because memory was short
     cdef object refusal                   # error every call gets, or None
     cdef object write_refusal             # error every write gets, or None
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies

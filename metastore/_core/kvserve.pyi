@@ -30,10 +30,12 @@ class KVServer:
     refused: int
     room: int
     barred: int
+    short: bool
     quota: Quota | None
     over_quota: int
     cluster_level: int
     holding: bool
+    over_memory: int
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any
     ) -> None: ...

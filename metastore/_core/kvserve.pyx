@@ -197,7 +197,7 @@ cdef class KVServer(Starter):
             raise self.write_refusal
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= <int64_t>size + PUT_COST
-        if self.room < 0 or self.barred:
+        if self.room < 0 or self.barred or self.short:
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
         self.waiters[self.next_id] = waiter
@@ -207,22 +207,25 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
-        """Whether alarms or the quota forbid the operation. Raises Corrupt, NoSpace."""
+        """Whether alarms, the quota or want of memory forbid the operation. Raises Corrupt, NoSpace, TooManyRequests."""
         check_alarms(self.barred, kind, body, size)
+        if self.short and kind != OP_COMPACT:
+            self.over_memory += 1
+            raise errors.TooManyRequests()
         if self.room >= 0 or not (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size))):
             return 0
         self.room = NO_LIMIT if self.quota is None else <int64_t>self.quota.room() - <int64_t>size - PUT_COST
         if self.room < 0:
             self.over_quota += 1
-            self.quota.exceeded()
-            raise errors.NoSpace()
+            raise self.quota.exceeded()
         return 0
 
     def check_forwarded(self, int kind, bytes body not None):
-        """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace."""
+        """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace,
+        TooManyRequests."""
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= PyBytes_GET_SIZE(body) + PUT_COST
-        if self.room < 0 or self.barred:
+        if self.room < 0 or self.barred or self.short:
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:

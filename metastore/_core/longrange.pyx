@@ -19,7 +19,7 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, PREV_TAG, 
                                    kv_raise)
 from metastore._core.mvcc cimport (WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_filter, kvs_init,
                                    kvs_release)
-from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work
+from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef enum:
@@ -28,8 +28,6 @@ cdef enum:
     ENCODE = 2
     CLEAR = 3
     PART = 256           # pairs encoded into one part
-    # What a request may hold for its reply. A sorted range over five million keys takes so much.
-    HELD_MOST = 512 << 20
 
 
 cdef bytes first_key(const Slice* key):
@@ -88,7 +86,7 @@ cdef class RangeWork(Work):
                 self.finish()
                 return True
         self.weigh()
-        if self.held > HELD_MOST:
+        if self.held > held_most():
             raise errors.ReplyTooLarge()
         return False
 
@@ -242,7 +240,7 @@ cdef class DeleteWork(Work):
             if previous and self.out is not None:
                 self.out.add(encode_pairs(self.kvs.items, self.kvs.n, PREV_TAG))
                 self.held = self.out.size
-                if self.held > HELD_MOST:
+                if self.held > held_most():
                     # The deletion goes on: what it does must not depend on who waits for it.
                     self.out = None
                     self.reply = errors.ReplyTooLarge()

@@ -18,7 +18,7 @@ from metastore._core.longrange cimport DeleteWork, RangeWork
 from metastore._core.mvcc cimport WANT_ALL, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
 from metastore._core.record cimport key_cmp
 from metastore._core.txn cimport CompareNode, CompareReq, OpNode, TxnNode, decode_txn
-from metastore._core.work cimport COST_BYTES, COST_OP, COST_WRITE, Parts, Work
+from metastore._core.work cimport COST_BYTES, COST_OP, COST_WRITE, Parts, Work, held_most
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef enum:
@@ -26,7 +26,6 @@ cdef enum:
     CHECK = 1
     RUN = 2
     RESPONSES_TAG = 0x1A     # a ResponseOp in a TxnResponse
-    HELD_MOST = 512 << 20    # bytes that a transaction may hold for its reply
 
 
 cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
@@ -127,7 +126,7 @@ cdef class TxnWork(Work):
         if self.run(budget):
             return True
         self.held = (<Frame>self.frames[0]).replies.size + (self.part.held if self.part is not None else 0)
-        if self.held > HELD_MOST and self.want:
+        if self.held > held_most() and self.want:
             if not self.writing:
                 raise errors.ReplyTooLarge()
             self.lose_reply()

@@ -12,6 +12,10 @@ cdef enum:
     LEAST_COPY = 65536   # bytes that one piece of joining copies at the least
 
 
+cdef size_t held_most() noexcept
+cdef size_t held_together() noexcept
+
+
 cdef class Parts:
     """An encoded message in pieces."""
     cdef list items           # bytes

@@ -25,6 +25,27 @@ from metastore._core.kvpb cimport Kv
 from metastore._core.record cimport key_cmp
 
 
+# What works may hold for their replies: one of them, and all that are begun together. Less where the process may use
+# little memory, for what one holds is there up to three times when it is joined and handed to a connection.
+cdef size_t one_most = 512 << 20
+cdef size_t together_most = 256 << 20
+
+
+cdef size_t held_most() noexcept:
+    return one_most
+
+
+cdef size_t held_together() noexcept:
+    return together_most
+
+
+def set_held_most(size_t one, size_t together) -> None:
+    """Bytes that one work may hold for its reply, and all that are begun together."""
+    global one_most, together_most
+    one_most = one
+    together_most = together
+
+
 cdef class Parts:
     """See work.pxd."""
 

@@ -3,8 +3,8 @@
 Clients take turns, each by QUANTUM units, whatever they have asked for: who wants to know a thousand counts of a million
 keys does not keep another one's list waiting for longer than one who wants a single count. What one client has asked for
 is done one after the other. At most MOST_BEGUN works are begun at a time, each for another client; while those hold more
-than HELD_MOST bytes together none is begun, and only one of those that hold the most goes on, which alone may hold
-512 MiB (longrange.pyx). So the sum stays below HELD_MOST + 512 MiB and a piece for each.
+than 256 MiB together none is begun, and only one of those that hold the most goes on, which alone may hold 512 MiB. So the
+sum stays below both and a piece for each. Both are less where there is little memory (`set_held_most` in work.pyx).
 """
 
 from collections import deque
@@ -14,11 +14,10 @@ from libc.stdint cimport int64_t
 from metastore import errors
 from metastore._core.h2request cimport Request
 from metastore._core.waiter cimport Waiter
-from metastore._core.work cimport Work
+from metastore._core.work cimport Work, held_together
 
 cdef enum:
     MOST_BEGUN = 32
-    HELD_MOST = 256 << 20
 
 
 cdef class Waiting:
@@ -89,7 +88,7 @@ cdef class WorkQueue:
         return self.heavy is one
 
     cdef bint may_begin(self) noexcept:
-        return self.begun < MOST_BEGUN and self.held < HELD_MOST
+        return self.begun < MOST_BEGUN and self.held < held_together()
 
     cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1:
         """Go on with all of them, client by client, for about `budget` units; a unit of work costs `pace` of these.
@@ -129,7 +128,7 @@ cdef class WorkQueue:
                     self.drop(one)
                     return cost
                 self.begun += 1
-            elif self.held > HELD_MOST and not self.preferred(one):
+            elif self.held > held_together() and not self.preferred(one):
                 stuck[0] = True
                 return 0
             done = one.work.step(<size_t>max(1, min(budget, <int64_t>QUANTUM) // <int64_t>pace))

@@ -1,0 +1,106 @@
+"""Keeps a process within the memory that it may use: what its store may take, and when it writes no more.
+
+A cgroup kills who takes more than its limit, and a start that replays the log would be killed in the same way, again
+and again. So the limit is known (`memlimit.py`) and shared out (`memplan.py`) before there are any contents, and what
+is really used is looked at while they come.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from . import errors, memlimit, memplan
+from ._core.work import set_held_most
+
+if TYPE_CHECKING:
+    from .config import Config
+
+log = logging.getLogger("metastore.memory")
+
+#: A start ends, and a snapshot is not installed beside the old contents, when no more than that is left: the kernel's
+#: own memory for a process counts in a cgroup too, and one turn of a replay takes some MiB at once.
+LAST_PART, LAST = 32, 8 << 20
+#: Memory for a record of a snapshot beside its bytes: header, rounding, its part of a node.
+RECORD = 40
+
+
+class Memory:
+    """What this process may use. `config`: with bounds that fit. `limit`: None where there is none to be found."""
+
+    def __init__(self, config: Config, limit: memlimit.Limit | None) -> None:
+        self.limit = limit
+        self.config = memplan.fit(config, limit.nbytes) if limit is not None else config
+        self.quota = config.limits.quota_bytes or memplan.MOST_QUOTA
+        self.plan: memplan.Plan | None = None
+
+    def share_out(self, peers: bool) -> None:
+        """Work out what the contents may take; to be called before there are any, for an engine in memory. `peers`:
+        whether there are other members. Warns of a quota that does not fit."""
+        if self.limit is None:
+            return
+        left = self.limit.left()
+        self.plan = memplan.plan(self.config, self.limit.nbytes, left, peers)
+        set_held_most(self.plan.reply, self.plan.replies)
+        log.log(
+            logging.INFO if self.plan.quota < memplan.MOST_QUOTA else logging.DEBUG,
+            "%d bytes of memory may be used (%s), %d of them by the store with its history",
+            self.limit.nbytes, self.limit.source, self.plan.quota,
+        )  # fmt: skip
+        given = self.config.limits.quota_bytes
+        if not given:
+            self.quota = min(memplan.MOST_QUOTA, self.plan.quota)
+        fits = self.plan.room >= self.plan.quota * memplan.SPREAD * 0.99
+        if given < 0 or given > self.plan.quota or not fits:
+            self._warn(given)
+
+    def _warn(self, given: int) -> None:
+        assert self.limit is not None and self.plan is not None
+        if not given:
+            log.warning(
+                "%d bytes of memory that this process may use (%s) are hardly enough for a store in memory: its "
+                "quota is %d bytes", self.limit.nbytes, self.limit.source, self.quota,
+            )  # fmt: skip
+            return
+        log.warning(
+            "limits.quota_bytes is %s, but of the %d bytes of memory that this process may use (%s) no more than %d "
+            "can be the store's: writes will be refused when memory is short", given if given >= 0 else "no limit",
+            self.limit.nbytes, self.limit.source, self.plan.quota,
+        )  # fmt: skip
+
+    def used(self) -> int:
+        """Bytes that count against the limit."""
+        return memlimit.used(self.limit.kind) if self.limit is not None else memlimit.used()
+
+    def short(self) -> bool:
+        """Whether so much is used that no more writes should be taken."""
+        return self.plan is not None and self.used() > self.plan.ceiling
+
+    def fits(self, nbytes: int, records: int) -> bool:
+        """Whether so many records, of so many bytes together, can be had in memory beside all that is there."""
+        return self.plan is None or self.used() + nbytes + RECORD * records <= self._last()
+
+    def check(self) -> None:
+        """Raise OutOfMemory when hardly anything is left: what a start calls while it reads the data."""
+        if self.plan is not None and self.used() > self._last():
+            raise self.exhausted()
+
+    def exhausted(self, reading: bool = True) -> errors.OutOfMemory:
+        """The error that says what to do. `reading`: whether the data was still being read."""
+        allowed = "" if self.limit is None else f" of the {self.limit.nbytes} that it may use ({self.limit.source})"
+        if self.plan is None or not reading:
+            return errors.OutOfMemory(f"no memory is left: {self.used()} bytes{allowed} are taken")
+        return errors.OutOfMemory(
+            f"the data does not fit into memory: {self.used()} bytes{allowed} are taken, and not all of the data is "
+            "read. Give this process more memory, or start it on the same data directory with storage.engine = "
+            '"rocksdb", which keeps the data on disk'
+        )
+
+    def _last(self) -> int:
+        assert self.limit is not None
+        return self.limit.nbytes - self.limit.nbytes // LAST_PART - LAST
+
+
+def find(config: Config) -> Memory:
+    """What this process may use, as the machine and the configuration say."""
+    return Memory(config, memlimit.tightest(memlimit.limits(given=config.limits.memory_bytes)))

@@ -1,0 +1,301 @@
+"""What a process may use of memory is found, shared out, and kept: full before killed, and a way out."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+from support import messages as m
+from support.client import Client, Failure
+from support.memlimits import MIB, Group, LimitedNode
+from support.processes import StartError, metric, wait_until
+
+from metastore import errors, memguard, memlimit, memplan
+from metastore.config import Config
+from metastore.memlimit import ADDRESSES, DATA, RESIDENT, Limit
+
+pytestmark = pytest.mark.node_only
+
+GIB = 1 << 30
+NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")
+BUSY = (8, "etcdserver: too many requests")
+NONE_V1 = "9223372036854771712\n"
+
+
+# ---- what the machine says
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    """A root with these files, and with a machine of 8 GiB."""
+    for name, text in {"proc/meminfo": f"MemTotal: {8 << 20} kB\nMemFree: 1 kB\n", **files}.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def mount(top: str, where: str, kind: str, options: str = "rw") -> str:
+    return f"35 31 0:32 {top} {where} rw,relatime shared:5 - {kind} {kind} {options}\n"
+
+
+V1 = mount("/", "/sys/fs/cgroup/memory", "cgroup", "rw,memory") + mount("/", "/sys/fs/cgroup/cpu", "cgroup", "rw,cpu")
+CASES: dict[str, tuple[dict[str, str], int]] = {
+    "no cgroups": ({}, 7 * GIB),
+    "v1": ({
+        "proc/self/cgroup": "9:cpu:/a\n4:memory:/pod/box\n0::/\n", "proc/self/mountinfo": V1,
+        "sys/fs/cgroup/memory/pod/box/memory.limit_in_bytes": f"{300 * MIB}\n",
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": NONE_V1,
+    }, 300 * MIB),
+    "v1, an outer group": ({
+        "proc/self/cgroup": "4:memory:/pod/box\n", "proc/self/mountinfo": V1,
+        "sys/fs/cgroup/memory/pod/box/memory.limit_in_bytes": NONE_V1,
+        "sys/fs/cgroup/memory/pod/memory.limit_in_bytes": f"{200 * MIB}\n",
+    }, 200 * MIB),
+    "v1, an outer group that cannot be seen": ({
+        "proc/self/cgroup": "4:memory:/docker/1234\n",
+        "proc/self/mountinfo": mount("/docker/1234", "/sys/fs/cgroup/memory", "cgroup", "rw,memory"),
+        "sys/fs/cgroup/memory/memory.limit_in_bytes": NONE_V1,
+        "sys/fs/cgroup/memory/memory.stat": f"cache 5\nhierarchical_memory_limit {400 * MIB}\n",
+    }, 400 * MIB),
+    "v2": ({
+        "proc/self/cgroup": "0::/user.slice/me\n", "proc/self/mountinfo": mount("/", "/sys/fs/cgroup", "cgroup2"),
+        "sys/fs/cgroup/user.slice/me/memory.max": f"{500 * MIB}\n",
+        "sys/fs/cgroup/user.slice/memory.max": "max\n",
+    }, 500 * MIB),
+    "v2, an outer group, and one that is throttled": ({
+        "proc/self/cgroup": "0::/a/b/c\n", "proc/self/mountinfo": mount("/", "/sys/fs/cgroup", "cgroup2"),
+        "sys/fs/cgroup/a/b/c/memory.max": "max\n", "sys/fs/cgroup/a/b/memory.high": f"{90 * MIB}\n",
+        "sys/fs/cgroup/a/memory.max": f"{100 * MIB}\n",
+    }, 90 * MIB),
+    "v2, in a namespace": ({
+        "proc/self/cgroup": "0::/\n", "proc/self/mountinfo": mount("/", "/sys/fs/cgroup", "cgroup2"),
+        "sys/fs/cgroup/memory.max": f"{120 * MIB}\n",
+    }, 120 * MIB),
+    "v2, mounted from elsewhere": ({
+        "proc/self/cgroup": "0::/kube/x\n", "proc/self/mountinfo": mount("/kube/y", "/sys/fs/cgroup", "cgroup2"),
+        "sys/fs/cgroup/memory.max": f"{130 * MIB}\n",
+    }, 130 * MIB),
+    "both, v2 without a memory controller": ({
+        "proc/self/cgroup": "4:memory:/x\n0::/y\n",
+        "proc/self/mountinfo": V1 + mount("/", "/sys/fs/cgroup/unified", "cgroup2"),
+        "sys/fs/cgroup/memory/x/memory.limit_in_bytes": f"{140 * MIB}\n",
+        "sys/fs/cgroup/unified/y/cgroup.procs": "1\n",
+    }, 140 * MIB),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_tightest_limit_is_found(name: str, tmp_path: Path) -> None:
+    files, nbytes = CASES[name]
+    found = memlimit.tightest(memlimit.limits(tree(tmp_path, files)))
+    assert found is not None and found.nbytes == nbytes, found
+    assert found.kind == RESIDENT and (("cgroup" in found.source) == (nbytes < GIB))
+    given = memlimit.tightest(memlimit.limits(tree(tmp_path, files), given=64 * MIB))
+    assert given == Limit(64 * MIB, "limits.memory_bytes")
+
+
+LIMITED = """
+import resource, sys
+from metastore import memlimit
+resource.setrlimit(getattr(resource, sys.argv[1]), (1 << 30, 1 << 30))
+found = memlimit.tightest(memlimit.limits())
+before = memlimit.used(found.kind)
+taken = bytearray(32 << 20)
+print(found.kind, found.source, found.nbytes, memlimit.used(found.kind) - before >= 32 << 20)
+"""
+
+
+@pytest.mark.parametrize(("name", "kind"), [("RLIMIT_AS", ADDRESSES), ("RLIMIT_DATA", DATA)])
+def test_resource_limits_are_found(name: str, kind: str) -> None:
+    argv = [sys.executable, "-c", LIMITED, name]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout.split() == [kind, name, str(GIB), "True"]
+
+
+# ---- how it is shared out
+
+
+@pytest.mark.parametrize("most", [64 * MIB, 128 * MIB, 300 * MIB, GIB, 4 * GIB, 64 * GIB])
+@pytest.mark.parametrize("peers", [False, True])
+def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
+    config = memplan.fit(Config(), most)
+    base = 30 * MIB
+    plan = memplan.plan(config, most, most - base, peers)
+    taken = base + sum(plan.beside.values()) + plan.room
+    assert taken <= most or plan.room == 0
+    assert plan.quota <= plan.room or plan.quota == memplan.LEAST_QUOTA
+    assert plan.ceiling < most
+    if most >= 300 * MIB:
+        assert plan.quota > most // 5, "hardly anything is left for the store"
+    less = memplan.plan(config, most, most - base - MIB, peers)
+    assert less.quota <= plan.quota
+
+
+def test_only_what_is_not_given_gets_smaller() -> None:
+    assert memplan.fit(Config(), 16 * GIB) == Config()
+    given = Config(raft={"max_tail_bytes": "32MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
+    small = memplan.fit(given, 200 * MIB)
+    assert small.raft.max_tail_bytes == 32 * MIB and small.storage.rocksdb.cache_size == 100 * MIB
+    assert small.wal.read_ahead_cache < given.wal.read_ahead_cache
+    assert small.storage.rocksdb.write_buffer_size < given.storage.rocksdb.write_buffer_size
+    assert small.limits.max_inflight_bytes >= small.raft.batch_max_bytes
+    assert memplan.fit(small, 200 * MIB) == small
+
+
+@pytest.mark.parametrize(("quota", "warned"), [("0B", False), ("40MiB", False), ("150MiB", True), (-1, True)])
+def test_a_quota_that_does_not_fit_is_warned_of(
+    quota: str | int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    limit = Limit(memlimit.used() + 300 * MIB, "the test's limit")
+    memory = memguard.Memory(Config(limits={"quota_bytes": quota}), limit)
+    with caplog.at_level(logging.WARNING, "metastore.memory"):
+        memory.share_out(peers=False)
+    assert memory.plan is not None
+    text = caplog.text
+    assert bool(text) == warned
+    if warned:
+        wanted = "no limit" if quota == -1 else str(150 * MIB)
+        assert wanted in text and str(limit.nbytes) in text and str(memory.plan.quota) in text
+    assert memory.quota == {"0B": memory.plan.quota, "40MiB": 40 * MIB, "150MiB": 150 * MIB, -1: -1}[quota]
+
+
+def test_no_memory_at_all_is_told_in_one_sentence() -> None:
+    memory = memguard.Memory(Config(), Limit(memlimit.used() + 4 * MIB, "the test's limit"))
+    memory.share_out(peers=False)
+    taken = b"x" * (4 * MIB)
+    with pytest.raises(errors.OutOfMemory) as caught:
+        memory.check()
+    text = caught.value.text
+    assert "more memory" in text and 'storage.engine = "rocksdb"' in text and "the test's limit" in text
+    assert not memory.fits(1, 1) and memory.short() and taken
+
+
+# ---- nodes with little memory
+
+FEW = 52 * MIB  # enough for a node, and not for the data of one that had three times as much
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> Iterator[Group]:
+    made = Group(getattr(request, "param", 128 * MIB))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def node(group: Group, tmp_path: Path) -> Iterator[LimitedNode]:
+    made = LimitedNode(tmp_path / "data", group)
+    yield made
+    made.discard()
+    assert group.kills() == 0, "the kernel killed it"
+
+
+def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
+    """Puts new keys, many at a time, until one is refused; how many were acknowledged, at the least."""
+    value = bytes(range(256)) * (size // 256 + 1)
+    number = first
+    while number < first + most:
+        numbers = range(number, number + 100)
+        puts = [m.PutRequest(key=b"fill/%09d" % n, value=value[n % 256 :][:size]) for n in numbers]
+        calls = [client.future(put, 60) for put in puts]
+        for call in calls:
+            try:
+                call.result()
+            except grpc.RpcError as error:
+                told = (error.code().value[0], error.details())
+                assert told in (NO_SPACE, BUSY), told
+                if told == NO_SPACE:
+                    for other in calls:
+                        other.exception()
+                    return number
+        number += 100
+    pytest.fail("nothing was refused")
+
+
+def way_out(client: Client, count: int) -> None:
+    """Delete, compact, disarm, write again."""
+    for first in range(0, count, 2000):
+        client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + 2000))
+    client.compact(client.revision(), physical=True)
+    for member, kind in client.alarm():
+        client.alarm(2, member, kind)
+    assert client.alarm() == []
+    client.put(b"after", b"x" * 1000)
+    assert client.prefix(b"fill/") == {} and client.get(b"after") == b"x" * 1000
+
+
+@contextlib.contextmanager
+def backups(address: str) -> Iterator[list[int]]:
+    """Takes one after the other, in a thread; how long each was."""
+    stop, taken = threading.Event(), []
+
+    def go() -> None:
+        with Client(address, timeout=60) as client:
+            while not stop.is_set():
+                with contextlib.suppress(grpc.RpcError, Failure):
+                    taken.append(len(client.backup()))
+
+    thread = threading.Thread(target=go, daemon=True)
+    thread.start()
+    yield taken
+    stop.set()
+    thread.join(60)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("size", [3000, *(pytest.param(size, marks=pytest.mark.long) for size in (20, 300, 500_000))])
+def test_full_before_killed_and_the_way_out(size: int, node: LimitedNode) -> None:
+    """With snapshots all the time: refused, killed, started, emptied, written again, and filled once more."""
+    node.start()
+    with node.client(60) as client, backups(node.address) as taken:
+        count = fill(client, size)
+        wait_until(lambda: taken, what="a backup")
+        assert (metric(node, "metastore_alarms_nospace"), client.alarm()[0][1]) == (1, 1)
+        status, quota = client.status(), metric(node, "metastore_quota_bytes")
+        assert 0.9 * quota < status.dbSizeInUse <= status.dbSize < 1.4 * quota
+        assert metric(node, "metastore_memory_used_bytes") < metric(node, "metastore_memory_limit_bytes")
+    peak = node.running().peak_rss()
+    node.kill()
+    node.start()
+    assert node.running().peak_rss() < peak + 16 * MIB, "a start takes more than the run before it"
+    with node.client(60) as client, backups(node.address):
+        assert client.alarm()[0][1] == 1
+        way_out(client, count + 100)
+        fill(client, size, first=count + 100)
+        way_out(client, 2 * count + 5000)
+    assert node.stop() == 0
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("group", [160 * MIB], indirect=True)
+def test_a_start_that_cannot_fit_says_what_to_do(node: LimitedNode, group: Group) -> None:
+    node.start()
+    with node.client(60) as client:
+        fill(client, 3000)
+        revision, whole = client.revision(), client.hash_kv().hash
+    node.kill()
+    before = group.nbytes
+    group.change(FEW)
+    with pytest.raises(StartError, match="the data does not fit into memory") as caught:
+        node.start()
+    assert caught.value.returncode == errors.OutOfMemory.exit_code
+    assert 'storage.engine = "rocksdb"' in str(caught.value) and "Traceback" not in str(caught.value)
+    node.settings["storage.engine"] = '"rocksdb"'
+    node.start(120)
+    with node.client(60) as client:
+        assert (client.revision(), client.hash_kv().hash) == (revision, whole)
+    assert node.stop() == 0
+    # And back, where there is room again.
+    group.change(before)
+    node.settings.pop("storage.engine")
+    node.start()
+    with node.client(60) as client:
+        assert (client.revision(), client.hash_kv().hash) == (revision, whole)
+    assert node.stop() == 0
