@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
+import grpc
 import pytest
 from support import etcdctl
+from support import messages as m
 from support.client import Client, Failure
 from support.cluster import Cluster, Member
 from support.processes import wait_until
+from support.proxy import Network
 
 MIB = 1 << 20
 NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")
@@ -109,7 +112,6 @@ def hashes(members: Sequence[Member], revision: int) -> set[tuple[int, int]]:
     found = set()
     for member in members:
         with member.client() as client:
-            client.revision()
             answer = client.hash_kv(revision)
             found.add((answer.hash, answer.compact_revision))
     return found
@@ -145,3 +147,32 @@ def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
     put(second, 20)
     leader.launch().await_ready()
     wait_until(lambda: len(hashes(cluster.members, 0)) == 1, 20, "equal hashes after a restart")
+
+
+def test_sums_at_the_compacted_revision_can_be_compared_at_once(cluster_of: Make) -> None:
+    """A member that has not heard of a compaction yet answers when it has carried it out, and one that was restarted
+    since answers the same, whatever their engines."""
+    with Network() as network:
+        cluster = cluster_of(3, via=network.via)
+        cluster.members[1].settings["storage.engine"] = "rocksdb"
+        leader = cluster.start().leader()
+        behind, other = cluster.followers()
+        with leader.client() as client, behind.client() as asked:
+            for number in range(7):
+                client.put(b"k", b"%d" % number)
+            client.delete(b"k")
+            at = client.revision()
+            client.put(b"k", b"again")
+            assert len(hashes(cluster.members, at)) == 1
+            network.hold([(leader.status().header.member_id, behind.status().header.member_id)])
+            client.call(m.CompactionRequest(revision=at))
+            answer = asked.future(m.TYPES["HashKVRequest"](revision=at))
+            with suppress(grpc.FutureTimeoutError):
+                answer.result(timeout=0.2)
+            network.heal()
+            found = m.TYPES["HashKVResponse"].FromString(answer.result())
+            assert found.compact_revision == at
+            assert hashes(cluster.members, at) == {(found.hash, at)}
+            other.kill()
+            other.launch().await_ready()
+            assert hashes([other, behind, leader], at) == {(found.hash, at)}

@@ -102,8 +102,8 @@ class Maintenance:
         self._hash(request, 0, True, lambda found: pb.HashResponse(header=self._header(found), hash=found.hash))
 
     def hash_kv(self, request: Request) -> None:
-        """A sum over the keys and their history up to a revision; to be compared between members whose answers have
-        the same compact_revision. The number is not etcd's."""
+        """A sum over the keys and their history up to a revision, as far as compactions have left it; to be compared
+        between members whose answers have the same compact_revision. The number is not etcd's."""
         asked = pb.parse(pb.HashKVRequest, request.body)
         self._hash(
             request, asked.revision, False,

@@ -287,7 +287,6 @@ class Cluster:
         found = set()
         for member in self.running():
             with member.client() as client:
-                client.revision()
                 answer = client.hash_kv(revision)
                 found.add((answer.hash, answer.compact_revision))
         assert len(found) == 1, found
