@@ -85,6 +85,10 @@ InvalidSortOption = _api("InvalidSortOption", INVALID_ARGUMENT, "etcdserver: inv
 Compacted = _api("Compacted", OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
 FutureRevision = _api("FutureRevision", OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
 NoSpace = _api("NoSpace", RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
+# Of our own: etcd dies of it.
+NoDescriptors = _api(
+    "NoDescriptors", RESOURCE_EXHAUSTED, "metastore: out of file descriptors: the log's next file cannot be opened"
+)
 RequestTooLarge = _api("RequestTooLarge", INVALID_ARGUMENT, "etcdserver: request is too large")
 TooManyRequests = _api("TooManyRequests", RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 

@@ -149,6 +149,8 @@ class Peering:
     def on_message(self, message: Message) -> None:
         """A Raft message."""
         server = self._server
+        if server.space.declines(message):
+            return
         if self.founding is not None:
             if message.type not in LEADERS:
                 return

@@ -41,6 +41,7 @@ from .membership import Identity, Roster
 from .peering import Peering
 from .resolver import Resolver
 from .snapshots import open_snapshots
+from .space import Space
 from .storage.datadir import DataDir
 from .storage.readahead import ReadAhead, Reader
 from .storage.starts import next_start
@@ -53,11 +54,8 @@ log = logging.getLogger("metastore.node")
 
 SWEEP_SLICES = 10  # of them in a turn where they are urgent
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
-ENTRY_OVERHEAD = 128  # bytes: record header, entry header, flag byte, padding
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
-SPACE_RETRY = 0.5  # seconds between attempts to make room after the disk was full
-SPACE_ASK = 30.0  # seconds until a leader without room hands over to the same member again
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
@@ -116,8 +114,6 @@ class Server:
         self.retry_timer: Any = None
         self.again_posted = False
         self.sweeping = False
-        self.full = False
-        self.asked: dict[int, float] = {}  # member that we handed leadership to for want of room -> when
         self.told_leader = 0
         self.left: errors.MetaStoreError | None = None
 
@@ -239,8 +235,6 @@ class Server:
             limits.max_inflight_bytes,
             config.raft.enable_batch_proposal,
         )
-        # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
-        self.space_wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
         self.roster = Roster(self.store, identity.members)
         self.reader = Reader(self.wal, config.wal.read_ahead_cache, self.loop.call_soon_threadsafe)
@@ -262,10 +256,12 @@ class Server:
             members_changed=self._members_changed,
             roster_mended=lambda before, told: self.membership.mended(before, told),
         )
+        self.space = Space(self)
+        self.snapshots.pressed = lambda: self.space.disk_full
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.peering = Peering(self, self.start)
         self.upkeep = Upkeep(
-            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.full
+            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
         self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
@@ -490,29 +486,7 @@ class Server:
             held_bytes * 2 < limits.max_inflight_bytes
         ):
             self.listener.resume_all()
-        self._watch_space()
-
-    def _watch_space(self) -> None:
-        """Refuse writes while the log has no room for all that may be in flight, before they enter any queue."""
-        if self.wal.room(self.space_wanted):
-            if self.full:
-                self.full = False
-                log.warning("there is room in the log again: writes are accepted")
-                self.kv.refuse_writes(None)
-        elif not self.full:
-            self.full = True
-            log.error("no room for the log in %s: writes are refused until there is", self.data_dir.path)
-            self.kv.refuse_writes(errors.NoSpace())
-            self._lead_no_more()
-            self.loop.call_later(SPACE_RETRY, self._retry_space)
-
-    def _lead_no_more(self) -> None:
-        """Without room, let somebody else lead who may have some. Whoever has none hands over in turn, so each is asked
-        once in a while only: leadership must not go round and round where all are full."""
-        now = self.loop.now()
-        self.asked = {ident: when for ident, when in self.asked.items() if now - when < SPACE_ASK}
-        if self.driver.is_leader and not self.raw.status().lead_transferee:
-            self.asked[self.hand_over(self.asked)] = now
+        self.space.turn()
 
     def hand_over(self, besides: Container[int] = ()) -> int:
         """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
@@ -521,12 +495,6 @@ class Server:
             log.info("handing leadership to %s", self.peering.label(successor))
             self.raw.transfer_leader(successor)
         return successor
-
-    def _retry_space(self) -> None:
-        if self.full:
-            self.wal.retry_room()
-            self._lead_no_more()
-            self.loop.call_later(SPACE_RETRY, self._retry_space)
 
     def _batch_due(self) -> None:
         self.batch_timer = None
@@ -562,6 +530,7 @@ class Server:
         self.driver.tick(now)
         self.upkeep.tick(now)
         self.peering.tick(now)
+        self.space.tick(now)
         if self.unsynced.doubt and (self.raw.term_of(self.raw.persisted) or 0) > self.unsynced.doubt:
             self.unsynced.settled()
         # After a stop of the process the missed ticks are not made up for: one is enough to look around.

@@ -70,6 +70,9 @@ class Snapshots:
         self.good: list[Info] = []
         self.taken = self.failed = self.bytes = 0
         self.seconds = 0.0
+        #: Whether the log has no room left on the disk.
+        self.pressed: Callable[[], bool] = lambda: False
+        self._relieved = 0  # the last entry applied when something was done for that
         #: Files that are being sent; they stay, and so does the log after them.
         self.pinned: Callable[[], list[Info]] = list
         self._received: Info | None = None
@@ -165,6 +168,8 @@ class Snapshots:
         if self._flushed_to:
             self._flushed()
         driver = self._driver
+        if driver is not None and self.pressed():
+            self._relieve(now)
         if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
             return
         index = driver.applier.applied_index
@@ -175,6 +180,21 @@ class Snapshots:
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
+
+    def _relieve(self, now: float) -> None:
+        """Have the log cut as far as can be, for there is no room for more of it: behind the newest snapshot, and
+        behind another one if anything was applied since. That one is small when what clients deleted was swept."""
+        assert self._driver is not None, "attach comes first"
+        applied = self._driver.applier.applied_index
+        if self._thread is not None or self._releasing or self._flushed_to or self._driver.kv.sweep_pending:
+            return
+        newest = self.good[-1].header.index if self.good else 0
+        if self.volatile and newest > self.wal.snapshot_index:
+            self._compact()
+        if applied <= max(self._relieved, newest) or now < self._not_before:
+            return
+        self._relieved = applied
+        self._due(now)
 
     def _due(self, now: float) -> None:
         if self.volatile:
@@ -192,7 +212,7 @@ class Snapshots:
         if durable < self._flushed_to:
             return
         self._flushed_to = 0
-        kept = min(CATCH_UP, self.policy.count // 2)
+        kept = 0 if self.pressed() else min(CATCH_UP, self.policy.count // 2)
         index = min([durable - kept, self._slowest(), *(info.header.index for info in self.pinned())])
         if index > self.wal.snapshot_index:
             self._move(index, self.wal.term(index), self._conf_state())
@@ -430,11 +450,13 @@ class Snapshots:
     # ---- the log
 
     def _compact(self) -> None:
-        """Let the log begin at the snapshot before the newest, or at an older one that an active follower needs."""
-        if len(self.good) < 2:
+        """Let the log begin at the snapshot before the newest, or at an older one that an active follower needs; at the
+        newest itself where there is no room for more of the log."""
+        usable = self.good if self.pressed() else self.good[:-1]
+        if not usable:
             return
         wanted = min([self._slowest(), *(info.header.index for info in self.pinned())])
-        target = next((info for info in reversed(self.good[:-1]) if info.header.index <= wanted), self.good[0])
+        target = next((info for info in reversed(usable) if info.header.index <= wanted), self.good[0])
         if target.header.index > self.wal.snapshot_index:
             self._move(target.header.index, target.header.term, target.header.conf_state)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import pytest
@@ -70,10 +71,10 @@ def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: Make
             refused.put(b"refused", b"1")
         assert (caught.value.code, caught.value.text) == NO_SPACE
         assert refused.range(b"fill/00000", serializable=True).count == 1
-        # Chosen again, by whatever chance, it does not keep the others from writing.
-        lead(cluster, full)
-        wait_until(lambda: full.logs.count("handing leadership to") >= 2, 30, "handing over once more")
-        wait_until(lambda: cluster.leader() is not full, 30, "another leader")
+        # Nobody makes it lead again while it lacks room.
+        with pytest.raises(Failure):
+            lead(cluster, full)
+        assert "does not take leadership" in full.logs and cluster.leader() is not full
         time_to_write(client, b"again")
         assert client.prefix(b"fill/").items() >= acked.items()
         assert client.get(b"refused") is None
@@ -84,6 +85,46 @@ def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: Make
     with full.client() as client:
         client.put(b"there is room", b"1")
     cluster.check_logs()
+
+
+def test_where_all_lack_room_leadership_stays_and_the_way_out_is_open(cluster_of: MakeCluster) -> None:
+    cluster = cluster_of(settings=SETTINGS)
+    for member in cluster.members:
+        member.env = FULL
+    cluster.start()
+    leader = cluster.leader()
+    with leader.client() as client:
+        acked = fill(client, 2000, lambda: all("no room for the log" in member.logs for member in cluster.members))
+        term = leader.status().raftTerm
+        for follower in cluster.followers():
+            wait_until(lambda one=follower: "does not take leadership" in one.logs, 60, "everybody asked")  # type: ignore[misc]
+        assert client.prefix(b"fill/").items() >= acked.items()
+        with pytest.raises(Failure) as caught:
+            client.put(b"refused", b"1")
+        assert (caught.value.code, caught.value.text) == NO_SPACE
+        deleted = time_to_delete(client, b"fill/00000")
+        client.compact(deleted.header.revision)
+        assert [member.status().raftTerm for member in cluster.members] == [term] * 3
+    for member in cluster.members:
+        member.kill()
+        member.env = {}
+    cluster.members = [member.launch() for member in cluster.members]
+    for member in cluster.members:
+        member.await_ready()
+    with cluster.leader().client() as client:
+        time_to_write(client, b"after")
+        assert client.get(b"refused") is None and client.get(b"fill/00000") is None
+    cluster.same_everywhere()
+    cluster.check_logs()
+
+
+def time_to_delete(client: Client, key: bytes) -> Any:
+    """The reply to a delete, which waits while leadership is being offered to others."""
+    while True:
+        try:
+            return client.delete(key)
+        except Failure as failure:
+            assert failure.code == UNAVAILABLE, failure
 
 
 def test_a_follower_without_room_neither_acknowledges_nor_votes(cluster_of: MakeCluster) -> None:

@@ -5,16 +5,22 @@ With root on a real file system that is small; always also by a failpoint that r
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import messages as m
 from support.client import Client, Failure
-from support.processes import Node, wait_until
+from support.processes import Node, StartError, wait_until
 
 from metastore.config import Config
+from metastore.errors import DiskFailed
 from metastore.failpoints import Failpoints
 from metastore.node import Node as EmbeddedNode
 
@@ -67,17 +73,23 @@ def check_full(client: Client, acked: dict[bytes, bytes]) -> None:
     assert client.status().header.revision == before
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few MiB, part of it taken by a file `ballast`."""
-    folder = tmp_path / "disk"
+@contextlib.contextmanager
+def disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of `size` bytes."""
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=700", "tmpfs", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)], check=True)
     try:
-        (folder / "ballast").write_bytes(b"b" * BALLAST)
         yield folder
     finally:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of a few MiB, part of it taken by a file `ballast`."""
+    with disk(tmp_path / "disk", DISK) as folder:
+        (folder / "ballast").write_bytes(b"b" * BALLAST)
+        yield folder
 
 
 def may_mount() -> bool:
@@ -146,6 +158,107 @@ if may_mount():
                 (small_disk / "more-ballast").unlink()
                 (small_disk / "ballast").unlink()
                 wait_until(lambda: can_write(client), 20, "writes resume")
+
+
+    @pytest.mark.once
+    def test_the_way_out_of_a_full_disk(tmp_path: Path) -> None:
+        """With the default settings nearly all of a small disk is used; delete, compact and disarm are taken when puts
+        are not, and after them there is room again without anybody's help, also when the node was killed meanwhile."""
+        with disk(tmp_path / "disk", 80 * MIB) as folder, Node(folder / "data") as node:
+            with node.client() as client:
+                acked, _ = fill(client, 0, 12_000)
+                assert len(acked) * 8 * KIB > 55 * MIB
+                node.running().wait_line(r"no room for the log: .*bytes are (set aside|needed)")
+                check_full(client, acked)
+            node.kill()
+            node.start()
+            with node.client() as client:
+                assert client.prefix(b"fill/") == acked
+                deleted = client.delete(b"fill/", b"fill0")
+                assert deleted.deleted == len(acked)
+                assert client.call(m.AlarmRequest(action=2, memberID=0, alarm=1)) is not None
+                client.call(m.CompactionRequest(revision=deleted.header.revision, physical=True))
+                more: dict[bytes, bytes] = {}
+                while len(more) * 8 * KIB < 40 * MIB:
+                    wait_until(lambda: can_write(client), 30, "writes resume")
+                    more |= fill(client, len(more), 3900)[0]
+            node.kill()
+            node.start()
+            with node.client() as client:
+                assert client.prefix(b"fill/") == more
+
+    def test_disks_that_hold_next_to_nothing(tmp_path: Path) -> None:
+        """8 MiB do for a small store; a disk that has no room for a first segment is said so, with the numbers."""
+        with disk(tmp_path / "small", 8 * MIB) as folder, Node(folder / "data") as node, node.client() as client:
+            acked, _ = fill(client)
+            assert len(acked) * 8 * KIB > 3 * MIB
+            assert client.delete(b"fill/", b"fill0").deleted == len(acked)
+        with disk(tmp_path / "tiny", 2 * MIB) as folder, pytest.raises(StartError) as caught:
+            Node(folder / "data").start()
+        assert caught.value.returncode == 6
+        numbers = r"4\d+ bytes are needed on the disk, \d+ are free"
+        assert re.search(rf"{tmp_path}/tiny/data/wal.*{numbers}", str(caught.value))
+
+
+# errno of the preparing thread -> what becomes of it
+KINDS = {
+    "ENOSPC": NO_SPACE,
+    "EDQUOT": NO_SPACE,
+    "EMFILE": (8, "metastore: out of file descriptors: the log's next file cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EMFILE", "EINVAL", "EROFS"])
+def test_each_error_is_what_it_is(kind: str, tmp_path: Path) -> None:
+    """Only two errors mean that the disk is full, and two that descriptors have run out; the others stop the node."""
+    failpoints = Failpoints()
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")},
+        listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+        wal={"segment_size": "256KiB"},
+    )
+    with EmbeddedNode(config, failpoints=failpoints) as node, Client(node.client_addresses[0]) as client:
+        server = node._server
+        assert server is not None
+        wait_until(lambda: not server.wal.preparing, what="the segment made beforehand")
+        failpoints.set("wal.segment", f"error({kind})")
+        with pytest.raises(Failure) as caught:
+            for number in range(200):
+                client.put(b"k%d" % number, os.urandom(8 * KIB))
+        if kind in KINDS:
+            assert (caught.value.code, caught.value.text) == KINDS[kind]
+            assert client.delete(b"k0").deleted == 1
+            raised = [alarm.alarm for alarm in client.call(m.AlarmRequest()).alarms]
+            assert raised == ([1] if kind in ("ENOSPC", "EDQUOT") else [])
+            failpoints.clear()
+
+            def writes() -> bool:
+                with contextlib.suppress(Failure):
+                    client.put(b"again", b"1")
+                    return True
+                return False
+
+            wait_until(writes, 20, "writes resume")
+            return
+        with pytest.raises(DiskFailed, match=rf"{tmp_path}.*the next segment cannot be made") as stopped:
+            node.wait(20)
+        assert os.strerror(getattr(errno, kind)) in stopped.value.text
+
+
+def test_the_folder_is_removed(tmp_path: Path) -> None:
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")},
+        listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+        wal={"segment_size": "256KiB"},
+    )
+    with EmbeddedNode(config) as node, Client(node.client_addresses[0]) as client:
+        client.put(b"k", b"1")
+        shutil.rmtree(tmp_path / "data" / "wal")
+        with pytest.raises(Failure):
+            for number in range(200):
+                client.put(b"k%d" % number, os.urandom(8 * KIB))
+        with pytest.raises(DiskFailed, match=rf"{tmp_path}/data/wal: the folder of the log was moved or removed"):
+            node.wait(20)
 
 
 def test_segments_refused(tmp_path: Path) -> None:

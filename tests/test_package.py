@@ -115,6 +115,7 @@ FLOORS = {
     "peerstream": 6,
     "server": 7,
     "drain": 7,
+    "space": 7,
     "view": 7,
     "snapshots": 7,
     "backups": 7,

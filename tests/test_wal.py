@@ -19,7 +19,7 @@ from support.waldisk import image
 from metastore._core.entry import Entry, HardState
 from metastore._core.raftpb import LogCompacted, LogUnavailable
 from metastore._core.wal import records
-from metastore.errors import DamagedData, DiskFailed
+from metastore.errors import DamagedData, DiskFailed, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Wal
 
@@ -400,21 +400,22 @@ def test_an_installed_snapshot_replaces_the_log(folder: Path) -> None:
 def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, points: Failpoints) -> None:
     """Room is refused while the reserve is left; what was accepted is neither dropped nor failed; then it heals."""
     wal = opened(folder, points)
-    assert wal.room(1000)
+    assert wal.room(1000) is None
     wait(wal, lambda: not wal.preparing)
     points.set("wal.segment", "error(ENOSPC)")
     index = 0
-    while wal.room(2000):
+    while wal.room(2000) is None:
         index += 1
         put(wal, index, 1, size=2000)
         wait(wal, lambda: not wal.preparing)
         assert index < 200
     assert index > 10, "the segment made beforehand was used"
     assert not wal.retry_room()
+    assert wal.lack == f"{folder}: No space left on device" and wal.refusal is NoSpace
     # Votes and membership may use the reserve.
     put(wal, index + 1, 5)
     index += 5
-    assert not wal.room(2000)
+    assert wal.room(2000) is not None
     for more in range(40):
         wal.append(index + more + 1, image(index + more + 1, 1, 2000), None)
     wal.submit()
@@ -425,7 +426,7 @@ def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, p
     points.clear()
     wal.retry_room()
     durable(wal, index + 40)
-    assert wal.room(2000)
+    assert wal.room(2000) is None and wal.lack == ""
     wal.close()
     wal = opened(folder)
     assert wal.last_index() == index + 40

@@ -36,7 +36,9 @@ cdef class KVServer(Starter):
     cdef readonly uint64_t over_quota     # puts refused because there was no room
     cdef readonly uint64_t over_memory    # writes refused because memory was short
     cdef object refusal                   # error every call gets, or None
-    cdef object write_refusal             # error every write gets, or None
+    cdef int64_t log_room                 # bytes that puts may take in the log; less is left for them than for others
+    cdef int64_t log_left                 # bytes that any operation may take in the log
+    cdef object log_refusal               # class of the error that whoever finds too little gets
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
     cdef readonly WorkQueue queue         # what one turn is too short for
     cdef int64_t left                     # what new requests of this turn may still cost
@@ -49,6 +51,7 @@ cdef class KVServer(Starter):
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
     cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
+    cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
     cdef bint must_wait(self, Waiter waiter)

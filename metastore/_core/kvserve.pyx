@@ -87,6 +87,7 @@ cdef class KVServer(Starter):
         self.pace = store.engine.pace()
         self.next_id = first_id
         self.room = NO_LIMIT
+        self.log_room = self.log_left = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
         self.max_txn_ops = limits.max_txn_ops
         self.max_reads = limits.max_inflight_requests
@@ -193,8 +194,8 @@ cdef class KVServer(Starter):
         cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
         if size > self.max_request_bytes:
             raise errors.RequestTooLarge()
-        if self.write_refusal is not None:
-            raise self.write_refusal
+        if self.log_left < NO_LIMIT:
+            self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= <int64_t>size + PUT_COST
         if self.room < 0 or self.barred or self.short:
@@ -204,6 +205,16 @@ cdef class KVServer(Starter):
         if isinstance(waiter, Request):
             (<Request>waiter).ident = self.next_id
         self.next_id += 1
+        return 0
+
+    cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
+        """Take the operation off what may still go into the log. Raises the error that `limit_log` was given."""
+        cdef int64_t cost = <int64_t>(size + size // 8) + PUT_COST
+        if self.log_left < cost or (
+                self.log_room < cost and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size)))):
+            raise self.log_refusal()
+        self.log_room -= cost
+        self.log_left -= cost
         return 0
 
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
@@ -223,6 +234,8 @@ cdef class KVServer(Starter):
     def check_forwarded(self, int kind, bytes body not None):
         """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace,
         TooManyRequests."""
+        if self.log_left < NO_LIMIT:
+            self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= PyBytes_GET_SIZE(body) + PUT_COST
         if self.room < 0 or self.barred or self.short:
@@ -421,7 +434,9 @@ cdef class KVServer(Starter):
     @property
     def closed_to_writes(self):
         """The error that writes get now, or None."""
-        return self.refusal if self.refusal is not None else self.write_refusal
+        if self.refusal is None and self.log_left < PUT_COST:
+            return self.log_refusal()
+        return self.refusal
 
     def expect(self, Waiter waiter):
         """Give an operation that is not a KV call its request id, and note who waits for it."""
@@ -439,9 +454,12 @@ cdef class KVServer(Starter):
         """From now on every call gets `error`; None ends that."""
         self.refusal = error
 
-    def refuse_writes(self, error):
-        """From now on every write gets `error`; None ends that."""
-        self.write_refusal = error
+    def limit_log(self, room, left, refusal=errors.NoSpace):
+        """Puts may take `room` bytes in the log, and all operations together `left` bytes, until the next call; whoever
+        finds too little gets an error of the class `refusal`. None: no limit."""
+        self.log_room = NO_LIMIT if room is None else <int64_t>room
+        self.log_left = NO_LIMIT if left is None else <int64_t>left
+        self.log_refusal = refusal
 
     @property
     def call_counts(self):

@@ -506,6 +506,10 @@ cdef class Writer:
         self.put(REC_SNAPSHOT, p, <size_t>len(out))
         self.finish(number, True, True, True)
 
+    def shrink(self, uint64_t capacity) -> None:
+        """The segment in use turned out smaller than planned; what is in it already needs no less than its end."""
+        self.capacity = max(capacity, self.position)
+
     def synced(self, uint64_t generation, uint64_t group, uint64_t end):
         """Everything up to `group`, which ends at offset `end` of segment `generation`, is synced: from now on records
         say so. Needed where groups are written before those ahead of them are synced."""

@@ -39,6 +39,12 @@ FIRST_SIZE = 4 << 20
 _SLICE = 256 << 10
 _PAUSE = 0.002
 _BLOCK = 4096  # what a medium gives or does not give
+# Errors that say that the disk, or what this user may have of it, is used up; and those that say it of descriptors.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+NO_FILES = (errno.EMFILE, errno.ENFILE)
+#: Bytes of a disk that the log does not take for what clients write (a sixteenth of a small one): for snapshots, and
+#: for a segment that the log cannot do without.
+SPARE = 16 << 20
 _NAME = re.compile(r"([0-9a-f]{16})\.(wal|tmp|old)")
 _ZEROS = bytes(_SLICE)
 
@@ -116,6 +122,8 @@ class Folder:
         self._old: list[Path] = []
         self._lock = threading.Lock()
         self._fd = -1
+        #: Bytes free on the disk and bytes that it has, at the last `measure`.
+        self.free = self.total = 0
 
     def hold(self) -> None:
         """Keep other processes out, until `release`: the folder is locked, and so is each segment that is open for
@@ -123,6 +131,7 @@ class Folder:
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if not lock(self._fd):
             raise DataDirInUse(f"{self.path}: another process writes this log")
+        self.measure()
         for path in self.listing()["wal"].values():
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
@@ -136,6 +145,16 @@ class Folder:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def measure(self) -> None:
+        """See how much room there is on the disk. Raises OSError."""
+        found = os.fstatvfs(self._fd)
+        self.free, self.total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
+    @property
+    def spare(self) -> int:
+        """Bytes of the disk that segments made beforehand leave alone."""
+        return min(SPARE, self.total // 16)
 
     def check_place(self) -> None:
         """Raise DiskFailed where the folder's name leads to another folder by now, or to none: what is made there would
@@ -175,10 +194,15 @@ class Folder:
         sync_folder(self.path)
         return final
 
-    def make(self, generation: int, size: int, hurry: Callable[[], bool]) -> Segment:
+    def make(
+        self, generation: int, size: int, hurry: Callable[[], bool], least: int | None = None, spare: int = 0
+    ) -> Segment:
         """Prepare a segment: reserve space, write zeros until `hurry` says that it is waited for, header, sync, name.
 
-        A released file is used if there is one. Raises OSError, ENOSPC among others; then nothing is left behind."""
+        It has `size` bytes, or as many of them, not below `least`, as leave `spare` bytes of the disk alone. A released
+        file is used if there is one. Raises OSError, ENOSPC among others, and DiskFailed where the folder is not where
+        it was; then nothing is left behind."""
+        self.check_place()
         temporary = self.file(generation, "tmp")
         fd = self._recycled(temporary, size)
         recycled = fd >= 0
@@ -186,7 +210,7 @@ class Folder:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             self.failpoints.hit("wal.segment")
-            reserve(fd, size)
+            size = self.set_aside(fd, size, size if least is None else least, spare)
             if not recycled:
                 fill_slowly(fd, size, hurry)
             size = max(size, os.fstat(fd).st_size)
@@ -197,6 +221,26 @@ class Folder:
             temporary.unlink(missing_ok=True)
             raise
         return Segment(path, generation, fd, size)
+
+    def set_aside(self, fd: int, size: int, least: int, spare: int = 0) -> int:
+        """Reserve `size` bytes for a file, or as many of them as there are, not below `least`; how many. Raises
+        OSError, which says of a full disk what was needed and what is free."""
+        before = os.fstat(fd)
+        has = before.st_blocks * 512
+        while True:
+            self.measure()
+            if size + spare - has <= self.free:
+                try:
+                    reserve(fd, size)
+                    return size
+                except OSError as error:
+                    if error.errno not in NO_ROOM:
+                        raise
+                    os.ftruncate(fd, before.st_size)  # what the attempt took
+            if size <= least:
+                need = f"{least + spare - has} bytes are needed on the disk, {self.free} are free"
+                raise OSError(errno.ENOSPC, need, str(self.path))
+            size = max(least, size // 2 // _BLOCK * _BLOCK)
 
     def _recycled(self, temporary: Path, size: int) -> int:
         with self._lock:
@@ -211,16 +255,21 @@ class Folder:
     def adopt(self, paths: Iterable[Path]) -> None:
         """At open: keep released files of the usual size for recycling, remove the others."""
         for path in paths:
-            if len(self._old) < self.keep_old and path.stat().st_size == self.segment_size:
+            if self._keeps(path):
                 self._old.append(path)
             else:
                 path.unlink()
+
+    def _keeps(self, path: Path) -> bool:
+        """Whether a released file is worth keeping: on a small disk others need its room more."""
+        wanted = len(self._old) < self.keep_old and path.stat().st_size == self.segment_size
+        return wanted and self.free > 4 * self.segment_size
 
     def retire(self, path: Path) -> None:
         """Take a segment out of the log: keep its file for recycling if it is of the usual size, else remove it."""
         old = path.with_suffix(".old")
         with self._lock:
-            if len(self._old) < self.keep_old and path.stat().st_size == self.segment_size:
+            if self._keeps(path):
                 os.rename(path, old)
                 self._old.append(old)
                 return
@@ -265,20 +314,20 @@ class Preparer:
         self.urgent = False
         self._notify = notify
         self._jobs: queue.SimpleQueue[Callable[[], Segment | None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Segment | OSError] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[Segment | Exception] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="wal-segments", daemon=True)
         self._thread.start()
 
-    def ask(self, generation: int, size: int) -> None:
-        """Begin to make a segment."""
-        self._jobs.put(lambda: self.folder.make(generation, size, lambda: self.urgent))
+    def ask(self, generation: int, size: int, least: int, spare: int) -> None:
+        """Begin to make a segment, see `Folder.make`."""
+        self._jobs.put(lambda: self.folder.make(generation, size, lambda: self.urgent, least, spare))
 
     def grow(self, segment: Segment, size: int) -> None:
         """Begin to reserve more space for a segment that is too small for what must go into it."""
 
         def job() -> Segment:
             self.folder.failpoints.hit("wal.segment")
-            reserve(segment.fd, size)
+            self.folder.set_aside(segment.fd, size, size)
             os.fsync(segment.fd)
             segment.size = size
             return segment
@@ -298,7 +347,11 @@ class Preparer:
 
         self._jobs.put(job)
 
-    def take(self) -> Segment | OSError | None:
+    def look(self) -> None:
+        """Begin to see how much room there is on the disk."""
+        self._jobs.put(lambda: None)
+
+    def take(self) -> Segment | Exception | None:
         """What has been made since, or the error that prevented it, or None."""
         try:
             return self._done.get_nowait()
@@ -311,8 +364,9 @@ class Preparer:
             if job is None:
                 return
             try:
-                made: Segment | OSError | None = job()
-            except OSError as error:
+                made: Segment | Exception | None = job()
+                self.folder.measure()
+            except Exception as error:  # noqa: BLE001 whatever it is, the log's owner must hear of it
                 made = error
             if made is not None:
                 self._done.put(made)

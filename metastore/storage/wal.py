@@ -16,7 +16,7 @@ segment is begun when the one before it is synced, and what no record proves to 
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import logging
 import os
 import select
@@ -33,11 +33,22 @@ from .._core.wal import MAX_SEGMENT, Group, Writer
 from .._core.walread import Stretch
 from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
-from ..errors import DamagedData, DiskFailed
+from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace
 from ..failpoints import Action, Failpoints
 from .awake import Awake
 from .readahead import Reading
-from .segments import FIRST_SIZE, Folder, Preparer, Segment, fill, reserve, sync_folder, view, write_all
+from .segments import (
+    FIRST_SIZE,
+    NO_FILES,
+    NO_ROOM,
+    Folder,
+    Preparer,
+    Segment,
+    fill,
+    sync_folder,
+    view,
+    write_all,
+)  # fmt: skip
 from .slowdisk import SlowDisk
 
 MIN_SEGMENT = 64 << 10
@@ -53,7 +64,8 @@ SLOW_GROUPS = 50
 _SMALLEST = 64 << 10
 # How many times larger than the one before it a segment may be, up to the configured size.
 _GROWTH = 4
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# The least size of a segment that is made beforehand on a disk that is nearly full.
+_LEAST = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -87,6 +99,10 @@ class Wal:
         self._proven = True
         self._failure: DiskFailed | None = None
         self._full = False
+        #: Why there is no next segment, with the numbers; empty while nothing is known against it.
+        self.lack = ""
+        #: What clients are to be told of it.
+        self.refusal: type[MetaStoreError] = NoSpace
         self._stalled = False
         self._stalled_at = 0.0
         self._under_way = False
@@ -154,7 +170,7 @@ class Wal:
             return cls._open(folder, metadata, options, log, lag, busy_poll)
         except OSError as error:
             folder.release()
-            raise DiskFailed(f"write-ahead log {path}: {error}") from error
+            raise DiskFailed(f"write-ahead log {path}: {error.strerror or error}") from error
         except BaseException:
             folder.release()
             raise
@@ -475,7 +491,12 @@ class Wal:
         if group is not None and segment is not None and segment.size < group.end:
             self._preparer.grow(segment, group.end)
         elif self._wanted:
-            self._preparer.ask(*self._wanted[0])
+            generation, size = self._wanted[0]
+            least, spare = min(size, _LEAST), self._folder.spare
+            if group is not None and group.generation == generation:
+                # It is waited for: as large as it must be, and the last of the disk will do.
+                least, spare = max(_SMALLEST, -(-group.end // 4096) * 4096), 0
+            self._preparer.ask(generation, max(size, least), least, spare)
         else:
             return
         self._under_way = True
@@ -493,34 +514,75 @@ class Wal:
         """Take in what the preparing thread made."""
         while (made := self._preparer.take()) is not None:
             self._under_way = False
-            if isinstance(made, OSError):
-                if not self._full:
-                    self._log.warning("no room for the next segment of the write-ahead log: %s", made)
-                self._full = True
+            if isinstance(made, Exception):
+                self._not_made(made)
                 continue
-            self._full = False
+            self._full, self.lack = False, ""
             if made.generation not in self._made:
                 self._made[made.generation] = made
                 self._paths[made.number] = made.path
                 self._wanted.popleft()
+            if made.generation == self._writer.generation and made.size < self._writer.capacity:
+                self._writer.shrink(made.size)
             self._prepare()
+
+    def _not_made(self, error: Exception) -> None:
+        """There is no next segment: of a full disk and of descriptors that have run out better is hoped for, all else
+        stops the node. Raises DiskFailed."""
+        number = error.errno if isinstance(error, OSError) else 0
+        if number not in NO_ROOM + NO_FILES:
+            self._failure = error if isinstance(error, DiskFailed) else DiskFailed(
+                f"write-ahead log {self._folder.path}: the next segment cannot be made: "
+                f"{str(error) or type(error).__name__}"
+            )  # fmt: skip
+            raise self._failure
+        assert isinstance(error, OSError)
+        told = self.lack
+        self.lack, self.refusal = f"{self._folder.path}: {error.strerror}", NoSpace
+        if number in NO_FILES:
+            self.lack, self.refusal = f"{error.strerror}: the log's next file cannot be opened", NoDescriptors
+        if not self._full or told != self.lack:
+            self._log.warning("no next segment of the write-ahead log: %s", self.lack)
+        self._full = True
 
     @property
     def preparing(self) -> bool:
         """Whether a segment is being made; `poll` takes it in."""
         return self._under_way
 
-    def room(self, nbytes: int) -> bool:
-        """Whether a write of nbytes may be accepted: its space, beside a reserve, is set aside on the disk already, or
-        is being set aside and nothing says that it cannot be."""
-        if not self._full:
-            return True
-        writer = self._writer
-        left = writer.capacity - writer.position if writer.generation in self._made else 0
+    @property
+    def path(self) -> Path:
+        """The folder of the log."""
+        return self._folder.path
+
+    @property
+    def free(self) -> int:
+        """Bytes that the disk had free when it was looked at last, see `measure`."""
+        return self._folder.free
+
+    def measure(self) -> None:
+        """Have a thread look how much room there is on the disk."""
+        self._preparer.look()
+
+    @property
+    def reserve(self) -> int:
+        """Bytes that `room` leaves out: for deletes and compaction, votes and membership."""
+        return min(RESERVE, self._folder.segment_size // 4)
+
+    def room(self, enough: int) -> int | None:
+        """How many bytes what clients write may take, in what is set aside for the log and, unless the last attempt to
+        set some aside failed, on the disk; None if these are `enough` or more. May be below 0, by up to `reserve`."""
+        folder, writer = self._folder, self._writer
+        left = 0 if self._full else folder.free - folder.spare
+        if left >= enough:
+            return None
         for generation, segment in self._made.items():
-            if generation > writer.generation:
+            if generation == writer.generation:
+                left += segment.size - min(segment.size, writer.position)
+            elif generation > writer.generation:
                 left += segment.size
-        return bool(left - min(RESERVE, self._folder.segment_size // 4) >= nbytes + nbytes // 8 + _OVERHEAD)
+        left -= self.reserve + _OVERHEAD
+        return None if left >= enough else int(left)
 
     def retry_room(self) -> bool:
         """To be called now and then while there is no room: try again to make what could not be made. The answer comes
@@ -615,7 +677,8 @@ class Wal:
         if self._thread.is_alive() or not prepared:
             self._failure = self._failure or DiskFailed("write-ahead log: closed")
             return  # they still use the files; those end with the process
-        self._collect()
+        with contextlib.suppress(DiskFailed):
+            self._collect()
         for segment in self._made.values():
             segment.close()
         self._made.clear()
@@ -671,16 +734,9 @@ class _Opening:
 
     def _space(self, fd: int) -> None:
         size = min(FIRST_SIZE, self.folder.segment_size)
-        try:
-            reserve(fd, size)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
-                raise
-            # A full disk must not keep a node from being read.
-            os.ftruncate(fd, 0)
-            size = _SMALLEST
-            reserve(fd, size)
-        fill(fd, size)
+        # A full disk must not keep a node from being read; but a node without anything to be read is of no use there.
+        new = self.found is None
+        fill(fd, self.folder.set_aside(fd, size, size if new else _SMALLEST, self.folder.spare if new else 0))
 
     def _copy_aside(self) -> None:
         for cut in self.found.cuts if self.found else []:

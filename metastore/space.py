@@ -1,0 +1,112 @@
+"""Room for the log: what clients may write while the disk is nearly full, and who leads then.
+
+What clients write is bounded by what is set aside on the disk, before it enters any queue. When that is used up puts
+are refused, and what makes room is not: deletes, compaction, the disarming of alarms, the membership have a reserve.
+The snapshots are asked to have the log cut. Belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from ._core.raftpb import MsgTimeoutNow
+from .errors import NoSpace
+
+if TYPE_CHECKING:
+    from ._core.raftpb import Message
+    from .server import Server
+
+log = logging.getLogger("metastore.node")
+
+ENTRY_OVERHEAD: Final = 128  # bytes: record header, entry header, flag byte, padding
+RETRY: Final = 0.5  # seconds between attempts to make room after the disk was full
+MEASURE: Final = 0.5  # seconds between two looks at the disk's free bytes
+ASK: Final = 30.0  # seconds until a leader without room hands over to the same member again
+
+
+class Space:
+    """The room of one server's log. full: puts are refused. `turn` and `tick` come with each turn and each tick."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        limits = server.config.limits
+        # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
+        self._wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
+        # Less than the largest request, and nothing more is begun with.
+        self._least = min(limits.max_request_bytes, server.config.wal.segment_size // 4)
+        self.full = False
+        self._limited = False
+        self._asked: dict[int, float] = {}  # member that we handed leadership to for want of room -> when
+        self._measure_at = 0.0
+
+    @property
+    def disk_full(self) -> bool:
+        """Whether it is the disk that lacks room, and not the process that lacks descriptors."""
+        return self.full and self._server.wal.refusal is NoSpace
+
+    def turn(self) -> None:
+        """Tell the KV server how much may be written until the next turn."""
+        wal, kv, proposer = self._server.wal, self._server.kv, self._server.proposer
+        left = wal.room(self._wanted)
+        if left is None:
+            if self._limited:
+                kv.limit_log(None, None)
+                self._limited = False
+                self._over()
+            return
+        self._limited = True
+        waiting, nbytes = proposer.queued, proposer.queued_bytes
+        if not self._server.driver.is_leader:
+            # What the leader has of them is not in this log yet.
+            waiting, nbytes = waiting + proposer.inflight, nbytes + proposer.inflight_bytes
+        left -= nbytes + nbytes // 8 + waiting * ENTRY_OVERHEAD
+        if not self.full and left < self._least:
+            self._begin(left)
+        elif self.full and left >= 2 * self._least:
+            self._over()
+        # A quarter of the reserve is for votes and the like alone.
+        kv.limit_log(min(left, 0) if self.full else left, left + wal.reserve * 3 // 4, wal.refusal)
+
+    def _begin(self, left: int) -> None:
+        self.full = True
+        server = self._server
+        lack = server.wal.lack or (
+            f"{server.wal.path}: {left + server.wal.reserve} bytes are set aside and {server.wal.free} free on the disk"
+        )
+        log.error("no room for the log: %s: puts are refused, deletes, compaction and disarming are not", lack)
+        self._lead_no_more()
+        server.loop.call_later(RETRY, self._retry)
+
+    def _over(self) -> None:
+        if self.full:
+            self.full = False
+            log.warning("there is room for the log again: puts are accepted")
+
+    def _retry(self) -> None:
+        if self.full:
+            self._server.wal.retry_room()
+            self._lead_no_more()
+            self._server.loop.call_later(RETRY, self._retry)
+
+    def tick(self, now: float) -> None:
+        """Have the disk looked at now and then; `now` in seconds."""
+        if now >= self._measure_at:
+            self._measure_at = now + MEASURE
+            self._server.wal.measure()
+
+    def _lead_no_more(self) -> None:
+        """Without room, let somebody else lead who may have some; each is asked once in a while only."""
+        server = self._server
+        now = server.loop.now()
+        self._asked = {ident: when for ident, when in self._asked.items() if now - when < ASK}
+        if server.driver.is_leader and not server.raw.status().lead_transferee:
+            self._asked[server.hand_over(self._asked)] = now
+
+    def declines(self, message: Message) -> bool:
+        """Whether `message` is a leader's request to lead, and there is no room for that: where all members are full
+        leadership stays where it is."""
+        if message.type != MsgTimeoutNow or not self.full:
+            return False
+        log.info("there is no room for the log here, so this member does not take leadership from %016x", message.from_)
+        return True
