@@ -261,7 +261,8 @@ class Server:
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.peering = Peering(self, self.start)
         self.upkeep = Upkeep(
-            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
+            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id,
+            lambda: self.space.disk_full,
         )
         self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
