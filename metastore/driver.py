@@ -56,6 +56,10 @@ if TYPE_CHECKING:
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
+# How far ahead of ours the term of a message may be, and any term: no cluster holds so many elections, and one that
+# took over the last number there is could never hold another. A member without a term yet has been away for ever.
+MAX_LEAP = 1 << 32
+MAX_TERM = 1 << 62
 READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
 
 
@@ -250,6 +254,8 @@ class Driver:
 
     def receive(self, message: Message) -> None:
         """A Raft message of a peer. Raises FormatError if it is damaged (the peer's fault, nothing has changed)."""
+        if message.term > MAX_TERM or (self.raw.term and message.term > self.raw.term + MAX_LEAP):
+            raise errors.FormatError(f"a message of term {message.term}, after term {self.raw.term} here")
         if self._silent:
             self._silent.discard(message.from_)
         self.raw.step(message)

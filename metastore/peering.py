@@ -222,7 +222,8 @@ class Peering:
 
     def on_verdict(self, status: int, text: str) -> None:
         """Another member says that this process must not go on."""
-        self._server.end(VERDICTS[status](text))
+        removed = "this member was removed from the cluster: " if status == hs.REMOVED else ""
+        self._server.end(VERDICTS[status](removed + text))
 
     def _try_to_begin(self) -> None:
         founding = self.founding
@@ -293,14 +294,16 @@ class Peering:
         told = [self.transport.identity_of(ident) if self.transport is not None else None for ident in others]
         # Who was not heard of may be of the first version that there was.
         server.kv.cluster_level = min([LEVEL, *(1 if one is None else one.level for one in told)])
-        self._choose_codec([frozenset() if one is None else frozenset(one.codecs) for one in told])
+        codecs = [frozenset(() if one is None else one.codecs) for one in told]
+        server.common_codecs = frozenset.intersection(*codecs) if codecs else None
+        self._choose_codec()
 
-    def _choose_codec(self, readers: list[frozenset[tuple[int, str]]]) -> None:
+    def _choose_codec(self) -> None:
         """Compress by the codec that the configuration names, if all members have said that they can read it."""
         wanted, codec = self._wanted, self._server.codec
-        if wanted is None or wanted.flag == Snappy.flag:
+        if wanted is None:
             return
-        usable = all((wanted.flag, wanted.name) in reader for reader in readers)
+        usable = self._server.readable(wanted)
         if usable and codec.codec is not wanted:
             log.info("performance.compression_codec: all members can read %r, it is used", wanted.name)
             codec.use(wanted)

@@ -26,6 +26,7 @@ from .api import header, make_services, pb
 from .api.answers import Answer, Later
 from .api.pages import Pages
 from .backups import Backups
+from .codecs import BUILT_IN_FLAG
 from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
 from .config import Config
@@ -39,6 +40,7 @@ from .loop import READ, Loop
 from .members import Members
 from .membership import Identity, Roster
 from .peering import Peering
+from .ports import Codec
 from .resolver import Resolver
 from .snapshots import open_snapshots
 from .space import Space
@@ -115,6 +117,8 @@ class Server:
         self.again_posted = False
         self.sweeping = False
         self.told_leader = 0
+        #: (flag byte, name) of the codecs that all other members can read; None: there are no others.
+        self.common_codecs: frozenset[tuple[int, str]] | None = None
         self.left: errors.MetaStoreError | None = None
 
     # ---- opening
@@ -217,7 +221,7 @@ class Server:
             self.memory.share_out(len(identity.members) > 1 or bool(identity.contacts))
         self.snapshots = open_snapshots(
             config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
-            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
+            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory, readable=self.readable,
         )
         self.closing.callback(self.snapshots.close)
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
@@ -329,6 +333,11 @@ class Server:
         self.loop.add(self.wal.fileno(), READ, self._on_disk, urgent=True)
         self._next_tick = self.loop.now()
         self._tick()
+
+    def readable(self, codec: Codec) -> bool:
+        """Whether all members have said that they can read what this codec compressed; in any thread."""
+        common = self.common_codecs
+        return common is None or codec.flag == BUILT_IN_FLAG or (codec.flag, codec.name) in common
 
     def own_peer_address(self) -> str:
         """Where the others dial this member."""

@@ -20,6 +20,7 @@ from ._core.chunk import MAX_CHUNK
 from ._core.codec import PayloadCodec
 from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
 from ._core.snapfile import Walker
+from .codecs import Zstd
 from .codecs import for_snapshots as codec_for_snapshots
 from .codecs import load_all as load_all_codecs
 from .errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from .driver import Driver
     from .loop import Loop
     from .memguard import Memory
+    from .ports import Codec
     from .storage.wal import Wal
 
 log = logging.getLogger("metastore.snapshot")
@@ -526,12 +528,16 @@ def _fail(error: BaseException) -> None:
 def open_snapshots(
     wanted: MaintenanceTable, path: Path, engine: Engine, wal: Wal, loop: Loop, *, cluster_id: int,
     failpoints: Failpoints, memory: Memory | None = None,
+    readable: Callable[[Codec], bool] = lambda _codec: True,
 ) -> Snapshots:  # fmt: skip
-    """The snapshots of a data directory, with `engine` filled from them (see `Snapshots.recover`). Raises ConfigError,
-    DamagedData."""
+    """The snapshots of a data directory, with `engine` filled from them (see `Snapshots.recover`). `readable` tells, in
+    any thread, whether all members can read a codec: else zstd is used. Raises ConfigError, DamagedData."""
 
     def make_codec() -> PayloadCodec:
-        return PayloadCodec(codec_for_snapshots(wanted), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+        codec = codec_for_snapshots(wanted)
+        if codec is not None and not readable(codec):
+            codec = Zstd()
+        return PayloadCodec(codec, MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
 
     make_codec()  # one that cannot be loaded is to be known now
     store = SnapshotStore(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, errors, join, membership
+from metastore import Config, Node, codecs, driver, errors, join, members, membership, peering, server, snapshots
 from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
 from metastore._core.peerwire import REFUSALS
+from metastore._core.raftpb import Message, MessageType
 from metastore.accept import real_address
 from metastore.localcluster import free_ports
 from metastore.members import dialled_address
@@ -190,6 +192,108 @@ def test_nobody_there(ports: list[int]) -> None:
         join.join([f"127.0.0.1:{ports[0]}"], "n2", "joiners", f"127.0.0.1:{ports[1]}", "x")
     with pytest.raises(errors.ConfigError, match="must name a member that is there"):
         join.join([f"127.0.0.1:{ports[1]}"], "n2", "joiners", f"127.0.0.1:{ports[1]}", "x")
+
+
+# ---- what another member may say
+
+
+def called(node: Node, call: Any) -> Any:
+    """What `call(server)` gives in the loop's thread, or the exception that it raises."""
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(call(node._running()))
+        except Exception as error:  # noqa: BLE001 - handed to the test
+            outcome.set_result(error)
+
+    node._running().call_soon_threadsafe(run)
+    return outcome.result(10)
+
+
+def test_no_message_takes_the_last_terms(first: Node) -> None:
+    """After the last number there is no cluster could hold an election ever again."""
+    server = first._running()
+    for term in ((1 << 64) - 1, 1 << 62, server.raw.term + (1 << 32) + 1):
+        for kind in (MessageType.MsgApp, MessageType.MsgVote, MessageType.MsgPreVote, MessageType.MsgHeartbeatResp):
+            message = Message(kind, server.identity.member_id, 9, term)
+            assert isinstance(called(first, lambda at, m=message: at.driver.receive(m)), errors.FormatError)
+    assert first.put("k", "v") is not None and server.raw.term == 1
+
+
+def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for here, or forwarded by another member."""
+    monkeypatch.setattr(members, "level_of", lambda operation: 2)
+    monkeypatch.setattr(driver, "level_of", lambda operation: 2)
+    assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
+    refused: list[Any] = []
+
+    def forward(server: Any) -> None:
+        server.driver.transport.refuse = lambda *answer: refused.append(answer)
+        server.kv.cluster_level = 0
+        server.driver.receive_forward(99, frame([encode_op(1, 5, b"")]), server.loop.now())
+
+    assert called(first, forward) is None
+    assert [(to, REFUSALS[code], ids) for to, code, ids in refused] == [(99, errors.NotCapable, [5])]
+
+
+class Lzma:
+    """A codec plug-in."""
+
+    name, flag = "lzma", 20
+
+    def compress(self, data: bytes) -> bytes:
+        return lzma.compress(data)
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        return lzma.decompress(data)
+
+
+def test_a_codec_is_used_when_all_members_can_read_it(
+    tmp_path: Path, ports: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a member that cannot read what the log holds is told so, by name, instead of stopping at each start."""
+    known = [codecs.Snappy(), codecs.Zstd(), Lzma()]
+    compressed = {"performance": {"compression_codec": "lzma", "compression_min_size": 1}}
+    value = "x" * 1000
+    with monkeypatch.context() as patch:
+        patch.setattr(peering, "load_all", lambda: known)
+        patch.setattr(server, "load_all_codecs", lambda: known)
+        wanted = {"lzma": known[2]}
+        patch.setattr(server, "codec_for_proposals", lambda table: wanted.get(table.compression_codec))
+        with Node(configured(tmp_path, "n1", ports[0]).changed(**compressed)) as one:
+            one.put("alone", value)
+            assert called(one, lambda at: set(at.codec.plugins)) == {(20, "lzma")}
+            add(one, ports[1], learner=True)
+            # The newcomer has not said yet what it can read.
+            assert called(one, lambda at: at.codec.codec.name) == "snappy"
+            both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
+            config = configured(tmp_path, "n2", ports[1], initial=both, state="existing")
+            with Node(config):
+                one.put("together", value)
+                assert called(one, lambda at: at.codec.codec.name) == "lzma"
+            patch.setattr(peering, "load_all", lambda: known[:2])
+            patch.setattr(server, "load_all_codecs", lambda: known[:2])
+            second = Node(config)
+            # Whichever it meets first: another member's word, or the entry itself.
+            with pytest.raises(errors.CodecMissing, match=r"'lzma' \(flag 20\), which member|flag byte 20"):
+                second.start()
+                second.wait(20)
+            assert one.put("after", value) is not None
+
+
+def test_a_snapshot_is_compressed_by_what_all_members_can_read(
+    tmp_path: Path, ports: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "codec_for_snapshots", lambda _table: Lzma())
+    monkeypatch.setattr(snapshots, "load_all_codecs", lambda: [codecs.Snappy(), codecs.Zstd(), Lzma()])
+    with Node(configured(tmp_path, "n1", ports[0])) as one:
+        made = one._running().snapshots.store.make_codec
+        assert made().codec.name == "lzma"
+        add(one, ports[1], learner=True)
+        assert made().codec.name == "zstd"
+        called(one, lambda at: setattr(at, "common_codecs", frozenset({(20, "lzma")})))
+        assert made().codec.name == "lzma"
 
 
 # ---- what a change of the membership may ask for

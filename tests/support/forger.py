@@ -1,0 +1,362 @@
+"""What a stranger can send to the peer ports of a running cluster, in the names of its members.
+
+Everything that ought to end at the connection: greetings and frames cut, mangled and stretched, messages with numbers
+that no member has, operations that are none. What a real member could have sent and be wrong about (a vote twice, an
+entry that is committed elsewhere, an index that it does not have) is left out: Raft takes members at their word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import struct
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from metastore import handshake as hs
+from metastore import snaptransfer
+from metastore._core.batch import frame
+from metastore._core.entry import Entry, encode_entry
+from metastore._core.op import encode_op
+from metastore._core.peerwire import HEADER, MAX_FRAME, REFUSALS, Outbox
+from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore.peerstream import PING, PONG, ROSTER_RECORD
+
+T = MessageType
+#: Numbers at the ends of what fits.
+EXTREMES = (0, 1, 2, 255, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)
+HELD = 200  # connections that are kept open at a time
+#: Answers that a member could be wrong about, so only refusals are forged.
+GRANTS = (T.MsgVoteResp, T.MsgPreVoteResp)
+
+
+def ask(address: str, hello: bytes, timeout: float = 5.0) -> tuple[socket.socket, hs.Answer]:
+    """Say hello; the connection and the answer. Raises OSError, FormatError."""
+    host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host, int(port)), timeout)
+    data = b""
+    while (size := hs.greeting_size(data)) is None or len(data) < size:
+        more = sock.recv(hs.HEADER - len(data) if size is None else size - len(data))
+        if not data and not more:
+            raise ConnectionResetError("no answer")
+        data += more
+        if not more:
+            raise ConnectionResetError("half an answer")
+    return sock, hs.decode_answer(data)
+
+
+class Forger:
+    """Attacks members that listen at `addresses` (host:port) of a cluster; all chance comes from `seed`."""
+
+    def __init__(self, addresses: Sequence[str], cluster_id: int, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.addresses = list(addresses)
+        self.cluster_id = cluster_id
+        self.members: dict[str, hs.PeerIdentity] = {}
+        self.term = 1
+        self.sent = self.refused = self.greeted = 0
+        self._held: list[socket.socket] = []
+        self.attacks: list[Callable[[], None]] = [
+            self.garbage, self.mangled_greeting, self.stretched_greeting, self.forged_greeting, self.roster,
+            self.mangled_frame, self.stretched_frame, self.cut_frame, self.message, self.message, self.entries,
+            self.forward, self.forward, self.refusal, self.blob, self.snapshot,
+        ]  # fmt: skip
+
+    # ---- who they are
+
+    def learn(self, targets: dict[str, int]) -> None:
+        """Ask each member who it is, as somebody whom it does not know; `targets` are their ids by address."""
+        for address, ident in targets.items():
+            stranger = hs.PeerIdentity(self.cluster_id, 1, 0xBAD, "nobody", places=("127.0.0.1:9",), life=7)
+            data = hs.encode_hello(hs.Hello(hs.CONTROL, stranger, ident))
+            host, _, port = address.rpartition(":")
+            with socket.create_connection((host, int(port)), 5) as sock:
+                sock.sendall(data)
+                got = b""
+                while (size := hs.greeting_size(got)) is None or len(got) < size:
+                    got += sock.recv(1 << 16)
+            answer = hs.decode_answer(got[:size])
+            assert answer.status == hs.OK, answer.text
+            self.members[address] = answer.sender
+
+    def pair(self) -> tuple[str, hs.PeerIdentity, hs.PeerIdentity]:
+        """(where, who it is, in whose name)."""
+        address = self.random.choice(self.addresses)
+        target = self.members[address]
+        others = [one for one in self.members.values() if one is not target]
+        return address, target, self.random.choice(others)
+
+    # ---- sending
+
+    def run(self, seconds: float) -> None:
+        """Attack for some time."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self.step()
+
+    def step(self) -> None:
+        """One attack; that the other side ends the connection is what should happen."""
+        with contextlib.suppress(OSError):
+            self.random.choice(self.attacks)()
+
+    def throw(self, address: str, data: bytes, hold: bool = False) -> None:
+        """Send bytes as the first of a connection."""
+        host, _, port = address.rpartition(":")
+        sock = socket.create_connection((host, int(port)), 5)
+        sock.settimeout(2)
+        self.sent += 1
+        try:
+            sock.sendall(data)
+        finally:
+            if hold or self.random.random() < 0.1:
+                self._keep(sock)
+            else:
+                self._look(sock)
+
+    def _look(self, sock: socket.socket) -> None:
+        """Read what comes, for a moment, and hang up: in order, or in the middle."""
+        with sock, contextlib.suppress(OSError):
+            sock.settimeout(0.02)
+            if self.random.random() < 0.5:
+                sock.recv(4096)
+            if self.random.random() < 0.3:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _keep(self, sock: socket.socket) -> None:
+        self._held.append(sock)
+        if len(self._held) > HELD:
+            self._held.pop(self.random.randrange(HELD)).close()
+
+    def as_member(self, data: bytes, kind: int | None = None) -> None:
+        """Greet as a member, and send bytes once that is accepted."""
+        address, target, sender = self.pair()
+        if kind is None:
+            kind = self.random.choice((hs.CONTROL, hs.BULK))
+        host, _, port = address.rpartition(":")
+        sock = socket.create_connection((host, int(port)), 5)
+        sock.settimeout(2)
+        self.sent += 1
+        with contextlib.ExitStack() as stack:
+            stack.callback(sock.close)
+            sock.sendall(hs.encode_hello(hs.Hello(kind, sender, target.member_id)))
+            got = b""
+            while (size := hs.greeting_size(got)) is None or len(got) < size:
+                more = sock.recv(4096)
+                if not more:
+                    return
+                got += more
+            if hs.decode_answer(got[:size]).status != hs.OK:
+                self.refused += 1
+                return
+            self.greeted += 1
+            for at in range(0, len(data), 1 << 16):
+                sock.sendall(data[at : at + (1 << 16)])
+            stack.pop_all()
+        self._look(sock) if self.random.random() < 0.8 else self._keep(sock)
+
+    def mangle(self, data: bytes) -> bytes:
+        """A few bytes changed, taken out or put in."""
+        out = bytearray(data)
+        for _ in range(self.random.choice((1, 1, 2, 8))):
+            at = self.random.randrange(len(out) + 1)
+            what = self.random.random()
+            if what < 0.6 and at < len(out):
+                out[at] = self.random.choice((0, 255, out[at] ^ (1 << self.random.randrange(8))))
+            elif what < 0.8:
+                del out[at : at + self.random.choice((1, 4, 100))]
+            else:
+                out[at:at] = self.random.randbytes(self.random.choice((1, 4, 100)))
+        return bytes(out)
+
+    def number(self) -> int:
+        """Some number of 64 bits."""
+        return self.random.choice(EXTREMES) if self.random.random() < 0.7 else self.random.getrandbits(64)
+
+    # ---- greetings
+
+    def greeting(self) -> bytes:
+        """A good hello in a member's name."""
+        _, target, sender = self.pair()
+        return hs.encode_hello(hs.Hello(self.random.choice(list(hs.KINDS)), sender, target.member_id))
+
+    @staticmethod
+    def summed(data: bytes) -> bytes:
+        """The sums of a greeting set right, whatever it says."""
+        if len(data) < hs.HEADER:
+            return data
+        return data[:16] + struct.pack("<I", zlib.crc32(data[hs.HEADER :], zlib.crc32(data[8:16]))) + data[20:]
+
+    def garbage(self) -> None:
+        """Bytes of somebody who wants something else."""
+        choices = (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00", b"")
+        data = self.random.choice((*choices, hs.MAGIC, self.random.randbytes(self.random.randrange(70_000))))
+        self.throw(self.random.choice(self.addresses), data)
+
+    def mangled_greeting(self) -> None:
+        """A hello with wrong bytes, with or without the right sums."""
+        data = self.mangle(self.greeting())
+        self.throw(self.random.choice(self.addresses), self.summed(data) if self.random.random() < 0.7 else data)
+
+    def stretched_greeting(self) -> None:
+        """Lengths that are not those of what follows."""
+        data = self.greeting()
+        size = self.random.choice((0, 1, hs.MAX_BODY, hs.MAX_BODY + 1, 1 << 31, (1 << 32) - 1))
+        data = data[:12] + struct.pack("<I", size) + data[16:]
+        if self.random.random() < 0.5:
+            at = self.random.randrange(hs.HEADER, len(data) - 1)
+            data = data[:at] + b"\xff\xff" + data[at + 2 :]
+        self.throw(self.random.choice(self.addresses), self.summed(data), hold=self.random.random() < 0.5)
+
+    def forged_greeting(self) -> None:
+        """Identities that are nearly those of a member."""
+        address, target, sender = self.pair()
+        some = self.random.choice
+        fields: dict[str, object] = {}
+        for _ in range(some((1, 1, 2))):
+            fields |= some(
+                (
+                    {"incarnation": "x" * 64}, {"start": self.number()}, {"life": self.number()}, {"member_id": 77},
+                    {"cluster_id": self.number() or 1}, {"token": self.number()}, {"level": 0xFFFF}, {"codecs": ()},
+                    {"flags": self.random.randrange(8)}, {"name": "\x1b[2J\n" * 20}, {"software": "\u202e" * 20},
+                    {"places": ("127.0.0.1:9", "[::1]:9", "nonsense", "a" * 240, "\0", "no-such-host.invalid:1")},
+                )
+            )  # fmt: skip
+        kind = some(list(hs.KINDS))
+        to = target.member_id if self.random.random() < 0.8 else self.number()
+        self.throw(address, hs.encode_hello(hs.Hello(kind, replace(sender, **fields), to)))  # type: ignore[arg-type]
+
+    def roster(self) -> None:
+        """Ask for the roster, and read none of it."""
+        self.throw(self.random.choice(self.addresses), hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)), hold=True)
+
+    # ---- frames
+
+    def framed(self, kind: int, body: bytes, head: int | None = None) -> bytes:
+        """A frame with the right sums."""
+        head = len(body) if head is None else head
+        start = struct.pack("<IIIB3x", zlib.crc32(body[:head]), len(body), head, kind)
+        return start + struct.pack("<I", zlib.crc32(start)) + body
+
+    def good_frame(self) -> bytes:
+        """A frame that a member could send."""
+        outbox = Outbox()
+        _, target, sender = self.pair()
+        outbox.add(Message(T.MsgHeartbeatResp, target.member_id, sender.member_id, 1, context=b"12345678"))
+        outbox.add_refusal(1, [self.number()])
+        outbox.add_forward(frame([encode_op(1, 1, b"x")]))
+        outbox.add_blob(PONG, b"")
+        return b"".join(bytes(piece) for piece in outbox.pieces())
+
+    def mangled_frame(self) -> None:
+        """Wrong bytes between frames."""
+        data = self.good_frame()
+        if self.random.random() < 0.5:
+            body = self.mangle(data[HEADER : HEADER + 120])
+            data = self.framed(self.random.randrange(6), body or b"x")
+        else:
+            data = self.mangle(data)
+        self.as_member(data)
+
+    def stretched_frame(self) -> None:
+        """Headers with the right sum that announce more than there is, or than may be."""
+        some = self.random.choice
+        start = struct.pack(
+            "<IIIB3x", 0, some((0, 1, MAX_FRAME, MAX_FRAME + 1, (1 << 32) - 1)),
+            some((0, 1, MAX_FRAME, (1 << 32) - 1)), some((0, 1, 2, 3, 4, 5, 255)),
+        )  # fmt: skip
+        self.as_member(start + struct.pack("<I", zlib.crc32(start)) + bytes(self.random.randrange(5000)))
+
+    def cut_frame(self) -> None:
+        """The beginning of a frame, and nothing more."""
+        data = self.good_frame()
+        self.as_member(data[: self.random.randrange(len(data))])
+
+    def message(self) -> None:
+        """A Raft message with numbers that no member has."""
+        _, target, sender = self.pair()
+        kind = self.random.choice(list(T))
+        message = Message(kind, target.member_id, sender.member_id, self.random.choice((self.term, self.number())))
+        message.log_term, message.vote = self.number(), self.number()
+        message.index, message.reject_hint = self.far(), self.number()
+        message.commit = self.far() if kind in (T.MsgApp, T.MsgHeartbeat) else self.number()
+        message.reject = kind in GRANTS or self.random.random() < 0.5
+        message.context = self.random.choice((b"", b"doubt", self.random.randbytes(8), bytes(100_000)))
+        if self.random.random() < 0.1:
+            message.from_ = self.number()
+        if kind == T.MsgSnap:
+            voters = tuple(sorted({self.number() or 1 for _ in range(3)}))
+            message.snapshot = Snapshot(self.number(), self.number(), ConfState(voters))
+        outbox = Outbox()
+        if not outbox.add(message):
+            self.as_member(self.framed(1, bytes([1, kind, message.reject, 0]) + self.random.randbytes(80)))
+            return
+        self.as_member(b"".join(bytes(piece) for piece in outbox.pieces()))
+
+    def far(self) -> int:
+        """An index that no log has, or 0: one that it has could be believed."""
+        return self.random.choice((0, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1))
+
+    def entries(self) -> None:
+        """An append behind an entry that no log has, whole or mangled."""
+        _, target, sender = self.pair()
+        at, term = self.far() or 1 << 40, self.random.choice((1, self.term))
+        index = (at + 1) & ((1 << 64) - 1)
+        image = encode_entry(Entry(term, index, 0, self.random.randbytes(self.random.choice((0, 10, 5000)))))
+        message = Message(T.MsgApp, target.member_id, sender.member_id, term, term, at, images=image)
+        outbox = Outbox()
+        if not outbox.add(message):
+            return
+        data = b"".join(bytes(piece) for piece in outbox.pieces())
+        if self.random.random() < 0.5:
+            wrong = self.mangle(data[HEADER + 84 :])
+            body = data[HEADER : HEADER + 12] + struct.pack("<Q", len(wrong)) + data[HEADER + 20 : HEADER + 84] + wrong
+            data = self.framed(1, body, 84)
+        self.as_member(data, hs.BULK)
+
+    def forward(self) -> None:
+        """Operations that are none, or that nobody may ask for."""
+        some = self.random.choice
+        requests = (
+            b"", b"{}", b"\xff" * 20, b"[" * 50_000, b'{"version":1,"action":"add","member":{}}',
+            b'{"version":1,"action":"update","member":{"id":7,"name":"","peer_urls":["http://["],"client_urls":[],'
+            b'"is_learner":false,"incarnation":""}}',
+            b'{"version":1,"action":"publish","member":{"id":7,"name":"\\ud800","peer_urls":[],"client_urls":["' +
+            b"u" * 5000 + b'"],"is_learner":false,"incarnation":""}}',
+            b'{"version":1,"action":"restate","member":{"id":7,"name":"","peer_urls":[],"client_urls":[],'
+            b'"is_learner":false,"incarnation":""},"roster":{}}',
+            self.random.randbytes(some((1, 50, 2000))),
+        )  # fmt: skip
+        operations = [encode_op(some((1, 2, 3, 4, 5, 6)), self.number(), some(requests)) for _ in range(some((1, 3)))]
+        data = frame(operations)
+        if self.random.random() < 0.5:
+            data = self.mangle(data)
+        self.as_member(self.framed(2, data or b"x"), hs.BULK)
+
+    def refusal(self) -> None:
+        """Refusals of operations that nobody forwarded."""
+        codes = (0, len(REFUSALS) - 1, len(REFUSALS), 0xFFFF)
+        body = struct.pack("<HH", self.random.choice(codes), self.random.choice((0, 0, 1)))
+        self.as_member(self.framed(3, body + self.random.randbytes(self.random.choice((0, 8, 7, 80_000)))))
+
+    def blob(self) -> None:
+        """Blobs where none belong."""
+        tag = self.random.choice((0, 1, PING, PONG, ROSTER_RECORD, 255))
+        self.as_member(self.framed(4, bytes([tag]) + self.random.randbytes(self.random.choice((0, 100, 100_000)))))
+
+    def snapshot(self) -> None:
+        """A snapshot stream with pieces out of place."""
+        tags = (snaptransfer.BEGIN, snaptransfer.PART, snaptransfer.CHUNK, snaptransfer.TRAILER, snaptransfer.WANT, 99)
+        out = b""
+        for _ in range(self.random.choice((1, 2, 5))):
+            size = self.random.choice((0, 10, 300, 70_000))
+            out += self.framed(4, bytes([self.random.choice(tags)]) + self.random.randbytes(size))
+        self.as_member(out, hs.SNAPSHOT)
+
+    def close(self) -> None:
+        """Hang up everywhere."""
+        for sock in self._held:
+            sock.close()
+        self._held.clear()
