@@ -211,7 +211,9 @@ class BuildExt(build_ext):
         sources = {}
         for at in range(0, len(stale), CHUNK):
             part = [ext for ext, _, _ in stale[at : at + CHUNK]]
-            options = {"build_dir": str(folder), "force": True, "nthreads": workers}
+            # Cython counts the modules of each part; we count those of all.
+            quiet = bool(os.environ.get("METASTORE_PROGRESS"))
+            options = {"build_dir": str(folder), "force": True, "nthreads": workers, "quiet": quiet}
             for ext in cythonize(part, compiler_directives=DIRECTIVES, **options):
                 sources[ext.name] = ext.sources
             progress.add(len(part))

@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 import socket
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from . import errors
@@ -27,6 +28,7 @@ VERSION = 1
 ASK_TIMEOUT = 2.0  # seconds for one member to answer
 PATIENCE = 10.0  # seconds for all of them: the one who knows may be starting, or a change not applied yet
 PAUSE = 0.2  # seconds between rounds
+LOOK_EVERY = 0.05  # seconds after which a stop is noticed
 TELL_EVERY = 2.0  # seconds between lines about what is waited for
 MAX_RECORD = 16 * 1024 * 1024  # bytes; members and URLs are bounded where they are added, older ones were not
 
@@ -71,11 +73,39 @@ def read_record(data: bytes) -> Told:
     return Told(cluster_id, members, contacts)
 
 
-def join(addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str) -> Identity:
+def join_unless(
+    stopping: threading.Event, addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str
+) -> Identity:
+    """What `join` gives, or errors.Stopped soon after `stopping` was set: a name server or a member that does not
+    answer must not hold up a stop."""
+    outcome: list[Identity | BaseException] = []
+    over = threading.Event()
+
+    def work() -> None:
+        try:
+            outcome.append(join(addresses, name, token, peer_address, incarnation, stopping.wait))
+        except BaseException as error:  # noqa: BLE001 - carried to who asked, whatever it is
+            outcome.append(error)
+        over.set()
+
+    threading.Thread(target=work, name="join", daemon=True).start()
+    while not over.wait(LOOK_EVERY):
+        if stopping.is_set():
+            raise errors.Stopped()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
+
+
+def join(
+    addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str,
+    pause: Callable[[float], object] = time.sleep,
+) -> Identity:  # fmt: skip
     """The identity of a new data directory in the cluster whose members listen at `addresses` (host:port).
 
-    `peer_address` is where the others will dial us, as it was given when we were added. Raises ConfigError when nobody
-    answers, nobody knows us, or the members at the addresses are not of one cluster.
+    `peer_address` is where the others will dial us, as it was given when we were added. `pause(seconds)` waits between
+    two rounds; when it returns something true nobody waits for the outcome any more. Raises ConfigError when nobody
+    answers, nobody knows us, or the members at the addresses are not of one cluster; Stopped.
     """
     others = [address for address in addresses if address != peer_address]
     if not others:
@@ -104,7 +134,8 @@ def join(addresses: Iterable[str], name: str, token: str, peer_address: str, inc
         if now >= told_at + TELL_EVERY:
             told_at = now
             log.info("joining: asking again for %.0f s (%s)", began + PATIENCE - now, why)
-        time.sleep(PAUSE)
+        if pause(PAUSE):
+            raise errors.Stopped()
 
 
 def _ask(address: str) -> Told:

@@ -51,7 +51,7 @@ class Node(EmbeddedKV):
         """Open the data directory, recover, bind the addresses and serve.
 
         Raises ConfigError, DataDirInUse, DamagedData, AddressInUse, DiskFailed; then everything is closed again. Raises
-        Stopped when `stop` was called before.
+        Stopped when `stop` was called before, or meanwhile.
         """
         with self._lock:
             if self._thread is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import secrets
+import threading
 import time
 from collections.abc import Callable, Container
 from functools import partial
@@ -35,7 +36,7 @@ from .descriptors import for_clients, raise_limit, reserved
 from .drain import Drain
 from .driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
-from .join import join
+from .join import join_unless
 from .loop import READ, Loop
 from .members import Members
 from .membership import Identity, Roster
@@ -120,16 +121,19 @@ class Server:
         #: (flag byte, name) of the codecs that all other members can read; None: there are no others.
         self.common_codecs: frozenset[tuple[int, str]] | None = None
         self.left: errors.MetaStoreError | None = None
+        self.stopping = threading.Event()  # somebody asked for it, perhaps before the loop runs
 
     # ---- opening
 
     def run(self) -> None:
-        """Open everything, serve until stopped, close everything. Raises MetaStoreError."""
+        """Open everything, serve until stopped, close everything. Raises MetaStoreError; Stopped when it was to stop
+        before everything was open."""
         with self.closing:
             self.descriptors = raise_limit()
-            self._open_disk()
-            self._open_state()
-            self._open_sockets()
+            for step in (self._open_disk, self._open_state, self._open_sockets):
+                if self.stopping.is_set():
+                    raise errors.Stopped()
+                step()
             if self.roster.conf_state.voters == (self.identity.member_id,):
                 self.driver.campaign()
             self.loop.on_turn = self._turn
@@ -209,7 +213,8 @@ class Server:
         own = initial[config.node.name] = real_address(initial[config.node.name])
         incarnation = secrets.token_hex(16)
         if config.cluster.state == "existing":
-            return join(initial.values(), config.node.name, config.cluster.token, own, incarnation)
+            others = initial.values()
+            return join_unless(self.stopping, others, config.node.name, config.cluster.token, own, incarnation)
         return Identity.create(config.node.name, config.cluster.token, initial, incarnation)
 
     def _open_state(self) -> None:
@@ -568,7 +573,8 @@ class Server:
     # ---- stopping
 
     def stop_soon(self) -> None:
-        """Begin to drain; thread-safe, idempotent."""
+        """Begin to drain, or give up the opening that is under way; thread-safe, idempotent."""
+        self.stopping.set()
         with contextlib.suppress(OSError, ValueError):
             self.loop.call_soon_threadsafe(self._begin_drain)
 

@@ -44,12 +44,12 @@ def ask(member: Member, rng: random.Random) -> float:
     return time.monotonic()
 
 
-def ended(member: Member, began: float) -> None:
+def ended(member: Member, began: float, limit: float = STOP_SECONDS) -> None:
     """It ends by itself, in time and without an error."""
     code, log = member.wait()
     took = time.monotonic() - began
     assert code == 0, log
-    assert took < STOP_SECONDS, f"{member.name} took {took:.1f} s to stop:\n{log}"
+    assert took < limit, f"{member.name} took {took:.1f} s to stop:\n{log}"
 
 
 def stop_all(members: list[Member], rng: random.Random) -> None:
@@ -107,3 +107,16 @@ def test_one_that_waits_for_the_others_stops_at_once(cluster_of: Callable[..., C
         waiting = client.future(m.PutRequest(key=b"k", value=b"v"), timeout=20)
         ended(last, ask(last, rng))
         assert waiting.exception(20) is not None, "nobody can have acknowledged it"
+
+
+def test_one_that_joins_stops_at_once(cluster_of: Callable[..., Cluster]) -> None:
+    """Whoever it asks may not answer; that it goes on asking for ten seconds is no reason."""
+    rng = random.Random(SEED)
+    newcomer = cluster_of(2).members[1]
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        newcomer.existing = True
+        newcomer.initial["n1"] = f"127.0.0.1:{silent.getsockname()[1]}"
+        newcomer.launch()
+        silent.settimeout(20)
+        with silent.accept()[0]:
+            ended(newcomer, ask(newcomer, rng), 3.0)
