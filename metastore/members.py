@@ -200,6 +200,15 @@ class Members:
         """Have `change` carried out; `done` is called once, here or later."""
         hand_in(self.kv, MEMBER, change.encode(), Outcome(done), lambda op: self.driver.change_members(op, now))
 
+    def others_go_on(self) -> bool:
+        """Whether the others could commit without this leader: a quorum of them has been heard lately and has more of
+        the log on disk than this member, so that their disks go on."""
+        status: Any = self.driver.raw.status()
+        ahead = {ident for ident, peer in status.progress.items() if peer.heard and peer.match > status.persisted}
+        ahead -= {self.identity.member_id}
+        halves = (status.config.voters, status.config.voters_outgoing)
+        return all(len(ahead.intersection(voters)) > len(voters) // 2 for voters in halves if voters)
+
     def best_successor(self, besides: Container[int] = ()) -> int:
         """The voter that should lead when this leader goes: heard of lately, with the most of the log, and not one of
         `besides`. 0: nobody."""

@@ -59,6 +59,7 @@ SWEEP_SLICES = 10  # of them in a turn where they are urgent
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
+DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
 # when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
@@ -503,6 +504,14 @@ class Server:
             self.listener.resume_all()
         self.space.turn()
 
+    def _watch_disk(self, now: float) -> None:
+        """A leader whose disk stands still can apply and answer nothing: let somebody lead whose disk goes on."""
+        since, raft = self.wal.sync_pending_since, self.config.raft
+        if since is None or now - since <= DISK_PATIENCE * raft.election_ticks * raft.tick_interval:
+            return
+        if self.driver.is_leader and self.membership.others_go_on():
+            self.space.lead_no_more()
+
     def hand_over(self, besides: Container[int] = ()) -> int:
         """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
         successor = self.membership.best_successor(besides) if self.driver.is_leader else 0
@@ -544,6 +553,7 @@ class Server:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
+        self._watch_disk(now)
         self.peering.tick(now)
         self.space.tick(now)
         if self.unsynced.doubt and (self.raw.term_of(self.raw.persisted) or 0) > self.unsynced.doubt:

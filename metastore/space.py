@@ -22,7 +22,7 @@ log = logging.getLogger("metastore.node")
 ENTRY_OVERHEAD: Final = 128  # bytes: record header, entry header, flag byte, padding
 RETRY: Final = 0.5  # seconds between attempts to make room after the disk was full
 MEASURE: Final = 0.5  # seconds between two looks at the disk's free bytes
-ASK: Final = 30.0  # seconds until a leader without room hands over to the same member again
+ASK: Final = 30.0  # seconds until such a leader hands over to the same member again
 
 
 class Space:
@@ -37,7 +37,7 @@ class Space:
         self._least = min(limits.max_request_bytes, server.config.wal.segment_size // 4)
         self.full = False
         self._limited = False
-        self._asked: dict[int, float] = {}  # member that we handed leadership to for want of room -> when
+        self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
         self._measure_at = 0.0
 
     @property
@@ -75,7 +75,7 @@ class Space:
             f"{server.wal.path}: {left + server.wal.reserve} bytes are set aside and {server.wal.free} free on the disk"
         )
         log.error("no room for the log: %s: puts are refused, deletes, compaction and disarming are not", lack)
-        self._lead_no_more()
+        self.lead_no_more()
         server.loop.call_later(RETRY, self._retry)
 
     def _over(self) -> None:
@@ -86,7 +86,7 @@ class Space:
     def _retry(self) -> None:
         if self.full:
             self._server.wal.retry_room()
-            self._lead_no_more()
+            self.lead_no_more()
             self._server.loop.call_later(RETRY, self._retry)
 
     def tick(self, now: float) -> None:
@@ -95,8 +95,9 @@ class Space:
             self._measure_at = now + MEASURE
             self._server.wal.measure()
 
-    def _lead_no_more(self) -> None:
-        """Without room, let somebody else lead who may have some; each is asked once in a while only."""
+    def lead_no_more(self) -> None:
+        """Without room, or with a disk that stands still, let somebody else lead who may be better off; each is asked
+        once in a while only."""
         server = self._server
         now = server.loop.now()
         self._asked = {ident: when for ident, when in self._asked.items() if now - when < ASK}

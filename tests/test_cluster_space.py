@@ -1,10 +1,13 @@
-"""Members of a cluster that lack something: one without room for its log, one that takes nothing from its sockets."""
+"""Members of a cluster that lack something: one without room for its log, one whose disk stands still, one that takes
+nothing from its sockets."""
 
 from __future__ import annotations
 
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -54,6 +57,25 @@ def fill(client: Client, most: int, until: Callable[[], bool]) -> dict[bytes, by
         if until():
             return acked
     pytest.fail(f"nothing came of {most} puts of 8 KiB")
+
+
+def test_a_leader_whose_disk_stands_still_hands_over(cluster_of: MakeCluster, tmp_path: Path) -> None:
+    cluster = cluster_of(settings=SETTINGS)
+    stuck, other = cluster.members[0], cluster.members[1]
+    stands_still = tmp_path / "the disk of the first one stands still"
+    stuck.env = {"METASTORE_FAILPOINTS": f"wal.before_sync=block({stands_still})"}
+    cluster.start()
+    lead(cluster, stuck)
+    with other.client() as client:
+        time_to_write(client, b"before")
+        stands_still.touch()
+        with suppress(Failure):
+            client.put(b"meanwhile", b"1")
+        wait_until(lambda: "handing leadership to" in stuck.logs, 20, "handing over")
+        wait_until(lambda: cluster.leader() is not stuck, 20, "another leader")
+        time_to_write(client, b"after")
+        stands_still.unlink()
+    cluster.same_everywhere()
 
 
 def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: MakeCluster) -> None:

@@ -204,6 +204,22 @@ def test_what_waits_for_connections_holds_up_nobody() -> None:
     assert published == [None] and not cluster.outcomes
 
 
+def test_a_leader_knows_whether_the_others_go_on_without_its_disk() -> None:
+    """Only then may it hand over for its disk's sake: where its own vote is needed nobody could follow it."""
+    cluster = Cluster()
+    leader, (first, second) = cluster.leader, cluster.followers
+    cluster.run(1.0)
+    assert not leader.membership.others_go_on(), "its disk is as good as theirs"
+    leader.speed.sync = 1000.0
+    cluster.ask(first)
+    cluster.run(1.0)
+    assert leader.membership.others_go_on()
+    second.crash(False)
+    cluster.run(10.0)
+    assert leader is cluster.leader
+    assert not leader.membership.others_go_on(), "one of three is no quorum"
+
+
 def roster(voters: int) -> Roster:
     """So many voters, all of them started."""
     return Roster(Store(MemoryEngine()), [Record(n, f"n{n}", (f"http://n{n}:2",), ()) for n in range(1, voters + 1)])
