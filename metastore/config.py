@@ -26,6 +26,8 @@ ENV_PREFIX = "METASTORE_"
 #: Bytes of the largest frame between members; the same on all of them. An entry has to fit in one, with some heads.
 PEER_FRAME = 64 * 1024 * 1024
 MAX_BATCH = PEER_FRAME - 64 * 1024
+#: Operations in one batch: a leader takes those of a follower's batch at one go, and must not be held up by them.
+MAX_BATCH_OPS = 5000
 #: What a member's record may hold, which all members keep: bytes of a name and of an address, and addresses.
 MAX_NAME = 128
 MAX_ADDRESS = 240
@@ -298,7 +300,7 @@ class RaftTable:
     heartbeat_ticks: int = _count(1, 1, 1000)
     read_only: str = _text("safe", choices=("safe", "lease"))
     enable_batch_proposal: bool = _flag(True)
-    batch_max_size: int = _count(50, 1, 1_000_000)
+    batch_max_size: int = _count(50, 1, MAX_BATCH_OPS)
     batch_max_time: float = _duration("2ms", "0", "10s")
     batch_max_bytes: int = _size("4MiB", "4KiB", "1GiB")
     max_tail_bytes: int = _size("32MiB", "64KiB", "64GiB")

@@ -41,6 +41,7 @@ from ._core.op import LEVEL, MEMBER, decode_op, level_of
 from ._core.peerwire import REFUSALS
 from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
 from .changes import MAX_CHANGES, Changes
+from .config import MAX_BATCH_OPS
 from .membership import Change, Roster
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ class Driver:
     def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
         """Operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
         refused: dict[int, list[int]] = {}
-        for data in unframe(batch):
+        for data in unframe(batch, MAX_BATCH_OPS):
             operation = decode_op(data)
             try:
                 self._take_forwarded(sender, data, operation, now)

@@ -33,6 +33,8 @@ WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
 #: Tags of blobs on streams that are not for snapshots: the acceptor asks for a sign of life, the dialler gives it; the
 #: roster, as the answer to a roster hello.
 PING, PONG, ROSTER_RECORD = 240, 241, 242
+#: Bytes of a frame on any stream but a bulk one: nothing that is longer goes there.
+SMALL_FRAME = 1024 * 1024
 #: Bytes of a roster that a running member takes; whoever joins takes any.
 MAX_ROSTER = 1024 * 1024
 
@@ -41,9 +43,11 @@ MAX_ROSTER = 1024 * 1024
 class PeerLimits:
     """Bounds of the streams; sizes in bytes, times in seconds.
 
-    max_control and max_bulk bound what waits to be sent on one stream. stall_timeout: a peer that takes nothing for so
-    long, while there is something for it, is dialled anew. dead_timeout: so is one whose system does not confirm what
-    was sent; it is shorter than what TCP waits between its late retransmissions, so that a healed network is used soon.
+    max_frame is the largest frame on a bulk stream, and what one that is not complete may take of memory: each member,
+    and each of MAX_STRANGERS, has one bulk stream. max_control and max_bulk bound what waits to be sent on one stream.
+    stall_timeout: a peer that takes nothing for so long, while there is something for it, is dialled anew.
+    dead_timeout: so is one whose system does not confirm what was sent; it is shorter than what TCP waits between its
+    late retransmissions, so that a healed network is used soon.
     max_accepted: accepted streams at once, strangers included. max_rosters: those among them that are told the roster.
     stranger_timeout: a member that is not in the roster is forgotten when nothing is heard of it for so long.
     """
@@ -64,6 +68,11 @@ class PeerLimits:
     max_rosters: int = 8
     stranger_timeout: float = 30.0
     sweep: float = 0.25
+
+
+def largest(limits: PeerLimits, kind: int) -> int:
+    """Bytes of the largest frame on a stream of this kind; a roster is as long as its members make it."""
+    return limits.max_frame if kind in (0, hs.BULK, hs.ROSTER) else min(limits.max_frame, SMALL_FRAME)
 
 
 def tune(sock: socket.socket, dead_timeout: float) -> None:
@@ -96,7 +105,7 @@ class Stream:
         self.transport = transport
         self.loop = transport.loop
         self.kind = kind
-        self.outbox = Outbox(max_bytes, limits.max_frame)
+        self.outbox = Outbox(max_bytes, largest(limits, kind))
         self.state = WAITING
         self.queued = False  # in the transport's list of streams to flush
         self.deadline: float | None = None
@@ -375,7 +384,7 @@ class SnapshotSender(DialledStream):
         self.on_blob: Callable[[int, bytes], object] = lambda _tag, _data: None
         self.on_drain: Callable[[], object] = lambda: None
         self.on_end: Callable[[str], object] = lambda _reason: None
-        self._reader = FrameReader(transport.limits.max_frame)
+        self._reader = FrameReader(largest(transport.limits, hs.SNAPSHOT))
 
     def send_message(self, message: Message) -> bool:
         """Queue a Raft message (the MsgSnap itself)."""
@@ -539,7 +548,7 @@ class AcceptedStream(Stream):
             self.state = OPEN
             self.deadline = None
             self.kind, self.from_, self.identity = hello.kind, hello.sender.member_id, hello.sender
-            self.reader = FrameReader(transport.limits.max_frame, self.from_, transport.me.member_id)
+            self.reader = FrameReader(largest(transport.limits, self.kind), self.from_, transport.me.member_id)
             transport.accepted(self)
 
     def _tell_roster(self) -> None:

@@ -174,7 +174,7 @@ def test_listen_client_takes_one_address_or_a_list() -> None:
         ),
         ("[wal]\ngroup_commit = 1", "m.toml:2: wal.group_commit: expected true or false, found an integer"),
         ("[raft]\nbatch_max_size = true", "m.toml:2: raft.batch_max_size: expected an integer, found a boolean"),
-        ("[raft]\nbatch_max_size = 0", "m.toml:2: raft.batch_max_size: 0 is not between 1 and 1000000"),
+        ("[raft]\nbatch_max_size = 0", "m.toml:2: raft.batch_max_size: 0 is not between 1 and 5000"),
         ('[wal]\nsegment_size = "1KiB"', "m.toml:2: wal.segment_size: '1KiB' is not between 64KiB and 4GiB"),
         (
             '[log]\nlevel = "warn"',

@@ -15,7 +15,7 @@ from metastore._core.batch import frame, unframe
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.peerwire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
 from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
-from metastore.config import MAX_ADDRESS, MAX_NAME
+from metastore.config import MAX_ADDRESS, MAX_BATCH_OPS, MAX_NAME
 from metastore.errors import FormatError
 
 T = MessageType
@@ -530,3 +530,26 @@ def test_what_the_dialler_makes_of_an_answer(
 ) -> None:
     got = hs.Answer(status, "why", changed(OTHER, token=0, **sender))
     assert hs.judge_answer(got, ME, 2, known)[0] == judged
+
+
+def test_what_a_member_holds_is_bounded() -> None:
+    """A context is kept until a round of reads is over, and a refusal is looked up id by id."""
+    kinds = (MessageType.MsgReadIndex, MessageType.MsgHeartbeat)
+    for kind in kinds:
+        for size, good in ((1024, True), (1025, False)):
+            outbox = Outbox()
+            assert outbox.add(Message(kind, 1, 2, 3, context=bytes(size)))
+            data = b"".join(bytes(piece) for piece in outbox.pieces())
+            if good:
+                assert FrameReader().feed(data, len(data))[0].context == bytes(size)
+            else:
+                with pytest.raises(FormatError, match="a context of 1025 bytes; at most 1024"):
+                    FrameReader().feed(data, len(data))
+    outbox = Outbox()
+    assert outbox.add_refusal(0, list(range(MAX_BATCH_OPS + 1)))
+    data = b"".join(bytes(piece) for piece in outbox.pieces())
+    with pytest.raises(FormatError, match="more than 5000 operations"):
+        FrameReader().feed(data, len(data))
+    assert len(unframe(frame([b"x"] * 5000), 5000)) == 5000
+    with pytest.raises(FormatError, match="more than 5000 operations"):
+        unframe(frame([b"x"] * 5001), 5000)

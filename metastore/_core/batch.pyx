@@ -46,6 +46,8 @@ cdef enum Reason:
     FLUSH
     SINGLE
 
+cdef size_t NO_LIMIT = <size_t>-1
+
 REASONS = ("full_count", "full_bytes", "delay", "disk_idle", "flush", "single")
 
 
@@ -132,10 +134,11 @@ def frame(ops not None):
     return out
 
 
-def unframe(buf):
+def unframe(buf, size_t limit=NO_LIMIT):
     """The operations (list of bytes, never empty) of a framed batch in a bytes-like object.
 
-    FormatError for bytes that frame() cannot have made: a `|BATCH_SEP` that neither ends in a bar nor is escaped.
+    FormatError for more than `limit` of them, and for bytes that frame() cannot have made: a `|BATCH_SEP` that neither
+    ends in a bar nor is escaped.
     """
     cdef Py_buffer view
     cdef FrameReader reader = FrameReader.__new__(FrameReader)
@@ -146,6 +149,8 @@ def unframe(buf):
     try:
         reader.reset(<const uint8_t*>view.buf, view.len)
         while reader.next(&at, &n):
+            if <size_t>len(ops) >= limit:
+                raise FormatError(f"batch: more than {limit} operations")
             ops.append(PyBytes_FromStringAndSize(<const char*>at, n))
         return ops
     finally:

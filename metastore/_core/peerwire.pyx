@@ -19,7 +19,7 @@ from metastore._core.raftpb cimport (MSG_APP, MSG_BEAT, MSG_CHECK_QUORUM, MSG_HU
 
 from metastore import errors
 from metastore._core.raftpb import ConfState
-from metastore.config import PEER_FRAME
+from metastore.config import MAX_BATCH_OPS, PEER_FRAME
 from metastore.errors import FormatError
 
 HEADER = FRAME_HEADER
@@ -41,8 +41,10 @@ cdef enum:
     MAX_PIECES = 512          # of one gathering write; the system takes 1024
     FIRST_CAPACITY = 4096
     KEEP_CAPACITY = 1 << 20
+    MAX_CONTEXT = 1024        # bytes of a message's context: a number, or a word
 
 cdef int N_REFUSALS = len(REFUSALS)
+cdef size_t MAX_REFUSED = MAX_BATCH_OPS
 
 
 cdef inline bint travels(int type) noexcept nogil:
@@ -387,6 +389,8 @@ cdef class FrameReader:
         n_images = get64(body + 12)
         if body[0] != MESSAGE_VERSION or not travels(body[1]) or body[2] > (FLAG_REJECT | FLAG_SNAPSHOT) or body[3]:
             raise FormatError("raft message: unknown version, type or flags")
+        if n_context > MAX_CONTEXT:
+            raise FormatError(f"raft message: a context of {n_context} bytes; at most {MAX_CONTEXT}")
         if MESSAGE_HEAD + n_context + n_snapshot != frame.head or n_images != frame.n - frame.head:
             raise FormatError("raft message: wrong length")
         m = Message.__new__(Message)
@@ -436,6 +440,8 @@ cdef int read_header(const uint8_t* at, size_t max_frame, FrameHeader* out) exce
 cdef Refusal read_refusal(const uint8_t* body, size_t n):
     cdef list ids = []
     cdef size_t at
+    if n > 4 + 8 * MAX_REFUSED:
+        raise FormatError(f"peer stream: a refusal of more than {MAX_REFUSED} operations")
     if n < 12 or (n - 4) % 8 or get16(body) >= N_REFUSALS or get16(body + 2):
         raise FormatError("peer stream: malformed refusal")
     for at in range(4, n, 8):
