@@ -342,7 +342,7 @@ PLANTS = [
     Plant("received and not verified", "transfers", 4, taker=Unverified),
     Plant("log cut beyond the flush", "filed", 4, taker=BeyondFlush, outside=False),
     Plant("chunk not checked", "transfers", 4, taker=Unchecked, outside=False),
-    Plant("chunks of another file", "transfers", 4, taker=AnyFile, outside=False),
+    Plant("chunks of another file", "transfers", 8, taker=AnyFile, outside=False),
     Plant("snapshot without members", "snapshots", 4, taker=NoMembers, outside=False),
     Plant("snapshot in the middle of an apply", "busy", 4, taker=InTheMiddle, outside=False),
     Plant("view swept away", "snapshots", 14, taker=SweptAway, outside=False),
