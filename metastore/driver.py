@@ -541,6 +541,7 @@ class Driver:
             self.log.save_commit(self._hard_state)
             self._commit_asked = self._hard_state.commit
             self._late = None
+            self._marked = False
             self.log.submit()
         return False
 

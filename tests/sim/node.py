@@ -345,11 +345,12 @@ class Member:
             roster_mended=self._roster_mended,
         )
         self.snapshots.attach(self.driver)
-        self.driver.install = self.snapshots.install
+        self.driver.install = self._install
         self.membership = Members(self.driver, self.kv, self.roster, self.identity)
         if self.applied:
             self.cluster.checker.state_is(self, self.applied, self.store.revision)
             self.cluster.checker.digest(self, self.applied)
+            self.cluster.checker.is_at(self, self.applied)
 
     def _engine(self) -> Engine:
         if self.filed:
@@ -485,6 +486,13 @@ class Member:
         with contextlib.suppress(errors.EngineBusy):
             self.store.sweep(5)
         self.kv.swept()
+
+    def _install(self, snapshot: Any, done: Callable[[], None]) -> None:
+        def installed() -> None:
+            done()
+            self.cluster.checker.is_at(self, self.applier.applied_index)
+
+        self.snapshots.install(snapshot, installed)
 
     def installed(self, index: int) -> None:
         """The state is that of a snapshot now."""
