@@ -344,8 +344,9 @@ class Checker:
         """A roster was not the leader's. There are no such rosters here."""
         self.fail(f"member {member.id}: its roster {before} is mended to {told}")
 
-    def snapshot(self, member: Member, header: Header, engine: Engine) -> None:
-        """A member has taken a snapshot: it is the state at its log position, membership included."""
+    def snapshot(self, member: Member, header: Header, engine: Engine, history: object) -> None:
+        """A member has taken a snapshot: it is the state at its log position, membership included, with the `history`
+        that there was when it was begun."""
         if not self.inside:
             return
         name = f"member {member.id}: snapshot {header.index}"
@@ -359,6 +360,8 @@ class Checker:
         if header.revision != revision:
             self.fail(f"{name} says revision {header.revision}, its records {revision}")
         self._digest(member, header.index, revision, found)
+        if self.history(engine) != history:
+            self.fail(f"{name} lacks a part of the history")
 
     def digest(self, member: Member, index: int) -> None:
         """Compare the whole content of a member's state with that of the others, and with the model."""
@@ -372,14 +375,17 @@ class Checker:
         if found != self.model.all_at(revision):
             self.fail(f"member {member.id}: the state after entry {index} is not what the operations make")
 
+    @staticmethod
+    def history(engine: Engine) -> tuple[int, int, int]:
+        """What an engine holds: revision, compact revision, and the hash over all versions between."""
+        hasher = Hasher(engine.view())
+        while hasher.step(1000):
+            pass
+        return hasher.revision, hasher.compact_revision, hasher.hash
+
     def histories(self, members: Iterable[Member]) -> None:
         """All members hold the same history, whatever engine holds it and however much was swept up."""
-        found = {}
-        for member in members:
-            hasher = Hasher(member.engine.view())
-            while hasher.step(1000):
-                pass
-            found[member.id] = (hasher.revision, hasher.compact_revision, hasher.hash)
+        found = {member.id: self.history(member.engine) for member in members}
         if len(set(found.values())) != 1:
             self.fail(f"histories differ: {found}")
 

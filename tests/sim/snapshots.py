@@ -121,6 +121,7 @@ class SimSnapshots(Snapshots):
         self.outgoing: dict[int, SimOutgoing] = {}
         self.coming: SimIncoming | None = None
         self.attempts = 0
+        self.history: object = None  # of the state that the snapshot under way is of
 
     def _restored(self, info: Info, seconds: float) -> None:
         """As the real one. A file that was received and not installed before the crash counts as installed now."""
@@ -165,6 +166,7 @@ class SimSnapshots(Snapshots):
         busy: Any = self
         self._thread = busy
         header, view = moment
+        self.history = self.member.cluster.checker.history(self.engine)
         file = self.member.disk.make(header.name("tmp"))
         file.write(0, header.encode())
         self._write(header, Walker(view), file, 0, self._counted(), int(self.engine.data_size()))
@@ -193,7 +195,7 @@ class SimSnapshots(Snapshots):
         path = Path(self.member.disk, header.name())
         fresh = MemoryEngine()
         info = store.restore(path, fresh)
-        self.member.cluster.checker.snapshot(self.member, header, fresh)
+        self.member.cluster.checker.snapshot(self.member, header, fresh, self.history)
         store.prune({kept.path.name for kept in self.good[-1:]} | {path.name} | self.pinned_names())
         self._taken(info, counted, size, 0.0)
 
