@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .membership import RosterState
     from .ports import Transport
 
+APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one call of pump: 3 ms
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
@@ -96,6 +97,8 @@ class Driver:
     that this member had and the one that it took over from the leader. Not thread-safe: one thread calls all methods.
     """
 
+    apply_budget = APPLY_BUDGET
+    _budget = 0  # what is left of it in this `pump`
     # Entry images that are to be applied, and the offset up to which they are; None: none.
     _images: Any = None
     _at = 0
@@ -188,6 +191,11 @@ class Driver:
             or self._unwritten or self._images is not None
         )  # fmt: skip
 
+    @property
+    def whole(self) -> bool:
+        """Whether the engine holds what is applied, and of no entry a part."""
+        return self.retry_at is None and self.applier.whole
+
     def campaign(self) -> None:
         """Stand for election at once: what a sole voter does at its start."""
         self.raw.campaign()
@@ -199,6 +207,7 @@ class Driver:
         start does not keep the caller from its sockets, ticks and signals.
         """
         applied = 0
+        self._budget = self.apply_budget
         if self.retry_at is not None and self.retry_at <= now:
             self._commit(now)
         if self._images is not None and self.retry_at is None:
@@ -214,7 +223,7 @@ class Driver:
                 self._durable(self.log.settle())
             applied += ready.committed_last > 0
             self._propose(now)
-        self.backlog = False
+        self.backlog = self._images is not None and self.applier.halted and self.retry_at is None
 
     def on_disk(self, now: float) -> None:
         """The log finished a group: report what is durable, then go on. Raises DiskFailed if it failed."""
@@ -512,7 +521,10 @@ class Driver:
             if self._at == len(images):
                 self._images = None
                 break
-            self._at = applier.apply_images(images, self._at)
+            self._at = applier.apply_images(images, self._at, max(1, self._budget))
+            self._budget -= applier.cost
+            if applier.halted:
+                break
             if self._at == len(images) or applier.pause:
                 continue
             entry, behind = decode_entry(images, self._at)
@@ -522,8 +534,8 @@ class Driver:
             applier.passed(entry.index, entry.term)
             self._at = behind
             self.passing("apply.member")
-        if applier.applied_index > self.raw.applied:
-            self._unwritten = applier.applied_index
+        self._unwritten = applier.applied_index if applier.applied_index > self.raw.applied else 0
+        if self._unwritten or applier.halfway:
             self._commit(now)
         else:
             self.raw.apply_held = self._images is not None
@@ -546,9 +558,16 @@ class Driver:
         return False
 
     def _commit(self, now: float) -> None:
-        """Have the engine write what is applied, and answer who waits for it; all of that later if it is busy."""
+        """Have the engine write what is applied, and answer who waits for it; all of that later if it is busy.
+
+        In the middle of an entry the engine's log position must not move. Who waits for what is before a long operation
+        need not wait for its end: it is in the log of a majority, and readers see it."""
+        applier = self.applier
         try:
-            self.applier.commit()
+            if applier.halfway:
+                applier.relieve()
+            else:
+                applier.commit()
         except errors.EngineBusy:
             self.engine_busy += 1
             self.raw.apply_held = True
@@ -556,10 +575,16 @@ class Driver:
             return
         last = self._unwritten
         self._written()
+        if applier.halfway:
+            if applier.lengthy:
+                applier.release()
+                self._passed(applier.applied_index)
+            return
         self.passing("apply.after")
-        self.raw.on_applied(last)
-        self.applier.release()
-        self._passed(last)
+        if last:
+            self.raw.on_applied(last)
+        applier.release()
+        self._passed(applier.applied_index)
 
     def _written(self) -> None:
         """Nothing is applied that the engine does not have."""

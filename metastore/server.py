@@ -528,8 +528,9 @@ class Server:
         """One slice of the physical part of a compaction."""
         self.sweeping = False
         try:
-            # While the engine is busy nothing is swept, and asking at once again and again would be a busy loop.
-            busy = self.driver.retry_at is not None
+            # Nothing is swept while the engine is busy or an entry half applied; to ask again and again would be a busy
+            # loop.
+            busy = not self.driver.whole
             if not busy:
                 self._sweep_some()
         except errors.EngineBusy:

@@ -245,8 +245,8 @@ class Snapshots:
         """The header of a snapshot of this moment, and a view of what goes into it; None if there can be none now."""
         if self._thread is not None or self._stopping or self._driver is None:
             return None
-        if self._driver.retry_at is not None:
-            # The engine is behind what is applied, and so behind the membership.
+        if not self._driver.whole:
+            # The engine is behind what is applied, and so behind the membership, or holds a part of an entry.
             return None
         view = self.engine.view()
         index, term = view.applied()

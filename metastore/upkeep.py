@@ -305,7 +305,7 @@ class Upkeep:
     def _next_sum(self) -> None:
         """Begin with the first one that waits, as soon as the engine has all that is applied."""
         while self._sums:
-            if self.driver.retry_at is not None:
+            if not self.driver.whole:
                 self.loop.call_later(BUSY_RETRY, self._next_sum)
                 return
             one = self._sums[0]

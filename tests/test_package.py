@@ -60,6 +60,7 @@ FLOORS = {
     "_core.kvpb": 3,
     "_core.txn": 3,
     "_core.sweep": 3,
+    "_core.unfinished": 3,
     "_core.mvcc": 3,
     "_core.longrange": 3,
     "_core.work": 3,

@@ -38,7 +38,7 @@ EMPTY = st.builds(dict, compare=st.just([]), success=st.just([]), failure=st.jus
 READS = st.recursive(EMPTY, reads_of, max_leaves=8)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 30), st.lists(READS, min_size=1, max_size=3), st.integers(1, 40))
 def test_a_readonly_transaction_in_pieces_answers_the_same(
     seed: int, changes: int, reads: list[dict], budget: int

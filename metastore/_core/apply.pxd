@@ -6,6 +6,7 @@ from metastore._core.entry cimport EntryView
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OpView
 from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport Work
 
 
 # Raises the error that an operation gets while alarms of these kinds are raised, if it gets one.
@@ -26,14 +27,31 @@ cdef class Applier:
     cdef readonly int barred              # their kinds as bits; 0: nothing is refused for them
     cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError
     cdef public bint pause                # stop behind the entry under way
+    cdef readonly bint inside             # an entry has been begun and is not at its end
+    cdef readonly bint halted             # the last call stopped because its budget was used up
+    cdef readonly size_t cost             # units that the last call took (work.pxd)
+    cdef public size_t spill_at           # records in the overlay from which on a part of an entry goes to the engine
+    cdef size_t budget                    # of the call under way
+    cdef size_t pace                      # of the engine, see there
+    cdef object images                    # keep the bytes of the entry under way
+    cdef object owner
+    cdef Work work                        # the operation under way, when it is done in pieces
+    cdef uint64_t work_id                 # and its request id
     cdef FrameReader frames
     cdef list who
     cdef list what
 
-    cdef int apply_payload(self, const EntryView* view) except -1
+    cdef bint apply_payload(self, const EntryView* view) except -1
     cdef int apply_operation(self, const uint8_t* p, size_t n) except -1
     cdef bytes execute(self, const OpView* op, bint want)
-    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=*) except -1
+    cdef Work long_work(self, const OpView* op, bint want)
+    cdef int begin(self, const OpView* op) except -1
+    cdef bint go_on(self) except -1
+    cdef int keep(self, object waiter, object result) except -1
+    cdef int reject(self, error) except -1
+    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=*, size_t budget=*) except -1
+    cdef bint clean(self) except -1
+    cpdef relieve(self)
     cpdef passed(self, uint64_t index, uint64_t term)
     cpdef answer(self, uint64_t request_id, object result)
     cpdef commit(self)

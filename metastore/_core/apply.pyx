@@ -1,5 +1,10 @@
 """The only place that turns a committed entry into a change and a result.
 
+An entry may be applied in pieces (contract: work.pyx), so that a deletion of a million keys does not hold the loop. What
+it does is the same wherever the pieces end. While it is under way readers see the state before the operation under way,
+`applied_index` is the one of the entry before, and the engine's log position stays before it: it moves in the engine write
+that ends the entry, which is what makes an entry whole or not there after a crash (unfinished.pyx).
+
 Deterministic: what an entry does depends on its bytes and on the state alone. An operation that was accepted
 into the log cannot stop the node: whatever is wrong with it is ApiError or FormatError, which become its own error,
 with no change made. All else passes to the caller and stops the node, for it is trouble of this node that the others
@@ -14,11 +19,15 @@ from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
+from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
                                  op_read)
+from metastore._core.kvpb cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_delete, kv_raise
+from metastore._core.longrange cimport DeleteWork
 from metastore._core.txn cimport txn_puts
-from metastore._core.txnwork cimport TxnWork, start_txn
+from metastore._core.txnwork cimport start_txn
+from metastore._core.unfinished cimport purge, spill
 from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport COST_BYTES, Work
 
 from metastore.alarms import Alarms
 
@@ -27,6 +36,9 @@ cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 
 
 cdef enum:
+    COST_OPERATION = 10      # units of a put, with its way into the engine
+    SPILL_AT = 2048          # records: a millisecond in memory, four in RocksDB
+    PURGE_AT_ONCE = 512      # changes
     ALARM_NOSPACE = 1
     ALARM_CORRUPT = 2
 
@@ -55,16 +67,20 @@ cdef class Applier:
         self.alarms = Alarms(store)
         self.barred = self.alarms.kinds
         self.frames = FrameReader()
+        self.spill_at = SPILL_AT
+        self.pace = store.engine.pace()
         self.who = []
         self.what = []
         self.applied_index, self.applied_term = store.engine.applied()
 
-    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0) except -1:
+    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0, size_t budget=0) except -1:
         """Apply concatenated entry images (any buffer) from offset `at` on; gives the offset where it stopped.
 
         It stops in front of an entry that changes the membership: the caller carries that out, says `passed`, and goes on
         behind it, so that everything takes effect in the order of the log. It also stops behind an entry that has set
-        `pause`. Entries up to `applied_index` are passed over. Raises FormatError (an image or a payload that cannot be
+        `pause`. With a `budget` (units: work.pxd; 0: none) it sets `halted` and stops when that is used up, in front of an
+        entry or `inside` of one; the next call is to be made with the same images and the offset returned, after
+        `relieve`. Entries up to `applied_index` are passed over. Raises FormatError (an image or a payload that cannot be
         read), MemoryError, engine errors.
         """
         cdef const uint8_t[::1] data = images
@@ -72,10 +88,15 @@ cdef class Applier:
         cdef Py_ssize_t size = data.shape[0]
         cdef EntryView view
         cdef int answer
+        self.cost = 0
+        self.halted = False
+        self.budget = budget if budget else <size_t>-1
         if size == 0:
             return 0
         p = &data[0]
-        self.pause = False
+        if not self.inside:
+            self.pause = False
+            self.images = images
         while at < size and not self.pause:
             answer = entry_read(p + at, size - at, &view, False)
             if answer != ENTRY_OK:
@@ -83,12 +104,44 @@ cdef class Applier:
             if view.index > self.applied_index:
                 if view.type != ENTRY_NORMAL:
                     break
-                if view.n:
-                    self.apply_payload(&view)
+                if self.cost >= self.budget or not self.clean() or (view.n and not self.apply_payload(&view)):
+                    self.halted = True
+                    break
                 self.applied_index = view.index
                 self.applied_term = view.term
             at += view.size
+        if not self.inside:
+            self.images = None
         return at
+
+    cdef bint clean(self) except -1:
+        """Whether the engine holds nothing of an entry that is to be applied again; without a budget, make it so."""
+        while self.store.stale and self.budget == <size_t>-1:
+            purge(self.store, PURGE_AT_ONCE)
+        return not self.store.stale
+
+    cpdef relieve(self):
+        """To be called when `apply_images` has halted: hand to the engine what an unfinished entry has changed, if that is
+        much. Raises EngineBusy (to be called again) and what the engine raises."""
+        if self.store.stale:
+            purge(self.store, max(1, PURGE_AT_ONCE // self.pace))
+        elif self.inside and self.store.overlay.count >= self.spill_at:
+            spill(self.store)
+
+    @property
+    def halfway(self):
+        """Whether the entry in front, or what a crash has left of it, must come to its end before a `commit`."""
+        return self.inside or self.store.stale
+
+    @property
+    def lengthy(self):
+        """Whether an operation is under way that takes several pieces by itself."""
+        return self.work is not None
+
+    @property
+    def whole(self):
+        """Whether neither the engine nor the overlay holds a part of an entry."""
+        return not self.inside and self.store.whole()
 
     cpdef passed(self, uint64_t index, uint64_t term):
         """The caller has carried out entry `index`, in front of which `apply_images` stopped."""
@@ -102,28 +155,44 @@ cdef class Applier:
             self.who.append(waiter)
             self.what.append(result)
 
-    cdef int apply_payload(self, const EntryView* view) except -1:
+    cdef bint apply_payload(self, const EntryView* view) except -1:
+        """Go on with an entry; whether it is at its end."""
         cdef const uint8_t* p
         cdef const uint8_t* op
         cdef size_t n
-        cdef object owner = self.codec.decode_view(view.data, view.n, &p, &n)
-        self.nbytes += n
-        try:
+        if not self.inside:
+            self.owner = self.codec.decode_view(view.data, view.n, &p, &n)
+            self.nbytes += n
             self.frames.reset(p, n)
-            while self.frames.next(&op, &n):
+            self.inside = True
+        try:
+            while True:
+                if self.work is not None and not self.go_on():
+                    return False
+                if not self.frames._more:
+                    break
+                if self.cost >= self.budget or (self.store.stale and not self.clean()):
+                    return False
+                if not self.frames.next(&op, &n):
+                    break
                 self.apply_operation(op, n)
         except errors.FormatError:
             # The framing itself is broken: what came before the break is applied, on every node alike.
             self.undecodable += 1
-        return 0
+        self.inside = False
+        self.owner = None
+        return True
 
     cdef int apply_operation(self, const uint8_t* p, size_t n) except -1:
-        """Run one operation; its result or error goes to its waiter, if there is one."""
+        """Run one operation, or begin with it; its result or error goes to its waiter, if there is one."""
         cdef OpView op
         cdef object waiter = None
         cdef object result
         cdef int answer = op_read(p, n, &op)
         self.operations += 1
+        self.cost += self.pace * COST_OPERATION + n // COST_BYTES
+        if answer == OP_OK and (op.kind == OP_TXN or op.kind == OP_DELETE_RANGE):
+            return self.begin(&op)
         if self.waiters and n >= OP_HEADER:
             waiter = self.waiters.pop(op.request_id, None)
         try:
@@ -132,22 +201,29 @@ cdef class Applier:
                 op_raise(answer)
             result = self.execute(&op, waiter is not None)
         except OF_OPERATION as error:
-            self.store.undo()
-            self.rejected += 1
             result = error
+            self.reject(error)
         except BaseException:
             if waiter is not None:
                 # Whoever ends the node answers him: it was not his fault, and the others carry it out.
                 self.waiters[op.request_id] = waiter
             raise
+        return self.keep(waiter, result)
+
+    cdef int keep(self, object waiter, object result) except -1:
+        """Note a result until `release`."""
         if waiter is not None:
             self.who.append(waiter)
             self.what.append(result)
         return 0
 
+    cdef int reject(self, error) except -1:
+        self.store.undo()
+        self.rejected += 1
+        return 0
+
     cdef bytes execute(self, const OpView* op, bint want):
         cdef bytes reply
-        cdef TxnWork work
         if op.kind == OP_MEMBER:
             return self.on_member(<bytes>op.body[:op.n])
         if op.kind == OP_ALARM:
@@ -156,23 +232,68 @@ cdef class Applier:
             return reply
         if self.barred:
             check_alarms(self.barred, op.kind, op.body, op.n)
-        if op.kind != OP_TXN:
-            return self.store.execute_view(op.kind, op.body, op.n, want)
-        work = start_txn(self.store, op.body, op.n, want)
-        while not work.step(<size_t>1 << 40):
-            pass
-        reply = work.reply
-        self.store.finish()
-        return reply
+        return self.store.execute_view(op.kind, op.body, op.n, want)
+
+    # ---- operations that may be about many keys; whoever waits for one stays in `waiters`, with the deadline there
+
+    cdef Work long_work(self, const OpView* op, bint want):
+        """What is to be done in pieces; None for the deletion of a single key."""
+        cdef DeleteReq delete
+        cdef DeleteWork made
+        if self.barred:
+            check_alarms(self.barred, op.kind, op.body, op.n)
+        if op.kind == OP_TXN:
+            return start_txn(self.store, op.body, op.n, want)
+        kv_raise(decode_delete(op.body, op.n, &delete), "DeleteRangeRequest")
+        kv_raise(KV_EMPTY_KEY if delete.key.n == 0 else KV_OK, "")
+        if delete.end.n == 0:
+            return None
+        made = DeleteWork.__new__(DeleteWork)
+        made.begin(self.store, &delete, want, True)
+        return made
+
+    cdef int begin(self, const OpView* op) except -1:
+        cdef bint want = op.request_id in self.waiters
+        try:
+            self.work = self.long_work(op, want)
+            if self.work is None:
+                result = self.store.execute_view(op.kind, op.body, op.n, want)
+        except OF_OPERATION as error:
+            self.reject(error)
+            return self.keep(self.waiters.pop(op.request_id, None), error)
+        if self.work is None:
+            return self.keep(self.waiters.pop(op.request_id, None), result)
+        self.work_id = op.request_id
+        return 0
+
+    cdef bint go_on(self) except -1:
+        """Go on with the operation under way; whether it is over."""
+        cdef bint over
+        cdef size_t left = self.budget - self.cost if self.budget > self.cost else 1
+        try:
+            over = self.work.step(max(<size_t>1, left // self.pace))
+            self.cost += self.work.cost * self.pace
+            if not over:
+                return False
+            self.store.finish()
+            result = self.work.reply
+        except OF_OPERATION as error:
+            result = error
+            self.reject(error)
+        self.work = None
+        return self.keep(self.waiters.pop(self.work_id, None), result) == 0
 
     def reload(self) -> None:
-        """The engine's contents were replaced: go on from its log position. Nothing may be half applied."""
+        """The engine's contents were replaced: go on from its log position."""
+        self.inside = self.halted = False
+        self.work = self.owner = self.images = None
         self.applied_index, self.applied_term = self.store.engine.applied()
         self.alarms.load()
         self.barred = self.alarms.kinds
 
     cpdef commit(self):
-        """Write what was applied, with its log position, to the engine."""
+        """Write what was applied, with its log position, to the engine; between two entries."""
+        assert not self.inside, "an entry is only half applied"
         self.store.commit(self.applied_index, self.applied_term)
 
     cpdef Py_ssize_t release(self):

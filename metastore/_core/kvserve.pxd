@@ -41,6 +41,7 @@ cdef class KVServer(Starter):
     cdef object log_refusal               # class of the error that whoever finds too little gets
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
     cdef readonly WorkQueue queue         # what one turn is too short for
+    cdef public int64_t turn_budget       # units that new requests may cost in a turn, and as many for late ones
     cdef int64_t left                     # what new requests of this turn may still cost
     cdef int64_t left_bytes               # of replies about single keys that may still be made in this turn
     cdef int64_t pace                     # of the engine, see there

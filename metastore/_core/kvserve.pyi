@@ -23,6 +23,7 @@ class KVServer:
     reads_waiting: int
     deferred: dict[Any, list[tuple[Waiter, int, bytes]]]
     queue: WorkQueue
+    turn_budget: int
     next_id: int
     max_request_bytes: int
     max_txn_ops: int

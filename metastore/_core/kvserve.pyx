@@ -82,7 +82,7 @@ cdef class KVServer(Starter):
         self.held = []
         self.deferred = {}
         self.queue = WorkQueue()
-        self.left = TURN_BUDGET
+        self.turn_budget = self.left = TURN_BUDGET
         self.left_bytes = TURN_BYTES
         self.pace = store.engine.pace()
         self.next_id = first_id
@@ -391,8 +391,8 @@ cdef class KVServer(Starter):
         do."""
         self.admitted = False
         if self.queue.busy():
-            self.queue.serve(self, TURN_BUDGET, self.pace)
-        self.left = TURN_BUDGET
+            self.queue.serve(self, self.turn_budget, self.pace)
+        self.left = self.turn_budget
         self.left_bytes = TURN_BYTES
         return self.admitted or self.queue.busy()
 

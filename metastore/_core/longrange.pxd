@@ -43,8 +43,9 @@ cdef class DeleteWork(Work):
     cdef bytes at
     cdef int64_t deleted
     cdef bint wanted
+    cdef bint alone           # no operation of a transaction: its reply has a whole header
 
-    cdef int begin(self, Store store, const DeleteReq* req, bint want) except -1
+    cdef int begin(self, Store store, const DeleteReq* req, bint want, bint alone) except -1
     cdef int finish(self) except -1
 
 

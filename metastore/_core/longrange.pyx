@@ -210,7 +210,8 @@ cdef class DeleteWork(Work):
     def __dealloc__(self):
         kvs_clear(&self.kvs)
 
-    cdef int begin(self, Store store, const DeleteReq* req, bint want) except -1:
+    cdef int begin(self, Store store, const DeleteReq* req, bint want, bint alone) except -1:
+        self.alone = alone
         self.store = store
         self.req = req[0]
         self.wanted = want
@@ -256,6 +257,8 @@ cdef class DeleteWork(Work):
         cdef Header header
         memset(&header, 0, sizeof(header))
         if self.out is not None:
+            if self.alone:
+                self.store.fill_header(&header)
             header.revision = self.store.now()
             self.out.put_first(encode_delete_reply(&header, self.deleted, NULL, 0))
         return 0

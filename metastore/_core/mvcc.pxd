@@ -57,6 +57,8 @@ cdef class Store:
     cdef int64_t rev                      # of the last operation that changed something
     cdef uint32_t sub                     # changes made so far by the operation under way
     cdef int64_t saved_rev                # what the engine holds
+    cdef readonly bint spilled            # the engine holds a part of an entry that is not at its end
+    cdef public bint stale                # the engine holds a part of an entry that will be applied again
     cdef int64_t compacted                # revisions below are gone; -1: never compacted (etcd's convention)
     cdef int64_t swept                    # compact revision up to which the records are gone too
     cdef bytes sweep_at                   # where the sweep under way stands, None: not under way
@@ -67,6 +69,7 @@ cdef class Store:
 
     cdef int64_t now(self) noexcept       # revision that reads of the operation under way see
     cdef void fill_header(self, Header* header) noexcept
+    cdef bint whole(self) noexcept        # no operation is under way and the engine holds no part of an entry
     cdef int finish(self) except -1       # the operation under way is done
     cpdef undo(self)                      # drop what the operation under way has written
 

@@ -293,6 +293,11 @@ cdef class Store:
         self.compacted = read_meta(self.engine, b"mcompact", -1)
         self.swept = read_meta(self.engine, b"mswept", -1)
         self.sweep_at = None
+        self.spilled = False
+        # Not at the top: unfinished.pyx builds on this module.
+        from metastore._core.unfinished import has_stale
+
+        self.stale = has_stale(self)
 
     @property
     def revision(self) -> int:
@@ -312,6 +317,9 @@ cdef class Store:
         header.member_id = self.member_id
         header.revision = self.now()
         header.raft_term = self.raft_term
+
+    cdef bint whole(self) noexcept:
+        return not (self.sub or self.spilled or self.stale)
 
     cdef int finish(self) except -1:
         if self.sub:
@@ -336,6 +344,8 @@ cdef class Store:
                 rev_write(p + n, self.rev + 1, self.sub - 1)
                 self.overlay.remove(p, n + REV_SIZE)
                 self.overlay.remove(at, REV_KEY_SIZE)
+            elif self.spilled:
+                self.stale = True
             self.sub -= 1
 
     cdef Store frozen(self):
@@ -753,6 +763,7 @@ cdef class Store:
         self.engine.write(self.overlay, index, term)
         self.saved_rev = self.rev
         self.overlay.clear()
+        self.spilled = False
 
     cpdef bint sweep(self, size_t budget=1000):
         """One slice of removing what a compaction has cut off; True while there is more. See sweep.pyx."""

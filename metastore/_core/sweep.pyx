@@ -87,11 +87,11 @@ cpdef bint sweep_slice(Store store, size_t budget):
     if store.sweep_at is None:
         if store.swept >= store.compacted:
             return False
-        if store.overlay.count:
+        if store.overlay.count or not store.whole():
             return True
         store.sweep_at = b"k"
         store.sweep_rev = store.compacted
-    elif store.overlay.count:
+    elif store.overlay.count or not store.whole():
         return True
     began = store.sweep_at
     batch = OrderedMap()

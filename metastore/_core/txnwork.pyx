@@ -326,7 +326,7 @@ cdef class TxnWork(Work):
             if delete.end.n:
                 self.part = DeleteWork.__new__(DeleteWork)
                 self.part_kind = 3
-                (<DeleteWork>self.part).begin(self.store, &delete, self.want)
+                (<DeleteWork>self.part).begin(self.store, &delete, self.want, False)
                 return False
             self.cost += COST_WRITE
             reply = self.store.do_delete(&delete, &header, self.want)

@@ -314,6 +314,12 @@ class Chaos:
         if member is not None:
             member.at_change = lambda: self.clock.after(self.chance.random() * 0.002, self._crash, member, power)
 
+    def crash_at_half(self) -> None:
+        """Somebody whose engine has files is killed when these have just got a part of an entry."""
+        member = self._some()
+        if member is not None:
+            member.at_half = lambda: self.clock.after(self.chance.random() * 0.002, self._crash, member, False)
+
     def down_to_one(self) -> None:
         """Of two voters one is removed and told so at once; the one that is left dies with the news."""
         leader = self.cluster.leader()

@@ -10,12 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from metastore import errors
+from metastore._core import mvcc
 from metastore._core.engine import Engine, MemoryEngine
 
 if TYPE_CHECKING:
     from .node import Member
-
-FLUSHED = 0.02  # of its writes are followed by a flush that nobody asked for, as a full write buffer is
 
 
 def refuse_at_times(member: Member, until: float) -> float:
@@ -81,7 +80,7 @@ class FiledEngine(Engine):
         if self.until > self.member.clock.now:
             refuse(self.member)
         self.memory.write(batch, index, term)
-        if self.member.clock.random.random() < FLUSHED:
+        if self.member.clock.random.random() < self.member.cluster.settings.flushed:
             self.begin_flush()
 
     def applied(self) -> tuple[int, int]:
@@ -111,8 +110,12 @@ class FiledEngine(Engine):
         self.member.later(chance.choice((0.001, 0.3, 3.0)) * chance.random(), self._flushed, memory, memory.view())
 
     def _flushed(self, memory: MemoryEngine, view: MemoryEngine) -> None:
-        if memory is self.memory and view.applied()[0] > self.durable_applied():
+        if memory is self.memory and view.applied()[0] >= self.durable_applied():
             self.member.files = view
+            store = mvcc.Store(view)
+            if store.stale and self.member.at_half is not None:
+                self.member.at_half()
+                self.member.at_half = None
 
     def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
         """All or nothing."""

@@ -33,7 +33,9 @@ class Pair(NamedTuple):
 class Call:
     """One operation of a client.
 
-    kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read".
+    kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read",
+    "clear" (all keys from the first up to the second), "renew" (one transaction: if all keys "k..." are there, delete
+    all "p...", read all "k..." and put one).
     expect: value that a swap compares with (None: the key must not exist). floor: the highest revision that a completed
     linearizable operation had shown when this one began. heard: by the member.
     """
@@ -104,6 +106,14 @@ class Model:
             if self.value(call.keys[0]) is not None:
                 self.revision += 1
                 self.versions[call.keys[0]].append(Version(self.revision, 0, 0, None))
+        elif call.kind == "clear":
+            self._clear(*call.keys)
+        elif call.kind == "renew":
+            call.found = [pair for pair in self.all_at(self.revision) if pair.key[:1] == b"k"]
+            call.swapped = bool(call.found)
+            if call.swapped:
+                self._clear(b"p", b"q")
+            self._put(call.keys, call.value, again=self.revision > before)
         elif call.kind == "compact":
             if call.revision <= self.compacted:
                 call.failed = "Compacted"
@@ -114,8 +124,15 @@ class Model:
         call.changed = self.revision > before
         call.result_revision = self.revision
 
-    def _put(self, keys: tuple[bytes, ...], value: bytes) -> None:
-        self.revision += 1
+    def _clear(self, first: bytes, end: bytes) -> None:
+        alive = [pair.key for pair in self.all_at(self.revision) if first <= pair.key < end]
+        self.revision += bool(alive)
+        for key in alive:
+            self.versions[key].append(Version(self.revision, 0, 0, None))
+
+    def _put(self, keys: tuple[bytes, ...], value: bytes, again: bool = False) -> None:
+        """`again`: the operation has changed something before, so that it has its revision."""
+        self.revision += not again
         for key in keys:
             known = self.versions.setdefault(key, [])
             if known and known[-1].value is not None:

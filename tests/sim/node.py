@@ -46,6 +46,7 @@ from .snapshots import SimSnapshots
 EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
 MAX_QUEUE = 4000  # messages that wait for a paused member
 MAX_DECODED = 1 << 24
+AT_ONCE = 1 << 30  # units: no simulated work takes so many
 CLUSTER = 77
 MSG_APP = int(MsgApp)
 
@@ -86,8 +87,10 @@ class Settings:
     doubts: bool = True
     rot: float = 0.0
     taker: type[SimSnapshots] = SimSnapshots
+    pieces: int = 0  # entries and reads are done in pieces of up to so many units; 0: at once
     busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
     filed: float = 0.0  # the share of members whose engine has files of its own
+    flushed: float = 0.02  # of their writes are followed by a flush nobody asked for, as a full write buffer is
     reader: type[ReadAhead] = ReadAhead
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
@@ -110,16 +113,20 @@ class SimApplier(Applier):
     member: Member
     stands_before: Any
 
-    def apply_images(self, images: Any, at: int = 0) -> int:
+    def apply_images(self, images: Any, at: int = 0, budget: int = 0) -> int:
         """As the real one; the checker looks at the state after each entry."""
-        checker, self.pause = self.member.cluster.checker, False
+        checker, going_on, left = self.member.cluster.checker, self.inside, budget
+        if not going_on:
+            self.pause = False
         for _, _, _, kind, payload, size in heads(images, at):
             begin, at = at, payload + size
             self.stands_before = images[begin:at]
-            if not kind:
+            if not kind and not going_on:
                 checker.applying(self.member, self.stands_before)
-            before = self.applied_index
-            if not super().apply_images(self.stands_before):
+            before, going_on = self.applied_index, False
+            stopped = not super().apply_images(self.stands_before, 0, max(1, left) if budget else 0)
+            left -= self.cost
+            if stopped:
                 return begin
             if self.applied_index > before:
                 checker.is_at(self.member, self.applied_index)
@@ -221,6 +228,8 @@ class Member:
         self.rotten: set[str] = set()
         self.filed = cluster.settings.filed > 0 and self.clock.random.random() < cluster.settings.filed
         self.files: MemoryEngine | None = None
+        self.at_half: Callable[[], object] | None = None  # called when its files have a part of an entry
+        self.in_pieces = False
         self.at_change: Callable[[], object] | None = None  # called when the membership has changed
 
     # ---- time
@@ -250,6 +259,8 @@ class Member:
         self._do(call, args)
 
     def _do(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+        if self.in_pieces or self.cluster.settings.pieces:
+            self._cut()
         try:
             call(*args)
         except errors.DiskFailed:
@@ -268,6 +279,18 @@ class Member:
             if not self.turn_due and call is not self._turned:
                 self.turn_due = True
                 self.later(self.cluster.settings.turn * self.clock.random.random(), self._turned)
+
+    def _cut(self) -> None:
+        """Where the next pieces end."""
+        chance, most = self.clock.random, self.cluster.settings.pieces
+        self.in_pieces = most > 0
+        if not most:
+            self.driver.apply_budget = self.kv.turn_budget = AT_ONCE
+            return
+        pace = 12 if self.filed else 1
+        self.driver.apply_budget = pace * chance.randint(1, most)
+        self.kv.turn_budget = pace * chance.randint(1, most)
+        self.applier.spill_at = chance.randint(1, 8)
 
     # ---- life and death
 
@@ -456,12 +479,16 @@ class Member:
         self.turn_due = False
         now = self.now()
         self.driver.pump(now)
+        pieces = self.cluster.settings.pieces
         while self.kv.serve_late():
-            pass
+            if pieces:
+                self.later(0.002 * self.clock.random.random(), self._turn_again)
+                break
         self.snapshots.turn(now)
         # What came out of this may be more to do (a backlog); the next event would do it too, but later.
         if self.driver.backlog:
-            self.later(0, self._turn_again)
+            # What is done in pieces takes a while, so that much can happen meanwhile.
+            self.later(0.02 * self.clock.random.random() if pieces else 0, self._turn_again)
         if self.driver.retry_at is not None:
             self.later(max(0.0, self.driver.retry_at - now), self._turn_again)
         own = self.roster.members.get(self.id)

@@ -87,6 +87,31 @@ class SkipBusy(Driver):
             self.applier.store.overlay.clear()
 
 
+class HalfWritten(Driver):
+    """Writes what an entry has changed so far as if that were all of it."""
+
+    def _commit(self, now: float) -> None:
+        store = self.applier.store
+        if self.applier.inside and not store.stale:
+            store.commit(*store.engine.applied())
+        super()._commit(now)
+
+
+class PartsKept(Driver):
+    """Applies an entry again over what it had written before the crash."""
+
+    def _apply_on(self, now: float) -> None:
+        self.applier.store.stale = False
+        super()._apply_on(now)
+
+
+class ReadInside(Driver):
+    """Serves the reads that wait for an entry as soon as that is begun."""
+
+    def _passed(self, last: int) -> None:
+        super()._passed(last + self.applier.inside)
+
+
 class PatientReads(Driver):
     """Leaves reads without an answer however long they wait."""
 
@@ -350,5 +375,8 @@ PLANTS = [
     Plant("log kept under a snapshot", "overtaken_logs", 2, driver=LogKept),
     Plant("membership changes behind their Ready", "members", 4, driver=ChangesLast),
     Plant("membership changed before its commit is durable", "shrinking", 4, driver=ChangesAtOnce),
+    Plant("half of an entry written", "pieces", 4, driver=HalfWritten),
+    Plant("parts of an entry kept", "pieces", 8, driver=PartsKept),
+    Plant("read in the middle of its entry", "pieces", 6, driver=ReadInside),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

@@ -152,6 +152,19 @@ def filed(scene: Scene, chance: Any) -> None:
     scene.settings.busy = chance.choice((0.0, 0.0, 0.05))
 
 
+def pieces(scene: Scene, chance: Any) -> None:
+    """Deletions and transactions about many keys, applied in pieces; members die, are brought up and read meanwhile."""
+    snapshots(scene, chance)
+    scene.settings.snapshots = chance.choice((5, 12))
+    scene.settings.filed, scene.settings.flushed = chance.choice((0.5, 1.0, 1.0)), 0.5
+    scene.settings.busy = chance.choice((0.0, 0.0, 0.02))
+    scene.settings.pieces = chance.choice((30, 100, 300))
+    scene.settings.members = 3
+    scene.habits.wide, scene.habits.keys, scene.habits.reads = 8.0, 16, 2.0
+    scene.plan.mishaps = {**scene.plan.mishaps, "crash_at_half": 80, "kill": 5, "power": 5}
+    scene.plan.pause, scene.plan.down = 1.0, chance.choice((0.05, 0.5))
+
+
 def reads(scene: Scene, chance: Any) -> None:
     """Leaders that are cut off, stopped and deposed while clients read."""
     usual(scene, chance)
@@ -278,7 +291,7 @@ PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
-    "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed,
+    "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed, "pieces": pieces,
     "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease, "lease_promises": lease_promises,
     "shrinking": shrinking,
 }
@@ -322,6 +335,7 @@ class Simulation:
         # A follower passes an append over that begins before its commit index, so this must end for progress.
         scene.settings.widen = 0.0
         scene.settings.busy = 0.0
+        scene.settings.pieces = 0
         self._progress()
         self._settle()
         return Report(

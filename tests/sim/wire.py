@@ -61,6 +61,8 @@ def encode(call: Call) -> None:
         call.method, call.body = "Put", text(1, call.keys[0]) + text(2, call.value)
     elif call.kind == "delete":
         call.method, call.body = "DeleteRange", text(1, call.keys[0])
+    elif call.kind == "clear":
+        call.method, call.body = "DeleteRange", text(1, call.keys[0]) + text(2, call.keys[1])
     elif call.kind == "compact":
         call.method, call.body = "Compaction", number(1, call.revision)
     elif call.kind == "read":
@@ -80,6 +82,12 @@ def _transaction(call: Call) -> bytes:
         else:
             compare = number(2, 3) + text(3, call.keys[0]) + text(7, call.expect)
         body += text(1, compare)
+    if call.kind == "renew":
+        # Compare{result: NOT_EQUAL, target: VERSION, key: "k", version: 0, range_end: "l"}
+        body += text(1, number(1, 3) + text(3, b"k") + number(4, 0) + text(64, b"l"))
+        body += text(2, text(3, text(1, b"p") + text(2, b"q")))
+        body += text(2, text(1, text(1, b"k") + text(2, b"l")))
+        body += text(3, text(2, text(1, call.keys[0]) + text(2, call.value)))
     for key in call.keys:
         body += text(2, text(2, text(1, key) + text(2, call.value)))
     if call.kind == "swap":
@@ -118,7 +126,7 @@ def parse_write(call: Call, reply: bytes) -> tuple[int, bool, list[Pair]]:
         if field == 1:
             revision = revision_of(bytes(value))
         elif field == 2 and call.method == "Txn":
-            swapped = bool(value) and call.kind == "swap"
+            swapped = bool(value) and call.kind in ("swap", "renew")
         elif field == 3 and call.method == "Txn":
             for kind, answer in fields(bytes(value)):
                 if kind == 1:

@@ -24,13 +24,14 @@ _WEIGHTS = (("put", 40), ("swap", 20), ("pair", 5), ("delete", 5), ("read", 25),
 @dataclass
 class Habits:
     """think: mean seconds between two calls. patience: seconds until a client gives up. keys: how many there are.
-    reads, compactions: what their shares are multiplied with. stay: chance to stay with the same member. size: of
-    values."""
+    wide: the share of operations on many keys. reads, compactions: what their shares are multiplied with. stay: chance
+    to stay with the same member. size: of values."""
 
     clients: int = 5
     think: float = 0.05
     patience: float = 2.0
     keys: int = 6
+    wide: float = 0.0
     reads: float = 1.0
     compactions: float = 1.0
     stay: float = 0.8
@@ -66,6 +67,7 @@ class Client:
         self.stopped = False
         more = {"read": habits.reads, "compact": habits.compactions}
         weights = [(kind, weight * more.get(kind, 1)) for kind, weight in _WEIGHTS]
+        weights += [("clear", habits.wide), ("renew", habits.wide)]
         self.kinds = [kind for kind, _ in weights]
         self.weights = [weight for _, weight in weights]
         self.pause()
@@ -107,10 +109,12 @@ class Client:
             call = Call("swap", (key,), value, model.value(key) if right else b"nobody wrote this")
         elif kind == "pair":
             call = Call("pair", (key, b"p%d" % chance.randrange(self.habits.keys)), value)
+        elif kind == "clear":
+            call = Call("clear", chance.choice(((b"k", b"l"), (b"p", b"q"), (key, b"l"))))
         elif kind == "compact":
             call = Call("compact", (), revision=max(1, model.revision - chance.randrange(-2, 20)))
         else:
-            call = Call(kind, (key,), value if kind == "put" else b"")
+            call = Call(kind, (key,), value if kind in ("put", "renew") else b"")
         wire.encode(call)
         return call
 
