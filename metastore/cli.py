@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from metastore import __version__, _source, logs
 from metastore.config import Config, misspelt_variables
-from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform
+from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform, reason
 from metastore.memlimit import settle_malloc
 from metastore.signals import WOKEN, Signals
 
@@ -191,7 +191,17 @@ class Run:
             serving.join()
         # A node that was stopped before it was started says so; that is what was asked for.
         if self.failure is not None and not (self.stop_asked is not None and isinstance(self.failure, Stopped)):
-            raise self.failure
+            if isinstance(self.failure, MetaStoreError) or not getattr(self.node, "told", False):
+                raise self.failure
+            # The log has it with its traceback.
+            told = MetaStoreError(reason(self.failure))
+            told.told = True
+            raise told from self.failure
+        if getattr(self.node, "gave_up", False):
+            # What still waits for the disk must not be waited for at the end of the interpreter either.
+            log.info("stopped")
+            logging.shutdown()
+            os._exit(0)
 
     def _stop(self, number: signal.Signals) -> None:
         now = time.monotonic()
@@ -246,7 +256,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         announce(config, options.conf)
         run(config)
     except MetaStoreError as error:
-        if as_json:
+        if error.told:
+            pass
+        elif as_json:
             log.critical("%s", error.text)
         else:
             print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)

@@ -54,6 +54,8 @@ class MetaStoreError(Exception):
     code: ClassVar[int] = UNKNOWN
     exit_code: ClassVar[int] = 1
     default: ClassVar[str] = "metastore: unknown error"
+    #: Whether the log has it already.
+    told = False
 
     def __init__(self, text: str | None = None) -> None:
         self.text = self.default if text is None else text
@@ -301,6 +303,15 @@ class CodecMissing(FormatError):
     """What is to be read was compressed by a codec plug-in that is not installed here."""
 
     exit_code = 2
+
+
+def reason(error: BaseException) -> str:
+    """What went wrong, for people: an OSError as file and reason, and never an empty text."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 EXIT_CODES = {

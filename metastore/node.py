@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Sequence
 
 from . import errors
 from .config import Config
+from .drain import CLOSING
 from .embed import Call, EmbeddedKV, Futures
 from .failpoints import Failpoints
 from .server import Server
@@ -43,6 +45,10 @@ class Node(EmbeddedKV):
         self._posted = False
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
+        #: Whether the failure that stopped the node is in the log already.
+        self.told = False
+        #: Whether `stop` left the node waiting for its disk.
+        self.gave_up = False
         self._up = threading.Event()
         self._down = threading.Event()
         self._failure: BaseException | None = None
@@ -77,7 +83,10 @@ class Node(EmbeddedKV):
             self._failure = failure
             ours = isinstance(failure, errors.MetaStoreError)
             if self._up.is_set() or not ours:  # else start() raises it, and whoever called start() tells
-                log.critical("the node stops: %s", failure, exc_info=not ours)
+                log.critical("the node stops: %s", errors.reason(failure), exc_info=not ours)
+                self.told = True
+                if isinstance(failure, errors.MetaStoreError):
+                    failure.told = True
         finally:
             self._down.set()
             self._refuse_inbox()
@@ -91,15 +100,33 @@ class Node(EmbeddedKV):
         return stopped
 
     def stop(self) -> None:
-        """Answer what is under way, mark the log's end, close. Returns when that is done; never raises."""
+        """Answer what is under way, mark the log's end, close. Returns when that is done; never raises.
+
+        A disk that stands still is not waited for: after `limits.drain_timeout` and a second this returns, and what
+        waits for the disk ends with the process (`gave_up`). All that was acknowledged is on disk by then."""
         with self._lock:
             server, thread = self._server, self._thread
         if server is None or thread is None:
             self._down.set()
             return
         server.stop_soon()
-        if thread is not threading.current_thread():
-            thread.join()
+        if thread is threading.current_thread():
+            return
+        deadline = time.monotonic() + self.config.limits.drain_timeout + CLOSING
+        while not self.gave_up:
+            thread.join(max(0.05, deadline - time.monotonic()))
+            if not thread.is_alive():
+                return
+            self._give_up(server)
+
+    def _give_up(self, server: Server) -> None:
+        """Time is up: where it is the disk that is waited for, wait no more."""
+        waits = server.disk_waits()
+        if waits:
+            log.warning("stopping without waiting any longer for the disk: %s", waits)
+            self.gave_up = True
+            self._down.set()
+            self._refuse_inbox()
 
     def __enter__(self) -> Node:
         self.start()

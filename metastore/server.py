@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -58,6 +59,7 @@ log = logging.getLogger("metastore.node")
 SWEEP_SLICES = 10  # of them in a turn where they are urgent
 SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
+STUCK = 0.5  # seconds of a write or sync after which a stop takes the disk for one that stands still
 CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 # What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
@@ -105,6 +107,7 @@ class Server:
         self.started_at = time.monotonic()
         self.ready = False
         self.drain: Drain | None = None
+        self.stop_asked = math.inf  # when somebody asked for the stop first (time.monotonic())
         self.closing = contextlib.ExitStack()
         self.view = View(self)
         self.loop = Loop()
@@ -142,7 +145,7 @@ class Server:
                 self.loop.run()
             except OSError as error:
                 # Sockets deal with theirs; what gets here is the engine's or the log's.
-                raise errors.DiskFailed(f"storage failed: {error}") from error
+                raise errors.DiskFailed(f"the disk failed: {errors.reason(error)}") from error
             except MemoryError as error:
                 raise self.memory.exhausted(not self.ready) from error
             finally:
@@ -151,6 +154,15 @@ class Server:
                 self.listener.flush_dirty()
             if self.left is not None:
                 raise self.left
+
+    def disk_waits(self) -> str:
+        """What waits for a disk that stands still, empty if nothing does. Any thread may ask."""
+        if time.monotonic() - self.stop_asked >= CLOSE_TIMEOUT:
+            return f"closing has taken {CLOSE_TIMEOUT:.0f} s"
+        wal: Wal | None = getattr(self, "wal", None)
+        since = wal.sync_pending_since if wal is not None else None
+        took = time.monotonic() - since if since is not None else 0.0
+        return f"a sync of the log has been under way for {took:.1f} s" if took >= STUCK else ""
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
@@ -194,7 +206,7 @@ class Server:
         try:
             self.unsynced.begin(lagging=lagging, term=term)
         except OSError as error:
-            raise errors.DiskFailed(f"{self.data_dir.path}: {error}") from error
+            raise errors.DiskFailed(errors.reason(error)) from error
 
     def _lag(self) -> Lag | None:
         """How far syncs may lag behind acknowledgements, if at all."""
@@ -586,6 +598,7 @@ class Server:
     def stop_soon(self) -> None:
         """Begin to drain, or give up the opening that is under way; thread-safe, idempotent."""
         self.stopping.set()
+        self.stop_asked = min(self.stop_asked, time.monotonic())
         with contextlib.suppress(OSError, ValueError):
             self.loop.call_soon_threadsafe(self._begin_drain)
 

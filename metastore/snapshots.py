@@ -23,7 +23,7 @@ from ._core.snapfile import Walker
 from .codecs import Zstd
 from .codecs import for_snapshots as codec_for_snapshots
 from .codecs import load_all as load_all_codecs
-from .errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError
+from .errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
 from .failpoints import Failpoints
 from .snapformat import Header, parse_name
 from .snappolicy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -285,8 +285,8 @@ class Snapshots:
     def _tell_failed(self, error: BaseException, counted: int) -> None:
         # Of a full disk: not etcd's text for it, which speaks of the quota.
         error = error.__cause__ or error
-        reason = f"{self.store.path}: {error}" if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-        self.loop.call_soon_threadsafe(lambda: self._failed(reason, counted))
+        why = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
+        self.loop.call_soon_threadsafe(lambda: self._failed(f"{self.store.path}: {why}", counted))
 
     def _between(self) -> None:
         if self._stopping:

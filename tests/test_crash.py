@@ -313,7 +313,9 @@ def test_failed_sync_stops_the_node(fresh: Make) -> None:
         load = Load(client, history, writers=2).start()
         assert node.running().wait(60) == 6, node.running().log
         load.join()
-    assert "Input/output error" in node.running().log
+    text = f"write-ahead log {node.data_dir}/wal: sync failed: Input/output error; what the page cache holds can no"
+    assert node.running().log.count("Input/output error") == 1, "it is told once, and by one line"
+    assert text in node.running().log
     node.kill()
     node.env = {}
     node.start()

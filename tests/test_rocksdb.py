@@ -285,8 +285,9 @@ def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
         (json.dumps({**json.loads(good), "engine": "other"}), ConfigError),
     ):  # fmt: skip
         record.write_text(text)
-        with pytest.raises(error, match=r"engine\.json"):
+        with pytest.raises(error, match=r"engine\.json") as caught:
             RocksEngine(str(folder))
+        assert "Error" not in str(caught.value), "that is Python's, not a sentence"
     record.unlink()
     with pytest.raises(ConfigError, match=r"has no engine\.json and holds 'db-1'"):
         RocksEngine(str(folder))

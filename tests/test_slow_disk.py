@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -105,6 +106,40 @@ def readyz(node: Node) -> str:
             return str(reply.read().decode())
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode()}"
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is preloaded to have a disk stand still."""
+    made = tmp_path_factory.mktemp("hungdisk") / "hungdisk.so"
+    source = Path(__file__).parent / "support" / "hungdisk.c"
+    command = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
+    subprocess.run(command, check=True, timeout=60)
+    return made
+
+
+@pytest.mark.parametrize("engine", ["memory", "rocksdb"])
+def test_a_lone_write_in_the_loops_own_thread(library: Path, engine: str, tmp_path: Path) -> None:
+    """The loop stands still with the disk. The log says so all the same, and a stop gives up on it."""
+    hung = tmp_path / "hung"
+    node = Node(tmp_path / "data", {"storage.engine": f'"{engine}"'})
+    node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung)}
+    with node, node.client() as client:
+        client.put(b"a", b"1")
+        hung.touch()
+        open_write = client.future(m.PutRequest(key=b"b", value=b"2"), 30)
+        node.running().wait_line("the disk has not finished a sync for [12]")
+        process = node.running()
+        began = time.monotonic()
+        assert node.stop() == 0
+        took = time.monotonic() - began
+        assert 1.5 < took < 6, f"a stop took {took} s"  # two, and what a busy machine takes
+        assert "stopping without waiting any longer for the disk" in process.log
+        assert not open_write.done() or open_write.exception() is not None
+        hung.unlink()
+        node.start()
+        with node.client() as again:
+            assert again.get(b"a") == b"1"
 
 
 def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:

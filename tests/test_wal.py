@@ -397,6 +397,27 @@ def test_an_installed_snapshot_replaces_the_log(folder: Path) -> None:
     wal.close()
 
 
+@pytest.mark.parametrize(
+    ("point", "kind", "text"),
+    [
+        ("wal.before_write", "ENOSPC", "write failed: No space left on device; the node must stop"),
+        ("wal.before_write", "EROFS", "write failed: Read-only file system; the node must stop"),
+        ("wal.before_sync", "ENOSPC", "sync failed: No space left on device; the node must stop"),
+        ("wal.before_sync", "EIO", "sync failed: Input/output error; what the page cache holds can no longer be "
+         "believed; the node must stop"),
+    ],
+)  # fmt: skip
+def test_what_failed_is_named(folder: Path, points: Failpoints, point: str, kind: str, text: str) -> None:
+    wal = opened(folder, points)
+    points.set(point, f"error({kind})")
+    wal.append(1, image(1), None)
+    wal.submit()
+    with pytest.raises(DiskFailed) as caught:
+        wait(wal, lambda: False)
+    assert caught.value.text == f"write-ahead log {folder}: {text}"
+    wal.close()
+
+
 def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, points: Failpoints) -> None:
     """Room is refused while the reserve is left; what was accepted is neither dropped nor failed; then it heals."""
     wal = opened(folder, points)

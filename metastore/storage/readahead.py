@@ -72,7 +72,7 @@ class Reading:
         try:
             return self._stretch.pick(self._source(path, length, offset), offset, first, end)
         except OSError as error:
-            raise DiskFailed(f"write-ahead log: reading {path} failed: {error}") from error
+            raise DiskFailed(f"write-ahead log: reading {path} failed: {error.strerror or error}") from error
         except FormatError as error:
             raise DamagedData(f"{path}: {error.text}") from error
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from .._core.codec import PayloadCodec
 from .._core.entry import HardState
 from .._core.raftpb import ConfState
-from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace
+from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
 from ..failpoints import Failpoints
 from ..membership import Identity
 from ..snapformat import Header
@@ -148,7 +148,7 @@ class Restore:
         except NoSpace as error:
             raise DiskFailed(f"{self.data_dir}: no space left on device") from error
         except OSError as error:
-            raise DiskFailed(f"{self.data_dir}: {error}") from error
+            raise DiskFailed(f"{self.data_dir}: {reason(error)}") from error
         finally:
             directory.close()
 

@@ -32,7 +32,7 @@ from .._core.engine import APPLIED_KEY, Engine
 from .._core.omap import OrderedMap
 from .._core.recent import RecentEngine
 from ..config import RocksdbTable
-from ..errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError, MetaStoreError
+from ..errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError, MetaStoreError, reason
 from .segments import sync_folder
 
 try:
@@ -200,7 +200,7 @@ class RocksEngine(RecentEngine):
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.name = self._find()
         except OSError as error:
-            raise DiskFailed(f"{self.path}: {error}") from error
+            raise DiskFailed(f"{self.path}: {reason(error)}") from error
         self._db = _open(self.path / self.name, self.wanted, False)
         self._index, self._term = _position(self.get(APPLIED_KEY), self.path)
         # Nothing is open that a crash could take back: it all came out of files.
@@ -439,8 +439,10 @@ def _read_record(path: Path) -> str:
     try:
         record = json.loads(path.read_bytes())
         engine, version, name = record["engine"], record["version"], record["db"]
+    except OSError as error:
+        raise DiskFailed(f"storage engine: {reason(error)}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedData(f"{path}: cannot be read: {error!r}") from error
+        raise DamagedData(f"{path}: is damaged: it must be a JSON object with engine, version and db") from error
     if engine != "rocksdb":
         raise ConfigError(f"storage.engine: {path} says that this folder belongs to the engine {engine!r}")
     if version != VERSION:

@@ -17,6 +17,7 @@ segment is begun when the one before it is synced, and what no record proves to 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import select
@@ -33,7 +34,7 @@ from .._core.wal import MAX_SEGMENT, Group, Writer
 from .._core.walread import Stretch
 from .._core.walscan import Recovered, create, recover, reopen
 from .._core.walthread import POINT_NAMES, DiskThread
-from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace
+from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
 from .awake import Awake
 from .readahead import Reading
@@ -170,7 +171,7 @@ class Wal:
             return cls._open(folder, metadata, options, log, lag, busy_poll)
         except OSError as error:
             folder.release()
-            raise DiskFailed(f"write-ahead log {path}: {error.strerror or error}") from error
+            raise DiskFailed(f"write-ahead log {path}: {reason(error)}") from error
         except BaseException:
             folder.release()
             raise
@@ -448,11 +449,10 @@ class Wal:
                 del self._made[generation]
 
     def _fail(self, code: int, in_sync: bool) -> None:
-        what = "sync" if in_sync else "write"
-        self._failure = DiskFailed(
-            f"write-ahead log: {what} failed: {os.strerror(code)}; what the page cache holds can no longer be "
-            "believed, so the node must stop"
-        )
+        text = f"write-ahead log {self._folder.path}: {'sync' if in_sync else 'write'} failed: {os.strerror(code)}"
+        if in_sync and code not in (*NO_ROOM, errno.EROFS):
+            text += "; what the page cache holds can no longer be believed"
+        self._failure = DiskFailed(f"{text}; the node must stop")
         raise self._failure
 
     def mark(self) -> bool:
@@ -533,7 +533,7 @@ class Wal:
         if number not in NO_ROOM + NO_FILES:
             self._failure = error if isinstance(error, DiskFailed) else DiskFailed(
                 f"write-ahead log {self._folder.path}: the next segment cannot be made: "
-                f"{str(error) or type(error).__name__}"
+                f"{reason(error)}"
             )  # fmt: skip
             raise self._failure
         assert isinstance(error, OSError)
