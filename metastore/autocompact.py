@@ -7,7 +7,8 @@ Two rules, as in etcd:
   shorter of the retention and an hour has, always up to the newest sample that is old enough.
 - by revisions: the last `revisions` revisions stay. Compacted every five minutes, as etcd does, but also as soon as
   twice as many are there, so that heavy writing cannot pile up five minutes of history. A compaction makes the node
-  look at every key, so there are at least ten seconds between two.
+  look at every key, so there are at least ten seconds between two,
+  unless there is little room.
 
 Only the leader asks. A new one begins with an empty window: it keeps too much rather than too little.
 """
@@ -46,12 +47,13 @@ class AutoCompactor:
         """This member does not lead (any more): forget the window."""
         self._leading = False
 
-    def lead(self, now: float, revision: int, compact_revision: int) -> int:
+    def lead(self, now: float, revision: int, compact_revision: int, *, hurry: bool = False) -> int:
         """To be called often while this member leads; the revision to compact to now, or 0.
 
         `revision` is the current one, `compact_revision` the one that history was compacted to last, by anybody. What
-        was returned is asked for again at the next look until `compacted` is called."""
-        if self.mode == OFF or (self._leading and now < self._next_look):
+        was returned is asked for again at the next look until `compacted` is called. `hurry`: there is little room, so
+        that revisions beyond those that stay are not left for SPACING."""
+        if self.mode == OFF or (self._leading and now < self._next_look and not hurry):
             return 0
         if not self._leading:
             self._leading = True
@@ -62,7 +64,7 @@ class AutoCompactor:
         if self.mode == PERIODIC:
             target = self._periodic(now, revision)
         else:
-            target = self._counted(now, revision, compact_revision)
+            target = self._counted(now, revision, compact_revision, 0.0 if hurry else SPACING)
         return target if target > max(compact_revision, 1) else 0
 
     def compacted(self, now: float) -> None:
@@ -81,9 +83,9 @@ class AutoCompactor:
         early = self._step / 2
         return target if when <= now - self.retention and now - self._last >= wait - early else 0
 
-    def _counted(self, now: float, revision: int, compact_revision: int) -> int:
+    def _counted(self, now: float, revision: int, compact_revision: int, spacing: float) -> int:
         waited = now - self._last
-        if waited < SPACING and not self._first:
+        if waited < spacing and not self._first:
             return 0
         due = waited >= FIVE_MINUTES or revision - max(compact_revision, 0) >= 2 * self.revisions
         return revision - self.revisions if due else 0

@@ -197,7 +197,7 @@ class ReplyTooLarge(ApiError):
     """A reply that takes more memory than a request may hold. Of a write it is the reply alone that is refused."""
 
     code = RESOURCE_EXHAUSTED
-    default = "etcdserver: the reply takes more than 512 MiB of memory; a write that asked for it was done"
+    default = "etcdserver: the reply takes too much memory; a write that asked for it was done"
 
 
 class MalformedRequest(ApiError):

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from metastore.errors import ConfigError, MetaStoreError
+from metastore.memlimit import limits, tightest
 
 READY = "ready to serve client requests client="
 QUIET = 0.5  # seconds without a line of a node before what is to be read last is printed
@@ -102,11 +103,15 @@ def launch(options: argparse.Namespace, folder: Path) -> list[LocalNode]:
     clients = [options.client_port + i if options.client_port else 0 for i in range(count)]
     names = [f"n{i + 1}" for i in range(count)]
     initial = ", ".join(f'{name} = "127.0.0.1:{port}"' for name, port in zip(names, peers, strict=True))
+    # All of them are on this machine, and in this container if it is one.
+    limit = tightest(limits())
+    memory = [] if limit is None else [f"limits.memory_bytes={limit.nbytes // count}"]
     nodes = []
     for name, peer, client in zip(names, peers, clients, strict=True):
         settings = [
             f"node.name={name}", f"node.data_dir={folder / name}", f"listen.client=127.0.0.1:{client}",
-            f"listen.peer=127.0.0.1:{peer}", f"cluster.initial={{ {initial} }}", *options.overrides,
+            f"listen.peer=127.0.0.1:{peer}", f"cluster.initial={{ {initial} }}", *memory,
+            *options.overrides,
         ]
         nodes.append(LocalNode(name, [part for setting in settings for part in ("--set", setting)]))
     return nodes

@@ -32,16 +32,19 @@ class Memory:
         self.limit = limit
         self.config = memplan.fit(config, limit.nbytes) if limit is not None else config
         self.quota = config.limits.quota_bytes or memplan.MOST_QUOTA
-        self.plan: memplan.Plan | None = None
+        self.bounds: memplan.Plan | None = None
+        self.plan: memplan.Plan | None = None  # the same, where the contents are in memory
 
-    def share_out(self, peers: bool) -> None:
-        """Work out what the contents may take; to be called before there are any, for an engine in memory. `peers`:
-        whether there are other members. Warns of a quota that does not fit."""
+    def share_out(self, *, peers: bool, contents: bool) -> None:
+        """Work out who may take what; to be called before there are any contents. `peers`: whether there are other
+        members. `contents`: whether the store is in memory too; then warns of a quota that does not fit."""
         if self.limit is None:
             return
-        left = self.limit.left()
-        self.plan = memplan.plan(self.config, self.limit.nbytes, left, peers)
-        set_held_most(self.plan.reply, self.plan.replies)
+        self.bounds = memplan.plan(self.config, self.limit.nbytes, self.limit.left(), peers)
+        set_held_most(self.bounds.reply, self.bounds.replies)
+        if not contents:
+            return
+        self.plan = self.bounds
         log.log(
             logging.INFO if self.plan.quota < memplan.MOST_QUOTA else logging.DEBUG,
             "%d bytes of memory may be used (%s), %d of them by the store with its history",
@@ -67,6 +70,12 @@ class Memory:
             "can be the store's: writes will be refused when memory is short", given if given >= 0 else "no limit",
             self.limit.nbytes, self.limit.source, self.plan.quota,
         )  # fmt: skip
+
+    def calls(self) -> dict[str, int]:
+        """What calls that are not over may hold, as keywords of `Limits`, where it is less than that has anyway."""
+        if self.bounds is None or self.bounds.calls >= memplan.CALLS_MOST:
+            return {}
+        return {"max_total_buffered": self.bounds.calls, "max_buffered": self.bounds.calls // 2}
 
     def used(self) -> int:
         """Bytes that count against the limit."""

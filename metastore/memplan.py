@@ -30,8 +30,10 @@ PARTS = {
 SHARES = {"limits.max_inflight_requests": 64 << 10, "limits.max_connections": 128 << 10}
 LEAST_REQUESTS = 1000
 
-#: Bytes of memory for a byte in flight: the request, its batch, the log's buffer on the way to the disk.
-FLIGHT = 3
+#: Calls that are not over, whole or not: this part, no more than so many bytes, and so many of the largest requests.
+CALLS_PART, CALLS_MOST, CALLS_LEAST = 24, 512 * MIB, 4
+#: Bytes of memory for a byte in flight beside its call: its batch, the log's buffer on the way to the disk.
+FLIGHT = 2
 #: Of a request in flight, beside its bytes: headers, stream, waiter.
 REQUEST = 2 << 10
 #: Chunks of a snapshot that its writer, its verifier, and a sender or receiver hold, and what a codec takes.
@@ -58,9 +60,10 @@ LEAST_QUOTA = 2 * MIB
 class Plan:
     """What the contents may take, in bytes.
 
-    reply, replies: of one reply that is being made, and of all of them. room: of the contents with all views and
-    garbage. quota: of `limits.quota_bytes`, so that `room` holds what goes with it. ceiling: of the process, beyond
-    which it takes no writes. beside: what is left free for everything else, by its name."""
+    reply, replies: of one reply that is being made, and of all of them. calls: of those that are not over. room: of the
+    contents with all views and garbage. quota: of `limits.quota_bytes`, so that `room` holds what goes with it.
+    ceiling: of the process, beyond which it takes no writes. beside: what is left free for everything else, by its
+    name."""
 
     room: int
     quota: int
@@ -68,6 +71,7 @@ class Plan:
     beside: dict[str, int]
     reply: int
     replies: int
+    calls: int
 
 
 def fit(config: Config, most: int) -> Config:
@@ -100,9 +104,11 @@ def plan(config: Config, most: int, left: int, peers: bool) -> Plan:
     there are other members."""
     limits = config.limits
     reply, replies = min(REPLY_MOST, most // REPLY_PART), min(REPLIES_MOST, most // REPLIES_PART)
+    calls = max(min(CALLS_MOST, most // CALLS_PART), CALLS_LEAST * config.largest_operation)
     beside = {
         "the log's tail": config.raft.max_tail_bytes,
         "entries read back": config.wal.read_ahead_cache * 3 // 2,
+        "calls": calls,
         "requests": FLIGHT * limits.max_inflight_bytes + REQUEST * limits.max_inflight_requests,
         "replies": COPIES * reply + replies + (config.value("limits", "max_reply_bytes") or limits.max_output_bytes),
         "a snapshot": CHUNKS * config.maintenance.snapshot_chunk_size + CODEC,
@@ -111,4 +117,4 @@ def plan(config: Config, most: int, left: int, peers: bool) -> Plan:
     }
     room = max(0, int((left - sum(beside.values())) / FRAGMENTS))
     quota = max(LEAST_QUOTA, int(room / SPREAD))
-    return Plan(room, quota, most - beside["margin"], beside, reply, replies)
+    return Plan(room, quota, most - beside["margin"], beside, reply, replies, calls)

@@ -235,8 +235,8 @@ class Server:
         limits = config.limits
         self.engine = storage.open_engine(config.storage, str(self.data_dir.engine))
         self.closing.callback(self.engine.close)
-        if not self.engine.persistent:
-            self.memory.share_out(len(identity.members) > 1 or bool(identity.contacts))
+        peers = len(identity.members) > 1 or bool(identity.contacts)
+        self.memory.share_out(peers=peers, contents=not self.engine.persistent)
         self.snapshots = open_snapshots(
             config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
             cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory, readable=self.readable,
@@ -327,6 +327,7 @@ class Server:
             max_concurrent_streams=limits.max_concurrent_streams,
             max_output=limits.max_output_bytes,
             max_total_output=limits.max_reply_bytes,
+            **self.memory.calls(),
             receive_timeout=limits.handshake_timeout,
             # A client may give up all its calls at once.
             reset_burst=limits.max_concurrent_streams,

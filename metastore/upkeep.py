@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import errors
 from ._core.engine import MemoryEngine
 from ._core.hashkv import Hasher
-from ._core.op import ALARM
+from ._core.op import ALARM, DELETE_RANGE
 from ._core.waiter import Waiter
 from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from .api import pb
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("metastore.upkeep")
 
 PUT_COST = 256  # bytes of contents that a put in flight is taken to become beside its own
+TOMBSTONE = 512  # bytes of memory, at most, for a key that is being deleted: once in the batch, once in the store
+LEAST_KEY = 160  # bytes that a key takes with all that is of it
 SHORT_TOLD = 10.0  # seconds between two warnings that memory is short
 HASH_SLICE = 1500  # records in memory summed up at a time: half a millisecond
 HASH_SLICE_DISK = 200  # of other engines, whose cursors are slower
@@ -41,6 +43,22 @@ SWEEP_WAIT = 0.005  # seconds between two looks whether a compaction has given b
 AlarmsDone = Callable[[list[Alarm], errors.MetaStoreError | None], object]
 Done = Callable[[errors.MetaStoreError | None], object]
 HashDone = Callable[[Hasher | None, errors.MetaStoreError | None], object]
+
+
+def _ranges_deleted(kind: int, body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, range_end) of each range that an operation may delete."""
+    if kind == DELETE_RANGE:
+        one = pb.DeleteRangeRequest.FromString(body)
+        yield one.key, one.range_end
+        return
+    waiting = [pb.TxnRequest.FromString(body)]
+    while waiting:
+        txn = waiting.pop()
+        for op in (*txn.success, *txn.failure):
+            if op.HasField("request_delete_range") and op.request_delete_range.range_end:
+                yield op.request_delete_range.key, op.request_delete_range.range_end
+            elif op.HasField("request_txn"):
+                waiting.append(op.request_txn)
 
 
 class Reply(Waiter):
@@ -138,7 +156,9 @@ class Upkeep:
         if not self.driver.is_leader:
             self.compactor.follow()
         elif not self._compacting and not self.stopped:
-            revision = self.compactor.lead(now, self.store.revision, self.store.compact_revision)
+            revision = self.compactor.lead(
+                now, self.store.revision, self.store.compact_revision, hurry=self.tight
+            )
             if revision:
                 self._compact(revision, now)
 
@@ -172,6 +192,21 @@ class Upkeep:
         plan = self.memory.plan
         return 1 << 62 if plan is None else int(plan.room - self.engine.size() - self._in_flight())
 
+    def check_delete(self, kind: int, body: bytes) -> None:
+        """Refuse to delete so many keys at once that there is no memory for what marks them as deleted. Called while
+        that could be; raises TooManyRequests, with the number that is allowed. A transaction counts with both its
+        branches."""
+        most = max(0, self._memory_left()) // TOMBSTONE
+        left = most
+        for key, end in _ranges_deleted(kind, body):
+            wanted = pb.RangeRequest(key=key, range_end=end, count_only=True)
+            left -= self.kv.count_some(wanted.SerializeToString(), left)
+            if left < 0:
+                raise errors.TooManyRequests(
+                    f"metastore: there is memory to delete {most} keys and versions of keys at once, not more: delete "
+                    "fewer at a time, and compact"
+                )
+
     @property
     def tight(self) -> bool:
         """Whether less than a quarter of the room is left."""
@@ -189,6 +224,9 @@ class Upkeep:
                 self.memory.used(), self.engine.size(), self.engine.size_in_use(),
             )  # fmt: skip
         self.kv.short = short
+        self.kv.careful = self.memory.plan is not None and (
+            self._memory_left() < self.engine.size_in_use() * TOMBSTONE // LEAST_KEY
+        )
         if not self._reclaiming:
             self._reclaim()
 

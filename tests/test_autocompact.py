@@ -216,3 +216,12 @@ def test_the_same_data_written_again_and_again_takes_no_more_room(fresh: Make) -
 
 def put_request(key: int, number: int) -> object:
     return m.PutRequest(key=b"%06d" % key, value=b"%02d" % number * 4096)
+
+
+def test_little_room_does_not_wait_for_the_next_look() -> None:
+    compactor = AutoCompactor("revision", revisions=100)
+    assert compactor.lead(0.0, 250, 0) == 150
+    compactor.compacted(0.1)
+    assert compactor.lead(0.2, 1000, 150) == 0
+    assert compactor.lead(0.3, 1000, 150, hurry=True) == 900
+    assert compactor.lead(0.4, 320, 150, hurry=True) == 0, "what is to stay stays"

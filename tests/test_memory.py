@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ import grpc
 import pytest
 from support import messages as m
 from support.client import Client, Failure
+from support.cluster import Cluster, MetaStoreMember
 from support.memlimits import MIB, Group, LimitedNode
 from support.processes import StartError, metric, wait_until
 
@@ -156,7 +158,7 @@ def test_a_quota_that_does_not_fit_is_warned_of(
     limit = Limit(memlimit.used() + 300 * MIB, "the test's limit")
     memory = memguard.Memory(Config(limits={"quota_bytes": quota}), limit)
     with caplog.at_level(logging.WARNING, "metastore.memory"):
-        memory.share_out(peers=False)
+        memory.share_out(peers=False, contents=True)
     assert memory.plan is not None
     text = caplog.text
     assert bool(text) == warned
@@ -168,7 +170,7 @@ def test_a_quota_that_does_not_fit_is_warned_of(
 
 def test_no_memory_at_all_is_told_in_one_sentence() -> None:
     memory = memguard.Memory(Config(), Limit(memlimit.used() + 4 * MIB, "the test's limit"))
-    memory.share_out(peers=False)
+    memory.share_out(peers=False, contents=True)
     taken = b"x" * (4 * MIB)
     with pytest.raises(errors.OutOfMemory) as caught:
         memory.check()
@@ -219,10 +221,24 @@ def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
     pytest.fail("nothing was refused")
 
 
+def deleted(client: Client, first: int, count: int) -> bool:
+    """Whether that was not refused."""
+    try:
+        client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + count))
+    except Failure:
+        return False
+    return True
+
+
 def way_out(client: Client, count: int) -> None:
     """Delete, compact, disarm, write again."""
-    for first in range(0, count, 2000):
-        client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + 2000))
+    for first in range(0, count, 500):
+        try:
+            client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + 500))
+        except Failure as failure:
+            assert failure.code == 8 and "compact" in failure.text
+            client.compact(client.revision(), physical=True)
+            wait_until(lambda first=first: deleted(client, first, 500), what="room for a deletion")
     client.compact(client.revision(), physical=True)
     for member, kind in client.alarm():
         client.alarm(2, member, kind)
@@ -299,3 +315,107 @@ def test_a_start_that_cannot_fit_says_what_to_do(node: LimitedNode, group: Group
     with node.client(60) as client:
         assert (client.revision(), client.hash_kv().hash) == (revision, whole)
     assert node.stop() == 0
+
+
+@pytest.mark.once
+def test_deleting_all_at_once_is_refused_where_it_would_take_too_much(node: LimitedNode) -> None:
+    """Small keys, whose tombstones take as much as they do: the number that may go is told, and it may."""
+    node.start()
+    with node.client(60) as client:
+        count = fill(client, 600)
+        everything = m.DeleteRangeRequest(key=b"fill/", range_end=b"fill0")
+        for request in (everything, m.TxnRequest(success=[m.RequestOp(request_delete_range=everything)])):
+            with pytest.raises(Failure, match="there is memory to delete") as caught:
+                client.call(request)
+            assert caught.value.code == 8
+        number = re.search(r"delete (\d+) keys", caught.value.text)
+        assert number and 1000 < int(number[1]) < count
+        client.delete(b"fill/%09d" % 7)
+        way_out(client, count + 100)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("puts", [40_000, pytest.param(4_000_000, marks=pytest.mark.long)])
+def test_overwriting_for_ever(puts: int, node: LimitedNode) -> None:
+    """A thousand keys, automatic compaction, backups: never a kill, and never full."""
+    node.settings |= {
+        "maintenance.auto_compaction_mode": '"revision"',
+        "maintenance.auto_compaction_revisions": "1000",
+        "maintenance.snapshot_count": "500",
+    }
+    node.start()
+    with node.client(60) as client, backups(node.address):
+        for first in range(0, puts, 100):
+            calls = [
+                client.future(m.PutRequest(key=b"%03d" % (n % 1000), value=b"%d" % n * 400), 60)
+                for n in range(first, first + 100)
+            ]
+            for call in calls:
+                call.result()
+        assert client.alarm() == []
+        assert metric(node, "metastore_engine_in_use_bytes") < metric(node, "metastore_quota_bytes")
+    assert node.stop() == 0
+
+
+class LimitedMember(MetaStoreMember):
+    """A member in a group of its own."""
+
+    group: Group
+
+    def argv(self) -> list[str]:
+        return self.group.wrap(super().argv())
+
+
+def level(cluster: Cluster) -> None:
+    """Wait until all have the same history. A range over everything would be a reply that is too large here."""
+
+    def told() -> set[tuple[int, int]]:
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(member.client()) for member in cluster.running()]
+            revision = clients[0].revision()
+            answers = [client.hash_kv(revision) for client in clients if client.revision()]
+        return {(answer.hash, answer.compact_revision) for answer in answers}
+
+    wait_until(lambda: len(told()) == 1, 60, "the same history everywhere")
+
+
+@pytest.mark.cluster
+def test_a_full_leader_feeds_a_follower(tmp_path: Path) -> None:
+    """A follower comes back when the leader is full and takes backups: it gets a snapshot and what came after; then the
+    way out through a follower, and a start of all."""
+    eager = {
+        "maintenance.snapshot_count": "50", "maintenance.snapshot_min_size": '"1MiB"', "wal.segment_size": '"1MiB"',
+    }  # fmt: skip
+    cluster = Cluster(tmp_path, kind=LimitedMember, settings=eager)
+    groups = []
+    for member in cluster.members:
+        assert isinstance(member, LimitedMember)
+        member.group = Group(160 * MIB)
+        groups.append(member.group)
+    try:
+        cluster.start()
+        leader, away = cluster.leader(), cluster.followers()[0]
+        with leader.client(60) as client:
+            client.put(b"first")
+            away.kill()
+            count = fill(client, 3000)
+            with backups(leader.address):
+                away.launch().await_ready(60)
+                level(cluster)
+                assert fill(client, 3000, first=count) < count + 200
+            with away.client(60) as other:
+                way_out(other, count + 300)
+            fill(client, 3000, first=count + 300)
+            level(cluster)
+        for member in cluster.members:
+            member.kill()
+        cluster.start()
+        with cluster.leader().client(60) as client:
+            way_out(client, 2 * count + 1000)
+        for member in cluster.members:
+            assert member.stop() == 0
+        assert [group.kills() for group in groups] == [0, 0, 0]
+    finally:
+        cluster.discard()
+        for group in groups:
+            group.close()

@@ -167,7 +167,8 @@ def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
     for key in keys:
         tree.set(key, b"v" * size)
     assert held_now() - held == tree.taken
-    assert malloced() - given == pytest.approx(tree.taken, rel=0.03, abs=20_000)
+    glibc = malloced() > 0  # not under AddressSanitizer
+    assert not glibc or malloced() - given == pytest.approx(tree.taken, rel=0.03, abs=20_000)
     view = tree.view()
     for key in keys[::2]:
         tree.delete(key)
@@ -177,7 +178,7 @@ def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
     check(view)
     both = tree.taken + view.taken
     assert max(tree.taken, view.taken) < held_now() - held <= both
-    assert malloced() - given == pytest.approx(held_now() - held, rel=0.03, abs=20_000)
+    assert not glibc or malloced() - given == pytest.approx(held_now() - held, rel=0.03, abs=20_000)
     del view
     while omap.reclaim():
         pass

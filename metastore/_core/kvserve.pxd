@@ -34,6 +34,7 @@ cdef class KVServer(Starter):
     cdef public int cluster_level         # operation level of all members: nothing above it is admitted
     cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
     cdef readonly uint64_t over_quota     # puts refused because there was no room
+    cdef public bint careful              # whether there is no memory to delete everything at once
     cdef readonly uint64_t over_memory    # writes refused because memory was short
     cdef object refusal                   # error every call gets, or None
     cdef int64_t log_room                 # bytes that puts may take in the log; less is left for them than for others

@@ -11,6 +11,7 @@ METHODS: dict[str, int]
 
 class Quota(Protocol):
     def room(self) -> int: ...
+    def check_delete(self, kind: int, body: bytes) -> None: ...
     def exceeded(self) -> object: ...
     def hold(self, waiter: Waiter, error: MetaStoreError) -> bool: ...
 
@@ -32,11 +33,13 @@ class KVServer:
     room: int
     barred: int
     short: bool
+    careful: bool
     quota: Quota | None
     over_quota: int
     cluster_level: int
     holding: bool
     over_memory: int
+    def count_some(self, body: bytes, most: int) -> int: ...
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any
     ) -> None: ...

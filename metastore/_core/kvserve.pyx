@@ -7,6 +7,7 @@ BatchProposer and answers to waiters.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memchr
 
 from metastore import errors
 from metastore._core.apply cimport check_alarms
@@ -14,10 +15,10 @@ from metastore._core.batch cimport BatchProposer
 from metastore._core.grpc cimport Limits
 from metastore._core.h2request cimport Request
 from metastore._core.kvpb cimport (
-    KV_OK, CompactReq, check_fields, decode_compact, kv_raise, range_is_serializable, verify_compact,
+    KV_OK, CompactReq, DeleteReq, check_fields, decode_compact, decode_delete, kv_raise, range_is_serializable, verify_compact,
     verify_delete, verify_put, verify_range,
 )
-from metastore._core.longrange cimport start_range
+from metastore._core.longrange cimport RangeWork, start_range
 from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEVEL, OP_PUT, OP_TXN
 from metastore._core.txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
@@ -45,6 +46,16 @@ METHODS = {
     "Txn": METHOD_TXN,
     "Compaction": METHOD_COMPACT,
 }
+
+
+cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
+    """Whether an operation may delete more than single keys."""
+    cdef DeleteReq req
+    if kind == OP_TXN:
+        # A tag that a range deletion in it begins with; where it means something else, a closer look finds out.
+        return memchr(body, 0x1A, size) != NULL
+    kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
+    return req.end.n != 0
 
 
 cdef class HeldCompaction(Waiter):
@@ -198,7 +209,7 @@ cdef class KVServer(Starter):
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= <int64_t>size + PUT_COST
-        if self.room < 0 or self.barred or self.short:
+        if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
         self.waiters[self.next_id] = waiter
@@ -223,6 +234,8 @@ cdef class KVServer(Starter):
         if self.short and kind != OP_COMPACT:
             self.over_memory += 1
             raise errors.TooManyRequests()
+        if self.careful and (kind == OP_TXN or kind == OP_DELETE_RANGE) and deletes_ranges(kind, body, size):
+            self.quota.check_delete(kind, <bytes>body[:size])
         if self.room >= 0 or not (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size))):
             return 0
         self.room = NO_LIMIT if self.quota is None else <int64_t>self.quota.room() - <int64_t>size - PUT_COST
@@ -231,6 +244,18 @@ cdef class KVServer(Starter):
             raise self.quota.exceeded()
         return 0
 
+    def count_some(self, bytes body not None, size_t most) -> int:
+        """How many keys the encoded RangeRequest meets; `most` + 1 where a walk over so many versions does not end."""
+        cdef RangeWork work = start_range(self.store, body)
+        cdef size_t total
+        if work is None:
+            return 1
+        work.collect(most + 1)
+        total = work.kvs.total if work.at is None else most + 1
+        while not work.discard(QUANTUM):
+            pass
+        return total
+
     def check_forwarded(self, int kind, bytes body not None):
         """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace,
         TooManyRequests."""
@@ -238,7 +263,7 @@ cdef class KVServer(Starter):
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         if kind == OP_PUT or kind == OP_TXN:
             self.room -= PyBytes_GET_SIZE(body) + PUT_COST
-        if self.room < 0 or self.barred or self.short:
+        if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:

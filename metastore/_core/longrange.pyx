@@ -19,7 +19,7 @@ from metastore._core.kvpb cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, PREV_TAG, 
                                    kv_raise)
 from metastore._core.mvcc cimport (WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_filter, kvs_init,
                                    kvs_release)
-from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most
+from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most, reply_too_large
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef enum:
@@ -87,7 +87,7 @@ cdef class RangeWork(Work):
                 return True
         self.weigh()
         if self.held > held_most():
-            raise errors.ReplyTooLarge()
+            raise reply_too_large()
         return False
 
     cdef void weigh(self) noexcept:
@@ -244,7 +244,7 @@ cdef class DeleteWork(Work):
                 if self.held > held_most():
                     # The deletion goes on: what it does must not depend on who waits for it.
                     self.out = None
-                    self.reply = errors.ReplyTooLarge()
+                    self.reply = reply_too_large()
         finally:
             kvs_cut(&self.kvs, 0)
         if self.at is not None:

@@ -18,7 +18,7 @@ from metastore._core.longrange cimport DeleteWork, RangeWork
 from metastore._core.mvcc cimport WANT_ALL, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
 from metastore._core.record cimport key_cmp
 from metastore._core.txn cimport CompareNode, CompareReq, OpNode, TxnNode, decode_txn
-from metastore._core.work cimport COST_BYTES, COST_OP, COST_WRITE, Parts, Work, held_most
+from metastore._core.work cimport COST_BYTES, COST_OP, COST_WRITE, Parts, Work, held_most, reply_too_large
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef enum:
@@ -128,14 +128,14 @@ cdef class TxnWork(Work):
         self.held = (<Frame>self.frames[0]).replies.size + (self.part.held if self.part is not None else 0)
         if self.held > held_most() and self.want:
             if not self.writing:
-                raise errors.ReplyTooLarge()
+                raise reply_too_large()
             self.lose_reply()
         return False
 
     cdef int lose_reply(self) except -1:
         """What a transaction does must not depend on who waits for it: it goes on, only its reply is lost."""
         self.want = False
-        self.reply = errors.ReplyTooLarge()
+        self.reply = reply_too_large()
         if self.part_kind == 1:
             self.dropped, self.part = self.part, None
         return 0

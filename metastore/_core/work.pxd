@@ -14,6 +14,7 @@ cdef enum:
 
 cdef size_t held_most() noexcept
 cdef size_t held_together() noexcept
+cdef object reply_too_large()
 
 
 cdef class Parts:

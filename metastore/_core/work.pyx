@@ -21,6 +21,7 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
+from metastore import errors
 from metastore._core.kvpb cimport Kv
 from metastore._core.record cimport key_cmp
 
@@ -37,6 +38,13 @@ cdef size_t held_most() noexcept:
 
 cdef size_t held_together() noexcept:
     return together_most
+
+
+cdef object reply_too_large():
+    """The error for a reply that takes more than one may."""
+    return errors.ReplyTooLarge(
+        f"etcdserver: the reply takes more than {one_most} bytes of memory; a write that asked for it was done"
+    )
 
 
 def set_held_most(size_t one, size_t together) -> None:
