@@ -99,8 +99,8 @@ class Changes:
         while self.raw.applied >= self._proposed:
             try:
                 if self._restate and not self.raw.changing:
-                    self._restate, self._restate_at = False, now + RESTATE_EVERY
                     self._state_roster()
+                    self._restate, self._restate_at = False, now + RESTATE_EVERY
                 elif patient < len(self._queue) and self._queue[0].behind <= self.raw.applied:
                     patient += self._next(now)
                 else:

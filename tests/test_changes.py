@@ -43,7 +43,7 @@ class Leader:
         self.full = False
 
     def status(self) -> Any:
-        peer = SimpleNamespace(recent_active=True, match=self.last_index)
+        peer = SimpleNamespace(heard=True, match=self.last_index)
         return SimpleNamespace(progress=dict.fromkeys((1, 2, 3), peer), last_index=self.last_index)
 
     def propose(self, payload: bytes) -> int:
@@ -83,7 +83,7 @@ class Case:
         self.refused.append((sender, decode_op(operation).request_id, type(error).__name__))
 
     def queue(self, action: str, told: Member, ident: int = 7) -> None:
-        self.changes.queue(2, encode_op(MEMBER, ident, Change(action, told).encode()))
+        self.changes.queue(2, encode_op(MEMBER, ident, Change(action, told).encode()), 1e9)
 
     def judge(self, now: float = 2.0) -> None:
         self.changes.judge(now)
@@ -178,8 +178,17 @@ def test_what_the_core_does_not_take_stays_first_in_line() -> None:
     case.raw.full = False
     case.judge()
     assert case.raw.logged[0].member.peer_urls == ("http://moved:2",)
-    case.changes.drop()
-    assert case.refused == [(2, 8, "LeaderChanged")]
+    assert [decode_op(asked.operation).request_id for asked in case.changes.drop()] == [8]
+
+
+def test_a_roster_that_the_core_does_not_take_is_stated_later() -> None:
+    case = Case()
+    case.raw.full = True
+    case.judge(2 * RESTATE_EVERY)
+    assert case.raw.actions() == []
+    case.raw.full = False
+    case.judge(2 * RESTATE_EVERY + 1)
+    assert case.raw.actions() == [RESTATE]
 
 
 def test_what_is_not_possible_is_refused() -> None:
@@ -194,7 +203,7 @@ def test_nobody_else_states_a_roster_and_the_queue_is_bounded() -> None:
     case = Case()
     told = Change(RESTATE, member(1), case.roster.state)
     with pytest.raises(errors.FormatError):
-        case.changes.queue(2, encode_op(MEMBER, 1, told.encode()))
+        case.changes.queue(2, encode_op(MEMBER, 1, told.encode()), 1e9)
     for ident in range(MAX_CHANGES):
         case.queue(UPDATE, member(2), ident)
     with pytest.raises(errors.TooManyRequests):
