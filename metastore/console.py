@@ -36,15 +36,17 @@ def facts(title: str, rows: Mapping[str, Any], as_json: bool = False) -> None:
 def table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows under heads."""
     cells = [[str(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _rich(heads, cells)
-        return
+    (_rich if sys.stdout.isatty() else _plain)(heads, cells)
+
+
+def _plain(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(heads, *cells, strict=True)]
     for line in (heads, *cells):
         print("  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
 
 
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for a terminal. Where that is too narrow for it, plain lines: a cell that is broken cannot be copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -55,7 +57,12 @@ def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in rows:
         # Not as markup: keys may hold brackets.
         made.add_row(*map(Text, row))
-    Console().print(made)
+    console = Console()
+    # With a frame, and a space on both sides of each cell.
+    if sum(max(map(len, column)) + 3 for column in zip(heads, *rows, strict=True)) >= console.width:
+        _plain(heads, rows)
+    else:
+        console.print(made)
 
 
 @contextlib.contextmanager

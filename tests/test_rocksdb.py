@@ -269,6 +269,22 @@ def test_every_wrong_byte_and_every_missing_one_of_the_record_is_told(tmp_path: 
     RocksEngine(str(folder)).close()
 
 
+def test_closing_while_files_are_rewritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is wrong then, so nothing is said, and what was in memory is in the files."""
+    engine = RocksEngine(str(tmp_path / "engine"))
+    for number in range(40):
+        keys = (b"k%06d" % (n * 7919 % 99991) for n in range(number * 500, number * 500 + 500))
+        engine.write(batch_of({key: os.urandom(300) for key in keys}), number, 1)
+        if number % 8 == 0:
+            engine.flush()
+    assert engine.defragment() is not None
+    engine.close()
+    assert not caplog.records
+    again = RocksEngine(str(tmp_path / "engine"))
+    assert again.applied() == (39, 1)
+    again.close()
+
+
 def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "engine"
     engine = RocksEngine(str(folder))

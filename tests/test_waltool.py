@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import re
 import shutil
@@ -190,6 +192,25 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     assert node.stop() == 0
     yield node.data_dir
     node.discard()
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_terminal_breaks_no_name(cut: Path, width: int) -> None:
+    """Names are there to be copied: a table where it fits, else lines."""
+    reader, writer = os.openpty()
+    env = {**os.environ, "COLUMNS": str(width), "TERM": "xterm"}
+    command = [sys.executable, "-m", "metastore", "wal", "verify", str(cut)]
+    with subprocess.Popen(command, env=env, stdout=writer, stderr=subprocess.PIPE) as process:
+        os.close(writer)
+        output = b""
+        with contextlib.suppress(OSError):  # which is how a terminal ends
+            while part := os.read(reader, 1 << 16):
+                output += part
+        assert process.wait(60) == 0
+    os.close(reader)
+    for path in (*(cut / "wal").glob("*.wal"), *(cut / "snap").glob("*.snap")):
+        assert path.name.encode() in output, output.decode()
+    assert ("\u2502".encode() in output) is (width == 200)
 
 
 def test_verify_looks_at_the_snapshots_that_a_start_would_take(

@@ -189,6 +189,7 @@ class RocksEngine(RecentEngine):
         self.set_budget(self.wanted.recent_keys_size)
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
+        self._closing = False
         self._flush_wanted = False
         self._flush_lock = threading.Lock()  # over the two: whether a flush is wanted, and whether a thread sees to it
         self._failed: MetaStoreError | None = None
@@ -373,7 +374,8 @@ class RocksEngine(RecentEngine):
             db.compact_range(None, None)
         except Exception as error:  # noqa: BLE001
             # Not done is no harm; what is broken shows at the next write or read.
-            log.warning("engine: the files were not rewritten: %s", error)
+            if not self._closing:
+                log.warning("engine: the files were not rewritten: %s", error)
 
     def close(self) -> None:
         """Flush and close. What fails in it is only logged: the Raft log has it all."""
@@ -381,7 +383,11 @@ class RocksEngine(RecentEngine):
             return
         self._walk = None
         db, self._db = self._db, None
-        if self._compacting is not None and self._compacting.is_alive():
+        given_up = self._compacting is not None and self._compacting.is_alive()
+        if given_up:
+            self._closing = True
+            with contextlib.suppress(Exception):
+                db.flush(True)  # RocksDB flushes nothing any more once its work in the background is given up
             db.cancel_all_background(False)
         for thread in (self._flushing, self._compacting):
             if thread is not None:
@@ -389,7 +395,8 @@ class RocksEngine(RecentEngine):
         try:
             db.close()
         except Exception as error:  # noqa: BLE001
-            log.error("engine: closing %s: %s", self.path, error)
+            if not (given_up and str(error).startswith("Shutdown in progress")):
+                log.error("engine: closing %s: %s", self.path, error)
 
     # ---- replacing all of it
 
