@@ -51,6 +51,8 @@ BACKLOG: Final = 128
 #: The same line about the same peer comes at most so often, in seconds.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
+#: Lines about ends of connections in that time, whatever they say: the reason may be a stranger's.
+MAX_LINES: Final = 100
 #: Members at a time that are heard and answered although the roster does not have them yet.
 MAX_STRANGERS: Final = 8
 MSG_APP: Final = int(MessageType.MsgApp)
@@ -176,6 +178,8 @@ class PeerTransport:
         self._accepted: dict[AcceptedStream, None] = {}
         self._unreachable: set[int] = set()
         self._reports: dict[object, tuple[str, float]] = {}
+        self._lines_since = loop.now()
+        self._lines = 0
         self._told = False
         self._closed = False
         self._timer: Timer | None = None
@@ -548,7 +552,13 @@ class PeerTransport:
         if len(self._reports) >= MAX_REPORTS:
             self._reports.clear()
         self._reports[key] = (reason, now)
-        log.log(level, "%s: %s", whom, reason)
+        if now - self._lines_since >= REPEAT:
+            self._lines_since, self._lines = now, 0
+        self._lines += 1
+        if self._lines <= MAX_LINES:
+            log.log(level, "%s: %s", whom, reason)
+        elif self._lines == MAX_LINES + 1:
+            log.warning("more than %d lines about connections in %g s: the others are left out", MAX_LINES, REPEAT)
 
     # ---- accepting
 

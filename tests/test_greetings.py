@@ -13,7 +13,7 @@ from metastore import handshake as hs
 from metastore._core.peerwire import Blob, FrameReader, Outbox
 from metastore._core.raftpb import RaftInvariantBroken
 from metastore.founding import PROOF
-from metastore.peer import MAX_STRANGERS
+from metastore.peer import MAX_LINES, MAX_STRANGERS
 from metastore.peerstream import PING, PONG, ROSTER_RECORD, PeerLimits
 
 __all__ = ["net"]
@@ -100,7 +100,7 @@ def test_the_roster_is_asked_for_and_told(net: Net) -> None:
 
 
 def test_the_roster_costs_bounded_memory(net: Net) -> None:
-    limits = PeerLimits(max_rosters=2, handshake_timeout=0.2, sweep=0.02)
+    limits = PeerLimits(max_rosters=2, handshake_timeout=1.0, sweep=0.02)
     one = net.add(1, limits=limits)
     one.handler.record = b"x" * 8_000_000  # more than the kernel's buffers
     asks = hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0))
@@ -108,7 +108,8 @@ def test_the_roster_costs_bounded_memory(net: Net) -> None:
     for sock in kept:
         assert net.receive(sock)
     assert hs.decode_answer(net.receive(net.dial(one, asks))).status == hs.BUSY
-    net.during(0.4)  # those who do not read to the end are cut off
+    # Those who do not read to the end are cut off.
+    net.until(lambda: not one._accepted)
     data = b""
     sock = net.dial(one, asks)
     while len(data) < 8_000_000:
@@ -271,6 +272,17 @@ def test_refusals_are_clipped_and_keep_our_token(net: Net, caplog: pytest.LogCap
             assert hs.decode_answer(answer).sender == hs.NOBODY
     net.during(0.02)
     assert not any(char in record.getMessage() for record in caplog.records for char in "\n\x1b")
+
+
+def test_strangers_cannot_flood_the_log(net: Net, caplog: pytest.LogCaptureFixture) -> None:
+    one = net.add(1)
+    for number in range(MAX_LINES + 30):
+        sock = net.dial(one, hello(2, 1, cluster_id=1000 + number))
+        assert hs.decode_answer(net.receive(sock)).status == hs.OTHER_CLUSTER
+    net.during(0.02)
+    lines = [record.getMessage() for record in caplog.records]
+    assert sum("refused: cluster id" in line for line in lines) == MAX_LINES
+    assert sum("the others are left out" in line for line in lines) == 1
 
 
 def test_one_line_a_peer(net: Net, caplog: pytest.LogCaptureFixture) -> None:
