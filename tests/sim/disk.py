@@ -379,7 +379,7 @@ class Preparer:
         self._made: deque[Segment] = deque()
         self._alive = True
 
-    def ask(self, generation: int, size: int) -> None:
+    def ask(self, generation: int, size: int, _least: int, _spare: int) -> None:
         """Begin to make a segment."""
         self.clock.after(self.clock.random.random() * 0.02, self._make, generation, size)
 
@@ -437,6 +437,7 @@ class Folder:
     def __init__(self, chance: random.Random, segment_size: int) -> None:
         self.chance = chance
         self.segment_size = segment_size
+        self.spare = 0  # no disk is full here
 
     def new_generation(self, number: int) -> int:
         """A generation of segment `number`."""
@@ -466,6 +467,7 @@ class SimWal(Wal):
         self._proven = True
         self._failure = None
         self._full = False
+        self.lack = ""
         self._stalled = False
         self._under_way = False
         self._closed = False

@@ -84,8 +84,9 @@ class SimStore:
         """Complete files, the newest first."""
         return [Path(self.disk, name) for name in sorted(self.disk.files, reverse=True) if parse_name(name)]
 
-    def restore(self, path: Path, engine: Engine) -> Info:
-        """As the real one."""
+    def restore(self, path: Path, engine: Engine, pause: Callable[[], None] = lambda: None) -> Info:
+        """As the real one. Members have all the memory that they want."""
+        pause()
         return decode(path.data(), engine, self.codec, path)
 
     def prune(self, keep: set[str]) -> None:
