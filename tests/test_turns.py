@@ -1,0 +1,148 @@
+"""What no request may do to a live node: make a turn of its loop work for more than 20 ms, and keep others waiting.
+
+The node counts such turns by its loop thread's own processor time, so that a busy machine does not show. Each attack
+took between 0.1 and 15 seconds in one turn once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from support import messages as m
+from support.client import Client, op
+from support.processes import Server, metric
+
+pytestmark = [pytest.mark.once, pytest.mark.node_only]
+
+KEYS = {"memory": 150_000, "rocksdb": 15_000}
+SLOW = "metastore_loop_slow_turns_total"
+
+
+@pytest.fixture(scope="module", params=sorted(KEYS))
+def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, int]]:
+    """A node with many keys, and how many."""
+    from conftest import make_server
+
+    engine = request.param
+    settings = {"storage.engine": f'"{engine}"', "limits.max_txn_ops": "5000"}
+    server = make_server(request.config, tmp_path_factory.mktemp(engine) / "data", settings=settings)
+    with server.start(), server.client(60) as client:
+        for first in range(0, KEYS[engine], 5000):
+            puts = [m.PutRequest(key=b"k%06d" % n, value=b"%d" % (n % 7)) for n in range(first, first + 5000)]
+            client.txn(success=[op(put) for put in puts])
+        yield server, KEYS[engine]
+    server.discard()
+
+
+def everything(**more: Any) -> Any:
+    return m.RangeRequest(key=b"k", range_end=b"l", **more)
+
+
+def txn(*success: Any, compare: Any = ()) -> Any:
+    return m.TxnRequest(compare=compare, success=[op(one) for one in success])
+
+
+class Probe:
+    """Reads a key all the time and notes the longest it had to wait."""
+
+    def __init__(self, server: Server) -> None:
+        self.worst = 0.0
+        self.stopped = False
+        self.client = server.client(60)
+        self.client.range(b"k000001", serializable=True)
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self) -> None:
+        while not self.stopped:
+            began = time.monotonic()
+            self.client.range(b"k000001", serializable=True)
+            self.worst = max(self.worst, time.monotonic() - began)
+
+    def __enter__(self) -> Probe:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped = True
+        self.thread.join()
+        self.client.close()
+
+
+def attack(server: Server, act: Callable[[Client], Any]) -> tuple[Any, float, float]:
+    """(what `act` gives, how long it took, the longest that somebody else waited)."""
+    before = metric(server, SLOW)
+    with server.client(120) as client, Probe(server) as probe:
+        began = time.monotonic()
+        result = act(client)
+        took = time.monotonic() - began
+    slow = metric(server, SLOW) - before
+    longest = metric(server, "metastore_loop_longest_work_seconds")
+    assert slow == 0, f"{slow:g} turns worked for more than 20 ms, the longest of all for {longest * 1000:.0f} ms"
+    return result, took, probe.worst
+
+
+def together(client: Client, requests: list[Any]) -> list[Any]:
+    futures = [client.future(request, 120) for request in requests]
+    return [future.result() for future in futures]
+
+
+READS: dict[str, list[Any]] = {
+    "counts in a transaction": [txn(*[everything(count_only=True)] * 60)],
+    "counts in transactions in a transaction": [txn(*[txn(*[everything(count_only=True)] * 10)] * 6)],
+    "compares of all keys": [
+        txn(m.RangeRequest(key=b"k"), compare=[
+            m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)] * 30)],
+    "sorted lists": [everything(sort_target=2, sort_order=2), everything(sort_target=4, sort_order=1)],
+    "a filtered list": [everything(min_create_revision=5)],
+    "lists at once": [everything()] * 4,
+    "many of all kinds": [everything(count_only=True), everything(sort_target=3, limit=5), txn(everything())] * 8,
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_reads_hold_nobody_up(node: tuple[Server, int], name: str) -> None:
+    server, _ = node
+    _, took, worst = attack(server, lambda client: together(client, READS[name]))
+    assert worst < max(0.3, took / 3), f"somebody waited for {worst:.2f} s of {took:.2f}"
+
+
+def test_operations_without_a_request_are_counted_first(node: tuple[Server, int]) -> None:
+    server, _ = node
+    body = b"\x12\x00" * 700_000
+
+    def act(client: Client) -> list[Any]:
+        futures = [client.stub("/etcdserverpb.KV/Txn").future(body, timeout=60) for _ in range(8)]
+        return [future.exception() for future in futures]
+
+    found, _, _ = attack(server, act)
+    assert {error.details() for error in found} == {"etcdserver: too many operations in txn request"}
+
+
+def test_writes_about_many_keys_hold_nobody_up(node: tuple[Server, int]) -> None:
+    """Compares of all keys and a put; a transaction that lists and deletes half of them; a deletion of the others."""
+    server, keys = node
+    compare = m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
+    half = b"k%06d" % (keys // 2)
+    requests = [
+        txn(m.PutRequest(key=b"x"), compare=[compare] * 30),
+        txn(everything(), m.DeleteRangeRequest(key=b"k", range_end=half), everything(count_only=True)),
+        m.DeleteRangeRequest(key=b"k", range_end=b"l", prev_kv=True),
+    ]
+    (first, second, third), took, worst = attack(server, lambda client: [client.call(one, 120) for one in requests])
+    assert first.succeeded
+    listed, gone, left = (one for one in second.responses)
+    assert len(listed.response_range.kvs) == keys and gone.response_delete_range.deleted == keys // 2
+    assert left.response_range.count == keys - keys // 2
+    assert third.deleted == len(third.prev_kvs) == keys - keys // 2
+    assert worst < max(0.3, took / 3), f"somebody waited for {worst:.2f} s of {took:.2f}"
+    with server.client() as client:
+        assert client.range(b"k", b"l", count_only=True).count == 0
+        revision = client.revision()
+    server.kill()
+    server.start()
+    with server.client() as client:
+        assert client.range(b"k", b"l", count_only=True).count == 0 and client.revision() == revision
