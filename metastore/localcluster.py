@@ -58,9 +58,12 @@ class LocalNode:
         self.last_line = ""
         self.spoke = time.monotonic()  # when its last line came
         self.settled = threading.Event()  # ready, or over
+        # A node must not outlive us: setpriv, where it is there, has the system stop it when we are killed.
+        setpriv = shutil.which("setpriv")
+        before = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "metastore", *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [*before, sys.executable, "-m", "metastore", *arguments], stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -118,7 +121,7 @@ def launch(options: argparse.Namespace, folder: Path) -> list[LocalNode]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run until SIGINT or SIGTERM, or until a node is over; returns the exit code."""
+    """Run until SIGINT, SIGTERM or SIGHUP (a closed terminal), or until all nodes are over; returns the exit code."""
     options = parser().parse_args(arguments)
     if not 1 <= options.nodes <= MAX_NODES:
         raise ConfigError(f"--nodes {options.nodes}: 1 to {MAX_NODES}")
@@ -127,7 +130,7 @@ def main(arguments: Sequence[str]) -> int:
     def stop(_number: int, _frame: FrameType | None) -> None:
         stopping.set()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, stop)
     folder = Path(options.dir) if options.dir else Path(tempfile.mkdtemp(prefix="metastore-cluster-"))
     folder.mkdir(parents=True, exist_ok=True)

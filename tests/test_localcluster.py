@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import etcdctl
+from support.processes import wait_until
 
 from metastore.localcluster import free_ports
 
@@ -29,7 +32,7 @@ def endpoints(cluster: subprocess.Popen[str]) -> str:
     return cluster.stdout.readline().strip().rpartition("ETCDCTL_ENDPOINTS=")[2]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_three_nodes_serve_and_stop(number: int, tmp_path: Path) -> None:
     cluster = start("--nodes", "3", "--dir", str(tmp_path))
     try:
@@ -47,6 +50,21 @@ def test_three_nodes_serve_and_stop(number: int, tmp_path: Path) -> None:
     finally:
         cluster.kill()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["n1", "n2", "n3"]
+
+
+def test_nodes_do_not_outlive_a_launcher_that_is_killed(tmp_path: Path) -> None:
+    cluster = start("--nodes", "1", "--dir", str(tmp_path))
+    try:
+        host, port = endpoints(cluster).rsplit(":", 1)
+    finally:
+        cluster.kill()
+    assert cluster.wait(20) == -signal.SIGKILL
+
+    def gone() -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex((host, int(port))) == errno.ECONNREFUSED
+
+    wait_until(gone, what="the end of the node")
 
 
 def test_too_many_nodes_are_refused() -> None:
