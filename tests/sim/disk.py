@@ -434,6 +434,8 @@ class Preparer:
 class Folder:
     """The part of storage.segments.Folder that `Wal` itself uses."""
 
+    path = "simulated disk"
+
     def __init__(self, chance: random.Random, segment_size: int) -> None:
         self.chance = chance
         self.segment_size = segment_size
@@ -469,6 +471,7 @@ class SimWal(Wal):
         self._full = False
         self.lack = ""
         self._stalled = False
+        self._stalled_at = 0.0
         self._under_way = False
         self._closed = False
         self._snapshots = deque()
