@@ -18,6 +18,11 @@ WAIT = 5.0
 CLUSTER = 7
 
 
+def orders(size: int) -> list[tuple[int, ...]]:
+    """In which members are started; of the many orders of five every seventh."""
+    return list(itertools.permutations(range(1, size + 1)))[:: 7 if size > 4 else 1]
+
+
 class Member:
     """One member of the world. `kept` has the log of a running cluster, all others have an empty one."""
 
@@ -99,7 +104,7 @@ class World:
 
 @pytest.mark.parametrize("size", [2, 3, 4, 5])
 def test_new_members_always_begin(size: int) -> None:
-    for order in itertools.permutations(range(1, size + 1)):
+    for order in orders(size):
         world = World(range(1, size + 1))
         world.run(order)
         assert world.began == set(world.ids) and all(member.leads for member in world.members.values()), order
@@ -127,7 +132,7 @@ def test_less_than_a_majority_never_begins() -> None:
 def test_wiped_members_never_begin_beside_one_that_was_kept(size: int, kept: tuple[int, ...], stale: bool) -> None:
     """In every order of starting, as long as the one that was kept comes within `begin_wait`. One that knows the
     others' directories ends them; one that does not (it has no leader) keeps them waiting."""
-    for order in itertools.permutations(range(1, size + 1)):
+    for order in orders(size):
         world = World(range(1, size + 1), kept, kept if stale else ())
         world.run(order)
         wiped = [world.members[ident] for ident in world.ids if ident not in kept]
@@ -137,7 +142,7 @@ def test_wiped_members_never_begin_beside_one_that_was_kept(size: int, kept: tup
 
 
 def test_one_wiped_member_of_a_running_cluster_ends() -> None:
-    for order in itertools.permutations((1, 2, 3)):
+    for order in orders(3):
         world = World((1, 2, 3), kept=(1, 2))
         world.run(order)
         assert world.members[3].ended == hs.OTHER_INCARNATION and world.members[1].leads

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import lzma
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -61,7 +62,10 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(join, "PATIENCE", 0.2)
 
 
-def test_a_learner_joins_and_has_everything(first: Node, tmp_path: Path, ports: list[int]) -> None:
+def test_a_learner_joins_and_has_everything(
+    first: Node, tmp_path: Path, ports: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     first.put("before", "1")
     member = add(first, ports[1], learner=True)
     first.put("between", "2")
@@ -71,6 +75,9 @@ def test_a_learner_joins_and_has_everything(first: Node, tmp_path: Path, ports: 
         assert [kv.key for kv in second.range("a", "z", serializable=True).kvs] == [b"before", b"between"]
         first.put("after", "3")
         assert second.get("after") is not None
+    told = [record.getMessage() for record in caplog.records if record.name == "metastore.join"]
+    assert told[0].endswith(f"the peer URL http://127.0.0.1:{ports[1]}; asking 127.0.0.1:{ports[0]}")
+    assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in told[1]
     # Once joined, the directory says who it is; `state` has no say any more.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
         assert again._running().view.member_id == member.id
