@@ -279,6 +279,8 @@ def judge_hello(hello: Hello, me: PeerIdentity, known: Known) -> tuple[int, str]
         return OTHER_CLUSTER, f"cluster id is {me.cluster_id:016x} here, the dialler says {peer.cluster_id:016x}"
     if peer.member_id in known.removed:
         return REMOVED, f"member {peer.member_id:016x} was removed from cluster {me.cluster_id:016x}"
+    if peer.member_id == me.member_id:
+        return OTHER_TARGET, f"the dialler says that it is member {me.member_id:016x}, which is this one"
     if hello.target != me.member_id:
         return OTHER_TARGET, f"this is member {me.member_id:016x}, the dialler wants {hello.target:016x}"
     incarnation = known.incarnations.get(peer.member_id)

@@ -10,7 +10,6 @@ import errno
 import logging
 import os
 import socket
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -92,8 +91,9 @@ def blame(error: Exception) -> str:
         raise error
     if isinstance(error, FormatError):
         return hs.clip(error.text)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {frames[-1].name}, line {frames[-1].lineno}" if frames else ""
+    where, at = "", error.__traceback__
+    while at is not None:
+        where, at = f" in {at.tb_frame.f_code.co_name}, line {at.tb_lineno}", at.tb_next
     return f"what it sent could not be handled: {type(error).__name__}{where}: {hs.clip(str(error))}"
 
 

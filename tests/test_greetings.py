@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import struct
+import zlib
 from typing import Any
 
 import pytest
@@ -283,6 +285,17 @@ def test_strangers_cannot_flood_the_log(net: Net, caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records]
     assert sum("refused: cluster id" in line for line in lines) == MAX_LINES
     assert sum("the others are left out" in line for line in lines) == 1
+
+
+def test_a_hello_of_version_1_is_refused_by_name(net: Net) -> None:
+    """Its token could be so long that the refusal, which quoted it, did not fit."""
+    one, _ = net.pair()
+    body = struct.pack("<BQQQ", 1, 77, 2, 1) + struct.pack("<H", 16300) + b"x" * 16300 + b"\0\0" * 2 + b"\0"
+    head = struct.pack("<BBHI", 1, 0x80, 0, len(body))
+    data = net.receive(net.dial(one, hs.MAGIC + head + struct.pack("<I", zlib.crc32(head + body)) + body))
+    answer = hs.decode_answer(data)
+    assert (answer.status, answer.sender) == (hs.OTHER_VERSION, hs.NOBODY) and len(data) < 300
+    assert "version 1, this program speaks 2 only" in answer.text and connected(one, 2)
 
 
 def test_one_line_a_peer(net: Net, caplog: pytest.LogCaptureFixture) -> None:

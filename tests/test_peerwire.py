@@ -461,6 +461,7 @@ def test_another_version_is_told_from_nonsense() -> None:
         ({"token": 6}, 1, hs.OK, ""),
         ({"cluster_id": 5}, 1, hs.OTHER_CLUSTER, "0000000000000005"),
         ({}, 9, hs.OTHER_TARGET, "wants 0000000000000009"),
+        ({"member_id": 1, "incarnation": "inc-1"}, 1, hs.OTHER_TARGET, "which is this one"),
         # The roster may not know it yet.
         ({"member_id": 4}, 1, hs.OK, ""),
         ({"member_id": 3}, 1, hs.REMOVED, "was removed"),

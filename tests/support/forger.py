@@ -86,8 +86,13 @@ class Forger:
         """(where, who it is, in whose name)."""
         address = self.random.choice(self.addresses)
         target = self.members[address]
-        others = [one for one in self.members.values() if one is not target]
-        return address, target, self.random.choice(others)
+        sender = self.random.choice([one for one in self.members.values() if one is not target])
+        chance = self.random.random()
+        if chance < 0.1:
+            sender = replace(sender, member_id=self.random.choice((1, 2, 3)) << 60, name="nobody")
+        elif chance < 0.13:
+            sender = target
+        return address, target, sender
 
     # ---- sending
 
