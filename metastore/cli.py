@@ -263,4 +263,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        # A node hears SIGINT itself; this is Ctrl-C in one of the tools, whose work can be begun again.
+        print("metastore: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0

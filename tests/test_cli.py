@@ -185,6 +185,15 @@ def test_the_start_says_what_it_starts(tmp_path: Path) -> None:
     assert log.count("means nothing") == len(meant)
 
 
+def test_ctrl_c_in_a_tool_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(_arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("metastore.waltool.main", interrupted)
+    assert cli.main(["wal", "verify", "data"]) == 130
+    assert capsys.readouterr().err == "metastore: interrupted\n"
+
+
 def test_text_records_are_one_line_whatever_is_in_them() -> None:
     stream = io.StringIO()
     logger = logs.setup("info", stream=stream)
