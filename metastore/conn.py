@@ -582,7 +582,7 @@ class Listener:
         now = self.loop.now()
         due = [conn for conn in self.suspects if conn.deadline is not None and conn.deadline <= now]
         self.dropped += sum(conn.overdue() for conn in due)
-        if self.server.limits.total_output >= self.server.limits.max_total_output:
+        if self.server.limits.total_output >= self.server.limits.max_total_output // 4 * 3:
             self._relieve()
         else:
             self._taken.clear()
@@ -592,14 +592,14 @@ class Listener:
             self.dropped = 0
 
     def _relieve(self) -> None:
-        """Reads wait for those who do not take their replies: drop who took next to nothing since the last look, the
-        largest first, until a quarter of the room is free."""
+        """Reads wait for those who do not take their replies (long ones from three quarters of the room on): drop who
+        took next to nothing since the last look, the largest first, until half of it is free."""
         limits, before = self.server.limits, self._taken
         least = self.conn_limits.min_rate * self.conn_limits.sweep
         slow = sorted(((conn.owes, conn.fd, conn) for conn in self.conns if conn in before and conn.owes
                        and conn.taken - before[conn] < least), reverse=True)
         for owed, _, conn in slow:
-            if limits.total_output < limits.max_total_output * 3 // 4:
+            if limits.total_output < limits.max_total_output // 2:
                 break
             self.dropped += 1
             log.debug("closing a client that takes nothing of %d bytes", owed)

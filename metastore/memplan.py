@@ -103,14 +103,16 @@ def plan(config: Config, most: int, left: int, peers: bool) -> Plan:
     """Share out the `left` bytes that a process without contents may still take, of `most` in all. `peers`: whether
     there are other members."""
     limits = config.limits
-    reply, replies = min(REPLY_MOST, most // REPLY_PART), min(REPLIES_MOST, most // REPLIES_PART)
+    reply = min(REPLY_MOST, most // REPLY_PART)
+    # What is gathered for replies is to be half of what replies are.
+    replies = min(REPLIES_MOST, most // REPLIES_PART, limits.max_reply_bytes // 2)
     calls = max(min(CALLS_MOST, most // CALLS_PART), CALLS_LEAST * config.largest_operation)
     beside = {
         "the log's tail": config.raft.max_tail_bytes,
         "entries read back": config.wal.read_ahead_cache * 3 // 2,
         "calls": calls,
         "requests": FLIGHT * limits.max_inflight_bytes + REQUEST * limits.max_inflight_requests,
-        "replies": COPIES * reply + replies + (config.value("limits", "max_reply_bytes") or limits.max_output_bytes),
+        "replies": COPIES * reply + replies + limits.max_reply_bytes,
         "a snapshot": CHUNKS * config.maintenance.snapshot_chunk_size + CODEC,
         "peers": WINDOW if peers else 0,
         "margin": most // MARGIN_PART + MARGIN,

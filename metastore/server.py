@@ -321,13 +321,16 @@ class Server:
         self.services, self.health = make_services(self.view)
         self.method_table = self.services.method_table
         self.pages = Pages(self.view, metrics=self.config.metrics.enabled)
+        # Half for those that are whole, half for those on their way; less where there is little memory.
+        calls = self.memory.calls()
+        calls["max_total_buffered"] = min(2 * limits.max_inflight_bytes, calls.get("max_total_buffered", 1 << 62))
         self.limits = Limits(
             max_message=limits.max_request_bytes + GRPC_OVERHEAD,
             max_header_list=limits.max_header_bytes,
             max_concurrent_streams=limits.max_concurrent_streams,
             max_output=limits.max_output_bytes,
             max_total_output=limits.max_reply_bytes,
-            **self.memory.calls(),
+            **calls,
             receive_timeout=limits.handshake_timeout,
             # A client may give up all its calls at once.
             reset_burst=limits.max_concurrent_streams,

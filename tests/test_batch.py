@@ -425,3 +425,35 @@ class Collector(RuleBasedStateMachine):
 
 
 TestCollector = Collector.TestCase
+
+
+# ---- operations whose client's patience ended
+
+
+def test_dropped_operations_are_not_handed_out() -> None:
+    proposer = BatchProposer(4, 1 << 20, 0.0, 1000, 1 << 20)
+    waiters: dict[int, object] = {ident: object() for ident in range(10)}
+    for ident in range(10):
+        proposer.add(encode_op(PUT, ident, b"|BATCH_SEP" + b"x" * ident), 0.0)
+    proposer.drop([1, 2, 5, 6, 7, 4, 99], waiters)
+    taken = []
+    while (batch := proposer.take(0.0, True, True)) is not None:
+        taken.append(request_ids(batch))
+        assert proposer.taken_count == len(taken[-1]) and proposer.taken_bytes == len(batch)
+        proposer.release(proposer.taken_count, proposer.taken_bytes)
+    assert taken == [[0, 3], [8, 9]]
+    assert sorted(waiters) == [0, 3, 8, 9]
+    assert (proposer.queued, proposer.queued_bytes, proposer.inflight_bytes) == (0, 0, 0)
+    # Ids that had been handed out before are forgotten: nothing is searched for them any more.
+    proposer.add(encode_op(PUT, 99, b"later"), 0.0)
+    assert proposer.take(0.0, True, True) is not None and proposer.untake() is None
+    assert request_ids(proposer.take(0.0, True, True)) == [99]
+
+
+def test_dropping_the_only_operation_leaves_nothing() -> None:
+    proposer = BatchProposer(4, 1 << 20, 10.0, 1000, 1 << 20)
+    proposer.add(encode_op(PUT, 7, b"x"), 0.0)
+    proposer.drop([7], {})
+    assert proposer.take(0.0, True, True) is None and proposer.next_deadline() is None
+    proposer.add(encode_op(PUT, 8, b"y"), 0.0)
+    assert request_ids(proposer.take(0.0, True, True)) == [8]

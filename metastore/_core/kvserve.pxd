@@ -56,7 +56,7 @@ cdef class KVServer(Starter):
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
-    cdef bint must_wait(self, Waiter waiter)
+    cdef bint must_wait(self, Waiter waiter, int method, bytes body)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
     cdef int answer_all(self, list reads) except -1
     cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1

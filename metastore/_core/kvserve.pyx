@@ -15,7 +15,8 @@ from metastore._core.batch cimport BatchProposer
 from metastore._core.grpc cimport Limits
 from metastore._core.h2request cimport Request
 from metastore._core.kvpb cimport (
-    KV_OK, CompactReq, DeleteReq, check_fields, decode_compact, decode_delete, kv_raise, range_is_serializable, verify_compact,
+    KV_OK, CompactReq, DeleteReq, RangeReq, check_fields, decode_compact, decode_delete, decode_range, kv_raise,
+    range_is_serializable, verify_compact,
     verify_delete, verify_put, verify_range,
 )
 from metastore._core.longrange cimport RangeWork, start_range
@@ -56,6 +57,12 @@ cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
         return memchr(body, 0x1A, size) != NULL
     kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
     return req.end.n != 0
+
+
+cdef bint range_is_long(bytes body) except -1:
+    """Whether an encoded RangeRequest is about more than one key."""
+    cdef RangeReq req
+    return decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req) == KV_OK and req.end.n > 0
 
 
 cdef class HeldCompaction(Waiter):
@@ -287,11 +294,12 @@ cdef class KVServer(Starter):
         except errors.ApiError as error:
             waiter.fail(error)
 
-    cdef bint must_wait(self, Waiter waiter):
-        """Whether the client, or all of them together, have so many replies untaken that no further one may be made now.
+    cdef bint must_wait(self, Waiter waiter, int method, bytes body):
+        """Whether the client, or all of them together, have so many replies untaken that this one may not be made now.
 
         The session delivers no new requests to us by then, but those of one read from the socket are all here already:
-        500 ranges of 1 MiB each arrive in 15 KB.
+        500 ranges of 1 MiB each arrive in 15 KB. The last quarter of the room is for single keys: whoever asks for much
+        and takes nothing does not keep them waiting.
         """
         cdef Request request
         cdef Limits limits
@@ -301,19 +309,20 @@ cdef class KVServer(Starter):
         if request.closed:
             return False
         limits = request.session.limits
-        return request.session.pending_output >= limits.max_output or limits.total_output >= limits.max_total_output
+        if request.session.pending_output >= limits.max_output or limits.total_output >= limits.max_total_output:
+            return True
+        return (limits.total_output >= limits.max_total_output // 4 * 3
+                and (method == METHOD_TXN or (method == METHOD_RANGE and range_is_long(body))))
 
     def serve_deferred(self):
         """Answer reads that waited for their clients to take earlier replies; to be called once a turn."""
         cdef list later
         cdef size_t i, done
         for session in list(self.deferred):
-            if session.limits.total_output >= session.limits.max_total_output:
-                return
             later = self.deferred[session]
             done = 0
             for waiter, method, body in later:
-                if self.must_wait(waiter):
+                if self.must_wait(waiter, method, body):
                     break
                 self.answer(method, body, waiter)
                 done += 1
@@ -323,7 +332,7 @@ cdef class KVServer(Starter):
 
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
         """Answer a read out of the applied state; a later state than the one it asked for is as good."""
-        if self.must_wait(waiter):
+        if self.must_wait(waiter, method, body):
             self.deferred.setdefault((<Request>waiter).session, []).append((waiter, method, body))
             return 0
         if isinstance(waiter, Request) and ((<Request>waiter).closed or (<Request>waiter).answered):
@@ -385,14 +394,23 @@ cdef class KVServer(Starter):
         self.left -= <int64_t>work.cost * self.pace
         if done:
             return work.reply
-        self.later(method, body, waiter, work if self.queue.may_begin() else None)
+        # Of one client only one is begun: its replies are as many as it takes.
+        self.later(method, body, waiter, work if self.queue.may_begin() and not self.queue.serves(waiter) else None)
         return None
 
     cdef bint put_off(self, Waiting one) except -1:
-        if one.method == METHOD_UNCHECKED or not self.must_wait(one.waiter):
+        if one.method == METHOD_UNCHECKED or not self.must_wait(one.waiter, one.method, one.body):
             return False
         self.deferred.setdefault((<Request>one.waiter).session, []).append((one.waiter, one.method, one.body))
         return True
+
+    cdef bint full(self, Waiting one) except -1:
+        cdef Limits limits
+        if not isinstance(one.waiter, Request):
+            return False
+        # Several may have been begun while there was room for one.
+        limits = (<Request>one.waiter).session.limits
+        return limits.total_output >= limits.max_total_output // 4 * 3
 
     cdef int64_t start(self, Waiting one) except -1:
         """Begin with a request that waited in the queue. Raises ApiError."""
@@ -419,7 +437,8 @@ cdef class KVServer(Starter):
             self.queue.serve(self, self.turn_budget, self.pace)
         self.left = self.turn_budget
         self.left_bytes = TURN_BYTES
-        return self.admitted or self.queue.busy()
+        # Stalled, it goes on with the turn in which somebody takes replies, or is dropped for taking none.
+        return self.admitted or (self.queue.busy() and not self.queue.stalled)
 
     @property
     def late(self):

@@ -23,6 +23,7 @@ cdef class Waiting:
 cdef class Starter:
     """Who begins with what the queue holds."""
     cdef bint put_off(self, Waiting one) except -1
+    cdef bint full(self, Waiting one) except -1
     cdef int64_t start(self, Waiting one) except -1
 
 
@@ -34,8 +35,10 @@ cdef class WorkQueue:
     cdef object doomed        # works whose memory is to be given back
     cdef readonly size_t count    # requests that wait, begun ones too
     cdef readonly size_t begun
+    cdef bint stalled             # nothing can be done before somebody takes a reply
     cdef readonly size_t held     # bytes that the begun ones hold
 
+    cdef bint serves(self, Waiter waiter)
     cdef int push(self, Waiting one) except -1
     cdef int drop(self, Waiting one) except -1
     cdef int weigh(self, Waiting one) except -1

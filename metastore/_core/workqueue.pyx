@@ -25,7 +25,7 @@ cdef class Waiting:
 
     cdef bint gone(self):
         """Whether nobody waits for it any more."""
-        return isinstance(self.waiter, Request) and (<Request>self.waiter).closed
+        return isinstance(self.waiter, Request) and ((<Request>self.waiter).closed or (<Request>self.waiter).answered)
 
 
 cdef class Starter:
@@ -33,6 +33,10 @@ cdef class Starter:
 
     cdef bint put_off(self, Waiting one) except -1:
         """Take over a request that is not to be begun yet, for its client has enough to read; whether it is one."""
+        return False
+
+    cdef bint full(self, Waiting one) except -1:
+        """Whether there is no room for the reply of what was begun."""
         return False
 
     cdef int64_t start(self, Waiting one) except -1:
@@ -47,6 +51,10 @@ cdef class WorkQueue:
         self.lines = {}
         self.ring = deque()
         self.doomed = deque()
+
+    cdef bint serves(self, Waiter waiter):
+        """Whether something of the same client is in the queue."""
+        return ((<Request>waiter).session if isinstance(waiter, Request) else None) in self.lines
 
     cdef int push(self, Waiting one) except -1:
         """Add a request, begun or not."""
@@ -96,6 +104,7 @@ cdef class WorkQueue:
         cdef Py_ssize_t stuck = 0
         cdef bint waits = False
         budget = self.clean(budget)
+        self.stalled = False
         while self.ring and budget > 0 and stuck < len(self.ring):
             client = self.ring.popleft()
             line = self.lines[client]
@@ -105,6 +114,7 @@ cdef class WorkQueue:
                 self.ring.append(client)
             else:
                 del self.lines[client]
+        self.stalled = not self.doomed and stuck > 0 and stuck >= len(self.ring)
         return budget
 
     cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1:
@@ -128,7 +138,7 @@ cdef class WorkQueue:
                     self.drop(one)
                     return cost
                 self.begun += 1
-            elif self.held > held_together() and not self.preferred(one):
+            elif (self.held > held_together() and not self.preferred(one)) or starter.full(one):
                 stuck[0] = True
                 return 0
             done = one.work.step(<size_t>max(1, min(budget, <int64_t>QUANTUM) // <int64_t>pace))

@@ -1,0 +1,151 @@
+"""What an attack on a live node costs, and how another client fares beside it.
+
+A machine's load says nothing about the node, so times are compared with the attack's own cost: the processor time that
+the node spent while it lasted, and of that the longest turn of its loop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import Self
+
+from . import http2 as h
+from .processes import Server, metric
+
+RANGE_PATH = b"/etcdserverpb.KV/Range"
+MIB = 1 << 20
+TURN = 0.02  # seconds of its processor that no request may take of the loop in one turn
+
+
+class Raw:
+    """A connection that sends what it is told and understands what comes back. `agrees`: with the server's settings,
+    without which windows are small and the number of streams is not bounded."""
+
+    def __init__(
+        self, server: Server, window: int = 1 << 24, receive_buffer: int = 0, timeout: float = 20, agrees: bool = True
+    ) -> None:
+        host, _, port = server.address.rpartition(":")
+        self.socket = socket.socket()
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(timeout)
+        self.socket.connect((host, int(port)))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.reader = h.Reader()
+        self.send(h.hello(window) + (h.frame(h.SETTINGS, h.ACK, 0) if agrees else b""))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.socket.close()
+
+    def send(self, data: bytes) -> bool:
+        """Whether the server still took it; what it cuts off is the attack's end."""
+        try:
+            self.socket.sendall(data)
+        except OSError:
+            return False
+        return True
+
+    def receive(self) -> bool:
+        """Take what comes; False at the connection's end."""
+        try:
+            data = self.socket.recv(1 << 18)
+        except TimeoutError:
+            raise
+        except OSError:
+            return False
+        if data:
+            self.reader.feed(data)
+        return bool(data)
+
+    def answer(self, stream: int) -> h.Stream:
+        """What came back on `stream`, once it has ended or the connection has."""
+        found = self.reader.stream(stream)
+        while not found.ended and found.reset is None and self.receive():
+            pass
+        return found
+
+    def to_end(self) -> h.Reader:
+        """Read until the server closes."""
+        while self.receive():
+            pass
+        return self.reader
+
+
+class Probe:
+    """Another client, which puts and gets in a thread of its own while an attack lasts."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.times: list[float] = []
+        self.errors: list[object] = []
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        put, key = b"\x0a\x05probe\x12\x01x", b"\x0a\x05probe"
+        try:
+            with Raw(self._server, timeout=60) as raw:
+                stream = -1
+                while not self._stop.is_set():
+                    began = time.monotonic()
+                    for path, body in ((h.PUT_PATH, put), (RANGE_PATH, key)):
+                        stream += 2
+                        raw.send(h.call(stream, body, path))
+                        status = raw.answer(stream).status
+                        if status != 0:
+                            self.errors.append(status)
+                            return
+                        del raw.reader.streams[stream]
+                    self.times.append(time.monotonic() - began)
+                    self._stop.wait(0.005)
+        except (OSError, AssertionError) as error:
+            self.errors.append(error)
+
+
+@dataclass
+class Cost:
+    """What an attack cost the node: processor seconds, the longest turn of its loop in them, bytes of memory."""
+
+    cpu: float = 0.0
+    longest: float = 0.0
+    memory: int = 0
+
+
+@contextlib.contextmanager
+def attacked(server: Server, memory: int) -> contextlib.nullcontext[Cost]:  # type: ignore[misc]
+    """While this lasts the node is attacked, and a probe works beside. Afterwards the probe had no error, the node took
+    at most `memory` bytes more than before, and the probe never waited for more than a few turns and a part of the
+    attack's cost."""
+    process, cost = server.running(), Cost()
+    with Probe(server) as calm:
+        while len(calm.times) < 50 and not calm.errors:
+            time.sleep(0.001)
+    before, rss = process.cpu_ns(), process.rss()
+    with Probe(server) as probe:
+        yield cost  # type: ignore[misc]
+    cost.cpu = (process.cpu_ns() - before) / 1e9
+    cost.memory = process.peak_rss() - rss
+    cost.longest = metric(server, "metastore_loop_longest_work_seconds")
+    assert calm.errors == probe.errors == [], (calm.errors, probe.errors)
+    assert process.popen.poll() is None
+    assert cost.memory < memory, f"{cost.memory / MIB:.0f} MiB more"
+    # The longest turn is part of the attack: were it a large part, then the attack would be one turn.
+    assert cost.longest < max(TURN, cost.cpu / 8), cost
+    worst = max(probe.times, default=0.0)
+    assert worst < 100 * sorted(calm.times)[-1] + cost.cpu, (worst, max(calm.times), cost)
