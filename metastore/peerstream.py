@@ -121,7 +121,7 @@ class Stream:
     def _watch(self, sock: socket.socket, mask: int) -> None:
         self.sock = sock
         self._blocked = False
-        self.loop.add(sock.fileno(), mask, self._on_event)
+        self.loop.add(sock.fileno(), mask, self._on_event, urgent=True)
 
     def _drop_socket(self) -> None:
         if self.sock is not None:

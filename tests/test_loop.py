@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -210,3 +212,32 @@ def test_closing_gives_back_the_descriptors() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     loop.call_soon_threadsafe(lambda: None)
     loop.stop()
+
+
+def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
+    """However many are ready all the time, all get their turn, and what is urgent gets it each time."""
+    with contextlib.ExitStack() as stack:
+        seen: list[int] = []
+        pairs = [socket.socketpair() for _ in range(9)]
+        for number, (one, two) in enumerate(pairs):
+            stack.enter_context(one)
+            stack.enter_context(two)
+
+            def busy(_events: int, number: int = number) -> None:
+                seen.append(number)
+                until = time.perf_counter() + 0.004
+                while time.perf_counter() < until:
+                    pass
+
+            loop.add(one.fileno(), READ, busy, urgent=number == 8)
+            two.send(b"x")
+        turns = []
+        while len(set(seen)) < 9 and len(turns) < 100:
+            before = len(seen)
+            loop.run_once(0)
+            turns.append(seen[before:])
+    assert all(len(turn) <= 4 for turn in turns)
+    assert all(turn[0] == 8 for turn in turns[1:])
+    # Nobody comes again before all others had their turn.
+    others = [number for number in seen if number != 8]
+    assert sorted(others[:8]) == list(range(8))
