@@ -30,7 +30,7 @@ class Memory:
 
     def __init__(self, config: Config, limit: memlimit.Limit | None) -> None:
         self.limit = limit
-        self.config = memplan.fit(config, limit.nbytes) if limit is not None else config
+        self.config = memplan.fit(config, limit.whole()) if limit is not None else config
         self.quota = config.limits.quota_bytes or memplan.MOST_QUOTA
         self.bounds: memplan.Plan | None = None
         self.plan: memplan.Plan | None = None  # the same, where the contents are in memory
@@ -40,7 +40,7 @@ class Memory:
         members. `contents`: whether the store is in memory too; then warns of a quota that does not fit."""
         if self.limit is None:
             return
-        self.bounds = memplan.plan(self.config, self.limit.nbytes, self.limit.left(), peers)
+        self.bounds = memplan.plan(self.config, self.limit.whole(), self.limit.left(), peers)
         set_held_most(self.bounds.reply, self.bounds.replies)
         if not contents:
             return
@@ -53,8 +53,7 @@ class Memory:
         given = self.config.limits.quota_bytes
         if not given:
             self.quota = min(memplan.MOST_QUOTA, self.plan.quota)
-        fits = self.plan.room >= self.plan.quota * memplan.SPREAD * 0.99
-        if given < 0 or given > self.plan.quota or not fits:
+        if given < 0 or given > self.plan.quota or self.plan.quota == memplan.LEAST_QUOTA:
             self._warn(given)
 
     def _warn(self, given: int) -> None:
@@ -83,7 +82,7 @@ class Memory:
 
     def short(self) -> bool:
         """Whether so much is used that no more writes should be taken."""
-        return self.plan is not None and self.used() > self.plan.ceiling
+        return self.plan is not None and self.limit is not None and self.used() > self.limit.nbytes - self.plan.margin
 
     def fits(self, nbytes: int, records: int) -> bool:
         """Whether so many records, of so many bytes together, can be had in memory beside all that is there."""

@@ -41,6 +41,10 @@ class Limit:
         """Bytes from what is used now to the limit; negative beyond it."""
         return self.nbytes - used(self.kind) - (0 if self.kind == RESIDENT else STACKS)
 
+    def whole(self) -> int:
+        """What the bound comes to as resident memory: addresses and data go to stacks too, mostly unused."""
+        return self.nbytes if self.kind == RESIDENT else max(0, self.left() + used(RESIDENT))
+
 
 def used(kind: str = RESIDENT, proc: Path = Path("/proc")) -> int:
     """Bytes of this process that count against a limit of that kind: memory of its own that is resident (pages of files

