@@ -128,6 +128,11 @@ class Identity:
         if not same:
             raise errors.ConfigError(f"cluster.token is {token!r}, but the data directory was made with another one")
 
+    def differs(self, initial: dict[str, str]) -> bool:
+        """Whether `initial` (names, host:port) is not the list with which this member began its cluster."""
+        began = {member.name: member.peer_urls[0].removeprefix("http://") for member in self.members}
+        return self.founder and initial != began
+
     @property
     def founder(self) -> bool:
         """Whether this member was made to begin the cluster, and not to join it."""

@@ -201,6 +201,8 @@ class Server:
             self.identity.check(config.node.name, config.cluster.token)
         except errors.ConfigError as error:
             raise errors.ConfigError(f"{self.data_dir.path}: {error.text}") from error
+        if fresh is None and self.identity.differs(dict(config.cluster.initial)):
+            log.info("cluster.initial is not that of %s, whose log says who the members are", self.data_dir.path)
         self.start = next_start(self.data_dir.path)
         lagging, term = config.wal.sync == "async", self.wal.hard_state.term
         try:

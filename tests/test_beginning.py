@@ -34,6 +34,13 @@ def serializable(member: Member) -> list[bytes]:
         return []
 
 
+def write_often(member: Member) -> None:
+    """The same again and again: what a member that is alone knows to be committed may be less than all."""
+    with member.client() as client:
+        for _ in range(5):
+            client.put(b"k", b"kept")
+
+
 def term_of(member: Member) -> int:
     return int(member.status().raftTerm)
 
@@ -71,9 +78,7 @@ def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> No
     """The third one lives, or comes back a little later than they: its word ends them before they vote or serve."""
     cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"20s"'}).start()
     kept, *wiped = cluster.members
-    with kept.client() as client:
-        for value in (b"1", b"2", b"kept"):
-            client.put(b"k", value)
+    write_often(kept)
     for order in [(0, 1, 2), *ORDERS]:
         for member in wiped:
             member.discard()
@@ -86,6 +91,28 @@ def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> No
             assert "takes part from now on" not in log and "the leader is" not in log and "ready to serve" not in log
         wait_until(lambda: serializable(kept) == [b"kept"], 10, "what was acknowledged")
         kept.kill()
+
+
+def test_what_cannot_be_told_apart(cluster_of: MakeCluster) -> None:
+    """The only kept member is down for longer than new ones wait: two wiped ones take themselves for a new cluster.
+    When it comes back its word ends them, the leader too, and its data are what they were."""
+    cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"100ms"'}).start()
+    kept, *wiped = cluster.members
+    write_often(kept)
+    for member in cluster.members:
+        member.kill()
+    for member in wiped:
+        member.discard()
+        member.launch()
+    for member in wiped:
+        member.await_ready()
+    with wiped[0].client() as client:
+        client.put(b"k", b"begun anew")
+    kept.launch()
+    for member in wiped:
+        code, log = member.wait()
+        assert code == MustJoinAnew.exit_code, log
+    wait_until(lambda: serializable(kept) == [b"kept"], 10, "what was acknowledged")
 
 
 def test_a_wiped_member_serves_nothing(cluster_of: MakeCluster) -> None:

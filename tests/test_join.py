@@ -155,6 +155,7 @@ def test_who_a_directory_is_of() -> None:
     joined = membership.Identity(old.cluster_id, 9, "01", old.members, old.members)
     for identity in (made, old):
         identity.check("a", "t")
+        assert not identity.differs({"b": "h:2", "a": "h:1"}) and identity.differs({"a": "h:1"})
         for name, token in (("b", "t"), ("a", "u")):
             with pytest.raises(errors.ConfigError):
                 identity.check(name, token)
