@@ -439,7 +439,8 @@ class Folder:
     def __init__(self, chance: random.Random, segment_size: int) -> None:
         self.chance = chance
         self.segment_size = segment_size
-        self.spare = 0  # no disk is full here
+        self.path = "a simulated disk"
+        self.spare = 0  # it is never full
 
     def new_generation(self, number: int) -> int:
         """A generation of segment `number`."""

@@ -350,7 +350,7 @@ PLANTS = [
     Plant("commit of an old term", "old_terms", 4, raft.PLANT_COMMIT_OLD_TERM),
     Plant("read without a round", "deposed_leaders", 4, raft.PLANT_READ_WITHOUT_ROUND),
     Plant("lease kept", "lease", 6, raft.PLANT_LEASE_KEPT),
-    Plant("promise forgotten", "lease_promises", 4, raft.PLANT_PROMISE_FORGOTTEN),
+    Plant("promise forgotten", "lease_promises", 2, raft.PLANT_PROMISE_FORGOTTEN),
     Plant("half of a joint quorum", "cut_halves", 4, raft.PLANT_JOINT_HALF),
     Plant("ABA ignored", "rewritten", 8, raft.PLANT_ABA, outside=False),
     Plant("reported before the disk finished", "usual", 4, driver=EarlyReport),
