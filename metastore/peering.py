@@ -72,9 +72,11 @@ class Peering:
     # ---- beginning
 
     def _founding(self) -> Founding | None:
-        """The question whether this member may begin its cluster, if it is one: see founding.py."""
+        """The question whether this member may begin its cluster, if it is one: see founding.py. A directory that has
+        a term took part before, so it was not lost; asked again, it could wait for ever for the first leader, who was
+        alone with the first entry when all of them stopped."""
         server, identity = self._server, self._server.identity
-        if not self._new() or len(identity.members) < 2:
+        if not self._new() or server.raw.term or len(identity.members) < 2:
             return None
         wait = server.config.cluster.begin_wait
         return Founding(identity.member_id, (member.id for member in identity.members), wait)

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from metastore import Config
 from metastore import handshake as hs
 from metastore.founding import PROOF, SHOWN, Founding, Lives
+from metastore.membership import Identity
+from metastore.membership import Member as Record
+from metastore.peering import Peering
 
 WAIT = 5.0
 CLUSTER = 7
@@ -169,6 +176,31 @@ def test_a_member_that_only_dials_us_keeps_us_from_beginning() -> None:
     again = Founding(2, (1, 2, 3), 1.0)
     again.answered(1, hs.OK, hs.NEW)
     assert again.greeted(1, 0, 0.0) and not again.greeted(9, 0, 0.0) and not again.greeted(3, hs.NEW, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "asks"),
+    [
+        ({}, True),
+        # Its log is empty, for all stopped when the first leader was alone with the first entry; it voted for it.
+        ({"term": 1}, False),
+        ({"last_index": 1}, False),
+        ({"doubt": 3}, False),
+        ({"contacts": (Record(9, "", ("http://h:9",), ()),)}, False),
+        ({"alone": True}, False),
+    ],
+)
+def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
+    initial = {"a": "h:1"} if change.get("alone") else {"a": "h:1", "b": "h:2", "c": "h:3"}
+    identity = replace(Identity.create("a", "t", initial, "00"), contacts=change.get("contacts", ()))
+    status = SimpleNamespace(last_index=change.get("last_index", 0))
+    server: Any = SimpleNamespace(
+        codec=SimpleNamespace(codec=None), identity=identity, driver=SimpleNamespace(), kv=SimpleNamespace(),
+        raw=SimpleNamespace(status=lambda: status, term=change.get("term", 0)), config=Config(),
+        unsynced=SimpleNamespace(doubt=change.get("doubt", 0)),
+    )  # fmt: skip
+    peering = Peering(server, 1)
+    assert (peering.founding is not None) == asks == server.driver.holding == server.kv.holding
 
 
 def test_strangers_have_no_say() -> None:
