@@ -671,6 +671,7 @@ class Driver:
             _, limit, reads = self._marks.popleft()
             self._fail_writes(limit, errors.Timeout)
             self._fail_reads(reads, errors.Timeout)
+        self.kv.expire(now - self.request_timeout)
         if self._forwarded:
             self._settle_forwarded()
 

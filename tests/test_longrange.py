@@ -156,6 +156,32 @@ def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
     assert not kv.serve_late()
 
 
+def test_a_transaction_does_not_wait_without_end_to_be_checked() -> None:
+    """Its client's ranges go first, for as long as they take; it may be a write, which has a deadline."""
+    kv = server()
+    counts = [ask(kv, b"k", b"l", count_only=True) for _ in range(3)]
+    put = [pb.RequestOp(request_put=pb.PutRequest(key=b"new%d" % number)) for number in range(100)]
+    writes: list[Caller] = []
+
+    def write(now: float) -> None:
+        writes.append(Caller())
+        kv.call("Txn", pb.TxnRequest(success=put).SerializeToString(), writes[-1], now)
+
+    while kv.late == len(counts):
+        write(1.0)  # until this turn has checked as many as it may
+    write(2.0)
+    checked = len(kv.waiters)
+    kv.expire(0.9)
+    assert kv.late == len(counts) + 2
+    kv.expire(1.5)
+    assert isinstance(writes[-2].error, errors.Timeout) and kv.late == len(counts) + 1
+    while kv.serve_late():
+        pass
+    assert [one.reply.count for one in counts] == [MANY] * 3
+    assert len(kv.waiters) == checked + 1, "the other one is on its way to the log"
+    assert [one.error for one in writes if one is not writes[-2]] == [None] * (len(writes) - 1)
+
+
 def test_ranges_that_were_begun_are_bounded_too() -> None:
     """Each holds a view and a part of its reply; one more is begun in every turn."""
     kv = server(most=3)

@@ -429,6 +429,13 @@ cdef class KVServer(Starter):
             one.waiter.complete(reply)
         return cost
 
+    def expire(self, double before) -> None:
+        """Fail the transactions that came before this moment (seconds) and wait for the turn in which they are checked.
+        Ranges wait for as long as their clients do, in turn with all others."""
+        if self.queue.count:
+            for waiter in self.queue.overdue(METHOD_UNCHECKED, before):
+                waiter.fail(errors.Timeout())
+
     def serve_late(self) -> bool:
         """Go on with what was too long for earlier turns; to be called at the end of every turn. Whether there is more to
         do."""

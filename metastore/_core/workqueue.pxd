@@ -41,6 +41,7 @@ cdef class WorkQueue:
     cdef bint serves(self, Waiter waiter)
     cdef int push(self, Waiting one) except -1
     cdef int drop(self, Waiting one) except -1
+    cdef list overdue(self, int method, double before)
     cdef int weigh(self, Waiting one) except -1
     cdef bint preferred(self, Waiting one)
     cdef bint may_begin(self) noexcept

@@ -70,6 +70,22 @@ cdef class WorkQueue:
             self.weigh(one)
         return 0
 
+    cdef list overdue(self, int method, double before):
+        """Take out the requests of this method that came before that moment (seconds) and are not begun: the waiters."""
+        cdef Waiting one
+        cdef list found = []
+        for client in list(self.lines):
+            line = self.lines[client]
+            late = [one for one in line if one.method == method and one.work is None and one.now <= before]
+            for one in late:
+                line.remove(one)
+                self.drop(one)
+                found.append(one.waiter)
+            if not line:
+                del self.lines[client]
+                self.ring.remove(client)
+        return found
+
     cdef int weigh(self, Waiting one) except -1:
         """Bring the sum of what is held up to date."""
         self.held += one.work.held - one.counted
