@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final, Protocol
 
 from metastore._core.grpc import Limits, MethodTable
@@ -28,6 +29,7 @@ log = logging.getLogger("metastore.conn")
 RECV_SIZE: Final = 256 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
+TOLD_PER_TURN: Final = 200  # connections that hear of a stop in one turn: 5 ms
 #: Bytes of HTTP/1.1 that are parsed at a time: some hundred requests at most, a few milliseconds.
 HTTP_SIZE: Final = 4096
 #: Bytes of unpacked messages in one turn, and the largest message more: some 10 ms.
@@ -550,16 +552,21 @@ class Listener:
         """Accept no more connections and ask all clients to go elsewhere. Connections close by themselves when their
         clients have heard and their calls are finished (`conns` gets empty); `shutdown` is for the others."""
         self._acceptor.close()
-        for conn in list(self.conns):
-            conn.retire()
-        self.flush_dirty()
+        self._each(list(self.conns), ClientConn.retire)
 
     def shutdown(self) -> None:
         """Accept no more connections, take no more calls; connections close as their calls finish."""
         self._acceptor.close()
-        for conn in list(self.conns):
-            conn.shutdown()
+        self._each(list(self.conns), ClientConn.shutdown)
+
+    def _each(self, conns: list[ClientConn], call: Callable[[ClientConn], object]) -> None:
+        """Some of `conns` now, the others in the turns that follow: 10,000 at once would hold the loop for 0.2 s."""
+        for conn in conns[-TOLD_PER_TURN:]:
+            call(conn)
+        del conns[-TOLD_PER_TURN:]
         self.flush_dirty()
+        if conns:
+            self.loop.call_later(0, partial(self._each, conns, call))
 
     def close(self) -> None:
         """Drop everything; idempotent."""

@@ -21,7 +21,7 @@ from support.echo_server import EchoServer, Running
 from metastore import errors
 from metastore._core.grpc import Limits
 from metastore.accept import split_address
-from metastore.conn import ConnLimits, Listener
+from metastore.conn import TOLD_PER_TURN, ClientConn, ConnLimits, Listener
 from metastore.loop import Loop
 
 PUT = "/etcdserverpb.KV/Put"
@@ -469,6 +469,26 @@ def test_shutdown_finishes_running_calls() -> None:
         assert reader.goaway == (1, 0)
         assert reader.stream(1).messages == [b"done"] and reader.stream(1).status == 0
         assert running.call(lambda: len(running.listener.conns)) == 0
+
+
+def test_many_hear_of_a_stop_over_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = TOLD_PER_TURN + 30
+    told: list[ClientConn] = []
+    retire = ClientConn.retire
+    monkeypatch.setattr(ClientConn, "retire", lambda conn: (told.append(conn), retire(conn)))
+    with Running() as running, contextlib.ExitStack() as stack:
+        socks = [stack.enter_context(dial(running)) for _ in range(count)]
+        readers = [h.Reader() for _ in socks]
+        for sock, reader in zip(socks, readers, strict=True):
+            sock.sendall(h.hello())
+            read_until(sock, reader, lambda reader=reader: reader.settings)
+        assert running.call(lambda: (running.listener.retire(), len(told)))[1] == TOLD_PER_TURN
+        for sock, reader in zip(socks, readers, strict=True):
+            read_until(sock, reader, lambda reader=reader: reader.goaway)
+            sock.sendall(h.frame(h.PING, h.ACK, 0, bytes(8)))
+            reader.feed(read_all(sock))
+            assert reader.goaway == (0, 0)
+        assert len(told) == count and running.call(lambda: len(running.listener.conns)) == 0
 
 
 def test_a_fatal_error_surfaces() -> None:
