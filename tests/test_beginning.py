@@ -159,8 +159,7 @@ def test_a_member_that_runs_twice(cluster_of: MakeCluster, tmp_path: Path) -> No
     cluster = cluster_of(settings=QUICK).start()
     member = cluster.followers()[0]
     shutil.copytree(member.data_dir, tmp_path / "copy")
-    client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
-    copy = MetaStoreMember(member.name, tmp_path / "copy", client, peer)
+    copy = MetaStoreMember(member.name, tmp_path / "copy", "127.0.0.1:0", f"127.0.0.1:{free_ports(1)[0]}")
     # All that knows the member's address is the roster: the copy says that it has moved.
     copy.initial = member.initial
     copy.settings = member.settings
