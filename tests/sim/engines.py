@@ -32,6 +32,85 @@ def refuse(member: Member) -> None:
     raise errors.EngineBusy("simulated")
 
 
+class FlakyEngine(Engine):
+    """Any engine, whose calls fail now and then while its member does something, by an exception that looks like an
+    error of a request: nobody may take it for one."""
+
+    def __init__(self, member: Member, inner: Engine) -> None:
+        self.member = member
+        self.inner = inner
+        self.persistent = inner.persistent
+        self.only_applying = False  # fails in nothing else
+
+    def _perhaps(self) -> None:
+        at_work = self.member.applying if self.only_applying else self.member.at_work
+        if at_work and self.member.clock.random.random() < self.member.cluster.settings.flaky:
+            counts = self.member.cluster.checker.counts
+            counts["engine failed"] = counts.get("engine failed", 0) + 1
+            raise errors.KeyNotFound()
+
+    def get(self, key: bytes) -> bytes | None:
+        """As any engine."""
+        self._perhaps()
+        return self.inner.get(key)
+
+    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
+        """As any engine."""
+        self._perhaps()
+        return self.inner.scan(start, end, reverse, limit)
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """As any engine."""
+        self._perhaps()
+        return self.inner.iterate(start)
+
+    def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """As any engine."""
+        self._perhaps()
+        return self.inner.seek_le(key)
+
+    def write(self, batch: Any, index: int, term: int) -> None:
+        """As any engine."""
+        self._perhaps()
+        self.inner.write(batch, index, term)
+
+    def applied(self) -> tuple[int, int]:
+        """As any engine."""
+        return self.inner.applied()
+
+    def view(self) -> Engine:
+        """As any engine."""
+        return self.inner.view()
+
+    def size(self) -> int:
+        """As any engine."""
+        return self.inner.size()
+
+    def reclaim(self) -> bool:
+        """As any engine."""
+        return self.inner.reclaim()
+
+    def durable_applied(self) -> int:
+        """As any engine."""
+        return self.inner.durable_applied()
+
+    def begin_flush(self) -> None:
+        """As any engine."""
+        self.inner.begin_flush()
+
+    def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
+        """As any engine."""
+        self.inner.restore(stream)
+
+    def stage(self) -> Engine | None:
+        """As any engine."""
+        return self.inner.stage()
+
+    def adopt(self, staged: Engine) -> None:
+        """As any engine."""
+        self.inner.adopt(staged)
+
+
 class BusyEngine(MemoryEngine):
     """An engine that refuses writes at times, for up to a second."""
 

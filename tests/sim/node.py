@@ -31,6 +31,7 @@ from metastore.driver import Driver
 from metastore.members import Members
 from metastore.membership import Identity, Roster, RosterState
 from metastore.membership import Member as Record
+from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.wal import Lag, Wal
 
@@ -38,7 +39,7 @@ from . import wire
 from .checker import Checker, Platter, Violation, heads
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
-from .engines import BusyEngine, FiledEngine
+from .engines import BusyEngine, FiledEngine, FlakyEngine
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
 from .snapshots import SimSnapshots
@@ -88,6 +89,8 @@ class Settings:
     rot: float = 0.0
     taker: type[SimSnapshots] = SimSnapshots
     pieces: int = 0  # entries and reads are done in pieces of up to so many units; 0: at once
+    flaky: float = 0.0  # the chance that a call of the engine fails
+    guard: Callable[[Engine, str], Engine] = guarded
     busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
     filed: float = 0.0  # the share of members whose engine has files of its own
     flushed: float = 0.02  # of their writes are followed by a flush nobody asked for, as a full write buffer is
@@ -124,7 +127,11 @@ class SimApplier(Applier):
             if not kind and not going_on:
                 checker.applying(self.member, self.stands_before)
             before, going_on = self.applied_index, False
-            stopped = not super().apply_images(self.stands_before, 0, max(1, left) if budget else 0)
+            self.member.applying = True
+            try:
+                stopped = not super().apply_images(self.stands_before, 0, max(1, left) if budget else 0)
+            finally:
+                self.member.applying = False
             left -= self.cost
             if stopped:
                 return begin
@@ -217,6 +224,8 @@ class Member:
         self.alive = False
         self.paused = False
         self.life = 0
+        self.applying = False
+        self.at_work = False  # it does something of its own: it is not looked at by the checker
         self.stood_still = -1.0  # when it was paused last, or went on
         self.rate = 1.0
         self._base = (0.0, 0.0)
@@ -261,17 +270,22 @@ class Member:
     def _do(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
         if self.in_pieces or self.cluster.settings.pieces:
             self._cut()
+        self.at_work = True
         try:
             call(*args)
         except errors.DiskFailed:
             self.driver.abandon()
             self.unsynced_gone = True
             self.crash(False)
+            if self.cluster.settings.flaky:
+                self.clock.after(1.0, self._restart)
             return
         except Violation:
             raise
         except errors.MetaStoreError as error:
             raise Violation(f"member {self.id} fails: {type(error).__name__}: {error}") from error
+        finally:
+            self.at_work = False
         if self.alive:
             self.cluster.checker.observe(self)
             if call is self._turned:
@@ -376,6 +390,11 @@ class Member:
             self.cluster.checker.is_at(self, self.applied)
 
     def _engine(self) -> Engine:
+        if not self.cluster.settings.flaky:
+            return self._steady_engine()
+        return self.cluster.settings.guard(FlakyEngine(self, self._steady_engine()), "flaky")
+
+    def _steady_engine(self) -> Engine:
         if self.filed:
             return FiledEngine(self, self.files)
         if not self.cluster.settings.busy:
@@ -406,6 +425,11 @@ class Member:
             doubt=self.doubt,
             **lease,
         )
+
+    def _restart(self) -> None:
+        """Whoever looks after the process starts it again."""
+        if not self.alive:
+            self.start()
 
     def crash(self, power: bool) -> None:
         """The process ends at once; with `power`, so does the machine."""

@@ -20,12 +20,14 @@ from metastore._core.entry import decode_entry
 from metastore._core.raftpb import ConfState
 from metastore.driver import Driver
 from metastore.snapformat import Header, Trailer, parse_name
+from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.snapshot import Info
 from metastore.storage.wal import Lag
 
 from .checker import HEADER, heads
 from .disk import Disk
+from .engines import FlakyEngine
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
 from .transfers import SimPart, cut_up
@@ -312,6 +314,13 @@ class LogKept(Driver):
         self.log = log
 
 
+def unguarded(engine: Engine, _name: str) -> Engine:
+    """Lets an engine's failure in the middle of an entry look like an error of the operation."""
+    assert isinstance(engine, FlakyEngine)
+    engine.only_applying = True
+    return engine
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -328,6 +337,7 @@ class Plant(NamedTuple):
     doubts: bool = True
     reader: type[ReadAhead] = ReadAhead
     lag: Lag | None = None
+    guard: Callable[[Engine, str], Engine] = guarded
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -338,6 +348,7 @@ class Plant(NamedTuple):
             scene.settings.doubts = self.doubts
             scene.settings.taker = self.taker
             scene.settings.reader = self.reader
+            scene.settings.guard = self.guard
             scene.settings.real_lag = self.lag
             scene.inside = self.inside
 
@@ -375,6 +386,7 @@ PLANTS = [
     Plant("log kept under a snapshot", "overtaken_logs", 2, driver=LogKept),
     Plant("membership changes behind their Ready", "members", 4, driver=ChangesLast),
     Plant("membership changed before its commit is durable", "shrinking", 4, driver=ChangesAtOnce),
+    Plant("engine's failure taken for the operation's", "flaky", 6, guard=unguarded),
     Plant("half of an entry written", "pieces", 4, driver=HalfWritten),
     Plant("parts of an entry kept", "pieces", 8, driver=PartsKept),
     Plant("read in the middle of its entry", "pieces", 6, driver=ReadInside),

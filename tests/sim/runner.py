@@ -143,6 +143,13 @@ def busy(scene: Scene, chance: Any) -> None:
     scene.settings.busy = chance.choice((0.02, 0.2, 0.5))
 
 
+def flaky(scene: Scene, chance: Any) -> None:
+    """Engines whose calls fail at times: their members stop and are started again."""
+    snapshots(scene, chance)
+    scene.settings.snapshots = chance.choice((0, 5, 20))
+    scene.settings.flaky = chance.choice((0.002, 0.01))
+
+
 def filed(scene: Scene, chance: Any) -> None:
     """Engines with files of their own, some of them or all, whose logs are cut behind what a flush has brought there;
     now and then with disks that lag, or with writes that are refused."""
@@ -291,7 +298,7 @@ PROFILES: dict[str, Profile] = {
     "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
     "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
     "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
-    "forgotten_entries": forgotten_entries, "busy": busy, "filed": filed, "pieces": pieces,
+    "forgotten_entries": forgotten_entries, "busy": busy, "flaky": flaky, "filed": filed, "pieces": pieces,
     "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease, "lease_promises": lease_promises,
     "shrinking": shrinking,
 }
@@ -334,7 +341,7 @@ class Simulation:
         self.chaos.stop()
         # A follower passes an append over that begins before its commit index, so this must end for progress.
         scene.settings.widen = 0.0
-        scene.settings.busy = 0.0
+        scene.settings.busy = scene.settings.flaky = 0.0
         scene.settings.pieces = 0
         self._progress()
         self._settle()
