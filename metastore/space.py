@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from ._core.raftpb import MsgTimeoutNow
-from .errors import NoSpace
+from .errors import DiskFailed, NoSpace
 
 if TYPE_CHECKING:
     from ._core.raftpb import Message
@@ -22,6 +22,7 @@ log = logging.getLogger("metastore.node")
 ENTRY_OVERHEAD: Final = 128  # bytes: record header, entry header, flag byte, padding
 RETRY: Final = 0.5  # seconds between attempts to make room after the disk was full
 MEASURE: Final = 0.5  # seconds between two looks at the disk's free bytes
+PATIENCE: Final = 10.0  # seconds that a storage engine has to go on by itself after its disk was full
 ASK: Final = 30.0  # seconds until such a leader hands over to the same member again
 
 
@@ -39,16 +40,20 @@ class Space:
         self._limited = False
         self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
         self._measure_at = 0.0
+        self._room_since = 0.0  # since when there is room for an engine that was full
+        self._tight = ""  # why the storage engine may run out of room, with the numbers
 
     @property
     def disk_full(self) -> bool:
         """Whether it is the disk that lacks room, and not the process that lacks descriptors."""
-        return self.full and self._server.wal.refusal is NoSpace
+        return self.full and (self._server.wal.refusal is NoSpace or bool(self._tight))
 
     def turn(self) -> None:
         """Tell the KV server how much may be written until the next turn."""
         wal, kv, proposer = self._server.wal, self._server.kv, self._server.proposer
         left = wal.room(self._wanted)
+        if self._tight:
+            left = 0 if left is None else min(left, 0)
         if left is None:
             if self._limited:
                 kv.limit_log(None, None)
@@ -65,13 +70,14 @@ class Space:
             self._begin(left)
         elif self.full and left >= 2 * self._least:
             self._over()
-        # A quarter of the reserve is for votes and the like alone.
-        kv.limit_log(min(left, 0) if self.full else left, left + wal.reserve * 3 // 4, wal.refusal)
+        # A quarter of the reserve is for votes and the like alone. An engine without room takes nothing at all.
+        most = -1 if getattr(self._server.engine, "full", False) else left + wal.reserve * 3 // 4
+        kv.limit_log(min(left, 0) if self.full else left, most, NoSpace if self._tight else wal.refusal)
 
     def _begin(self, left: int) -> None:
         self.full = True
         server = self._server
-        lack = server.wal.lack or (
+        lack = self._tight or server.wal.lack or (
             f"{server.wal.path}: {left + server.wal.reserve} bytes are set aside and {server.wal.free} free on the disk"
         )
         log.error("no room for the log: %s: puts are refused, deletes, compaction and disarming are not", lack)
@@ -93,7 +99,27 @@ class Space:
         """Have the disk looked at now and then; `now` in seconds."""
         if now >= self._measure_at:
             self._measure_at = now + MEASURE
-            self._server.wal.measure()
+            self._server.wal.measure(int(getattr(self._server.engine, "headroom", 0)))
+            self._tight = self._engine_lacks(now)
+
+    def _engine_lacks(self, now: float) -> str:
+        """Why an engine with files may find too little room; empty if it has enough. Raises DiskFailed when one that
+        has found too little goes on to take nothing although there is room: it must be opened anew."""
+        server, engine = self._server, self._server.engine
+        # It must not run out and in at every look.
+        needed = server.wal.spare + (self._least if self._tight else 0)
+        if not getattr(engine, "full", False) or server.wal.free < needed:
+            self._room_since = now
+        elif now - self._room_since >= PATIENCE:
+            raise DiskFailed(
+                f"{server.data_dir.engine}: there is room for the storage engine again ({server.wal.free} bytes), and "
+                "it goes on only after a restart"
+            )
+        if getattr(engine, "full", False):
+            return f"{server.data_dir.engine}: the storage engine has no room, {server.wal.free} bytes are free"
+        if not hasattr(engine, "headroom") or server.wal.free >= needed:
+            return ""
+        return f"{server.data_dir.engine}: {needed} bytes are needed on the disk, {server.wal.free} are free"
 
     def lead_no_more(self) -> None:
         """Without room, or with a disk that stands still, let somebody else lead who may be better off; each is asked

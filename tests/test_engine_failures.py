@@ -13,7 +13,7 @@ import pytest
 from support import messages as m
 from test_apply import Caller, entry, put, waiting
 
-from metastore import errors, storage
+from metastore import errors, space, storage
 from metastore._core.apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
@@ -286,6 +286,31 @@ def test_reads_stop_the_node_too() -> None:
         with pytest.raises(errors.EngineFailed, match=call):
             kv.call("Range", body.SerializeToString(), caller, 0.0)
         assert isinstance(caller.result, errors.Stopped), "the client was told that its request was at fault"
+
+
+def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads go on, writes are refused, and when the disk has room again the node ends, to be started again."""
+    engine = Flaky(lambda _call: None)
+    monkeypatch.setattr(storage, "load", lambda _name: lambda _path: engine)
+    monkeypatch.setattr(space, "PATIENCE", 3.0)
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")},
+        listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+        storage={"engine": "flaky"},
+    )
+    node = Node(config)
+    node.start()
+    node.put(b"a", b"1")
+    engine.full = True  # type: ignore[attr-defined]
+    with pytest.raises(errors.NoSpace):
+        for _ in range(10_000):
+            node.put(b"a", b"2")
+    with pytest.raises(errors.NoSpace):
+        node.delete(b"a")
+    found = node.get(b"a", serializable=True)
+    assert found is not None and found.value == b"2"
+    with pytest.raises(errors.DiskFailed, match=r"there is room for the storage engine again .* after a restart"):
+        node.wait(30)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ test_rocksdb_crash.py."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -26,7 +27,7 @@ from metastore._core.engine import APPLIED_KEY
 from metastore._core.omap import OrderedMap
 from metastore._core.snapfile import RecordReader, Walker, restore
 from metastore.config import Config, RocksdbTable
-from metastore.errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError
+from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.node import Node as EmbeddedNode
 from metastore.storage.contract import EngineContract, batch_of
 from metastore.storage.memory import MemoryEngine
@@ -344,31 +345,45 @@ def test_a_damaged_block_is_damage_and_not_an_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-def test_a_full_disk_fails_the_engine(tmp_path: Path) -> None:
-    """It says DiskFailed, at a write or when asked what is durable, and is neither busy for ever nor silent."""
+def test_an_engine_on_a_full_disk(tmp_path: Path) -> None:
+    """It says that it is full, takes nothing and can be read. Opened again where there is room it goes on from what its
+    files hold."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode != 0:
         pytest.skip("mounting is not allowed here")
+    wanted = RocksdbTable(write_buffer_size=256 << 10, compression="none")
     try:
-        engine = RocksEngine(str(disk / "engine"), RocksdbTable(write_buffer_size=256 << 10, compression="none"))
-        with pytest.raises(DiskFailed, match="No space left"):
-            for index in range(1, 2000):
-                pairs = {b"r%06d/%d" % (index, n): random.Random(index).randbytes(1000) for n in range(10)}
-                deadline = time.monotonic() + 20
-                while True:
-                    try:
-                        engine.write(batch_of(dict(pairs)), index, 1)
-                        break
-                    except EngineBusy:
-                        assert time.monotonic() < deadline, "busy for ever"
-                        engine.durable_applied()
-                        time.sleep(0.002)
-                if index % 50 == 0:
-                    engine.begin_flush()
-                engine.durable_applied()
+        (disk / "ballast").write_bytes(bytes(2 << 20))
+        engine = RocksEngine(str(disk / "engine"), wanted)
+        index = durable = 0
+
+        def write() -> bool:
+            batch = batch_of({b"r%06d/%d" % (index, n): random.Random(index).randbytes(1000) for n in range(10)})
+            with contextlib.suppress(EngineBusy):
+                engine.write(batch, index, 1)
+                return True
+            return False
+
+        while not engine.full:
+            index += 1
+            wait_until(lambda: write() or engine.full, 20, "written, or full")
+            assert index < 2000
+            if index % 50 == 0:
+                engine.begin_flush()
+            durable = engine.durable_applied()
+        assert not write() and engine.get(b"r000001/0") == random.Random(1).randbytes(1000)
+        (disk / "ballast").unlink()
+        engine.close()
+        engine = RocksEngine(str(disk / "engine"), wanted)
+        assert durable <= engine.applied()[0] < index
+        assert len(engine.scan(b"r", b"s", False, 0)) == 10 * engine.applied()[0]
+        index = engine.applied()[0] + 1
+        assert write() and not engine.full
+        engine.flush()
+        assert engine.durable_applied() == index
         engine.close()
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=False)

@@ -49,14 +49,22 @@ RECORD = "engine.json"
 POSITION = struct.Struct("<QQ")
 # Of a staged engine: records and bytes written at once, and the pause after, in which the loop gets its turn.
 SLICE_RECORDS, SLICE_BYTES, PAUSE = 256, 256 << 10, 0.0002
+REWRITTEN = 256 << 20  # bytes of files that a compaction may hold twice, as far as room is kept for it
+FULL_RETRY = 0.5  # seconds until a write is tried again that the disk had no room for
 BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
 SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
 
 
+class EngineFull(EngineBusy):
+    """The disk has no room for what RocksDB must write. It can be read as before."""
+
+
 def _failure(path: Path, error: Exception) -> MetaStoreError:
     """What an exception out of rocksdict is; they all are of one class."""
     text = str(error)
+    if "No space left on device" in text or "Disk quota exceeded" in text:
+        return EngineFull(f"{path}: {text}")
     if text.startswith("Result incomplete"):
         return EngineBusy(f"{path}: {text}")
     if "lock" in text.lower() and "LOCK" in text:
@@ -111,8 +119,14 @@ def _open(path: Path, wanted: RocksdbTable, fresh: bool) -> Any:
         made = rocksdict.Rdict(str(path), options)
         made.set_write_options(_write_options())
     except Exception as error:
-        raise _failure(path, error) from error
+        raise _final(path, error) from error
     return made
+
+
+def _final(path: Path, error: Exception) -> MetaStoreError:
+    """The same for what cannot be tried again: no room is a failure then."""
+    failure = _failure(path, error)
+    return DiskFailed(failure.text) if isinstance(failure, EngineFull) else failure
 
 
 def _write_options() -> Any:
@@ -189,7 +203,10 @@ class RocksEngine(RecentEngine):
         self.set_budget(self.wanted.recent_keys_size)
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
-        self._closing = False
+        #: Whether the disk had no room for what was written last.
+        self.full = False
+        self._try_again = 0.0  # when a write is tried again while that is so
+        self._closing = threading.Event()
         self._flush_wanted = False
         self._flush_lock = threading.Lock()  # over the two: whether a flush is wanted, and whether a thread sees to it
         self._failed: MetaStoreError | None = None
@@ -308,13 +325,20 @@ class RocksEngine(RecentEngine):
         """See Engine.write."""
         if self._failed is not None:
             raise self._failed
+        if self.full and time.monotonic() < self._try_again:
+            raise EngineFull(f"{self.path}: the disk is full")
         made = rocksdict.WriteBatch(raw_mode=True)
         self.feed(batch, made.put, made.delete)
         made.put(APPLIED_KEY, POSITION.pack(index, term))
         try:
             self._db.write(made, self._write_options)
         except Exception as error:
-            raise _failure(self.path, error) from error
+            failure = _failure(self.path, error)
+            if isinstance(failure, EngineFull):
+                self._no_room(failure)
+                self._try_again = time.monotonic() + FULL_RETRY
+            raise failure from error
+        self.full = False
         self._walk = None
         self.remember(batch)
         self._index, self._term = index, term
@@ -353,8 +377,22 @@ class RocksEngine(RecentEngine):
                 self._flush_wanted = False
             try:
                 self.flush()
+            except EngineFull as error:
+                self._no_room(error)
+                self._flush_wanted = not self._closing.wait(FULL_RETRY)
             except MetaStoreError as error:
                 self._failed = error
+
+    def _no_room(self, error: EngineFull) -> None:
+        if not self.full:
+            log.error("engine: %s", error.text)
+        self.full = True
+
+    @property
+    def headroom(self) -> int:
+        """Bytes that the disk must have free: for what is in memory alone, twice, and for files while they are
+        rewritten. Where RocksDB finds too little it takes no writes any more until it is opened anew."""
+        return 2 * self._number("cur-size-all-mem-tables") + min(self._number("live-sst-files-size"), REWRITTEN)
 
     def defragment(self) -> float | None:
         """Rewrite all files in the background, without what is deleted. None when that is done, else in how many
@@ -374,18 +412,20 @@ class RocksEngine(RecentEngine):
             db.compact_range(None, None)
         except Exception as error:  # noqa: BLE001
             # Not done is no harm; what is broken shows at the next write or read.
-            if not self._closing:
+            if not self._closing.is_set():
                 log.warning("engine: the files were not rewritten: %s", error)
 
     def close(self) -> None:
         """Flush and close. What fails in it is only logged: the Raft log has it all."""
         if self._db is None:
             return
+        if self.full:
+            self._closing.set()  # a flush that waits for room
         self._walk = None
         db, self._db = self._db, None
         given_up = self._compacting is not None and self._compacting.is_alive()
         if given_up:
-            self._closing = True
+            self._closing.set()
             with contextlib.suppress(Exception):
                 db.flush(True)  # RocksDB flushes nothing any more once its work in the background is given up
             db.cancel_all_background(False)
@@ -566,7 +606,7 @@ class _Staged(Engine):
                 self._db.write(batch, self._engine._write_options)
                 return
             except Exception as error:
-                failure = _failure(self._path, error)
+                failure = _final(self._path, error)
                 if not isinstance(failure, EngineBusy):
                     raise failure from error
             time.sleep(BUSY_PAUSE)
@@ -575,7 +615,7 @@ class _Staged(Engine):
         try:
             self._db.flush(True)
         except Exception as error:
-            raise _failure(self._path, error) from error
+            raise _final(self._path, error) from error
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of what was restored."""

@@ -124,6 +124,8 @@ class Folder:
         self._fd = -1
         #: Bytes free on the disk and bytes that it has, at the last `measure`.
         self.free = self.total = 0
+        #: Bytes that others on the disk will need, as far as is known.
+        self.others = 0
 
     def hold(self) -> None:
         """Keep other processes out, until `release`: the folder is locked, and so is each segment that is open for
@@ -154,7 +156,7 @@ class Folder:
     @property
     def spare(self) -> int:
         """Bytes of the disk that segments made beforehand leave alone."""
-        return min(SPARE, self.total // 16)
+        return min(SPARE, self.total // 16) + min(self.others, self.total // 4)
 
     def check_place(self) -> None:
         """Raise DiskFailed where the folder's name leads to another folder by now, or to none: what is made there would

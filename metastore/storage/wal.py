@@ -560,8 +560,14 @@ class Wal:
         """Bytes that the disk had free when it was looked at last, see `measure`."""
         return self._folder.free
 
-    def measure(self) -> None:
-        """Have a thread look how much room there is on the disk."""
+    @property
+    def spare(self) -> int:
+        """Bytes of the disk that segments made beforehand leave alone."""
+        return self._folder.spare
+
+    def measure(self, others: int = 0) -> None:
+        """Have a thread look how much room there is on the disk, of which others will need so many bytes."""
+        self._folder.others = others
         self._preparer.look()
 
     @property
