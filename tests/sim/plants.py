@@ -389,6 +389,6 @@ PLANTS = [
     Plant("engine's failure taken for the operation's", "flaky", 6, guard=unguarded),
     Plant("half of an entry written", "pieces", 4, driver=HalfWritten),
     Plant("parts of an entry kept", "pieces", 8, driver=PartsKept),
-    Plant("read in the middle of its entry", "pieces", 6, driver=ReadInside),
+    Plant("read in the middle of its entry", "pieces", 8, driver=ReadInside),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]
