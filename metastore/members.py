@@ -184,9 +184,12 @@ class Members:
 
         def done(error: errors.MetaStoreError | None) -> None:
             self._publishing = False
-            self._told = self.published = error is None
+            self._told = error is None
             if error is not None:
-                log.info("publishing this member again: %s", error)
+                # Where the roster has us already it may take until a newcomer is started: no news for people.
+                level = logging.DEBUG if self.published else logging.INFO
+                log.log(level, "publishing this member again: %s", error)
+            self.published = self.published or self._told
 
         self.change(Change(PUBLISH, told), done, now)
 

@@ -267,15 +267,25 @@ class Cluster:
             )
 
     def same_everywhere(self, timeout: float = 30.0) -> None:
-        """Waits until every running member has applied the same, and checks that all hold the same keys."""
+        """Waits until every running member has applied the same, and checks that all hold the same keys and, by
+        themselves, the same members."""
 
         def level() -> bool:
             applied = [client.range(b"\0", count_only=True, serializable=True) for client in clients]
             return len({reply.header.revision for reply in applied}) == 1
 
+        def rosters() -> set[tuple[str, ...]]:
+            found = set()
+            for client in clients:
+                with contextlib.suppress(Failure):  # a learner tells nobody
+                    members = client.call(m.MemberListRequest(linearizable=False)).members
+                    found.add(tuple(sorted(map(str, members))))
+            return found
+
         with clients_of(self.running()) as clients:
             clients[0].revision()
             wait_until(level, timeout, "the same revision on all members")
+            wait_until(lambda: len(rosters()) == 1, timeout, "the same members on all members")
             contents = [client.range(b"\0", b"\0", serializable=True).kvs for client in clients]
         assert all(content == contents[0] for content in contents[1:]), "members hold different keys"
 
