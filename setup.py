@@ -3,6 +3,8 @@
 Switches, all through the environment:
 
 METASTORE_DEBUG=1   bounds checks and line tracing (coverage); in a build folder of its own.
+METASTORE_ASAN=1    AddressSanitizer; in a build folder of its own. Only a Python that was started with libasan in
+                    LD_PRELOAD can load such modules (.ci/asan).
 METASTORE_EXT=a,b   build only the named modules (for work on a single part).
 METASTORE_PROGRESS=FILE  write there how far the build is; pip keeps our output to itself.
 
@@ -30,8 +32,10 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CORE = ROOT / "metastore" / "_core"
 DEBUG = os.environ.get("METASTORE_DEBUG", "") not in ("", "0")
+ASAN = os.environ.get("METASTORE_ASAN", "") not in ("", "0")
 ONLY = {name for name in os.environ.get("METASTORE_EXT", "").split(",") if name}
-FLAVOUR = "debug" if DEBUG else "release"
+FLAVOUR = "asan" if ASAN else "debug" if DEBUG else "release"
+SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer"] if ASAN else []
 TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 CHUNK = 8  # modules that Cython is given at a time: the steps in which its progress is told
 NEEDS_NGHTTP2 = {"build", "h2", "h2link", "h2request"}
@@ -60,6 +64,8 @@ def extensions() -> list[Extension]:
         # Coverage's tracer knows nothing of the monitoring events that Cython would send from Python 3.13 on.
         macros += [("CYTHON_TRACE", "1"), ("CYTHON_TRACE_NOGIL", "1"), ("CYTHON_USE_SYS_MONITORING", "0")]
         compile_args = ["-O1", "-g", "-fno-strict-aliasing", "-Wno-unused-function"]
+    if ASAN:
+        compile_args = ["-O1", "-g", "-fno-strict-aliasing", "-Wno-unused-function", *SANITIZE]
     headers = [str(path.relative_to(ROOT)) for path in sorted(CORE.glob("*.h"))]
     found = {path.stem: str(path.relative_to(ROOT)) for path in sorted(CORE.glob("*.pyx"))}
     if ONLY - set(found):
@@ -71,6 +77,7 @@ def extensions() -> list[Extension]:
             include_dirs=["metastore/_core"],
             define_macros=macros,
             extra_compile_args=compile_args,
+            extra_link_args=SANITIZE,
             depends=headers,
         )
         for name, path in found.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -20,8 +21,18 @@ from support.memlimits import MIB, STACKS, Group, LimitedNode
 from support.processes import StartError, metric, wait_until
 
 from metastore import errors, memguard, memlimit, memplan
+from metastore._core.codec import PayloadCodec
+from metastore._core.engine import APPLIED_KEY, MemoryEngine
+from metastore._core.omap import reclaim
+from metastore._core.raftpb import ConfState, Snapshot
+from metastore._core.record import held_now
+from metastore._core.snapfile import Walker
 from metastore.config import Config
+from metastore.failpoints import Failpoints
 from metastore.memlimit import ADDRESSES, DATA, RESIDENT, Limit
+from metastore.snapformat import Header
+from metastore.snapshots import Snapshots
+from metastore.storage.snapshot import SnapshotStore
 
 pytestmark = pytest.mark.node_only
 
@@ -440,3 +451,40 @@ def test_a_full_leader_feeds_a_follower(tmp_path: Path) -> None:
         cluster.discard()
         for group in groups:
             group.close()
+
+
+class Watch:
+    """In the place of `memguard.Memory`: says that there is no room for two states, and notes the peak."""
+
+    peak = 0
+
+    def fits(self, nbytes: int, records: int) -> bool:
+        return False
+
+    def check(self) -> None:
+        self.peak = max(self.peak, held_now())
+
+
+def test_a_snapshot_that_does_not_fit_beside_the_old_contents_takes_their_place(tmp_path: Path) -> None:
+    def filled(tag: bytes, index: int) -> MemoryEngine:
+        engine = MemoryEngine()
+        pairs = [(tag + b"%06d" % n, b"v" * 300) for n in range(20_000)]
+        engine.restore([*pairs, (APPLIED_KEY, struct.pack("<QQ", index, 1))])
+        return engine
+
+    store = SnapshotStore(tmp_path, chunk_size=65536, make_codec=lambda: PayloadCodec(None, 64, 1 << 20))
+    source = filled(b"new", 9)
+    info = store.save(Header(9, 1, ConfState((1,)), 5, 1, 99, 65536), Walker(source.view()))
+    wanted = source.scan(b"", None, False, 0)
+    del source
+    while reclaim():
+        pass
+    before, snapshots, installed = held_now(), Snapshots.__new__(Snapshots), []
+    snapshots.engine, snapshots.memory = filled(b"old", 3), Watch()  # type: ignore[assignment]
+    whole = held_now() - before
+    snapshots.store, snapshots.failpoints, snapshots._install = store, Failpoints(), None
+    snapshots.find = lambda index, term: info  # type: ignore[method-assign]
+    snapshots._installed = lambda info, fresh, done: done()  # type: ignore[method-assign]
+    snapshots.install(Snapshot(9, 1, ConfState((1,))), lambda: installed.append(True))
+    assert installed and snapshots.engine.scan(b"", None, False, 0) == wanted
+    assert 0.9 * whole < snapshots.memory.peak - before < 1.3 * whole, "both were in memory"  # type: ignore[union-attr]

@@ -3,6 +3,11 @@
 cdef extern from *:
     """
     #include <nghttp2/nghttp2.h>
+    #ifdef __SANITIZE_ADDRESS__
+    #define METASTORE_ASAN_BUILD 1
+    #else
+    #define METASTORE_ASAN_BUILD 0
+    #endif
     #ifdef __clang__
     #define METASTORE_COMPILER "clang " __VERSION__
     #else
@@ -10,6 +15,7 @@ cdef extern from *:
     #endif
     """
     const int METASTORE_DEBUG_BUILD
+    const int METASTORE_ASAN_BUILD
     const char* METASTORE_COMPILER
     const unsigned int CYTHON_HEX_VERSION
     const char* NGHTTP2_VERSION
@@ -28,7 +34,7 @@ def build_info():
     """The facts of this build as a dict; see `metastore._core.build_info`."""
     cdef nghttp2_info* loaded = nghttp2_version(0)
     return {
-        "flavour": "debug" if METASTORE_DEBUG_BUILD else "release",
+        "flavour": "asan" if METASTORE_ASAN_BUILD else "debug" if METASTORE_DEBUG_BUILD else "release",
         "compiler": METASTORE_COMPILER.decode(),
         "cython": cython_version(),
         "nghttp2": loaded.version_str.decode(),
