@@ -692,10 +692,6 @@ class Config:
         layer.update(_collect(tables, lambda table, key: "Config.changed()"))
         return self._made(layer, "Config.changed()")
 
-    def given(self, table: str, key: str) -> bool:
-        """Whether the key was set, and is not at its default for want of a word."""
-        return (table, key) in self._layer
-
     def value(self, table: str, key: str) -> Any:
         """A key's value by its names, `table` perhaps a nested one; None where there is no such key."""
         found: Any = self

@@ -1,6 +1,6 @@
 """What of the memory that a process may use goes to the store's contents, and what to everything beside them. Pure.
 
-Everything that grows has a bound in the configuration. Those that are not given there are made smaller where the
+Everything that grows has a bound in the configuration. Those that are at their defaults are made smaller where the
 process may not use much: `fit`. What they all may take at once, and what the process takes without any contents, is
 left free: `plan` gives the rest to the contents.
 """
@@ -8,14 +8,13 @@ left free: `plan` gives the rest to the contents.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from .config import Config
+from .config import Config
 
 MIB = 1 << 20
 
-#: A bound that the configuration does not give is this part of what the process may use, at most.
+#: A bound that is at its default is this part of what the process may use, at most.
 PARTS = {
     "raft.max_tail_bytes": 32,
     "wal.read_ahead_cache": 64,
@@ -75,8 +74,9 @@ class Plan:
 
 
 def fit(config: Config, most: int) -> Config:
-    """The configuration with smaller bounds where it does not give them, for a process that may use `most` bytes."""
+    """The configuration with smaller bounds where it has the defaults, for a process that may use `most` bytes."""
     changes: dict[str, dict[str, Any]] = {}
+    standard = Config()
     least = {
         "limits.max_inflight_bytes": max(config.raft.batch_max_bytes, config.largest_operation),
         "limits.max_inflight_requests": max(LEAST_REQUESTS, config.raft.batch_max_size),
@@ -86,7 +86,8 @@ def fit(config: Config, most: int) -> Config:
         table, _, name = key.rpartition(".")
         now = config.value(table, name)
         bound = max(bound, least.get(key, 0), 64 << 10 if key in PARTS else 100)
-        if now is not None and bound < now and not config.given(table, name):
+        # A file that has every key says the defaults too: that is no wish.
+        if now is not None and bound < now and now == standard.value(table, name):
             changes.setdefault(table, {})[name] = bound
     return config.changed(**_nested(changes)) if changes else config
 

@@ -151,11 +151,13 @@ def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
     assert less.quota <= plan.quota
 
 
-def test_only_what_is_not_given_gets_smaller() -> None:
+def test_only_what_is_at_its_default_gets_smaller() -> None:
     assert memplan.fit(Config(), 16 * GIB) == Config()
-    given = Config(raft={"max_tail_bytes": "32MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
+    everything = Config.from_toml((Path(__file__).parent.parent / "conf" / "metastore.toml").read_text())
+    assert memplan.fit(everything, 200 * MIB).limits == memplan.fit(Config(), 200 * MIB).limits
+    given = Config(raft={"max_tail_bytes": "31MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
     small = memplan.fit(given, 200 * MIB)
-    assert small.raft.max_tail_bytes == 32 * MIB and small.storage.rocksdb.cache_size == 100 * MIB
+    assert small.raft.max_tail_bytes == 31 * MIB and small.storage.rocksdb.cache_size == 100 * MIB
     assert small.wal.read_ahead_cache < given.wal.read_ahead_cache
     assert small.storage.rocksdb.write_buffer_size < given.storage.rocksdb.write_buffer_size
     assert small.limits.max_inflight_bytes >= small.raft.batch_max_bytes
