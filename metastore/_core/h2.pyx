@@ -23,162 +23,13 @@ from libc.string cimport memcpy
 
 from metastore._core.grpc cimport *
 from metastore._core.h2link cimport Link
-from metastore._core.h2request cimport Request
+from metastore._core.h2request cimport Request, set_callbacks
 from metastore._core.nghttp2 cimport *
 
 cdef nghttp2_session_callbacks* CALLBACKS = NULL
 cdef nghttp2_option* OPTION = NULL
 cdef uint8_t* SPARE = NULL        # the output buffer all sessions take turns with
 cdef size_t SPARE_SIZE = 0
-
-
-# ---- nghttp2's callbacks. The GIL is held; an exception becomes the session's failure, never the process's.
-
-cdef int on_invalid_frame(nghttp2_session* h2, const nghttp2_frame* frame, int code, void* data) noexcept:
-    """nghttp2 refused a stream, for there are too many: that costs as much as if its client had reset it."""
-    cdef Session session = <Session>data
-    try:
-        if frame.hd.type == NGHTTP2_HEADERS:
-            session.control(True)
-    except Exception as error:
-        session.give_up(error)
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
-
-
-cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
-    cdef Session session = <Session>data
-    cdef Request req
-    if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
-        return 0
-    if 0 <= session.last_told < frame.hd.stream_id:
-        # nghttp2 refuses it only once the GOAWAY has left. The client makes this call elsewhere: it must not be taken.
-        nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
-        return 0
-    try:
-        req = Request.__new__(Request)
-    except MemoryError:
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    req.session = session
-    req.stream_id = frame.hd.stream_id
-    Py_INCREF(req)                                  # the stream's reference, given up in on_stream_close
-    nghttp2_session_set_stream_user_data(h2, req.stream_id, <void*>req)
-    req.next_open = session.first_open
-    if session.first_open != NULL:
-        (<Request>session.first_open).prev_open = <PyObject*>req
-    session.first_open = session.current = <PyObject*>req
-    session.open_streams += 1
-    req.arrived = session.now
-    if session.limits.room(session.buffered, CALL_COST):
-        req.charged = CALL_COST
-        session.buffered += CALL_COST
-        session.limits.total_buffered += CALL_COST
-    req.begin_waiting()
-    return 0
-
-
-cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_t* name, size_t nlen,
-                   const uint8_t* value, size_t vlen, uint8_t flags, void* data) noexcept:
-    cdef Session session = <Session>data
-    cdef Request req
-    if session.current == NULL or (<Request>session.current).stream_id != frame.hd.stream_id:
-        session.current = <PyObject*>nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
-        if session.current == NULL:
-            return 0
-    req = <Request>session.current
-    req.header_bytes += nlen + vlen + 32
-    if req.header_bytes > session.limits.max_header_list:
-        req.swallow = True
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    if not field_valid(&req.fields, name, nlen, value, vlen):
-        session.broken(req)
-        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
-    if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
-        return 0                                    # trailers of a request mean nothing in gRPC
-    try:
-        req.header(name, nlen, value, vlen)
-    except Exception as error:
-        session.give_up(error)
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
-
-
-cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
-    cdef Session session = <Session>data
-    cdef uint8_t kind = frame.hd.type, ended
-    cdef void* found
-    cdef Request req
-    try:
-        if kind == NGHTTP2_HEADERS or kind == NGHTTP2_DATA:
-            found = nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
-            if found == NULL:
-                return 0
-            req = <Request>found
-            ended = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
-            if (not fields_complete(&req.fields) or (ended and not data_fits(&req.fields, 0, True))
-                    or (kind == NGHTTP2_HEADERS and not ended and frame.headers.cat != NGHTTP2_HCAT_REQUEST)):
-                session.broken(req)
-                return 0
-            if kind == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
-                req.headers_done()
-            if ended:
-                req.input_done()
-            elif kind == NGHTTP2_DATA and frame.hd.length == 0:
-                session.control(False)
-        elif kind == NGHTTP2_RST_STREAM:
-            found = nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
-            if found != NULL:
-                (<Request>found).gone = True
-            session.control(True)
-        elif kind == NGHTTP2_PRIORITY or (kind == NGHTTP2_SETTINGS and not frame.hd.flags & NGHTTP2_FLAG_ACK):
-            session.control(False)
-        elif kind == NGHTTP2_PING and not frame.hd.flags & NGHTTP2_FLAG_ACK:
-            session.control(False)
-            session.ping()
-        elif kind == NGHTTP2_PING and session.retiring:
-            session.shutdown()
-    except Exception as error:
-        session.give_up(error)
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
-
-
-cdef int on_data_chunk(nghttp2_session* h2, uint8_t flags, int32_t stream_id, const uint8_t* bytes_in, size_t n,
-                       void* data) noexcept:
-    cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
-    try:
-        if found != NULL and data_fits(&(<Request>found).fields, n, False):
-            (<Request>found).take_data(bytes_in, n)
-        elif found != NULL:
-            (<Session>data).broken(<Request>found)
-    except Exception as error:
-        (<Session>data).give_up(error)
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
-
-
-cdef int on_stream_close(nghttp2_session* h2, int32_t stream_id, uint32_t code, void* data) noexcept:
-    cdef Session session = <Session>data
-    cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
-    cdef Request req
-    cdef bint cut
-    if found == NULL:
-        return 0
-    nghttp2_session_set_stream_user_data(h2, stream_id, NULL)
-    req = <Request>found
-    Py_DECREF(req)
-    cut = code != NGHTTP2_NO_ERROR and not req.gone and not req.answered
-    req.detach()
-    session.saw_close = True
-    try:
-        if cut:
-            session.control(True)       # the client made us reset it: as if it had done so itself
-        if req.on_close is not None or req.on_message is not None:
-            session.events.append(req)
-    except Exception as error:
-        session.give_up(error)
-        return NGHTTP2_ERR_CALLBACK_FAILURE
-    return 0
 
 
 @cython.final
@@ -225,11 +76,6 @@ cdef class Session(Link):
     def parked_count(self):
         """Complete requests held back because the client does not take its replies."""
         return len(self.parked)
-
-    cdef int broken(self, Request req) except -1:
-        """End a stream that breaks HTTP/2's rules; the client will not do so for ever."""
-        req.reset(NGHTTP2_PROTOCOL_ERROR)
-        return self.control(True)
 
     cpdef list feed(self, object data, Py_ssize_t n=-1, double now=0.0):
         """Take the first `n` bytes of `data` (all when negative), received at `now` (monotonic seconds).
@@ -416,12 +262,7 @@ cdef int prepare() except -1:
     nghttp2_option_set_no_closed_streams(OPTION, 1)
     ms_h2_no_reset_limit(OPTION)
     nghttp2_option_set_no_http_messaging(OPTION, 1)     # it is stricter than etcd's clients: see `field_valid`
-    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(CALLBACKS, on_invalid_frame)
-    nghttp2_session_callbacks_set_on_begin_headers_callback(CALLBACKS, on_begin_headers)
-    nghttp2_session_callbacks_set_on_header_callback(CALLBACKS, on_header)
-    nghttp2_session_callbacks_set_on_frame_recv_callback(CALLBACKS, on_frame_recv)
-    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(CALLBACKS, on_data_chunk)
-    nghttp2_session_callbacks_set_on_stream_close_callback(CALLBACKS, on_stream_close)
+    set_callbacks(CALLBACKS)
     return 0
 
 

@@ -33,6 +33,8 @@ cdef class Link:
     cdef bint spoke                         # replies went out since the last PING
     cdef size_t queued_frames
     cdef Scan scan
+    cdef bint retiring                      # the client was asked to go elsewhere
+    cdef int32_t last_told                  # the client was told that this stream is the last one; -1: it was not
 
     cdef void mark(self) noexcept
     cdef int control(self, bint reset) except -1

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 
 from metastore._core.grpc cimport Fields, Limits, Reader
 from metastore._core.h2link cimport Link
+from metastore._core.nghttp2 cimport nghttp2_session_callbacks
 from metastore._core.waiter cimport Waiter
 
 
@@ -70,3 +71,6 @@ cdef class Request(Waiter):
     cdef int trailers(self) except -1
     cdef int deliver(self) except -1
     cdef void detach(self) noexcept
+
+
+cdef void set_callbacks(nghttp2_session_callbacks* callbacks) noexcept

@@ -6,6 +6,7 @@ The functions that nghttp2's callbacks call only note what they find; `deliver` 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
@@ -548,6 +549,162 @@ cdef class Request(Waiter):
         self.session = None
 
 
+# ---- nghttp2's callbacks. The GIL is held; an exception becomes the session's failure, never the process's. They stand
+# here, beside what they call, so that those are direct calls: they are made for every field and every frame.
+
+cdef int broken(Link session, Request req) except -1:
+    """End a stream that breaks HTTP/2's rules; the client will not do so for ever."""
+    req.reset(NGHTTP2_PROTOCOL_ERROR)
+    return session.control(True)
+
+
+cdef int on_invalid_frame(nghttp2_session* h2, const nghttp2_frame* frame, int code, void* data) noexcept:
+    """nghttp2 refused a stream, for there are too many: that costs as much as if its client had reset it."""
+    cdef Link session = <Link>data
+    try:
+        if frame.hd.type == NGHTTP2_HEADERS:
+            session.control(True)
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
+cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
+    cdef Link session = <Link>data
+    cdef Request req
+    if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0
+    if 0 <= session.last_told < frame.hd.stream_id:
+        # nghttp2 refuses it only once the GOAWAY has left. The client makes this call elsewhere: it must not be taken.
+        nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
+        return 0
+    try:
+        req = Request.__new__(Request)
+    except MemoryError:
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    req.session = session
+    req.stream_id = frame.hd.stream_id
+    Py_INCREF(req)                                  # the stream's reference, given up in on_stream_close
+    nghttp2_session_set_stream_user_data(h2, req.stream_id, <void*>req)
+    req.next_open = session.first_open
+    if session.first_open != NULL:
+        (<Request>session.first_open).prev_open = <PyObject*>req
+    session.first_open = session.current = <PyObject*>req
+    session.open_streams += 1
+    req.arrived = session.now
+    if session.limits.room(session.buffered, CALL_COST):
+        req.charged = CALL_COST
+        session.buffered += CALL_COST
+        session.limits.total_buffered += CALL_COST
+    req.begin_waiting()
+    return 0
+
+
+cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_t* name, size_t nlen,
+                   const uint8_t* value, size_t vlen, uint8_t flags, void* data) noexcept:
+    cdef Link session = <Link>data
+    cdef Request req
+    if session.current == NULL or (<Request>session.current).stream_id != frame.hd.stream_id:
+        session.current = <PyObject*>nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
+        if session.current == NULL:
+            return 0
+    req = <Request>session.current
+    req.header_bytes += nlen + vlen + 32
+    if req.header_bytes > session.limits.max_header_list:
+        req.swallow = True
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if not field_valid(&req.fields, name, nlen, value, vlen):
+        broken(session, req)
+        return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
+    if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
+        return 0                                    # trailers of a request mean nothing in gRPC
+    try:
+        req.header(name, nlen, value, vlen)
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
+cdef int on_frame_recv(nghttp2_session* h2, const nghttp2_frame* frame, void* data) noexcept:
+    cdef Link session = <Link>data
+    cdef uint8_t kind = frame.hd.type, ended
+    cdef void* found
+    cdef Request req
+    try:
+        if kind == NGHTTP2_HEADERS or kind == NGHTTP2_DATA:
+            found = nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
+            if found == NULL:
+                return 0
+            req = <Request>found
+            ended = frame.hd.flags & NGHTTP2_FLAG_END_STREAM
+            if (not fields_complete(&req.fields) or (ended and not data_fits(&req.fields, 0, True))
+                    or (kind == NGHTTP2_HEADERS and not ended and frame.headers.cat != NGHTTP2_HCAT_REQUEST)):
+                broken(session, req)
+                return 0
+            if kind == NGHTTP2_HEADERS and frame.headers.cat == NGHTTP2_HCAT_REQUEST:
+                req.headers_done()
+            if ended:
+                req.input_done()
+            elif kind == NGHTTP2_DATA and frame.hd.length == 0:
+                session.control(False)
+        elif kind == NGHTTP2_RST_STREAM:
+            found = nghttp2_session_get_stream_user_data(h2, frame.hd.stream_id)
+            if found != NULL:
+                (<Request>found).gone = True
+            session.control(True)
+        elif kind == NGHTTP2_PRIORITY or (kind == NGHTTP2_SETTINGS and not frame.hd.flags & NGHTTP2_FLAG_ACK):
+            session.control(False)
+        elif kind == NGHTTP2_PING and not frame.hd.flags & NGHTTP2_FLAG_ACK:
+            session.control(False)
+            session.ping()
+        elif kind == NGHTTP2_PING and session.retiring:
+            (<object>session).shutdown()
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
+cdef int on_data_chunk(nghttp2_session* h2, uint8_t flags, int32_t stream_id, const uint8_t* bytes_in, size_t n,
+                       void* data) noexcept:
+    cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
+    try:
+        if found != NULL and data_fits(&(<Request>found).fields, n, False):
+            (<Request>found).take_data(bytes_in, n)
+        elif found != NULL:
+            broken(<Link>data, <Request>found)
+    except Exception as error:
+        (<Link>data).give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
+cdef int on_stream_close(nghttp2_session* h2, int32_t stream_id, uint32_t code, void* data) noexcept:
+    cdef Link session = <Link>data
+    cdef void* found = nghttp2_session_get_stream_user_data(h2, stream_id)
+    cdef Request req
+    cdef bint cut
+    if found == NULL:
+        return 0
+    nghttp2_session_set_stream_user_data(h2, stream_id, NULL)
+    req = <Request>found
+    Py_DECREF(req)
+    cut = code != NGHTTP2_NO_ERROR and not req.gone and not req.answered
+    req.detach()
+    session.saw_close = True
+    try:
+        if cut:
+            session.control(True)       # the client made us reset it: as if it had done so itself
+        if req.on_close is not None or req.on_message is not None:
+            session.events.append(req)
+    except Exception as error:
+        session.give_up(error)
+        return NGHTTP2_ERR_CALLBACK_FAILURE
+    return 0
+
+
 cdef ms_h2_ssize on_read(nghttp2_session* h2, int32_t stream_id, uint8_t* buf, size_t length, uint32_t* flags,
                          nghttp2_data_source* source, void* data) noexcept:
     try:
@@ -555,6 +712,16 @@ cdef ms_h2_ssize on_read(nghttp2_session* h2, int32_t stream_id, uint8_t* buf, s
     except Exception as error:
         (<Link>data).give_up(error)
         return NGHTTP2_ERR_CALLBACK_FAILURE
+
+
+cdef void set_callbacks(nghttp2_session_callbacks* callbacks) noexcept:
+    """What every session calls; the data of each of them is its Link."""
+    nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame)
+    nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
+    nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
+    nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, on_frame_recv)
+    nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks, on_data_chunk)
+    nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, on_stream_close)
 
 
 def unpack(Limits limits not None, size_t budget) -> list:
