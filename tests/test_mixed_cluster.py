@@ -150,7 +150,7 @@ def put_many(client: Client, first: int, last: int) -> None:
 
 def test_more_data_than_the_cache_holds(fresh: Callable[..., Server]) -> None:
     """Ten times the cache and buffers: all of it is served, and again after a kill, in little memory."""
-    count = 6000
+    count = 9000
     node = fresh(settings=SMALL).start()
     chance = random.Random(1)
 
