@@ -136,10 +136,9 @@ cdef class Request(Waiter):
             if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 3 if self.packs else 2, &provider) != 0:
                 self.reset(NGHTTP2_INTERNAL_ERROR)
             session.flood.controls = 0
-            session.spoke = True            # clients measure with PINGs while replies come
+            session.spoke = True
         elif self.deferred:
             self.deferred = False
-            session.spoke = True
             nghttp2_session_resume_data(session.h2, self.stream_id)
         if not session.in_dirty:
             session.mark()
@@ -171,7 +170,7 @@ cdef class Request(Waiter):
             nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, self.stream_id, NGHTTP2_INTERNAL_ERROR)
         elif not self.input_over:
             self.session.half.append(self)
-        self.swallow = True
+        self.swallow = self.session.spoke = True
         self.session.mark()
         return 0
 
@@ -202,6 +201,7 @@ cdef class Request(Waiter):
         self.queued -= done
         self.session.pending_output -= done
         self.session.limits.total_output -= done
+        self.session.spoke = True           # clients measure with PINGs while replies come, within a long one too
         if self.reply is None and not self.outbox:
             if self.finished:
                 flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM

@@ -232,6 +232,19 @@ def test_pings_while_replies_flow_are_fine() -> None:
         assert ping(talk, 0.001, 1) == 1
 
 
+def test_pings_within_a_long_reply_are_fine() -> None:
+    """A gRPC client measures the way with a PING for each stretch of a reply that it reads."""
+    talk = Talk(window=65_535)
+    [request] = talk.feed(h.call(1, b""))
+    request.complete(bytes(4_000_000))
+    talk.flush()
+    more = (65_535).to_bytes(4, "big")
+    for _ in range(50):
+        assert ping(talk, 0.001, 1) == 1
+        talk.feed(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
+        talk.flush()
+
+
 # ---- compression
 
 
