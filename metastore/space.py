@@ -108,7 +108,8 @@ class Space:
         server, engine = self._server, self._server.engine
         # It must not run out and in at every look.
         needed = server.wal.spare + (self._least if self._tight else 0)
-        if not getattr(engine, "full", False) or server.wal.free < needed:
+        # Opened anew it has nothing in memory. More room than half may never come, for the log cannot be cut meanwhile.
+        if not getattr(engine, "full", False) or server.wal.free < needed // 2:
             self._room_since = now
         elif now - self._room_since >= PATIENCE:
             raise DiskFailed(
