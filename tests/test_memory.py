@@ -363,7 +363,7 @@ def written(client: Client) -> bool:
 
 
 @pytest.mark.once
-@pytest.mark.parametrize("puts", [40_000, pytest.param(4_000_000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("puts", [20_000, pytest.param(4_000_000, marks=pytest.mark.long)])
 def test_overwriting_for_ever(puts: int, node: LimitedNode) -> None:
     """A thousand keys, automatic compaction, backups: never a kill. Where writing outruns compaction on a slow machine
     it is full for a moment, and goes on without a word of anybody but to disarm."""
