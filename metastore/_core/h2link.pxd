@@ -30,7 +30,8 @@ cdef class Link:
     cdef double now                         # of the last `feed`
     cdef double pinged                      # when the last PING came
     cdef int strikes                        # PINGs that came too soon
-    cdef bint spoke                         # replies went out since the last PING
+    cdef bint spoke                         # a reply was begun since the last PING
+    cdef double owed_at                     # when a PING last came while reply bytes were pending; 0: never
     cdef size_t queued_frames
     cdef Scan scan
     cdef bint retiring                      # the client was asked to go elsewhere

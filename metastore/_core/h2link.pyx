@@ -46,7 +46,10 @@ cdef class Link:
         """Judge a PING as grpc-go does under etcd's enforcement policy: the third too many within PING_INTERVAL of the
         one before ends the connection, but whoever gets replies may measure with as many as it likes."""
         cdef bytes why = b"too_many_pings"
-        if self.spoke:
+        if self.pending_output:
+            self.owed_at = self.now
+        if self.spoke or (self.owed_at and self.now < self.owed_at + PING_INTERVAL):
+            # What has left us may still be on its way: megabytes wait in the system's buffers for a slow client.
             self.spoke = False
             self.strikes = 0
         elif self.pinged and self.now < self.pinged + PING_INTERVAL:

@@ -245,6 +245,19 @@ def test_pings_within_a_long_reply_are_fine() -> None:
         talk.flush()
 
 
+def test_pings_while_a_large_reply_is_taken_are_fine() -> None:
+    """gRPC's C core measures with a PING each 100 ms while it reads; a list of 50 MB ended its connection."""
+    talk = Talk()
+    talk.now += 1
+    [request] = talk.feed(h.call(1, b""))
+    request.complete(bytes(300_000))
+    talk.feed(h.frame(h.PING, 0, 0, bytes(8)))
+    talk.flush()
+    assert ping(talk, 0.1, 40) == 40, "what has left us may still be in the system's buffers"
+    talk.now += 5
+    assert ping(talk, 0.1, 12) < 12
+
+
 # ---- compression
 
 
