@@ -189,6 +189,8 @@ class Run:
                     elif number != WOKEN:
                         self._told(signal.Signals(number))
             serving.join()
+            # The interpreter takes a while to end, and no late signal may change the code that it ends with.
+            signals.ignore_afterwards()
         # A node that was stopped before it was started says so; that is what was asked for.
         if self.failure is not None and not (self.stop_asked is not None and isinstance(self.failure, Stopped)):
             if isinstance(self.failure, MetaStoreError) or not getattr(self.node, "told", False):

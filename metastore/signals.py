@@ -56,6 +56,10 @@ class Signals:
         os.close(self._read)
         os.close(self._write)
 
+    def ignore_afterwards(self) -> None:
+        """Leave the signals ignored at the end of `with`: the process ends, and they could ask for nothing else."""
+        self._before = dict.fromkeys(self._numbers, signal.SIG_IGN)
+
     def wait(self) -> list[int]:
         """Sleep until something comes; the numbers of the signals in their order, and WOKEN for each `wake`."""
         return list(os.read(self._read, 256))

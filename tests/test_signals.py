@@ -97,6 +97,18 @@ def test_a_second_signal_ends_a_stop_that_hangs_but_not_at_once(later: float, co
     assert ("second SIGTERM: exit without draining" in run.stderr) == bool(later)
 
 
+@pytest.mark.node_only
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_after_a_quick_stop_changes_nothing(number: int, tmp_path: Path) -> None:
+    """The node has stopped by then, and the interpreter is about to end."""
+    with Node(tmp_path / "data") as node:
+        process = node.running()
+        process.popen.send_signal(number)
+        process.wait_line("cli: stopped")
+        process.popen.send_signal(number)
+        assert process.popen.wait(20) == 0, process.log
+
+
 @pytest.fixture
 def log_file(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A node whose standard error is a file, ready."""
