@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from support.processes import Etcd, Node, Process, StartError
 
+import metastore
 from metastore import __version__, cli, config, errors, logs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -147,9 +148,10 @@ def test_a_checkout_without_compiled_modules_says_what_to_do(tmp_path: Path) -> 
 
 def test_a_python_without_our_packages_says_which_and_what_to_do(tmp_path: Path) -> None:
     """As `python3 -m metastore` in the source folder, outside of .venv: the compiled modules are there."""
+    (tmp_path / "metastore").symlink_to(Path(metastore.__file__).parent)
     for module in (".", "wal"):
         argv = [sys.executable, "-S", "-m", "metastore", *([module] if module != "." else ["--conf", "nothing.toml"])]
-        run = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, check=False, timeout=30)
+        run = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=False, timeout=30)
         assert run.returncode == 7 and run.stdout == ""
         [line] = run.stderr.splitlines()
         assert line.startswith(f"metastore: {sys.executable} lacks google.protobuf, ") and " tomli, " in line
