@@ -292,8 +292,15 @@ class ClientConn:
             self.set_deadline(self._listener.conn_limits.grace)
         else:
             assert self.session is not None
-            left = self.since + self._listener.conn_limits.handshake - self._loop.now()
-            self.set_deadline(None if self.session.asked else max(0.0, left))
+            self.set_deadline(None if self.session.asked else max(0.0, self._first_by() - self._loop.now()))
+
+    def _first_by(self) -> float:
+        """When the first request must be whole. One that is under way may take longer, as any request may: over a slow
+        link a large one would otherwise never come through, for its client begins anew with each connection."""
+        by = self.since + self._listener.conn_limits.handshake
+        if self.session is not None and self.session.open_streams:
+            by += self.session.received / self.session.limits.receive_rate
+        return by
 
     def overdue(self) -> bool:
         """The deadline has come: whether the connection was closed. What a client owed may be done in the meantime, or
@@ -307,6 +314,9 @@ class ClientConn:
                     return False
             elif self.session.asked:
                 self.set_deadline(None)
+                return False
+            elif (left := self._first_by() - self._loop.now()) > 0:
+                self.set_deadline(left)
                 return False
         self.dismiss()
         return True

@@ -344,7 +344,8 @@ def test_a_client_that_opens_no_window_is_dropped() -> None:
 
 def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
     with Running(conn_limits=FAST) as running:
-        starts = [b"", b"P", b"PRI * HTTP/2", b"GET / HTTP/1.1\r\nX", h.PREFACE, b"GET /version HTTP/1.1\r\n\r\n"]
+        starts = [b"", b"P", b"PRI * HTTP/2", b"GET / HTTP/1.1\r\nX", h.PREFACE, b"GET /version HTTP/1.1\r\n\r\n",
+                  h.hello() + h.call(1, b"never whole")[:-1]]
         sockets = [dial(running) for _ in starts]
         for sock, start in zip(sockets, starts, strict=True):
             sock.sendall(start)
@@ -361,6 +362,21 @@ def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
             quiet.sendall(h.call(3, b"x"))
             reader = h.Reader()
             read_until(quiet, reader, lambda: reader.stream(3).ended)
+
+
+def test_a_large_first_request_over_a_slow_link_may_take_its_time() -> None:
+    """It was cut off after `handshake` seconds, and again with each connection that the client made for it."""
+    whole = h.message(bytes(60_000))
+    frames = [h.frame(h.DATA, h.END_STREAM if at + 10_000 >= len(whole) else 0, 1, whole[at : at + 10_000])
+              for at in range(0, len(whole), 10_000)]
+    with Running(Limits(receive_rate=1000), conn_limits=FAST) as running, dial(running) as slow:
+        slow.sendall(h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, h.head()) + b"".join(frames[:4]))
+        for _ in range(2):
+            with dial(running) as silent:
+                read_all(silent)    # its time is over, so the time of the first one would be
+        slow.sendall(b"".join(frames[4:]))
+        reader = h.Reader()
+        read_until(slow, reader, lambda: reader.stream(1).data)
 
 
 def test_pause_and_resume(echo: Running) -> None:

@@ -93,6 +93,7 @@ cdef class Session(Link):
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         if n < 0 or n > view.len:
             n = view.len
+        self.received += <size_t>n
         self.busy = True
         self.saw_close = False
         fine = scan_frames(&self.scan, <const uint8_t*>view.buf, <size_t>n)

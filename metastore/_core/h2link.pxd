@@ -12,6 +12,7 @@ cdef class Link:
     cdef readonly size_t pending_output     # reply bytes not yet taken
     cdef readonly size_t buffered           # request bytes not yet answered
     cdef readonly size_t taken              # bytes ever handed out by take_output
+    cdef readonly size_t received           # bytes ever given to feed
     cdef readonly int open_streams
     cdef readonly bint failed
     cdef readonly bint asked                # a whole request came, or the first message of a streaming one

@@ -13,6 +13,7 @@ class Link:
     taken: int  # bytes ever given out by take_output
     open_streams: int
     failed: bool
+    received: int  # bytes ever given to `feed`
     asked: bool  # a whole request came, or the first message of a streaming one
     asked_at: float  # when the last of them did, as `feed` was told
     error: str | None  # why it failed, or which flood ended it
