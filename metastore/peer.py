@@ -428,10 +428,8 @@ class PeerTransport:
         if peer.id in self._peers:
             self._unreachable.add(peer.id)
         peer.trouble = reason
-        if peer.connected:
-            peer.connected = False
-            reason = f"connection lost: {reason}"
-        self._report(peer.id, level, f"{peer} at {stream.address}", reason)
+        lost, peer.connected = peer.connected, False
+        self._report(peer.id, level, f"{peer} at {stream.address}", reason, "connection lost: " if lost else "")
 
     def snapshot_over(self, stream: SnapshotSender) -> None:
         """A stream for a snapshot is closed, one way or the other."""
@@ -543,11 +541,11 @@ class PeerTransport:
         for stream in [stream for stream in self._accepted if stream.from_ and which(stream)]:
             stream.fail(reason)
 
-    def _report(self, key: object, level: int, whom: str, reason: str) -> None:
-        """Log the end of a stream, but not the same one again and again."""
+    def _report(self, key: object, level: int, whom: str, reason: str, news: str = "") -> None:
+        """Log the end of a stream, but not the same one again and again, unless there is `news` to put before it."""
         now = self.loop.now()
         last, when = self._reports.get(key, ("", 0.0))
-        if last == reason and now - when < REPEAT:
+        if not news and last == reason and now - when < REPEAT:
             return
         if len(self._reports) >= MAX_REPORTS:
             self._reports.clear()
@@ -556,7 +554,7 @@ class PeerTransport:
             self._lines_since, self._lines = now, 0
         self._lines += 1
         if self._lines <= MAX_LINES:
-            log.log(level, "%s: %s", whom, reason)
+            log.log(level, "%s: %s%s", whom, news, reason)
         elif self._lines == MAX_LINES + 1:
             log.warning("more than %d lines about connections in %g s: the others are left out", MAX_LINES, REPEAT)
 
