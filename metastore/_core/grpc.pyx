@@ -308,6 +308,7 @@ cdef class Limits:
     delivers no further requests, `max_total_output` those of all sessions above which reads wait.
 
     A request must be whole `receive_timeout` after it began, and a second later for each `receive_rate` bytes that came.
+    While its connection as a whole brings so many bytes a second, and up to `receive_timeout` longer, it may wait for others.
 
     A client may reset `reset_burst` requests at once and `reset_rate` a second, and one more for each that was answered.
     It may send `control_burst`/`control_rate` frames that make us answer (SETTINGS) or do nothing at all (empty DATA).

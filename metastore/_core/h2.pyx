@@ -94,6 +94,7 @@ cdef class Session(Link):
         if n < 0 or n > view.len:
             n = view.len
         self.received += <size_t>n
+        self.busy_until = min(max(self.busy_until, now) + n / self.limits.receive_rate, now + self.limits.receive_timeout)
         self.busy = True
         self.saw_close = False
         fine = scan_frames(&self.scan, <const uint8_t*>view.buf, <size_t>n)

@@ -29,6 +29,7 @@ cdef class Link:
     cdef PyObject* first_open
     cdef Flood flood
     cdef double now                         # of the last `feed`
+    cdef double busy_until                  # so long bytes keep coming at `receive_rate`, had no more come
     cdef double pinged                      # when the last PING came
     cdef int strikes                        # PINGs that came too soon
     cdef bint spoke                         # a reply was begun since the last PING

@@ -759,7 +759,9 @@ def expire(Limits limits not None, double now) -> list:
             late.append(req)
             req.end_waiting()
         elif not req.whole:
-            if now > req.arrived + limits.receive_timeout + req.fields.data / limits.receive_rate:
+            # Calls of one connection share its way to us: one that waits for others of it is not slow.
+            if now > max(req.arrived + limits.receive_timeout + req.fields.data / limits.receive_rate,
+                         req.session.busy_until):
                 unfinished.append(req)
                 req.end_waiting()
         elif req.timeout_s < 0:

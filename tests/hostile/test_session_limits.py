@@ -134,6 +134,23 @@ def test_an_unfinished_call_has_so_long_and_longer_where_bytes_come() -> None:
     assert talk.limits.total_buffered == 0
 
 
+def test_calls_that_share_a_slow_link_wait_for_each_other() -> None:
+    """Of ten large calls on one connection those without bytes for ten seconds were ended, while the others came."""
+    talk = Talk(receive_timeout=10, receive_rate=1000)
+    talk.feed(headers(1) + headers(3))
+    whole = h.message(bytes(40_000))
+    for second in range(40):
+        talk.now = float(second)
+        talk.feed(h.frame(h.DATA, 0, 1, whole[second * 1000 : second * 1000 + 1000]))
+        expire(talk.limits, talk.now)
+    assert talk.flush().stream(3).status is None
+    # Silence ends both, as do fewer bytes: what came early counts for `receive_timeout` at the most.
+    talk.now = 60.0
+    expire(talk.limits, talk.now)
+    reader = talk.flush()
+    assert (reader.stream(1).status, reader.stream(3).status) == (errors.DEADLINE_EXCEEDED, errors.DEADLINE_EXCEEDED)
+
+
 # ---- resets
 
 
