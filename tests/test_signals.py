@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -152,6 +153,15 @@ def test_signals_without_a_meaning_are_told(tmp_path: Path) -> None:
         assert process.stop() == 0
 
 
+def read_until(terminal: int, text: bytes) -> bytes:
+    """What a terminal prints up to `text`; fails when it prints nothing for half a minute."""
+    seen = b""
+    while text not in seen:
+        assert select.select([terminal], [], [], 30)[0], seen
+        seen += os.read(terminal, 4096)
+    return seen
+
+
 @pytest.mark.node_only
 def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
@@ -163,12 +173,9 @@ def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
     )
     os.close(theirs)
     try:
-        seen = b""
-        while READY.encode() not in seen:
-            seen += os.read(ours, 4096)
+        seen = read_until(ours, READY.encode())
         process.send_signal(signal.SIGHUP)
-        while b"cli: stopped" not in seen:
-            seen += os.read(ours, 4096)
+        seen += read_until(ours, b"cli: stopped")
         assert process.wait(20) == 0 and b"stopping on SIGHUP" in seen
     finally:
         process.kill()

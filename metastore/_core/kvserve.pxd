@@ -33,7 +33,7 @@ cdef class KVServer(Starter):
     cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
     cdef public int cluster_level         # operation level of all members: nothing above it is admitted
     cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
-    cdef readonly uint64_t over_quota     # puts refused because there was no room
+    cdef readonly uint64_t over_quota     # puts refused because there was no room, or for the alarm
     cdef public bint careful              # whether there is no memory to delete everything at once
     cdef readonly uint64_t over_memory    # writes refused because memory was short
     cdef object refusal                   # error every call gets, or None

@@ -237,7 +237,12 @@ cdef class KVServer(Starter):
 
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
         """Whether alarms, the quota or want of memory forbid the operation. Raises Corrupt, NoSpace, TooManyRequests."""
-        check_alarms(self.barred, kind, body, size)
+        try:
+            check_alarms(self.barred, kind, body, size)
+        except errors.NoSpace:
+            # A member that grows over its quota raises the alarm by itself: then no put meets the quota first.
+            self.over_quota += 1
+            raise
         if self.short and kind != OP_COMPACT:
             self.over_memory += 1
             raise errors.TooManyRequests()
