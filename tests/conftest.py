@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from support import etcdctl
 from support.client import Client
@@ -25,6 +26,11 @@ CLUSTERS |= {"test_beginning", "test_cluster_space", "test_mixed_cluster", "test
 # The longest of the others, of which the build and the version of Python matter to none.
 ONCE = {"test_crash", "test_differential", "test_localcluster", "test_no_space", "test_rocksdb_crash"}
 ONCE |= {"test_snapshot_node"}
+
+
+# How long an example takes says how busy the machine is, and which build this is.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import kvmessages as pb
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from test_mvcc import DELETES, PUTS, TXNS, build
 
@@ -127,8 +127,24 @@ def push(made: Applier, image: bytes, chance: random.Random, look: Any) -> None:
             look()
 
 
+def put(key: bytes, **more: Any) -> dict[str, Any]:
+    fields = {"value": b"", "prev_kv": False, "ignore_value": False, "ignore_lease": False, "lease": 0}
+    return {"key": key, **fields, **more}
+
+
+#: A deletion that the engine has a part of when the put behind it fails: nothing may stay of it, and the entry ends.
+FAILS_LATE = [
+    [("put", put(b"a\0"))],
+    [("txn", {"compare": [], "failure": [], "success": [
+        ("request_delete_range", {"key": b"a", "range_end": b"\0", "prev_kv": False}),
+        ("request_put", put(b"a\0", ignore_value=True)),
+    ]})],
+]  # fmt: skip
+
+
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, st.integers(0, 2**32))
+@example(FAILS_LATE, 0)
 def test_pieces_do_the_same(drawn: list[list[tuple[str, Any]]], seed: int) -> None:
     entries, chance = operations(drawn), random.Random(seed)
     wanted, replies, seen = at_once(entries)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support import messages as m
-from support.client import Client, op
+from support.client import Client, Failure, op
 from support.processes import Server, metric
 
 pytestmark = [pytest.mark.once, pytest.mark.node_only]
@@ -120,6 +120,18 @@ def test_operations_without_a_request_are_counted_first(node: tuple[Server, int]
 
     found, _, _ = attack(server, act)
     assert {error.details() for error in found} == {"etcdserver: too many operations in txn request"}
+
+
+def test_a_transaction_that_fails_late_is_answered(node: tuple[Server, int]) -> None:
+    """The engine has most of its deletion when the put behind it fails: all of that goes away first, and by itself."""
+    server, count = node
+    with server.client(30) as client:
+        revision = client.revision()
+        late = txn(m.DeleteRangeRequest(key=b"k", range_end=b"\0"), m.PutRequest(key=b"k000001", ignore_value=True))
+        with pytest.raises(Failure, match="key not found"):
+            client.call(late)
+        assert (client.range(b"k", b"l", count_only=True).count, client.revision()) == (count, revision)
+        assert client.hash_kv(revision).hash
 
 
 def test_writes_about_many_keys_hold_nobody_up(node: tuple[Server, int]) -> None:

@@ -17,7 +17,7 @@ from test_longrange import Writer, outcome
 from test_mvcc import COMPARES, RANGES, build, varint
 
 from metastore import errors
-from metastore._core import txn
+from metastore._core import build_info, txn
 from metastore._core.batch import BatchProposer
 from metastore._core.kvserve import KVServer
 from metastore._core.mvcc import Store
@@ -168,7 +168,8 @@ def test_what_a_transaction_may_hold_is_counted_before_it_is_decoded() -> None:
         began = time.thread_time()
         with pytest.raises(errors.TooManyOps):
             txn.check_txn(body)
-        assert time.thread_time() - began < 0.01
+        # Decoding took fifty times as long. The build with bounds checks takes ten times as long for everything.
+        assert time.thread_time() - began < (0.01 if build_info()["flavour"] == "release" else 0.2)
     txn.check_txn(wide.SerializeToString(), 1000)
 
 

@@ -179,6 +179,10 @@ cdef class Applier:
         except errors.FormatError:
             # The framing itself is broken: what came before the break is applied, on every node alike.
             self.undecodable += 1
+            self.frames._more = False
+        if self.store.stale and not self.clean():
+            # The last operation failed when the engine had a part of it already: the entry ends when that is gone.
+            return False
         self.inside = False
         self.owner = None
         return True
