@@ -20,7 +20,7 @@ from .snaptransfer import Worker
 from .storage.snapshot import Info, Source
 
 if TYPE_CHECKING:
-    from ._core.h2request import Request
+    from ._core.h2_request import Request
     from .loop import Loop
 
 log = logging.getLogger("metastore.backup")

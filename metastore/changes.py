@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from . import errors
 from ._core.batch import frame
 from ._core.op import MEMBER, decode_op, encode_op
-from ._core.raftpb import ConfChangeError, ProposalDropped
+from ._core.raft_types import ConfChangeError, ProposalDropped
 from .membership import ADD, ADD_LEARNER, PROMOTE, PUBLISH, RESTATE, Change, check_healthy
 
 if TYPE_CHECKING:

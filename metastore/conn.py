@@ -18,7 +18,7 @@ from typing import Final, Protocol
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
-from metastore._core.h2request import Request, expire, unpack
+from metastore._core.h2_request import Request, expire, unpack
 from metastore.accept import Acceptor
 from metastore.api.answers import Answer, Later
 from metastore.http1 import HttpSession

@@ -38,19 +38,19 @@ from . import errors
 from ._core.batch import frame, unframe
 from ._core.entry import decode_entry
 from ._core.op import LEVEL, MEMBER, decode_op, level_of
-from ._core.peerwire import REFUSALS
-from ._core.raftpb import ConfChangeError, ProposalDropped, decode_conf_change
+from ._core.raft_wire import REFUSALS
+from ._core.raft_types import ConfChangeError, ProposalDropped, decode_conf_change
 from .changes import MAX_CHANGES, Changes
 from .config import MAX_BATCH_OPS
 from .membership import Change, Roster
 
 if TYPE_CHECKING:
-    from ._core.apply import Applier
+    from ._core.mvcc_apply import Applier
     from ._core.batch import BatchProposer
     from ._core.codec import PayloadCodec
-    from ._core.kvserve import KVServer
+    from ._core.kv_server import KVServer
     from ._core.raft import RawNode
-    from ._core.raftpb import ConfState, Message, Ready, Snapshot
+    from ._core.raft_types import ConfState, Message, Ready, Snapshot
     from .membership import RosterState
     from .ports import Transport
 

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from . import errors
 from . import handshake as hs
-from ._core.peerwire import Blob, FrameReader
+from ._core.raft_wire import Blob, FrameReader
 from .accept import split_address
 from .membership import Identity, Member, Roster, token_number
 from .peerstream import ROSTER_RECORD

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from . import errors
-from ._core.kvserve import KVServer
+from ._core.kv_server import KVServer
 from ._core.op import MEMBER, encode_op, level_of
 from ._core.waiter import Waiter
 from .driver import Driver

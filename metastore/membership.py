@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from . import errors
-from ._core.raftpb import ConfChange, ConfState
+from ._core.raft_types import ConfChange, ConfState
 from .config import MAX_ADDRESSES, MAX_NAME
 
 if TYPE_CHECKING:

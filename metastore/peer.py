@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from . import errors
 from . import handshake as hs
-from ._core.peerwire import REFUSALS, Blob, Forward, Refusal
-from ._core.raftpb import Message, MessageType
+from ._core.raft_wire import REFUSALS, Blob, Forward, Refusal
+from ._core.raft_types import Message, MessageType
 from .accept import Acceptor
 from .founding import Lives
 from .handshake import PeerIdentity

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 from . import errors
 from . import handshake as hs
 from ._core.op import LEVEL
-from ._core.raftpb import Message, MessageType
+from ._core.raft_types import Message, MessageType
 from .accept import place
 from .codecs import Snappy, load_all
 from .founding import Founding

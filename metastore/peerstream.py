@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import handshake as hs
-from ._core.peerwire import MAX_FRAME, Blob, FrameReader, Outbox
+from ._core.raft_wire import MAX_FRAME, Blob, FrameReader, Outbox
 from .errors import DamagedData, DiskFailed, FormatError
 from .loop import HANGUP, READ, WRITE, Timer
 from .resolver import Places
 
 if TYPE_CHECKING:
-    from ._core.raftpb import Message
+    from ._core.raft_types import Message
     from .peer import Peer, PeerTransport
 
 #: Bytes of a frame that an acceptor may send on a stream that is not for snapshots.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from metastore._core.entry import Entry, HardState
-    from metastore._core.raftpb import Message
+    from metastore._core.raft_types import Message
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class LogStore(Protocol):
 
     Indexes are those of entries, [low, high) half open. `entries`, `images` and `term` may raise NotYetLoaded if they
     would have to wait for a disk: the core pauses that peer until it is told by `entries_loaded()`. They raise
-    LogCompacted below first_index() and LogUnavailable above last_index() (all from metastore._core.raftpb).
+    LogCompacted below first_index() and LogUnavailable above last_index() (all from metastore._core.raft_types).
     """
 
     def initial_state(self) -> tuple[HardState, Any]:

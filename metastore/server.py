@@ -13,15 +13,15 @@ from functools import partial
 from typing import Any
 
 from . import errors, memguard, storage
-from ._core.apply import Applier
+from ._core.mvcc_apply import Applier
 from ._core.batch import BatchProposer
 from ._core.codec import PayloadCodec
 from ._core.entry import MAX_PAYLOAD, Entry, decode_entries
 from ._core.grpc import Limits
-from ._core.kvserve import KVServer
+from ._core.kv_server import KVServer
 from ._core.mvcc import Store
 from ._core.raft import RawNode
-from ._core.raftpb import ConfState, RaftConfig
+from ._core.raft_types import ConfState, RaftConfig
 from ._core.waiter import Waiter
 from .accept import real_address
 from .api import header, make_services, pb

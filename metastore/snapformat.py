@@ -6,9 +6,9 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from ._core.chunk import MAX_CHUNK
+from ._core.snap_chunk import MAX_CHUNK
 from ._core.crc import checksum
-from ._core.raftpb import ConfState
+from ._core.raft_types import ConfState
 from .errors import FormatError
 
 MAGIC = b"MSSNAP\r\n"

@@ -1,7 +1,7 @@
 """Snapshots of one running member: when one is taken, by whom, and what may be dropped from the log after.
 
 `Snapshots` belongs to the loop's thread. A snapshot is written in a thread of its own, from a view of the engine that
-is taken between two applies together with the log position and the membership; see `_core/snapfile.pyx` for why the
+is taken between two applies together with the log position and the membership; see `_core/snap_records.pyx` for why the
 loop does not feel it. When the file is on disk, read back and verified, the thread says so, and the loop's thread moves
 the beginning of the log: to the verified snapshot *before* the new one, so that either will do for a start.
 """
@@ -16,10 +16,10 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from ._core.chunk import MAX_CHUNK
+from ._core.snap_chunk import MAX_CHUNK
 from ._core.codec import PayloadCodec
-from ._core.raftpb import ConfState, Snapshot, SnapshotNotReady
-from ._core.snapfile import Walker
+from ._core.raft_types import ConfState, Snapshot, SnapshotNotReady
+from ._core.snap_records import Walker
 from .codecs import Zstd
 from .codecs import for_snapshots as codec_for_snapshots
 from .codecs import load_all as load_all_codecs

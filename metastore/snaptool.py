@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metastore import console
-from metastore._core.chunk import MAX_CHUNK
+from metastore._core.snap_chunk import MAX_CHUNK
 from metastore._core.codec import PayloadCodec
 from metastore.codecs import for_snapshots as codec_for_snapshots
 from metastore.codecs import load_all as load_all_codecs

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from . import errors
 from ._core.engine import MemoryEngine
-from ._core.hashkv import Hasher
+from ._core.mvcc_hash import Hasher
 from ._core.op import ALARM, DELETE_RANGE
 from ._core.waiter import Waiter
 from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
@@ -330,7 +330,7 @@ class Upkeep:
     # ---- sums
 
     def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
-        """Sum up the state at `revision` (0: now); see `_core/hashkv.pyx`. `done` gets the finished hasher or the
+        """Sum up the state at `revision` (0: now); see `_core/mvcc_hash.pyx`. `done` gets the finished hasher or the
         error; nobody is told once `gone` says so. One at a time. Raises TooManyRequests (MAX_HASHES), Stopped."""
         if self.stopped:
             raise errors.Stopped()

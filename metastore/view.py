@@ -14,7 +14,7 @@ from .membership import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
 from .storage.slowdisk import SLOW
 
 if TYPE_CHECKING:
-    from ._core.h2request import Request
+    from ._core.h2_request import Request
     from .backups import Result as BackupResult
     from .server import Server
     from .upkeep import AlarmsDone, HashDone

@@ -22,9 +22,9 @@ from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, Operation, decode_op
-from metastore._core.raftpb import ConfState, decode_conf_change
-from metastore._core.wal import HEADER_SIZE, RECORD_TYPES
-from metastore._core.walscan import Recovered, recover, walk
+from metastore._core.raft_types import ConfState, decode_conf_change
+from metastore._core.wal_records import HEADER_SIZE, RECORD_TYPES
+from metastore._core.wal_scan import Recovered, recover, walk
 from metastore.alarms import ACTIVATE, NAMES, decode_change
 from metastore.api import pb
 from metastore.codecs import load_all

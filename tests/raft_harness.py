@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from metastore._core.entry import Entry, HardState
 from metastore._core.raft import RawNode
-from metastore._core.raftpb import (
+from metastore._core.raft_types import (
     ConfState,
     Message,
     NotYetLoaded,

@@ -21,7 +21,7 @@ from support.processes import wait_until
 
 from metastore import Config, Node, api, errors
 from metastore._core.grpc import Limits
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 from metastore.api import pb
 from metastore.api.numbers import MEANINGS
 from metastore.api.pages import Pages

@@ -9,7 +9,7 @@ import kvmessages as pb
 import pytest
 
 from metastore import errors
-from metastore._core.apply import Applier
+from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry

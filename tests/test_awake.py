@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.processes import Server, wait_until
 
-from metastore._core.idlepoll import IdlePollers
+from metastore._core.idle_poll import IdlePollers
 from metastore.storage import awake
 
 Make = Callable[..., Server]

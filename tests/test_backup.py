@@ -21,8 +21,8 @@ from support.processes import Node, Server, StartError, metric, wait_until
 from test_snapshot_file import engine_of, make_codec, records
 
 from metastore import cli
-from metastore._core.raftpb import ConfState
-from metastore._core.snapfile import Walker
+from metastore._core.raft_types import ConfState
+from metastore._core.snap_records import Walker
 from metastore.backups import BLOB, MAX_BACKUPS
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, MetaStoreError
 from metastore.membership import Identity

@@ -13,7 +13,7 @@ from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc import Store
 from metastore._core.op import MEMBER, decode_op, encode_op
-from metastore._core.raftpb import ConfState, ProposalDropped, decode_conf_change
+from metastore._core.raft_types import ConfState, ProposalDropped, decode_conf_change
 from metastore.changes import MAX_CHANGES, RESTATE_EVERY, Changes
 from metastore.membership import (
     ADD_LEARNER,

@@ -9,7 +9,7 @@ import pytest
 
 from metastore import errors, storage
 from metastore._core.engine import APPLIED_KEY, Engine
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
 from metastore.storage.contract import EngineContract
 from metastore.storage.memory import MemoryEngine

@@ -14,14 +14,14 @@ from support import messages as m
 from test_apply import Caller, entry, put, waiting
 
 from metastore import errors, space, storage
-from metastore._core.apply import Applier
+from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
-from metastore._core.hashkv import Hasher
-from metastore._core.kvserve import KVServer
+from metastore._core.mvcc_hash import Hasher
+from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.config import Config, LimitsTable

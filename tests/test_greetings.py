@@ -12,8 +12,8 @@ from test_peer import FAST, Net, accepted, append, connected, framed, heartbeat,
 
 from metastore import errors
 from metastore import handshake as hs
-from metastore._core.peerwire import Blob, FrameReader, Outbox
-from metastore._core.raftpb import RaftInvariantBroken
+from metastore._core.raft_wire import Blob, FrameReader, Outbox
+from metastore._core.raft_types import RaftInvariantBroken
 from metastore.founding import PROOF
 from metastore.peer import MAX_LINES, MAX_STRANGERS
 from metastore.peerstream import PING, PONG, ROSTER_RECORD, PeerLimits

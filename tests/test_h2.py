@@ -30,7 +30,7 @@ from support.talk import (
 from metastore import errors
 from metastore._core.grpc import Limits, MethodTable, percent_encode
 from metastore._core.h2 import Session
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 
 
 @pytest.mark.parametrize("way", ["feed", "bytewise"])

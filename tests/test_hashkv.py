@@ -16,9 +16,9 @@ from support.processes import Server
 
 from metastore import errors
 from metastore._core.engine import Engine
-from metastore._core.hashkv import Hasher
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc import Store
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore.storage.memory import MemoryEngine
 
 Make = Callable[..., Server]

@@ -15,8 +15,8 @@ import pytest
 from metastore import Config, Node, codecs, driver, errors, join, members, membership, peering, server, snapshots
 from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
-from metastore._core.peerwire import REFUSALS
-from metastore._core.raftpb import Message, MessageType
+from metastore._core.raft_wire import REFUSALS
+from metastore._core.raft_types import Message, MessageType
 from metastore.accept import real_address
 from metastore.localcluster import free_ports
 from metastore.members import dialled_address

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metastore import errors
-from metastore._core import kvpb, txn
-from metastore._core.keyindex import decode_index_key, encode_index_key
+from metastore._core import kv_messages, mvcc_txn
+from metastore._core.mvcc_keys import decode_index_key, encode_index_key
 from metastore._core.mvcc import Store
 from metastore.storage.memory import MemoryEngine
 
 INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-2, 300))
 DATA = st.binary(max_size=40)
 READERS = {
-    "PutRequest": kvpb.read_put,
-    "RangeRequest": kvpb.read_range,
-    "DeleteRangeRequest": kvpb.read_delete_range,
-    "CompactionRequest": kvpb.read_compact,
+    "PutRequest": kv_messages.read_put,
+    "RangeRequest": kv_messages.read_range,
+    "DeleteRangeRequest": kv_messages.read_delete_range,
+    "CompactionRequest": kv_messages.read_compact,
 }
 
 
@@ -140,7 +140,7 @@ def overlong(body: bytes) -> bool:
 )
 def test_malformed_put(body: bytes) -> None:
     with pytest.raises(errors.MalformedRequest, match="PutRequest"):
-        kvpb.check_put(body)
+        kv_messages.check_put(body)
 
 
 def test_every_length_cut() -> None:
@@ -148,7 +148,7 @@ def test_every_length_cut() -> None:
     good = set()
     for n in range(len(body)):
         try:
-            kvpb.check_put(body[:n])
+            kv_messages.check_put(body[:n])
             good.add(n)
         except (errors.MalformedRequest, errors.EmptyKey):
             continue
@@ -163,18 +163,18 @@ def test_admission() -> None:
         (pb.PutRequest(key=b"a", ignore_value=True, ignore_lease=True, lease=1), errors.LeaseProvided),
     ]:
         with pytest.raises(wanted):
-            kvpb.check_put(body.SerializeToString())
-    kvpb.check_put(pb.PutRequest(key=b"a", lease=5, ignore_value=True).SerializeToString())
+            kv_messages.check_put(body.SerializeToString())
+    kv_messages.check_put(pb.PutRequest(key=b"a", lease=5, ignore_value=True).SerializeToString())
     for order, target in [(3, 0), (-1, 0), (0, 5), (0, -1)]:
         with pytest.raises(errors.InvalidSortOption):
-            kvpb.check_range(pb.RangeRequest(key=b"a", sort_order=order, sort_target=target).SerializeToString())
+            kv_messages.check_range(pb.RangeRequest(key=b"a", sort_order=order, sort_target=target).SerializeToString())
     with pytest.raises(errors.EmptyKey):
-        kvpb.check_range(pb.RangeRequest(sort_order=9).SerializeToString())
+        kv_messages.check_range(pb.RangeRequest(sort_order=9).SerializeToString())
     with pytest.raises(errors.EmptyKey):
-        kvpb.check_delete_range(pb.DeleteRangeRequest(range_end=b"a").SerializeToString())
-    kvpb.check_compact(b"")
-    assert kvpb.range_is_serializable(pb.RangeRequest(serializable=True).SerializeToString())
-    assert not kvpb.range_is_serializable(b"")
+        kv_messages.check_delete_range(pb.DeleteRangeRequest(range_end=b"a").SerializeToString())
+    kv_messages.check_compact(b"")
+    assert kv_messages.range_is_serializable(pb.RangeRequest(serializable=True).SerializeToString())
+    assert not kv_messages.range_is_serializable(b"")
 
 
 @settings(max_examples=400, deadline=None)
@@ -195,7 +195,7 @@ def test_random_transactions_do_no_harm(junk: bytes, data: st.DataObject) -> Non
     store = Store(MemoryEngine())
     store.put(pb.PutRequest(key=b"a", value=b"1").SerializeToString())
     try:
-        txn.check_txn(bytes(body))
+        mvcc_txn.check_txn(bytes(body))
     except errors.ApiError:
         pass
     try:

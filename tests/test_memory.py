@@ -23,10 +23,10 @@ from support.processes import StartError, metric, wait_until
 from metastore import errors, memguard, memlimit, memplan
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import APPLIED_KEY, MemoryEngine
-from metastore._core.omap import reclaim
-from metastore._core.raftpb import ConfState, Snapshot
+from metastore._core.ordered_map import reclaim
+from metastore._core.raft_types import ConfState, Snapshot
 from metastore._core.record import held_now
-from metastore._core.snapfile import Walker
+from metastore._core.snap_records import Walker
 from metastore.config import Config
 from metastore.failpoints import Failpoints
 from metastore.memlimit import ADDRESSES, DATA, RESIDENT, Limit

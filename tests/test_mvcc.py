@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from kvmodel import Model
 
 from metastore import errors
-from metastore._core import kvpb, txn
-from metastore._core.keyindex import encode_index_key
+from metastore._core import kv_messages, mvcc_txn
+from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.mvcc import Store
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore.storage.memory import MemoryEngine
 
 KEYS = st.sampled_from([b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"])
@@ -133,11 +133,11 @@ REPLIES = {
     "compact": pb.CompactionResponse,
 }
 CHECKS = {
-    "put": kvpb.check_put,
-    "range": kvpb.check_range,
-    "delete_range": kvpb.check_delete_range,
-    "txn": txn.check_txn,
-    "compact": kvpb.check_compact,
+    "put": kv_messages.check_put,
+    "range": kv_messages.check_range,
+    "delete_range": kv_messages.check_delete_range,
+    "txn": mvcc_txn.check_txn,
+    "compact": kv_messages.check_compact,
 }
 
 
@@ -273,7 +273,7 @@ def test_a_failed_transaction_changes_nothing_even_half_way() -> None:
     req.success.add(request_delete_range=pb.DeleteRangeRequest(key=b"a", range_end=b"\0"))
     req.success.add(request_put=pb.PutRequest(key=b"b", ignore_value=True))
     body = req.SerializeToString()
-    txn.check_txn(body)
+    mvcc_txn.check_txn(body)
     with pytest.raises(errors.KeyNotFound):
         store.txn(body)
     assert store.revision == 3 and len(store.overlay) == 0
@@ -314,24 +314,24 @@ def varint(number: int) -> bytes:
 
 def test_nesting_is_bounded() -> None:
     store = Store(MemoryEngine())
-    txn.check_txn(nested(128))
+    mvcc_txn.check_txn(nested(128))
     assert pb.TxnResponse.FromString(store.txn(nested(40))).succeeded
     assert store.txn(nested(128)).startswith(b"\x0a\x02\x18\x01\x10\x01")
     for depth in (129, 5_000, 100_000):
         with pytest.raises(errors.TooManyOps):
-            txn.check_txn(nested(depth))
+            mvcc_txn.check_txn(nested(depth))
         with pytest.raises(errors.TooManyOps):
             store.txn(nested(depth))
         with pytest.raises(errors.TooManyOps):
-            txn.check_txn(nested(depth), 10**6)
+            mvcc_txn.check_txn(nested(depth), 10**6)
 
 
 def check_text(req: Any, wanted: type | None, max_ops: int = 128) -> None:
     if wanted is None:
-        txn.check_txn(req.SerializeToString(), max_ops)
+        mvcc_txn.check_txn(req.SerializeToString(), max_ops)
         return
     with pytest.raises(wanted):
-        txn.check_txn(req.SerializeToString(), max_ops)
+        mvcc_txn.check_txn(req.SerializeToString(), max_ops)
 
 
 def test_number_of_operations() -> None:
@@ -453,5 +453,5 @@ def test_readonly_and_serializable_transactions() -> None:
         ([pb.RequestOp(request_txn=pb.TxnRequest(success=[write]))], False, False),
     ]:
         body = pb.TxnRequest(failure=ops).SerializeToString()
-        assert txn.txn_is_readonly(body) is readonly
-        assert txn.txn_is_serializable(body) is serializable
+        assert mvcc_txn.txn_is_readonly(body) is readonly
+        assert mvcc_txn.txn_is_serializable(body) is serializable

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metastore._core import omap
-from metastore._core.omap import OrderedMap
-from metastore._core.omapcheck import check
+from metastore._core import ordered_map
+from metastore._core.ordered_map import OrderedMap
+from metastore._core.ordered_map_check import check
 from metastore._core.record import held_now
 
 
@@ -142,12 +142,12 @@ def test_dropped_trees_are_freed_in_slices() -> None:
     tree = OrderedMap()
     for number in range(30_000):
         tree.set(number.to_bytes(4, "big"), b"x")
-    while omap.reclaim(1 << 20):
+    while ordered_map.reclaim(1 << 20):
         pass
     tree.clear()
     assert len(tree) == 0
     slices = 0
-    while omap.reclaim(1000):
+    while ordered_map.reclaim(1000):
         slices += 1
     assert slices >= 20, "a large part of the tree was freed in one go"
 
@@ -180,11 +180,11 @@ def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
     assert max(tree.taken, view.taken) < held_now() - held <= both
     assert not glibc or malloced() - given == pytest.approx(held_now() - held, rel=0.03, abs=20_000)
     del view
-    while omap.reclaim():
+    while ordered_map.reclaim():
         pass
     assert held_now() - held == tree.taken
     del tree
-    while omap.reclaim():
+    while ordered_map.reclaim():
         pass
     assert held_now() == held
     assert malloced() - given == pytest.approx(0, abs=20_000)

@@ -17,8 +17,8 @@ import pytest
 from metastore import errors
 from metastore import handshake as hs
 from metastore._core.entry import Entry, encode_entry
-from metastore._core.peerwire import REFUSALS, FrameReader, Outbox
-from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore._core.raft_wire import REFUSALS, FrameReader, Outbox
+from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore.failpoints import Failpoints
 from metastore.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport

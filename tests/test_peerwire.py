@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from metastore import handshake as hs
 from metastore._core.batch import frame, unframe
 from metastore._core.entry import Entry, encode_entry
-from metastore._core.peerwire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
-from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore._core.raft_wire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
+from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore.config import MAX_ADDRESS, MAX_BATCH_OPS, MAX_NAME
 from metastore.errors import FormatError
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_mvcc import DELETES, PUTS, TXNS, build
 
 from metastore import errors
-from metastore._core.apply import Applier
+from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metastore._core import quorum
+from metastore._core import raft_quorum
 from metastore._core.entry import Entry
-from metastore._core.quorum import MAX_INDEX, Inflights, VoteResult
-from metastore._core.raftpb import (
+from metastore._core.raft_quorum import MAX_INDEX, Inflights, VoteResult
+from metastore._core.raft_types import (
     MAX_MEMBERS,
     ConfChange,
     ConfChangeError,
@@ -45,13 +45,13 @@ ACKED = st.dictionaries(IDS, st.integers(0, 20))
     ],
 )
 def test_committed(voters: list[int], acked: dict[int, int], index: int) -> None:
-    assert quorum.committed(voters, acked) == index
+    assert raft_quorum.committed(voters, acked) == index
 
 
 @given(VOTERS, ACKED)
 @settings(max_examples=200)
 def test_committed_is_what_a_majority_has_and_no_more(voters: set[int], acked: dict[int, int]) -> None:
-    index = quorum.committed(voters, acked)
+    index = raft_quorum.committed(voters, acked)
     if not voters:
         assert index == MAX_INDEX
         return
@@ -63,9 +63,9 @@ def test_committed_is_what_a_majority_has_and_no_more(voters: set[int], acked: d
 @given(VOTERS, VOTERS, ACKED)
 @settings(max_examples=200)
 def test_joint_committed_needs_both_halves(one: set[int], two: set[int], acked: dict[int, int]) -> None:
-    index = quorum.joint_committed(one, two, acked)
-    assert index == min(quorum.committed(one, acked), quorum.committed(two, acked))
-    assert quorum.joint_committed(one, (), acked) == quorum.committed(one, acked)
+    index = raft_quorum.joint_committed(one, two, acked)
+    assert index == min(raft_quorum.committed(one, acked), raft_quorum.committed(two, acked))
+    assert raft_quorum.joint_committed(one, (), acked) == raft_quorum.committed(one, acked)
 
 
 def test_vote_by_all_outcomes_of_three() -> None:
@@ -76,17 +76,17 @@ def test_vote_by_all_outcomes_of_three() -> None:
             want = VoteResult.VoteWon
         elif votes.count(False) >= 2:
             want = VoteResult.VoteLost
-        assert quorum.vote([1, 2, 3], cast) == want
-    assert quorum.vote([], {}) == VoteResult.VoteWon
-    assert quorum.vote([1, 2], {1: False}) == VoteResult.VoteLost
-    assert quorum.vote([1, 2], {1: True, 3: True}) == VoteResult.VotePending
+        assert raft_quorum.vote([1, 2, 3], cast) == want
+    assert raft_quorum.vote([], {}) == VoteResult.VoteWon
+    assert raft_quorum.vote([1, 2], {1: False}) == VoteResult.VoteLost
+    assert raft_quorum.vote([1, 2], {1: True, 3: True}) == VoteResult.VotePending
 
 
 @given(VOTERS, VOTERS, st.dictionaries(IDS, st.booleans()))
 @settings(max_examples=200)
 def test_joint_vote(one: set[int], two: set[int], votes: dict[int, bool]) -> None:
-    result = quorum.joint_vote(one, two, votes)
-    halves = quorum.vote(one, votes), quorum.vote(two, votes)
+    result = raft_quorum.joint_vote(one, two, votes)
+    halves = raft_quorum.vote(one, votes), raft_quorum.vote(two, votes)
     assert (result == VoteResult.VoteWon) == (halves == (VoteResult.VoteWon, VoteResult.VoteWon))
     assert (result == VoteResult.VoteLost) == (VoteResult.VoteLost in halves)
 
@@ -96,44 +96,44 @@ def test_joint_vote(one: set[int], two: set[int], votes: dict[int, bool]) -> Non
 
 def test_simple_changes() -> None:
     state = ConfState([1])
-    state = quorum.simple(state, [ConfChange(0, 2)])
+    state = raft_quorum.simple(state, [ConfChange(0, 2)])
     assert state == ConfState([1, 2])
-    state = quorum.simple(state, [ConfChange(3, 3), ConfChange(3, 4)])
+    state = raft_quorum.simple(state, [ConfChange(3, 3), ConfChange(3, 4)])
     assert state == ConfState([1, 2], [3, 4])
-    state = quorum.simple(state, [ConfChange(0, 3)])
+    state = raft_quorum.simple(state, [ConfChange(0, 3)])
     assert state == ConfState([1, 2, 3], [4])
-    state = quorum.simple(state, [ConfChange(3, 2)])
+    state = raft_quorum.simple(state, [ConfChange(3, 2)])
     assert state == ConfState([1, 3], [2, 4])
-    assert quorum.simple(state, [ConfChange(1, 4), ConfChange(1, 3)]) == ConfState([1], [2])
-    assert quorum.simple(state, [ConfChange(2, 3)]) == state
-    assert quorum.simple(state, [ConfChange(0, 0)]) == state
-    assert quorum.simple(state, [ConfChange(1, 77)]) == state
+    assert raft_quorum.simple(state, [ConfChange(1, 4), ConfChange(1, 3)]) == ConfState([1], [2])
+    assert raft_quorum.simple(state, [ConfChange(2, 3)]) == state
+    assert raft_quorum.simple(state, [ConfChange(0, 0)]) == state
+    assert raft_quorum.simple(state, [ConfChange(1, 77)]) == state
 
 
 def test_simple_changes_that_are_refused() -> None:
     with pytest.raises(ConfChangeError, match="more than one"):
-        quorum.simple(ConfState([1]), [ConfChange(0, 2), ConfChange(0, 3)])
+        raft_quorum.simple(ConfState([1]), [ConfChange(0, 2), ConfChange(0, 3)])
     with pytest.raises(ConfChangeError, match="all voters"):
-        quorum.simple(ConfState([1]), [ConfChange(1, 1)])
+        raft_quorum.simple(ConfState([1]), [ConfChange(1, 1)])
     with pytest.raises(ConfChangeError, match="joint"):
-        quorum.simple(ConfState([1], voters_outgoing=[1, 2]), [ConfChange(0, 3)])
+        raft_quorum.simple(ConfState([1], voters_outgoing=[1, 2]), [ConfChange(0, 3)])
     with pytest.raises(ConfChangeError, match="unknown"):
-        quorum.simple(ConfState([1]), [ConfChange(9, 2)])
+        raft_quorum.simple(ConfState([1]), [ConfChange(9, 2)])
 
 
 def test_joint_changes() -> None:
-    joint = quorum.enter_joint(ConfState([1, 2, 3], [9]), True, [ConfChange(0, 4), ConfChange(1, 1), ConfChange(3, 2)])
+    joint = raft_quorum.enter_joint(ConfState([1, 2, 3], [9]), True, [ConfChange(0, 4), ConfChange(1, 1), ConfChange(3, 2)])
     assert joint == ConfState([3, 4], [9], [1, 2, 3], [2], True)
-    assert quorum.leave_joint(joint) == ConfState([3, 4], [2, 9])
+    assert raft_quorum.leave_joint(joint) == ConfState([3, 4], [2, 9])
     with pytest.raises(ConfChangeError, match="already"):
-        quorum.enter_joint(joint, True, [ConfChange(0, 5)])
+        raft_quorum.enter_joint(joint, True, [ConfChange(0, 5)])
     with pytest.raises(ConfChangeError, match="not joint"):
-        quorum.leave_joint(ConfState([1]))
+        raft_quorum.leave_joint(ConfState([1]))
     with pytest.raises(ConfChangeError, match="without voters"):
-        quorum.enter_joint(ConfState(), False, [ConfChange(0, 1)])
+        raft_quorum.enter_joint(ConfState(), False, [ConfChange(0, 1)])
     # Back among the voters before the joint configuration is left.
     changes = [ConfChange(3, 2), ConfChange(0, 2)]
-    assert quorum.enter_joint(ConfState([1, 2]), False, changes) == ConfState([1, 2], (), [1, 2])
+    assert raft_quorum.enter_joint(ConfState([1, 2]), False, changes) == ConfState([1, 2], (), [1, 2])
 
 
 @given(
@@ -155,17 +155,17 @@ def test_joint_change_ends_where_the_changes_lead(voters: set[int], changes: lis
     start = ConfState(voters)
     if not want_voters:
         with pytest.raises(ConfChangeError):
-            quorum.enter_joint(start, True, changes)
+            raft_quorum.enter_joint(start, True, changes)
         return
-    joint = quorum.enter_joint(start, True, changes)
+    joint = raft_quorum.enter_joint(start, True, changes)
     assert set(joint.voters_outgoing) == voters
     assert not set(joint.learners) & ({*joint.voters, *joint.voters_outgoing})
-    assert quorum.leave_joint(joint) == ConfState(want_voters, want_learners)
+    assert raft_quorum.leave_joint(joint) == ConfState(want_voters, want_learners)
     if len(want_voters ^ voters) <= 1:
-        assert quorum.simple(start, changes) == ConfState(want_voters, want_learners)
+        assert raft_quorum.simple(start, changes) == ConfState(want_voters, want_learners)
     else:
         with pytest.raises(ConfChangeError):
-            quorum.simple(start, changes)
+            raft_quorum.simple(start, changes)
 
 
 def test_which_way_a_change_goes() -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from raft_harness import Network
 
-from metastore._core.quorum import VoteResult, doubting_vote
+from metastore._core.raft_quorum import VoteResult, doubting_vote
 
 PENDING, LOST, WON = VoteResult.VotePending, VoteResult.VoteLost, VoteResult.VoteWon
 

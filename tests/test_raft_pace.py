@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raft_harness import Network
 
-from metastore._core.raftpb import Message, MessageType
+from metastore._core.raft_types import Message, MessageType
 
 PACE = 1 << 20
 PIECE = 256 << 10

@@ -11,7 +11,7 @@ from raft_harness import MemoryStorage, Network
 
 from metastore._core.entry import Entry
 from metastore._core.raft import PLANT_PROMISE_FORGOTTEN, RawNode
-from metastore._core.raftpb import (
+from metastore._core.raft_types import (
     ConfChange,
     ConfState,
     Message,

@@ -12,7 +12,7 @@ import pytest
 from raft_harness import MemoryStorage, Network
 
 from metastore._core import raft
-from metastore._core.raftpb import (
+from metastore._core.raft_types import (
     ConfChange,
     ConfChangeError,
     ConfChangeV2,

@@ -7,7 +7,7 @@ from raft_harness import MemoryStorage, Network, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries
 from metastore._core.raft import RawNode
-from metastore._core.raftpb import ConfChange, ConfState, NotYetLoaded, ProposalDropped, RaftConfig, StateType
+from metastore._core.raft_types import ConfChange, ConfState, NotYetLoaded, ProposalDropped, RaftConfig, StateType
 from metastore.errors import ConfigError, DamagedData, NoLeader
 
 

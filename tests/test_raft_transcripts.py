@@ -43,7 +43,7 @@ from raft_harness import MemoryStorage, Network, Node
 
 from metastore._core import raft
 from metastore._core.entry import Entry, HardState
-from metastore._core.raftpb import (
+from metastore._core.raft_types import (
     ConfChange,
     ConfChangeTransition,
     ConfChangeV2,

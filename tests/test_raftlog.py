@@ -9,7 +9,7 @@ from raft_harness import MemoryStorage, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries, encode_entry
 from metastore._core.raft import RawNode
-from metastore._core.raftpb import ConfState, Message, MessageType, RaftConfig, Snapshot
+from metastore._core.raft_types import ConfState, Message, MessageType, RaftConfig, Snapshot
 from metastore.errors import FormatError
 
 

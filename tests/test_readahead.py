@@ -14,7 +14,7 @@ from support.waldisk import image
 from test_wal import durable, opened, put
 
 from metastore._core.entry import HardState, decode_entries
-from metastore._core.raftpb import LogCompacted, LogUnavailable, NotYetLoaded
+from metastore._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
 from metastore.errors import DamagedData, DiskFailed, MetaStoreError
 from metastore.failpoints import Failpoints
 from metastore.storage.readahead import MAX_READS, ReadAhead, Reader, Reading

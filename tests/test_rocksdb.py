@@ -24,8 +24,8 @@ from support.processes import Node, Server, StartError, metric, wait_until
 from metastore import storage
 from metastore._core import build_info
 from metastore._core.engine import APPLIED_KEY
-from metastore._core.omap import OrderedMap
-from metastore._core.snapfile import RecordReader, Walker, restore
+from metastore._core.ordered_map import OrderedMap
+from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.config import Config, RocksdbTable
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.node import Node as EmbeddedNode

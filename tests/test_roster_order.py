@@ -13,7 +13,7 @@ from support.client import Failure
 from support.cluster import Cluster, Member
 from support.processes import wait_until
 
-from metastore._core.raftpb import ConfState
+from metastore._core.raft_types import ConfState
 from metastore.storage.contract import batch_of
 from metastore.storage.rocksdb import RocksEngine
 

@@ -22,7 +22,7 @@ from sim.plants import PLANTS, Plant
 from sim.runner import PROFILES, Scene, Simulation, SimulationFailed, simulate
 from sim.workload import Client
 
-from metastore._core.raftpb import ConfState, Message, MsgReadIndex
+from metastore._core.raft_types import ConfState, Message, MsgReadIndex
 
 SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer. Each profile runs at least the seeds within which

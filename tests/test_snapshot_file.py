@@ -18,9 +18,9 @@ from metastore import codecs
 from metastore._core.codec import PayloadCodec
 from metastore._core.crc import checksum
 from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
-from metastore._core.omap import OrderedMap
-from metastore._core.raftpb import ConfState
-from metastore._core.snapfile import RecordReader, Walker, count_records, restore
+from metastore._core.ordered_map import OrderedMap
+from metastore._core.raft_types import ConfState
+from metastore._core.snap_records import RecordReader, Walker, count_records, restore
 from metastore.errors import DamagedData, FormatError, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.snapformat import MAX_HEADER, TRAILER_SIZE, Header, Trailer, header_size, parse_name

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from test_snapshot_file import CONF, engine_of, make_codec, make_raw, records, save
 
-from metastore._core.chunk import check_chunk
+from metastore._core.snap_chunk import check_chunk
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
-from metastore._core.raftpb import Message, MessageType, Snapshot
+from metastore._core.raft_types import Message, MessageType, Snapshot
 from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
 from metastore.loop import Loop
@@ -431,7 +431,7 @@ def test_a_file_that_rotted_at_the_sender_is_not_sent(net: Net) -> None:
 def test_a_snapshot_of_another_cluster_is_refused(net: Net) -> None:
     one, two = net.pair()
     engine = engine_of(records())
-    from metastore._core.snapfile import Walker
+    from metastore._core.snap_records import Walker
 
     info = one.store.save(Header(1000, 7, CONF, 55, 1, CLUSTER + 1, 4096), Walker(engine.view()))
     one.offer(info)

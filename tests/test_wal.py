@@ -17,8 +17,8 @@ from support import powercut
 from support.waldisk import image
 
 from metastore._core.entry import Entry, HardState
-from metastore._core.raftpb import LogCompacted, LogUnavailable
-from metastore._core.wal import records
+from metastore._core.raft_types import LogCompacted, LogUnavailable
+from metastore._core.wal_records import records
 from metastore.errors import DamagedData, DiskFailed, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Wal

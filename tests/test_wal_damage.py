@@ -15,7 +15,7 @@ from support.waldisk import Files, Log, Picture, image, name, recovered, reopene
 
 from metastore._core.crc import checksum
 from metastore._core.entry import HardState
-from metastore._core.wal import encode_header, make_generation, records
+from metastore._core.wal_records import encode_header, make_generation, records
 from metastore.errors import DamagedData
 from metastore.storage.wal import Wal
 

@@ -17,8 +17,8 @@ from support.waldisk import METADATA, Files, Log, Picture, image, name, reopened
 from test_wal import wait
 
 from metastore._core.entry import Entry, HardState, encode_entry
-from metastore._core.wal import Group, records
-from metastore._core.walscan import create
+from metastore._core.wal_records import Group, records
+from metastore._core.wal_scan import create
 from metastore.errors import DamagedData, DiskFailed
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Lag, Wal

@@ -17,11 +17,11 @@ from test_longrange import Writer, outcome
 from test_mvcc import COMPARES, RANGES, build, varint
 
 from metastore import errors
-from metastore._core import build_info, txn
+from metastore._core import build_info, mvcc_txn
 from metastore._core.batch import BatchProposer
-from metastore._core.kvserve import KVServer
+from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
-from metastore._core.txnwork import execute_txn, read_in_pieces
+from metastore._core.mvcc_txn_work import execute_txn, read_in_pieces
 from metastore._core.waiter import Waiter
 from metastore.storage.memory import MemoryEngine
 
@@ -167,10 +167,10 @@ def test_what_a_transaction_may_hold_is_counted_before_it_is_decoded() -> None:
     for body in (empty, deep, wide.SerializeToString(), members, unknown, b"\x0a" + varint(len(unknown)) + unknown):
         began = time.thread_time()
         with pytest.raises(errors.TooManyOps):
-            txn.check_txn(body)
+            mvcc_txn.check_txn(body)
         # Decoding took fifty times as long. The build with bounds checks takes ten times as long for everything.
         assert time.thread_time() - began < (0.01 if build_info()["flavour"] == "release" else 0.2)
-    txn.check_txn(wide.SerializeToString(), 1000)
+    mvcc_txn.check_txn(wide.SerializeToString(), 1000)
 
 
 def test_fields_of_a_request_are_counted_before_it_is_decoded() -> None:
@@ -188,7 +188,7 @@ def test_looking_for_overlaps_is_bounded() -> None:
     for _ in range(60):
         body = nest(body)
     with pytest.raises(errors.TooManyOps):
-        txn.check_txn(body, 1000)
+        mvcc_txn.check_txn(body, 1000)
 
 
 def test_many_transactions_of_one_turn_are_admitted_over_several() -> None:

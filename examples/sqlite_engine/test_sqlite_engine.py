@@ -2,7 +2,7 @@
 
 from sqlite_engine import SqliteEngine
 
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore.storage.contract import EngineContract
 
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from metastore._core.omap cimport Cursor, Node, OrderedMap
+from metastore._core.ordered_map cimport Cursor, Node, OrderedMap
 from metastore._core.record cimport Record
 
 

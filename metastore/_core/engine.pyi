@@ -1,6 +1,6 @@
 from collections.abc import Iterable, Iterator
 
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 
 APPLIED_KEY: bytes
 

@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from weakref import WeakSet
 
 from metastore import errors
-from metastore._core.omap cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
+from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
                                    garbage_left, node_release, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t
 
-from metastore._core.h2link cimport Link
+from metastore._core.h2_link cimport Link
 
 
 cdef class Session(Link):

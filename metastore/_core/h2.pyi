@@ -1,8 +1,8 @@
 """HTTP/2 server session and gRPC framing without any I/O."""
 
 from metastore._core.grpc import Limits, MethodTable
-from metastore._core.h2link import Link
-from metastore._core.h2request import Request
+from metastore._core.h2_link import Link
+from metastore._core.h2_request import Request
 
 class Session(Link):
     """The server's side of one HTTP/2 connection. `feed` and `take_output` never raise for what the client sent; what

@@ -22,8 +22,8 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 from metastore._core.grpc cimport *
-from metastore._core.h2link cimport Link
-from metastore._core.h2request cimport Request, set_callbacks
+from metastore._core.h2_link cimport Link
+from metastore._core.h2_request cimport Request, set_callbacks
 from metastore._core.nghttp2 cimport *
 
 cdef nghttp2_session_callbacks* CALLBACKS = NULL

@@ -1,9 +1,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from metastore._core.engine cimport Engine, EngineCursor
-from metastore._core.keyindex cimport IndexView
-from metastore._core.kvpb cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
-from metastore._core.omap cimport Cursor, OrderedMap
+from metastore._core.mvcc_keys cimport IndexView
+from metastore._core.kv_messages cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
+from metastore._core.ordered_map cimport Cursor, OrderedMap
 from metastore._core.record cimport Record
 
 cdef enum:

@@ -1,5 +1,5 @@
 from metastore._core.engine import Engine
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 
 class Store:
     cluster_id: int

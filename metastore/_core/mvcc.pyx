@@ -14,15 +14,15 @@ from libc.string cimport memcpy, memset
 
 from metastore import errors
 from metastore._core.engine cimport Engine, EngineCursor
-from metastore._core.keyindex cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
+from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
                                        index_record, index_room, rev_key, rev_read, rev_record, rev_record_read,
                                        rev_write, same_prefix)
-from metastore._core.kvpb cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_OK,
+from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_OK,
                                    CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice, check_put_req,
                                    check_range_req, decode_compact, decode_delete, decode_put, decode_range,
                                    encode_compact_reply, encode_delete_reply, encode_put_reply, encode_range_reply,
                                    kv_raise)
-from metastore._core.omap cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
+from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
 from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
@@ -295,7 +295,7 @@ cdef class Store:
         self.sweep_at = None
         self.spilled = False
         # Not at the top: unfinished.pyx builds on this module.
-        from metastore._core.unfinished import has_stale
+        from metastore._core.mvcc_unfinished import has_stale
 
         self.stale = has_stale(self)
 
@@ -716,7 +716,7 @@ cdef class Store:
         """One operation (kinds: op.pxd); the encoded reply, or None unless wanted. Raises ApiError, FormatError."""
         if kind == OP_TXN:
             # Not at the top: txnwork.pyx builds on this module.
-            from metastore._core.txnwork import execute_txn
+            from metastore._core.mvcc_txn_work import execute_txn
 
             return execute_txn(self, body, want)
         try:
@@ -769,6 +769,6 @@ cdef class Store:
         """One slice of removing what a compaction has cut off; True while there is more. See sweep.pyx."""
         if self.sweep_at is None and self.swept >= self.compacted:
             return False
-        from metastore._core.sweep import sweep_slice
+        from metastore._core.mvcc_sweep import sweep_slice
 
         return sweep_slice(self, budget)

@@ -1,7 +1,7 @@
 from libc.stdint cimport uint64_t
 
-from metastore._core.election cimport Election
-from metastore._core.raftpb cimport Message, Ready
+from metastore._core.raft_election cimport Election
+from metastore._core.raft_types cimport Message, Ready
 
 # The node as its caller sees it: proposals, Readies, ticks and messages in.
 cdef class RawNode(Election):

@@ -2,8 +2,8 @@ from typing import Any, Final
 
 from typing_extensions import Buffer
 
-from metastore._core.election import Election
-from metastore._core.raftpb import ConfChange, ConfChangeV2, ConfState, Message, RaftConfig, Ready
+from metastore._core.raft_election import Election
+from metastore._core.raft_types import ConfChange, ConfChangeV2, ConfState, Message, RaftConfig, Ready
 
 PLANT_VOTE_NOT_PERSISTED: Final[int]
 PLANT_ACK_BEFORE_SYNC: Final[int]

@@ -55,18 +55,18 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 
-from metastore._core.election cimport Election
+from metastore._core.raft_election cimport Election
 from metastore._core.entry cimport ENTRY_CONF_CHANGE, ENTRY_CONF_CHANGE_V2, ENTRY_NORMAL, hard_state_make
-from metastore._core.log cimport TERM_OK, RaftLog
-from metastore._core.promises cimport Claim, Promises
-from metastore._core.quorum cimport PROGRESS_SNAPSHOT, Peer
-from metastore._core.raftpb cimport *
-from metastore._core.raftstate cimport ABA_IGNORED, ACK_BEFORE_SYNC, PROMISE_FORGOTTEN, VOTE_NOT_PERSISTED
-from metastore._core.reads cimport Reads
+from metastore._core.raft_log cimport TERM_OK, RaftLog
+from metastore._core.raft_promises cimport Claim, Promises
+from metastore._core.raft_quorum cimport PROGRESS_SNAPSHOT, Peer
+from metastore._core.raft_types cimport *
+from metastore._core.raft_state cimport ABA_IGNORED, ACK_BEFORE_SYNC, PROMISE_FORGOTTEN, VOTE_NOT_PERSISTED
+from metastore._core.raft_reads cimport Reads
 
-from metastore._core.quorum import apply_change
-from metastore._core.raftpb import ConfChangeError, NotYetLoaded, RaftInvariantBroken, decode_conf_change
-from metastore._core.raftstate import DOUBT
+from metastore._core.raft_quorum import apply_change
+from metastore._core.raft_types import ConfChangeError, NotYetLoaded, RaftInvariantBroken, decode_conf_change
+from metastore._core.raft_state import DOUBT
 from metastore.errors import DamagedData, FormatError, NoLeader
 
 PLANT_VOTE_NOT_PERSISTED = 1

@@ -1,6 +1,6 @@
 from libc.stdint cimport uint8_t
 
-from metastore._core.kvpb cimport Kv
+from metastore._core.kv_messages cimport Kv
 
 # What things cost, in units of about 100 ns with the engine in memory (Engine.pace: how much more with another one).
 cdef enum:

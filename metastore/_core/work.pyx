@@ -22,7 +22,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from metastore import errors
-from metastore._core.kvpb cimport Kv
+from metastore._core.kv_messages cimport Kv
 from metastore._core.record cimport key_cmp
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 from metastore import errors
 from metastore._core.grpc import MethodTable
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 
 log = logging.getLogger("metastore.api")
 

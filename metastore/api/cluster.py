@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from metastore import errors
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 from metastore.api import Handler, MemberInfo, NodeView, header, pb
 
 

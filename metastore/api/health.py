@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from metastore import errors
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 from metastore.api import Handler, NodeView, pb
 
 

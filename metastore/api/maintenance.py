@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from metastore import errors
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 from metastore.api import ETCD_VERSION, Handler, HashInfo, NodeView, header, pb
 
 ALARM_NAMES = {1: "NOSPACE", 2: "CORRUPT"}

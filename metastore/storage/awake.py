@@ -1,6 +1,6 @@
 """Whether, and on which processors, threads of the idle class may poll while a lone writer waits for the disk.
 
-See `_core/idlepoll.pyx` for what that is good for. Not under a quota of processor time (cgroups): there every
+See `_core/idle_poll.pyx` for what that is good for. Not under a quota of processor time (cgroups): there every
 microsecond polled is one that the node lacks later. Not on a single processor: there is nobody to wake but the
 waiting thread.
 """
@@ -11,7 +11,7 @@ import os
 import threading
 from pathlib import Path
 
-from .._core.idlepoll import IdlePollers
+from .._core.idle_poll import IdlePollers
 
 _CGROUP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")

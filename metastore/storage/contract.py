@@ -23,9 +23,9 @@ import time
 from typing import TYPE_CHECKING
 
 from metastore._core.engine import APPLIED_KEY
-from metastore._core.hashkv import Hasher
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc import Store
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 from metastore._core.op import encode_op
 from metastore.errors import ApiError
 from metastore.storage import check_declared

@@ -24,11 +24,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .._core.raftpb import LogCompacted, LogUnavailable, NotYetLoaded
+from .._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
 from ..errors import DamagedData, DiskFailed, FormatError
 
 if TYPE_CHECKING:
-    from .._core.walread import Stretch
+    from .._core.wal_read import Stretch
     from .wal import Wal
 
 #: A block is this part of the cache, and no larger than that: one message to a peer, or one portion to apply.

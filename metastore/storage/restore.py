@@ -19,7 +19,7 @@ from pathlib import Path
 
 from .._core.codec import PayloadCodec
 from .._core.entry import HardState
-from .._core.raftpb import ConfState
+from .._core.raft_types import ConfState
 from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
 from ..failpoints import Failpoints
 from ..membership import Identity

@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import Any
 
 from .._core.engine import APPLIED_KEY, Engine
-from .._core.omap import OrderedMap
-from .._core.recent import RecentEngine
+from .._core.ordered_map import OrderedMap
+from .._core.recent_keys import RecentEngine
 from ..config import RocksdbTable
 from ..errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError, MetaStoreError, reason
 from .segments import sync_folder

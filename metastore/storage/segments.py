@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from .._core.wal import encode_header, make_generation
+from .._core.wal_records import encode_header, make_generation
 from ..errors import DamagedData, DataDirInUse, DiskFailed
 from ..failpoints import Failpoints
 from .locks import lock

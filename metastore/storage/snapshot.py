@@ -1,5 +1,5 @@
-"""Snapshot files. Layout and rules: FORMATS.md, "Snapshot file"; chunks: `_core/chunk.pyx`, records:
-`_core/snapfile.pyx`.
+"""Snapshot files. Layout and rules: FORMATS.md, "Snapshot file"; chunks: `_core/snap_chunk.pyx`, records:
+`_core/snap_records.pyx`.
 
 Files are written and read chunk by chunk: memory is a few chunks, whatever the size. Nothing here is bound to a thread,
 but a `PayloadCodec` is, so each writer or reader makes one of its own.
@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .._core.chunk import HEADER as CHUNK_HEADER
-from .._core.chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
+from .._core.snap_chunk import HEADER as CHUNK_HEADER
+from .._core.snap_chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
 from .._core.codec import PayloadCodec
-from .._core.snapfile import RecordReader, count_records, restore
+from .._core.snap_records import RecordReader, count_records, restore
 from ..errors import DamagedData, FormatError, NoSpace
 from ..failpoints import Failpoints
 from ..snapformat import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name

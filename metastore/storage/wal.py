@@ -1,5 +1,5 @@
-"""The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding: `_core/wal.pyx`;
-scanning and repair: `_core/walscan.pyx`.
+"""The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding: `_core/wal_records.pyx`;
+scanning and repair: `_core/wal_scan.pyx`.
 
 One thread owns a `Wal`. It appends, hands the group built meanwhile to the disk thread whenever that is idle, and
 learns from the eventfd when a group is durable:
@@ -29,11 +29,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from .._core.entry import Entry, HardState, decode_entries
-from .._core.raftpb import LogCompacted, LogUnavailable
-from .._core.wal import MAX_SEGMENT, Group, Writer
-from .._core.walread import Stretch
-from .._core.walscan import Recovered, create, recover, reopen
-from .._core.walthread import POINT_NAMES, DiskThread
+from .._core.raft_types import LogCompacted, LogUnavailable
+from .._core.wal_records import MAX_SEGMENT, Group, Writer
+from .._core.wal_read import Stretch
+from .._core.wal_scan import Recovered, create, recover, reopen
+from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
 from .awake import Awake

@@ -13,7 +13,7 @@ from support.talk import BIDI_PATH, CALM, PROTOCOL_ERROR, TABLE, Talk, finished
 from metastore import errors
 from metastore._core.grpc import Limits
 from metastore._core.h2 import Session
-from metastore._core.h2request import expire, unpack
+from metastore._core.h2_request import expire, unpack
 
 STREAM_CLOSED = 5
 GZIP = (b"grpc-encoding", b"gzip")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from metastore import errors
-from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
+from metastore._core.raft_types import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
 from metastore.membership import ADD, ADD_LEARNER, PROMOTE, PUBLISH, REMOVE, UPDATE, Change
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from metastore._core import mvcc
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
-from metastore._core.hashkv import Hasher
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.op import MEMBER, decode_op
-from metastore._core.raftpb import MsgAppResp, MsgVote, MsgVoteResp
+from metastore._core.raft_types import MsgAppResp, MsgVote, MsgVoteResp
 from metastore.membership import Roster
 
 from . import wire

@@ -15,8 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from metastore._core.wal import Group, Writer, encode_header, make_generation
-from metastore._core.walscan import Recovered, create, recover, reopen
+from metastore._core.wal_records import Group, Writer, encode_header, make_generation
+from metastore._core.wal_scan import Recovered, create, recover, reopen
 from metastore.errors import DamagedData
 from metastore.storage.wal import Lag, Wal
 
@@ -175,7 +175,7 @@ class Speed:
 
 
 class DiskThread:
-    """Stands in for `_core.walthread.DiskThread`: one group at a time, on virtual time."""
+    """Stands in for `_core.wal_thread.DiskThread`: one group at a time, on virtual time."""
 
     def __init__(self, clock: Clock, speed: Speed, woken: Callable[[], None]) -> None:
         self.synced_group = 0

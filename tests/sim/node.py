@@ -18,14 +18,14 @@ from typing import Any
 
 from metastore import errors
 from metastore._core import mvcc
-from metastore._core.apply import Applier
+from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
-from metastore._core.kvserve import KVServer
+from metastore._core.kv_server import KVServer
 from metastore._core.raft import RawNode
-from metastore._core.raftpb import ConfState, Message, MsgApp, RaftConfig
+from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
 from metastore.driver import Driver
 from metastore.members import Members

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING
 
-from metastore._core.raftpb import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
+from metastore._core.raft_types import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
 from metastore.errors import NoLeader, NotLeader
 from metastore.membership import ADD_LEARNER, REMOVE, Change
 

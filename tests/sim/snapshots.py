@@ -7,10 +7,10 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from metastore._core.chunk import ChunkJoiner, image_size, make_chunk
+from metastore._core.snap_chunk import ChunkJoiner, image_size, make_chunk
 from metastore._core.engine import Engine, MemoryEngine
-from metastore._core.raftpb import Message, Snapshot
-from metastore._core.snapfile import RecordReader, Walker, restore
+from metastore._core.raft_types import Message, Snapshot
+from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.errors import DamagedData, FormatError
 from metastore.failpoints import Failpoints
 from metastore.snapformat import TRAILER_SIZE, Header, Trailer, header_size, parse_name

@@ -12,9 +12,9 @@ import contextlib
 import zlib
 from typing import TYPE_CHECKING
 
-from metastore._core.chunk import HEADER as CHUNK_HEADER
-from metastore._core.chunk import check_chunk, image_size
-from metastore._core.raftpb import Message
+from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
+from metastore._core.snap_chunk import check_chunk, image_size
+from metastore._core.raft_types import Message
 from metastore.errors import FormatError
 from metastore.snapformat import TRAILER_SIZE, Header, header_size, parse_name
 from metastore.snaptransfer import MAX_AGAIN, WINDOW

@@ -9,7 +9,7 @@ from typing import Any
 
 from metastore import errors
 from metastore._core.grpc import Limits, MethodTable
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 from metastore.conn import ConnLimits, Listener
 from metastore.loop import Loop
 

@@ -21,8 +21,8 @@ from metastore import snaptransfer
 from metastore._core.batch import frame
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.op import encode_op
-from metastore._core.peerwire import HEADER, MAX_FRAME, REFUSALS, Outbox
-from metastore._core.raftpb import ConfState, Message, MessageType, Snapshot
+from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
+from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore.peerstream import PING, PONG, ROSTER_RECORD
 
 T = MessageType

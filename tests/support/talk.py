@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
-from metastore._core.h2request import Request
+from metastore._core.h2_request import Request
 
 from . import http2 as h
 

@@ -1,0 +1,69 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from metastore._core.batch cimport BatchProposer
+from metastore._core.mvcc cimport Store
+from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport Work
+from metastore._core.work_queue cimport Starter, Waiting, WorkQueue
+
+cdef enum:
+    METHOD_RANGE = 0
+    METHOD_PUT = 1
+    METHOD_DELETE_RANGE = 2
+    METHOD_TXN = 3
+    METHOD_COMPACT = 4
+    METHOD_KV_LAST = 4
+    METHOD_CONFIRM = 5     # no call: whoever only wants a ReadIndex round
+
+
+cdef class KVServer(Starter):
+    cdef readonly Store store
+    cdef readonly BatchProposer proposer
+    cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
+    cdef readonly list reads              # (waiter, kind, body) for the next ReadIndex round
+    cdef readonly uint64_t reads_begun    # linearizable reads admitted since the start
+    cdef readonly size_t reads_waiting    # those of them that are not answered yet, the ones in `reads` included
+    cdef readonly uint64_t next_id
+    cdef readonly size_t max_request_bytes, max_txn_ops, max_reads
+    cdef readonly uint64_t[5] calls       # admitted or refused, by method
+    cdef readonly uint64_t refused
+    cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
+    cdef public bint short                # whether memory is short: nothing is written then that takes more of it
+    cdef public int barred                # kinds of the alarms for which this member, when it leads, refuses; bits
+    cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
+    cdef public int cluster_level         # operation level of all members: nothing above it is admitted
+    cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
+    cdef readonly uint64_t over_quota     # puts refused because there was no room, or for the alarm
+    cdef public bint careful              # whether there is no memory to delete everything at once
+    cdef readonly uint64_t over_memory    # writes refused because memory was short
+    cdef object refusal                   # error every call gets, or None
+    cdef int64_t log_room                 # bytes that puts may take in the log; less is left for them than for others
+    cdef int64_t log_left                 # bytes that any operation may take in the log
+    cdef object log_refusal               # class of the error that whoever finds too little gets
+    cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
+    cdef readonly WorkQueue queue         # what one turn is too short for
+    cdef public int64_t turn_budget       # units that new requests may cost in a turn, and as many for late ones
+    cdef int64_t left                     # what new requests of this turn may still cost
+    cdef int64_t left_bytes               # of replies about single keys that may still be made in this turn
+    cdef int64_t pace                     # of the engine, see there
+    cdef bint admitted                    # a call was admitted while late ones were served
+    cdef list held                        # compactions that wait for the space to be given back
+
+    cpdef list handle(self, list requests, double now)
+    cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
+    cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
+    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
+    cdef bint must_wait(self, Waiter waiter, int method, bytes body)
+    cdef int answer(self, int method, bytes body, Waiter waiter) except -1
+    cdef int answer_all(self, list reads) except -1
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=*) except -1
+    cdef Work work_of(self, int method, bytes body)
+    cdef object answer_now(self, int method, bytes body, Waiter waiter)
+    cpdef serve_reads(self, list reads)
+    cpdef fail_reads(self, list reads, error)
+    cpdef list take_reads(self)

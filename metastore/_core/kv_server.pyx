@@ -1,0 +1,523 @@
+"""The KV service between the protocol and the log: admission, request ids, reads.
+
+Everything that can be refused without the state is refused here, before the operation enters any queue, by the same
+decoder that applies it later. Pure: what comes in are requests with a waiter each, what goes out are operations in the
+BatchProposer and answers to waiters.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+from libc.string cimport memchr
+
+from metastore import errors
+from metastore._core.mvcc_apply cimport check_alarms
+from metastore._core.batch cimport BatchProposer
+from metastore._core.grpc cimport Limits
+from metastore._core.h2_request cimport Request
+from metastore._core.kv_messages cimport (
+    KV_OK, CompactReq, DeleteReq, RangeReq, check_fields, decode_compact, decode_delete, decode_range, kv_raise,
+    range_is_serializable, verify_compact,
+    verify_delete, verify_put, verify_range,
+)
+from metastore._core.mvcc_range cimport RangeWork, start_range
+from metastore._core.mvcc cimport Store
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEVEL, OP_PUT, OP_TXN
+from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
+                                  verify_txn)
+from metastore._core.mvcc_txn_work cimport start_readonly
+from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport COST_BYTES, COST_OP, Work
+from metastore._core.work_queue cimport QUANTUM, Starter, Waiting, WorkQueue
+
+cdef int64_t NO_LIMIT = 0x3FFFFFFFFFFFFFFF
+cdef int64_t PUT_COST = 256          # bytes that a put is taken to need beside its own (etcd's figure)
+cdef enum:
+    # What requests may cost in one turn of the loop: as much for new ones as for those of earlier turns. In memory 100 ns
+    # for each of these units, so 3 ms.
+    TURN_BUDGET = 32768
+    TURN_BYTES = 8 << 20     # bytes of replies about single keys that are made in one turn
+    FEW_BYTES = 1024
+    MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none has more than 13 that we know
+    METHOD_UNCHECKED = 6     # no call: a transaction that is still to be admitted
+
+METHODS = {
+    "Range": METHOD_RANGE,
+    "Put": METHOD_PUT,
+    "DeleteRange": METHOD_DELETE_RANGE,
+    "Txn": METHOD_TXN,
+    "Compaction": METHOD_COMPACT,
+}
+
+
+cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
+    """Whether an operation may delete more than single keys."""
+    cdef DeleteReq req
+    if kind == OP_TXN:
+        # A tag that a range deletion in it begins with; where it means something else, a closer look finds out.
+        return memchr(body, 0x1A, size) != NULL
+    kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
+    return req.end.n != 0
+
+
+cdef bint range_is_long(bytes body) except -1:
+    """Whether an encoded RangeRequest is about more than one key."""
+    cdef RangeReq req
+    return decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req) == KV_OK and req.end.n > 0
+
+
+cdef class HeldCompaction(Waiter):
+    """The waiter of a physical compaction: its reply stays here until the sweep has given the space back."""
+    cdef Waiter inner
+    cdef KVServer server
+    cdef object reply
+
+    def __cinit__(self, Waiter inner, KVServer server):
+        self.inner = inner
+        self.server = server
+
+    cpdef complete(self, object reply):
+        self.reply = reply
+        self.server.held.append(self)
+        self.server.swept()
+
+    cpdef fail(self, object error):
+        self.inner.fail(error)
+
+
+cdef class KVServer(Starter):
+    """Admits KV calls.
+
+    `waiters` is shared with the Applier, which takes out whom it answers. `first_id` begins the request ids, which must
+    be unique over restarts. `limits` offers max_request_bytes, max_txn_ops and max_inflight_requests.
+    """
+
+    def __init__(self, Store store, BatchProposer proposer, dict waiters, uint64_t first_id, limits):
+        self.store = store
+        self.proposer = proposer
+        self.waiters = waiters
+        self.cluster_level = OP_LEVEL
+        self.reads = []
+        self.held = []
+        self.deferred = {}
+        self.queue = WorkQueue()
+        self.turn_budget = self.left = TURN_BUDGET
+        self.left_bytes = TURN_BYTES
+        self.pace = store.engine.pace()
+        self.next_id = first_id
+        self.room = NO_LIMIT
+        self.log_room = self.log_left = NO_LIMIT
+        self.max_request_bytes = limits.max_request_bytes
+        self.max_txn_ops = limits.max_txn_ops
+        self.max_reads = limits.max_inflight_requests
+
+    cpdef list handle(self, list requests, double now):
+        """Admit the KV calls among `requests` (HTTP/2) and give back the others, in their order."""
+        cdef Request request
+        cdef list others = []
+        for request in requests:
+            if request.expired(now):
+                request.fail(errors.DeadlineExceeded())
+            elif 0 <= request.method <= METHOD_KV_LAST:
+                self.enter(request.method, request.body, request, now)
+            else:
+                others.append(request)
+        return others
+
+    def forget(self, list requests):
+        """These were answered because their clients' patience ended: what of them is queued is not logged."""
+        self.proposer.drop([(<Request>request).ident for request in requests if (<Request>request).ident], self.waiters)
+
+    def call(self, str method, bytes body, Waiter waiter, double now):
+        """Admit one call of this process; `method` is a name out of METHODS."""
+        self.enter(METHODS[method], body, waiter, now)
+
+    cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1:
+        self.calls[method] += 1
+        return self.attempt(method, body, waiter, now)
+
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1:
+        """Admit a call, or answer it with the reason why not."""
+        try:
+            self.admit(method, body, waiter, now)
+        except errors.NoSpace as error:
+            self.refused += 1
+            if self.quota is None or not self.quota.hold(waiter, error):
+                waiter.fail(error)
+        except errors.ApiError as error:
+            self.refused += 1
+            waiter.fail(error)
+        except BaseException:
+            waiter.fail(errors.Stopped())
+            raise
+        return 0
+
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1:
+        """Check the call and queue it. Raises the ApiError it is refused with."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        cdef CompactReq compact
+        cdef int code
+        if self.refusal is not None:
+            raise self.refusal
+        if method == METHOD_TXN:
+            return self.admit_txn(body, waiter, now)
+        if size > FEW_BYTES and check_fields(data, size, MOST_FIELDS) != KV_OK:
+            raise errors.MalformedRequest(f"{errors.MalformedRequest.default}: over {MOST_FIELDS} fields in one message")
+        if method == METHOD_PUT:
+            code = verify_put(data, size)
+            if code != KV_OK:
+                kv_raise(code, "PutRequest")
+            return self.write(OP_PUT, body, waiter, now)
+        if method == METHOD_RANGE:
+            code = verify_range(data, size)
+            if code != KV_OK:
+                kv_raise(code, "RangeRequest")
+            return self.read(method, body, waiter, range_is_serializable(body))
+        if method == METHOD_DELETE_RANGE:
+            code = verify_delete(data, size)
+            if code != KV_OK:
+                kv_raise(code, "DeleteRangeRequest")
+            return self.write(OP_DELETE_RANGE, body, waiter, now)
+        code = verify_compact(data, size)
+        if code == KV_OK:
+            code = decode_compact(data, size, &compact)
+        if code != KV_OK:
+            kv_raise(code, "CompactionRequest")
+        if compact.physical and <size_t>len(self.held) >= self.max_reads:
+            raise errors.TooManyRequests()
+        return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
+
+    cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1:
+        """Check and queue a transaction; in a later turn when those of this one have taken their time."""
+        cdef TxnNode node
+        if self.left <= 0:
+            return self.later(METHOD_UNCHECKED, body, waiter, None, now)
+        node = verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_txn_ops)
+        self.left -= <int64_t>(COST_OP * node.counted)
+        if node_is_readonly(node):
+            return self.read(METHOD_TXN, body, waiter, node_is_serializable(node))
+        return self.write(OP_TXN, body, waiter, now)
+
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=0) except -1:
+        """Have a request go on, or begin, in later turns. Raises TooManyRequests."""
+        cdef Waiting one = Waiting.__new__(Waiting)
+        if self.queue.count >= self.max_reads:
+            raise errors.TooManyRequests()
+        one.waiter, one.method, one.body, one.work, one.now = waiter, method, body, work, now
+        if work is not None:
+            work.freeze()
+        return self.queue.push(one)
+
+    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1:
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        if size > self.max_request_bytes:
+            raise errors.RequestTooLarge()
+        if self.log_left < NO_LIMIT:
+            self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
+        if kind == OP_PUT or kind == OP_TXN:
+            self.room -= <int64_t>size + PUT_COST
+        if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
+            self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
+        self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
+        self.waiters[self.next_id] = waiter
+        if isinstance(waiter, Request):
+            (<Request>waiter).ident = self.next_id
+        self.next_id += 1
+        return 0
+
+    cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
+        """Take the operation off what may still go into the log. Raises the error that `limit_log` was given."""
+        cdef int64_t cost = <int64_t>(size + size // 8) + PUT_COST
+        if self.log_left < cost or (
+                self.log_room < cost and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size)))):
+            raise self.log_refusal()
+        self.log_room -= cost
+        self.log_left -= cost
+        return 0
+
+    cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
+        """Whether alarms, the quota or want of memory forbid the operation. Raises Corrupt, NoSpace, TooManyRequests."""
+        try:
+            check_alarms(self.barred, kind, body, size)
+        except errors.NoSpace:
+            # A member that grows over its quota raises the alarm by itself: then no put meets the quota first.
+            self.over_quota += 1
+            raise
+        if self.short and kind != OP_COMPACT:
+            self.over_memory += 1
+            raise errors.TooManyRequests()
+        if self.careful and (kind == OP_TXN or kind == OP_DELETE_RANGE) and deletes_ranges(kind, body, size):
+            self.quota.check_delete(kind, <bytes>body[:size])
+        if self.room >= 0 or not (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size))):
+            return 0
+        self.room = NO_LIMIT if self.quota is None else <int64_t>self.quota.room() - <int64_t>size - PUT_COST
+        if self.room < 0:
+            self.over_quota += 1
+            raise self.quota.exceeded()
+        return 0
+
+    def count_some(self, bytes body not None, size_t most) -> int:
+        """How many keys the encoded RangeRequest meets; `most` + 1 where a walk over so many versions does not end."""
+        cdef RangeWork work = start_range(self.store, body)
+        cdef size_t total
+        if work is None:
+            return 1
+        work.collect(most + 1)
+        total = work.kvs.total if work.at is None else most + 1
+        while not work.discard(QUANTUM):
+            pass
+        return total
+
+    def check_forwarded(self, int kind, bytes body not None):
+        """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace,
+        TooManyRequests."""
+        if self.log_left < NO_LIMIT:
+            self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+        if kind == OP_PUT or kind == OP_TXN:
+            self.room -= PyBytes_GET_SIZE(body) + PUT_COST
+        if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
+            self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
+        # While this member takes part in nothing yet, what it has is nobody's state.
+        if serializable and not self.holding:
+            self.answer(method, body, waiter)
+            return 0
+        if self.reads_waiting >= self.max_reads:
+            raise errors.TooManyRequests()
+        self.reads.append((waiter, method, body))
+        self.reads_begun += 1
+        self.reads_waiting += 1
+        return 0
+
+    def confirm(self, Waiter waiter):
+        """Complete `waiter` (with nothing) when reads out of the applied state are linearizable, or fail it."""
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            self.read(METHOD_CONFIRM, b"", waiter, False)
+        except errors.ApiError as error:
+            waiter.fail(error)
+
+    cdef bint must_wait(self, Waiter waiter, int method, bytes body):
+        """Whether the client, or all of them together, have so many replies untaken that this one may not be made now.
+
+        The session delivers no new requests to us by then, but those of one read from the socket are all here already:
+        500 ranges of 1 MiB each arrive in 15 KB. The last quarter of the room is for single keys: whoever asks for much
+        and takes nothing does not keep them waiting.
+        """
+        cdef Request request
+        cdef Limits limits
+        if not isinstance(waiter, Request):
+            return False
+        request = <Request>waiter
+        if request.closed:
+            return False
+        limits = request.session.limits
+        if request.session.pending_output >= limits.max_output or limits.total_output >= limits.max_total_output:
+            return True
+        return (limits.total_output >= limits.max_total_output // 4 * 3
+                and (method == METHOD_TXN or (method == METHOD_RANGE and range_is_long(body))))
+
+    def serve_deferred(self):
+        """Answer reads that waited for their clients to take earlier replies; to be called once a turn."""
+        cdef list later
+        cdef size_t i, done
+        for session in list(self.deferred):
+            later = self.deferred[session]
+            done = 0
+            for waiter, method, body in later:
+                if self.must_wait(waiter, method, body):
+                    break
+                self.answer(method, body, waiter)
+                done += 1
+            del later[:done]
+            if not later:
+                del self.deferred[session]
+
+    cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
+        """Answer a read out of the applied state; a later state than the one it asked for is as good."""
+        if self.must_wait(waiter, method, body):
+            self.deferred.setdefault((<Request>waiter).session, []).append((waiter, method, body))
+            return 0
+        if isinstance(waiter, Request) and ((<Request>waiter).closed or (<Request>waiter).answered):
+            return 0
+        if method == METHOD_CONFIRM:
+            waiter.complete(b"")
+            return 0
+        try:
+            reply = self.answer_now(method, body, waiter)
+        except errors.ApiError as error:
+            waiter.fail(error)
+        else:
+            if reply is not None:
+                waiter.complete(reply)
+        return 0
+
+    cdef int answer_all(self, list reads) except -1:
+        """Answer reads one after the other; where one stops the node those behind it are told so."""
+        cdef size_t done = 0
+        try:
+            for waiter, method, body in reads:
+                done += 1
+                self.answer(method, body, waiter)
+        except BaseException:
+            for waiter, method, body in reads[done - 1:]:
+                waiter.fail(errors.Stopped())
+            raise
+        return 0
+
+    cdef Work work_of(self, int method, bytes body):
+        """What is to be done in pieces for a read; None for a range of a single key. Raises ApiError."""
+        cdef TxnNode node
+        if method == METHOD_RANGE:
+            return start_range(self.store, body)
+        node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
+        return start_readonly(self.store, node, body)
+
+    cdef object answer_now(self, int method, bytes body, Waiter waiter):
+        """The reply, or None: a later turn gives it. Raises ApiError."""
+        cdef Work work
+        cdef bytes reply
+        if method == METHOD_TXN:
+            if self.left <= 0:
+                self.later(method, body, waiter, None)
+                return None
+            self.left -= <int64_t>(COST_OP * count_txn_ops(body))
+        work = self.work_of(method, body)
+        if work is None:
+            if self.left_bytes <= 0:
+                self.later(method, body, waiter, None)
+                return None
+            reply = self.store.range_reply(body)
+            self.left_bytes -= PyBytes_GET_SIZE(reply)
+            return reply
+        if self.left <= 0:
+            self.later(method, body, waiter, None)
+            return None
+        done = work.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
+        self.left -= <int64_t>work.cost * self.pace
+        if done:
+            return work.reply
+        # Of one client only one is begun: its replies are as many as it takes.
+        self.later(method, body, waiter, work if self.queue.may_begin() and not self.queue.serves(waiter) else None)
+        return None
+
+    cdef bint put_off(self, Waiting one) except -1:
+        if one.method == METHOD_UNCHECKED or not self.must_wait(one.waiter, one.method, one.body):
+            return False
+        self.deferred.setdefault((<Request>one.waiter).session, []).append((one.waiter, one.method, one.body))
+        return True
+
+    cdef bint full(self, Waiting one) except -1:
+        cdef Limits limits
+        if not isinstance(one.waiter, Request):
+            return False
+        # Several may have been begun while there was room for one.
+        limits = (<Request>one.waiter).session.limits
+        return limits.total_output >= limits.max_total_output // 4 * 3
+
+    cdef int64_t start(self, Waiting one) except -1:
+        """Begin with a request that waited in the queue. Raises ApiError."""
+        cdef int64_t before, cost = COST_OP
+        if one.method == METHOD_UNCHECKED:
+            self.admitted = True
+            self.left = before = TURN_BUDGET
+            self.attempt(METHOD_TXN, one.body, one.waiter, one.now)
+            return cost + before - self.left
+        if one.method == METHOD_TXN:
+            cost += COST_OP * <int64_t>count_txn_ops(one.body)
+        one.work = self.work_of(one.method, one.body)
+        if one.work is None:
+            reply = self.store.range_reply(one.body)
+            cost += PyBytes_GET_SIZE(reply) // COST_BYTES
+            one.waiter.complete(reply)
+        return cost
+
+    def expire(self, double before) -> None:
+        """Fail the transactions that came before this moment (seconds) and wait for the turn in which they are checked.
+        Ranges wait for as long as their clients do, in turn with all others."""
+        if self.queue.count:
+            for waiter in self.queue.overdue(METHOD_UNCHECKED, before):
+                waiter.fail(errors.Timeout())
+
+    def serve_late(self) -> bool:
+        """Go on with what was too long for earlier turns; to be called at the end of every turn. Whether there is more to
+        do."""
+        self.admitted = False
+        if self.queue.busy():
+            self.queue.serve(self, self.turn_budget, self.pace)
+        self.left = self.turn_budget
+        self.left_bytes = TURN_BYTES
+        # Stalled, it goes on with the turn in which somebody takes replies, or is dropped for taking none.
+        return self.admitted or (self.queue.busy() and not self.queue.stalled)
+
+    @property
+    def late(self):
+        """How many requests wait for later turns."""
+        return self.queue.count
+
+    def abandon_late(self, error) -> None:
+        """Answer with `error` who waits for later turns: the node stops."""
+        self.queue.abandon(error)
+
+    cpdef serve_reads(self, list reads):
+        """Answer reads whose index has been applied."""
+        self.reads_waiting -= <size_t>len(reads)
+        self.answer_all(reads)
+
+    cpdef fail_reads(self, list reads, error):
+        """Answer reads that were not served with an error of this class."""
+        self.reads_waiting -= <size_t>len(reads)
+        for waiter, _, _ in reads:
+            waiter.fail(error())
+
+    cpdef list take_reads(self):
+        """The reads gathered since the last call. Each is to be given to `serve_reads` or `fail_reads`: until then it
+        counts against the limit."""
+        reads, self.reads = self.reads, []
+        return reads
+
+    def swept(self):
+        """Answer the physical compactions, if nothing is left to sweep."""
+        cdef HeldCompaction one
+        if self.sweep_pending:
+            return
+        held, self.held = self.held, []
+        for one in held:
+            one.inner.complete(one.reply)
+
+    @property
+    def closed_to_writes(self):
+        """The error that writes get now, or None."""
+        if self.refusal is None and self.log_left < PUT_COST:
+            return self.log_refusal()
+        return self.refusal
+
+    def expect(self, Waiter waiter):
+        """Give an operation that is not a KV call its request id, and note who waits for it."""
+        ident = self.next_id
+        self.next_id += 1
+        self.waiters[ident] = waiter
+        return ident
+
+    @property
+    def sweep_pending(self):
+        """Whether compacted records are still to be given back by `Store.sweep`."""
+        return self.store.swept < self.store.compacted
+
+    def refuse(self, error):
+        """From now on every call gets `error`; None ends that."""
+        self.refusal = error
+
+    def limit_log(self, room, left, refusal=errors.NoSpace):
+        """Puts may take `room` bytes in the log, and all operations together `left` bytes, until the next call; whoever
+        finds too little gets an error of the class `refusal`. None: no limit."""
+        self.log_room = NO_LIMIT if room is None else <int64_t>room
+        self.log_left = NO_LIMIT if left is None else <int64_t>left
+        self.log_refusal = refusal
+
+    @property
+    def call_counts(self):
+        """Calls by method name since the start."""
+        return {name: self.calls[number] for name, number in METHODS.items()}

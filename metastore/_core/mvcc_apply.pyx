@@ -1,0 +1,317 @@
+"""The only place that turns a committed entry into a change and a result.
+
+An entry may be applied in pieces (contract: work.pyx), so that a deletion of a million keys does not hold the loop. What
+it does is the same wherever the pieces end. While it is under way readers see the state before the operation under way,
+`applied_index` is the one of the entry before, and the engine's log position stays before it: it moves in the engine write
+that ends the entry, which is what makes an entry whole or not there after a crash (unfinished.pyx).
+
+Deterministic: what an entry does depends on its bytes and on the state alone. An operation that was accepted
+into the log cannot stop the node: whatever is wrong with it is ApiError or FormatError, which become its own error,
+with no change made. All else passes to the caller and stops the node, for it is trouble of this node that the others
+do not have: no memory, a failing engine, a payload whose codec is not installed here (skipping it would lose
+acknowledged writes).
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore import errors
+from metastore._core.batch cimport FrameReader
+from metastore._core.codec cimport PayloadCodec
+from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
+from metastore._core.mvcc cimport Store
+from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
+                                 op_read)
+from metastore._core.kv_messages cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_delete, kv_raise
+from metastore._core.mvcc_range cimport DeleteWork
+from metastore._core.mvcc_txn cimport txn_puts
+from metastore._core.mvcc_txn_work cimport start_txn
+from metastore._core.mvcc_unfinished cimport purge, spill
+from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport COST_BYTES, Work
+
+from metastore.alarms import Alarms
+
+# What an operation can be refused with. All else is a failure of this node: the others carry the operation out.
+cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
+
+
+cdef enum:
+    COST_OPERATION = 10      # units of a put, with its way into the engine
+    SPILL_AT = 2048          # records: a millisecond in memory, four in RocksDB
+    PURGE_AT_ONCE = 512      # changes
+    ALARM_NOSPACE = 1
+    ALARM_CORRUPT = 2
+
+
+cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1:
+    if kind > OP_COMPACT:
+        return 0
+    if kinds & ALARM_CORRUPT:
+        raise errors.Corrupt()
+    if kinds & ALARM_NOSPACE and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, n))):
+        raise errors.NoSpace()
+    return 0
+
+
+cdef class Applier:
+    """Applies committed entries to a store and keeps the results until the write is done.
+
+    `waiters` maps request ids to those who wait; ids met are popped. Per Ready: apply_images() up to the end of the
+    images, commit(), release().
+    """
+
+    def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None):
+        self.store = store
+        self.codec = codec
+        self.waiters = waiters
+        self.alarms = Alarms(store)
+        self.barred = self.alarms.kinds
+        self.frames = FrameReader()
+        self.spill_at = SPILL_AT
+        self.pace = store.engine.pace()
+        self.who = []
+        self.what = []
+        self.applied_index, self.applied_term = store.engine.applied()
+
+    cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0, size_t budget=0) except -1:
+        """Apply concatenated entry images (any buffer) from offset `at` on; gives the offset where it stopped.
+
+        It stops in front of an entry that changes the membership: the caller carries that out, says `passed`, and goes on
+        behind it, so that everything takes effect in the order of the log. It also stops behind an entry that has set
+        `pause`. With a `budget` (units: work.pxd; 0: none) it sets `halted` and stops when that is used up, in front of an
+        entry or `inside` of one; the next call is to be made with the same images and the offset returned, after
+        `relieve`. Entries up to `applied_index` are passed over. Raises FormatError (an image or a payload that cannot be
+        read), MemoryError, engine errors.
+        """
+        cdef const uint8_t[::1] data = images
+        cdef const uint8_t* p
+        cdef Py_ssize_t size = data.shape[0]
+        cdef EntryView view
+        cdef int answer
+        self.cost = 0
+        self.halted = False
+        self.budget = budget if budget else <size_t>-1
+        if size == 0:
+            return 0
+        p = &data[0]
+        if not self.inside:
+            self.pause = False
+            self.images = images
+        while at < size and not self.pause:
+            answer = entry_read(p + at, size - at, &view, False)
+            if answer != ENTRY_OK:
+                entry_raise(answer, at)
+            if view.index > self.applied_index:
+                if view.type != ENTRY_NORMAL:
+                    break
+                if self.cost >= self.budget or not self.clean() or (view.n and not self.apply_payload(&view)):
+                    self.halted = True
+                    break
+                self.applied_index = view.index
+                self.applied_term = view.term
+            at += view.size
+        if not self.inside:
+            self.images = None
+        return at
+
+    cdef bint clean(self) except -1:
+        """Whether the engine holds nothing of an entry that is to be applied again; without a budget, make it so."""
+        while self.store.stale and self.budget == <size_t>-1:
+            purge(self.store, PURGE_AT_ONCE)
+        return not self.store.stale
+
+    cpdef relieve(self):
+        """To be called when `apply_images` has halted: hand to the engine what an unfinished entry has changed, if that is
+        much. Raises EngineBusy (to be called again) and what the engine raises."""
+        if self.store.stale:
+            purge(self.store, max(1, PURGE_AT_ONCE // self.pace))
+        elif self.inside and self.store.overlay.count >= self.spill_at:
+            spill(self.store)
+
+    @property
+    def halfway(self):
+        """Whether the entry in front, or what a crash has left of it, must come to its end before a `commit`."""
+        return self.inside or self.store.stale
+
+    @property
+    def lengthy(self):
+        """Whether an operation is under way that takes several pieces by itself."""
+        return self.work is not None
+
+    @property
+    def whole(self):
+        """Whether neither the engine nor the overlay holds a part of an entry."""
+        return not self.inside and self.store.whole()
+
+    cpdef passed(self, uint64_t index, uint64_t term):
+        """The caller has carried out entry `index`, in front of which `apply_images` stopped."""
+        self.applied_index = index
+        self.applied_term = term
+
+    cpdef answer(self, uint64_t request_id, object result):
+        """Keep the reply (bytes) or the error of an operation that the caller has carried out until `release`."""
+        cdef object waiter = self.waiters.pop(request_id, None)
+        if waiter is not None:
+            self.who.append(waiter)
+            self.what.append(result)
+
+    cdef bint apply_payload(self, const EntryView* view) except -1:
+        """Go on with an entry; whether it is at its end."""
+        cdef const uint8_t* p
+        cdef const uint8_t* op
+        cdef size_t n
+        if not self.inside:
+            self.owner = self.codec.decode_view(view.data, view.n, &p, &n)
+            self.nbytes += n
+            self.frames.reset(p, n)
+            self.inside = True
+        try:
+            while True:
+                if self.work is not None and not self.go_on():
+                    return False
+                if not self.frames._more:
+                    break
+                if self.cost >= self.budget or (self.store.stale and not self.clean()):
+                    return False
+                if not self.frames.next(&op, &n):
+                    break
+                self.apply_operation(op, n)
+        except errors.FormatError:
+            # The framing itself is broken: what came before the break is applied, on every node alike.
+            self.undecodable += 1
+            self.frames._more = False
+        if self.store.stale and not self.clean():
+            # The last operation failed when the engine had a part of it already: the entry ends when that is gone.
+            return False
+        self.inside = False
+        self.owner = None
+        return True
+
+    cdef int apply_operation(self, const uint8_t* p, size_t n) except -1:
+        """Run one operation, or begin with it; its result or error goes to its waiter, if there is one."""
+        cdef OpView op
+        cdef object waiter = None
+        cdef object result
+        cdef int answer = op_read(p, n, &op)
+        self.operations += 1
+        self.cost += self.pace * COST_OPERATION + n // COST_BYTES
+        if answer == OP_OK and (op.kind == OP_TXN or op.kind == OP_DELETE_RANGE):
+            return self.begin(&op)
+        if self.waiters and n >= OP_HEADER:
+            waiter = self.waiters.pop(op.request_id, None)
+        try:
+            if answer != OP_OK:
+                self.undecodable += 1
+                op_raise(answer)
+            result = self.execute(&op, waiter is not None)
+        except OF_OPERATION as error:
+            result = error
+            self.reject(error)
+        except BaseException:
+            if waiter is not None:
+                # Whoever ends the node answers him: it was not his fault, and the others carry it out.
+                self.waiters[op.request_id] = waiter
+            raise
+        return self.keep(waiter, result)
+
+    cdef int keep(self, object waiter, object result) except -1:
+        """Note a result until `release`."""
+        if waiter is not None:
+            self.who.append(waiter)
+            self.what.append(result)
+        return 0
+
+    cdef int reject(self, error) except -1:
+        self.store.undo()
+        self.rejected += 1
+        return 0
+
+    cdef bytes execute(self, const OpView* op, bint want):
+        cdef bytes reply
+        if op.kind == OP_MEMBER:
+            return self.on_member(<bytes>op.body[:op.n])
+        if op.kind == OP_ALARM:
+            reply = self.alarms.apply(<bytes>op.body[:op.n])
+            self.barred = self.alarms.kinds
+            return reply
+        if self.barred:
+            check_alarms(self.barred, op.kind, op.body, op.n)
+        return self.store.execute_view(op.kind, op.body, op.n, want)
+
+    # ---- operations that may be about many keys; whoever waits for one stays in `waiters`, with the deadline there
+
+    cdef Work long_work(self, const OpView* op, bint want):
+        """What is to be done in pieces; None for the deletion of a single key."""
+        cdef DeleteReq delete
+        cdef DeleteWork made
+        if self.barred:
+            check_alarms(self.barred, op.kind, op.body, op.n)
+        if op.kind == OP_TXN:
+            return start_txn(self.store, op.body, op.n, want)
+        kv_raise(decode_delete(op.body, op.n, &delete), "DeleteRangeRequest")
+        kv_raise(KV_EMPTY_KEY if delete.key.n == 0 else KV_OK, "")
+        if delete.end.n == 0:
+            return None
+        made = DeleteWork.__new__(DeleteWork)
+        made.begin(self.store, &delete, want, True)
+        return made
+
+    cdef int begin(self, const OpView* op) except -1:
+        cdef bint want = op.request_id in self.waiters
+        try:
+            self.work = self.long_work(op, want)
+            if self.work is None:
+                result = self.store.execute_view(op.kind, op.body, op.n, want)
+        except OF_OPERATION as error:
+            self.reject(error)
+            return self.keep(self.waiters.pop(op.request_id, None), error)
+        if self.work is None:
+            return self.keep(self.waiters.pop(op.request_id, None), result)
+        self.work_id = op.request_id
+        return 0
+
+    cdef bint go_on(self) except -1:
+        """Go on with the operation under way; whether it is over."""
+        cdef bint over
+        cdef size_t left = self.budget - self.cost if self.budget > self.cost else 1
+        try:
+            over = self.work.step(max(<size_t>1, left // self.pace))
+            self.cost += self.work.cost * self.pace
+            if not over:
+                return False
+            self.store.finish()
+            result = self.work.reply
+        except OF_OPERATION as error:
+            result = error
+            self.reject(error)
+        self.work = None
+        return self.keep(self.waiters.pop(self.work_id, None), result) == 0
+
+    def reload(self) -> None:
+        """The engine's contents were replaced: go on from its log position."""
+        self.inside = self.halted = False
+        self.work = self.owner = self.images = None
+        self.applied_index, self.applied_term = self.store.engine.applied()
+        self.alarms.load()
+        self.barred = self.alarms.kinds
+
+    cpdef commit(self):
+        """Write what was applied, with its log position, to the engine; between two entries."""
+        assert not self.inside, "an entry is only half applied"
+        self.store.commit(self.applied_index, self.applied_term)
+
+    cpdef Py_ssize_t release(self):
+        """Answer the waiters met since the last release, in order; returns how many."""
+        cdef list who = self.who
+        cdef list what = self.what
+        cdef Py_ssize_t i, count = len(who)
+        cdef object result
+        self.who = []
+        self.what = []
+        for i in range(count):
+            result = what[i]
+            if type(result) is bytes:
+                (<Waiter>who[i]).complete(result)
+            else:
+                (<Waiter>who[i]).fail(result)
+        return count

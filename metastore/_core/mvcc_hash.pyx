@@ -1,0 +1,203 @@
+"""A sum over the logical records of a store at one revision, equal on every member that has the same ones.
+
+What counts for revision R after a compaction at C: every version of a key above C and not above R, and of those not
+above C the newest, unless it is a tombstone below C. This is what is left when the sweep (sweep.pyx) has come to its end;
+records that it has still to remove do not count. So the sum depends on R, C and the history alone, not on the engine
+and not on how far the sweep is.
+
+Index records are summed in the order of keys, then change records in the order of revisions: two walks in the engine's
+own order, and not a search for each key.
+"""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+
+from metastore import errors
+from metastore._core.crc cimport crc32
+from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read, index_room,
+                                       rev_read, rev_record_read, rev_write, same_prefix)
+from metastore._core.mvcc cimport read_meta
+from metastore._core.record cimport Record, rec_key, rec_ref, rec_release
+
+cdef enum:
+    COST_BYTES = 512         # bytes that count as one record more
+    COST_SEARCH = 4          # a search counts as that many records
+
+cdef uint32_t EMPTY = 1          # the sum over nothing: in an answer, 0 would look like a field that is not there
+cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
+
+#: Meta records that members may differ in, though their state is the same.
+OWN_META = (b"mapplied", b"mswept")
+
+
+cdef class Hasher:
+    """Sums up a view (Engine) slice by slice; the view must be this hasher's own, and is closed with it.
+
+    `revision`: up to which, 0 for the current one. `whole`: also the replicated meta records (members, alarms, ...).
+    Raises Compacted and FutureRevision as etcd 3.6 does: at the compact revision itself there is an answer.
+    """
+    cdef readonly int64_t revision        # R
+    cdef readonly int64_t current         # the view's
+    cdef readonly int64_t compact_revision  # C; -1: never compacted
+    cdef readonly uint32_t hash
+    cdef readonly bint done
+    cdef bint swept                       # whether the sweep up to C is at its end
+    cdef bint whole
+    cdef Engine view
+    cdef EngineCursor cursor
+    cdef uint8_t table                    # which is walked: 'k', 'r', 'm'
+    cdef Record* rec                      # borrowed: where the walk is
+    cdef Record* last                     # owned: an index record whose fate depends on the one after it
+    cdef IndexView last_view
+
+    def __init__(self, Engine view not None, int64_t revision=0, bint whole=False):
+        self.current = read_meta(view, b"mrevision", 1)
+        self.compact_revision = read_meta(view, b"mcompact", -1)
+        self.swept = read_meta(view, b"mswept", -1) >= self.compact_revision
+        self.revision = revision if revision else self.current
+        if revision > self.current:
+            raise errors.FutureRevision()
+        if 0 < revision < self.compact_revision:
+            raise errors.Compacted()
+        self.view = view
+        self.whole = whole
+        self.hash = EMPTY
+        self.begin(c'k')
+
+    def __dealloc__(self):
+        if self.last != NULL:
+            rec_release(self.last)
+
+    cdef int begin(self, uint8_t table) except -1:
+        self.table = table
+        self.cursor = self.view.cursor()
+        self.rec = self.cursor.seek(&table, 1)
+        return 0
+
+    cdef void add(self, Record* rec) noexcept:
+        cdef uint32_t sizes[2]
+        sizes[0] = rec.klen
+        sizes[1] = rec.vlen
+        self.hash = crc32(self.hash, <const uint8_t*>sizes, sizeof(sizes))
+        self.hash = crc32(self.hash, rec_key(rec), <size_t>rec.klen + rec.vlen)
+
+    cdef bint counts(self, const IndexView* view, bint newest) noexcept:
+        """Whether a version belongs to the state; `newest`: it is the newest of its key not above C, or is above C."""
+        if view.main > self.revision or not newest:
+            return False
+        return not (view.tombstone and view.main < self.compact_revision)
+
+    cdef size_t index_step(self) except 0:
+        """Take in one record of the keys; returns its cost."""
+        cdef Record* rec = self.rec
+        cdef IndexView view
+        cdef bint newest
+        cdef size_t cost = 1
+        if rec != NULL and rec_key(rec)[0] != c'k':
+            rec = NULL
+        if rec != NULL:
+            index_read(rec, &view)
+        if self.last != NULL:
+            newest = not (rec != NULL and view.main <= self.compact_revision
+                          and same_prefix(rec, rec_key(self.last), self.last.klen - REV_SIZE))
+            if self.counts(&self.last_view, newest):
+                self.add(self.last)
+            rec_release(self.last)
+            self.last = NULL
+        if rec == NULL:
+            self.begin(c'r')
+            return cost
+        rec_ref(rec)
+        self.last = rec
+        self.last_view = view
+        self.rec = self.cursor.next()
+        return cost
+
+    cdef size_t change_step(self) except 0:
+        """Take in one record of the revisions; returns its cost."""
+        cdef Record* rec = self.rec
+        cdef int64_t main = 0
+        cdef uint32_t sub = 0
+        cdef size_t cost = 1
+        if rec != NULL and (rec_key(rec)[0] != c'r' or rec.klen != REV_KEY_SIZE):
+            rec = NULL
+        if rec != NULL:
+            rev_read(rec_key(rec) + 1, &main, &sub)
+        if rec == NULL or main > self.revision:
+            self.rec = NULL
+            if self.whole:
+                self.begin(c'm')
+            else:
+                self.done = True
+            return cost
+        if main <= self.compact_revision and not self.swept:
+            cost += COST_SEARCH
+            if self.alive(rec, main, sub):
+                self.add(rec)
+        else:
+            self.add(rec)
+        cost += rec.vlen // COST_BYTES
+        self.rec = self.cursor.next()
+        return cost
+
+    cdef bint alive(self, Record* rec, int64_t main, uint32_t sub) except -1:
+        """Whether a change not above C is the newest of its key there, and not a tombstone below C."""
+        cdef RevView change
+        cdef IndexView view
+        cdef size_t n
+        cdef uint8_t* at
+        cdef Record* found = NULL
+        rev_record_read(rec, &change)
+        at = <uint8_t*>malloc(index_room(change.klen))
+        if at == NULL:
+            raise MemoryError
+        try:
+            n = index_prefix(at, change.key, change.klen)
+            rev_write(at + n, self.compact_revision, LAST_SUB)
+            found = self.view.find_le(at, n + REV_SIZE)
+            if found == NULL or not same_prefix(found, at, n):
+                return False
+            index_read(found, &view)
+            return view.main == main and view.sub == sub and self.counts(&view, True)
+        finally:
+            if found != NULL:
+                rec_release(found)
+            free(at)
+
+    cdef size_t meta_step(self) except 0:
+        cdef Record* rec = self.rec
+        cdef bytes key
+        if rec == NULL or rec_key(rec)[0] != c'm':
+            self.rec = NULL
+            self.done = True
+            return 1
+        key = (<char*>rec_key(rec))[:rec.klen]
+        if key not in OWN_META:
+            self.add(rec)
+        self.rec = self.cursor.next()
+        return 1
+
+    cpdef bint step(self, size_t budget) except -1:
+        """Go on for about `budget` records; True while there is more. Raises DamagedData and the engine's errors."""
+        cdef size_t spent = 0
+        while not self.done and spent < budget:
+            if self.table == c'k':
+                spent += self.index_step()
+            elif self.table == c'r':
+                spent += self.change_step()
+            else:
+                spent += self.meta_step()
+        return not self.done
+
+    def close(self) -> None:
+        """Give the view back. Idempotent."""
+        self.rec = NULL
+        self.done = True
+        self.cursor = None
+        if self.last != NULL:
+            rec_release(self.last)
+            self.last = NULL
+        if self.view is not None:
+            self.view.close()
+            self.view = None

@@ -1,0 +1,52 @@
+from libc.stdint cimport int64_t
+
+from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq
+from metastore._core.mvcc cimport KvList, Store
+from metastore._core.work cimport Sorter, Work
+
+
+cdef class RangeWork(Work):
+    """A Range over many keys."""
+    cdef object owner         # keeps the bytes that `req` points into
+    cdef RangeReq req
+    cdef Header header
+    cdef Store store          # the live one until `freeze`, then one over a view of the engine
+    cdef bint own_view
+    cdef int phase
+    cdef KvList kvs
+    cdef Sorter sorter
+    cdef size_t taken         # pairs encoded so far
+    cdef size_t emit          # pairs that are to be encoded, once all are collected
+    cdef bytes at             # engine key that the next piece begins with
+    cdef int64_t rev
+    cdef int want
+    cdef bint encoding        # pairs are encoded piece by piece: the order of the keys is the order of the reply
+    cdef bint filtered
+    cdef bint limited         # not even kept are pairs above the limit
+    cdef bint more
+
+    cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
+    cdef int collect(self, size_t budget) except -1
+    cdef int after_collect(self) except -1
+    cdef int encode(self, size_t n) except -1
+    cdef Kv* nth(self, size_t i) noexcept
+    cdef int emit_some(self, size_t budget) except -1
+    cdef int finish(self) except -1
+    cdef void weigh(self) noexcept
+
+
+cdef class DeleteWork(Work):
+    """A DeleteRange over many keys, in the store under way."""
+    cdef DeleteReq req
+    cdef Store store
+    cdef KvList kvs
+    cdef bytes at
+    cdef int64_t deleted
+    cdef bint wanted
+    cdef bint alone           # no operation of a transaction: its reply has a whole header
+
+    cdef int begin(self, Store store, const DeleteReq* req, bint want, bint alone) except -1
+    cdef int finish(self) except -1
+
+
+cdef RangeWork start_range(Store store, bytes body)

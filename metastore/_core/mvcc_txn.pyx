@@ -1,0 +1,440 @@
+"""Transactions: counting, decoding and the checks at admission (running them: txnwork.pyx).
+
+What a request may hold is counted on its bytes before the first object is made of it: the nesting is bounded, so that
+no request can exhaust the stack, and so are its compares, operations and fields over all levels and branches together.
+These bounds hold at admission alone. What is in the log was admitted, perhaps by an older version: applied it is as it
+was then, so there only the nesting has a bound, the one that always was there.
+"""
+
+from bisect import bisect_right
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from metastore._core.mvcc_keys cimport IndexView
+from metastore._core.kv_messages cimport (KV_COMPACTED, KV_DUPLICATE_KEY, KV_EMPTY_KEY, KV_FUTURE, KV_KEY_NOT_FOUND,
+                                   KV_LEASE_NOT_FOUND, KV_MALFORMED, KV_OK, KV_TOO_MANY_OPS, WIRE_BYTES, WIRE_VARINT,
+                                   DeleteReq, Field, Header, Kv, PutReq, RangeReq, Slice, Wire, check_put_req,
+                                   check_range_req, decode_delete, decode_put, decode_range, encode_txn_reply,
+                                   kv_raise, wire_next)
+from metastore._core.mvcc cimport (WANT_ALL, WANT_KEYS, KvList, Store, kvs_clear, kvs_init)
+from metastore._core.record cimport key_cmp
+
+cdef enum:
+    TOTAL_OPS = 8            # compares and operations of all levels and branches, in units of max_ops
+    OP_FIELDS = 32           # protobuf fields for each of them; none has more than 13 that we know
+    OVERLAP_STEPS = 50000    # keys looked at in search of overlaps: some 15 ms
+
+
+# --- counting -------------------------------------------------------------------------------------------
+
+cdef int count_fields(const uint8_t* body, size_t n, Count* left) noexcept nogil:
+    """The fields of a message without messages in it."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0:
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+
+
+cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
+    """A RequestOp: one operation, and one more for each further request in it, of which the last one counts."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more, code
+    cdef bint first = True
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0 or (not first and left.ops == 0):
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+        if not first:
+            left.ops -= 1
+        first = False
+        if field.type != WIRE_BYTES or field.number > 4:
+            continue
+        if field.number == 4:
+            code = count_txn(field.bytes.p, field.bytes.n, depth + 1, left)
+        else:
+            code = count_fields(field.bytes.p, field.bytes.n, left)
+        if code != KV_OK:
+            return code
+
+
+cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
+    """Take what a TxnRequest holds off `left`: KV_OK, KV_MALFORMED, or KV_TOO_MANY_OPS when that is not enough."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more, code
+    if depth > TXN_MAX_DEPTH:
+        return KV_TOO_MANY_OPS
+    wire.p = body
+    wire.end = body + n
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        if left.fields == 0:
+            return KV_TOO_MANY_OPS
+        left.fields -= 1
+        if field.type != WIRE_BYTES or field.number > 3:
+            continue
+        if left.ops == 0:
+            return KV_TOO_MANY_OPS
+        left.ops -= 1
+        if field.number == 1:
+            code = count_fields(field.bytes.p, field.bytes.n, left)
+        else:
+            code = count_op(field.bytes.p, field.bytes.n, depth, left)
+        if code != KV_OK:
+            return code
+
+
+# --- decoding --------------------------------------------------------------------------------------------
+
+cdef int decode_compare(const uint8_t* body, size_t n, CompareReq* out) noexcept nogil:
+    """Compare; KV_OK or KV_MALFORMED. Of the values to compare with the last one given counts."""
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    cdef bint is_bytes, is_number
+    wire.p = body
+    wire.end = body + n
+    memset(out, 0, sizeof(CompareReq))
+    while True:
+        more = wire_next(&wire, &field)
+        if more <= 0:
+            return KV_OK if more == 0 else KV_MALFORMED
+        is_bytes = field.number == 3 or field.number == 7 or field.number == 64
+        is_number = field.number <= 8 and not is_bytes
+        if (is_bytes and field.type != WIRE_BYTES) or (is_number and field.type != WIRE_VARINT):
+            return KV_MALFORMED
+        if field.number == 1:
+            out.result = <int32_t>field.value
+        elif field.number == 2:
+            out.target = <int32_t>field.value
+        elif field.number == 3:
+            out.key = field.bytes
+        elif field.number == 64:
+            out.end = field.bytes
+        elif field.number <= 8:
+            out.operand = field.number
+            if field.number == 7:
+                out.value = field.bytes
+            else:
+                out.number = <int64_t>field.value
+
+
+cdef int verify_op_body(int kind, Slice body) noexcept nogil:
+    """Whether the request inside a RequestOp can be decoded."""
+    cdef RangeReq range_req
+    cdef PutReq put
+    cdef DeleteReq delete
+    if kind == 1:
+        return decode_range(body.p, body.n, &range_req)
+    if kind == 2:
+        return decode_put(body.p, body.n, &put)
+    if kind == 3:
+        return decode_delete(body.p, body.n, &delete)
+    return KV_OK
+
+
+cdef OpNode decode_op(Slice body, int depth):
+    """RequestOp. Every member given must be well formed; the last one counts."""
+    cdef OpNode node = OpNode.__new__(OpNode)
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    wire.p = body.p
+    wire.end = body.p + body.n
+    while True:
+        more = wire_next(&wire, &field)
+        if more < 0 or (more == 1 and field.number <= 4 and field.type != WIRE_BYTES):
+            kv_raise(KV_MALFORMED, "TxnRequest")
+        if more == 0:
+            return node
+        if field.number > 4:
+            continue
+        node.kind = field.number
+        node.body = field.bytes
+        node.txn = None
+        if field.number == 4:
+            node.txn = decode_txn(field.bytes.p, field.bytes.n, depth + 1)
+        elif verify_op_body(node.kind, node.body) != KV_OK:
+            kv_raise(KV_MALFORMED, "TxnRequest")
+
+
+cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth):
+    """TxnRequest as a tree over `body`, which must outlive it. Raises MalformedRequest."""
+    cdef TxnNode node = TxnNode.__new__(TxnNode)
+    cdef CompareNode compare
+    cdef Wire wire
+    cdef Field field
+    cdef int more
+    node.compares = []
+    node.success = []
+    node.failure = []
+    node.too_deep = depth > TXN_MAX_DEPTH
+    wire.p = body
+    wire.end = body + n
+    while not node.too_deep:
+        more = wire_next(&wire, &field)
+        if more < 0 or (more == 1 and field.number <= 3 and field.type != WIRE_BYTES):
+            kv_raise(KV_MALFORMED, "TxnRequest")
+        if more == 0:
+            break
+        if field.number == 1:
+            compare = CompareNode.__new__(CompareNode)
+            if decode_compare(field.bytes.p, field.bytes.n, &compare.req) != KV_OK:
+                kv_raise(KV_MALFORMED, "TxnRequest")
+            node.compares.append(compare)
+        elif field.number == 2:
+            node.success.append(decode_op(field.bytes, depth))
+        elif field.number == 3:
+            node.failure.append(decode_op(field.bytes, depth))
+    return node
+
+
+# --- admission -------------------------------------------------------------------------------------------
+
+cdef int check_op(OpNode op, int max_ops) except -1:
+    cdef RangeReq range_req
+    cdef PutReq put
+    cdef DeleteReq delete
+    if op.kind == 1:
+        decode_range(op.body.p, op.body.n, &range_req)
+        return check_range_req(&range_req)
+    if op.kind == 2:
+        decode_put(op.body.p, op.body.n, &put)
+        return check_put_req(&put)
+    if op.kind == 3:
+        decode_delete(op.body.p, op.body.n, &delete)
+        return KV_EMPTY_KEY if delete.key.n == 0 else KV_OK
+    if op.kind == 4:
+        return check_node(op.txn, max_ops)
+    return KV_KEY_NOT_FOUND
+
+
+cdef int check_node(TxnNode node, int max_ops) except -1:
+    """The checks that need no state, in etcd's order: number of operations, compares, then each operation.
+
+    What a level uses up is not there for the levels below it.
+    """
+    cdef int used = max(len(node.compares), len(node.success), len(node.failure))
+    cdef CompareNode compare
+    cdef OpNode op
+    cdef int code
+    if used > max_ops or node.too_deep:
+        return KV_TOO_MANY_OPS
+    for compare in node.compares:
+        if compare.req.key.n == 0:
+            return KV_EMPTY_KEY
+    for ops in (node.success, node.failure):
+        for op in ops:
+            code = check_op(op, max_ops - used)
+            if code != KV_OK:
+                return code
+    return KV_OK
+
+
+cdef class Spans:
+    """A set of key intervals; kept as disjoint sorted spans, merged when it is asked after additions."""
+    cdef list added
+    cdef list begins
+    cdef list ends
+
+    def __cinit__(self):
+        self.added = []
+        self.begins = []
+        self.ends = []
+
+    cdef add(self, bytes begin, bytes end):
+        if begin < end:
+            self.added.append((begin, end))
+
+    cdef unite(self, Spans other):
+        self.added.extend(zip(other.begins, other.ends))
+        self.added.extend(other.added)
+
+    cdef merge(self):
+        cdef list spans = list(zip(self.begins, self.ends))
+        spans.extend(self.added)
+        spans.sort()
+        self.added = []
+        self.begins = []
+        self.ends = []
+        for begin, end in spans:
+            if self.ends and begin <= self.ends[len(self.ends) - 1]:
+                if end > self.ends[len(self.ends) - 1]:
+                    self.ends[len(self.ends) - 1] = end
+                continue
+            self.begins.append(begin)
+            self.ends.append(end)
+
+    cdef size_t count(self):
+        return len(self.begins) + len(self.added)
+
+    cdef bint holds(self, bytes key):
+        cdef Py_ssize_t at
+        if self.added:
+            self.merge()
+        at = bisect_right(self.begins, key)
+        return at > 0 and key < <bytes>self.ends[at - 1]
+
+
+cdef bytes slice_bytes(const Slice* data):
+    return PyBytes_FromStringAndSize(<const char*>data.p, data.n) if data.n else b""
+
+
+cdef class Overlaps:
+    """Looks for keys that a transaction would change twice.
+
+    Keys of a nested transaction are looked at again on each level above it, so this is what costs the most of all
+    checks: it is counted, and ends with TooManyOps at OVERLAP_STEPS.
+    """
+    cdef size_t steps
+
+    cdef int count(self, size_t n) except -1:
+        self.steps += n
+        if self.steps > OVERLAP_STEPS:
+            kv_raise(KV_TOO_MANY_OPS, "")
+        return 0
+
+    cdef tuple look(self, list ops):
+        """(keys put, spans deleted) of a branch; raises DuplicateKey where a put meets another put or a deletion.
+
+        The two branches of one nested transaction exclude each other, so the same key may be put in both. As in
+        etcd, a deletion "from key on" (range_end "\\0") is not seen as an overlap.
+        """
+        cdef Spans deleted = Spans()
+        cdef set puts = set()
+        cdef set then_puts, else_puts
+        cdef Spans then_deleted, else_deleted
+        cdef OpNode op
+        cdef DeleteReq delete
+        cdef PutReq put
+        cdef bytes key
+        for op in ops:
+            if op.kind == 3:
+                decode_delete(op.body.p, op.body.n, &delete)
+                key = slice_bytes(&delete.key)
+                deleted.add(key, slice_bytes(&delete.end) if delete.end.n else key + b"\0")
+        for op in ops:
+            if op.kind != 4:
+                continue
+            then_puts, then_deleted = self.look(op.txn.success)
+            else_puts, else_deleted = self.look(op.txn.failure)
+            self.count(len(then_puts) + len(else_puts) + then_deleted.count() + else_deleted.count())
+            then_puts |= else_puts
+            for key in then_puts:
+                if key in puts or deleted.holds(key):
+                    kv_raise(KV_DUPLICATE_KEY, "")
+            puts |= then_puts
+            deleted.unite(then_deleted)
+            deleted.unite(else_deleted)
+        for op in ops:
+            if op.kind == 2:
+                decode_put(op.body.p, op.body.n, &put)
+                key = slice_bytes(&put.key)
+                if key in puts or deleted.holds(key):
+                    kv_raise(KV_DUPLICATE_KEY, "")
+                puts.add(key)
+        return puts, deleted
+
+
+cdef TxnNode verify_txn(const uint8_t* body, size_t n, int max_ops):
+    """Admission of a TxnRequest: its tree over `body`. Raises as check_txn does."""
+    cdef Count left
+    cdef TxnNode node
+    cdef Overlaps overlaps
+    left.ops = TOTAL_OPS * <size_t>max_ops
+    left.fields = OP_FIELDS * left.ops
+    kv_raise(count_txn(body, n, 1, &left), "TxnRequest")
+    node = decode_txn(body, n, 1)
+    node.counted = TOTAL_OPS * <size_t>max_ops - left.ops
+    kv_raise(check_node(node, max_ops), "TxnRequest")
+    overlaps = Overlaps()
+    overlaps.look(node.success)
+    overlaps.look(node.failure)
+    return node
+
+
+cdef size_t count_txn_ops(bytes body) noexcept:
+    """Compares and operations in all of an encoded TxnRequest that was admitted."""
+    cdef Count left
+    left.ops = left.fields = <size_t>1 << 40
+    count_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1, &left)
+    return (<size_t>1 << 40) - left.ops
+
+
+cpdef check_txn(bytes body, int max_ops=128):
+    """Admission of a TxnRequest with at most `max_ops` operations along any path, and at most TOTAL_OPS times as many
+    compares and operations in all.
+
+    Raises MalformedRequest, TooManyOps, EmptyKey, ValueProvided, LeaseProvided, InvalidSortOption, KeyNotFound (an
+    empty operation), DuplicateKey.
+    """
+    verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), max_ops)
+
+
+cdef bint node_is_readonly(TxnNode node):
+    """Whether both branches hold nothing but ranges, those of nested transactions too."""
+    cdef OpNode op
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind == 4:
+                if not node_is_readonly(op.txn):
+                    return False
+            elif op.kind != 1:
+                return False
+    return True
+
+
+cdef bint node_is_serializable(TxnNode node):
+    """Whether every operation is a serializable range (etcd: one in a nested transaction does not count)."""
+    cdef OpNode op
+    cdef RangeReq req
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind != 1:
+                return False
+            decode_range(op.body.p, op.body.n, &req)
+            if not req.serializable:
+                return False
+    return True
+
+
+cpdef bint txn_is_readonly(bytes body):
+    """Whether both branches hold nothing but ranges. Raises MalformedRequest."""
+    return node_is_readonly(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))
+
+
+cdef bint node_puts(TxnNode node):
+    cdef OpNode op
+    for ops in (node.success, node.failure):
+        for op in ops:
+            if op.kind == 2 or (op.kind == 4 and node_puts(op.txn)):
+                return True
+    return False
+
+
+cdef bint txn_puts(const uint8_t* body, size_t n) except -1:
+    """Whether any branch, of nested transactions too, holds a put. Raises MalformedRequest."""
+    return node_puts(decode_txn(body, n, 1))
+
+
+def txn_is_serializable(bytes body not None) -> bool:
+    """Whether every operation is a serializable range. Raises MalformedRequest."""
+    return node_is_serializable(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))

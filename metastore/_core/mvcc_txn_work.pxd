@@ -1,0 +1,55 @@
+from libc.stdint cimport int64_t, uint8_t
+
+from metastore._core.kv_messages cimport Header
+from metastore._core.mvcc_range cimport DeleteWork, RangeWork
+from metastore._core.mvcc cimport KvList, Store
+from metastore._core.mvcc_txn cimport CompareReq, OpNode, TxnNode
+from metastore._core.work cimport Parts, Work
+
+
+cdef class Frame:
+    """A transaction of which some operations have run."""
+    cdef TxnNode node
+    cdef list ops             # of the branch that runs
+    cdef Py_ssize_t at        # the next one
+    cdef Parts replies        # ResponseOps
+
+
+cdef class TxnWork(Work):
+    """A transaction: of readers over one state, or of an entry that is applied."""
+    cdef object owner         # keeps the bytes that the tree points into; None: the caller does
+    cdef Store store
+    cdef bint own_view
+    cdef bint writing         # it runs in the store under way
+    cdef bint want
+    cdef int64_t rev          # the state before it
+    cdef Header header        # of a reader's reply
+    cdef int phase
+    cdef list undecided       # nodes whose branch is still to be chosen
+    cdef TxnNode node         # the one under way, and its compare
+    cdef Py_ssize_t compare_at
+    cdef bytes at             # where a compare over a range goes on; None: at its begin
+    cdef bint met             # whether that compare has met a pair
+    cdef KvList kvs
+    cdef list frames
+    cdef Work part            # the range or the deletion under way
+    cdef int part_kind
+    cdef Work dropped         # a range whose reply nobody gets: its memory is given back in pieces
+
+    cdef int begin(self, Store store, TxnNode root, object owner, bint writing, bint want) except -1
+    cdef int decide(self, size_t budget) except -1
+    cdef bint compare(self, const CompareReq* req, size_t budget, bint* result) except -1
+    cdef int check(self, TxnNode node) except -1
+    cdef int check_puts(self, TxnNode node) except -1
+    cdef int check_ranges(self, TxnNode node) except -1
+    cdef int lose_reply(self) except -1
+    cdef bint go_on(self, size_t budget) except -1
+    cdef bint run(self, size_t budget) except -1
+    cdef bint start(self, Frame frame, OpNode op) except -1
+    cdef int answer(self, int kind, Parts body) except -1
+    cdef bint leave(self) except -1
+    cdef int64_t now(self) noexcept
+
+
+cdef TxnWork start_readonly(Store store, TxnNode root, bytes body)
+cdef TxnWork start_txn(Store store, const uint8_t* body, size_t n, bint want)

@@ -1,0 +1,112 @@
+"""Records of an entry that is not at its end.
+
+An entry that changes very many keys would fill the overlay and then need one engine write of them all. So while it is
+applied in pieces its records go to the engine in several writes (`spill`), with the log position that the engine has
+already: they are of revisions above the engine's counter of revisions, which moves on, together with the log position, in
+the write that ends the entry. Nobody takes them for state meanwhile: readers read at a revision that has been finished.
+
+After a crash the engine's log position is before the entry, which is applied again. What it had written by then must be
+gone before that, for a deletion would take its own tombstones for the state before it: `purge` removes all records of
+revisions above the counter. Records of both tables of one change are in the same write, so the table of revisions tells
+all of them.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+
+from metastore._core.engine cimport EngineCursor
+from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, RevView, index_prefix, index_room, rev_key, rev_read,
+                                       rev_record_read, rev_write)
+from metastore._core.mvcc cimport Store
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record, rec_key, rec_new_deleted
+
+
+cdef int spill(Store store) except -1:
+    """Hand the records of keys and revisions in the overlay to the engine, whose log position stays. Meta records wait
+    for the end of the entry. Raises EngineBusy (nothing is changed then) and what the engine raises."""
+    cdef list metas = store.overlay.scan(b"m", b"n")
+    cdef bytes name, value
+    for name, _ in metas:
+        store.overlay.delete(name)
+    index, term = store.engine.applied()
+    try:
+        store.engine.write(store.overlay, index, term)
+        store.overlay.clear()
+        store.spilled = True
+    finally:
+        for name, value in metas:
+            store.overlay.set(name, value)
+    return 0
+
+
+cdef bint find_stale(Store store) except -1:
+    """Whether the engine holds records of revisions that are not there for the store."""
+    cdef uint8_t[REV_KEY_SIZE] first
+    cdef EngineCursor cursor = store.engine.cursor()
+    cdef Record* rec
+    rev_key(first, store.rev + 1, 0)
+    rec = cursor.seek(first, REV_KEY_SIZE)
+    return rec != NULL and rec_key(rec)[0] == c'r' and rec.klen == REV_KEY_SIZE
+
+
+cdef int mark(OrderedMap batch, Record* rec) except -1:
+    """Put the deletions of a change and of its index record into the batch."""
+    cdef int64_t main = 0
+    cdef uint32_t sub = 0
+    cdef size_t n
+    cdef RevView change
+    cdef Record* gone = rec_new_deleted(rec_key(rec), REV_KEY_SIZE)
+    cdef uint8_t* at
+    if gone == NULL:
+        raise MemoryError
+    batch.put_record(gone)
+    rev_read(rec_key(rec) + 1, &main, &sub)
+    rev_record_read(rec, &change)
+    at = <uint8_t*>malloc(index_room(change.klen))
+    if at == NULL:
+        raise MemoryError
+    n = index_prefix(at, change.key, change.klen)
+    rev_write(at + n, main, sub)
+    gone = rec_new_deleted(at, n + REV_SIZE)
+    free(at)
+    if gone == NULL:
+        raise MemoryError
+    return batch.put_record(gone)
+
+
+cdef bint purge(Store store, size_t budget) except -1:
+    """Remove up to `budget` changes of revisions that are not there; True while there are more. Raises
+    EngineBusy (nothing is changed then) and what the engine raises."""
+    cdef uint8_t[REV_KEY_SIZE] first
+    cdef OrderedMap batch = OrderedMap()
+    cdef EngineCursor cursor = store.engine.cursor()
+    cdef Record* rec
+    cdef bint more = True
+    rev_key(first, store.rev + 1, 0)
+    rec = cursor.seek(first, REV_KEY_SIZE)
+    while budget > 0 and more:
+        if rec == NULL or rec_key(rec)[0] != c'r' or rec.klen != REV_KEY_SIZE:
+            more = False
+        else:
+            mark(batch, rec)
+            rec = cursor.next()
+            budget -= 1
+    if batch.count:
+        index, term = store.engine.applied()
+        store.engine.write(batch, index, term)
+    store.stale = more
+    return more
+
+
+def has_stale(Store store not None) -> bool:
+    """See find_stale."""
+    return find_stale(store)
+
+
+# --- for tests -------------------------------------------------------------------------------------------
+
+def spill_now(Store store not None) -> None:
+    """Hand what an unfinished entry has changed to the engine."""
+    spill(store)

@@ -1,3 +1,0 @@
-from metastore._core.omap import OrderedMap
-
-def check(tree: OrderedMap) -> None: ...

@@ -1,0 +1,46 @@
+"""Verifies the rules that an ordered map keeps inside (see omap.pyx). For tests."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+
+from metastore._core.ordered_map cimport NODE_CAP, Inner, Node, OrderedMap, hint_of, key_at, key_bytes, pair, seps
+from metastore._core.record cimport Record, chunk_of, rec_chunk, rec_key
+
+
+def check(OrderedMap tree not None) -> None:
+    """Verify the tree's own rules; raises AssertionError."""
+    cdef size_t records = 0, size = 0, taken = 0
+    cdef list keys = []
+    if tree.root != NULL:
+        taken = check_node(tree.root, keys)
+    for key, value in keys:
+        records += 1
+        size += len(key) + (0 if value is None else len(value))
+    assert [key for key, _ in keys] == sorted({key for key, _ in keys}), "keys out of order"
+    assert records == tree.count, "count is wrong"
+    assert size == tree.nbytes, "bytes are wrong"
+    assert taken == tree.taken, f"{tree.taken} bytes of memory are told, {taken} found"
+    assert tree.top == NULL or key_bytes(tree.top) == keys[len(keys) - 1][0], "greatest key is wrong"
+
+
+cdef size_t check_node(Node* node, list keys) except? 0:
+    """Append the records below `node` to `keys`, checking counts and separators; the memory that it and they take."""
+    cdef int i
+    cdef size_t taken = chunk_of(sizeof(Node) if node.leaf else sizeof(Inner))
+    assert node.refs >= 1 and 1 <= node.count <= NODE_CAP, "node out of bounds"
+    for i in range(node.count):
+        if node.leaf or i > 0:
+            assert key_bytes(key_at(node, i))[:node.skip] == (<char*>node.prefix)[:node.skip], "wrong prefix"
+            assert node.hint[i] == hint_of(rec_key(key_at(node, i)), key_at(node, i).klen, node.skip), "wrong hint"
+        if node.leaf:
+            assert (<Record*>node.slot[i]).refs >= 1, "freed record"
+            keys.append(pair(<Record*>node.slot[i]))
+            taken += rec_chunk(<Record*>node.slot[i])
+            continue
+        if i > 0:
+            taken += rec_chunk(seps(node)[i])
+            assert keys[len(keys) - 1][0] < key_bytes(seps(node)[i]), "separator not above its left side"
+        before = len(keys)
+        taken += check_node(<Node*>node.slot[i], keys)
+        if i > 0:
+            assert key_bytes(seps(node)[i]) <= keys[before][0], "separator above its right side"
+    return taken

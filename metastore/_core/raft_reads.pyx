@@ -1,0 +1,119 @@
+"""The leader's book of linearizable reads: which wait, which round of heartbeats vouches for which, and how long the
+lease lasts (dissertation, sections 6.4 and 6.4.1). Pure bookkeeping: RawNode makes and takes the messages, and knows
+when leadership begins and ends.
+
+A round is a number that heartbeats carry and that the peers return. A quorum that returned `n` or a later number has
+taken this node for the leader after round n was made, so the commit index of that moment is good for all reads that
+came before it.
+"""
+
+from libc.stdint cimport uint64_t
+
+from metastore._core.raft_quorum cimport majority_index
+from metastore._core.raft_types cimport RaftConfig
+
+cdef enum:
+    MAX_ROUNDS = 4            # heartbeat rounds for reads on their way at once; the next reads gather meanwhile
+    MAX_LEASE_TIMES = 256
+
+cdef bytes NOTHING = b""
+cdef tuple NONE_DONE = ()
+cdef double NEVER = -1e300
+
+
+cdef class Round:
+    """See reads.pxd."""
+
+
+cdef class Reads:
+    """The book of one node. Empty and without a lease unless it leads. config: RaftConfig."""
+
+    def __cinit__(self, RaftConfig config not None):
+        self.config = config
+        self.open, self.rounds, self.lease_times = [], [], []
+        self.lease_start = NEVER
+
+    cdef list drop(self, uint64_t own):
+        """The term is over -> the contexts of the reads that node `own` asked for itself; no answer will come."""
+        cdef list dropped = []
+        for reads in [self.open] + [(<Round>made).reads for made in self.rounds]:
+            dropped += [context for origin, context in reads if origin == own]
+        self.open, self.rounds = [], []
+        self.number = self.confirmed = 0
+        self.lease_ended = False
+        self.forget_lease()
+        return dropped
+
+    cdef bint add(self, uint64_t origin, bytes context) except -1:
+        """A read came -> whether it was taken; not over the limit of pending reads."""
+        if len(self.open) >= <Py_ssize_t>self.config.max_pending_reads:
+            return False
+        self.open.append((origin, context))
+        return True
+
+    cdef list take(self):
+        """The gathered reads, for whom no round is needed."""
+        reads, self.open = self.open, []
+        return reads
+
+    cdef bint room(self) except -1:
+        """Whether another round may be on its way."""
+        return len(self.rounds) < MAX_ROUNDS
+
+    cdef int gather(self, uint64_t index, double now) except -1:
+        """Make a round for all gathered reads, that answers them with this commit index."""
+        cdef Round made = Round.__new__(Round)
+        self.number += 1
+        if self.config.lease_reads:
+            self.lease_times.append((self.number, now))
+        made.number = self.number
+        made.index = index
+        made.reads = self.take()
+        self.rounds.append(made)
+        return 0
+
+    cdef int beat(self, double now) except -1:
+        """The clock makes heartbeats: with lease reads these are a round too."""
+        if self.config.lease_reads:
+            self.number += 1
+            self.lease_times.append((self.number, now))
+            if len(self.lease_times) > MAX_LEASE_TIMES:
+                del self.lease_times[0]
+        return 0
+
+    cdef bytes token(self):
+        """What heartbeats carry; nothing when nobody waits for its return."""
+        if self.rounds or self.config.lease_reads:
+            return self.number.to_bytes(8, "little")
+        return NOTHING
+
+    cdef tuple confirm(self, list voters_in, list voters_out):
+        """A voter (of Peer, by its `read_ack`) has answered -> the rounds that a quorum has answered by that. Moves
+        the lease on."""
+        cdef Py_ssize_t done = 0
+        cdef tuple answered
+        cdef uint64_t number = majority_index(voters_in, True)
+        if voters_out:
+            number = min(number, majority_index(voters_out, True))
+        if number <= self.confirmed or number > self.number:
+            return NONE_DONE
+        self.confirmed = number
+        while self.lease_times and self.lease_times[0][0] <= number:
+            self.lease_start = self.lease_times[0][1]
+            del self.lease_times[0]
+        while done < len(self.rounds) and (<Round>self.rounds[done]).number <= number:
+            done += 1
+        if not done:
+            return NONE_DONE
+        answered = tuple(self.rounds[:done])
+        del self.rounds[:done]
+        return answered
+
+    cdef int forget_lease(self) except -1:
+        """A lease is a promise of the quorum that gave it; another membership has other quorums."""
+        self.lease_start = NEVER
+        self.lease_times = []
+        return 0
+
+    cdef bint lease_holds(self, double now) noexcept:
+        return now < self.lease_start + self.config.lease_seconds

@@ -1,0 +1,18 @@
+from libc.stdint cimport uint8_t, uint64_t
+
+from metastore._core.engine cimport Engine
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record
+
+
+cdef class RecentEngine(Engine):
+    cdef OrderedMap fresh                 # index records written or looked up lately
+    cdef OrderedMap older                 # those before them
+    cdef readonly size_t budget           # bytes that both may take
+    cdef readonly uint64_t hits
+    cdef readonly uint64_t misses
+    cdef int keep(self, Record* rec) except -1
+    cdef int turn_over(self) except -1
+    cpdef remember(self, OrderedMap batch)
+    cpdef forget(self)
+    cpdef feed(self, OrderedMap batch, object put, object delete)

@@ -1,0 +1,208 @@
+"""Whose work in pieces goes on in a turn of the loop (what a work is: work.pyx).
+
+Clients take turns, each by QUANTUM units, whatever they have asked for: who wants to know a thousand counts of a million
+keys does not keep another one's list waiting for longer than one who wants a single count. What one client has asked for
+is done one after the other. At most MOST_BEGUN works are begun at a time, each for another client; while those hold more
+than 256 MiB together none is begun, and only one of those that hold the most goes on, which alone may hold 512 MiB. So the
+sum stays below both and a piece for each. Both are less where there is little memory (`set_held_most` in work.pyx).
+"""
+
+from collections import deque
+
+from libc.stdint cimport int64_t
+
+from metastore import errors
+from metastore._core.h2_request cimport Request
+from metastore._core.waiter cimport Waiter
+from metastore._core.work cimport Work, held_together
+
+cdef enum:
+    MOST_BEGUN = 32
+
+
+cdef class Waiting:
+    """See workqueue.pxd."""
+
+    cdef bint gone(self):
+        """Whether nobody waits for it any more."""
+        return isinstance(self.waiter, Request) and ((<Request>self.waiter).closed or (<Request>self.waiter).answered)
+
+
+cdef class Starter:
+    """Base of who owns a queue."""
+
+    cdef bint put_off(self, Waiting one) except -1:
+        """Take over a request that is not to be begun yet, for its client has enough to read; whether it is one."""
+        return False
+
+    cdef bint full(self, Waiting one) except -1:
+        """Whether there is no room for the reply of what was begun."""
+        return False
+
+    cdef int64_t start(self, Waiting one) except -1:
+        """Begin with a request: set `one.work`, or answer it at once; what that cost."""
+        raise NotImplementedError
+
+
+cdef class WorkQueue:
+    """The requests that are done in pieces, in a line for each client."""
+
+    def __cinit__(self):
+        self.lines = {}
+        self.ring = deque()
+        self.doomed = deque()
+
+    cdef bint serves(self, Waiter waiter):
+        """Whether something of the same client is in the queue."""
+        return ((<Request>waiter).session if isinstance(waiter, Request) else None) in self.lines
+
+    cdef int push(self, Waiting one) except -1:
+        """Add a request, begun or not."""
+        client = (<Request>one.waiter).session if isinstance(one.waiter, Request) else None
+        line = self.lines.get(client)
+        if line is None:
+            line = self.lines[client] = deque()
+            self.ring.append(client)
+        line.append(one)
+        self.count += 1
+        if one.work is not None:
+            self.begun += 1
+            self.weigh(one)
+        return 0
+
+    cdef list overdue(self, int method, double before):
+        """Take out the requests of this method that came before that moment (seconds) and are not begun: the waiters."""
+        cdef Waiting one
+        cdef list found = []
+        for client in list(self.lines):
+            line = self.lines[client]
+            late = [one for one in line if one.method == method and one.work is None and one.now <= before]
+            for one in late:
+                line.remove(one)
+                self.drop(one)
+                found.append(one.waiter)
+            if not line:
+                del self.lines[client]
+                self.ring.remove(client)
+        return found
+
+    cdef int weigh(self, Waiting one) except -1:
+        """Bring the sum of what is held up to date."""
+        self.held += one.work.held - one.counted
+        one.counted = one.work.held
+        return 0
+
+    cdef int drop(self, Waiting one) except -1:
+        """A request has left its line."""
+        self.count -= 1
+        self.held -= one.counted
+        one.counted = 0
+        if self.heavy is one:
+            self.heavy = None
+        if one.work is not None:
+            self.begun -= 1
+            self.doomed.append(one.work)
+            one.work = None
+        return 0
+
+    cdef bint preferred(self, Waiting one):
+        """Whether this is the one that goes on while memory is short: it has the most to give back."""
+        if self.heavy is None and one.counted * self.begun >= self.held:
+            self.heavy = one
+        return self.heavy is one
+
+    cdef bint may_begin(self) noexcept:
+        return self.begun < MOST_BEGUN and self.held < held_together()
+
+    cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1:
+        """Go on with all of them, client by client, for about `budget` units; a unit of work costs `pace` of these.
+        Returns what is left of the budget."""
+        cdef Py_ssize_t stuck = 0
+        cdef bint waits = False
+        budget = self.clean(budget)
+        self.stalled = False
+        while self.ring and budget > 0 and stuck < len(self.ring):
+            client = self.ring.popleft()
+            line = self.lines[client]
+            budget -= self.serve_one(line, starter, budget, pace, &waits)
+            stuck = stuck + 1 if waits else 0
+            if line:
+                self.ring.append(client)
+            else:
+                del self.lines[client]
+        self.stalled = not self.doomed and stuck > 0 and stuck >= len(self.ring)
+        return budget
+
+    cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1:
+        """One quantum for a client; what it cost. `stuck`: nothing could be done for it now."""
+        cdef Waiting one = line[0]
+        cdef int64_t cost = 1
+        cdef bint done
+        stuck[0] = False
+        if one.gone() or (one.work is None and starter.put_off(one)):
+            line.popleft()
+            self.drop(one)
+            return cost
+        try:
+            if one.work is None:
+                if not self.may_begin():
+                    stuck[0] = True
+                    return 0
+                cost += starter.start(one)
+                if one.work is None:
+                    line.popleft()
+                    self.drop(one)
+                    return cost
+                self.begun += 1
+            elif (self.held > held_together() and not self.preferred(one)) or starter.full(one):
+                stuck[0] = True
+                return 0
+            done = one.work.step(<size_t>max(1, min(budget, <int64_t>QUANTUM) // <int64_t>pace))
+            cost += <int64_t>(one.work.cost * pace)
+        except errors.ApiError as error:
+            line.popleft()
+            self.drop(one)
+            one.waiter.fail(error)
+            return cost
+        except BaseException:
+            # The engine's failure stops the node.
+            line.popleft()
+            self.drop(one)
+            one.waiter.fail(errors.Stopped())
+            raise
+        if done:
+            line.popleft()
+            reply = one.work.reply
+            self.drop(one)
+            one.waiter.complete(reply)
+        else:
+            one.work.freeze()
+            self.weigh(one)
+        return cost
+
+    cdef int64_t clean(self, int64_t budget) except? -1:
+        """Give back the memory of works that are over; what is left of the budget."""
+        cdef int64_t piece
+        while self.doomed and budget > 0:
+            piece = min(budget, <int64_t>QUANTUM)
+            if (<Work>self.doomed[0]).discard(<size_t>piece):
+                self.doomed.popleft()
+                piece = 1
+            budget -= piece
+        return budget
+
+    def busy(self) -> bool:
+        """Whether there is anything to do."""
+        return bool(self.ring or self.doomed)
+
+    def abandon(self, error) -> None:
+        """Answer everyone with `error`: the node stops."""
+        cdef Waiting one
+        for line in self.lines.values():
+            for one in line:
+                self.drop(one)
+                one.waiter.fail(error)
+        self.lines.clear()
+        self.ring.clear()
+        while self.doomed:
+            self.clean(1 << 30)
