@@ -19,7 +19,7 @@ from . import errors
 from . import handshake as hs
 from ._core.raft_wire import Blob, FrameReader
 from .accept import split_address
-from .membership import Identity, Member, Roster, token_number
+from .replica.roster import Identity, Member, Roster, token_number
 from .peerstream import ROSTER_RECORD
 
 log = logging.getLogger("metastore.join")

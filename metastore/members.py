@@ -13,8 +13,8 @@ from . import errors
 from ._core.kv_server import KVServer
 from ._core.op import MEMBER, encode_op, level_of
 from ._core.waiter import Waiter
-from .driver import Driver
-from .membership import (
+from .replica.driver import Driver
+from .replica.roster import (
     ADD,
     ADD_LEARNER,
     PUBLISH,

@@ -22,7 +22,7 @@ from .codecs import Snappy, load_all
 from .founding import Founding
 from .handshake import PeerIdentity
 from .join import read_record, roster_record
-from .membership import token_number
+from .replica.roster import token_number
 from .peer import PeerTransport
 from .peerstream import AcceptedStream
 from .resolver import Places

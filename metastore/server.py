@@ -35,12 +35,12 @@ from .config import Config
 from .conn import ConnLimits, Listener
 from .descriptors import for_clients, raise_limit, reserved
 from .drain import Drain
-from .driver import BUSY_RETRY, Driver, Nobody
+from .replica.driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
 from .join import join_unless
 from .loop import READ, Loop
 from .members import Members
-from .membership import Identity, Roster
+from .replica.roster import Identity, Roster
 from .peering import Peering
 from .ports import Codec
 from .resolver import Resolver

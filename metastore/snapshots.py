@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from ._core.engine import Engine
     from .config import MaintenanceTable
-    from .driver import Driver
+    from .replica.driver import Driver
     from .loop import Loop
     from .memguard import Memory
     from .ports import Codec

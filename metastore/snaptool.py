@@ -17,7 +17,7 @@ from metastore.codecs import load_all as load_all_codecs
 from metastore.config import Config
 from metastore.errors import ConfigError
 from metastore.failpoints import VARIABLE, Failpoints
-from metastore.membership import Identity
+from metastore.replica.roster import Identity
 from metastore.storage.backup import Facts, facts, verify
 from metastore.storage.restore import Restore
 

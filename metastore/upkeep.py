@@ -14,16 +14,16 @@ from ._core.engine import MemoryEngine
 from ._core.mvcc_hash import Hasher
 from ._core.op import ALARM, DELETE_RANGE
 from ._core.waiter import Waiter
-from .alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
+from .replica.alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from .api import pb
-from .autocompact import AutoCompactor
-from .driver import BUSY_RETRY
+from .replica.autocompact import AutoCompactor
+from .replica.driver import BUSY_RETRY
 from .members import hand_in
 
 if TYPE_CHECKING:
     from ._core.engine import Engine
     from ._core.mvcc import Store
-    from .driver import Driver
+    from .replica.driver import Driver
     from .loop import Loop
     from .memguard import Memory
 

@@ -10,7 +10,7 @@ from . import __version__, errors
 from .accept import real_address
 from .api import pb
 from .members import Done, DoneWith, Outcome
-from .membership import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
+from .replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
 from .storage.slowdisk import SLOW
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, O
 from metastore._core.raft_types import ConfState, decode_conf_change
 from metastore._core.wal_records import HEADER_SIZE, RECORD_TYPES
 from metastore._core.wal_scan import Recovered, recover, walk
-from metastore.alarms import ACTIVATE, NAMES, decode_change
+from metastore.replica.alarms import ACTIVATE, NAMES, decode_change
 from metastore.api import pb
 from metastore.codecs import load_all
 from metastore.errors import ConfigError, DamagedData, FormatError, MetaStoreError
-from metastore.membership import Change, Identity
+from metastore.replica.roster import Change, Identity
 from metastore.storage.segments import view
 
 #: How often the log of a running node is read anew when it seems damaged.

@@ -25,7 +25,7 @@ from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
-from metastore.alarms import (
+from metastore.replica.alarms import (
     ACTIVATE,
     CORRUPT,
     DEACTIVATE,

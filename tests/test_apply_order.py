@@ -28,10 +28,10 @@ from metastore._core.mvcc import Store
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
-from metastore.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
+from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.config import RocksdbTable
-from metastore.driver import Driver, Nobody
-from metastore.membership import (
+from metastore.replica.driver import Driver, Nobody
+from metastore.replica.roster import (
     ADD,
     ADD_LEARNER,
     PROMOTE,

@@ -9,7 +9,7 @@ from support import messages as m
 from support.client import Failure
 from support.processes import Node, Server, wait_until
 
-from metastore.autocompact import FIVE_MINUTES, OFF, PERIODIC, REVISION, SPACING, AutoCompactor
+from metastore.replica.autocompact import FIVE_MINUTES, OFF, PERIODIC, REVISION, SPACING, AutoCompactor
 
 Make = Callable[..., Server]
 HOUR = 3600.0

@@ -25,7 +25,7 @@ from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker
 from metastore.backups import BLOB, MAX_BACKUPS
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, MetaStoreError
-from metastore.membership import Identity
+from metastore.replica.roster import Identity
 from metastore.snapformat import Header, backup_padding
 from metastore.storage.backup import Reader, facts, verify
 from metastore.storage.datadir import RESTORING, DataDir

@@ -14,8 +14,8 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc import Store
 from metastore._core.op import MEMBER, decode_op, encode_op
 from metastore._core.raft_types import ConfState, ProposalDropped, decode_conf_change
-from metastore.changes import MAX_CHANGES, RESTATE_EVERY, Changes
-from metastore.membership import (
+from metastore.replica.membership_changes import MAX_CHANGES, RESTATE_EVERY, Changes
+from metastore.replica.roster import (
     ADD_LEARNER,
     PUBLISH,
     RESTATE,

@@ -17,8 +17,8 @@ import pytest
 from metastore import Config
 from metastore import handshake as hs
 from metastore.founding import PROOF, SHOWN, Founding, Lives
-from metastore.membership import Identity
-from metastore.membership import Member as Record
+from metastore.replica.roster import Identity
+from metastore.replica.roster import Member as Record
 from metastore.peering import Peering
 
 WAIT = 5.0

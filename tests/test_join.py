@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, codecs, driver, errors, join, members, membership, peering, server, snapshots
+from metastore import Config, Node, codecs, errors, join, members, peering, server, snapshots
+from metastore.replica import driver, roster
 from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
 from metastore._core.raft_wire import REFUSALS
@@ -120,7 +121,7 @@ def test_a_roster_as_long_as_it_may_be(first: Node, ports: list[int]) -> None:
     told = join._ask(f"127.0.0.1:{ports[0]}")
     assert [len(member.peer_urls) for member in told.contacts].count(16) == 1
     server = first._running()
-    long = membership.Member(7, "", tuple(f"http://h{number}:1" for number in range(20_000)), ())
+    long = roster.Member(7, "", tuple(f"http://h{number}:1" for number in range(20_000)), ())
     done: Future[None] = Future()
 
     def grow() -> None:
@@ -147,12 +148,12 @@ def test_a_roster_that_is_none(record: bytes) -> None:
 
 def test_who_a_directory_is_of() -> None:
     """Directories of before have neither name nor token in their identity: both are told all the same."""
-    made = membership.Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
-    assert membership.Identity.decode(made.encode()) == made
+    made = roster.Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
+    assert roster.Identity.decode(made.encode()) == made
     record = {key: value for key, value in json.loads(made.encode()).items() if key not in ("name", "token")}
-    old = membership.Identity.decode(json.dumps({**record, "version": 1}).encode())
+    old = roster.Identity.decode(json.dumps({**record, "version": 1}).encode())
     assert (old.name, old.token) == ("", 0)
-    joined = membership.Identity(old.cluster_id, 9, "01", old.members, old.members)
+    joined = roster.Identity(old.cluster_id, 9, "01", old.members, old.members)
     for identity in (made, old):
         identity.check("a", "t")
         assert not identity.differs({"b": "h:2", "a": "h:1"}) and identity.differs({"a": "h:1"})
@@ -161,7 +162,7 @@ def test_who_a_directory_is_of() -> None:
                 identity.check(name, token)
     joined.check("anything", "anything")
     with pytest.raises(errors.FormatError, match="version 3"):
-        membership.Identity.decode(json.dumps({**record, "version": 3}).encode())
+        roster.Identity.decode(json.dumps({**record, "version": 3}).encode())
 
 
 # ---- the number of the start
@@ -344,16 +345,16 @@ def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str],
         assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
     for action in ("add", "add_learner", "update"):
         with pytest.raises(errors.MemberBadURLs):
-            membership.Change(action, membership.Member(7, "", tuple(urls), ())).check_size()
+            roster.Change(action, roster.Member(7, "", tuple(urls), ())).check_size()
     with pytest.raises(errors.RequestTooLarge):
-        membership.Change("publish", membership.Member(7, "n" * 200, (), ())).check_size()
+        roster.Change("publish", roster.Member(7, "n" * 200, (), ())).check_size()
     assert first.put("k", "v") is not None
 
 
 def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     """A follower of another version, or a stranger in its name, may send anything."""
     server = first._running()
-    change = membership.Change("update", membership.Member(server.view.member_id, "", ("http://[",), ()))
+    change = roster.Change("update", roster.Member(server.view.member_id, "", ("http://[",), ()))
     refused: Future[Any] = Future()
 
     def ask() -> None:
@@ -368,9 +369,9 @@ def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
 
 def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:
     """Older versions let them into the log."""
-    broken = membership.Member(9, "", ("http://[", "nonsense"), ())
+    broken = roster.Member(9, "", ("http://[", "nonsense"), ())
     assert dialled_address(broken) == ""
-    assert dialled_address(membership.Member(9, "", ("http://[", "https://b:2"), ())) == "b:2"
+    assert dialled_address(roster.Member(9, "", ("http://[", "https://b:2"), ())) == "b:2"
 
 
 def test_a_peer_port_that_cannot_be_opened_refuses_the_first_member(tmp_path: Path) -> None:

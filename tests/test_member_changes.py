@@ -12,9 +12,9 @@ from sim.runner import Scene, Simulation
 from metastore import errors
 from metastore._core.engine import MemoryEngine
 from metastore._core.mvcc import Store
-from metastore.changes import FIRST_CONNECTIONS, MAX_CHANGES
-from metastore.membership import ADD, ADD_LEARNER, REMOVE, Change, Roster, check_healthy
-from metastore.membership import Member as Record
+from metastore.replica.membership_changes import FIRST_CONNECTIONS, MAX_CHANGES
+from metastore.replica.roster import ADD, ADD_LEARNER, REMOVE, Change, Roster, check_healthy
+from metastore.replica.roster import Member as Record
 
 LEARNER = 9
 

@@ -5,7 +5,7 @@ from typing_extensions import Buffer
 from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc import Store
 from metastore._core.waiter import Waiter
-from metastore.alarms import Alarms
+from metastore.replica.alarms import Alarms
 from metastore.errors import MetaStoreError
 
 class Applier:

@@ -29,7 +29,7 @@ from metastore._core.mvcc_unfinished cimport purge, spill
 from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport COST_BYTES, Work
 
-from metastore.alarms import Alarms
+from metastore.replica.alarms import Alarms
 
 # What an operation can be refused with. All else is a failure of this node: the others carry the operation out.
 cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)

@@ -1,7 +1,7 @@
 """etcdserverpb.Cluster: who the members are, and changing that.
 
 A change is answered when it was applied here; by then the roster shows it. Which checks it has to pass, and where,
-is the business of `metastore.membership`.
+is the business of `metastore.replica.roster`.
 """
 
 from __future__ import annotations

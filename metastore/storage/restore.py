@@ -22,7 +22,7 @@ from .._core.entry import HardState
 from .._core.raft_types import ConfState
 from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
 from ..failpoints import Failpoints
-from ..membership import Identity
+from ..replica.roster import Identity
 from ..snapformat import Header
 from .backup import Facts, Reader, verify
 from .datadir import RESTORING, DataDir

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from metastore import errors
 from metastore._core.raft_types import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
-from metastore.membership import ADD, ADD_LEARNER, PROMOTE, PUBLISH, REMOVE, UPDATE, Change
+from metastore.replica.roster import ADD, ADD_LEARNER, PROMOTE, PUBLISH, REMOVE, UPDATE, Change
 
 if TYPE_CHECKING:
     from .node import Cluster, Member

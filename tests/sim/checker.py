@@ -20,7 +20,7 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.op import MEMBER, decode_op
 from metastore._core.raft_types import MsgAppResp, MsgVote, MsgVoteResp
-from metastore.membership import Roster
+from metastore.replica.roster import Roster
 
 from . import wire
 from .disk import LaggingThread

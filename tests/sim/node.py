@@ -27,10 +27,10 @@ from metastore._core.kv_server import KVServer
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
-from metastore.driver import Driver
+from metastore.replica.driver import Driver
 from metastore.members import Members
-from metastore.membership import Identity, Roster, RosterState
-from metastore.membership import Member as Record
+from metastore.replica.roster import Identity, Roster, RosterState
+from metastore.replica.roster import Member as Record
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading
 from metastore.storage.wal import Lag, Wal

@@ -18,7 +18,7 @@ from metastore._core.snap_chunk import check_chunk
 from metastore._core.engine import Engine
 from metastore._core.entry import decode_entry
 from metastore._core.raft_types import ConfState
-from metastore.driver import Driver
+from metastore.replica.driver import Driver
 from metastore.snapformat import Header, Trailer, parse_name
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading

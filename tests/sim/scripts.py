@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from metastore._core.raft_types import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
 from metastore.errors import NoLeader, NotLeader
-from metastore.membership import ADD_LEARNER, REMOVE, Change
+from metastore.replica.roster import ADD_LEARNER, REMOVE, Change
 
 from .clock import Clock
 

@@ -17,16 +17,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import errors
-from ._core.batch import frame
-from ._core.op import MEMBER, decode_op, encode_op
-from ._core.raft_types import ConfChangeError, ProposalDropped
-from .membership import ADD, ADD_LEARNER, PROMOTE, PUBLISH, RESTATE, Change, check_healthy
+from .. import errors
+from .._core.batch import frame
+from .._core.op import MEMBER, decode_op, encode_op
+from .._core.raft_types import ConfChangeError, ProposalDropped
+from .roster import ADD, ADD_LEARNER, PROMOTE, PUBLISH, RESTATE, Change, check_healthy
 
 if TYPE_CHECKING:
-    from ._core.codec import PayloadCodec
-    from ._core.raft import RawNode
-    from .membership import Roster
+    from .._core.codec import PayloadCodec
+    from .._core.raft import RawNode
+    from .roster import Roster
 
 MAX_CHANGES = 100  # changes of the membership that wait for their turn
 # Seconds since a leadership began in which a change that others are not heard enough for waits for their connections.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-from . import errors
+from .. import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ._core.mvcc import Store
+    from .._core.mvcc import Store
 
 NOSPACE, CORRUPT = 1, 2  # etcdserverpb.AlarmType
 GET, ACTIVATE, DEACTIVATE = 0, 1, 2  # etcdserverpb.AlarmRequest.AlarmAction

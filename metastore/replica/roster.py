@@ -16,12 +16,12 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from . import errors
-from ._core.raft_types import ConfChange, ConfState
-from .config import MAX_ADDRESSES, MAX_NAME
+from .. import errors
+from .._core.raft_types import ConfChange, ConfState
+from ..config import MAX_ADDRESSES, MAX_NAME
 
 if TYPE_CHECKING:
-    from ._core.mvcc import Store
+    from .._core.mvcc import Store
 
 VERSION = 1
 IDENTITY_VERSION = 2
