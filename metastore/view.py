@@ -11,7 +11,7 @@ from .accept import real_address
 from .api import pb
 from .members import Done, DoneWith, Outcome
 from .replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
-from .storage.slowdisk import SLOW
+from .storage.slow_disk import SLOW
 
 if TYPE_CHECKING:
     from ._core.h2_request import Request

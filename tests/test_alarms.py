@@ -37,7 +37,7 @@ from metastore.replica.alarms import (
     encode_alarms,
     encode_change,
 )
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 MIB = 1 << 20
 NO_SPACE = (8, "etcdserver: mvcc: database space exceeded")

@@ -16,7 +16,7 @@ from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 
 class Caller(Waiter):

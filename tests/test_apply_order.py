@@ -44,8 +44,8 @@ from metastore.replica.roster import (
     Roster,
     RosterState,
 )
-from metastore.storage.memory import MemoryEngine
-from metastore.storage.rocksdb import RocksEngine
+from metastore.storage.engines.memory import MemoryEngine
+from metastore.storage.engines.rocksdb import RocksEngine
 
 OWN, LEADER = 1, 2
 CODEC = PayloadCodec(None, 1 << 20, 1 << 24)

@@ -11,7 +11,7 @@ import pytest
 from support.processes import Server, wait_until
 
 from metastore._core.idle_poll import IdlePollers
-from metastore.storage import awake
+from metastore.storage import idle_awake
 
 Make = Callable[..., Server]
 TWO = len(os.sched_getaffinity(0)) >= 2
@@ -42,11 +42,11 @@ def group(tmp_path: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path
     ],
 )
 def test_quota(lines: str, files: dict[str, str], limited: bool, tmp_path: Path) -> None:
-    assert awake.has_quota(*group(tmp_path, lines, files)) is limited
+    assert idle_awake.has_quota(*group(tmp_path, lines, files)) is limited
 
 
 def test_no_cgroups_no_quota(tmp_path: Path) -> None:
-    assert not awake.has_quota(tmp_path / "none", tmp_path)
+    assert not idle_awake.has_quota(tmp_path / "none", tmp_path)
 
 
 def test_bad_arguments() -> None:
@@ -85,7 +85,7 @@ def seconds(task: Path) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.skipif(not TWO or awake.has_quota(), reason="polling is off here")
+@pytest.mark.skipif(not TWO or idle_awake.has_quota(), reason="polling is off here")
 @pytest.mark.node_only
 def test_a_lone_writer_is_waited_for_awake(fresh: Make) -> None:
     """They poll while one client writes, and sleep when it stops."""

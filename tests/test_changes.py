@@ -25,7 +25,7 @@ from metastore.replica.roster import (
     Roster,
     RosterState,
 )
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 CODEC = PayloadCodec(None, 1 << 20, 1 << 24)
 

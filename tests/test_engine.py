@@ -12,8 +12,8 @@ from metastore._core.engine import APPLIED_KEY, Engine
 from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
 from metastore.storage.contract import EngineContract
-from metastore.storage.memory import MemoryEngine
-from metastore.storage.rocksdb import RocksEngine
+from metastore.storage.engines.memory import MemoryEngine
+from metastore.storage.engines.rocksdb import RocksEngine
 
 
 class DictEngine(Engine):

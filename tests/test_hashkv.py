@@ -19,7 +19,7 @@ from metastore._core.engine import Engine
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc import Store
 from metastore._core.ordered_map import OrderedMap
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 Make = Callable[..., Server]
 

@@ -23,7 +23,7 @@ from metastore._core.kv_server import KVServer
 from metastore._core.mvcc_range import sliced_reply
 from metastore._core.mvcc import Store
 from metastore._core.waiter import Waiter
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
 

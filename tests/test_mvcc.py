@@ -15,7 +15,7 @@ from metastore._core import kv_messages, mvcc_txn
 from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.mvcc import Store
 from metastore._core.ordered_map import OrderedMap
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 KEYS = st.sampled_from([b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"])
 ENDS = st.one_of(st.just(b""), st.just(b"\0"), KEYS)

@@ -20,7 +20,7 @@ from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 KINDS = {"put": PUT, "delete_range": DELETE_RANGE, "txn": TXN, "compact": COMPACT}
 OPS = st.one_of(

@@ -30,8 +30,8 @@ from metastore.config import Config, RocksdbTable
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.node import Node as EmbeddedNode
 from metastore.storage.contract import EngineContract, batch_of
-from metastore.storage.memory import MemoryEngine
-from metastore.storage.rocksdb import RocksEngine
+from metastore.storage.engines.memory import MemoryEngine
+from metastore.storage.engines.rocksdb import RocksEngine
 
 pytestmark = pytest.mark.node_only
 

@@ -15,7 +15,7 @@ from support.processes import wait_until
 
 from metastore._core.raft_types import ConfState
 from metastore.storage.contract import batch_of
-from metastore.storage.rocksdb import RocksEngine
+from metastore.storage.engines.rocksdb import RocksEngine
 
 pytestmark = pytest.mark.node_only
 

@@ -15,7 +15,7 @@ from support.processes import Node, wait_until
 from support.waldisk import METADATA, image
 
 from metastore.failpoints import Failpoints
-from metastore.storage.slowdisk import SlowDisk
+from metastore.storage.slow_disk import SlowDisk
 from metastore.storage.wal import Lag, Wal
 
 pytestmark = pytest.mark.node_only

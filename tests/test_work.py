@@ -23,7 +23,7 @@ from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_txn_work import execute_txn, read_in_pieces
 from metastore._core.waiter import Waiter
-from metastore.storage.memory import MemoryEngine
+from metastore.storage.engines.memory import MemoryEngine
 
 
 def reads_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:

@@ -254,7 +254,7 @@ class EngineContract:
         os.kill(os.getpid(), signal.SIGKILL)
 
     def test_store_gives_the_same_replies_as_on_the_memory_engine(self) -> None:
-        from metastore.storage.memory import MemoryEngine
+        from metastore.storage.engines.memory import MemoryEngine
 
         mine, plain = Store(self.make_engine(), 1, 2), Store(MemoryEngine(), 1, 2)
         rng = random.Random(11)

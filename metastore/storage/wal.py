@@ -36,7 +36,7 @@ from .._core.wal_scan import Recovered, create, recover, reopen
 from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
-from .awake import Awake
+from .idle_awake import Awake
 from .readahead import Reading
 from .segments import (
     FIRST_SIZE,
@@ -50,7 +50,7 @@ from .segments import (
     view,
     write_all,
 )  # fmt: skip
-from .slowdisk import SlowDisk
+from .slow_disk import SlowDisk
 
 MIN_SEGMENT = 64 << 10
 # Room in the last segment that new writes may not use: for votes, membership and compaction.

@@ -28,12 +28,21 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from .._core.engine import APPLIED_KEY, Engine
-from .._core.ordered_map import OrderedMap
-from .._core.recent_keys import RecentEngine
-from ..config import RocksdbTable
-from ..errors import ConfigError, DamagedData, DataDirInUse, DiskFailed, EngineBusy, FormatError, MetaStoreError, reason
-from .segments import sync_folder
+from ..._core.engine import APPLIED_KEY, Engine
+from ..._core.ordered_map import OrderedMap
+from ..._core.recent_keys import RecentEngine
+from ...config import RocksdbTable
+from ...errors import (
+    ConfigError,
+    DamagedData,
+    DataDirInUse,
+    DiskFailed,
+    EngineBusy,
+    FormatError,
+    MetaStoreError,
+    reason,
+)
+from ..segments import sync_folder
 
 try:
     import rocksdict
