@@ -27,7 +27,7 @@ from .accept import real_address
 from .api import header, make_services, pb
 from .api.answers import Answer, Later
 from .api.pages import Pages
-from .backups import Backups
+from .snapshots.backup_stream import Backups
 from .codecs import BUILT_IN_FLAG
 from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
@@ -44,7 +44,7 @@ from .replica.roster import Identity, Roster
 from .peering import Peering
 from .ports import Codec
 from .resolver import Resolver
-from .snapshots import open_snapshots
+from .snapshots.coordinator import open_snapshots
 from .space import Space
 from .storage.datadir import DataDir
 from .storage.readahead import ReadAhead, Reader

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from .console import Progress
 from .errors import ConfigError, DamagedData
-from .snapformat import parse_name
-from .storage.backup import verify
+from .snapshots.format import parse_name
+from .snapshots.backup_file import verify
 
 HEADS = ("snapshot", "bytes", "index", "state", "note")
 

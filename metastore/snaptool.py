@@ -18,8 +18,8 @@ from metastore.config import Config
 from metastore.errors import ConfigError
 from metastore.failpoints import VARIABLE, Failpoints
 from metastore.replica.roster import Identity
-from metastore.storage.backup import Facts, facts, verify
-from metastore.storage.restore import Restore
+from metastore.snapshots.backup_file import Facts, facts, verify
+from metastore.snapshots.restore import Restore
 
 MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 

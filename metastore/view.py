@@ -15,7 +15,7 @@ from .storage.slow_disk import SLOW
 
 if TYPE_CHECKING:
     from ._core.h2_request import Request
-    from .backups import Result as BackupResult
+    from .snapshots.backup_stream import Result as BackupResult
     from .server import Server
     from .upkeep import AlarmsDone, HashDone
 

@@ -23,14 +23,14 @@ from test_snapshot_file import engine_of, make_codec, records
 from metastore import cli
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker
-from metastore.backups import BLOB, MAX_BACKUPS
+from metastore.snapshots.backup_stream import BLOB, MAX_BACKUPS
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, MetaStoreError
 from metastore.replica.roster import Identity
-from metastore.snapformat import Header, backup_padding
-from metastore.storage.backup import Reader, facts, verify
+from metastore.snapshots.format import Header, backup_padding
+from metastore.snapshots.backup_file import Reader, facts, verify
 from metastore.storage.datadir import RESTORING, DataDir
-from metastore.storage.restore import Restore, number_record, rewrite
-from metastore.storage.snapshot import SnapshotStore
+from metastore.snapshots.restore import Restore, number_record, rewrite
+from metastore.snapshots.files import SnapshotStore
 
 pytestmark = pytest.mark.node_only
 

@@ -10,7 +10,7 @@ from support import messages as m
 from support.cluster import Cluster
 
 from metastore import cli
-from metastore.storage.backup import verify
+from metastore.snapshots.backup_file import verify
 
 pytestmark = pytest.mark.node_only
 

@@ -30,9 +30,9 @@ from metastore._core.snap_records import Walker
 from metastore.config import Config
 from metastore.failpoints import Failpoints
 from metastore.memlimit import ADDRESSES, DATA, RESIDENT, Limit
-from metastore.snapformat import Header
-from metastore.snapshots import Snapshots
-from metastore.storage.snapshot import SnapshotStore
+from metastore.snapshots.format import Header
+from metastore.snapshots.coordinator import Snapshots
+from metastore.snapshots.files import SnapshotStore
 
 pytestmark = pytest.mark.node_only
 

@@ -93,7 +93,7 @@ def test_a_newcomer_gets_the_snapshot_of_a_leader_on_rocksdb(engine: str, cluste
     """Written for it: an engine with files keeps none for itself."""
     cluster = cluster_of(1, settings={**EAGER, **ROCKSDB, "raft.batch_max_size": "1"})
     (leader,) = cluster.start().members
-    kept = 5000  # entries that stay in the log for slow followers (metastore/snapshots.py, CATCH_UP)
+    kept = 5000  # entries that stay in the log for slow followers (metastore/snapshots/coordinator.py, CATCH_UP)
     with leader.client(timeout=60) as client:
         puts = [client.future(m.PutRequest(key=b"k%05d" % n, value=b"%d" % n * 20), 60) for n in range(kept + 1500)]
         for put in puts:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from metastore.snappolicy import Policy, client_bytes
+from metastore.snapshots.policy import Policy, client_bytes
 
 
 def test_entries_and_bytes_must_both_have_passed() -> None:

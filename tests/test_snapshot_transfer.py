@@ -23,10 +23,10 @@ from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
 from metastore.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
-from metastore.snapformat import Header
-from metastore.snapshots import Snapshots
-from metastore.snaptransfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
-from metastore.storage.snapshot import Info, SnapshotStore, read_header, read_image
+from metastore.snapshots.format import Header
+from metastore.snapshots.coordinator import Snapshots
+from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
+from metastore.snapshots.files import Info, SnapshotStore, read_header, read_image
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
 CLUSTER = 99

@@ -23,7 +23,7 @@ from support.processes import Node, Server, StartError
 
 from metastore import cli, waltool
 from metastore.errors import DamagedData
-from metastore.snapformat import Header, header_size
+from metastore.snapshots.format import Header, header_size
 from metastore.storage.wal import Wal
 
 pytestmark = pytest.mark.node_only

@@ -1,4 +1,4 @@
-"""etcdserverpb.Maintenance.Snapshot: a backup of the whole state. How it is sent: `metastore.backups`."""
+"""etcdserverpb.Maintenance.Snapshot: a backup of the whole state. How it is sent: `metastore.snapshots.backup_stream`."""
 
 from __future__ import annotations
 

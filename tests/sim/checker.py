@@ -28,7 +28,7 @@ from .model import Call, Model, Pair
 
 if TYPE_CHECKING:
     from metastore._core.engine import Engine
-    from metastore.snapformat import Header
+    from metastore.snapshots.format import Header
 
     from .node import Member
 

@@ -19,10 +19,10 @@ from metastore._core.engine import Engine
 from metastore._core.entry import decode_entry
 from metastore._core.raft_types import ConfState
 from metastore.replica.driver import Driver
-from metastore.snapformat import Header, Trailer, parse_name
+from metastore.snapshots.format import Header, Trailer, parse_name
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading
-from metastore.storage.snapshot import Info
+from metastore.snapshots.files import Info
 from metastore.storage.wal import Lag
 
 from .checker import HEADER, heads

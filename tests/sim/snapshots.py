@@ -1,4 +1,4 @@
-"""Snapshots of the simulated members: the real decisions (`metastore/snapshots.py`) and the real bytes, on simulated
+"""Snapshots of the simulated members: the real decisions (`metastore/snapshots/coordinator.py`) and the real bytes, on simulated
 disk and time. What a thread does there happens here a little later, step by step, and a crash may come in between."""
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from metastore._core.raft_types import Message, Snapshot
 from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.errors import DamagedData, FormatError
 from metastore.failpoints import Failpoints
-from metastore.snapformat import TRAILER_SIZE, Header, Trailer, header_size, parse_name
-from metastore.snappolicy import Policy
-from metastore.snapshots import Snapshots
-from metastore.storage.snapshot import Info
+from metastore.snapshots.format import TRAILER_SIZE, Header, Trailer, header_size, parse_name
+from metastore.snapshots.policy import Policy
+from metastore.snapshots.coordinator import Snapshots
+from metastore.snapshots.files import Info
 
 from .disk import Disk, File
 from .transfers import BEGIN, SimIncoming, SimOutgoing, SimPart

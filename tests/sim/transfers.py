@@ -1,4 +1,4 @@
-"""Snapshots on their way between simulated members: the real order of things (`metastore/snaptransfer.py`), chunk by
+"""Snapshots on their way between simulated members: the real order of things (`metastore/snapshots/transfer.py`), chunk by
 chunk, over the simulated network and onto simulated disks.
 
 Real transfers have a connection of their own. Here chunks and answers are lost, doubled, torn (a byte of them changes)
@@ -16,9 +16,9 @@ from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk, image_size
 from metastore._core.raft_types import Message
 from metastore.errors import FormatError
-from metastore.snapformat import TRAILER_SIZE, Header, header_size, parse_name
-from metastore.snaptransfer import MAX_AGAIN, WINDOW
-from metastore.storage.snapshot import Info, Part
+from metastore.snapshots.format import TRAILER_SIZE, Header, header_size, parse_name
+from metastore.snapshots.transfer import MAX_AGAIN, WINDOW
+from metastore.snapshots.files import Info, Part
 
 from .disk import Disk
 

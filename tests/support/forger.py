@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from metastore import handshake as hs
-from metastore import snaptransfer
+from metastore.snapshots import transfer
 from metastore._core.batch import frame
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.op import encode_op
@@ -353,7 +353,7 @@ class Forger:
 
     def snapshot(self) -> None:
         """A snapshot stream with pieces out of place."""
-        tags = (snaptransfer.BEGIN, snaptransfer.PART, snaptransfer.CHUNK, snaptransfer.TRAILER, snaptransfer.WANT, 99)
+        tags = (transfer.BEGIN, transfer.PART, transfer.CHUNK, transfer.TRAILER, transfer.WANT, 99)
         out = b""
         for _ in range(self.random.choice((1, 2, 5))):
             size = self.random.choice((0, 10, 300, 70_000))

@@ -13,15 +13,15 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import errors
-from .api import pb
-from .snapformat import backup_padding
-from .snaptransfer import Worker
-from .storage.snapshot import Info, Source
+from .. import errors
+from ..api import pb
+from .format import backup_padding
+from .transfer import Worker
+from .files import Info, Source
 
 if TYPE_CHECKING:
-    from ._core.h2_request import Request
-    from .loop import Loop
+    from .._core.h2_request import Request
+    from ..loop import Loop
 
 log = logging.getLogger("metastore.backup")
 

@@ -22,8 +22,8 @@ from .._core.codec import PayloadCodec
 from .._core.snap_records import RecordReader, count_records, restore
 from ..errors import DamagedData, FormatError, NoSpace
 from ..failpoints import Failpoints
-from ..snapformat import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
-from .segments import sync_folder
+from .format import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
+from ..storage.segments import sync_folder
 
 if TYPE_CHECKING:
     from .._core.engine import Engine

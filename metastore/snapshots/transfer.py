@@ -16,16 +16,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ._core.snap_chunk import check_chunk
-from .errors import DamagedData, FormatError, MetaStoreError
-from .snapformat import TRAILER_SIZE, Header
-from .storage.snapshot import Cancelled, Info, Part, SnapshotStore, Source
+from .._core.snap_chunk import check_chunk
+from ..errors import DamagedData, FormatError, MetaStoreError
+from .format import TRAILER_SIZE, Header
+from .files import Cancelled, Info, Part, SnapshotStore, Source
 
 if TYPE_CHECKING:
-    from ._core.raft_types import Message
-    from .loop import Loop
-    from .peer import PeerTransport
-    from .peerstream import AcceptedStream, SnapshotSender
+    from .._core.raft_types import Message
+    from ..loop import Loop
+    from ..peer import PeerTransport
+    from ..peerstream import AcceptedStream, SnapshotSender
 
 log = logging.getLogger("metastore.snapshot")
 

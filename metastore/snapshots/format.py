@@ -6,10 +6,10 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from ._core.snap_chunk import MAX_CHUNK
-from ._core.crc import checksum
-from ._core.raft_types import ConfState
-from .errors import FormatError
+from .._core.snap_chunk import MAX_CHUNK
+from .._core.crc import checksum
+from .._core.raft_types import ConfState
+from ..errors import FormatError
 
 MAGIC = b"MSSNAP\r\n"
 END_MAGIC = b"MSSEND\r\n"

@@ -16,8 +16,8 @@ from .._core.codec import PayloadCodec
 from .._core.snap_records import RecordReader, count_records
 from ..codecs import load_all
 from ..errors import ConfigError, DamagedData, FormatError
-from ..snapformat import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
-from .snapshot import read_header, read_pieces
+from .format import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
+from .files import read_header, read_pieces
 
 
 @dataclass(frozen=True, slots=True)
