@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from . import errors
 from . import handshake as hs
 from ._core.raft_wire import Blob, FrameReader
-from .accept import split_address
+from .net.accept import split_address
 from .replica.roster import Identity, Member, Roster, token_number
 from .peerstream import ROSTER_RECORD
 

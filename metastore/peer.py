@@ -19,10 +19,10 @@ from . import errors
 from . import handshake as hs
 from ._core.raft_wire import REFUSALS, Blob, Forward, Refusal
 from ._core.raft_types import Message, MessageType
-from .accept import Acceptor
+from .net.accept import Acceptor
 from .founding import Lives
 from .handshake import PeerIdentity
-from .loop import Loop, Timer
+from .net.loop import Loop, Timer
 from .peerstream import (
     CLOSED,
     OPEN,
@@ -37,7 +37,7 @@ from .peerstream import (
     Stream,
     tune,
 )
-from .resolver import Resolver
+from .net.resolver import Resolver
 
 if TYPE_CHECKING:
     from .failpoints import Failpoints

@@ -17,7 +17,7 @@ from . import errors
 from . import handshake as hs
 from ._core.op import LEVEL
 from ._core.raft_types import Message, MessageType
-from .accept import place
+from .net.accept import place
 from .codecs import Snappy, load_all
 from .founding import Founding
 from .handshake import PeerIdentity
@@ -25,7 +25,7 @@ from .join import read_record, roster_record
 from .replica.roster import token_number
 from .peer import PeerTransport
 from .peerstream import AcceptedStream
-from .resolver import Places
+from .net.resolver import Places
 
 if TYPE_CHECKING:
     from .ports import Codec

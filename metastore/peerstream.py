@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from . import handshake as hs
 from ._core.raft_wire import MAX_FRAME, Blob, FrameReader, Outbox
 from .errors import DamagedData, DiskFailed, FormatError
-from .loop import HANGUP, READ, WRITE, Timer
-from .resolver import Places
+from .net.loop import HANGUP, READ, WRITE, Timer
+from .net.resolver import Places
 
 if TYPE_CHECKING:
     from ._core.raft_types import Message

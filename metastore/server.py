@@ -23,7 +23,7 @@ from ._core.mvcc import Store
 from ._core.raft import RawNode
 from ._core.raft_types import ConfState, RaftConfig
 from ._core.waiter import Waiter
-from .accept import real_address
+from .net.accept import real_address
 from .api import header, make_services, pb
 from .api.answers import Answer, Later
 from .api.pages import Pages
@@ -32,18 +32,18 @@ from .codecs import BUILT_IN_FLAG
 from .codecs import for_proposals as codec_for_proposals
 from .codecs import load_all as load_all_codecs
 from .config import Config
-from .conn import ConnLimits, Listener
-from .descriptors import for_clients, raise_limit, reserved
+from .net.client_conn import ConnLimits, Listener
+from .net.descriptors import for_clients, raise_limit, reserved
 from .drain import Drain
 from .replica.driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
 from .join import join_unless
-from .loop import READ, Loop
+from .net.loop import READ, Loop
 from .members import Members
 from .replica.roster import Identity, Roster
 from .peering import Peering
 from .ports import Codec
-from .resolver import Resolver
+from .net.resolver import Resolver
 from .snapshots.coordinator import open_snapshots
 from .space import Space
 from .storage.datadir import DataDir

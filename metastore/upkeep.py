@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ._core.engine import Engine
     from ._core.mvcc import Store
     from .replica.driver import Driver
-    from .loop import Loop
+    from .net.loop import Loop
     from .memguard import Memory
 
 log = logging.getLogger("metastore.upkeep")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from . import __version__, errors
-from .accept import real_address
+from .net.accept import real_address
 from .api import pb
 from .members import Done, DoneWith, Outcome
 from .replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls

@@ -20,9 +20,9 @@ from support.echo_server import EchoServer, Running
 
 from metastore import errors
 from metastore._core.grpc import Limits
-from metastore.accept import split_address
-from metastore.conn import TOLD_PER_TURN, ClientConn, ConnLimits, Listener
-from metastore.loop import Loop
+from metastore.net.accept import split_address
+from metastore.net.client_conn import TOLD_PER_TURN, ClientConn, ConnLimits, Listener
+from metastore.net.loop import Loop
 
 PUT = "/etcdserverpb.KV/Put"
 FAST = ConnLimits(handshake=0.3, http_idle=0.3, grace=0.3, sweep=0.05)

@@ -19,7 +19,7 @@ from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
 from metastore._core.raft_wire import REFUSALS
 from metastore._core.raft_types import Message, MessageType
-from metastore.accept import real_address
+from metastore.net.accept import real_address
 from metastore.localcluster import free_ports
 from metastore.members import dialled_address
 from metastore.storage.starts import next_start

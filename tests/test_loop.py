@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from metastore import errors
-from metastore.loop import MANY_CANCELLED, READ, WRITE, Loop
+from metastore.net.loop import MANY_CANCELLED, READ, WRITE, Loop
 
 
 @pytest.fixture

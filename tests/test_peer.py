@@ -20,7 +20,7 @@ from metastore._core.entry import Entry, encode_entry
 from metastore._core.raft_wire import REFUSALS, FrameReader, Outbox
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore.failpoints import Failpoints
-from metastore.loop import Loop
+from metastore.net.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
 
 T = MessageType

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from metastore.loop import Loop
-from metastore.resolver import MAX_NAMES, MAX_THREADS, Places, Resolver
+from metastore.net.loop import Loop
+from metastore.net.resolver import MAX_NAMES, MAX_THREADS, Places, Resolver
 
 REAL = socket.getaddrinfo
 PLACE = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))

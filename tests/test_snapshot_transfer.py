@@ -21,7 +21,7 @@ from metastore._core.engine import MemoryEngine
 from metastore._core.raft_types import Message, MessageType, Snapshot
 from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
-from metastore.loop import Loop
+from metastore.net.loop import Loop
 from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
 from metastore.snapshots.format import Header
 from metastore.snapshots.coordinator import Snapshots

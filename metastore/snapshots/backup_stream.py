@@ -21,7 +21,7 @@ from .files import Info, Source
 
 if TYPE_CHECKING:
     from .._core.h2_request import Request
-    from ..loop import Loop
+    from ..net.loop import Loop
 
 log = logging.getLogger("metastore.backup")
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from .._core.engine import Engine
     from ..config import MaintenanceTable
     from ..replica.driver import Driver
-    from ..loop import Loop
+    from ..net.loop import Loop
     from ..memguard import Memory
     from ..ports import Codec
     from ..storage.wal import Wal

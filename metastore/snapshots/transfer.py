@@ -23,7 +23,7 @@ from .files import Cancelled, Info, Part, SnapshotStore, Source
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message
-    from ..loop import Loop
+    from ..net.loop import Loop
     from ..peer import PeerTransport
     from ..peerstream import AcceptedStream, SnapshotSender
 

@@ -10,8 +10,8 @@ from typing import Any
 from metastore import errors
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2_request import Request
-from metastore.conn import ConnLimits, Listener
-from metastore.loop import Loop
+from metastore.net.client_conn import ConnLimits, Listener
+from metastore.net.loop import Loop
 
 PUT = 0
 HOLD = 1

@@ -19,10 +19,10 @@ from typing import Final, Protocol
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.h2_request import Request, expire, unpack
-from metastore.accept import Acceptor
+from metastore.net.accept import Acceptor
 from metastore.api.answers import Answer, Later
-from metastore.http1 import HttpSession
-from metastore.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
+from metastore.net.http1 import HttpSession
+from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
 
 log = logging.getLogger("metastore.conn")
 

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from .accept import split_address
-from .errors import ConfigError
+from ..errors import ConfigError
 from .loop import Loop
 
 #: Threads that ask at a time. They stay: a peer whose name is wrong is asked for again every two seconds, for ever.

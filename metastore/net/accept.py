@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from metastore import errors
-from metastore.loop import ACCEPT_LATER, READ, Loop, Timer
+from metastore.net.loop import ACCEPT_LATER, READ, Loop, Timer
 
 log = logging.getLogger("metastore.accept")
 

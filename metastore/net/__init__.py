@@ -1,0 +1,1 @@
+"""Sockets: the selector loop, and the connections of clients."""
