@@ -2,7 +2,7 @@
 
 The transport's owner (peer.Handler) in the loop's thread. Verdicts of other members are acted on here: a member that
 was removed, lost its directory or runs twice ends; a member whose log is empty waits until it may begin
-(`founding.py`).
+(`peers/founding.py`).
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from . import errors
-from . import handshake as hs
+from .peers import handshake as hs
 from ._core.op import LEVEL
 from ._core.raft_types import Message, MessageType
 from .net.accept import place
 from .codecs import Snappy, load_all
-from .founding import Founding
-from .handshake import PeerIdentity
-from .join import read_record, roster_record
+from .peers.founding import Founding
+from .peers.handshake import PeerIdentity
+from .peers.join import read_record, roster_record
 from .replica.roster import token_number
-from .peer import PeerTransport
-from .peerstream import AcceptedStream
+from .peers.transport import PeerTransport
+from .peers.stream import AcceptedStream
 from .net.resolver import Places
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class Peering:
     # ---- beginning
 
     def _founding(self) -> Founding | None:
-        """The question whether this member may begin its cluster, if it is one: see founding.py. A directory that has
+        """The question whether this member may begin its cluster, if it is one: see peers/founding.py. A directory that has
         a term took part before, so it was not lost; asked again, it could wait for ever for the first leader, who was
         alone with the first entry when all of them stopped."""
         server, identity = self._server, self._server.identity

@@ -37,7 +37,7 @@ from .net.descriptors import for_clients, raise_limit, reserved
 from .drain import Drain
 from .replica.driver import BUSY_RETRY, Driver, Nobody
 from .failpoints import Failpoints
-from .join import join_unless
+from .peers.join import join_unless
 from .net.loop import READ, Loop
 from .members import Members
 from .replica.roster import Identity, Roster

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from metastore import Config
-from metastore import handshake as hs
-from metastore.founding import PROOF, SHOWN, Founding, Lives
+from metastore.peers import handshake as hs
+from metastore.peers.founding import PROOF, SHOWN, Founding, Lives
 from metastore.replica.roster import Identity
 from metastore.replica.roster import Member as Record
 from metastore.peering import Peering

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, codecs, errors, join, members, peering, server
+from metastore import Config, Node, codecs, errors, members, peering, server
+from metastore.peers import join
 from metastore.snapshots import coordinator as snapshots
 from metastore.replica import driver, roster
 from metastore._core.batch import frame

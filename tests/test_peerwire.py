@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from metastore import handshake as hs
+from metastore.peers import handshake as hs
 from metastore._core.batch import frame, unframe
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.raft_wire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal

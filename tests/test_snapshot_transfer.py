@@ -22,7 +22,7 @@ from metastore._core.raft_types import Message, MessageType, Snapshot
 from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
 from metastore.net.loop import Loop
-from metastore.peer import PeerIdentity, PeerLimits, PeerTransport
+from metastore.peers.transport import PeerIdentity, PeerLimits, PeerTransport
 from metastore.snapshots.format import Header
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker

@@ -24,8 +24,8 @@ from .files import Cancelled, Info, Part, SnapshotStore, Source
 if TYPE_CHECKING:
     from .._core.raft_types import Message
     from ..net.loop import Loop
-    from ..peer import PeerTransport
-    from ..peerstream import AcceptedStream, SnapshotSender
+    from ..peers.transport import PeerTransport
+    from ..peers.stream import AcceptedStream, SnapshotSender
 
 log = logging.getLogger("metastore.snapshot")
 

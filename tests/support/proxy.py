@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Self
 
-from metastore import handshake
+from metastore.peers import handshake
 
 Link = tuple[int, int]
 CHUNK = 1 << 16

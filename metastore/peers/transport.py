@@ -15,15 +15,15 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from . import errors
+from .. import errors
 from . import handshake as hs
-from ._core.raft_wire import REFUSALS, Blob, Forward, Refusal
-from ._core.raft_types import Message, MessageType
-from .net.accept import Acceptor
+from .._core.raft_wire import REFUSALS, Blob, Forward, Refusal
+from .._core.raft_types import Message, MessageType
+from ..net.accept import Acceptor
 from .founding import Lives
 from .handshake import PeerIdentity
-from .net.loop import Loop, Timer
-from .peerstream import (
+from ..net.loop import Loop, Timer
+from .stream import (
     CLOSED,
     OPEN,
     PING,
@@ -37,10 +37,10 @@ from .peerstream import (
     Stream,
     tune,
 )
-from .net.resolver import Resolver
+from ..net.resolver import Resolver
 
 if TYPE_CHECKING:
-    from .failpoints import Failpoints
+    from ..failpoints import Failpoints
 
 __all__ = ["REFUSALS", "Handler", "PeerIdentity", "PeerLimits", "PeerTransport"]
 
@@ -89,7 +89,7 @@ class Handler(Protocol):
         """Codecs (flag byte, name) that a member must be able to read."""
 
     def roster_record(self) -> bytes:
-        """What somebody is told who asks for the roster (see join.py)."""
+        """What somebody is told who asks for the roster (see peers/join.py)."""
 
     def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
         """`member` answered our hello."""

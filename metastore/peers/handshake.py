@@ -13,10 +13,10 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from . import __version__
-from ._core.crc import checksum
-from .config import MAX_ADDRESS, MAX_NAME
-from .errors import FormatError
+from .. import __version__
+from .._core.crc import checksum
+from ..config import MAX_ADDRESS, MAX_NAME
+from ..errors import FormatError
 
 MAGIC: Final = b"MSPEER\r\n"
 VERSION: Final = 2

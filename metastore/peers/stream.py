@@ -1,4 +1,4 @@
-"""Single streams between members: sockets, greetings, queues, back-off. What they are for is peer.py's business.
+"""Single streams between members: sockets, greetings, queues, back-off. What they are for is peers/transport.py's business.
 
 A `DialledStream` comes back by itself for as long as it is not closed; a `SnapshotSender` lives for one connection;
 an `AcceptedStream` is the other end of either. All are bounded: output by the outbox, input by the largest frame.
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from . import handshake as hs
-from ._core.raft_wire import MAX_FRAME, Blob, FrameReader, Outbox
-from .errors import DamagedData, DiskFailed, FormatError
-from .net.loop import HANGUP, READ, WRITE, Timer
-from .net.resolver import Places
+from .._core.raft_wire import MAX_FRAME, Blob, FrameReader, Outbox
+from ..errors import DamagedData, DiskFailed, FormatError
+from ..net.loop import HANGUP, READ, WRITE, Timer
+from ..net.resolver import Places
 
 if TYPE_CHECKING:
-    from ._core.raft_types import Message
-    from .peer import Peer, PeerTransport
+    from .._core.raft_types import Message
+    from .transport import Peer, PeerTransport
 
 #: Bytes of a frame that an acceptor may send on a stream that is not for snapshots.
 SIGNS = 1024

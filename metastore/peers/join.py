@@ -15,12 +15,12 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
-from . import errors
+from .. import errors
 from . import handshake as hs
-from ._core.raft_wire import Blob, FrameReader
-from .net.accept import split_address
-from .replica.roster import Identity, Member, Roster, token_number
-from .peerstream import ROSTER_RECORD
+from .._core.raft_wire import Blob, FrameReader
+from ..net.accept import split_address
+from ..replica.roster import Identity, Member, Roster, token_number
+from .stream import ROSTER_RECORD
 
 log = logging.getLogger("metastore.join")
 
