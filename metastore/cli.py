@@ -18,8 +18,8 @@ from typing import Final, Protocol
 from metastore import __version__, _source, logs
 from metastore.config import Config, misspelt_variables
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform, reason
-from metastore.memlimit import settle_malloc
-from metastore.signals import WOKEN, Signals
+from metastore.member.memory_limit import settle_malloc
+from metastore.member.signals import WOKEN, Signals
 
 log = logging.getLogger("metastore.cli")
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 from metastore.errors import ConfigError, MetaStoreError
-from metastore.memlimit import limits, tightest
+from metastore.member.memory_limit import limits, tightest
 
 READY = "ready to serve client requests client="
 QUIET = 0.5  # seconds without a line of a node before what is to be read last is printed

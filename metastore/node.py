@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from . import errors
 from .config import Config
-from .drain import CLOSING
+from .member.drain import CLOSING
 from .embed import Call, EmbeddedKV, Futures
 from .failpoints import Failpoints
-from .server import Server
-from .signals import kept_away
+from .member.server import Server
+from .member.signals import kept_away
 
 log = logging.getLogger("metastore.node")
 

@@ -13,7 +13,8 @@ import pytest
 from support import messages as m
 from test_apply import Caller, entry, put, waiting
 
-from metastore import errors, space, storage
+from metastore import errors, storage
+from metastore.member import space
 from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec

@@ -19,7 +19,7 @@ from metastore.peers import handshake as hs
 from metastore.peers.founding import PROOF, SHOWN, Founding, Lives
 from metastore.replica.roster import Identity
 from metastore.replica.roster import Member as Record
-from metastore.peering import Peering
+from metastore.member.peering import Peering
 
 WAIT = 5.0
 CLUSTER = 7

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, codecs, errors, members, peering, server
+from metastore import Config, Node, codecs, errors
+from metastore.member import membership_client, peering, server
 from metastore.peers import join
 from metastore.snapshots import coordinator as snapshots
 from metastore.replica import driver, roster
@@ -22,7 +23,7 @@ from metastore._core.raft_wire import REFUSALS
 from metastore._core.raft_types import Message, MessageType
 from metastore.net.accept import real_address
 from metastore.localcluster import free_ports
-from metastore.members import dialled_address
+from metastore.member.membership_client import dialled_address
 from metastore.storage.starts import next_start
 
 

@@ -20,7 +20,8 @@ from support.cluster import Cluster, MetaStoreMember
 from support.memlimits import MIB, STACKS, Group, LimitedNode
 from support.processes import StartError, metric, wait_until
 
-from metastore import errors, memguard, memlimit, memplan
+from metastore import errors
+from metastore.member import memory_guard, memory_limit, memory_plan
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import APPLIED_KEY, MemoryEngine
 from metastore._core.ordered_map import reclaim
@@ -29,7 +30,7 @@ from metastore._core.record import held_now
 from metastore._core.snap_records import Walker
 from metastore.config import Config
 from metastore.failpoints import Failpoints
-from metastore.memlimit import ADDRESSES, DATA, RESIDENT, Limit
+from metastore.member.memory_limit import ADDRESSES, DATA, RESIDENT, Limit
 from metastore.snapshots.format import Header
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import SnapshotStore
@@ -107,10 +108,10 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_tightest_limit_is_found(name: str, tmp_path: Path) -> None:
     files, nbytes = CASES[name]
-    found = memlimit.tightest(memlimit.limits(tree(tmp_path, files)))
+    found = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files)))
     assert found is not None and found.nbytes == nbytes, found
     assert found.kind == RESIDENT and (("cgroup" in found.source) == (nbytes < GIB))
-    given = memlimit.tightest(memlimit.limits(tree(tmp_path, files), given=64 * MIB))
+    given = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files), given=64 * MIB))
     assert given == Limit(64 * MIB, "limits.memory_bytes")
 
 
@@ -118,10 +119,10 @@ LIMITED = """
 import resource, sys
 from metastore import memlimit
 resource.setrlimit(getattr(resource, sys.argv[1]), (1 << 30, 1 << 30))
-found = memlimit.tightest(memlimit.limits())
-before = memlimit.used(found.kind)
+found = memory_limit.tightest(memory_limit.limits())
+before = memory_limit.used(found.kind)
 taken = bytearray(32 << 20)
-print(found.kind, found.source, found.nbytes, memlimit.used(found.kind) - before >= 32 << 20)
+print(found.kind, found.source, found.nbytes, memory_limit.used(found.kind) - before >= 32 << 20)
 """
 
 
@@ -138,30 +139,30 @@ def test_resource_limits_are_found(name: str, kind: str) -> None:
 @pytest.mark.parametrize("most", [64 * MIB, 128 * MIB, 300 * MIB, GIB, 4 * GIB, 64 * GIB])
 @pytest.mark.parametrize("peers", [False, True])
 def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
-    config = memplan.fit(Config(), most)
+    config = memory_plan.fit(Config(), most)
     base = 30 * MIB
-    plan = memplan.plan(config, most, most - base, peers)
+    plan = memory_plan.plan(config, most, most - base, peers)
     taken = base + sum(plan.beside.values()) + plan.room
-    assert taken <= most or plan.quota == memplan.LEAST_QUOTA
+    assert taken <= most or plan.quota == memory_plan.LEAST_QUOTA
     assert plan.quota < plan.room
     assert plan.margin < most
     if most >= 300 * MIB:
         assert plan.quota > most // 5, "hardly anything is left for the store"
-    less = memplan.plan(config, most, most - base - MIB, peers)
+    less = memory_plan.plan(config, most, most - base - MIB, peers)
     assert less.quota <= plan.quota
 
 
 def test_only_what_is_at_its_default_gets_smaller() -> None:
-    assert memplan.fit(Config(), 16 * GIB) == Config()
+    assert memory_plan.fit(Config(), 16 * GIB) == Config()
     everything = Config.from_toml((Path(__file__).parent.parent / "conf" / "metastore.toml").read_text())
-    assert memplan.fit(everything, 200 * MIB).limits == memplan.fit(Config(), 200 * MIB).limits
+    assert memory_plan.fit(everything, 200 * MIB).limits == memory_plan.fit(Config(), 200 * MIB).limits
     given = Config(raft={"max_tail_bytes": "31MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
-    small = memplan.fit(given, 200 * MIB)
+    small = memory_plan.fit(given, 200 * MIB)
     assert small.raft.max_tail_bytes == 31 * MIB and small.storage.rocksdb.cache_size == 100 * MIB
     assert small.wal.read_ahead_cache < given.wal.read_ahead_cache
     assert small.storage.rocksdb.write_buffer_size < given.storage.rocksdb.write_buffer_size
     assert small.limits.max_inflight_bytes >= small.raft.batch_max_bytes
-    assert memplan.fit(small, 200 * MIB) == small
+    assert memory_plan.fit(small, 200 * MIB) == small
 
 
 @pytest.mark.parametrize(("quota", "warned"), [("0B", False), ("40MiB", False), ("150MiB", True), (-1, True)])
@@ -169,9 +170,9 @@ def test_a_quota_that_does_not_fit_is_warned_of(
     quota: str | int, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What this process really takes depends on the tests that ran in it before.
-    monkeypatch.setattr(memlimit, "used", lambda _kind=memlimit.RESIDENT: 60 * MIB)
+    monkeypatch.setattr(memlimit, "used", lambda _kind=memory_limit.RESIDENT: 60 * MIB)
     limit = Limit(360 * MIB, "the test's limit")
-    memory = memguard.Memory(Config(limits={"quota_bytes": quota}), limit)
+    memory = memory_guard.Memory(Config(limits={"quota_bytes": quota}), limit)
     with caplog.at_level(logging.WARNING, "metastore.memory"):
         memory.share_out(peers=False, contents=True)
     assert memory.plan is not None
@@ -184,7 +185,7 @@ def test_a_quota_that_does_not_fit_is_warned_of(
 
 
 def test_no_memory_at_all_is_told_in_one_sentence() -> None:
-    memory = memguard.Memory(Config(), Limit(memlimit.used() + 4 * MIB, "the test's limit"))
+    memory = memory_guard.Memory(Config(), Limit(memory_limit.used() + 4 * MIB, "the test's limit"))
     memory.share_out(peers=False, contents=True)
     taken = b"x" * (4 * MIB)
     with pytest.raises(errors.OutOfMemory) as caught:
@@ -458,7 +459,7 @@ def test_a_full_leader_feeds_a_follower(tmp_path: Path) -> None:
 
 
 class Watch:
-    """In the place of `memguard.Memory`: says that there is no room for two states, and notes the peak."""
+    """In the place of `memory_guard.Memory`: says that there is no room for two states, and notes the peak."""
 
     peak = 0
 

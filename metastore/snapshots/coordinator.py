@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from ..config import MaintenanceTable
     from ..replica.driver import Driver
     from ..net.loop import Loop
-    from ..memguard import Memory
+    from ..member.memory_guard import Memory
     from ..ports import Codec
     from ..storage.wal import Wal
 

@@ -1,4 +1,4 @@
-"""Members of the simulated cluster: the real parts, wired as `metastore/server.py` wires them, on simulated disk,
+"""Members of the simulated cluster: the real parts, wired as `metastore/member/server.py` wires them, on simulated disk,
 network and time; and the cluster that holds them.
 
 A member's clock runs at its own rate. A killed member loses everything but its disk. A paused one (SIGSTOP) does
@@ -28,7 +28,7 @@ from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
 from metastore.replica.driver import Driver
-from metastore.members import Members
+from metastore.member.membership_client import Members
 from metastore.replica.roster import Identity, Roster, RosterState
 from metastore.replica.roster import Member as Record
 from metastore.storage import guarded
@@ -189,7 +189,7 @@ class MemberWal(SimWal):
 
 
 class RaftStorage:
-    """What the core asks (see metastore/server.py)."""
+    """What the core asks (see metastore/member/server.py)."""
 
     def __init__(
         self, wal: SimWal, images: Callable[..., Any], conf_state: ConfState, snapshot: Callable[[], Any]

@@ -13,7 +13,7 @@ from .processes import Node
 
 MIB = 1 << 20
 #: Of a limit on data, what goes to the stacks of threads, those that are there and those to come, which is left free
-#: (metastore/memlimit.py); in a cgroup they do not count.
+#: (metastore/member/memory_limit.py); in a cgroup they do not count.
 STACKS = 128 * MIB
 
 _numbers = itertools.count()

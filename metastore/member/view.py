@@ -6,16 +6,16 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from . import __version__, errors
-from .net.accept import real_address
-from .api import pb
-from .members import Done, DoneWith, Outcome
-from .replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
-from .storage.slow_disk import SLOW
+from .. import __version__, errors
+from ..net.accept import real_address
+from ..api import pb
+from .membership_client import Done, DoneWith, Outcome
+from ..replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
+from ..storage.slow_disk import SLOW
 
 if TYPE_CHECKING:
-    from ._core.h2_request import Request
-    from .snapshots.backup_stream import Result as BackupResult
+    from .._core.h2_request import Request
+    from ..snapshots.backup_stream import Result as BackupResult
     from .server import Server
     from .upkeep import AlarmsDone, HashDone
 

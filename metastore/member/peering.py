@@ -13,22 +13,22 @@ import secrets
 from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any, Final
 
-from . import errors
-from .peers import handshake as hs
-from ._core.op import LEVEL
-from ._core.raft_types import Message, MessageType
-from .net.accept import place
-from .codecs import Snappy, load_all
-from .peers.founding import Founding
-from .peers.handshake import PeerIdentity
-from .peers.join import read_record, roster_record
-from .replica.roster import token_number
-from .peers.transport import PeerTransport
-from .peers.stream import AcceptedStream
-from .net.resolver import Places
+from .. import errors
+from ..peers import handshake as hs
+from .._core.op import LEVEL
+from .._core.raft_types import Message, MessageType
+from ..net.accept import place
+from ..codecs import Snappy, load_all
+from ..peers.founding import Founding
+from ..peers.handshake import PeerIdentity
+from ..peers.join import read_record, roster_record
+from ..replica.roster import token_number
+from ..peers.transport import PeerTransport
+from ..peers.stream import AcceptedStream
+from ..net.resolver import Places
 
 if TYPE_CHECKING:
-    from .ports import Codec
+    from ..ports import Codec
     from .server import Server
 
 log = logging.getLogger("metastore.members")

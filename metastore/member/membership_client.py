@@ -9,12 +9,12 @@ from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from . import errors
-from ._core.kv_server import KVServer
-from ._core.op import MEMBER, encode_op, level_of
-from ._core.waiter import Waiter
-from .replica.driver import Driver
-from .replica.roster import (
+from .. import errors
+from .._core.kv_server import KVServer
+from .._core.op import MEMBER, encode_op, level_of
+from .._core.waiter import Waiter
+from ..replica.driver import Driver
+from ..replica.roster import (
     ADD,
     ADD_LEARNER,
     PUBLISH,

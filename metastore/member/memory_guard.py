@@ -1,7 +1,7 @@
 """Keeps a process within the memory that it may use: what its store may take, and when it writes no more.
 
 A cgroup kills who takes more than its limit, and a start that replays the log would be killed in the same way, again
-and again. So the limit is known (`memlimit.py`) and shared out (`memplan.py`) before there are any contents, and what
+and again. So the limit is known (`member/memory_limit.py`) and shared out (`member/memory_plan.py`) before there are any contents, and what
 is really used is looked at while they come.
 """
 
@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from . import errors, memlimit, memplan
-from ._core.work import set_held_most
+from .. import errors
+from . import memory_limit, memory_plan
+from .._core.work import set_held_most
 
 if TYPE_CHECKING:
-    from .config import Config
+    from ..config import Config
 
 log = logging.getLogger("metastore.memory")
 
@@ -28,32 +29,32 @@ RECORD = 40
 class Memory:
     """What this process may use. `config`: with bounds that fit. `limit`: None where there is none to be found."""
 
-    def __init__(self, config: Config, limit: memlimit.Limit | None) -> None:
+    def __init__(self, config: Config, limit: memory_limit.Limit | None) -> None:
         self.limit = limit
-        self.config = memplan.fit(config, limit.whole()) if limit is not None else config
-        self.quota = config.limits.quota_bytes or memplan.MOST_QUOTA
-        self.bounds: memplan.Plan | None = None
-        self.plan: memplan.Plan | None = None  # the same, where the contents are in memory
+        self.config = memory_plan.fit(config, limit.whole()) if limit is not None else config
+        self.quota = config.limits.quota_bytes or memory_plan.MOST_QUOTA
+        self.bounds: memory_plan.Plan | None = None
+        self.plan: memory_plan.Plan | None = None  # the same, where the contents are in memory
 
     def share_out(self, *, peers: bool, contents: bool) -> None:
         """Work out who may take what; to be called before there are any contents. `peers`: whether there are other
         members. `contents`: whether the store is in memory too; then warns of a quota that does not fit."""
         if self.limit is None:
             return
-        self.bounds = memplan.plan(self.config, self.limit.whole(), self.limit.left(), peers)
+        self.bounds = memory_plan.plan(self.config, self.limit.whole(), self.limit.left(), peers)
         set_held_most(self.bounds.reply, self.bounds.replies)
         if not contents:
             return
         self.plan = self.bounds
         log.log(
-            logging.INFO if self.plan.quota < memplan.MOST_QUOTA else logging.DEBUG,
+            logging.INFO if self.plan.quota < memory_plan.MOST_QUOTA else logging.DEBUG,
             "%d bytes of memory may be used (%s), %d of them by the store with its history",
             self.limit.nbytes, self.limit.source, self.plan.quota,
         )  # fmt: skip
         given = self.config.limits.quota_bytes
         if not given:
-            self.quota = min(memplan.MOST_QUOTA, self.plan.quota)
-        if given < 0 or given > self.plan.quota or self.plan.quota == memplan.LEAST_QUOTA:
+            self.quota = min(memory_plan.MOST_QUOTA, self.plan.quota)
+        if given < 0 or given > self.plan.quota or self.plan.quota == memory_plan.LEAST_QUOTA:
             self._warn(given)
 
     def _warn(self, given: int) -> None:
@@ -72,13 +73,13 @@ class Memory:
 
     def calls(self) -> dict[str, int]:
         """What calls that are not over may hold, as keywords of `Limits`, where it is less than that has anyway."""
-        if self.bounds is None or self.bounds.calls >= memplan.CALLS_MOST:
+        if self.bounds is None or self.bounds.calls >= memory_plan.CALLS_MOST:
             return {}
         return {"max_total_buffered": self.bounds.calls, "max_buffered": self.bounds.calls // 2}
 
     def used(self) -> int:
         """Bytes that count against the limit."""
-        return memlimit.used(self.limit.kind) if self.limit is not None else memlimit.used()
+        return memory_limit.used(self.limit.kind) if self.limit is not None else memory_limit.used()
 
     def short(self) -> bool:
         """Whether so much is used that no more writes should be taken."""
@@ -111,4 +112,4 @@ class Memory:
 
 def find(config: Config) -> Memory:
     """What this process may use, as the machine and the configuration say."""
-    return Memory(config, memlimit.tightest(memlimit.limits(given=config.limits.memory_bytes)))
+    return Memory(config, memory_limit.tightest(memory_limit.limits(given=config.limits.memory_bytes)))

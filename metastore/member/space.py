@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from ._core.raft_types import MsgTimeoutNow
-from .errors import DiskFailed, NoSpace
+from .._core.raft_types import MsgTimeoutNow
+from ..errors import DiskFailed, NoSpace
 
 if TYPE_CHECKING:
-    from ._core.raft_types import Message
+    from .._core.raft_types import Message
     from .server import Server
 
 log = logging.getLogger("metastore.node")

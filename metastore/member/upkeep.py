@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import errors
-from ._core.engine import MemoryEngine
-from ._core.mvcc_hash import Hasher
-from ._core.op import ALARM, DELETE_RANGE
-from ._core.waiter import Waiter
-from .replica.alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
-from .api import pb
-from .replica.autocompact import AutoCompactor
-from .replica.driver import BUSY_RETRY
-from .members import hand_in
+from .. import errors
+from .._core.engine import MemoryEngine
+from .._core.mvcc_hash import Hasher
+from .._core.op import ALARM, DELETE_RANGE
+from .._core.waiter import Waiter
+from ..replica.alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
+from ..api import pb
+from ..replica.autocompact import AutoCompactor
+from ..replica.driver import BUSY_RETRY
+from .membership_client import hand_in
 
 if TYPE_CHECKING:
-    from ._core.engine import Engine
-    from ._core.mvcc import Store
-    from .replica.driver import Driver
-    from .net.loop import Loop
-    from .memguard import Memory
+    from .._core.engine import Engine
+    from .._core.mvcc import Store
+    from ..replica.driver import Driver
+    from ..net.loop import Loop
+    from .memory_guard import Memory
 
 log = logging.getLogger("metastore.upkeep")
 

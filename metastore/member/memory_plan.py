@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .config import Config
+from ..config import Config
 
 MIB = 1 << 20
 

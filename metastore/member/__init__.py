@@ -1,0 +1,1 @@
+"""One member, put together: its thread, its services, its upkeep, its stop."""
