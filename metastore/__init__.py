@@ -24,7 +24,7 @@ __all__ = ["Config", "MetaStoreError", "Node", "__version__", "errors"]
 _LAZY = {
     "Config": ("metastore.config", "Config"),
     "MetaStoreError": ("metastore.errors", "MetaStoreError"),
-    "Node": ("metastore.node", "Node"),
+    "Node": ("metastore.embedded.node", "Node"),
     "errors": ("metastore.errors", None),
 }
 

@@ -34,7 +34,7 @@ SAME_SIGNAL: Final = 0.5
 
 
 class Runnable(Protocol):
-    """What the command line needs of `metastore.node.Node`."""
+    """What the command line needs of `metastore.embedded.node.Node`."""
 
     def start(self) -> None:
         """Open the data, bind the addresses, serve. Raises MetaStoreError."""
@@ -148,7 +148,7 @@ def announce(config: Config, conf: str | None) -> None:
 
 def make_node(config: Config) -> Runnable:
     """The node itself; imported late, so that --help and a bad configuration answer at once."""
-    from metastore.node import Node
+    from metastore.embedded.node import Node
 
     node: Runnable = Node(config)
     return node

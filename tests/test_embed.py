@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from metastore import Config, Node, embed, errors
-from metastore.node import INBOX_SLICE
+from metastore import Config, Node, errors
+from metastore.embedded import calls
+from metastore.embedded.node import INBOX_SLICE
 
 pytestmark = pytest.mark.node_only
 
@@ -42,7 +43,7 @@ def test_many_more_pairs_than_may_be_in_flight(tmp_path: Path) -> None:
         results = node.put_many(pairs())
         assert [result.revision for result in results] == list(range(2, 12_002)), "out of order"
         assert {item.value for item in node.get_prefix("k").kvs} == {str(n).encode() for n in range(11_994, 12_001)}
-        assert peak <= embed.WINDOW + embed.SLICE, "more is held than is under way"
+        assert peak <= calls.WINDOW + calls.SLICE, "more is held than is under way"
         assert max(done) <= NARROW["max_inflight_requests"]
 
 

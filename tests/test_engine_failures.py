@@ -26,7 +26,7 @@ from metastore._core.ordered_map import OrderedMap
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.config import Config, LimitsTable
-from metastore.node import Node
+from metastore.embedded.node import Node
 from metastore.storage import guarded
 
 pytestmark = pytest.mark.node_only

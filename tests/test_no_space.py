@@ -22,7 +22,7 @@ from support.processes import Node, StartError, wait_until
 from metastore.config import Config
 from metastore.errors import DiskFailed
 from metastore.failpoints import Failpoints
-from metastore.node import Node as EmbeddedNode
+from metastore.embedded.node import Node as EmbeddedNode
 
 KIB = 1 << 10
 MIB = 1 << 20

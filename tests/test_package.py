@@ -261,14 +261,14 @@ def test_the_core_is_pure() -> None:
 def test_the_import_scan_sees_all_forms(tmp_path: Path) -> None:
     text = (
         "from libc.time cimport time\nfrom .log cimport (A,\n    B)\ncimport numpy as np\nimport os, random\n"
-        "def f():\n    from metastore.node import Node\ncdef extern from \"unistd.h\" nogil:\n    pass\n"
+        "def f():\n    from metastore.embedded.node import Node\ncdef extern from \"unistd.h\" nogil:\n    pass\n"
     )  # fmt: skip
     path = tmp_path / "x.pyx"
     path.write_text(text)
     found = {target for _, target in imports("_core.x", path)}
     assert found == {
         "libc.time.time", "metastore._core.raft_log.A", "metastore._core.raft_log.B", "numpy", "os", "random",
-        "metastore.node.Node", "<unistd.h>",
+        "metastore.embedded.node.Node", "<unistd.h>",
     }  # fmt: skip
 
 
@@ -368,7 +368,7 @@ def test_entry_points_are_declared_and_load() -> None:
 
 
 def test_importing_the_package_is_light() -> None:
-    heavy = {"numpy", "prometheus_client", "google.protobuf", "metastore.node", "metastore.config", "rich", "ssl"}
+    heavy = {"numpy", "prometheus_client", "google.protobuf", "metastore.embedded.node", "metastore.config", "rich", "ssl"}
     code = f"import sys, metastore; print(sorted(set(sys.modules) & {heavy!r}))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
@@ -377,7 +377,7 @@ def test_lazy_exports() -> None:
     assert {"Config", "Node", "MetaStoreError", "errors"} <= set(dir(metastore))
     assert metastore.Config is importlib.import_module("metastore.config").Config
     assert metastore.errors is importlib.import_module("metastore.errors")
-    assert metastore.Node is importlib.import_module("metastore.node").Node
+    assert metastore.Node is importlib.import_module("metastore.embedded.node").Node
     with pytest.raises(AttributeError, match="has no attribute 'Nodes'"):
         metastore.Nodes  # noqa: B018
 

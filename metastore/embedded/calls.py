@@ -19,8 +19,8 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from . import errors
-from ._core.waiter import Waiter
+from .. import errors
+from .._core.waiter import Waiter
 
 Key = bytes | str
 #: Method, request, and who waits for the answer.
@@ -183,7 +183,7 @@ def _compare(key: Key, relation: str, target: int, **operand: Any) -> Any:
 
 def _messages() -> Any:
     """The message classes; imported late, for protobuf takes a while and many embedders only start a node."""
-    from .api import pb
+    from ..api import pb
 
     return pb
 

@@ -9,13 +9,13 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from . import errors
-from .config import Config
-from .member.drain import CLOSING
-from .embed import Call, EmbeddedKV, Futures
-from .failpoints import Failpoints
-from .member.server import Server
-from .member.signals import kept_away
+from .. import errors
+from ..config import Config
+from ..member.drain import CLOSING
+from .calls import Call, EmbeddedKV, Futures
+from ..failpoints import Failpoints
+from ..member.server import Server
+from ..member.signals import kept_away
 
 log = logging.getLogger("metastore.node")
 
