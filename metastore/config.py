@@ -1,6 +1,6 @@
 """Settings: TOML text -> frozen, validated tables; durations and sizes for people; unknown keys refused.
 
-Pure: this module parses text and values and touches no file. `metastore.cli` reads the file and hands over the
+Pure: this module parses text and values and touches no file. `metastore.cli.main` reads the file and hands over the
 environment. In the tables a duration is a float in seconds, a size an int in bytes, an address a "host:port" string
 (IPv6 in brackets), whatever way it was written.
 

@@ -20,7 +20,7 @@ from support.client import Client, Failure
 from support.processes import Node, Server, StartError, metric, wait_until
 from test_snapshot_file import engine_of, make_codec, records
 
-from metastore import cli
+from metastore.cli import main as cli
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker
 from metastore.snapshots.backup_stream import BLOB, MAX_BACKUPS

@@ -9,7 +9,7 @@ import pytest
 from support import messages as m
 from support.cluster import Cluster
 
-from metastore import cli
+from metastore.cli import main as cli
 from metastore.snapshots.backup_file import verify
 
 pytestmark = pytest.mark.node_only

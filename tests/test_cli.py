@@ -18,7 +18,8 @@ import pytest
 from support.processes import Etcd, Node, Process, StartError
 
 import metastore
-from metastore import __version__, cli, config, errors, logs
+from metastore import __version__, config, errors, logs
+from metastore.cli import main as cli
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "ready to serve client requests"
@@ -191,7 +192,7 @@ def test_ctrl_c_in_a_tool_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: p
     def interrupted(_arguments: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("metastore.waltool.main", interrupted)
+    monkeypatch.setattr("metastore.cli.wal.main", interrupted)
     assert cli.main(["wal", "verify", "data"]) == 130
     assert capsys.readouterr().err == "metastore: interrupted\n"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from support.processes import Node, StartError, wait_until
 
-from metastore import cli
+from metastore.cli import main as cli
 from metastore.errors import ConfigError, DataDirInUse, DiskFailed
 from metastore.storage.datadir import DataDir
 from metastore.storage.wal import Wal

@@ -22,7 +22,7 @@ from metastore._core.op import MEMBER, encode_op
 from metastore._core.raft_wire import REFUSALS
 from metastore._core.raft_types import Message, MessageType
 from metastore.net.accept import real_address
-from metastore.localcluster import free_ports
+from metastore.cli.cluster import free_ports
 from metastore.member.membership_client import dialled_address
 from metastore.storage.starts import next_start
 

@@ -13,7 +13,7 @@ import pytest
 from support import etcdctl
 from support.processes import wait_until
 
-from metastore.localcluster import free_ports
+from metastore.cli.cluster import free_ports
 
 ARGUMENTS = ["--client-port", "0", "--peer-port", "0", "--set", "wal.segment_size=1MiB"]
 

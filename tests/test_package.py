@@ -362,7 +362,7 @@ def test_entry_points_are_declared_and_load() -> None:
         assert names <= set(found)
         assert all(callable(item.load()) for item in found.values())
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="metastore")
-    from metastore.cli import main
+    from metastore.cli.main import main
 
     assert script.load() is main
 

@@ -16,7 +16,8 @@ from pathlib import Path
 import pytest
 from support.processes import Node, node_argv, signal_thread, takers, threads_of, wait_until
 
-from metastore import Config, cli, errors
+from metastore import Config, errors
+from metastore.cli import main as cli
 from metastore import Node as EmbeddedNode
 
 pytestmark = pytest.mark.once
@@ -89,8 +90,8 @@ class Stuck:
 @pytest.mark.parametrize(("later", "code"), [(0.0, 0), (cli.SAME_SIGNAL + 0.1, 128 + signal.SIGTERM)])
 def test_a_second_signal_ends_a_stop_that_hangs_but_not_at_once(later: float, code: int) -> None:
     """`timeout` sends its signal to the process and then to the group."""
-    text = "import test_signals, metastore.cli, metastore.config\n"
-    text += "metastore.cli.run(metastore.config.Config(), lambda _: test_signals.Stuck(%r))"
+    text = "import test_signals, metastore.cli.main, metastore.config\n"
+    text += "metastore.cli.main.run(metastore.config.Config(), lambda _: test_signals.Stuck(%r))"
     env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
     argv = [sys.executable, "-c", text % later]
     run = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=20, check=False)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .console import Progress
-from .errors import ConfigError, DamagedData
-from .snapshots.format import parse_name
-from .snapshots.backup_file import verify
+from ..errors import ConfigError, DamagedData
+from ..snapshots.format import parse_name
+from ..snapshots.backup_file import verify
 
 HEADS = ("snapshot", "bytes", "index", "state", "note")
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metastore import console, snapcheck
+from metastore.cli import console, snapshot_check
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
@@ -299,7 +299,7 @@ def _verify(log: Log, as_json: bool) -> None:
     if as_json:
         made = {name.replace(" ", "_"): value for name, value in summary.items()}
         made["segments"] = [dict(zip((h.replace(" ", "_") for h in heads), row, strict=True)) for row in rows]
-        names = snapcheck.HEADS
+        names = snapshot_check.HEADS
         made["snapshots"] = [dict(zip(names, one.row(), strict=True)) for one in beside]
         made["damage"] = log.damage.text if log.damage is not None else ""
         print(json.dumps(made))
@@ -309,10 +309,10 @@ def _verify(log: Log, as_json: bool) -> None:
     console.table(heads, rows)
     if beside:
         print()
-        console.table(snapcheck.HEADS, [one.row() for one in beside])
+        console.table(snapshot_check.HEADS, [one.row() for one in beside])
 
 
-def _beside(log: Log, told: Told) -> tuple[list[snapcheck.Beside], str]:
+def _beside(log: Log, told: Told) -> tuple[list[snapshot_check.Beside], str]:
     """The snapshots beside a log, whose lack is damage too, and a word for the verdict."""
     data_dir, begins = log.path.parent, told.snapshot[0]
     folder, engine = data_dir / "snap", data_dir / "engine"
@@ -323,8 +323,8 @@ def _beside(log: Log, told: Told) -> tuple[list[snapcheck.Beside], str]:
     except FormatError:
         cluster_id = None
     with console.progress() as tell:
-        found = snapcheck.look(folder, begins, cluster_id, tell)
-    damage = snapcheck.missing(folder, begins, found)
+        found = snapshot_check.look(folder, begins, cluster_id, tell)
+    damage = snapshot_check.missing(folder, begins, found)
     if damage is None or log.damage is not None:
         return found, ""
     if engine.is_dir() and any(engine.iterdir()):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metastore import console
+from metastore.cli import console
 from metastore._core.snap_chunk import MAX_CHUNK
 from metastore._core.codec import PayloadCodec
 from metastore.codecs import for_snapshots as codec_for_snapshots

@@ -24,7 +24,7 @@ from metastore.member.signals import WOKEN, Signals
 log = logging.getLogger("metastore.cli")
 
 #: First word -> module whose `main(arguments)` gives the exit code.
-COMMANDS = {"cluster": "metastore.localcluster", "snapshot": "metastore.snaptool", "wal": "metastore.waltool"}
+COMMANDS = {"cluster": "metastore.cli.cluster", "snapshot": "metastore.cli.snapshot", "wal": "metastore.cli.wal"}
 #: The top-level modules of the packages that pyproject.toml lists as dependencies.
 DEPENDENCIES: Final = (
     "google.protobuf", "httptools", "numpy", "prometheus_client", "rich", "rocksdict", "snappy", "tomli", "zstandard",
