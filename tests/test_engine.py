@@ -11,7 +11,7 @@ from metastore import errors, storage
 from metastore._core.engine import APPLIED_KEY, Engine
 from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
-from metastore.storage.contract import EngineContract
+from metastore.testing.engine_contract import EngineContract
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
 

@@ -29,7 +29,7 @@ from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.config import Config, RocksdbTable
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.embedded.node import Node as EmbeddedNode
-from metastore.storage.contract import EngineContract, batch_of
+from metastore.testing.engine_contract import EngineContract, batch_of
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
 

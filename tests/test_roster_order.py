@@ -14,7 +14,7 @@ from support.cluster import Cluster, Member
 from support.processes import wait_until
 
 from metastore._core.raft_types import ConfState
-from metastore.storage.contract import batch_of
+from metastore.testing.engine_contract import batch_of
 from metastore.storage.engines.rocksdb import RocksEngine
 
 pytestmark = pytest.mark.node_only

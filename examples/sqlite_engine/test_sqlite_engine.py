@@ -3,7 +3,7 @@
 from sqlite_engine import SqliteEngine
 
 from metastore._core.ordered_map import OrderedMap
-from metastore.storage.contract import EngineContract
+from metastore.testing.engine_contract import EngineContract
 
 
 class TestSqliteEngine(EngineContract):

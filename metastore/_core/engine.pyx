@@ -2,7 +2,7 @@
 
 `Engine` is the base of every engine. A plug-in subclasses it in Python, declares `persistent`, and overrides get, scan,
 write, applied, view, size, restore, durable_applied if it is persistent, and, where they mean something, the methods that
-have defaults. MemoryEngine overrides the C-level methods too. Contract suite: metastore/storage/contract.py.
+have defaults. MemoryEngine overrides the C-level methods too. Contract suite: metastore/testing/engine_contract.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE

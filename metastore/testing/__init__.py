@@ -1,0 +1,1 @@
+"""What those who write plug-ins test them with."""
