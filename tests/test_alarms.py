@@ -18,11 +18,11 @@ from support.differ import outcome
 from support.processes import Server, metric, wait_until
 
 from metastore import errors
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_apply import Applier
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
 from metastore.replica.alarms import (

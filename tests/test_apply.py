@@ -9,11 +9,11 @@ import kvmessages as pb
 import pytest
 
 from metastore import errors
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_apply import Applier
 from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine

@@ -18,18 +18,18 @@ import pytest
 from raft_harness import MemoryStorage
 
 from metastore import errors
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer, frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine
 from metastore._core.entry import Entry, decode_entries, decode_entry, encode_entry
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_apply import Applier
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
-from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.config import RocksdbTable
+from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.replica.driver import Driver, Nobody
 from metastore.replica.roster import (
     ADD,

@@ -20,17 +20,17 @@ from support.client import Client, Failure
 from support.processes import Node, Server, StartError, metric, wait_until
 from test_snapshot_file import engine_of, make_codec, records
 
-from metastore.cli import main as cli
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker
-from metastore.snapshots.backup_stream import BLOB, MAX_BACKUPS
+from metastore.cli import main as cli
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, MetaStoreError
 from metastore.replica.roster import Identity
-from metastore.snapshots.format import Header, backup_padding
 from metastore.snapshots.backup_file import Reader, facts, verify
-from metastore.storage.datadir import RESTORING, DataDir
-from metastore.snapshots.restore import Restore, number_record, rewrite
+from metastore.snapshots.backup_stream import BLOB, MAX_BACKUPS
 from metastore.snapshots.files import SnapshotStore
+from metastore.snapshots.format import Header, backup_padding
+from metastore.snapshots.restore import Restore, number_record, rewrite
+from metastore.storage.datadir import RESTORING, DataDir
 
 pytestmark = pytest.mark.node_only
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastore._core.snap_chunk import HEADER, MAX_CHUNK, ChunkJoiner, ChunkSplitter, check_chunk, image_size
 from metastore._core.codec import PayloadCodec
+from metastore._core.snap_chunk import HEADER, MAX_CHUNK, ChunkJoiner, ChunkSplitter, check_chunk, image_size
 from metastore.codecs import Snappy, Zstd
 from metastore.errors import FormatError
 

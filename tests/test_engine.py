@@ -11,9 +11,9 @@ from metastore import errors, storage
 from metastore._core.engine import APPLIED_KEY, Engine
 from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
-from metastore.testing.engine_contract import EngineContract
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
+from metastore.testing.engine_contract import EngineContract
 
 
 class DictEngine(Engine):

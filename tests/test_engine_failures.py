@@ -14,19 +14,19 @@ from support import messages as m
 from test_apply import Caller, entry, put, waiting
 
 from metastore import errors, storage
-from metastore.member import space
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
-from metastore._core.mvcc_hash import Hasher
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
-from metastore._core.ordered_map import OrderedMap
+from metastore._core.mvcc_apply import Applier
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
-from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
+from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config, LimitsTable
 from metastore.embedded.node import Node
+from metastore.member import space
+from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.storage import guarded
 
 pytestmark = pytest.mark.node_only

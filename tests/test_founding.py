@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 
 from metastore import Config
+from metastore.member.peering import Peering
 from metastore.peers import handshake as hs
 from metastore.peers.founding import PROOF, SHOWN, Founding, Lives
 from metastore.replica.roster import Identity
 from metastore.replica.roster import Member as Record
-from metastore.member.peering import Peering
 
 WAIT = 5.0
 CLUSTER = 7

@@ -11,12 +11,12 @@ import pytest
 from test_peer import FAST, Net, accepted, append, connected, framed, heartbeat, hello, net
 
 from metastore import errors
-from metastore.peers import handshake as hs
-from metastore._core.raft_wire import Blob, FrameReader, Outbox
 from metastore._core.raft_types import RaftInvariantBroken
+from metastore._core.raft_wire import Blob, FrameReader, Outbox
+from metastore.peers import handshake as hs
 from metastore.peers.founding import PROOF
-from metastore.peers.transport import MAX_LINES, MAX_STRANGERS
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD, PeerLimits
+from metastore.peers.transport import MAX_LINES, MAX_STRANGERS
 
 __all__ = ["net"]
 

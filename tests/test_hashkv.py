@@ -16,8 +16,8 @@ from support.processes import Server
 
 from metastore import errors
 from metastore._core.engine import Engine
-from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.ordered_map import OrderedMap
 from metastore.storage.engines.memory import MemoryEngine
 

@@ -13,17 +13,17 @@ from typing import Any
 import pytest
 
 from metastore import Config, Node, codecs, errors
-from metastore.member import membership_client, peering, server
-from metastore.peers import join
-from metastore.snapshots import coordinator as snapshots
-from metastore.replica import driver, roster
 from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
-from metastore._core.raft_wire import REFUSALS
 from metastore._core.raft_types import Message, MessageType
-from metastore.net.accept import real_address
+from metastore._core.raft_wire import REFUSALS
 from metastore.cli.cluster import free_ports
+from metastore.member import membership_client, peering, server
 from metastore.member.membership_client import dialled_address
+from metastore.net.accept import real_address
+from metastore.peers import join
+from metastore.replica import driver, roster
+from metastore.snapshots import coordinator as snapshots
 from metastore.storage.starts import next_start
 
 
@@ -235,7 +235,7 @@ def test_no_message_takes_the_last_terms(first: Node) -> None:
 
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for here, or forwarded by another member."""
-    monkeypatch.setattr(members, "level_of", lambda operation: 2)
+    monkeypatch.setattr(membership_client, "level_of", lambda operation: 2)
     monkeypatch.setattr(driver, "level_of", lambda operation: 2)
     assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []

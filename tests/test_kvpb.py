@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
-from metastore._core.mvcc_keys import decode_index_key, encode_index_key
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_keys import decode_index_key, encode_index_key
 from metastore.storage.engines.memory import MemoryEngine
 
 INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-2, 300))

@@ -20,8 +20,8 @@ from test_mvcc import RANGES, build
 from metastore import errors
 from metastore._core.batch import BatchProposer
 from metastore._core.kv_server import KVServer
-from metastore._core.mvcc_range import sliced_reply
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_range import sliced_reply
 from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
 

@@ -21,7 +21,6 @@ from support.memlimits import MIB, STACKS, Group, LimitedNode
 from support.processes import StartError, metric, wait_until
 
 from metastore import errors
-from metastore.member import memory_guard, memory_limit, memory_plan
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import APPLIED_KEY, MemoryEngine
 from metastore._core.ordered_map import reclaim
@@ -30,10 +29,11 @@ from metastore._core.record import held_now
 from metastore._core.snap_records import Walker
 from metastore.config import Config
 from metastore.failpoints import Failpoints
+from metastore.member import memory_guard, memory_limit, memory_plan
 from metastore.member.memory_limit import ADDRESSES, DATA, RESIDENT, Limit
-from metastore.snapshots.format import Header
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import SnapshotStore
+from metastore.snapshots.format import Header
 
 pytestmark = pytest.mark.node_only
 
@@ -117,7 +117,7 @@ def test_the_tightest_limit_is_found(name: str, tmp_path: Path) -> None:
 
 LIMITED = """
 import resource, sys
-from metastore import memlimit
+from metastore.member import memory_limit
 resource.setrlimit(getattr(resource, sys.argv[1]), (1 << 30, 1 << 30))
 found = memory_limit.tightest(memory_limit.limits())
 before = memory_limit.used(found.kind)
@@ -170,7 +170,7 @@ def test_a_quota_that_does_not_fit_is_warned_of(
     quota: str | int, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # What this process really takes depends on the tests that ran in it before.
-    monkeypatch.setattr(memlimit, "used", lambda _kind=memory_limit.RESIDENT: 60 * MIB)
+    monkeypatch.setattr(memory_limit, "used", lambda _kind=memory_limit.RESIDENT: 60 * MIB)
     limit = Limit(360 * MIB, "the test's limit")
     memory = memory_guard.Memory(Config(limits={"quota_bytes": quota}), limit)
     with caplog.at_level(logging.WARNING, "metastore.memory"):

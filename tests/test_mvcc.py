@@ -12,8 +12,8 @@ from kvmodel import Model
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
-from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.ordered_map import OrderedMap
 from metastore.storage.engines.memory import MemoryEngine
 

@@ -20,9 +20,9 @@ from support.client import Client, Failure
 from support.processes import Node, StartError, wait_until
 
 from metastore.config import Config
+from metastore.embedded.node import Node as EmbeddedNode
 from metastore.errors import DiskFailed
 from metastore.failpoints import Failpoints
-from metastore.embedded.node import Node as EmbeddedNode
 
 KIB = 1 << 10
 MIB = 1 << 20

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from metastore import errors
-from metastore.peers import handshake as hs
 from metastore._core.entry import Entry, encode_entry
-from metastore._core.raft_wire import REFUSALS, FrameReader, Outbox
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
+from metastore._core.raft_wire import REFUSALS, FrameReader, Outbox
 from metastore.failpoints import Failpoints
 from metastore.net.loop import Loop
+from metastore.peers import handshake as hs
 from metastore.peers.transport import PeerIdentity, PeerLimits, PeerTransport
 
 T = MessageType

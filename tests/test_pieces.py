@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from test_mvcc import DELETES, PUTS, TXNS, build
 
 from metastore import errors
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_apply import Applier
 from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine

@@ -122,7 +122,8 @@ def test_simple_changes_that_are_refused() -> None:
 
 
 def test_joint_changes() -> None:
-    joint = raft_quorum.enter_joint(ConfState([1, 2, 3], [9]), True, [ConfChange(0, 4), ConfChange(1, 1), ConfChange(3, 2)])
+    changes = [ConfChange(0, 4), ConfChange(1, 1), ConfChange(3, 2)]
+    joint = raft_quorum.enter_joint(ConfState([1, 2, 3], [9]), True, changes)
     assert joint == ConfState([3, 4], [9], [1, 2, 3], [2], True)
     assert raft_quorum.leave_joint(joint) == ConfState([3, 4], [2, 9])
     with pytest.raises(ConfChangeError, match="already"):

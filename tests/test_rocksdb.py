@@ -27,11 +27,11 @@ from metastore._core.engine import APPLIED_KEY
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.config import Config, RocksdbTable
-from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.embedded.node import Node as EmbeddedNode
-from metastore.testing.engine_contract import EngineContract, batch_of
+from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
+from metastore.testing.engine_contract import EngineContract, batch_of
 
 pytestmark = pytest.mark.node_only
 

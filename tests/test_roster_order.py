@@ -14,8 +14,8 @@ from support.cluster import Cluster, Member
 from support.processes import wait_until
 
 from metastore._core.raft_types import ConfState
-from metastore.testing.engine_contract import batch_of
 from metastore.storage.engines.rocksdb import RocksEngine
+from metastore.testing.engine_contract import batch_of
 
 pytestmark = pytest.mark.node_only
 

@@ -17,8 +17,8 @@ import pytest
 from support.processes import Node, node_argv, signal_thread, takers, threads_of, wait_until
 
 from metastore import Config, errors
-from metastore.cli import main as cli
 from metastore import Node as EmbeddedNode
+from metastore.cli import main as cli
 
 pytestmark = pytest.mark.once
 

@@ -23,8 +23,8 @@ from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import RecordReader, Walker, count_records, restore
 from metastore.errors import DamagedData, FormatError, NoSpace
 from metastore.failpoints import Failpoints
-from metastore.snapshots.format import MAX_HEADER, TRAILER_SIZE, Header, Trailer, header_size, parse_name
 from metastore.snapshots.files import Cancelled, Info, Part, SnapshotStore, Source
+from metastore.snapshots.format import MAX_HEADER, TRAILER_SIZE, Header, Trailer, header_size, parse_name
 
 CONF = ConfState((1, 2, 3), (4,), (1, 2), (), True)
 HEADER = Header(1000, 7, CONF, 55, 0xABCDEF, 99, 4096, "zstd")

@@ -15,18 +15,18 @@ from typing import Any
 import pytest
 from test_snapshot_file import CONF, engine_of, make_codec, make_raw, records, save
 
-from metastore._core.snap_chunk import check_chunk
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
 from metastore._core.raft_types import Message, MessageType, Snapshot
+from metastore._core.snap_chunk import check_chunk
 from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
 from metastore.net.loop import Loop
 from metastore.peers.transport import PeerIdentity, PeerLimits, PeerTransport
-from metastore.snapshots.format import Header
 from metastore.snapshots.coordinator import Snapshots
-from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
 from metastore.snapshots.files import Info, SnapshotStore, read_header, read_image
+from metastore.snapshots.format import Header
+from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
 CLUSTER = 99

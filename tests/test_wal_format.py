@@ -13,8 +13,8 @@ from support.waldisk import Log, Picture, image, recovered, reopened
 
 from metastore._core.crc import checksum
 from metastore._core.entry import Entry, HardState, encode_entry
-from metastore._core.wal_records import LogState, make_generation, records
 from metastore._core.wal_read import Stretch
+from metastore._core.wal_records import LogState, make_generation, records
 from metastore.errors import DamagedData, FormatError
 
 MARK, ENTRY, START, HARD, SNAP = "MARKER", "ENTRY", "START", "HARD_STATE", "SNAPSHOT"

@@ -21,7 +21,8 @@ from support.client import op
 from support.load import History, Load
 from support.processes import Node, Server, StartError
 
-from metastore.cli import main as cli, wal as waltool
+from metastore.cli import main as cli
+from metastore.cli import wal as waltool
 from metastore.errors import DamagedData
 from metastore.snapshots.format import Header, header_size
 from metastore.storage.wal import Wal

@@ -8,8 +8,8 @@ import os
 import sqlite3
 import struct
 
-from metastore._core.engine import APPLIED_KEY, Engine
 from metastore.errors import DiskFailed, FormatError
+from metastore.plugin import APPLIED_KEY, Engine
 
 POSITION = struct.Struct("<QQ")  # FORMATS.md, "Engine records": index and term of the last entry applied
 

@@ -5,8 +5,8 @@ from typing_extensions import Buffer
 from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc import Store
 from metastore._core.waiter import Waiter
-from metastore.replica.alarms import Alarms
 from metastore.errors import MetaStoreError
+from metastore.replica.alarms import Alarms
 
 class Applier:
     store: Store

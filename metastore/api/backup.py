@@ -1,4 +1,7 @@
-"""etcdserverpb.Maintenance.Snapshot: a backup of the whole state. How it is sent: `metastore.snapshots.backup_stream`."""
+"""etcdserverpb.Maintenance.Snapshot: a backup of the whole state.
+
+`metastore.snapshots.backup_stream` sends it.
+"""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metastore.cli import console
-from metastore._core.snap_chunk import MAX_CHUNK
 from metastore._core.codec import PayloadCodec
+from metastore._core.snap_chunk import MAX_CHUNK
+from metastore.cli import console
 from metastore.codecs import for_snapshots as codec_for_snapshots
 from metastore.codecs import load_all as load_all_codecs
 from metastore.config import Config

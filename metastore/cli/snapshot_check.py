@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .console import Progress
 from ..errors import ConfigError, DamagedData
-from ..snapshots.format import parse_name
 from ..snapshots.backup_file import verify
+from ..snapshots.format import parse_name
+from .console import Progress
 
 HEADS = ("snapshot", "bytes", "index", "state", "note")
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metastore.cli import console, snapshot_check
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
@@ -25,10 +24,11 @@ from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, O
 from metastore._core.raft_types import ConfState, decode_conf_change
 from metastore._core.wal_records import HEADER_SIZE, RECORD_TYPES
 from metastore._core.wal_scan import Recovered, recover, walk
-from metastore.replica.alarms import ACTIVATE, NAMES, decode_change
 from metastore.api import pb
+from metastore.cli import console, snapshot_check
 from metastore.codecs import load_all
 from metastore.errors import ConfigError, DamagedData, FormatError, MetaStoreError
+from metastore.replica.alarms import ACTIVATE, NAMES, decode_change
 from metastore.replica.roster import Change, Identity
 from metastore.storage.segments import view
 

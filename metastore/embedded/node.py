@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from .. import errors
 from ..config import Config
-from ..member.drain import CLOSING
-from .calls import Call, EmbeddedKV, Futures
 from ..failpoints import Failpoints
+from ..member.drain import CLOSING
 from ..member.server import Server
 from ..member.signals import kept_away
+from .calls import Call, EmbeddedKV, Futures
 
 log = logging.getLogger("metastore.node")
 

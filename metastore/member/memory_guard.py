@@ -1,8 +1,8 @@
 """Keeps a process within the memory that it may use: what its store may take, and when it writes no more.
 
 A cgroup kills who takes more than its limit, and a start that replays the log would be killed in the same way, again
-and again. So the limit is known (`member/memory_limit.py`) and shared out (`member/memory_plan.py`) before there are any contents, and what
-is really used is looked at while they come.
+and again. So `memory_limit.py` finds the limit and `memory_plan.py` shares it out before there are any contents, and
+this module looks at what is really used while they come.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import logging
 from typing import TYPE_CHECKING
 
 from .. import errors
-from . import memory_limit, memory_plan
 from .._core.work import set_held_most
+from . import memory_limit, memory_plan
 
 if TYPE_CHECKING:
     from ..config import Config

@@ -14,18 +14,18 @@ from collections.abc import Callable, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import errors
-from ..peers import handshake as hs
 from .._core.op import LEVEL
 from .._core.raft_types import Message, MessageType
-from ..net.accept import place
 from ..codecs import Snappy, load_all
+from ..net.accept import place
+from ..net.resolver import Places
+from ..peers import handshake as hs
 from ..peers.founding import Founding
 from ..peers.handshake import PeerIdentity
 from ..peers.join import read_record, roster_record
-from ..replica.roster import token_number
-from ..peers.transport import PeerTransport
 from ..peers.stream import AcceptedStream
-from ..net.resolver import Places
+from ..peers.transport import PeerTransport
+from ..replica.roster import token_number
 
 if TYPE_CHECKING:
     from ..ports import Codec
@@ -72,9 +72,9 @@ class Peering:
     # ---- beginning
 
     def _founding(self) -> Founding | None:
-        """The question whether this member may begin its cluster, if it is one: see peers/founding.py. A directory that has
-        a term took part before, so it was not lost; asked again, it could wait for ever for the first leader, who was
-        alone with the first entry when all of them stopped."""
+        """The question whether this member may begin its cluster, if it is one: see peers/founding.py. A directory
+        that has a term took part before, so it was not lost; asked again, it could wait for ever for the first leader,
+        who was alone with the first entry when all members stopped."""
         server, identity = self._server, self._server.identity
         if not self._new() or server.raw.term or len(identity.members) < 2:
             return None

@@ -13,45 +13,45 @@ from functools import partial
 from typing import Any
 
 from .. import errors, storage
-from . import memory_guard
-from .._core.mvcc_apply import Applier
 from .._core.batch import BatchProposer
 from .._core.codec import PayloadCodec
 from .._core.entry import MAX_PAYLOAD, Entry, decode_entries
 from .._core.grpc import Limits
 from .._core.kv_server import KVServer
 from .._core.mvcc import Store
+from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
 from .._core.waiter import Waiter
-from ..net.accept import real_address
 from ..api import header, make_services, pb
 from ..api.answers import Answer, Later
 from ..api.pages import Pages
-from ..snapshots.backup_stream import Backups
 from ..codecs import BUILT_IN_FLAG
 from ..codecs import for_proposals as codec_for_proposals
 from ..codecs import load_all as load_all_codecs
 from ..config import Config
+from ..failpoints import Failpoints
+from ..net.accept import real_address
 from ..net.client_conn import ConnLimits, Listener
 from ..net.descriptors import for_clients, raise_limit, reserved
-from .drain import Drain
-from ..replica.driver import BUSY_RETRY, Driver, Nobody
-from ..failpoints import Failpoints
-from ..peers.join import join_unless
 from ..net.loop import READ, Loop
-from .membership_client import Members
-from ..replica.roster import Identity, Roster
-from .peering import Peering
-from ..ports import Codec
 from ..net.resolver import Resolver
+from ..peers.join import join_unless
+from ..ports import Codec
+from ..replica.driver import BUSY_RETRY, Driver, Nobody
+from ..replica.roster import Identity, Roster
+from ..snapshots.backup_stream import Backups
 from ..snapshots.coordinator import open_snapshots
-from .space import Space
 from ..storage.datadir import DataDir
 from ..storage.readahead import ReadAhead, Reader
 from ..storage.starts import next_start
 from ..storage.unsynced import Unsynced
 from ..storage.wal import Lag, Wal
+from . import memory_guard
+from .drain import Drain
+from .membership_client import Members
+from .peering import Peering
+from .space import Space
 from .upkeep import Upkeep
 from .view import View
 

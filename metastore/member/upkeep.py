@@ -14,8 +14,8 @@ from .._core.engine import MemoryEngine
 from .._core.mvcc_hash import Hasher
 from .._core.op import ALARM, DELETE_RANGE
 from .._core.waiter import Waiter
-from ..replica.alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from ..api import pb
+from ..replica.alarms import ACTIVATE, CORRUPT, NOSPACE, Alarm, Alarms, decode_alarms, encode_change
 from ..replica.autocompact import AutoCompactor
 from ..replica.driver import BUSY_RETRY
 from .membership_client import hand_in
@@ -23,8 +23,8 @@ from .membership_client import hand_in
 if TYPE_CHECKING:
     from .._core.engine import Engine
     from .._core.mvcc import Store
-    from ..replica.driver import Driver
     from ..net.loop import Loop
+    from ..replica.driver import Driver
     from .memory_guard import Memory
 
 log = logging.getLogger("metastore.upkeep")

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__, errors
-from ..net.accept import real_address
 from ..api import pb
-from .membership_client import Done, DoneWith, Outcome
+from ..net.accept import real_address
 from ..replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
 from ..storage.slow_disk import SLOW
+from .membership_client import Done, DoneWith, Outcome
 
 if TYPE_CHECKING:
     from .._core.h2_request import Request

@@ -19,8 +19,8 @@ from typing import Final, Protocol
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.h2_request import Request, expire, unpack
-from metastore.net.accept import Acceptor
 from metastore.api.answers import Answer, Later
+from metastore.net.accept import Acceptor
 from metastore.net.http1 import HttpSession
 from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
 

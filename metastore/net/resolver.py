@@ -10,8 +10,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from .accept import split_address
 from ..errors import ConfigError
+from .accept import split_address
 from .loop import Loop
 
 #: Threads that ask at a time. They stay: a peer whose name is wrong is asked for again every two seconds, for ever.

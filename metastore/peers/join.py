@@ -16,10 +16,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 from .. import errors
-from . import handshake as hs
 from .._core.raft_wire import Blob, FrameReader
 from ..net.accept import split_address
 from ..replica.roster import Identity, Member, Roster, token_number
+from . import handshake as hs
 from .stream import ROSTER_RECORD
 
 log = logging.getLogger("metastore.join")

@@ -1,4 +1,4 @@
-"""Single streams between members: sockets, greetings, queues, back-off. What they are for is peers/transport.py's business.
+"""Single streams between members: sockets, greetings, queues, back-off. `transport.py` uses them.
 
 A `DialledStream` comes back by itself for as long as it is not closed; a `SnapshotSender` lives for one connection;
 an `AcceptedStream` is the other end of either. All are bounded: output by the outbox, input by the largest frame.
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import handshake as hs
 from .._core.raft_wire import MAX_FRAME, Blob, FrameReader, Outbox
 from ..errors import DamagedData, DiskFailed, FormatError
 from ..net.loop import HANGUP, READ, WRITE, Timer
 from ..net.resolver import Places
+from . import handshake as hs
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message

@@ -16,13 +16,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
-from . import handshake as hs
-from .._core.raft_wire import REFUSALS, Blob, Forward, Refusal
 from .._core.raft_types import Message, MessageType
+from .._core.raft_wire import REFUSALS, Blob, Forward, Refusal
 from ..net.accept import Acceptor
+from ..net.loop import Loop, Timer
+from ..net.resolver import Resolver
+from . import handshake as hs
 from .founding import Lives
 from .handshake import PeerIdentity
-from ..net.loop import Loop, Timer
 from .stream import (
     CLOSED,
     OPEN,
@@ -37,7 +38,6 @@ from .stream import (
     Stream,
     tune,
 )
-from ..net.resolver import Resolver
 
 if TYPE_CHECKING:
     from ..failpoints import Failpoints

@@ -38,21 +38,21 @@ from .. import errors
 from .._core.batch import frame, unframe
 from .._core.entry import decode_entry
 from .._core.op import LEVEL, MEMBER, decode_op, level_of
-from .._core.raft_wire import REFUSALS
 from .._core.raft_types import ConfChangeError, ProposalDropped, decode_conf_change
-from .membership_changes import MAX_CHANGES, Changes
+from .._core.raft_wire import REFUSALS
 from ..config import MAX_BATCH_OPS
+from .membership_changes import MAX_CHANGES, Changes
 from .roster import Change, Roster
 
 if TYPE_CHECKING:
-    from .._core.mvcc_apply import Applier
     from .._core.batch import BatchProposer
     from .._core.codec import PayloadCodec
     from .._core.kv_server import KVServer
+    from .._core.mvcc_apply import Applier
     from .._core.raft import RawNode
     from .._core.raft_types import ConfState, Message, Ready, Snapshot
-    from .roster import RosterState
     from ..ports import Transport
+    from .roster import RosterState
 
 APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one call of pump: 3 ms
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .._core.snap_chunk import MAX_CHUNK
 from .._core.codec import PayloadCodec
+from .._core.snap_chunk import MAX_CHUNK
 from .._core.snap_records import RecordReader, count_records
 from ..codecs import load_all
 from ..errors import ConfigError, DamagedData, FormatError
-from .format import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
 from .files import read_header, read_pieces
+from .format import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
 
 
 @dataclass(frozen=True, slots=True)

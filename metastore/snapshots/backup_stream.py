@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from ..api import pb
+from .files import Info, Source
 from .format import backup_padding
 from .transfer import Worker
-from .files import Info, Source
 
 if TYPE_CHECKING:
     from .._core.h2_request import Request

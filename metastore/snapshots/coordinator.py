@@ -16,29 +16,29 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._core.snap_chunk import MAX_CHUNK
 from .._core.codec import PayloadCodec
 from .._core.raft_types import ConfState, Snapshot, SnapshotNotReady
+from .._core.snap_chunk import MAX_CHUNK
 from .._core.snap_records import Walker
 from ..codecs import Zstd
 from ..codecs import for_snapshots as codec_for_snapshots
 from ..codecs import load_all as load_all_codecs
 from ..errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
 from ..failpoints import Failpoints
+from .files import Cancelled, Info, SnapshotStore
 from .format import Header, parse_name
 from .policy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
 from .transfer import Transfers
-from .files import Cancelled, Info, SnapshotStore
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .._core.engine import Engine
     from ..config import MaintenanceTable
-    from ..replica.driver import Driver
-    from ..net.loop import Loop
     from ..member.memory_guard import Memory
+    from ..net.loop import Loop
     from ..ports import Codec
+    from ..replica.driver import Driver
     from ..storage.wal import Wal
 
 log = logging.getLogger("metastore.snapshot")

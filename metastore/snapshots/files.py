@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._core.codec import PayloadCodec
 from .._core.snap_chunk import HEADER as CHUNK_HEADER
 from .._core.snap_chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
-from .._core.codec import PayloadCodec
 from .._core.snap_records import RecordReader, count_records, restore
 from ..errors import DamagedData, FormatError, NoSpace
 from ..failpoints import Failpoints
-from .format import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
 from ..storage.segments import sync_folder
+from .format import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, parse_name
 
 if TYPE_CHECKING:
     from .._core.engine import Engine

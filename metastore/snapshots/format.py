@@ -6,9 +6,9 @@ import re
 import struct
 from dataclasses import dataclass, field
 
-from .._core.snap_chunk import MAX_CHUNK
 from .._core.crc import checksum
 from .._core.raft_types import ConfState
+from .._core.snap_chunk import MAX_CHUNK
 from ..errors import FormatError
 
 MAGIC = b"MSSNAP\r\n"

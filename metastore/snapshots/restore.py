@@ -23,12 +23,12 @@ from .._core.raft_types import ConfState
 from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
 from ..failpoints import Failpoints
 from ..replica.roster import Identity
-from .format import Header
-from .backup_file import Facts, Reader, verify
 from ..storage.datadir import RESTORING, DataDir
 from ..storage.segments import sync_folder
-from .files import Info, SnapshotStore
 from ..storage.wal import Wal
+from .backup_file import Facts, Reader, verify
+from .files import Info, SnapshotStore
+from .format import Header
 
 MAX_REVISION = (1 << 63) - 1
 APPLIED, REVISION, COMPACTED = b"mapplied", b"mrevision", b"mcompact"

@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.snap_chunk import check_chunk
 from ..errors import DamagedData, FormatError, MetaStoreError
-from .format import TRAILER_SIZE, Header
 from .files import Cancelled, Info, Part, SnapshotStore, Source
+from .format import TRAILER_SIZE, Header
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message
     from ..net.loop import Loop
-    from ..peers.transport import PeerTransport
     from ..peers.stream import AcceptedStream, SnapshotSender
+    from ..peers.transport import PeerTransport
 
 log = logging.getLogger("metastore.snapshot")
 

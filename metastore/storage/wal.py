@@ -30,8 +30,8 @@ from typing import Any, Self
 
 from .._core.entry import Entry, HardState, decode_entries
 from .._core.raft_types import LogCompacted, LogUnavailable
-from .._core.wal_records import MAX_SEGMENT, Group, Writer
 from .._core.wal_read import Stretch
+from .._core.wal_records import MAX_SEGMENT, Group, Writer
 from .._core.wal_scan import Recovered, create, recover, reopen
 from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason

@@ -23,10 +23,10 @@ import time
 from typing import TYPE_CHECKING
 
 from metastore._core.engine import APPLIED_KEY
-from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc import Store
-from metastore._core.ordered_map import OrderedMap
+from metastore._core.mvcc_hash import Hasher
 from metastore._core.op import encode_op
+from metastore._core.ordered_map import OrderedMap
 from metastore.errors import ApiError
 from metastore.storage import check_declared
 

@@ -2,6 +2,6 @@
 store, under a network and disks that fail as a seed says. See runner.py; `python -m tests.sim --help` runs it for long.
 
 What stands in for the real thing: sockets (network.py), files and the disk thread (disk.py), the loop (clock.py), and
-the assembly of `metastore/member/server.py` (embedded/node.py). checker.py knows what must hold, chaos.py what goes wrong,
+the assembly of `metastore/member/server.py` (node.py). checker.py knows what must hold, chaos.py what goes wrong,
 workload.py what clients do, plants.py the bugs that the simulator must find.
 """

@@ -1,5 +1,5 @@
-"""Members of the simulated cluster: the real parts, wired as `metastore/member/server.py` wires them, on simulated disk,
-network and time; and the cluster that holds them.
+"""Members of the simulated cluster: the real parts, wired as `metastore/member/server.py` wires them, on simulated
+disk, network and time; and the cluster that holds them.
 
 A member's clock runs at its own rate. A killed member loses everything but its disk. A paused one (SIGSTOP) does
 nothing, while its disk goes on and messages queue up; it finds out about the time only when it goes on.
@@ -18,17 +18,17 @@ from typing import Any
 
 from metastore import errors
 from metastore._core import mvcc
-from metastore._core.mvcc_apply import Applier
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.kv_server import KVServer
+from metastore._core.mvcc_apply import Applier
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
-from metastore.replica.driver import Driver
 from metastore.member.membership_client import Members
+from metastore.replica.driver import Driver
 from metastore.replica.roster import Identity, Roster, RosterState
 from metastore.replica.roster import Member as Record
 from metastore.storage import guarded

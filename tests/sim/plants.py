@@ -12,17 +12,17 @@ from typing import Any, NamedTuple
 
 from metastore import errors
 from metastore._core import raft
-from metastore._core.mvcc_apply import Applier
-from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
-from metastore._core.snap_chunk import check_chunk
 from metastore._core.engine import Engine
 from metastore._core.entry import decode_entry
+from metastore._core.mvcc_apply import Applier
 from metastore._core.raft_types import ConfState
+from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
+from metastore._core.snap_chunk import check_chunk
 from metastore.replica.driver import Driver
+from metastore.snapshots.files import Info
 from metastore.snapshots.format import Header, Trailer, parse_name
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead, Reading
-from metastore.snapshots.files import Info
 from metastore.storage.wal import Lag
 
 from .checker import HEADER, heads

@@ -1,5 +1,6 @@
-"""Snapshots of the simulated members: the real decisions (`metastore/snapshots/coordinator.py`) and the real bytes, on simulated
-disk and time. What a thread does there happens here a little later, step by step, and a crash may come in between."""
+"""Snapshots of the simulated members: the real decisions (`metastore/snapshots/coordinator.py`) and the real bytes, on
+simulated disk and time. What a thread does there happens here a little later, step by step, and a crash may come in
+between."""
 
 from __future__ import annotations
 
@@ -7,16 +8,16 @@ import pathlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from metastore._core.snap_chunk import ChunkJoiner, image_size, make_chunk
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.raft_types import Message, Snapshot
+from metastore._core.snap_chunk import ChunkJoiner, image_size, make_chunk
 from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.errors import DamagedData, FormatError
 from metastore.failpoints import Failpoints
-from metastore.snapshots.format import TRAILER_SIZE, Header, Trailer, header_size, parse_name
-from metastore.snapshots.policy import Policy
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import Info
+from metastore.snapshots.format import TRAILER_SIZE, Header, Trailer, header_size, parse_name
+from metastore.snapshots.policy import Policy
 
 from .disk import Disk, File
 from .transfers import BEGIN, SimIncoming, SimOutgoing, SimPart

@@ -1,5 +1,5 @@
-"""Snapshots on their way between simulated members: the real order of things (`metastore/snapshots/transfer.py`), chunk by
-chunk, over the simulated network and onto simulated disks.
+"""Snapshots on their way between simulated members: the real order of things (`metastore/snapshots/transfer.py`), chunk
+by chunk, over the simulated network and onto simulated disks.
 
 Real transfers have a connection of their own. Here chunks and answers are lost, doubled, torn (a byte of them changes)
 and overtake each other; whoever hears nothing for PATIENCE takes the connection for cut. What came stays on the disk as
@@ -12,13 +12,13 @@ import contextlib
 import zlib
 from typing import TYPE_CHECKING
 
+from metastore._core.raft_types import Message
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk, image_size
-from metastore._core.raft_types import Message
 from metastore.errors import FormatError
+from metastore.snapshots.files import Info, Part
 from metastore.snapshots.format import TRAILER_SIZE, Header, header_size, parse_name
 from metastore.snapshots.transfer import MAX_AGAIN, WINDOW
-from metastore.snapshots.files import Info, Part
 
 from .disk import Disk
 

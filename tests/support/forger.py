@@ -16,14 +16,14 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from metastore.peers import handshake as hs
-from metastore.snapshots import transfer
 from metastore._core.batch import frame
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.op import encode_op
-from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
+from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
+from metastore.peers import handshake as hs
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD
+from metastore.snapshots import transfer
 
 T = MessageType
 #: Numbers at the ends of what fits.

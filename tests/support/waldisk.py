@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from metastore._core.entry import Entry, HardState, decode_entries, encode_entry
-from metastore._core.wal_records import Group, Writer, encode_header, make_generation
 from metastore._core.wal_read import Stretch
+from metastore._core.wal_records import Group, Writer, encode_header, make_generation
 from metastore._core.wal_scan import Recovered, create, recover, reopen
 
 METADATA = b"member 1 of cluster 2"
