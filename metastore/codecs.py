@@ -18,8 +18,8 @@ import zstandard
 from metastore.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from metastore.config import MaintenanceTable, PerformanceTable
     from metastore.ports import Codec
+    from metastore.settings import MaintenanceTable, PerformanceTable
 
 GROUP = "metastore.codecs"
 BUILT_IN_FLAG = 1

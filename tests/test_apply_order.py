@@ -28,7 +28,6 @@ from metastore._core.mvcc_apply import Applier
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
-from metastore.config import RocksdbTable
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.replica.driver import Driver, Nobody
 from metastore.replica.roster import (
@@ -44,6 +43,7 @@ from metastore.replica.roster import (
     Roster,
     RosterState,
 )
+from metastore.settings import RocksdbTable
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
 

@@ -11,8 +11,9 @@ import tomli
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metastore.config import _NESTED, _TABLES, Config, _fields, parse_duration, parse_size, split_address
+from metastore.config import Config, fields
 from metastore.errors import ConfigError
+from metastore.settings import NESTED, TABLES, parse_duration, parse_size, split_address
 
 CONF = Path(__file__).resolve().parent.parent / "conf" / "metastore.toml"
 
@@ -44,9 +45,9 @@ def test_conf_file_gives_the_defaults_and_names_every_key() -> None:
     sample = Config.from_toml(text, str(CONF))
     assert sample.maintenance.auto_compaction_mode == "periodic"
     assert sample == Config(maintenance={"auto_compaction_mode": "periodic"})
-    for table in (*_TABLES, *_NESTED):
+    for table in (*TABLES, *NESTED):
         section = text.split(f"\n[{table}]", 1)[1].split("\n[", 1)[0]
-        for key in _fields(table):
+        for key in fields(table):
             assert re.search(rf"^(# )?{key} = ", section, re.MULTILINE), f"{table}.{key} is not in {CONF.name}"
 
 
@@ -361,4 +362,4 @@ def test_every_key_is_read_by_somebody() -> None:
             read |= {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     for path in (CONF.parent.parent / "metastore").rglob("*.pyx"):
         read |= set(re.findall(r"\.([a-z]\w*)", path.read_text()))
-    assert [f"{table}.{key}" for table in (*_TABLES, *_NESTED) for key in _fields(table) if key not in read] == []
+    assert [f"{table}.{key}" for table in (*TABLES, *NESTED) for key in fields(table) if key not in read] == []

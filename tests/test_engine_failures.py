@@ -23,10 +23,11 @@ from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.ordered_map import OrderedMap
-from metastore.config import Config, LimitsTable
+from metastore.config import Config
 from metastore.embedded.node import Node
 from metastore.member import space
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
+from metastore.settings import LimitsTable
 from metastore.storage import guarded
 
 pytestmark = pytest.mark.node_only

@@ -1,7 +1,8 @@
-"""What README says is true: its examples run, its tables are complete, its commands are the two."""
+"""What README and the pages in docs/ say is true: examples run, tables are those of the code, links lead somewhere."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -13,9 +14,10 @@ import pytest
 from support.processes import Server
 
 from metastore import errors
-from metastore.config import _NESTED, _TABLES, _fields
 
-README = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
 
 
@@ -66,19 +68,34 @@ def test_the_start_is_two_commands() -> None:
 
 
 def test_exit_codes_are_those_of_the_program() -> None:
-    section = README.split("## Exit codes\n")[1].split("\n## ")[0]
+    section = (ROOT / "docs" / "operations.md").read_text().split("## Signals and exit codes\n")[1].split("\n## ")[0]
     assert {int(code): text for code, text in re.findall(r"^\| (\d+) \| (.*?) \|$", section, re.MULTILINE)} == (
         errors.EXIT_CODES
     )
 
 
-@pytest.mark.parametrize("table", [*_TABLES, *_NESTED])
-def test_every_key_is_in_the_table_with_its_default(table: str) -> None:
-    rows = dict(re.findall(r"^\| `(\S+?)` \| (.*?) \|", README, re.MULTILINE))
-    for key, item in _fields(table).items():
-        default = item.metadata["default"]
-        shown = {True: "true", False: "false"}.get(default, default) if isinstance(default, bool) else default
-        expected = f'`"{shown}"`' if isinstance(shown, str) and not isinstance(default, bool) else f"`{shown}`"
-        assert f"{table}.{key}" in rows, f"{table}.{key} is not in README"
-        if default not in ((), "", {}):
-            assert rows[f"{table}.{key}"] == expected
+def test_the_page_of_settings_is_made_of_the_settings() -> None:
+    spec = importlib.util.spec_from_file_location("make_configuration", ROOT / "docs" / "make_configuration.py")
+    assert spec is not None and spec.loader is not None
+    maker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(maker)
+    assert maker.PAGE.read_text() == maker.page(), "run .venv/bin/python docs/make_configuration.py"
+    assert "| `limits.request_timeout` | `\"7s\"` | 1ms to 1d |" in maker.page()
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link may name behind its #: the headings of a page, as the usual renderers spell them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        other = (page.parent / file).resolve() if file else page
+        assert other.exists(), f"{page.name}: there is no {target}"
+        if anchor:
+            assert anchor in anchors(other), f"{page.name}: {file} has no heading {anchor}"

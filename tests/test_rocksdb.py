@@ -26,9 +26,10 @@ from metastore._core import build_info
 from metastore._core.engine import APPLIED_KEY
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.snap_records import RecordReader, Walker, restore
-from metastore.config import Config, RocksdbTable
+from metastore.config import Config
 from metastore.embedded.node import Node as EmbeddedNode
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, EngineBusy, FormatError
+from metastore.settings import RocksdbTable
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.storage.engines.rocksdb import RocksEngine
 from metastore.testing.engine_contract import EngineContract, batch_of

@@ -19,7 +19,7 @@ from metastore._core.raft_types cimport (MSG_APP, MSG_BEAT, MSG_CHECK_QUORUM, MS
 
 from metastore import errors
 from metastore._core.raft_types import ConfState
-from metastore.config import MAX_BATCH_OPS, PEER_FRAME
+from metastore.settings import MAX_BATCH_OPS, PEER_FRAME
 from metastore.errors import FormatError
 
 HEADER = FRAME_HEADER

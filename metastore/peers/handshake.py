@@ -15,8 +15,8 @@ from typing import Final
 
 from .. import __version__
 from .._core.crc import checksum
-from ..config import MAX_ADDRESS, MAX_NAME
 from ..errors import FormatError
+from ..settings import MAX_ADDRESS, MAX_NAME
 
 MAGIC: Final = b"MSPEER\r\n"
 VERSION: Final = 2

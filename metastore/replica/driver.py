@@ -40,7 +40,7 @@ from .._core.entry import decode_entry
 from .._core.op import LEVEL, MEMBER, decode_op, level_of
 from .._core.raft_types import ConfChangeError, ProposalDropped, decode_conf_change
 from .._core.raft_wire import REFUSALS
-from ..config import MAX_BATCH_OPS
+from ..settings import MAX_BATCH_OPS
 from .membership_changes import MAX_CHANGES, Changes
 from .roster import Change, Roster
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from .. import errors
 from .._core.raft_types import ConfChange, ConfState
-from ..config import MAX_ADDRESSES, MAX_NAME
+from ..settings import MAX_ADDRESSES, MAX_NAME
 
 if TYPE_CHECKING:
     from .._core.mvcc import Store

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from .._core.engine import Engine
-    from ..config import MaintenanceTable
     from ..member.memory_guard import Memory
     from ..net.loop import Loop
     from ..ports import Codec
     from ..replica.driver import Driver
+    from ..settings import MaintenanceTable
     from ..storage.wal import Wal
 
 log = logging.getLogger("metastore.snapshot")

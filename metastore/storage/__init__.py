@@ -14,7 +14,7 @@ from .. import errors
 from .._core.engine import Engine, GuardedEngine, MemoryEngine
 
 if TYPE_CHECKING:
-    from ..config import StorageTable
+    from ..settings import StorageTable
 
 GROUP = "metastore.storage"
 

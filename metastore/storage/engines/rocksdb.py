@@ -31,7 +31,6 @@ from typing import Any
 from ..._core.engine import APPLIED_KEY, Engine
 from ..._core.ordered_map import OrderedMap
 from ..._core.recent_keys import RecentEngine
-from ...config import RocksdbTable
 from ...errors import (
     ConfigError,
     DamagedData,
@@ -42,6 +41,7 @@ from ...errors import (
     MetaStoreError,
     reason,
 )
+from ...settings import RocksdbTable
 from ..segments import sync_folder
 
 try:
