@@ -22,7 +22,7 @@ IN_MEMORY = """
 import struct
 
 from metastore._core.engine import APPLIED_KEY, Engine
-from metastore._core.omap import OrderedMap
+from metastore._core.ordered_map import OrderedMap
 
 
 class Volatile(Engine):
