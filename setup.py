@@ -40,8 +40,7 @@ TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 CHUNK = 8  # modules that Cython is given at a time: the steps in which its progress is told
 NEEDS_NGHTTP2 = {"build", "h2", "h2_link", "h2_request"}
 NO_NGHTTP2 = (
-    "metastore needs the HTTP/2 library libnghttp2 to build: "
-    "install the Debian packages libnghttp2-dev and pkg-config."
+    "metastore needs the HTTP/2 library libnghttp2 to build: install the Debian packages libnghttp2-dev and pkg-config."
 )
 DIRECTIVES = {
     "language_level": 3,
@@ -172,9 +171,7 @@ class BuildExt(build_ext):
             (ext.define_macros, ext.extra_compile_args, ext.extra_link_args, os.environ.get("CFLAGS")) for ext in every
         ]
         names = [ext.name.rpartition(".")[2] for ext in every]
-        self.wanted = {
-            ext.name: fingerprint(name, *flag) for ext, name, flag in zip(every, names, flags, strict=True)
-        }
+        self.wanted = {ext.name: fingerprint(name, *flag) for ext, name, flag in zip(every, names, flags, strict=True)}
         self.extensions = [ext for ext in every if force or self.outdated(ext)]
         self.progress = Progress("compiled", len(self.extensions))
         self.force = True

@@ -390,9 +390,9 @@ class Storage:
         for title, env in (("the real disk", {}), ("every sync 1.25 ms slower", SLOW_SYNC)):
             for shape, some in (("1,000 clients", load), ("a lone client", lone(load))):
                 # The baseline needs minutes for what the others do in a second.
-                shapes = dict.fromkeys(variants, some) | {"baseline": h2load.Load(
-                    max(100, load.requests // 50), some.connections, some.streams
-                )}
+                shapes = dict.fromkeys(variants, some) | {
+                    "baseline": h2load.Load(max(100, load.requests // 50), some.connections, some.streams)
+                }
                 samples = self._in_turn(
                     variants, env, lambda name, s, shapes=shapes: bench.put_sample(s, shapes[name], self.bench.value)
                 )

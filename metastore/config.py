@@ -43,6 +43,7 @@ from metastore.settings import (
 
 ENV_PREFIX = "METASTORE_"
 
+
 @dataclass(frozen=True)
 class _Value:
     """A value as it was written, and where: "conf/metastore.toml:12", "environment variable METASTORE_..."."""

@@ -118,9 +118,7 @@ LearnerNotReady = _api(
 )
 TooManyLearners = _api("TooManyLearners", FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
 ClusterIDMismatch = _api("ClusterIDMismatch", FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")
-NotSupportedForLearner = _api(
-    "NotSupportedForLearner", UNAVAILABLE, "etcdserver: rpc not supported for learner"
-)
+NotSupportedForLearner = _api("NotSupportedForLearner", UNAVAILABLE, "etcdserver: rpc not supported for learner")
 BadLeaderTransferee = _api("BadLeaderTransferee", FAILED_PRECONDITION, "etcdserver: bad leader transferee")
 
 # Users and roles.
@@ -132,9 +130,7 @@ UserNotFound = _api("UserNotFound", FAILED_PRECONDITION, "etcdserver: user name 
 RoleAlreadyExist = _api("RoleAlreadyExist", FAILED_PRECONDITION, "etcdserver: role name already exists")
 RoleNotFound = _api("RoleNotFound", FAILED_PRECONDITION, "etcdserver: role name not found")
 RoleEmpty = _api("RoleEmpty", INVALID_ARGUMENT, "etcdserver: role name is empty")
-AuthFailed = _api(
-    "AuthFailed", INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"
-)
+AuthFailed = _api("AuthFailed", INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password")
 PermissionNotGiven = _api("PermissionNotGiven", INVALID_ARGUMENT, "etcdserver: permission not given")
 PermissionDenied = _api("PermissionDenied", PERMISSION_DENIED, "etcdserver: permission denied")
 RoleNotGranted = _api("RoleNotGranted", FAILED_PRECONDITION, "etcdserver: role is not granted to the user")

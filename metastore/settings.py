@@ -276,7 +276,8 @@ class ClusterTable:
     begin_wait: float = _duration(
         "5s",
         "How long the members of a new cluster wait for those that do not answer, once a majority is there.",
-        "0", "1h",
+        "0",
+        "1h",
     )
 
 
@@ -320,7 +321,8 @@ class RaftTable:
     tick_interval: float = _duration(
         "100ms",
         "The clock of the group: elections and heartbeats are counted in ticks. The same on all members.",
-        "1ms", "1m",
+        "1ms",
+        "1m",
     )
     election_ticks: int = _count(10, "Ticks without a leader before a member calls an election.", 2, 1000)
     heartbeat_ticks: int = _count(1, "Ticks between two heartbeats of the leader.", 1, 1000)
@@ -422,7 +424,8 @@ class LimitsTable:
     memory_bytes: int = _size(
         "0B",
         "Memory that this process may use; 0: what the machine, its cgroup and its resource limits allow.",
-        "0B", "1024TiB",
+        "0B",
+        "1024TiB",
     )
     quota_bytes: int = _quota(
         "0B", "Size of the store, beyond which puts are refused; 0: 2 GiB, or less where memory is short; -1: no limit."

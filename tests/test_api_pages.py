@@ -137,8 +137,11 @@ def call(running: Running) -> Iterator[Callable[..., Any]]:
     with grpc.insecure_channel(running.address, options=[("grpc.use_local_subchannel_pool", 1)]) as channel:
 
         def call(path: str, request: Any, reply: Any) -> Any:
-            method = channel.unary_unary(path, request_serializer=lambda message: message.SerializeToString(),
-                                         response_deserializer=reply.FromString)
+            method = channel.unary_unary(
+                path,
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=reply.FromString,
+            )
             return method(request, timeout=10)
 
         yield call
@@ -160,8 +163,14 @@ def test_status(node: FakeNode, call: Callable[..., Any]) -> None:
     status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
     assert status == pb.StatusResponse(
         header=pb.ResponseHeader(cluster_id=node.cluster_id, member_id=node.member_id, revision=42, raft_term=3),
-        version=api.ETCD_VERSION, dbSize=20480, leader=node.member_id, raftIndex=99, raftTerm=3, raftAppliedIndex=98,
-        dbSizeInUse=16384)
+        version=api.ETCD_VERSION,
+        dbSize=20480,
+        leader=node.member_id,
+        raftIndex=99,
+        raftTerm=3,
+        raftAppliedIndex=98,
+        dbSizeInUse=16384,
+    )
     node.leader_id = 0
     node.raised = [(7, 1)]
     status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
@@ -203,12 +212,12 @@ def test_hash_and_defragment(node: FakeNode, call: Callable[..., Any]) -> None:
     assert call(path + "Defragment", pb.DefragmentRequest(), pb.DefragmentResponse).header.revision == 42
     node.changes = errors.Compacted()
     for method, request, reply in (
-        ("HashKV", pb.HashKVRequest(), pb.HashKVResponse), ("Defragment", pb.DefragmentRequest(), pb.DefragmentResponse)
+        ("HashKV", pb.HashKVRequest(), pb.HashKVResponse),
+        ("Defragment", pb.DefragmentRequest(), pb.DefragmentResponse),
     ):
         with pytest.raises(grpc.RpcError) as caught:
             call(path + method, request, reply)
-        assert (caught.value.code(), caught.value.details()) == (
-            grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default)
+        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default)
 
 
 def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
@@ -216,7 +225,8 @@ def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
     members = call(path, pb.MemberListRequest(), pb.MemberListResponse).members
     assert [(m.ID, m.name, list(m.peerURLs), list(m.clientURLs), m.isLearner) for m in members] == [
         (node.member_id, "n1", ["http://127.0.0.1:2380"], ["http://127.0.0.1:2379"], False),
-        (7, "n2", ["http://127.0.0.1:2380"], ["http://127.0.0.1:2379"], True)]
+        (7, "n2", ["http://127.0.0.1:2380"], ["http://127.0.0.1:2379"], True),
+    ]
     assert node.reads == 0
     call(path, pb.MemberListRequest(linearizable=True), pb.MemberListResponse)
     assert node.reads == 1
@@ -243,8 +253,9 @@ def test_malformed_and_unknown(call: Callable[..., Any]) -> None:
         assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
 
 
-def test_a_mistake_in_one_call_is_that_calls_only(node: FakeNode, call: Callable[..., Any],
-                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_in_one_call_is_that_calls_only(
+    node: FakeNode, call: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def broken() -> list[tuple[int, int]]:
         raise KeyError("a bug")
 
@@ -269,14 +280,17 @@ def test_health_watch(node: FakeNode, running: Running) -> None:
     kind = pb.HealthCheckResponse
     server = running.server
     with grpc.insecure_channel(running.address) as channel:
-        watch = channel.unary_stream("/grpc.health.v1.Health/Watch", response_deserializer=kind.FromString,
-                                     request_serializer=lambda message: message.SerializeToString())
+        watch = channel.unary_stream(
+            "/grpc.health.v1.Health/Watch",
+            response_deserializer=kind.FromString,
+            request_serializer=lambda message: message.SerializeToString(),
+        )
         unknown = watch(pb.HealthCheckRequest(service="no"), timeout=10)
         assert next(unknown).status == kind.SERVICE_UNKNOWN
         unknown.cancel()
         stream = watch(pb.HealthCheckRequest(), timeout=10)
         assert next(stream).status == kind.SERVING
-        running.call(server.health.changed)          # nothing did
+        running.call(server.health.changed)  # nothing did
         node.serving = False
         running.call(server.health.changed)
         assert next(stream).status == kind.NOT_SERVING
@@ -293,8 +307,14 @@ def test_health_watch(node: FakeNode, running: Running) -> None:
 
 
 def run_etcdctl(program: str, running: Running, *words: str) -> str:
-    run = subprocess.run([program, "--endpoints", running.address, *words], capture_output=True, text=True,
-                         env={"ETCDCTL_API": "3"}, timeout=30, check=False)
+    run = subprocess.run(
+        [program, "--endpoints", running.address, *words],
+        capture_output=True,
+        text=True,
+        env={"ETCDCTL_API": "3"},
+        timeout=30,
+        check=False,
+    )
     assert run.returncode == 0, run.stderr
     return run.stdout + run.stderr
 
@@ -380,7 +400,9 @@ def test_each_check_has_its_page(node: FakeNode, running: Running) -> None:
         assert get(running, f"/readyz/{name}")[::2] == (200, b"ok\n")
     node.read_error = errors.Timeout()
     assert get(running, "/readyz/linearizable_read")[::2] == (
-        503, f"[-]linearizable_read failed: {errors.Timeout.default}\n".encode())
+        503,
+        f"[-]linearizable_read failed: {errors.Timeout.default}\n".encode(),
+    )
     assert get(running, "/readyz/serializable_read")[0] == 200
     assert get(running, "/livez/linearizable_read")[0] == 404
 
@@ -453,9 +475,18 @@ def test_pages_import_nothing_while_they_are_served(node: FakeNode) -> None:
     assert set(sys.modules) == before
 
 
-@pytest.mark.parametrize(("path", "method", "status"), [
-    ("/", "GET", 404), ("/nothing", "GET", 404), ("/version/", "GET", 404), ("/version", "POST", 405),
-    ("/health", "DELETE", 405), ("/version", "HEAD", 200), ("/health?" + "a=b&" * 100, "GET", 400)])
+@pytest.mark.parametrize(
+    ("path", "method", "status"),
+    [
+        ("/", "GET", 404),
+        ("/nothing", "GET", 404),
+        ("/version/", "GET", 404),
+        ("/version", "POST", 405),
+        ("/health", "DELETE", 405),
+        ("/version", "HEAD", 200),
+        ("/health?" + "a=b&" * 100, "GET", 400),
+    ],
+)
 def test_other_requests(running: Running, path: str, method: str, status: int) -> None:
     assert get(running, path, method)[0] == status
 

@@ -177,7 +177,10 @@ class Follower:
         self.roster = Roster(self.store, INITIAL)
         storage.conf = self.roster.conf_state
         config = RaftConfig(
-            id=OWN, election_ticks=10, heartbeat_ticks=1, applied=engine.applied()[0],
+            id=OWN,
+            election_ticks=10,
+            heartbeat_ticks=1,
+            applied=engine.applied()[0],
             max_committed_size_per_ready=per_ready,
         )
         self.raw = RawNode(config, storage)

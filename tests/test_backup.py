@@ -329,9 +329,7 @@ def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> 
 # ---- files
 
 
-def backup_file(
-    path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55, count: int = 500
-) -> Path:
+def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55, count: int = 500) -> Path:
     """A backup of some chunks, made without a node."""
     store = SnapshotStore(path.parent / "snap", chunk_size=4096, make_codec=make_codec)
     state = records(count) | {b"mmembers": b"x", b"mconf_state": b"y", b"malarms": b"z"} | (meta or {})

@@ -181,8 +181,10 @@ def test_the_start_says_what_it_starts(tmp_path: Path) -> None:
         f"metastore {__version__} starts: name=n1 data_dir={tmp_path}/data engine=rocksdb "
         f"configuration={tmp_path}/data.toml\n"
     ) in log
-    meant = {"METASTORE_LOG_LEVEL": "METASTORE_LOG__LEVEL",
-             "METASTORE_STORAGE_ROCKSDB_CACHE_SIZE": "METASTORE_STORAGE__ROCKSDB__CACHE_SIZE"}
+    meant = {
+        "METASTORE_LOG_LEVEL": "METASTORE_LOG__LEVEL",
+        "METASTORE_STORAGE_ROCKSDB_CACHE_SIZE": "METASTORE_STORAGE__ROCKSDB__CACHE_SIZE",
+    }
     for given, right in meant.items():
         assert f"the environment variable {given} means nothing; {right} sets that key" in log
     assert log.count("means nothing") == len(meant)

@@ -224,7 +224,7 @@ def test_no_line_is_better_than_a_wrong_line() -> None:
         ),
         ('[node]\nname = "' + "n" * 129 + '"', "m.toml:2: node.name: 129 characters; at most 128"),
         (
-            f'[listen]\nclient = {[f"127.0.0.1:{port}" for port in range(1, 18)]}',
+            f"[listen]\nclient = {[f'127.0.0.1:{port}' for port in range(1, 18)]}",
             "m.toml:2: listen.client: 17 addresses; at most 16",
         ),
         (

@@ -106,11 +106,19 @@ def test_grpcio_errors(echo: Running) -> None:
     with channel(echo) as ch:
         for method, body, code, text in [
             ("/test.Test/Fail", b"", grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default),
-            ("/etcdserverpb.KV/No", b"", grpc.StatusCode.UNIMPLEMENTED,
-             "unknown method No for service etcdserverpb.KV"),
+            (
+                "/etcdserverpb.KV/No",
+                b"",
+                grpc.StatusCode.UNIMPLEMENTED,
+                "unknown method No for service etcdserverpb.KV",
+            ),
             ("/x.Y/Z", b"", grpc.StatusCode.UNIMPLEMENTED, "unknown service x.Y"),
-            (PUT, b"x" * ((2 << 20) + 1), grpc.StatusCode.RESOURCE_EXHAUSTED,
-             "grpc: received message larger than max (2097153 vs. 2097152)"),
+            (
+                PUT,
+                b"x" * ((2 << 20) + 1),
+                grpc.StatusCode.RESOURCE_EXHAUSTED,
+                "grpc: received message larger than max (2097153 vs. 2097152)",
+            ),
         ]:
             with pytest.raises(grpc.RpcError) as caught:
                 ch.unary_unary(method)(body, timeout=10)
@@ -171,8 +179,25 @@ def test_h2load(echo: Running, tmp_path: Path) -> None:
     body.write_bytes(h.message(b"x" * 300))
     before = echo.server.count
     run = subprocess.run(
-        ["h2load", "-c20", "-m50", "-n20000", "-t1", "-d", str(body), "-H", "content-type: application/grpc",
-         "-H", "te: trailers", f"http://{echo.address}{PUT}"], capture_output=True, text=True, check=True, timeout=60)
+        [
+            "h2load",
+            "-c20",
+            "-m50",
+            "-n20000",
+            "-t1",
+            "-d",
+            str(body),
+            "-H",
+            "content-type: application/grpc",
+            "-H",
+            "te: trailers",
+            f"http://{echo.address}{PUT}",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     assert "20000 succeeded, 0 failed, 0 errored" in run.stdout
     assert echo.server.count - before == 20000
 
@@ -195,12 +220,14 @@ def test_http_page_and_keep_alive(echo: Running) -> None:
 
 
 def test_http_byte_by_byte_pipelined_and_posted(echo: Running) -> None:
-    request = (b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-               b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
-               b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    request = (
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    )
     with dial(echo) as sock:
         for i in range(len(request)):
-            sock.sendall(request[i:i + 1])
+            sock.sendall(request[i : i + 1])
         slow = read_all(sock)
     assert slow == ask(echo, request)
     bodies = [part.split(b"\r\n\r\n", 1)[1] for part in slow.split(b"HTTP/1.1 ")[1:]]
@@ -210,14 +237,19 @@ def test_http_byte_by_byte_pipelined_and_posted(echo: Running) -> None:
 def test_http_head_and_continue(echo: Running) -> None:
     answer = ask(echo, b"HEAD /version HTTP/1.0\r\n\r\n")
     assert b"Content-Length: 23\r\n" in answer and answer.endswith(b"\r\n\r\n")
-    answer = ask(echo, b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n"
-                        b"Connection: close\r\n\r\nhi")
+    answer = ask(
+        echo,
+        b"POST /echo HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi",
+    )
     assert answer.startswith(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n") and answer.endswith(b"hi")
 
 
 def test_http_upgrade_is_ignored(echo: Running) -> None:
-    answer = ask(echo, b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
-                        b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n")
+    answer = ask(
+        echo,
+        b"GET /version HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n",
+    )
     assert answer.startswith(b"HTTP/1.1 200 OK\r\n") and b"Connection: close" in answer
 
 
@@ -234,17 +266,21 @@ def test_http_by_a_real_client(echo: Running) -> None:
     connection.close()
 
 
-@pytest.mark.parametrize(("request_bytes", "status"), [
-    (b"NONSENSE\r\n\r\n", b"400"),
-    (b"\x16\x03\x01\x02\x00\x01\x00", b"400"),
-    (b"PRESENT /version HTTP/1.1\r\n\r\n", b"400"),
-    (b"GET /version HTTP/9.9\r\n\r\n", b"400"),
-    (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
-    (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000, b"431"),
-    (b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
-    (b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(3000)) + b"\r\n", b"431"),
-    (b"POST /echo HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000, b"413"),
-], ids=range(9))
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        (b"NONSENSE\r\n\r\n", b"400"),
+        (b"\x16\x03\x01\x02\x00\x01\x00", b"400"),
+        (b"PRESENT /version HTTP/1.1\r\n\r\n", b"400"),
+        (b"GET /version HTTP/9.9\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nX: " + b"y" * 100_000, b"431"),
+        (b"GET /" + b"y" * 100_000 + b" HTTP/1.1\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\n" + b"".join(b"x%d: y\r\n" % i for i in range(3000)) + b"\r\n", b"431"),
+        (b"POST /echo HTTP/1.1\r\nContent-Length: 3000000\r\n\r\n" + b"x" * 3_000_000, b"413"),
+    ],
+    ids=range(9),
+)
 def test_http_malformed(echo: Running, request_bytes: bytes, status: bytes) -> None:
     with dial(echo) as sock:
         with contextlib.suppress(ConnectionError):
@@ -266,8 +302,9 @@ def test_http_requests_sent_at_once_are_answered_one_a_turn(echo: Running) -> No
 
     with dial(echo) as sock:
         echo.loop.on_turn = turn
-        sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" * 999
-                     + b"GET /version HTTP/1.1\r\nConnection: close\r\n\r\n")
+        sock.sendall(
+            b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" * 999 + b"GET /version HTTP/1.1\r\nConnection: close\r\n\r\n"
+        )
         answer = read_all(sock)
         echo.loop.on_turn = count
     assert answer.count(b" 200 OK") == 1000
@@ -287,16 +324,20 @@ def test_h2_byte_by_byte(echo: Running) -> None:
     with dial(echo) as sock:
         data = h.hello() + h.call(1, b"slow")
         for i in range(len(data)):
-            sock.sendall(data[i:i + 1])
+            sock.sendall(data[i : i + 1])
         read_until(sock, reader, lambda: reader.stream(1).ended)
     assert reader.stream(1).messages == [b"slow"]
 
 
-@pytest.mark.parametrize("data", [
-    b"PRI * HTTP/1.1\r\n\r\n" + bytes(20),
-    h.PREFACE + b"garbage that is no frame at all, but long enough to be taken for one",
-    h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, b"\xff" * 50),
-], ids=["preface", "no frames", "no headers"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"PRI * HTTP/1.1\r\n\r\n" + bytes(20),
+        h.PREFACE + b"garbage that is no frame at all, but long enough to be taken for one",
+        h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, b"\xff" * 50),
+    ],
+    ids=["preface", "no frames", "no headers"],
+)
 def test_h2_malformed(echo: Running, data: bytes) -> None:
     with dial(echo) as sock:
         sock.sendall(data)
@@ -305,9 +346,10 @@ def test_h2_malformed(echo: Running, data: bytes) -> None:
 
 
 def test_h2_floods_end_only_their_connection(echo: Running) -> None:
-    for flood in (h.frame(h.PING, 0, 0, bytes(8)) * 5000,
-                  b"".join(h.call(1 + 2 * i, b"x") + h.frame(h.RST_STREAM, 0, 1 + 2 * i, bytes(4))
-                           for i in range(5000))):
+    for flood in (
+        h.frame(h.PING, 0, 0, bytes(8)) * 5000,
+        b"".join(h.call(1 + 2 * i, b"x") + h.frame(h.RST_STREAM, 0, 1 + 2 * i, bytes(4)) for i in range(5000)),
+    ):
         with dial(echo) as sock:
             with contextlib.suppress(ConnectionError):
                 sock.sendall(h.hello() + flood)
@@ -321,10 +363,11 @@ def test_a_client_that_never_reads_is_held_and_dropped() -> None:
         size = b"100000".rjust(4000, b"0")
         calls = b"".join(h.call(1 + 2 * i, size, b"/test.Test/Big") for i in range(2000))
         with contextlib.suppress(ConnectionError):
-            sock.sendall(h.hello(1 << 30) + calls)     # ends with a reset: the server stops reading, then drops us
+            sock.sendall(h.hello(1 << 30) + calls)  # ends with a reset: the server stops reading, then drops us
         put_works(running)
-        served_until(running, lambda: not any(conn.session and conn.session.taken > 100_000
-                                              for conn in running.listener.conns))
+        served_until(
+            running, lambda: not any(conn.session and conn.session.taken > 100_000 for conn in running.listener.conns)
+        )
         # What it asked for was not all worked off: reading stopped long before.
         assert running.server.big < 600
 
@@ -344,8 +387,15 @@ def test_a_client_that_opens_no_window_is_dropped() -> None:
 
 def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
     with Running(conn_limits=FAST) as running:
-        starts = [b"", b"P", b"PRI * HTTP/2", b"GET / HTTP/1.1\r\nX", h.PREFACE, b"GET /version HTTP/1.1\r\n\r\n",
-                  h.hello() + h.call(1, b"never whole")[:-1]]
+        starts = [
+            b"",
+            b"P",
+            b"PRI * HTTP/2",
+            b"GET / HTTP/1.1\r\nX",
+            h.PREFACE,
+            b"GET /version HTTP/1.1\r\n\r\n",
+            h.hello() + h.call(1, b"never whole")[:-1],
+        ]
         sockets = [dial(running) for _ in starts]
         for sock, start in zip(sockets, starts, strict=True):
             sock.sendall(start)
@@ -367,13 +417,15 @@ def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
 def test_a_large_first_request_over_a_slow_link_may_take_its_time() -> None:
     """It was cut off after `handshake` seconds, and again with each connection that the client made for it."""
     whole = h.message(bytes(60_000))
-    frames = [h.frame(h.DATA, h.END_STREAM if at + 10_000 >= len(whole) else 0, 1, whole[at : at + 10_000])
-              for at in range(0, len(whole), 10_000)]
+    frames = [
+        h.frame(h.DATA, h.END_STREAM if at + 10_000 >= len(whole) else 0, 1, whole[at : at + 10_000])
+        for at in range(0, len(whole), 10_000)
+    ]
     with Running(Limits(receive_rate=1000), conn_limits=FAST) as running, dial(running) as slow:
         slow.sendall(h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, h.head()) + b"".join(frames[:4]))
         for _ in range(2):
             with dial(running) as silent:
-                read_all(silent)    # its time is over, so the time of the first one would be
+                read_all(silent)  # its time is over, so the time of the first one would be
         slow.sendall(b"".join(frames[4:]))
         reader = h.Reader()
         read_until(slow, reader, lambda: reader.stream(1).data)
@@ -426,8 +478,9 @@ main()
 
 def test_out_of_file_descriptors() -> None:
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with subprocess.Popen([sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                          text=True, env=env) as server:
+    with subprocess.Popen(
+        [sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
+    ) as server:
         assert server.stdout is not None and server.stderr is not None
         host, _, port = server.stdout.readline().strip().rpartition(":")
         sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(60)]
@@ -461,8 +514,10 @@ def test_address_in_use_and_nonsense() -> None:
     loop.close()
 
 
-@pytest.mark.parametrize(("address", "parts"), [
-    ("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":2379", ("", 2379)), ("h:1", ("h", 1))])
+@pytest.mark.parametrize(
+    ("address", "parts"),
+    [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":2379", ("", 2379)), ("h:1", ("h", 1))],
+)
 def test_split_address(address: str, parts: tuple[str, int]) -> None:
     assert split_address(address) == parts
 

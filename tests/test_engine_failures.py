@@ -210,8 +210,9 @@ def operation(chance: random.Random, number: int, revision: int) -> bytes:
         body = m.CompactionRequest(revision=max(1, revision - chance.randrange(6)))
         return encode_op(COMPACT, number, body.SerializeToString())
     if kind < 0.8:
-        return encode_op(ALARM, number, encode_change(chance.choice([ACTIVATE, DEACTIVATE]), 1, chance.choice(
-            [NOSPACE, CORRUPT])))
+        return encode_op(
+            ALARM, number, encode_change(chance.choice([ACTIVATE, DEACTIVATE]), 1, chance.choice([NOSPACE, CORRUPT]))
+        )
     compare = m.Compare(key=key, target=m.CMP_VERSION, result=m.GREATER, version=chance.randrange(3))
     puts = m.RequestOp(request_put=m.PutRequest(key=key, value=b"%d" % number))
     asks = m.RequestOp(request_range=m.RangeRequest(key=b"a", range_end=b"\0"))
@@ -226,8 +227,13 @@ def test_a_member_on_a_flaky_engine_has_the_state_of_the_others() -> None:
         healthy = Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
         log = []
         for index in range(1, 80):
-            log.append(entry(healthy, index, *(operation(chance, index * 10 + n, healthy.store.revision)
-                                               for n in range(chance.randrange(1, 3)))))
+            log.append(
+                entry(
+                    healthy,
+                    index,
+                    *(operation(chance, index * 10 + n, healthy.store.revision) for n in range(chance.randrange(1, 3))),
+                )
+            )
             healthy.apply_images(log[-1])
             healthy.commit()
 
@@ -342,7 +348,8 @@ def test_a_node_stops_with_the_engines_sentence(call: str, tmp_path: Path, monke
             node.get_prefix(b"")
         if call in ("view", "reclaim"):
             node._server.call_soon_threadsafe(  # type: ignore[union-attr]
-                lambda: node._server.upkeep.hash_kv(0, False, lambda: False, lambda *_: None))  # type: ignore[union-attr]
+                lambda: node._server.upkeep.hash_kv(0, False, lambda: False, lambda *_: None)
+            )  # type: ignore[union-attr]
         if call == "close":
             node.stop()
     except (errors.Stopped, errors.Timeout):

@@ -37,8 +37,25 @@ def test_actions_are_read(text: str, action: Action) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "explode", "panic(1)", "off()", "sleep", "sleep()", "sleep(soon)", "sleep(-1)", "sleep(nan)", "sleep(1e9)",
-     "error(ENOTHING)", "error(99999)", "error()", "panic@0", "panic@x", "panic @2", "sleep(1"],
+    [
+        "",
+        "explode",
+        "panic(1)",
+        "off()",
+        "sleep",
+        "sleep()",
+        "sleep(soon)",
+        "sleep(-1)",
+        "sleep(nan)",
+        "sleep(1e9)",
+        "error(ENOTHING)",
+        "error(99999)",
+        "error()",
+        "panic@0",
+        "panic@x",
+        "panic @2",
+        "sleep(1",
+    ],
 )
 def test_wrong_actions_are_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="failpoint action"):

@@ -38,7 +38,9 @@ def test_unary_call(way: str) -> None:
     talk = Talk()
     requests = getattr(talk, way)(h.call(1, b"hello") + h.call(3, b"", OTHER_PATH))
     assert [(r.method, r.path, r.body, r.stream_id) for r in requests] == [
-        (PUT, h.PUT_PATH, b"hello", 1), (OTHER, OTHER_PATH, b"", 3)]
+        (PUT, h.PUT_PATH, b"hello", 1),
+        (OTHER, OTHER_PATH, b"", 3),
+    ]
     requests[1].fail(errors.Compacted())
     requests[0].complete(b"answer")
     reader = talk.flush()
@@ -46,7 +48,11 @@ def test_unary_call(way: str) -> None:
     assert (first.get(b":status"), first.get(b"content-type")) == (b"200", b"application/grpc")
     assert (first.messages, first.status, first.ended) == ([b"answer"], 0, True)
     assert (second.status, second.text, second.data, second.ended) == (
-        errors.OUT_OF_RANGE, errors.Compacted.default, b"", True)
+        errors.OUT_OF_RANGE,
+        errors.Compacted.default,
+        b"",
+        True,
+    )
     assert second.reset is None
     assert (talk.session.open_streams, talk.session.buffered, talk.session.pending_output) == (0, 0, 0)
 
@@ -106,17 +112,35 @@ def test_padded_and_continued_frames() -> None:
 
 def test_metadata_and_timeout() -> None:
     talk = Talk()
-    [request] = talk.feed(h.call(1, b"", h.PUT_PATH, (b"token", b"abc.5"), (b"grpc-timeout", b"250m"),
-                                 (b"user-agent", b"x"), (b"grpc-encoding", b"identity")))
+    [request] = talk.feed(
+        h.call(
+            1,
+            b"",
+            h.PUT_PATH,
+            (b"token", b"abc.5"),
+            (b"grpc-timeout", b"250m"),
+            (b"user-agent", b"x"),
+            (b"grpc-encoding", b"identity"),
+        )
+    )
     assert request.headers == [(b"token", b"abc.5")]
     assert request.timeout == 0.25
     [request] = talk.feed(h.call(3, b""))
     assert (request.headers, request.timeout) == ([], None)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [
-    (b"1H", 3600.0), (b"2M", 120.0), (b"3S", 3.0), (b"4m", 0.004), (b"5u", 5e-6), (b"6n", 6e-9),
-    (b"99999999S", 99999999.0)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (b"1H", 3600.0),
+        (b"2M", 120.0),
+        (b"3S", 3.0),
+        (b"4m", 0.004),
+        (b"5u", 5e-6),
+        (b"6n", 6e-9),
+        (b"99999999S", 99999999.0),
+    ],
+)
 def test_timeout_units(text: bytes, seconds: float) -> None:
     [request] = Talk().feed(h.call(1, b"", h.PUT_PATH, (b"grpc-timeout", text)))
     assert request.timeout == pytest.approx(seconds)
@@ -145,11 +169,15 @@ def test_method_unknown() -> None:
         assert len(talk.feed(h.call(3, b"next"))) == 1
 
 
-@pytest.mark.parametrize(("block", "http", "code"), [
-    (h.head(method=b"GET"), b"405", errors.INTERNAL),
-    (h.head(content_type=b"application/json"), b"415", errors.INVALID_ARGUMENT),
-    (h.head(content_type=b"application/grpc-web"), b"415", errors.INVALID_ARGUMENT),
-    (h.head(content_type=None), b"415", errors.INVALID_ARGUMENT)])
+@pytest.mark.parametrize(
+    ("block", "http", "code"),
+    [
+        (h.head(method=b"GET"), b"405", errors.INTERNAL),
+        (h.head(content_type=b"application/json"), b"415", errors.INVALID_ARGUMENT),
+        (h.head(content_type=b"application/grpc-web"), b"415", errors.INVALID_ARGUMENT),
+        (h.head(content_type=None), b"415", errors.INVALID_ARGUMENT),
+    ],
+)
 def test_not_grpc(block: bytes, http: bytes, code: int) -> None:
     stream = Talk().answer(h.frame(h.HEADERS, h.END_HEADERS, 1, block) + h.frame(h.DATA, h.END_STREAM, 1, b"x"))
     assert (stream.get(b":status"), stream.status, stream.ended) == (http, code, True)
@@ -171,17 +199,24 @@ def test_unknown_compression() -> None:
 HEAD = h.frame(h.HEADERS, h.END_HEADERS, 1, h.head())
 
 
-@pytest.mark.parametrize(("wire", "code", "text"), [
-    (h.message(b"a") + h.message(b"b"), errors.UNIMPLEMENTED, "grpc: more than one message for a unary call"),
-    (b"", errors.UNIMPLEMENTED, "grpc: no message for a unary call"),
-    (h.message(b"abc")[:-1], errors.INTERNAL, "grpc: message cut short by the end of the stream"),
-    (b"\0\0", errors.INTERNAL, "grpc: message cut short by the end of the stream"),
-    (h.message(b"abc", compressed=1), errors.INTERNAL, "grpc: compressed flag set with identity or empty encoding"),
-    (h.message(b"x" * 1001), errors.RESOURCE_EXHAUSTED, "grpc: received message larger than max (1001 vs. 1000)"),
-    (b"\0\xff\xff\xff\xff", errors.RESOURCE_EXHAUSTED, "grpc: received message larger than max (4294967295 vs. 1000)"),
-])
+@pytest.mark.parametrize(
+    ("wire", "code", "text"),
+    [
+        (h.message(b"a") + h.message(b"b"), errors.UNIMPLEMENTED, "grpc: more than one message for a unary call"),
+        (b"", errors.UNIMPLEMENTED, "grpc: no message for a unary call"),
+        (h.message(b"abc")[:-1], errors.INTERNAL, "grpc: message cut short by the end of the stream"),
+        (b"\0\0", errors.INTERNAL, "grpc: message cut short by the end of the stream"),
+        (h.message(b"abc", compressed=1), errors.INTERNAL, "grpc: compressed flag set with identity or empty encoding"),
+        (h.message(b"x" * 1001), errors.RESOURCE_EXHAUSTED, "grpc: received message larger than max (1001 vs. 1000)"),
+        (
+            b"\0\xff\xff\xff\xff",
+            errors.RESOURCE_EXHAUSTED,
+            "grpc: received message larger than max (4294967295 vs. 1000)",
+        ),
+    ],
+)
 def test_wrong_messages(wire: bytes, code: int, text: str) -> None:
-    for data in ([wire], [wire[i:i + 1] for i in range(len(wire))]):
+    for data in ([wire], [wire[i : i + 1] for i in range(len(wire))]):
         talk = Talk(max_message=1000)
         frames = HEAD + b"".join(h.frame(h.DATA, 0, 1, piece) for piece in data) + h.frame(h.DATA, h.END_STREAM, 1)
         stream = talk.answer(frames)
@@ -195,8 +230,10 @@ def test_announced_length_allocates_nothing() -> None:
     tracemalloc.start()
     for i in range(50):
         stream = 1 + 2 * i
-        talk.feed(h.frame(h.HEADERS, h.END_HEADERS, stream, h.head())
-                  + h.frame(h.DATA, 0, stream, b"\0\x3f\xff\xff\xff" + b"x"))
+        talk.feed(
+            h.frame(h.HEADERS, h.END_HEADERS, stream, h.head())
+            + h.frame(h.DATA, 0, stream, b"\0\x3f\xff\xff\xff" + b"x")
+        )
     used = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert talk.session.buffered == 50 * (1 + CALL)
@@ -235,8 +272,11 @@ def test_who_holds_much_leaves_room_for_others() -> None:
     for number in range(100):
         for session in greedy:
             stream = 1 + 2 * number
-            session.feed((h.hello() if number == 0 else b"") + h.frame(h.HEADERS, h.END_HEADERS, stream, h.head())
-                         + h.frame(h.DATA, 0, stream, part))
+            session.feed(
+                (h.hello() if number == 0 else b"")
+                + h.frame(h.HEADERS, h.END_HEADERS, stream, h.head())
+                + h.frame(h.DATA, 0, stream, part)
+            )
     assert limits.total_buffered > (1 << 20) * 0.8
     assert [r.body for r in Session(TABLE, limits).feed(h.hello() + h.call(1, b"x" * 12_000))] == [b"x" * 12_000]
 
@@ -296,7 +336,11 @@ def test_answer_before_the_request_ended() -> None:
     request.finish(errors.UNAVAILABLE, "enough")
     stream = talk.flush().stream(1)
     assert (stream.messages, stream.status, stream.text, stream.reset) == (
-        [b"only"], errors.UNAVAILABLE, "enough", NO_ERROR)
+        [b"only"],
+        errors.UNAVAILABLE,
+        "enough",
+        NO_ERROR,
+    )
     assert request.closed
 
 
@@ -314,16 +358,18 @@ def start_bidi(talk: Talk) -> tuple[Request, list[object]]:
 def test_streaming_call(way: str) -> None:
     talk = Talk()
     request, seen = start_bidi(talk)
-    assert talk.flush().stream(1).get(b":status") == b"200"      # before any message
-    getattr(talk, way)(h.frame(h.DATA, 0, 1, h.message(b"a") + h.message(b"") + h.message(b"c")[:3])
-                       + h.frame(h.DATA, 0, 1, h.message(b"c")[3:]))
+    assert talk.flush().stream(1).get(b":status") == b"200"  # before any message
+    getattr(talk, way)(
+        h.frame(h.DATA, 0, 1, h.message(b"a") + h.message(b"") + h.message(b"c")[:3])
+        + h.frame(h.DATA, 0, 1, h.message(b"c")[3:])
+    )
     assert seen == [b"a", b"", b"c"]
     request.send(b"1")
     request.send(b"22")
     assert request.queued_bytes == 13
     assert talk.flush().stream(1).messages == [b"1", b"22"]
     assert request.queued_bytes == 0
-    request.send(b"333")                                          # wakes the provider up
+    request.send(b"333")  # wakes the provider up
     assert talk.flush().stream(1).messages == [b"1", b"22", b"333"]
     getattr(talk, way)(h.frame(h.DATA, h.END_STREAM, 1))
     assert seen[3:] == ["end"]
@@ -395,8 +441,10 @@ def test_reply_waits_for_the_window() -> None:
     stream = talk.flush().stream(1)
     assert len(stream.data) == 65535 and not stream.ended
     assert talk.session.pending_output == 200_005 - 65535
-    talk.feed(h.frame(h.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big"))
-              + h.frame(h.WINDOW_UPDATE, 0, 1, (1 << 20).to_bytes(4, "big")))
+    talk.feed(
+        h.frame(h.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big"))
+        + h.frame(h.WINDOW_UPDATE, 0, 1, (1 << 20).to_bytes(4, "big"))
+    )
     stream = talk.flush().stream(1)
     assert (len(stream.data), stream.status, talk.session.pending_output) == (200_005, 0, 0)
 
@@ -410,8 +458,10 @@ def test_requests_are_parked_while_replies_are_not_taken() -> None:
     assert talk.session.parked_count == 2
     assert talk.session.unpark() == []
     talk.feed(h.frame(h.RST_STREAM, 0, 3, bytes(4)))
-    talk.feed(h.frame(h.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big"))
-              + h.frame(h.WINDOW_UPDATE, 0, 1, (1 << 20).to_bytes(4, "big")))
+    talk.feed(
+        h.frame(h.WINDOW_UPDATE, 0, 0, (1 << 20).to_bytes(4, "big"))
+        + h.frame(h.WINDOW_UPDATE, 0, 1, (1 << 20).to_bytes(4, "big"))
+    )
     talk.flush()
     assert [r.body for r in talk.session.unpark()] == [b"b"]
     assert talk.session.parked_count == 0
@@ -460,10 +510,11 @@ def test_resets_at_a_bearable_rate_go_on() -> None:
     assert not talk.session.closed and talk.session.error is None
 
 
-@pytest.mark.parametrize("flood", [
-    h.frame(h.SETTINGS, 0, 0),
-    h.frame(h.PRIORITY, 0, 1, bytes(5)),
-    h.frame(h.DATA, 0, 1)], ids=["settings", "priority", "empty data"])
+@pytest.mark.parametrize(
+    "flood",
+    [h.frame(h.SETTINGS, 0, 0), h.frame(h.PRIORITY, 0, 1, bytes(5)), h.frame(h.DATA, 0, 1)],
+    ids=["settings", "priority", "empty data"],
+)
 def test_control_flood(flood: bytes) -> None:
     talk = Talk(control_burst=100)
     talk.feed(h.frame(h.HEADERS, h.END_HEADERS, 1, h.head()))
@@ -525,21 +576,25 @@ def test_too_many_streams() -> None:
     assert len(talk.feed(h.call(17, b""))) == 1
 
 
-@pytest.mark.parametrize("data", [
-    b"GET / HTTP/1.1\r\n\r\n" + bytes(30),
-    b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + bytes(30),
-    h.PREFACE + h.frame(h.DATA, 0, 1, b"x"),
-    h.hello() + h.frame(h.DATA, 0, 0, b"x"),
-    h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 2, h.head()),
-    h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"),
-    h.hello() + h.frame(h.PUSH_PROMISE, h.END_HEADERS, 1, bytes(4)),
-    h.hello() + h.frame(h.SETTINGS, 0, 0, b"12345"),
-    h.hello() + h.frame(h.PING, 0, 0, b"short"),
-    h.hello() + h.frame(h.WINDOW_UPDATE, 0, 0, bytes(4)),
-    h.hello() + h.frame(h.CONTINUATION, h.END_HEADERS, 1, h.head()),
-    h.hello() + h.frame(h.DATA, 0, 1, bytes(16385)),
-    h.hello() + h.frame(h.RST_STREAM, 0, 1, bytes(4)),
-], ids=range(13))
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n" + bytes(30),
+        b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n" + bytes(30),
+        h.PREFACE + h.frame(h.DATA, 0, 1, b"x"),
+        h.hello() + h.frame(h.DATA, 0, 0, b"x"),
+        h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 2, h.head()),
+        h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, b"\xff\xff\xff\xff\xff\xff"),
+        h.hello() + h.frame(h.PUSH_PROMISE, h.END_HEADERS, 1, bytes(4)),
+        h.hello() + h.frame(h.SETTINGS, 0, 0, b"12345"),
+        h.hello() + h.frame(h.PING, 0, 0, b"short"),
+        h.hello() + h.frame(h.WINDOW_UPDATE, 0, 0, bytes(4)),
+        h.hello() + h.frame(h.CONTINUATION, h.END_HEADERS, 1, h.head()),
+        h.hello() + h.frame(h.DATA, 0, 1, bytes(16385)),
+        h.hello() + h.frame(h.RST_STREAM, 0, 1, bytes(4)),
+    ],
+    ids=range(13),
+)
 def test_protocol_errors_end_the_connection(data: bytes) -> None:
     session = Session(TABLE, Limits())
     assert session.feed(data) == []
@@ -551,27 +606,31 @@ def test_protocol_errors_end_the_connection(data: bytes) -> None:
     assert session.feed(h.call(1, b"")) == []
 
 
-@pytest.mark.parametrize("block", [
-    h.literal(b":method", b"POST") + h.literal(b":path", h.PUT_PATH),
-    h.head() + h.literal(b":late", b"x"),
-    h.head() + h.literal(b"Upper", b"x"),
-    h.head() + h.literal(b"connection", b"close"),
-    h.head() + h.literal(b"content-length", b"999"),
-    h.head() + h.literal(b"x", b"a\nb"),
-    h.head() + h.literal(b"content-length", b"4"),
-    h.head() + h.literal(b"content-length", b"5") + h.literal(b"content-length", b"5"),
-    h.head() + h.literal(b"content-length", b"five"),
-    h.head() + h.literal(b"content-length", b""),
-    h.head() + h.literal(b"te", b"gzip"),
-    h.head() + h.literal(b"keep-alive", b"1"),
-    h.head() + h.literal(b"upgrade", b"h2c"),
-    h.head() + h.literal(b"proxy-connection", b"1"),
-    h.head() + h.literal(b"transfer-encoding", b"chunked"),
-    h.head() + h.literal(b"", b"no name"),
-    h.literal(b":unknown", b"x") + h.head(),
-    h.literal(b":method", b"POST") + h.head(),
-    h.literal(b":method", b"POST") + h.literal(b":path", b"") + h.literal(b":scheme", b"http"),
-], ids=range(19))
+@pytest.mark.parametrize(
+    "block",
+    [
+        h.literal(b":method", b"POST") + h.literal(b":path", h.PUT_PATH),
+        h.head() + h.literal(b":late", b"x"),
+        h.head() + h.literal(b"Upper", b"x"),
+        h.head() + h.literal(b"connection", b"close"),
+        h.head() + h.literal(b"content-length", b"999"),
+        h.head() + h.literal(b"x", b"a\nb"),
+        h.head() + h.literal(b"content-length", b"4"),
+        h.head() + h.literal(b"content-length", b"5") + h.literal(b"content-length", b"5"),
+        h.head() + h.literal(b"content-length", b"five"),
+        h.head() + h.literal(b"content-length", b""),
+        h.head() + h.literal(b"te", b"gzip"),
+        h.head() + h.literal(b"keep-alive", b"1"),
+        h.head() + h.literal(b"upgrade", b"h2c"),
+        h.head() + h.literal(b"proxy-connection", b"1"),
+        h.head() + h.literal(b"transfer-encoding", b"chunked"),
+        h.head() + h.literal(b"", b"no name"),
+        h.literal(b":unknown", b"x") + h.head(),
+        h.literal(b":method", b"POST") + h.head(),
+        h.literal(b":method", b"POST") + h.literal(b":path", b"") + h.literal(b":scheme", b"http"),
+    ],
+    ids=range(19),
+)
 def test_malformed_headers_end_the_stream_only(block: bytes) -> None:
     talk = Talk()
     data = h.frame(h.HEADERS, h.END_HEADERS, 1, block) + h.frame(h.DATA, h.END_STREAM, 1, h.message(b""))
@@ -581,11 +640,15 @@ def test_malformed_headers_end_the_stream_only(block: bytes) -> None:
     assert [r.body for r in talk.feed(h.call(3, b"fine"))] == [b"fine"]
 
 
-@pytest.mark.parametrize("trailer", [
-    h.frame(h.HEADERS, h.END_HEADERS, 1, h.literal(b"x", b"1")),
-    h.frame(h.HEADERS, h.END_HEADERS | h.END_STREAM, 1, h.literal(b":path", h.PUT_PATH)),
-    h.frame(h.HEADERS, h.END_HEADERS | h.END_STREAM, 1, h.literal(b"X", b"1")),
-], ids=range(3))
+@pytest.mark.parametrize(
+    "trailer",
+    [
+        h.frame(h.HEADERS, h.END_HEADERS, 1, h.literal(b"x", b"1")),
+        h.frame(h.HEADERS, h.END_HEADERS | h.END_STREAM, 1, h.literal(b":path", h.PUT_PATH)),
+        h.frame(h.HEADERS, h.END_HEADERS | h.END_STREAM, 1, h.literal(b"X", b"1")),
+    ],
+    ids=range(3),
+)
 def test_malformed_trailers_end_the_stream_only(trailer: bytes) -> None:
     talk = Talk()
     head = h.frame(h.HEADERS, h.END_HEADERS, 1, h.head())
@@ -606,9 +669,16 @@ def test_any_authority_will_do(authority: bytes) -> None:
     assert [request.body for request in talk.feed(head + data + trailer)] == [b"ok"]
 
 
-CONVERSATION = (h.hello(1 << 20) + h.call(1, b"hello") + h.call(3, b"x" * 300, OTHER_PATH)
-                + h.frame(h.HEADERS, h.END_HEADERS, 5, h.head(BIDI_PATH)) + h.frame(h.DATA, 0, 5, h.message(b"m"))
-                + h.frame(h.PING, 0, 0, bytes(8)) + h.frame(h.RST_STREAM, 0, 3, bytes(4)) + h.call(7, b"bye"))
+CONVERSATION = (
+    h.hello(1 << 20)
+    + h.call(1, b"hello")
+    + h.call(3, b"x" * 300, OTHER_PATH)
+    + h.frame(h.HEADERS, h.END_HEADERS, 5, h.head(BIDI_PATH))
+    + h.frame(h.DATA, 0, 5, h.message(b"m"))
+    + h.frame(h.PING, 0, 0, bytes(8))
+    + h.frame(h.RST_STREAM, 0, 3, bytes(4))
+    + h.call(7, b"bye")
+)
 
 
 def serve_blindly(session: Session, data: bytes) -> None:
@@ -627,14 +697,15 @@ def test_every_byte_wrong() -> None:
         for flip in (0x01, 0x80, 0xFF):
             limits = Limits()
             session = Session(TABLE, limits)
-            serve_blindly(session, CONVERSATION[:i] + bytes([CONVERSATION[i] ^ flip]) + CONVERSATION[i + 1:])
+            serve_blindly(session, CONVERSATION[:i] + bytes([CONVERSATION[i] ^ flip]) + CONVERSATION[i + 1 :])
             session.close()
             assert (limits.total_buffered, session.pending_output, session.open_streams) == (0, 0, 0)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 10), st.integers(0, 255), st.integers(0, 7), st.binary(max_size=40)),
-                max_size=20))
+@given(
+    st.lists(st.tuples(st.integers(0, 10), st.integers(0, 255), st.integers(0, 7), st.binary(max_size=40)), max_size=20)
+)
 def test_random_frames(frames: list[tuple[int, int, int, bytes]]) -> None:
     limits = Limits()
     session = Session(TABLE, limits)
@@ -685,7 +756,10 @@ def test_an_answer_to_no_ping_ends_nothing() -> None:
 
 def test_method_table_refuses_nonsense() -> None:
     for paths, streaming in [
-        ({b"no-slash": 1}, []), ({b"/a/b/c": 1}, []), ({"/a/b": 1}, []), ({b"/a/b": 1}, [b"/a/c"])
+        ({b"no-slash": 1}, []),
+        ({b"/a/b/c": 1}, []),
+        ({"/a/b": 1}, []),
+        ({b"/a/b": 1}, [b"/a/c"]),
     ]:
         with pytest.raises(ValueError):
             MethodTable(paths, streaming)

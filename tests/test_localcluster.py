@@ -21,7 +21,9 @@ ARGUMENTS = ["--client-port", "0", "--peer-port", "0", "--set", "wal.segment_siz
 def start(*more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "metastore", "cluster", *ARGUMENTS, *more],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 

@@ -40,7 +40,7 @@ def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socke
     loop.run_once()
     assert seen == [READ]
     loop.run_once(0)
-    assert seen == [READ, READ]                 # level-triggered
+    assert seen == [READ, READ]  # level-triggered
     loop.modify(one.fileno(), WRITE)
     loop.run_once()
     assert seen[2:] == [WRITE]
@@ -49,7 +49,7 @@ def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socke
     assert len(seen) == 3
     two.close()
     loop.run_once()
-    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)     # a hang-up is always told
+    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)  # a hang-up is always told
     loop.remove(one.fileno())
     loop.remove(one.fileno())
     loop.run_once(0)

@@ -171,7 +171,6 @@ if may_mount():
                 (small_disk / "ballast").unlink()
                 wait_until(lambda: can_write(client), 20, "writes resume")
 
-
     @pytest.mark.once
     def test_the_way_out_of_a_full_disk(tmp_path: Path) -> None:
         """With the default settings nearly all of a small disk is used; delete, compact and disarm are taken when puts
@@ -210,7 +209,6 @@ if may_mount():
         assert caught.value.returncode == 6
         numbers = r"4\d+ bytes are needed on the disk, \d+ are free"
         assert re.search(rf"{tmp_path}/tiny/data/wal.*{numbers}", str(caught.value))
-
 
     ROCKS = {
         "storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"4MiB"', "limits.request_timeout": '"2s"',

@@ -40,27 +40,35 @@ def test_malformed_message() -> None:
 def test_methods_and_what_streams() -> None:
     assert len(pb.METHODS) == 41 + 2
     assert {path for path, kinds in pb.METHODS.items() if any(kinds)} == {
-        b"/etcdserverpb.Watch/Watch", b"/etcdserverpb.Lease/LeaseKeepAlive", b"/etcdserverpb.Maintenance/Snapshot",
-        b"/grpc.health.v1.Health/Watch"}
+        b"/etcdserverpb.Watch/Watch",
+        b"/etcdserverpb.Lease/LeaseKeepAlive",
+        b"/etcdserverpb.Maintenance/Snapshot",
+        b"/grpc.health.v1.Health/Watch",
+    }
     assert pb.METHODS[b"/etcdserverpb.Maintenance/Snapshot"] == (False, True)
 
 
 def test_the_default_pool_is_left_alone() -> None:
-    script = ("from metastore.api import pb; pb.KeyValue; from google.protobuf import descriptor_pool as p\n"
-              "for name in ('etcdserverpb.PutRequest', 'mvccpb.KeyValue', 'grpc.health.v1.HealthCheckRequest'):\n"
-              "    try: p.Default().FindMessageTypeByName(name)\n"
-              "    except KeyError: continue\n"
-              "    raise SystemExit(name)\n")
+    script = (
+        "from metastore.api import pb; pb.KeyValue; from google.protobuf import descriptor_pool as p\n"
+        "for name in ('etcdserverpb.PutRequest', 'mvccpb.KeyValue', 'grpc.health.v1.HealthCheckRequest'):\n"
+        "    try: p.Default().FindMessageTypeByName(name)\n"
+        "    except KeyError: continue\n"
+        "    raise SystemExit(name)\n"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
 @pytest.mark.parametrize(
-    "order", ["import aetcd; from metastore.api import pb", "from metastore.api import pb; import aetcd"])
+    "order", ["import aetcd; from metastore.api import pb", "from metastore.api import pb; import aetcd"]
+)
 def test_aetcd_in_the_same_process(order: str) -> None:
-    script = (f"{order}\nimport aetcd.rpc\n"
-              "ours = pb.PutRequest(key=b'k', value=b'v', lease=5).SerializeToString()\n"
-              "theirs = aetcd.rpc.PutRequest.FromString(ours)\n"
-              "assert (theirs.key, theirs.value, theirs.lease) == (b'k', b'v', 5)\n")
+    script = (
+        f"{order}\nimport aetcd.rpc\n"
+        "ours = pb.PutRequest(key=b'k', value=b'v', lease=5).SerializeToString()\n"
+        "theirs = aetcd.rpc.PutRequest.FromString(ours)\n"
+        "assert (theirs.key, theirs.value, theirs.lease) == (b'k', b'v', 5)\n"
+    )
     subprocess.run([sys.executable, "-c", script], check=True)
 
 

@@ -117,14 +117,27 @@ class Net:
         for transport in self.transports:
             transport.flush()
 
-    def add(self, member: int, *, handler: Handler | None = None, address: str = "127.0.0.1:0",
-            limits: PeerLimits = FAST, failpoints: Failpoints | None = None, **fields: Any) -> Any:
+    def add(
+        self,
+        member: int,
+        *,
+        handler: Handler | None = None,
+        address: str = "127.0.0.1:0",
+        limits: PeerLimits = FAST,
+        failpoints: Failpoints | None = None,
+        **fields: Any,
+    ) -> Any:
         """A transport of member `member` of cluster 77; its handler is its attribute."""
         made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
         made |= {"start": 1, "life": member}
         transport = PeerTransport(
-            self.loop, PeerIdentity(**{**made, **fields}), address, handler=handler or Handler(),
-            random=random.Random(member).random, limits=limits, failpoints=failpoints,
+            self.loop,
+            PeerIdentity(**{**made, **fields}),
+            address,
+            handler=handler or Handler(),
+            random=random.Random(member).random,
+            limits=limits,
+            failpoints=failpoints,
         )
         self.transports.append(transport)
         return transport

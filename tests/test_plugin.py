@@ -88,9 +88,7 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_it_keeps_the_contract(plugin: dict[str, str], tmp_path: Path) -> None:
     shutil.copy(SOURCE / "test_sqlite_engine.py", tmp_path)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite_engine.py"]
-    done = subprocess.run(
-        argv, cwd=tmp_path, env={**os.environ, **plugin}, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(argv, cwd=tmp_path, env={**os.environ, **plugin}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout and "failed" not in done.stdout
 

@@ -80,7 +80,7 @@ def test_the_page_of_settings_is_made_of_the_settings() -> None:
     maker = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(maker)
     assert maker.PAGE.read_text() == maker.page(), "run .venv/bin/python docs/make_configuration.py"
-    assert "| `limits.request_timeout` | `\"7s\"` | 1ms to 1d |" in maker.page()
+    assert '| `limits.request_timeout` | `"7s"` | 1ms to 1d |' in maker.page()
 
 
 def anchors(page: Path) -> set[str]:

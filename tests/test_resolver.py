@@ -101,8 +101,10 @@ def test_threads_and_names_are_bounded(resolver: Resolver, loop: Loop, server: N
     assert found[-1] == [PLACE] and len(resolver.threads) == MAX_THREADS
 
 
-@pytest.mark.parametrize(("address", "answer"), [
-    ("127.0.0.1:80", "127.0.0.1"), ("http://[::1]:80", "::1"), ("nonsense", "address 'nonsense' is not host:port")])
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [("127.0.0.1:80", "127.0.0.1"), ("http://[::1]:80", "::1"), ("nonsense", "address 'nonsense' is not host:port")],
+)
 def test_addresses_are_nobodys_question(resolver: Resolver, server: NameServer, address: str, answer: str) -> None:
     found: list[Places | str] = []
     resolver.resolve(address, found.append)

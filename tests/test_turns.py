@@ -94,8 +94,11 @@ READS: dict[str, list[Any]] = {
     "counts in a transaction": [txn(*[everything(count_only=True)] * 60)],
     "counts in transactions in a transaction": [txn(*[txn(*[everything(count_only=True)] * 10)] * 6)],
     "compares of all keys": [
-        txn(m.RangeRequest(key=b"k"), compare=[
-            m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)] * 30)],
+        txn(
+            m.RangeRequest(key=b"k"),
+            compare=[m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)] * 30,
+        )
+    ],
     "sorted lists": [everything(sort_target=2, sort_order=2), everything(sort_target=4, sort_order=1)],
     "a filtered list": [everything(min_create_revision=5)],
     "lists at once": [everything()] * 4,

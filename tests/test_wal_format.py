@@ -35,7 +35,7 @@ def test_bytes_of_header_and_record_are_those_of_the_format() -> None:
     log = Log(4096)
     log.append([image(1)], (7, 8, 0))
     log.flush()
-    (generation, data), = log.files.items()
+    ((generation, data),) = log.files.items()
     assert data[:8] == b"MSWAL\r\n\x1a"
     assert struct.unpack("<IIQQ", data[8:32]) == (1, 0, generation, 4096)
     assert struct.unpack("<I", data[60:64])[0] == checksum(bytes(data[:60]))
@@ -321,7 +321,11 @@ def test_the_table_survives_growth_overwriting_and_compaction() -> None:
     log.flush()
     state: LogState = log.writer.state
     assert (state.first_index, state.last_index, state.term(1500), state.term(1799), state.term(1800)) == (
-        1501, 3999, 1, 1, 2,
+        1501,
+        3999,
+        1,
+        1,
+        2,
     )
     assert reopened(log.files, size=1 << 20)[0] == log.live
 

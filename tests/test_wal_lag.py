@@ -101,7 +101,7 @@ def window(groups: int, size: int = 8192) -> Lagging:
 
 def test_records_prove_only_what_was_synced() -> None:
     log = window(5)
-    (generation, data), = log.files.items()
+    ((generation, data),) = log.files.items()
     groups = [(group, synced) for _, _, group, synced, _ in records(data, generation)]
     # Two groups of the new log, four that were synced at once, five that were not.
     assert dict(groups) == {

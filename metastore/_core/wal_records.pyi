@@ -84,7 +84,11 @@ class Writer:
     @property
     def group_commit(self) -> bool: ...
     def __init__(
-        self, state: LogState, plan: Callable[[int], tuple[int, int]], *, group_commit: bool = True,
+        self,
+        state: LogState,
+        plan: Callable[[int], tuple[int, int]],
+        *,
+        group_commit: bool = True,
         max_group: int = ...,
     ) -> None: ...
     def append(

@@ -120,15 +120,17 @@ class NodeView(Protocol):
         """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time.
         May call it at once."""
 
-    def add_member(self, peer_urls: list[str], learner: bool,
-                   done: Callable[[MemberInfo, errors.MetaStoreError | None], object]) -> None:
+    def add_member(
+        self, peer_urls: list[str], learner: bool, done: Callable[[MemberInfo, errors.MetaStoreError | None], object]
+    ) -> None:
         """Add a member; `done` gets its record, and the error if it was not added."""
 
     def remove_member(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Remove a member."""
 
-    def update_member(self, ident: int, peer_urls: list[str],
-                      done: Callable[[errors.MetaStoreError | None], object]) -> None:
+    def update_member(
+        self, ident: int, peer_urls: list[str], done: Callable[[errors.MetaStoreError | None], object]
+    ) -> None:
         """Change a member's peer URLs."""
 
     def promote_member(self, ident: int, done: Callable[[errors.MetaStoreError | None], object]) -> None:
@@ -140,15 +142,25 @@ class NodeView(Protocol):
     def backup(self, request: Request) -> None:
         """Stream a backup as the answer of `request`. Raises TooManyRequests."""
 
-    def change_alarm(self, action: int, member: int, alarm: int,
-                     done: Callable[[list[tuple[int, int]], errors.MetaStoreError | None], object]) -> None:
+    def change_alarm(
+        self,
+        action: int,
+        member: int,
+        alarm: int,
+        done: Callable[[list[tuple[int, int]], errors.MetaStoreError | None], object],
+    ) -> None:
         """Raise (1) or clear (2) an alarm everywhere; `done` gets the one that is or was raised."""
 
     def defragment(self, done: Callable[[errors.MetaStoreError | None], object]) -> None:
         """Give back the room that is held and not needed."""
 
-    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool],
-                done: Callable[[HashInfo | None, errors.MetaStoreError | None], object]) -> None:
+    def hash_kv(
+        self,
+        revision: int,
+        whole: bool,
+        gone: Callable[[], bool],
+        done: Callable[[HashInfo | None, errors.MetaStoreError | None], object],
+    ) -> None:
         """Sum up the state at `revision` (0: now); not needed any more once `gone` says so."""
 
     def stats(self) -> Mapping[str, float]:

@@ -35,8 +35,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dir", help="keep the data in this folder and go on from it; without it, a temporary one")
     made.add_argument("--client-port", type=int, default=2379, help="client port of n1; the others follow (0: any)")
     made.add_argument("--peer-port", type=int, default=2480, help="peer port of n1; the others follow (0: any)")
-    made.add_argument("--set", metavar="TABLE.KEY=VALUE", action="append", default=[], dest="overrides",
-                      help="as for a node, for all of them; may be given more than once")
+    made.add_argument(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="as for a node, for all of them; may be given more than once",
+    )
     return made
 
 
@@ -62,8 +68,12 @@ class LocalNode:
         setpriv = shutil.which("setpriv")
         before = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         self.process = subprocess.Popen(
-            [*before, sys.executable, "-m", "metastore", *arguments], stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+            [*before, sys.executable, "-m", "metastore", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -112,8 +122,12 @@ def launch(options: argparse.Namespace, folder: Path) -> list[LocalNode]:
     nodes = []
     for name, peer, client in zip(names, peers, clients, strict=True):
         settings = [
-            f"node.name={name}", f"node.data_dir={folder / name}", f"listen.client=127.0.0.1:{client}",
-            f"listen.peer=127.0.0.1:{peer}", f"cluster.initial={{ {initial} }}", *memory,
+            f"node.name={name}",
+            f"node.data_dir={folder / name}",
+            f"listen.client=127.0.0.1:{client}",
+            f"listen.peer=127.0.0.1:{peer}",
+            f"cluster.initial={{ {initial} }}",
+            *memory,
             *options.overrides,
         ]
         nodes.append(LocalNode(name, [part for setting in settings for part in ("--set", setting)]))
@@ -162,8 +176,10 @@ def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
         if stopping.wait(0.05):
             return 0
     endpoints = ",".join(node.client for node in nodes)
-    print(f"{len(nodes)} nodes are ready; stop them with Ctrl-C.\nexport ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}",
-          flush=True)
+    print(
+        f"{len(nodes)} nodes are ready; stop them with Ctrl-C.\nexport ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}",
+        flush=True,
+    )
     told: set[str] = set()
     while not stopping.wait(0.2):
         for node in nodes:

@@ -232,8 +232,10 @@ def _delete_result(message: Any, revision: int = 0) -> DeleteResult:
 
 def _txn_result(message: Any, revision: int = 0) -> TxnResult:
     revision = message.header.revision or revision
-    results = tuple(_DECODERS[op.WhichOneof("response")](getattr(op, op.WhichOneof("response")), revision)
-                    for op in message.responses)
+    results = tuple(
+        _DECODERS[op.WhichOneof("response")](getattr(op, op.WhichOneof("response")), revision)
+        for op in message.responses
+    )
     return TxnResult(revision, message.succeeded, results)
 
 
@@ -286,8 +288,9 @@ class Futures:
         """Delete the key, or all in [key, range_end). Option: prev_kv."""
         return self._call("DeleteRange", delete_request(key, range_end, **options), _delete_result)
 
-    def txn(self, compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = ()
-            ) -> Future[TxnResult]:
+    def txn(
+        self, compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = ()
+    ) -> Future[TxnResult]:
         """If all of `compare` hold, `success`, else `failure`, as one step. Parts: see `Op`."""
         return self._call("Txn", txn_request(compare, success, failure), _txn_result)
 
@@ -345,8 +348,9 @@ class EmbeddedKV:
             raise
         return results
 
-    def range(self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
-              ) -> RangeResult:
+    def range(
+        self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
+    ) -> RangeResult:
         """Keys in [key, range_end); options as in `Futures.range`."""
         return self.futures.range(key, range_end, **options).result(timeout)
 
@@ -360,13 +364,20 @@ class EmbeddedKV:
         raw = _bytes(prefix, "prefix")
         return self.range(raw or b"\0", prefix_end(raw), timeout=timeout, **options)
 
-    def delete(self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
-               ) -> DeleteResult:
+    def delete(
+        self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
+    ) -> DeleteResult:
         """Delete the key, or all in [key, range_end)."""
         return self.futures.delete(key, range_end, **options).result(timeout)
 
-    def txn(self, compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = (), *,
-            timeout: float | None = None) -> TxnResult:
+    def txn(
+        self,
+        compare: Sequence[Any] = (),
+        success: Sequence[Any] = (),
+        failure: Sequence[Any] = (),
+        *,
+        timeout: float | None = None,
+    ) -> TxnResult:
         """One transaction from the parts that `Op` builds."""
         return self.futures.txn(compare, success, failure).result(timeout)
 

@@ -92,7 +92,7 @@ def _groups(root: Path) -> Iterator[Limit]:
         if old not in own:
             continue
         # A container may see its own group as the root of the mount, whatever its name is outside.
-        inside = own[old][len(top):] if f"{own[old]}/".startswith(f"{top.rstrip('/')}/") else ""
+        inside = own[old][len(top) :] if f"{own[old]}/".startswith(f"{top.rstrip('/')}/") else ""
         folder = mount / inside.lstrip("/")
         for place in (folder, *folder.parents):
             yield from _limits_of(place)

@@ -131,12 +131,23 @@ class Peering:
         start, life = self._process
         announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS]
         me = PeerIdentity(
-            identity.cluster_id, token_number(config.cluster.token), identity.member_id, identity.incarnation,
-            tuple(announced), name=config.node.name, places=(server.own_peer_address(),), start=start, life=life,
+            identity.cluster_id,
+            token_number(config.cluster.token),
+            identity.member_id,
+            identity.incarnation,
+            tuple(announced),
+            name=config.node.name,
+            places=(server.own_peer_address(),),
+            start=start,
+            life=life,
             level=LEVEL,
         )
         transport = PeerTransport(
-            server.loop, me, address or config.listen.peer, handler=self, random=random.random,
+            server.loop,
+            me,
+            address or config.listen.peer,
+            handler=self,
+            random=random.random,
             failpoints=server.failpoints,
         )
         self.transport = transport

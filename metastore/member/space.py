@@ -77,9 +77,9 @@ class Space:
     def _begin(self, left: int) -> None:
         self.full = True
         server = self._server
-        lack = self._tight or server.wal.lack or (
-            f"{server.wal.path}: {left + server.wal.reserve} bytes are set aside and {server.wal.free} free on the disk"
-        )
+        wal = server.wal
+        numbers = f"{left + wal.reserve} bytes are set aside and {wal.free} free on the disk"
+        lack = self._tight or wal.lack or f"{wal.path}: {numbers}"
         log.error("no room for the log: %s: puts are refused, deletes, compaction and disarming are not", lack)
         self.lead_no_more()
         server.loop.call_later(RETRY, self._retry)

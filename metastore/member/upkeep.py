@@ -156,9 +156,7 @@ class Upkeep:
         if not self.driver.is_leader:
             self.compactor.follow()
         elif not self._compacting and not self.stopped:
-            revision = self.compactor.lead(
-                now, self.store.revision, self.store.compact_revision, hurry=self.tight
-            )
+            revision = self.compactor.lead(now, self.store.revision, self.store.compact_revision, hurry=self.tight)
             if revision:
                 self._compact(revision, now)
 

@@ -77,8 +77,13 @@ class Acceptor:
                     self._pauses += 1
                     if self._loop.now() - self._said >= SAY_AGAIN:
                         self._said = self._loop.now()
-                        log.warning("accept: %s; no connection %sis taken for %s s (%d times since the start; "
-                                    "see ulimit -n)", error.strerror, self._whom, PAUSE, self._pauses)
+                        log.warning(
+                            "accept: %s; no connection %sis taken for %s s (%d times since the start; see ulimit -n)",
+                            error.strerror,
+                            self._whom,
+                            PAUSE,
+                            self._pauses,
+                        )
                     self._off()
                     self._resume = self._loop.call_later(PAUSE, self._on)
                     return
@@ -98,7 +103,7 @@ class Acceptor:
 
 
 def split_address(address: str) -> tuple[str, int]:
-    """"host:port" -> (host, port); raises errors.ConfigError naming what is wrong."""
+    """ "host:port" -> (host, port); raises errors.ConfigError naming what is wrong."""
     host, colon, port = address.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]

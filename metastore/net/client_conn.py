@@ -50,6 +50,7 @@ IDLE: Final = 60.0
 #: Seconds between lines in the log about one thing that strangers can make happen.
 SAY_AGAIN: Final = 10.0
 
+
 class Server(Protocol):
     """What the connections need from whoever answers."""
 
@@ -101,8 +102,24 @@ class ConnLimits:
 class ClientConn:
     """One client's connection."""
 
-    __slots__ = ("_blocked", "_first", "_hold", "_listener", "_loop", "_mask", "_owed", "_progress", "_sock", "_stuck",
-                 "_unsent", "deadline", "fd", "http", "session", "since")
+    __slots__ = (
+        "_blocked",
+        "_first",
+        "_hold",
+        "_listener",
+        "_loop",
+        "_mask",
+        "_owed",
+        "_progress",
+        "_sock",
+        "_stuck",
+        "_unsent",
+        "deadline",
+        "fd",
+        "http",
+        "session",
+        "since",
+    )
 
     def __init__(self, listener: Listener, sock: socket.socket) -> None:
         self._listener = listener
@@ -113,12 +130,12 @@ class ClientConn:
         self.http: HttpSession | None = None
         self._first = b""
         self._unsent: memoryview | None = None
-        self._owed = 0                  # bytes of it that are on the account of all replies
-        self._blocked = False           # the socket takes no more at the moment
-        self._hold = False              # not read: output over the limit, requests that wait, or all reading is paused
+        self._owed = 0  # bytes of it that are on the account of all replies
+        self._blocked = False  # the socket takes no more at the moment
+        self._hold = False  # not read: output over the limit, requests that wait, or all reading is paused
         self._mask = READ
-        self._stuck = False             # the deadline is for taking replies
-        self._progress = 0              # bytes the client had taken when that deadline was set
+        self._stuck = False  # the deadline is for taking replies
+        self._progress = 0  # bytes the client had taken when that deadline was set
         self.deadline: float | None = None
         self.since = self._loop.now()
         self._loop.add(self.fd, READ, self.on_event)
@@ -178,8 +195,13 @@ class ClientConn:
                 listener.server.handle(requests)
         else:
             limits = listener.conn_limits
-            self.http = HttpSession(listener.server.http, listener.server.limits, self.flush,
-                                    max_header=limits.max_http_header, max_body=limits.max_http_body)
+            self.http = HttpSession(
+                listener.server.http,
+                listener.server.limits,
+                self.flush,
+                max_header=limits.max_http_header,
+                max_body=limits.max_http_body,
+            )
             self._feed_http(data)
 
     # ---- HTTP/1.1
@@ -193,8 +215,9 @@ class ClientConn:
             http.feed(data[at : at + HTTP_SIZE])
         if http.idle or was_idle:
             # A request must be complete within `handshake` seconds of its first byte.
-            self.set_deadline(self._listener.conn_limits.http_idle if http.idle
-                              else self._listener.conn_limits.handshake)
+            self.set_deadline(
+                self._listener.conn_limits.http_idle if http.idle else self._listener.conn_limits.handshake
+            )
         if http.ready:
             self._listener.answer_later(self)
         self.flush()
@@ -203,7 +226,7 @@ class ClientConn:
         """Answer the next request of HTTP/1.1; whether there are more. None is read meanwhile."""
         http = self.http
         if http is None or not http.ready or self._unsent is not None:
-            return False            # when the client has taken what it was given, `flush` comes back to it
+            return False  # when the client has taken what it was given, `flush` comes back to it
         http.answer_next()
         if http.idle:
             self.set_deadline(self._listener.conn_limits.http_idle)
@@ -403,8 +426,9 @@ class Listener:
     means all). `bound` holds what came of them. Raises errors.AddressInUse, errors.ConfigError.
     """
 
-    def __init__(self, loop: Loop, addresses: str | Iterable[str], server: Server, *,
-                 limits: ConnLimits | None = None) -> None:
+    def __init__(
+        self, loop: Loop, addresses: str | Iterable[str], server: Server, *, limits: ConnLimits | None = None
+    ) -> None:
         self.loop = loop
         self.server = server
         self.conn_limits = limits if limits is not None else ConnLimits()
@@ -469,8 +493,14 @@ class Listener:
     def _tell_full(self) -> None:
         limits = self.conn_limits
         if self._tells("full"):
-            log.warning("all %d connections (%s) are taken: %d idle ones were closed for newcomers, %d newcomers were "
-                        "refused since the start", limits.max_connections, limits.why_max, self.evicted, self.refused)
+            log.warning(
+                "all %d connections (%s) are taken: %d idle ones were closed for newcomers, %d newcomers were "
+                "refused since the start",
+                limits.max_connections,
+                limits.why_max,
+                self.evicted,
+                self.refused,
+            )
 
     def _tells(self, what: str) -> bool:
         """Whether something may be logged that strangers can make happen as often as they like."""
@@ -604,8 +634,9 @@ class Listener:
         else:
             self._taken.clear()
         if self.dropped and self._tells("dropped"):
-            log.info("%d connections were closed that made no first request, or took their replies too slowly",
-                     self.dropped)
+            log.info(
+                "%d connections were closed that made no first request, or took their replies too slowly", self.dropped
+            )
             self.dropped = 0
 
     def _relieve(self) -> None:
@@ -613,8 +644,14 @@ class Listener:
         took next to nothing since the last look, the largest first, until half of it is free."""
         limits, before = self.server.limits, self._taken
         least = self.conn_limits.min_rate * self.conn_limits.sweep
-        slow = sorted(((conn.owes, conn.fd, conn) for conn in self.conns if conn in before and conn.owes
-                       and conn.taken - before[conn] < least), reverse=True)
+        slow = sorted(
+            (
+                (conn.owes, conn.fd, conn)
+                for conn in self.conns
+                if conn in before and conn.owes and conn.taken - before[conn] < least
+            ),
+            reverse=True,
+        )
         for owed, _, conn in slow:
             if limits.total_output < limits.max_total_output // 2:
                 break

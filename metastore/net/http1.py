@@ -22,10 +22,22 @@ from metastore.api.answers import TEXT, Answer, Later
 log = logging.getLogger("metastore.http")
 
 REASONS: Final = {
-    200: "OK", 400: "Bad Request", 401: "Unauthorized", 403: "Forbidden", 404: "Not Found",
-    405: "Method Not Allowed", 408: "Request Timeout", 409: "Conflict", 412: "Precondition Failed",
-    413: "Content Too Large", 429: "Too Many Requests", 431: "Request Header Fields Too Large",
-    500: "Internal Server Error", 501: "Not Implemented", 503: "Service Unavailable", 504: "Gateway Timeout",
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
 }
 
 MAX_HEADERS: Final = 100
@@ -49,7 +61,7 @@ class _Request:
     path: str
     headers: dict[str, str]
     body: bytes
-    keep: bool      # the connection goes on after the answer
+    keep: bool  # the connection goes on after the answer
 
 
 class HttpSession:
@@ -61,7 +73,7 @@ class HttpSession:
     ) -> None:
         self._page = page
         self._wake = wake
-        self._pending: _Request | None = None   # its answer comes later
+        self._pending: _Request | None = None  # its answer comes later
         self._limits = limits
         self._max_header = max_header
         self._max_body = max_body
@@ -71,13 +83,13 @@ class HttpSession:
         self._path = b""
         self._headers: dict[str, str] = {}
         self._body = bytearray()
-        self._charged = 0           # bytes of bodies on the account
-        self._size = 0              # header bytes as RFC 9113 6.5.2 counts them
-        self._raw = 0               # bytes of this request as they came
+        self._charged = 0  # bytes of bodies on the account
+        self._size = 0  # header bytes as RFC 9113 6.5.2 counts them
+        self._raw = 0  # bytes of this request as they came
         self._in_body = False
         self._expects = False
         self._retired = False
-        self._last = False          # no request after the one that came last
+        self._last = False  # no request after the one that came last
         #: True between requests, when nothing of the next one has come.
         self.idle = True
         self.closed = False
@@ -239,8 +251,11 @@ class HttpSession:
         return bool(self._parser.should_keep_alive()) and not self._parser.should_upgrade()
 
     def _answer(self, status: int, kind: str, body: bytes, *, keep: bool, head: bool = False) -> None:
-        lines = [f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}", f"Content-Type: {kind}",
-                 f"Content-Length: {len(body)}"]
+        lines = [
+            f"HTTP/1.1 {status} {REASONS.get(status, 'Status')}",
+            f"Content-Type: {kind}",
+            f"Content-Length: {len(body)}",
+        ]
         if not keep:
             lines.append("Connection: close")
             self.closed = True

@@ -106,10 +106,14 @@ class Lives:
             self._asked[member] = now
             return hs.BUSY, "another process of this member seems to be connected: it is being asked", True
         if self._alive.get(member, asked - 1) >= asked:
-            return hs.TWIN, (
-                f"another process runs as member {member:016x}, on a copy of the same data directory, and was "
-                f"connected first (start {there[0]} of the directory; this is start {process[0]})"
-            ), False
+            return (
+                hs.TWIN,
+                (
+                    f"another process runs as member {member:016x}, on a copy of the same data directory, and was "
+                    f"connected first (start {there[0]} of the directory; this is start {process[0]})"
+                ),
+                False,
+            )
         if now - asked >= PROOF:
             self._asked.pop(member, None)
             return hs.OK, "", False

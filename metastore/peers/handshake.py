@@ -173,9 +173,7 @@ class _Body:
         level, cluster_id, member_id, start, life = self.take("<HQQQQ")
         name, incarnation, software = self.text(MAX_NAME), self.text(MAX_WORD), self.text(MAX_WORD)
         places = tuple(self.text(MAX_ADDRESS) for _ in range(self.count(MAX_PLACES, "addresses")))
-        codecs = tuple(
-            (self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs"))
-        )
+        codecs = tuple((self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs")))
         return PeerIdentity(
             cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags
         )

@@ -188,6 +188,4 @@ def _identity(told: Told, name: str, token: str, peer_address: str, incarnation:
         ", ".join(f"{member.name or format(member.id, '016x')} at {' '.join(member.peer_urls)}"
                   for member in told.contacts if member is not own),
     )  # fmt: skip
-    return Identity(
-        told.cluster_id, own.id, incarnation, told.members, told.contacts, name, token_number(token)
-    )
+    return Identity(told.cluster_id, own.id, incarnation, told.members, told.contacts, name, token_number(token))

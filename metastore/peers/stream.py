@@ -191,8 +191,13 @@ class Stream:
     def check(self, now: float) -> None:
         """Called by the transport now and then: deadlines, and peers that take nothing."""
         if self.deadline is not None and now >= self.deadline:
-            self.fail("no connection in time" if self.state == CONNECTING else "no greeting in time"
-                      if self.state == GREETING else "not at an end in time")
+            self.fail(
+                "no connection in time"
+                if self.state == CONNECTING
+                else "no greeting in time"
+                if self.state == GREETING
+                else "not at an end in time"
+            )
         elif self._blocked and now - self._since >= self.transport.limits.stall_timeout:
             self.fail(f"took nothing for {self.transport.limits.stall_timeout:g} s")
 

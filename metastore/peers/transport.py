@@ -268,9 +268,9 @@ class PeerTransport:
                 if stream.state == OPEN:
                     stream.fail("another data directory is expected", logging.WARNING)
         self._drop_accepted(
-            lambda stream: stream.from_ == member
-            and stream.identity is not None
-            and stream.identity.incarnation != incarnation,
+            lambda stream: (
+                stream.from_ == member and stream.identity is not None and stream.identity.incarnation != incarnation
+            ),
             "another data directory is expected",
         )
 

@@ -237,8 +237,11 @@ class Driver:
         if not self.holding:
             self.raw.tick(now)
         self._expire(now)
-        if not self._marked and self.log.idle and not self.proposer.queued and (
-            self.stopping or now - self._last_append >= self.idle_mark_after
+        if (
+            not self._marked
+            and self.log.idle
+            and not self.proposer.queued
+            and (self.stopping or now - self._last_append >= self.idle_mark_after)
         ):
             if self._late is not None:
                 number, state = self._late

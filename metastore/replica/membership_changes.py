@@ -53,9 +53,7 @@ class Changes:
     """What waits to be judged by this member while it leads. `silent` are members that were not reached lately (the
     driver's own set); `refuse` is told (member that asked, operation, error) of what is surely not logged."""
 
-    def __init__(
-        self, raw: RawNode, roster: Roster, codec: PayloadCodec, silent: set[int], refuse: Refuse
-    ) -> None:
+    def __init__(self, raw: RawNode, roster: Roster, codec: PayloadCodec, silent: set[int], refuse: Refuse) -> None:
         self.raw = raw
         self.roster = roster
         self.codec = codec

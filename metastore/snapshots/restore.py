@@ -48,9 +48,7 @@ def number_record(value: int) -> bytes:
     return _NUMBER.pack(1, value)
 
 
-def rewrite(
-    records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, bytes]
-) -> Iterator[tuple[bytes, bytes]]:
+def rewrite(records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
     """`records`, in order, without those of members; those in `replace` have that value, also if they were missing."""
     left = sorted(replace.items(), reverse=True)
     for key, value in records:

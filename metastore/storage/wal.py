@@ -178,7 +178,12 @@ class Wal:
 
     @classmethod
     def _open(
-        cls, folder: Folder, metadata: bytes | None, options: dict[str, Any], log: Any, lag: Lag | None,
+        cls,
+        folder: Folder,
+        metadata: bytes | None,
+        options: dict[str, Any],
+        log: Any,
+        lag: Lag | None,
         busy_poll: float,
     ) -> Self:
         if not folder.path.exists():
@@ -697,9 +702,7 @@ class Wal:
 class _Opening:
     """Makes the fresh segment a log is opened with, then tidies up. `older`: number -> path of what it follows on."""
 
-    def __init__(
-        self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None
-    ) -> None:
+    def __init__(self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None) -> None:
         self.folder = folder
         self.found = found
         self.files = files

@@ -71,10 +71,33 @@ class Fuzzer:
             path = rng.choice((b"/", b"", b"x" * 9000, b"/etcdserverpb.Maintenance/Snapshot", rng.randbytes(20)))
         extra = []
         for _ in range(rng.choice((0, 0, 1, 2, 20))):
-            name = rng.choice((b"grpc-timeout", b"grpc-encoding", b"token", b"hasleader", b"x" * rng.randrange(1, 3000),
-                               b"content-length", b"connection", b":path", b"X-Upper", b"te"))
-            value = rng.choice((b"1n", b"50m", b"10S", b"gzip", b"identity", b"true", b"", rng.randbytes(10),
-                                b"y" * rng.choice((1, 100, 15_000))))
+            name = rng.choice(
+                (
+                    b"grpc-timeout",
+                    b"grpc-encoding",
+                    b"token",
+                    b"hasleader",
+                    b"x" * rng.randrange(1, 3000),
+                    b"content-length",
+                    b"connection",
+                    b":path",
+                    b"X-Upper",
+                    b"te",
+                )
+            )
+            value = rng.choice(
+                (
+                    b"1n",
+                    b"50m",
+                    b"10S",
+                    b"gzip",
+                    b"identity",
+                    b"true",
+                    b"",
+                    rng.randbytes(10),
+                    b"y" * rng.choice((1, 100, 15_000)),
+                )
+            )
             extra.append((name, value))
         return h.head(path, *extra, method=rng.choice((b"POST",) * 9 + (b"GET",)))
 
@@ -95,8 +118,22 @@ class Fuzzer:
     def strange(self) -> bytes:
         rng = self.rng
         stream = rng.choice((0, self.stream, self.stream - 2, self.stream + 2, 2, 1 << 30)) % (1 << 31)
-        kind = rng.choice((h.PING, h.SETTINGS, h.WINDOW_UPDATE, h.PRIORITY, h.RST_STREAM, h.GOAWAY, h.CONTINUATION,
-                           h.PUSH_PROMISE, h.DATA, h.HEADERS, 10, 200))
+        kind = rng.choice(
+            (
+                h.PING,
+                h.SETTINGS,
+                h.WINDOW_UPDATE,
+                h.PRIORITY,
+                h.RST_STREAM,
+                h.GOAWAY,
+                h.CONTINUATION,
+                h.PUSH_PROMISE,
+                h.DATA,
+                h.HEADERS,
+                10,
+                200,
+            )
+        )
         size = {h.PING: 8, h.WINDOW_UPDATE: 4, h.RST_STREAM: 4, h.PRIORITY: 5, h.SETTINGS: 6}.get(kind, 20)
         payload = rng.randbytes(size if rng.random() < 0.8 else rng.randrange(40))
         if kind == h.SETTINGS and len(payload) == 6:
@@ -129,8 +166,11 @@ class Fuzzer:
             return self.bent(hello) if kind < 0.2 else hello
         if self.stream >= 1 << 29:
             return self.http()
-        return self.bent(b"".join(self.call() if self.rng.random() < 0.8 else self.strange()
-                                  for _ in range(self.rng.choice((1, 3, 30)))))
+        return self.bent(
+            b"".join(
+                self.call() if self.rng.random() < 0.8 else self.strange() for _ in range(self.rng.choice((1, 3, 30)))
+            )
+        )
 
 
 def serves(node: Server, client: Client, number: int, seed: int) -> None:

@@ -36,8 +36,10 @@ def put(key: bytes, value: bytes) -> bytes:
 
 def in_frames(stream: int, wire: bytes, end: bool = True) -> bytes:
     pieces = [wire[at : at + 16384] for at in range(0, len(wire), 16384)]
-    return b"".join(h.frame(h.DATA, h.END_STREAM if end and n == len(pieces) - 1 else 0, stream, piece)
-                    for n, piece in enumerate(pieces))
+    return b"".join(
+        h.frame(h.DATA, h.END_STREAM if end and n == len(pieces) - 1 else 0, stream, piece)
+        for n, piece in enumerate(pieces)
+    )
 
 
 def is_served(node: Server) -> bool:
@@ -185,8 +187,10 @@ def test_descriptors_are_kept_for_our_own_files(fresh: Make, engine: str) -> Non
     assert len(limits := resource.prlimit(pid, resource.RLIMIT_NOFILE)) == 2 and limits[0] == min(limits[1], 1 << 20)
     node.stop()
     node = fresh("small", settings=settings)
-    few = ("import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
-           "os.execv(sys.argv[1], sys.argv[1:])")
+    few = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (400, 400)); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
     plain = node.argv()
     node.argv = lambda: [plain[0], "-c", few, *plain]  # type: ignore[method-assign]
     node.start()

@@ -91,8 +91,9 @@ def test_long_unknown_paths_are_told_short() -> None:
 
 def test_a_call_past_its_timeout_is_answered() -> None:
     talk = Talk()
-    short, long = talk.feed(h.call(1, b"a", h.PUT_PATH, (b"grpc-timeout", b"100m"))
-                            + h.call(3, b"b", h.PUT_PATH, (b"grpc-timeout", b"10S")))
+    short, long = talk.feed(
+        h.call(1, b"a", h.PUT_PATH, (b"grpc-timeout", b"100m")) + h.call(3, b"b", h.PUT_PATH, (b"grpc-timeout", b"10S"))
+    )
     [stream] = talk.feed(headers(5, h.head(BIDI_PATH, (b"grpc-timeout", b"50m"))))
     stream.start()
     [endless] = talk.feed(h.call(7, b"c"))
@@ -103,7 +104,9 @@ def test_a_call_past_its_timeout_is_answered() -> None:
     reader = talk.flush()
     for number in (1, 5):
         assert (reader.stream(number).status, reader.stream(number).text) == (
-            errors.DEADLINE_EXCEEDED, errors.DeadlineExceeded.default)
+            errors.DEADLINE_EXCEEDED,
+            errors.DeadlineExceeded.default,
+        )
     long.complete(b"")
     short.complete(b"too late")
     assert expire(talk.limits, 100.0) == []
@@ -114,9 +117,9 @@ def test_a_call_past_its_timeout_is_answered() -> None:
 
 def test_an_unfinished_call_has_so_long_and_longer_where_bytes_come() -> None:
     talk = Talk(receive_timeout=10, receive_rate=1000)
-    talk.feed(headers(1))                                                           # no message
-    talk.feed(headers(3) + h.frame(h.DATA, 0, 3, h.message(bytes(9000))[:4000]))    # half of one
-    talk.feed(headers(5) + h.frame(h.DATA, 0, 5, h.message(b"whole")))              # no end
+    talk.feed(headers(1))  # no message
+    talk.feed(headers(3) + h.frame(h.DATA, 0, 3, h.message(bytes(9000))[:4000]))  # half of one
+    talk.feed(headers(5) + h.frame(h.DATA, 0, 5, h.message(b"whole")))  # no end
     [watch] = talk.feed(headers(7, h.head(BIDI_PATH)))
     watch.start()
     [idle] = talk.feed(headers(9, h.head(BIDI_PATH)) + h.frame(h.DATA, 0, 9, h.message(b"first")))
@@ -170,10 +173,14 @@ def test_all_calls_may_be_given_up_at_once_and_again_after_as_much_work() -> Non
     finished(talk, CALM)
 
 
-@pytest.mark.parametrize("broken", [
-    lambda at: headers(at, h.head(h.PUT_PATH, (b"BAD", b"x"))),
-    lambda at: headers(at) + h.frame(h.WINDOW_UPDATE, 0, at, b"\x7f\xff\xff\xff"),
-], ids=["malformed header", "window overflow"])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda at: headers(at, h.head(h.PUT_PATH, (b"BAD", b"x"))),
+        lambda at: headers(at) + h.frame(h.WINDOW_UPDATE, 0, at, b"\x7f\xff\xff\xff"),
+    ],
+    ids=["malformed header", "window overflow"],
+)
 def test_what_makes_us_reset_counts_as_a_reset(broken: object) -> None:
     talk = Talk(reset_burst=50)
     for number in range(200):
@@ -188,14 +195,21 @@ def test_what_makes_us_reset_counts_as_a_reset(broken: object) -> None:
 # ---- frames for streams that are over (RFC 9113 5.1, h2spec 5.1 and 5.1.1)
 
 
-@pytest.mark.parametrize(("data", "code"), [
-    (headers(1) + reset(1) + h.frame(h.DATA, 0, 1, b"x"), STREAM_CLOSED),
-    (headers(1) + reset(1) + headers(1), STREAM_CLOSED),
-    (headers(1) + reset(1) + headers(1, h.head()[:5], 0) + h.frame(h.CONTINUATION, 4, 1, h.head()[5:]), STREAM_CLOSED),
-    (h.frame(h.DATA, 0, 1, b"x"), STREAM_CLOSED),
-    (headers(1), STREAM_CLOSED),
-    (headers(5) + headers(3), PROTOCOL_ERROR),
-], ids=["5.1/8", "5.1/9", "5.1/10", "5.1/11", "5.1/12", "5.1.1/2"])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (headers(1) + reset(1) + h.frame(h.DATA, 0, 1, b"x"), STREAM_CLOSED),
+        (headers(1) + reset(1) + headers(1), STREAM_CLOSED),
+        (
+            headers(1) + reset(1) + headers(1, h.head()[:5], 0) + h.frame(h.CONTINUATION, 4, 1, h.head()[5:]),
+            STREAM_CLOSED,
+        ),
+        (h.frame(h.DATA, 0, 1, b"x"), STREAM_CLOSED),
+        (headers(1), STREAM_CLOSED),
+        (headers(5) + headers(3), PROTOCOL_ERROR),
+    ],
+    ids=["5.1/8", "5.1/9", "5.1/10", "5.1/11", "5.1/12", "5.1.1/2"],
+)
 def test_frames_on_closed_or_lower_streams(data: bytes, code: int) -> None:
     talk = Talk()
     if not data.startswith(headers(5)) and headers(1) + reset(1) not in data:
@@ -232,7 +246,7 @@ def ping(talk: Talk, wait: float, times: int) -> int:
 
 def test_pings_without_calls_end_the_connection() -> None:
     talk = Talk()
-    assert ping(talk, 0.1, 12) == 3         # the first is free, then three come too soon
+    assert ping(talk, 0.1, 12) == 3  # the first is free, then three come too soon
     assert talk.reader.goaway_text == b"too_many_pings"
     finished(talk, CALM)
 
@@ -308,14 +322,21 @@ def test_gzip_messages_of_a_stream_keep_their_order() -> None:
     assert unpack(talk.limits, 1 << 20) == [] and seen == [b"one", b"two", b"three", b"four", "end"]
 
 
-@pytest.mark.parametrize(("packed", "code", "text"), [
-    (gzip.compress(bytes(100_001)), errors.RESOURCE_EXHAUSTED,
-     "grpc: received message after decompression larger than max 100000"),
-    (b"nonsense", errors.INTERNAL, "failed to decompress"),
-    (gzip.compress(b"x" * 100)[:-3], errors.INTERNAL, "not one gzip member"),
-    (gzip.compress(b"x") * 2, errors.INTERNAL, "not one gzip member"),
-    (zlib.compress(b"x"), errors.INTERNAL, "failed to decompress"),
-], ids=["bomb", "nonsense", "cut", "two members", "zlib"])
+@pytest.mark.parametrize(
+    ("packed", "code", "text"),
+    [
+        (
+            gzip.compress(bytes(100_001)),
+            errors.RESOURCE_EXHAUSTED,
+            "grpc: received message after decompression larger than max 100000",
+        ),
+        (b"nonsense", errors.INTERNAL, "failed to decompress"),
+        (gzip.compress(b"x" * 100)[:-3], errors.INTERNAL, "not one gzip member"),
+        (gzip.compress(b"x") * 2, errors.INTERNAL, "not one gzip member"),
+        (zlib.compress(b"x"), errors.INTERNAL, "failed to decompress"),
+    ],
+    ids=["bomb", "nonsense", "cut", "two members", "zlib"],
+)
 def test_gzip_gone_wrong(packed: bytes, code: int, text: str) -> None:
     talk = Talk(max_message=100_000)
     talk.feed(headers(1, h.head(h.PUT_PATH, GZIP)) + h.frame(h.DATA, 1, 1, h.message(packed, 1)))
@@ -328,8 +349,11 @@ def test_gzip_gone_wrong(packed: bytes, code: int, text: str) -> None:
 def test_unpacking_has_a_budget() -> None:
     talk = Talk(max_message=1 << 20)
     bomb = h.message(gzip.compress(bytes(1 << 20)), 1)
-    talk.feed(b"".join(headers(2 * at + 1, h.head(h.PUT_PATH, GZIP)) + h.frame(h.DATA, 1, 2 * at + 1, bomb)
-                       for at in range(30)))
+    talk.feed(
+        b"".join(
+            headers(2 * at + 1, h.head(h.PUT_PATH, GZIP)) + h.frame(h.DATA, 1, 2 * at + 1, bomb) for at in range(30)
+        )
+    )
     assert len(unpack(talk.limits, 4 << 20)) == 4
     assert len(unpack(talk.limits, 4 << 20)) == 4
     talk.session.close()

@@ -17,9 +17,24 @@ MAX_JOINED = 12
 
 # How often each mishap is drawn, relative to the others.
 USUAL = {
-    "cut": 10, "isolate": 6, "isolate_leader": 6, "one_way": 6, "heal": 14,
-    "kill": 6, "power": 8, "kill_leader": 4, "power_leader": 4, "crash_at_disk": 8, "power_all": 1,
-    "pause": 5, "pause_leader": 3, "transfer": 6, "slow_disk": 4, "drift": 3, "weather": 4, "disk_fails": 1,
+    "cut": 10,
+    "isolate": 6,
+    "isolate_leader": 6,
+    "one_way": 6,
+    "heal": 14,
+    "kill": 6,
+    "power": 8,
+    "kill_leader": 4,
+    "power_leader": 4,
+    "crash_at_disk": 8,
+    "power_all": 1,
+    "pause": 5,
+    "pause_leader": 3,
+    "transfer": 6,
+    "slow_disk": 4,
+    "drift": 3,
+    "weather": 4,
+    "disk_fails": 1,
 }
 MEMBERSHIP = {
     "add": 5, "add_learner": 3, "promote": 5, "remove": 5, "remove_leader": 2, "update": 4, "publish": 3, "burst": 4,
@@ -256,9 +271,7 @@ class Chaos:
     def _roster(self) -> dict[int, bool]:
         """id -> whether it is a learner, as the member that has applied most knows it."""
         newest = max(self.alive(), key=lambda member: member.applied, default=None)
-        return {} if newest is None else {
-            ident: record.is_learner for ident, record in newest.roster.members.items()
-        }
+        return {} if newest is None else {ident: record.is_learner for ident, record in newest.roster.members.items()}
 
     def add(self) -> None:
         """A new voter."""

@@ -458,9 +458,11 @@ class Checker:
         if revision > self.model.revision:
             self.fail(f"a read of {call.keys} shows revision {revision}, there are only {self.model.revision}")
         at = call.revision or revision
-        wanted = self.model.all_at(at) if len(call.keys) != 1 else [
-            pair for pair in (self.model.at(call.keys[0], at),) if pair is not None
-        ]
+        wanted = (
+            self.model.all_at(at)
+            if len(call.keys) != 1
+            else [pair for pair in (self.model.at(call.keys[0], at),) if pair is not None]
+        )
         if found != wanted:
             self.fail(f"a read of {call.keys} at revision {at} shows {found}, not {wanted}")
         if not call.serializable:

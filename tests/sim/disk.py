@@ -451,8 +451,16 @@ class SimWal(Wal):
     """The real log with the disk replaced: appending, grouping, numbering, releasing and reading are `Wal`'s own."""
 
     def __init__(
-        self, clock: Clock, disk: Disk, speed: Speed, folder: Folder, writer: Writer, segment: Segment,
-        older: dict[int, str], woken: Callable[[], None], lag: Lag | None = None,
+        self,
+        clock: Clock,
+        disk: Disk,
+        speed: Speed,
+        folder: Folder,
+        writer: Writer,
+        segment: Segment,
+        older: dict[int, str],
+        woken: Callable[[], None],
+        lag: Lag | None = None,
     ) -> None:
         # Everything Wal.__init__ sets but its threads and files.
         self.report: list[str] = []
@@ -518,8 +526,18 @@ class Quiet:
 
 
 def open_wal(
-    clock: Clock, disk: Disk, speed: Speed, woken: Callable[[], None], *, segment_size: int, rewrite: int,
-    group_commit: bool, max_group: int, metadata: bytes, made: type[SimWal] = SimWal, lag: Lag | None = None,
+    clock: Clock,
+    disk: Disk,
+    speed: Speed,
+    woken: Callable[[], None],
+    *,
+    segment_size: int,
+    rewrite: int,
+    group_commit: bool,
+    max_group: int,
+    metadata: bytes,
+    made: type[SimWal] = SimWal,
+    lag: Lag | None = None,
 ) -> SimWal:
     """What `Wal.open` does, over simulated files. Raises DamagedData."""
     folder = Folder(clock.random, segment_size)

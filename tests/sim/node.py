@@ -324,9 +324,16 @@ class Member:
         life = self.life
         try:
             wal = open_wal(
-                self.clock, self.disk, self.speed, lambda: self.clock.after(0, self._enter, life, self._on_disk, ()),
-                segment_size=settings.segment_size, rewrite=settings.rewrite, group_commit=settings.group_commit,
-                max_group=settings.max_group, metadata=self.fresh.encode(), made=MemberWal,
+                self.clock,
+                self.disk,
+                self.speed,
+                lambda: self.clock.after(0, self._enter, life, self._on_disk, ()),
+                segment_size=settings.segment_size,
+                rewrite=settings.rewrite,
+                group_commit=settings.group_commit,
+                max_group=settings.max_group,
+                metadata=self.fresh.encode(),
+                made=MemberWal,
                 lag=settings.real_lag or settings.lag,
             )
             self._open(wal)
@@ -364,8 +371,12 @@ class Member:
         self.applier = SimApplier(self.store, self.codec, self.waiters)
         self.applier.member = self
         self.proposer = BatchProposer(
-            settings.batch_count, 1 << 20, settings.batch_delay, max(settings.batch_count, settings.max_waiting),
-            1 << 22, settings.batching,
+            settings.batch_count,
+            1 << 20,
+            settings.batch_delay,
+            max(settings.batch_count, settings.max_waiting),
+            1 << 22,
+            settings.batching,
         )
         first = ((self.id & 0xFFFF) << 48) | ((int((EPOCH + self.clock.now) * 1000) & 0xFFFFFFFFFF) << 8)
         limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
@@ -377,8 +388,16 @@ class Member:
         self.confs.append(self.roster.conf_state)
         self.commit = self.raw.commit
         self.driver = settings.driver(
-            self.raw, wal, self.applier, self.proposer, self.codec, self.kv, self.roster, self,
-            request_timeout=settings.request_timeout, members_changed=self._members_changed,
+            self.raw,
+            wal,
+            self.applier,
+            self.proposer,
+            self.codec,
+            self.kv,
+            self.roster,
+            self,
+            request_timeout=settings.request_timeout,
+            members_changed=self._members_changed,
             roster_mended=self._roster_mended,
         )
         self.snapshots.attach(self.driver)
@@ -611,8 +630,14 @@ class Member:
         if entries[-1].index != message.index or entries[-1].term != message.log_term:
             return message
         return Message(
-            type=MSG_APP, to=message.to, from_=message.from_, term=message.term, index=low - 1,
-            log_term=self.raw.term_of(low - 1) or 0, commit=message.commit, images=more + bytes(message.images),
+            type=MSG_APP,
+            to=message.to,
+            from_=message.from_,
+            term=message.term,
+            index=low - 1,
+            log_term=self.raw.term_of(low - 1) or 0,
+            commit=message.commit,
+            images=more + bytes(message.images),
         )
 
     def forward(self, to: int, batch: bytes) -> bool:

@@ -180,8 +180,15 @@ def reads(scene: Scene, chance: Any) -> None:
     scene.habits.reads, scene.habits.think, scene.habits.clients = 4.0, 0.02, 8
     scene.habits.stay = 0.5
     scene.plan.mishaps = {
-        "isolate_leader": 10, "one_way": 10, "pause_leader": 5, "pause": 3, "cut": 5, "heal": 10, "transfer": 3,
-        "weather": 2, "kill": 5,
+        "isolate_leader": 10,
+        "one_way": 10,
+        "pause_leader": 5,
+        "pause": 3,
+        "cut": 5,
+        "heal": 10,
+        "transfer": 3,
+        "weather": 2,
+        "kill": 5,
     }
     scene.plan.pause, scene.plan.down = 0.7, 0.05
     scene.settings.members = 3
@@ -195,8 +202,16 @@ def lease(scene: Scene, chance: Any) -> None:
     scene.settings.lease_reads = scene.settings.check_quorum = True
     scene.settings.election_ticks = 10
     scene.plan.mishaps = {
-        "transfer_deaf": 10, "transfer": 3, "pause_leader": 5, "isolate_leader": 5, "heal": 8, "drift": 3,
-        "add_learner": 2, "promote": 1, "remove": 2, "one_way": 2,
+        "transfer_deaf": 10,
+        "transfer": 3,
+        "pause_leader": 5,
+        "isolate_leader": 5,
+        "heal": 8,
+        "drift": 3,
+        "add_learner": 2,
+        "promote": 1,
+        "remove": 2,
+        "one_way": 2,
     }
     scene.weather.delay, scene.weather.loss = 0.002, 0.0
 
@@ -206,8 +221,14 @@ def lagging_lease(scene: Scene, chance: Any) -> None:
     lease(scene, chance)
     scene.settings.lag = Lag(chance.choice((0.3, 1.0)), 1 << 16)
     scene.plan.mishaps = {
-        "power": 12, "power_leader": 10, "transfer_deaf": 4, "transfer": 3, "pause_leader": 5, "isolate_leader": 8,
-        "heal": 8, "drift": 3,
+        "power": 12,
+        "power_leader": 10,
+        "transfer_deaf": 4,
+        "transfer": 3,
+        "pause_leader": 5,
+        "isolate_leader": 8,
+        "heal": 8,
+        "drift": 3,
     }
     scene.plan.down = chance.choice((0.05, 1.0))
 
@@ -297,11 +318,27 @@ def directed(scene: Scene, chance: Any) -> None:
 
 
 PROFILES: dict[str, Profile] = {
-    "usual": usual, "members": members, "reads": reads, "lease": lease, "joint": joint, "old_terms": old_terms,
-    "snapshots": snapshots, "transfers": transfers, "rewritten": rewritten, "cut_halves": cut_halves,
-    "deposed_leaders": deposed_leaders, "forgotten_votes": forgotten_votes, "lagging": lagging,
-    "forgotten_entries": forgotten_entries, "busy": busy, "flaky": flaky, "filed": filed, "pieces": pieces,
-    "overtaken_logs": overtaken_logs, "lagging_lease": lagging_lease, "lease_promises": lease_promises,
+    "usual": usual,
+    "members": members,
+    "reads": reads,
+    "lease": lease,
+    "joint": joint,
+    "old_terms": old_terms,
+    "snapshots": snapshots,
+    "transfers": transfers,
+    "rewritten": rewritten,
+    "cut_halves": cut_halves,
+    "deposed_leaders": deposed_leaders,
+    "forgotten_votes": forgotten_votes,
+    "lagging": lagging,
+    "forgotten_entries": forgotten_entries,
+    "busy": busy,
+    "flaky": flaky,
+    "filed": filed,
+    "pieces": pieces,
+    "overtaken_logs": overtaken_logs,
+    "lagging_lease": lagging_lease,
+    "lease_promises": lease_promises,
     "shrinking": shrinking,
 }
 
@@ -348,7 +385,11 @@ class Simulation:
         self._progress()
         self._settle()
         return Report(
-            self.seed, self.profile, clock.trace, clock.now, clock.events,
+            self.seed,
+            self.profile,
+            clock.trace,
+            clock.now,
+            clock.events,
             {**self.checker.counts, "entries": self.checker.top, "terms": len(self.checker.leaders)}
             | self.chaos.counts,
         )
@@ -403,7 +444,8 @@ class Simulation:
 
         def settled() -> bool:
             return len({(member.applied, member.raw.last_index) for member in self._present()}) == 1 and (
-                not any(client.call for client in self.clients))
+                not any(client.call for client in self.clients)
+            )
 
         while not settled():
             if self.clock.now >= end:

@@ -147,6 +147,7 @@ class SimSnapshots(Snapshots):
     def _steps(self, *steps: Callable[[], object]) -> None:
         """One after the other, each a little later."""
         if steps:
+
             def step() -> None:
                 steps[0]()
                 self._steps(*steps[1:])
@@ -269,6 +270,4 @@ class SimSnapshots(Snapshots):
         fresh = self.engine.stage()
         store: Any = self.store
         # A crash may come between any two of these.
-        self._steps(
-            lambda: store.restore(info.path, fresh), fresh.seal, lambda: self._installed(info, fresh, done)
-        )
+        self._steps(lambda: store.restore(info.path, fresh), fresh.seal, lambda: self._installed(info, fresh, done))

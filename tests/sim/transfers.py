@@ -131,9 +131,7 @@ class SimOutgoing:
         self.heard += 1
         if kind == DONE:
             snapshots, data = self.snapshots, self.message.encode()
-            snapshots.member.cluster.network.send(
-                snapshots.member.id, self.message.to, "raft", data, zlib.crc32(data)
-            )
+            snapshots.member.cluster.network.send(snapshots.member.id, self.message.to, "raft", data, zlib.crc32(data))
             self.over(True)
             return
         if again:

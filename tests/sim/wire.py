@@ -114,7 +114,10 @@ def parse_range(reply: bytes) -> tuple[int, list[Pair]]:
 def _pair(data: bytes) -> Pair:
     known = dict(fields(data))
     return Pair(
-        bytes(known.get(1, b"")), int(known.get(3, 0)), int(known.get(2, 0)), int(known.get(4, 0)),
+        bytes(known.get(1, b"")),
+        int(known.get(3, 0)),
+        int(known.get(2, 0)),
+        int(known.get(4, 0)),
         bytes(known.get(5, b"")),
     )
 

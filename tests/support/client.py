@@ -52,7 +52,10 @@ class Client:
     `metadata` goes with every one but futures. `policy` says how several addresses are used ("ipv4:A,B,C")."""
 
     def __init__(
-        self, address: str, timeout: float = 10.0, metadata: tuple[tuple[str, str], ...] = (),
+        self,
+        address: str,
+        timeout: float = 10.0,
+        metadata: tuple[tuple[str, str], ...] = (),
         policy: str = "pick_first",
     ) -> None:
         self.address = address

@@ -247,8 +247,7 @@ def node_argv(data_dir: Path, settings: Mapping[str, str]) -> list[str]:
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     conf = data_dir.with_name(data_dir.name + ".toml")
     conf.write_text(
-        f'[node]\nname = "n1"\ndata_dir = "{data_dir}"\n'
-        '[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
+        f'[node]\nname = "n1"\ndata_dir = "{data_dir}"\n[listen]\nclient = "127.0.0.1:0"\npeer = "127.0.0.1:0"\n'
     )
     argv = [sys.executable, "-m", "metastore", "--conf", str(conf)]
     for key, value in settings.items():

@@ -12,7 +12,7 @@ PUT, OTHER, BIDI = 0, 1, 2
 OTHER_PATH, BIDI_PATH = b"/test.Test/Other", b"/test.Test/Bidi"
 TABLE = MethodTable({h.PUT_PATH: PUT, OTHER_PATH: OTHER, BIDI_PATH: BIDI}, streaming=[BIDI_PATH])
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CALM = 0, 1, 7, 11
-CALL = 1024     # what a call is taken to need beside its bytes
+CALL = 1024  # what a call is taken to need beside its bytes
 
 
 class Talk:
@@ -31,7 +31,7 @@ class Talk:
         return self.session.feed(data, len(data), self.now)
 
     def bytewise(self, data: bytes) -> list[Request]:
-        return [request for i in range(len(data)) for request in self.feed(data[i:i + 1])]
+        return [request for i in range(len(data)) for request in self.feed(data[i : i + 1])]
 
     def flush(self) -> h.Reader:
         while data := self.session.take_output():
