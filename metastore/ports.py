@@ -5,13 +5,19 @@ Static types only: nothing here is imported by the hot paths, and an object fits
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from .errors import MetaStoreError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from metastore._core.entry import Entry, HardState
     from metastore._core.raft_types import Message
+
+#: Called once with how something ended: None, or the error.
+Done = Callable[[MetaStoreError | None], object]
 
 
 @runtime_checkable

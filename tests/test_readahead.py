@@ -17,7 +17,8 @@ from metastore._core.entry import HardState, decode_entries
 from metastore._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
 from metastore.errors import DamagedData, DiskFailed, MetaStoreError
 from metastore.failpoints import Failpoints
-from metastore.storage.readahead import MAX_READS, ReadAhead, Reader, Reading
+from metastore.storage.readahead import MAX_READS, ReadAhead, Reader
+from metastore.storage.reading import Reading
 from metastore.storage.wal import Wal
 
 SIZE = 132  # bytes of an entry as `put` makes them

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-from collections.abc import Callable, Set
+from collections.abc import Set
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import errors
@@ -20,11 +20,12 @@ from ..codecs import Snappy, load_all
 from ..net.accept import place
 from ..net.resolver import Places
 from ..peers import handshake as hs
+from ..peers.accepted import AcceptedStream
 from ..peers.founding import Founding
 from ..peers.handshake import PeerIdentity
 from ..peers.join import read_record, roster_record
-from ..peers.stream import AcceptedStream
 from ..peers.transport import PeerTransport
+from ..ports import Done
 from ..replica.roster import token_number
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ VERDICTS: Final[dict[int, type[errors.MetaStoreError]]] = {
     hs.TWIN: errors.AnotherProcess,
     hs.UNREADABLE: errors.CodecMissing,
 }
-
-Done = Callable[[errors.MetaStoreError | None], object]
 
 
 class Peering:
@@ -156,6 +155,10 @@ class Peering:
         server.membership.tell(transport)
         log.info("listening for peers on %s", ",".join(transport.bound))
         self.update()
+
+    def connected(self, member: int) -> bool:
+        """Whether the control stream to a member is open."""
+        return self.transport is not None and self.transport.connected(member)
 
     # ---- what comes in (peer.Handler)
 

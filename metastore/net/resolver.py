@@ -21,7 +21,7 @@ MAX_NAMES: Final = 256
 
 #: Address families and socket addresses, as getaddrinfo gives them.
 Places = list[tuple[Any, ...]]
-Done = Callable[[Places | str], object]
+Resolved = Callable[[Places | str], object]
 
 
 class Resolver:
@@ -29,12 +29,12 @@ class Resolver:
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop
-        self._waiting: dict[tuple[str, int], list[Done]] = {}
+        self._waiting: dict[tuple[str, int], list[Resolved]] = {}
         self._questions: queue.SimpleQueue[tuple[str, int] | None] = queue.SimpleQueue()
         self.threads: list[threading.Thread] = []
         self._closed = False
 
-    def resolve(self, address: str, done: Done) -> None:
+    def resolve(self, address: str, done: Resolved) -> None:
         """Call `done` with the places of "host:port" (a scheme before it is allowed), or why there are none.
 
         At once for a numeric host and for what is no address, else from a later turn. Not at all after `close`.
@@ -52,7 +52,7 @@ class Resolver:
         except (OSError, UnicodeError):
             self._ask((host, port), done)  # a name, then
 
-    def _ask(self, name: tuple[str, int], done: Done) -> None:
+    def _ask(self, name: tuple[str, int], done: Resolved) -> None:
         waiting = self._waiting.get(name)
         if waiting is not None:
             waiting.append(done)

@@ -22,22 +22,11 @@ from ..net.accept import Acceptor
 from ..net.loop import Loop, Timer
 from ..net.resolver import Resolver
 from . import handshake as hs
+from .accepted import AcceptedStream
+from .dialled import DialledStream, Peer, RosterStream, SnapshotSender
 from .founding import Lives
 from .handshake import PeerIdentity
-from .stream import (
-    CLOSED,
-    OPEN,
-    PING,
-    PONG,
-    WAITING,
-    AcceptedStream,
-    DialledStream,
-    PeerLimits,
-    RosterStream,
-    SnapshotSender,
-    Stream,
-    tune,
-)
+from .stream import CLOSED, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
 
 if TYPE_CHECKING:
     from ..failpoints import Failpoints
@@ -65,7 +54,7 @@ class Handler(Protocol):
     """What the transport tells its owner, all in the loop's thread.
 
     An exception out of the first three, and out of what takes a snapshot's blobs, ends the connection by which the
-    bytes came: see `peerstream.blame`. Two more methods are called if they are there: `on_snapshot(message)` for a
+    bytes came: see `stream.blame`. Two more methods are called if they are there: `on_snapshot(message)` for a
     MsgSnap given to `send` (else it counts as dropped), and `on_snapshot_stream(stream)` for a snapshot stream that a
     member opened, whose `on_blob` and `on_end` it is to set (else such streams are refused).
     """
@@ -102,44 +91,6 @@ class Handler(Protocol):
 
     def on_verdict(self, status: int, text: str) -> None:
         """Another member says that this process must not go on, for a status of handshake.FATAL. Called once."""
-
-
-class Peer:
-    """Another member: two streams to it, and what came from it. `known` tells whether the roster has it; one that is
-    not known yet has greeted us, and is answered where it said."""
-
-    def __init__(self, transport: PeerTransport, member: int, address: str, known: bool = True) -> None:
-        limits = transport.limits
-        self.id = member
-        self.name = ""
-        self.known = known
-        self.address = address
-        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
-        self.heard = transport.loop.now()
-        self.connected = False  # as the log was told
-        self.trouble = ""  # why there is no connection
-        self.control = DialledStream(transport, self, hs.CONTROL, limits.max_control)
-        self.bulk = DialledStream(transport, self, hs.BULK, limits.max_bulk)
-        self.snapshots: set[SnapshotSender] = set()
-        self.roster: RosterStream | None = None
-        self.identity: PeerIdentity | None = None
-        self.dropped = 0
-        self.received_bytes = 0  # of streams that are closed
-        self.received_frames = 0
-
-    def __str__(self) -> str:
-        name = self.name or (hs.clip(self.identity.name) if self.identity is not None else "")
-        return f"{name} ({self.id:016x})" if name else f"member {self.id:016x}"
-
-    @property
-    def places(self) -> list[str]:
-        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
-        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
-
-    @property
-    def streams(self) -> list[DialledStream]:
-        """All streams that we opened to it."""
-        return [self.control, self.bulk, *self.snapshots, *([self.roster] if self.roster is not None else [])]
 
 
 class PeerTransport:
@@ -385,6 +336,15 @@ class PeerTransport:
     def greeting(self) -> PeerIdentity:
         """What this member says of itself now."""
         return replace(self.me, flags=self.handler.flags())
+
+    def roster_record(self) -> bytes:
+        """What somebody is told who asks for the roster."""
+        record: bytes = self.handler.roster_record()
+        return record
+
+    def told_roster(self, member: int, record: bytes) -> None:
+        """`member` answered what its roster is. Raises FormatError if that cannot be read."""
+        self.handler.on_roster(member, record)
 
     def incarnation_of(self, member: int) -> str | None:
         """What is known of a member's data directory: by the roster, else by what took part under its id."""

@@ -24,7 +24,8 @@ from .format import TRAILER_SIZE, Header
 if TYPE_CHECKING:
     from .._core.raft_types import Message
     from ..net.loop import Loop
-    from ..peers.stream import AcceptedStream, SnapshotSender
+    from ..peers.accepted import AcceptedStream
+    from ..peers.dialled import SnapshotSender
     from ..peers.transport import PeerTransport
 
 log = logging.getLogger("metastore.snapshot")

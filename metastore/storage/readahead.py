@@ -21,15 +21,10 @@ import queue
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from .._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
-from ..errors import DamagedData, DiskFailed, FormatError
-
-if TYPE_CHECKING:
-    from .._core.wal_read import Stretch
-    from .wal import Wal
+from .reading import Reading
 
 #: A block is this part of the cache, and no larger than that: one message to a peer, or one portion to apply.
 PART, MAX_BLOCK = 8, 1 << 20
@@ -45,36 +40,21 @@ MAX_BLOCKS = 256
 PATIENCE = 2 * MAX_READS
 
 
-class Reading:
-    """Entries first to end-1 of the log, to be read by any thread at any later time. Whether they are still in the log
-    then is for the owner to say: where a segment was released meanwhile, `read` may fail.
+class ReadableLog(Protocol):
+    """What the cache asks of the log. All but `reading` answer from memory."""
 
-    term: of the last entry. nbytes: of the images. cost: bytes of memory that go with it."""
+    def first_index(self) -> int:
+        """Index of the first entry."""
 
-    def __init__(self, stretch: Stretch, paths: dict[int, Path], source: Callable[[Path, int, int], bytes]) -> None:
-        self.first: int = stretch.first
-        self.end: int = stretch.end
-        self.term: int = stretch.term
-        self.nbytes: int = stretch.nbytes
-        self.cost: int = stretch.nbytes + stretch.table_bytes
-        self.span = stretch.span
-        #: Whether somebody waits for it: it is not ahead of its reader.
-        self.wanted = False
-        self._stretch = stretch
-        self._runs = [(paths[number], offset, length, lo, hi) for number, offset, length, lo, hi in stretch.runs()]
-        self._source = source
+    def last_index(self) -> int:
+        """Index of the last entry; first_index - 1 when there is none."""
 
-    def read(self) -> bytes:
-        """The images, joined, their sums checked. Raises DiskFailed, DamagedData."""
-        return b"".join([self._run(*run) for run in self._runs])
+    def term(self, index: int) -> int:
+        """Term of an entry. Raises LogCompacted, LogUnavailable."""
 
-    def _run(self, path: Path, offset: int, length: int, first: int, end: int) -> bytes:
-        try:
-            return self._stretch.pick(self._source(path, length, offset), offset, first, end)
-        except OSError as error:
-            raise DiskFailed(f"write-ahead log: reading {path} failed: {error.strerror or error}") from error
-        except FormatError as error:
-            raise DamagedData(f"{path}: {error.text}") from error
+    def reading(self, low: int, high: int, max_size: int) -> Reading:
+        """What it takes to read entries [low, high): at least one, then no more than max_size bytes in all. Raises
+        LogCompacted, LogUnavailable."""
 
 
 class Block:
@@ -98,7 +78,7 @@ class ReadAhead:
     hits: questions answered from memory. misses: those that had to wait. read_bytes: images read. dropped: reads of no
     use, for the log did not hold those entries any more or they failed ahead of any reader."""
 
-    def __init__(self, wal: Wal, capacity: int, submit: Callable[[Reading], object]) -> None:
+    def __init__(self, wal: ReadableLog, capacity: int, submit: Callable[[Reading], object]) -> None:
         self.capacity = capacity
         self.block_size = max(1, min(capacity // PART, MAX_BLOCK))
         self.hits = self.misses = self.read_bytes = self.dropped = 0
@@ -289,7 +269,7 @@ class Reader:
     """The thread that reads, begun with the first read. `post` runs a call in the thread that owns the cache;
     `on_loaded` is called there after something arrived, and asks again."""
 
-    def __init__(self, wal: Wal, capacity: int, post: Callable[[Callable[[], object]], object]) -> None:
+    def __init__(self, wal: ReadableLog, capacity: int, post: Callable[[Callable[[], object]], object]) -> None:
         self.cache = ReadAhead(wal, capacity, self._submit)
         self.on_loaded: Callable[[], object] = lambda: None
         self._post = post

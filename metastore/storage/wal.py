@@ -37,7 +37,7 @@ from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
 from .idle_awake import Awake
-from .readahead import Reading
+from .reading import Reading
 from .segments import (
     FIRST_SIZE,
     NO_FILES,
@@ -641,6 +641,12 @@ class Wal:
         if since is None and self._stalled and self._under_way and not self._full:
             return self._stalled_at
         return since
+
+    @property
+    def sync_pending_seconds(self) -> float:
+        """How long the log has waited for that; 0 if it waits for nothing. Any thread may ask."""
+        since = self.sync_pending_since
+        return time.monotonic() - since if since is not None else 0.0
 
     @property
     def unsynced(self) -> tuple[int, float]:

@@ -32,7 +32,8 @@ from metastore.replica.driver import Driver
 from metastore.replica.roster import Identity, Roster, RosterState
 from metastore.replica.roster import Member as Record
 from metastore.storage import guarded
-from metastore.storage.readahead import ReadAhead, Reading
+from metastore.storage.readahead import ReadAhead
+from metastore.storage.reading import Reading
 from metastore.storage.wal import Lag, Wal
 
 from . import wire

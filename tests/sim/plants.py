@@ -22,7 +22,8 @@ from metastore.replica.driver import Driver
 from metastore.snapshots.files import Info
 from metastore.snapshots.format import Header, Trailer, parse_name
 from metastore.storage import guarded
-from metastore.storage.readahead import ReadAhead, Reading
+from metastore.storage.readahead import ReadAhead
+from metastore.storage.reading import Reading
 from metastore.storage.wal import Lag
 
 from .checker import HEADER, heads

@@ -1,0 +1,149 @@
+"""The streams that other members open to this one: the greeting, and the frames behind it."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from .._core.raft_wire import FrameReader
+from ..errors import FormatError
+from ..net.loop import READ
+from . import handshake as hs
+from .stream import CLOSED, GREETING, OPEN, ROSTER_RECORD, SIGNS, Stream, StreamOwner, largest
+
+if TYPE_CHECKING:
+    from .._core.raft_types import Message
+    from .._core.raft_wire import Blob, Forward, Refusal
+
+
+class AcceptOwner(StreamOwner, Protocol):
+    """What an accepted stream asks of its transport, and tells it."""
+
+    me: hs.PeerIdentity
+
+    def label(self, member: int) -> str:
+        """A member's name and id, for people."""
+
+    def judge(self, hello: hs.Hello) -> tuple[int, str]:
+        """(status, reason) for a hello."""
+
+    def accepted(self, stream: AcceptedStream) -> None:
+        """A hello was welcome."""
+
+    def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
+        """The stream is over, or was refused."""
+
+    def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
+        """Hand on what came in. Raises FormatError if a frame has no place on that stream."""
+
+    def roster_record(self) -> bytes:
+        """What somebody is told who asks for the roster."""
+
+
+class AcceptedStream(Stream):
+    """A stream that a member opened to us. `from_` and `identity` are known once its hello was accepted."""
+
+    transport: AcceptOwner
+
+    def __init__(self, transport: AcceptOwner, sock: socket.socket, where: str) -> None:
+        super().__init__(transport, 0, transport.limits.max_control)
+        self.where = where
+        self.from_ = 0
+        self.identity: hs.PeerIdentity | None = None
+        self.took_part = False  # whether a frame came
+        self.received_bytes = 0
+        self.on_blob: Callable[[int, bytes], object] | None = None
+        self.on_end: Callable[[str], object] = lambda _reason: None
+        self._greeting = b""
+        self.reader: FrameReader | None = None
+        self.state = GREETING
+        self.deadline = self.loop.now() + transport.limits.handshake_timeout
+        self._watch(sock, READ)
+
+    def __repr__(self) -> str:
+        whom = self.transport.label(self.from_) if self.from_ else "a stranger"
+        return f"{hs.KINDS.get(self.kind, 'new')} stream from {whom} at {self.where}"
+
+    @property
+    def reader_frames(self) -> int:
+        """Frames read so far."""
+        return 0 if self.reader is None else self.reader.frames
+
+    def reply(self, tag: int, data: bytes) -> bool:
+        """Queue bytes for the dialler of a snapshot stream; False if there is no room."""
+        taken = self.state == OPEN and self.outbox.add_blob(tag, data)
+        if taken:
+            self.queue()
+        return taken
+
+    def _received(self, buffer: memoryview, n: int) -> None:
+        self.received_bytes += n
+        if self.reader is not None:
+            self._frames(self.reader, buffer, n)
+            return
+        self._greeting += buffer[:n]
+        size = hs.greeting_size(self._greeting)
+        if size is None or len(self._greeting) < size:
+            return
+        greeting, rest = self._greeting[:size], self._greeting[size:]
+        self._greeting = b""
+        self._greet(greeting)
+        if rest and self.reader is not None and self.is_open:
+            self._frames(self.reader, memoryview(rest), len(rest))
+
+    def _frames(self, reader: FrameReader, buffer: memoryview, n: int) -> None:
+        if self.kind == hs.ROSTER:
+            raise FormatError("whoever asks for the roster has nothing more to say")
+        self.transport.dispatch(self, reader.feed(buffer, n))
+
+    def _greet(self, greeting: bytes) -> None:
+        transport = self.transport
+        hello: hs.Hello | None = None
+        try:
+            hello = hs.decode_hello(greeting)
+        except FormatError as error:
+            status = hs.OTHER_VERSION if isinstance(error, hs.UnknownVersion) else hs.MALFORMED
+            text = hs.clip(error.text)
+        if hello is not None:
+            status, text = transport.judge(hello)
+        me = hs.NOBODY if status in hs.STRANGE else transport.greeting()
+        answer = hs.encode_answer(hs.Answer(status, text, me))
+        assert self.sock is not None
+        try:
+            if self.sock.send(answer) != len(answer):
+                raise OSError(errno.ENOBUFS, "the socket does not even take a greeting")
+        except OSError as error:
+            self.fail(error.strerror or str(error))
+            return
+        if hello is not None and status == hs.TOLD:
+            self._tell_roster()
+        elif hello is None or status != hs.OK:
+            self.fail(f"refused: {text}", logging.INFO if status in (hs.WAIT, hs.BUSY) else logging.WARNING)
+        else:
+            self.state = OPEN
+            self.deadline = None
+            self.kind, self.from_, self.identity = hello.kind, hello.sender.member_id, hello.sender
+            self.reader = FrameReader(largest(transport.limits, self.kind), self.from_, transport.me.member_id)
+            transport.accepted(self)
+
+    def _tell_roster(self) -> None:
+        """Send the roster; whoever asked for it closes the connection, or time does."""
+        self.state = OPEN
+        self.kind = hs.ROSTER
+        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self.reader = FrameReader(SIGNS)
+        if not self.reply(ROSTER_RECORD, self.transport.roster_record()):
+            self.fail("the roster is too long to be told", logging.WARNING)
+
+    def fail(self, reason: str, level: int = logging.INFO) -> None:
+        """The end of it; the dialler may come back."""
+        if self.state == CLOSED:
+            return
+        self._drop_socket()
+        self.outbox.clear()
+        self.state = CLOSED
+        self.transport.accepted_lost(self, reason, level)
+        self.on_end(reason)

@@ -1,0 +1,373 @@
+"""The streams that this member opens to others: dialling, greeting, back-off.
+
+A `DialledStream` comes back by itself for as long as it is not closed; a `SnapshotSender` and a `RosterStream` live for
+one connection. `Peer` is the member at the other end, with all streams that go to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from .._core.raft_wire import Blob, FrameReader
+from ..errors import FormatError
+from ..net.loop import READ, WRITE, Timer
+from ..net.resolver import Places, Resolver
+from . import handshake as hs
+from .stream import (
+    CLOSED,
+    CONNECTING,
+    GREETING,
+    MAX_ROSTER,
+    OPEN,
+    PING,
+    PONG,
+    ROSTER_RECORD,
+    SIGNS,
+    WAITING,
+    Stream,
+    StreamOwner,
+    largest,
+    tune,
+)
+
+if TYPE_CHECKING:
+    from .._core.raft_types import Message
+
+
+class DialOwner(StreamOwner, Protocol):
+    """What a dialled stream asks of its transport, and tells it. `random()` gives floats in [0, 1)."""
+
+    resolver: Resolver
+
+    @property
+    def random(self) -> Callable[[], float]: ...
+
+    def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
+        """Our hello was answered; whether the stream is open now."""
+
+    def stream_open(self, stream: DialledStream) -> None:
+        """The stream is open."""
+
+    def stream_lost(self, stream: DialledStream, was_open: bool, reason: str, level: int) -> None:
+        """The stream is over, or did not come about."""
+
+    def snapshot_over(self, stream: SnapshotSender) -> None:
+        """A stream for a snapshot is closed, one way or the other."""
+
+    def told_roster(self, member: int, record: bytes) -> None:
+        """`member` answered what its roster is. Raises FormatError if that cannot be read."""
+
+
+class Peer:
+    """Another member: two streams to it, and what came from it. `known` tells whether the roster has it; one that is
+    not known yet has greeted us, and is answered where it said."""
+
+    def __init__(self, transport: DialOwner, member: int, address: str, known: bool = True) -> None:
+        limits = transport.limits
+        self.id = member
+        self.name = ""
+        self.known = known
+        self.address = address
+        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
+        self.heard = transport.loop.now()
+        self.connected = False  # as the log was told
+        self.trouble = ""  # why there is no connection
+        self.control = DialledStream(transport, self, hs.CONTROL, limits.max_control)
+        self.bulk = DialledStream(transport, self, hs.BULK, limits.max_bulk)
+        self.snapshots: set[SnapshotSender] = set()
+        self.roster: RosterStream | None = None
+        self.identity: hs.PeerIdentity | None = None
+        self.dropped = 0
+        self.received_bytes = 0  # of streams that are closed
+        self.received_frames = 0
+
+    def __str__(self) -> str:
+        name = self.name or (hs.clip(self.identity.name) if self.identity is not None else "")
+        return f"{name} ({self.id:016x})" if name else f"member {self.id:016x}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
+        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
+
+    @property
+    def streams(self) -> list[DialledStream]:
+        """All streams that we opened to it."""
+        return [self.control, self.bulk, *self.snapshots, *([self.roster] if self.roster is not None else [])]
+
+
+class DialledStream(Stream):
+    """A stream that this member opened to `owner`, and opens again with back-off whenever it ends."""
+
+    transport: DialOwner
+
+    def __init__(self, transport: DialOwner, owner: Peer, kind: int, max_bytes: int) -> None:
+        super().__init__(transport, kind, max_bytes)
+        self.owner = owner
+        self.peer = owner.id
+        self.address = ""  # where it was dialled last
+        self.opened = 0  # how often it came to be open
+        self._greeting = b""
+        self._delay = transport.limits.backoff_min
+        self._opened_at = 0.0
+        self._timer: Timer | None = None
+        self._attempt = 0  # tells the answer of an outdated resolver
+        self._turn = 0  # which of several addresses comes next
+        self._place = 0  # and which of the member's places
+        self._signs = FrameReader(SIGNS)
+
+    def __repr__(self) -> str:
+        return f"{hs.KINDS[self.kind]} stream to {self.owner} at {self.address or 'no address'}"
+
+    @property
+    def takes(self) -> bool:
+        """Whether messages may be queued: it is open, or about to be."""
+        return CONNECTING <= self.state <= OPEN
+
+    def dial(self) -> None:
+        """Begin to connect."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._attempt += 1
+        attempt = self._attempt
+        self.state = CONNECTING
+        places = self.owner.places
+        if not places:
+            self.fail("nobody knows its address")
+            return
+        self.address = places[self._place % len(places)]
+
+        def resolved(found: Places | str) -> None:
+            if attempt == self._attempt and self.state == CONNECTING:
+                self._connect(found)
+
+        self.transport.resolver.resolve(self.address, resolved)
+
+    def _connect(self, found: Places | str) -> None:
+        if isinstance(found, str):
+            self.fail(found)
+            return
+        family, kind, proto, _, where = found[self._turn % len(found)]
+        self._turn += 1
+        try:
+            sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
+        except OSError as error:
+            self.fail(error.strerror or str(error))
+            return
+        self._watch(sock, WRITE)
+        try:
+            tune(sock, self.transport.limits.dead_timeout)
+            code = sock.connect_ex(where)
+        except OSError as error:
+            code = error.errno or errno.EIO
+        if code not in (0, errno.EINPROGRESS):
+            self.fail(os.strerror(code))
+            return
+        self.deadline = self.loop.now() + self.transport.limits.connect_timeout
+
+    def _on_event(self, events: int) -> None:
+        if self.state != CONNECTING:
+            super()._on_event(events)
+            return
+        sock = self.sock
+        assert sock is not None
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self.fail(os.strerror(code))
+            return
+        hello = hs.encode_hello(hs.Hello(self.kind, self.transport.greeting(), self.peer))
+        try:
+            sock.getpeername()
+            sent = sock.send(hello)
+        except OSError as error:
+            # An event that was meant for the descriptor's last owner says nothing about this connection.
+            if error.errno != errno.ENOTCONN:
+                self.fail(error.strerror or str(error))
+            return
+        if sent != len(hello):
+            self.fail("the socket does not even take a greeting")
+            return
+        self.state = GREETING
+        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self.loop.modify(sock.fileno(), READ)
+
+    def _received(self, buffer: memoryview, n: int) -> None:
+        if self.state != GREETING:
+            self._behind_greeting(buffer, n)
+            return
+        self._greeting += buffer[:n]
+        size = hs.greeting_size(self._greeting)
+        if size is None or len(self._greeting) < size:
+            return
+        answer, rest = hs.decode_answer(self._greeting[:size]), self._greeting[size:]
+        self._greeting = b""
+        if not self.transport.answered(self, answer):
+            return
+        self._open()
+        if rest and self.state == OPEN:
+            self._behind_greeting(memoryview(rest), len(rest))
+
+    def _open(self) -> None:
+        self.state = OPEN
+        self.deadline = None
+        self.opened += 1
+        self._opened_at = self.loop.now()
+        self._signs = FrameReader(SIGNS)
+        self.transport.stream_open(self)
+        self.flush()
+
+    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
+        for item in self._signs.feed(buffer, n):
+            if not isinstance(item, Blob) or item.tag != PING:
+                raise FormatError("the acceptor sent frames, which only the dialler may")
+            if self.outbox.add_blob(PONG, b""):
+                self.queue()
+
+    def fail(self, reason: str, level: int = logging.INFO) -> None:
+        """The connection is over, or did not come about: forget what was queued, try again later."""
+        limits = self.transport.limits
+        was_open = self.state == OPEN
+        self._reset()
+        self.state = WAITING
+        if was_open and self.loop.now() - self._opened_at > limits.backoff_max:
+            self._delay = limits.backoff_min
+        if not was_open:
+            self._place += 1
+        self.transport.stream_lost(self, was_open, reason, level)
+        if self.state == WAITING and self._timer is None:
+            wait = self._delay * (0.5 + self.transport.random() / 2)
+            self._delay = min(limits.backoff_max, self._delay * 2)
+            self._timer = self.loop.call_later(wait, self.dial)
+
+    def _reset(self) -> None:
+        self._drop_socket()
+        self.outbox.clear()
+        self._greeting = b""
+
+    def hasten(self) -> None:
+        """The peer is known to be up: do not wait for the end of the back-off."""
+        if self.state == WAITING:
+            self.dial()
+
+    def move(self) -> None:
+        """The member's address in the roster has changed: dial that one from now on."""
+        self._place = 0
+        if self.state == OPEN and self.address == self.owner.address:
+            return
+        was_open = self.state == OPEN
+        self._reset()
+        self.state = WAITING
+        self.transport.stream_lost(self, was_open, "the address changed", logging.INFO)
+        self._delay = self.transport.limits.backoff_min
+        self.dial()
+
+    def close(self) -> None:
+        """End it for good; what can be sent at once still goes out."""
+        if self.state != CLOSED:
+            self.flush()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._reset()
+        self.state = CLOSED
+
+
+class SnapshotSender(DialledStream):
+    """A stream for one snapshot. It ends with its first failure; the hooks are set by whoever opened it.
+
+    `send_message` and `send` queue (False: the outbox is full, go on when `on_drain` comes), `close` ends it.
+    """
+
+    def __init__(self, transport: DialOwner, owner: Peer) -> None:
+        super().__init__(transport, owner, hs.SNAPSHOT, transport.limits.max_snapshot)
+        self.on_open: Callable[[], object] = lambda: None
+        self.on_blob: Callable[[int, bytes], object] = lambda _tag, _data: None
+        self.on_drain: Callable[[], object] = lambda: None
+        self.on_end: Callable[[str], object] = lambda _reason: None
+        self._reader = FrameReader(largest(transport.limits, hs.SNAPSHOT))
+
+    def send_message(self, message: Message) -> bool:
+        """Queue a Raft message (the MsgSnap itself)."""
+        return self._queued(self.takes and self.outbox.add(message))
+
+    def send(self, tag: int, data: bytes) -> bool:
+        """Queue bytes under a tag of 0 to 255."""
+        return self._queued(self.takes and self.outbox.add_blob(tag, data))
+
+    def _queued(self, taken: bool) -> bool:
+        if taken:
+            self.queue()
+        return taken
+
+    def _open(self) -> None:
+        super()._open()
+        if self.state == OPEN:
+            self.on_open()
+
+    def flush(self) -> None:
+        """Send; `on_drain` comes when nothing is left."""
+        waiting = self.outbox.size
+        super().flush()
+        if waiting and self.state == OPEN and not self.outbox.size:
+            self.on_drain()
+
+    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
+        for item in self._reader.feed(buffer, n):
+            if not isinstance(item, Blob):
+                raise FormatError("only blobs come back on a snapshot stream")
+            self.on_blob(item.tag, item.data)
+            if self.state != OPEN:
+                return
+
+    def close(self) -> None:
+        """End it for good, without `on_end`; what can be sent at once still goes out."""
+        super().close()
+        self.transport.snapshot_over(self)
+
+    def fail(self, reason: str, level: int = logging.INFO) -> None:
+        """The end."""
+        if self.state == CLOSED:
+            return
+        was_open = self.state == OPEN
+        self._reset()
+        self.state = CLOSED
+        self.transport.snapshot_over(self)
+        self.transport.stream_lost(self, was_open, reason, level)
+        self.on_end(reason)
+
+
+class RosterStream(DialledStream):
+    """A stream by which a running member asks another one for its roster. It ends with the answer, or without."""
+
+    def __init__(self, transport: DialOwner, owner: Peer) -> None:
+        super().__init__(transport, owner, hs.ROSTER, transport.limits.max_control)
+        self._reader = FrameReader(MAX_ROSTER)
+
+    def _open(self) -> None:
+        self.state = OPEN
+        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+
+    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
+        for item in self._reader.feed(buffer, n):
+            if not isinstance(item, Blob) or item.tag != ROSTER_RECORD:
+                raise FormatError("not a roster")
+            self.close()
+            self.transport.told_roster(self.peer, item.data)
+            return
+
+    def close(self) -> None:
+        """The end."""
+        super().close()
+        self.owner.roster = None
+
+    def fail(self, reason: str, level: int = logging.INFO) -> None:
+        """The end, without an answer."""
+        if self.state != CLOSED:
+            self.close()
+            self.transport.stream_lost(self, False, reason, level)
