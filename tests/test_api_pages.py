@@ -7,11 +7,11 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http import client as http_client
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -19,12 +19,14 @@ from support import etcdctl
 from support.echo_server import Running
 from support.processes import wait_until
 
-from metastore import Config, Node, api, errors
+from metastore import Config, Node, errors
 from metastore._core.grpc import Limits
 from metastore._core.h2_request import Request
 from metastore.api import pb
+from metastore.api.common import CLUSTER_VERSION, ETCD_VERSION
 from metastore.api.numbers import MEANINGS
-from metastore.api.pages import Pages
+from metastore.api.ports import Ports
+from metastore.api.services import FIRST_OTHER, make_pages, make_services
 
 
 @dataclass
@@ -102,19 +104,24 @@ class FakeNode:
         return {"wal_syncs_total": 12, "wal_queued_bytes": 3.5}
 
 
+def ports_of(node: FakeNode) -> Ports:
+    """One node behind all ports."""
+    return Ports(**dict.fromkeys((port.name for port in fields(Ports)), cast(Any, node)))
+
+
 class ApiServer:
     """The services and pages over a FakeNode, as a `conn.Server`."""
 
     def __init__(self, node: FakeNode) -> None:
-        self.services, self.health = api.make_services(node)
+        self.services, self.health = make_services(ports_of(node))
         self.method_table = self.services.method_table
         self.limits = Limits()
-        self.pages = Pages(node)
+        self.pages = make_pages(ports_of(node))
         self.http = self.pages.http
 
     def handle(self, requests: list[Request]) -> None:
         for request in requests:
-            if request.method < api.FIRST_OTHER:
+            if request.method < FIRST_OTHER:
                 # etcdctl's health check reads a key; the answer of a store that has none.
                 request.complete(pb.RangeResponse().SerializeToString())
             else:
@@ -163,7 +170,7 @@ def test_status(node: FakeNode, call: Callable[..., Any]) -> None:
     status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
     assert status == pb.StatusResponse(
         header=pb.ResponseHeader(cluster_id=node.cluster_id, member_id=node.member_id, revision=42, raft_term=3),
-        version=api.ETCD_VERSION,
+        version=ETCD_VERSION,
         dbSize=20480,
         leader=node.member_id,
         raftIndex=99,
@@ -175,12 +182,12 @@ def test_status(node: FakeNode, call: Callable[..., Any]) -> None:
     node.raised = [(7, 1)]
     status = call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse)
     assert list(status.errors) == ["etcdserver: no leader", "memberID:7 alarm:NOSPACE "]
-    node.member_id = 7
+    node.is_learner = True
     assert call("/etcdserverpb.Maintenance/Status", pb.StatusRequest(), pb.StatusResponse).isLearner
 
 
 def test_reported_version_has_progress_requests() -> None:
-    assert tuple(int(part) for part in api.ETCD_VERSION.split(".")) >= (3, 5, 13)
+    assert tuple(int(part) for part in ETCD_VERSION.split(".")) >= (3, 5, 13)
 
 
 def test_alarms(node: FakeNode, call: Callable[..., Any]) -> None:
@@ -323,7 +330,7 @@ def run_etcdctl(program: str, running: Running, *words: str) -> str:
 def test_etcdctl(node: FakeNode, running: Running, version: str) -> None:
     program = etcdctl.binaries()[version]
     [status] = json.loads(run_etcdctl(program, running, "endpoint", "status", "-w", "json"))
-    assert status["Status"]["version"] == api.ETCD_VERSION and status["Status"]["raftAppliedIndex"] == 98
+    assert status["Status"]["version"] == ETCD_VERSION and status["Status"]["raftAppliedIndex"] == 98
     members = json.loads(run_etcdctl(program, running, "member", "list", "-w", "json"))["members"]
     assert [member["name"] for member in members] == ["n1", "n2"]
     assert "is healthy" in run_etcdctl(program, running, "endpoint", "health")
@@ -339,7 +346,7 @@ def test_etcdctl(node: FakeNode, running: Running, version: str) -> None:
 def test_version_page(running: Running) -> None:
     status, kind, body = get(running, "/version")
     assert (status, kind) == (200, "application/json")
-    assert json.loads(body) == {"etcdserver": api.ETCD_VERSION, "etcdcluster": api.CLUSTER_VERSION}
+    assert json.loads(body) == {"etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION}
 
 
 def test_health_page(node: FakeNode, running: Running) -> None:
@@ -464,12 +471,12 @@ def test_metrics_page(node: FakeNode, running: Running) -> None:
 
 
 def test_metrics_can_be_switched_off(node: FakeNode) -> None:
-    assert Pages(node, metrics=False).http("GET", "/metrics", {}, b"")[0] == 404
+    assert make_pages(ports_of(node), metrics=False).http("GET", "/metrics", {}, b"")[0] == 404
 
 
 def test_pages_import_nothing_while_they_are_served(node: FakeNode) -> None:
     """An import needs file descriptors and holds up the loop."""
-    pages, before = Pages(node), set(sys.modules)
+    pages, before = make_pages(ports_of(node)), set(sys.modules)
     for path in ("/metrics", "/health", "/livez", "/readyz", "/status", "/version"):
         pages.http("GET", path, {}, b"")
     assert set(sys.modules) == before
@@ -492,7 +499,7 @@ def test_other_requests(running: Running, path: str, method: str, status: int) -
 
 
 def test_malformed_target(node: FakeNode) -> None:
-    assert Pages(node).http("GET", "http://[x/version", {}, b"")[0] == 400
+    assert make_pages(ports_of(node)).http("GET", "http://[x/version", {}, b"")[0] == 400
 
 
 def test_status_page(running: Running) -> None:

@@ -348,7 +348,7 @@ def test_a_node_stops_with_the_engines_sentence(call: str, tmp_path: Path, monke
             node.get_prefix(b"")
         if call in ("view", "reclaim"):
             node._server.call_soon_threadsafe(  # type: ignore[union-attr]
-                lambda: node._server.upkeep.hash_kv(0, False, lambda: False, lambda *_: None)
+                lambda: node._server.upkeep.sums.hash_kv(0, False, lambda: False, lambda *_: None)
             )  # type: ignore[union-attr]
         if call == "close":
             node.stop()

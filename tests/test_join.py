@@ -46,7 +46,7 @@ def add(node: Node, port: int, learner: bool) -> Any:
     def done(member: Any, error: errors.MetaStoreError | None) -> None:
         outcome.set_exception(error) if error is not None else outcome.set_result(member)
 
-    server.call_soon_threadsafe(lambda: server.view.add_member([f"http://127.0.0.1:{port}"], learner, done))
+    server.call_soon_threadsafe(lambda: server.changes.add_member([f"http://127.0.0.1:{port}"], learner, done))
     return outcome.result(10)
 
 
@@ -75,7 +75,7 @@ def test_a_learner_joins_and_has_everything(
     first.put("between", "2")
     both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="existing")) as second:
-        assert second._running().view.member_id == member.id
+        assert second._running().identity.member_id == member.id
         assert [kv.key for kv in second.range("a", "z", serializable=True).kvs] == [b"before", b"between"]
         first.put("after", "3")
         assert second.get("after") is not None
@@ -84,7 +84,7 @@ def test_a_learner_joins_and_has_everything(
     assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in told[1]
     # Once joined, the directory says who it is; `state` has no say any more.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
-        assert again._running().view.member_id == member.id
+        assert again._running().identity.member_id == member.id
         assert again.get("after") is not None
 
 
@@ -100,7 +100,10 @@ def test_the_token_need_not_be_known(first: Node, tmp_path: Path, ports: list[in
     both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
     config = configured(tmp_path, "n2", ports[1], initial=both, state="existing", token="unknown")
     with Node(config) as second:
-        assert first.put("k", "v") is not None and second._running().view.cluster_id == first._running().view.cluster_id
+        assert (
+            first.put("k", "v") is not None
+            and second._running().identity.cluster_id == first._running().identity.cluster_id
+        )
     with pytest.raises(errors.ConfigError, match=r"cluster\.token is 'joiners', but the data directory was made with"):
         Node(config.changed(cluster={"token": "joiners", "initial": both, "state": "existing"})).start()
     with pytest.raises(errors.ConfigError, match=r"node\.name is 'n3', but the data directory is that of 'n2'"):
@@ -319,9 +322,9 @@ def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
     def ask() -> None:
         try:
             if ident:
-                server.view.update_member(ident, urls, outcome.set_result)
+                server.changes.update_member(ident, urls, outcome.set_result)
             else:
-                server.view.add_member(urls, True, lambda _member, error: outcome.set_result(error))
+                server.changes.add_member(urls, True, lambda _member, error: outcome.set_result(error))
         except errors.MetaStoreError as error:
             outcome.set_result(error)
 
@@ -343,7 +346,7 @@ def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
 )
 def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str], reason: str) -> None:
     """Also those that come from another member, which may not have judged them."""
-    for ident in (0, first._running().view.member_id):
+    for ident in (0, first._running().identity.member_id):
         error = asked(first, urls, ident)
         assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
     for action in ("add", "add_learner", "update"):
@@ -357,7 +360,7 @@ def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str],
 def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     """A follower of another version, or a stranger in its name, may send anything."""
     server = first._running()
-    change = roster.Change("update", roster.Member(server.view.member_id, "", ("http://[",), ()))
+    change = roster.Change("update", roster.Member(server.identity.member_id, "", ("http://[",), ()))
     refused: Future[Any] = Future()
 
     def ask() -> None:
@@ -367,7 +370,7 @@ def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     server.call_soon_threadsafe(ask)
     to, code, ids = refused.result(10)
     assert (to, REFUSALS[code], ids) == (99, errors.MemberBadURLs, [5])
-    assert next(iter(server.view.members())).peer_urls != ("http://[",)
+    assert next(iter(server.changes.members())).peer_urls != ("http://[",)
 
 
 def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:
@@ -391,7 +394,7 @@ def test_nobody_is_told_to_dial_everywhere(tmp_path: Path) -> None:
         listen={"client": ["0.0.0.0:0", "127.0.0.1:0"], "peer": "0.0.0.0:2380"}, cluster={"initial": {}}
     )
     with Node(config) as node:
-        member = next(iter(node._running().view.members()))
+        member = next(iter(node._running().changes.members()))
     told = [*member.client_urls, *member.peer_urls]
     assert len(told) == 3 and not any("0.0.0.0" in url or url.endswith(":0") for url in told), told
     assert real_address("[::]:7").endswith("]:7") and "[::]" not in real_address("[::]:7")

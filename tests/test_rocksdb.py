@@ -463,9 +463,9 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         logged = server.raw.last_index
         more = node.futures.put_many([(f"more/{n}", "3") for n in range(500)])
         wait_until(lambda: server.raw.commit >= logged + 10, what="the log's growth")
-        applied = server.view.applied_index
+        applied = server.status.applied_index
         wait_until(lambda: Stalling.refused > 250, timeout=60, what="a long stall")
-        assert server.view.applied_index == applied, "applying went on over a refused write"
+        assert server.status.applied_index == applied, "applying went on over a refused write"
         # What was applied is decided, and its deadline may not pass while the engine is busy: it is answered.
         assert late.result(30).revision == 3
         assert not any(future.done() for future in more)

@@ -6,16 +6,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from metastore._core.h2_request import Request
-from metastore.api import Handler, NodeView, pb
+from . import pb
+
+if TYPE_CHECKING:
+    from .._core.h2_request import Request
+    from .common import Handler
+    from .ports import Backups
 
 
 class Backup:
     """The one call of Maintenance whose reply is a stream."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
+    def __init__(self, backups: Backups) -> None:
+        self._backups = backups
 
     def methods(self) -> Mapping[bytes, Handler]:
         """Path -> handler."""
@@ -24,4 +29,4 @@ class Backup:
     def snapshot(self, request: Request) -> None:
         """Send a backup that holds everything acknowledged before this call."""
         pb.parse(pb.SnapshotRequest, request.body)
-        self._node.backup(request)
+        self._backups.begin(request)

@@ -8,30 +8,34 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING
 
-from metastore import errors
-from metastore.api import NodeView
-from metastore.api.answers import JSON, TEXT, Answer, Later, to_json
+from .. import errors
+from ..replica.alarms import CORRUPT, NAMES
+from .answers import JSON, TEXT, Answer, Later, to_json
+
+if TYPE_CHECKING:
+    from .ports import Alarms, Reads, Serving, Status
 
 Query = Mapping[str, Sequence[str]]
 #: Told what is wrong; the empty text when nothing is.
 Verdict = Callable[[str], object]
 
-ALARMS: Final = {1: "NOSPACE", 2: "CORRUPT"}
-
 
 class Checks:
-    """The health pages over a node."""
+    """The health pages of a member."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
-        reads: dict[str, Callable[[Verdict], object]] = {"serializable_read": self._serializable_read}
+    def __init__(self, status: Status, serving: Serving, reads: Reads, alarms: Alarms) -> None:
+        self._status = status
+        self._serving = serving
+        self._reads = reads
+        self._alarms = alarms
+        local: dict[str, Callable[[Verdict], object]] = {"serializable_read": self._serializable_read}
         ready = {
-            "data_corruption": self._data_corruption, **reads, "linearizable_read": self._linearizable_read,
+            "data_corruption": self._data_corruption, **local, "linearizable_read": self._linearizable_read,
             "non_learner": self._non_learner, "disk": self._disk,
         }  # fmt: skip
-        self._groups: dict[str, dict[str, Callable[[Verdict], object]]] = {"/livez": reads, "/readyz": ready}
+        self._groups: dict[str, dict[str, Callable[[Verdict], object]]] = {"/livez": local, "/readyz": ready}
 
     def pages(self) -> Mapping[str, Callable[[Query], Answer | Later]]:
         """The pages by their paths."""
@@ -49,9 +53,9 @@ class Checks:
         reason = self._alarm(query)
         if not reason and "true" in query.get("serializable", ()):
             return _healthy(_range_error(self._local_read()))
-        if not reason and not self._node.leader_id:
+        if not reason and not self._status.leader_id:
             reason = "RAFT NO LEADER"
-        if not reason and not self._node.healthy():
+        if not reason and not self._serving.healthy():
             reason = "NOT SERVING"
         if reason:
             return _healthy(reason)
@@ -61,7 +65,7 @@ class Checks:
 
     def _alarm(self, query: Query) -> str:
         excluded = set(query.get("exclude", ()))
-        names = [ALARMS.get(kind, "UNKNOWN") for _member, kind in self._node.alarms()]
+        names = [NAMES.get(kind, "UNKNOWN") for _member, kind in self._alarms.alarms()]
         return next((f"ALARM {name}" for name in names if name not in excluded), "")
 
     # ---- /livez and /readyz
@@ -89,30 +93,30 @@ class Checks:
     # ---- checks
 
     def _data_corruption(self, done: Verdict) -> None:
-        corrupt = any(ALARMS.get(kind) == "CORRUPT" for _member, kind in self._node.alarms())
+        corrupt = any(kind == CORRUPT for _member, kind in self._alarms.alarms())
         done("alarm activated: CORRUPT" if corrupt else "")
 
     def _serializable_read(self, done: Verdict) -> None:
         done(self._local_read())
 
     def _linearizable_read(self, done: Verdict) -> None:
-        if not self._node.leader_id:
+        if not self._status.leader_id:
             # It would wait for one until its time is up, and whoever asks wants to know now.
             done(errors.NoLeader.default)
-        elif not self._node.healthy():
+        elif not self._serving.healthy():
             done(errors.Stopped.default)
         else:
-            self._node.confirm_read(lambda error: done(self._local_read() if error is None else error.text))
+            self._reads.confirm_read(lambda error: done(self._local_read() if error is None else error.text))
 
     def _non_learner(self, done: Verdict) -> None:
-        done("not supported for learner" if self._node.is_learner else "")
+        done("not supported for learner" if self._status.is_learner else "")
 
     def _disk(self, done: Verdict) -> None:
-        done(self._node.disk_trouble())
+        done(self._serving.disk_trouble())
 
     def _local_read(self) -> str:
         try:
-            self._node.local_read()
+            self._reads.local_read()
         except errors.ApiError as error:
             return error.text
         return ""

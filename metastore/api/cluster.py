@@ -6,19 +6,27 @@ is the business of `metastore.replica.roster`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from metastore import errors
-from metastore._core.h2_request import Request
-from metastore.api import Handler, MemberInfo, NodeView, header, pb
+from . import pb
+from .common import header
+
+if TYPE_CHECKING:
+    from .. import errors
+    from .._core.h2_request import Request
+    from ..ports import Done
+    from .common import Handler
+    from .ports import MemberInfo, Membership, Position, Reads
 
 
 class Cluster:
     """The member list and its changes."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
+    def __init__(self, position: Position, reads: Reads, membership: Membership) -> None:
+        self._position = position
+        self._reads = reads
+        self._membership = membership
 
     def methods(self) -> Mapping[bytes, Handler]:
         """Path -> handler."""
@@ -35,7 +43,7 @@ class Cluster:
         asked = pb.parse(pb.MemberListRequest, request.body)
         answer = self._answer(request, pb.MemberListResponse)
         if asked.linearizable:
-            self._node.confirm_read(answer)
+            self._reads.confirm_read(answer)
         else:
             answer(None)
 
@@ -46,39 +54,39 @@ class Cluster:
         def done(member: MemberInfo, error: errors.MetaStoreError | None) -> None:
             self._answer(request, pb.MemberAddResponse, member=_message(member))(error)
 
-        self._node.add_member(list(asked.peerURLs), asked.isLearner, done)
+        self._membership.add_member(list(asked.peerURLs), asked.isLearner, done)
 
     def member_remove(self, request: Request) -> None:
         """Remove a member; it stops by itself when it hears of it."""
         asked = pb.parse(pb.MemberRemoveRequest, request.body)
-        self._node.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse))
+        self._membership.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse))
 
     def member_update(self, request: Request) -> None:
         """Change a member's peer URLs."""
         asked = pb.parse(pb.MemberUpdateRequest, request.body)
-        self._node.update_member(asked.ID, list(asked.peerURLs), self._answer(request, pb.MemberUpdateResponse))
+        self._membership.update_member(asked.ID, list(asked.peerURLs), self._answer(request, pb.MemberUpdateResponse))
 
     def member_promote(self, request: Request) -> None:
         """Make a learner a voter; refused until it has nearly all of the leader's log."""
         asked = pb.parse(pb.MemberPromoteRequest, request.body)
-        self._node.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse))
+        self._membership.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse))
 
-    def _answer(self, request: Request, kind: Any, **more: Any) -> Callable[[errors.MetaStoreError | None], None]:
+    def _answer(self, request: Request, kind: Any, **more: Any) -> Done:
         """What answers `request`, once it is known how it went, with a message that carries the member list."""
 
         def answer(error: errors.MetaStoreError | None) -> None:
             if error is not None:
                 request.fail(error)
                 return
-            members = [_message(member) for member in self._node.members()]
-            request.complete(kind(header=_header(self._node), members=members, **more).SerializeToString())
+            members = [_message(member) for member in self._membership.members()]
+            request.complete(kind(header=_header(self._position), members=members, **more).SerializeToString())
 
         return answer
 
 
-def _header(node: NodeView) -> Any:
+def _header(position: Position) -> Any:
     """The header of this service: without a revision, for none was read (as etcd answers)."""
-    made = header(node)
+    made = header(position)
     made.ClearField("revision")
     return made
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from metastore import errors
-from metastore._core.h2_request import Request
-from metastore.api import Handler, NodeView, pb
+from .. import errors
+from . import pb
+
+if TYPE_CHECKING:
+    from .._core.h2_request import Request
+    from .common import Handler
+    from .ports import Serving
 
 
 class UnknownService(errors.ApiError):
@@ -19,8 +24,8 @@ class UnknownService(errors.ApiError):
 class Health:
     """Call `changed` when the node's health may have changed: its watchers get a message if it did."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
         self._watchers: set[Request] = set()
         self._last = 0
         self._shutting_down = False
@@ -31,7 +36,7 @@ class Health:
 
     def _status(self) -> int:
         kind = pb.HealthCheckResponse
-        healthy = not self._shutting_down and self._node.healthy()
+        healthy = not self._shutting_down and self._serving.healthy()
         return int(kind.SERVING if healthy else kind.NOT_SERVING)
 
     def check(self, request: Request) -> None:

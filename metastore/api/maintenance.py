@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from metastore import errors
-from metastore._core.h2_request import Request
-from metastore.api import ETCD_VERSION, Handler, HashInfo, NodeView, header, pb
+from .. import errors
+from ..replica.alarms import NAMES
+from . import pb
+from .common import ETCD_VERSION, header
 
-ALARM_NAMES = {1: "NOSPACE", 2: "CORRUPT"}
+if TYPE_CHECKING:
+    from .._core.h2_request import Request
+    from ..replica.alarms import Alarm
+    from .common import Handler
+    from .ports import Alarms, HashInfo, Leadership, Reads, Status, Upkeep
 
 
 class Maintenance:
     """State of this member."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
+    def __init__(self, status: Status, reads: Reads, leadership: Leadership, alarms: Alarms, upkeep: Upkeep) -> None:
+        self._status = status
+        self._reads = reads
+        self._leadership = leadership
+        self._alarms = alarms
+        self._upkeep = upkeep
 
     def methods(self) -> Mapping[bytes, Handler]:
         """Path -> handler."""
@@ -32,23 +41,23 @@ class Maintenance:
     def status(self, request: Request) -> None:
         """Versions, sizes, and where Raft stands; `errors` tells of a missing leader and of raised alarms."""
         pb.parse(pb.StatusRequest, request.body)
-        node = self._node
+        status = self._status
         troubles = []
-        if node.leader_id == 0:
+        if status.leader_id == 0:
             troubles.append(errors.NoLeader.default)
-        troubles += [f"memberID:{member} alarm:{ALARM_NAMES.get(kind, kind)} " for member, kind in node.alarms()]
+        troubles += [f"memberID:{member} alarm:{NAMES.get(kind, kind)} " for member, kind in self._alarms.alarms()]
         request.complete(
             pb.StatusResponse(
-                header=header(node),
+                header=header(status),
                 version=ETCD_VERSION,
-                dbSize=node.db_size,
-                leader=node.leader_id,
-                raftIndex=node.raft_index,
-                raftTerm=node.raft_term,
-                raftAppliedIndex=node.applied_index,
+                dbSize=status.db_size,
+                leader=status.leader_id,
+                raftIndex=status.raft_index,
+                raftTerm=status.raft_term,
+                raftAppliedIndex=status.applied_index,
                 errors=troubles,
-                dbSizeInUse=node.db_size_in_use,
-                isLearner=any(m.is_learner for m in node.members() if m.id == node.member_id),
+                dbSizeInUse=status.db_size_in_use,
+                isLearner=status.is_learner,
             ).SerializeToString()
         )
 
@@ -60,29 +69,29 @@ class Maintenance:
             if error is not None:
                 request.fail(error)
             else:
-                request.complete(pb.MoveLeaderResponse(header=header(self._node)).SerializeToString())
+                request.complete(pb.MoveLeaderResponse(header=header(self._status)).SerializeToString())
 
-        self._node.move_leader(asked.targetID, done)
+        self._leadership.move_leader(asked.targetID, done)
 
     def alarm(self, request: Request) -> None:
         """GET: the alarms that are raised, by any member, all of them or those of one kind, after a quorum confirmed
         that the list is current. ACTIVATE, DEACTIVATE: answered with the alarm when this member has applied it."""
         asked = pb.parse(pb.AlarmRequest, request.body)
 
-        def changed(alarms: list[tuple[int, int]], error: errors.MetaStoreError | None) -> None:
+        def changed(alarms: list[Alarm], error: errors.MetaStoreError | None) -> None:
             if error is not None:
                 request.fail(error)
                 return
             found = [pb.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms]
-            request.complete(pb.AlarmResponse(header=header(self._node), alarms=found).SerializeToString())
+            request.complete(pb.AlarmResponse(header=header(self._status), alarms=found).SerializeToString())
 
         def confirmed(error: errors.MetaStoreError | None) -> None:
-            changed([one for one in self._node.alarms() if asked.alarm in (0, one[1])], error)
+            changed([one for one in self._alarms.alarms() if asked.alarm in (0, one[1])], error)
 
         if asked.action == pb.AlarmRequest.GET:
-            self._node.confirm_read(confirmed)
+            self._reads.confirm_read(confirmed)
         else:
-            self._node.change_alarm(asked.action, asked.memberID, asked.alarm, changed)
+            self._alarms.change_alarm(asked.action, asked.memberID, asked.alarm, changed)
 
     def defragment(self, request: Request) -> None:
         """Give back what is held and not needed; never blocks, and answers when it is done."""
@@ -92,9 +101,9 @@ class Maintenance:
             if error is not None:
                 request.fail(error)
             else:
-                request.complete(pb.DefragmentResponse(header=header(self._node)).SerializeToString())
+                request.complete(pb.DefragmentResponse(header=header(self._status)).SerializeToString())
 
-        self._node.defragment(done)
+        self._upkeep.defragment(done)
 
     def hash(self, request: Request) -> None:
         """A sum over the whole replicated state of now: keys with their history, members, alarms."""
@@ -115,7 +124,7 @@ class Maintenance:
 
     def _header(self, found: HashInfo) -> Any:
         """With the revision that was current for the sum."""
-        made = header(self._node)
+        made = header(self._status)
         made.revision = found.current
         return made
 
@@ -126,4 +135,4 @@ class Maintenance:
             else:
                 request.complete(reply(found).SerializeToString())
 
-        self._node.hash_kv(revision, whole, lambda: request.closed, done)
+        self._upkeep.hash_kv(revision, whole, lambda: request.closed, done)

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from metastore.api import CLUSTER_VERSION, ETCD_VERSION, NodeView
-from metastore.api.answers import JSON, TEXT, Answer, Later, to_json
-from metastore.api.checks import Checks, Query
-from metastore.api.numbers import meaning
+from .answers import JSON, TEXT, Answer, Later, to_json
+from .common import CLUSTER_VERSION, ETCD_VERSION
+from .numbers import meaning
+
+if TYPE_CHECKING:
+    from .checks import Checks, Query
+    from .ports import Numbers, Serving, Status
 
 
 class Pages:
     """Answers GET and HEAD; `http` has the form that `conn.Server` asks for. `metrics`: whether /metrics is one."""
 
-    def __init__(self, node: NodeView, *, metrics: bool = True) -> None:
-        self._node = node
+    def __init__(
+        self, status: Status, serving: Serving, checks: Checks, numbers: Numbers, *, metrics: bool = True
+    ) -> None:
+        self._status = status
+        self._serving = serving
+        self._numbers = numbers
         self._registry: Any = None
         self._pages: dict[str, Callable[[Query], Answer | Later]] = {
-            "/version": self._version,
-            "/status": self._status,
-            **Checks(node).pages(),
+            "/version": self._show_version,
+            "/status": self._show_status,
+            **checks.pages(),
         }
         if metrics:
-            self._pages["/metrics"] = self._metrics
+            self._pages["/metrics"] = self._show_metrics
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """The answer to one request, or what it comes from later; `path` has its query."""
@@ -43,25 +50,26 @@ class Pages:
             return 405, TEXT, b"Method Not Allowed\n"
         return page(query)
 
-    def _version(self, _query: Query) -> Answer:
+    def _show_version(self, _query: Query) -> Answer:
         return 200, JSON, to_json({"etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION})
 
-    def _status(self, _query: Query) -> Answer:
+    def _show_status(self, _query: Query) -> Answer:
         """What this member is, where it stands, whom it is connected to, and what of its log a power cut could take."""
-        node = self._node
-        log = {name[4:]: value for name, value in sorted(node.stats().items()) if name.startswith("wal_")}
+        status = self._status
+        log = {name[4:]: value for name, value in sorted(self._numbers.stats().items()) if name.startswith("wal_")}
         about = {
-            "name": node.name, "member_id": f"{node.member_id:016x}", "cluster_id": f"{node.cluster_id:016x}",
-            "leader_id": f"{node.leader_id:016x}", "is_learner": node.is_learner,
-            "raft_term": node.raft_term, "raft_index": node.raft_index, "applied_index": node.applied_index,
-            "revision": node.revision, "db_size": node.db_size, "healthy": node.healthy(), **node.about(), "log": log,
+            "name": status.name, "member_id": f"{status.member_id:016x}", "cluster_id": f"{status.cluster_id:016x}",
+            "leader_id": f"{status.leader_id:016x}", "is_learner": status.is_learner,
+            "raft_term": status.raft_term, "raft_index": status.raft_index, "applied_index": status.applied_index,
+            "revision": status.revision, "db_size": status.db_size, "healthy": self._serving.healthy(),
+            **status.about(), "log": log,
         }  # fmt: skip
         return 200, JSON, to_json(about)
 
-    def _metrics(self, _query: Query) -> Answer:
+    def _show_metrics(self, _query: Query) -> Answer:
         if self._registry is None:
             self._registry = CollectorRegistry(auto_describe=False)
-            self._registry.register(NodeCollector(self._node))
+            self._registry.register(NodeCollector(self._status, self._numbers))
             ProcessCollector(registry=self._registry)
         return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(self._registry)
 
@@ -70,24 +78,25 @@ class NodeCollector:
     """Metrics of a node, read when they are asked for: `metastore_*` for all of `stats()`, and the few names of
     etcd's that its dashboards and alerts are made of."""
 
-    def __init__(self, node: NodeView) -> None:
-        self._node = node
+    def __init__(self, status: Status, numbers: Numbers) -> None:
+        self._status = status
+        self._numbers = numbers
 
     def collect(self) -> Iterable[Any]:
         """The metric families of this moment."""
-        node = self._node
+        status = self._status
         gauges: dict[str, tuple[float, str]] = {
-            "etcd_server_has_leader": (1 if node.leader_id else 0, "Whether a leader is known."),
-            "etcd_server_is_leader": (1 if node.leader_id == node.member_id else 0, "Whether this member leads."),
-            "etcd_server_proposals_applied_total": (node.applied_index, "Index of the last applied entry."),
-            "etcd_mvcc_db_total_size_in_bytes": (node.db_size, "Size of the store."),
-            "etcd_mvcc_db_total_size_in_use_in_bytes": (node.db_size_in_use, "Size of what is used of it."),
-            "etcd_server_quota_backend_bytes": (node.quota_bytes, "Quota of the store's size; 0: none."),
-            "etcd_debugging_mvcc_current_revision": (node.revision, "Current revision."),
+            "etcd_server_has_leader": (1 if status.leader_id else 0, "Whether a leader is known."),
+            "etcd_server_is_leader": (1 if status.leader_id == status.member_id else 0, "Whether this member leads."),
+            "etcd_server_proposals_applied_total": (status.applied_index, "Index of the last applied entry."),
+            "etcd_mvcc_db_total_size_in_bytes": (status.db_size, "Size of the store."),
+            "etcd_mvcc_db_total_size_in_use_in_bytes": (status.db_size_in_use, "Size of what is used of it."),
+            "etcd_server_quota_backend_bytes": (status.quota_bytes, "Quota of the store's size; 0: none."),
+            "etcd_debugging_mvcc_current_revision": (status.revision, "Current revision."),
         }
         for name, (value, text) in gauges.items():
             yield GaugeMetricFamily(name, text, value=value)
-        for name, value in sorted(node.stats().items()):
+        for name, value in sorted(self._numbers.stats().items()):
             full = f"metastore_{name}"
             text = meaning(name)
             if name.endswith("_total"):

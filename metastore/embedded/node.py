@@ -138,16 +138,16 @@ class Node(EmbeddedKV):
     @property
     def client_addresses(self) -> tuple[str, ...]:
         """The addresses the client port listens on ("127.0.0.1:40123"); port 0 in the configuration is resolved."""
-        return self._running().view.client_addresses
+        return tuple(self._running().listener.bound)
 
     @property
     def revision(self) -> int:
         """The store's current revision, as this node has applied it."""
-        return self._running().view.revision
+        return self._running().store.revision
 
     def stats(self) -> dict[str, float]:
         """The numbers behind /metrics."""
-        return self._running().view.stats()
+        return self._running().metrics.stats()
 
     def _running(self) -> Server:
         if self._server is None or not self._up.is_set() or self._down.is_set():

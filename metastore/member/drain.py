@@ -40,7 +40,7 @@ class Drain:
         server.health.shutdown()
         server.backups.stop()
         server.upkeep.stop()
-        self._successor = server.hand_over()
+        self._successor = server.leadership.hand_over()
         server.driver.stop()
         server.listener.retire()
         loop.call_later(NOTICE, server.listener.shutdown)
@@ -59,7 +59,7 @@ class Drain:
             self._linger = now + LINGER
             server.loop.call_at(self._linger, lambda: None)
         # Where all members are stopped together the successor may be gone before it leads.
-        awaited = server.peering.transport is not None and server.peering.transport.connected(self._successor)
+        awaited = server.peering.connected(self._successor)
         leads = self._successor and server.driver.is_leader and awaited
         busy = not server.driver.quiet or server.kv.late or server.listener.conns
         if now >= self._until or not (leads or busy or now < self._linger):

@@ -13,6 +13,7 @@ from .. import errors
 from .._core.kv_server import KVServer
 from .._core.op import MEMBER, encode_op, level_of
 from .._core.waiter import Waiter
+from ..ports import Done
 from ..replica.driver import Driver
 from ..replica.roster import (
     ADD,
@@ -26,12 +27,12 @@ from ..replica.roster import (
     check_peer_urls,
     new_member_id,
 )
+from .waiters import outcome
 
 log = logging.getLogger("metastore.members")
 
 PUBLISH_RETRY = 1.0  # seconds until a publication without an outcome is tried again
 
-Done = Callable[[errors.MetaStoreError | None], object]
 DoneWith = Callable[[Member, errors.MetaStoreError | None], object]
 
 
@@ -55,21 +56,6 @@ def _names(members: Iterable[Member]) -> str:
     """Members for people."""
     told = (f"{m.name or '(no name)'} {m.id:016x} {','.join(m.peer_urls)}" for m in members)
     return "; ".join(sorted(told)) or "none"
-
-
-class Outcome(Waiter):
-    """A waiter that only wants to know whether it worked."""
-
-    def __init__(self, done: Done) -> None:
-        self.done = done
-
-    def complete(self, reply: bytes) -> None:
-        """It worked."""
-        self.done(None)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        """It did not, or nobody knows."""
-        self.done(error)
 
 
 def dialled_address(member: Member) -> str:
@@ -114,6 +100,17 @@ class Members:
         self._told = False
         self._publishing = False
         self._publish_again = 0.0
+        #: Whether this member has no vote.
+        self.learner = self._is_learner()
+
+    def _is_learner(self) -> bool:
+        known = {member.id: member for member in self.identity.contacts} | self.roster.members
+        me = known.get(self.identity.member_id)
+        return me is not None and me.is_learner
+
+    def members(self) -> list[Member]:
+        """The members, as this node has applied them, in the order of their ids."""
+        return [member for _, member in sorted(self.roster.members.items())]
 
     # ---- towards the transport
 
@@ -125,6 +122,7 @@ class Members:
     def refresh(self) -> None:
         """The roster has changed."""
         self.settled = False
+        self.learner = self._is_learner()
         if self.peers is None:
             return
         known = {member.id: member for member in self.identity.contacts}
@@ -201,7 +199,7 @@ class Members:
 
     def change(self, change: Change, done: Done, now: float) -> None:
         """Have `change` carried out; `done` is called once, here or later."""
-        hand_in(self.kv, MEMBER, change.encode(), Outcome(done), lambda op: self.driver.change_members(op, now))
+        hand_in(self.kv, MEMBER, change.encode(), outcome(done), lambda op: self.driver.change_members(op, now))
 
     def others_go_on(self) -> bool:
         """Whether the others could commit without this leader: a quorum of them has been heard lately and has more of

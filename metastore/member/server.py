@@ -8,7 +8,7 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,11 @@ from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
 from .._core.waiter import Waiter
-from ..api import header, make_services, pb
+from ..api import pb
 from ..api.answers import Answer, Later
-from ..api.pages import Pages
+from ..api.common import header
+from ..api.ports import Ports
+from ..api.services import make_pages, make_services
 from ..codecs import BUILT_IN_FLAG
 from ..codecs import for_proposals as codec_for_proposals
 from ..codecs import load_all as load_all_codecs
@@ -38,7 +40,7 @@ from ..net.loop import READ, Loop
 from ..net.resolver import Resolver
 from ..peers.join import join_unless
 from ..ports import Codec
-from ..replica.driver import BUSY_RETRY, Driver, Nobody
+from ..replica.driver import Driver, Nobody
 from ..replica.roster import Identity, Roster
 from ..snapshots.backup_stream import Backups
 from ..snapshots.coordinator import open_snapshots
@@ -47,18 +49,20 @@ from ..storage.readahead import ReadAhead, Reader
 from ..storage.starts import next_start
 from ..storage.unsynced import Unsynced
 from ..storage.wal import Lag, Wal
-from . import memory_guard
+from . import memory_guard, metrics
 from .drain import Drain
+from .leadership import Leadership
+from .maintenance import Maintenance, fresh_snapshot
+from .membership import Membership
 from .membership_client import Members
 from .peering import Peering
+from .reads import MemberReads
 from .space import Space
+from .status import MemberServing, MemberStatus
 from .upkeep import Upkeep
-from .view import View
 
 log = logging.getLogger("metastore.node")
 
-SWEEP_SLICES = 10  # of them in a turn where they are urgent
-SWEEP_ITEMS = 500  # index records one slice of compaction looks at: less than a millisecond
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 STUCK = 0.5  # seconds of a write or sync after which a stop takes the disk for one that stands still
 CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
@@ -110,7 +114,6 @@ class Server:
         self.drain: Drain | None = None
         self.stop_asked = math.inf  # when somebody asked for the stop first (time.monotonic())
         self.closing = contextlib.ExitStack()
-        self.view = View(self)
         self.loop = Loop()
         if config.raft.read_only == "lease":
             # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
@@ -121,7 +124,6 @@ class Server:
         self.batch_timer: Any = None
         self.retry_timer: Any = None
         self.again_posted = False
-        self.sweeping = False
         self.told_leader = 0
         #: (flag byte, name) of the codecs that all other members can read; None: there are no others.
         self.common_codecs: frozenset[tuple[int, str]] | None = None
@@ -161,8 +163,7 @@ class Server:
         if time.monotonic() - self.stop_asked >= CLOSE_TIMEOUT:
             return f"closing has taken {CLOSE_TIMEOUT:.0f} s"
         wal: Wal | None = getattr(self, "wal", None)
-        since = wal.sync_pending_since if wal is not None else None
-        took = time.monotonic() - since if since is not None else 0.0
+        took = wal.sync_pending_seconds if wal is not None else 0.0
         return f"a sync of the log has been under way for {took:.1f} s" if took >= STUCK else ""
 
     def _close_wal(self) -> None:
@@ -286,10 +287,8 @@ class Server:
         self.membership = Members(self.driver, self.kv, self.roster, identity)
         self.peering = Peering(self, self.start)
         self.upkeep = Upkeep(
-            self.memory, self.engine, self.store, self.driver, self.loop, identity.member_id,
-            lambda: self.space.disk_full,
+            self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
-        self.learner = self._is_learner()
         self.snapshots.attach(self.driver)
         self.driver.install = self.snapshots.install
         wanted = config.maintenance
@@ -297,9 +296,21 @@ class Server:
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
         )
         self.closing.callback(self.transfers.close)
+        self._open_calls()
+
+    def _open_calls(self) -> None:
+        """What clients may ask of this member besides reading and writing keys."""
+        config = self.config
+        self.leadership = Leadership(config.raft, self.driver, self.membership, self.loop, self.peering.label)
+        self.status = MemberStatus(
+            config, self.identity, self.engine, self.driver, self.membership, max(0, self.upkeep.quota.nbytes),
+            self.peering.connected, self.started_at,
+        )  # fmt: skip
+        self.changes = Membership(self.membership, self.peering.listen, self.loop.now)
+        self.reads = MemberReads(self.kv)
         self.backups = Backups(
-            self.loop, fresh=self.view.fresh, bad=self.snapshots.bad, header=lambda: header(self.view),
-            timeout=limits.output_timeout,
+            self.loop, fresh=fresh_snapshot(self.reads, self.loop, self.snapshots.fresh), bad=self.snapshots.bad,
+            header=lambda: header(self.status), timeout=config.limits.output_timeout,
         )  # fmt: skip
         self.closing.callback(self.backups.stop)
 
@@ -321,9 +332,6 @@ class Server:
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
-        self.services, self.health = make_services(self.view)
-        self.method_table = self.services.method_table
-        self.pages = Pages(self.view, metrics=self.config.metrics.enabled)
         # Half for those that are whole, half for those on their way; less where there is little memory.
         calls = self.memory.calls()
         calls["max_total_buffered"] = min(2 * limits.max_inflight_bytes, calls.get("max_total_buffered", 1 << 62))
@@ -352,12 +360,48 @@ class Server:
                 "limits.max_connections is %d, but of %d file descriptors (ulimit -n) %d are for the node's own files: "
                 "at most %d clients", limits.max_connections, self.descriptors, reserved(self.config), allowed,
             )  # fmt: skip
-        self.listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
+        self.listener: Listener = Listener(self.loop, self.config.listen.client, self, limits=bounds)
         self.closing.callback(self.listener.close)
+        self.metrics = self._metrics()
+        ports = self._ports()
+        self.services, self.health = make_services(ports)
+        self.method_table = self.services.method_table
+        self.pages = make_pages(ports, metrics=self.config.metrics.enabled)
         self.peering.watch()
         self.loop.add(self.wal.fileno(), READ, self._on_disk, urgent=True)
         self._next_tick = self.loop.now()
         self._tick()
+
+    def _metrics(self) -> metrics.Metrics:
+        return metrics.Metrics(
+            (
+                metrics.of_log(self.wal, self.config.wal),
+                metrics.named(self.reader.cache.stats, "read_ahead_"),
+                metrics.named(self.snapshots.stats, "snapshot_", "_total"),
+                metrics.of_replica(self.driver, self.codec),
+                self.upkeep.stats,
+                metrics.of_clients(self.loop, self.listener, self.limits),
+            )
+        )
+
+    def _ports(self) -> Ports:
+        """What the services need of this member."""
+        return Ports(
+            status=self.status,
+            serving=MemberServing(lambda: self.ready and self.drain is None, self.driver, self.wal),
+            reads=self.reads,
+            membership=self.changes,
+            leadership=self.leadership,
+            alarms=self.upkeep.alarms,
+            upkeep=Maintenance(self.driver, self.reads, self.upkeep.sums, self.upkeep.reclaim),
+            backups=self.backups,
+            numbers=self.metrics,
+        )
+
+    def client_urls(self) -> tuple[str, ...]:
+        """Where clients should dial this member: no address that only says "everywhere"."""
+        told = self.config.advertise.client or self.listener.bound
+        return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, told)))
 
     def readable(self, codec: Codec) -> bool:
         """Whether all members have said that they can read what this codec compressed; in any thread."""
@@ -372,12 +416,6 @@ class Server:
         self.peering.watch()
         self.membership.refresh()
         self.peering.update()
-        self.learner = self._is_learner()
-
-    def _is_learner(self) -> bool:
-        told = {member.id: member for member in self.identity.contacts} | self.roster.members
-        me = told.get(self.identity.member_id)
-        return me is not None and me.is_learner
 
     def end(self, why: errors.MetaStoreError) -> None:
         """This process must not go on. One that was removed finishes what it has taken; any other stops at once, before
@@ -396,7 +434,7 @@ class Server:
 
     def handle(self, requests: list[Any]) -> None:
         """Requests that came in on one connection."""
-        if self.learner:
+        if self.membership.learner:
             requests = self._for_learner(requests)
         if not self.driver.leader_id:
             requests = self._without_leader(requests)
@@ -462,7 +500,7 @@ class Server:
             self.memory.check()
             self._announce(now)
         elif not self.membership.settled:
-            self.membership.publish(self.config.node.name, self.view.client_urls, now)
+            self.membership.publish(self.config.node.name, self.client_urls(), now)
         if self.driver.leader_id != self.told_leader:
             self.told_leader = self.driver.leader_id
             leads = "the leader is " if self.told_leader else ""
@@ -484,9 +522,7 @@ class Server:
         if self.driver.retry_at is not None and self.retry_timer is None:
             self.retry_timer = self.loop.call_at(self.driver.retry_at, self._retry_engine)
         self._balance(now)
-        if self.kv.sweep_pending and not self.sweeping:
-            self.sweeping = True
-            self.loop.call_later(0, self._sweep)
+        self.upkeep.sweep.turn()
         if self.membership.removed and self.drain is None:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
@@ -531,42 +567,9 @@ class Server:
         if self.driver.is_leader and self.membership.others_go_on():
             self.space.lead_no_more()
 
-    def hand_over(self, besides: Container[int] = ()) -> int:
-        """Begin to hand leadership to another member, if we lead and there is one that can; its id, or 0."""
-        successor = self.membership.best_successor(besides) if self.driver.is_leader else 0
-        if successor:
-            log.info("handing leadership to %s", self.peering.label(successor))
-            self.raw.transfer_leader(successor)
-        return successor
-
     def _batch_due(self) -> None:
         self.batch_timer = None
         self.driver.pump(self.loop.now())
-
-    def _sweep(self) -> None:
-        """One slice of the physical part of a compaction."""
-        self.sweeping = False
-        try:
-            # Nothing is swept while the engine is busy or an entry half applied; to ask again and again would be a busy
-            # loop.
-            busy = not self.driver.whole
-            if not busy:
-                self._sweep_some()
-        except errors.EngineBusy:
-            busy = True
-        if busy:
-            self.sweeping = True
-            self.loop.call_later(BUSY_RETRY, self._sweep)
-        else:
-            self.kv.swept()
-
-    def _sweep_some(self) -> None:
-        """A slice, or several: history must not grow faster than it is removed where there is little room, nor in a
-        replay, which is faster than the writes were."""
-        slices = SWEEP_SLICES if not self.ready or self.upkeep.tight else 1
-        while slices and self.kv.sweep_pending:
-            slices -= 1
-            self.store.sweep(SWEEP_ITEMS)
 
     def _tick(self) -> None:
         now = self.loop.now()
@@ -587,10 +590,11 @@ class Server:
         behind = self.driver.backlog or self.raw.apply_waiting  # more to apply, here or still on its way from the log
         if not self.driver.leader_id or not self.applier.applied_index or behind:
             return
-        self.membership.publish(self.config.node.name, self.view.client_urls, now)
+        self.membership.publish(self.config.node.name, self.client_urls(), now)
         if not self.membership.published:
             return
-        self.ready = self.upkeep.serving = True
+        self.ready = True
+        self.upkeep.serve()
         self.health.changed()
         took = time.monotonic() - self.started_at
         log.info(

@@ -129,7 +129,7 @@ class Space:
         now = server.loop.now()
         self._asked = {ident: when for ident, when in self._asked.items() if now - when < ASK}
         if server.driver.is_leader and not server.raw.status().lead_transferee:
-            self._asked[server.hand_over(self._asked)] = now
+            self._asked[server.leadership.hand_over(self._asked)] = now
 
     def declines(self, message: Message) -> bool:
         """Whether `message` is a leader's request to lead, and there is no room for that: where all members are full

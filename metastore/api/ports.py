@@ -1,0 +1,188 @@
+"""What the services need of the member: one small Protocol for each subject, all called in the loop's thread.
+
+Ids are unsigned 64-bit numbers, sizes are in bytes. A `done` is called once, at once or later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from .. import errors
+    from .._core.h2_request import Request
+    from ..ports import Done
+    from ..replica.alarms import Alarm
+
+
+class Position(Protocol):
+    """What every reply says in its header."""
+
+    @property
+    def cluster_id(self) -> int: ...
+    @property
+    def member_id(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def raft_term(self) -> int: ...
+
+
+class Status(Position, Protocol):
+    """What this member is, where it stands, and what it holds. `leader_id` is 0 without a leader, `quota_bytes` is 0
+    without a quota."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_learner(self) -> bool: ...
+    @property
+    def raft_index(self) -> int: ...
+    @property
+    def applied_index(self) -> int: ...
+    @property
+    def leader_id(self) -> int: ...
+    @property
+    def db_size(self) -> int: ...
+    @property
+    def db_size_in_use(self) -> int: ...
+    @property
+    def quota_bytes(self) -> int: ...
+
+    def about(self) -> Mapping[str, Any]:
+        """What /status tells of the program and of the other members: version, engine, uptime_seconds, peers."""
+
+
+class Serving(Protocol):
+    """How this member is doing."""
+
+    def healthy(self) -> bool:
+        """Whether this member can serve: it knows a leader, is not stopping and its state is up to date."""
+
+    def disk_trouble(self) -> str:
+        """What is wrong with the disk of the log, empty if nothing is: a sync has been under way for too long."""
+
+
+class Reads(Protocol):
+    """Reading what is there."""
+
+    def local_read(self) -> None:
+        """Read a key out of what this member has applied. Raises ApiError."""
+
+    def confirm_read(self, done: Done) -> None:
+        """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time."""
+
+
+class MemberInfo(Protocol):
+    """One member as the Cluster service shows it."""
+
+    @property
+    def id(self) -> int: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def peer_urls(self) -> Iterable[str]: ...
+    @property
+    def client_urls(self) -> Iterable[str]: ...
+    @property
+    def is_learner(self) -> bool: ...
+
+
+class Membership(Protocol):
+    """Who the members are, and changing that. `done` is called when this member has applied the change."""
+
+    def members(self) -> Iterable[MemberInfo]:
+        """The members, in the order of their ids."""
+
+    def add_member(
+        self, peer_urls: list[str], learner: bool, done: Callable[[MemberInfo, errors.MetaStoreError | None], object]
+    ) -> None:
+        """Add a member; `done` gets its record, and the error if it was not added. Raises MemberBadURLs."""
+
+    def remove_member(self, ident: int, done: Done) -> None:
+        """Remove a member."""
+
+    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
+        """Change a member's peer URLs. Raises MemberBadURLs."""
+
+    def promote_member(self, ident: int, done: Done) -> None:
+        """Make a learner a voter."""
+
+
+class Leadership(Protocol):
+    """Who leads."""
+
+    def move_leader(self, ident: int, done: Done) -> None:
+        """Hand leadership to the member `ident`; only the leader can. Raises NotLeader, BadLeaderTransferee."""
+
+
+class Alarms(Protocol):
+    """What a member has to say that all must act on; the numbers are those of `replica.alarms`."""
+
+    def alarms(self) -> Iterable[Alarm]:
+        """What is raised: what all know of, and that this member's disk has no room for the log."""
+
+    def change_alarm(
+        self, action: int, member: int, alarm: int, done: Callable[[list[Alarm], errors.MetaStoreError | None], object]
+    ) -> None:
+        """Raise or clear an alarm everywhere; `done` gets the one that is or was raised. Raises InvalidAlarm."""
+
+
+class HashInfo(Protocol):
+    """The sum over the state at a revision."""
+
+    @property
+    def hash(self) -> int: ...
+    @property
+    def revision(self) -> int: ...
+    @property
+    def current(self) -> int: ...
+    @property
+    def compact_revision(self) -> int: ...
+
+
+class Upkeep(Protocol):
+    """Work on this member's own state that clients may ask for."""
+
+    def defragment(self, done: Done) -> None:
+        """Give back the room that is held and not needed. Raises TooManyRequests, Stopped."""
+
+    def hash_kv(
+        self,
+        revision: int,
+        whole: bool,
+        gone: Callable[[], bool],
+        done: Callable[[HashInfo | None, errors.MetaStoreError | None], object],
+    ) -> None:
+        """Sum up the state at `revision` (0: now), `whole` with members and alarms; not needed any more once `gone`
+        says so. Raises TooManyRequests, Stopped."""
+
+
+class Backups(Protocol):
+    """Backups as streams."""
+
+    def begin(self, request: Request) -> None:
+        """Stream a backup as the answer of `request`. Raises TooManyRequests."""
+
+
+class Numbers(Protocol):
+    """The figures of this member."""
+
+    def stats(self) -> Mapping[str, float]:
+        """Name -> value for /metrics; values whose names end in `_total` only ever grow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All of them. A service gets those that it needs, see `services.py`."""
+
+    status: Status
+    serving: Serving
+    reads: Reads
+    membership: Membership
+    leadership: Leadership
+    alarms: Alarms
+    upkeep: Upkeep
+    backups: Backups
+    numbers: Numbers

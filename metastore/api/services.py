@@ -1,0 +1,77 @@
+"""The services on one port: which there are, what each needs, and who answers a request.
+
+The KV service is not here: its calls go from the DATA frame to the reply in compiled code, by the method ids that
+`_core/kv_server` gives them. All other methods come to `Services.dispatch`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from .. import errors
+from .._core.grpc import MethodTable
+from .._core.kv_server import METHODS
+from .backup import Backup
+from .checks import Checks
+from .cluster import Cluster
+from .health import Health
+from .maintenance import Maintenance
+from .pages import Pages
+
+if TYPE_CHECKING:
+    from .._core.h2_request import Request
+    from .common import Handler, Service
+    from .ports import Ports
+
+log = logging.getLogger("metastore.api")
+
+#: Path -> id of the methods that KVServer answers. The request of the call "Compaction" is the method Compact.
+KV_PATHS: Final[dict[bytes, int]] = {
+    b"/etcdserverpb.KV/" + ("Compact" if call == "Compaction" else call).encode(): number
+    for call, number in METHODS.items()
+}
+#: Ids from here on belong to `Services.dispatch`.
+FIRST_OTHER: Final = 16
+
+
+class Services:
+    """All services but KV on one method table. `dispatch` takes the requests whose method id is not KV's."""
+
+    def __init__(self, services: Iterable[Service], streaming: Iterable[bytes] = ()) -> None:
+        self._handlers: list[Handler] = []
+        paths = dict(KV_PATHS)
+        for service in services:
+            for path, handler in service.methods().items():
+                paths[path] = FIRST_OTHER + len(self._handlers)
+                self._handlers.append(handler)
+        self.method_table = MethodTable(paths, streaming)
+
+    def dispatch(self, request: Request) -> None:
+        """Let the service of `request` answer it. Only errors that are the node's end come out of this."""
+        try:
+            self._handlers[request.method - FIRST_OTHER](request)
+        except errors.ApiError as error:
+            request.fail(error)
+        except errors.MetaStoreError:
+            raise
+        except Exception:
+            # A mistake of ours in one call must not take down what all clients share.
+            log.exception("call %s failed", request.path.decode("latin-1"))
+            request.fail(errors.MetaStoreError("metastore: internal error, see the server's log"))
+
+
+def make_services(ports: Ports) -> tuple[Services, Health]:
+    """The services this server has, and the Health service among them: its `changed` is to be called when the member's
+    health may have changed."""
+    health = Health(ports.serving)
+    maintenance = Maintenance(ports.status, ports.reads, ports.leadership, ports.alarms, ports.upkeep)
+    cluster = Cluster(ports.status, ports.reads, ports.membership)
+    return Services([maintenance, Backup(ports.backups), cluster, health]), health
+
+
+def make_pages(ports: Ports, *, metrics: bool = True) -> Pages:
+    """The pages of HTTP/1. `metrics`: whether /metrics is one."""
+    checks = Checks(ports.status, ports.serving, ports.reads, ports.alarms)
+    return Pages(ports.status, ports.serving, checks, ports.numbers, metrics=metrics)

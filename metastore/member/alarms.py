@@ -1,0 +1,83 @@
+"""The alarms as this member sees, raises and clears them. Belongs to the loop's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import errors
+from .._core.op import ALARM
+from ..replica.alarms import CORRUPT, NAMES, NOSPACE, Alarm, decode_alarms, encode_change
+from .membership_client import hand_in
+from .waiters import Reply
+
+if TYPE_CHECKING:
+    from ..replica.driver import Driver
+
+log = logging.getLogger("metastore.upkeep")
+
+AlarmsDone = Callable[[list[Alarm], errors.MetaStoreError | None], object]
+
+
+class MemberAlarms:
+    """The `api.ports.Alarms` of a member. `turn` is to be called at the end of every turn of the loop.
+
+    member: this member's id. disk_full: whether its disk has no room for the log, which shows as an alarm of it too.
+    """
+
+    def __init__(self, driver: Driver, member: int, now: Callable[[], float], disk_full: Callable[[], bool]) -> None:
+        self._driver = driver
+        self._kv = driver.kv
+        self._member = member
+        self._now = now
+        self._disk_full = disk_full
+        self._told: frozenset[Alarm] = frozenset()
+
+    @property
+    def raised(self) -> frozenset[Alarm]:
+        """The replicated alarms."""
+        return self._driver.applier.alarms.raised
+
+    @property
+    def raised_here(self) -> bool:
+        """Whether NOSPACE is raised for this member."""
+        return (self._member, NOSPACE) in self.raised
+
+    def turn(self) -> None:
+        """What has changed is acted on: a leader refuses what would be refused when it is applied."""
+        self._kv.barred = self._driver.applier.barred if self._driver.is_leader else 0
+        if self.raised != self._told:
+            self._tell()
+
+    def _tell(self) -> None:
+        now = self.raised
+        for member, kind in sorted(now - self._told):
+            log.warning("alarm %s raised for member %016x", NAMES[kind], member)
+        for member, kind in sorted(self._told - now):
+            log.warning("alarm %s of member %016x cleared", NAMES[kind], member)
+        self._told = now
+
+    def alarms(self) -> list[Alarm]:
+        """What is raised: what all know of, and that this member's disk has no room for the log."""
+        local = {(self._member, NOSPACE)} if self._disk_full() else set()
+        return sorted(self.raised | local)
+
+    def change_alarm(self, action: int, member: int, alarm: int, done: AlarmsDone) -> None:
+        """Have an alarm raised or cleared everywhere; `done` gets the alarm if it is or was raised.
+
+        Raises InvalidAlarm."""
+        request = encode_change(action, member, alarm)
+
+        def answer(reply: bytes, error: errors.MetaStoreError | None) -> None:
+            done(decode_alarms(reply) if error is None else [], error)
+
+        hand_in(self._kv, ALARM, request, Reply(answer), lambda op: self._kv.proposer.add(op, self._now()))
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        return {
+            "alarms_nospace": sum(kind == NOSPACE for _, kind in self.raised),
+            "alarms_corrupt": sum(kind == CORRUPT for _, kind in self.raised),
+            "disk_full": int(self._disk_full()),
+        }

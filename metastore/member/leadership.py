@@ -1,0 +1,61 @@
+"""Giving leadership away: to a member that a client names, or to the one that is best for it. In the loop's thread."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Container
+from typing import TYPE_CHECKING
+
+from .. import errors
+
+if TYPE_CHECKING:
+    from ..net.loop import Loop
+    from ..ports import Done
+    from ..replica.driver import Driver
+    from ..settings import RaftTable
+    from .membership_client import Members
+
+log = logging.getLogger("metastore.node")
+
+
+class Leadership:
+    """The `api.ports.Leadership` of a member. `label` names a member for people."""
+
+    def __init__(
+        self, raft: RaftTable, driver: Driver, membership: Members, loop: Loop, label: Callable[[int], str]
+    ) -> None:
+        self._raft = raft
+        self._driver = driver
+        self._membership = membership
+        self._loop = loop
+        self._label = label
+
+    def move_leader(self, ident: int, done: Done) -> None:
+        """Hand leadership to `ident`; raises NotLeader, BadLeaderTransferee."""
+        driver, loop, raft = self._driver, self._loop, self._raft
+        if not driver.is_leader:
+            raise errors.NotLeader()
+        target = driver.roster.members.get(ident)
+        if target is None or target.is_learner:
+            raise errors.BadLeaderTransferee()
+        driver.raw.transfer_leader(ident)
+        deadline = loop.now() + raft.tick_interval * raft.election_ticks
+
+        def look() -> None:
+            if driver.leader_id == ident:
+                done(None)
+            elif loop.now() >= deadline:
+                done(errors.TimeoutDueToLeaderFail())
+            else:
+                loop.call_later(raft.tick_interval / 10, look)
+
+        look()
+
+    def hand_over(self, besides: Container[int] = ()) -> int:
+        """Begin to hand leadership to another member, if we lead and there is one that can, not one of `besides`; its
+        id, or 0."""
+        successor = self._membership.best_successor(besides) if self._driver.is_leader else 0
+        if successor:
+            log.info("handing leadership to %s", self._label(successor))
+            self._driver.raw.transfer_leader(successor)
+        return successor

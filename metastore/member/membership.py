@@ -1,0 +1,56 @@
+"""Changes of the membership as clients ask for them. Belongs to the loop's thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ..replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer_urls
+
+if TYPE_CHECKING:
+    from .. import errors
+    from ..ports import Done
+    from .membership_client import DoneWith, Members
+
+NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
+
+
+class Membership:
+    """The `api.ports.Membership` of a member. `listen` opens the peer port, if it is closed."""
+
+    def __init__(self, client: Members, listen: Callable[[Done], object], now: Callable[[], float]) -> None:
+        self._client = client
+        self._listen = listen
+        self._now = now
+
+    def members(self) -> list[Member]:
+        """The members, as this node has applied them."""
+        return self._client.members()
+
+    def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
+        """Add a member. `done` gets Unhealthy when it could not reach us; raises MemberBadURLs."""
+        urls = check_peer_urls(peer_urls)
+
+        def listening(error: errors.MetaStoreError | None) -> None:
+            if error is not None:
+                done(Member(0, "", urls, (), learner), error)
+            else:
+                self._client.add(urls, learner, done, self._now())
+
+        # Now, for once the change is committed there is no way back.
+        self._listen(listening)
+
+    def remove_member(self, ident: int, done: Done) -> None:
+        """Remove a member."""
+        self._change(REMOVE, Member(ident or NOBODY, "", (), ()), done)
+
+    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
+        """Change a member's peer URLs; raises MemberBadURLs."""
+        self._change(UPDATE, Member(ident or NOBODY, "", check_peer_urls(peer_urls), ()), done)
+
+    def promote_member(self, ident: int, done: Done) -> None:
+        """Make a learner a voter."""
+        self._change(PROMOTE, Member(ident or NOBODY, "", (), ()), done)
+
+    def _change(self, action: str, member: Member, done: Done) -> None:
+        self._client.change(Change(action, member), done, self._now())

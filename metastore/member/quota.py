@@ -1,0 +1,192 @@
+"""Room for the state: the quota of the store and the memory of the process, and what is refused when either is used up.
+
+Belongs to the loop's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .. import errors
+from .._core.op import DELETE_RANGE
+from ..api import pb
+from ..replica.alarms import ACTIVATE, NOSPACE, Alarm
+
+if TYPE_CHECKING:
+    from .._core.engine import Engine
+    from .._core.kv_server import KVServer
+    from .._core.waiter import Waiter
+    from .alarms import MemberAlarms
+    from .memory_guard import Memory
+
+log = logging.getLogger("metastore.upkeep")
+
+PUT_COST = 256  # bytes of contents that a put in flight is taken to become beside its own
+TOMBSTONE = 512  # bytes of memory, at most, for a key that is being deleted: once in the batch, once in the store
+LEAST_KEY = 160  # bytes that a key takes with all that is of it
+SHORT_TOLD = 10.0  # seconds between two warnings that memory is short
+MAX_HELD = 1000  # refused puts that wait until all know of the alarm
+
+
+def _ranges_deleted(kind: int, body: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key, range_end) of each range that an operation may delete."""
+    if kind == DELETE_RANGE:
+        one = pb.DeleteRangeRequest.FromString(body)
+        yield one.key, one.range_end
+        return
+    waiting = [pb.TxnRequest.FromString(body)]
+    while waiting:
+        txn = waiting.pop()
+        for op in (*txn.success, *txn.failure):
+            if op.HasField("request_delete_range") and op.request_delete_range.range_end:
+                yield op.request_delete_range.key, op.request_delete_range.range_end
+            elif op.HasField("request_txn"):
+                waiting.append(op.request_txn)
+
+
+class Quota:
+    """What KVServer asks whether there is room (its Protocol `Quota`). `tick` is to be called at every Raft tick.
+
+    member: this member's id, for which NOSPACE is raised.
+    """
+
+    def __init__(self, memory: Memory, engine: Engine, kv: KVServer, alarms: MemberAlarms, member: int) -> None:
+        self._memory = memory
+        self._engine = engine
+        self._kv = kv
+        self._alarms = alarms
+        self._member = member
+        #: Bytes that the store may take; below 1: no quota.
+        self.nbytes = memory.quota
+        #: Whether the state is up to date and clients are served: before, nothing can be helped by refusing or alarms.
+        self.serving = False
+        self._short_told = -SHORT_TOLD
+        self._looked_at = kv.store.revision
+        self._stopped = False
+        self._raising = False
+        self._held: list[tuple[Waiter, errors.MetaStoreError]] = []
+        if self.nbytes > 0:
+            kv.quota = self
+            kv.room = 0
+
+    def tick(self, now: float) -> None:
+        """Look at the room that is left; `now` in seconds."""
+        revision = self._kv.store.revision
+        self._watch_memory(now)
+        if self._kv.quota is not None:
+            self._kv.room = max(0, self.room())
+            if self.serving and revision != self._looked_at and self._left() < 0:
+                # Nobody may ask this member, and what the others take grows here too.
+                self._raise_nospace()
+        self._looked_at = revision
+
+    def stop(self) -> None:
+        """Raise no alarm any more."""
+        self._stopped = True
+
+    @property
+    def tight(self) -> bool:
+        """Whether less than a quarter of the room is left."""
+        return self._kv.quota is not None and self._kv.room * 4 < self.nbytes
+
+    # ---- what KVServer asks
+
+    def room(self) -> int:
+        """Bytes that puts may still take: of the quota, and of memory where that is less."""
+        return min(self._left(), self._memory_left())
+
+    def check_delete(self, kind: int, body: bytes) -> None:
+        """Refuse to delete so many keys at once that there is no memory for what marks them as deleted. Called while
+        that could be; raises TooManyRequests, with the number that is allowed. A transaction counts with both its
+        branches."""
+        most = max(0, self._memory_left()) // TOMBSTONE
+        left = most
+        for key, end in _ranges_deleted(kind, body):
+            wanted = pb.RangeRequest(key=key, range_end=end, count_only=True)
+            left -= self._kv.count_some(wanted.SerializeToString(), left)
+            if left < 0:
+                raise errors.TooManyRequests(
+                    f"metastore: there is memory to delete {most} keys and versions of keys at once, not more: delete "
+                    "fewer at a time, and compact"
+                )
+
+    def exceeded(self) -> errors.MetaStoreError:
+        """A put was refused because there is no room: say so to all, if that does not pass by itself. Gives what the
+        put is refused with."""
+        if self._memory_left() < self._left():
+            return errors.TooManyRequests()
+        self._raise_nospace()
+        return errors.NoSpace()
+
+    def hold(self, waiter: Waiter, error: errors.MetaStoreError) -> bool:
+        """Whether `waiter` gets its error only when the alarm that is under way was raised: who is refused for lack of
+        room, and then asks for the alarms, must see it (as in etcd)."""
+        if not self._raising or len(self._held) >= MAX_HELD:
+            return False
+        self._held.append((waiter, error))
+        return True
+
+    # ---- how much there is
+
+    def _left(self) -> int:
+        """Bytes that are left of the quota, what was admitted and is not applied yet counted as if it were."""
+        contents = self._engine.size() if self._memory.plan is None else self._engine.size_in_use()
+        return int(self.nbytes - contents - self._in_flight())
+
+    def _in_flight(self) -> int:
+        queue = self._kv.proposer
+        return int(queue.queued_bytes + queue.inflight_bytes + PUT_COST * (queue.queued + queue.inflight))
+
+    def _memory_left(self) -> int:
+        """Bytes that the contents may grow by, with what only views still see and what waits to be freed."""
+        plan = self._memory.plan
+        return 1 << 62 if plan is None else int(plan.room - self._engine.size() - self._in_flight())
+
+    def _watch_memory(self, now: float) -> None:
+        """Take no writes while memory is short: by what the contents hold, or by what the process really uses, which is
+        more when malloc cannot use the gaps that were left by others sizes."""
+        memory, engine = self._memory, self._engine
+        short = self._memory_left() < 0 or memory.short()
+        if short and self.serving and now - self._short_told >= SHORT_TOLD:
+            self._short_told = now
+            log.warning(
+                "memory is short: %d bytes are used, %d of them by the store, whose contents are %d: writes are "
+                "refused until it is less; if that does not happen, a restart gives back what lies between them",
+                memory.used(), engine.size(), engine.size_in_use(),
+            )  # fmt: skip
+        self._kv.short = short
+        self._kv.careful = memory.plan is not None and (
+            self._memory_left() < engine.size_in_use() * TOMBSTONE // LEAST_KEY
+        )
+
+    def _raise_nospace(self) -> None:
+        if self._raising or self._stopped or self._alarms.raised_here:
+            return
+        log.warning("the quota of %d bytes is used up (limits.quota_bytes)", self.nbytes)
+        self._raising = True
+
+        def done(_alarms: list[Alarm], error: errors.MetaStoreError | None) -> None:
+            self._raising = False
+            held, self._held = self._held, []
+            for waiter, why in held:
+                waiter.fail(why)
+            if error is not None:
+                log.warning("the alarm NOSPACE could not be raised, the next put over the quota tries again: %s", error)
+
+        self._alarms.change_alarm(ACTIVATE, self._member, NOSPACE, done)
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        memory = self._memory
+        return {
+            "quota_bytes": max(0, self.nbytes),
+            "engine_bytes": self._engine.size(),
+            "engine_in_use_bytes": self._engine.size_in_use(),
+            "memory_used_bytes": memory.used(),
+            "memory_limit_bytes": memory.limit.nbytes if memory.limit is not None else 0,
+            "memory_room_bytes": memory.plan.room if memory.plan is not None else 0,
+            "memory_refused_total": self._kv.over_memory,
+            "quota_refused_total": self._kv.over_quota,
+        }

@@ -1,0 +1,30 @@
+"""Reads that the member itself makes: whether what is here is current, and whether it can be read at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..api import pb
+from .waiters import outcome
+
+if TYPE_CHECKING:
+    from .._core.kv_server import KVServer
+    from ..ports import Done
+
+#: The read of a health check: a key that is hardly there, so that its cost does not depend on the data.
+PROBE = pb.RangeRequest(key=b"health", keys_only=True).SerializeToString()
+
+
+class MemberReads:
+    """The `api.ports.Reads` of a member."""
+
+    def __init__(self, kv: KVServer) -> None:
+        self._kv = kv
+
+    def local_read(self) -> None:
+        """Read a key out of what this member has applied. Raises ApiError."""
+        self._kv.store.range_reply(PROBE)
+
+    def confirm_read(self, done: Done) -> None:
+        """Call `done` when a read is linearizable, or with the error."""
+        self._kv.confirm(outcome(done))

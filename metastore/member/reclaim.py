@@ -1,0 +1,77 @@
+"""Room that the engine holds and does not need: defragmentation, and what only closed views still held.
+
+Belongs to the loop's thread; nothing here holds the loop for more than a millisecond.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import errors
+
+if TYPE_CHECKING:
+    from .._core.engine import Engine
+    from .._core.kv_server import KVServer
+    from ..net.loop import Loop
+    from ..ports import Done
+
+MAX_DEFRAGMENTS = 64  # callers that wait for the one that is under way
+SWEEP_WAIT = 0.005  # seconds between two looks whether a compaction has given back its room
+
+
+class Reclaim:
+    """Gives back room, in slices."""
+
+    def __init__(self, engine: Engine, kv: KVServer, loop: Loop) -> None:
+        self._engine = engine
+        self._kv = kv
+        self._loop = loop
+        self._waiting: list[Done] = []
+        self._reclaiming = False
+        self._stopped = False
+        self._defragmented = 0
+
+    def defragment(self, done: Done) -> None:
+        """Give back the room that is held and not needed, that of a compaction under way included; `done` is called
+        when that is done. Those who ask meanwhile share it. Raises TooManyRequests (MAX_DEFRAGMENTS), Stopped."""
+        if self._stopped:
+            raise errors.Stopped()
+        if len(self._waiting) >= MAX_DEFRAGMENTS:
+            raise errors.TooManyRequests()
+        self._waiting.append(done)
+        if len(self._waiting) == 1:
+            self._defragment()
+
+    def _defragment(self) -> None:
+        if not self._waiting:
+            return
+        again = SWEEP_WAIT if self._kv.sweep_pending else self._engine.defragment()
+        if again is not None:
+            self._loop.call_later(again, self._defragment)
+            return
+        self._defragmented += 1
+        self._answer(None)
+
+    def _answer(self, error: errors.MetaStoreError | None) -> None:
+        waiting, self._waiting = self._waiting, []
+        for done in waiting:
+            done(error)
+
+    def free(self) -> None:
+        """Free what only a view still held, in slices."""
+        if not self._reclaiming:
+            self._free_some()
+
+    def _free_some(self) -> None:
+        self._reclaiming = not self._stopped and self._engine.reclaim()
+        if self._reclaiming:
+            self._loop.call_later(0, self._free_some)
+
+    def stop(self) -> None:
+        """Begin nothing more; those who wait are told so."""
+        self._stopped = True
+        self._answer(errors.Stopped())
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        return {"defragments_total": self._defragmented}
