@@ -88,7 +88,7 @@ def test_a_busy_engine_refuses_at_once_and_takes_the_batch_later(tmp_path: Path)
 KILLED = """
 import os, signal, sys
 from metastore._core.ordered_map import OrderedMap
-from metastore.storage.rocksdb import RocksEngine
+from metastore.storage.engines.rocksdb import RocksEngine
 engine = RocksEngine(sys.argv[1])
 batch = OrderedMap()
 batch.set(b"a", b"1")
