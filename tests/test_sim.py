@@ -116,6 +116,7 @@ def test_the_simulation_is_not_idle() -> None:
             for name, count in simulate(seed, profile).counts.items():
                 counts[name] = counts.get(name, 0) + count
     assert counts["acked"] > 1000 and counts["reads"] > 300 and counts["digests"] > 100
+    assert counts["hashes"] > 2 * counts["entries"], "the whole state of each member at each index"
     assert counts["terms"] > 16 and counts["open"] > 20
     assert counts["torn chunks"] and counts["resumed"] and counts["rotten"] and counts["struck"]
     assert counts["power"] and counts["crash_at_disk"] and counts["cut"] and counts["add"] and counts["remove"]

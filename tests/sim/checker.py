@@ -37,6 +37,7 @@ HEADER = 32
 MIN_CHUNK = 64  # of the log's memory
 MSG_APP_RESP, MSG_VOTE, MSG_VOTE_RESP = int(MsgAppResp), int(MsgVote), int(MsgVoteResp)
 LEADER = 2
+DIGEST_EVERY = 16  # indexes after which a member's content is compared with the model's
 
 # Errors after which an operation may be in the log all the same.
 OPEN = ("Timeout", "LeaderChanged")
@@ -131,7 +132,7 @@ class Checker:
         self.inside = True
         self.lagging = False
         self.largest = MIN_CHUNK
-        self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "installed": 0}
+        self.counts = {"acked": 0, "reads": 0, "open": 0, "not done": 0, "digests": 0, "hashes": 0, "installed": 0}
         self.counts |= {"torn chunks": 0, "rotten": 0, "asked again": 0, "resumed": 0}
 
     def fail(self, text: str) -> None:
@@ -314,17 +315,19 @@ class Checker:
         if index < len(self.revision_at) and self.revision_at[index] != revision:
             wanted = self.revision_at[index]
             self.fail(f"member {member.id} is at revision {revision} after entry {index}, not {wanted}")
-        if index % 16 == 0 or index == member.cluster.digest_at:
+        if index % DIGEST_EVERY == 0 or index == member.cluster.digest_at:
             self.digest(member, index)
 
     def is_at(self, member: Member, index: int) -> None:
-        """A member has carried out entry `index`: its whole state, membership included, is that of all others there."""
-        store, roster = member.store, member.roster
-        term, store.raft_term = store.raft_term, 0
-        content = zlib.crc32(store.range_reply(wire.EVERYTHING, 0))
-        store.raft_term = term
-        told = roster.state
-        state = (store.revision, store.compact_revision, content, told, member.applier.alarms.raised)
+        """A member has carried out entry `index`: its whole state, history and membership included, is that of all
+        others there."""
+        store, mirror = member.store, member.mirror
+        if mirror.differs(store, index):
+            self.fail(f"member {member.id}: its engine holds another state before entry {index} than was applied")
+        mirror.follow(store, index)
+        self.counts["hashes"] += 1
+        told = member.roster.state
+        state = (store.revision, store.compact_revision, mirror.hash, told, member.applier.alarms.raised)
         known = self.states.setdefault(index, state)
         if known != state:
             differ = [f"{one} instead of {other}" for one, other in zip(state, known, strict=True) if one != other]

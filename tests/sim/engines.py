@@ -11,10 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from metastore import errors
 from metastore._core import mvcc
-from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.engine import Engine, GuardedEngine, MemoryEngine
 
 if TYPE_CHECKING:
     from .node import Member
+
+
+def contents(engine: Engine) -> MemoryEngine:
+    """What holds the records of a member's engine, whatever stands around it; looking at it fails never."""
+    while not isinstance(engine, MemoryEngine):
+        if isinstance(engine, FiledEngine):
+            return engine.memory
+        assert isinstance(engine, FlakyEngine | GuardedEngine)
+        engine = engine.inner
+    return engine
 
 
 def refuse_at_times(member: Member, until: float) -> float:

@@ -41,6 +41,7 @@ from .checker import Checker, Platter, Violation, heads
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
 from .engines import BusyEngine, FiledEngine, FlakyEngine
+from .mirror import Mirror
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
 from .snapshots import SimSnapshots
@@ -51,52 +52,6 @@ MAX_DECODED = 1 << 24
 AT_ONCE = 1 << 30  # units: no simulated work takes so many
 CLUSTER = 77
 MSG_APP = int(MsgApp)
-
-
-@dataclass
-class Settings:
-    """Of the members. Times in seconds, sizes in bytes, ticks as the Raft core counts them."""
-
-    members: int = 3
-    tick: float = 0.1
-    election_ticks: int = 10
-    pre_vote: bool = True
-    check_quorum: bool = True
-    lease_reads: bool = False
-    drift: float = 0.05
-    max_size_per_msg: int = 1 << 20
-    max_inflight: int = 256
-    max_tail_bytes: int = 1 << 20
-    max_committed: int = 1 << 20
-    read_ahead: int = 1 << 20
-    batch_count: int = 100
-    batch_delay: float = 0.01
-    batching: bool = True
-    group_commit: bool = True
-    max_group: int = 1 << 16
-    segment_size: int = 16384
-    rewrite: int = 1 << 20
-    compression: int = 0
-    request_timeout: float = 1.5
-    max_waiting: int = 1000
-    turn: float = 0.0002
-    planted: int = 0
-    driver: type[Driver] = Driver
-    widen: float = 0.0
-    snapshots: int = 0
-    lag: Lag | None = None
-    real_lag: Lag | None = None  # what the disks keep to, where that is not what they should
-    doubts: bool = True
-    rot: float = 0.0
-    taker: type[SimSnapshots] = SimSnapshots
-    pieces: int = 0  # entries and reads are done in pieces of up to so many units; 0: at once
-    flaky: float = 0.0  # the chance that a call of the engine fails
-    guard: Callable[[Engine, str], Engine] = guarded
-    busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
-    filed: float = 0.0  # the share of members whose engine has files of its own
-    flushed: float = 0.02  # of their writes are followed by a flush nobody asked for, as a full write buffer is
-    reader: type[ReadAhead] = ReadAhead
-    speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
 class SimRaw(RawNode):
@@ -137,10 +92,14 @@ class SimApplier(Applier):
             if stopped:
                 return begin
             if self.applied_index > before:
-                checker.is_at(self.member, self.applied_index)
+                self.at_its_end(self.applied_index)
             if self.pause:
                 break
         return at
+
+    def at_its_end(self, index: int) -> None:
+        """An entry is carried out."""
+        self.member.cluster.checker.is_at(self.member, index)
 
     def passed(self, index: int, term: int) -> None:
         """As the real one."""
@@ -148,7 +107,7 @@ class SimApplier(Applier):
         checker = self.member.cluster.checker
         checker.applying(self.member, self.stands_before)
         checker.membership(self.member, index)
-        checker.is_at(self.member, index)
+        self.at_its_end(index)
         if self.member.at_change is not None:
             self.member.at_change()
             self.member.at_change = None
@@ -156,12 +115,60 @@ class SimApplier(Applier):
     def commit(self) -> None:
         """As the real one."""
         super().commit()
+        self.member.mirror.commit(self.store)
         self.member.cluster.checker.state_is(self.member, self.applied_index, self.store.revision)
 
     def reload(self) -> None:
         """As the real one: a snapshot is the state now."""
         super().reload()
         self.member.installed(self.applied_index)
+
+
+@dataclass
+class Settings:
+    """Of the members. Times in seconds, sizes in bytes, ticks as the Raft core counts them."""
+
+    members: int = 3
+    tick: float = 0.1
+    election_ticks: int = 10
+    pre_vote: bool = True
+    check_quorum: bool = True
+    lease_reads: bool = False
+    drift: float = 0.05
+    max_size_per_msg: int = 1 << 20
+    max_inflight: int = 256
+    max_tail_bytes: int = 1 << 20
+    max_committed: int = 1 << 20
+    read_ahead: int = 1 << 20
+    batch_count: int = 100
+    batch_delay: float = 0.01
+    batching: bool = True
+    group_commit: bool = True
+    max_group: int = 1 << 16
+    segment_size: int = 16384
+    rewrite: int = 1 << 20
+    compression: int = 0
+    request_timeout: float = 1.5
+    max_waiting: int = 1000
+    turn: float = 0.0002
+    planted: int = 0
+    driver: type[Driver] = Driver
+    applier: type[SimApplier] = SimApplier
+    widen: float = 0.0
+    snapshots: int = 0
+    lag: Lag | None = None
+    real_lag: Lag | None = None  # what the disks keep to, where that is not what they should
+    doubts: bool = True
+    rot: float = 0.0
+    taker: type[SimSnapshots] = SimSnapshots
+    pieces: int = 0  # entries and reads are done in pieces of up to so many units; 0: at once
+    flaky: float = 0.0  # the chance that a call of the engine fails
+    guard: Callable[[Engine, str], Engine] = guarded
+    busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
+    filed: float = 0.0  # the share of members whose engine has files of its own
+    flushed: float = 0.02  # of their writes are followed by a flush nobody asked for, as a full write buffer is
+    reader: type[ReadAhead] = ReadAhead
+    speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
 class MemberWal(SimWal):
@@ -366,10 +373,11 @@ class Member:
         terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
         self.platter.reset(state.first_index - 1, terms, (state.hard_term, state.hard_vote))
         self.store = mvcc.Store(self.engine, CLUSTER, 0)
+        self.mirror = Mirror(self.store)
         self.applied = self.engine.applied()[0]
         self.codec = self.cluster.make_codec()
         self.waiters: dict[int, Any] = {}
-        self.applier = SimApplier(self.store, self.codec, self.waiters)
+        self.applier = settings.applier(self.store, self.codec, self.waiters)
         self.applier.member = self
         self.proposer = BatchProposer(
             settings.batch_count,
@@ -568,6 +576,7 @@ class Member:
     def installed(self, index: int) -> None:
         """The state is that of a snapshot now."""
         self.applied = index
+        self.mirror = Mirror(self.store)
         self.cluster.checker.state_is(self, index, self.store.revision)
         self.cluster.checker.digest(self, index)
 

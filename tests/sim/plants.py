@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 from metastore import errors
 from metastore._core import raft
-from metastore._core.engine import Engine
+from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entry
 from metastore._core.mvcc_apply import Applier
+from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk
@@ -28,7 +29,8 @@ from metastore.storage.wal import Lag
 
 from .checker import HEADER, heads
 from .disk import Disk
-from .engines import FlakyEngine
+from .engines import FlakyEngine, contents
+from .node import SimApplier
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
 from .transfers import SimPart, cut_up
@@ -169,6 +171,40 @@ class ChangesAtOnce(Driver):
 
     def _change_may_take_effect(self, index: int) -> bool:
         return True
+
+
+class PassingFault(SimApplier):
+    """One record of the history, which nobody reads, is another one in a member's engine for six entries."""
+
+    garbled: tuple[bytes, bytes] | None = None
+    heals_at = 0
+
+    def at_its_end(self, index: int) -> None:
+        super().at_its_end(index)
+        if self.garbled is not None and index >= self.heals_at:
+            self._put(*self.garbled)
+            self.garbled = None
+        elif self.garbled is None and self.member.id == 2 and index % 16 == 1:
+            self._garble(index)
+
+    def _garble(self, index: int) -> None:
+        """Spoil a version that is not the newest of its key, and not compacted."""
+        newer: set[bytes] = set()
+        for key, change in contents(self.store.engine).scan(b"r", b"s", True, 0):
+            name = change[6 : 6 + int.from_bytes(change[2:6], "little")]
+            if int.from_bytes(key[1:9], "big") < self.store.compact_revision:
+                break
+            if name in newer and change[1] == 0:
+                self.garbled, self.heals_at = (key, change), index + 6
+                self._put(key, change[:-1] + b"?")
+                break
+            newer.add(name)
+
+    def _put(self, key: bytes, change: bytes) -> None:
+        engine, batch = contents(self.store.engine), OrderedMap()
+        if engine.get(key) is not None:
+            batch.set(key, change)
+            MemoryEngine.write(engine, batch, *engine.applied())
 
 
 class Unsynced(SimSnapshots):
@@ -332,6 +368,7 @@ class Plant(NamedTuple):
     seeds: int
     core: int = 0
     driver: type[Driver] = Driver
+    applier: type[SimApplier] = SimApplier
     taker: type[SimSnapshots] = SimSnapshots
     inside: bool = True
     outside: bool = True
@@ -346,6 +383,7 @@ class Plant(NamedTuple):
         def plant(scene: Scene) -> None:
             scene.settings.planted = self.core
             scene.settings.driver = self.driver
+            scene.settings.applier = self.applier
             scene.settings.doubts = self.doubts
             scene.settings.taker = self.taker
             scene.settings.reader = self.reader
@@ -391,5 +429,10 @@ PLANTS = [
     Plant("half of an entry written", "pieces", 4, driver=HalfWritten),
     Plant("parts of an entry kept", "pieces", 8, driver=PartsKept),
     Plant("read in the middle of its entry", "pieces", 8, driver=ReadInside),
+    Plant("history wrong for a moment", "usual", 4, applier=PassingFault),
+    Plant("history wrong for a moment, busy engines", "busy", 4, applier=PassingFault),
+    Plant("history wrong for a moment, engines with files", "filed", 4, applier=PassingFault),
+    Plant("history wrong for a moment, flaky engines", "flaky", 4, applier=PassingFault),
+    Plant("history wrong for a moment, in pieces", "pieces", 4, applier=PassingFault),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]
