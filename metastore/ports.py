@@ -82,6 +82,48 @@ class LogStore(Protocol):
         ...
 
 
+class DriverLog(Protocol):
+    """Where the driver writes. Appends are numbered by the Readies that they come from; what is durable is told by the
+    number of the last one that is."""
+
+    #: The highest commit index that `save_commit` has made durable, or that was found at the start.
+    durable_commit: int
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is being written, so that what is submitted now is written at once."""
+        ...
+
+    def append(self, number: int, images: Buffer | None, hard_state: HardState | None, must_sync: bool = True) -> None:
+        """Put what Ready `number` holds behind everything before it, in the group that gathers."""
+        ...
+
+    def save_snapshot_position(self, index: int, term: int, conf_state: bytes) -> None:
+        """Let the log begin behind a snapshot that a leader sent."""
+        ...
+
+    def save_commit(self, hard_state: HardState) -> None:
+        """Have the commit index of `hard_state`, the newest one, made durable with the group that gathers."""
+        ...
+
+    def submit(self, alone: bool = False) -> bool:
+        """Have the group that has gathered written, if nothing is. `alone`: the caller has nothing else to do, so the
+        log may write it in this thread. Whether it did, and `settle` has news."""
+        ...
+
+    def poll(self, start: bool = True) -> int:
+        """The number of the last append that is durable; `start`: begin with the next group. Raises DiskFailed."""
+        ...
+
+    def settle(self) -> int:
+        """Like `poll`, after a `submit` that said so."""
+        ...
+
+    def mark(self) -> bool:
+        """Say in the log that all of it is durable, since nothing more comes for the moment; whether it could."""
+        ...
+
+
 class Transport(Protocol):
     """What carries a driver's messages to the peers. Nothing in it blocks; what it cannot take is lost and reported."""
 

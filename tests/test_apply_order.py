@@ -29,7 +29,8 @@ from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, e
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
-from metastore.replica.driver import Driver, Nobody
+from metastore.replica.driver import Driver
+from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import (
     ADD,
     ADD_LEARNER,
@@ -186,7 +187,7 @@ class Follower:
         self.raw = RawNode(config, storage)
         self.log = Log(storage, chance)
         self.driver = made(
-            self.raw, self.log, self.applier, proposer, CODEC, kv, self.roster, Nobody(), request_timeout=5.0
+            self.raw, self.log, self.applier, proposer, CODEC, kv, self.roster, PeerLink(), request_timeout=5.0
         )
         self.now = 0.0
 
@@ -210,7 +211,7 @@ class Follower:
             return None
         contents = [pair for pair in self.engine.scan(b"", None, False, 0) if pair[0] != b"mapplied"]
         # The core takes over a membership that was restated when the commit index is durable, before anything else.
-        conf_state = self.driver._conf_due or self.raw.conf_state
+        conf_state = self.driver.committed.due or self.raw.conf_state
         assert self.engine.applied()[0] == self.applier.applied_index
         return contents, self.roster.state, conf_state
 
@@ -318,10 +319,9 @@ class ChangesLast(Driver):
                 self.applier.apply_images(images[at:behind])
             at = behind
         for entry in held:
-            self._apply_conf_change(entry)
-        if self._conf_due is not None:
-            self.raw.enter_conf(self._conf_due)
-            self._conf_due = None
+            self.committed.apply(entry)
+        if self.committed.due is not None:
+            self.committed.enter()
         self._images, self._unwritten = None, self.applier.applied_index
         self._commit(now)
 

@@ -14,7 +14,7 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc import Store
 from metastore._core.op import MEMBER, decode_op, encode_op
 from metastore._core.raft_types import ConfState, ProposalDropped, decode_conf_change
-from metastore.replica.membership_changes import MAX_CHANGES, RESTATE_EVERY, Changes
+from metastore.replica.membership_changes import MAX_CHANGES, RESTATE_EVERY, Judge
 from metastore.replica.roster import (
     ADD_LEARNER,
     PUBLISH,
@@ -31,7 +31,7 @@ CODEC = PayloadCodec(None, 1 << 20, 1 << 24)
 
 
 class Leader:
-    """A Raft core that leads, as far as `Changes` looks at it."""
+    """A Raft core that leads, as far as `Judge` looks at it."""
 
     id = 1
     term = 5
@@ -74,7 +74,7 @@ class Case:
         self.roster = Roster(Store(MemoryEngine()), [member(ident) for ident in (1, 2, 3)])
         self.refused: list[tuple[int, int, str]] = []
         raw: Any = self.raw
-        self.changes = Changes(raw, self.roster, CODEC, set(), self.refuse)
+        self.changes = Judge(raw, self.roster, CODEC, self.refuse)
         self.judge(1.0)
         assert self.raw.actions() == [RESTATE]
         self.apply()

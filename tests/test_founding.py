@@ -194,13 +194,16 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     initial = {"a": "h:1"} if change.get("alone") else {"a": "h:1", "b": "h:2", "c": "h:3"}
     identity = replace(Identity.create("a", "t", initial, "00"), contacts=change.get("contacts", ()))
     status = SimpleNamespace(last_index=change.get("last_index", 0))
+    held: list[bool] = []
     server: Any = SimpleNamespace(
-        codec=SimpleNamespace(codec=None), identity=identity, driver=SimpleNamespace(), kv=SimpleNamespace(),
+        codec=SimpleNamespace(codec=None), identity=identity, driver=SimpleNamespace(hold=held.append),
+        kv=SimpleNamespace(),
         raw=SimpleNamespace(status=lambda: status, term=change.get("term", 0)), config=Config(),
         unsynced=SimpleNamespace(doubt=change.get("doubt", 0)),
     )  # fmt: skip
     peering = Peering(server, 1)
-    assert (peering.founding is not None) == asks == server.driver.holding == server.kv.holding
+    assert (peering.founding is not None) == asks == server.kv.holding
+    assert held == [asks]
 
 
 def test_strangers_have_no_say() -> None:

@@ -22,7 +22,7 @@ from metastore.member import membership_client, peering, server
 from metastore.member.membership_client import dialled_address
 from metastore.net.accept import real_address
 from metastore.peers import join
-from metastore.replica import driver, roster
+from metastore.replica import pending, roster
 from metastore.snapshots import coordinator as snapshots
 from metastore.storage.starts import next_start
 
@@ -239,12 +239,12 @@ def test_no_message_takes_the_last_terms(first: Node) -> None:
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for here, or forwarded by another member."""
     monkeypatch.setattr(membership_client, "level_of", lambda operation: 2)
-    monkeypatch.setattr(driver, "level_of", lambda operation: 2)
+    monkeypatch.setattr(pending, "level_of", lambda operation: 2)
     assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []
 
     def forward(server: Any) -> None:
-        server.driver.transport.refuse = lambda *answer: refused.append(answer)
+        server.peer_link.refuse = lambda *answer: refused.append(answer)
         server.kv.cluster_level = 0
         server.driver.receive_forward(99, frame([encode_op(1, 5, b"")]), server.loop.now())
 
@@ -364,7 +364,7 @@ def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     refused: Future[Any] = Future()
 
     def ask() -> None:
-        server.driver.transport.refuse = lambda *answer: refused.set_result(answer)
+        server.peer_link.refuse = lambda *answer: refused.set_result(answer)
         server.driver.receive_forward(99, frame([encode_op(MEMBER, 5, change.encode())]), server.loop.now())
 
     server.call_soon_threadsafe(ask)

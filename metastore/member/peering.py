@@ -85,7 +85,9 @@ class Peering:
         return server.identity.founder and not server.raw.status().last_index and not server.unsynced.doubt
 
     def _hold(self) -> None:
-        self._server.driver.holding = self._server.kv.holding = self.founding is not None
+        holding = self.founding is not None
+        self._server.driver.hold(holding)
+        self._server.kv.holding = holding
 
     def _begin(self, why: str) -> None:
         log.info("this member takes part from now on: %s", why)
@@ -151,7 +153,7 @@ class Peering:
         )
         self.transport = transport
         server.closing.callback(transport.close)
-        server.driver.transport = transport
+        server.peer_link.connect(transport)
         server.membership.tell(transport)
         log.info("listening for peers on %s", ",".join(transport.bound))
         self.update()

@@ -40,7 +40,8 @@ from ..net.loop import READ, Loop
 from ..net.resolver import Resolver
 from ..peers.join import join_unless
 from ..ports import Codec
-from ..replica.driver import Driver, Nobody
+from ..replica.driver import Driver
+from ..replica.peer_link import PeerLink
 from ..replica.roster import Identity, Roster
 from ..snapshots.backup_stream import Backups
 from ..snapshots.coordinator import open_snapshots
@@ -121,6 +122,7 @@ class Server:
         self.closing.callback(self.loop.close)
         self.resolver = Resolver(self.loop)
         self.closing.callback(self.resolver.close)
+        self.peer_link = PeerLink()
         self.batch_timer: Any = None
         self.retry_timer: Any = None
         self.again_posted = False
@@ -276,8 +278,9 @@ class Server:
             self.codec,
             self.kv,
             self.roster,
-            Nobody(),
+            self.peer_link,
             request_timeout=limits.request_timeout,
+            install=self.snapshots.install,
             passing=self.failpoints.hit,
             members_changed=self._members_changed,
             roster_mended=lambda before, told: self.membership.mended(before, told),
@@ -290,7 +293,6 @@ class Server:
             self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
         self.snapshots.attach(self.driver)
-        self.driver.install = self.snapshots.install
         wanted = config.maintenance
         self.transfers = self.snapshots.transfers(
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate

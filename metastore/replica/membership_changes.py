@@ -1,9 +1,16 @@
-"""The leader's queue of operations on the roster: judged and proposed one by one.
+"""Changes of the membership, from the member that is asked for one to its place in the log of every member.
 
-Pure. All of them share state, the roster: whether one is possible depends on those before it in the log. So each is
-judged only when everything that the leader's log held as it came in, and the one proposed before it, is applied here. A
-follower may have applied, and told a client of, what the leader has not: a quorum is durable before the leader's own
-disk is, and a new leader knows late what is committed. All of that is in the leader's log.
+Pure. There are three steps, and a class for each.
+
+`MembershipChanges`: a change that was asked for here waits for a leader, and for the way to it, like a put.
+
+`Judge`: the leader's queue. All operations on the roster share state: whether one is possible depends on those before
+it in the log. So the leader judges and proposes one at a time, when everything that its log held as the operation came
+in, and the one proposed before it, is applied here. A follower may have applied, and told a client of, what the leader
+has not: a quorum is durable before the leader's own disk is, and a new leader knows late what is committed. All of that
+is in the leader's log.
+
+`CommittedChanges`: every member carries out what is committed, at its place in the log.
 
 Rosters that differ between members, whatever made them so, are mended by the log too. The leader states its whole
 roster (RESTATE) when its term begins, when a member has published itself, as each does at its start, and once in
@@ -20,15 +27,22 @@ from typing import TYPE_CHECKING, NamedTuple
 from .. import errors
 from .._core.batch import frame
 from .._core.op import MEMBER, decode_op, encode_op
-from .._core.raft_types import ConfChangeError, ProposalDropped
+from .._core.raft_types import ConfChangeError, ProposalDropped, decode_conf_change
+from .peer_link import refusal_code
 from .roster import ADD, ADD_LEARNER, PROMOTE, PUBLISH, RESTATE, Change, check_healthy
 
 if TYPE_CHECKING:
     from .._core.codec import PayloadCodec
+    from .._core.entry import Entry
+    from .._core.mvcc_apply import Applier
     from .._core.raft import RawNode
-    from .roster import Roster
+    from .._core.raft_types import ConfState
+    from .._core.waiter import Waiter
+    from .peer_link import PeerLink
+    from .roster import Roster, RosterState
 
-MAX_CHANGES = 100  # changes of the membership that wait for their turn
+#: Changes of the membership that wait for their turn, and as many that wait for a leader.
+MAX_CHANGES = 100
 # Seconds since a leadership began in which a change that others are not heard enough for waits for their connections.
 # etcd refuses it for five seconds.
 FIRST_CONNECTIONS = 3.0
@@ -49,16 +63,16 @@ class Asked(NamedTuple):
 Refuse = Callable[[int, bytes, errors.ApiError], None]
 
 
-class Changes:
-    """What waits to be judged by this member while it leads. `silent` are members that were not reached lately (the
-    driver's own set); `refuse` is told (member that asked, operation, error) of what is surely not logged."""
+class Judge:
+    """What waits to be judged by this member while it leads. `refuse` is told (member that asked, operation, error) of
+    what is surely not logged. `silent`: the members that were not reached lately."""
 
-    def __init__(self, raw: RawNode, roster: Roster, codec: PayloadCodec, silent: set[int], refuse: Refuse) -> None:
+    def __init__(self, raw: RawNode, roster: Roster, codec: PayloadCodec, refuse: Refuse) -> None:
         self.raw = raw
         self.roster = roster
         self.codec = codec
-        self.silent = silent
         self.refuse = refuse
+        self.silent: set[int] = set()
         self._queue: deque[Asked] = deque()
         self._proposed = 0  # index of the last one in the log
         self._term = 0  # that `_proposed` and `_restate` are of
@@ -154,3 +168,152 @@ class Changes:
             return
         operation = encode_op(MEMBER, 0, Change(RESTATE, own, self.roster.state).encode())
         self._proposed = self.raw.propose(self.codec.encode(frame([operation])))
+
+
+class MembershipChanges:
+    """The changes that were asked for here, and, while this member leads, those of all members.
+
+    `waiters` are those who wait for an operation of this member, by request id.
+    """
+
+    def __init__(
+        self, raw: RawNode, roster: Roster, codec: PayloadCodec, waiters: dict[int, Waiter], link: PeerLink
+    ) -> None:
+        self._own_id = raw.id
+        self._waiters = waiters
+        self._link = link
+        self._judge = Judge(raw, roster, codec, self._refuse)
+        # Those that were asked for here and wait for a leader: (operation, deadline in seconds).
+        self._asked: deque[tuple[bytes, float]] = deque()
+
+    def ask(self, operation: bytes, deadline: float) -> None:
+        """Have an encoded operation of kind MEMBER carried out; its waiter is there already. It waits until `hand_on`
+        is told a leader, and is forgotten when its waiter has been answered.
+
+        Raises TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller takes the waiter out again."""
+        if len(self._asked) >= MAX_CHANGES:
+            raise errors.TooManyRequests()
+        self._asked.append((operation, deadline))
+
+    def hand_on(self, leader: int) -> None:
+        """Have what was asked for here judged by the leader; 0: there is none."""
+        while self._asked:
+            operation, deadline = self._asked[0]
+            if decode_op(operation).request_id in self._waiters:
+                if leader == self._own_id:
+                    try:
+                        self._judge.queue(leader, operation, deadline)
+                    except errors.ApiError as error:
+                        self._refuse(leader, operation, error)
+                elif not leader or not self._link.forward(leader, frame([operation])):
+                    return
+            self._asked.popleft()
+
+    def take(self, sender: int, operation: bytes, deadline: float) -> None:
+        """Have a change that member `sender` forwarded to this leader judged in its turn, until `deadline` (seconds).
+        Raises FormatError, TooManyRequests, MemberBadURLs."""
+        self._judge.queue(sender, operation, deadline)
+
+    def judge(self, now: float) -> None:
+        """Propose or refuse those whose turn it is; only on a leader."""
+        self._judge.judge(now)
+
+    def leader_changed(self) -> None:
+        """What waited to be judged here goes to the next leader if it is our own; all else is refused."""
+        for asked in self._judge.drop():
+            if asked.sender == self._own_id:
+                # It never left this member, so it may wait for the next leader.
+                self._asked.append((asked.operation, asked.deadline))
+            else:
+                self._refuse(asked.sender, asked.operation, errors.LeaderChanged())
+
+    def lost(self, member: int) -> None:
+        """Something for this member was lost: it does not count as one that answers until it is heard again."""
+        self._judge.silent.add(member)
+
+    def heard(self, member: int) -> None:
+        """A message of this member came in."""
+        self._judge.silent.discard(member)
+
+    def _refuse(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
+        ident = decode_op(operation).request_id
+        if sender != self._own_id:
+            self._link.refuse(sender, refusal_code(error), [ident])
+            return
+        waiter = self._waiters.pop(ident, None)
+        if waiter is not None:
+            waiter.fail(error)
+
+
+class CommittedChanges:
+    """Carries out the committed changes: those of the roster alone from within the applier, and those that Raft has
+    entries of their own for when the driver comes to one.
+
+    `changed` is called after a change of the roster, `mended` with the roster that this member had and the one that it
+    took over from the leader.
+    """
+
+    def __init__(
+        self, raw: RawNode, roster: Roster, applier: Applier, changed: Callable[[], None],
+        mended: Callable[[RosterState, RosterState], None],
+    ) -> None:  # fmt: skip
+        self._raw = raw
+        self._roster = roster
+        self._applier = applier
+        self._changed = changed
+        self._mended = mended
+        #: A membership that the core is to work with before anything further is applied, or None.
+        self.due: ConfState | None = None
+        applier.on_member = self._apply_operation
+
+    def _apply_operation(self, request: bytes) -> bytes:
+        """A committed operation on the roster that is no entry of its own type."""
+        change = Change.decode(request)
+        if change.roster is None:
+            self._roster.apply(change)
+        else:
+            self._restate(change.roster)
+        self._changed()
+        return b""
+
+    def _restate(self, told: RosterState) -> None:
+        """What the leader says the roster is, at this place in the log."""
+        before = self._roster.restate(told)
+        if before is None:
+            return
+        self._mended(before, told)
+        if told.conf_state != (self.due or self._raw.conf_state):
+            # Nothing behind this entry is applied before the core works with it.
+            self.due = told.conf_state
+            self._applier.pause = True
+
+    def apply(self, entry: Entry) -> None:
+        """Carry out an entry that changes Raft's membership."""
+        change = decode_conf_change(entry.type, entry.data)
+        if not change.context:
+            self._roster.set_conf_state(self._raw.apply_conf_change(change))
+            return
+        operation = decode_op(change.context)
+        try:
+            member_change = Change.decode(operation.request)
+            self._roster.check(member_change)
+            self._roster.apply(member_change, self._raw.apply_conf_change(change))
+        except (errors.ApiError, ConfChangeError) as error:
+            # Decided by the log alone, so the same on every node; Raft's membership has not changed either.
+            error = error if isinstance(error, errors.ApiError) else errors.Unhealthy()
+            self._applier.answer(operation.request_id, error)
+            return
+        self._changed()
+        self._applier.answer(operation.request_id, b"")
+
+    def enter(self) -> None:
+        """Have the core work with the membership that is due."""
+        assert self.due is not None, "only called when one is due"
+        self._raw.enter_conf(self.due)
+        self.due = None
+
+    def replaced(self) -> None:
+        """The state is that of a snapshot now, and so is the roster; the core works with its membership already."""
+        self.due = None
+        self._roster.load()
+        self._changed()

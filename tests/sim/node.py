@@ -29,6 +29,7 @@ from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
 from metastore.member.membership_client import Members
 from metastore.replica.driver import Driver
+from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, Roster, RosterState
 from metastore.replica.roster import Member as Record
 from metastore.storage import guarded
@@ -404,13 +405,13 @@ class Member:
             self.codec,
             self.kv,
             self.roster,
-            self,
+            PeerLink(self),
             request_timeout=settings.request_timeout,
+            install=self._install,
             members_changed=self._members_changed,
             roster_mended=self._roster_mended,
         )
         self.snapshots.attach(self.driver)
-        self.driver.install = self._install
         self.membership = Members(self.driver, self.kv, self.roster, self.identity)
         if self.applied:
             self.cluster.checker.state_is(self, self.applied, self.store.revision)

@@ -20,6 +20,7 @@ from metastore._core.raft_types import ConfState
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk
 from metastore.replica.driver import Driver
+from metastore.replica.read_rounds import ReadRounds
 from metastore.snapshots.files import Info
 from metastore.snapshots.format import Header, Trailer, parse_name
 from metastore.storage import guarded
@@ -50,13 +51,13 @@ class SecondForward(Driver):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.copies: list[bytes] = []
-        forward = self.transport.forward
+        forward = self.link.forward
 
         def remember(to: int, batch: bytes) -> bool:
             self.copies.append(batch)
             return bool(forward(to, batch))
 
-        self.transport.forward = remember  # type: ignore[method-assign]
+        self.link.forward = remember  # type: ignore[method-assign]
 
     def _lead_changed(self, lead: int, now: float) -> None:
         changed = lead and lead != self.leader_id
@@ -64,23 +65,35 @@ class SecondForward(Driver):
         if changed and not self.is_leader:
             copies, self.copies = self.copies[-3:], []
             for batch in copies:
-                self.transport.forward(lead, batch)
+                self.link.forward(lead, batch)
+
+
+class ImpatientRounds(ReadRounds):
+    """Serves a read when its index is known, without waiting until it is applied."""
+
+    def confirmed(self, state: Any, applied: int) -> None:
+        reads, self._round = self._round, []
+        self._kv.serve_reads(reads)
 
 
 class ImpatientRead(Driver):
-    """Serves a read when its index is known, without waiting until it is applied."""
+    """A driver with such rounds."""
 
-    def _round_confirmed(self, state: Any) -> None:
-        reads, self._round = self._round, []
-        self.kv.serve_reads(reads)
+    reads_type = ImpatientRounds
+
+
+class AnyRounds(ReadRounds):
+    """Takes the answer to any round of reads for one to the round under way."""
+
+    def confirmed(self, state: Any, applied: int) -> None:
+        self._first = 0
+        super().confirmed(state, applied)
 
 
 class AnyRound(Driver):
-    """Takes the answer to any round of reads for one to the round under way."""
+    """A driver with such rounds."""
 
-    def _round_confirmed(self, state: Any) -> None:
-        self._round_first = 0
-        super()._round_confirmed(state)
+    reads_type = AnyRounds
 
 
 class SkipBusy(Driver):
@@ -117,12 +130,18 @@ class ReadInside(Driver):
         super()._passed(last + self.applier.inside)
 
 
-class PatientReads(Driver):
+class PatientRounds(ReadRounds):
     """Leaves reads without an answer however long they wait."""
 
-    def _fail_reads(self, begun: int, error: type[errors.ApiError]) -> None:
+    def fail(self, begun: int, error: type[errors.ApiError]) -> None:
         if error is not errors.Timeout:
-            super()._fail_reads(begun, error)
+            super().fail(begun, error)
+
+
+class PatientReads(Driver):
+    """A driver with such rounds."""
+
+    reads_type = PatientRounds
 
 
 class PatientReplies(Driver):
@@ -139,7 +158,7 @@ class EarlyReply(Driver):
 
     def _propose(self, now: float) -> None:
         super()._propose(now)
-        if self.is_leader and self._proposed:
+        if self.is_leader and self.pending._proposed:
             revision = self.applier.store.revision + 1
             for ident in list(self.kv.waiters)[:1]:
                 self.kv.waiters.pop(ident).complete(b"\x0a\x03\x18" + bytes(((revision & 0x7F) | 0x80, revision >> 7)))
@@ -160,7 +179,7 @@ class ChangesLast(Driver):
             else:
                 applier.apply_images(image)
         for entry in held:
-            self._apply_conf_change(entry)
+            self.committed.apply(entry)
         self._images = None
         self._unwritten = applier.applied_index
         self._commit(now)

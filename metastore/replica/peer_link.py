@@ -1,0 +1,54 @@
+"""The way from this member to the others: what the driver and its parts send goes out here.
+
+Pure. The link leads nowhere until somebody connects a transport: a member that is alone opens no port, and may get
+company at any time.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .. import errors
+from .._core.raft_wire import REFUSALS
+
+if TYPE_CHECKING:
+    from .._core.raft_types import Message
+    from ..ports import Transport
+
+
+class PeerLink:
+    """Hands everything to its transport. Without one, messages and refusals are lost, and nothing is forwarded."""
+
+    def __init__(self, transport: Transport | None = None) -> None:
+        self._transport = transport
+        #: Whether there is no transport, and so nobody else.
+        self.alone = transport is None
+
+    def connect(self, transport: Transport) -> None:
+        """Send by way of `transport` from now on."""
+        self._transport = transport
+        self.alone = False
+
+    def send(self, messages: list[Message]) -> None:
+        """Send the Raft messages of one Ready."""
+        if self._transport is not None:
+            self._transport.send(messages)
+
+    def forward(self, to: int, frame: bytes) -> bool:
+        """Send framed operations to member `to`, which leads; false if they were surely not sent."""
+        return self._transport is not None and self._transport.forward(to, frame)
+
+    def refuse(self, to: int, code: int, ids: list[int]) -> None:
+        """Tell member `to` that the operations with these request ids were surely not logged; `code` says why."""
+        if self._transport is not None:
+            self._transport.refuse(to, code, ids)
+
+
+def refusal_code(error: errors.ApiError) -> int:
+    """The number that stands for `error` in a refusal."""
+    return REFUSALS.index(type(error) if type(error) in REFUSALS else errors.LeaderChanged)
+
+
+def refusal_type(code: int) -> type[errors.MetaStoreError]:
+    """The error that a refusal with this number means; LeaderChanged for a number that only a later version knows."""
+    return REFUSALS[code] if code < len(REFUSALS) else errors.LeaderChanged

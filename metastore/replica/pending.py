@@ -1,0 +1,174 @@
+"""Who waits for the outcome of an operation: forwards to the leader, refusals, deadlines, back pressure.
+
+Pure. Who waits is answered exactly once: by its operation being applied here, wherever it was proposed; by a refusal of
+the leader (then it was surely not logged); or by a timeout or a change of leader (then it may have been logged, and is
+never sent again). The first of these is the applier's work, the others are done here.
+
+Request ids rise, and `kv.waiters` keeps them in order. So a single id says of everybody who came before a moment
+whether he still waits, and no operation needs a deadline of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+from .._core.batch import unframe
+from .._core.op import LEVEL, MEMBER, decode_op, level_of
+from ..settings import MAX_BATCH_OPS
+from .peer_link import refusal_code, refusal_type
+
+if TYPE_CHECKING:
+    from .._core.batch import BatchProposer
+    from .._core.kv_server import KVServer
+    from .peer_link import PeerLink
+    from .read_rounds import ReadRounds
+
+LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
+
+#: Takes a forwarded change of the membership: (member that asks, operation, deadline in seconds). Raises ApiError.
+TakeChange = Callable[[int, bytes, float], None]
+
+
+class Pending:
+    """The accounts of what was proposed or forwarded and is not applied yet, and the patience of those who wait.
+
+    `request_timeout` is in seconds. `take_change` gets the changes of the membership that other members forward.
+    """
+
+    def __init__(
+        self, kv: KVServer, proposer: BatchProposer, link: PeerLink, reads: ReadRounds, take_change: TakeChange,
+        request_timeout: float,
+    ) -> None:  # fmt: skip
+        self._kv = kv
+        self._proposer = proposer
+        self._link = link
+        self._reads = reads
+        self._take_change = take_change
+        self._request_timeout = request_timeout
+        # Our own proposals in the order of their entries: (index, operations, bytes) for the back pressure's account.
+        self._proposed: deque[tuple[int, int, int]] = deque()
+        # Batches sent to a leader: (all their request ids are below this, operations, bytes).
+        self._forwarded: deque[tuple[int, int, int]] = deque()
+        # When whose patience ends: (deadline, all request ids below this, so many reads since the start).
+        self._marks: deque[tuple[float, int, int]] = deque()
+        # When those are given up whose leader is gone: (deadline, all request ids below this).
+        self._orphans: deque[tuple[float, int]] = deque()
+
+    # ---- on the way to the log
+
+    def proposed(self, index: int) -> None:
+        """The batch that was taken last stands in our log as entry `index`."""
+        self._proposed.append((index, self._proposer.taken_count, self._proposer.taken_bytes))
+
+    def forward(self, leader: int, now: float) -> None:
+        """Send what is queued to the leader, which does the batching; only operations that were never sent."""
+        proposer = self._proposer
+        while (batch := proposer.take(now, True, True)) is not None:
+            if not self._link.forward(leader, batch):
+                # Surely not sent, so it may wait for this leader's connection, or for the next leader.
+                proposer.untake()
+                return
+            self._forwarded.append((self._kv.next_id, proposer.taken_count, proposer.taken_bytes))
+
+    def receive_forward(self, sender: int, batch: bytes, now: float, leads: bool) -> None:
+        """Take the operations that `sender` wants proposed; `leads`: whether this member is the leader. Raises
+        FormatError if they cannot be read."""
+        refused: dict[int, list[int]] = {}
+        for data in unframe(batch, MAX_BATCH_OPS):
+            operation = decode_op(data)
+            try:
+                self._take_forwarded(sender, data, operation, now, leads)
+            except errors.ApiError as error:
+                refused.setdefault(refusal_code(error), []).append(operation.request_id)
+        for code, ids in refused.items():
+            self._link.refuse(sender, code, ids)
+
+    def _take_forwarded(self, sender: int, data: bytes, operation: Any, now: float, leads: bool) -> None:
+        kv = self._kv
+        if not leads:
+            if operation.kind == MEMBER:
+                raise errors.LeaderChanged()
+            # The sender has not heard yet that leadership went elsewhere: the operation goes on to the leader that this
+            # member knows of, or waits for one. It cannot go round: who leads in a member's eyes has led in that
+            # member's term, and passes on only to the leader of a later one.
+            self._proposer.add(data, now)
+            return
+        if kv.closed_to_writes is not None:
+            raise kv.closed_to_writes
+        if kv.cluster_level < LEVEL and level_of(data) > kv.cluster_level:
+            raise errors.NotCapable()
+        if operation.kind == MEMBER:
+            self._take_change(sender, data, now + self._request_timeout)
+        else:
+            kv.check_forwarded(operation.kind, operation.request)
+            self._proposer.add(data, now)
+
+    def receive_refusal(self, code: int, ids: list[int]) -> None:
+        """The leader did not log these operations of ours."""
+        error = refusal_type(code)
+        for ident in ids:
+            waiter = self._kv.waiters.pop(ident, None)
+            if waiter is not None:
+                waiter.fail(error())
+
+    # ---- outcomes
+
+    def passed(self, applied: int) -> None:
+        """The state has come to entry `applied`: give back the accounts of what that settles."""
+        while self._proposed and self._proposed[0][0] <= applied:
+            _, count, size = self._proposed.popleft()
+            self._proposer.release(count, size)
+        if self._forwarded:
+            self._settle_forwarded()
+
+    def _settle_forwarded(self) -> None:
+        """Give back the account of forwarded batches none of whose operations is waited for any more."""
+        oldest = next(iter(self._kv.waiters), self._kv.next_id)
+        while self._forwarded and self._forwarded[0][0] <= oldest:
+            _, count, size = self._forwarded.popleft()
+            self._proposer.release(count, size)
+
+    def leader_lost(self, now: float) -> None:
+        """The leader that this member knew of is gone. What went to it may still be committed by the next one; it gets
+        a little time for that."""
+        self._orphans.append((now + LEADER_GRACE, self._kv.next_id))
+        while self._proposed:
+            _, count, size = self._proposed.popleft()
+            self._proposer.release(count, size)
+
+    def expire(self, now: float, leader: int) -> None:
+        """Answer those whose patience has ended. Everybody has waited `request_timeout` then, and as long as it is from
+        one call of this to the next at most. `leader`: the one that this member knows of, or 0."""
+        self._marks.append((now + self._request_timeout, self._kv.next_id, self._kv.reads_begun))
+        while self._orphans and self._orphans[0][0] <= now:
+            limit = self._orphans.popleft()[1]
+            if leader:
+                self._fail_writes(limit, errors.LeaderChanged)
+        while self._marks and self._marks[0][0] <= now:
+            _, limit, reads = self._marks.popleft()
+            self._fail_writes(limit, errors.Timeout)
+            self._reads.fail(reads, errors.Timeout)
+        self._kv.expire(now - self._request_timeout)
+        if self._forwarded:
+            self._settle_forwarded()
+
+    def abandon(self) -> None:
+        """Answer everybody who still waits. A write may have been logged, so its answer must leave the outcome open; a
+        read was surely not served."""
+        self._fail_writes(self._kv.next_id, errors.Timeout)
+        self._reads.fail(self._kv.reads_begun, errors.Stopped)
+
+    def _fail_writes(self, below: int, error: type[errors.ApiError]) -> None:
+        """Answer those who wait with request ids under `below`; ids rise and dicts keep their order, so they are the
+        first ones."""
+        waiters = self._kv.waiters
+        late = []
+        for ident in waiters:
+            if ident >= below:
+                break
+            late.append(ident)
+        for ident in late:
+            waiters.pop(ident).fail(error())

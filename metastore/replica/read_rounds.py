@@ -1,0 +1,104 @@
+"""Linearizable reads: they gather, a round confirms all of them at once, and the applied state serves them.
+
+Pure. A read is linearizable when the member that serves it has applied everything that was committed before the read
+came in. One ReadIndex round asks the leader for that index on behalf of every read that has gathered. The reads that
+come in meanwhile wait for the next round, so only one round is under way at a time. A confirmed round whose index is
+not applied yet waits for it; those rounds are confirmed in the order of their indexes.
+
+A round may be asked for more than once, because its messages may be lost or the leader may change. Each question gets a
+number of its own. An answer counts if it belongs to any question of the round that is under way; an answer to an
+earlier round says nothing about the reads that have come in since.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .. import errors
+
+if TYPE_CHECKING:
+    from .._core.kv_server import KVServer
+    from .._core.raft import RawNode
+    from .._core.raft_types import ReadState
+
+READ_RETRY = 0.5  # seconds until an unanswered read round is asked for again: its messages may be lost
+
+
+class ReadRounds:
+    """The reads of `kv` on their way to an answer. `raw` is asked for the index of each round."""
+
+    def __init__(self, raw: RawNode, kv: KVServer) -> None:
+        self._raw = raw
+        self._kv = kv
+        self._round: list[Any] = []  # the reads of the round under way
+        # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
+        self._number = kv.next_id  # of the latest question
+        self._first = 0  # number of the first question of the round under way
+        self._again = 0.0  # when that round is asked for again
+        # Reads whose round is confirmed and whose index is not applied yet: (index, reads), the oldest first.
+        self._confirmed: deque[tuple[int, list[Any]]] = deque()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a round is under way, or a confirmed one waits for its index."""
+        return bool(self._round or self._confirmed)
+
+    def start(self, now: float, leader: int) -> None:
+        """Begin a round for all reads that have gathered, or ask for the one under way again if it is time. Nobody is
+        asked while there is no leader (`leader` is 0)."""
+        if not self._round:
+            if not self._kv.reads:
+                return
+            self._round = self._kv.take_reads()
+            self._first = self._number + 1
+            self._again = now
+        if self._again <= now and leader:
+            self._again = now + READ_RETRY
+            self._number += 1
+            # A leader may refuse for the moment (too many, leadership in doubt); the round is then asked for again.
+            try:
+                self._raw.read_index(self._number.to_bytes(8, "little"), now)
+            except (errors.NoLeader, errors.TooManyRequests):
+                return
+
+    def ask_again(self, now: float) -> None:
+        """The question was lost, or the leader is another one: the next `start` asks again."""
+        self._again = now
+
+    def confirmed(self, state: ReadState, applied: int) -> None:
+        """The leader has answered a question; `applied` is the last entry that the state has."""
+        if not self._round or int.from_bytes(state.request_ctx, "little") < self._first:
+            # A late answer, to a round that was over before the reads of this one came in.
+            return
+        reads, self._round = self._round, []
+        if state.index <= applied:
+            self._kv.serve_reads(reads)
+        else:
+            self._confirmed.append((state.index, reads))
+
+    def passed(self, applied: int) -> None:
+        """The state has come to entry `applied`: serve the reads that waited for it."""
+        while self._confirmed and self._confirmed[0][0] <= applied:
+            self._kv.serve_reads(self._confirmed.popleft()[1])
+
+    def fail(self, begun: int, error: type[errors.ApiError]) -> None:
+        """Answer those of the first `begun` reads since the start that still wait, whatever for. They are answered in
+        the order in which they came, so those are the oldest ones."""
+        kv = self._kv
+        late = begun - (kv.reads_begun - kv.reads_waiting)
+        while late > 0 and self._confirmed:
+            reads = self._confirmed[0][1]
+            late -= self._fail_first(reads, late, error)
+            if not reads:
+                self._confirmed.popleft()
+        for reads in (self._round, kv.reads):
+            if late > 0:
+                late -= self._fail_first(reads, late, error)
+
+    def _fail_first(self, reads: list[Any], most: int, error: type[errors.ApiError]) -> int:
+        """Answer the first ones, `most` at most; how many there were."""
+        gone = reads[:most]
+        del reads[:most]
+        self._kv.fail_reads(gone, error)
+        return len(gone)
