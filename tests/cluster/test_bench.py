@@ -7,10 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from metastore._core import build_info
 
-BENCH = Path(__file__).resolve().parent.parent / "bench"
+BENCH = ROOT / "bench"
 
 pytestmark = pytest.mark.node_only
 

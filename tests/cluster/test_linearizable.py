@@ -1,7 +1,7 @@
 """Histories of real clients against a cluster under faults are linearizable: per key, and over all keys by revision.
 
-`pytest tests/test_linearizable.py --long` runs 50 rounds; METASTORE_ROUNDS=1000 makes them as many as wanted. The seed
-of a run is printed; METASTORE_SEED=... takes it again (the faults are then the same, the timing is the machine's).
+METASTORE_ROUNDS=1000 makes the rounds as many as wanted. The seed of a run is printed; METASTORE_SEED=... takes it
+again (the faults are then the same, the timing is the machine's).
 """
 
 from __future__ import annotations

@@ -15,13 +15,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.processes import Etcd, Node, Process, StartError
 
 import metastore
 from metastore import __version__, config, errors, logs
 from metastore.cli import main as cli
 
-ROOT = Path(__file__).resolve().parent.parent
 NOTE = "ready to serve client requests"
 
 

@@ -9,10 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.client import Client
 from support.processes import Server
 
-PROGRAM = Path(__file__).resolve().parent.parent / "examples" / "dpkg_packages.py"
+PROGRAM = ROOT / "examples" / "dpkg_packages.py"
 MACHINE = Path("/var/lib/dpkg/status")
 
 STATUS = """\

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support import messages as m
 from support.processes import Server, StartError, metric, wait_until
 
 pytestmark = pytest.mark.node_only
 
-SOURCE = Path(__file__).resolve().parent.parent / "examples" / "sqlite_engine"
+SOURCE = ROOT / "examples" / "sqlite_engine"
 Make = Callable[..., Server]
 
 IN_MEMORY = """

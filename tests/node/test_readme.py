@@ -11,11 +11,11 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from support import ROOT
 from support.processes import Server
 
 from metastore import errors
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", README, re.DOTALL)

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support import TESTS
 from support import messages as m
 from support.processes import Node, wait_until
 from support.waldisk import METADATA, image
@@ -112,7 +113,7 @@ def readyz(node: Node) -> str:
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What is preloaded to have a disk stand still."""
     made = tmp_path_factory.mktemp("hungdisk") / "hungdisk.so"
-    source = Path(__file__).parent / "support" / "hungdisk.c"
+    source = TESTS / "support" / "hungdisk.c"
     command = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
     subprocess.run(command, check=True, timeout=60)
     return made

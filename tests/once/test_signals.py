@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import TESTS
 from support.processes import Node, node_argv, signal_thread, takers, threads_of, wait_until
 
 from metastore import Config, errors
@@ -22,7 +23,6 @@ from metastore.cli import main as cli
 
 pytestmark = pytest.mark.once
 
-ROOT = Path(__file__).resolve().parent.parent
 READY = "ready to serve client requests"
 
 
@@ -92,7 +92,7 @@ def test_a_second_signal_ends_a_stop_that_hangs_but_not_at_once(later: float, co
     """`timeout` sends its signal to the process and then to the group."""
     text = "import test_signals, metastore.cli.main, metastore.config\n"
     text += "metastore.cli.main.run(metastore.config.Config(), lambda _: test_signals.Stuck(%r))"
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "tests")}
+    env = {**os.environ, "PYTHONPATH": str(TESTS)}
     argv = [sys.executable, "-c", text % later]
     run = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=20, check=False)
     assert run.returncode == code, run.stderr

@@ -4,7 +4,7 @@ others learn what it still has."""
 from __future__ import annotations
 
 import pytest
-from raft_harness import Network
+from support.raft_harness import Network
 
 from metastore._core.raft_quorum import VoteResult, doubting_vote
 

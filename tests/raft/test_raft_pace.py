@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raft_harness import Network
+from support.raft_harness import Network
 
 from metastore._core.raft_types import Message, MessageType
 

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from raft_harness import MemoryStorage, Network
+from support.raft_harness import MemoryStorage, Network
 
 from metastore._core.entry import Entry
 from metastore._core.raft import PLANT_PROMISE_FORGOTTEN, RawNode

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from raft_harness import MemoryStorage, Network
+from support.raft_harness import MemoryStorage, Network
 
 from metastore._core import raft
 from metastore._core.raft_types import (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from raft_harness import MemoryStorage, Network, Node
+from support.raft_harness import MemoryStorage, Network, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries
 from metastore._core.raft import RawNode

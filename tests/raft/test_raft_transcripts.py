@@ -1,8 +1,8 @@
-"""Raft scenarios as text: tests/transcripts/*.txt hold commands and what the core answered.
+"""Raft scenarios as text: tests/raft/transcripts/*.txt hold commands and what the core answered.
 
 A line that begins with "> " is a command, what follows it until the next one is the answer; lines with # are
-comments. `python tests/test_raft_transcripts.py --rewrite [name ...]` writes the answers anew; read the difference
-before committing it.
+comments. `PYTHONPATH=tests python tests/raft/test_raft_transcripts.py --rewrite [name ...]` writes the answers anew;
+read the difference before committing it.
 
 Commands (nodes are numbers; after a command the nodes named in it do what is ready, and their Readies are shown):
 
@@ -39,7 +39,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from raft_harness import MemoryStorage, Network, Node
+from support.raft_harness import MemoryStorage, Network, Node
 
 from metastore._core import raft
 from metastore._core.entry import Entry, HardState
@@ -433,7 +433,7 @@ def test_planted_bugs_change_the_transcript(plant: str, name: str) -> None:
 def main(arguments: list[str]) -> None:
     """Rewrite all transcripts, or those named."""
     if not arguments or arguments[0] != "--rewrite":
-        sys.exit("usage: python tests/test_raft_transcripts.py --rewrite [name ...]")
+        sys.exit("usage: PYTHONPATH=tests python tests/raft/test_raft_transcripts.py --rewrite [name ...]")
     for path in sorted(FOLDER.glob("*.txt")):
         if len(arguments) == 1 or path.stem in arguments[1:]:
             path.write_text(replay(path.read_text()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from raft_harness import MemoryStorage, Node
+from support.raft_harness import MemoryStorage, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries, encode_entry
 from metastore._core.raft import RawNode

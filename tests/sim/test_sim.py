@@ -10,10 +10,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support import ROOT
+
+from metastore._core.raft_types import ConfState, Message, MsgReadIndex
 from sim import wire
 from sim.disk import Disk
 from sim.model import Call
@@ -21,8 +23,6 @@ from sim.node import Member
 from sim.plants import PLANTS, Plant
 from sim.runner import PROFILES, Scene, Simulation, SimulationFailed, simulate
 from sim.workload import Client
-
-from metastore._core.raft_types import ConfState, Message, MsgReadIndex
 
 SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 # Directed schedules do much the same in every seed, and take longer. Each profile runs at least the seeds within which
@@ -84,7 +84,7 @@ def test_the_command_replays_in_another_process() -> None:
         arguments = "--profile snapshots --seed 9 --count 1 --verbose".split()
         command = [sys.executable, "-m", "tests.sim", *arguments]
         done = subprocess.run(
-            command, cwd=Path(__file__).parent.parent, env={**os.environ, "PYTHONHASHSEED": hashes}, text=True,
+            command, cwd=ROOT, env={**os.environ, "PYTHONHASHSEED": hashes}, text=True,
             capture_output=True, check=True,
         )  # fmt: skip
         lines.add(done.stdout.splitlines()[0])

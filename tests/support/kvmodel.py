@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import kvmessages as pb
-
 from metastore import errors
+
+from . import kvmessages as pb
 
 
 class Version(NamedTuple):

@@ -9,9 +9,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from support import etcdctl
+from support import kvmessages as pb
 from support import messages as m
 from support.client import Client, Failure, op
 from support.differ import outcome

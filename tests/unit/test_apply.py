@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import kvmessages as pb
 import pytest
+from support import kvmessages as pb
 
 from metastore import errors
 from metastore._core.batch import frame

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import kvmessages as pb
 import pytest
-from raft_harness import MemoryStorage
+from support import kvmessages as pb
+from support.raft_harness import MemoryStorage
 
 from metastore import errors
 from metastore._core.batch import BatchProposer, frame

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
 
 import pytest
 import tomli
 from hypothesis import given
 from hypothesis import strategies as st
+from support import ROOT
 
 from metastore.config import Config, fields
 from metastore.errors import ConfigError
 from metastore.settings import NESTED, TABLES, parse_duration, parse_size, split_address
 
-CONF = Path(__file__).resolve().parent.parent / "conf" / "metastore.toml"
+CONF = ROOT / "conf" / "metastore.toml"
 
 
 def refusal(text: str = "", **options: object) -> str:

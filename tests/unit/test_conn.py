@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from support import TESTS
 from support import http2 as h
 from support.echo_server import EchoServer, Running
 
@@ -477,7 +478,7 @@ main()
 
 
 def test_out_of_file_descriptors() -> None:
-    env = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    env = {**os.environ, "PYTHONPATH": str(TESTS)}
     with subprocess.Popen(
         [sys.executable, "-c", OUT_OF_FILES], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env
     ) as server:

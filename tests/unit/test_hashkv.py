@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import kvmessages as pb
 import pytest
+from support import kvmessages as pb
 from support import messages as m
 from support.client import Failure
 from support.differ import outcome

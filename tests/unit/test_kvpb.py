@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import kvmessages as pb
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn

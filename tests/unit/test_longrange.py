@@ -8,10 +8,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import kvmessages as pb
 from support import messages as m
 from support.client import Client, op
 from support.processes import Server

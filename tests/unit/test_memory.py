@@ -14,6 +14,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from support import ROOT
 from support import messages as m
 from support.client import Client, Failure
 from support.cluster import Cluster, MetaStoreMember
@@ -154,7 +155,7 @@ def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
 
 def test_only_what_is_at_its_default_gets_smaller() -> None:
     assert memory_plan.fit(Config(), 16 * GIB) == Config()
-    everything = Config.from_toml((Path(__file__).parent.parent / "conf" / "metastore.toml").read_text())
+    everything = Config.from_toml((ROOT / "conf" / "metastore.toml").read_text())
     assert memory_plan.fit(everything, 200 * MIB).limits == memory_plan.fit(Config(), 200 * MIB).limits
     given = Config(raft={"max_tail_bytes": "31MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
     small = memory_plan.fit(given, 200 * MIB)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kvmodel import Model
+from support import kvmessages as pb
+from support.kvmodel import Model
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn

@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 import metastore
 from metastore._core import build_info
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "metastore"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 

@@ -6,10 +6,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from support import kvmessages as pb
 from test_mvcc import DELETES, PUTS, TXNS, build
 
 from metastore import errors

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import powercut
+from support import TESTS, powercut
 from support.waldisk import image
 
 from metastore._core.entry import Entry, HardState
@@ -521,7 +521,7 @@ def check_life(folder: Path, copy: Path, known: int) -> None:
 def live(folder: Path, points: str, known: int, more: dict[str, str]) -> int:
     """Let a process append to the log until it dies at a failpoint; gives the highest index it reported."""
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, str(folder), "", str(Path(__file__).parent)],
+        [sys.executable, "-c", CHILD, str(folder), "", str(TESTS)],
         env={**os.environ, **more, "METASTORE_FAILPOINTS": points},
         stdout=subprocess.PIPE,
         timeout=60,

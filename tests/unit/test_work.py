@@ -9,10 +9,10 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-import kvmessages as pb
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import kvmessages as pb
 from test_longrange import Writer, outcome
 from test_mvcc import COMPARES, RANGES, build, varint
 
