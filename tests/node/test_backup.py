@@ -18,7 +18,7 @@ from support import etcdctl
 from support import messages as m
 from support.client import Client, Failure
 from support.processes import Node, Server, StartError, metric, wait_until
-from test_snapshot_file import engine_of, make_codec, records
+from support.snapshotfiles import engine_of, make_codec, records
 
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker

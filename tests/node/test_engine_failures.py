@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support import messages as m
-from test_apply import Caller, entry, put, waiting
+from support.applying import Caller, entry, put, waiting
 
 from metastore import errors, storage
 from metastore._core.batch import BatchProposer

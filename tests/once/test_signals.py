@@ -8,7 +8,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,36 +61,11 @@ def test_a_node_that_was_stopped_does_not_start(tmp_path: Path) -> None:
     assert node.wait(0) and not (tmp_path / "data").exists()
 
 
-class Stuck:
-    """A node whose stop() never ends, as with a disk that hangs. SIGTERM comes again `later` seconds later."""
-
-    def __init__(self, later: float) -> None:
-        self.later = later
-        self.stopping = threading.Event()
-        self.ended = threading.Event()
-
-    def start(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    def wait(self) -> None:
-        assert self.stopping.wait(10)
-        until = time.monotonic() + self.later
-        while (left := until - time.monotonic()) > 0:
-            self.ended.wait(left)
-        os.kill(os.getpid(), signal.SIGTERM)
-        self.ended.wait(2)
-
-    def stop(self) -> None:
-        self.stopping.set()
-        if threading.current_thread().name == "stop":
-            self.ended.wait(20)
-
-
 @pytest.mark.parametrize(("later", "code"), [(0.0, 0), (cli.SAME_SIGNAL + 0.1, 128 + signal.SIGTERM)])
 def test_a_second_signal_ends_a_stop_that_hangs_but_not_at_once(later: float, code: int) -> None:
     """`timeout` sends its signal to the process and then to the group."""
-    text = "import test_signals, metastore.cli.main, metastore.config\n"
-    text += "metastore.cli.main.run(metastore.config.Config(), lambda _: test_signals.Stuck(%r))"
+    text = "import support.stucknode, metastore.cli.main, metastore.config\n"
+    text += "metastore.cli.main.run(metastore.config.Config(), lambda _: support.stucknode.Stuck(%r))"
     env = {**os.environ, "PYTHONPATH": str(TESTS)}
     argv = [sys.executable, "-c", text % later]
     run = subprocess.run(argv, capture_output=True, text=True, env=env, timeout=20, check=False)

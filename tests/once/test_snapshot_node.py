@@ -12,7 +12,7 @@ import pytest
 from conftest import make_server
 from support.load import History, Load, goes_on
 from support.processes import Node, Server, StartError, wait_until
-from test_snapshot_file import bomb, images
+from support.snapshotfiles import bomb, images
 
 pytestmark = pytest.mark.node_only
 

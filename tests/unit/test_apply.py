@@ -7,49 +7,19 @@ from typing import Any
 
 import pytest
 from support import kvmessages as pb
+from support.applying import Caller, entry, put, waiting
 
 from metastore import errors
-from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
-from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
-
-
-class Caller(Waiter):
-    """Keeps what it is told; being told twice is an error."""
-
-    def __init__(self) -> None:
-        self.result: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        assert self.result is None
-        self.result = reply
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        assert self.result is None
-        self.result = error
 
 
 def applier() -> Applier:
     return Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
-
-
-def entry(made: Applier, index: int, *ops: bytes, term: int = 2) -> bytes:
-    return encode_entry(Entry(term, index, 0, made.codec.encode(frame(list(ops)))))
-
-
-def put(key: bytes, value: bytes = b"v", **more: Any) -> bytes:
-    return pb.PutRequest(key=key, value=value, **more).SerializeToString()
-
-
-def waiting(made: Applier, *ids: int) -> list[Caller]:
-    callers = [Caller() for _ in ids]
-    made.waiters.update(zip(ids, callers, strict=True))
-    return callers
 
 
 def test_replies_come_after_the_commit_and_in_order() -> None:

@@ -8,7 +8,7 @@ import zlib
 from typing import Any
 
 import pytest
-from test_peer import FAST, Net, accepted, append, connected, framed, heartbeat, hello, net
+from support.peernet import FAST, Net, accepted, append, connected, framed, heartbeat, hello
 
 from metastore import errors
 from metastore._core.raft_types import RaftInvariantBroken
@@ -17,8 +17,6 @@ from metastore.peers import handshake as hs
 from metastore.peers.founding import PROOF
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD, PeerLimits
 from metastore.peers.transport import MAX_LINES, MAX_STRANGERS
-
-__all__ = ["net"]
 
 NOWHERE = "127.0.0.1:1"
 

@@ -3,7 +3,6 @@ a turn of the loop answers only so much, and single keys do not wait."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +13,9 @@ from hypothesis import strategies as st
 from support import kvmessages as pb
 from support import messages as m
 from support.client import Client, op
+from support.kvrequests import RANGES, build
+from support.longranges import Writer, outcome
 from support.processes import Server
-from test_mvcc import RANGES, build
 
 from metastore import errors
 from metastore._core.batch import BatchProposer
@@ -24,47 +24,6 @@ from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import sliced_reply
 from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
-
-KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
-
-
-class Writer:
-    """A store that changes at random; nearly every call is a commit, the engine is busy at others."""
-
-    def __init__(self, seed: int) -> None:
-        self.store = Store(MemoryEngine(), 5, 6)
-        self.rng = random.Random(seed)
-        self.index = 0
-
-    def change(self, compactions: float = 0.1) -> None:
-        """A few puts and deletes, now and then a compaction with its sweep."""
-        rng, store = self.rng, self.store
-        for _ in range(rng.randint(1, 4)):
-            key = rng.choice(KEYS)
-            if rng.random() < 0.25:
-                store.delete_range(pb.DeleteRangeRequest(key=key).SerializeToString())
-            else:
-                store.put(pb.PutRequest(key=key, value=b"v" * rng.choice([0, 1, 200])).SerializeToString())
-        if rng.random() < compactions and store.revision > max(1, store.compact_revision):
-            store.compact(pb.CompactionRequest(revision=store.revision).SerializeToString())
-        if rng.random() < 0.3:
-            return
-        self.index += 1
-        store.commit(self.index, 1)
-        while rng.random() < 0.9 and store.sweep(3):
-            pass
-
-    def change_much(self) -> None:
-        """What a range in pieces lives through: what it is about to read is overwritten, compacted and swept."""
-        self.change(0.7)
-
-
-def outcome(ask: Callable[[], bytes]) -> Any:
-    """The reply, or the kind of the error."""
-    try:
-        return ask()
-    except errors.ApiError as error:
-        return type(error)
 
 
 @settings(max_examples=200, deadline=None)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
-from test_mvcc import DELETES, PUTS, TXNS, build
+from support.kvrequests import DELETES, PUTS, TXNS, build
 
 from metastore import errors
 from metastore._core.batch import frame

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.waldisk import image
-from test_wal import durable, opened, put
+from support.waldriving import durable, opened, put
 
 from metastore._core.entry import HardState, decode_entries
 from metastore._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded

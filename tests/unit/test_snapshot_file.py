@@ -10,13 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.snapshotfiles import CONF, bomb, engine_of, images, make_codec, make_raw, records, save
 
-from metastore import codecs
 from metastore._core.codec import PayloadCodec
-from metastore._core.crc import checksum
 from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState
@@ -26,36 +24,14 @@ from metastore.failpoints import Failpoints
 from metastore.snapshots.files import Cancelled, Info, Part, SnapshotStore, Source
 from metastore.snapshots.format import MAX_HEADER, TRAILER_SIZE, Header, Trailer, header_size, parse_name
 
-CONF = ConfState((1, 2, 3), (4,), (1, 2), (), True)
 HEADER = Header(1000, 7, CONF, 55, 0xABCDEF, 99, 4096, "zstd")
-
-
-def make_codec() -> PayloadCodec:
-    return PayloadCodec(codecs.load("zstd"), 64, 64 << 20, decoders=codecs.load_all())
-
-
-def make_raw() -> PayloadCodec:
-    return PayloadCodec(None, 64, 64 << 20, decoders=codecs.load_all())
 
 
 RAW = make_raw()  # looking for plug-ins takes a few milliseconds each time
 
 
-def engine_of(records: dict[bytes, bytes], index: int = 1000, term: int = 7) -> MemoryEngine:
-    engine = MemoryEngine()
-    batch = OrderedMap()
-    for key, value in records.items():
-        batch.set(key, value)
-    engine.write(batch, index, term)
-    return engine
-
-
 def contents(engine: Engine) -> list[tuple[bytes, bytes]]:
     return engine.scan(b"", None, False, 0)
-
-
-def records(count: int = 500, size: int = 40) -> dict[bytes, bytes]:
-    return {b"k%06d" % n: (b"%d " % n) * (size // 4) for n in range(count)}
 
 
 class PlainEngine(Engine):
@@ -83,12 +59,6 @@ class PlainEngine(Engine):
 @pytest.fixture
 def store(tmp_path: Path) -> SnapshotStore:
     return SnapshotStore(tmp_path / "snap", chunk_size=4096, make_codec=make_codec)
-
-
-def save(store: SnapshotStore, engine: Engine | None = None, stream: int = 1) -> Info:
-    engine = engine if engine is not None else engine_of(records())
-    index, term = engine.applied()
-    return store.save(Header(index, term, CONF, 55, stream, 99, 4096), Walker(engine.view()))
 
 
 # ---- header, trailer, names
@@ -302,18 +272,6 @@ def test_every_length_but_the_right_one_is_found(tmp_path: Path) -> None:
             store.verify(path)
 
 
-def images(path: Path) -> tuple[bytes, list[bytes], bytes]:
-    """Header, chunk images and trailer of a file."""
-    data = path.read_bytes()
-    at = header_size(data[:16])
-    head, found = data[:at], []
-    while at < len(data) - TRAILER_SIZE:
-        size = 40 + struct.unpack_from("<I", data, at + 4)[0]
-        found.append(data[at : at + size])
-        at += size
-    return head, found, data[at:]
-
-
 def test_missing_swapped_doubled_and_foreign_chunks_are_found(store: SnapshotStore) -> None:
     path = save(store).path
     head, chunks, tail = images(path)
@@ -334,15 +292,6 @@ def test_missing_swapped_doubled_and_foreign_chunks_are_found(store: SnapshotSto
     path.write_bytes(head + b"".join(chunks) + images(other)[2])
     with pytest.raises(FormatError):
         store.verify(path)
-
-
-def bomb(path: Path, inside: int) -> bytes:
-    """The first chunk of a file again, small as before, but what it holds unfolds to `inside` bytes. Its sum is right,
-    and it says that it holds what the honest one does."""
-    image = images(path)[1][0]
-    packed = b"\1" + zstandard.ZstdCompressor().compress(bytes(inside))
-    head = struct.pack("<I", len(packed)) + image[8:40]
-    return struct.pack("<I", checksum(head + packed)) + head + packed
 
 
 @pytest.mark.parametrize("inside", [4097, 1 << 20, 60 << 20])

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from test_snapshot_file import CONF, engine_of, make_codec, make_raw, records, save
+from support.snapshotfiles import CONF, engine_of, make_codec, make_raw, records, save
 
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine

@@ -9,12 +9,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import TESTS, powercut
 from support.waldisk import image
+from support.waldriving import SEGMENT, durable, opened, put, wait
 
 from metastore._core.entry import Entry, HardState
 from metastore._core.raft_types import LogCompacted, LogUnavailable
@@ -22,33 +23,6 @@ from metastore._core.wal_records import records
 from metastore.errors import DamagedData, DiskFailed, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Wal
-
-SEGMENT = 65536
-PATIENCE = 30.0
-
-
-def wait(wal: Wal, done: Callable[[], bool]) -> None:
-    """Drive the log until `done()`."""
-    poller = select.poll()
-    poller.register(wal.fileno(), select.POLLIN)
-    end = time.monotonic() + PATIENCE
-    wal.poll()
-    while not done():
-        assert time.monotonic() < end, "waited too long"
-        poller.poll(50)
-        wal.poll()
-
-
-def durable(wal: Wal, number: int) -> None:
-    wait(wal, lambda: wal.durable >= number)
-
-
-def put(wal: Wal, first: int, count: int, size: int = 100, term: int = 1) -> None:
-    """Append and make durable `count` entries, one append each; the number is the index."""
-    for index in range(first, first + count):
-        wal.append(index, image(index, term, size), HardState(term, 1, index - 1))
-        wal.submit()
-    durable(wal, first + count - 1)
 
 
 @pytest.fixture
@@ -61,10 +35,6 @@ def points() -> Iterator[Failpoints]:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return tmp_path / "data" / "wal"
-
-
-def opened(folder: Path, points: Failpoints | None = None, **options: bool) -> Wal:
-    return Wal.open(folder, segment_size=SEGMENT, metadata=b"meta", failpoints=points, **options)
 
 
 def test_a_block_that_the_medium_does_not_give_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

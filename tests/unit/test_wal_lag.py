@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from support.waldisk import METADATA, Files, Log, Picture, image, name, reopened
-from test_wal import wait
+from support.waldriving import wait
 
 from metastore._core.entry import Entry, HardState, encode_entry
 from metastore._core.wal_records import Group, records

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
-from test_longrange import Writer, outcome
-from test_mvcc import COMPARES, RANGES, build, varint
+from support.kvrequests import COMPARES, RANGES, build, varint
+from support.longranges import Writer, outcome
 
 from metastore import errors
 from metastore._core import build_info, mvcc_txn

@@ -1,0 +1,54 @@
+"""Ranges in pieces, while somebody else writes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from metastore import errors
+from metastore._core.mvcc import Store
+from metastore.storage.engines.memory import MemoryEngine
+
+from . import kvmessages as pb
+
+KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
+
+
+class Writer:
+    """A store that changes at random; nearly every call is a commit, the engine is busy at others."""
+
+    def __init__(self, seed: int) -> None:
+        self.store = Store(MemoryEngine(), 5, 6)
+        self.rng = random.Random(seed)
+        self.index = 0
+
+    def change(self, compactions: float = 0.1) -> None:
+        """A few puts and deletes, now and then a compaction with its sweep."""
+        rng, store = self.rng, self.store
+        for _ in range(rng.randint(1, 4)):
+            key = rng.choice(KEYS)
+            if rng.random() < 0.25:
+                store.delete_range(pb.DeleteRangeRequest(key=key).SerializeToString())
+            else:
+                store.put(pb.PutRequest(key=key, value=b"v" * rng.choice([0, 1, 200])).SerializeToString())
+        if rng.random() < compactions and store.revision > max(1, store.compact_revision):
+            store.compact(pb.CompactionRequest(revision=store.revision).SerializeToString())
+        if rng.random() < 0.3:
+            return
+        self.index += 1
+        store.commit(self.index, 1)
+        while rng.random() < 0.9 and store.sweep(3):
+            pass
+
+    def change_much(self) -> None:
+        """What a range in pieces lives through: what it is about to read is overwritten, compacted and swept."""
+        self.change(0.7)
+
+
+def outcome(ask: Callable[[], bytes]) -> Any:
+    """The reply, or the kind of the error."""
+    try:
+        return ask()
+    except errors.ApiError as error:
+        return type(error)
