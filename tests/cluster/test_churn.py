@@ -20,7 +20,7 @@ from support.cluster import Cluster, Member
 from support.load import History, Load
 from support.processes import signal_thread, takers
 
-pytestmark = [pytest.mark.node_only, pytest.mark.cluster]
+pytestmark = pytest.mark.node_only
 
 SEED = 20261129
 #: The promise is two seconds; a machine that is shared is slower, and a signal that is lost takes for ever.

@@ -12,7 +12,7 @@ from support import messages as m
 from support.cluster import Cluster, Member
 from support.processes import wait_until
 
-pytestmark = [pytest.mark.node_only, pytest.mark.cluster]
+pytestmark = pytest.mark.node_only
 
 
 def page(member: Member, path: str) -> tuple[int, str]:

@@ -6,115 +6,24 @@ again (the faults are then the same, the timing is the machine's).
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import secrets
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
 import pytest
-from support.chaos import Clients, Faults
 from support.client import Failure
-from support.cluster import Cluster, clients_of, time_to_write
-from support.linear import FAILED, OK, UNKNOWN, Operation, Violation, check_all, check_key, check_revisions
+from support.cluster import Cluster, time_to_write
+from support.linear import FAILED, OK, Operation, Violation, check_all, check_key, check_revisions
 from support.proxy import Network
+from support.rounds import SETTINGS, run_rounds
 
 ROUNDS = 11  # each kind of fault once
-LONG_ROUNDS = 50
-SETTINGS = {
-    "raft.tick_interval": '"50ms"',
-    "limits.request_timeout": '"700ms"',
-    "wal.segment_size": '"1MiB"',
-    "maintenance.snapshot_count": "500",
-    "maintenance.snapshot_min_size": '"0B"',
-}
-# Who is away for a second comes back by a snapshot of many chunks, and the log is read back from many segments.
-EAGER = {
-    "wal.segment_size": '"64KiB"',
-    "raft.max_tail_bytes": '"64KiB"',
-    "maintenance.snapshot_count": "100",
-    "maintenance.snapshot_chunk_size": '"4KiB"',
-}
-ROCKSDB = {"storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"64KiB"'}
-
-
-def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
-    """Every member serves, and after that all hold the same keys and the same history of them."""
-    with clients_of(cluster.members) as clients:
-        for number, client in enumerate(clients):
-            time_to_write(client, b"after/" + prefix + b"%d" % number)
-        cluster.same_everywhere()
-        revision = clients[0].revision()
-        hashes = [(one.hash, one.compact_revision) for one in (client.hash_kv(revision) for client in clients)]
-    assert len(set(hashes)) == 1, hashes
-
-
-def made_of(folder: Path, own: Sequence[Mapping[str, str]], settings: dict[str, str], network: Network) -> Cluster:
-    """A cluster whose members have settings of their own, not started."""
-    cluster = Cluster(folder, len(own), settings=settings, via=network.via)
-    for member, more in zip(cluster.members, own, strict=True):
-        member.settings.update(more)
-    return cluster
-
-
-def run_rounds(
-    folder: Path, rounds: int, seed: int, own: Sequence[Mapping[str, str]] = ({}, {}, {}), **settings: str
-) -> None:
-    """One fault a round, with clients before, during and after it; then every history is checked. `own`: settings of
-    each of the three members, beside those of all."""
-    print(f"seed {seed}")
-    rng = random.Random(seed)
-    kinds: list[int] = []
-    with Network() as network, made_of(folder, own, {**SETTINGS, **settings}, network) as cluster:
-        faults = Faults(cluster, network, rng)
-        if "maintenance.snapshot_chunk_size" in settings:
-            faults.kinds += [faults.leave_behind] * 3
-        for number in range(rounds):
-            if not kinds:
-                kinds = rng.sample(range(len(faults.kinds)), len(faults.kinds))
-            kind = cast("Callable[[], AbstractContextManager[None]]", faults.kinds[kinds.pop()])
-            prefix = b"round-%d/" % number
-            clients = Clients(cluster.members, prefix, rng.getrandbits(32)).start()
-            try:
-                faults.wait(0.2, 0.5)
-                with kind():
-                    faults.wait(0.3, 2.5)
-                faults.wait(0.2, 0.8)
-            finally:
-                history = clients.stop()
-            undecided = check_all(history)
-            told = {status: sum(one.status == status for one in history) for status in (OK, FAILED, UNKNOWN)}
-            print(f"round {number}: {kind.__name__}, {told}, undecided: {undecided}")
-            assert told[OK] > 20, "the clients hardly got anywhere"
-            for member in cluster.members:
-                member.await_ready()
-            read_everywhere(cluster, prefix)
-            cluster.check_logs()
-            if rng.random() < 0.3:
-                # What is older than the last one has been compacted before.
-                with cluster.leader().client() as client, contextlib.suppress(Failure):
-                    client.compact(client.revision() - rng.randint(0, 100))
-        installed = sum(member.logs.count("installed snapshot index=") for member in cluster.members)
-        print(f"{installed} snapshots installed")
 
 
 @pytest.mark.node_only
 def test_linearizable_under_faults(tmp_path: Path) -> None:
     run_rounds(tmp_path / "cluster", ROUNDS, int(os.environ.get("METASTORE_SEED", "7")))
-
-
-@pytest.mark.long
-@pytest.mark.node_only
-@pytest.mark.parametrize("read_only", ["safe", "lease"])
-@pytest.mark.parametrize("engines", ["memory", "mixed", "rocksdb"])
-def test_linearizable_under_faults_for_long(tmp_path: Path, engines: str, read_only: str) -> None:
-    rounds = int(os.environ.get("METASTORE_ROUNDS", LONG_ROUNDS))
-    seed = int(os.environ.get("METASTORE_SEED", secrets.randbits(32)))
-    own = {"memory": [{}, {}, {}], "mixed": [{}, ROCKSDB, {}], "rocksdb": [ROCKSDB] * 3}[engines]
-    run_rounds(tmp_path / "cluster", rounds, seed, own, **EAGER, **{"raft.read_only": f'"{read_only}"'})
 
 
 # ---- the checks themselves

@@ -20,7 +20,7 @@ from support.attack import MIB, RANGE_PATH, Raw, attacked
 from support.client import Failure
 from support.processes import Server, metric, wait_until
 
-pytestmark = [pytest.mark.once, pytest.mark.node_only]
+pytestmark = pytest.mark.node_only
 
 Make = Callable[..., Server]
 BEGIN = h.frame(h.HEADERS, h.END_HEADERS, 1, h.head())

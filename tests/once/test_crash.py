@@ -6,7 +6,6 @@ The kill comes after a random number of acknowledgements, so no test waits for t
 from __future__ import annotations
 
 import random
-import secrets
 import shutil
 import signal
 import subprocess
@@ -19,46 +18,21 @@ import pytest
 from support import messages as m
 from support import powercut
 from support.client import Failure
+from support.kills import SMALL_SEGMENTS, kill_in_a_loop
 from support.load import History, Load, goes_on
 from support.processes import Node, Process, Server, StartError
 
 from metastore._core import build_info
 
-ROUNDS = 15
-LONG_ROUNDS = 2000
-SMALL_SEGMENTS = {"wal.segment_size": '"64KiB"'}
-
 Make = Callable[..., Server]
 
-
-def kill_in_a_loop(server: Server, rounds: int, rng: random.Random) -> History:
-    """Load, kill, start, check; `rounds` times on one data directory."""
-    history = History()
-    for _ in range(rounds):
-        server.start()
-        with server.client() as client:
-            history.check(client)
-            load = Load(client, history).start()
-            load.wait_acks(rng.choice([0, 1, 5, 50, rng.randint(0, 600)]))
-            server.kill()
-            load.join()
-    server.start()
-    with server.client() as client:
-        history.check(client)
-    return history
+ROUNDS = 15
 
 
 def test_killed_under_load(fresh: Make) -> None:
     seed = 1
     history = kill_in_a_loop(fresh(settings=SMALL_SEGMENTS), ROUNDS, random.Random(seed))
     assert history.acks > 100
-
-
-@pytest.mark.long
-def test_killed_under_load_for_hours(fresh: Make) -> None:
-    seed = secrets.randbits(32)
-    print(f"seed {seed}")
-    kill_in_a_loop(fresh(settings=SMALL_SEGMENTS), LONG_ROUNDS, random.Random(seed))
 
 
 POINTS = [

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,57 +16,20 @@ import pytest
 from google.protobuf.message import DecodeError
 from support import messages as m
 from support.client import METHODS, Client, Failure, op
-from support.differ import Difference, compare, episode, normalised, outcome, shorten, shrink, untie_all
+from support.differ import compare, episode, normalised, outcome, shorten, shrink, untie_all
+from support.episodes import run_episode
 from support.generator import Generator, kills_etcd, operations
 from support.processes import Server
 
-EPISODES = 9
-CALLS = 600
-LONG_CALLS = 600
-LONG_EPISODES = 10_000
-
 Make = Callable[..., Server]
 
-
-def fail(found: Difference, seed: int | str, start: Callable[[], tuple[Server, Server]]) -> None:
-    """Fails the test with the seed and the shortest sequence found that shows the difference."""
-    pytest.fail(f"seed {seed!r}\n{shrink(found, start).report()}", pytrace=False)
-
-
-def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, restart: bool = False) -> None:
-    """One episode on two fresh servers; with `restart`, both are stopped and started again half way."""
-    numbers = itertools.count()
-
-    def start() -> tuple[Server, Server]:
-        number = next(numbers)
-        return fresh_etcd(f"etcd-{seed}-{number}").start(), fresh(f"node-{seed}-{number}").start()
-
-    first, second = start()
-    generator = Generator(seed)
-    for half in range(2):
-        with first.client() as a, second.client() as b:
-            found = episode(generator, calls // 2, a, b)
-        if found is not None:
-            fail(found, f"{seed} half {half} restart {restart}", start)
-        if restart and half == 0:
-            for server in (first, second):
-                server.stop()
-                server.start()
-    first.discard()
-    second.discard()
+EPISODES = 9
+CALLS = 600
 
 
 @pytest.mark.parametrize("seed", range(EPISODES))
 def test_random_calls(seed: int, fresh: Make, fresh_etcd: Make) -> None:
     run_episode(seed, CALLS, fresh, fresh_etcd, restart=seed % 3 == 2)
-
-
-@pytest.mark.long
-def test_random_calls_for_hours(fresh: Make, fresh_etcd: Make) -> None:
-    base = secrets.randbits(32)
-    print(f"seeds {base} and on")
-    for number in range(LONG_EPISODES):
-        run_episode(base + number, LONG_CALLS, fresh, fresh_etcd, restart=number % 10 == 0)
 
 
 def test_an_altered_store_is_noticed(fresh_etcd: Make) -> None:

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 from support import http2 as h
 from support import messages as m
-from support.cluster import Cluster
 from support.processes import Node, Process
-from support.rolling import Writers, restart_all
 
-pytestmark = [pytest.mark.node_only, pytest.mark.once]
+pytestmark = pytest.mark.node_only
 
 MAX_STREAM = 0x7FFFFFFF
 PING_ACK = h.frame(h.PING, h.ACK, 0, bytes(8))
@@ -123,16 +121,3 @@ def test_a_request_of_http_1_is_answered_and_its_connection_closed(tmp_path: Pat
         other.socket.sendall(PING_ACK)
         assert process.wait(20) == 0
         node.process = None
-
-
-@pytest.mark.cluster
-def test_writers_through_all_members_see_no_error_in_a_rolling_restart(cluster_of: Callable[..., Cluster]) -> None:
-    # A stop may take its time on a machine that is shared; how long it takes is not what this is about.
-    cluster = cluster_of(settings={"limits.drain_timeout": '"5s"'}).start()
-    with Writers(cluster) as writers:
-        for leader_last in (True, False):
-            restart_all(cluster, writers, leader_last=leader_last)
-    outcome = writers.outcome
-    assert not outcome.errors, outcome.errors
-    print(f"longest gap {outcome.longest:.2f} s in {outcome.acked} puts")  # bench/rolling.py measures it
-    cluster.same_history()

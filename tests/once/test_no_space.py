@@ -171,7 +171,6 @@ if may_mount():
                 (small_disk / "ballast").unlink()
                 wait_until(lambda: can_write(client), 20, "writes resume")
 
-    @pytest.mark.once
     def test_the_way_out_of_a_full_disk(tmp_path: Path) -> None:
         """With the default settings nearly all of a small disk is used; delete, compact and disarm are taken when puts
         are not, and after them there is room again without anybody's help, also when the node was killed meanwhile."""
@@ -215,7 +214,6 @@ if may_mount():
         "maintenance.snapshot_min_size": '"8MiB"', "maintenance.snapshot_count": "1000",
     }  # fmt: skip
 
-    @pytest.mark.once
     def test_rocksdb_on_a_full_disk(tmp_path: Path) -> None:
         """It refuses puts before it runs out of room. A disk that others fill does not end the node either: it can be
         read. When there is room it goes on, or ends to be started again, where RocksDB wants to be opened anew."""

@@ -20,8 +20,6 @@ from metastore import Config, errors
 from metastore import Node as EmbeddedNode
 from metastore.cli import main as cli
 
-pytestmark = pytest.mark.once
-
 READY = "ready to serve client requests"
 
 

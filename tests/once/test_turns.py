@@ -16,7 +16,7 @@ from support import messages as m
 from support.client import Client, Failure, op
 from support.processes import Server, metric
 
-pytestmark = [pytest.mark.once, pytest.mark.node_only]
+pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 150_000, "rocksdb": 15_000}
 SLOW = "metastore_loop_slow_turns_total"

@@ -12,6 +12,7 @@ from metastore.storage.engines.memory import MemoryEngine
 
 from . import kvmessages as pb
 
+MANY = 40_000
 KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
 
 

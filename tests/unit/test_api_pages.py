@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from http import client as http_client
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,12 +18,11 @@ from support import etcdctl
 from support.echo_server import Running
 from support.processes import wait_until
 
-from metastore import Config, Node, errors
+from metastore import errors
 from metastore._core.grpc import Limits
 from metastore._core.h2_request import Request
 from metastore.api import pb
 from metastore.api.common import CLUSTER_VERSION, ETCD_VERSION
-from metastore.api.numbers import MEANINGS
 from metastore.api.ports import Ports
 from metastore.api.services import FIRST_OTHER, make_pages, make_services
 
@@ -509,14 +507,3 @@ def test_status_page(running: Running) -> None:
     assert (found["name"], found["member_id"], found["raft_term"]) == ("n1", "fedcba9876543210", 3)
     assert found["log"] == {"syncs_total": 12, "queued_bytes": 3.5}
     assert (found["version"], found["engine"], found["uptime_seconds"], found["peers"]) == ("0.1.0", "memory", 1.5, [])
-
-
-@pytest.mark.node_only
-def test_every_number_of_a_node_has_a_meaning(tmp_path: Path) -> None:
-    """HELP lines that only repeat a name tell nothing."""
-    config = Config(node={"data_dir": str(tmp_path)}, listen={"client": "127.0.0.1:0"})
-    with Node(config.changed(storage={"engine": "rocksdb"}, wal={"segment_size": "1MiB"})) as member:
-        names = set(member.stats())
-    missing = sorted(names - set(MEANINGS))
-    assert missing == [], "write what they mean into metastore/api/numbers.py"
-    assert all(text.endswith(".") for text in MEANINGS.values())

@@ -3,7 +3,6 @@ a turn of the loop answers only so much, and single keys do not wait."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,11 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
-from support import messages as m
-from support.client import Client, op
 from support.kvrequests import RANGES, build
-from support.longranges import Writer, outcome
-from support.processes import Server
+from support.longranges import MANY, Writer, outcome
 
 from metastore import errors
 from metastore._core.batch import BatchProposer
@@ -63,9 +59,6 @@ class Caller(Waiter):
 
     def fail(self, error: errors.MetaStoreError) -> None:
         self.error = error
-
-
-MANY = 40_000
 
 
 def server(most: int = 1000) -> KVServer:
@@ -167,36 +160,3 @@ def test_a_range_that_cannot_be_begun_fails_alone() -> None:
         pass
     assert {one.reply.count for one in first} == {MANY}
     assert isinstance(old.error, errors.Compacted)
-
-
-def fill(client: Client, count: int) -> None:
-    """`count` keys in few transactions."""
-    for first in range(0, count, 10000):
-        puts = [op(m.PutRequest(key=b"k%06d" % number, value=b"v")) for number in range(first, first + 10000)]
-        client.txn(success=puts)
-
-
-def whole(**more: Any) -> Any:
-    """A request for all of them."""
-    return m.RangeRequest(key=b"k", range_end=b"l", **more)
-
-
-@pytest.mark.node_only
-def test_many_long_ranges_of_real_clients(fresh: Callable[..., Server]) -> None:
-    """All are answered, each out of one revision, while a writer goes on and some clients go away."""
-    node = fresh(settings={"limits.max_txn_ops": "10000"}).start()
-    with node.client(60) as client, node.client(60) as leaver:
-        fill(client, MANY)
-        requests = [whole(count_only=True), whole(), whole(keys_only=True), whole(sort_order=2, limit=5)]
-        gone = [leaver.future(request) for request in requests * 8]
-        futures = [client.future(request) for request in requests * 4]
-        leaver.close()
-        for number in range(20):
-            client.put(b"m/%d" % number)
-        replies = [m.RangeResponse.FromString(future.result()) for future in futures]
-        assert all(future.done() for future in gone)
-        assert {reply.count for reply in replies} == {MANY}
-        assert [len(reply.kvs) for reply in replies] == [0, MANY, MANY, 5] * 4
-        assert replies[1].kvs == replies[-3].kvs
-        assert replies[3].kvs[0].key == b"k%06d" % (MANY - 1)
-        assert node.stop() == 0

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,15 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
 from support.kvrequests import COMPARES, RANGES, build, varint
+from support.kvservice import Caller, ops, server, whole
 from support.longranges import Writer, outcome
 
 from metastore import errors
 from metastore._core import build_info, mvcc_txn
-from metastore._core.batch import BatchProposer
-from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_txn_work import execute_txn, read_in_pieces
-from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
 
 
@@ -53,106 +49,10 @@ def test_a_readonly_transaction_in_pieces_answers_the_same(
         assert outcome(lambda body=body: read_in_pieces(writer.store, body, budget, writer.change_much)) == wanted
 
 
-class Caller(Waiter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.reply: Any = None
-        self.error: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        self.reply = reply
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        self.error = error
-
-
-def server(keys: int) -> KVServer:
-    """A KV service over so many keys."""
-    store = Store(MemoryEngine())
-    for number in range(keys):
-        store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())
-    store.commit(1, 1)
-    limits = SimpleNamespace(max_request_bytes=1 << 21, max_txn_ops=128, max_inflight_requests=1000)
-    return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
-
-
-def ops(*ranges: Any) -> list[Any]:
-    return [pb.RequestOp(request_range=one) for one in ranges]
-
-
-def whole(**more: Any) -> Any:
-    return pb.RangeRequest(key=b"k", range_end=b"l", serializable=True, **more)
-
-
-def longest_turn(kv: KVServer, call: Callable[[], Any]) -> float:
-    """Seconds of this thread's processor time that the longest turn took; `call` begins it."""
-    worst, busy = 0.0, True
-    while busy:
-        began = time.thread_time()
-        call()
-        call = int
-        busy = kv.serve_late()
-        worst = max(worst, time.thread_time() - began)
-    return worst
-
-
-KEYS = 200_000
-
-
-@pytest.fixture(scope="module")
-def large() -> KVServer:
-    return server(KEYS)
-
-
 def nest(body: bytes) -> bytes:
     """An encoded transaction inside of another one."""
     op = b"\x22" + varint(len(body)) + body
     return b"\x12" + varint(len(op)) + op
-
-
-@pytest.mark.once
-@pytest.mark.parametrize(
-    "name",
-    ["counts", "sorted", "sorted by value", "filtered", "list", "last keys", "counts in counts", "compares"],
-)
-def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
-    """Each took between 0.1 and 15 s in one turn, with all that many keys."""
-    kv = large
-    count = ops(*[whole(count_only=True)] * 120)
-    nested = pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=count[:12]))] * 10)
-    compare = pb.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
-    requests = {
-        "counts": pb.TxnRequest(success=count),
-        "sorted": whole(sort_target=3, sort_order=2),
-        "sorted by value": whole(sort_target=4, sort_order=1, limit=3),
-        "filtered": whole(min_mod_revision=KEYS - 5),
-        "list": whole(),
-        "last keys": whole(sort_order=2, limit=5),
-        "counts in counts": nested,
-        "compares": pb.TxnRequest(compare=[compare] * 20, success=ops(pb.RangeRequest(key=b"a", serializable=True))),
-    }
-    request, caller = requests[name], Caller()
-    method = "Txn" if isinstance(request, pb.TxnRequest) else "Range"
-    worst = longest_turn(kv, lambda: kv.call(method, request.SerializeToString(), caller, 0.0))
-    if kv.reads:
-        # One that is not serializable waits for a round.
-        reads = kv.take_reads()
-        worst = longest_turn(kv, lambda: kv.serve_reads(reads))
-    assert caller.error is None
-    reply = (pb.TxnResponse if method == "Txn" else pb.RangeResponse).FromString(caller.reply)
-    if name == "counts":
-        assert [one.response_range.count for one in reply.responses] == [KEYS] * 120
-    elif name == "compares":
-        assert reply.succeeded
-    elif name == "sorted by value":
-        assert [kv.value for kv in reply.kvs] == [b"%07d" % number for number in range(3)] and reply.more
-    elif name == "filtered":
-        assert [kv.mod_revision for kv in reply.kvs] == list(range(KEYS - 5, KEYS + 2))
-    elif name == "sorted":
-        assert [kv.mod_revision for kv in reply.kvs] == list(range(KEYS + 1, 1, -1))
-    assert not kv.queue.held and not kv.queue.begun and not kv.late
-    assert worst < 0.02, f"{worst * 1000:.1f} ms"
 
 
 def test_what_a_transaction_may_hold_is_counted_before_it_is_decoded() -> None:

@@ -1,0 +1,77 @@
+"""Nodes that may use little memory: full before killed, and a way out."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from support import messages as m
+from support.client import Failure
+from support.limitedmemory import fill, full_and_the_way_out, overwritten_for_ever, way_out
+from support.memlimits import MIB, STACKS, Group, LimitedNode
+from support.processes import StartError
+
+from metastore import errors
+
+pytestmark = pytest.mark.node_only
+
+
+FEW = 52 * MIB  # enough for a node, and not for the data of one that had three times as much
+
+
+@pytest.mark.parametrize("memory_group", [160 * MIB], indirect=True)
+def test_a_start_that_cannot_fit_says_what_to_do(limited_node: LimitedNode, memory_group: Group) -> None:
+    node, group = limited_node, memory_group
+    node.start()
+    with node.client(60) as client:
+        fill(client, 3000)
+        revision, whole = client.revision(), client.hash_kv().hash
+    node.kill()
+    before = group.nbytes
+    group.change(FEW)
+    group.stacks = STACKS // 2  # a start that does not fit has threads, and will have no more
+    with pytest.raises(StartError, match="the data does not fit into memory") as caught:
+        node.start()
+    assert caught.value.returncode == errors.OutOfMemory.exit_code
+    assert 'storage.engine = "rocksdb"' in str(caught.value) and "Traceback" not in str(caught.value)
+    group.stacks = STACKS
+    if group.kind != "cgroup":
+        group.change(before)  # RocksDB's threads reserve far more than they use
+    node.settings["storage.engine"] = '"rocksdb"'
+    node.start(120)
+    with node.client(60) as client:
+        assert (client.revision(), client.hash_kv().hash) == (revision, whole)
+    assert node.stop() == 0
+    # And back, where there is room again.
+    group.change(before)
+    node.settings.pop("storage.engine")
+    node.start()
+    with node.client(60) as client:
+        assert (client.revision(), client.hash_kv().hash) == (revision, whole)
+    assert node.stop() == 0
+
+
+def test_deleting_all_at_once_is_refused_where_it_would_take_too_much(limited_node: LimitedNode) -> None:
+    """Small keys, whose tombstones take as much as they do: the number that may go is told, and it may."""
+    node = limited_node.start()
+    with node.client(60) as client:
+        count = fill(client, 600)
+        everything = m.DeleteRangeRequest(key=b"fill/", range_end=b"fill0")
+        for request in (everything, m.TxnRequest(success=[m.RequestOp(request_delete_range=everything)])):
+            with pytest.raises(Failure, match="there is memory to delete") as caught:
+                client.call(request)
+            assert caught.value.code == 8
+        number = re.search(r"delete (\d+) keys", caught.value.text)
+        assert number and 1000 < int(number[1]) < count
+        client.delete(b"fill/%09d" % 7)
+        way_out(client, count + 100)
+
+
+@pytest.mark.parametrize("size", [3000])
+def test_full_before_killed_and_the_way_out(size: int, limited_node: LimitedNode) -> None:
+    full_and_the_way_out(limited_node, size)
+
+
+@pytest.mark.parametrize("puts", [20_000])
+def test_overwriting_for_ever(puts: int, limited_node: LimitedNode) -> None:
+    overwritten_for_ever(limited_node, puts)

@@ -1,0 +1,214 @@
+"""Random traffic on the client port of a live node, most of it wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import random
+import socket
+import time
+
+from . import http2 as h
+from . import messages as m
+from .client import Client, Failure
+from .processes import Server, wait_until
+
+MIB = 1 << 20
+#: Small bounds, so that they are met.
+SETTINGS = {
+    "limits.max_connections": "30", "limits.max_inflight_bytes": '"8MiB"', "limits.max_reply_bytes": '"8MiB"',
+    "limits.max_output_bytes": '"1MiB"', "limits.output_timeout": '"2s"', "limits.handshake_timeout": '"1s"',
+    "limits.max_concurrent_streams": "200", "wal.segment_size": '"4MiB"',
+}  # fmt: skip
+#: Twice what requests may hold, what replies may, what is gathered for them, and what the allocator keeps.
+GROWTH = 160 * MIB
+KV = (b"Put", b"Range", b"DeleteRange", b"Txn", b"Compact")
+NUMBERS = (0, 1, 2, 5, 255, 256, 16383, 16384, 16385, 65535, 1 << 20, (1 << 24) - 1, (1 << 31) - 1, (1 << 32) - 1)
+PAGES = (b"/metrics", b"/health", b"/readyz?verbose", b"/status", b"/version", b"/none")
+
+
+class Fuzzer:
+    """Makes the bytes of one client; all of it follows from `rng`."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self.rng = rng
+        self.stream = -1
+
+    def body(self) -> bytes:
+        rng = self.rng
+        key, value = b"f/%d" % rng.randrange(50), rng.randbytes(rng.choice((0, 1, 100, 5000, 200_000)))
+        whole = m.RangeRequest(key=b"f/", range_end=b"f0", serializable=rng.random() < 0.5).SerializeToString()
+        return rng.choice((
+            m.PutRequest(key=key, value=value).SerializeToString(), whole, whole,
+            m.DeleteRangeRequest(key=key).SerializeToString(),
+            m.CompactionRequest(revision=rng.choice((0, 1, 5, 1 << 40))).SerializeToString(),
+            rng.randbytes(rng.choice((0, 1, 30, 3000))),
+        ))  # fmt: skip
+
+    def message(self) -> bytes:
+        rng, body = self.rng, self.body()
+        way = rng.random()
+        if way < 0.7:
+            return h.message(body)
+        if way < 0.8:
+            return h.message(gzip.compress(body), 1)
+        if way < 0.85:
+            return h.message(gzip.compress(bytes(rng.choice((10, 3 * MIB)))), 1)
+        return bytes([rng.choice((0, 1, 2, 255))]) + rng.choice(NUMBERS).to_bytes(4, "big") + body
+
+    def head(self) -> bytes:
+        rng = self.rng
+        path = b"/etcdserverpb.KV/" + rng.choice(KV)
+        if rng.random() < 0.1:
+            path = rng.choice((b"/", b"", b"x" * 9000, b"/etcdserverpb.Maintenance/Snapshot", rng.randbytes(20)))
+        extra = []
+        for _ in range(rng.choice((0, 0, 1, 2, 20))):
+            name = rng.choice(
+                (
+                    b"grpc-timeout",
+                    b"grpc-encoding",
+                    b"token",
+                    b"hasleader",
+                    b"x" * rng.randrange(1, 3000),
+                    b"content-length",
+                    b"connection",
+                    b":path",
+                    b"X-Upper",
+                    b"te",
+                )
+            )
+            value = rng.choice(
+                (
+                    b"1n",
+                    b"50m",
+                    b"10S",
+                    b"gzip",
+                    b"identity",
+                    b"true",
+                    b"",
+                    rng.randbytes(10),
+                    b"y" * rng.choice((1, 100, 15_000)),
+                )
+            )
+            extra.append((name, value))
+        return h.head(path, *extra, method=rng.choice((b"POST",) * 9 + (b"GET",)))
+
+    def call(self) -> bytes:
+        rng = self.rng
+        self.stream += 2
+        out = h.frame(h.HEADERS, h.END_HEADERS | (rng.random() < 0.03), self.stream, self.head()[:16_000])
+        wire = self.message()
+        if rng.random() < 0.2:
+            wire = wire[: rng.randrange(len(wire) + 1)]
+        for at in range(0, len(wire), 16_000):
+            end = at + 16_000 >= len(wire) and rng.random() < 0.85
+            out += h.frame(h.DATA, end, self.stream, wire[at : at + 16_000])
+        if rng.random() < 0.1:
+            out += h.frame(h.RST_STREAM, 0, self.stream, rng.choice(NUMBERS).to_bytes(4, "big"))
+        return out
+
+    def strange(self) -> bytes:
+        rng = self.rng
+        stream = rng.choice((0, self.stream, self.stream - 2, self.stream + 2, 2, 1 << 30)) % (1 << 31)
+        kind = rng.choice(
+            (
+                h.PING,
+                h.SETTINGS,
+                h.WINDOW_UPDATE,
+                h.PRIORITY,
+                h.RST_STREAM,
+                h.GOAWAY,
+                h.CONTINUATION,
+                h.PUSH_PROMISE,
+                h.DATA,
+                h.HEADERS,
+                10,
+                200,
+            )
+        )
+        size = {h.PING: 8, h.WINDOW_UPDATE: 4, h.RST_STREAM: 4, h.PRIORITY: 5, h.SETTINGS: 6}.get(kind, 20)
+        payload = rng.randbytes(size if rng.random() < 0.8 else rng.randrange(40))
+        if kind == h.SETTINGS and len(payload) == 6:
+            payload = rng.randrange(1, 8).to_bytes(2, "big") + rng.choice(NUMBERS).to_bytes(4, "big")
+        return h.frame(kind, rng.choice((0, 0, 1, 4, 5, 8, 255)), stream, payload) * rng.choice((1, 1, 1, 3, 300))
+
+    def http(self) -> bytes:
+        rng, out = self.rng, b""
+        for _ in range(rng.choice((1, 2, 50, 500))):
+            out += b"GET " + rng.choice(PAGES) + b" HTTP/1.1\r\nHost: x\r\n\r\n"
+        return self.bent(out)
+
+    def bent(self, data: bytes) -> bytes:
+        rng = self.rng
+        if data and rng.random() < 0.3:
+            bent = bytearray(data)
+            for _ in range(rng.choice((1, 1, 5))):
+                bent[rng.randrange(len(bent))] ^= 1 << rng.randrange(8)
+            return bytes(bent)
+        return data[: rng.randrange(len(data) + 1)] if rng.random() < 0.1 else data
+
+    def traffic(self) -> bytes:
+        if self.stream < 0:
+            kind = self.rng.random()
+            if kind < 0.15:
+                self.stream = 1 << 29
+                return self.http()
+            self.stream = 1
+            hello = h.hello(self.rng.choice((0, 1, 1 << 16, 1 << 24))) + h.frame(h.SETTINGS, h.ACK, 0)
+            return self.bent(hello) if kind < 0.2 else hello
+        if self.stream >= 1 << 29:
+            return self.http()
+        return self.bent(
+            b"".join(
+                self.call() if self.rng.random() < 0.8 else self.strange() for _ in range(self.rng.choice((1, 3, 30)))
+            )
+        )
+
+
+def serves(node: Server, client: Client, number: int, seed: int) -> None:
+    def served() -> bool:
+        assert node.running().popen.poll() is None, f"seed {seed}: the node ended\n{node.running().log[-3000:]}"
+        with contextlib.suppress(Failure):
+            client.put(b"clean", b"%d" % number)
+            return client.get(b"clean") == b"%d" % number
+        return False
+
+    wait_until(served, 30, f"seed {seed}: a write beside the attack")
+
+
+def attack(node: Server, seed: int, seconds: float) -> None:
+    rng = random.Random(seed)
+    host, _, port = node.address.rpartition(":")
+    until, number = time.monotonic() + seconds, 0
+    with node.client() as client, contextlib.ExitStack() as stack:
+        serves(node, client, number, seed)
+        rss = node.running().rss()
+        busy: dict[socket.socket, Fuzzer] = {}
+        while time.monotonic() < until:
+            if len(busy) < 20:
+                sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+                sock.settimeout(0.02)
+                busy[sock] = Fuzzer(rng)
+            sock = rng.choice(list(busy))
+            try:
+                sock.sendall(busy[sock].traffic())
+                if rng.random() < 0.5:
+                    sock.recv(1 << 18)
+            except TimeoutError:
+                pass
+            except OSError:
+                busy.pop(sock)
+                sock.close()
+                continue
+            if rng.random() < 0.02:
+                busy.pop(sock)
+                sock.close()
+            number += 1
+            if number % 200 == 0:
+                serves(node, client, number, seed)
+        serves(node, client, number, seed)
+        grown = node.running().peak_rss() - rss
+        assert grown < GROWTH, f"seed {seed}: the node has grown by {grown >> 20} MiB"
+    # A stop is in order after all that, and so is what the log holds.
+    assert "Traceback" not in node.running().log, node.running().log[-3000:]
+    assert node.stop() == 0

@@ -1,0 +1,47 @@
+"""The KV service over a store in memory, and callers that keep what they are told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from metastore import errors
+from metastore._core.batch import BatchProposer
+from metastore._core.kv_server import KVServer
+from metastore._core.mvcc import Store
+from metastore._core.waiter import Waiter
+from metastore.storage.engines.memory import MemoryEngine
+
+from . import kvmessages as pb
+
+
+class Caller(Waiter):
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.reply: Any = None
+        self.error: Any = None
+
+    def complete(self, reply: bytes) -> None:
+        self.reply = reply
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        self.error = error
+
+
+def server(keys: int) -> KVServer:
+    """A KV service over so many keys."""
+    store = Store(MemoryEngine())
+    for number in range(keys):
+        store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())
+    store.commit(1, 1)
+    limits = SimpleNamespace(max_request_bytes=1 << 21, max_txn_ops=128, max_inflight_requests=1000)
+    return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
+
+
+def ops(*ranges: Any) -> list[Any]:
+    return [pb.RequestOp(request_range=one) for one in ranges]
+
+
+def whole(**more: Any) -> Any:
+    return pb.RangeRequest(key=b"k", range_end=b"l", serializable=True, **more)
