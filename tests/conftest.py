@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end tests, and the two switches of the test run.
 
 `--server etcd` runs the end-to-end tests against a real etcd in place of a node: what fails there is wrong in the
-test. `--long` adds the tests marked `long`, which take minutes to hours.
+test. `--long` adds the tests in folders named `long`, which take minutes to hours.
 """
 
 from __future__ import annotations
@@ -13,20 +13,19 @@ from typing import Any
 
 import hypothesis
 import pytest
-from support import etcdctl
+
+# Before anything of it is imported: a helper that finds a difference shows it, as a test does.
+pytest.register_assert_rewrite("support")
+
+from support import etcdctl, runs
 from support.client import Client
 from support.cluster import Cluster
-from support.processes import Etcd, Node, Server
+from support.processes import Etcd, Server, make_server
 
-# The modules whose tests are about whole clusters; they take half of the time of all. A run of everything that names no
-# tests, markers or words leaves them out: `-m cluster` runs them.
-CLUSTERS = {"test_bench", "test_cluster", "test_cluster_life", "test_lease_reads", "test_linearizable", "test_sim"}
-CLUSTERS |= {"test_async_node", "test_backup_cluster", "test_catchup", "test_snapshot_cluster", "test_upkeep_cluster"}
-CLUSTERS |= {"test_beginning", "test_cluster_space", "test_mixed_cluster", "test_rocksdb_cluster", "test_roster_order"}
-# The longest of the others, of which the build and the version of Python matter to none.
-ONCE = {"test_crash", "test_differential", "test_localcluster", "test_no_space", "test_rocksdb_crash"}
-ONCE |= {"test_snapshot_node"}
+from metastore._core import build_info
 
+# Seconds for which this machine lacked processors before a test began.
+STALLED = pytest.StashKey[float | None]()
 
 # How long an example takes says how busy the machine is, and which build this is.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -47,11 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks by folder; a run of everything that names no tests, markers or words leaves the clusters out."""
     for item in items:
-        if item.path.stem in CLUSTERS:
-            item.add_marker(pytest.mark.cluster)
-        if item.path.stem in ONCE:
-            item.add_marker(pytest.mark.once)
+        for mark in runs.marks_of(item.path):
+            item.add_marker(mark)
     everything = config.args_source is pytest.Config.ArgsSource.TESTPATHS and not (
         config.getoption("markexpr") or config.getoption("keyword")
     )
@@ -67,15 +65,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in set(left_out)]
 
 
-def make_server(config: pytest.Config, data_dir: Path, **options: Any) -> Server:
-    """A server of the kind under test; `options` are those of Node and say nothing to etcd.
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    item.stash[STALLED] = runs.stalled_seconds()
+    return (yield)
 
-    A node's log segments are small here, for the disk's sake.
-    """
-    if config.getoption("--server") == "etcd":
-        return Etcd(data_dir, durable=False)
-    settings = {"wal.segment_size": '"4MiB"', **options.pop("settings", {})}
-    return Node(data_dir, settings, **options)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A test that CI runs four times fails when it takes too long."""
+    report = yield
+    before, after = item.stash.get(STALLED, None), runs.stalled_seconds()
+    if call.when != "call" or not report.passed or runs.marks_of(item.path) or before is None or after is None:
+        return report
+    if runs.takes_too_long(call.duration, after - before, build_info()["flavour"]):
+        report.outcome = "failed"
+        report.longrepr = f"It took {call.duration:.1f} s. Make it shorter, or move it to tests/once."
+    return report
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +95,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Server]:
     """One server under test for the whole run; tests keep to keys under their own `prefix`."""
-    with make_server(pytestconfig, tmp_path_factory.mktemp("server") / "data") as server:
+    with make_server(pytestconfig.getoption("--server"), tmp_path_factory.mktemp("server") / "data") as server:
         yield server
         server.discard()
 
@@ -112,7 +118,7 @@ def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[...,
     made: list[Server] = []
 
     def make(name: str = "data", **options: Any) -> Server:
-        made.append(make_server(pytestconfig, tmp_path / name, **options))
+        made.append(make_server(pytestconfig.getoption("--server"), tmp_path / name, **options))
         return made[-1]
 
     yield make

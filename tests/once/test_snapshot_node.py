@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import make_server
 from support.load import History, Load, goes_on
-from support.processes import Node, Server, StartError, wait_until
+from support.processes import Node, Server, StartError, make_server, wait_until
 from support.snapshotfiles import bomb, images
 
 pytestmark = pytest.mark.node_only
@@ -65,7 +64,7 @@ def make_filled(node: Server, count: int) -> Server:
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Path:
     """The data of a node that holds 300 keys, took several snapshots, and was stopped."""
-    node = make_server(pytestconfig, tmp_path_factory.mktemp("filled") / "data", settings=EAGER)
+    node = make_server(pytestconfig.getoption("--server"), tmp_path_factory.mktemp("filled") / "data", settings=EAGER)
     return make_filled(node, 300).data_dir
 
 

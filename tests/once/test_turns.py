@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from support import messages as m
 from support.client import Client, Failure, op
-from support.processes import Server, metric
+from support.processes import Server, make_server, metric
 
 pytestmark = pytest.mark.node_only
 
@@ -25,11 +25,10 @@ SLOW = "metastore_loop_slow_turns_total"
 @pytest.fixture(scope="module", params=sorted(KEYS))
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, int]]:
     """A node with many keys, and how many."""
-    from conftest import make_server
-
     engine = request.param
     settings = {"storage.engine": f'"{engine}"', "limits.max_txn_ops": "5000"}
-    server = make_server(request.config, tmp_path_factory.mktemp(engine) / "data", settings=settings)
+    kind = request.config.getoption("--server")
+    server = make_server(kind, tmp_path_factory.mktemp(engine) / "data", settings=settings)
     with server.start(), server.client(60) as client:
         for first in range(0, KEYS[engine], 5000):
             puts = [m.PutRequest(key=b"k%06d" % n, value=b"%d" % (n % 7)) for n in range(first, first + 5000)]

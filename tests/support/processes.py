@@ -21,7 +21,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from .client import Client
 
@@ -327,3 +327,14 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not hold within {timeout} s"
         pause.wait(0.005)
+
+
+def make_server(kind: str, data_dir: Path, **options: Any) -> Server:
+    """A server of the kind under test, "node" or "etcd"; `options` are those of Node and say nothing to etcd.
+
+    A node's log segments are small here, for the disk's sake.
+    """
+    if kind == "etcd":
+        return Etcd(data_dir, durable=False)
+    settings = {"wal.segment_size": '"4MiB"', **options.pop("settings", {})}
+    return Node(data_dir, settings, **options)
