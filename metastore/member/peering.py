@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import random
-import secrets
 from collections.abc import Set
 from typing import TYPE_CHECKING, Any, Final
 
@@ -53,13 +52,13 @@ VERDICTS: Final[dict[int, type[errors.MetaStoreError]]] = {
 class Peering:
     """What a server has to do with its peers. `transport` is None while this member listens to no others.
 
-    start: the number of this start of the data directory.
+    start: the number of this start of the data directory. life: drawn by this process, in 64 bits.
     """
 
-    def __init__(self, server: Server, start: int) -> None:
+    def __init__(self, server: Server, start: int, life: int) -> None:
         self._server = server
         self.transport: PeerTransport | None = None
-        self._process = (start, secrets.randbits(64))
+        self._process = (start, life)
         self._wanted: Codec | None = server.codec.codec
         self._codecs = tuple(sorted((codec.flag, codec.name) for codec in load_all()))
         self._line_at: float | None = None

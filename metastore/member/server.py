@@ -288,7 +288,7 @@ class Server:
         self.space = Space(self)
         self.snapshots.pressed = lambda: self.space.disk_full
         self.membership = Members(self.driver, self.kv, self.roster, identity)
-        self.peering = Peering(self, self.start)
+        self.peering = Peering(self, self.start, secrets.randbits(64))
         self.upkeep = Upkeep(
             self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )

@@ -18,6 +18,7 @@ from ..errors import FormatError
 from ..net.loop import READ, WRITE, Timer
 from ..net.resolver import Places, Resolver
 from . import handshake as hs
+from .acquaintances import Acquaintance
 from .stream import (
     CLOSED,
     CONNECTING,
@@ -63,37 +64,20 @@ class DialOwner(StreamOwner, Protocol):
         """`member` answered what its roster is. Raises FormatError if that cannot be read."""
 
 
-class Peer:
-    """Another member: two streams to it, and what came from it. `known` tells whether the roster has it; one that is
-    not known yet has greeted us, and is answered where it said."""
+class Peer(Acquaintance):
+    """Another member, with two streams to it, and what came from it. `connected` is as the log was told."""
 
-    def __init__(self, transport: DialOwner, member: int, address: str, known: bool = True) -> None:
+    def __init__(self, transport: DialOwner, member: int, address: str, known: bool) -> None:
+        super().__init__(member, address, known, transport.loop.now())
         limits = transport.limits
-        self.id = member
-        self.name = ""
-        self.known = known
-        self.address = address
-        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
-        self.heard = transport.loop.now()
-        self.connected = False  # as the log was told
         self.trouble = ""  # why there is no connection
         self.control = DialledStream(transport, self, hs.CONTROL, limits.max_control)
         self.bulk = DialledStream(transport, self, hs.BULK, limits.max_bulk)
         self.snapshots: set[SnapshotSender] = set()
         self.roster: RosterStream | None = None
-        self.identity: hs.PeerIdentity | None = None
         self.dropped = 0
         self.received_bytes = 0  # of streams that are closed
         self.received_frames = 0
-
-    def __str__(self) -> str:
-        name = self.name or (hs.clip(self.identity.name) if self.identity is not None else "")
-        return f"{name} ({self.id:016x})" if name else f"member {self.id:016x}"
-
-    @property
-    def places(self) -> list[str]:
-        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
-        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
 
     @property
     def streams(self) -> list[DialledStream]:

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
@@ -23,8 +24,8 @@ from ..net.loop import Loop, Timer
 from ..net.resolver import Resolver
 from . import handshake as hs
 from .accepted import AcceptedStream
+from .acquaintances import Acquaintances
 from .dialled import DialledStream, Peer, RosterStream, SnapshotSender
-from .founding import Lives
 from .handshake import PeerIdentity
 from .stream import CLOSED, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
 
@@ -42,8 +43,6 @@ REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
 #: Lines about ends of connections in that time, whatever they say: the reason may be a stranger's.
 MAX_LINES: Final = 100
-#: Members at a time that are heard and answered although the roster does not have them yet.
-MAX_STRANGERS: Final = 8
 MSG_APP: Final = int(MessageType.MsgApp)
 MSG_SNAP: Final = int(MessageType.MsgSnap)
 #: Where struct tcp_info of Linux has the smoothed round-trip time, in microseconds.
@@ -120,18 +119,14 @@ class PeerTransport:
         self.resolver = Resolver(loop)
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
-        self.incarnations: dict[int, str] = {}
-        self.lives = Lives()
-        self._seen: dict[int, str] = {}  # incarnations of members that took part, for those that the roster has none of
         self.strays = 0  # messages for members that are not known
-        self._peers: dict[int, Peer] = {}
-        self._removed: frozenset[int] = frozenset()
+        self._known = Acquaintances(me.member_id, partial(Peer, self))
+        self._peers = self._known.members
         self._accepted: dict[AcceptedStream, None] = {}
         self._unreachable: set[int] = set()
         self._reports: dict[object, tuple[str, float]] = {}
         self._lines_since = loop.now()
         self._lines = 0
-        self._told = False
         self._closed = False
         self._timer: Timer | None = None
         self._acceptor = Acceptor(loop, address, self._take_in, backlog=BACKLOG, per_turn=1, whom="for peers ")
@@ -146,45 +141,31 @@ class PeerTransport:
 
         New ones are dialled at once, changed addresses dialled anew, streams from and to others that were known closed.
         """
-        for member in [member for member, peer in self._peers.items() if peer.known and member not in peers]:
+        changed = self._known.set_peers(peers, names or {})
+        for member in changed.gone:
             self._forget(member, "it is no member any more")
-        for member, address in peers.items():
-            known = self._peers.get(member)
-            if member == self.me.member_id:
-                continue
-            if known is None:
-                known = self._peers[member] = Peer(self, member, address)
-                known.control.dial()
-                known.bulk.dial()
-            elif known.address != address:
-                known.address = address
-                if known.known:
-                    known.control.move()
-                    known.bulk.move()
-            known.known = True
-            known.name = (names or {}).get(member, "")
+        for peer in changed.new:
+            self._dial(peer)
+        for peer in changed.moved:
+            peer.control.move()
+            peer.bulk.move()
         self._drop_accepted(lambda stream: stream.from_ not in self._peers, "is no member any more")
 
     def hear(self, member: int, place: str) -> None:
         """Another member says that `member` listens at `place`: it is dialled there too, and counts as one that is not
         known here yet if the roster does not have it."""
-        peer = self._peers.get(member)
-        if peer is not None:
-            if not peer.connected and place not in peer.places:
-                peer.greeted = (place,)
-        elif member not in self._removed and self._strangers() < MAX_STRANGERS:
-            peer = self._peers[member] = Peer(self, member, "", known=False)
-            peer.greeted = (place,)
-            peer.control.dial()
-            peer.bulk.dial()
+        stranger = self._known.hear(member, place)
+        if stranger is not None:
+            self._dial(stranger)
 
-    def _strangers(self) -> int:
-        return sum(not peer.known for peer in self._peers.values())
+    @staticmethod
+    def _dial(peer: Peer) -> None:
+        peer.control.dial()
+        peer.bulk.dial()
 
     def _forget(self, member: int, reason: str) -> None:
-        self._close_peer(self._peers.pop(member), reason)
+        self._close_peer(self._known.forget(member), reason)
         self._unreachable.discard(member)
-        self._seen.pop(member, None)
         self._drop_accepted(lambda stream: stream.from_ == member, reason)
 
     def label(self, member: int) -> str:
@@ -202,20 +183,14 @@ class PeerTransport:
 
     def set_removed(self, members: Iterable[int]) -> None:
         """The members that were removed for good: who dials us under such an id is told to stop."""
-        self._removed = frozenset(members)
-        for member in self._removed:
-            self.lives.forget(member)
-            if member in self._peers and not self._peers[member].known:
-                self._forget(member, "was removed")
-        self._drop_accepted(lambda stream: stream.from_ in self._removed, "was removed")
+        for member in self._known.set_removed(members):
+            self._forget(member, "was removed")
+        self._drop_accepted(lambda stream: stream.from_ in self._known.removed, "was removed")
 
     def expect(self, member: int, incarnation: str) -> None:
         """The data directory that `member` is known by; another one under its id is refused, in both directions."""
-        self.incarnations[member] = incarnation
-        peer = self._peers.get(member)
-        if peer is not None and peer.identity is not None and peer.identity.incarnation != incarnation:
-            peer.identity = None
-            for stream in peer.streams:
+        if self._known.expect(member, incarnation):
+            for stream in self._peers[member].streams:
                 if stream.state == OPEN:
                     stream.fail("another data directory is expected", logging.WARNING)
         self._drop_accepted(
@@ -346,24 +321,15 @@ class PeerTransport:
         """`member` answered what its roster is. Raises FormatError if that cannot be read."""
         self.handler.on_roster(member, record)
 
-    def incarnation_of(self, member: int) -> str | None:
-        """What is known of a member's data directory: by the roster, else by what took part under its id."""
-        return self.incarnations.get(member) or self._seen.get(member)
-
     def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
         """Our hello was answered; whether the stream is open now. A fatal verdict is told to the handler."""
         peer = stream.owner
-        status, text = hs.judge_answer(answer, self.me, peer.id, self.incarnation_of(peer.id))
+        status, text, counts, ends = self._known.answered(peer, stream.address, answer, self.me)
         if stream.kind == hs.ROSTER and status == hs.TOLD:
             return True
-        # Where a greeting alone says that a member is there may be anybody.
-        trusted = peer.known and stream.address == peer.address
-        if status in (hs.OK, hs.WAIT) and peer.id == answer.sender.member_id:
-            peer.identity = answer.sender
-            if trusted:
-                self.handler.on_answer(peer.id, status, answer.sender)
-        if status in hs.FATAL and trusted and not self._told:
-            self._told = True
+        if counts:
+            self.handler.on_answer(peer.id, status, answer.sender)
+        if ends:
             stream.fail("it says that this member must not go on", logging.DEBUG)
             self.handler.on_verdict(status, f"{peer} says: {text}")
             return False
@@ -397,28 +363,16 @@ class PeerTransport:
 
     def judge(self, hello: hs.Hello) -> tuple[int, str]:
         """(status, reason) for a hello."""
-        known = hs.Known(self._removed, {**self._seen, **self.incarnations}, self.handler.must_read())
-        status, text = hs.judge_hello(hello, self.greeting(), known)
-        member = hello.sender.member_id
-        if status == hs.TOLD:
-            telling = sum(one.kind == hs.ROSTER for one in self._accepted)
-            if telling >= self.limits.max_rosters:
-                return hs.BUSY, "too many ask for the roster at the moment"
-        if status != hs.OK:
-            return status, text
-        if member not in self._peers and self._strangers() >= MAX_STRANGERS:
-            return hs.BUSY, f"{MAX_STRANGERS} members that are not known here yet are connected"
-        return self._judge_process(hello)
-
-    def _judge_process(self, hello: hs.Hello) -> tuple[int, str]:
-        member, process, now = hello.sender.member_id, hello.sender.process, self.loop.now()
+        member, process = hello.sender.member_id, hello.sender.process
         theirs = [stream for stream in self._accepted if stream.from_ == member and stream.identity is not None]
         others = [stream for stream in theirs if stream.identity and stream.identity.process != process]
         there = next((stream.identity.process for stream in others if stream.identity), None)
-        status, text, ask = self.lives.judge(member, process, there, now)
+        status, text, ask = self._known.judge(hello, self.greeting(), self.handler.must_read(), there, self.loop.now())
         if ask:
             for stream in others:
                 stream.reply(PING, b"")
+        if status == hs.TOLD and sum(one.kind == hs.ROSTER for one in self._accepted) >= self.limits.max_rosters:
+            return hs.BUSY, "too many ask for the roster at the moment"
         if status != hs.OK:
             return status, text
         for stream in others:
@@ -439,15 +393,10 @@ class PeerTransport:
         """A hello was welcome: this stream takes the place of an older one of its kind, and we may dial back."""
         identity = stream.identity
         assert identity is not None, "greeted"
-        peer = self._peers.get(stream.from_)
-        if peer is None:
-            # Not removed, of this cluster, and unknown: the log tells of it later. It is answered where it says it is.
-            peer = self._peers[stream.from_] = Peer(self, stream.from_, "", known=False)
-            log.info("%s, at %s, is not known here yet", hs.clip(identity.name) or f"{peer.id:016x}",
+        if stream.from_ not in self._peers:
+            log.info("%s, at %s, is not known here yet", hs.clip(identity.name) or f"{stream.from_:016x}",
                      ", ".join(map(hs.clip, identity.places)) or "an unknown address")  # fmt: skip
-        peer.identity = identity
-        peer.greeted = identity.places
-        peer.heard = self.loop.now()
+        peer = self._known.accepted(identity, self.loop.now())
         self.handler.on_greeting(peer.id, identity, peer.known)
         if stream.kind == hs.SNAPSHOT:
             self.handler.on_snapshot_stream(stream)
@@ -480,7 +429,7 @@ class PeerTransport:
         if items and not stream.took_part:
             stream.took_part = True
             assert stream.identity is not None, "greeted"
-            self._seen.setdefault(stream.from_, stream.identity.incarnation)
+            self._known.took_part(stream.from_, stream.identity.incarnation)
         for item in items:
             if isinstance(item, Message):
                 handler.on_message(item)
@@ -491,7 +440,7 @@ class PeerTransport:
             elif stream.on_blob is not None:
                 stream.on_blob(item.tag, item.data)
             elif item.tag == PONG:
-                self.lives.alive(stream.from_, self.loop.now())
+                self._known.lives.alive(stream.from_, self.loop.now())
             else:
                 raise errors.FormatError("a blob on a stream that is not for snapshots")
             if stream.state == CLOSED:
@@ -545,11 +494,8 @@ class PeerTransport:
             for stream in peer.streams:
                 stream.check(now)
         heard = {stream.from_ for stream in self._accepted}
-        for member, peer in list(self._peers.items()):
-            if member in heard:
-                peer.heard = now
-            elif not peer.known and now - peer.heard > self.limits.stranger_timeout:
-                self._forget(member, "nothing is heard of it any more")
+        for member in self._known.silent(heard, now, self.limits.stranger_timeout):
+            self._forget(member, "nothing is heard of it any more")
         for accepted in list(self._accepted):
             accepted.check(now)
 

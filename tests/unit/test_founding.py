@@ -201,7 +201,7 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
         raw=SimpleNamespace(status=lambda: status, term=change.get("term", 0)), config=Config(),
         unsynced=SimpleNamespace(doubt=change.get("doubt", 0)),
     )  # fmt: skip
-    peering = Peering(server, 1)
+    peering = Peering(server, 1, 2)
     assert (peering.founding is not None) == asks == server.kv.holding
     assert held == [asks]
 

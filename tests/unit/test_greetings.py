@@ -14,9 +14,10 @@ from metastore import errors
 from metastore._core.raft_types import RaftInvariantBroken
 from metastore._core.raft_wire import Blob, FrameReader, Outbox
 from metastore.peers import handshake as hs
+from metastore.peers.acquaintances import MAX_STRANGERS
 from metastore.peers.founding import PROOF
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD, PeerLimits
-from metastore.peers.transport import MAX_LINES, MAX_STRANGERS
+from metastore.peers.transport import MAX_LINES
 
 NOWHERE = "127.0.0.1:1"
 

@@ -36,7 +36,10 @@ DOORS = {
 }
 # No socket, file, thread, clock or chance: what a replica does follows from what it is given.
 PURE_PACKAGES = {WORDS, "_core", "replica", "api"}
-PURE_TOO = {"snapshots.format", "snapshots.policy", "peers.founding", "peers.handshake", "member.memory_plan"}
+PURE_TOO = {
+    "snapshots.format", "snapshots.policy", "peers.acquaintances", "peers.founding", "peers.handshake",
+    "member.memory_plan",
+}  # fmt: skip
 IMPURE = {
     "__main__": "a program",
     "_source": "looks for files before anything else is loaded",

@@ -1,0 +1,195 @@
+"""Whom a member knows: who is heard, what a greeting is answered, where others are dialled, and whose word counts.
+
+Pure: the transport owns streams and time, does what comes out of here with them, and says what came by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Set
+from typing import Final, Generic, NamedTuple, TypeVar
+
+from . import handshake as hs
+from .founding import Lives
+
+#: Members at a time that are heard and answered although the roster does not have them yet.
+MAX_STRANGERS: Final = 8
+
+
+class Acquaintance:
+    """Another member. `known` tells whether the roster has it; one that is not known yet has greeted us, and is
+    answered where it said, or another one's roster names it."""
+
+    def __init__(self, member: int, address: str, known: bool, now: float) -> None:
+        self.id = member
+        self.name = ""
+        self.known = known
+        self.address = address  # as the roster says
+        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
+        self.heard = now
+        self.connected = False
+        self.identity: hs.PeerIdentity | None = None
+
+    def __str__(self) -> str:
+        name = self.name or (hs.clip(self.identity.name) if self.identity is not None else "")
+        return f"{name} ({self.id:016x})" if name else f"member {self.id:016x}"
+
+    @property
+    def places(self) -> list[str]:
+        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
+        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
+
+
+A = TypeVar("A", bound=Acquaintance)
+
+
+class Changed(NamedTuple, Generic[A]):
+    """What a new roster comes to: members that are none any more, those to be dialled, those that have moved."""
+
+    gone: list[int]
+    new: list[A]
+    moved: list[A]
+
+
+class Judged(NamedTuple):
+    """What is made of an answer to our hello. `counts`: the other side's word is one that we act on, for we have
+    reached it where the roster says that it is. `ends`: this process must end upon it."""
+
+    status: int
+    text: str
+    counts: bool
+    ends: bool
+
+
+class Acquaintances(Generic[A]):
+    """See above. `make(member, address, known)` makes one; `own` is this member's id."""
+
+    def __init__(self, own: int, make: Callable[[int, str, bool], A]) -> None:
+        self.own = own
+        self.members: dict[int, A] = {}
+        self.removed: frozenset[int] = frozenset()
+        self.incarnations: dict[int, str] = {}  # of the members' data directories, as the roster says
+        self.lives = Lives()
+        self._seen: dict[int, str] = {}  # of members that took part, for those that the roster has none of
+        self._make = make
+        self._ends = False
+
+    # ---- what the roster says
+
+    def set_peers(self, peers: Mapping[int, str], names: Mapping[int, str]) -> Changed[A]:
+        """The other members, and where they listen ("" for nowhere). Whoever calls this forgets who is gone."""
+        changed: Changed[A] = Changed(
+            [member for member, one in self.members.items() if one.known and member not in peers], [], []
+        )
+        for member, address in peers.items():
+            if member == self.own:
+                continue
+            one = self.members.get(member)
+            if one is None:
+                one = self.members[member] = self._make(member, address, True)
+                changed.new.append(one)
+            elif one.address != address:
+                one.address = address
+                if one.known:
+                    changed.moved.append(one)
+            one.known = True
+            one.name = names.get(member, "")
+        return changed
+
+    def set_removed(self, members: Iterable[int]) -> list[int]:
+        """Ids that must never come back; those among them that were heard are to be forgotten."""
+        self.removed = frozenset(members)
+        for member in self.removed:
+            self.lives.forget(member)
+        return [member for member in self.removed if member in self.members and not self.members[member].known]
+
+    def expect(self, member: int, incarnation: str) -> bool:
+        """The data directory that `member` is known by; whether what it said of itself was of another one."""
+        self.incarnations[member] = incarnation
+        one = self.members.get(member)
+        if one is None or one.identity is None or one.identity.incarnation == incarnation:
+            return False
+        one.identity = None
+        return True
+
+    def hear(self, member: int, place: str) -> A | None:
+        """Another member says that `member` listens at `place`; one that was not known before is to be dialled."""
+        one = self.members.get(member)
+        if one is not None:
+            if not one.connected and place not in one.places:
+                one.greeted = (place,)
+            return None
+        if member in self.removed or self.strangers >= MAX_STRANGERS:
+            return None
+        one = self.members[member] = self._make(member, "", False)
+        one.greeted = (place,)
+        return one
+
+    @property
+    def strangers(self) -> int:
+        """How many there are that the roster does not have."""
+        return sum(not one.known for one in self.members.values())
+
+    def forget(self, member: int) -> A:
+        """It is none any more, or was none; the caller ends its streams."""
+        self._seen.pop(member, None)
+        return self.members.pop(member)
+
+    def silent(self, heard: Set[int], now: float, patience: float) -> list[int]:
+        """Those whom the roster does not have, and of whom nothing has been heard for `patience` seconds. `heard` are
+        those that have streams open to us."""
+        found = []
+        for member, one in self.members.items():
+            if member in heard:
+                one.heard = now
+            elif not one.known and now - one.heard > patience:
+                found.append(member)
+        return found
+
+    # ---- greetings
+
+    def incarnation_of(self, member: int) -> str | None:
+        """What is known of a member's data directory: by the roster, else by what took part under its id."""
+        return self.incarnations.get(member) or self._seen.get(member)
+
+    def took_part(self, member: int, incarnation: str) -> None:
+        """Something came from that member, by a stream that was accepted."""
+        self._seen.setdefault(member, incarnation)
+
+    def judge(
+        self, hello: hs.Hello, me: hs.PeerIdentity, must_read: Set[tuple[int, str]], there: tuple[int, int] | None,
+        now: float,
+    ) -> tuple[int, str, bool]:  # fmt: skip
+        """(status, reason, whether to ask the member's open streams for a sign of life) for a hello. `there`: another
+        process of the dialler that has streams open (founding.Lives)."""
+        known = hs.Known(self.removed, {**self._seen, **self.incarnations}, must_read)
+        status, text = hs.judge_hello(hello, me, known)
+        if status != hs.OK:
+            return status, text, False
+        member = hello.sender.member_id
+        if member not in self.members and self.strangers >= MAX_STRANGERS:
+            return hs.BUSY, f"{MAX_STRANGERS} members that are not known here yet are connected", False
+        return self.lives.judge(member, hello.sender.process, there, now)
+
+    def accepted(self, identity: hs.PeerIdentity, now: float) -> A:
+        """A member dialled us, and was welcome. Where it was not known before (the log tells of it later) it is from
+        now on, and answered where it says that it is."""
+        member = identity.member_id
+        one = self.members.get(member)
+        if one is None:
+            one = self.members[member] = self._make(member, "", False)
+        one.identity = identity
+        one.greeted = identity.places
+        one.heard = now
+        return one
+
+    def answered(self, one: A, place: str, answer: hs.Answer, me: hs.PeerIdentity) -> Judged:
+        """A member, dialled at `place`, answered our hello."""
+        status, text = hs.judge_answer(answer, me, one.id, self.incarnation_of(one.id))
+        # Where a greeting alone says that a member is there may be anybody.
+        trusted = one.known and place == one.address
+        said = status in (hs.OK, hs.WAIT) and one.id == answer.sender.member_id
+        if said:
+            one.identity = answer.sender
+        ends = status in hs.FATAL and trusted and not self._ends
+        self._ends = self._ends or ends
+        return Judged(status, text, said and trusted, ends)
