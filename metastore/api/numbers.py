@@ -10,7 +10,7 @@ MEANINGS: Final = {
     "auto_compactions_failed_total": "Automatic compactions that failed, since the start.",
     "auto_compactions_total": "Automatic compactions that this member asked for as the leader, since the start.",
     "client_connections": "Open connections of clients.",
-    "client_connections_evicted_total": "Idle connections of clients that were closed for newcomers, since the start.",
+    "client_connections_evicted_total": "Connections of clients that were closed for newcomers, since the start.",
     "client_connections_refused_total": "Connections of clients that were refused for want of places since the start.",
     "client_reply_bytes": "Bytes of replies that clients have not taken.",
     "client_request_bytes": "Bytes that requests without an answer take.",

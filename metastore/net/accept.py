@@ -19,6 +19,8 @@ log = logging.getLogger("metastore.accept")
 PAUSE: Final = 0.1
 #: Seconds between two lines in the log about that.
 SAY_AGAIN: Final = 10.0
+#: How IPv6 addresses begin that stand for IPv4 addresses.
+MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class Acceptor:
@@ -149,6 +151,18 @@ def real_address(address: str) -> str:
         sock.connect((far, 9))
         found = sock.getsockname()[0]
     return place((found, port))
+
+
+def origin(where: str) -> str:
+    """What of a place ("host:port") is the same wherever one client dials from: an IPv4 address, or the 64 bits of an
+    IPv6 address that name a network, whose hosts choose the others as they like."""
+    host = where.rpartition(":")[0]
+    if not host.startswith("["):
+        return host
+    packed = socket.inet_pton(socket.AF_INET6, host[1:-1].partition("%")[0])
+    if packed[:12] == MAPPED:
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
 
 
 def place(where: tuple[Any, ...]) -> str:

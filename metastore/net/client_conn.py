@@ -5,7 +5,7 @@ else is HTTP/1.1. Back pressure on one client: over `max_unsent` bytes that its 
 read any more. Who owes to take replies and takes less than `min_rate` for `grace` seconds is dropped.
 
 No client holds up the others: sending, pages and the unpacking of compressed messages have a budget a turn of the loop
-each, and what is left waits for the next turn. When all places are taken, idle connections make room for newcomers.
+each, and what is left waits for the next turn. When all places are taken, others make room for newcomers: `places.py`.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.h2_request import Request, expire, unpack
 from metastore.api.answers import Answer, Later
-from metastore.net.accept import Acceptor
+from metastore.net.accept import Acceptor, origin
 from metastore.net.http1 import HttpSession
 from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
+from metastore.net.places import Places
 
 log = logging.getLogger("metastore.conn")
 
@@ -44,9 +45,6 @@ PAGE_TIME: Final = 0.005
 PATIENT_SIZE: Final = 64 * 1024
 #: Seconds between looks for calls past their grpc-timeout.
 EXPIRE: Final = 0.1
-#: Seconds a connection is left in peace by newcomers: one without any request, and an idle one that has made some.
-NEW: Final = 1.0
-IDLE: Final = 60.0
 #: Seconds between lines in the log about one thing that strangers can make happen.
 SAY_AGAIN: Final = 10.0
 
@@ -114,14 +112,17 @@ class ClientConn:
         "_sock",
         "_stuck",
         "_unsent",
+        "at",
         "deadline",
         "fd",
         "http",
+        "origin",
         "session",
+        "settled",
         "since",
     )
 
-    def __init__(self, listener: Listener, sock: socket.socket) -> None:
+    def __init__(self, listener: Listener, sock: socket.socket, where: str) -> None:
         self._listener = listener
         self._loop = listener.loop
         self._sock = sock
@@ -138,6 +139,9 @@ class ClientConn:
         self._progress = 0  # bytes the client had taken when that deadline was set
         self.deadline: float | None = None
         self.since = self._loop.now()
+        self.origin = where  # see `places.Guest`
+        self.at = 0
+        self.settled = False
         self._loop.add(self.fd, READ, self.on_event)
         self.set_deadline(listener.conn_limits.handshake)
 
@@ -173,7 +177,7 @@ class ClientConn:
         elif self.session is not None:
             requests = self.session.feed(buffer, n, self._loop.now())
             if requests:
-                self._listener.server.handle(requests)
+                self._handle(requests)
         elif self.http is not None:
             self._feed_http(buffer[:n])
         else:
@@ -192,7 +196,7 @@ class ClientConn:
             self.session.owner = self
             requests = self.session.feed(data, len(data), self._loop.now())
             if requests:
-                listener.server.handle(requests)
+                self._handle(requests)
         else:
             limits = listener.conn_limits
             self.http = HttpSession(
@@ -203,6 +207,11 @@ class ClientConn:
                 max_body=limits.max_http_body,
             )
             self._feed_http(data)
+
+    def _handle(self, requests: list[Request]) -> None:
+        if not self.settled and self.has_asked:
+            self._listener.places.settle(self)
+        self._listener.server.handle(requests)
 
     # ---- HTTP/1.1
 
@@ -344,16 +353,24 @@ class ClientConn:
         self.dismiss()
         return True
 
-    def idle_since(self) -> float | None:
-        """When this connection became idle, so that its place may be given to somebody else; None: it is not. One that
-        has made a request is idle when it was answered and nothing came for a while."""
-        session, now = self.session, self._loop.now()
-        if session is None or not session.asked:
-            waits = self.http is not None and not self.http.quiet
-            return self.since if now - self.since >= NEW and not waits else None
-        if session.open_streams or self._owed or now - session.asked_at < IDLE:
-            return None
-        return session.asked_at
+    # ---- what its place is worth, see `places.Guest`
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a whole request has come. One of HTTP/1.1 gives no right to a place beyond its answer."""
+        return self.session is not None and self.session.asked
+
+    @property
+    def asked_at(self) -> float:
+        """When the last whole request came."""
+        return self.session.asked_at if self.session is not None else self.since
+
+    @property
+    def busy(self) -> bool:
+        """Whether a whole request is under way, or a reply. A page that its client does not take is not."""
+        if self.http is not None:
+            return self.http.waiting and self._unsent is None
+        return self.has_asked and self.session is not None and bool(self.session.open_streams or self._owed)
 
     def update(self) -> None:
         """Tell the loop what to watch for."""
@@ -404,7 +421,7 @@ class ClientConn:
         if self._sock.fileno() < 0:
             return
         self.set_deadline(None)
-        self._listener.conns.discard(self)
+        self._listener.places.leave(self)
         self._loop.remove(self.fd)
         self._sock.close()
         self._unsent = None
@@ -432,7 +449,8 @@ class Listener:
         self.loop = loop
         self.server = server
         self.conn_limits = limits if limits is not None else ConnLimits()
-        self.conns: set[ClientConn] = set()
+        self.places: Places[ClientConn] = Places(self.conn_limits.max_connections)
+        self.conns = self.places.taken
         self.suspects: set[ClientConn] = set()
         self.dirty: list[Session] = []
         self.buffer = memoryview(bytearray(RECV_SIZE))
@@ -441,8 +459,6 @@ class Listener:
         self.evicted = 0
         self.dropped = 0
         self._said: dict[str, float] = {}
-        self._idlest: list[ClientConn] = []
-        self._looked = -NEW
         self._unflushed: dict[ClientConn, None] = {}
         self._unanswered: dict[ClientConn, None] = {}
         self._posted = False
@@ -452,8 +468,9 @@ class Listener:
         self._sweeper: Timer = loop.call_later(self.conn_limits.sweep, self._sweep)
         self._expirer: Timer = loop.call_later(EXPIRE, self._expire)
 
-    def _take_in(self, client: socket.socket, _where: str) -> None:
-        if len(self.conns) >= self.conn_limits.max_connections and not self._make_room():
+    def _take_in(self, client: socket.socket, where: str) -> None:
+        whence, most = origin(where), self.conn_limits.max_connections
+        if len(self.conns) >= most and not self._make_room(whence):
             self.refused += 1
             client.close()
             self._tell_full()
@@ -468,36 +485,35 @@ class Listener:
         except OSError:
             client.close()
             return
-        conn = ClientConn(self, client)
-        self.conns.add(conn)
+        conn = ClientConn(self, client, whence)
+        self.places.take(conn)
         if self.paused:
             conn.update()
+        elif len(self.conns) > most - ACCEPTS_PER_TURN:
+            # What came with it counts before another newcomer of this turn takes its place.
+            conn.on_readable()
 
-    def _make_room(self) -> bool:
-        """Close the connection that has been idle for longest; False when none is. Looking at all of them costs
-        milliseconds, and so is done once a second."""
-        now = self.loop.now()
-        if not self._idlest and now - self._looked >= NEW:
-            self._looked = now
-            idle = [(since, conn.fd, conn) for conn in self.conns if (since := conn.idle_since()) is not None]
-            self._idlest = [conn for _, _, conn in sorted(idle, reverse=True)]
-        while self._idlest:
-            conn = self._idlest.pop()
-            if conn in self.conns and conn.idle_since() is not None:
-                self.evicted += 1
-                conn.dismiss()
-                self._tell_full()
-                return True
-        return False
+    def _make_room(self, whence: str) -> bool:
+        """Close a connection for a newcomer; False where none gives way."""
+        conn = self.places.who_gives_way(whence, self.loop.now())
+        if conn is None:
+            return False
+        self.evicted += 1
+        self._tell_full()
+        conn.dismiss()
+        return True
 
     def _tell_full(self) -> None:
         limits = self.conn_limits
         if self._tells("full"):
+            whence, most = self.places.crowd()
             log.warning(
-                "all %d connections (%s) are taken: %d idle ones were closed for newcomers, %d newcomers were "
-                "refused since the start",
+                "all %d connections (%s) are taken, %d of them from %s: %d were closed for newcomers, "
+                "%d newcomers were refused since the start",
                 limits.max_connections,
                 limits.why_max,
+                most,
+                whence,
                 self.evicted,
                 self.refused,
             )

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from support import http2 as h
 from support import messages as m
 from support.attack import MIB, RANGE_PATH, Raw, attacked
 from support.client import Failure
-from support.processes import Server, metric, wait_until
+from support.processes import Process, Server, metric, wait_until
 
 pytestmark = pytest.mark.node_only
 
@@ -169,6 +170,48 @@ def test_places_that_nobody_uses(fresh: Make) -> None:
         assert any(raw.reader.goaway == (0, 0) for raw in idle)
         user.send(h.call(3, put(b"a", b"3")))
         assert user.answer(3).status == 0
+
+
+FLOOD = """
+import collections, socket, sys
+host, port, greeting = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3])
+kept = collections.deque()
+for number in range(1, 1 << 30):
+    sock = socket.socket()
+    kept.append(sock)
+    try:
+        sock.connect((host, port))
+        sock.send(greeting)
+    except OSError:
+        pass
+    if len(kept) > 300:
+        kept.popleft().close()
+    if number % 1000 == 0:
+        print(number, flush=True)
+"""
+
+
+def test_a_flood_of_connections(fresh: Make) -> None:
+    """Thousands of connections a second that only greet displace each other, and nobody who comes from elsewhere."""
+    node = fresh(settings={"limits.max_connections": "100"}).start()
+    host, _, port = node.address.rpartition(":")
+    with attacked(node, 64 * MIB), Raw(node, source="127.0.0.3") as slow:
+        slow.send(BEGIN)
+        flood = Process([sys.executable, "-c", FLOOD, host, port, h.hello().hex()])
+        try:
+            served = 0
+            while served < 200 or flood.log.count("\n") < 15:
+                with Raw(node, source="127.0.0.2") as newcomer:
+                    newcomer.send(h.call(1, put(b"n", b"%d" % served)))
+                    assert newcomer.answer(1).status == 0
+                served += 1
+        finally:
+            flood.kill()
+        slow.send(h.frame(h.DATA, h.END_STREAM, 1, h.message(put(b"slow", b"1"))))
+        assert slow.answer(1).status == 0
+    assert metric(node, "metastore_client_connections_evicted_total") > 1000
+    assert metric(node, "metastore_client_connections_refused_total") == 0
+    assert re.search(r"all 100 connections \S+ are taken, \d+ of them from 127.0.0.1", node.running().log)
 
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])

@@ -23,16 +23,19 @@ TURN = 0.02  # seconds of its processor that no request may take of the loop in 
 
 class Raw:
     """A connection that sends what it is told and understands what comes back. `agrees`: with the server's settings,
-    without which windows are small and the number of streams is not bounded."""
+    without which windows are small and the number of streams is not bounded. `source`: the address to dial from."""
 
     def __init__(
-        self, server: Server, window: int = 1 << 24, receive_buffer: int = 0, timeout: float = 20, agrees: bool = True
-    ) -> None:
+        self, server: Server, window: int = 1 << 24, receive_buffer: int = 0, timeout: float = 20, agrees: bool = True,
+        source: str = "",
+    ) -> None:  # fmt: skip
         host, _, port = server.address.rpartition(":")
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(timeout)
+        if source:
+            self.socket.bind((source, 0))
         self.socket.connect((host, int(port)))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.reader = h.Reader()

@@ -1,0 +1,218 @@
+"""Who has the places of a listener, by the addresses that they come from, and who gives way when all are taken.
+
+A newcomer gets the place, in this order, of
+
+1. a connection without a whole request, where one address has more of those than an eighth of all places: of that
+   address, so that a flood of connections displaces its own,
+2. whoever has made no request for IDLE seconds, the longest first; once a second it is looked who that is,
+3. a connection without a whole request, of the address that has most of them,
+4. a connection between two requests, of the address with most places, if the newcomer's has fewer even then; where that
+   address has more than half of all places, also one with a call under way.
+
+Within an address the choice is by chance, for whoever can tell who is next could make it somebody else; but of eight
+that are looked at the oldest goes, if it is older than NEW, for then it is slow or silent. Where the fourth rule finds
+nobody, all places are in use by addresses with no more than their share: whoever came last is the one too many, and
+closing others for it would make them come again, for ever. It is refused at once, so that it can try another member.
+
+All of it takes constant time for a newcomer: floods bring thousands a second.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final, Generic, Protocol, TypeVar
+
+#: Seconds after which a connection should have made its first request, and seconds without one that make it idle.
+NEW: Final = 1.0
+IDLE: Final = 60.0
+#: Of how many connections of an address the oldest is taken.
+LOOKS: Final = 8
+#: An address has a crowd of connections without a request when they are more than this part of all places.
+CROWD: Final = 8
+
+
+class Guest(Protocol):
+    """A connection that has a place, as `Places` sees it."""
+
+    since: float  # when it came
+    origin: str  # what its address has in common with others of the same client
+    at: int  # where `Places` keeps it
+    settled: bool  # `Places` counts it among those that have made a request
+
+    @property
+    def has_asked(self) -> bool:
+        """Whether a whole request has come, which makes a connection worth more than a place."""
+
+    @property
+    def busy(self) -> bool:
+        """Whether a whole request is under way, or a reply."""
+
+    @property
+    def asked_at(self) -> float:
+        """When the last whole request came."""
+
+
+G = TypeVar("G", bound=Guest)
+
+
+class Tally:
+    """How many of something each name has, and who has most; constant time for each change by one."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}
+        self._names: dict[int, dict[str, None]] = {}  # those that have so many
+        self.most = 0
+
+    def count(self, name: str) -> int:
+        """How many `name` has."""
+        return self._counts.get(name, 0)
+
+    def top(self) -> str:
+        """The name that has most, of several the one that has had so many for longest; "" where nobody has any."""
+        return next(iter(self._names[self.most])) if self.most else ""
+
+    def more(self, name: str) -> None:
+        """One more."""
+        count = self._counts.get(name, 0)
+        self._move(name, count, count + 1)
+        self.most = max(self.most, count + 1)
+
+    def less(self, name: str) -> None:
+        """One less."""
+        count = self._counts[name]
+        self._move(name, count, count - 1)
+        if self.most not in self._names:
+            self.most -= 1
+
+    def _move(self, name: str, before: int, after: int) -> None:
+        if before:
+            names = self._names[before]
+            del names[name]
+            if not names:
+                del self._names[before]
+        if after:
+            self._counts[name] = after
+            self._names.setdefault(after, {})[name] = None
+        else:
+            del self._counts[name]
+
+
+class _Group(Generic[G]):
+    """The connections of one kind, by address."""
+
+    def __init__(self) -> None:
+        self.tally = Tally()
+        self._of: dict[str, list[G]] = {}
+
+    def add(self, guest: G) -> None:
+        kept = self._of.setdefault(guest.origin, [])
+        guest.at = len(kept)
+        kept.append(guest)
+        self.tally.more(guest.origin)
+
+    def remove(self, guest: G) -> None:
+        kept = self._of[guest.origin]
+        last = kept.pop()
+        if last is not guest:
+            kept[guest.at] = last
+            last.at = guest.at
+        if not kept:
+            del self._of[guest.origin]
+        self.tally.less(guest.origin)
+
+    def some(self, origin: str) -> list[G]:
+        """Some of an address, by chance; all where they are few."""
+        kept = self._of.get(origin, [])
+        if len(kept) <= LOOKS:
+            return kept[:]
+        return [kept[int(random.random() * len(kept))] for _ in range(LOOKS)]
+
+
+class Places(Generic[G]):
+    """The places of one listener, `most` of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._fresh: _Group[G] = _Group()  # no whole request has come
+        self._settled: _Group[G] = _Group()
+        self._all = Tally()
+        self._idlest: list[G] = []
+        self._looked = -NEW
+        self.taken: set[G] = set()
+
+    def take(self, guest: G) -> None:
+        """A connection came."""
+        guest.settled = False
+        self.taken.add(guest)
+        self._all.more(guest.origin)
+        self._fresh.add(guest)
+
+    def settle(self, guest: G) -> None:
+        """Its first whole request came."""
+        if not guest.settled and guest in self.taken:
+            self._fresh.remove(guest)
+            guest.settled = True
+            self._settled.add(guest)
+
+    def leave(self, guest: G) -> None:
+        """It is gone; harmless for who was gone before."""
+        if guest in self.taken:
+            self.taken.discard(guest)
+            (self._settled if guest.settled else self._fresh).remove(guest)
+            self._all.less(guest.origin)
+
+    def crowd(self) -> tuple[str, int]:
+        """The address with most places, and how many."""
+        return self._all.top(), self._all.most
+
+    def who_gives_way(self, origin: str, now: float) -> G | None:
+        """Whose place a newcomer gets, from what address it comes; None: nobody's. See above."""
+        return (
+            self._of_fresh(now, self.most // CROWD)
+            or self._long_idle(now)
+            or self._of_fresh(now, 0)
+            or self._of_more_than_its_share(origin)
+        )
+
+    def _of_fresh(self, now: float, crowd: int) -> G | None:
+        """One that has made no request yet, of an address that has more than `crowd` of those. Who has made one is
+        counted elsewhere as soon as that is noticed."""
+        while self._fresh.tally.most > crowd:
+            some = self._fresh.some(self._fresh.tally.top())
+            for guest in some:
+                if guest.has_asked:
+                    self.settle(guest)
+            some = [guest for guest in some if not guest.settled]
+            free = [guest for guest in some if not guest.busy]
+            if free:
+                oldest = min(free, key=lambda guest: guest.since)
+                return oldest if now - oldest.since >= NEW else free[0]
+            if some:
+                break
+        return None
+
+    def _long_idle(self, now: float) -> G | None:
+        """Whoever has made no request for longest. Looking at all of them costs milliseconds."""
+
+        def idle(guest: G) -> bool:
+            return guest.has_asked and not guest.busy and now - guest.asked_at >= IDLE
+
+        if not self._idlest and now - self._looked >= NEW:
+            self._looked = now
+            self._idlest = sorted(filter(idle, self.taken), key=lambda guest: -guest.asked_at)
+        while self._idlest:
+            guest = self._idlest.pop()
+            if guest in self.taken and idle(guest):
+                return guest
+        return None
+
+    def _of_more_than_its_share(self, origin: str) -> G | None:
+        """One of an address that has no fewer places than the newcomer's when this is done."""
+        top, most = self.crowd()
+        if self._all.count(origin) + 2 > most:
+            return None
+        some = self._settled.some(top)
+        free = [guest for guest in some if not guest.busy]
+        if not free and 2 * most > self.most:
+            free = some
+        return min(free, key=lambda guest: guest.asked_at, default=None)
