@@ -40,6 +40,7 @@ from pathlib import Path
 
 import pytest
 from support.raft_harness import MemoryStorage, Network, Node
+from support.transcripts import keyword, message_text, replay, rewrite
 
 from metastore._core import raft
 from metastore._core.entry import Entry, HardState
@@ -59,25 +60,6 @@ from metastore.errors import MetaStoreError
 
 FOLDER = Path(__file__).parent / "transcripts"
 KINDS = {"+": 0, "-": 1, "~": 3}
-
-
-def keyword(words: list[str]) -> tuple[list[str], dict]:
-    """Split key=value words off."""
-    plain = [word for word in words if "=" not in word]
-    found: dict = {}
-    for word in words:
-        if "=" in word:
-            key, value = word.split("=", 1)
-            found[key] = value
-            for kind in (int, float):
-                try:
-                    found[key] = kind(value)
-                    break
-                except ValueError:
-                    continue
-            if value in ("true", "false"):
-                found[key] = value == "true"
-    return plain, found
 
 
 class Transcript:
@@ -164,31 +146,7 @@ class Transcript:
         return text + (f'"{entry.data.decode()}"' if entry.data else "")
 
     def message(self, m: Message) -> str:
-        out = f"{m.from_}->{m.to} {MessageType(m.type).name}"
-        if m.term:
-            out += f" term:{m.term}"
-        if m.type in (
-            MessageType.MsgApp,
-            MessageType.MsgVote,
-            MessageType.MsgPreVote,
-            MessageType.MsgAppResp,
-            MessageType.MsgReadIndexResp,
-        ):
-            out += f" {m.log_term}/{m.index}" if m.type != MessageType.MsgAppResp else f" index:{m.index}"
-        if m.reject:
-            out += " REJECT"
-            if m.type == MessageType.MsgAppResp:
-                out += f" hint:{m.log_term}/{m.reject_hint}"
-        if m.commit:
-            out += f" commit:{m.commit}"
-        if m.context:
-            text = m.context.decode("latin-1")
-            out += f" round:{int.from_bytes(m.context, 'little')}" if len(m.context) == 8 else f" ctx:{text}"
-        if m.snapshot is not None:
-            out += f" snapshot {m.snapshot.term}/{m.snapshot.index} {m.snapshot.conf_state!r}"
-        if m.entries:
-            out += " [" + " ".join(self.entry(e) for e in m.entries) + "]"
-        return out
+        return message_text(m, self.entry)
 
     # -- commands
 
@@ -384,22 +342,15 @@ class Transcript:
         self.lines.append(" ".join(d.decode() for d in self.net.data(int(words[0]))) or "nothing")
 
 
-def replay(text: str, **extra: object) -> str:
+def replayed(text: str, **extra: object) -> str:
     """The transcript's text with the answers of today; extra: settings for all nodes."""
-    transcript = Transcript(**extra)
-    out: list[str] = []
-    for line in text.splitlines():
-        if line.startswith("> "):
-            out += [line, *transcript.run(line[2:])]
-        elif not line or line.startswith("#"):
-            out.append(line)
-    return "\n".join(out) + "\n"
+    return replay(text, Transcript(**extra).run)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
 def test_transcript(path: Path) -> None:
     text = path.read_text()
-    assert replay(text) == text
+    assert replayed(text) == text
 
 
 def test_there_are_transcripts() -> None:
@@ -407,9 +358,9 @@ def test_there_are_transcripts() -> None:
 
 
 def test_a_changed_answer_is_noticed() -> None:
-    text = replay("> nodes 1\n> campaign 1\n")
+    text = replayed("> nodes 1\n> campaign 1\n")
     assert "StateLeader" in text
-    assert replay(text.replace("StateLeader", "StateFollower")) == text
+    assert replayed(text.replace("StateLeader", "StateFollower")) == text
 
 
 @pytest.mark.parametrize(
@@ -427,17 +378,8 @@ def test_a_changed_answer_is_noticed() -> None:
 )
 def test_planted_bugs_change_the_transcript(plant: str, name: str) -> None:
     text = (FOLDER / f"{name}.txt").read_text()
-    assert replay(text, planted=getattr(raft, plant)) != text
-
-
-def main(arguments: list[str]) -> None:
-    """Rewrite all transcripts, or those named."""
-    if not arguments or arguments[0] != "--rewrite":
-        sys.exit("usage: PYTHONPATH=tests python tests/raft/test_raft_transcripts.py --rewrite [name ...]")
-    for path in sorted(FOLDER.glob("*.txt")):
-        if len(arguments) == 1 or path.stem in arguments[1:]:
-            path.write_text(replay(path.read_text()))
+    assert replayed(text, planted=getattr(raft, plant)) != text
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    rewrite(FOLDER, replayed, sys.argv[1:])

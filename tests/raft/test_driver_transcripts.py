@@ -1,0 +1,326 @@
+"""Scenarios of the driver as text: tests/raft/transcripts/driver/*.txt hold commands and what the driver did for them.
+The lines stand in the order in which it did it: what went to the log, to the other members, to the engine and to those
+who wait. The form is that of the Raft transcripts beside them (test_raft_transcripts.py).
+
+`PYTHONPATH=tests python tests/raft/test_driver_transcripts.py --rewrite [name ...]` writes the answers anew; read the
+difference before committing it.
+
+Commands (members are numbers; behind a command the turn of the member named in it ends, so its driver is pumped):
+
+    members 1 2 3 [timeout=5.0] [batch=100] [delay=0.01] [tail=1048576]    a cluster: see Settings
+    lead N                          N is elected, and everything that comes of it is done
+    put N KEY=VALUE ...             clients call N, all of them in one turn
+    get N KEY ... [local]           linearizable, or serializable with "local"
+    change N ACTION MEMBER          add, add_learner, promote, remove
+    disk N ...                      what N's disk has under way is durable
+    deliver [A->B|->B|A->] [KIND]   what is on its way arrives, in order; KIND: a Raft message's, forward, refusal
+    drop [A->B ...] [KIND]          it is lost
+    settle                          disks finish and messages arrive until nothing is under way
+    queue                           what is on its way
+    tick N [count]                  Raft's clock, and the patience of those who wait
+    after SECONDS                   time passes; nobody notices by himself
+    down A->B ... | up A->B ...     the connection does not take anything | works again
+    busy N | ready N                N's engine refuses what it is given | takes it again
+    full N | roomy N                N's log takes no puts any more | takes them again
+    campaign N | transfer N TO | abandon N | turn N
+    compact N | installed N         N's log begins behind what is applied | N's engine has the snapshot it received
+    crash N                         it starts again with what its log had made durable
+    state [N ...]
+    quiet COMMAND                   the same without showing anything
+
+Every command also checks that the engines of all members hold the same behind the same entry.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sim.plants import (
+    AnyRound,
+    ChangesAtOnce,
+    EarlyReply,
+    EarlyReport,
+    ImpatientRead,
+    PatientReads,
+    PatientReplies,
+    SecondForward,
+    SkipBusy,
+)
+from support import kvmessages as pb
+from support.driver_stage import HandLog, Member, Parcel, Settings, World
+from support.raft_harness import MemoryStorage
+from support.transcripts import keyword, replay, rewrite
+
+from metastore import errors
+from metastore.replica.driver import Driver
+from metastore.replica.membership_changes import MembershipChanges
+from metastore.replica.peer_link import PeerLink
+from metastore.replica.pending import Pending
+from metastore.replica.read_rounds import ReadRounds
+
+FOLDER = Path(__file__).parent / "transcripts" / "driver"
+
+
+class Transcript:
+    """Carries out commands and collects what there is to show."""
+
+    def __init__(self, made: type[Driver] = Driver) -> None:
+        self.made = made
+        self.world = World([], Settings(), made)
+        self.members: dict[int, Member] = {}
+
+    def run(self, command: str) -> list[str]:
+        """The lines that a command causes."""
+        self.world.lines.clear()
+        words = shlex.split(command)
+        quiet = words[0] == "quiet"
+        words = words[1:] if quiet else words
+        getattr(self, "do_" + words[0])(words[1:])
+        return [] if quiet else list(self.world.lines) or ["ok"]
+
+    def _member(self, word: str) -> Member:
+        return self.members[int(word)]
+
+    # ---- the cluster
+
+    def do_members(self, words: list[str]) -> None:
+        plain, options = keyword(words)
+        self.world = World([int(word) for word in plain], Settings(**options), self.made)
+        self.members = {ident: Member(self.world, ident, MemoryStorage()) for ident in self.world.initial}
+
+    def do_campaign(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.driver.campaign()
+        member.turn()
+
+    def do_lead(self, words: list[str]) -> None:
+        self.do_campaign(words)
+        self.do_settle([])
+
+    def do_transfer(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.raw.transfer_leader(int(words[1]))
+        member.turn()
+
+    def do_abandon(self, words: list[str]) -> None:
+        self._member(words[0]).driver.abandon()
+
+    def do_turn(self, words: list[str]) -> None:
+        self._member(words[0]).turn()
+
+    def do_compact(self, words: list[str]) -> None:
+        self._member(words[0]).compact()
+
+    def do_installed(self, words: list[str]) -> None:
+        self._member(words[0]).installed()
+
+    def do_crash(self, words: list[str]) -> None:
+        old = self._member(words[0])
+        self.members[old.id] = Member(self.world, old.id, old.storage, old.life + 1)
+        self.members[old.id].turn()
+
+    def do_state(self, words: list[str]) -> None:
+        named = [self._member(word) for word in words] or list(self.members.values())
+        self.world.lines += [member.state for member in named]
+
+    # ---- clients
+
+    def do_put(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        for word in words[1:]:
+            key, value = word.split("=")
+            member.call("Put", f"put {word}", pb.PutRequest(key=key.encode(), value=value.encode()))
+        member.turn()
+
+    def do_get(self, words: list[str]) -> None:
+        member, local = self._member(words[0]), words[-1] == "local"
+        for word in words[1 : -1 if local else None]:
+            member.call("Range", f"get {word}", pb.RangeRequest(key=word.encode(), serializable=local))
+        member.turn()
+
+    def do_change(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.change(words[1], int(words[2]))
+        member.turn()
+
+    # ---- disks, engines, time
+
+    def do_disk(self, words: list[str]) -> None:
+        for word in words:
+            self._member(word).disk_done()
+
+    def do_busy(self, words: list[str]) -> None:
+        self._member(words[0]).engine.busy = True
+
+    def do_ready(self, words: list[str]) -> None:
+        self._member(words[0]).engine.busy = False
+
+    def do_full(self, words: list[str]) -> None:
+        self._member(words[0]).kv.limit_log(0, 0)
+
+    def do_roomy(self, words: list[str]) -> None:
+        self._member(words[0]).kv.limit_log(None, None)
+
+    def do_after(self, words: list[str]) -> None:
+        self.world.now += float(words[0])
+
+    def do_tick(self, words: list[str]) -> None:
+        for _ in range(int(words[1]) if len(words) > 1 else 1):
+            self._member(words[0]).driver.tick(self.world.now)
+
+    # ---- the network
+
+    def _take(self, words: list[str]) -> list[Parcel]:
+        links = [word.split("->") for word in words if "->" in word]
+        kinds = [word for word in words if "->" not in word]
+        found = [
+            parcel
+            for parcel in self.world.queue
+            if (not links or any(a in ("", str(parcel.sender)) and b in ("", str(parcel.to)) for a, b in links))
+            and (not kinds or parcel.kind in kinds)
+        ]
+        self.world.queue = [parcel for parcel in self.world.queue if not any(parcel is other for other in found)]
+        return found
+
+    def do_deliver(self, words: list[str]) -> None:
+        for parcel in self._take(words):
+            if parcel.to in self.members:
+                self.members[parcel.to].receive(parcel)
+
+    def do_drop(self, words: list[str]) -> None:
+        self.world.lines += [f"dropped {parcel.text}" for parcel in self._take(words)]
+
+    def do_queue(self, words: list[str]) -> None:
+        self.world.lines += [parcel.text for parcel in self.world.queue] or ["empty"]
+
+    def do_settle(self, words: list[str]) -> None:
+        for _ in range(100):
+            writing = [member for member in self.members.values() if not member.log.idle]
+            for member in writing:
+                member.disk_done()
+            if not writing and not self.world.queue:
+                return
+            self.do_deliver([])
+        raise AssertionError("messages go round and round")
+
+    def do_down(self, words: list[str]) -> None:
+        for word in words:
+            sender, to = map(int, word.split("->"))
+            self.world.down.add((sender, to))
+
+    def do_up(self, words: list[str]) -> None:
+        for word in words:
+            sender, to = map(int, word.split("->"))
+            self.world.down.discard((sender, to))
+
+
+def replayed(text: str, made: type[Driver] = Driver) -> str:
+    """The transcript's text with the answers of today, of drivers of this kind."""
+    return replay(text, Transcript(made).run)
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
+def test_transcript(path: Path) -> None:
+    text = path.read_text()
+    assert replayed(text) == text
+
+
+# ---- bugs that the transcripts must show
+
+Plant = Callable[[pytest.MonkeyPatch], "type[Driver] | None"]
+
+
+def kind(made: type[Driver]) -> Plant:
+    """Another kind of driver."""
+    return lambda _patch: made
+
+
+def part(of: type, name: str, call: Callable[..., object]) -> Plant:
+    """Something else in the place of a method."""
+    return lambda patch: patch.setattr(of, name, call)
+
+
+def nothing(*_arguments: object) -> None:
+    """Stands for a method that does its work."""
+
+
+def taken(link: PeerLink, to: int, batch: bytes) -> bool:
+    """Takes whatever the connection did not take for sent."""
+    return link._transport.forward(to, batch) or True
+
+
+def refused(_pending: Pending, sender: int, data: bytes, operation: Any, now: float, leads: bool) -> None:
+    """Refuses what another member forwards, whoever leads."""
+    raise errors.LeaderChanged()
+
+
+def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
+    """Serves reads without asking anybody."""
+    rounds._kv.serve_reads(rounds._kv.take_reads())
+
+
+def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> None:
+    """Fails all who wait when the first deadline is over."""
+    fail(pending, pending._kv.next_id, error)
+
+
+class NotHeld(Driver):
+    """Takes a snapshot for installed when it has come."""
+
+    def _persist(self, ready: Any, now: float) -> bool:
+        news = super()._persist(ready, now)
+        self._installing = None
+        return news
+
+
+PLANTS: list[tuple[str, str, Plant]] = [
+    ("put", "reported before the disk is done", kind(EarlyReport)),
+    ("put", "answered when it is proposed", kind(EarlyReply)),
+    ("put_alone", "reported before the disk is done", kind(EarlyReport)),
+    ("put_alone", "nobody looks for news", part(HandLog, "settle", lambda log: 0)),
+    ("forward", "what was not taken counts as sent", part(PeerLink, "forward", taken)),
+    ("forward", "its account is never settled", part(Pending, "_settle_forwarded", nothing)),
+    ("forward_to_a_former_leader", "refused", part(Pending, "_take_forwarded", refused)),
+    ("leader_change", "no end of the grace", part(Pending, "leader_lost", nothing)),
+    ("leader_change_after_a_forward", "forwarded twice", kind(SecondForward)),
+    ("leader_change_after_a_forward", "no end of the grace", part(Pending, "leader_lost", nothing)),
+    ("busy_engine", "what was refused counts as written", kind(SkipBusy)),
+    ("busy_engine", "replies wait for the engine", kind(PatientReplies)),
+    ("refusal", "not heard", part(Pending, "receive_refusal", nothing)),
+    ("read", "served without a round", part(ReadRounds, "start", at_once)),
+    ("read_waits_for_apply", "served when the index is known", kind(ImpatientRead)),
+    ("read_through_a_follower", "no deadline", kind(PatientReads)),
+    ("read_through_a_follower", "an answer to an older round", kind(AnyRound)),
+    ("deadline", "no deadline of reads", kind(PatientReads)),
+    ("deadline", "one deadline for all", part(Pending, "_fail_writes", everybody)),
+    ("abandon", "nobody is answered", part(Pending, "abandon", nothing)),
+    ("membership_change", "before its commit is durable", kind(ChangesAtOnce)),
+    ("membership_change_on_a_follower", "what was not taken counts as sent", part(PeerLink, "forward", taken)),
+    ("membership_change_and_leader_change", "they wait for ever", part(MembershipChanges, "leader_changed", nothing)),
+    ("snapshot", "taken for installed", kind(NotHeld)),
+]
+
+
+@pytest.mark.parametrize(("name", "bug", "plant"), PLANTS, ids=lambda value: value if isinstance(value, str) else "")
+def test_planted_bugs_change_the_transcript(name: str, bug: str, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (FOLDER / f"{name}.txt").read_text()
+    made = plant(monkeypatch) or Driver
+    try:
+        answers = replayed(text, made)
+    except AssertionError as error:
+        assert "two states" in str(error)
+        return
+    assert answers != text
+
+
+def test_every_transcript_shows_a_bug() -> None:
+    assert {name for name, _, _ in PLANTS} == {path.stem for path in FOLDER.glob("*.txt")}
+
+
+if __name__ == "__main__":
+    rewrite(FOLDER, replayed, sys.argv[1:])
