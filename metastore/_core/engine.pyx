@@ -12,6 +12,7 @@ from libc.string cimport memcpy
 from weakref import WeakSet
 
 from metastore import errors
+from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
                                    garbage_left, node_release, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
@@ -529,7 +530,7 @@ cdef class MemoryEngine(Engine):
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
         """Take over the batch's records without copying them, and the log position."""
         cdef Cursor cur
-        cdef uint64_t position[2]
+        cdef uint8_t position[16]
         cdef Record* rec = cursor_first(&cur, batch.root)
         while rec != NULL:
             if rec_deleted(rec):
@@ -538,10 +539,10 @@ cdef class MemoryEngine(Engine):
                 rec_ref(rec)
                 self.tree.put_record(rec)
             rec = cursor_next(&cur)
-        position[0] = index
-        position[1] = term
-        self.tree.put_raw(<const uint8_t*>PyBytes_AS_STRING(APPLIED), PyBytes_GET_SIZE(APPLIED),
-                          <const uint8_t*>position, sizeof(position))
+        put64(position, index)
+        put64(position + 8, term)
+        self.tree.put_raw(<const uint8_t*>PyBytes_AS_STRING(APPLIED), PyBytes_GET_SIZE(APPLIED), position,
+                          sizeof(position))
         self.index = index
         self.term = term
 
@@ -605,14 +606,14 @@ cdef class MemoryEngine(Engine):
     cpdef object restore(self, object stream):
         """Replace the contents by the pairs of an iterable. Raises FormatError (nothing is changed then)."""
         cdef OrderedMap fresh = OrderedMap()
-        cdef uint64_t position[2]
+        cdef const uint8_t* position
         cdef bytes where
         for key, value in stream:
             fresh.set(key, value)
         where = fresh.get(APPLIED, b"")
-        if len(where) != sizeof(position):
+        if len(where) != 16:
             raise errors.FormatError("restore: the stream has no log position")
-        memcpy(position, PyBytes_AS_STRING(where), sizeof(position))
+        position = <const uint8_t*>PyBytes_AS_STRING(where)
         self.tree = fresh
-        self.index = position[0]
-        self.term = position[1]
+        self.index = get64(position)
+        self.term = get64(position + 8)

@@ -116,8 +116,6 @@ cpdef bint range_is_serializable(bytes body)
 
 cdef int kv_raise(int code, const char* message) except -1
 
-cdef size_t varint_size(uint64_t value) noexcept nogil
-cdef uint8_t* varint_write(uint8_t* p, uint64_t value) noexcept nogil
 cdef size_t header_size(const Header* header) noexcept nogil
 cdef uint8_t* header_write(uint8_t* p, const Header* header, size_t size) noexcept nogil
 cdef size_t kv_size(const Kv* kv) noexcept nogil

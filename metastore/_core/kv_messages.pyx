@@ -11,6 +11,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from metastore import errors
+from metastore._core.varint cimport varint_read, varint_size, varint_write
 
 cdef dict EXCEPTIONS = {
     KV_MALFORMED: errors.MalformedRequest,
@@ -40,18 +41,11 @@ cdef int kv_raise(int code, const char* message) except -1:
 # --- reading ---------------------------------------------------------------------------------------------
 
 cdef inline int read_varint(Wire* wire, uint64_t* out) noexcept nogil:
-    cdef uint64_t value = 0
-    cdef int shift = 0
-    cdef uint8_t byte
-    while wire.p < wire.end and shift < 70:
-        byte = wire.p[0]
-        wire.p += 1
-        value |= <uint64_t>(byte & 0x7F) << shift if shift < 64 else 0
-        if byte < 0x80:
-            out[0] = value
-            return 0
-        shift += 7
-    return -1
+    cdef const uint8_t* end = varint_read(wire.p, wire.end, out)
+    if end == NULL:
+        return -1
+    wire.p = end
+    return 0
 
 
 cdef int wire_next(Wire* wire, Field* field) noexcept nogil:
@@ -292,23 +286,6 @@ cpdef bint range_is_serializable(bytes body):
 
 
 # --- writing ---------------------------------------------------------------------------------------------
-
-cdef size_t varint_size(uint64_t value) noexcept nogil:
-    cdef size_t size = 1
-    while value >= 0x80:
-        value >>= 7
-        size += 1
-    return size
-
-
-cdef uint8_t* varint_write(uint8_t* p, uint64_t value) noexcept nogil:
-    while value >= 0x80:
-        p[0] = <uint8_t>(value | 0x80)
-        p += 1
-        value >>= 7
-    p[0] = <uint8_t>value
-    return p + 1
-
 
 cdef inline size_t number_size(uint64_t value) noexcept nogil:
     return 1 + varint_size(value) if value != 0 else 0

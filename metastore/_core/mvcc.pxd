@@ -68,6 +68,7 @@ cdef class Store:
     cdef Scratch write_key
 
     cdef int64_t now(self) noexcept       # revision that reads of the operation under way see
+    cdef bint find_stale(self) except -1  # the engine holds records of revisions that are not there
     cdef void fill_header(self, Header* header) noexcept
     cdef bint whole(self) noexcept        # no operation is under way and the engine holds no part of an entry
     cdef int finish(self) except -1       # the operation under way is done
@@ -99,4 +100,3 @@ cdef class Store:
     cdef bytes execute_view(self, int kind, const uint8_t* body, size_t n, bint want)
     cpdef bytes range_reply(self, bytes body, object term=*)
     cpdef commit(self, uint64_t index, uint64_t term)
-    cpdef bint sweep(self, size_t budget=*)

@@ -22,8 +22,9 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE,
                                    check_range_req, decode_compact, decode_delete, decode_put, decode_range,
                                    encode_compact_reply, encode_delete_reply, encode_put_reply, encode_range_reply,
                                    kv_raise)
+from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
-from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT, OP_TXN
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT
 from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
@@ -169,19 +170,17 @@ cdef bytes meta_value(int64_t number):
     """The value of a counter in table 'm': version byte, i64."""
     cdef uint8_t data[META_SIZE]
     data[0] = META_VERSION
-    memcpy(data + 1, &number, 8)
+    put64(data + 1, <uint64_t>number)
     return (<char*>data)[:META_SIZE]
 
 
 cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2:
     cdef bytes value = engine.get(name)
-    cdef int64_t number
     if value is None:
         return default
     if len(value) != META_SIZE or value[0] != META_VERSION:
         raise errors.DamagedData(f"engine: record {name!r} has an unknown form")
-    memcpy(&number, PyBytes_AS_STRING(value) + 1, 8)
-    return number
+    return <int64_t>get64(<const uint8_t*>PyBytes_AS_STRING(value) + 1)
 
 
 cdef int plain_key(Record* index, Kv* out) except -1:
@@ -294,10 +293,15 @@ cdef class Store:
         self.swept = read_meta(self.engine, b"mswept", -1)
         self.sweep_at = None
         self.spilled = False
-        # Not at the top: unfinished.pyx builds on this module.
-        from metastore._core.mvcc_unfinished import has_stale
+        self.stale = self.find_stale()
 
-        self.stale = has_stale(self)
+    cdef bint find_stale(self) except -1:
+        cdef uint8_t[REV_KEY_SIZE] first
+        cdef EngineCursor cursor = self.engine.cursor()
+        cdef Record* rec
+        rev_key(first, self.rev + 1, 0)
+        rec = cursor.seek(first, REV_KEY_SIZE)
+        return rec != NULL and rec_key(rec)[0] == c'r' and rec.klen == REV_KEY_SIZE
 
     @property
     def revision(self) -> int:
@@ -713,12 +717,8 @@ cdef class Store:
         return reply
 
     def execute(self, int kind, bytes body not None, bint want=True):
-        """One operation (kinds: op.pxd); the encoded reply, or None unless wanted. Raises ApiError, FormatError."""
-        if kind == OP_TXN:
-            # Not at the top: txnwork.pyx builds on this module.
-            from metastore._core.mvcc_txn_work import execute_txn
-
-            return execute_txn(self, body, want)
+        """One operation that is no transaction (kinds: op.pxd); the encoded reply, or None unless wanted. Raises
+        ApiError, FormatError."""
         try:
             return self.execute_view(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
         except BaseException:
@@ -728,10 +728,6 @@ cdef class Store:
     def put(self, bytes body not None) -> bytes:
         """PutRequest -> PutResponse. Raises ApiError."""
         return self.execute(OP_PUT, body)
-
-    def txn(self, bytes body not None) -> bytes:
-        """TxnRequest -> TxnResponse. Raises ApiError."""
-        return self.execute(OP_TXN, body)
 
     def delete_range(self, bytes body not None) -> bytes:
         """DeleteRangeRequest -> DeleteRangeResponse. Raises ApiError."""
@@ -764,11 +760,3 @@ cdef class Store:
         self.saved_rev = self.rev
         self.overlay.clear()
         self.spilled = False
-
-    cpdef bint sweep(self, size_t budget=1000):
-        """One slice of removing what a compaction has cut off; True while there is more. See sweep.pyx."""
-        if self.sweep_at is None and self.swept >= self.compacted:
-            return False
-        from metastore._core.mvcc_sweep import sweep_slice
-
-        return sweep_slice(self, budget)

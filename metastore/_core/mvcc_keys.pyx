@@ -8,7 +8,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
+from metastore._core.le cimport get32, put32
 from metastore._core.record cimport Record, rec_key, rec_new, rec_value
+from metastore._core.varint cimport varint_read, varint_write
 from metastore import errors
 
 cdef enum:
@@ -63,50 +65,25 @@ cdef void rev_key(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
     rev_write(dst + 1, main, sub)
 
 
-cdef inline size_t put_number(uint8_t* dst, uint64_t number) noexcept nogil:
-    """Seven bits a byte, lowest first, the high bit on all but the last; returns the length."""
-    cdef size_t n = 0
-    while number >= 0x80:
-        dst[n] = <uint8_t>(number | 0x80)
-        number >>= 7
-        n += 1
-    dst[n] = <uint8_t>number
-    return n + 1
-
-
-cdef inline const uint8_t* get_number(const uint8_t* p, const uint8_t* end, uint64_t* out) noexcept nogil:
-    """Where the number ends; NULL when it does not end before `end`."""
-    cdef int shift = 0
-    out[0] = 0
-    while p != NULL and p < end and shift < 64:
-        out[0] |= <uint64_t>(p[0] & 0x7F) << shift
-        if p[0] < 0x80:
-            return p + 1
-        shift += 7
-        p += 1
-    return NULL
-
-
 cdef Record* index_record(const uint8_t* prefix, size_t n, const IndexView* view) noexcept nogil:
     """The 'k' record of a version. `prefix` is what index_prefix made, in a buffer with room for the revision too.
 
     NULL without memory.
     """
     cdef uint8_t value[32]
-    cdef size_t size = 2
+    cdef uint8_t* end = value + 2
     cdef Record* rec
     value[0] = RECORD_VERSION
     value[1] = FLAG_TOMBSTONE if view.tombstone else 0
     if not view.tombstone:
-        size += put_number(value + size, <uint64_t>view.create)
-        size += put_number(value + size, <uint64_t>view.version)
+        end = varint_write(varint_write(end, <uint64_t>view.create), <uint64_t>view.version)
         if view.lease:
             value[1] |= FLAG_LEASE
-            size += put_number(value + size, <uint64_t>view.lease)
-    rec = rec_new(prefix, n + REV_SIZE, size)
+            end = varint_write(end, <uint64_t>view.lease)
+    rec = rec_new(prefix, n + REV_SIZE, end - value)
     if rec != NULL:
         rev_write(rec_key(rec) + n, view.main, view.sub)
-        memcpy(rec_value(rec), value, size)
+        memcpy(rec_value(rec), value, end - value)
     return rec
 
 
@@ -114,7 +91,6 @@ cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t k
                         const uint8_t* value, size_t vlen, bint tombstone) noexcept nogil:
     """The 'r' record of a change. NULL without memory."""
     cdef uint8_t at[REV_KEY_SIZE]
-    cdef uint32_t size = <uint32_t>klen
     cdef uint8_t* p
     cdef Record* rec
     rev_key(at, main, sub)
@@ -124,7 +100,7 @@ cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t k
     p = rec_value(rec)
     p[0] = RECORD_VERSION
     p[1] = FLAG_TOMBSTONE if tombstone else 0
-    memcpy(p + 2, &size, 4)
+    put32(p + 2, <uint32_t>klen)
     memcpy(p + REV_VALUE_HEADER, key, klen)
     if vlen:
         memcpy(p + REV_VALUE_HEADER + klen, value, vlen)
@@ -144,9 +120,9 @@ cdef int index_read(Record* rec, IndexView* out) except -1:
         p += 2
     else:
         lease = p[1] & FLAG_LEASE
-        p = get_number(get_number(p + 2, end, &create), end, &version)
+        p = varint_read(varint_read(p + 2, end, &create), end, &version)
         if lease:
-            p = get_number(p, end, &lease)
+            p = varint_read(p, end, &lease)
     if p != end:
         raise errors.DamagedData("engine: an index record is cut or too long")
     out.create = <int64_t>create
@@ -160,7 +136,7 @@ cdef int rev_record_read(Record* rec, RevView* out) except -1:
     cdef uint8_t* p = rec_value(rec)
     cdef uint32_t size = 0
     if rec.vlen >= REV_VALUE_HEADER:
-        memcpy(&size, p + 2, 4)
+        size = get32(p + 2)
     if (rec.klen != REV_KEY_SIZE or rec.vlen < REV_VALUE_HEADER or p[0] != RECORD_VERSION
             or p[1] > FLAG_TOMBSTONE or size > rec.vlen - REV_VALUE_HEADER):
         raise errors.DamagedData("engine: a revision record has an unknown form")

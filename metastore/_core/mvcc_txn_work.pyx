@@ -13,11 +13,13 @@ from metastore import errors
 from metastore._core.mvcc_keys cimport IndexView, index_prefix, index_room
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_TOO_MANY_OPS,
                                    DeleteReq, Header, Kv, PutReq, RangeReq, check_range_req, decode_delete, decode_put,
-                                   decode_range, encode_txn_reply, kv_raise, varint_size, varint_write)
+                                   decode_range, encode_txn_reply, kv_raise)
 from metastore._core.mvcc_range cimport DeleteWork, RangeWork
 from metastore._core.mvcc cimport WANT_ALL, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
+from metastore._core.op cimport OP_TXN
 from metastore._core.record cimport key_cmp
 from metastore._core.mvcc_txn cimport CompareNode, CompareReq, OpNode, TxnNode, decode_txn
+from metastore._core.varint cimport varint_size, varint_write
 from metastore._core.work cimport COST_BYTES, COST_OP, COST_WRITE, Parts, Work, held_most, reply_too_large
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
@@ -432,6 +434,12 @@ def execute_txn(Store store not None, bytes body not None, bint want=True, size_
 
 
 # --- for tests -------------------------------------------------------------------------------------------
+
+def execute(Store store not None, int kind, bytes body not None, bint want=True):
+    """One operation of any kind that changes keys (kinds: op.pxd), done at once; the encoded reply, or None unless
+    wanted. Raises ApiError, FormatError."""
+    return execute_txn(store, body, want) if kind == OP_TXN else store.execute(kind, body, want)
+
 
 def read_in_pieces(Store store not None, bytes body not None, size_t budget, object between=lambda: None) -> bytes:
     """The reply to a read-only transaction that is done in pieces of `budget` units; `between` is called between two."""

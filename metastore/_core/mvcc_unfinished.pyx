@@ -41,16 +41,6 @@ cdef int spill(Store store) except -1:
     return 0
 
 
-cdef bint find_stale(Store store) except -1:
-    """Whether the engine holds records of revisions that are not there for the store."""
-    cdef uint8_t[REV_KEY_SIZE] first
-    cdef EngineCursor cursor = store.engine.cursor()
-    cdef Record* rec
-    rev_key(first, store.rev + 1, 0)
-    rec = cursor.seek(first, REV_KEY_SIZE)
-    return rec != NULL and rec_key(rec)[0] == c'r' and rec.klen == REV_KEY_SIZE
-
-
 cdef int mark(OrderedMap batch, Record* rec) except -1:
     """Put the deletions of a change and of its index record into the batch."""
     cdef int64_t main = 0
@@ -98,11 +88,6 @@ cdef bint purge(Store store, size_t budget) except -1:
         store.engine.write(batch, index, term)
     store.stale = more
     return more
-
-
-def has_stale(Store store not None) -> bool:
-    """See find_stale."""
-    return find_stale(store)
 
 
 # --- for tests -------------------------------------------------------------------------------------------

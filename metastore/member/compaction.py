@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import errors
+from .._core.mvcc_sweep import sweep_slice
 from ..api import pb
 from ..replica.autocompact import AutoCompactor
 from ..replica.driver import BUSY_RETRY
@@ -120,7 +121,7 @@ class Sweep:
         slices = SWEEP_SLICES if self._urgent() else 1
         while slices and self._kv.sweep_pending:
             slices -= 1
-            self._kv.store.sweep(SWEEP_ITEMS)
+            sweep_slice(self._kv.store, SWEEP_ITEMS)
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""

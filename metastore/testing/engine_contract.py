@@ -25,6 +25,8 @@ from typing import TYPE_CHECKING
 from metastore._core.engine import APPLIED_KEY
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_hash import Hasher
+from metastore._core.mvcc_sweep import sweep_slice
+from metastore._core.mvcc_txn_work import execute
 from metastore._core.op import encode_op
 from metastore._core.ordered_map import OrderedMap
 from metastore.errors import ApiError
@@ -266,13 +268,13 @@ class EngineContract:
                 mine.commit(step + 1, 1)
                 plain.commit(step + 1, 1)
             if rng.random() < 0.3:
-                mine.sweep(40)
-                plain.sweep(40)
+                sweep_slice(mine, 40)
+                sweep_slice(plain, 40)
         mine.commit(1000, 1)
         plain.commit(1000, 1)
-        while mine.sweep(100):
+        while sweep_slice(mine, 100):
             pass
-        while plain.sweep(100):
+        while sweep_slice(plain, 100):
             pass
         assert mine.engine.scan(b"", None, False, 0) == plain.engine.scan(b"", None, False, 0)
 
@@ -293,7 +295,7 @@ class EngineContract:
         plain.commit(1000, 1)
         wanted = self._hash(plain.engine)
         assert self._hash(mine.engine) == wanted
-        while mine.sweep(20):
+        while sweep_slice(mine, 20):
             assert self._hash(mine.engine) == wanted
         while (again := mine.engine.defragment()) is not None:
             time.sleep(again)
@@ -324,6 +326,6 @@ class EngineContract:
 
     def _outcome(self, store: Store, kind: int, body: bytes) -> object:
         try:
-            return store.execute(kind, body) if kind else store.range_reply(body)
+            return execute(store, kind, body) if kind else store.range_reply(body)
         except ApiError as error:
             return repr(error)

@@ -21,6 +21,7 @@ from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_hash import Hasher
+from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
@@ -254,15 +255,15 @@ def test_a_member_on_a_flaky_engine_has_the_state_of_the_others() -> None:
                 for image in log[memory.applied()[0] :]:
                     flaky.apply_images(image)
                     flaky.commit()
-                    while flaky.store.sweep(3):
+                    while sweep_slice(flaky.store, 3):
                         pass
             except errors.EngineFailed:
                 stops += 1
             except errors.EngineBusy:
                 pass  # of a write: nothing is stored then
-        while healthy.store.sweep(100):
+        while sweep_slice(healthy.store, 100):
             pass
-        while (swept := Store(memory, 3, 4)).sweep(100):
+        while sweep_slice((swept := Store(memory, 3, 4)), 100):
             pass
         swept.commit(len(log), 2)
         assert hashed(memory) == hashed(healthy.store.engine)

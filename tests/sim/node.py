@@ -24,6 +24,7 @@ from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc_apply import Applier
+from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
@@ -564,7 +565,7 @@ class Member:
     def _sweep(self) -> None:
         self.sweeping = False
         with contextlib.suppress(errors.EngineBusy):
-            self.store.sweep(5)
+            sweep_slice(self.store, 5)
         self.kv.swept()
 
     def _install(self, snapshot: Any, done: Callable[[], None]) -> None:

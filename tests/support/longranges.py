@@ -8,6 +8,7 @@ from typing import Any
 
 from metastore import errors
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_sweep import sweep_slice
 from metastore.storage.engines.memory import MemoryEngine
 
 from . import kvmessages as pb
@@ -39,7 +40,7 @@ class Writer:
             return
         self.index += 1
         store.commit(self.index, 1)
-        while rng.random() < 0.9 and store.sweep(3):
+        while rng.random() < 0.9 and sweep_slice(store, 3):
             pass
 
     def change_much(self) -> None:

@@ -12,6 +12,8 @@ from metastore import errors
 from metastore._core.engine import Engine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_hash import Hasher
+from metastore._core.mvcc_sweep import sweep_slice
+from metastore._core.mvcc_txn_work import execute_txn
 from metastore._core.ordered_map import OrderedMap
 from metastore.storage.engines.memory import MemoryEngine
 
@@ -70,7 +72,10 @@ def history(seed: int, count: int = 150) -> Iterable[tuple[str, bytes]]:
 def filled(engine: Engine, seed: int, count: int = 150) -> Store:
     store = Store(engine)
     for number, (method, body) in enumerate(history(seed, count), 1):
-        getattr(store, method)(body)
+        if method == "txn":
+            execute_txn(store, body)
+        else:
+            getattr(store, method)(body)
         store.commit(number, 1)
     return store
 
@@ -103,7 +108,7 @@ def test_equal_however_far_the_sweep_is_and_on_every_engine(seed: int) -> None:
         assert sum_of(memory.engine) != before, "what was cut off must not count"
         assert len(set(wanted)) == len(wanted) and not set(wanted) & set(sums)
         steps = 0
-        while memory.sweep(5):
+        while sweep_slice(memory, 5):
             steps += 1
             where = steps % len(wanted)
             assert sum_of(memory.engine, at + where, budget=10**9) == wanted[where]
@@ -117,11 +122,11 @@ def test_a_sweep_cut_short_by_the_next_compaction() -> None:
     one, two = filled(MemoryEngine(), 9), filled(MemoryEngine(), 9)
     compact(one, 30)
     for _ in range(3):
-        assert one.sweep(5)
+        assert sweep_slice(one, 5)
     for store in (one, two):
         compact(store, 90)
     assert sum_of(one.engine) == sum_of(two.engine)
-    while one.sweep(5):
+    while sweep_slice(one, 5):
         assert sum_of(one.engine) == sum_of(two.engine)
 
 
@@ -165,7 +170,7 @@ def test_the_whole_state() -> None:
     for store in (one, two):
         compact(store, 50)
     one.commit(500, 7)
-    while one.sweep(5):
+    while sweep_slice(one, 5):
         pass
     assert sum_of(one.engine, whole=True) == sum_of(two.engine, whole=True) != sum_of(one.engine)
     two.put_meta(b"alarms", b"\1")

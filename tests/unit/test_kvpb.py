@@ -14,6 +14,7 @@ from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_keys import decode_index_key, encode_index_key
+from metastore._core.mvcc_txn_work import execute_txn
 from metastore.storage.engines.memory import MemoryEngine
 
 INT64 = st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-2, 300))
@@ -199,7 +200,7 @@ def test_random_transactions_do_no_harm(junk: bytes, data: st.DataObject) -> Non
     except errors.ApiError:
         pass
     try:
-        pb.TxnResponse.FromString(store.txn(bytes(body)))
+        pb.TxnResponse.FromString(execute_txn(store, bytes(body)))
     except errors.ApiError:
         assert store.revision == 2
     assert store.revision in (2, 3)

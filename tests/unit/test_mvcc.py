@@ -15,6 +15,8 @@ from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_keys import encode_index_key
+from metastore._core.mvcc_sweep import sweep_slice
+from metastore._core.mvcc_txn_work import execute_txn
 from metastore._core.ordered_map import OrderedMap
 from metastore.storage.engines.memory import MemoryEngine
 
@@ -52,6 +54,8 @@ CHECKS = {
 
 
 def ask(store: Store, kind: str, body: bytes) -> bytes:
+    if kind == "txn":
+        return execute_txn(store, body)
     return store.range_reply(body) if kind == "range" else getattr(store, kind)(body)
 
 
@@ -64,7 +68,7 @@ def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
             index += 1
             store.commit(index, 1)
         elif kind == "sweep":
-            store.sweep(fields)
+            sweep_slice(store, fields)
         elif kind == "restart":
             index += 1
             store.commit(index, 1)
@@ -130,7 +134,7 @@ def test_compaction_keeps_its_own_revision_and_frees_the_rest() -> None:
         get(store, b"hot", revision=last - 2)
     store.commit(2, 1)
     slices = 0
-    while store.sweep(50):
+    while sweep_slice(store, 50):
         slices += 1
     assert slices > 10
     assert len(get(store, b"k", range_end=b"l", revision=last - 1).kvs) == 200
@@ -139,7 +143,7 @@ def test_compaction_keeps_its_own_revision_and_frees_the_rest() -> None:
     store.put(put(b"one more"))
     store.compact(pb.CompactionRequest(revision=last + 1).SerializeToString())
     store.commit(3, 1)
-    while store.sweep(50):
+    while sweep_slice(store, 50):
         pass
     left = [key for key, _ in store.engine.scan(b"", None, False, 0)]
     assert sum(key[:1] == b"k" for key in left) == 2 == sum(key[:1] == b"r" for key in left), left
@@ -151,13 +155,13 @@ def test_sweep_goes_on_after_a_restart() -> None:
         store.put(put(b"a", b"%d" % number))
     store.compact(pb.CompactionRequest(revision=101).SerializeToString())
     store.commit(1, 1)
-    assert store.sweep(10)
+    assert sweep_slice(store, 10)
     again = Store(store.engine)
     assert again.compact_revision == 101
-    while again.sweep(10):
+    while sweep_slice(again, 10):
         pass
     assert len(again.engine.scan(b"r", None, False, 0)) == 1
-    assert not Store(again.engine).sweep(10)
+    assert not sweep_slice(Store(again.engine), 10)
 
 
 def test_a_swept_tombstone_at_the_compact_revision_stays() -> None:
@@ -166,7 +170,7 @@ def test_a_swept_tombstone_at_the_compact_revision_stays() -> None:
     store.delete_range(pb.DeleteRangeRequest(key=b"a").SerializeToString())
     store.compact(pb.CompactionRequest(revision=3).SerializeToString())
     store.commit(1, 1)
-    while store.sweep(10):
+    while sweep_slice(store, 10):
         pass
     assert len(store.engine.scan(b"r", None, False, 0)) == 1
     assert Store(store.engine).revision == 3
@@ -185,7 +189,7 @@ def test_a_failed_transaction_changes_nothing_even_half_way() -> None:
     body = req.SerializeToString()
     mvcc_txn.check_txn(body)
     with pytest.raises(errors.KeyNotFound):
-        store.txn(body)
+        execute_txn(store, body)
     assert store.revision == 3 and len(store.overlay) == 0
     assert [kv.key for kv in get(store, b"\0", range_end=b"\0").kvs] == [b"a", b"b"]
     store.put(put(b"c"))
@@ -198,7 +202,7 @@ def test_deleted_and_put_again_in_one_transaction() -> None:
     req = pb.TxnRequest()
     req.success.add(request_delete_range=pb.DeleteRangeRequest(key=b"a", range_end=b"\0"))
     req.success.add(request_put=pb.PutRequest(key=b"a", value=b"2"))
-    store.txn(req.SerializeToString())
+    execute_txn(store, req.SerializeToString())
     kv = get(store, b"a").kvs[0]
     assert (kv.create_revision, kv.mod_revision, kv.version, kv.value) == (3, 3, 1, b"2")
 
@@ -217,13 +221,13 @@ def nested(depth: int) -> bytes:
 def test_nesting_is_bounded() -> None:
     store = Store(MemoryEngine())
     mvcc_txn.check_txn(nested(128))
-    assert pb.TxnResponse.FromString(store.txn(nested(40))).succeeded
-    assert store.txn(nested(128)).startswith(b"\x0a\x02\x18\x01\x10\x01")
+    assert pb.TxnResponse.FromString(execute_txn(store, nested(40))).succeeded
+    assert execute_txn(store, nested(128)).startswith(b"\x0a\x02\x18\x01\x10\x01")
     for depth in (129, 5_000, 100_000):
         with pytest.raises(errors.TooManyOps):
             mvcc_txn.check_txn(nested(depth))
         with pytest.raises(errors.TooManyOps):
-            store.txn(nested(depth))
+            execute_txn(store, nested(depth))
         with pytest.raises(errors.TooManyOps):
             mvcc_txn.check_txn(nested(depth), 10**6)
 

@@ -18,6 +18,7 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
+from metastore._core.mvcc_txn_work import execute
 from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
@@ -75,7 +76,7 @@ def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
             ident += 1
             body = build(kind, fields, store.revision).SerializeToString()
             try:
-                store.execute(KINDS[kind], body)
+                execute(store, KINDS[kind], body)
             except errors.ApiError:
                 pass
             encoded.append(encode_op(KINDS[kind], ident, body))
