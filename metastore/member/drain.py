@@ -7,10 +7,13 @@ heard yet goes on forwarding; both are served as ever, by way of the new leader 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from .server import Server
+    from ..net.client_conn import Listener
+    from ..net.loop import Loop
+    from ..replica.driver import Driver
 
 log = logging.getLogger("metastore.node")
 
@@ -23,12 +26,31 @@ CLOSING: Final = 1.0
 
 
 class Drain:
-    """The stop of one server, in its loop's thread: `begin` once, then `turn` at the end of each turn."""
+    """The stop of one member, in its loop's thread: `begin` once, then `turn` at the end of each turn.
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        loop = server.loop
-        self._until = loop.now() + server.config.limits.drain_timeout
+    patience: seconds in which all must be over. ends: called at the beginning, what begins nothing more from then on.
+    hand_over: gives leadership to another member and tells to whom, 0 for nobody. connected: whether the control stream
+    to a member is open.
+    """
+
+    def __init__(
+        self,
+        patience: float,
+        loop: Loop,
+        listener: Listener,
+        driver: Driver,
+        *,
+        ends: Iterable[Callable[[], object]],
+        hand_over: Callable[[], int],
+        connected: Callable[[int], bool],
+    ) -> None:
+        self._loop = loop
+        self._listener = listener
+        self._driver = driver
+        self._ends = tuple(ends)
+        self._hand_over = hand_over
+        self._connected = connected
+        self._until = loop.now() + patience
         #: When all is to be closed, in seconds of the loop's clock.
         self.stop_by = self._until + CLOSING
         self._linger = 0.0
@@ -36,31 +58,28 @@ class Drain:
 
     def begin(self) -> None:
         """Send the clients and leadership away."""
-        server, loop = self._server, self._server.loop
-        server.health.shutdown()
-        server.backups.stop()
-        server.upkeep.stop()
-        self._successor = server.leadership.hand_over()
-        server.driver.stop()
-        server.listener.retire()
-        loop.call_later(NOTICE, server.listener.shutdown)
-        loop.call_at(self._until, self._late)
+        for end in self._ends:
+            end()
+        self._successor = self._hand_over()
+        self._driver.stop()
+        self._listener.retire()
+        self._loop.call_later(NOTICE, self._listener.shutdown)
+        self._loop.call_at(self._until, self._late)
 
     def _late(self) -> None:
         """Time is up; the turn that follows sees it."""
-        waiting = len(self._server.kv.waiters)
+        waiting = len(self._driver.kv.waiters)
         if waiting:
             log.warning("stopping with %d calls unanswered: limits.drain_timeout is over", waiting)
 
     def turn(self, now: float) -> None:
         """Stop the loop when nobody waits any more, or when time is up."""
-        server = self._server
-        if self._successor and not self._linger and not server.driver.is_leader:
+        driver = self._driver
+        if self._successor and not self._linger and not driver.is_leader:
             self._linger = now + LINGER
-            server.loop.call_at(self._linger, lambda: None)
+            self._loop.call_at(self._linger, lambda: None)
         # Where all members are stopped together the successor may be gone before it leads.
-        awaited = server.peering.connected(self._successor)
-        leads = self._successor and server.driver.is_leader and awaited
-        busy = not server.driver.quiet or server.kv.late or server.listener.conns
+        leads = self._successor and driver.is_leader and self._connected(self._successor)
+        busy = not driver.quiet or driver.kv.late or self._listener.conns
         if now >= self._until or not (leads or busy or now < self._linger):
-            server.loop.stop()
+            self._loop.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -19,16 +19,13 @@ log = logging.getLogger("metastore.node")
 
 
 class Leadership:
-    """The `api.ports.Leadership` of a member. `label` names a member for people."""
+    """The `api.ports.Leadership` of a member."""
 
-    def __init__(
-        self, raft: RaftTable, driver: Driver, membership: Members, loop: Loop, label: Callable[[int], str]
-    ) -> None:
+    def __init__(self, raft: RaftTable, driver: Driver, membership: Members, loop: Loop) -> None:
         self._raft = raft
         self._driver = driver
         self._membership = membership
         self._loop = loop
-        self._label = label
 
     def move_leader(self, ident: int, done: Done) -> None:
         """Hand leadership to `ident`; raises NotLeader, BadLeaderTransferee."""
@@ -56,6 +53,6 @@ class Leadership:
         id, or 0."""
         successor = self._membership.best_successor(besides) if self._driver.is_leader else 0
         if successor:
-            log.info("handing leadership to %s", self._label(successor))
+            log.info("handing leadership to %s", self._membership.label(successor))
             self._driver.raw.transfer_leader(successor)
         return successor

@@ -45,6 +45,9 @@ class Peers(Protocol):
     def hear(self, member: int, place: str) -> None:
         """Another member says that `member` is one, and listens there."""
 
+    def label(self, member: int) -> str:
+        """A member's name and id, for people."""
+
     def set_removed(self, removed: Iterable[int]) -> None:
         """Ids that must be told that they are removed."""
 
@@ -111,6 +114,16 @@ class Members:
     def members(self) -> list[Member]:
         """The members, as this node has applied them, in the order of their ids."""
         return [member for _, member in sorted(self.roster.members.items())]
+
+    def label(self, member: int) -> str:
+        """A member's name and id for people, or that there is none."""
+        if not member:
+            return "no leader"
+        known = {record.id: record for record in self.identity.contacts} | self.roster.members
+        name = known[member].name if member in known else ""
+        if name:
+            return f"{name} ({member:016x})"
+        return self.peers.label(member) if self.peers is not None else f"member {member:016x}"
 
     # ---- towards the transport
 

@@ -9,27 +9,33 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Set
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Set
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
 from .._core.op import LEVEL
 from .._core.raft_types import Message, MessageType
-from ..codecs import Snappy, load_all
-from ..net.accept import place
+from ..codecs import load_all
+from ..net.accept import place, real_address
 from ..net.resolver import Places
 from ..peers import handshake as hs
-from ..peers.accepted import AcceptedStream
 from ..peers.founding import Founding
 from ..peers.handshake import PeerIdentity
 from ..peers.join import read_record, roster_record
 from ..peers.transport import PeerTransport
-from ..ports import Done
 from ..replica.roster import token_number
 
 if TYPE_CHECKING:
-    from ..ports import Codec
-    from .server import Server
+    from ..config import Config
+    from ..failpoints import Failpoints
+    from ..net.loop import Loop
+    from ..net.resolver import Resolver
+    from ..peers.accepted import AcceptedStream
+    from ..ports import Done
+    from ..replica.driver import Driver
+    from ..replica.roster import Identity
+    from .abilities import Abilities
+    from .membership_client import Members
 
 log = logging.getLogger("metastore.members")
 
@@ -49,17 +55,67 @@ VERDICTS: Final[dict[int, type[errors.MetaStoreError]]] = {
 }
 
 
-class Peering:
-    """What a server has to do with its peers. `transport` is None while this member listens to no others.
+class SnapshotTraffic(Protocol):
+    """Snapshots on their way between members (`snapshots.transfer.Transfers`)."""
 
-    start: the number of this start of the data directory. life: drawn by this process, in 64 bits.
+    def send(self, transport: PeerTransport, message: Message) -> None:
+        """Begin to send the snapshot that a MsgSnap is about."""
+
+    def accept(self, stream: AcceptedStream) -> None:
+        """A member begins to send a snapshot."""
+
+
+def own_address(config: Config) -> str:
+    """Where the others dial this member."""
+    return real_address(config.advertise.peer or config.cluster.initial[config.node.name])
+
+
+class Peering:
+    """What a member has to do with its peers. `transport` is None while this member listens to no others.
+
+    start: the number of this start of the data directory. life: drawn by this process, in 64 bits. doubt: not 0 where
+    the log may have lost what was acknowledged. held: whether a snapshot (index, term) is here. declines: whether a
+    message must not be acted on, for want of room. end: ends this process for a reason. stopping: whether it stops, so
+    that no port is opened any more.
     """
 
-    def __init__(self, server: Server, start: int, life: int) -> None:
-        self._server = server
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        driver: Driver,
+        membership: Members,
+        abilities: Abilities,
+        loop: Loop,
+        resolver: Resolver,
+        failpoints: Failpoints,
+        *,
+        start: int,
+        life: int,
+        doubt: int,
+        transfers: SnapshotTraffic,
+        held: Callable[[int, int], bool],
+        declines: Callable[[Message], bool],
+        end: Callable[[errors.MetaStoreError], object],
+        stopping: Callable[[], bool],
+    ) -> None:
+        self._config = config
+        self._identity = identity
+        self._driver = driver
+        self._roster = driver.roster
+        self._membership = membership
+        self._abilities = abilities
+        self._loop = loop
+        self._resolver = resolver
+        self._failpoints = failpoints
+        self._transfers = transfers
+        self._held = held
+        self._declines = declines
+        self._end = end
+        self._stopping = stopping
         self.transport: PeerTransport | None = None
+        self._doubt = doubt
         self._process = (start, life)
-        self._wanted: Codec | None = server.codec.codec
         self._codecs = tuple(sorted((codec.flag, codec.name) for codec in load_all()))
         self._line_at: float | None = None
         self._since = 0.0  # without a leader
@@ -73,20 +129,19 @@ class Peering:
         """The question whether this member may begin its cluster, if it is one: see peers/founding.py. A directory
         that has a term took part before, so it was not lost; asked again, it could wait for ever for the first leader,
         who was alone with the first entry when all members stopped."""
-        server, identity = self._server, self._server.identity
-        if not self._new() or server.raw.term or len(identity.members) < 2:
+        identity = self._identity
+        if not self._new() or self._driver.raw.term or len(identity.members) < 2:
             return None
-        wait = server.config.cluster.begin_wait
+        wait = self._config.cluster.begin_wait
         return Founding(identity.member_id, (member.id for member in identity.members), wait)
 
     def _new(self) -> bool:
-        server = self._server
-        return server.identity.founder and not server.raw.status().last_index and not server.unsynced.doubt
+        return self._identity.founder and not self._driver.raw.status().last_index and not self._doubt
 
     def _hold(self) -> None:
         holding = self.founding is not None
-        self._server.driver.hold(holding)
-        self._server.kv.holding = holding
+        self._driver.hold(holding)
+        self._driver.kv.holding = holding
 
     def _begin(self, why: str) -> None:
         log.info("this member takes part from now on: %s", why)
@@ -97,8 +152,7 @@ class Peering:
 
     def watch(self) -> None:
         """Open the port as soon as there is anybody else: a member that is alone takes no port that it does not use."""
-        server = self._server
-        alone = set(server.roster.members) == {server.identity.member_id} and not server.identity.contacts
+        alone = set(self._roster.members) == {self._identity.member_id} and not self._identity.contacts
         if self.transport is None and not alone:
             self.open()
 
@@ -106,28 +160,27 @@ class Peering:
         """Open the port, if it is closed, and call `done`, with an error if it cannot be opened.
 
         A name is looked up in a thread: the loop must not wait for a name server."""
-        server = self._server
         if self.transport is not None:
             done(None)
             return
-        address = server.config.listen.peer
+        address = self._config.listen.peer
 
         def resolved(found: Places | str) -> None:
             try:
                 if isinstance(found, str):
                     raise errors.ConfigError(f"listen.peer {address!r}: {found}")
-                if self.transport is None and server.drain is None:
+                if self.transport is None and not self._stopping():
                     self.open(place(found[0][4]))
             except (errors.AddressInUse, errors.ConfigError, OSError) as error:
                 done(errors.Unhealthy(f"{errors.Unhealthy.default}: the peer port cannot be opened: {error}"))
             else:
                 done(None)
 
-        server.resolver.resolve(address, resolved)
+        self._resolver.resolve(address, resolved)
 
     def open(self, address: str = "") -> None:
         """Listen for peers at `address` (default: as configured). Raises AddressInUse, ConfigError, OSError."""
-        server, identity, config = self._server, self._server.identity, self._server.config
+        identity, config = self._identity, self._config
         start, life = self._process
         announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS]
         me = PeerIdentity(
@@ -137,25 +190,29 @@ class Peering:
             identity.incarnation,
             tuple(announced),
             name=config.node.name,
-            places=(server.own_peer_address(),),
+            places=(own_address(config),),
             start=start,
             life=life,
             level=LEVEL,
         )
         transport = PeerTransport(
-            server.loop,
+            self._loop,
             me,
             address or config.listen.peer,
             handler=self,
             random=random.random,
-            failpoints=server.failpoints,
+            failpoints=self._failpoints,
         )
         self.transport = transport
-        server.closing.callback(transport.close)
-        server.peer_link.connect(transport)
-        server.membership.tell(transport)
+        self._driver.link.connect(transport)
+        self._membership.tell(transport)
         log.info("listening for peers on %s", ",".join(transport.bound))
         self.update()
+
+    def close(self) -> None:
+        """End all streams. Idempotent."""
+        if self.transport is not None:
+            self.transport.close()
 
     def connected(self, member: int) -> bool:
         """Whether the control stream to a member is open."""
@@ -165,52 +222,51 @@ class Peering:
 
     def on_message(self, message: Message) -> None:
         """A Raft message."""
-        server = self._server
-        if server.space.declines(message):
+        if self._declines(message):
             return
         if self.founding is not None:
             if message.type not in LEADERS:
                 return
-            self._begin(f"{self.label(message.from_)} leads and knows this member")
-        if message.snapshot is None or server.snapshots.find(message.snapshot.index, message.snapshot.term) is not None:
-            server.driver.receive(message)
+            self._begin(f"{self._membership.label(message.from_)} leads and knows this member")
+        if message.snapshot is None or self._held(message.snapshot.index, message.snapshot.term):
+            self._driver.receive(message)
 
     def on_snapshot(self, message: Message) -> None:
         """A peer needs a snapshot."""
         if self.transport is not None:
-            self._server.transfers.send(self.transport, message)
+            self._transfers.send(self.transport, message)
 
     def on_snapshot_stream(self, stream: AcceptedStream) -> None:
         """A leader begins to send us one."""
-        self._server.transfers.accept(stream)
+        self._transfers.accept(stream)
 
     def on_forward(self, from_: int, frame: bytes) -> None:
         """Operations that a follower wants proposed."""
-        self._server.driver.receive_forward(from_, frame, self._server.loop.now())
+        self._driver.receive_forward(from_, frame, self._loop.now())
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         """Operations of ours that were not logged."""
-        self._server.driver.receive_refusal(code, ids)
+        self._driver.receive_refusal(code, ids)
 
     def on_unreachable(self, member: int) -> None:
         """Something for `member` was lost."""
-        self._server.driver.unreachable(member)
+        self._driver.unreachable(member)
 
     def flags(self) -> int:
         """What this member says of its state."""
         return (
             (hs.NEW if self._new() else 0)
             | (hs.FORMING if self.founding is not None else 0)
-            | (hs.LEADER if self._server.driver.leader_id else 0)
+            | (hs.LEADER if self._driver.leader_id else 0)
         )
 
     def must_read(self) -> Set[tuple[int, str]]:
         """Codecs that the log needs."""
-        return self._server.codec.plugins
+        return self._driver.codec.plugins
 
     def roster_record(self) -> bytes:
         """What we tell somebody who is about to join, or in doubt."""
-        return roster_record(self._server.identity, self._server.roster)
+        return roster_record(self._identity, self._roster)
 
     def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
         """`member` answered our hello."""
@@ -221,30 +277,30 @@ class Peering:
 
     def on_greeting(self, member: int, identity: PeerIdentity, known: bool) -> None:
         """`member` dialled us."""
-        transport, now = self.transport, self._server.loop.now()
+        transport, now = self.transport, self._loop.now()
         assert transport is not None, "it is what calls"
         if self.founding is not None and self.founding.greeted(member, identity.flags, now):
             transport.ask_again(member)
         if not known and now - self._asked_at >= ASK_ROSTER:
             self._asked_at = now
-            self._server.loop.call_later(0, lambda: transport.ask_roster(member))
+            self._loop.call_later(0, lambda: transport.ask_roster(member))
         self.update()
 
     def on_roster(self, member: int, record: bytes) -> None:
         """What `member` has in its roster."""
         told = read_record(record)
-        if told.cluster_id != self._server.identity.cluster_id:
+        if told.cluster_id != self._identity.cluster_id:
             raise errors.FormatError("a roster of another cluster")
-        self._server.membership.hear(told.contacts)
+        self._membership.hear(told.contacts)
 
     def on_verdict(self, status: int, text: str) -> None:
         """Another member says that this process must not go on."""
         removed = "this member was removed from the cluster: " if status == hs.REMOVED else ""
-        self._server.end(VERDICTS[status](removed + text))
+        self._end(VERDICTS[status](removed + text))
 
     def _try_to_begin(self) -> None:
         founding = self.founding
-        if founding is not None and founding.may_begin(self._server.loop.now()):
+        if founding is not None and founding.may_begin(self._loop.now()):
             if founding.took_in:
                 self._begin(f"{self.names(founding.took_in)} took it in")
             else:
@@ -252,25 +308,15 @@ class Peering:
 
     # ---- now and then
 
-    def label(self, member: int) -> str:
-        """A member's name and id, or that there is none."""
-        if not member:
-            return "no leader"
-        known = {record.id: record for record in self._server.identity.contacts} | self._server.roster.members
-        name = known[member].name if member in known else ""
-        if name:
-            return f"{name} ({member:016x})"
-        return self.transport.label(member) if self.transport is not None else f"member {member:016x}"
-
     def names(self, members: Set[int]) -> str:
         """Several members, for people."""
-        return ", ".join(self.label(member) for member in sorted(members))
+        return ", ".join(self._membership.label(member) for member in sorted(members))
 
     def tick(self, now: float) -> None:
         """Once a tick: whether we may begin, and what we wait for."""
         self._try_to_begin()
-        server, transport = self._server, self.transport
-        if server.driver.leader_id or transport is None:
+        transport = self.transport
+        if self._driver.leader_id or transport is None:
             self._line_at = None
             return
         if self._line_at is None:
@@ -286,8 +332,9 @@ class Peering:
                     transport.ask_roster(member)
 
     def _tell_waiting(self, stats: dict[int, dict[str, Any]], now: float) -> None:
+        label = self._membership.label
         missing = [
-            f"{self.label(member)} at {one['address'] or 'no address'} ({one['trouble'] or 'being dialled'})"
+            f"{label(member)} at {one['address'] or 'no address'} ({one['trouble'] or 'being dialled'})"
             for member, one in stats.items()
             if not one["connected"]
         ]
@@ -305,28 +352,7 @@ class Peering:
     # ---- what all members can do
 
     def update(self) -> None:
-        """Somebody has greeted, or the roster has changed: what all members can apply and read."""
-        server = self._server
-        others = [ident for ident in server.roster.members if ident != server.identity.member_id]
-        told = [self.transport.identity_of(ident) if self.transport is not None else None for ident in others]
-        # Who was not heard of may be of the first version that there was.
-        server.kv.cluster_level = min([LEVEL, *(1 if one is None else one.level for one in told)])
-        codecs = [frozenset(() if one is None else one.codecs) for one in told]
-        server.common_codecs = frozenset.intersection(*codecs) if codecs else None
-        self._choose_codec()
-
-    def _choose_codec(self) -> None:
-        """Compress by the codec that the configuration names, if all members have said that they can read it."""
-        wanted, codec = self._wanted, self._server.codec
-        if wanted is None:
-            return
-        usable = self._server.readable(wanted)
-        if usable and codec.codec is not wanted:
-            log.info("performance.compression_codec: all members can read %r, it is used", wanted.name)
-            codec.use(wanted)
-        elif not usable and codec.codec is wanted:
-            log.warning(
-                "performance.compression_codec: not all members have said that they can read %r: snappy is used until "
-                "they have", wanted.name,
-            )  # fmt: skip
-            codec.use(Snappy())
+        """Somebody has greeted, or the roster has changed."""
+        others = [ident for ident in self._roster.members if ident != self._identity.member_id]
+        transport = self.transport
+        self._abilities.update(transport.identity_of(ident) if transport is not None else None for ident in others)

@@ -28,7 +28,6 @@ from ..api.answers import Answer, Later
 from ..api.common import header
 from ..api.ports import Ports
 from ..api.services import make_pages, make_services
-from ..codecs import BUILT_IN_FLAG
 from ..codecs import for_proposals as codec_for_proposals
 from ..codecs import load_all as load_all_codecs
 from ..config import Config
@@ -39,7 +38,6 @@ from ..net.descriptors import for_clients, raise_limit, reserved
 from ..net.loop import READ, Loop
 from ..net.resolver import Resolver
 from ..peers.join import join_unless
-from ..ports import Codec
 from ..replica.driver import Driver
 from ..replica.peer_link import PeerLink
 from ..replica.roster import Identity, Roster
@@ -51,6 +49,7 @@ from ..storage.starts import next_start
 from ..storage.unsynced import Unsynced
 from ..storage.wal import Lag, Wal
 from . import memory_guard, metrics
+from .abilities import Abilities, CommonCodecs
 from .drain import Drain
 from .leadership import Leadership
 from .maintenance import Maintenance, fresh_snapshot
@@ -127,8 +126,7 @@ class Server:
         self.retry_timer: Any = None
         self.again_posted = False
         self.told_leader = 0
-        #: (flag byte, name) of the codecs that all other members can read; None: there are no others.
-        self.common_codecs: frozenset[tuple[int, str]] | None = None
+        self.common_codecs = CommonCodecs()
         self.left: errors.MetaStoreError | None = None
         self.stopping = threading.Event()  # somebody asked for it, perhaps before the loop runs
 
@@ -245,8 +243,9 @@ class Server:
         self.memory.share_out(peers=peers, contents=not self.engine.persistent)
         self.snapshots = open_snapshots(
             config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
-            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory, readable=self.readable,
-        )
+            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
+            readable=self.common_codecs.readable,
+        )  # fmt: skip
         self.closing.callback(self.snapshots.close)
         self.store = Store(self.engine, identity.cluster_id, identity.member_id)
         self.codec = PayloadCodec(
@@ -285,10 +284,13 @@ class Server:
             members_changed=self._members_changed,
             roster_mended=lambda before, told: self.membership.mended(before, told),
         )
-        self.space = Space(self)
-        self.snapshots.pressed = lambda: self.space.disk_full
         self.membership = Members(self.driver, self.kv, self.roster, identity)
-        self.peering = Peering(self, self.start, secrets.randbits(64))
+        self.leadership = Leadership(config.raft, self.driver, self.membership, self.loop)
+        self.space = Space(
+            limits, config.wal.segment_size, self.wal, self.engine, self.data_dir.engine, self.driver, self.loop,
+            self.leadership.hand_over,
+        )  # fmt: skip
+        self.snapshots.pressed = lambda: self.space.disk_full
         self.upkeep = Upkeep(
             self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
@@ -298,12 +300,22 @@ class Server:
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
         )
         self.closing.callback(self.transfers.close)
+        self.peering = self._peering()
         self._open_calls()
+
+    def _peering(self) -> Peering:
+        abilities = Abilities(self.kv, self.codec, self.common_codecs)
+        return Peering(
+            self.config, self.identity, self.driver, self.membership, abilities, self.loop, self.resolver,
+            self.failpoints,
+            start=self.start, life=secrets.randbits(64), doubt=self.unsynced.doubt, transfers=self.transfers,
+            held=lambda index, term: self.snapshots.find(index, term) is not None,
+            declines=self.space.declines, end=self.end, stopping=lambda: self.drain is not None,
+        )  # fmt: skip
 
     def _open_calls(self) -> None:
         """What clients may ask of this member besides reading and writing keys."""
         config = self.config
-        self.leadership = Leadership(config.raft, self.driver, self.membership, self.loop, self.peering.label)
         self.status = MemberStatus(
             config, self.identity, self.engine, self.driver, self.membership, max(0, self.upkeep.quota.nbytes),
             self.peering.connected, self.started_at,
@@ -369,6 +381,7 @@ class Server:
         self.services, self.health = make_services(ports)
         self.method_table = self.services.method_table
         self.pages = make_pages(ports, metrics=self.config.metrics.enabled)
+        self.closing.callback(self.peering.close)
         self.peering.watch()
         self.loop.add(self.wal.fileno(), READ, self._on_disk, urgent=True)
         self._next_tick = self.loop.now()
@@ -404,15 +417,6 @@ class Server:
         """Where clients should dial this member: no address that only says "everywhere"."""
         told = self.config.advertise.client or self.listener.bound
         return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, told)))
-
-    def readable(self, codec: Codec) -> bool:
-        """Whether all members have said that they can read what this codec compressed; in any thread."""
-        common = self.common_codecs
-        return common is None or codec.flag == BUILT_IN_FLAG or (codec.flag, codec.name) in common
-
-    def own_peer_address(self) -> str:
-        """Where the others dial this member."""
-        return real_address(self.config.advertise.peer or self.config.cluster.initial[self.config.node.name])
 
     def _members_changed(self) -> None:
         self.peering.watch()
@@ -506,7 +510,7 @@ class Server:
         if self.driver.leader_id != self.told_leader:
             self.told_leader = self.driver.leader_id
             leads = "the leader is " if self.told_leader else ""
-            log.info("term %d: %s%s", self.driver.term, leads, self.peering.label(self.told_leader))
+            log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(self.told_leader))
             self.health.changed()
         if self.kv.serve_late():
             self._again()
@@ -622,7 +626,11 @@ class Server:
     def _begin_drain(self) -> None:
         if self.drain is not None:
             return
-        self.drain = Drain(self)
+        self.drain = Drain(
+            self.config.limits.drain_timeout, self.loop, self.listener, self.driver,
+            ends=(self.health.shutdown, self.backups.stop, self.upkeep.stop),
+            hand_over=self.leadership.hand_over, connected=self.peering.connected,
+        )  # fmt: skip
         self.drain.begin()
 
 

@@ -8,14 +8,20 @@ The snapshots are asked to have the log cut. Belongs to the loop's thread.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Container
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from .._core.raft_types import MsgTimeoutNow
 from ..errors import DiskFailed, NoSpace
 
 if TYPE_CHECKING:
+    from .._core.engine import Engine
     from .._core.raft_types import Message
-    from .server import Server
+    from ..net.loop import Loop
+    from ..replica.driver import Driver
+    from ..settings import LimitsTable
+    from ..storage.wal import Wal
 
 log = logging.getLogger("metastore.node")
 
@@ -27,15 +33,34 @@ ASK: Final = 30.0  # seconds until such a leader hands over to the same member a
 
 
 class Space:
-    """The room of one server's log. full: puts are refused. `turn` and `tick` come with each turn and each tick."""
+    """The room of one member's log. full: puts are refused. `turn` and `tick` come with each turn and each tick.
 
-    def __init__(self, server: Server) -> None:
-        self._server = server
-        limits = server.config.limits
+    segment_size: bytes of a segment of the log. engine_path: where the engine has its files. hand_over: gives
+    leadership to another member but those that it gets, and tells to whom, 0 for nobody.
+    """
+
+    def __init__(
+        self,
+        limits: LimitsTable,
+        segment_size: int,
+        wal: Wal,
+        engine: Engine,
+        engine_path: Path,
+        driver: Driver,
+        loop: Loop,
+        hand_over: Callable[[Container[int]], int],
+    ) -> None:
+        self._wal = wal
+        self._engine = engine
+        self._engine_path = engine_path
+        self._driver = driver
+        self._kv = driver.kv
+        self._loop = loop
+        self._hand_over = hand_over
         # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
         self._wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         # Less than the largest request, and nothing more is begun with.
-        self._least = min(limits.max_request_bytes, server.config.wal.segment_size // 4)
+        self._least = min(limits.max_request_bytes, segment_size // 4)
         self.full = False
         self._limited = False
         self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
@@ -46,11 +71,11 @@ class Space:
     @property
     def disk_full(self) -> bool:
         """Whether it is the disk that lacks room, and not the process that lacks descriptors."""
-        return self.full and (self._server.wal.refusal is NoSpace or bool(self._tight))
+        return self.full and (self._wal.refusal is NoSpace or bool(self._tight))
 
     def turn(self) -> None:
         """Tell the KV server how much may be written until the next turn."""
-        wal, kv, proposer = self._server.wal, self._server.kv, self._server.proposer
+        wal, kv, proposer = self._wal, self._kv, self._kv.proposer
         left = wal.room(self._wanted)
         if self._tight:
             left = 0 if left is None else min(left, 0)
@@ -62,7 +87,7 @@ class Space:
             return
         self._limited = True
         waiting, nbytes = proposer.queued, proposer.queued_bytes
-        if not self._server.driver.is_leader:
+        if not self._driver.is_leader:
             # What the leader has of them is not in this log yet.
             waiting, nbytes = waiting + proposer.inflight, nbytes + proposer.inflight_bytes
         left -= nbytes + nbytes // 8 + waiting * ENTRY_OVERHEAD
@@ -71,18 +96,17 @@ class Space:
         elif self.full and left >= 2 * self._least:
             self._over()
         # A quarter of the reserve is for votes and the like alone. An engine without room takes nothing at all.
-        most = -1 if getattr(self._server.engine, "full", False) else left + wal.reserve * 3 // 4
+        most = -1 if getattr(self._engine, "full", False) else left + wal.reserve * 3 // 4
         kv.limit_log(min(left, 0) if self.full else left, most, NoSpace if self._tight else wal.refusal)
 
     def _begin(self, left: int) -> None:
         self.full = True
-        server = self._server
-        wal = server.wal
+        wal = self._wal
         numbers = f"{left + wal.reserve} bytes are set aside and {wal.free} free on the disk"
         lack = self._tight or wal.lack or f"{wal.path}: {numbers}"
         log.error("no room for the log: %s: puts are refused, deletes, compaction and disarming are not", lack)
         self.lead_no_more()
-        server.loop.call_later(RETRY, self._retry)
+        self._loop.call_later(RETRY, self._retry)
 
     def _over(self) -> None:
         if self.full:
@@ -91,45 +115,44 @@ class Space:
 
     def _retry(self) -> None:
         if self.full:
-            self._server.wal.retry_room()
+            self._wal.retry_room()
             self.lead_no_more()
-            self._server.loop.call_later(RETRY, self._retry)
+            self._loop.call_later(RETRY, self._retry)
 
     def tick(self, now: float) -> None:
         """Have the disk looked at now and then; `now` in seconds."""
         if now >= self._measure_at:
             self._measure_at = now + MEASURE
-            self._server.wal.measure(int(getattr(self._server.engine, "headroom", 0)))
+            self._wal.measure(int(getattr(self._engine, "headroom", 0)))
             self._tight = self._engine_lacks(now)
 
     def _engine_lacks(self, now: float) -> str:
         """Why an engine with files may find too little room; empty if it has enough. Raises DiskFailed when one that
         has found too little goes on to take nothing although there is room: it must be opened anew."""
-        server, engine = self._server, self._server.engine
+        wal, engine = self._wal, self._engine
         # It must not run out and in at every look.
-        needed = server.wal.spare + (self._least if self._tight else 0)
+        needed = wal.spare + (self._least if self._tight else 0)
         # Opened anew it has nothing in memory. More room than half may never come, for the log cannot be cut meanwhile.
-        if not getattr(engine, "full", False) or server.wal.free < needed // 2:
+        if not getattr(engine, "full", False) or wal.free < needed // 2:
             self._room_since = now
         elif now - self._room_since >= PATIENCE:
             raise DiskFailed(
-                f"{server.data_dir.engine}: there is room for the storage engine again ({server.wal.free} bytes), and "
+                f"{self._engine_path}: there is room for the storage engine again ({wal.free} bytes), and "
                 "it goes on only after a restart"
             )
         if getattr(engine, "full", False):
-            return f"{server.data_dir.engine}: the storage engine has no room, {server.wal.free} bytes are free"
-        if not hasattr(engine, "headroom") or server.wal.free >= needed:
+            return f"{self._engine_path}: the storage engine has no room, {wal.free} bytes are free"
+        if not hasattr(engine, "headroom") or wal.free >= needed:
             return ""
-        return f"{server.data_dir.engine}: {needed} bytes are needed on the disk, {server.wal.free} are free"
+        return f"{self._engine_path}: {needed} bytes are needed on the disk, {wal.free} are free"
 
     def lead_no_more(self) -> None:
         """Without room, or with a disk that stands still, let somebody else lead who may be better off; each is asked
         once in a while only."""
-        server = self._server
-        now = server.loop.now()
+        driver, now = self._driver, self._loop.now()
         self._asked = {ident: when for ident, when in self._asked.items() if now - when < ASK}
-        if server.driver.is_leader and not server.raw.status().lead_transferee:
-            self._asked[server.leadership.hand_over(self._asked)] = now
+        if driver.is_leader and not driver.raw.status().lead_transferee:
+            self._asked[self._hand_over(self._asked)] = now
 
     def declines(self, message: Message) -> bool:
         """Whether `message` is a leader's request to lead, and there is no room for that: where all members are full

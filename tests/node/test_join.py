@@ -307,7 +307,7 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
         assert made().codec.name == "lzma"
         add(one, ports[1], learner=True)
         assert made().codec.name == "zstd"
-        called(one, lambda at: setattr(at, "common_codecs", frozenset({(20, "lzma")})))
+        called(one, lambda at: setattr(at.common_codecs, "known", frozenset({(20, "lzma")})))
         assert made().codec.name == "lzma"
 
 

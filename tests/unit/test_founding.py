@@ -194,15 +194,15 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     initial = {"a": "h:1"} if change.get("alone") else {"a": "h:1", "b": "h:2", "c": "h:3"}
     identity = replace(Identity.create("a", "t", initial, "00"), contacts=change.get("contacts", ()))
     status = SimpleNamespace(last_index=change.get("last_index", 0))
+    raw = SimpleNamespace(status=lambda: status, term=change.get("term", 0))
     held: list[bool] = []
-    server: Any = SimpleNamespace(
-        codec=SimpleNamespace(codec=None), identity=identity, driver=SimpleNamespace(hold=held.append),
-        kv=SimpleNamespace(),
-        raw=SimpleNamespace(status=lambda: status, term=change.get("term", 0)), config=Config(),
-        unsynced=SimpleNamespace(doubt=change.get("doubt", 0)),
+    driver: Any = SimpleNamespace(raw=raw, kv=SimpleNamespace(), roster=None, hold=held.append)
+    unused: Any = None
+    peering = Peering(
+        Config(), identity, driver, unused, unused, unused, unused, unused, start=1, life=2,
+        doubt=change.get("doubt", 0), transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
     )  # fmt: skip
-    peering = Peering(server, 1, 2)
-    assert (peering.founding is not None) == asks == server.kv.holding
+    assert (peering.founding is not None) == asks == driver.kv.holding
     assert held == [asks]
 
 

@@ -90,13 +90,14 @@ def is_pure(name: str) -> bool:
     return name in PURE_TOO or (package_of(name) in PURE_PACKAGES and name not in IMPURE)
 
 
-def imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
-    """(line, absolute dotted name) of each import and cimport; those for type checkers only are left out."""
+def imports(name: str, path: Path, typing_too: bool = False) -> Iterator[tuple[int, str]]:
+    """(line, absolute dotted name) of each import and cimport. Those for type checkers only are left out, unless
+    `typing_too`."""
     package = ["metastore", *name.split(".")] if name != "metastore" else ["metastore"]
     if path.name != "__init__.py":
         package = package[:-1]
-    if path.suffix == ".py":
-        yield from _python_imports(path, package)
+    if path.suffix in (".py", ".pyi"):
+        yield from _python_imports(path, package, typing_too)
         return
     text = re.sub(r"\\\n", " ", path.read_text())
     words = r"^[ \t]*(?:from[ \t]+([.\w]+)[ \t]+)?(?:c?import)[ \t]+(\([^)]*\)|[^\n#]+)"
@@ -112,15 +113,19 @@ def imports(name: str, path: Path) -> Iterator[tuple[int, str]]:
                 yield line, _absolute(package, match[1], word)
 
 
-def _python_imports(path: Path, package: list[str]) -> Iterator[tuple[int, str]]:
+def _python_imports(path: Path, package: list[str], typing_too: bool) -> Iterator[tuple[int, str]]:
     tree = ast.parse(path.read_text())
-    typing_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-        for child in node.body
-        for inner in ast.walk(child)
-    }
+    typing_only = (
+        set()
+        if typing_too
+        else {
+            inner
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+            for child in node.body
+            for inner in ast.walk(child)
+        }
+    )
     for node in ast.walk(tree):
         if node in typing_only:
             continue
@@ -165,6 +170,33 @@ def test_packages_import_only_from_those_before_them() -> None:
             if ORDER.index(theirs) > ORDER.index(mine):
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {mine} imports {module}, of {theirs}")
     assert not wrong, "\n".join(wrong)
+
+
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that reach each other: where there is no circle of imports there are none."""
+    reached: dict[str, set[str]] = {}
+    for name in graph:
+        seen, waiting = set[str](), [name]
+        while waiting:
+            for target in graph.get(waiting.pop(), set()) - seen:
+                seen.add(target)
+                waiting.append(target)
+        reached[name] = seen
+    groups = {frozenset(one for one in reached[name] if name in reached.get(one, ())) for name in graph}
+    return sorted(sorted(group) for group in groups if len(group) > 1)
+
+
+def test_no_circle_of_imports() -> None:
+    """Also not of those that only type checkers follow: whoever reads a module need not have read what uses it."""
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"d"}}) == [["b", "c"]]
+    names = {name for name, _ in sources()}
+    stubs = [(".".join(path.relative_to(PACKAGE).with_suffix("").parts), path) for path in PACKAGE.rglob("*.pyi")]
+    graph: dict[str, set[str]] = {name: set() for name in names}
+    for name, path in [*sources(), *stubs]:
+        targets = {own_module(target, names) for _, target in imports(name, path, typing_too=True)}
+        graph[name] |= {target for target in targets if target and target != name}
+    found = circles(graph)
+    assert not found, "\n".join(" <-> ".join(group) for group in found)
 
 
 def test_the_page_shows_the_order_of_the_packages() -> None:
