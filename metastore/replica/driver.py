@@ -275,7 +275,8 @@ class Driver:
     # ---- from a batch to the log
 
     def _propose(self, now: float) -> None:
-        self.changes.hand_on(self.leader_id)
+        if self.changes.asked:
+            self.changes.hand_on(self.leader_id)
         if not self.is_leader:
             if self.leader_id and self.proposer.queued:
                 self.pending.forward(self.leader_id, now)

@@ -183,22 +183,24 @@ class MembershipChanges:
         self._waiters = waiters
         self._link = link
         self._judge = Judge(raw, roster, codec, self._refuse)
-        # Those that were asked for here and wait for a leader: (operation, deadline in seconds).
-        self._asked: deque[tuple[bytes, float]] = deque()
+        #: Proposes or refuses those whose turn it is, at a time in seconds; only to be called on a leader.
+        self.judge = self._judge.judge
+        #: Those that were asked for here and wait for a leader: (operation, deadline in seconds).
+        self.asked: deque[tuple[bytes, float]] = deque()
 
     def ask(self, operation: bytes, deadline: float) -> None:
         """Have an encoded operation of kind MEMBER carried out; its waiter is there already. It waits until `hand_on`
         is told a leader, and is forgotten when its waiter has been answered.
 
         Raises TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller takes the waiter out again."""
-        if len(self._asked) >= MAX_CHANGES:
+        if len(self.asked) >= MAX_CHANGES:
             raise errors.TooManyRequests()
-        self._asked.append((operation, deadline))
+        self.asked.append((operation, deadline))
 
     def hand_on(self, leader: int) -> None:
         """Have what was asked for here judged by the leader; 0: there is none."""
-        while self._asked:
-            operation, deadline = self._asked[0]
+        while self.asked:
+            operation, deadline = self.asked[0]
             if decode_op(operation).request_id in self._waiters:
                 if leader == self._own_id:
                     try:
@@ -207,23 +209,19 @@ class MembershipChanges:
                         self._refuse(leader, operation, error)
                 elif not leader or not self._link.forward(leader, frame([operation])):
                     return
-            self._asked.popleft()
+            self.asked.popleft()
 
     def take(self, sender: int, operation: bytes, deadline: float) -> None:
         """Have a change that member `sender` forwarded to this leader judged in its turn, until `deadline` (seconds).
         Raises FormatError, TooManyRequests, MemberBadURLs."""
         self._judge.queue(sender, operation, deadline)
 
-    def judge(self, now: float) -> None:
-        """Propose or refuse those whose turn it is; only on a leader."""
-        self._judge.judge(now)
-
     def leader_changed(self) -> None:
         """What waited to be judged here goes to the next leader if it is our own; all else is refused."""
         for asked in self._judge.drop():
             if asked.sender == self._own_id:
                 # It never left this member, so it may wait for the next leader.
-                self._asked.append((asked.operation, asked.deadline))
+                self.asked.append((asked.operation, asked.deadline))
             else:
                 self._refuse(asked.sender, asked.operation, errors.LeaderChanged())
 
