@@ -66,7 +66,9 @@ class Space:
         self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
         self._measure_at = 0.0
         self._room_since = 0.0  # since when there is room for an engine that was full
+        self._has_files = hasattr(engine, "headroom")  # whether the engine needs room on the same disk
         self._tight = ""  # why the storage engine may run out of room, with the numbers
+        self._applied = 0  # bytes that were applied when the disk was looked at
 
     @property
     def disk_full(self) -> bool:
@@ -121,17 +123,29 @@ class Space:
 
     def tick(self, now: float) -> None:
         """Have the disk looked at now and then; `now` in seconds."""
-        if now >= self._measure_at:
+        self._tight = self._engine_lacks(now)
+        if now >= self._measure_at or self._much_written():
             self._measure_at = now + MEASURE
+            self._applied = self._driver.applier.nbytes
             self._wal.measure(int(getattr(self._engine, "headroom", 0)))
-            self._tight = self._engine_lacks(now)
+
+    def _much_written(self) -> bool:
+        """Whether so much was applied since the disk was looked at that the engine may lack room by now: it is in
+        memory, which counts twice, or in a file that may be rewritten."""
+        written = self._driver.applier.nbytes - self._applied
+        return self._has_files and 2 * written > max(0, self._wal.free - self._needed())
+
+    def _needed(self) -> int:
+        """Bytes that must be free on the disk for an engine with files; a little less where there were enough before,
+        so that puts are not refused and taken in turn. Segments made beforehand leave the larger number alone."""
+        spare = self._wal.spare
+        return spare if self._tight else spare - min(self._least, spare // 20)
 
     def _engine_lacks(self, now: float) -> str:
         """Why an engine with files may find too little room; empty if it has enough. Raises DiskFailed when one that
         has found too little goes on to take nothing although there is room: it must be opened anew."""
         wal, engine = self._wal, self._engine
-        # It must not run out and in at every look.
-        needed = wal.spare + (self._least if self._tight else 0)
+        needed = self._needed()
         # Opened anew it has nothing in memory. More room than half may never come, for the log cannot be cut meanwhile.
         if not getattr(engine, "full", False) or wal.free < needed // 2:
             self._room_since = now
@@ -142,7 +156,7 @@ class Space:
             )
         if getattr(engine, "full", False):
             return f"{self._engine_path}: the storage engine has no room, {wal.free} bytes are free"
-        if not hasattr(engine, "headroom") or wal.free >= needed:
+        if not self._has_files or wal.free >= needed:
             return ""
         return f"{self._engine_path}: {needed} bytes are needed on the disk, {wal.free} are free"
 

@@ -45,6 +45,9 @@ NO_FILES = (errno.EMFILE, errno.ENFILE)
 #: Bytes of a disk that the log does not take for what clients write (a sixteenth of a small one): for snapshots, and
 #: for a segment that the log cannot do without.
 SPARE = 16 << 20
+#: What one segment made beforehand may take of a disk's free bytes at most, as a divisor: the storage engine and the
+#: snapshots share them, and what is set aside is not given back when they grow.
+SHARE = 4
 _NAME = re.compile(r"([0-9a-f]{16})\.(wal|tmp|old)")
 _ZEROS = bytes(_SLICE)
 
@@ -201,9 +204,9 @@ class Folder:
     ) -> Segment:
         """Prepare a segment: reserve space, write zeros until `hurry` says that it is waited for, header, sync, name.
 
-        It has `size` bytes, or as many of them, not below `least`, as leave `spare` bytes of the disk alone. A released
-        file is used if there is one. Raises OSError, ENOSPC among others, and DiskFailed where the folder is not where
-        it was; then nothing is left behind."""
+        It has `size` bytes, or, with `least`, as many of them, but not fewer, as are a part of what is free beside
+        `spare` bytes (SHARE). A released file is used if there is one. Raises OSError, ENOSPC among others, and
+        DiskFailed where the folder is not where it was; then nothing is left behind."""
         self.check_place()
         temporary = self.file(generation, "tmp")
         fd = self._recycled(temporary, size)
@@ -212,7 +215,7 @@ class Folder:
             fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             self.failpoints.hit("wal.segment")
-            size = self.set_aside(fd, size, size if least is None else least, spare)
+            size = self.set_aside(fd, size, size if least is None else least, spare, SHARE)
             if not recycled:
                 fill_slowly(fd, size, hurry)
             size = max(size, os.fstat(fd).st_size)
@@ -224,14 +227,15 @@ class Folder:
             raise
         return Segment(path, generation, fd, size)
 
-    def set_aside(self, fd: int, size: int, least: int, spare: int = 0) -> int:
-        """Reserve `size` bytes for a file, or as many of them as there are, not below `least`; how many. Raises
-        OSError, which says of a full disk what was needed and what is free."""
+    def set_aside(self, fd: int, size: int, least: int, spare: int = 0, share: int = 1) -> int:
+        """Reserve `size` bytes for a file, or as many of them as there are beside `spare`, not below `least`; how many.
+        What is more than `least` takes one part in `share` of these at most. Raises OSError, which says of a full disk
+        what was needed and what is free."""
         before = os.fstat(fd)
         has = before.st_blocks * 512
         while True:
             self.measure()
-            if size + spare - has <= self.free:
+            if (size - has) * (share if size > least else 1) + spare <= self.free:
                 try:
                     reserve(fd, size)
                     return size

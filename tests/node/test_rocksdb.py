@@ -287,6 +287,25 @@ def test_closing_while_files_are_rewritten(tmp_path: Path, caplog: pytest.LogCap
     again.close()
 
 
+def test_a_read_does_not_keep_the_files_that_were_rewritten(tmp_path: Path) -> None:
+    """The last read before a pause in the writing left an iterator behind, and with it twice the room on the disk."""
+    engine = RocksEngine(str(tmp_path / "engine"))
+    for number in range(3):
+        engine.write(batch_of({b"k%06d" % n: os.urandom(300) for n in range(5000)}), number + 1, 1)
+        engine.flush()
+
+    def held() -> int:
+        return sum(path.stat().st_size for path in (tmp_path / "engine").glob("db-*/*.sst"))
+
+    before = held()
+    assert engine.seek_le(b"k000100") is not None
+    wait_until(lambda: engine.defragment() is None, what="all files rewritten")
+    assert held() > before, "nothing was kept: the test is about nothing"
+    assert not engine.reclaim()
+    wait_until(lambda: held() < before // 2, what="the old files gone")
+    engine.close()
+
+
 def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
     folder = tmp_path / "engine"
     engine = RocksEngine(str(folder))

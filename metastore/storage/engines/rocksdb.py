@@ -317,6 +317,12 @@ class RocksEngine(RecentEngine):
         """Its contents now; may be read in another thread."""
         return _View(self, self._db.iter(), self._index, self._term)
 
+    def reclaim(self) -> bool:
+        """Let go of the shared iterator. Where nothing is written it would keep all files of its state: a compaction
+        that has come to its end would give back nothing (22 MiB of a disk of 80, for as long as puts were refused)."""
+        self._walk = None
+        return False
+
     def size(self) -> int:
         """Bytes of the files, and of what is not in files yet."""
         return self._number("live-sst-files-size") + self._number("cur-size-all-mem-tables")
