@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import secrets
 from collections.abc import Callable, Container, Iterable
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -90,13 +89,17 @@ def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Calla
 
 
 class Members:
-    """The roster's user in the loop thread. `peers` is None while this member listens to no others."""
+    """The roster's user in the loop thread. `peers` is None while this member listens to no others. `chance` gives so
+    many random bits, for the ids of new members."""
 
-    def __init__(self, driver: Driver, kv: KVServer, roster: Roster, identity: Identity) -> None:
+    def __init__(
+        self, driver: Driver, kv: KVServer, roster: Roster, identity: Identity, chance: Callable[[int], int]
+    ) -> None:
         self.driver = driver
         self.kv = kv
         self.roster = roster
         self.identity = identity
+        self._chance = chance
         self.peers: Peers | None = None
         self.published = False  # the roster says who and where we are
         self.settled = False  # and the leader knows that we have started; nothing is left to be published
@@ -207,7 +210,8 @@ class Members:
     def add(self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float) -> None:
         """Add a member that will be reached at `peer_urls`; `done` gets its record. Raises MemberBadURLs."""
         urls = check_peer_urls(peer_urls)
-        member = Member(new_member_id(str(self.identity.cluster_id), urls, secrets.token_hex(8)), "", urls, (), learner)
+        token = f"{self._chance(64):016x}"
+        member = Member(new_member_id(str(self.identity.cluster_id), urls, token), "", urls, (), learner)
         self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now)
 
     def change(self, change: Change, done: Done, now: float) -> None:

@@ -13,15 +13,9 @@ from functools import partial
 from typing import Any
 
 from .. import errors, storage
-from .._core.batch import BatchProposer
 from .._core.codec import PayloadCodec
-from .._core.entry import MAX_PAYLOAD, Entry, decode_entries
+from .._core.entry import MAX_PAYLOAD
 from .._core.grpc import Limits
-from .._core.kv_server import KVServer
-from .._core.mvcc import Store
-from .._core.mvcc_apply import Applier
-from .._core.raft import RawNode
-from .._core.raft_types import ConfState, RaftConfig
 from .._core.waiter import Waiter
 from ..api import pb
 from ..api.answers import Answer, Later
@@ -40,21 +34,21 @@ from ..net.resolver import Resolver
 from ..peers.join import join_unless
 from ..replica.driver import Driver
 from ..replica.peer_link import PeerLink
-from ..replica.roster import Identity, Roster
+from ..replica.roster import Identity
 from ..snapshots.backup_stream import Backups
-from ..snapshots.coordinator import open_snapshots
+from ..snapshots.coordinator import Snapshots, open_snapshots
 from ..storage.datadir import DataDir
-from ..storage.readahead import ReadAhead, Reader
+from ..storage.read_thread import ReadThread
 from ..storage.starts import next_start
 from ..storage.unsynced import Unsynced
 from ..storage.wal import Lag, Wal
 from . import memory_guard, metrics
 from .abilities import Abilities, CommonCodecs
+from .assembly import Replica, settings_of
 from .drain import Drain
 from .leadership import Leadership
 from .maintenance import Maintenance, fresh_snapshot
 from .membership import Membership
-from .membership_client import Members
 from .peering import Peering
 from .reads import MemberReads
 from .space import Space
@@ -74,29 +68,6 @@ REQUIRE_LEADER = (b"hasleader", b"true")
 STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
 SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
-
-
-class RaftStorage:
-    """The log as the Raft core wants it: the write-ahead log read ahead in the background, plus the membership, which
-    the log does not decode."""
-
-    def __init__(self, wal: Wal, cache: ReadAhead, conf_state: ConfState, snapshot: Callable[[], Any]) -> None:
-        self._conf_state = conf_state
-        self._wal = wal
-        self.images = cache.images
-        self.has_conf_change = wal.has_conf_change
-        self.term = wal.term
-        self.first_index = wal.first_index
-        self.last_index = wal.last_index
-        self.snapshot = snapshot
-
-    def initial_state(self) -> tuple[Any, ConfState]:
-        """(HardState, ConfState) as recovered."""
-        return self._wal.initial_state()[0], self._conf_state
-
-    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
-        """Like `images`, decoded."""
-        return decode_entries(self.images(low, high, max_size))
 
 
 class Server:
@@ -236,7 +207,6 @@ class Server:
 
     def _open_state(self) -> None:
         config, identity = self.config, self.identity
-        limits = config.limits
         self.engine = storage.open_engine(config.storage, str(self.data_dir.engine))
         self.closing.callback(self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
@@ -247,54 +217,39 @@ class Server:
             readable=self.common_codecs.readable,
         )  # fmt: skip
         self.closing.callback(self.snapshots.close)
-        self.store = Store(self.engine, identity.cluster_id, identity.member_id)
-        self.codec = PayloadCodec(
+        codec = PayloadCodec(
             codec_for_proposals(config.performance), config.performance.compression_min_size, MAX_DECODED,
             decoders=load_all_codecs(),
         )  # fmt: skip
-        self.waiters: dict[int, Any] = {}
-        self.applier = Applier(self.store, self.codec, self.waiters)
-        self.proposer = BatchProposer(
-            config.raft.batch_max_size,
-            config.raft.batch_max_bytes,
-            config.raft.batch_max_time,
-            limits.max_inflight_requests,
-            limits.max_inflight_bytes,
-            config.raft.enable_batch_proposal,
-        )
-        self.kv = KVServer(self.store, self.proposer, self.waiters, first_id(identity.member_id, time.time()), limits)
-        self.roster = Roster(self.store, identity.members)
-        self.reader = Reader(self.wal, config.wal.read_ahead_cache, self.loop.call_soon_threadsafe)
-        self.closing.callback(self.reader.close)
-        log_store = RaftStorage(self.wal, self.reader.cache, self.roster.conf_state, self.snapshots.newest)
-        self.raw = RawNode(self._raft_config(), log_store)
-        self.reader.on_loaded = self.raw.entries_loaded
-        self.driver = Driver(
-            self.raw,
+        read_thread = ReadThread(self.loop.call_soon_threadsafe)
+        self.closing.callback(read_thread.close)
+        self.replica = replica = Replica(
+            identity,
             self.wal,
-            self.applier,
-            self.proposer,
-            self.codec,
-            self.kv,
-            self.roster,
+            self.engine,
             self.peer_link,
-            request_timeout=limits.request_timeout,
-            install=self.snapshots.install,
+            settings=settings_of(config),
+            codec=codec,
+            read=read_thread.read,
+            snapshots=self._attached,
+            wall=time.time(),
+            chance=secrets.randbits,
+            doubt=self.unsynced.doubt,
             passing=self.failpoints.hit,
             members_changed=self._members_changed,
-            roster_mended=lambda before, told: self.membership.mended(before, told),
         )
-        self.membership = Members(self.driver, self.kv, self.roster, identity)
+        self.store, self.codec, self.proposer, self.kv = replica.store, codec, replica.proposer, replica.kv
+        self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
+        self.membership = replica.membership
         self.leadership = Leadership(config.raft, self.driver, self.membership, self.loop)
         self.space = Space(
-            limits, config.wal.segment_size, self.wal, self.engine, self.data_dir.engine, self.driver, self.loop,
+            config.limits, config.wal.segment_size, self.wal, self.engine, self.data_dir.engine, self.driver, self.loop,
             self.leadership.hand_over,
         )  # fmt: skip
         self.snapshots.pressed = lambda: self.space.disk_full
         self.upkeep = Upkeep(
             self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
-        self.snapshots.attach(self.driver)
         wanted = config.maintenance
         self.transfers = self.snapshots.transfers(
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
@@ -328,21 +283,9 @@ class Server:
         )  # fmt: skip
         self.closing.callback(self.backups.stop)
 
-    def _raft_config(self) -> RaftConfig:
-        raft = self.config.raft
-        return RaftConfig(
-            id=self.identity.member_id,
-            election_ticks=raft.election_ticks,
-            heartbeat_ticks=raft.heartbeat_ticks,
-            applied=self.engine.applied()[0],
-            max_tail_bytes=raft.max_tail_bytes,
-            max_uncommitted_bytes=2 * self.config.limits.max_inflight_bytes,
-            read_only_option=raft.read_only,
-            lease_seconds=raft.lease_seconds,
-            seed=secrets.randbits(63),
-            doubt=self.unsynced.doubt,
-            accept_loss=self.config.wal.accept_loss,
-        )
+    def _attached(self, driver: Driver) -> Snapshots:
+        self.snapshots.attach(driver)
+        return self.snapshots
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
@@ -364,7 +307,8 @@ class Server:
         bounds = ConnLimits(
             max_connections=min(limits.max_connections, allowed),
             why_max=f"as many as {self.descriptors} file descriptors allow, see ulimit -n"
-            if allowed < limits.max_connections else "limits.max_connections",
+            if allowed < limits.max_connections
+            else "limits.max_connections",
             max_unsent=limits.max_output_bytes,
             grace=limits.output_timeout,
             handshake=limits.handshake_timeout,
@@ -391,7 +335,7 @@ class Server:
         return metrics.Metrics(
             (
                 metrics.of_log(self.wal, self.config.wal),
-                metrics.named(self.reader.cache.stats, "read_ahead_"),
+                metrics.named(self.replica.cache.stats, "read_ahead_"),
                 metrics.named(self.snapshots.stats, "snapshot_", "_total"),
                 metrics.of_replica(self.driver, self.codec),
                 self.upkeep.stats,
@@ -420,7 +364,6 @@ class Server:
 
     def _members_changed(self) -> None:
         self.peering.watch()
-        self.membership.refresh()
         self.peering.update()
 
     def end(self, why: errors.MetaStoreError) -> None:
@@ -482,10 +425,9 @@ class Server:
     def crowded(self) -> bool:
         """Whether half of what may be in flight is: calls of this process that can wait leave the rest to clients."""
         limits, proposer = self.config.limits, self.proposer
-        return (
-            (proposer.queued + proposer.inflight) * 2 >= limits.max_inflight_requests
-            or (proposer.queued_bytes + proposer.inflight_bytes) * 2 >= limits.max_inflight_bytes
-        )
+        return (proposer.queued + proposer.inflight) * 2 >= limits.max_inflight_requests or (
+            proposer.queued_bytes + proposer.inflight_bytes
+        ) * 2 >= limits.max_inflight_bytes
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """One HTTP/1.1 request."""
@@ -559,8 +501,10 @@ class Server:
         limits = self.config.limits
         if held * 4 > limits.max_inflight_requests * 3 or held_bytes * 4 > limits.max_inflight_bytes * 3:
             self.listener.pause_all()
-        elif self.listener.paused and held * 2 < limits.max_inflight_requests and (
-            held_bytes * 2 < limits.max_inflight_bytes
+        elif (
+            self.listener.paused
+            and held * 2 < limits.max_inflight_requests
+            and (held_bytes * 2 < limits.max_inflight_bytes)
         ):
             self.listener.resume_all()
         self.space.turn()
@@ -594,7 +538,7 @@ class Server:
     def _announce(self, now: float) -> None:
         """Say that we serve, once a leader is known and the others know who and where we are."""
         behind = self.driver.backlog or self.raw.apply_waiting  # more to apply, here or still on its way from the log
-        if not self.driver.leader_id or not self.applier.applied_index or behind:
+        if not self.driver.leader_id or not self.replica.applier.applied_index or behind:
             return
         self.membership.publish(self.config.node.name, self.client_urls(), now)
         if not self.membership.published:
@@ -605,8 +549,12 @@ class Server:
         took = time.monotonic() - self.started_at
         log.info(
             "ready to serve client requests client=%s name=%s member=%016x cluster=%016x revision=%d after=%.3fs",
-            ",".join(self.listener.bound), self.config.node.name, self.identity.member_id, self.identity.cluster_id,
-            self.store.revision, took,
+            ",".join(self.listener.bound),
+            self.config.node.name,
+            self.identity.member_id,
+            self.identity.cluster_id,
+            self.store.revision,
+            took,
         )
         self.on_ready()
 
@@ -632,15 +580,6 @@ class Server:
             hand_over=self.leadership.hand_over, connected=self.peering.connected,
         )  # fmt: skip
         self.drain.begin()
-
-
-def first_id(member_id: int, wall: float) -> int:
-    """Where the request ids of one run of a member begin: unique over members and restarts.
-
-    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would
-    have to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
-    """
-    return ((member_id & 0xFFFF) << 48) | ((int(wall * 1000) & 0xFFFFFFFFFF) << 8)
 
 
 def check_supported(config: Config) -> None:

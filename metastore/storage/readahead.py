@@ -5,8 +5,8 @@ The Raft core asks its storage for entries in the loop's thread, and a cold disk
 it. When something arrived the core is told, and asks again. What is kept is bounded in bytes and dropped in the order
 in which it was last used.
 
-`ReadAhead` is bookkeeping only, and belongs to the loop's thread; the simulator runs it with reads in virtual time.
-`Reader` is the thread.
+`ReadAhead` is bookkeeping only, and belongs to the loop's thread; `read_thread.py` has the thread that reads, and the
+simulator reads in virtual time.
 
 What a block holds is known by the index and the term of its last entry: two logs that have the same entry there have
 the same entries before it (Raft paper, section 5.3). So nobody needs to tell of suffixes that were overwritten or of
@@ -16,10 +16,7 @@ segments that were released; it shows when a block is looked for, or arrives.
 from __future__ import annotations
 
 import contextlib
-import logging
-import queue
-import threading
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Protocol
 
@@ -263,49 +260,3 @@ class ReadAhead:
             "dropped_total": self.dropped,
             "cached_bytes": self._cached,
         }
-
-
-class Reader:
-    """The thread that reads, begun with the first read. `post` runs a call in the thread that owns the cache;
-    `on_loaded` is called there after something arrived, and asks again."""
-
-    def __init__(self, wal: ReadableLog, capacity: int, post: Callable[[Callable[[], object]], object]) -> None:
-        self.cache = ReadAhead(wal, capacity, self._submit)
-        self.on_loaded: Callable[[], object] = lambda: None
-        self._post = post
-        self._jobs: queue.SimpleQueue[Reading | None] = queue.SimpleQueue()
-        self._done: deque[tuple[Reading, bytes | Exception]] = deque()
-        self._thread: threading.Thread | None = None
-        self._stopped = False
-
-    def _submit(self, reading: Reading) -> None:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="wal-read", daemon=True)
-            self._thread.start()
-        self._jobs.put(reading)
-
-    def _run(self) -> None:
-        while (reading := self._jobs.get()) is not None and not self._stopped:
-            outcome: bytes | Exception
-            try:
-                outcome = reading.read()
-            except Exception as error:  # noqa: BLE001 whatever it is, it stops the node and not only this thread
-                outcome = error
-            self._done.append((reading, outcome))
-            self._post(self._take)
-
-    def _take(self) -> None:
-        if self._stopped:
-            return
-        while self._done:
-            self.cache.loaded(*self._done.popleft())
-        self.on_loaded()
-
-    def close(self, timeout: float = 1.0) -> None:
-        """End the thread; a read that takes longer than `timeout` seconds is left to end by itself."""
-        self._stopped = True
-        self._jobs.put(None)
-        if self._thread is not None:
-            self._thread.join(timeout)
-            if self._thread.is_alive():
-                logging.getLogger("metastore.wal").warning("closing without waiting any longer for a read of the log")

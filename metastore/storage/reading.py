@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DamagedData, DiskFailed, FormatError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from .._core.wal_read import Stretch
 
 

@@ -1,5 +1,5 @@
-"""Members of the simulated cluster: the real parts, wired as `metastore/member/server.py` wires them, on simulated
-disk, network and time; and the cluster that holds them.
+"""Members of the simulated cluster: the real parts, put together by `metastore/member/assembly.py` as those of a
+node are, on simulated disk, network and time; and the cluster that holds them.
 
 A member's clock runs at its own rate. A killed member loses everything but its disk. A paused one (SIGSTOP) does
 nothing, while its disk goes on and messages queue up; it finds out about the time only when it goes on.
@@ -13,25 +13,22 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 from metastore import errors
-from metastore._core import mvcc
-from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
-from metastore._core.kv_server import KVServer
 from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore.codecs import load_all
-from metastore.member.membership_client import Members
+from metastore.member import assembly
+from metastore.member.assembly import Kinds, Loaded, Replica
 from metastore.replica.driver import Driver
 from metastore.replica.peer_link import PeerLink
-from metastore.replica.roster import Identity, Roster, RosterState
+from metastore.replica.roster import Identity, RosterState
 from metastore.replica.roster import Member as Record
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead
@@ -198,27 +195,6 @@ class MemberWal(SimWal):
             platter.synced()
 
 
-class RaftStorage:
-    """What the core asks (see metastore/member/server.py)."""
-
-    def __init__(
-        self, wal: SimWal, images: Callable[..., Any], conf_state: ConfState, snapshot: Callable[[], Any]
-    ) -> None:
-        self._conf_state = conf_state
-        self._wal = wal
-        self.entries = wal.entries
-        self.images = images
-        self.has_conf_change = wal.has_conf_change
-        self.term = wal.term
-        self.first_index = wal.first_index
-        self.last_index = wal.last_index
-        self.snapshot = snapshot
-
-    def initial_state(self) -> tuple[Any, ConfState]:
-        """(HardState, ConfState) as recovered."""
-        return self._wal.initial_state()[0], self._conf_state
-
-
 class Member:
     """One member, alive or not. What outlives a crash: `disk`."""
 
@@ -360,7 +336,6 @@ class Member:
         assert isinstance(wal, MemberWal)
         self.wal = wal
         wal.member = self
-        self.read_ahead = settings.reader(wal, settings.read_ahead, self._read)
         self.reports += wal.report
         if settings.lag is not None and settings.doubts and self.unsynced_gone:
             self.doubt = max(self.doubt, wal.hard_state.term)
@@ -374,46 +349,28 @@ class Member:
         state = wal._state
         terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
         self.platter.reset(state.first_index - 1, terms, (state.hard_term, state.hard_vote))
-        self.store = mvcc.Store(self.engine, CLUSTER, 0)
-        self.mirror = Mirror(self.store)
         self.applied = self.engine.applied()[0]
-        self.codec = self.cluster.make_codec()
-        self.waiters: dict[int, Any] = {}
-        self.applier = settings.applier(self.store, self.codec, self.waiters)
-        self.applier.member = self
-        self.proposer = BatchProposer(
-            settings.batch_count,
-            1 << 20,
-            settings.batch_delay,
-            max(settings.batch_count, settings.max_waiting),
-            1 << 22,
-            settings.batching,
-        )
-        first = ((self.id & 0xFFFF) << 48) | ((int((EPOCH + self.clock.now) * 1000) & 0xFFFFFFFFFF) << 8)
-        limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
-        self.kv = KVServer(self.store, self.proposer, self.waiters, first, limits)
-        self.roster = Roster(self.store, self.identity.members)
-        storage = RaftStorage(wal, self.read_ahead.images, self.roster.conf_state, self.snapshots.newest)
-        self.raw = SimRaw(self._raft_config(), storage)
-        self.raw.confs = self.confs
-        self.confs.append(self.roster.conf_state)
-        self.commit = self.raw.commit
-        self.driver = settings.driver(
-            self.raw,
+        self.replica = replica = Replica(
+            self.identity,
             wal,
-            self.applier,
-            self.proposer,
-            self.codec,
-            self.kv,
-            self.roster,
+            self.engine,
             PeerLink(self),
-            request_timeout=settings.request_timeout,
-            install=self._install,
+            settings=self._replica_settings(),
+            codec=self.cluster.make_codec(),
+            read=self._read,
+            snapshots=self._attached,
+            wall=EPOCH + self.clock.now,
+            chance=self.clock.random.getrandbits,
+            doubt=self.doubt,
             members_changed=self._members_changed,
             roster_mended=self._roster_mended,
+            kinds=Kinds(self._applier, self._raw, settings.driver, settings.reader),
         )
-        self.snapshots.attach(self.driver)
-        self.membership = Members(self.driver, self.kv, self.roster, self.identity)
+        self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
+        self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
+        self.membership = replica.membership
+        self.mirror = Mirror(self.store)
+        self.commit = self.raw.commit
         if self.applied:
             self.cluster.checker.state_is(self, self.applied, self.store.revision)
             self.cluster.checker.digest(self, self.applied)
@@ -433,27 +390,50 @@ class Member:
         busy.member = self
         return busy
 
-    def _raft_config(self) -> RaftConfig:
+    def _applier(self, *parts: Any) -> SimApplier:
+        made = self.cluster.settings.applier(*parts)
+        made.member = self
+        return made
+
+    def _raw(self, config: RaftConfig, storage: Any) -> SimRaw:
+        made = SimRaw(config, storage)
+        made.confs = self.confs
+        self.confs.append(storage.initial_state()[1])
+        return made
+
+    def _attached(self, driver: Driver) -> SimSnapshots:
+        self.snapshots.attach(driver)
+        return self.snapshots
+
+    def _replica_settings(self) -> assembly.Settings:
         settings = self.cluster.settings
         lease = {}
         if settings.lease_reads:
             ticks = (settings.election_ticks - 1) * settings.tick
             lease = {"read_only_option": "lease", "lease_seconds": ticks / (1 + 3 * settings.drift)}
-        return RaftConfig(
-            id=self.id,
-            election_ticks=settings.election_ticks,
-            heartbeat_ticks=1,
-            applied=self.engine.applied()[0],
-            max_size_per_msg=settings.max_size_per_msg,
-            max_inflight=settings.max_inflight,
-            max_tail_bytes=settings.max_tail_bytes,
-            max_committed_size_per_ready=settings.max_committed,
-            pre_vote=settings.pre_vote,
-            check_quorum=settings.check_quorum,
-            seed=self.clock.random.getrandbits(63),
-            planted=settings.planted,
-            doubt=self.doubt,
-            **lease,
+        return assembly.Settings(
+            batch_max_size=settings.batch_count,
+            batch_max_bytes=1 << 20,
+            batch_max_time=settings.batch_delay,
+            batching=settings.batching,
+            max_inflight_requests=max(settings.batch_count, settings.max_waiting),
+            max_inflight_bytes=1 << 22,
+            max_request_bytes=1 << 16,
+            max_txn_ops=128,
+            request_timeout=settings.request_timeout,
+            read_ahead_cache=settings.read_ahead,
+            raft={
+                "election_ticks": settings.election_ticks,
+                "heartbeat_ticks": 1,
+                "max_size_per_msg": settings.max_size_per_msg,
+                "max_inflight": settings.max_inflight,
+                "max_tail_bytes": settings.max_tail_bytes,
+                "max_committed_size_per_ready": settings.max_committed,
+                "pre_vote": settings.pre_vote,
+                "check_quorum": settings.check_quorum,
+                "planted": settings.planted,
+                **lease,
+            },
         )
 
     def _restart(self) -> None:
@@ -507,22 +487,18 @@ class Member:
     def _on_disk(self) -> None:
         self.driver.on_disk(self.now())
 
-    def _read(self, reading: Reading) -> None:
+    def _read(self, reading: Reading, done: Loaded) -> None:
         """The thread that reads the log takes its time."""
-        self.clock.after(self.clock.random.random() * self.speed.read, self._read_now, self.life, reading)
+        self.clock.after(self.clock.random.random() * self.speed.read, self._read_now, self.life, reading, done)
 
-    def _read_now(self, life: int, reading: Reading) -> None:
+    def _read_now(self, life: int, reading: Reading, done: Loaded) -> None:
         outcome: bytes | Exception
         try:
             outcome = reading.read()
         except errors.MetaStoreError as error:
             outcome = error
         delay = self.clock.random.random() * self.speed.read
-        self.clock.after(delay, self._enter, life, self._loaded, (reading, outcome))
-
-    def _loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
-        self.read_ahead.loaded(reading, outcome)
-        self.raw.entries_loaded()
+        self.clock.after(delay, self._enter, life, done, (reading, outcome))
 
     def _tick(self) -> None:
         self.later(self.cluster.settings.tick, self._tick)
@@ -568,13 +544,6 @@ class Member:
             sweep_slice(self.store, 5)
         self.kv.swept()
 
-    def _install(self, snapshot: Any, done: Callable[[], None]) -> None:
-        def installed() -> None:
-            done()
-            self.cluster.checker.is_at(self, self.applier.applied_index)
-
-        self.snapshots.install(snapshot, installed)
-
     def installed(self, index: int) -> None:
         """The state is that of a snapshot now."""
         self.applied = index
@@ -583,7 +552,6 @@ class Member:
         self.cluster.checker.digest(self, index)
 
     def _members_changed(self) -> None:
-        self.membership.refresh()
         self.cluster.roster_changed(self)
 
     def _roster_mended(self, before: RosterState, told: RosterState) -> None:

@@ -271,3 +271,12 @@ class SimSnapshots(Snapshots):
         store: Any = self.store
         # A crash may come between any two of these.
         self._steps(lambda: store.restore(info.path, fresh), fresh.seal, lambda: self._installed(info, fresh, done))
+
+    def _installed(self, info: Info, fresh: Engine | None, done: Callable[[], None]) -> None:
+        """As the real one; the checker looks at what is there then."""
+
+        def told() -> None:
+            done()
+            self.member.cluster.checker.is_at(self.member, self.member.applier.applied_index)
+
+        super()._installed(info, fresh, told)

@@ -38,7 +38,8 @@ DOORS = {
 PURE_PACKAGES = {WORDS, "_core", "replica", "api"}
 PURE_TOO = {
     "snapshots.format", "snapshots.policy", "peers.acquaintances", "peers.founding", "peers.handshake",
-    "member.memory_plan",
+    "storage.readahead", "storage.reading", "member.assembly", "member.membership_client", "member.memory_plan",
+    "member.waiters",
 }  # fmt: skip
 IMPURE = {
     "__main__": "a program",
@@ -58,6 +59,7 @@ FORBIDDEN = {
 ALLOWED = {
     ("_source", "os"),  # looks for an installed package before anything else is loaded
     ("metastore", "os"),  # the same
+    ("metastore", "_source"),  # the same
     ("api.pb", "pathlib"),  # reads the message descriptors that lie in the package
     ("storage.contract", "testing.engine_contract"),  # the old place of the suite, for one release
     ("_core.mvcc_apply", "replica.alarms"),  # the alarms are part of the state that entries change
@@ -219,6 +221,19 @@ def test_the_core_is_pure() -> None:
             if (bad and (name, bad[0]) not in ALLOWED) or header or parts[0] == "posix":
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: {target}")
     assert not wrong, "clocks, files, sockets, threads and chance come in as arguments:\n" + "\n".join(wrong)
+
+
+def test_what_is_pure_needs_only_what_is_pure() -> None:
+    """Else the world could come in by way of another module."""
+    names = {name for name, _ in sources()}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {module} is not pure"
+        for name, path in sources()
+        if is_pure(name)
+        for line, target in imports(name, path)
+        if (module := own_module(target, names)) and not is_pure(module) and (name, module) not in ALLOWED
+    ]
+    assert not wrong, "\n".join(wrong)
 
 
 def test_the_import_scan_sees_all_forms(tmp_path: Path) -> None:

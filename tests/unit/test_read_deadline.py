@@ -40,6 +40,7 @@ def served() -> tuple[Simulation, Member, Asker]:
 
     def busy(scene: Scene) -> None:
         scene.settings.busy = 1e-9  # only when the test says so
+        scene.settings.max_waiting = LIMIT
 
     simulation = Simulation(3, "deposed_leaders", busy)
     cluster, clock = simulation.cluster, simulation.clock

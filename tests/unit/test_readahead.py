@@ -17,7 +17,8 @@ from metastore._core.entry import HardState, decode_entries
 from metastore._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
 from metastore.errors import DamagedData, DiskFailed, MetaStoreError
 from metastore.failpoints import Failpoints
-from metastore.storage.readahead import MAX_READS, ReadAhead, Reader
+from metastore.storage.read_thread import ReadThread
+from metastore.storage.readahead import MAX_READS, ReadAhead
 from metastore.storage.reading import Reading
 from metastore.storage.wal import Wal
 
@@ -338,32 +339,33 @@ def test_never_anything_but_what_the_log_holds(seed: int, wal: Wal) -> None:
 
 
 class Owner:
-    """Stands in for the loop: runs what the thread posts."""
+    """A cache whose reads a thread does, and what stands in for the loop: it runs what the thread posts."""
 
-    def __init__(self) -> None:
+    def __init__(self, wal: Wal) -> None:
         self.posted: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
         self.loaded = 0
+        self.thread = ReadThread(self.posted.put)
+        self.cache = ReadAhead(wal, 1 << 20, lambda reading: self.thread.read(reading, self.done))
 
     def turn(self) -> None:
         self.posted.get(timeout=30)()
 
-    def told(self) -> None:
+    def done(self, reading: Reading, outcome: bytes | Exception) -> None:
+        self.cache.loaded(reading, outcome)
         self.loaded += 1
 
 
 def test_the_thread_reads_and_says_so(wal: Wal) -> None:
     put(wal, 1, 100)
-    owner = Owner()
-    reader = Reader(wal, 1 << 20, owner.posted.put)
-    reader.on_loaded = owner.told
+    owner = Owner(wal)
     with pytest.raises(NotYetLoaded):
-        reader.cache.images(1, 101, 1 << 20)
+        owner.cache.images(1, 101, 1 << 20)
     assert owner.loaded == 0
     owner.turn()
     assert owner.loaded == 1
-    assert bytes(reader.cache.images(1, 101, 1 << 20)) == wal.images(1, 101, 1 << 20)
-    reader.close()
-    reader.close()
+    assert bytes(owner.cache.images(1, 101, 1 << 20)) == wal.images(1, 101, 1 << 20)
+    owner.thread.close()
+    owner.thread.close()
     assert not [thread for thread in threading.enumerate() if thread.name == "wal-read"]
 
 
@@ -381,13 +383,11 @@ def test_closing_waits_not_for_ever(
     hold = tmp_path / "hold"
     hold.touch()
     wal.points.set("wal.read", f"block({hold})")  # type: ignore[attr-defined]
-    owner = Owner()
-    reader = Reader(wal, 1 << 20, owner.posted.put)
-    reader.on_loaded = owner.told
+    owner = Owner(wal)
     with pytest.raises(NotYetLoaded):
-        reader.cache.images(1, 11, 1 << 20)
+        owner.cache.images(1, 11, 1 << 20)
     assert begun.wait(30)
-    reader.close(timeout=0.01)
+    owner.thread.close(timeout=0.01)
     assert "without waiting any longer" in caplog.text
     hold.unlink()
     owner.turn()
@@ -397,10 +397,9 @@ def test_closing_waits_not_for_ever(
 def test_an_error_of_the_thread_comes_out_in_the_loop(wal: Wal) -> None:
     put(wal, 1, 10)
     wal.points.set("wal.read", "error(ENOMEM)")  # type: ignore[attr-defined]
-    owner = Owner()
-    reader = Reader(wal, 1 << 20, owner.posted.put)
+    owner = Owner(wal)
     with pytest.raises(NotYetLoaded):
-        reader.cache.images(1, 11, 1 << 20)
+        owner.cache.images(1, 11, 1 << 20)
     with pytest.raises(DiskFailed, match="Cannot allocate memory"):
         owner.turn()
-    reader.close()
+    owner.thread.close()

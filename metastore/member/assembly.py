@@ -1,0 +1,209 @@
+"""One replica, put together: store, applier, proposer, Raft core and driver around one log. Pure.
+
+The node and the simulator both make theirs here, the one with a disk, a network and a clock, the other with simulated
+ones, so that what the simulator proves is what ships. Whoever owns a `Replica` feeds it with time (`driver.tick`),
+messages (`driver.receive`) and the news of its disk (`driver.on_disk`, `loaded`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from .._core.batch import BatchProposer
+from .._core.entry import Entry, decode_entries
+from .._core.kv_server import KVServer
+from .._core.mvcc import Store
+from .._core.mvcc_apply import Applier
+from .._core.raft import RawNode
+from .._core.raft_types import ConfState, RaftConfig
+from ..replica.driver import Driver
+from ..replica.roster import Roster
+from ..storage.readahead import ReadAhead
+from .membership_client import Members
+
+if TYPE_CHECKING:
+    from .._core.codec import PayloadCodec
+    from .._core.engine import Engine
+    from .._core.raft_types import Snapshot
+    from ..config import Config
+    from ..replica.peer_link import PeerLink
+    from ..replica.roster import Identity, RosterState
+    from ..storage.reading import Reading
+    from ..storage.wal import Wal
+
+
+def first_id(member_id: int, wall: float) -> int:
+    """Where the request ids of one run of a member begin: unique over members and restarts. `wall`: seconds since 1970.
+
+    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would
+    have to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
+    """
+    return ((member_id & 0xFFFF) << 48) | ((int(wall * 1000) & 0xFFFFFFFFFF) << 8)
+
+
+class RaftStorage:
+    """The log as the Raft core asks for it: entries come from the read-ahead cache, and the membership from the state,
+    for the log does not decode it."""
+
+    def __init__(self, log: Wal, cache: ReadAhead, conf_state: ConfState, snapshot: Callable[[], Snapshot]) -> None:
+        self._conf_state = conf_state
+        self._log = log
+        self.images = cache.images
+        self.has_conf_change = log.has_conf_change
+        self.term = log.term
+        self.first_index = log.first_index
+        self.last_index = log.last_index
+        self.snapshot = snapshot
+
+    def initial_state(self) -> tuple[Any, ConfState]:
+        """(HardState, ConfState) as recovered."""
+        return self._log.initial_state()[0], self._conf_state
+
+    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
+        """Like `images`, decoded."""
+        return decode_entries(self.images(low, high, max_size))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What of a configuration a replica works by: sizes in bytes, times in seconds.
+
+    raft: keywords of `RaftConfig`, but for those that belong to one start (id, applied, seed, doubt).
+    """
+
+    batch_max_size: int
+    batch_max_bytes: int
+    batch_max_time: float
+    batching: bool
+    max_inflight_requests: int
+    max_inflight_bytes: int
+    max_request_bytes: int
+    max_txn_ops: int
+    request_timeout: float
+    read_ahead_cache: int
+    raft: Mapping[str, Any]
+
+
+def settings_of(config: Config) -> Settings:
+    """What the configuration of a node says."""
+    raft, limits = config.raft, config.limits
+    return Settings(
+        batch_max_size=raft.batch_max_size,
+        batch_max_bytes=raft.batch_max_bytes,
+        batch_max_time=raft.batch_max_time,
+        batching=raft.enable_batch_proposal,
+        max_inflight_requests=limits.max_inflight_requests,
+        max_inflight_bytes=limits.max_inflight_bytes,
+        max_request_bytes=limits.max_request_bytes,
+        max_txn_ops=limits.max_txn_ops,
+        request_timeout=limits.request_timeout,
+        read_ahead_cache=config.wal.read_ahead_cache,
+        raft={
+            "election_ticks": raft.election_ticks,
+            "heartbeat_ticks": raft.heartbeat_ticks,
+            "max_tail_bytes": raft.max_tail_bytes,
+            "max_uncommitted_bytes": 2 * limits.max_inflight_bytes,
+            "read_only_option": raft.read_only,
+            "lease_seconds": raft.lease_seconds,
+            "accept_loss": config.wal.accept_loss,
+        },
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Kinds:
+    """What makes the parts. The simulator takes classes that are watched, or that have a bug planted in them."""
+
+    applier: Callable[..., Applier] = Applier
+    raw: Callable[..., RawNode] = RawNode
+    driver: Callable[..., Driver] = Driver
+    cache: Callable[..., ReadAhead] = ReadAhead
+
+
+class Keeper(Protocol):
+    """Who keeps the snapshots of a replica."""
+
+    def newest(self) -> Snapshot:
+        """The newest snapshot that a follower can go on from. Raises SnapshotNotReady."""
+
+    def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        """Fill the engine from a snapshot that arrived, then call `done` in this thread."""
+
+
+AnyKeeper = TypeVar("AnyKeeper", bound=Keeper)
+Loaded = Callable[["Reading", "bytes | Exception"], None]
+
+
+def _ignore(*_news: object) -> None:
+    """Nobody wants to know."""
+
+
+class Replica(Generic[AnyKeeper]):
+    """The parts of one member that decide. All are there when it is made, and none is replaced.
+
+    log: recovered. engine: holds a state that the log goes on from. link: leads to the other members. read: has a
+    `Reading` read by whom it likes, then calls in this thread with it and with the outcome. snapshots: makes the keeper
+    of the snapshots of a driver. wall: seconds since 1970. chance: gives so many random bits. doubt: the term up to
+    which entries may be missing (`storage/unsynced.py`). passing: is told failpoints. members_changed: called when the
+    roster has changed. roster_mended: called with the roster that was not the leader's, and with the leader's.
+    """
+
+    def __init__(
+        self, identity: Identity, log: Wal, engine: Engine, link: PeerLink, *, settings: Settings,
+        codec: PayloadCodec, read: Callable[[Reading, Loaded], object], snapshots: Callable[[Driver], AnyKeeper],
+        wall: float, chance: Callable[[int], int], doubt: int = 0, passing: Callable[[str], None] = _ignore,
+        members_changed: Callable[[], object] = _ignore,
+        roster_mended: Callable[[RosterState, RosterState], object] = _ignore, kinds: Kinds = Kinds(),
+    ) -> None:  # fmt: skip
+        self.identity = identity
+        self.log = log
+        self.engine = engine
+        self.codec = codec
+        self._tell_change = members_changed
+        self._tell_mended = roster_mended
+        self.store = Store(engine, identity.cluster_id, identity.member_id)
+        waiters: dict[int, Any] = {}
+        self.applier = kinds.applier(self.store, codec, waiters)
+        self.proposer = BatchProposer(
+            settings.batch_max_size, settings.batch_max_bytes, settings.batch_max_time,
+            settings.max_inflight_requests, settings.max_inflight_bytes, settings.batching,
+        )  # fmt: skip
+        self.kv = KVServer(self.store, self.proposer, waiters, first_id(identity.member_id, wall), settings)
+        self.roster = Roster(self.store, identity.members)
+        self.cache = kinds.cache(log, settings.read_ahead_cache, lambda reading: read(reading, self.loaded))
+        self.raw = kinds.raw(
+            RaftConfig(
+                id=identity.member_id, applied=engine.applied()[0], seed=chance(63), doubt=doubt, **settings.raft
+            ),
+            RaftStorage(log, self.cache, self.roster.conf_state, self._newest),
+        )
+        self.driver = kinds.driver(
+            self.raw, log, self.applier, self.proposer, codec, self.kv, self.roster, link,
+            request_timeout=settings.request_timeout, passing=passing, install=self._install,
+            members_changed=self._members_changed, roster_mended=self._roster_mended,
+        )  # fmt: skip
+        self.membership = Members(self.driver, self.kv, self.roster, identity, chance)
+        self.snapshots = snapshots(self.driver)
+
+    def loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
+        """A read of the log is done. Raises DiskFailed, DamagedData."""
+        self.cache.loaded(reading, outcome)
+        self.raw.entries_loaded()
+
+    # ---- what the core and the driver ask for
+
+    def _newest(self) -> Snapshot:
+        return self.snapshots.newest()
+
+    def _install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
+        self.snapshots.install(snapshot, done)
+
+    def _members_changed(self) -> None:
+        self.membership.refresh()
+        self._tell_change()
+
+    def _roster_mended(self, before: RosterState, told: RosterState) -> None:
+        self.membership.mended(before, told)
+        self._tell_mended(before, told)
