@@ -169,7 +169,7 @@ Corrupt = _api("Corrupt", DATA_LOSS, "etcdserver: corrupt cluster")
 # Of our own: etcd dies of them.
 InvalidAlarm = _api("InvalidAlarm", INVALID_ARGUMENT, "metastore: unknown alarm or action")
 Canceled = _api("Canceled", CANCELLED, "etcdserver: request canceled")
-DeadlineExceeded = _api("DeadlineExceeded", DEADLINE_EXCEEDED, "etcdserver: context deadline exceeded")
+DeadlineExceeded = _api("DeadlineExceeded", DEADLINE_EXCEEDED, "context deadline exceeded")
 
 # Downgrades.
 ClusterVersionUnavailable = _api(

@@ -220,6 +220,8 @@ cdef class KVServer(Starter):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
         self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
         self.waiters[self.next_id] = waiter
+        if isinstance(waiter, HeldCompaction):
+            waiter = (<HeldCompaction>waiter).inner
         if isinstance(waiter, Request):
             (<Request>waiter).ident = self.next_id
         self.next_id += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from .checks import Checks, Query
     from .ports import Numbers, Serving, Status
 
+#: Pages that answer HEAD; etcd's others refuse it. /status is our own.
+HEAD_TOO: Final = {"/metrics", "/status"}
+
 
 class Pages:
-    """Answers GET and HEAD; `http` has the form that `conn.Server` asks for. `metrics`: whether /metrics is one."""
+    """Answers GET; `http` has the form that `conn.Server` asks for. `metrics`: whether /metrics is one."""
 
     def __init__(
         self, status: Status, serving: Serving, checks: Checks, numbers: Numbers, *, metrics: bool = True
@@ -46,7 +49,7 @@ class Pages:
         page = self._pages.get(parts.path)
         if page is None:
             return 404, TEXT, b"404 page not found\n"
-        if method not in ("GET", "HEAD"):
+        if method != "GET" and not (method == "HEAD" and parts.path in HEAD_TOO):
             return 405, TEXT, b"Method Not Allowed\n"
         return page(query)
 

@@ -256,6 +256,8 @@ class HttpSession:
             f"Content-Type: {kind}",
             f"Content-Length: {len(body)}",
         ]
+        if status == 405:
+            lines.append("Allow: GET")
         if not keep:
             lines.append("Connection: close")
             self.closed = True

@@ -10,11 +10,14 @@ from __future__ import annotations
 import itertools
 import random
 from collections.abc import Callable
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 from google.protobuf.message import DecodeError
+from support import http2 as h
 from support import messages as m
+from support.attack import RANGE_PATH, Raw
 from support.client import METHODS, Client, Failure, op
 from support.differ import compare, episode, normalised, outcome, shorten, shrink, untie_all
 from support.episodes import run_episode
@@ -216,3 +219,41 @@ def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path
     with fresh_etcd().start().client() as a, fresh().start().client() as b:
         found = compare(a, b, [request, request, everything])
     assert found is None, found.report()
+
+
+def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
+    """The text is etcd's. Its code is UNKNOWN where a handler notices first, DEADLINE_EXCEEDED where gRPC does; the
+    library of later versions says DEADLINE_EXCEEDED in both cases, and so do we."""
+    answers = []
+    for server in (fresh(), fresh_etcd()):
+        with Raw(server.start()) as raw:
+            found, stream = [], 1
+            for timeout in (b"1n", b"0S", b"1u"):
+                for path, body in ((h.PUT_PATH, m.PutRequest(key=b"k")), (RANGE_PATH, m.RangeRequest(key=b"k"))):
+                    raw.send(h.call(stream, body.SerializeToString(), path, (b"grpc-timeout", timeout)))
+                    found.append(raw.answer(stream))
+                    stream += 2
+            answers.append(found)
+    ours, etcds = answers
+    assert [answer.text for answer in ours] == [answer.text for answer in etcds] == ["context deadline exceeded"] * 6
+    assert {answer.status for answer in ours} == {4} and {answer.status for answer in etcds} <= {2, 4}
+
+
+@pytest.mark.parametrize("page", ["/health", "/version", "/nothing", "/metrics"])
+def test_methods_of_the_pages(page: str, fresh: Make, fresh_etcd: Make) -> None:
+    """etcd answers whatever it is asked on /metrics; we do so to GET and HEAD."""
+    methods = ["GET", "HEAD"] if page == "/metrics" else ["GET", "HEAD", "POST", "PUT", "DELETE"]
+
+    def answers(server: Server) -> list[tuple[object, ...]]:
+        found: list[tuple[object, ...]] = []
+        for method in methods:
+            connection = HTTPConnection(server.address, timeout=10)
+            connection.request(method, page)
+            reply = connection.getresponse()
+            body = reply.read()
+            fixed = method == "HEAD" or reply.status != 200
+            found.append((method, reply.status, reply.getheader("Allow"), body if fixed else len(body) > 0))
+            connection.close()
+        return found
+
+    assert answers(fresh().start()) == answers(fresh_etcd().start())

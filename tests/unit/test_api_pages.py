@@ -488,7 +488,11 @@ def test_pages_import_nothing_while_they_are_served(node: FakeNode) -> None:
         ("/version/", "GET", 404),
         ("/version", "POST", 405),
         ("/health", "DELETE", 405),
-        ("/version", "HEAD", 200),
+        ("/version", "HEAD", 405),
+        ("/health", "HEAD", 405),
+        ("/readyz/data_corruption", "HEAD", 405),
+        ("/metrics", "HEAD", 200),
+        ("/status", "HEAD", 200),
         ("/health?" + "a=b&" * 100, "GET", 400),
     ],
 )
