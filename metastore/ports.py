@@ -134,4 +134,4 @@ class Transport(Protocol):
         """Framed operations for the leader; false if they were surely not sent."""
 
     def refuse(self, to: int, code: int, ids: list[int]) -> object:
-        """Operations forwarded by `to` that were surely not logged; `code` is a place in `peerwire.REFUSALS`."""
+        """Operations forwarded by `to` that were surely not logged; `code` is a place in `raft_wire.REFUSALS`."""
