@@ -5,7 +5,7 @@
     with Node(Config(node={"data_dir": "/tmp/n1"}, listen={"client": "127.0.0.1:0"})) as node:
         node.put(b"key", b"value")
 
-Importing the package is cheap: `Node`, `Config` and `errors` are loaded when they are first used.
+Importing the package is cheap: what it offers is loaded when it is first used. Type checkers find it in __init__.pyi.
 """
 
 # This file and __main__.py keep to the syntax of old Pythons, so that these get a sentence instead of a SyntaxError.
@@ -19,25 +19,37 @@ if "_chosen" not in globals() and _os.path.exists(_setup):
     _source.give_way()
 
 __version__ = "0.1.0"
-__all__ = ["Config", "MetaStoreError", "Node", "__version__", "errors"]
 
+# Each name, and the module that it is loaded from; `errors` is a module itself.
 _LAZY = {
-    "Config": ("metastore.config", "Config"),
-    "MetaStoreError": ("metastore.errors", "MetaStoreError"),
-    "Node": ("metastore.embedded.node", "Node"),
-    "errors": ("metastore.errors", None),
+    "ApiError": "metastore.errors",
+    "CompactResult": "metastore.embedded.results",
+    "Compare": "metastore.embedded.transactions",
+    "Config": "metastore.config",
+    "DeleteResult": "metastore.embedded.results",
+    "Futures": "metastore.embedded.calls",
+    "KeyValue": "metastore.embedded.results",
+    "MetaStoreError": "metastore.errors",
+    "Node": "metastore.embedded.node",
+    "Op": "metastore.embedded.transactions",
+    "PutResult": "metastore.embedded.results",
+    "RangeResult": "metastore.embedded.results",
+    "SortOrder": "metastore.embedded.requests",
+    "SortTarget": "metastore.embedded.requests",
+    "TxnResult": "metastore.embedded.results",
+    "errors": "metastore.errors",
 }
+__all__ = ["__version__"] + sorted(_LAZY)  # noqa: RUF005 the syntax of old Pythons
 
 
 def __getattr__(name):
-    """Load `Node`, `Config` and `errors` on first use."""
+    """Load what the package offers on first use."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    module_name, attribute = _LAZY[name]
-    module = importlib.import_module(module_name)
-    value = getattr(module, attribute) if attribute else module
+    module = importlib.import_module(_LAZY[name])
+    value = module if module.__name__ == "metastore." + name else getattr(module, name)
     globals()[name] = value
     return value
 

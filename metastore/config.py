@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from metastore.errors import ConfigError
 from metastore.settings import (
@@ -263,11 +263,30 @@ def _check_together(config: Config, layer: _Layer, name: str) -> None:
             raise ConfigError(f"{given.where if given else name}: {path}: {reason}")
 
 
+class Tables(TypedDict, total=False):
+    """The keywords of `Config`: its tables, each a mapping of keys to values as in TOML."""
+
+    node: Mapping[str, object]
+    listen: Mapping[str, object]
+    advertise: Mapping[str, object]
+    cluster: Mapping[str, object]
+    storage: Mapping[str, object]
+    raft: Mapping[str, object]
+    wal: Mapping[str, object]
+    performance: Mapping[str, object]
+    maintenance: Mapping[str, object]
+    limits: Mapping[str, object]
+    log: Mapping[str, object]
+    metrics: Mapping[str, object]
+
+
 class Config:
     """All settings of a node: one attribute for each table.
 
     `Config(node={"name": "n1", "data_dir": "/tmp/n1"}, listen={"client": "127.0.0.1:0"})` builds one in a program;
-    each keyword is a table, given as a mapping of keys to values as in TOML. Raises ConfigError.
+    each keyword is a table, given as a mapping of keys to values as in TOML. A duration is a number of seconds or a
+    text like "100ms", a size a number of bytes or a text like "4MiB"; docs/configuration.md lists all keys. Raises
+    ConfigError for an unknown table or key, and for a value that cannot be used.
     """
 
     node: NodeTable
@@ -287,7 +306,7 @@ class Config:
 
     __slots__ = ("_layer", *TABLES)
 
-    def __init__(self, **tables: Mapping[str, Any]) -> None:
+    def __init__(self, **tables: Unpack[Tables]) -> None:
         self._fill(_collect(tables, lambda table, key: "Config()"), "Config()")
 
     @classmethod
@@ -314,7 +333,7 @@ class Config:
         _merge(layer, _override_layer(overrides))
         return cls._made(layer, name)
 
-    def changed(self, **tables: Mapping[str, Any]) -> Config:
+    def changed(self, **tables: Unpack[Tables]) -> Config:
         """A copy with some keys changed: `config.changed(raft={"batch_max_size": 1})`. Raises ConfigError."""
         layer = dict(self._layer)
         layer.update(_collect(tables, lambda table, key: "Config.changed()"))

@@ -16,74 +16,34 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from dataclasses import dataclass
 from typing import Any
 
 from .. import errors
 from .._core.waiter import Waiter
+from .requests import (
+    Key,
+    SortOrder,
+    SortTarget,
+    as_bytes,
+    delete_request,
+    delete_result,
+    messages,
+    prefix_range,
+    put_request,
+    put_result,
+    range_request,
+    range_result,
+    txn_result,
+)
+from .results import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from .transactions import Compare, Op, txn_of
 
-Key = bytes | str
 #: Method, request, and who waits for the answer.
 Call = tuple[str, bytes, Waiter]
 
 #: What `put_many` hands over at a time, and how much of it may be under way.
 SLICE, SLICE_BYTES = 500, 1 << 20
 WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class KeyValue:
-    """One key at one revision (mvccpb.KeyValue)."""
-
-    key: bytes
-    value: bytes
-    create_revision: int
-    mod_revision: int
-    version: int
-    lease: int
-
-
-@dataclass(frozen=True, slots=True)
-class PutResult:
-    """`revision` of the store after the put; `prev` only where it was asked for and there was one."""
-
-    revision: int
-    prev: KeyValue | None
-
-
-@dataclass(frozen=True, slots=True)
-class RangeResult:
-    """`kvs` found, `count` of all keys in the range (whatever the limit), `more` beyond the limit."""
-
-    revision: int
-    kvs: tuple[KeyValue, ...]
-    count: int
-    more: bool
-
-
-@dataclass(frozen=True, slots=True)
-class DeleteResult:
-    """`deleted` keys; `prevs` only where they were asked for."""
-
-    revision: int
-    deleted: int
-    prevs: tuple[KeyValue, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class TxnResult:
-    """`succeeded` tells which branch ran; one result for each of its operations."""
-
-    revision: int
-    succeeded: bool
-    results: tuple[PutResult | RangeResult | DeleteResult | TxnResult, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class CompactResult:
-    """`revision` of the store when it was compacted."""
-
-    revision: int
 
 
 class FutureCall(Waiter):
@@ -106,159 +66,24 @@ class FutureCall(Waiter):
         self.future.set_exception(error)
 
 
-def prefix_end(prefix: bytes) -> bytes:
-    """The `range_end` that makes a range of all keys with `prefix` (etcd API: prefix plus one bit; b"\\0" is all)."""
-    cut = prefix.rstrip(b"\xff")
-    return cut[:-1] + bytes([cut[-1] + 1]) if cut else b"\0"
-
-
-def _bytes(value: Key, name: str) -> bytes:
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(f"{name} must be bytes or str, not {type(value).__name__}")
-
-
-class Op:
-    """Builders of the parts of a transaction.
-
-    `Op.put`, `Op.range` and `Op.delete` take the arguments of the calls of the same name; `Op.txn` nests. The compare
-    builders (`value`, `version`, `create_revision`, `mod_revision`, `lease`) take a relation of "=", "!=", ">", "<".
-    """
-
-    RELATIONS = {"=": 0, ">": 1, "<": 2, "!=": 3}
-
-    @staticmethod
-    def put(key: Key, value: Key, **options: Any) -> Any:
-        """A put inside a transaction."""
-        return _messages().RequestOp(request_put=put_request(key, value, **options))
-
-    @staticmethod
-    def range(key: Key, range_end: Key | None = None, **options: Any) -> Any:
-        """A range inside a transaction."""
-        return _messages().RequestOp(request_range=range_request(key, range_end, **options))
-
-    @staticmethod
-    def delete(key: Key, range_end: Key | None = None, **options: Any) -> Any:
-        """A delete inside a transaction."""
-        return _messages().RequestOp(request_delete_range=delete_request(key, range_end, **options))
-
-    @staticmethod
-    def txn(compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = ()) -> Any:
-        """A transaction inside a transaction."""
-        return _messages().RequestOp(request_txn=txn_request(compare, success, failure))
-
-    @staticmethod
-    def value(key: Key, relation: str, value: Key) -> Any:
-        """Compare the value of `key`; false where the key is missing."""
-        return _compare(key, relation, 3, value=_bytes(value, "value"))
-
-    @staticmethod
-    def version(key: Key, relation: str, version: int) -> Any:
-        """Compare the version of `key`; 0 where it is missing."""
-        return _compare(key, relation, 0, version=version)
-
-    @staticmethod
-    def create_revision(key: Key, relation: str, revision: int) -> Any:
-        """Compare the create revision of `key`; 0 where it is missing."""
-        return _compare(key, relation, 1, create_revision=revision)
-
-    @staticmethod
-    def mod_revision(key: Key, relation: str, revision: int) -> Any:
-        """Compare the modification revision of `key`; 0 where it is missing."""
-        return _compare(key, relation, 2, mod_revision=revision)
-
-    @staticmethod
-    def lease(key: Key, relation: str, lease: int) -> Any:
-        """Compare the lease of `key`; 0 where it has none."""
-        return _compare(key, relation, 4, lease=lease)
-
-
-def _compare(key: Key, relation: str, target: int, **operand: Any) -> Any:
-    if relation not in Op.RELATIONS:
-        raise ValueError(f"relation {relation!r} is none of {', '.join(Op.RELATIONS)}")
-    return _messages().Compare(result=Op.RELATIONS[relation], target=target, key=_bytes(key, "key"), **operand)
-
-
-def _messages() -> Any:
-    """The message classes; imported late, for protobuf takes a while and many embedders only start a node."""
-    from ..api import pb
-
-    return pb
-
-
-def put_request(key: Key, value: Key, **options: Any) -> Any:
-    """PutRequest; options are its other fields (lease, prev_kv, ignore_value, ignore_lease)."""
-    return _messages().PutRequest(key=_bytes(key, "key"), value=_bytes(value, "value"), **options)
-
-
-def range_request(key: Key, range_end: Key | None = None, **options: Any) -> Any:
-    """RangeRequest; options are its other fields (limit, revision, sort_order, sort_target, serializable, ...)."""
-    end = b"" if range_end is None else _bytes(range_end, "range_end")
-    return _messages().RangeRequest(key=_bytes(key, "key"), range_end=end, **options)
-
-
-def delete_request(key: Key, range_end: Key | None = None, **options: Any) -> Any:
-    """DeleteRangeRequest; the option is prev_kv."""
-    end = b"" if range_end is None else _bytes(range_end, "range_end")
-    return _messages().DeleteRangeRequest(key=_bytes(key, "key"), range_end=end, **options)
-
-
-def txn_request(compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = ()) -> Any:
-    """TxnRequest from the parts that `Op` builds."""
-    return _messages().TxnRequest(compare=list(compare), success=list(success), failure=list(failure))
-
-
-def _kv(message: Any) -> KeyValue:
-    return KeyValue(
-        message.key, message.value, message.create_revision, message.mod_revision, message.version, message.lease
-    )
-
-
-def _put_result(message: Any, revision: int = 0) -> PutResult:
-    prev = _kv(message.prev_kv) if message.HasField("prev_kv") else None
-    return PutResult(message.header.revision or revision, prev)
-
-
-def _range_result(message: Any, revision: int = 0) -> RangeResult:
-    kvs = tuple(_kv(kv) for kv in message.kvs)
-    return RangeResult(message.header.revision or revision, kvs, message.count, message.more)
-
-
-def _delete_result(message: Any, revision: int = 0) -> DeleteResult:
-    return DeleteResult(message.header.revision or revision, message.deleted, tuple(_kv(kv) for kv in message.prev_kvs))
-
-
-def _txn_result(message: Any, revision: int = 0) -> TxnResult:
-    revision = message.header.revision or revision
-    results = tuple(
-        _DECODERS[op.WhichOneof("response")](getattr(op, op.WhichOneof("response")), revision)
-        for op in message.responses
-    )
-    return TxnResult(revision, message.succeeded, results)
-
-
-_DECODERS: dict[str, Callable[[Any, int], Any]] = {
-    "response_put": _put_result,
-    "response_range": _range_result,
-    "response_delete_range": _delete_result,
-    "response_txn": _txn_result,
-}
-
-
 class Futures:
-    """The calls of the store, each giving a Future. `submit(calls)` hands some to the loop thread, `submit_patient`
-    those that wait for room instead of being refused when too many are in flight."""
+    """The calls of the store, each giving a `concurrent.futures.Future` at once: `node.futures`.
+
+    Arguments, results and errors are those of the calls of the same names of `Node`. The Future has the error; a call
+    itself raises only what is wrong with its arguments (TypeError, ValueError), and `errors.Stopped` where the node
+    does not run. A Future cannot be cancelled: what was handed over is done.
+    """
 
     def __init__(
         self, submit: Callable[[Sequence[Call]], None], submit_patient: Callable[[Sequence[Call]], None]
     ) -> None:
+        """`submit` hands calls to the loop thread, `submit_patient` those that wait for room instead of being refused
+        when too many are in flight."""
         self._submit = submit
         self._submit_patient = submit_patient
 
     def _prepare(self, method: str, request: Any, decode: Callable[[Any], Any]) -> tuple[str, bytes, FutureCall]:
-        reply = getattr(_messages(), f"{method}Response")
+        reply = getattr(messages(), f"{method}Response")
         return method, request.SerializeToString(), FutureCall(lambda data: decode(reply.FromString(data)))
 
     def _call(self, method: str, request: Any, decode: Callable[[Any], Any]) -> Future[Any]:
@@ -266,47 +91,94 @@ class Futures:
         self._submit([call])
         return call[2].future
 
-    def put(self, key: Key, value: Key, **options: Any) -> Future[PutResult]:
-        """Store `value` under `key`. Options: lease, prev_kv, ignore_value, ignore_lease."""
-        return self._call("Put", put_request(key, value, **options), _put_result)
+    def put(
+        self,
+        key: Key,
+        value: Key,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
+    ) -> Future[PutResult]:
+        """As `Node.put`."""
+        request = put_request(
+            key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
+        )
+        return self._call("Put", request, put_result)
 
     def put_many(self, pairs: Iterable[tuple[Key, Key]]) -> list[Future[PutResult]]:
-        """One put for each pair, in order, with one wake-up; each is an operation of its own.
+        """One put for each (key, value), in order, with one wake-up; each is an operation of its own.
 
         They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
         are held in memory until they are done: for many pairs there is `Node.put_many`, which is bounded."""
-        calls = [self._prepare("Put", put_request(key, value), _put_result) for key, value in pairs]
+        calls = [self._prepare("Put", put_request(key, value), put_result) for key, value in pairs]
         self._submit_patient(calls)
         return [call[2].future for call in calls]
 
-    def range(self, key: Key, range_end: Key | None = None, **options: Any) -> Future[RangeResult]:
-        """Keys in [key, range_end), or the one key. Options: limit, revision, sort_order, sort_target, serializable,
-        keys_only, count_only, min_mod_revision, max_mod_revision, min_create_revision, max_create_revision."""
-        return self._call("Range", range_request(key, range_end, **options), _range_result)
+    def range(
+        self,
+        key: Key,
+        range_end: Key | None = None,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        sort_order: SortOrder = SortOrder.NONE,
+        sort_target: SortTarget = SortTarget.KEY,
+        serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
+    ) -> Future[RangeResult]:
+        """As `Node.range`."""
+        request = range_request(
+            key,
+            range_end,
+            limit=limit,
+            revision=revision,
+            sort_order=sort_order,
+            sort_target=sort_target,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
+            min_mod_revision=min_mod_revision,
+            max_mod_revision=max_mod_revision,
+            min_create_revision=min_create_revision,
+            max_create_revision=max_create_revision,
+        )
+        return self._call("Range", request, range_result)
 
-    def delete(self, key: Key, range_end: Key | None = None, **options: Any) -> Future[DeleteResult]:
-        """Delete the key, or all in [key, range_end). Option: prev_kv."""
-        return self._call("DeleteRange", delete_request(key, range_end, **options), _delete_result)
+    def delete(self, key: Key, range_end: Key | None = None, *, prev_kv: bool = False) -> Future[DeleteResult]:
+        """As `Node.delete`."""
+        return self._call("DeleteRange", delete_request(key, range_end, prev_kv), delete_result)
+
+    def delete_prefix(self, prefix: Key, *, prev_kv: bool = False) -> Future[DeleteResult]:
+        """As `Node.delete_prefix`."""
+        return self.delete(*prefix_range(prefix), prev_kv=prev_kv)
 
     def txn(
-        self, compare: Sequence[Any] = (), success: Sequence[Any] = (), failure: Sequence[Any] = ()
+        self, compare: Sequence[Compare] = (), success: Sequence[Op] = (), failure: Sequence[Op] = ()
     ) -> Future[TxnResult]:
-        """If all of `compare` hold, `success`, else `failure`, as one step. Parts: see `Op`."""
-        return self._call("Txn", txn_request(compare, success, failure), _txn_result)
+        """As `Node.txn`."""
+        return self._call("Txn", txn_of(compare, success, failure), txn_result)
 
-    def compact(self, revision: int, physical: bool = False) -> Future[CompactResult]:
-        """Drop history before `revision`; with `physical` the Future waits until the space is given back."""
-        request = _messages().CompactionRequest(revision=revision, physical=physical)
+    def compact(self, revision: int, *, physical: bool = False) -> Future[CompactResult]:
+        """As `Node.compact`."""
+        request = messages().CompactionRequest(revision=revision, physical=physical)
         return self._call("Compaction", request, lambda message: CompactResult(message.header.revision))
 
 
-def _parts(pairs: Iterable[tuple[Key, Key]]) -> Iterator[tuple[list[tuple[bytes, bytes]], int]]:
+def _parts(pairs: Iterable[tuple[Key, Key]]) -> Iterator[tuple[list[tuple[Key, Key]], int]]:
     """The pairs in slices, each with its bytes. Raises TypeError."""
-    part: list[tuple[bytes, bytes]] = []
+    part: list[tuple[Key, Key]] = []
     size = 0
     for key, value in pairs:
-        part.append((_bytes(key, "key"), _bytes(value, "value")))
-        size += len(part[-1][0]) + len(part[-1][1])
+        raw = as_bytes(key, "key"), as_bytes(value, "value")
+        part.append(raw)
+        size += len(raw[0]) + len(raw[1])
         if len(part) == SLICE or size >= SLICE_BYTES:
             yield part, size
             part, size = [], 0
@@ -315,18 +187,52 @@ def _parts(pairs: Iterable[tuple[Key, Key]]) -> Iterator[tuple[list[tuple[bytes,
 
 
 class EmbeddedKV:
-    """Blocking calls on top of `Futures`. `timeout` is in seconds; without one the node's own request timeout ends
-    the wait with `errors.Timeout`. All raise `errors.ApiError` subclasses, as a remote client would see them."""
+    """Blocking calls on top of `Futures`.
+
+    Keys and values are bytes, or str, which is encoded as UTF-8; results have bytes. Every call takes a `timeout` in
+    seconds. When it is over the call raises TimeoutError, and a write may be done all the same. Without one the node's
+    own `limits.request_timeout` ends the wait with `errors.Timeout`.
+
+    All calls raise subclasses of `errors.ApiError`, with the codes and texts that a remote client gets. Any of them:
+
+    * `Stopped`: the node does not run, or stopped before it answered;
+    * `Timeout`, `NoLeader`, `LeaderChanged`: no answer in time, or none from a leader; a write may be done anyway;
+    * `TooManyRequests`: too much is in flight, see `limits.max_inflight_requests` and `limits.max_inflight_bytes`;
+    * `EmptyKey`: the key is empty.
+
+    Writes may get `RequestTooLarge` (`limits.max_request_bytes`) and `NoSpace`, reads `Compacted` and `FutureRevision`
+    where they name a revision, and `ReplyTooLarge`. Arguments of the wrong type raise TypeError, numbers that do not
+    fit into 64 bits ValueError.
+    """
 
     futures: Futures
 
-    def put(self, key: Key, value: Key, *, timeout: float | None = None, **options: Any) -> PutResult:
-        """Store `value` under `key`; options as in `Futures.put`."""
-        return self.futures.put(key, value, **options).result(timeout)
+    def put(
+        self,
+        key: Key,
+        value: Key,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """Store `value` under `key`.
+
+        `lease` is the id of a lease to attach, 0 for none; raises LeaseNotFound where there is none. `prev_kv` asks for
+        the key as it was before. `ignore_value` keeps the value and wants an empty `value`, `ignore_lease` keeps the
+        lease; both raise KeyNotFound where the key is missing, and ValueProvided or LeaseProvided where one is given.
+        """
+        future = self.futures.put(
+            key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
+        )
+        return future.result(timeout)
 
     def put_many(self, pairs: Iterable[tuple[Key, Key]], *, timeout: float | None = None) -> list[PutResult]:
-        """Put all pairs, in their order, and wait for all of them; their number may be any, and `pairs` an iterator.
+        """Put all (key, value) `pairs`, in their order, and wait for all of them; one result for each.
 
+        Their number may be any, and `pairs` an iterator. Each is an operation of its own: this is no transaction.
         `timeout` is for each of them, from when it is first in line. After an error nothing more is handed over; the
         error is raised when all that was handed over has an outcome, and those before it may be there or not."""
         results: list[PutResult] = []
@@ -349,38 +255,118 @@ class EmbeddedKV:
         return results
 
     def range(
-        self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
+        self,
+        key: Key,
+        range_end: Key | None = None,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        sort_order: SortOrder = SortOrder.NONE,
+        sort_target: SortTarget = SortTarget.KEY,
+        serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
+        timeout: float | None = None,
     ) -> RangeResult:
-        """Keys in [key, range_end); options as in `Futures.range`."""
-        return self.futures.range(key, range_end, **options).result(timeout)
+        """The one key, or all keys in [key, range_end); a `range_end` of "\\0" means all keys from `key` on.
 
-    def get(self, key: Key, *, timeout: float | None = None, **options: Any) -> KeyValue | None:
-        """The one key, or None."""
-        found = self.range(key, timeout=timeout, **options).kvs
+        At most `limit` keys come, 0 for all of them, as of `revision`, 0 for now. They are sorted by `sort_target`
+        where a `sort_order` is given, else by key. `keys_only` leaves the values out, `count_only` gives the number
+        alone. The four bounds leave out keys whose revisions lie outside, 0 for no bound; `count` counts those too.
+
+        A read is linearizable: it sees every write that was answered before it began, by whichever member. With
+        `serializable` it sees the state of this member, which may be behind, and asks nobody else.
+        """
+        future = self.futures.range(
+            key,
+            range_end,
+            limit=limit,
+            revision=revision,
+            sort_order=sort_order,
+            sort_target=sort_target,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
+            min_mod_revision=min_mod_revision,
+            max_mod_revision=max_mod_revision,
+            min_create_revision=min_create_revision,
+            max_create_revision=max_create_revision,
+        )
+        return future.result(timeout)
+
+    def get(
+        self,
+        key: Key,
+        *,
+        revision: int = 0,
+        serializable: bool = False,
+        keys_only: bool = False,
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """The one key, or None where it is missing; `revision`, `serializable`, `keys_only` as in `range`."""
+        found = self.range(key, revision=revision, serializable=serializable, keys_only=keys_only, timeout=timeout).kvs
         return found[0] if found else None
 
-    def get_prefix(self, prefix: Key, *, timeout: float | None = None, **options: Any) -> RangeResult:
-        """All keys that begin with `prefix`."""
-        raw = _bytes(prefix, "prefix")
-        return self.range(raw or b"\0", prefix_end(raw), timeout=timeout, **options)
+    def get_prefix(
+        self,
+        prefix: Key,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        sort_order: SortOrder = SortOrder.NONE,
+        sort_target: SortTarget = SortTarget.KEY,
+        serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """All keys that begin with `prefix`, all keys where it is empty; the rest as in `range`."""
+        return self.range(
+            *prefix_range(prefix),
+            limit=limit,
+            revision=revision,
+            sort_order=sort_order,
+            sort_target=sort_target,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
+            timeout=timeout,
+        )
 
     def delete(
-        self, key: Key, range_end: Key | None = None, *, timeout: float | None = None, **options: Any
+        self, key: Key, range_end: Key | None = None, *, prev_kv: bool = False, timeout: float | None = None
     ) -> DeleteResult:
-        """Delete the key, or all in [key, range_end)."""
-        return self.futures.delete(key, range_end, **options).result(timeout)
+        """Delete the one key, or all in [key, range_end); `prev_kv` asks for them as they were.
+
+        A key that is missing is no error: `deleted` is 0 then, and the revision stays."""
+        return self.futures.delete(key, range_end, prev_kv=prev_kv).result(timeout)
+
+    def delete_prefix(self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None) -> DeleteResult:
+        """Delete all keys that begin with `prefix`, all keys where it is empty; the rest as in `delete`."""
+        return self.futures.delete_prefix(prefix, prev_kv=prev_kv).result(timeout)
 
     def txn(
         self,
-        compare: Sequence[Any] = (),
-        success: Sequence[Any] = (),
-        failure: Sequence[Any] = (),
+        compare: Sequence[Compare] = (),
+        success: Sequence[Op] = (),
+        failure: Sequence[Op] = (),
         *,
         timeout: float | None = None,
     ) -> TxnResult:
-        """One transaction from the parts that `Op` builds."""
+        """If all conditions of `compare` hold, do the operations of `success`, else those of `failure`, as one step.
+
+        Nobody sees a part of it. All that it changes has one revision. Raises TooManyOps (`limits.max_txn_ops`) and
+        DuplicateKey where a branch would put the same key twice; then nothing is changed.
+        """
         return self.futures.txn(compare, success, failure).result(timeout)
 
     def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
-        """Drop history before `revision`."""
-        return self.futures.compact(revision, physical).result(timeout)
+        """Drop the history before `revision`: reads of earlier revisions raise `Compacted` from then on.
+
+        With `physical` this returns when the space is given back. Raises Compacted where that was done before,
+        FutureRevision where the store is not there yet."""
+        return self.futures.compact(revision, physical=physical).result(timeout)

@@ -11,19 +11,18 @@ if TYPE_CHECKING:
     from .._core.kv_server import KVServer
     from ..ports import Done
 
-#: The read of a health check: a key that is hardly there, so that its cost does not depend on the data.
-PROBE = pb.RangeRequest(key=b"health", keys_only=True).SerializeToString()
-
 
 class MemberReads:
     """The `api.ports.Reads` of a member."""
 
     def __init__(self, kv: KVServer) -> None:
         self._kv = kv
+        # The read of a health check: a key that is hardly there, so that its cost does not depend on the data.
+        self._probe: bytes = pb.RangeRequest(key=b"health", keys_only=True).SerializeToString()
 
     def local_read(self) -> None:
         """Read a key out of what this member has applied. Raises ApiError."""
-        self._kv.store.range_reply(PROBE)
+        self._kv.store.range_reply(self._probe)
 
     def confirm_read(self, done: Done) -> None:
         """Call `done` when a read is linearizable, or with the error."""

@@ -34,8 +34,8 @@ def run_block(kind: str, text: str, address: str, cwd: Path) -> str:
     return run.stdout
 
 
-def test_there_are_five_examples() -> None:
-    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "sh", "python"]
+def test_there_are_six_examples() -> None:
+    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "sh", "python", "python"]
 
 
 def test_etcdctl_example(server: Server, tmp_path: Path) -> None:
@@ -60,6 +60,10 @@ def test_embedding_example() -> None:
         output = run_block(*BLOCKS[4], "127.0.0.1:0", Path(cwd))
         assert output == "b'waiting'\n[b'/jobs/1', b'/jobs/2', b'/jobs/3']\n1\n"
         assert not list(Path(cwd).iterdir())
+
+
+def test_transaction_example(tmp_path: Path) -> None:
+    assert run_block(*BLOCKS[5], "127.0.0.1:0", tmp_path) == "ann has it\nbob was too late\n2\n"
 
 
 def test_the_start_is_two_commands() -> None:

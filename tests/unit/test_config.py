@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
-from metastore.config import Config, fields
+from metastore.config import Config, Tables, fields
 from metastore.errors import ConfigError
 from metastore.settings import NESTED, TABLES, parse_duration, parse_size, split_address
 
@@ -37,6 +37,10 @@ def test_defaults_are_those_of_the_design() -> None:
     assert config.maintenance.snapshot_chunk_size == 4 << 20 and config.maintenance.snapshot_retention == 3
     assert config.limits.max_request_bytes == 1572864 and config.limits.max_txn_ops == 128
     assert config.limits.request_timeout == 7.0
+
+
+def test_type_checkers_know_the_tables() -> None:
+    assert list(Tables.__annotations__) == list(TABLES)
 
 
 def test_conf_file_gives_the_defaults_and_names_every_key() -> None:

@@ -192,13 +192,27 @@ def test_no_circle_of_imports() -> None:
     """Also not of those that only type checkers follow: whoever reads a module need not have read what uses it."""
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"d"}}) == [["b", "c"]]
     names = {name for name, _ in sources()}
-    stubs = [(".".join(path.relative_to(PACKAGE).with_suffix("").parts), path) for path in PACKAGE.rglob("*.pyi")]
+    # The stub of the package itself names what it offers, and no module of ours may use that: the next test.
+    paths = set(PACKAGE.rglob("*.pyi")) - {PACKAGE / "__init__.pyi"}
+    stubs = [(".".join(path.relative_to(PACKAGE).with_suffix("").parts), path) for path in sorted(paths)]
     graph: dict[str, set[str]] = {name: set() for name in names}
     for name, path in [*sources(), *stubs]:
         targets = {own_module(target, names) for _, target in imports(name, path, typing_too=True)}
         graph[name] |= {target for target in targets if target and target != name}
     found = circles(graph)
     assert not found, "\n".join(" <-> ".join(group) for group in found)
+
+
+def test_nothing_inside_uses_what_the_package_offers() -> None:
+    """`from metastore import Node` is for users: inside it would be a circle, at the first use or for type checkers."""
+    offered = {f"metastore.{name}" for name in metastore.__all__} - {"metastore.errors", "metastore.__version__"}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line}: {target}"
+        for name, path in sources()
+        for line, target in imports(name, path, typing_too=True)
+        if target in offered
+    ]
+    assert not wrong, "import it from its module:\n" + "\n".join(wrong)
 
 
 def test_the_page_shows_the_order_of_the_packages() -> None:
@@ -346,20 +360,43 @@ def test_entry_points_are_declared_and_load() -> None:
     assert script.load() is main
 
 
+def loaded_by(code: str, names: set[str]) -> set[str]:
+    """Which of these modules a fresh interpreter has loaded after `code`."""
+    code += f"; import sys; print(*sorted(set(sys.modules) & {names!r}))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
 def test_importing_the_package_is_light() -> None:
     ours = {"metastore.embedded.node", "metastore.config"}
     heavy = {"numpy", "prometheus_client", "google.protobuf", "rich", "ssl", *ours}
-    code = f"import sys, metastore; print(sorted(set(sys.modules) & {heavy!r}))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert loaded_by("import metastore", heavy) == set()
+    assert loaded_by("from metastore import Compare, KeyValue, Op, SortOrder, errors", heavy) == set()
+    assert "metastore.embedded.node" in loaded_by("from metastore import Node", heavy)
 
 
 def test_lazy_exports() -> None:
-    assert {"Config", "Node", "MetaStoreError", "errors"} <= set(dir(metastore))
+    assert set(metastore.__all__) <= set(dir(metastore))
+    for name in metastore.__all__:
+        value = getattr(metastore, name)
+        assert isinstance(value, str) or (value.__doc__ and value.__name__.rpartition(".")[2] == name), name
     assert metastore.Config is importlib.import_module("metastore.config").Config
     assert metastore.errors is importlib.import_module("metastore.errors")
-    assert metastore.Node is importlib.import_module("metastore.embedded.node").Node
     with pytest.raises(AttributeError, match="has no attribute 'Nodes'"):
         metastore.Nodes  # noqa: B018
+
+
+def test_type_checkers_find_the_lazy_exports_where_they_are() -> None:
+    """`__init__.pyi` names what `__init__.py` loads, from the same modules."""
+    shown = {"__version__": ""}
+    for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            for item in node.names:
+                assert item.asname == item.name, "that is how a stub gives a name on"
+                shown[item.name] = ".".join(["metastore", *([node.module] if node.module else [])])
+    assert set(shown) == set(metastore.__all__)
+    for name, module in shown.items():
+        if module:
+            assert getattr(importlib.import_module(module), name) is getattr(metastore, name), name
 
 
 def test_every_import_is_a_declared_dependency() -> None:

@@ -1,0 +1,20 @@
+# What `from metastore import ...` gives, for type checkers: __init__.py loads these names when they are first used.
+
+from . import errors as errors
+from .config import Config as Config
+from .embedded.calls import Futures as Futures
+from .embedded.node import Node as Node
+from .embedded.requests import SortOrder as SortOrder
+from .embedded.requests import SortTarget as SortTarget
+from .embedded.results import CompactResult as CompactResult
+from .embedded.results import DeleteResult as DeleteResult
+from .embedded.results import KeyValue as KeyValue
+from .embedded.results import PutResult as PutResult
+from .embedded.results import RangeResult as RangeResult
+from .embedded.results import TxnResult as TxnResult
+from .embedded.transactions import Compare as Compare
+from .embedded.transactions import Op as Op
+from .errors import ApiError as ApiError
+from .errors import MetaStoreError as MetaStoreError
+
+__version__: str

@@ -1,0 +1,139 @@
+"""What a user's type checker says: a program that uses all of the public names is right under `mypy --strict`, and each
+mistake in another one is found where it is."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+import metastore
+
+RIGHT = """
+from concurrent.futures import Future
+
+from metastore import (
+    ApiError, CompactResult, Compare, Config, DeleteResult, Futures, KeyValue, MetaStoreError, Node, Op, PutResult,
+    RangeResult, SortOrder, SortTarget, TxnResult, __version__, errors,
+)
+
+
+def value_of(node: Node, key: str) -> str:
+    found: KeyValue | None = node.get(key, serializable=True, timeout=1.5)
+    return "" if found is None else found.value.decode()
+
+
+def take(node: Node, job: bytes, who: str) -> bool:
+    done: TxnResult = node.txn(
+        compare=[Compare.missing(job), Compare.mod_revision("/epoch", ">", 3)],
+        success=[Op.put(job, who, lease=7), Op.txn(failure=[Op.delete_prefix(job, prev_kv=True)])],
+        failure=[Op.range(job, limit=1, sort_order=SortOrder.DESCEND, sort_target=SortTarget.MOD)],
+    )
+    for one in done.results:
+        if isinstance(one, RangeResult):
+            return one.kvs[0].value == who.encode()
+    return done.succeeded
+
+
+def later(futures: Futures) -> list[int]:
+    puts: list[Future[PutResult]] = futures.put_many([("a", b"1")])
+    gone: Future[DeleteResult] = futures.delete_prefix("a")
+    compacted: Future[CompactResult] = futures.compact(3, physical=True)
+    return [*(put.result().revision for put in puts), gone.result().deleted, compacted.result().revision]
+
+
+def main() -> int:
+    config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
+    try:
+        with Node(config.changed(wal={"sync": "async"})) as node:
+            numbers: dict[str, float] = node.stats()
+            print(value_of(node, "a"), take(node, b"/job", "me"), later(node.futures), numbers, __version__)
+            print(node.client_addresses[0], node.revision, config.raft.batch_max_size + 1)
+    except errors.NoSpace as full:
+        return full.code
+    except ApiError as refused:
+        return len(refused.text)
+    except MetaStoreError as error:
+        return error.exit_code
+    return 0
+"""
+
+# A line that mypy must refuse says so, and with which word.
+WRONG = """
+from metastore import Compare, Config, KeyValue, Node, Nodes, Op, SortOrder  # attr-defined
+
+node = Node(Config(nod={}))  # call-arg
+node.put(1, "v")  # arg-type
+node.put("k", "v", leese=1)  # call-arg
+node.put("k", "v", lease="7")  # arg-type
+node.get("k").value  # union-attr
+node.range("k", sort_order="descend")  # arg-type
+node.txn([Op.put("k", "v")])  # list-item
+node.txn(success=[Compare.exists("k")])  # list-item
+Compare.version("k", "==", 1)  # arg-type
+Compare.version("k", "=", "1")  # arg-type
+found: KeyValue = node.get("k")  # assignment
+found.value = b"x"  # misc
+node.futures.put("k", "v", timeout=3)  # call-arg
+text: str = node.futures.delete_prefix("k").result().deleted  # assignment
+Node(config=3)  # arg-type
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the package as pip installs it, and nothing else."""
+    folder = tmp_path_factory.mktemp("user")
+    venv.create(folder, with_pip=False, symlinks=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    (site / "metastore").symlink_to(Path(metastore.__file__).resolve().parent)
+    return folder / "bin" / "python"
+
+
+def said_of(program: str, python: Path, folder: Path) -> str:
+    """What mypy says of a user's program."""
+    path = folder / "program.py"
+    path.write_text(program)
+    argv = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--config-file", ""]
+    cache = ["--cache-dir", str(python.parent / "cache"), "--no-error-summary", "--hide-error-context"]
+    done = subprocess.run(
+        [*argv, *cache, path.name], cwd=folder, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def test_a_program_that_uses_everything_is_right(python: Path, tmp_path: Path) -> None:
+    assert said_of(RIGHT, python, tmp_path) == ""
+    assert all(re.search(rf"\b{name}\b", RIGHT) for name in metastore.__all__), "the program uses all names"
+
+
+def test_each_mistake_is_found(python: Path, tmp_path: Path) -> None:
+    said = said_of(WRONG, python, tmp_path)
+    found = {(int(line), code) for line, code in re.findall(r"^program\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)}
+    lines = enumerate(WRONG.splitlines(), 1)
+    assert found == {(number, line.split("# ")[1]) for number, line in lines if "# " in line}, said
+
+
+def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path) -> None:
+    """mypy finds nothing wrong with what is Any: so it is asked whether an expression is."""
+    program = "from metastore import *\nimport metastore\nnode: metastore.Node\n"
+    calls = ("get('k')", "range('k')", "put('k', 'v')", "txn()", "delete('k')", "delete_prefix('k')", "compact(1)")
+    shown = [f"node.{call}" for call in calls] + [f"node.futures.{call}" for call in calls[1:]]
+    shown += [f"metastore.{name}" for name in metastore.__all__ if name != "errors"]
+    shown += [
+        "node.put_many([])",
+        "node.stats()",
+        "node.wait(1)",
+        "node.revision",
+        "node.client_addresses",
+        "node.config",
+    ]
+    said = said_of(program + "".join(f"reveal_type({one})\n" for one in shown), python, tmp_path)
+    types = re.findall(r'Revealed type is "(.*)"$', said, re.MULTILINE)
+    assert len(types) == len(shown), said
+    assert not [(one, kind) for one, kind in zip(shown, types, strict=True) if re.search(r"\bAny\b", kind)]
