@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
+from metastore.addresses import split_address
 from metastore.errors import ConfigError
 from metastore.settings import (
     MAX_BATCH,
@@ -37,7 +38,6 @@ from metastore.settings import (
     StorageTable,
     WalTable,
     did_you_mean,
-    split_address,
     wrong_type,
 )
 

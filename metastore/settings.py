@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from .addresses import check_address
+
 #: Bytes of the largest frame between members; the same on all of them. An entry has to fit in one, with some heads.
 PEER_FRAME = 64 * 1024 * 1024
 MAX_BATCH = PEER_FRAME - 64 * 1024
 #: Operations in one batch: a leader takes those of a follower's batch at one go, and must not be held up by them.
 MAX_BATCH_OPS = 5000
-#: What a member's record may hold, which all members keep: bytes of a name and of an address, and addresses.
+#: What a member's record may hold, which all members keep: bytes of a name, and addresses.
 MAX_NAME = 128
-MAX_ADDRESS = 240
 MAX_ADDRESSES = 16
 MAX_MEMBERS = 128
 
@@ -40,8 +41,6 @@ _SIZE_UNITS = {
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h|d)")
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*([A-Za-z]*)")
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?\.?")
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?")
 
 
 def parse_duration(text: str) -> float:
@@ -66,26 +65,6 @@ def parse_size(text: str) -> int:
     if rest:
         raise ValueError(f"{text!r} is no whole number of bytes")
     return bytes_
-
-
-def split_address(text: str) -> tuple[str, int]:
-    """(host, port) of "host:port" or "[IPv6]:port"; port 0 asks for a free one. Raises ValueError with the reason."""
-    host, colon, port = text.rpartition(":")
-    if len(text) > MAX_ADDRESS:
-        raise ValueError(f"an address of {len(text)} characters; at most {MAX_ADDRESS}")
-    if "://" in text:
-        raise ValueError(f'{text!r}: write the address without a scheme, such as "127.0.0.1:2379"')
-    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f'{text!r} is no address: write "host:port" with a port from 0 to 65535')
-    if host.startswith("[") and host.endswith("]"):
-        if not _IPV6.fullmatch(host[1:-1]):
-            raise ValueError(f"{text!r}: there is no IPv6 address in the brackets")
-        return host[1:-1], int(port)
-    if ":" in host:
-        raise ValueError(f'{text!r}: write an IPv6 address in brackets, such as "[::1]:2379"')
-    if not _HOST.fullmatch(host):
-        raise ValueError(f'{text!r} has no host name: write "host:port"; "0.0.0.0" listens on all interfaces')
-    return host, int(port)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -191,7 +170,7 @@ def _address(default: str, meaning: str) -> Any:
         if not isinstance(value, str):
             raise wrong_type('an address such as "127.0.0.1:2379"', value)
         if value or default:
-            split_address(value)
+            check_address(value)
         return value
 
     return _setting(default, parse, meaning, "an address", words=True)
@@ -208,7 +187,7 @@ def _addresses(default: str | tuple[str, ...], meaning: str) -> Any:
         if len(value) > MAX_ADDRESSES:
             raise ValueError(f"{len(value)} addresses; at most {MAX_ADDRESSES}")
         for item in value:
-            if split_address(item)[1] and value.count(item) > 1:
+            if check_address(item)[1] and value.count(item) > 1:
                 raise ValueError(f"{item!r} is there twice")
         return tuple(value)
 
@@ -226,7 +205,7 @@ def _members(meaning: str) -> Any:
                 raise ValueError(f"{name!r} is no name: use letters, digits, and . _ - inside (at most {MAX_NAME})")
             if not isinstance(address, str):
                 raise wrong_type(f"an address for {name}", address)
-            split_address(address)
+            check_address(address)
         return MappingProxyType(dict(value))
 
     return _setting({}, parse, meaning, f"at most {MAX_MEMBERS} members")

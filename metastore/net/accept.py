@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 from metastore import errors
+from metastore.addresses import split_address
 from metastore.net.loop import ACCEPT_LATER, READ, Loop, Timer
 
 log = logging.getLogger("metastore.accept")
@@ -104,21 +105,17 @@ class Acceptor:
         self._sockets.clear()
 
 
-def split_address(address: str) -> tuple[str, int]:
-    """ "host:port" -> (host, port); raises errors.ConfigError naming what is wrong."""
-    host, colon, port = address.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        raise errors.ConfigError(f"address {address!r}: an IPv6 host goes in brackets")
-    if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise errors.ConfigError(f"address {address!r} is not host:port")
-    return host, int(port)
+def host_and_port(address: str) -> tuple[str, int]:
+    """The two of an address, as `split_address` has them. Raises errors.ConfigError."""
+    try:
+        return split_address(address)
+    except ValueError as error:
+        raise errors.ConfigError(str(error)) from error
 
 
 def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str]:
     """A listening socket at an address and where that is; see Acceptor."""
-    host, port = split_address(address)
+    host, port = host_and_port(address)
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
@@ -140,7 +137,7 @@ def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str
 def real_address(address: str) -> str:
     """What others can dial for a listen address: "0.0.0.0:2379" and "[::]:2379", which listen everywhere, become the
     address of this machine that its default route uses (without a route: the loopback address)."""
-    host, port = split_address(address)
+    host, port = host_and_port(address)
     family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6, "": socket.AF_INET}.get(host)
     if family is None:
         return address

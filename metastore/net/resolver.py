@@ -10,8 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
-from ..errors import ConfigError
-from .accept import split_address
+from ..addresses import split_address
 from .loop import Loop
 
 #: Threads that ask at a time. They stay: a peer whose name is wrong is asked for again every two seconds, for ever.
@@ -43,8 +42,8 @@ class Resolver:
             return
         try:
             host, port = split_address(address.rpartition("://")[2].rstrip("/"))
-        except ConfigError as error:
-            done(error.text)
+        except ValueError as error:
+            done(str(error))
             return
         try:
             done(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))

@@ -15,8 +15,9 @@ from typing import Final
 
 from .. import __version__
 from .._core.crc import checksum
+from ..addresses import MAX_ADDRESS
 from ..errors import FormatError
-from ..settings import MAX_ADDRESS, MAX_NAME
+from ..settings import MAX_NAME
 
 MAGIC: Final = b"MSPEER\r\n"
 VERSION: Final = 2

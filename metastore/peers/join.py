@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 
 from .. import errors
 from .._core.raft_wire import Blob, FrameReader
-from ..net.accept import split_address
+from ..net.accept import host_and_port
 from ..replica.roster import Identity, Member, Roster, token_number
 from . import handshake as hs
 from .stream import ROSTER_RECORD
@@ -140,7 +140,7 @@ def join(
 
 def _ask(address: str) -> Told:
     """What the member at `address` tells. Raises OSError, FormatError, ConfigError."""
-    with socket.create_connection(split_address(address), ASK_TIMEOUT) as sock:
+    with socket.create_connection(host_and_port(address), ASK_TIMEOUT) as sock:
         sock.settimeout(ASK_TIMEOUT)
         # Of nobody: we have no ids yet.
         sock.sendall(hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)))

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import ROOT
 
+from metastore.addresses import check_address, split_address
 from metastore.config import Config, Tables, fields
 from metastore.errors import ConfigError
-from metastore.settings import NESTED, TABLES, parse_duration, parse_size, split_address
+from metastore.settings import NESTED, TABLES, parse_duration, parse_size
 
 CONF = ROOT / "conf" / "metastore.toml"
 
@@ -134,7 +135,7 @@ def test_a_size_reads_back(count: int, unit: str) -> None:
     ],
 )
 def test_addresses(text: str, expected: tuple[str, int]) -> None:
-    assert split_address(text) == expected
+    assert check_address(text) == split_address(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_addresses(text: str, expected: tuple[str, int]) -> None:
 )
 def test_wrong_addresses(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        split_address(text)
+        check_address(text)
 
 
 def test_listen_client_takes_one_address_or_a_list() -> None:

@@ -21,7 +21,7 @@ from support.echo_server import EchoServer, Running
 
 from metastore import errors
 from metastore._core.grpc import Limits
-from metastore.net.accept import origin, split_address
+from metastore.net.accept import host_and_port, origin
 from metastore.net.client_conn import TOLD_PER_TURN, ClientConn, ConnLimits, Listener
 from metastore.net.loop import Loop
 
@@ -612,8 +612,8 @@ def test_address_in_use_and_nonsense() -> None:
     ("address", "parts"),
     [("127.0.0.1:80", ("127.0.0.1", 80)), ("[::1]:0", ("::1", 0)), (":2379", ("", 2379)), ("h:1", ("h", 1))],
 )
-def test_split_address(address: str, parts: tuple[str, int]) -> None:
-    assert split_address(address) == parts
+def test_host_and_port(address: str, parts: tuple[str, int]) -> None:
+    assert host_and_port(address) == parts
 
 
 @pytest.mark.parametrize(

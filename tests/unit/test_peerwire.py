@@ -14,9 +14,10 @@ from metastore._core.batch import frame, unframe
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import HEADER, REFUSALS, Blob, Forward, FrameReader, Outbox, Refusal
+from metastore.addresses import MAX_ADDRESS
 from metastore.errors import FormatError
 from metastore.peers import handshake as hs
-from metastore.settings import MAX_ADDRESS, MAX_BATCH_OPS, MAX_NAME
+from metastore.settings import MAX_BATCH_OPS, MAX_NAME
 
 T = MessageType
 LOCAL = {T.MsgHup, T.MsgBeat, T.MsgProp, T.MsgUnreachable, T.MsgSnapStatus, T.MsgCheckQuorum}

@@ -103,7 +103,7 @@ def test_threads_and_names_are_bounded(resolver: Resolver, loop: Loop, server: N
 
 @pytest.mark.parametrize(
     ("address", "answer"),
-    [("127.0.0.1:80", "127.0.0.1"), ("http://[::1]:80", "::1"), ("nonsense", "address 'nonsense' is not host:port")],
+    [("127.0.0.1:80", "127.0.0.1"), ("http://[::1]:80", "::1"), ("nonsense", "'nonsense' is no address: write")],
 )
 def test_addresses_are_nobodys_question(resolver: Resolver, server: NameServer, address: str, answer: str) -> None:
     found: list[Places | str] = []
