@@ -12,7 +12,8 @@ full, and the table does it: 28 bytes 21.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+
+from metastore._core.le cimport get64
 
 cdef extern from "crc_fold.h" nogil:
     enum:
@@ -45,8 +46,7 @@ cdef uint32_t by_table(uint32_t crc, const uint8_t* data, size_t size) noexcept 
     """The register after `size` bytes; neither it nor `crc` is inverted."""
     cdef uint64_t word
     while size >= 8:
-        memcpy(&word, data, 8)
-        word ^= crc
+        word = get64(data) ^ crc
         crc = (TABLE[7][word & 0xFF] ^ TABLE[6][(word >> 8) & 0xFF]
                ^ TABLE[5][(word >> 16) & 0xFF] ^ TABLE[4][(word >> 24) & 0xFF]
                ^ TABLE[3][(word >> 32) & 0xFF] ^ TABLE[2][(word >> 40) & 0xFF]

@@ -13,6 +13,7 @@ from libc.stdlib cimport free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
 
 from metastore import errors
+from metastore._core.mvcc_keys import COMPACT_KEY, META, REVISION_KEY, SWEPT_KEY
 from metastore._core.engine cimport Engine, EngineCursor
 from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
                                        index_record, index_room, rev_key, rev_read, rev_record, rev_record_read,
@@ -277,20 +278,20 @@ cdef class Store:
 
     def get_meta(self, bytes name not None):
         """The meta record `name` as operations see it (bytes), or None."""
-        found = self.overlay.get(b"m" + name)
-        return found if found is not None else self.engine.get(b"m" + name)
+        found = self.overlay.get(META + name)
+        return found if found is not None else self.engine.get(META + name)
 
     def put_meta(self, bytes name not None, bytes value not None) -> None:
         """Set the meta record `name`; it goes out with the next commit."""
-        self.overlay.set(b"m" + name, value)
+        self.overlay.set(META + name, value)
 
     def reload(self) -> None:
         """Read the counters from the engine, whose contents were replaced. Raises DamagedData."""
         self.overlay = OrderedMap()
         self.sub = 0
-        self.rev = self.saved_rev = read_meta(self.engine, b"mrevision", 1)
-        self.compacted = read_meta(self.engine, b"mcompact", -1)
-        self.swept = read_meta(self.engine, b"mswept", -1)
+        self.rev = self.saved_rev = read_meta(self.engine, REVISION_KEY, 1)
+        self.compacted = read_meta(self.engine, COMPACT_KEY, -1)
+        self.swept = read_meta(self.engine, SWEPT_KEY, -1)
         self.sweep_at = None
         self.spilled = False
         self.stale = self.find_stale()
@@ -685,7 +686,7 @@ cdef class Store:
             kv_raise(KV_COMPACTED, "")
         if req.revision > self.rev:
             kv_raise(KV_FUTURE, "")
-        self.overlay.set(b"mcompact", meta_value(req.revision))
+        self.overlay.set(COMPACT_KEY, meta_value(req.revision))
         self.compacted = req.revision
         return encode_compact_reply(header) if want else None
 
@@ -755,7 +756,7 @@ cdef class Store:
     cpdef commit(self, uint64_t index, uint64_t term):
         """Hand everything written since the last commit to the engine, in one write with the log position."""
         if self.rev != self.saved_rev:
-            self.overlay.set(b"mrevision", meta_value(self.rev))
+            self.overlay.set(REVISION_KEY, meta_value(self.rev))
         self.engine.write(self.overlay, index, term)
         self.saved_rev = self.rev
         self.overlay.clear()

@@ -29,7 +29,7 @@ from metastore._core.mvcc_unfinished cimport purge, spill
 from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport COST_BYTES, Work
 
-from metastore.replica.alarms import Alarms
+from metastore.replica.alarms import CORRUPT, NOSPACE, Alarms
 
 # What an operation can be refused with. All else is a failure of this node: the others carry the operation out.
 cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
@@ -39,9 +39,8 @@ cdef enum:
     COST_OPERATION = 10      # units of a put, with its way into the engine
     SPILL_AT = 2048          # records: a millisecond in memory, four in RocksDB
     PURGE_AT_ONCE = 512      # changes
-    ALARM_NOSPACE = 1
-    ALARM_CORRUPT = 2
 
+cdef int ALARM_NOSPACE = NOSPACE, ALARM_CORRUPT = CORRUPT
 
 cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1:
     if kind > OP_COMPACT:

@@ -20,6 +20,9 @@ from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevVi
 from metastore._core.mvcc cimport read_meta
 from metastore._core.record cimport Record, rec_key, rec_ref, rec_release
 
+from metastore._core.engine import APPLIED_KEY
+from metastore._core.mvcc_keys import COMPACT_KEY, REVISION_KEY, SWEPT_KEY
+
 cdef enum:
     COST_BYTES = 512         # bytes that count as one record more
     COST_SEARCH = 4          # a search counts as that many records
@@ -28,7 +31,7 @@ cdef uint32_t EMPTY = 1          # the sum over nothing: in an answer, 0 would l
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
 
 #: Meta records that members may differ in, though their state is the same.
-OWN_META = (b"mapplied", b"mswept")
+OWN_META = (APPLIED_KEY, SWEPT_KEY)
 
 
 cdef class Hasher:
@@ -52,9 +55,9 @@ cdef class Hasher:
     cdef IndexView last_view
 
     def __init__(self, Engine view not None, int64_t revision=0, bint whole=False):
-        self.current = read_meta(view, b"mrevision", 1)
-        self.compact_revision = read_meta(view, b"mcompact", -1)
-        self.swept = read_meta(view, b"mswept", -1) >= self.compact_revision
+        self.current = read_meta(view, REVISION_KEY, 1)
+        self.compact_revision = read_meta(view, COMPACT_KEY, -1)
+        self.swept = read_meta(view, SWEPT_KEY, -1) >= self.compact_revision
         self.revision = revision if revision else self.current
         if revision > self.current:
             raise errors.FutureRevision()

@@ -13,6 +13,12 @@ from metastore._core.record cimport Record, rec_key, rec_new, rec_value
 from metastore._core.varint cimport varint_read, varint_write
 from metastore import errors
 
+#: What the engine's keys of meta records begin with, and those that the store keeps for itself.
+META = b"m"
+REVISION_KEY = META + b"revision"
+COMPACT_KEY = META + b"compact"
+SWEPT_KEY = META + b"swept"
+
 cdef enum:
     RECORD_VERSION = 1
     REV_VALUE_HEADER = 6     # version, flags, key length u32

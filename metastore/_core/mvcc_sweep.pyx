@@ -11,6 +11,7 @@ from libc.string cimport memcpy
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 from metastore import errors
+from metastore._core.mvcc_keys import SWEPT_KEY
 from metastore._core.engine cimport EngineCursor
 from metastore._core.mvcc_keys cimport REV_KEY_SIZE, REV_SIZE, IndexView, index_read, rev_key, same_prefix
 from metastore._core.mvcc cimport Store, meta_value
@@ -97,7 +98,7 @@ cpdef bint sweep_slice(Store store, size_t budget):
     batch = OrderedMap()
     more = walk(store, batch, budget if budget > 2 else 2)
     if not more:
-        batch.set(b"mswept", meta_value(store.sweep_rev))
+        batch.set(SWEPT_KEY, meta_value(store.sweep_rev))
     if batch.count:
         index, term = store.engine.applied()
         try:

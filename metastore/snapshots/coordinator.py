@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._core.codec import PayloadCodec
+from .._core.mvcc_keys import META
 from .._core.raft_types import ConfState, Snapshot, SnapshotNotReady
 from .._core.snap_chunk import MAX_CHUNK
 from .._core.snap_records import Walker
@@ -25,6 +26,7 @@ from ..codecs import for_snapshots as codec_for_snapshots
 from ..codecs import load_all as load_all_codecs
 from ..errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
 from ..failpoints import Failpoints
+from ..replica.roster import META_CONF_STATE
 from .files import Cancelled, Info, SnapshotStore
 from .format import Header, parse_name
 from .policy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
@@ -48,7 +50,6 @@ RETRY = 10.0  # seconds after an attempt that failed
 #: Entries that an engine with files of its own keeps in the log for slow followers, at most; half of `snapshot_count`.
 CATCH_UP = 5000
 MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
-META_CONF_STATE = b"mconf_state"
 
 
 class Snapshots:
@@ -98,7 +99,7 @@ class Snapshots:
         snapshot holds, or when a snapshot is of another cluster.
         """
         if not self.volatile and self.engine.applied()[0] >= max(1, self.wal.snapshot_index):
-            self._fit_log(*self.engine.applied(), self.engine.get(META_CONF_STATE) or ConfState().encode())
+            self._fit_log(*self.engine.applied(), self.engine.get(META + META_CONF_STATE) or ConfState().encode())
             return
         bad: list[str] = []
         for path in self.store.names():

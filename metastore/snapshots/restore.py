@@ -18,11 +18,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .._core.codec import PayloadCodec
+from .._core.engine import APPLIED_KEY
 from .._core.entry import HardState
+from .._core.mvcc_keys import COMPACT_KEY, META, REVISION_KEY
 from .._core.raft_types import ConfState
 from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
 from ..failpoints import Failpoints
-from ..replica.roster import Identity
+from ..replica.alarms import META_ALARMS
+from ..replica.roster import META_CONF_STATE, META_MEMBERS, Identity
 from ..storage.datadir import RESTORING, DataDir
 from ..storage.segments import sync_folder
 from ..storage.wal import Wal
@@ -31,9 +34,8 @@ from .files import Info, SnapshotStore
 from .format import Header
 
 MAX_REVISION = (1 << 63) - 1
-APPLIED, REVISION, COMPACTED = b"mapplied", b"mrevision", b"mcompact"
 #: Meta records that speak of members: those whose key begins so.
-OF_MEMBERS = (b"mmembers", b"mconf_state", b"malarm")
+OF_MEMBERS = tuple(META + name for name in (META_MEMBERS, META_CONF_STATE, META_ALARMS))
 
 _NUMBER = struct.Struct("<Bq")
 _POSITION = struct.Struct("<QQ")
@@ -172,9 +174,9 @@ class Restore:
 
     def _write_state(self, directory: DataDir, old: Header) -> Info:
         revision = old.revision + self.bump
-        changed = {REVISION: number_record(revision), APPLIED: _POSITION.pack(old.index, old.term)}
+        changed = {REVISION_KEY: number_record(revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
         if self.bump:
-            changed[COMPACTED] = number_record(revision)
+            changed[COMPACT_KEY] = number_record(revision)
         voters = tuple(sorted(member.id for member in self.identity.members))
         header = Header(
             old.index, old.term, ConfState(voters=voters), revision, int.from_bytes(os.urandom(8), "little"),
@@ -188,12 +190,12 @@ class Restore:
 
     def _same(self, reader: Reader, old: Header) -> Iterator[tuple[bytes, bytes]]:
         """The records, if position and revision among them are those of the header."""
-        expected = {REVISION: number_record(old.revision), APPLIED: _POSITION.pack(old.index, old.term)}
+        expected = {REVISION_KEY: number_record(old.revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
         for key, value in reader.records():
             if expected.pop(key, value) != value:
                 raise DamagedData(f"{self.source}: its header and its record {key!r} say different things")
             yield key, value
-        if APPLIED in expected:
+        if APPLIED_KEY in expected:
             raise DamagedData(f"{self.source}: has no log position")
 
     def _write_log(self, directory: DataDir, header: Header) -> None:

@@ -215,6 +215,37 @@ def test_nothing_inside_uses_what_the_package_offers() -> None:
     assert not wrong, "import it from its module:\n" + "\n".join(wrong)
 
 
+# What is written down in one place: how it looks, and the files that may have it.
+SINGLE_SOURCES = {
+    "names of alarms": (r"[\"'](NOSPACE|CORRUPT)[\"']", {"replica/alarms.py"}),
+    "numbers of alarms": (r"(NOSPACE|CORRUPT)\w* *=[ ,\d]*\d", {"replica/alarms.py"}),
+    "ids of KV methods": (r"(METHOD|KV)_(PUT|RANGE|TXN)\w* *(: *Final)? *= *\d", {"_core/kv_server.pxd"}),
+    "keys of meta records": (
+        r"b[\"']m?(conf_state|members|alarms|revision|compact|swept|applied)[\"']",
+        {"replica/alarms.py", "replica/roster.py", "_core/engine.pyx", "_core/mvcc_keys.pyx"},
+    ),
+    "the parts of an address": (r"def split_address\b|\.rpartition\(\":\"\)$", {"addresses.py"}),
+    "whom to tell how it ended": (r"Callable\[\[(errors\.)?MetaStoreError \| None\], object\]", {"ports.py"}),
+    "varints": (r">>= *7", {"_core/varint.pxd"}),
+    "numbers as the machine has them": (
+        r"memcpy\(&\w+, [^)]*[248]\)|memcpy\([^&)]*, &\w+, [248]\)", {"_core/le.pxd"}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SINGLE_SOURCES)
+def test_what_has_one_source(what: str) -> None:
+    pattern, homes = SINGLE_SOURCES[what]
+    found = {
+        f"{path.relative_to(PACKAGE)}:{number}: {line.strip()}"
+        for _, path in sources()
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(pattern, line)
+    }
+    assert {line for line in found if line.partition(":")[0] not in homes} == set()
+    assert {line.partition(":")[0] for line in found} == homes, "nothing is there any more: mend the pattern"
+
+
 def test_the_page_shows_the_order_of_the_packages() -> None:
     """ARCHITECTURE's table of packages has the packages of ORDER in its order, and says which are pure."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
