@@ -31,6 +31,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
 import loader  # noqa: E402
+from options import chosen, make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.processes import Etcd, Node, Server, etcd_binary  # noqa: E402
 
@@ -291,20 +292,14 @@ WHAT = ("put", "lone", "range", "distinct", "million")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=[*WHAT, "all"], nargs="+")
-    parser.add_argument("--rounds", type=int, default=3, help="paired runs of each (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=100_000, help="requests a run (default: %(default)s)")
+    parser = make_parser(__doc__, WHAT, rounds=3, requests=100_000, value_size=256, seed=1)
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys of `million` (default: %(default)s)")
-    parser.add_argument("--value-size", type=int, default=256, help="bytes of a value (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the values (default: %(default)s)")
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
     options = parser.parse_args()
     check_build()
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as folder:
         bench = Bench(options, Path(folder))
         print_machine(options, Path(folder))
-        for what in WHAT if "all" in options.what else options.what:
+        for what in chosen(options, WHAT):
             getattr(bench, what)()
 
 

@@ -40,6 +40,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
+from options import make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.client import Failure  # noqa: E402
 from support.cluster import Cluster, Member  # noqa: E402
@@ -352,16 +353,13 @@ def report(rounds: list[dict[str, Window]]) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
+    parser = make_parser(__doc__, rounds=3, value_size=1024)
     parser.add_argument("--requests", type=int, default=150_000, help="to find the full load (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=0, help="puts/s of the load (default: half of the full load)")
     parser.add_argument("--backlog", type=int, default=150_000, help="puts the follower misses (default: %(default)s)")
     parser.add_argument("--seconds", type=int, default=16, help="of half load in a round (default: %(default)s)")
     parser.add_argument("--slack", type=int, default=200, help="entries that count as level (default: %(default)s)")
-    parser.add_argument("--value-size", type=int, default=1024, help="bytes of a value (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
     options = parser.parse_args()
     check_build()
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as folder:

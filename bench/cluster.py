@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
+from options import chosen, make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.client import Client, Failure  # noqa: E402
 from support.cluster import Cluster, EtcdMember, Member, MetaStoreMember  # noqa: E402
@@ -151,14 +152,8 @@ WHAT = ("put", "distinct", "lone", "range", "failover")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=[*WHAT, "all"], nargs="+")
-    parser.add_argument("--rounds", type=int, default=3, help="paired runs of each (default: %(default)s)")
-    parser.add_argument("--requests", type=int, default=50_000, help="requests a run (default: %(default)s)")
+    parser = make_parser(__doc__, WHAT, rounds=3, requests=50_000, value_size=256, seed=1)
     parser.add_argument("--kills", type=int, default=10, help="rounds of `failover` (default: %(default)s)")
-    parser.add_argument("--value-size", type=int, default=256, help="bytes of a value (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of the values (default: %(default)s)")
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
     options = parser.parse_args()
     check_build()
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as folder:
@@ -170,7 +165,7 @@ def main() -> None:
                     member.settings = {}
                 put_sample(cluster.start().leader(), h2load.Load(WARM_UP, 10, 100), b"x" * options.value_size)
             bench = Bench(options, clusters)
-            for what in WHAT if "all" in options.what else options.what:
+            for what in chosen(options, WHAT):
                 getattr(bench, what)()
         except Failure as failure:
             raise SystemExit(f"a call failed: {failure}") from failure

@@ -17,6 +17,7 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
+from support.varint import varint
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PUT = "/etcdserverpb.KV/Put"
@@ -50,17 +51,9 @@ FIRST_BLOCK = (
 BLOCK_AFTER = b"\x83\x86\xc1\xc0\xbf\xbe"
 
 
-def _varint(value: int) -> bytes:
-    out = b""
-    while value >= 128:
-        out += bytes([value % 128 + 128])
-        value //= 128
-    return out + bytes([value])
-
-
 def put_message(key: bytes, value: bytes) -> bytes:
     """A PutRequest behind the 5-byte prefix of gRPC."""
-    body = b"\n" + _varint(len(key)) + key + b"\x12" + _varint(len(value)) + value
+    body = b"\n" + varint(len(key)) + key + b"\x12" + varint(len(value)) + value
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 

@@ -29,6 +29,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 import h2load  # noqa: E402
 import loader  # noqa: E402
 import metadata  # noqa: E402
+from options import chosen, make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.client import Failure  # noqa: E402
 from support.cluster import Cluster, Member  # noqa: E402
@@ -453,19 +454,13 @@ WHAT = ("snapshot", "transfer", "engines", "sync", "restart")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=[*WHAT, "all"], nargs="+")
+    parser = make_parser(__doc__, WHAT, rounds=3, requests=100_000, value_size=256, seed=1)
     parser.add_argument("--scale", type=float, default=1.0, help="of data, requests and keys (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="paired runs of each (default: %(default)s)")
     parser.add_argument("--size", type=float, default=1e9, help="bytes of metadata at scale 1 (default: %(default)s)")
     parser.add_argument("--rate", type=int, default=5000, help="puts a second during snapshots (default: %(default)s)")
     parser.add_argument("--codec", default="zstd", help="of snapshots (default: %(default)s)")
     parser.add_argument("--packages", type=Path, default=metadata.STATUS, help="a Debian status file (%(default)s)")
-    parser.add_argument("--requests", type=int, default=100_000, help="requests a run (default: %(default)s)")
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys of `restart` (default: %(default)s)")
-    parser.add_argument("--value-size", type=int, default=256, help="bytes of a value (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=1, help="of keys and values (default: %(default)s)")
-    parser.add_argument("--dir", type=Path, default=Path.cwd(), help="on the disk to measure (default: here)")
     options = parser.parse_args()
     options.requests = max(200, int(options.requests * options.scale))
     options.keys = max(200, int(options.keys * options.scale))
@@ -475,7 +470,7 @@ def main() -> None:
         print(f"scale {options.scale:g}: {options.size * options.scale / MB:.0f} MB of metadata, {options.keys} keys")
         storage = Storage(options, Path(folder))
         try:
-            for what in WHAT if "all" in options.what else options.what:
+            for what in chosen(options, WHAT):
                 getattr(storage, what)()
         except Failure as failure:
             raise SystemExit(f"a call failed: {failure}") from failure

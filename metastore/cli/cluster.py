@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from metastore.cli.options import add_set
 from metastore.errors import ConfigError, MetaStoreError
 from metastore.member.memory_limit import limits, tightest
 
@@ -35,14 +36,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dir", help="keep the data in this folder and go on from it; without it, a temporary one")
     made.add_argument("--client-port", type=int, default=2379, help="client port of n1; the others follow (0: any)")
     made.add_argument("--peer-port", type=int, default=2480, help="peer port of n1; the others follow (0: any)")
-    made.add_argument(
-        "--set",
-        metavar="TABLE.KEY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="as for a node, for all of them; may be given more than once",
-    )
+    add_set(made, "as for a node, for all of them")
     return made
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from metastore import __version__, _source, logs
+from metastore.cli.options import add_set
 from metastore.config import Config, misspelt_variables
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform, reason
 from metastore.member.memory_limit import settle_malloc
@@ -64,14 +65,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     made.add_argument("--conf", metavar="FILE", help="configuration file (TOML); without it, the defaults")
-    made.add_argument(
-        "--set",
-        metavar="TABLE.KEY=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="set one key, such as raft.batch_max_time=5ms; may be given more than once",
-    )
+    add_set(made, "set one key, such as raft.batch_max_time=5ms")
     made.add_argument("--log-level", choices=sorted(logs.LEVELS), help="the same as --set log.level=...")
     made.add_argument("--log-json", action="store_true", help="the same as --set log.json=true")
     made.add_argument("--version", action="store_true", help="print the version and what the build is, and exit")

@@ -18,7 +18,7 @@ import pytest
 from support import powercut
 from support.client import Failure
 from support.cluster import Cluster, Member, clients_of
-from support.load import History, Load, goes_on
+from support.load import History, Load, goes_on, write_until_end
 from support.processes import Node, Server, wait_until
 
 WINDOW = 16384
@@ -121,10 +121,7 @@ def test_a_power_cut_takes_the_window_at_most(fresh: Make, tmp_path: Path) -> No
 def test_a_failed_sync_stops_the_node(fresh: Make) -> None:
     node = fresh(settings=ASYNC, env={"METASTORE_FAILPOINTS": "wal.before_sync=error(EIO)@9"}).start()
     history = History()
-    with node.client() as client:
-        load = Load(client, history, writers=2).start()
-        assert node.running().wait(60) == 6, node.running().log
-        load.join()
+    write_until_end(node, history, 6, writers=2)
     assert "sync failed" in node.running().log
     node.kill()
     assert said(node)["boot_id"] == "failed sync", "the page cache may have dropped what it could not write"

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from support import messages as m
-from support.applying import Caller, entry, put, waiting
+from support.applying import entry, put, waiting
+from support.caller import Caller
 
 from metastore import errors, storage
 from metastore._core.batch import BatchProposer
@@ -294,7 +295,7 @@ def test_reads_stop_the_node_too() -> None:
         engine.trouble = armed(call, lambda: errors.KeyNotFound())
         with pytest.raises(errors.EngineFailed, match=call):
             kv.call("Range", body.SerializeToString(), caller, 0.0)
-        assert isinstance(caller.result, errors.Stopped), "the client was told that its request was at fault"
+        assert isinstance(caller.error, errors.Stopped), "the client was told that its request was at fault"
 
 
 def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

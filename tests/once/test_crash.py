@@ -19,7 +19,7 @@ from support import messages as m
 from support import powercut
 from support.client import Failure
 from support.kills import SMALL_SEGMENTS, kill_in_a_loop
-from support.load import History, Load, goes_on
+from support.load import History, Load, goes_on, write_until_end
 from support.processes import Node, Process, Server, StartError
 
 from metastore._core import build_info
@@ -59,10 +59,7 @@ def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
         except StartError as died:
             assert died.returncode == -signal.SIGKILL, died
             continue
-        with node.client() as client:
-            load = Load(client, history).start()
-            assert node.running().wait(60) == -signal.SIGKILL
-            load.join()
+        write_until_end(node, history)
         node.kill()
     node.env = {}
     node.start()
@@ -283,10 +280,7 @@ def test_failed_sync_stops_the_node(fresh: Make) -> None:
     """After a sync that failed the page cache lies: no retry, a clear message, its own exit code, nothing lost."""
     node = fresh(env={"METASTORE_FAILPOINTS": "wal.before_sync=error(EIO)@30"}).start()
     history = History()
-    with node.client() as client:
-        load = Load(client, history, writers=2).start()
-        assert node.running().wait(60) == 6, node.running().log
-        load.join()
+    write_until_end(node, history, 6, writers=2)
     text = f"write-ahead log {node.data_dir}/wal: sync failed: Input/output error; what the page cache holds can no"
     assert node.running().log.count("Input/output error") == 1, "it is told once, and by one line"
     assert text in node.running().log

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 from support import kvmessages as pb
-from support.kvservice import Caller, ops, server, whole
+from support.caller import Caller
+from support.kvservice import ops, server, whole
 
 from metastore._core.kv_server import KVServer
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.load import History, Load, goes_on
+from support.load import History, goes_on, write_until_end
 from support.processes import Node, Server, StartError, make_server, wait_until
 from support.snapshotfiles import bomb, images
 
@@ -128,10 +128,7 @@ def killed_under_load(node: Server, point: str) -> History:
     """Start a node that kills itself at a failpoint, and write until it does."""
     node.env, history = {"METASTORE_FAILPOINTS": point}, History()
     node.start()
-    with node.client() as client:
-        load = Load(client, history).start()
-        assert node.running().wait(60) == -signal.SIGKILL
-        load.join()
+    write_until_end(node, history)
     node.kill()
     node.env = {}
     return history

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
+from support.varint import read_varint, varint
+
 from .model import Call, Pair
 
 EVERYTHING = b"\x0a\x01\x00\x12\x01\x00"  # RangeRequest{key: "\0", range_end: "\0"}
-
-
-def varint(number: int) -> bytes:
-    """An unsigned number."""
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
 
 
 def text(field: int, data: bytes) -> bytes:
@@ -32,8 +24,8 @@ def fields(data: bytes) -> list[tuple[int, int | bytes]]:
     found: list[tuple[int, int | bytes]] = []
     at = 0
     while at < len(data):
-        tag, at = _varint(data, at)
-        value, at = _varint(data, at)
+        tag, at = read_varint(data, at)
+        value, at = read_varint(data, at)
         if tag & 7 == 0:
             found.append((tag >> 3, value))
         elif tag & 7 == 2:
@@ -42,17 +34,6 @@ def fields(data: bytes) -> list[tuple[int, int | bytes]]:
         else:
             raise ValueError(f"wire type {tag & 7}")
     return found
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
 
 
 def encode(call: Call) -> None:

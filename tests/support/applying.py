@@ -4,28 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from metastore import errors
 from metastore._core.batch import frame
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc_apply import Applier
-from metastore._core.waiter import Waiter
 
 from . import kvmessages as pb
-
-
-class Caller(Waiter):
-    """Keeps what it is told; being told twice is an error."""
-
-    def __init__(self) -> None:
-        self.result: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        assert self.result is None
-        self.result = reply
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        assert self.result is None
-        self.result = error
+from .caller import Caller
 
 
 def entry(made: Applier, index: int, *ops: bytes, term: int = 2) -> bytes:

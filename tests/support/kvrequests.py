@@ -98,11 +98,3 @@ def build(kind: str, fields: Any, revision: int) -> Any:
             message = build(name.removeprefix("request_"), inner, revision)
             getattr(req, branch).add(**{name: message})
     return req
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number >= 128:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])

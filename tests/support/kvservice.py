@@ -5,28 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from metastore import errors
 from metastore._core.batch import BatchProposer
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
-from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
 
 from . import kvmessages as pb
-
-
-class Caller(Waiter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.reply: Any = None
-        self.error: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        self.reply = reply
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        self.error = error
 
 
 def server(keys: int) -> KVServer:

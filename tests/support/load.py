@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+import signal
 import threading
 from dataclasses import dataclass, field
 
 from .client import Client, Failure
+from .processes import Server
 
 PREFIX = b"load/"
 VALUE_SIZES = [20, 20, 20, 300, 3000]
@@ -134,6 +136,14 @@ class Load:
         if self._errors:
             raise self._errors[0]
         assert self._expect_end or not self.failures, self.failures
+
+
+def write_until_end(server: Server, history: History, code: int = -signal.SIGKILL, writers: int = 6) -> None:
+    """Writes to a server that is running until it ends by itself, which must be with exit code `code`."""
+    with server.client(timeout=60) as client:
+        load = Load(client, history, writers).start()
+        assert server.running().wait(60) == code, server.running().log
+        load.join()
 
 
 def goes_on(client: Client, history: History, acks: int = 60) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import grpc
 
 from . import messages as m
-from .load import History, Load, goes_on
+from .load import History, goes_on, write_until_end
 from .processes import Server, StartError
 
 Make = Callable[..., Server]
@@ -35,10 +35,7 @@ def killed_at(point: str, fresh: Make) -> None:
     except StartError as died:
         assert died.returncode == -signal.SIGKILL, died
     else:
-        with node.client(timeout=60) as client:
-            load = Load(client, history, writers=30).start()
-            assert node.running().wait(60) == -signal.SIGKILL
-            load.join()
+        write_until_end(node, history, writers=30)
     node.kill()
     node.env = {}
     for _ in range(2):

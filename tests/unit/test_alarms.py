@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support import kvmessages as pb
+from support.caller import Caller
 
 from metastore import errors
 from metastore._core.batch import frame
@@ -15,7 +16,6 @@ from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
-from metastore._core.waiter import Waiter
 from metastore.replica.alarms import (
     ACTIVATE,
     CORRUPT,
@@ -106,17 +106,6 @@ def test_the_number_of_alarms_is_bounded() -> None:
 
 
 # ---- applying
-
-
-class Caller(Waiter):
-    def __init__(self) -> None:
-        self.result: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        self.result = reply
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        self.result = type(error)
 
 
 def txn(*success: Any, failure: Any = ()) -> bytes:

@@ -60,7 +60,7 @@ def test_an_operations_error_is_its_own() -> None:
     made.commit()
     assert made.release() == len(ops)
     for caller, (kind, _, wanted) in zip(callers, ops, strict=True):
-        assert isinstance(caller.result, bytes) if wanted is None else isinstance(caller.result, wanted), kind
+        assert isinstance(caller.reply, bytes) if wanted is None else isinstance(caller.error, wanted), kind
     assert made.store.revision == 3 and made.rejected == 6 and made.undecodable == 0
     reply = pb.RangeResponse.FromString(made.store.range_reply(pb.RangeRequest(key=b"a").SerializeToString()))
     assert reply.kvs[0].value == b"v"
@@ -78,7 +78,7 @@ def test_what_a_failed_operation_has_written_is_dropped() -> None:
     made.apply_images(entry(made, 1, *(encode_op(kind, n + 1, body) for n, (kind, body) in enumerate(ops))))
     made.commit()
     made.release()
-    assert isinstance(caller.result, errors.KeyNotFound)
+    assert isinstance(caller.error, errors.KeyNotFound)
     reply = pb.RangeRequest(key=b"\0", range_end=b"\0").SerializeToString()
     found = pb.RangeResponse.FromString(made.store.range_reply(reply))
     assert [(kv.key, kv.value, kv.mod_revision) for kv in found.kvs] == [(b"a", b"1", 2), (b"b", b"2", 3)]
@@ -92,7 +92,7 @@ def test_what_cannot_be_read_is_counted_and_passed_over(junk: bytes) -> None:
     made.commit()
     made.release()
     assert made.undecodable == 1 and made.store.revision == 3
-    assert zero.result is None if len(junk) < 12 else isinstance(zero.result, errors.FormatError)
+    assert zero.result is None if len(junk) < 12 else isinstance(zero.error, errors.FormatError)
 
 
 def test_entries_already_applied_and_empty_ones_are_passed_over() -> None:

@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
+from support.varint import varint
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
@@ -60,14 +61,6 @@ def test_decodes_what_protobuf_encodes(name: str) -> None:
 UNKNOWN = st.builds(
     lambda number, value: tag(number, 0) + varint(value), st.integers(100, 2**29 - 1), st.integers(0, 2**64 - 1)
 )
-
-
-def varint(number: int) -> bytes:
-    out = b""
-    while number >= 128:
-        out += bytes([number & 127 | 128])
-        number >>= 7
-    return out + bytes([number])
 
 
 def tag(number: int, kind: int) -> bytes:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
+from support.caller import Caller
 from support.kvrequests import RANGES, build
 from support.longranges import MANY, Writer, outcome
 
@@ -18,7 +19,6 @@ from metastore._core.batch import BatchProposer
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import sliced_reply
-from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
 
 
@@ -49,18 +49,6 @@ def test_limits(limit: int, only: str, order: int) -> None:
             assert sliced_reply(store, body, budget) == store.range_reply(body), fields
 
 
-class Caller(Waiter):
-    def __init__(self) -> None:
-        self.reply: Any = None
-        self.error: Any = None
-
-    def complete(self, reply: bytes) -> None:
-        self.reply = pb.RangeResponse.FromString(reply)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        self.error = error
-
-
 def server(most: int = 1000) -> KVServer:
     """A KV service over MANY keys."""
     store = Store(MemoryEngine())
@@ -69,6 +57,10 @@ def server(most: int = 1000) -> KVServer:
     store.commit(1, 1)
     limits = SimpleNamespace(max_request_bytes=1 << 20, max_txn_ops=128, max_inflight_requests=most)
     return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
+
+
+def answer(caller: Caller) -> Any:
+    return pb.RangeResponse.FromString(caller.reply)
 
 
 def ask(kv: KVServer, key: bytes, end: bytes = b"", **more: Any) -> Caller:
@@ -84,19 +76,19 @@ def test_a_turn_does_only_so_much_and_single_keys_do_not_wait() -> None:
     full = ask(kv, b"k", b"l")
     assert not [one for one in [*counts, full] if one.reply]
     assert kv.late == 11
-    assert ask(kv, b"k000007").reply.kvs[0].value == b"v"
+    assert answer(ask(kv, b"k000007")).kvs[0].value == b"v"
     done, turns = [], 1
     while kv.serve_late():
         turns += 1
         done.append(sum(one.reply is not None for one in counts))
-        assert ask(kv, b"k000007").reply.count == 1
+        assert answer(ask(kv, b"k000007")).count == 1
     # 32,768 keys a turn are counted, 8,192 fetched.
     assert turns >= 10 * MANY // 32768 + MANY // 8192
     assert done == sorted(done) and done[0] <= 1, "one after the other"
-    assert {one.reply.count for one in counts} == {MANY}
-    assert [kv.key for kv in full.reply.kvs] == [b"k%06d" % number for number in range(MANY)]
+    assert {answer(one).count for one in counts} == {MANY}
+    assert [kv.key for kv in answer(full).kvs] == [b"k%06d" % number for number in range(MANY)]
     assert not kv.serve_late()
-    assert ask(kv, b"k", b"k0001").reply.count == 100, "a short one is answered at once"
+    assert answer(ask(kv, b"k", b"k0001")).count == 100, "a short one is answered at once"
 
 
 def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
@@ -129,7 +121,7 @@ def test_a_transaction_does_not_wait_without_end_to_be_checked() -> None:
     assert isinstance(writes[-2].error, errors.Timeout) and kv.late == len(counts) + 1
     while kv.serve_late():
         pass
-    assert [one.reply.count for one in counts] == [MANY] * 3
+    assert [answer(one).count for one in counts] == [MANY] * 3
     assert len(kv.waiters) == checked + 1, "the other one is on its way to the log"
     assert [one.error for one in writes if one is not writes[-2]] == [None] * (len(writes) - 1)
 
@@ -146,7 +138,7 @@ def test_ranges_that_were_begun_are_bounded_too() -> None:
     assert refused and all(isinstance(one.error, errors.TooManyRequests) for one in refused)
     while kv.serve_late():
         pass
-    assert all(one.error or one.reply.count == MANY for one in callers)
+    assert all(one.error or answer(one).count == MANY for one in callers)
 
 
 def test_a_range_that_cannot_be_begun_fails_alone() -> None:
@@ -158,5 +150,5 @@ def test_a_range_that_cannot_be_begun_fails_alone() -> None:
     kv.store.commit(2, 1)
     while kv.serve_late():
         pass
-    assert {one.reply.count for one in first} == {MANY}
+    assert {answer(one).count for one in first} == {MANY}
     assert isinstance(old.error, errors.Compacted)

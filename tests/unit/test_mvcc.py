@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
 from support.kvmodel import Model
-from support.kvrequests import BACK, DELETES, PUTS, RANGES, TXNS, build, varint
+from support.kvrequests import BACK, DELETES, PUTS, RANGES, TXNS, build
+from support.varint import varint
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn

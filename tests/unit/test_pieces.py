@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
+from support.caller import Caller
 from support.kvrequests import DELETES, PUTS, TXNS, build
 
 from metastore import errors
@@ -20,7 +21,6 @@ from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_txn_work import execute
 from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
-from metastore._core.waiter import Waiter
 from metastore.storage.engines.memory import MemoryEngine
 
 KINDS = {"put": PUT, "delete_range": DELETE_RANGE, "txn": TXN, "compact": COMPACT}
@@ -32,19 +32,6 @@ OPS = st.one_of(
 )
 ENTRIES = st.lists(st.lists(OPS, min_size=1, max_size=5), min_size=1, max_size=8)
 ALL = pb.RangeRequest(key=b"\0", range_end=b"\0").SerializeToString()
-
-
-class Caller(Waiter):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.told: list[Any] = []
-
-    def complete(self, reply: bytes) -> None:
-        self.told.append(reply)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        self.told.append(type(error))
 
 
 class Busy(MemoryEngine):
@@ -104,7 +91,7 @@ def at_once(entries: list[list[bytes]]) -> tuple[Applier, list[Any], list[bytes]
         made.apply_images(image)
         made.commit()
         made.release()
-    return made, [caller.told for caller in callers], seen
+    return made, [caller.result for caller in callers], seen
 
 
 def push(made: Applier, image: bytes, chance: random.Random, look: Any) -> None:
@@ -166,7 +153,7 @@ def test_pieces_do_the_same(drawn: list[list[tuple[str, Any]]], seed: int) -> No
         push(made, image, chance, look)
         made.release()
         assert made.whole
-    assert [caller.told for caller in callers] == replies
+    assert [caller.result for caller in callers] == replies
     assert contents(made.store) == contents(wanted.store)
     assert (made.applied_index, made.rejected) == (wanted.applied_index, wanted.rejected)
 
@@ -247,7 +234,7 @@ def test_a_waiter_that_has_gone_is_not_answered_and_the_entry_goes_on() -> None:
         made.apply_images(image, 0, 500)
     made.commit()
     made.release()
-    assert caller.told == [errors.Timeout]
+    assert caller.result is errors.Timeout
     assert pb.RangeResponse.FromString(made.store.range_reply(ALL)).count == 0
 
 
@@ -268,5 +255,5 @@ def test_what_is_done_before_a_long_operation_is_answered_before_its_end() -> No
         made.apply_images(image, 0, 1000)
     made.commit()
     made.release()
-    reply = pb.DeleteRangeResponse.FromString(last.told[0])
+    reply = pb.DeleteRangeResponse.FromString(last.reply)
     assert reply.deleted == len(reply.prev_kvs) == 2000 and reply.header.revision == made.store.revision

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
-from support.kvrequests import COMPARES, RANGES, build, varint
-from support.kvservice import Caller, ops, server, whole
+from support.caller import Caller
+from support.kvrequests import COMPARES, RANGES, build
+from support.kvservice import ops, server, whole
 from support.longranges import Writer, outcome
+from support.varint import varint
 
 from metastore import errors
 from metastore._core import build_info, mvcc_txn

@@ -1,0 +1,17 @@
+"""Options that several commands have."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_set(parser: argparse.ArgumentParser, meaning: str) -> None:
+    """--set TABLE.KEY=VALUE, which may be given more than once: `overrides`, a list."""
+    parser.add_argument(
+        "--set",
+        metavar="TABLE.KEY=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help=f"{meaning}; may be given more than once",
+    )
