@@ -74,10 +74,11 @@ class Sending:
         self._source: Source | None = None
         self._all: Iterator[list[bytes]] = iter(())
         self._read = False  # to the end
-        self.pace = float("inf")  # bytes a second that the client took while it owed for a whole timeout, lately
+        self.pace = float("inf")  # bytes a second that the client took while it owed, over a whole timeout of that
         self._given = 0  # bytes that went into the connection's queue
-        self._since = 0.0  # when the client began to owe
-        self._before = 0  # what it had taken by then
+        self._owed = 0.0  # seconds for which the client has owed, since its pace was looked at
+        self._since: float | None = None  # when it was last seen to owe; None: it did not
+        self._before = 0  # what it had taken when its pace was looked at
         request.start(on_close=self.close)
 
     def ready(self, result: Result) -> None:
@@ -95,7 +96,6 @@ class Sending:
         log.info("sending backup index=%d bytes=%d", result.header.index, result.trailer.size)
         self._all = messages(self._source, self.backups.header())
         self.worker = Worker(self.backups.loop, "backup", self._unreadable)
-        self._since = self.backups.loop.now()
         self._ask()
 
     def _ask(self) -> None:
@@ -119,9 +119,8 @@ class Sending:
         if self.worker is None:
             return False
         request, pushed = self.request, False
-        if not self._pieces and not request.queued_bytes:
-            # It waits for us: the time it had counts no more.
-            self._since, self._before = now, self.taken
+        if self._since is not None:
+            self._owed += now - self._since
         while self._pieces and request.queued_bytes < WINDOW:
             self._given += len(self._pieces[0])
             request.send(self._pieces.popleft())
@@ -132,13 +131,14 @@ class Sending:
             return True
         if not self._pieces and not self.worker.waiting:
             self._ask()
-        if now - self._since > self.backups.timeout:
-            self.pace = (self.taken - self._before) / (now - self._since)
+        # While it waits for us, its time stands still; it does not begin anew, or a gulp now and then would do.
+        self._since = now if self._pieces or request.queued_bytes else None
+        if self._owed > self.backups.timeout:
+            self.pace = (self.taken - self._before) / self._owed
+            self._owed, self._before = 0.0, self.taken
             if self.pace < MIN_RATE:
                 log.warning("a client took under %d bytes a second of its backup: ended", MIN_RATE)
                 self.end()
-            else:
-                self._since, self._before = now, self.taken
         return pushed
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,7 +16,9 @@ from pathlib import Path
 import grpc
 import pytest
 from support import etcdctl
+from support import http2 as h
 from support import messages as m
+from support.attack import Raw
 from support.backupfiles import backup_file
 from support.client import Client, Failure
 from support.processes import Node, Server, StartError, metric, wait_until
@@ -174,6 +177,33 @@ def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> N
         assert len(client.backup()) > 24 << 20
     for each in stuck:
         each.close()
+
+
+def test_slow_readers_do_not_keep_others_out(fresh: Make) -> None:
+    """They take enough to go on for as long as nobody else wants a backup, and then the slowest gives way."""
+    node = fresh(settings={"limits.output_timeout": '"4s"', "maintenance.snapshot_chunk_size": '"256KiB"'}).start()
+    fill(node, 0, 12, os.urandom(1 << 20))
+    more = (16 << 10).to_bytes(4, "big")
+    done = threading.Event()
+    with contextlib.ExitStack() as stack, node.client() as client:
+        slow = [stack.enter_context(Raw(node, window=0)) for _ in range(MAX_BACKUPS)]
+        for raw in slow:
+            raw.send(h.call(1, b"", b"/etcdserverpb.Maintenance/Snapshot"))
+
+        def read() -> None:
+            while not done.wait(0.1):  # their pace is what this is about
+                for raw in slow:
+                    raw.send(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            wait_until(lambda: node.running().log.count("sending backup") == MAX_BACKUPS, what="four backups")
+            wait_until(lambda: works(client), what="a fifth one")
+        finally:
+            done.set()
+            reader.join()
+    assert "the slowest of 4 backups gives way to another client" in node.running().log
 
 
 def test_a_client_that_goes_away_leaves_its_place(fresh: Make) -> None:
