@@ -6,29 +6,29 @@ from metastore._core.codec cimport PayloadCodec
 
 
 cdef class FrameReader:
-    """Walks the operations of a framed batch without copying them."""
+    """Iterates over the operations of a framed batch without copying them."""
     cdef const uint8_t* _at
     cdef const uint8_t* _end
     cdef bint _more
     cdef uint8_t* _own
     cdef size_t _own_size
 
-    # Starts on the batch of n bytes at data, which must stay where it is while next() is called.
+    # Starts on the batch of n bytes at data. The bytes must stay in place while next() is called.
     cdef void reset(self, const uint8_t* data, size_t n) noexcept
-    # 1: *p and *n are the next operation, 0: there is none. The operation points into the batch, except where it held
-    # an escape: then it points into the reader's own buffer and lives until the next call of next() or reset().
-    # FormatError.
+    # Returns 1 and sets *p and *n to the next operation, or returns 0 at the end. The operation points into the batch.
+    # If it contained an escape, it points into the reader's own buffer and lives until the next call of next() or
+    # reset(). Raises FormatError.
     cdef int next(self, const uint8_t** p, size_t* n) except -1
     cdef int _next_escaped(self, const uint8_t* mark, const uint8_t** p, size_t* n) except -1
 
 
 cdef struct Batch:
-    size_t offset         # in the buffer
+    size_t offset         # offset in the buffer
     size_t size           # bytes of the framed batch
     size_t count          # operations
-    double first          # when its first operation came
-    bint closed           # nothing more goes in
-    uint8_t reason        # why it was closed
+    double first          # time at which its first operation arrived
+    bint closed           # no operation may be added
+    uint8_t reason        # reason why it was closed
 
 
 cdef class BatchProposer:
@@ -38,12 +38,12 @@ cdef class BatchProposer:
     cdef readonly size_t limit_count
     cdef readonly size_t limit_bytes
     cdef readonly bint enabled
-    cdef readonly size_t queued           # operations waiting here
+    cdef readonly size_t queued           # operations that wait here
     cdef readonly size_t queued_bytes     # their framed bytes, separators included
     cdef readonly size_t inflight         # operations taken and not yet released
     cdef readonly size_t inflight_bytes
-    cdef readonly size_t taken_count      # operations of the batch that take() gave last
-    cdef readonly size_t taken_bytes      # its framed bytes: what release() wants back
+    cdef readonly size_t taken_count      # operations of the batch that take() returned last
+    cdef readonly size_t taken_bytes      # its framed bytes, which release() needs
     cdef uint8_t* _buf
     cdef size_t _cap
     cdef size_t _tail
@@ -58,18 +58,18 @@ cdef class BatchProposer:
     cdef uint64_t _refused
     cdef bint _undo
     cdef uint8_t _undo_reason
-    cdef set _dropped                     # ids of operations that are not to be handed out, if they are queued
-    cdef dict _waiters                    # who is told to forget them
+    cdef set _dropped                     # ids of operations that must not be handed out if they are queued
+    cdef dict _waiters                    # the dict that loses the removed operations
 
-    # An encoded operation. TooManyRequests, RequestTooLarge; after an error nothing has changed.
+    # Adds an encoded operation. Raises TooManyRequests or RequestTooLarge; after an error nothing has changed.
     cpdef add(self, bytes op, double now)
-    # The same for an operation in parts: its plain header is made here. The hot path.
+    # The same for an operation in parts; this writes its plain header. This is the hot path.
     cdef int add_parts(self, uint8_t kind, uint64_t request_id, const uint8_t* body, size_t n, double now) except -1
-    # The next batch due, or None. With a codec, its payload (flag byte + ...) instead of the framed bytes.
+    # Returns the next batch that is due, or None. With a codec it returns the payload (flag byte + ...) instead.
     cpdef object take(self, double now, bint disk_idle, bint flush_all, PayloadCodec codec=*)
-    # The batch that take() gave last could not be proposed: queued again, first in line. Directly after take() only.
+    # Queues the batch that take() returned last again, as the first one. Only directly after take().
     cpdef untake(self)
-    # Operations of taken batches were answered (or failed).
+    # Reports that operations of taken batches were answered or failed.
     cpdef release(self, size_t count, size_t nbytes)
     cpdef object next_deadline(self)
     cdef bint _due(self, double now, bint disk_idle, bint flush_all, uint8_t* reason) noexcept

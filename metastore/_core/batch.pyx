@@ -1,13 +1,13 @@
-"""Batches of operations: the framing that holds them in one log entry, and the collector that fills it.
+"""Batches of operations: the framing that puts them into one log entry, and the collector that fills a batch.
 
-Framing. Operations are joined by `|BATCH_SEP|`. Inside an operation a `~` goes after every `|BATCH_SEP`, so that no
-operation holds the separator any more. Reading is unambiguous: the only string that is both a proper beginning and a
-proper end of the separator is "|", so a false separator that ends inside a true one would have to end on its first
-byte, with `|BATCH_SEP` before it, which the `~` rules out; and splitting at the leftmost separator finds a true one
-before any that begins inside it.
+Framing: operations are joined by `|BATCH_SEP|`. Inside an operation a `~` follows every `|BATCH_SEP`, so no operation
+contains the separator. Decoding is unambiguous. The only string that is both a proper beginning and a proper end of the
+separator is "|". A false separator that ends inside a true one would therefore end on the first byte of the true one,
+with `|BATCH_SEP` before it, and the `~` rules that out. A true separator is found before any that begins inside it,
+because decoding splits at the leftmost separator.
 
-Collector. The disk sets the pace: while one sync runs the next batch fills, and an idle disk takes what there is. So a
-lone client never waits for a timer, and `max_delay` is an upper bound only.
+Collector: the disk sets the pace. While one sync runs the next batch fills, and an idle disk takes what is there. A
+single client therefore never waits for a timer, and `max_delay` is only an upper bound.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,12 +30,12 @@ ESCAPE = b"~"
 
 cdef enum:
     SEP_LEN = 11
-    MARK_LEN = 10                 # the separator without its last byte: what an escape follows
+    MARK_LEN = 10                 # length of the mark: the separator without its last byte, which an escape follows
     BAR = 0x7C
     TILDE = 0x7E
     TRIES = 16
     FIRST_ROOM = 64 * 1024
-    KEPT_ROOM = 8 * 1024 * 1024   # an empty collector gives back a buffer over this size
+    KEPT_ROOM = 8 * 1024 * 1024   # an empty collector releases a buffer above this size
     KEPT_OWN = 1024 * 1024        # the same for a reader's buffer
 
 cdef enum Reason:
@@ -52,11 +52,11 @@ REASONS = ("full_count", "full_bytes", "delay", "disk_idle", "flush", "single")
 
 
 cdef const uint8_t* find_mark(const uint8_t* at, const uint8_t* end) noexcept nogil:
-    """The first `|BATCH_SEP` in [at, end), or NULL.
+    """Return the first `|BATCH_SEP` in [at, end), or NULL.
 
-    memchr for the bar is the fast way, as bars are rare: 3 to 7 ns for 300 bytes, where memmem takes 60 to 70 (glibc
-    2.36, measured). Bytes full of bars would make it slow, so memmem takes over after a few false hits: it is linear.
-    With it, add_parts() of a 300-byte operation costs 25 to 40 ns, FrameReader.next() 13 to 15.
+    Bars are rare, so memchr for the bar is fast: 3 to 7 ns for 300 bytes, where memmem takes 60 to 70 (glibc 2.36,
+    measured). Bytes full of bars would make it slow. After a few false hits memmem takes over, because it is linear.
+    With this, add_parts() of a 300-byte operation costs 25 to 40 ns and FrameReader.next() 13 to 15 ns.
     """
     cdef int tries
     for tries in range(TRIES):
@@ -83,7 +83,7 @@ cdef size_t count_marks(const uint8_t* at, size_t n) noexcept nogil:
 
 
 cdef void escape_in_place(uint8_t* at, size_t n, size_t marks) noexcept nogil:
-    """Spreads n bytes to n + marks bytes with a `~` after each mark. Rare, so simple: one move for each mark."""
+    """Spread n bytes to n + marks bytes with a `~` after each mark. This is rare, so it simply moves once per mark."""
     cdef uint8_t* end = at + n
     while marks > 0:
         at = <uint8_t*>find_mark(at, end) + MARK_LEN
@@ -95,7 +95,7 @@ cdef void escape_in_place(uint8_t* at, size_t n, size_t marks) noexcept nogil:
 
 
 cdef size_t escape_copy(uint8_t* dst, const uint8_t* src, size_t n) noexcept nogil:
-    """Copies an operation with its escapes to dst; returns the bytes written."""
+    """Copy an operation with its escapes to dst and return the number of bytes written."""
     cdef const uint8_t* end = src + n
     cdef const uint8_t* mark
     cdef uint8_t* start = dst
@@ -113,7 +113,7 @@ cdef size_t escape_copy(uint8_t* dst, const uint8_t* src, size_t n) noexcept nog
 
 
 def frame(ops not None):
-    """The framed batch of a sequence of operations (bytes). FormatError for no operations at all."""
+    """Return the framed batch of a sequence of operations (bytes). Raises FormatError if there is no operation."""
     cdef list all_ops = list(ops)
     cdef bytes op, out
     cdef size_t total = 0
@@ -135,10 +135,10 @@ def frame(ops not None):
 
 
 def unframe(buf, size_t limit=NO_LIMIT):
-    """The operations (list of bytes, never empty) of a framed batch in a bytes-like object.
+    """Return the operations (list of bytes, never empty) of a framed batch in a bytes-like object.
 
-    FormatError for more than `limit` of them, and for bytes that frame() cannot have made: a `|BATCH_SEP` that neither
-    ends in a bar nor is escaped.
+    Raises FormatError for more than `limit` operations, and for bytes that frame() cannot have written: a `|BATCH_SEP`
+    that neither ends in a bar nor is escaped.
     """
     cdef Py_buffer view
     cdef FrameReader reader = FrameReader.__new__(FrameReader)
@@ -158,9 +158,9 @@ def unframe(buf, size_t limit=NO_LIMIT):
 
 
 def request_ids(buf):
-    """The request ids (list of int) of a framed batch, in order: whom to tell when a batch could not be proposed.
+    """Return the request ids (list of int) of a framed batch in order, to answer its requests if it was not proposed.
 
-    FormatError if an operation is too short to hold one.
+    Raises FormatError if an operation is too short to hold an id.
     """
     cdef Py_buffer view
     cdef FrameReader reader = FrameReader.__new__(FrameReader)
@@ -172,7 +172,7 @@ def request_ids(buf):
     try:
         reader.reset(<const uint8_t*>view.buf, view.len)
         while reader.next(&at, &n):
-            # Kind and flags do not matter here: the id stands at a fixed place.
+            # Kind and flags do not matter here, because the id has a fixed place.
             op_read(at, n, &op)
             if n < OP_HEADER:
                 op_raise(OP_SHORT)
@@ -212,11 +212,11 @@ cdef class FrameReader:
         return self._next_escaped(mark, p, n)
 
     cdef int _next_escaped(self, const uint8_t* mark, const uint8_t** p, size_t* n) except -1:
-        """next() for an operation whose first mark is not a separator: copied without its escapes."""
+        """next() for an operation whose first mark is not a separator: copy it without its escapes."""
         cdef const uint8_t* stop = mark
         cdef const uint8_t* src = self._at
         cdef uint8_t* dst
-        # First the end, so that the buffer is as large as the operation and no larger.
+        # Find the end first, so the buffer gets exactly the size of the operation.
         while stop != NULL:
             if stop + MARK_LEN >= self._end:
                 raise FormatError("batch: ends in an unescaped mark")
@@ -251,17 +251,17 @@ cdef class FrameReader:
 
 
 cdef class BatchProposer:
-    """Collects operations into batches; pure: time comes in as an argument (seconds, monotonic).
+    """Collects operations into batches. Pure: time is an argument (seconds, monotonic).
 
-    Args: max_count (operations a batch), max_bytes (framed bytes a batch, separators and escapes included), max_delay
-    (seconds the first operation of a batch waits at most), limit_count and limit_bytes (operations and framed bytes,
-    queued and in flight together: the back pressure), enabled (False: each operation is a batch of its own, due at
-    once). ValueError for limits that could never hold a batch.
+    Args: max_count (operations per batch), max_bytes (framed bytes per batch, including separators and escapes),
+    max_delay (seconds that the first operation of a batch waits at most), limit_count and limit_bytes (operations and
+    framed bytes that are queued and in flight together: the back pressure), enabled (False: each operation is a batch
+    of its own and due at once). Raises ValueError for limits that could never hold a batch.
 
-    The owner calls add() or add_parts() for each operation, take() whenever the disk may be idle, a deadline has come
-    or a batch may be full, untake() if that batch could not be proposed, else release() once its operations were
-    answered. Every operation that add() accepted comes out of take() exactly once, in order; nothing is ever dropped
-    here.
+    The owner calls add() or add_parts() for each operation. It calls take() whenever the disk may be idle, a deadline
+    has passed or a batch may be full. It calls untake() if the batch could not be proposed, and otherwise release()
+    once its operations were answered. take() returns every accepted operation exactly once and in order, except those that
+    drop() removes.
     """
 
     def __cinit__(self, size_t max_count, size_t max_bytes, double max_delay, size_t limit_count, size_t limit_bytes,
@@ -289,10 +289,10 @@ cdef class BatchProposer:
         free(self._buf)
 
     cpdef add(self, bytes op, double now):
-        """Queues an encoded operation at time `now`.
+        """Queue an encoded operation at time `now`.
 
-        TooManyRequests over limit_count or limit_bytes, RequestTooLarge if it alone is over max_bytes; nothing is
-        queued then.
+        Raises TooManyRequests above limit_count or limit_bytes, and RequestTooLarge if the operation alone is above
+        max_bytes. Nothing is queued then.
         """
         cdef size_t n = PyBytes_GET_SIZE(op)
         self._refuse(n)
@@ -307,7 +307,7 @@ cdef class BatchProposer:
         return self._put(at, OP_HEADER + n, now)
 
     cdef int _refuse(self, size_t n) except -1:
-        """The errors of add(), for an operation of n bytes."""
+        """Raise the errors of add() for an operation of n bytes."""
         if n > self.max_bytes:
             self._refused += 1
             raise RequestTooLarge()
@@ -318,7 +318,7 @@ cdef class BatchProposer:
         return 0
 
     cdef uint8_t* _room(self, size_t n, size_t keep) except NULL:
-        """Where n more bytes can be written: the end of what is queued. `keep` bytes that stand there already stay."""
+        """Return the address of n free bytes at the end of the queue. `keep` bytes that stand there already stay."""
         cdef size_t start, used, cap
         cdef uint8_t* grown
         cdef size_t i
@@ -334,7 +334,7 @@ cdef class BatchProposer:
             for i in range(self._count):
                 self._batches[(self._head + i) & (self._slots - 1)].offset -= start
             self._tail = used
-        # Half of the buffer is left free, so that moving down costs at most one more copy for each byte queued.
+        # Half of the buffer stays free, so moving down costs at most one more copy for each queued byte.
         if 2 * used + n > self._cap:
             cap = self._cap
             while cap < 2 * used + n:
@@ -347,7 +347,7 @@ cdef class BatchProposer:
         return self._buf + self._tail
 
     cdef int _put(self, uint8_t* at, size_t n, double now) except -1:
-        """Takes in the n bytes at `at`, SEP_LEN after the tail: escapes them and gives them to a batch."""
+        """Add the n bytes at `at`, SEP_LEN after the tail, to a batch, and escape them."""
         cdef size_t marks = count_marks(at, n)
         cdef Batch* batch = NULL
         cdef size_t slot
@@ -367,7 +367,7 @@ cdef class BatchProposer:
             batch.count += 1
             self.queued_bytes += SEP_LEN
         else:
-            # The room for a separator before a batch's first operation stays unused: cheaper than moving the operation.
+            # The space for a separator before a batch's first operation stays unused; moving the operation costs more.
             if self._count == self._slots:
                 self._more_slots()
             slot = (self._head + self._count) & (self._slots - 1)
@@ -412,18 +412,18 @@ cdef class BatchProposer:
         elif disk_idle:
             reason[0] = DISK_IDLE
         elif now >= batch.first + self.max_delay:
-            # The same sum as in next_deadline(): a caller that sleeps until then must find the batch due.
+            # This is the same sum as in next_deadline(): a caller that sleeps until then must find the batch due.
             reason[0] = DELAY
         else:
             return False
         return True
 
     cpdef object take(self, double now, bint disk_idle, bint flush_all, PayloadCodec codec=None):
-        """The framed bytes of the next batch that is due at time `now`, or None; one batch a call.
+        """Return the framed bytes of the next batch that is due at time `now`, or None. One batch per call.
 
-        Due is a batch that is full, or whose first operation has waited max_delay, or any if the disk is idle or all is
-        to be flushed. With a codec the payload comes back as codec.encode() would make it. The batch is in flight then:
-        taken_count and taken_bytes are what release() wants back.
+        A batch is due if it is full or its first operation has waited max_delay. Any batch is due if the disk is idle
+        or flush_all is true. With a codec the result is the payload that codec.encode() would return. The batch is in
+        flight then, and release() needs its taken_count and taken_bytes.
         """
         cdef uint8_t reason = 0
         cdef Batch* batch
@@ -455,8 +455,8 @@ cdef class BatchProposer:
         return out
 
     cpdef drop(self, ids, dict waiters):
-        """Those of the operations with these request ids that are still queued are not handed out, and `waiters` (by
-        request id) forgets them. It costs nothing until the batch with them is taken."""
+        """Remove the operations with these request ids if they are still queued. `waiters` (by request id) loses the
+        removed ones. The work is done when the batch with them is taken."""
         if not self.queued:
             return
         if self._dropped is None:
@@ -465,7 +465,7 @@ cdef class BatchProposer:
         self._waiters = waiters
 
     cdef int _weed(self, Batch* batch) except -1:
-        """Take the dropped operations out of the first batch; False when nothing is left and the batch is gone."""
+        """Remove dropped operations from the first batch. Returns False if nothing is left and the batch is gone."""
         cdef bytes framed = PyBytes_FromStringAndSize(<const char*>self._buf + batch.offset, batch.size)
         cdef list ops = unframe(framed), kept = []
         cdef OpView op
@@ -483,24 +483,24 @@ cdef class BatchProposer:
             self.queued_bytes -= batch.size - <size_t>PyBytes_GET_SIZE(framed)
             batch.count = len(kept)
             batch.size = PyBytes_GET_SIZE(framed)
-            batch.closed = True         # what comes next does not stand behind it any more
+            batch.closed = True         # the next operation would not stand directly behind it
         if not kept:
             self._head = (self._head + 1) & (self._slots - 1)
             self._count -= 1
         if not self._dropped or self._count <= (1 if kept else 0):
-            # Nothing more is queued, so what is left of them had been handed out before.
+            # Nothing more is queued, so the remaining ids belong to operations that were handed out before.
             self._dropped = None
         return len(kept) > 0
 
     cpdef untake(self):
-        """Queues the batch that take() gave last again, first in line: what to do when it could not be proposed.
+        """Queue the batch that take() returned last again, as the first one, because it could not be proposed.
 
-        It must follow that take() directly; ValueError after an add(), a release() or another untake().
+        Call it directly after that take(). Raises ValueError after an add(), a release() or another untake().
         """
         cdef Batch* batch
         if not self._undo:
             raise ValueError("the batch taken last is not there any more")
-        # Its bytes still stand in the buffer: only add() writes there.
+        # Its bytes are still in the buffer, because only add() writes there.
         self._undo = False
         self._head = (self._head - 1) & (self._slots - 1)
         self._count += 1
@@ -523,7 +523,7 @@ cdef class BatchProposer:
         return 0
 
     cpdef release(self, size_t count, size_t nbytes):
-        """`count` operations of `nbytes` framed bytes were answered. ValueError if that is more than is in flight."""
+        """Report that `count` operations of `nbytes` framed bytes were answered. ValueError if fewer are in flight."""
         if count > self.inflight or nbytes > self.inflight_bytes:
             raise ValueError(f"released {count} operations of {nbytes} bytes; in flight are {self.inflight} of "
                              f"{self.inflight_bytes}")
@@ -534,7 +534,7 @@ cdef class BatchProposer:
             self._shrink()
 
     cpdef object next_deadline(self):
-        """When the oldest batch is due whatever the disk does (seconds), or None if nothing is queued."""
+        """Time (seconds) at which the oldest batch is due even if the disk is busy; None if nothing is queued."""
         cdef Batch* batch
         if self._count == 0:
             return None
@@ -542,7 +542,7 @@ cdef class BatchProposer:
         return batch.first if batch.closed else batch.first + self.max_delay
 
     def stats(self):
-        """Counters since the start (dict of int): batches, ops, bytes, refused, and batches by reason of flushing."""
+        """Counters since the start (dict of int): batches, ops, bytes, refused, and batches by flush reason."""
         cdef dict found = {"batches": self._batches_out, "ops": self._ops_out, "bytes": self._bytes_out,
                            "refused": self._refused}
         for at, name in enumerate(REASONS):

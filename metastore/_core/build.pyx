@@ -1,4 +1,4 @@
-"""What this build is: flavour, compiler, Cython, and the HTTP/2 library it is linked with."""
+"""Facts of this build: flavour, compiler, Cython version, and the HTTP/2 library that it is linked with."""
 
 cdef extern from *:
     """
@@ -25,13 +25,13 @@ cdef extern from *:
 
 
 cdef object cython_version():
-    """"3.3.1" out of CYTHON_HEX_VERSION (one byte each: major, minor, micro, release level)."""
+    """The version text, such as "3.3.1", from CYTHON_HEX_VERSION (one byte each: major, minor, micro, level)."""
     cdef unsigned int value = CYTHON_HEX_VERSION
     return f"{value >> 24}.{(value >> 16) & 0xFF}.{(value >> 8) & 0xFF}"
 
 
 def build_info():
-    """The facts of this build as a dict; see `metastore._core.build_info`."""
+    """Return the facts of this build as a dict; see `metastore._core.build_info`."""
     cdef nghttp2_info* loaded = nghttp2_version(0)
     return {
         "flavour": "asan" if METASTORE_ASAN_BUILD else "debug" if METASTORE_DEBUG_BUILD else "release",

@@ -1,7 +1,7 @@
 """The flag byte before every payload, and the codecs behind it.
 
-Raw payloads, the common case for small batches, pass without touching a Python object. What a flag byte of 1 holds is
-told by the bytes themselves, so a cluster can change its codec while entries of the old one live on.
+Raw payloads are the common case for small batches, and they pass without touching a Python object. The bytes behind a
+flag byte of 1 say which codec wrote them, so a cluster can change its codec while entries of the old one exist.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -18,16 +18,16 @@ cdef const char* ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 
 cdef class PayloadCodec:
-    """Puts payloads behind their flag byte and takes them out again.
+    """Adds the flag byte to payloads and compresses them; reads such payloads back.
 
     Args: codec (metastore.ports.Codec, or None to compress nothing), min_size (bytes; shorter data stays raw),
     max_decoded (bytes; nothing longer is encoded or decoded), decoders (further codecs whose payloads can be read;
-    snappy and zstd always can). ConfigError for codecs that break the rules or want the same flag. One thread at a
-    time.
+    snappy and zstd always can). Raises ConfigError for codecs that break the rules or claim the same flag. Only one
+    thread at a time may use an object.
     """
 
     def __init__(self, codec, size_t min_size, size_t max_decoded, decoders=()):
-        # Late, so that the libraries are loaded by those who use them.
+        # Imported late, so only processes that use the codecs load their libraries.
         from metastore import codecs
 
         if max_decoded < 1:
@@ -50,17 +50,18 @@ cdef class PayloadCodec:
         self.use(codec)
 
     def use(self, codec):
-        """Compress by this codec from now on (None: nothing), which must be one that can be read here."""
+        """Compress with this codec from now on (None: no compression). It must be one that this object can read."""
         self.codec = codec
         self._compress = None if codec is None else codec.compress
         self._flag = FLAG_RAW if codec is None else codec.flag
 
     def limited(self, size_t max_decoded):
-        """One like this, which encodes and decodes nothing longer than max_decoded bytes."""
+        """Return a PayloadCodec like this one that encodes and decodes nothing longer than max_decoded bytes."""
         return PayloadCodec(self.codec, self.min_size, max_decoded, decoders=tuple(self._by_flag.values()))
 
     cpdef bytes encode(self, bytes data):
-        """Flag byte + data, compressed if it is long enough and that pays. RequestTooLarge over max_decoded."""
+        """Return flag byte + data. Data is compressed if it is long enough and the result is shorter. Raises
+        RequestTooLarge above max_decoded."""
         if data is None:
             raise TypeError("data must be bytes")
         return self._encode(<const uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
@@ -69,7 +70,7 @@ cdef class PayloadCodec:
         return self._encode(data, n, None)
 
     cdef bytes _encode(self, const uint8_t* data, size_t n, bytes whole):
-        """encode() of n bytes, which are `whole` if they are a Python object already."""
+        """encode() of n bytes. `whole` is the bytes object that holds exactly these bytes, or None."""
         cdef bytes small
         if n > self.max_decoded:
             raise RequestTooLarge()
@@ -95,9 +96,9 @@ cdef class PayloadCodec:
         return out
 
     cpdef bytes decode(self, object payload):
-        """What encode() was given, of any bytes-like payload.
+        """Return the data that encode() was given. `payload` is any bytes-like object.
 
-        FormatError for an empty payload, an unknown flag, a damaged or a too long content.
+        Raises FormatError for an empty payload, an unknown flag, and content that is damaged or too long.
         """
         cdef Py_buffer view
         cdef const uint8_t* out
@@ -128,7 +129,7 @@ cdef class PayloadCodec:
         return found
 
     cdef bytes _decompress(self, const uint8_t* payload, size_t n):
-        """The content of a payload that is not raw."""
+        """Return the content of a payload that is not raw."""
         cdef object codec
         if payload[0] == FLAG_COMPRESSED:
             codec = self._zstd if n >= 5 and memcmp(payload + 1, ZSTD_MAGIC, 4) == 0 else self._snappy
@@ -145,7 +146,7 @@ cdef class PayloadCodec:
         except (FormatError, MemoryError):
             raise
         except Exception as error:
-            # The contract of a plug-in says FormatError; one that raises something else must not bring down its caller.
+            # A plug-in shall raise FormatError by its contract. If it raises anything else, its caller must survive.
             raise FormatError(f"payload: codec {codec.name} failed: {error}") from error
         if not PyBytes_CheckExact(found) or <size_t>PyBytes_GET_SIZE(found) > self.max_decoded:
             raise FormatError(f"payload: codec {codec.name} broke its limit of {self.max_decoded} bytes")

@@ -1,4 +1,4 @@
-"""The entry image: one byte form of a log entry for memory, disk and network. Layout: FORMATS.md, "Entry image"."""
+"""The entry image: one encoding of a log entry for memory, disk and network. Layout: FORMATS.md, "Entry image"."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -8,12 +8,12 @@ cdef enum:
     ENTRY_MAX_PAYLOAD = 256 * 1024 * 1024
     HARD_STATE_SIZE = 32
 
-# Answers of entry_read.
+# Results of entry_read.
 cdef enum:
     ENTRY_OK = 0
-    ENTRY_SHORT = 1       # `avail` ends inside the image; EntryView.size tells its size, 0 if even the header is cut
-    ENTRY_CRC = 2         # the sum is wrong
-    ENTRY_VERSION = 3     # written by a later version (the sum is right, if it was asked to be checked)
+    ENTRY_SHORT = 1       # `avail` ends inside the image; EntryView.size is its size, or 0 if the header is cut
+    ENTRY_CRC = 2         # the CRC is wrong
+    ENTRY_VERSION = 3     # written by a later version (the CRC is right, if it was checked)
     ENTRY_BAD = 4         # impossible type, length or reserved bytes
 
 cdef enum:
@@ -25,20 +25,20 @@ cdef struct EntryView:
     uint64_t term
     uint64_t index
     uint8_t type
-    const uint8_t* data   # into the image; NULL never, also when n is 0
+    const uint8_t* data   # points into the image; never NULL, even if n is 0
     size_t n              # bytes of payload
     uint32_t crc
     size_t size           # bytes of the whole image
 
-# Bytes of the image of a payload of n bytes.
+# Size in bytes of the image with a payload of n bytes.
 cdef size_t entry_size(size_t n) noexcept nogil
-# Writes the image to dst (entry_size(n) bytes; n <= ENTRY_MAX_PAYLOAD is the caller's duty); returns its CRC-32.
-# `payload` may already stand at dst + ENTRY_HEADER: then it is not copied.
+# Writes the image to dst and returns its CRC-32. The caller ensures that dst has entry_size(n) bytes and that
+# n <= ENTRY_MAX_PAYLOAD. If `payload` already stands at dst + ENTRY_HEADER it is not copied.
 cdef uint32_t entry_write(uint8_t* dst, uint64_t term, uint64_t index, uint8_t type,
                           const uint8_t* payload, size_t n) noexcept nogil
-# Reads one image at src, of which `avail` bytes are there. With check_crc=0 the payload is not touched.
+# Reads one image at src, where `avail` bytes are available. With check_crc=0 the payload is not touched.
 cdef int entry_read(const uint8_t* src, size_t avail, EntryView* out, bint check_crc) noexcept nogil
-# Raises the FormatError that belongs to an answer of entry_read; `offset` is for the text only.
+# Raises the FormatError that belongs to a result of entry_read; `offset` is for the text only.
 cdef int entry_raise(int answer, size_t offset) except -1
 
 
@@ -49,9 +49,9 @@ cdef class Entry:
     cdef readonly bytes data
 
 
-# An Entry without argument parsing.
+# Creates an Entry without argument parsing.
 cdef Entry entry_make(uint64_t term, uint64_t index, uint8_t type, bytes data)
-# An Entry of a view (copies the payload).
+# Creates an Entry from a view and copies the payload.
 cdef Entry entry_of_view(const EntryView* view)
 
 
@@ -62,5 +62,5 @@ cdef class HardState:
 
 
 cdef HardState hard_state_make(uint64_t term, uint64_t vote, uint64_t commit)
-# HARD_STATE_SIZE bytes to dst.
+# Writes HARD_STATE_SIZE bytes to dst.
 cdef void hard_state_write(uint8_t* dst, uint64_t term, uint64_t vote, uint64_t commit) noexcept nogil

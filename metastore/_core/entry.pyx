@@ -1,8 +1,8 @@
-"""The entry image and the hard state: their byte forms, checked by CRC-32.
+"""The entry image and the hard state: their encodings, checked by CRC-32.
 
-An entry is encoded once, by the leader; the same bytes go to its log, to the peers and into their logs, and each hop
-checks the sum. So the C functions here work on raw memory without the GIL, and the Python classes are for the edges:
-tests, tools, membership changes.
+The leader encodes an entry once. The same bytes go to its log, to the peers and into their logs, and each hop checks
+the CRC. The C functions here therefore work on raw memory without the GIL. The Python classes are for tests, tools and
+membership changes.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -38,7 +38,7 @@ cdef uint32_t entry_write(uint8_t* dst, uint64_t term, uint64_t index, uint8_t t
     dst[24] = type
     dst[25] = ENTRY_IMAGE_VERSION
     if n > 0 and payload != dst + ENTRY_HEADER:
-        # memmove: a caller may shift a payload inside one buffer.
+        # memmove, because a caller may shift a payload inside one buffer.
         memmove(dst + ENTRY_HEADER, payload, n)
     crc = crc32(0, dst + 4, ENTRY_HEADER - 4 + n)
     put32(dst, crc)
@@ -61,7 +61,7 @@ cdef int entry_read(const uint8_t* src, size_t avail, EntryView* out, bint check
         return ENTRY_CRC
     if src[25] != ENTRY_IMAGE_VERSION:
         return ENTRY_VERSION
-    # One load sees type, version and the six reserved bytes.
+    # One load reads type, version and the six reserved bytes.
     if get64(src + 24) >> 16 != 0 or src[24] > ENTRY_CONF_CHANGE_V2:
         return ENTRY_BAD
     out.term = get64(src + 8)
@@ -85,10 +85,10 @@ cdef int entry_raise(int answer, size_t offset) except -1:
 
 
 cdef class Entry:
-    """One entry of the Raft log; immutable, equal and hashed by value.
+    """One entry of the Raft log. It is immutable; equality and hash go by value.
 
     Args: term, index (unsigned 64-bit), type (NORMAL, CONF_CHANGE or CONF_CHANGE_V2), data (the payload: flag byte and
-    batch for a proposal, empty for a new leader's first entry). ValueError for an unknown type.
+    batch for a proposal, empty for a new leader's first entry). Raises ValueError for an unknown type.
     """
 
     def __init__(self, uint64_t term=0, uint64_t index=0, uint8_t type=ENTRY_NORMAL, bytes data not None=b""):
@@ -128,7 +128,7 @@ cdef Entry entry_of_view(const EntryView* view):
 
 
 def encode_entry(Entry entry not None):
-    """The entry's image (bytes). ValueError if its payload is longer than MAX_PAYLOAD."""
+    """Encode the entry as its image (bytes). Raises ValueError if its payload is longer than MAX_PAYLOAD."""
     cdef size_t n = PyBytes_GET_SIZE(entry.data)
     if n > ENTRY_MAX_PAYLOAD:
         raise ValueError(f"a payload of {n} bytes is longer than {MAX_PAYLOAD}")
@@ -139,9 +139,9 @@ def encode_entry(Entry entry not None):
 
 
 def decode_entry(buf, size_t pos=0):
-    """The entry whose image starts at byte `pos` of a bytes-like object, and the position after it.
+    """Return the entry whose image starts at byte `pos` of a bytes-like object, and the position after it.
 
-    FormatError if the image is cut, damaged, or of an unknown version.
+    Raises FormatError if the image is cut, damaged, or of an unknown version.
     """
     cdef Py_buffer view
     cdef EntryView found
@@ -156,7 +156,7 @@ def decode_entry(buf, size_t pos=0):
 
 
 def decode_entries(buf):
-    """All entries of concatenated images that fill a bytes-like object exactly. FormatError as decode_entry."""
+    """Decode concatenated images that fill a bytes-like object exactly. Raises FormatError as decode_entry does."""
     cdef Py_buffer view
     cdef EntryView found
     cdef size_t pos = 0
@@ -173,9 +173,10 @@ def decode_entries(buf):
 
 
 cdef class HardState:
-    """What a Raft node must have on disk before it speaks: term, vote (0: none), commit; immutable, by value.
+    """The state that a Raft node must have on disk before it sends messages that depend on it: term, vote (0: none),
+    commit. It is immutable; equality goes by value.
 
-    Raft paper, figure 2 ("persistent state"); the commit index is kept beside it as etcd's raft library does.
+    Raft paper, figure 2 ("persistent state"). The commit index is stored with it as in etcd's raft library.
     """
 
     def __init__(self, uint64_t term=0, uint64_t vote=0, uint64_t commit=0):
@@ -201,14 +202,14 @@ cdef class HardState:
         return self.term != 0 or self.vote != 0 or self.commit != 0
 
     def encode(self):
-        """The 32-byte form (bytes)."""
+        """Encode as 32 bytes."""
         cdef uint8_t[HARD_STATE_SIZE] image
         hard_state_write(image, self.term, self.vote, self.commit)
         return PyBytes_FromStringAndSize(<const char*>image, HARD_STATE_SIZE)
 
     @staticmethod
     def decode(buf):
-        """The hard state of exactly 32 bytes (any bytes-like object). FormatError on damage or an unknown version."""
+        """Decode exactly 32 bytes (any bytes-like object). Raises FormatError on damage or an unknown version."""
         cdef Py_buffer view
         cdef const uint8_t* at
         PyObject_GetBuffer(buf, &view, PyBUF_SIMPLE)

@@ -4,57 +4,57 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 cdef enum:
     PREFIX = 5                    # gRPC's length prefix: compressed flag, big-endian u32
 
-# The headers of a request that mean something to the session.
+# The request headers that the session uses.
 cdef enum HeaderKind:
-    H_OTHER                       # nobody reads it, and so it is not kept
+    H_OTHER                       # nothing reads it, so it is not kept
     H_METHOD
     H_PATH
     H_TYPE
     H_TIMEOUT
     H_ENCODING
-    H_KEPT                        # the server's services read it
+    H_KEPT                        # the services of the server read it
 
-# Why a request was turned away while its headers were read (Request.reject); 0 when it was not.
+# Reasons for refusing a request while its headers were read (Request.reject); 0 if it was not refused.
 cdef enum:
     BAD_METHOD = 1
     BAD_TYPE = 2
     BAD_ENCODING = 3
     BAD_TIMEOUT = 4
-    TOO_MUCH = 5                  # the account has no room for it
-    FRAME_ROOM = 16 * 1024 + 9    # and, beside that, the size of the largest frame nghttp2 makes for us
+    TOO_MUCH = 5                  # the account has no space for it
+    FRAME_ROOM = 16 * 1024 + 9    # size of the largest frame that nghttp2 makes for us, in addition
 
-# What reader_take found.
+# Results of reader_take.
 cdef enum ReaderResult:
-    READ_MORE = 0                 # all taken, the message is not complete
-    READ_MESSAGE = 1              # a message, part[0:need]: reader_next before going on
-    READ_PART = 2                 # the message needs room: reader_room, and again
+    READ_MORE = 0                 # all bytes are taken, and the message is not complete
+    READ_MESSAGE = 1              # part[0:need] is a message; call reader_next before going on
+    READ_PART = 2                 # the message needs space; call reader_room, then reader_take again
     READ_COMPRESSED = 3
     READ_TOO_LARGE = 4
 
 
 cdef enum:
-    # What one call is taken to need beside its bytes: our object, nghttp2's stream, the frames of its reply.
+    # Estimated memory of one call beside its bytes: our object, nghttp2's stream, the frames of its reply.
     CALL_COST = 1024
     MAX_KEPT = 8                  # metadata fields kept for one call
-    SHOWN = 200                   # bytes of a client's text that our messages repeat
+    SHOWN = 200                   # bytes of a client's text that our error messages repeat
     FREE_FRAMES = 256             # frames that may always wait for a client
     MAX_QUEUED_FRAMES = 1000000   # frames that wait for the clients of one Limits, some 200 bytes each
 
 
-# Joins one gRPC message that comes in pieces. Zero-filled is empty.
+# Joins one gRPC message that arrives in pieces. A zero-filled Reader is empty.
 cdef struct Reader:
     uint8_t[5] prefix
     uint8_t* part
     size_t got                    # bytes of the prefix
-    size_t need                   # announced length
+    size_t need                   # stated length
     size_t size                   # bytes of the message so far
     size_t cap
     bint packed_too               # messages may be compressed
 
-# What the header fields of a request have shown so far. Zero-filled is the beginning.
+# What the header fields of a request have shown so far. It begins zero-filled.
 cdef struct Fields:
     uint8_t seen                  # SEEN_ bits
-    long long length              # content-length, when SEEN_LENGTH
+    long long length              # content-length, if SEEN_LENGTH is set
     long long data                # bytes of DATA so far
 
 cdef enum:
@@ -62,23 +62,23 @@ cdef enum:
     SEEN_PATH = 2
     SEEN_SCHEME = 4
     SEEN_AUTHORITY = 8
-    SEEN_REGULAR = 16             # a field that is no pseudo-header
+    SEEN_REGULAR = 16             # a field that is not a pseudo-header
     SEEN_LENGTH = 32
 
-# Follows a client's frames as far as to know which streams it has closed. Zero-filled is the beginning.
+# Follows a client's frames only to know which streams it has closed. It begins zero-filled.
 cdef struct Scan:
     uint8_t[9] head
-    size_t got                    # bytes of the head
-    size_t skip                   # bytes of the frame that are still to come
-    uint32_t last                 # the highest stream id
+    size_t got                    # bytes of the frame header
+    size_t skip                   # bytes of the frame that have not arrived yet
+    uint32_t last                 # the highest stream id so far
     uint64_t used                 # bit i: stream last - 2 * i was begun
-    uint64_t over                 # bit i: and its client has ended it
-    bint begun                    # the preface is over
+    uint64_t over                 # bit i: the client has ended that stream
+    bint begun                    # the connection preface is complete
     int wrong                     # SCAN_
 
 cdef enum:
     SCAN_CLOSED = 1               # a frame for a stream that its client had closed
-    SCAN_LOWER = 2                # a stream id lower than one before, that was not used
+    SCAN_LOWER = 2                # an unused stream id that is lower than an earlier one
 
 
 cdef class Limits:
@@ -87,16 +87,16 @@ cdef class Limits:
     cdef readonly double reset_burst, reset_rate, control_burst, control_rate
     cdef readonly size_t max_total_output, max_queued
     cdef readonly double receive_timeout, receive_rate
-    cdef public size_t total_buffered       # request bytes not yet answered, of all sessions
-    cdef public size_t total_output         # reply bytes not yet taken by the sockets
-    cdef public long long total_queued      # frames that wait
-    cdef readonly object packed             # deque of requests with compressed messages to be unpacked
-    cdef PyObject* first_waiting            # requests that are not whole, or have a timeout; the newest first
+    cdef public size_t total_buffered       # request bytes of all sessions that are not answered yet
+    cdef public size_t total_output         # reply bytes that the sockets have not taken yet
+    cdef public long long total_queued      # frames that wait to be sent
+    cdef readonly object packed             # deque of requests whose compressed messages wait to be unpacked
+    cdef PyObject* first_waiting            # requests that are incomplete or have a timeout, newest first
 
     cdef bint room(self, size_t held, size_t more) noexcept
 
 
-# What a client sent that costs us and gains nobody anything; both counts decay with time.
+# Counts of frames that cost us work and are of no use to a client; both counts decay with time.
 cdef struct Flood:
     double resets
     double controls

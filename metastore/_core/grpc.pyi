@@ -1,4 +1,4 @@
-"""Words of the gRPC wire protocol, and the bounds of a session."""
+"""Parts of the gRPC wire protocol, and the limits of a session. Sizes are bytes, times seconds, rates per second."""
 
 from collections import deque
 from collections.abc import Iterable
@@ -18,10 +18,10 @@ class Limits:
     reset_rate: float
     control_burst: float
     control_rate: float
-    total_buffered: int  # request bytes not answered yet, of all sessions
-    total_output: int  # reply bytes not taken yet by the sockets
-    total_queued: int  # frames that wait for clients
-    packed: deque[Any]  # calls with compressed messages that `h2request.unpack` is to unpack
+    total_buffered: int  # request bytes of all sessions that are not answered yet
+    total_output: int  # reply bytes that the sockets have not taken yet
+    total_queued: int  # frames that wait to be sent
+    packed: deque[Any]  # calls whose compressed messages wait for `h2_request.unpack`
     def __init__(
         self,
         *,

@@ -1,5 +1,5 @@
-"""Words of the gRPC wire protocol (gRPC over HTTP2, PROTOCOL-HTTP2.md): message prefix, header names, timeouts,
-status texts, paths; and the bounds of a session. Pure."""
+"""Parts of the gRPC wire protocol (gRPC over HTTP2, PROTOCOL-HTTP2.md): message prefix, header names, timeouts, status
+texts and paths, and the limits of a session. Pure."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -12,16 +12,16 @@ cdef enum:
     FRAME_DATA = 0
     FRAME_HEADERS = 1
     FRAME_RST = 3
-    FIRST_PART = 1024             # least allocation for a message that spans DATA frames
+    FIRST_PART = 1024             # smallest allocation for a message that spans DATA frames
 
 
 cdef size_t prefix_length(const uint8_t* p) noexcept:
-    """Length that a prefix announces."""
+    """Length that a prefix states."""
     return (<size_t>p[1] << 24) | (<size_t>p[2] << 16) | (<size_t>p[3] << 8) | p[4]
 
 
 cdef void prefix_write(uint8_t* p, size_t n) noexcept:
-    """The prefix of an uncompressed message of `n` bytes (under 4 GiB)."""
+    """Write the prefix of an uncompressed message of `n` bytes (under 4 GiB)."""
     p[0] = 0
     p[1] = (n >> 24) & 0xFF
     p[2] = (n >> 16) & 0xFF
@@ -30,9 +30,9 @@ cdef void prefix_write(uint8_t* p, size_t n) noexcept:
 
 
 cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t limit) noexcept:
-    """Take from `data` what belongs to the message under way, moving the pointer on.
+    """Take from `data` the bytes of the current message, and move the pointer on.
 
-    READ_PART asks for reader_room for the bytes at hand, and to be called again.
+    On READ_PART the caller calls reader_room for the available bytes and then this function again.
     """
     cdef size_t part
     if r.got < PREFIX:
@@ -60,7 +60,7 @@ cdef ReaderResult reader_take(Reader* r, const uint8_t** data, size_t* n, size_t
 
 
 cdef bint reader_room(Reader* r, size_t more) noexcept:
-    """Room for `more` bytes of the message, never for more than it announced; False without memory."""
+    """Make space for `more` bytes of the message, at most for its stated length. Returns False without memory."""
     cdef size_t want = min(r.size + more, r.need)
     cdef size_t cap = min(max(r.cap * 2, want, <size_t>FIRST_PART), r.need)
     cdef uint8_t* moved = <uint8_t*>realloc(r.part, cap)
@@ -72,17 +72,17 @@ cdef bint reader_room(Reader* r, size_t more) noexcept:
 
 
 cdef void reader_next(Reader* r) noexcept:
-    """Forget the message, be ready for the next prefix."""
+    """Drop the message and get ready for the next prefix."""
     free(r.part)
     r.part = NULL
     r.got = r.need = r.size = r.cap = 0
 
 
 cdef size_t scan_frames(Scan* s, const uint8_t* data, size_t n) noexcept:
-    """How many of the next `n` bytes are in order as far as closed streams go (RFC 9113 5.1): all of them, or those
-    before the head of the frame that is not. What is wrong is in `s.wrong` then.
+    """Check the next `n` bytes for frames on closed streams (RFC 9113 5.1). Returns `n` if they are in order, otherwise
+    the number of bytes before the header of the wrong frame, and sets `s.wrong`.
 
-    nghttp2 does not remember closed streams (`no_closed_streams`) and ignores such frames. It costs 3 ns a frame.
+    nghttp2 does not remember closed streams (`no_closed_streams`) and ignores such frames. This costs 3 ns per frame.
     """
     cdef size_t at = 0, part
     if not s.begun:
@@ -100,12 +100,12 @@ cdef size_t scan_frames(Scan* s, const uint8_t* data, size_t n) noexcept:
             s.got = 0
             s.skip = (<size_t>s.head[0] << 16) | (<size_t>s.head[1] << 8) | s.head[2]
             scan_head(s)
-    # Bytes of a head that came earlier are with nghttp2 already, and harm nobody without the rest.
+    # nghttp2 already has the bytes of a header that arrived earlier. They are harmless without the rest.
     return at - min(at, <size_t>9) if s.wrong else n
 
 
 cdef void scan_head(Scan* s) noexcept:
-    """Judge and note a frame by its head."""
+    """Check and record a frame by its header."""
     cdef uint8_t kind = s.head[3], flags = s.head[4]
     cdef uint32_t stream = (((<uint32_t>s.head[5] & 0x7F) << 24) | (<uint32_t>s.head[6] << 16)
                             | (<uint32_t>s.head[7] << 8) | s.head[8])
@@ -134,7 +134,7 @@ cdef void scan_head(Scan* s) noexcept:
 
 
 cdef void flood_pass(Flood* f, Limits limits, double now) noexcept:
-    """Let the counts decay to `now` (monotonic seconds)."""
+    """Let the counts decay until `now` (monotonic seconds)."""
     if now > f.seen_at:
         f.resets = max(0.0, f.resets - (now - f.seen_at) * limits.reset_rate)
         f.controls = max(0.0, f.controls - (now - f.seen_at) * limits.control_rate)
@@ -142,7 +142,7 @@ cdef void flood_pass(Flood* f, Limits limits, double now) noexcept:
 
 
 cdef bint flood_count(Flood* f, Limits limits, bint reset) noexcept:
-    """Count one more; whether that is too many."""
+    """Count one more event. Returns whether there are too many."""
     if reset:
         f.resets += 1
     else:
@@ -154,7 +154,7 @@ cdef inline bint same(const uint8_t* a, const char* b, size_t n) noexcept:
     return memcmp(a, b, n) == 0
 
 
-# Characters of a field's name (RFC 9110 token without upper case) and of its value (no controls but the tab).
+# Allowed characters of a field's name (RFC 9110 token without upper case) and value (no controls but the tab).
 cdef uint8_t[256] NAME_CHARS
 cdef uint8_t[256] VALUE_CHARS
 for _number in range(256):
@@ -163,7 +163,7 @@ for _number in range(256):
 
 
 cdef int pseudo_bit(const uint8_t* name, size_t n) noexcept:
-    """SEEN_ bit of a pseudo-header of a request, 0 for one that does not exist."""
+    """SEEN_ bit of a request's pseudo-header; 0 for an unknown one."""
     if n == 5 and same(name, b":path", 5):
         return SEEN_PATH
     if n == 7 and same(name, b":method", 7):
@@ -174,7 +174,7 @@ cdef int pseudo_bit(const uint8_t* name, size_t n) noexcept:
 
 
 cdef bint of_connection(const uint8_t* name, size_t n, const uint8_t* value, size_t vn) noexcept:
-    """Whether a field is one that HTTP/2 forbids (RFC 9113 section 8.2.2)."""
+    """Whether HTTP/2 forbids the field (RFC 9113 section 8.2.2)."""
     if n == 2:
         return same(name, b"te", 2) and not (vn == 8 and same(value, b"trailers", 8))
     return ((n == 10 and (same(name, b"connection", 10) or same(name, b"keep-alive", 10)))
@@ -184,7 +184,7 @@ cdef bint of_connection(const uint8_t* name, size_t n, const uint8_t* value, siz
 
 
 cdef bint length_valid(Fields* f, const uint8_t* value, size_t n) noexcept:
-    """Note a content-length; false for a second one or one that is no number."""
+    """Record a content-length. Returns False for a second one or one that is not a number."""
     cdef size_t i
     if f.seen & SEEN_LENGTH or n == 0 or n > 18:
         return False
@@ -198,9 +198,9 @@ cdef bint length_valid(Fields* f, const uint8_t* value, size_t n) noexcept:
 
 
 cdef bint field_valid(Fields* f, const uint8_t* name, size_t n, const uint8_t* value, size_t vn) noexcept:
-    """Whether a header or trailer field may be there (RFC 9113 sections 8.2 and 8.3); notes what it shows.
+    """Whether a header or trailer field is allowed (RFC 9113 sections 8.2 and 8.3). Records what it contains.
 
-    :authority may be any text: etcd's Go client of 3.4 puts a whole URL there, which Go's server takes.
+    :authority may be any text, because etcd's Go client of 3.4 sends a whole URL there and Go's server accepts it.
     """
     cdef size_t i
     cdef int bit
@@ -223,18 +223,18 @@ cdef bint field_valid(Fields* f, const uint8_t* name, size_t n, const uint8_t* v
 
 
 cdef bint fields_complete(const Fields* f) noexcept:
-    """Whether the headers of a request hold all that they must."""
+    """Whether the headers of a request are complete."""
     return f.seen & (SEEN_METHOD | SEEN_PATH | SEEN_SCHEME) == (SEEN_METHOD | SEEN_PATH | SEEN_SCHEME)
 
 
 cdef bint data_fits(Fields* f, size_t n, bint end) noexcept:
-    """Count `n` more bytes of DATA; whether they agree with a content-length."""
+    """Count `n` more bytes of DATA. Returns whether they agree with a content-length."""
     f.data += <long long>n
     return not f.seen & SEEN_LENGTH or (f.data == f.length if end else f.data <= f.length)
 
 
 cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept:
-    """Which header `name` is, by its length first."""
+    """Which header `name` is. The length decides first."""
     if n == 5:
         if same(name, b":path", 5):
             return H_PATH
@@ -258,12 +258,12 @@ cdef HeaderKind header_kind(const uint8_t* name, size_t n) noexcept:
 
 
 cdef bint is_grpc_type(const uint8_t* value, size_t n) noexcept:
-    """Whether a content-type is gRPC's, with or without a message format; grpc-web is another protocol."""
+    """Whether a content-type is gRPC's, with or without a message format. grpc-web is another protocol."""
     return n >= 16 and same(value, b"application/grpc", 16) and (n == 16 or value[16] == c"+" or value[16] == c";")
 
 
 cpdef bytes percent_encode(str text):
-    """`text` as a grpc-message value: printable ASCII stays, '%' and all other UTF-8 bytes become %XX."""
+    """Encode `text` as a grpc-message value: printable ASCII stays, '%' and all other UTF-8 bytes become %XX."""
     raw = text.encode("utf-8", "replace")
     cdef bytes one
     if raw.isascii() and text.isprintable() and b"%" not in raw:
@@ -273,7 +273,7 @@ cpdef bytes percent_encode(str text):
 
 
 cdef double parse_timeout(const uint8_t* p, size_t n) noexcept:
-    """Seconds of a grpc-timeout value (at most 8 digits and a unit), negative when it is none."""
+    """Seconds of a grpc-timeout value (at most 8 digits and a unit). The result is negative if it is invalid."""
     cdef double value = 0
     cdef size_t i
     if n < 2 or n > 9:
@@ -299,19 +299,21 @@ cdef double parse_timeout(const uint8_t* p, size_t n) noexcept:
 
 
 cdef class Limits:
-    """Bounds of the sessions that share this object, and the sums that they keep in it.
+    """Limits of the sessions that share this object, and the sums that the sessions keep in it.
 
-    Sizes in bytes, times in seconds, rates per second. `max_message` bounds one gRPC message, `max_header_list` a
-    request's headers as RFC 9113 6.5.2 counts them, `max_buffered` and `max_total_buffered` what unanswered requests of
-    one session and of all hold. What is left of the latter is shared fairly: a session may hold as much as is still
-    free, so that those who hold much never take the last of it. `max_output` are the reply bytes above which a session
-    delivers no further requests, `max_total_output` those of all sessions above which reads wait.
+    Sizes are in bytes, times in seconds, rates per second. `max_message` limits one gRPC message. `max_header_list`
+    limits the headers of a request as RFC 9113 6.5.2 counts them. `max_buffered` limits the unanswered requests of one
+    session, and `max_total_buffered` those of all sessions. What is left of the latter is shared fairly: a session may
+    hold as many bytes as are still free, so sessions that hold much never take the last of it. Above `max_output` reply
+    bytes a session delivers no further requests. Above `max_total_output` reply bytes of all sessions reads wait.
 
-    A request must be whole `receive_timeout` after it began, and a second later for each `receive_rate` bytes that came.
-    While its connection as a whole brings so many bytes a second, and up to `receive_timeout` longer, it may wait for others.
+    A request must be complete `receive_timeout` after it began, and one second later for each `receive_rate` bytes that
+    arrived. It may wait longer while its connection as a whole brings that many bytes per second, and up to
+    `receive_timeout` after that.
 
-    A client may reset `reset_burst` requests at once and `reset_rate` a second, and one more for each that was answered.
-    It may send `control_burst`/`control_rate` frames that make us answer (SETTINGS) or do nothing at all (empty DATA).
+    A client may reset `reset_burst` requests at once, `reset_rate` per second, and one more for each that was answered.
+    `control_burst` and `control_rate` limit in the same way the frames that need an answer from us (SETTINGS) or do
+    nothing at all (empty DATA).
     """
 
     def __init__(self, *, size_t max_message=2 * 1024 * 1024, uint32_t max_concurrent_streams=4096,
@@ -326,7 +328,7 @@ cdef class Limits:
         self.max_total_buffered = max_total_buffered
         self.max_output = max_output
         self.max_total_output = max_total_output
-        # A reply is two frames beside its data, and one more when the client still sends.
+        # A reply needs two frames beside its data, and one more if the client is still sending.
         self.max_queued = 3 * <size_t>max_concurrent_streams + 1000
         self.receive_timeout = receive_timeout
         self.receive_rate = receive_rate
@@ -337,14 +339,14 @@ cdef class Limits:
         self.packed = deque()
 
     cdef bint room(self, size_t held, size_t more) noexcept:
-        """Whether a session that holds `held` bytes of requests may hold `more`."""
+        """Whether a session that holds `held` bytes of requests may hold `more` bytes in addition."""
         cdef size_t wanted = held + more
         return wanted <= self.max_buffered and self.total_buffered + wanted <= self.max_total_buffered
 
 
 cdef class MethodTable:
-    """Path -> small int. Methods in `streaming` get their Request at its headers and their messages one by one
-    (bidirectional and client-streaming calls); all others get it with its one message complete."""
+    """Maps paths to small ints. A method in `streaming` (bidirectional and client-streaming calls) gets its Request
+    when the headers are complete, and its messages one by one. All others get it with their one complete message."""
 
     def __init__(self, dict paths not None, streaming=()):
         for path in paths:
@@ -361,7 +363,7 @@ cdef class MethodTable:
         return method in self.streaming
 
     def unknown(self, bytes path not None) -> str:
-        """The text of the UNIMPLEMENTED error for `path` (the words of grpc-go, which clients have seen)."""
+        """The text of the UNIMPLEMENTED error for `path`. Clients know this text from grpc-go."""
         cdef bytes name
         path = path[:SHOWN]
         name = path[1:] if path[:1] == b"/" else path

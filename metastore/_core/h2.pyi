@@ -5,8 +5,9 @@ from metastore._core.h2_link import Link
 from metastore._core.h2_request import Request
 
 class Session(Link):
-    """The server's side of one HTTP/2 connection. `feed` and `take_output` never raise for what the client sent; what
-    `on_message`, `on_end` and `on_close` of streaming calls raise (other than ApiError from `on_message`) comes out."""
+    """The server's side of one HTTP/2 connection. `feed` and `take_output` never raise for anything that the client
+    sent. They pass on what `on_message`, `on_end` and `on_close` of streaming calls raise, except an ApiError from
+    `on_message`."""
 
     def __init__(
         self, methods: MethodTable, limits: Limits | None = None, dirty: list[Session] | None = None
@@ -17,7 +18,9 @@ class Session(Link):
     def closed(self) -> bool: ...
     @property
     def parked_count(self) -> int: ...
-    def feed(self, data: bytes | bytearray | memoryview, n: int = -1, now: float = 0.0) -> list[Request]: ...
+    def feed(self, data: bytes | bytearray | memoryview, n: int = -1, now: float = 0.0) -> list[Request]:
+        """Process the first `n` bytes (all if negative). `now` is monotonic seconds."""
+
     def take_output(self, limit: int = ...) -> bytes: ...
     def unpark(self) -> list[Request]: ...
     def retire(self) -> None: ...

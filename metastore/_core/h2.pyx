@@ -1,15 +1,15 @@
 """HTTP/2 server session and gRPC framing without any I/O: bytes in, requests out; replies in, bytes out.
 
-RFC 9113 (HTTP/2) is libnghttp2's part; the gRPC wire protocol ("gRPC over HTTP2", PROTOCOL-HTTP2.md) is ours.
+libnghttp2 implements RFC 9113 (HTTP/2). The gRPC wire protocol ("gRPC over HTTP2", PROTOCOL-HTTP2.md) is our own code.
 The caller's duties:
 
-* every buffer that arrives goes through `Session.feed`, which returns the requests that became complete;
-* a session that has something to say puts itself once into the `dirty` list it was given; whoever walks that
-  list calls `take_output` until it returns nothing, and so one turn's replies leave in one piece;
-* `close()` when the connection is gone. A Request outlives that: answering it later does nothing.
+* Pass every buffer that arrives to `Session.feed`, which returns the requests that became complete.
+* A session that has output puts itself once into the `dirty` list that it was given. Go through that list and call
+  `take_output` of each session until it returns nothing. The replies of one turn then leave together.
+* Call `close()` when the connection is gone. A Request outlives it; answering it later does nothing.
 
-Nothing here calls nghttp2's mem_recv or mem_send from inside a callback, and no Python code of the server runs
-inside one: what callbacks find is put into lists, and those are worked off afterwards.
+No code here calls nghttp2's mem_recv or mem_send inside a callback, and no Python code of the server runs inside one.
+Callbacks only put their results into lists, which are processed afterwards.
 """
 
 cimport cython
@@ -28,14 +28,14 @@ from metastore._core.nghttp2 cimport *
 
 cdef nghttp2_session_callbacks* CALLBACKS = NULL
 cdef nghttp2_option* OPTION = NULL
-cdef uint8_t* SPARE = NULL        # the output buffer all sessions take turns with
+cdef uint8_t* SPARE = NULL        # the output buffer that all sessions use in turn
 cdef size_t SPARE_SIZE = 0
 
 
 @cython.final
 cdef class Session(Link):
-    """The server's side of one HTTP/2 connection. Never raises for what the client sent: a connection that
-    cannot go on is `closed` (or `failed`, with `error` saying why) after its last output was taken."""
+    """The server's side of one HTTP/2 connection. It never raises for anything that the client sent. A connection that
+    cannot go on is `closed` after its last output was taken, or `failed`, and `error` gives the reason."""
 
     def __cinit__(self, MethodTable methods not None, Limits limits=None, list dirty=None):
         cdef nghttp2_settings_entry[3] settings
@@ -63,24 +63,25 @@ cdef class Session(Link):
 
     @property
     def want_write(self):
-        """Whether take_output has something to give."""
+        """Whether take_output would return anything."""
         return self.h2 != NULL and not self.failed and nghttp2_session_want_write(self.h2) != 0
 
     @property
     def closed(self):
-        """Whether this session is over: close the connection once the output taken so far is sent."""
+        """Whether this session is over. Close the connection once the output taken so far is sent."""
         return self.h2 == NULL or self.failed or not (
             nghttp2_session_want_read(self.h2) or nghttp2_session_want_write(self.h2))
 
     @property
     def parked_count(self):
-        """Complete requests held back because the client does not take its replies."""
+        """Number of complete requests that are held back because the client does not take its replies."""
         return len(self.parked)
 
     cpdef list feed(self, object data, Py_ssize_t n=-1, double now=0.0):
-        """Take the first `n` bytes of `data` (all when negative), received at `now` (monotonic seconds).
+        """Process the first `n` bytes of `data` (all if negative), which arrived at `now` (monotonic seconds).
 
-        Returns the requests that became ready: unary ones with their message, streaming ones at their headers.
+        Returns the requests that became ready: unary ones with their message, streaming ones when their headers are
+        complete.
         """
         cdef Py_buffer view
         cdef ms_h2_ssize used
@@ -126,7 +127,7 @@ cdef class Session(Link):
         return ready
 
     cdef int run_events(self) except -1:
-        """Work off what the callbacks found: refusals, and messages or ends of streaming calls."""
+        """Process what the callbacks found: refusals, and messages or ends of streaming calls."""
         cdef Request req
         cdef list rejects = self.rejects, events = self.events
         self.rejects = []
@@ -140,7 +141,7 @@ cdef class Session(Link):
         return 0
 
     cpdef bytes take_output(self, size_t limit=1024 * 1024):
-        """Bytes to send now, about `limit` of them at most; empty when there is nothing (more)."""
+        """Return the bytes to send now, at most about `limit`; empty if there are none."""
         global SPARE, SPARE_SIZE
         cdef uint8_t* out = SPARE
         cdef size_t cap = SPARE_SIZE, size = 0
@@ -168,7 +169,7 @@ cdef class Session(Link):
         return taken
 
     cdef int drain(self, uint8_t** out, size_t* cap, size_t* size, size_t limit) except -1:
-        """Copy nghttp2's frames, each of which is valid until the next call only, into one buffer."""
+        """Copy nghttp2's frames into one buffer. Each frame is valid only until the next call."""
         cdef const uint8_t* piece
         cdef ms_h2_ssize got
         cdef uint8_t* moved
@@ -194,8 +195,8 @@ cdef class Session(Link):
         return 0
 
     cdef int cut_input(self) except -1:
-        """End the streams that are answered while their client still sends (RFC 9113 8.1). Only after the answer
-        left: nghttp2 drops the queued frames of a stream that has an RST_STREAM queued."""
+        """End the streams that are answered while their client is still sending (RFC 9113 8.1). This must wait until
+        the answer has left, because nghttp2 drops the queued frames of a stream that has an RST_STREAM queued."""
         cdef Request req
         cdef list half = self.half
         self.half = []
@@ -205,7 +206,7 @@ cdef class Session(Link):
         return 0
 
     cpdef list unpark(self):
-        """Requests held back so far, once enough output left; the ones whose stream closed are dropped."""
+        """Return the requests held back so far once enough output has left. Those whose stream closed are dropped."""
         cdef list held
         if not self.parked or self.pending_output > self.limits.max_output:
             return []
@@ -214,8 +215,9 @@ cdef class Session(Link):
         return held
 
     cpdef retire(self):
-        """Ask the client to go elsewhere: a GOAWAY with the highest stream id, so that the calls which it makes before
-        it hears are still taken. `shutdown` follows by itself when it has heard, as its answer to a PING tells."""
+        """Ask the client to use another connection: a GOAWAY with the highest stream id. Calls that the client makes
+        before it learns of this are still accepted. Its answer to a PING shows that it has learned, and `shutdown`
+        follows automatically."""
         if self.h2 == NULL or self.failed or self.retiring or self.last_told >= 0:
             return
         self.retiring = True
@@ -225,7 +227,7 @@ cdef class Session(Link):
         self.mark()
 
     cpdef shutdown(self):
-        """Tell the client which of its calls was the last (GOAWAY): those that are running go on, `closed` is true after
+        """Tell the client which of its calls was the last (GOAWAY). Running calls go on, and `closed` is true after
         them. Idempotent."""
         if self.h2 == NULL or self.failed or self.last_told >= 0:
             return
@@ -234,7 +236,7 @@ cdef class Session(Link):
         self.mark()
 
     cpdef close(self):
-        """Drop everything at once. Requests stay valid objects; answering them does nothing from now on."""
+        """Drop everything at once. Requests stay valid objects, but answering them has no effect from now on."""
         cdef Request req
         cdef list told = []
         if self.h2 == NULL:
@@ -257,13 +259,13 @@ cdef class Session(Link):
 
 
 cdef int prepare() except -1:
-    """The callback set that all sessions share."""
+    """Create the callback set that all sessions share."""
     global CALLBACKS, OPTION
     if nghttp2_option_new(&OPTION) != 0 or nghttp2_session_callbacks_new(&CALLBACKS) != 0:
         raise MemoryError
     nghttp2_option_set_no_closed_streams(OPTION, 1)
     ms_h2_no_reset_limit(OPTION)
-    nghttp2_option_set_no_http_messaging(OPTION, 1)     # it is stricter than etcd's clients: see `field_valid`
+    nghttp2_option_set_no_http_messaging(OPTION, 1)     # nghttp2 is stricter than etcd's clients: see `field_valid`
     set_callbacks(CALLBACKS)
     return 0
 

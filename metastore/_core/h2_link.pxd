@@ -9,16 +9,16 @@ cdef class Link:
     cdef nghttp2_session* h2
     cdef readonly Limits limits
     cdef readonly MethodTable methods
-    cdef readonly size_t pending_output     # reply bytes not yet taken
-    cdef readonly size_t buffered           # request bytes not yet answered
-    cdef readonly size_t taken              # bytes ever handed out by take_output
-    cdef readonly size_t received           # bytes ever given to feed
+    cdef readonly size_t pending_output     # reply bytes that take_output has not returned yet
+    cdef readonly size_t buffered           # request bytes that are not answered yet
+    cdef readonly size_t taken              # bytes that take_output has returned in all
+    cdef readonly size_t received           # bytes that feed has received in all
     cdef readonly int open_streams
     cdef readonly bint failed
-    cdef readonly bint asked                # a whole request came, or the first message of a streaming one
-    cdef readonly double asked_at           # when the last of them did
-    cdef readonly object error              # str, why `failed`
-    cdef public object owner                # the connection, for whoever walks `dirty`
+    cdef readonly bint asked                # a whole request arrived, or the first message of a streaming one
+    cdef readonly double asked_at           # time at which the last of these arrived
+    cdef readonly object error              # reason for `failed` (str)
+    cdef public object owner                # the connection, for the code that goes through `dirty`
     cdef list dirty
     cdef bint in_dirty, busy, saw_close, ending
     cdef list ready, rejects, events, parked, half
@@ -28,16 +28,16 @@ cdef class Link:
     cdef PyObject* current
     cdef PyObject* first_open
     cdef Flood flood
-    cdef double now                         # of the last `feed`
-    cdef double busy_until                  # so long bytes keep coming at `receive_rate`, had no more come
-    cdef double pinged                      # when the last PING came
-    cdef int strikes                        # PINGs that came too soon
-    cdef bint spoke                         # a reply was begun since the last PING
-    cdef double owed_at                     # when a PING last came while reply bytes were pending; 0: never
+    cdef double now                         # time of the last `feed`
+    cdef double busy_until                  # the bytes so far count as arriving at `receive_rate` until this time
+    cdef double pinged                      # time at which the last PING arrived
+    cdef int strikes                        # PINGs that came too early
+    cdef bint spoke                         # a reply began since the last PING
+    cdef double owed_at                     # time of the last PING while reply bytes were pending; 0: never
     cdef size_t queued_frames
     cdef Scan scan
-    cdef bint retiring                      # the client was asked to go elsewhere
-    cdef int32_t last_told                  # the client was told that this stream is the last one; -1: it was not
+    cdef bint retiring                      # the client was asked to use another connection
+    cdef int32_t last_told                  # the last stream id that a GOAWAY told the client; -1: none
 
     cdef void mark(self) noexcept
     cdef int control(self, bint reset) except -1

@@ -1,4 +1,4 @@
-"""What an HTTP/2 session and its requests share."""
+"""Common part of an HTTP/2 session and its requests."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from metastore._core.grpc import Limits, MethodTable
 class Link:
     limits: Limits
     methods: MethodTable
-    owner: Any  # the connection, for whoever walks `dirty`
-    pending_output: int  # reply bytes not taken yet
-    buffered: int  # request bytes not answered yet
-    taken: int  # bytes ever given out by take_output
+    owner: Any  # the connection, for the code that goes through `dirty`
+    pending_output: int  # reply bytes that take_output has not returned yet
+    buffered: int  # request bytes that are not answered yet
+    taken: int  # bytes that take_output has returned in all
     open_streams: int
     failed: bool
-    received: int  # bytes ever given to `feed`
-    asked: bool  # a whole request came, or the first message of a streaming one
-    asked_at: float  # when the last of them did, as `feed` was told
-    error: str | None  # why it failed, or which flood ended it
+    received: int  # bytes that `feed` has received in all
+    asked: bool  # a whole request arrived, or the first message of a streaming one
+    asked_at: float  # time at which the last of these arrived, as given to `feed`
+    error: str | None  # reason why it failed, or the flood that ended it

@@ -1,5 +1,5 @@
-"""What an HTTP/2 session and its requests share: nghttp2's session, the bounds, the accounts of bytes, and what
-nghttp2's callbacks found and left for later. `h2.Session` is the one class that is made of it."""
+"""Common part of an HTTP/2 session and its requests: nghttp2's session, the limits, the counts of bytes, and what
+nghttp2's callbacks found and left for later. `h2.Session` is the only subclass."""
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint8_t, uint32_t
@@ -12,7 +12,7 @@ from metastore._core.nghttp2 cimport (
 
 cdef double PING_INTERVAL = 5.0   # seconds; etcd's grpc-keepalive-min-time
 cdef enum:
-    MAX_STRIKES = 2               # grpc-go's figure
+    MAX_STRIKES = 2               # the value of grpc-go
 
 
 cdef class Link:
@@ -30,32 +30,32 @@ cdef class Link:
             self.error = str(why)
 
     cdef int terminate(self, uint32_t code, object why) except -1:
-        """GOAWAY, and no further request is taken."""
+        """Send GOAWAY and accept no further request."""
         self.ending = True
         self.error = why
         nghttp2_session_terminate_session(self.h2, code)
         return 0
 
     cdef int control(self, bint reset) except -1:
-        """Count a frame that costs us and gains nobody anything; too many of them end the connection."""
+        """Count a frame that costs work and is of no use to a client. Too many of these end the connection."""
         if flood_count(&self.flood, self.limits, reset):
             self.terminate(NGHTTP2_ENHANCE_YOUR_CALM, "flood of %s frames" % ("RST_STREAM" if reset else "control"))
         return 0
 
     cdef int ping(self) except -1:
-        """Judge a PING as grpc-go does under etcd's enforcement policy: the third too many within PING_INTERVAL of the
-        one before ends the connection, but whoever gets replies may measure with as many as it likes."""
+        """Judge a PING as grpc-go does under etcd's enforcement policy. The third PING that comes within PING_INTERVAL
+        of the one before ends the connection. A client that gets replies may send as many PINGs as it likes."""
         cdef bytes why = b"too_many_pings"
         if self.pending_output:
             self.owed_at = self.now
         if self.spoke or (self.owed_at and self.now < self.owed_at + PING_INTERVAL):
-            # What has left us may still be on its way: megabytes wait in the system's buffers for a slow client.
+            # Output may still be on its way: megabytes wait in the system's buffers for a slow client.
             self.spoke = False
             self.strikes = 0
         elif self.pinged and self.now < self.pinged + PING_INTERVAL:
             self.strikes += 1
             if self.strikes > MAX_STRIKES and not self.ending:
-                # gRPC clients know these words and ping more rarely.
+                # gRPC clients know this text and then ping more rarely.
                 nghttp2_submit_goaway(self.h2, NGHTTP2_FLAG_NONE, nghttp2_session_get_last_proc_stream_id(self.h2),
                                       NGHTTP2_ENHANCE_YOUR_CALM, <const uint8_t*>PyBytes_AS_STRING(why), len(why))
                 self.terminate(NGHTTP2_ENHANCE_YOUR_CALM, "too many pings")
@@ -63,9 +63,9 @@ cdef class Link:
         return 0
 
     cdef int count_queue(self) except -1:
-        """Note how many frames wait for the client to take them; too many of them end the connection.
+        """Count the frames that wait for the client to take them. Too many of these end the connection.
 
-        nghttp2 bounds its answers to PING and SETTINGS only, not those to streams that it refuses.
+        nghttp2 limits only its answers to PING and SETTINGS, not those to streams that it refuses.
         """
         cdef Limits limits = self.limits
         cdef size_t size = nghttp2_session_get_outbound_queue_size(self.h2)

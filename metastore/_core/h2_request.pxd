@@ -13,28 +13,28 @@ cdef class Request(Waiter):
     cdef readonly int method                # id from the table, -1 while unknown
     cdef readonly bytes path
     cdef readonly bytes body                # the message without its 5-byte prefix
-    cdef readonly bint closed               # the stream is gone: answers go nowhere
-    cdef public object context              # whatever the server wants to keep with the request
+    cdef readonly bint closed               # the stream is gone, and answers have no effect
+    cdef public object context              # any object that the server keeps with the request
     cdef object on_message, on_end, on_close
     cdef list extra                         # the metadata that services read
-    cdef bytes reply                        # message being sent
-    cdef object outbox                      # deque of messages behind it (streaming)
+    cdef bytes reply                        # the message that is being sent
+    cdef object outbox                      # deque of the messages behind it (streaming)
     cdef bytes status_text
     cdef size_t reply_at, queued, charged, header_bytes
     cdef Reader reader
     cdef Fields fields
-    cdef public unsigned long long ident    # request id of the operation that it became; 0: none
-    cdef double timeout_s, arrived          # seconds; `arrived` as the session's `feed` was told
+    cdef public unsigned long long ident    # request id of the operation that the call became; 0: none
+    cdef double timeout_s, arrived          # seconds; `arrived` is the `now` of the session's `feed`
     cdef int status, reject
     cdef readonly bint answered
     cdef bint streaming, swallow, ended, started, finished, deferred, post, grpc_type
     cdef list inbox
     cdef bint input_over, end_told
-    cdef bint packs                         # its messages may be compressed
-    cdef bint waits                         # it is in its Limits' list
-    cdef bint whole                         # all of it came, or the first message of a streaming call
-    cdef bint gone                          # the client reset it
-    cdef object unopened                    # deque of (compressed, message) to be unpacked, in their order
+    cdef bint packs                         # the messages of the call may be compressed
+    cdef bint waits                         # the call is in the list of its Limits
+    cdef bint whole                         # the call arrived completely, or its first message if it is streaming
+    cdef bint gone                          # the client reset the call
+    cdef object unopened                    # deque of (compressed, message) to unpack, in this order
     cdef PyObject* next_open
     cdef PyObject* prev_open
     cdef PyObject* next_waiting

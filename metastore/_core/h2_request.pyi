@@ -9,24 +9,24 @@ from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
 
 class Request(Waiter):
-    """One gRPC call. Answer it with `complete` or `fail`, or by `start`, `send`, `finish` when it streams. All of these
-    may be called at any time and do nothing once the call is answered or its stream is gone."""
+    """One gRPC call. Answer it with `complete` or `fail`; if it streams, with `start`, `send` and `finish`. All these
+    may be called at any time, and have no effect once the call is answered or its stream is gone."""
 
     session: Link | None  # None once the stream is gone
     stream_id: int
     method: int  # id from the MethodTable
     path: bytes
     body: bytes  # the one message of a call that is not client-streaming, without its prefix
-    closed: bool  # the stream is gone: answers go nowhere
-    context: Any  # the server's own
-    ident: int  # request id of the operation that it became; 0: none
+    closed: bool  # the stream is gone, and answers have no effect
+    context: Any  # any object that the server keeps with the call
+    ident: int  # request id of the operation that the call became; 0: none
     answered: bool
     @property
-    def headers(self) -> list[tuple[bytes, bytes]]: ...  # the metadata that services read, of all that came
+    def headers(self) -> list[tuple[bytes, bytes]]: ...  # only the metadata that services read
     @property
-    def timeout(self) -> float | None: ...
+    def timeout(self) -> float | None: ...  # the client's grpc-timeout in seconds
     @property
-    def queued_bytes(self) -> int: ...
+    def queued_bytes(self) -> int: ...  # bytes of replies that have not left the session
     def complete(self, reply: bytes) -> None: ...
     def fail(self, error: MetaStoreError) -> None: ...
     def send(self, message: bytes) -> None: ...

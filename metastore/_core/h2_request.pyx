@@ -1,6 +1,6 @@
-"""One gRPC call on an HTTP/2 stream: its headers and messages come in, its replies and its status go out.
+"""One gRPC call on an HTTP/2 stream: its headers and messages arrive, its replies and its status leave.
 
-The functions that nghttp2's callbacks call only note what they find; `deliver` hands it over outside of them.
+The functions that nghttp2's callbacks call only record what they find. `deliver` passes it on outside of callbacks.
 """
 
 cimport cython
@@ -27,9 +27,9 @@ cdef const char* ENCODINGS = b"identity,gzip"
 @cython.final
 @cython.no_gc
 cdef class Request(Waiter):
-    """One gRPC call. Made by Session only; see the .pyi for what each attribute is.
+    """One gRPC call. Only Session creates it; the .pyi describes its attributes.
 
-    Not tracked by the garbage collector: the cycle with its session ends when its stream closes.
+    The garbage collector does not track it: the cycle with its session ends when its stream closes.
     """
 
     def __cinit__(self):
@@ -41,7 +41,7 @@ cdef class Request(Waiter):
 
     @property
     def headers(self):
-        """The metadata that services read (`header_kind`'s H_KEPT): list of (name, value) bytes pairs."""
+        """The metadata that services read (H_KEPT of `header_kind`): list of (name, value) bytes pairs."""
         return self.extra if self.extra is not None else []
 
     @property
@@ -51,13 +51,13 @@ cdef class Request(Waiter):
 
     @property
     def queued_bytes(self):
-        """Bytes of this call's replies that have not left the session yet."""
+        """Bytes of this call's replies that have not left the session."""
         return self.queued
 
     # ---- answers
 
     cpdef complete(self, object reply):
-        """Answer a unary call with `reply` (bytes: the encoded message). A no-op once answered or closed."""
+        """Answer a unary call with `reply` (bytes: the encoded message). No effect once answered or closed."""
         if self.closed or self.answered:
             return
         self.answered = self.finished = True
@@ -69,13 +69,13 @@ cdef class Request(Waiter):
         self.begin()
 
     cpdef fail(self, object error):
-        """Answer with the code and text of `error` (a MetaStoreError). A no-op once answered or closed."""
+        """Answer with the code and text of `error` (a MetaStoreError). No effect once answered or closed."""
         if self.closed or self.answered:
             return
         self.refuse(error.code, error.text)
 
     cpdef send(self, bytes message):
-        """Queue one message of a streaming reply. A no-op once finished or closed."""
+        """Queue one message of a streaming reply. No effect once finished or closed."""
         if self.closed or self.answered:
             return
         if self.reply is None:
@@ -92,7 +92,7 @@ cdef class Request(Waiter):
         self.begin()
 
     cpdef finish(self, int code=0, object text=""):
-        """End a streaming reply with a gRPC status; what was sent before goes out first."""
+        """End a streaming reply with a gRPC status. The messages sent before go out first."""
         if self.closed or self.answered:
             return
         if not self.started and code != 0:
@@ -106,9 +106,9 @@ cdef class Request(Waiter):
         self.begin()
 
     cpdef start(self, object on_message=None, object on_end=None, object on_close=None):
-        """Take over a streaming call: `on_message(bytes)` for each message, `on_end()` when the client has sent
-        its last, `on_close()` when the stream is gone. What came already is delivered before this returns.
-        The response headers leave at once, as clients of long streams wait for them."""
+        """Take over a streaming call. `on_message(bytes)` is called for each message, `on_end()` when the client has
+        sent its last, `on_close()` when the stream is gone. What has already arrived is delivered before this returns.
+        The response headers leave at once, because clients of long streams wait for them."""
         self.on_message = on_message
         self.on_end = on_end
         self.on_close = on_close
@@ -125,14 +125,14 @@ cdef class Request(Waiter):
         self.session.mark()
 
     cdef int begin(self) except -1:
-        """Submit the response headers once; wake the data provider up when it was asleep."""
+        """Submit the response headers once. Wake the data provider if it sleeps."""
         cdef Link session = self.session
         cdef ms_h2_data_provider provider
         if not self.started:
             self.started = True
             provider.source.ptr = <void*>self
             provider.read_callback = on_read
-            # Who compresses is told what else we take; all others need not hear of it with each reply.
+            # Only a client that compresses needs to know which encodings we accept; all others save these bytes.
             if ms_h2_submit_response(session.h2, self.stream_id, HEAD_OK, 3 if self.packs else 2, &provider) != 0:
                 self.reset(NGHTTP2_INTERNAL_ERROR)
             session.flood.controls = 0
@@ -145,7 +145,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef int refuse(self, int code, object text) except -1:
-        """An error as the whole answer: headers that are trailers too, or a finish when headers are out."""
+        """Send an error as the whole answer: headers that are trailers too, or a finish if the headers are out."""
         cdef nghttp2_nv[5] nv
         cdef size_t count
         if self.started:
@@ -175,7 +175,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef Py_ssize_t fill(self, uint8_t* buf, size_t room, uint32_t* flags) except -1000:
-        """Next bytes of the reply for a DATA frame; nghttp2's data provider."""
+        """Copy the next bytes of the reply for a DATA frame. This is nghttp2's data provider."""
         cdef size_t done = 0, size, part
         cdef uint8_t[PREFIX] prefix
         while done < room:
@@ -201,7 +201,7 @@ cdef class Request(Waiter):
         self.queued -= done
         self.session.pending_output -= done
         self.session.limits.total_output -= done
-        self.session.spoke = True           # clients measure with PINGs while replies come, within a long one too
+        self.session.spoke = True           # clients measure with PINGs while replies arrive, even within a long one
         if self.reply is None and not self.outbox:
             if self.finished:
                 flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
@@ -224,7 +224,7 @@ cdef class Request(Waiter):
         if result != 0:
             raise MemoryError
         if self.session.flood.resets >= 1:
-            self.session.flood.resets -= 1      # work that is finished pays for calls that were given up
+            self.session.flood.resets -= 1      # each finished call lets the client cancel one more
         if not self.input_over:
             self.swallow = True
             self.session.half.append(self)
@@ -233,7 +233,7 @@ cdef class Request(Waiter):
     # ---- the request's bytes
 
     cdef int charge(self, size_t n) except -1:
-        """Count `n` more body bytes; False when the session or all of them hold too much already."""
+        """Count `n` more body bytes. Returns False if the session or all sessions together hold too many already."""
         cdef Link session = self.session
         cdef Limits limits = session.limits
         if not limits.room(session.buffered, n):
@@ -250,17 +250,17 @@ cdef class Request(Waiter):
         self.charged -= CALL_COST
         session.buffered -= self.charged
         session.limits.total_buffered -= self.charged
-        self.charged = CALL_COST                # until the stream is gone
+        self.charged = CALL_COST                # stays counted until the stream is gone
 
     cdef int turn_away(self, int code, object text) except -1:
-        """Refuse the call after the callback; what its client still sends is swallowed."""
+        """Refuse the call after the callback. Whatever its client still sends is ignored."""
         self.session.rejects.append((self, code, text))
         self.swallow = True
         reader_next(&self.reader)
         return 0
 
     cdef int take_data(self, const uint8_t* data, size_t n) except -1:
-        """DATA payload: the common case is one whole message in one piece."""
+        """Process DATA payload. The common case is one whole message in one piece."""
         cdef size_t size
         if self.swallow or n == 0:
             return 0
@@ -273,7 +273,7 @@ cdef class Request(Waiter):
         return self.take_pieces(data, n)
 
     cdef int take_pieces(self, const uint8_t* data, size_t n) except -1:
-        """DATA payload with a part of a message, or several."""
+        """Process DATA payload that holds a part of a message, or several."""
         cdef size_t before, limit = self.session.limits.max_message
         cdef ReaderResult found
         while n:
@@ -299,11 +299,11 @@ cdef class Request(Waiter):
         return 0
 
     cdef int message_in(self, bytes message, bint packed) except -1:
-        """A message came. What is compressed waits for `unpack`, and so does what follows it in this stream."""
+        """Process a message. A compressed one waits for `unpack`, and so does everything behind it in this stream."""
         if not packed and self.unopened is None:
             return self.message_done(message)
         if not self.streaming:
-            self.body = message                 # so that a second one is noticed
+            self.body = message                 # lets a second message be noticed
         if not self.unopened:
             self.unopened = deque()
             self.session.limits.packed.append(self)
@@ -322,7 +322,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef int input_done(self) except -1:
-        """END_STREAM: a unary call is ready now."""
+        """Process END_STREAM: a unary call is ready now."""
         self.input_over = True
         if self.swallow:
             return 0
@@ -334,12 +334,12 @@ cdef class Request(Waiter):
         return 0 if self.unopened is not None else self.body_over()
 
     cdef void come(self) noexcept:
-        """The call is whole, as far as patience goes."""
+        """Note that the call has arrived completely, so the time limit for it ends."""
         self.whole = self.session.asked = True
         self.session.asked_at = self.session.now
 
     cdef int body_over(self) except -1:
-        """All messages are there, none of them compressed any more."""
+        """All messages are there, and none is compressed any more."""
         if self.streaming:
             self.ended = True
             self.session.events.append(self)
@@ -350,7 +350,7 @@ cdef class Request(Waiter):
     # ---- compressed messages, outside of nghttp2's callbacks
 
     cdef bytes open_message(self, bytes message):
-        """A gzip message unpacked; None when the call was refused for it. No more is unpacked than a message may have."""
+        """Unpack a gzip message, at most to the size a message may have. None if the call was refused for it."""
         cdef size_t limit = self.session.limits.max_message
         opener = zlib.decompressobj(16 + zlib.MAX_WBITS)
         try:
@@ -370,7 +370,7 @@ cdef class Request(Waiter):
         return None
 
     cdef size_t unpack(self, list ready) except *:
-        """Unpack the next message; a unary call that is complete goes to `ready`. The bytes that it became."""
+        """Unpack the next message and return its size in bytes. A unary call that is now complete goes to `ready`."""
         cdef bytes message
         packed, message = self.unopened.popleft()
         if not self.unopened:
@@ -394,7 +394,7 @@ cdef class Request(Waiter):
         return <size_t>len(message)
 
     cdef int lookup(self, const uint8_t* path, size_t n) except -1:
-        """Method of a :path; a client mostly calls what it called last."""
+        """Find the method of a :path. A client mostly calls the same method again, so that one is compared first."""
         cdef Link session = self.session
         cdef bytes last = session.last_path
         if last is None or <size_t>PyBytes_GET_SIZE(last) != n or memcmp(PyBytes_AS_STRING(last), path, n) != 0:
@@ -436,7 +436,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef int keep(self, const uint8_t* name, size_t nlen, const uint8_t* value, size_t vlen) except -1:
-        """A field of the metadata that services read. One byte of HPACK can stand for 4 KiB: it is on the account."""
+        """Keep a field of the metadata that services read. Its bytes count, as one byte of HPACK can mean 4 KiB."""
         if self.extra is None:
             self.extra = []
         if not self.charged or len(self.extra) >= MAX_KEPT or not self.charge(nlen + vlen):
@@ -446,7 +446,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef int headers_done(self) except -1:
-        """All headers are in: decide whether this call is taken at all."""
+        """All headers are in. Decide whether this call is accepted."""
         if not self.post:
             self.reject = BAD_METHOD
             return self.turn_away(errors.INTERNAL, "grpc: the request's :method must be POST")
@@ -469,7 +469,7 @@ cdef class Request(Waiter):
             self.session.ready.append(self)
         return 0
 
-    # ---- patience
+    # ---- time limits
 
     cdef void begin_waiting(self) noexcept:
         cdef Limits limits = self.session.limits
@@ -498,7 +498,7 @@ cdef class Request(Waiter):
     # ---- life of the stream
 
     cdef int deliver(self) except -1:
-        """Hand over what came for a streaming call; outside of nghttp2's callbacks only."""
+        """Pass on what arrived for a streaming call; only outside of nghttp2's callbacks."""
         cdef list inbox
         if self.on_message is not None and self.inbox is not None:
             inbox = self.inbox
@@ -522,7 +522,7 @@ cdef class Request(Waiter):
         return 0
 
     cdef void detach(self) noexcept:
-        """The stream is gone: forget the session, keep only what a late answer may look at."""
+        """The stream is gone. Drop the session and keep only what a late answer may read."""
         cdef Link session = self.session
         self.closed = True
         self.end_waiting()
@@ -549,17 +549,17 @@ cdef class Request(Waiter):
         self.session = None
 
 
-# ---- nghttp2's callbacks. The GIL is held; an exception becomes the session's failure, never the process's. They stand
-# here, beside what they call, so that those are direct calls: they are made for every field and every frame.
+# ---- nghttp2's callbacks. The GIL is held. An exception fails the session, never the process. They run for every field
+# and every frame, so they are in one module with the functions that they call, which makes these calls direct.
 
 cdef int broken(Link session, Request req) except -1:
-    """End a stream that breaks HTTP/2's rules; the client will not do so for ever."""
+    """End a stream that breaks HTTP/2's rules. A client that keeps doing so is disconnected."""
     req.reset(NGHTTP2_PROTOCOL_ERROR)
     return session.control(True)
 
 
 cdef int on_invalid_frame(nghttp2_session* h2, const nghttp2_frame* frame, int code, void* data) noexcept:
-    """nghttp2 refused a stream, for there are too many: that costs as much as if its client had reset it."""
+    """nghttp2 refused a stream because there are too many. This counts as if the client had reset it."""
     cdef Link session = <Link>data
     try:
         if frame.hd.type == NGHTTP2_HEADERS:
@@ -576,7 +576,7 @@ cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void*
     if frame.hd.type != NGHTTP2_HEADERS or frame.headers.cat != NGHTTP2_HCAT_REQUEST:
         return 0
     if 0 <= session.last_told < frame.hd.stream_id:
-        # nghttp2 refuses it only once the GOAWAY has left. The client makes this call elsewhere: it must not be taken.
+        # nghttp2 refuses it only after the GOAWAY has left. The client repeats this call elsewhere, so refuse it here.
         nghttp2_submit_rst_stream(h2, NGHTTP2_FLAG_NONE, frame.hd.stream_id, NGHTTP2_REFUSED_STREAM)
         return 0
     try:
@@ -585,7 +585,7 @@ cdef int on_begin_headers(nghttp2_session* h2, const nghttp2_frame* frame, void*
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     req.session = session
     req.stream_id = frame.hd.stream_id
-    Py_INCREF(req)                                  # the stream's reference, given up in on_stream_close
+    Py_INCREF(req)                                  # the stream's reference; on_stream_close releases it
     nghttp2_session_set_stream_user_data(h2, req.stream_id, <void*>req)
     req.next_open = session.first_open
     if session.first_open != NULL:
@@ -618,7 +618,7 @@ cdef int on_header(nghttp2_session* h2, const nghttp2_frame* frame, const uint8_
         broken(session, req)
         return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE
     if frame.headers.cat != NGHTTP2_HCAT_REQUEST:
-        return 0                                    # trailers of a request mean nothing in gRPC
+        return 0                                    # trailers of a request have no meaning in gRPC
     try:
         req.header(name, nlen, value, vlen)
     except Exception as error:
@@ -696,7 +696,7 @@ cdef int on_stream_close(nghttp2_session* h2, int32_t stream_id, uint32_t code, 
     session.saw_close = True
     try:
         if cut:
-            session.control(True)       # the client made us reset it: as if it had done so itself
+            session.control(True)       # the client caused this reset, so it counts as one of its own
         if req.on_close is not None or req.on_message is not None:
             session.events.append(req)
     except Exception as error:
@@ -715,7 +715,7 @@ cdef ms_h2_ssize on_read(nghttp2_session* h2, int32_t stream_id, uint8_t* buf, s
 
 
 cdef void set_callbacks(nghttp2_session_callbacks* callbacks) noexcept:
-    """What every session calls; the data of each of them is its Link."""
+    """Set the callbacks of all sessions. The user data of each session is its Link."""
     nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(callbacks, on_invalid_frame)
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, on_begin_headers)
     nghttp2_session_callbacks_set_on_header_callback(callbacks, on_header)
@@ -725,8 +725,8 @@ cdef void set_callbacks(nghttp2_session_callbacks* callbacks) noexcept:
 
 
 def unpack(Limits limits not None, size_t budget) -> list:
-    """Unpack compressed messages of the sessions that share `limits`, until they are about `budget` bytes; the calls
-    that became ready. The rest stays in `limits.packed`."""
+    """Unpack compressed messages of the sessions that share `limits`, until about `budget` bytes are unpacked. Returns
+    the calls that became ready. The rest stays in `limits.packed`."""
     cdef Request req
     cdef list ready = []
     cdef size_t done = 0
@@ -742,10 +742,10 @@ def unpack(Limits limits not None, size_t budget) -> list:
 
 
 def expire(Limits limits not None, double now) -> list:
-    """End the calls of the sessions that share `limits` whose time is over at `now` (seconds, as `Session.feed` gets
-    them): those past their client's grpc-timeout, which are returned, and those that are not whole in time.
+    """End the calls of the sessions that share `limits` whose time is over at `now` (seconds, as for `Session.feed`):
+    those past their client's grpc-timeout, which are returned, and those that have not arrived completely in time.
 
-    It costs a few nanoseconds for each call that is unanswered.
+    This costs a few nanoseconds for each unanswered call.
     """
     cdef Request req
     cdef PyObject* at = limits.first_waiting
@@ -759,7 +759,7 @@ def expire(Limits limits not None, double now) -> list:
             late.append(req)
             req.end_waiting()
         elif not req.whole:
-            # Calls of one connection share its way to us: one that waits for others of it is not slow.
+            # Calls of one connection share its bandwidth: a call that waits behind others is not slow.
             if now > max(req.arrived + limits.receive_timeout + req.fields.data / limits.receive_rate,
                          req.session.busy_until):
                 unfinished.append(req)
@@ -775,7 +775,7 @@ def expire(Limits limits not None, double now) -> list:
 
 
 cdef void prepare() noexcept:
-    """The header fields that all replies share."""
+    """Create the header fields that all replies share."""
     set_nv(&HEAD_OK[0], b":status", 7, b"200", 3)
     set_nv(&HEAD_OK[1], b"content-type", 12, b"application/grpc", 16)
     set_nv(&HEAD_OK[2], ACCEPTED, 20, ENCODINGS, 13)

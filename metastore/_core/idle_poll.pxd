@@ -7,11 +7,11 @@ cdef extern from "semaphore.h" nogil:
 cdef enum:
     MAX_POLLERS = 2
 
-# One thread's part.
+# State of one thread.
 cdef struct Poller:
     sem_t wake
     int asleep
-    int cpu              # what it is bound to; -1: nothing yet
+    int cpu              # processor that it is bound to; -1: none yet
     unsigned long thread
 
 

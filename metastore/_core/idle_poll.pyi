@@ -1,4 +1,6 @@
 class IdlePollers:
+    """Threads that keep processors awake. linger: seconds. cpus: two processors, or none for the one in use."""
+
     @property
     def count(self) -> int: ...
     def __init__(self, linger: float, cpus: tuple[int, ...]) -> None: ...

@@ -1,11 +1,12 @@
-"""Threads of the idle class that keep a processor from being put to sleep while somebody waits for the disk.
+"""Threads of the idle class that keep a processor awake while a client waits for the disk.
 
-A lone client's put is a chain of short waits: for the write, for the flush, for the client's next request. Each time a
-processor runs dry it is halted, and in a virtual machine waking it costs more than the work it was woken for. Measured
-with one client, one put at a time, on two virtual processors: median 300-330 us without, 190-230 with (etcd, whose
-runtime polls for work as well: 250-270). It costs processor time that nobody else wants: 400 us a put instead of 180.
+A single client's put is a chain of short waits: for the write, for the flush, for the client's next request. Each time
+a processor has nothing to do it halts, and in a virtual machine waking it costs more than the work that it wakes for.
+Measured with one client and one put at a time on two virtual processors: the median is 300-330 us without these threads
+and 190-230 us with them (etcd, whose runtime also polls for work: 250-270). They cost processor time that no other
+thread wants: 400 us a put instead of 180.
 
-Policy SCHED_IDLE (sched(7)): any other thread goes first. The loops never take the GIL.
+Their policy is SCHED_IDLE (sched(7)): any other thread goes first. The loops never take the GIL.
 """
 
 from libc.errno cimport errno
@@ -77,8 +78,8 @@ cdef enum:
 
 
 cdef class IdlePollers:
-    """The loops and what the main thread shares with them. `linger`: for how long they poll after a wait, seconds;
-    `cpus`: two processors to keep awake, or none, and then it is the one that `keep` is called on."""
+    """The loops and the state that the main thread shares with them. linger: seconds for which they poll after a wait.
+    cpus: two processors to keep awake; if it is empty, the processor on which `keep` is called."""
 
     def __cinit__(self, double linger, tuple cpus):
         cdef int i
@@ -98,7 +99,7 @@ cdef class IdlePollers:
             sem_destroy(&self.pollers[i].wake)
 
     def run(self, int which):
-        """The main function of thread number `which`; returns after `stop`."""
+        """Main function of thread number `which`. It returns after `stop`."""
         if not 0 <= which < self.count:
             raise ValueError(f"no poller {which}")
         with nogil:
@@ -107,7 +108,7 @@ cdef class IdlePollers:
     cdef void loop(self, Poller* mine) noexcept nogil:
         mine.thread = pthread_self()
         if ms_idle_class() != 0:
-            # Then it would take time from others: better none.
+            # Without the idle class the loop would take time from other threads, so do not run it.
             return
         while not ms_load(&self.stopping):
             ms_store(&mine.asleep, 1)
@@ -116,11 +117,11 @@ cdef class IdlePollers:
             ms_poll(&self.until)
 
     cdef void waiting(self) noexcept nogil:
-        """Somebody is about to wait for the disk; ended by `waited`, or after LONGEST. One thread calls both."""
+        """A wait for the disk begins. It ends with `waited` or after LONGEST. One thread calls both."""
         self.keep(LONGEST)
 
     cdef void waited(self) noexcept nogil:
-        """The disk is done; now the reply goes out, and perhaps the client's next request comes in."""
+        """The disk is done. Now the reply goes out, and perhaps the client's next request arrives."""
         self.keep(self.linger)
 
     cdef void keep(self, int64_t span) noexcept nogil:
@@ -132,7 +133,7 @@ cdef class IdlePollers:
             if self.count > 1:
                 cpu = self.cpus[i]
             asleep = ms_load(&one.asleep)
-            # Neither asleep nor bound to anything: it has not begun yet.
+            # The thread is neither asleep nor bound to a processor, so it has not begun yet.
             if one.cpu != cpu and (asleep or one.cpu >= 0):
                 one.cpu = cpu
                 ms_bind(one.thread, cpu)
@@ -141,7 +142,7 @@ cdef class IdlePollers:
                 sem_post(&one.wake)
 
     def stop(self):
-        """Make every `run` return."""
+        """Let every `run` return."""
         cdef int i
         ms_store(&self.stopping, 1)
         ms_store_time(&self.until, 0)

@@ -1,4 +1,4 @@
-"""Little-endian numbers at any address, aligned or not: the order of bytes of everything on disk and between members."""
+"""Little-endian numbers at any address, aligned or not. All formats on disk and between members use this byte order."""
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy

@@ -1,10 +1,10 @@
-"""The operation: a small header and the client's request message as it came in. Layout: FORMATS.md, "Operation"."""
+"""An operation: a small header and the client's unchanged request message. Layout: FORMATS.md, "Operation"."""
 
 from libc.stdint cimport uint8_t, uint64_t
 
 cdef enum:
     OP_VERSION = 1
-    OP_HEADER = 12        # the plain form, without any optional field
+    OP_HEADER = 12        # bytes of the header without any optional field
 
 cdef enum:
     OP_PUT = 1
@@ -13,10 +13,10 @@ cdef enum:
     OP_COMPACT = 4
     OP_MEMBER = 5         # a membership operation; body: FORMATS.md, "Membership"
     OP_ALARM = 6          # raises or clears an alarm; body: FORMATS.md, "Alarms"
-    OP_KIND_LAST = 6      # the highest kind this version knows
+    OP_KIND_LAST = 6      # the highest kind that this version knows
 
-# The operation level: what a member can apply, as one number (FORMATS.md, "Operation level"). It rises with every kind,
-# flag or field that a member of before could not apply; see op_level.
+# The operation level is a number that says what a member can apply (FORMATS.md, "Operation level"). It rises with every
+# kind, flag or field that an earlier member could not apply; see op_level.
 cdef enum:
     OP_LEVEL = 1
 
@@ -26,10 +26,10 @@ cdef enum:
     OP_FLAG_WALL = 4
     OP_FLAGS_KNOWN = 7
 
-# Answers of op_read.
+# Results of op_read.
 cdef enum:
     OP_OK = 0
-    OP_SHORT = 1          # ends inside the header
+    OP_SHORT = 1          # the bytes end inside the header
     OP_BAD_VERSION = 2
     OP_BAD_KIND = 3
     OP_BAD_FLAGS = 4      # a reserved flag, or a user length that the flags do not announce
@@ -38,21 +38,21 @@ cdef struct OpView:
     uint8_t kind
     uint8_t flags
     uint64_t request_id
-    const uint8_t* user   # into the operation; NULL without OP_FLAG_USER
+    const uint8_t* user   # points into the operation; NULL without OP_FLAG_USER
     size_t user_len
     uint64_t auth_rev
     uint64_t lease_id     # 0 without OP_FLAG_LEASE
     uint64_t wall_ms      # 0 without OP_FLAG_WALL; milliseconds since 1970, fixed by the leader
-    const uint8_t* body   # the request message, into the operation
+    const uint8_t* body   # the request message; points into the operation
     size_t n
 
-# Reads the operation of `size` bytes at src; nothing is copied. On failure request_id is right if 12 bytes were there.
+# Reads the operation of `size` bytes at src and copies nothing. On failure request_id is right if 12 bytes were there.
 cdef int op_read(const uint8_t* src, size_t size, OpView* out) noexcept nogil
 # Writes the plain header (OP_HEADER bytes) and returns OP_HEADER.
 cdef size_t op_write_header(uint8_t* dst, uint8_t kind, uint64_t request_id) noexcept nogil
-# The least operation level at which every member of a cluster can apply an operation of this kind with these flags.
+# The lowest operation level at which every member of a cluster can apply this kind with these flags.
 cdef int op_level(uint8_t kind, uint8_t flags) noexcept nogil
-# Raises the FormatError that belongs to an answer of op_read.
+# Raises the FormatError that belongs to a result of op_read.
 cdef int op_raise(int answer) except -1
 
 

@@ -1,7 +1,7 @@
-"""The operation: what a batch is made of.
+"""Operations, the parts of a batch.
 
-A client's request message is logged as it came in; the header before it holds what the request does not say: who asked,
-under which request id, and what the leader fixed so that applying needs neither a clock nor chance.
+A client's request message is logged unchanged. The header before it holds what the request does not say: the user, the
+request id, and the values that the leader fixed, so a member applies the operation without a clock or randomness.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -24,12 +24,12 @@ LEVEL = OP_LEVEL
 
 
 cdef int op_level(uint8_t kind, uint8_t flags) noexcept nogil:
-    # All there is came with the first version. What a later one adds returns the level that came with it.
+    # Everything so far came with the first version. A kind or flag of a later version returns its own level here.
     return 1
 
 
 def level_of(data):
-    """The operation level that an encoded operation needs. FormatError like decode_op."""
+    """Return the operation level that an encoded operation needs. Raises FormatError like decode_op."""
     cdef Operation op = decode_op(data)
     cdef uint8_t flags = 0
     if op.user:
@@ -110,9 +110,9 @@ cdef int op_raise(int answer) except -1:
 cdef class Operation:
     """A decoded operation.
 
-    kind (PUT, ...), request_id (unsigned 64-bit, unique over restarts), user (bytes, empty: nobody logged in), auth_rev
-    (the auth revision the user was checked at), lease_id and wall_ms (int or None: what the leader fixed; milliseconds
-    since 1970), request (the client's message, bytes).
+    kind (PUT, ...), request_id (unsigned 64-bit, unique over restarts), user (bytes; empty if nobody is logged in),
+    auth_rev (the auth revision at which the user was checked), lease_id and wall_ms (int or None; the leader fixed
+    them; wall_ms is in milliseconds since 1970), request (the client's message, bytes).
     """
 
     def __init__(self):
@@ -126,9 +126,9 @@ cdef class Operation:
 
 def encode_op(uint8_t kind, uint64_t request_id, bytes request not None, *, bytes user not None=b"",
               uint64_t auth_rev=0, lease_id=None, wall_ms=None):
-    """The operation's bytes. The arguments are those of Operation.
+    """Encode an operation as bytes. The arguments are those of Operation.
 
-    ValueError for an unknown kind, a user name over 255 bytes, or an auth revision without a user.
+    Raises ValueError for an unknown kind, a user name over 255 bytes, or an auth revision without a user.
     """
     cdef size_t user_len = PyBytes_GET_SIZE(user)
     cdef size_t extra = 0
@@ -169,7 +169,7 @@ def encode_op(uint8_t kind, uint64_t request_id, bytes request not None, *, byte
 
 
 def decode_op(buf):
-    """The Operation in a bytes-like object. FormatError if it is cut, or of an unknown version, kind or flag."""
+    """Decode an Operation. Raises FormatError if the bytes are cut, or for an unknown version, kind or flag."""
     cdef Py_buffer view
     cdef OpView found
     cdef Operation op

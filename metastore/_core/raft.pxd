@@ -3,7 +3,7 @@ from libc.stdint cimport uint64_t
 from metastore._core.raft_election cimport Election
 from metastore._core.raft_types cimport Message, Ready
 
-# The node as its caller sees it: proposals, Readies, ticks and messages in.
+# The node as its caller sees it: it takes proposals, ticks and messages, and returns Readies.
 cdef class RawNode(Election):
     cpdef uint64_t propose(self, payload) except 0
     cpdef bint has_ready(self) except -1

@@ -1,48 +1,52 @@
-"""The Raft state machine: messages, ticks and proposals in, numbered Readies out. Pure: no clock, no socket, no
-file, no thread, no random source of its own.
+"""The Raft state machine. It takes messages, ticks and proposals, and hands out numbered Readies.
+
+The module is pure: it has no clock, no socket, no file, no thread and no source of random numbers of its own.
 
 The caller's duties
 -------------------
-One thread at a time calls a RawNode. After every call `has_ready()` may have become true; `ready()` hands out what
-is to be done and gives it a number, one higher each time. For each Ready the caller, in this order,
+Only one thread at a time may call a RawNode. After any call `has_ready()` may have become true. `ready()` returns
+the work to do as a Ready with a number; each number is one higher than the last. For each Ready the caller does the
+following steps in this order:
 
-1. hands `snapshot` (if any), then `entry_images` and `hard_state` to stable storage. Entries that begin at or
-   below the last one stored overwrite it and all after it. When everything of Ready n and of all Readies before it
-   is durable, it calls `on_persisted(n)`. It may have many Readies on their way, but the storage must take them in
-   order. With `must_sync` false nothing depends on a sync (only the commit index moved). Readies without
-   snapshot, entries and hard state need no report. A snapshot counts as persisted when the state machine
-   has installed it for good.
-2. sends `messages`, at once and without waiting for its own disk: the core has put nothing into them that is not
-   durable yet where it must be. Messages may be lost, doubled, delayed and reordered. When a MsgSnap was delivered
-   or failed: `report_snapshot(id, ok)`; when a peer cannot be reached: `report_unreachable(id)`.
-3. applies `committed_images` in order and calls `on_applied(last index)`. For an entry of type 1 or 2 it calls
-   `apply_conf_change` before that, with what `decode_conf_change` makes of it.
-4. serves the reads of `read_states` once the state applied reaches their index, and looks after `dropped_reads`.
+1. It stores `snapshot` (if any), then `entry_images` and `hard_state`. Entries that begin at or below the last stored
+   index overwrite that entry and all after it. When everything of Ready n and of all earlier Readies is durable, the
+   caller calls `on_persisted(n)`. Several Readies may be on their way, but the storage must take them in order. If
+   `must_sync` is false, only the commit index moved and nothing depends on a sync. A Ready without snapshot, entries
+   and hard state needs no report. A snapshot counts as persisted when the state machine has installed it for good.
+2. It sends `messages` at once, without waiting for its own disk. The core holds back each message that depends on
+   something that is not durable yet. Messages may be lost, repeated, delayed and reordered. When a MsgSnap was
+   delivered or failed, the caller calls `report_snapshot(id, ok)`. When it cannot reach a peer, it calls
+   `report_unreachable(id)`.
+3. It applies `committed_images` in order and calls `on_applied(last index)`. For an entry of type 1 or 2 it first
+   calls `apply_conf_change` with the result of `decode_conf_change`.
+4. It serves each read of `read_states` once the applied state has reached its index. It fails each read of
+   `dropped_reads` or asks again.
 
-`advance(ready)` reports 1 and 3 at once, for callers that do everything synchronously. The caller ticks at regular
-intervals, and delivers with `step` what peers sent. FormatError from `step` means that a message was damaged and
-nothing of it entered the log; RaftInvariantBroken means that the node must stop.
+`advance(ready)` reports steps 1 and 3 at once, for callers that do everything synchronously. The caller calls `tick`
+at regular intervals and passes messages from peers to `step`. If `step` raises FormatError, the message was damaged
+and no part of it entered the log. If any call raises RaftInvariantBroken, the node must stop.
 
 What the core guarantees
 ------------------------
-Vote requests and all append and vote responses come out only in a Ready after the term, vote and entries they
-depend on were reported persisted (Raft paper, figure 2: "updated on stable storage before responding"). Appends go
-out at once; a leader counts its own copy only when it is durable (dissertation, section 10.2.1, writing to the
-leader's disk in parallel). `committed_images` holds only entries that are durable here. A report for entries that
-were overwritten since counts only up to where the log was cut, even if the same entries were written again (ABA).
-Messages of one Ready are in ascending order of the peer's id.
+The Ready that contains a vote request, a vote response or an append response appears only after the term, vote and
+entries behind that message were reported persisted (Raft paper, figure 2: "updated on stable storage before
+responding"). Appends leave at once, and a leader counts its own copy of an entry only when that copy is durable
+(dissertation, section 10.2.1, writing to the leader's disk in parallel). `committed_images` holds only entries that
+are durable here. If entries were overwritten after they were handed out, the report for them counts only up to the
+index where the log was cut, even if the same entries were written again (ABA). The messages of one Ready are in
+ascending order of the peer's id.
 
-Reads: `read_index` gathers reads until the next Ready and then confirms leadership for all of them by one round of
-heartbeats (dissertation, section 6.4). With lease reads (section 6.4.1) a round that a quorum answered lets reads
-go without another until `lease_seconds` after it was *made*; `lease_valid(now)` must be asked again when the read is
-served. Once a TimeoutNow went out there is no lease in that term any more.
+Reads: `read_index` collects reads until the next Ready. One round of heartbeats then confirms leadership for all
+collected reads (dissertation, section 6.4). With lease reads (section 6.4.1) a round that a quorum answered allows
+reads without another round until `lease_seconds` after the *sending* of that round. The caller must ask
+`lease_valid(now)` again when it serves the read. After a TimeoutNow was sent there is no lease in that term.
 
-Doubt: a node that reports entries persisted before they are synced may find, after a power cut, less of its log than
-it acknowledged. It must then be made with `config.doubt` = its term. It takes a later term, so that no leader goes on
-counting on what it said, and its votes are marked. A candidate needs a quorum of unmarked votes, or the votes of all
-voters: with fewer it might lack a committed entry that only the marked ones ever had. The doubt ends with the first
-entry of a later term in its log, for that term's leader was elected so and had all before it. With `accept_loss` it
-takes a later term all the same, but its votes count.
+Doubt: a node that reports entries as persisted before they are synced may lose acknowledged entries in a power cut.
+Such a node must then be created with `config.doubt` = its term. It moves to a later term, so no leader relies any
+longer on what it acknowledged, and it marks its votes. A candidate needs a quorum of unmarked votes, or the votes of
+all voters. With fewer votes it might lack a committed entry that only the marked voters ever had. The doubt ends when
+the first entry of a later term is in the log, because the leader of that term was elected by this rule and had all
+earlier entries. With `accept_loss` the node also moves to a later term, but its votes are unmarked.
 
 `planted` switches on known bugs. It exists so that the simulator can prove that it finds them.
 """
@@ -84,9 +88,9 @@ cdef uint64_t message_key(Message m):
     return m.to
 
 cdef class RawNode(Election):
-    """A Raft node over a storage (see log.pyx for its calls). config: RaftConfig.
+    """A Raft node over a storage; raft_log.pyx lists the calls that the storage must have. `config` is a RaftConfig.
 
-    Raises DamagedData when hard state, log and `config.applied` contradict each other.
+    Raises DamagedData if hard state, log and `config.applied` contradict each other.
     """
 
     def __init__(self, RaftConfig config not None, storage):
@@ -115,12 +119,13 @@ cdef class RawNode(Election):
             log.committed = max(log.committed, config.applied)
         self.out_term, self.out_vote, self.out_commit = self.term, self.vote, log.committed
         if log.last_term() > self.term:
-            # Torn between entries and hard state of one Ready. No vote of that term was ever sent: it was not durable.
+            # A crash tore a Ready between its entries and its hard state. The node sent no vote in that term, because
+            # a vote leaves only when it is durable.
             self.term, self.vote = log.last_term(), 0
         if log.last_term() <= config.doubt:
             self.doubt = 0 if config.accept_loss else config.doubt
             if self.term <= config.doubt and config.doubt:
-                # Whoever counts on what was acknowledged in that term must learn anew what is here: leaders step down.
+                # A leader that counted acknowledgements of that term must step down and find out what this log holds.
                 self.term, self.vote = config.doubt + 1, 0
         self.guard = config.election_ticks if config.lease_reads and self.term else 0
         self.use_conf(ConfState() if conf is None else conf)
@@ -129,11 +134,11 @@ cdef class RawNode(Election):
     # -- proposals ------------------------------------------------------------------------------------------
 
     cpdef uint64_t propose(self, payload) except 0:
-        """Append a normal entry with this payload (bytes-like) -> its index.
+        """Append a normal entry with this payload (bytes-like) and return its index.
 
-        Raises NoLeader, NotLeader, ProposalDropped (over the limit of uncommitted bytes, or leadership is being
-        transferred) or RequestTooLarge; then nothing was appended. An entry accepted may still be lost to
-        another leader: the caller finds out by the term of what is applied at the index."""
+        Raises NoLeader, NotLeader, ProposalDropped (the limit of uncommitted bytes is reached, or leadership is being
+        transferred) or RequestTooLarge; nothing was appended then. Another leader may still overwrite an accepted
+        entry. The caller notices this when the entry applied at the index has another term."""
         cdef Py_buffer buffer
         if PyBytes_CheckExact(payload):
             return self.propose_bytes(ENTRY_NORMAL, <const uint8_t*>PyBytes_AS_STRING(payload),
@@ -145,10 +150,10 @@ cdef class RawNode(Election):
             PyBuffer_Release(&buffer)
 
     def propose_conf_change(self, change):
-        """Append a membership change (ConfChange, ConfChangeV2) -> its index.
+        """Append a membership change (ConfChange, ConfChangeV2) and return its index.
 
-        Raises ConfChangeError when it is not possible now, else as `propose`. One change at a time: the one
-        before must have been applied (dissertation, section 4.1)."""
+        Raises ConfChangeError if the change is not possible now, and otherwise the errors of `propose`. Only one
+        change may be under way: the previous one must have been applied (dissertation, section 4.1)."""
         cdef bytes payload = change.encode()
         if self.state == STATE_LEADER:
             self.check_conf_change(change)
@@ -164,7 +169,7 @@ cdef class RawNode(Election):
         return 0
 
     cdef int maybe_auto_leave(self) except -1:
-        """Leave a joint configuration that wants to be left, once the change that entered it is applied."""
+        """Leave a joint configuration with automatic exit, once the change that entered it is applied."""
         if (self.state == STATE_LEADER and self.conf_state.auto_leave and self.conf_state.voters_outgoing
                 and self.pending_conf_index <= self.log.applied and not self.lead_transferee):
             self.propose_bytes(ENTRY_CONF_CHANGE_V2, NULL, 0)
@@ -181,7 +186,7 @@ cdef class RawNode(Election):
         return self.log.applying < min(self.log.committed, self.log.persisted)
 
     cdef int fill(self) except -1:
-        """Make the messages that wait for the moment of a Ready: what gathers until then shares them."""
+        """Create the messages that are delayed until a Ready is built, so that one message covers several events."""
         if self.state == STATE_LEADER:
             if self.reads.open:
                 self.serve_reads()
@@ -191,7 +196,7 @@ cdef class RawNode(Election):
         return 0
 
     cpdef bint has_ready(self) except -1:
-        """Whether `ready()` has anything to say."""
+        """Whether `ready()` would return any work."""
         self.fill()
         return (bool(self.messages) or self.log.emitted < self.log.last_index or self.can_apply()
                 or self.out_commit != self.log.committed or self.out_term != self.term or self.out_vote != self.vote
@@ -199,7 +204,7 @@ cdef class RawNode(Election):
                 or (self.log.pending_snapshot is not None and not self.snapshot_out) or bool(self.dropped_reads))
 
     cpdef Ready ready(self):
-        """What is to be done now, with a number of its own. May be empty: see `has_ready`."""
+        """Return the work to do now as a Ready with a new number. The Ready may be empty; see `has_ready`."""
         cdef Ready ready = Ready.__new__(Ready)
         cdef bint vote_changed
         self.fill()
@@ -256,7 +261,7 @@ cdef class RawNode(Election):
         return 0
 
     cpdef on_persisted(self, uint64_t number):
-        """Ready `number` and all before it are durable. Raises ValueError for a Ready that was not handed out."""
+        """Report that Ready `number` and all before it are durable. Raises ValueError for an unknown number."""
         cdef Claim claim
         cdef RaftLog log = self.log
         cdef uint64_t term
@@ -287,7 +292,7 @@ cdef class RawNode(Election):
             self.release_held()
 
     cpdef on_applied(self, uint64_t index):
-        """Everything up to `index` is applied. Raises ValueError for what was not handed out for applying."""
+        """Report that all entries up to `index` are applied. Raises ValueError for an index that was not handed out."""
         cdef RaftLog log = self.log
         cdef Peer peer
         if index > log.applying:
@@ -306,13 +311,13 @@ cdef class RawNode(Election):
             self.hup(False)
 
     def advance(self, Ready ready not None):
-        """Synchronous shorthand: the Ready is persisted, and what it had to apply is applied."""
+        """Report at once that the Ready is persisted and that its committed entries are applied."""
         self.on_persisted(ready.number)
         if ready.committed_last:
             self.on_applied(ready.committed_last)
 
     def entries_loaded(self):
-        """The storage can answer now what it answered with NotYetLoaded before."""
+        """Report that the storage can now answer a request for which it raised NotYetLoaded before."""
         cdef Peer peer
         self.apply_waiting = False
         for peer in self.peer_list:
@@ -323,7 +328,7 @@ cdef class RawNode(Election):
     # -- time -----------------------------------------------------------------------------------------------
 
     cpdef tick(self, double now=0.0):
-        """One tick has passed. `now`: monotonic seconds, needed for lease reads only."""
+        """Advance time by one tick. `now` is monotonic time in seconds; only lease reads need it."""
         if now > self.now:
             self.now = now
         self.election_elapsed += 1
@@ -341,7 +346,7 @@ cdef class RawNode(Election):
                 self.check_quorum()
             if self.state != STATE_LEADER:
                 return
-            self.lead_transferee = 0   # a transfer that takes longer than an election is given up
+            self.lead_transferee = 0   # a transfer that takes longer than an election timeout is given up
         if self.heartbeat_elapsed >= self.config.heartbeat_ticks:
             self.heartbeat_elapsed = 0
             self.heartbeat(True)
@@ -350,8 +355,10 @@ cdef class RawNode(Election):
     # -- messages in ----------------------------------------------------------------------------------------
 
     cpdef step(self, Message m):
-        """Take in a message. Raises FormatError (damaged: nothing enters the log), RaftInvariantBroken (stop the node), and for
-        MsgProp what `propose` raises."""
+        """Process a message from a peer.
+
+        Raises FormatError if the message is damaged (nothing of it enters the log), RaftInvariantBroken if the node
+        must stop, and for a MsgProp the errors of `propose`."""
         if m is None:
             raise TypeError("a Message is needed")
         if m.type in (MSG_HUP, MSG_BEAT, MSG_CHECK_QUORUM, MSG_UNREACHABLE, MSG_SNAP_STATUS):
@@ -371,7 +378,7 @@ cdef class RawNode(Election):
             self.step_role(m)
 
     cdef int step_local(self, Message m) except -1:
-        """Messages that a node sends to itself; from_ names the peer that the last two are about."""
+        """Process a message that the node sends to itself. In the last two types `from_` names the peer concerned."""
         cdef Peer peer
         if m.term:
             raise FormatError("a local raft message came from a peer")
@@ -390,8 +397,8 @@ cdef class RawNode(Election):
         return 0
 
     cdef int older_term(self, Message m) except -1:
-        """A message from an earlier term. A leader that was cut off must learn of the new term, for with pre-vote or
-        check quorum this node would not disturb it by an election."""
+        """Process a message from an earlier term. A leader that was cut off must learn of the new term: with pre-vote
+        or check quorum this node would not start an election that tells it."""
         cdef Message answer
         if m.type == MSG_HEARTBEAT or m.type == MSG_APP:
             if self.config.check_quorum or self.config.pre_vote:
@@ -432,7 +439,7 @@ cdef class RawNode(Election):
         return 0
 
     cdef int step_follower(self, Message m) except -1:
-        """What a node that does not lead does with requests: pass them on to the leader, if it knows one."""
+        """Process a request on a node that does not lead: forward it to the leader, if this node knows one."""
         cdef Message on
         if m.type == MSG_READ_INDEX_RESP:
             self.read_states.append(ReadState(m.index, m.context))
@@ -470,25 +477,27 @@ cdef class RawNode(Election):
         elif m.type == MSG_HEARTBEAT_RESP:
             self.on_heartbeat_resp(peer, m)
         elif m.type == MSG_READ_INDEX:
-            self.reads.add(m.from_, m.context)   # over the limit it is left unanswered: the follower asks again
+            self.reads.add(m.from_, m.context)   # over the limit there is no answer, and the follower asks again
         elif m.type == MSG_TRANSFER_LEADER:
             self.on_transfer(peer)
         return 0
 
     # -- membership -----------------------------------------------------------------------------------------
     def apply_conf_change(self, change):
-        """A committed membership change takes effect -> the new ConfState. Raises ConfChangeError if it is not
-        possible (on every node alike; then nothing has changed and the caller goes on)."""
+        """Put a committed membership change into effect and return the new ConfState.
+
+        Raises ConfChangeError if the change is not possible. This happens on every node alike; nothing has changed
+        then, and the caller goes on."""
         return self.enter_conf(apply_change(self.conf_state, change))
 
     def enter_conf(self, ConfState conf not None):
-        """This membership takes effect, at once and whole -> `conf`. For a node whose membership is not that of the others:
-        changes go through `apply_conf_change`."""
+        """Put this membership into effect at once and as a whole, and return `conf`. This is for a node whose
+        membership differs from that of the others; all other changes go through `apply_conf_change`."""
         self.use_conf(conf)
         if self.state != STATE_LEADER:
             return self.conf_state
         if not self.promotable:
-            # Dissertation, section 4.2.2: a leader that is no voter any more steps down.
+            # Dissertation, section 4.2.2: a leader that is no longer a voter steps down.
             self.become_follower(self.term, 0)
             return self.conf_state
         self.send_due = True

@@ -4,7 +4,7 @@ from metastore._core.raft_quorum cimport Peer
 from metastore._core.raft_types cimport Message
 from metastore._core.raft_replication cimport Replication
 
-# Who leads: roles, votes and the transfer of leadership.
+# Elections: roles, votes and the transfer of leadership.
 cdef class Election(Replication):
     cpdef campaign(self)
 

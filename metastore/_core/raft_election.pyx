@@ -17,12 +17,12 @@ from metastore._core.raft_state import TRANSFER
 
 
 cdef class Election(Replication):
-    """See election.pxd."""
+    """See raft_election.pxd."""
 
     # -- roles ----------------------------------------------------------------------------------------------
 
     cdef int draw_timeout(self) except -1:
-        """A new election timeout in [election_ticks, 2 * election_ticks) (Raft paper, section 5.2)."""
+        """Draw an election timeout from [election_ticks, 2 * election_ticks) (Raft paper, section 5.2)."""
         cdef uint64_t x
         if self.config.random is not None:
             self.election_timeout = self.config.election_ticks + <int>self.config.random(self.config.election_ticks)
@@ -75,8 +75,8 @@ cdef class Election(Replication):
         return 0
 
     cdef int become_leader(self) except -1:
-        """Won. The first entry is an empty one, for only entries of the own term are committed by counting
-        (Raft paper, sections 5.4.2 and 8)."""
+        """Take the lead after a won election. The first entry is empty, because counting copies commits only entries
+        of the leader's own term (Raft paper, sections 5.4.2 and 8)."""
         if self.state != STATE_CANDIDATE:
             raise RaftInvariantBroken("only a candidate can become the leader")
         self.reset(self.term)
@@ -85,21 +85,21 @@ cdef class Election(Replication):
         self.me.become_replicate()
         self.me.recent_active = True
         self.me.match = self.log.persisted
-        # Changes of the terms before may be in the log and not applied: none of ours until they are.
+        # The log may hold membership changes of earlier terms that are not applied. No new one until they are.
         self.pending_conf_index = self.log.last_index
         self.propose_bytes(ENTRY_NORMAL, NULL, 0)
         self.term_start = self.log.last_index
         return 0
 
     cpdef campaign(self):
-        """Start an election now (with the pre-vote first, if that is configured)."""
+        """Start an election now, with a pre-vote first if that is configured."""
         self.hup(False)
 
     cdef int hup(self, bint transfer) except -1:
-        """Stand for election, unless that would be an election by old rules, because committed changes of the
-        membership are not applied. Then the next timeout tries again. Doing so as soon as they are applied could
-        depose a leader whose messages wait to be read. Only a sole voter, who has no leader but itself, need not
-        wait."""
+        """Start an election, unless committed membership changes are not applied yet. In that case the election would
+        use an old membership, so the node waits for its next timeout. An election as soon as the changes are applied
+        could depose a leader whose messages are still unread. Only a sole voter, which has no other leader, starts
+        its election right then."""
         if self.state == STATE_LEADER or not self.promotable or self.log.pending_snapshot is not None:
             return 0
         try:
@@ -111,7 +111,8 @@ cdef class Election(Replication):
         return self.start_election(self.config.pre_vote and not transfer, transfer)
 
     cdef int start_election(self, bint pre, bint transfer) except -1:
-        """Ask all voters (Raft paper, section 5.2). A pre-vote (dissertation, section 9.6) changes no term."""
+        """Request votes from all voters (Raft paper, section 5.2). A pre-vote (dissertation, section 9.6) changes no
+        term."""
         cdef Message m
         cdef uint64_t voter
         if pre:
@@ -153,7 +154,7 @@ cdef class Election(Replication):
         return 0
 
     cdef int check_quorum(self) except -1:
-        """Step down if no quorum was heard for an election timeout (dissertation, section 6.2)."""
+        """Step down if no quorum answered for an election timeout (dissertation, section 6.2)."""
         cdef Peer peer
         cdef dict active = {}
         for peer in self.peer_list:
@@ -167,7 +168,8 @@ cdef class Election(Replication):
     # -- votes ---------------------------------------------------------------------------------------------
 
     cdef bint newer_term(self, Message m) except -1:
-        """A message from a later term: follow it, unless it is a vote that must not disturb a working leader."""
+        """Process the term of a message from a later term: adopt it, unless the message is a vote request that must
+        not disturb a working leader."""
         if (m.type == MSG_VOTE or m.type == MSG_PRE_VOTE) and self.bound(m):
             return False
         if m.type == MSG_PRE_VOTE or (m.type == MSG_PRE_VOTE_RESP and not m.reject):
@@ -179,11 +181,13 @@ cdef class Election(Replication):
         return True
 
     cdef bint bound(self, Message m) except? True:
-        """Whether the candidate who asks with `m` gets no help: this node leads, or a leader counts on it. Whoever
-        answers a leader's heartbeat gives a promise that holds for an election timeout whatever happens meanwhile,
-        also when it hears of a later term or no longer knows who leads: the leader may be reading by a lease that
-        rests on it (dissertation, sections 4.2.3, 6.4.1 and 9.6). A restart forgets when it last answered, so the
-        promise holds anew after it. Only a candidate to whom the leader itself hands over is helped at once."""
+        """Whether this node must not help the candidate that sent `m`: it leads itself, or a leader relies on it.
+
+        A node that answers a heartbeat promises not to help another candidate for an election timeout. The promise
+        holds whatever happens meanwhile, even if the node hears of a later term or no longer knows who leads, because
+        the leader may serve reads by a lease that depends on it (dissertation, sections 4.2.3, 6.4.1 and 9.6). After
+        a restart a node does not know when it last answered, so it keeps the promise for one more timeout. The only
+        candidate that gets help at once is one to which the leader itself hands over."""
         if not self.config.check_quorum or m.context == TRANSFER:
             return False
         if self.planted & PROMISE_FORGOTTEN and not self.lead:
@@ -191,8 +195,8 @@ cdef class Election(Replication):
         return self.state == STATE_LEADER or self.guard > 0
 
     cdef int step_vote(self, Message m) except -1:
-        """RequestVote and its rehearsal (Raft paper, figure 2 and section 5.4.1; dissertation, section 9.6).
-        Learners vote too: they may be voters already and not know it yet."""
+        """Process a vote request or a pre-vote request (Raft paper, figure 2 and section 5.4.1; dissertation, section
+        9.6). Learners vote too, because they may already be voters and not know it yet."""
         cdef bint pre = m.type == MSG_PRE_VOTE
         cdef Message answer = self.make(MSG_PRE_VOTE_RESP if pre else MSG_VOTE_RESP, m.from_)
         cdef uint64_t own = self.log.last_term()
@@ -209,7 +213,7 @@ cdef class Election(Replication):
         return 0
 
     cdef int refuse_vote(self, Message answer) except -1:
-        """A refusal tells how far this node knows the log to be committed."""
+        """Send a refusal, which also carries the commit index of this node."""
         cdef uint64_t term
         answer.reject = True
         if self.log.term_at(self.log.committed, &term) == TERM_OK:
@@ -217,10 +221,13 @@ cdef class Election(Replication):
         return 0
 
     cdef int learn_commit(self, Message m) except -1:
-        """Take the commit index over from a refused vote. A leader sends entries on before they are on its own disk;
-        after a crash it may lack the last of them, and know less of the commit index than members that were demoted
-        or removed by what is committed. Those have the longer logs and refuse it, but cannot lead; it could ask them
-        for ever, by rules that do not hold any more. An entry committed anywhere is committed if it is in our log."""
+        """Take the commit index from a refused vote.
+
+        A leader sends entries before they are on its own disk. After a crash it may lack the last of these, and its
+        commit index may be lower than that of members which committed entries demoted or removed. Those members have
+        longer logs and refuse to vote for it, but cannot lead themselves. Without this rule it could ask them for
+        ever, under a membership that is out of date. An entry that is committed anywhere is committed if it is in our
+        log."""
         cdef uint64_t known = self.log.committed
         if not m.reject or m.commit <= known or not m.log_term or not self.log.match_term(m.commit, m.log_term):
             return 0
@@ -231,14 +238,16 @@ cdef class Election(Replication):
             stale = True
         if stale and self.state != STATE_LEADER and (
                 self.state != STATE_FOLLOWER or self.planted & PROMISE_FORGOTTEN):
-            self.become_follower(self.term, 0)   # its own election was by rules that do not hold any more
+            self.become_follower(self.term, 0)   # its own election used a membership that is out of date
         return 0
 
     # -- handing over --------------------------------------------------------------------------------------
 
     def transfer_leader(self, uint64_t id):
-        """Hand leadership to this voter as soon as its log is complete (dissertation, section 3.10). A follower
-        passes the wish on. Given up after an election timeout; nothing happens for learners and strangers."""
+        """Hand leadership to this voter as soon as its log is complete (dissertation, section 3.10).
+
+        A follower forwards the request to the leader. The transfer is given up after an election timeout. A request
+        for a learner or an unknown id does nothing."""
         cdef Message m
         cdef Peer peer = self.peers.get(id)
         if self.state == STATE_LEADER:

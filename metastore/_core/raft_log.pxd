@@ -5,9 +5,9 @@ from metastore._core.raft_types cimport Snapshot
 # One entry of the in-memory tail; the image itself lies in a Chunk.
 cdef struct Slot:
     uint64_t term
-    uint64_t end      # bytes of all images up to and with this one, counted since the log was opened
+    uint64_t end      # bytes of all images up to and including this one, counted since the log was opened
     uint32_t size     # bytes of the image
-    uint32_t pos      # where it begins in its chunk
+    uint32_t pos      # offset of the image in its chunk
     uint32_t chunk    # number of the chunk
     uint8_t type
 
@@ -16,7 +16,7 @@ cdef enum:
     TERM_COMPACTED = 1
     TERM_UNAVAILABLE = 2
 
-# Append-only memory: bytes once written never change, so views of it can be handed out without a copy.
+# Append-only memory. Bytes never change once they are written, so views of them are shared without a copy.
 cdef class Chunk:
     cdef uint8_t* data
     cdef size_t capacity
@@ -27,7 +27,7 @@ cdef class Block:
     cdef uint64_t first
     cdef uint64_t last
     cdef object view
-    cdef uint32_t* offsets   # last - first + 2 of them
+    cdef uint32_t* offsets   # last - first + 2 elements
 
 cdef class RaftLog:
     cdef readonly object storage
@@ -43,7 +43,7 @@ cdef class RaftLog:
     cdef uint32_t chunk_base              # number of chunks[0]
     cdef uint64_t chunk_bytes
     cdef size_t chunk_size
-    cdef bint sealed                      # the newest chunk must not be written to any more
+    cdef bint sealed                      # nothing more may be written to the newest chunk
     cdef list blocks
     cdef uint64_t max_tail_bytes
     cdef uint64_t read_ahead_bytes
@@ -51,7 +51,7 @@ cdef class RaftLog:
     cdef readonly uint64_t committed
     cdef readonly uint64_t applying       # handed out for applying
     cdef readonly uint64_t applied
-    cdef readonly uint64_t persisted      # everything up to here is durable and will stay
+    cdef readonly uint64_t persisted      # all entries up to here are durable and will stay
     cdef readonly uint64_t emitted        # handed out for persisting
 
     cdef Slot* slot(self, uint64_t index) noexcept

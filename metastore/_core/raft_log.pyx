@@ -1,23 +1,24 @@
-"""The Raft log as one node sees it: an in-memory tail in typed buffers over a storage that holds the rest.
+"""The Raft log of one node: a tail in memory, over a storage that holds the rest.
 
-An entry lives in memory as its image (see entry.pyx) from the moment it is appended until it is persisted and
-committed and the tail has grown over its limit. One that is not applied by then is read back for that. Images lie one
-after the other in append-only chunks, beside them an array of slots with term, position and size. Since the bytes of a
-chunk never change once they are written, the same memory is handed out as it stands: to the WAL, to the applier and to
-the peers; a view keeps its chunk alive.
-An overwritten suffix (Raft paper, section 5.3) is never overwritten in place: a fresh chunk takes the new entries.
+An entry stays in memory as its image (see entry.pyx) from the moment it is appended. It may leave memory when it is
+persisted and committed and the tail has grown over its limit. If it is not applied by then, it is read back later.
+Images lie one after the other in append-only chunks. An array of slots beside them holds term, position and size of
+each image. The bytes of a chunk never change once they are written. The WAL, the applier and the peers therefore share
+the same memory without a copy, and each view keeps its chunk alive. When a suffix of the log is overwritten (Raft
+paper, section 5.3), a fresh chunk takes the new entries and the old bytes stay unchanged.
 
-The storage is asked for what lies before the tail only. Calls, all on a plain Python object:
+The log asks the storage only for what lies before the tail. The storage is a plain Python object with these methods:
 
     initial_state() -> (HardState | None, ConfState)
-    first_index() -> int, last_index() -> int    of the entries it holds; last_index = first_index - 1 when empty
+    first_index() -> int                         index of the first entry that it holds
+    last_index() -> int                          index of the last one; first_index - 1 if it holds none
     term(index) -> int                           also for first_index - 1
-    entries(low, high, max_size) -> list[Entry]  [low, high), at least one, then no more than max_size bytes
-    images(low, high, max_size) -> bytes-like    the same as concatenated images; used instead if it is there
-    has_conf_change(low, high) -> bool           [low, high), optional: saves reading them all to look
-    snapshot() -> Snapshot | None                raises SnapshotNotReady or gives None when there is none now
+    entries(low, high, max_size) -> list[Entry]  [low, high): at least one entry, then at most max_size bytes
+    images(low, high, max_size) -> bytes-like    the same as concatenated images; optional, preferred to `entries`
+    has_conf_change(low, high) -> bool           [low, high); optional, saves reading the entries
+    snapshot() -> Snapshot | None                raises SnapshotNotReady or returns None if there is none now
 
-`entries` and `images` may raise NotYetLoaded; `term` answers at once (the WAL keeps an index in memory).
+`entries` and `images` may raise NotYetLoaded. `term` answers at once, because the WAL keeps an index in memory.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -42,8 +43,8 @@ cdef enum:
     MAX_BLOCKS = 4
 
 
-# Memory of chunks that were given back. Fresh memory costs a page fault each 4 KiB: with 15 KB entries as much as all
-# the rest of the core's work on them.
+# Memory of chunks that were released, kept for reuse. Fresh memory costs a page fault for each 4 KiB. With entries of
+# 15 KB the faults cost as much as the rest of the core's work on them.
 cdef (uint8_t*)[MAX_SPARE] SPARE
 cdef int spare_count = 0
 
@@ -75,14 +76,14 @@ cdef class Chunk:
 
 
 cdef class Block:
-    """A stretch of entries read from the storage, with the offset of each."""
+    """Consecutive entries that were read from the storage, with the offset of each."""
 
     def __dealloc__(self):
         free(self.offsets)
 
 
 cdef Block parse_block(object data, uint64_t first):
-    """Block of the images in `data`; they must be whole and have the indexes first, first + 1, ..."""
+    """Return a Block of the images in `data`, which must be whole and have the indexes first, first + 1, ..."""
     cdef Block block = Block.__new__(Block)
     cdef Py_buffer buffer
     cdef EntryView view
@@ -125,7 +126,7 @@ cdef Block parse_block(object data, uint64_t first):
 
 
 cdef class RaftLog:
-    """See the head of this file. Indexes are uint64, sizes bytes of images."""
+    """See the head of this file. Indexes are uint64; sizes are bytes of images."""
 
     def __cinit__(self, storage, uint64_t max_tail_bytes, uint64_t read_ahead_bytes):
         cdef uint64_t last = storage.last_index()
@@ -135,7 +136,7 @@ cdef class RaftLog:
         self.slot_cap = FIRST_SLOTS
         self.storage = storage
         self.max_tail_bytes = max_tail_bytes
-        # Memory is given back by the chunk, so a chunk is a small part of the limit.
+        # Memory is released by whole chunks, so a chunk is a small part of the limit.
         self.chunk_size = max(min(max_tail_bytes // 8, <uint64_t>MAX_CHUNK_BYTES), <uint64_t>MIN_CHUNK_BYTES)
         self.read_ahead_bytes = read_ahead_bytes
         self.chunks, self.views, self.blocks = [], [], []
@@ -150,11 +151,11 @@ cdef class RaftLog:
     # -- the tail -------------------------------------------------------------------------------------------
 
     cdef Slot* slot(self, uint64_t index) noexcept:
-        """Slot of an entry; tail_first <= index <= last_index is the caller's duty."""
+        """Slot of an entry. The caller ensures tail_first <= index <= last_index."""
         return &self.slots[self.head + <size_t>(index - self.tail_first)]
 
     cdef uint8_t* room(self, size_t size) except NULL:
-        """Where the next image of `size` bytes goes. Images never straddle chunks."""
+        """Address for the next image of `size` bytes. An image never spans two chunks."""
         cdef Chunk chunk
         if self.chunks and not self.sealed:
             chunk = <Chunk>self.chunks[len(self.chunks) - 1]
@@ -168,7 +169,7 @@ cdef class RaftLog:
         return chunk.data
 
     cdef int add_slot(self, uint64_t term, uint8_t type, size_t size) except -1:
-        """Account for an image that was just written to `room()`."""
+        """Register an image that was just written to `room()`."""
         cdef size_t count = <size_t>(self.last_index + 1 - self.tail_first)
         cdef Slot* slot
         cdef Slot* grown
@@ -197,7 +198,7 @@ cdef class RaftLog:
         return 0
 
     cdef uint64_t append_payload(self, uint64_t term, uint8_t type, const uint8_t* payload, size_t n) except 0:
-        """Append an entry of this node's own making; gives its index."""
+        """Append an entry that this node proposes, and return its index."""
         cdef size_t size = entry_size(n)
         cdef uint8_t* where = self.room(size)
         entry_write(where, term, self.last_index + 1, type, payload, n)
@@ -206,11 +207,12 @@ cdef class RaftLog:
 
     cdef uint64_t append_images(self, const uint8_t* images, size_t n, uint64_t prev, uint64_t max_term,
                                 uint64_t* first_new) except? 0:
-        """Entries of a leader that follow entry `prev`, which matches: skip what is there, cut a conflict, append.
+        """Append entries of a leader that follow entry `prev`, which is known to match.
 
-        All is checked before anything changes (CRC, consecutive indexes, terms that never fall and are not
-        above max_term); FormatError if something is wrong. Gives the index of the last entry in `images`;
-        first_new is the first index that was really appended, 0 if none was (Raft paper, figure 2, AppendEntries).
+        Entries that are already there are skipped, and a conflicting suffix is cut. Everything is checked before
+        anything changes: CRCs, consecutive indexes, terms that never fall and are not above max_term. Raises
+        FormatError if a check fails. Returns the index of the last entry in `images`. `first_new` receives the first
+        index that was appended, or 0 if none was (Raft paper, figure 2, AppendEntries).
         """
         cdef EntryView view
         cdef size_t pos = 0
@@ -247,7 +249,7 @@ cdef class RaftLog:
         return index
 
     cdef int truncate(self, uint64_t index) except -1:
-        """Forget entry `index` and all after it."""
+        """Remove entry `index` and all after it."""
         cdef uint64_t term
         cdef Chunk chunk
         if index <= self.tail_first:
@@ -273,7 +275,7 @@ cdef class RaftLog:
         return 0
 
     cdef int restore(self, Snapshot snapshot) except -1:
-        """Replace the whole log by a snapshot that is still to be persisted."""
+        """Replace the whole log by a snapshot that is not persisted yet."""
         self.chunks, self.views, self.blocks = [], [], []
         self.chunk_bytes = 0
         self.head = 0
@@ -285,9 +287,11 @@ cdef class RaftLog:
         return 0
 
     cdef int trim(self, uint64_t needed) except -1:
-        """Give back whole chunks from the front that are persisted and committed: those that are applied and that no
-        peer waits for (up to `needed`) down to a small rest that stays in the processor's cache, all others down to
-        max_tail_bytes. An engine that cannot keep up so costs reads of the log, and no memory without a limit."""
+        """Release whole chunks from the front whose entries are persisted and committed.
+
+        Entries that are applied, and that no peer waits for (up to `needed`), are released down to a small rest that
+        stays in the processor's cache. All others are released down to max_tail_bytes. An engine that cannot keep up
+        therefore causes reads of the log, but memory stays bounded."""
         cdef uint64_t done = min(self.committed, self.persisted)
         cdef uint64_t rest = min(self.max_tail_bytes, <uint64_t>REST_BYTES)
         cdef Chunk chunk
@@ -311,11 +315,11 @@ cdef class RaftLog:
 
     @property
     def settled_bytes(self):
-        """Bytes of the tail's images that are persisted and committed: at most max_tail_bytes, or one chunk."""
+        """Bytes of images in the tail that are persisted and committed: at most max_tail_bytes, or one chunk."""
         return (self.bytes_after(0) - self.bytes_after(min(self.committed, self.persisted))
                 if self.last_index >= self.tail_first else 0)
 
-    # -- questions ------------------------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------------------
 
     cdef uint64_t first_index(self) except? 0:
         """Index of the first entry that can still be read."""
@@ -328,7 +332,8 @@ cdef class RaftLog:
         return self.slot(self.last_index).term if self.last_index >= self.tail_first else self.prev_term
 
     cdef int term_at(self, uint64_t index, uint64_t* term) except -1:
-        """Term of an entry -> TERM_OK, or why there is none. The entry before the first one still has a term."""
+        """Find the term of an entry; return TERM_OK or the reason why there is none. The entry before the first one
+        still has a term."""
         term[0] = 0
         if index > self.last_index:
             return TERM_UNAVAILABLE
@@ -351,10 +356,10 @@ cdef class RaftLog:
         return self.term_at(index, &own) == TERM_OK and own == term
 
     cdef uint64_t find_conflict_by_term(self, uint64_t index, uint64_t term, uint64_t* found) except? 0:
-        """Greatest index <= `index` whose term is <= `term` (or not known any more); its term in `found`.
+        """Return the greatest index <= `index` whose term is <= `term` or no longer known; `found` gets its term.
 
-        Terms never fall along a log, so this is a binary search; used from both ends to skip a whole diverging
-        term with one rejection (Raft paper, end of section 5.3)."""
+        Terms never fall along a log, so this is a binary search. Both sides use it to skip a whole diverging term with
+        one rejection (Raft paper, end of section 5.3)."""
         cdef uint64_t low, high, middle, own
         found[0] = 0
         if index > self.last_index:
@@ -374,7 +379,7 @@ cdef class RaftLog:
         return low
 
     cdef uint64_t bytes_after(self, uint64_t index) noexcept:
-        """Bytes of the images after entry `index`, as far as they are in the tail."""
+        """Bytes of the images after entry `index` that are in the tail."""
         cdef uint64_t start
         if self.last_index < self.tail_first or index >= self.last_index:
             return 0
@@ -382,7 +387,7 @@ cdef class RaftLog:
         return self.slot(self.last_index).end - start
 
     cdef bint has_conf_change(self, uint64_t low, uint64_t high) except -1:
-        """Whether one of the entries low..high changes the membership. May raise NotYetLoaded."""
+        """Whether any of the entries low..high changes the membership. May raise NotYetLoaded."""
         cdef uint64_t index = low, last, at
         cdef Py_buffer buffer
         cdef EntryView view
@@ -416,9 +421,10 @@ cdef class RaftLog:
     # -- reading --------------------------------------------------------------------------------------------
 
     cdef object read(self, uint64_t low, uint64_t high, uint64_t max_size, uint64_t* last):
-        """Images of the entries low..last, last <= high: at least one, beyond that at most max_size bytes.
+        """Return the images of the entries low..last, where last <= high: at least one, then at most max_size bytes.
 
-        Ends early where a contiguous stretch of memory ends. Raises LogCompacted, LogUnavailable, NotYetLoaded."""
+        The result ends early where a contiguous piece of memory ends. Raises LogCompacted, LogUnavailable,
+        NotYetLoaded."""
         if low > high or high > self.last_index:
             raise LogUnavailable(f"raft log: {low}..{high} of ..{self.last_index}")
         if low >= self.tail_first:
@@ -442,7 +448,7 @@ cdef class RaftLog:
         return self.views[first.chunk - self.chunk_base][begin:<Py_ssize_t>end.pos + <Py_ssize_t>end.size]
 
     cdef object read_storage(self, uint64_t low, uint64_t high, uint64_t max_size, uint64_t* last):
-        """From the storage, through a few blocks of read-ahead: a peer that lags asks for the next piece soon."""
+        """Read from the storage through a few blocks of read-ahead: a lagging peer soon asks for the next piece."""
         cdef Block block = None
         cdef Block found
         cdef uint64_t index
@@ -472,7 +478,7 @@ cdef class RaftLog:
         return block.view[begin:block.offsets[index + 1 - block.first]]
 
     cdef object take_unpersisted(self):
-        """All entries not handed out yet, in one contiguous buffer; a copy only where chunks meet."""
+        """Return all entries not handed out yet as one contiguous buffer; copies only if they span chunks."""
         cdef uint64_t low = self.emitted + 1
         cdef uint64_t last
         cdef object piece = self.read_tail(low, self.last_index, <uint64_t>1 << 62, &last)

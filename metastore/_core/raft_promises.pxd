@@ -2,7 +2,7 @@ from libc.stdint cimport uint64_t
 
 from metastore._core.raft_types cimport Message
 
-# What a Ready that is out promised to make durable.
+# What a handed-out Ready will make durable.
 cdef class Claim:
     cdef readonly uint64_t number
     cdef readonly uint64_t last_index
@@ -14,7 +14,7 @@ cdef class Held:
     cdef uint64_t need
     cdef Message message
 
-# The Readies whose report is awaited, and the messages that wait for such reports; both in ascending order.
+# The Readies whose report is still missing, and the messages that wait for them. Both are in ascending order.
 cdef class Promises:
     cdef list claims
     cdef list held

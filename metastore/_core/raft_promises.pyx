@@ -1,5 +1,6 @@
-"""What the Readies that are out promised to make durable, and the messages that must not leave before (Raft paper,
-figure 2: "updated on stable storage before responding"). Pure bookkeeping: RawNode says what depends on what.
+"""Entries and snapshots that handed-out Readies will make durable, and the messages that must wait for that (Raft
+paper, figure 2: "updated on stable storage before responding"). This is bookkeeping only: RawNode decides which
+message depends on which Ready.
 """
 
 from libc.stdint cimport uint64_t
@@ -8,27 +9,27 @@ from metastore._core.raft_types cimport MSG_APP_RESP, Message
 
 
 cdef class Claim:
-    """See promises.pxd."""
+    """See raft_promises.pxd."""
 
 
 cdef class Held:
-    """See promises.pxd."""
+    """See raft_promises.pxd."""
 
 
 cdef bint covers(Message m, Message before) except -1:
-    """Whether this append response says all that the one before it says."""
+    """Whether this append response says everything that the earlier one says."""
     return (m.type == MSG_APP_RESP and before.type == MSG_APP_RESP and m.to == before.to and m.term == before.term
             and not m.reject and not before.reject and m.index >= before.index)
 
 
 cdef class Promises:
-    """The promises of one node; see promises.pxd."""
+    """The promises of one node; see raft_promises.pxd."""
 
     def __cinit__(self):
         self.claims, self.held = [], []
 
     cdef int claim(self, uint64_t number, uint64_t last_index, uint64_t last_term, uint64_t snapshot) except -1:
-        """Ready `number` carries entries up to this one and the snapshot of this index (0: none)."""
+        """Note that Ready `number` carries entries up to this one and the snapshot of this index (0: none)."""
         cdef Claim claim = Claim.__new__(Claim)
         claim.number = number
         claim.last_index = last_index
@@ -38,8 +39,9 @@ cdef class Promises:
         return 0
 
     cdef int cut(self, uint64_t index) except -1:
-        """The log was cut at `index`: Readies that are out can no longer make durable what was there. Even if the
-        same entry comes again, their report is about bytes that another write is going to replace (ABA)."""
+        """Note that the log was cut at `index`. Readies that are on their way can no longer make the old entries
+        durable. Even if the same entry comes again, their report concerns bytes that another write will replace
+        (ABA)."""
         cdef Claim claim
         for claim in self.claims:
             if claim.last_index >= index:
@@ -47,7 +49,7 @@ cdef class Promises:
         return 0
 
     cdef Claim kept(self, uint64_t number):
-        """Ready `number` is durable -> the oldest promise that it keeps, taken off the list; None: no other."""
+        """Remove and return the oldest promise that a durable Ready `number` keeps; None if there is no other."""
         cdef Claim claim
         if not self.claims:
             return None
@@ -58,7 +60,7 @@ cdef class Promises:
         return claim
 
     cdef int hold(self, uint64_t need, Message m) except -1:
-        """Keep a message until Ready `need` is durable. An append response takes the place of one that it covers."""
+        """Hold a message until Ready `need` is durable. An append response replaces an earlier one that it covers."""
         cdef Held held
         if m.type == MSG_APP_RESP and not m.reject and self.held:
             held = <Held>self.held[len(self.held) - 1]
@@ -72,8 +74,8 @@ cdef class Promises:
         return 0
 
     cdef Message freed(self, uint64_t number, uint64_t term):
-        """Ready `number` is durable -> the oldest message that may go, taken off the list; None: no other. Answers
-        from a term before `term` are over and dropped."""
+        """Remove and return the oldest message that may leave now that Ready `number` is durable; None if there is no
+        other. Answers of terms before `term` are dropped."""
         cdef Held held
         while self.held:
             held = <Held>self.held[0]

@@ -12,7 +12,7 @@ cdef enum:
     PROGRESS_REPLICATE = 1
     PROGRESS_SNAPSHOT = 2
 
-# Sent and not yet answered appends: a ring of (last index, bytes).
+# Appends that were sent and not answered yet, as a ring of (last index, bytes).
 cdef class Inflights:
     cdef uint64_t* indexes
     cdef uint64_t* sizes
@@ -34,18 +34,18 @@ cdef class Peer:
     cdef readonly int state
     cdef readonly uint64_t pending_snapshot
     cdef readonly uint64_t sent_commit      # commit index of the last append sent
-    cdef readonly uint64_t read_ack         # newest heartbeat round it answered
-    cdef readonly bint recent_active        # heard since the last check of the quorum
-    cdef readonly bint active_before        # heard between that one and the one before
-    cdef readonly bint probe_sent           # one append is out, wait for its answer (or a heartbeat's)
-    cdef readonly bint waiting_load         # the log said NotYetLoaded
-    cdef readonly bint heartbeat_due        # a heartbeat by the clock is unanswered
+    cdef readonly uint64_t read_ack         # newest heartbeat round that the peer answered
+    cdef readonly bint recent_active        # a message came since the last check of the quorum
+    cdef readonly bint active_before        # a message came between the last check and the one before
+    cdef readonly bint probe_sent           # one append is on its way; wait for its answer or a heartbeat's
+    cdef readonly bint waiting_load         # the log raised NotYetLoaded
+    cdef readonly bint heartbeat_due        # a heartbeat sent by the clock is unanswered
     cdef readonly bint nudge                # send an append even if it is empty
     cdef readonly bint is_learner
     cdef readonly Inflights inflights
-    cdef readonly uint64_t pace             # bytes under way at once of what nobody waits for
+    cdef readonly uint64_t pace             # committed bytes that may be on their way at once
     cdef uint64_t answered                  # bytes answered since the last heartbeat
-    cdef bint slowed                        # `pace` has held something back since then
+    cdef bint slowed                        # `pace` has held entries back since the last heartbeat
     cdef bint paused(self) noexcept
     cdef bint held(self, uint64_t committed) noexcept
     cdef uint64_t piece(self, uint64_t committed, uint64_t limit) noexcept

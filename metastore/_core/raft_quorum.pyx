@@ -1,8 +1,8 @@
-"""Quorums, membership changes and what a leader knows of its peers. Everything here is a pure function or a
-plain record; raft.pyx decides when to use it.
+"""Quorums, membership changes and the state that a leader keeps for its peers.
 
-Sources: Ongaro, "Consensus: Bridging Theory and Practice" (dissertation), sections 3.6.2 (commitment), 4.2-4.3
-(membership changes, joint consensus) and 10.2.1 (pipelining); Raft paper section 6.
+Everything here is a pure function or a plain record; raft.pyx decides when to use it. Sources: Ongaro, "Consensus:
+Bridging Theory and Practice" (dissertation), sections 3.6.2 (commitment), 4.2-4.3 (membership changes, joint
+consensus) and 10.2.1 (pipelining); Raft paper, section 6.
 """
 
 from enum import IntEnum
@@ -25,7 +25,7 @@ cdef enum:
 
 
 class VoteResult(IntEnum):
-    """Outcome of an election so far."""
+    """Current result of an election."""
 
     VotePending = 1
     VoteLost = 2
@@ -36,21 +36,21 @@ class VoteResult(IntEnum):
 
 
 def committed(voters, acked):
-    """Greatest index that a majority of `voters` has acknowledged.
+    """Return the greatest index that a majority of `voters` has acknowledged (dissertation, section 3.6.2).
 
-    voters: ids; acked: id -> index, missing ones count as 0. No voters at all: MAX_INDEX, so that an empty half
-    of a joint configuration never holds the other back. Dissertation, section 3.6.2."""
+    voters: ids. acked: id -> index; a missing id counts as 0. Without voters the result is MAX_INDEX, so an empty half
+    of a joint configuration never holds the other half back."""
     indexes = sorted(acked.get(voter, 0) for voter in set(voters))
     return indexes[(len(indexes) - 1) // 2] if indexes else MAX_INDEX
 
 
 def joint_committed(incoming, outgoing, acked):
-    """The same while two configurations rule together: both majorities are needed. Dissertation, section 4.3."""
+    """Return the same for a joint configuration, which needs both majorities (dissertation, section 4.3)."""
     return min(committed(incoming, acked), committed(outgoing, acked))
 
 
 def vote(voters, votes):
-    """VoteResult of an election among `voters` with votes id -> bool. No voters at all: won."""
+    """VoteResult of an election among `voters` with votes id -> bool. Without voters the election is won."""
     voters = set(voters)
     if not voters:
         return VoteResult.VoteWon
@@ -63,7 +63,7 @@ def vote(voters, votes):
 
 
 def joint_vote(incoming, outgoing, votes):
-    """VoteResult while two configurations rule together: both must be won, either can be lost."""
+    """VoteResult in a joint configuration: the candidate must win both halves and loses if it loses either."""
     first, second = vote(incoming, votes), vote(outgoing, votes)
     if first == second:
         return first
@@ -74,7 +74,7 @@ def joint_vote(incoming, outgoing, votes):
 
 def doubting_vote(incoming, outgoing, votes, doubtful):
     """VoteResult of an election in which the voters in `doubtful` may lack entries that they acknowledged. Their votes
-    count only when all have voted for the candidate, for then nobody has anything that it lacks."""
+    count only if all voters have voted for the candidate, because then no voter has an entry that it lacks."""
     sure = {voter: granted for voter, granted in votes.items() if voter not in doubtful}
     result = joint_vote(incoming, outgoing, sure)
     if result == VoteResult.VotePending and all(votes.get(voter) for voter in (*incoming, *outgoing)):
@@ -83,7 +83,7 @@ def doubting_vote(incoming, outgoing, votes, doubtful):
 
 
 cdef uint64_t majority_index(list peers, bint read_acks) except? 0:
-    """`committed` over Peer records (their match, or their read_ack): the hot form."""
+    """The same as `committed`, fast, over Peer records: it uses their `match` or their `read_ack`."""
     cdef uint64_t[MAX_VOTERS] values
     cdef uint64_t value
     cdef Peer peer
@@ -116,7 +116,7 @@ cdef class _Draft:
         self.learners_next = set(state.learners_next)
 
     def apply(self, changes):
-        """The changes one after the other; node id 0 means a change that was withdrawn."""
+        """Apply the changes one after the other. Node id 0 means a change that was withdrawn."""
         for change in changes:
             node = change.node_id
             if node == 0:
@@ -139,7 +139,7 @@ cdef class _Draft:
         self.learners_next.discard(node)
 
     def make_learner(self, node):
-        """A voter of the outgoing configuration can be a learner only after that is left."""
+        """Make a node a learner. A voter of the outgoing configuration has to wait until that configuration is left."""
         self.voters.discard(node)
         self.forget_learner(node)
         (self.learners_next if node in self.outgoing else self.learners).add(node)
@@ -151,7 +151,7 @@ cdef class _Draft:
 
 
 def simple(ConfState state not None, changes):
-    """ConfState after changes that touch at most one voter (dissertation, section 4.2). Raises ConfChangeError."""
+    """ConfState after changes that affect at most one voter (dissertation, section 4.2). Raises ConfChangeError."""
     if state.voters_outgoing:
         raise ConfChangeError("a simple change is not possible in a joint configuration")
     draft = _Draft(state)
@@ -162,7 +162,7 @@ def simple(ConfState state not None, changes):
 
 
 def enter_joint(ConfState state not None, auto_leave, changes):
-    """ConfState with the present voters as the outgoing half and the changed ones as the incoming half."""
+    """ConfState with the present voters as its outgoing half and the changed voters as its incoming half."""
     if state.voters_outgoing:
         raise ConfChangeError("the configuration is joint already")
     if not state.voters:
@@ -174,14 +174,14 @@ def enter_joint(ConfState state not None, auto_leave, changes):
 
 
 def leave_joint(ConfState state not None):
-    """ConfState with the incoming half alone; learners that waited for it become learners."""
+    """ConfState with only the incoming half. Nodes that waited in `learners_next` become learners."""
     if not state.voters_outgoing:
         raise ConfChangeError("the configuration is not joint")
     return ConfState(state.voters, set(state.learners) | set(state.learners_next))
 
 
 def apply_change(ConfState state not None, change):
-    """ConfState after a ConfChange or ConfChangeV2, by the one of the three ways it asks for."""
+    """ConfState after a ConfChange or ConfChangeV2. The change itself selects one of the three functions above."""
     change = change.as_v2()
     if change.leaves_joint:
         return leave_joint(state)
@@ -190,12 +190,12 @@ def apply_change(ConfState state not None, change):
     return simple(state, change.changes)
 
 
-# -- what a leader knows of a peer ------------------------------------------------------------------------------
+# -- the state that a leader keeps for a peer -----------------------------------------------------------------
 
 
 cdef class Inflights:
-    """Window of appends that were sent and not answered yet: at most `capacity` of them, and no new one once
-    `max_bytes` are out. The ring grows with use, so that an idle peer costs nothing."""
+    """Window of appends that were sent and not answered yet: at most `capacity` appends, and no new one once
+    `max_bytes` are on their way. The ring grows with use, so an idle peer costs almost nothing."""
 
     def __cinit__(self, int capacity, uint64_t max_bytes):
         self.capacity = capacity
@@ -223,8 +223,8 @@ cdef class Inflights:
             if grown == NULL:
                 raise MemoryError()
             self.sizes = grown
-            # The ring is full here: what lies before `start` moves behind the old end (or, if the room is
-            # less than that, the part before the old end moves to the new end).
+            # The ring is full here. The items before `start` move behind the old end. If there is not enough space for
+            # all, the part before the old end moves to the new end.
             self.unroll(wanted)
         at = (self.start + self.count) % self.allocated
         self.indexes[at] = index
@@ -234,7 +234,7 @@ cdef class Inflights:
         return 0
 
     def unroll(self, int wanted):
-        """After growing a full ring: put its oldest item first again."""
+        """Move the oldest item to the front again, after a full ring has grown."""
         cdef list kept = [(self.indexes[(self.start + n) % self.allocated], self.sizes[(self.start + n)
                            % self.allocated]) for n in range(self.count)]
         cdef int n
@@ -244,7 +244,7 @@ cdef class Inflights:
         self.allocated = wanted
 
     cdef uint64_t free_up_to(self, uint64_t index) noexcept:
-        """Forget what was answered -> how many bytes that were."""
+        """Remove the appends up to `index`, which were answered, and return how many bytes they had."""
         cdef uint64_t before = self.bytes
         while self.count > 0 and self.indexes[self.start] <= index:
             self.bytes -= self.sizes[self.start]
@@ -257,35 +257,37 @@ cdef class Inflights:
         self.bytes = 0
 
     def add(self, index, size=0):
-        """Note an append whose last entry is `index`, of `size` bytes."""
+        """Record an append of `size` bytes whose last entry is `index`."""
         self.push(index, size)
 
     def free_le(self, index):
-        """Forget all appends up to `index`: they were answered."""
+        """Remove all appends up to `index`, because they were answered."""
         self.free_up_to(index)
 
     @property
     def is_full(self):
-        """Whether nothing may be sent."""
+        """Whether no further append may be sent."""
         return self.full()
 
 
 cdef class Peer:
     """One member as its leader sees it.
 
-    match: highest index known to be durable there; next: the next to send. Probe: one append at a time, to find
-    where the logs agree. Replicate: optimistic, `next` runs ahead within the in-flight window. Snapshot: nothing
-    is sent until the snapshot's fate is reported. (Dissertation, section 10.2.1; etcd's names for the states.)
+    match: the highest index known to be durable there. next: the next index to send. In the state Probe the leader
+    sends one append at a time to find where the logs agree. In the state Replicate it is optimistic: `next` runs ahead
+    within the in-flight window. In the state Snapshot it sends nothing until it knows what became of the snapshot.
+    (Dissertation, section 10.2.1; the names are etcd's.)
 
-    Catching up has a pace. What is committed a quorum has, and nobody waits until a peer that is behind has it too, so
-    of that no more than `pace` bytes are under way, in pieces of PIECE. A leader that sends as much as the window takes
-    has long turns, in which fresh writes wait: and on processors that are shared, a thread that runs for milliseconds is
-    put aside for milliseconds. Measured (30,000 puts/s of 1 KiB, half load, on two cores for three nodes and the load;
-    250 MB to catch up on): p50 of the puts 20 ms with 16 MiB under way in pieces of 1 MiB, 4.9 ms when level; 5.7 and
-    4.3 ms so. The rate of catching up is 230 and 217 MB/s. With 4 MiB the p50 is 11 ms. Smaller slices of what goes into
-    the socket at once did not help, a window of 512 KiB was only slower.
-    `pace` follows the distance: where the window turns over less than SLOW_TURNS times between two heartbeats it is
-    doubled, up to the whole window, and above FAST_TURNS it is halved again, down to PACE."""
+    Catching up has a pace. A quorum already has every committed entry, and nobody waits for a lagging peer to get it.
+    Of committed entries, therefore, at most `pace` bytes are on their way, in pieces of PIECE. A leader that fills the
+    whole window has long turns, in which new writes wait; and on shared processors the system suspends a thread for
+    milliseconds after it ran for milliseconds. Measured (30,000 puts/s of 1 KiB, half load, on two cores for three
+    nodes and the load; 250 MB to catch up): the p50 of the puts is 20 ms with 16 MiB on their way in pieces of 1 MiB,
+    and 4.9 ms when the peer is level; with this pace it is 5.7 and 4.3 ms. The rate of catching up is 230 MB/s with 16
+    MiB and 217 MB/s with this pace. With 4 MiB the p50 is 11 ms. Smaller writes to the socket did not help, and a
+    window of 512 KiB was only slower. `pace` follows the distance of the peer: it doubles, up to the whole window,
+    while the window turns over less than SLOW_TURNS times between two heartbeats, and halves again, down to PACE,
+    above FAST_TURNS."""
 
     def __cinit__(self, uint64_t id, uint64_t next, int max_inflight, uint64_t max_bytes, bint is_learner):
         self.id = id
@@ -304,7 +306,7 @@ cdef class Peer:
         return True
 
     cdef bint held(self, uint64_t committed) noexcept:
-        """Whether no entries may be sent now, `committed` being the commit index."""
+        """Whether no entries may be sent now. `committed` is the commit index."""
         if self.paused():
             return True
         if self.next > committed or self.inflights.bytes < self.pace:
@@ -313,11 +315,11 @@ cdef class Peer:
         return True
 
     cdef uint64_t piece(self, uint64_t committed, uint64_t limit) noexcept:
-        """Bytes of the next append, `limit` being those of any."""
+        """Size in bytes of the next append. `limit` is the limit for any append."""
         return limit if self.next > committed else min(limit, <uint64_t>PIECE)
 
     cdef void adapt(self) noexcept:
-        """Once a heartbeat: fit the pace to how fast it turned over since the one before."""
+        """Adapt the pace to the turnover since the last heartbeat. Called once per heartbeat."""
         if self.slowed and self.answered < SLOW_TURNS * self.pace:
             self.pace = min(2 * self.pace, self.inflights.max_bytes)
         elif self.answered > FAST_TURNS * self.pace or not self.slowed:
@@ -349,7 +351,7 @@ cdef class Peer:
         self.inflights.reset()
 
     cdef bint maybe_update(self, uint64_t index) noexcept:
-        """The peer has `index` on disk -> whether that was news."""
+        """Record that the peer has `index` on disk, and return whether that is new."""
         if index <= self.match:
             return False
         self.match = index
@@ -359,7 +361,7 @@ cdef class Peer:
         return True
 
     cdef bint maybe_decrease(self, uint64_t rejected, uint64_t hint) noexcept:
-        """The append after `rejected` did not fit; try after `hint` -> False if the answer is an old one."""
+        """Continue after `hint`: the append after `rejected` did not match. Returns False for a stale answer."""
         if self.state == PROGRESS_REPLICATE:
             if rejected <= self.match:
                 return False

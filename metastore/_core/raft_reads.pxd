@@ -8,16 +8,16 @@ cdef class Round:
     cdef readonly uint64_t index
     cdef readonly list reads
 
-# The leader's book of reads, rounds and the lease. Reads are (origin, context): who asked, and the asker's words.
+# Reads, rounds and the lease of a leader. A read is (origin, context): the asking node and the asker's own bytes.
 cdef class Reads:
     cdef RaftConfig config
-    cdef list open                 # they wait for a round to be made
-    cdef list rounds               # made, and a quorum has not answered yet
-    cdef uint64_t number           # of the newest round; heartbeats carry it, and peers return it
+    cdef list open                 # reads that wait for a round to be created
+    cdef list rounds               # rounds that a quorum has not answered yet
+    cdef uint64_t number           # number of the newest round; heartbeats carry it, and peers return it
     cdef uint64_t confirmed
-    cdef list lease_times          # (number, when it was made)
+    cdef list lease_times          # (number, time at which the round was created)
     cdef double lease_start
-    cdef bint lease_ended          # no lease any more in this term
+    cdef bint lease_ended          # there is no lease any more in this term
 
     cdef list drop(self, uint64_t own)
     cdef bint add(self, uint64_t origin, bytes context) except -1

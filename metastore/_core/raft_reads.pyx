@@ -1,10 +1,10 @@
-"""The leader's book of linearizable reads: which wait, which round of heartbeats vouches for which, and how long the
-lease lasts (dissertation, sections 6.4 and 6.4.1). Pure bookkeeping: RawNode makes and takes the messages, and knows
-when leadership begins and ends.
+"""Linearizable reads on the leader: which reads wait, which round of heartbeats confirms which reads, and how long the
+lease lasts (dissertation, sections 6.4 and 6.4.1). This is bookkeeping only: RawNode creates and processes the
+messages, and knows when leadership begins and ends.
 
-A round is a number that heartbeats carry and that the peers return. A quorum that returned `n` or a later number has
-taken this node for the leader after round n was made, so the commit index of that moment is good for all reads that
-came before it.
+A round is a number that heartbeats carry and peers return. If a quorum returned `n` or a later number, it accepted this
+node as leader after round n was created. The commit index of that time is therefore valid for all reads that arrived
+before the round.
 """
 
 from libc.stdint cimport uint64_t
@@ -13,7 +13,7 @@ from metastore._core.raft_quorum cimport majority_index
 from metastore._core.raft_types cimport RaftConfig
 
 cdef enum:
-    MAX_ROUNDS = 4            # heartbeat rounds for reads on their way at once; the next reads gather meanwhile
+    MAX_ROUNDS = 4            # heartbeat rounds for reads on their way at once; further reads wait meanwhile
     MAX_LEASE_TIMES = 256
 
 cdef bytes NOTHING = b""
@@ -22,11 +22,11 @@ cdef double NEVER = -1e300
 
 
 cdef class Round:
-    """See reads.pxd."""
+    """See raft_reads.pxd."""
 
 
 cdef class Reads:
-    """The book of one node. Empty and without a lease unless it leads. config: RaftConfig."""
+    """The reads of one node. Empty and without a lease unless the node leads. config: RaftConfig."""
 
     def __cinit__(self, RaftConfig config not None):
         self.config = config
@@ -34,7 +34,7 @@ cdef class Reads:
         self.lease_start = NEVER
 
     cdef list drop(self, uint64_t own):
-        """The term is over -> the contexts of the reads that node `own` asked for itself; no answer will come."""
+        """End the term. Return the contexts of the reads that node `own` asked for itself; they get no answer."""
         cdef list dropped = []
         for reads in [self.open] + [(<Round>made).reads for made in self.rounds]:
             dropped += [context for origin, context in reads if origin == own]
@@ -45,23 +45,23 @@ cdef class Reads:
         return dropped
 
     cdef bint add(self, uint64_t origin, bytes context) except -1:
-        """A read came -> whether it was taken; not over the limit of pending reads."""
+        """Add a read. Return False, without adding it, over the limit of pending reads."""
         if len(self.open) >= <Py_ssize_t>self.config.max_pending_reads:
             return False
         self.open.append((origin, context))
         return True
 
     cdef list take(self):
-        """The gathered reads, for whom no round is needed."""
+        """Remove and return the collected reads, which need no round."""
         reads, self.open = self.open, []
         return reads
 
     cdef bint room(self) except -1:
-        """Whether another round may be on its way."""
+        """Whether another round may be started."""
         return len(self.rounds) < MAX_ROUNDS
 
     cdef int gather(self, uint64_t index, double now) except -1:
-        """Make a round for all gathered reads, that answers them with this commit index."""
+        """Create a round for all collected reads. It answers them with this commit index."""
         cdef Round made = Round.__new__(Round)
         self.number += 1
         if self.config.lease_reads:
@@ -73,7 +73,7 @@ cdef class Reads:
         return 0
 
     cdef int beat(self, double now) except -1:
-        """The clock makes heartbeats: with lease reads these are a round too."""
+        """Note heartbeats that the clock has caused. With lease reads they are a round too."""
         if self.config.lease_reads:
             self.number += 1
             self.lease_times.append((self.number, now))
@@ -82,14 +82,14 @@ cdef class Reads:
         return 0
 
     cdef bytes token(self):
-        """What heartbeats carry; nothing when nobody waits for its return."""
+        """The bytes that heartbeats carry; empty if nothing waits for their return."""
         if self.rounds or self.config.lease_reads:
             return self.number.to_bytes(8, "little")
         return NOTHING
 
     cdef tuple confirm(self, list voters_in, list voters_out):
-        """A voter (of Peer, by its `read_ack`) has answered -> the rounds that a quorum has answered by that. Moves
-        the lease on."""
+        """Return the rounds that a quorum has answered now, and extend the lease. Called when a voter has answered;
+        `voters_in` and `voters_out` are lists of Peer, and their `read_ack` counts."""
         cdef Py_ssize_t done = 0
         cdef tuple answered
         cdef uint64_t number = majority_index(voters_in, True)
@@ -110,7 +110,7 @@ cdef class Reads:
         return answered
 
     cdef int forget_lease(self) except -1:
-        """A lease is a promise of the quorum that gave it; another membership has other quorums."""
+        """Drop the lease. It is a promise of the quorum that gave it, and a new membership has other quorums."""
         self.lease_start = NEVER
         self.lease_times = []
         return 0

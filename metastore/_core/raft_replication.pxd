@@ -4,7 +4,7 @@ from metastore._core.raft_quorum cimport Peer
 from metastore._core.raft_types cimport ConfState, Message
 from metastore._core.raft_state cimport NodeState
 
-# The log's way from the leader to the followers, and the reads that the leader's heartbeats vouch for.
+# Replication from the leader to the followers, and the reads that the leader's heartbeats confirm.
 cdef class Replication(NodeState):
     cpdef read_index(self, bytes context, double now=*)
     cpdef bint lease_valid(self, double now)

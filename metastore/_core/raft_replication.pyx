@@ -1,4 +1,4 @@
-"""Replication: the leader's appends, heartbeats, snapshots and reads, and what a follower makes of them (Raft paper,
+"""Replication: the leader's appends, heartbeats, snapshots and reads, and how a follower processes them (Raft paper,
 sections 5.3 and 7; dissertation, sections 3.10 and 6.4).
 """
 
@@ -19,7 +19,7 @@ from metastore.errors import FormatError, NoLeader, NotLeader, RequestTooLarge, 
 
 
 cdef class Replication(NodeState):
-    """See replication.pxd."""
+    """See raft_replication.pxd."""
 
     # -- as a follower --------------------------------------------------------------------------------------
 
@@ -34,11 +34,11 @@ cdef class Replication(NodeState):
         return 0
 
     cdef int cut_claims(self, uint64_t index) except -1:
-        """The log was cut at `index`, and with it what Readies that are out can make durable."""
+        """Cut the promises of handed-out Readies at `index`, where the log was cut."""
         return 0 if self.planted & ABA_IGNORED else self.promises.cut(index)
 
     cdef int on_append(self, Message m) except -1:
-        """AppendEntries (Raft paper, figure 2). A rejection names a position from which to go on (section 5.3)."""
+        """Process AppendEntries (Raft paper, figure 2). A rejection names the position to go on from (section 5.3)."""
         cdef Message answer = self.make(MSG_APP_RESP, m.from_)
         cdef uint64_t hint_term, last, old_last = self.log.last_index
         cdef uint64_t first_new = 0
@@ -72,15 +72,15 @@ cdef class Replication(NodeState):
         return 0
 
     cdef int on_snapshot(self, Message m) except -1:
-        """InstallSnapshot (Raft paper, section 7)."""
+        """Process InstallSnapshot (Raft paper, section 7)."""
         cdef Message answer = self.make(MSG_APP_RESP, m.from_)
         answer.index = self.log.last_index if self.restore(m) else self.log.committed
         self.send(answer)
         return 0
 
     cdef bint restore(self, Message m) except -1:
-        """Take a snapshot over -> False if it brings nothing new. Its membership may lack this node: a new member can
-        get a snapshot from before it was added, the entries after that add it."""
+        """Take over a snapshot. Return False if it contains nothing new. Its membership may lack this node: a new
+        member can get a snapshot from before it was added, and the entries after that add it."""
         cdef Snapshot snapshot = m.snapshot
         if snapshot is None or snapshot.index == 0 or snapshot.term > m.term:
             raise FormatError("raft message: bad snapshot")
@@ -117,7 +117,7 @@ cdef class Replication(NodeState):
         return self.log.last_index
 
     cdef int heartbeat(self, bint by_clock) except -1:
-        """Heartbeats to all. They name the newest round, so that a lost one is made good by the next."""
+        """Send heartbeats to all peers. Each names the newest round, so the next one makes up for a lost one."""
         cdef Peer peer
         cdef Message m
         cdef bytes context
@@ -130,7 +130,7 @@ cdef class Replication(NodeState):
             if peer is self.me:
                 continue
             m = self.make(MSG_HEARTBEAT, peer.id)
-            # Never beyond what the peer is known to have: its log may differ after that.
+            # Never above the index that the peer is known to have: its log may differ after that.
             m.commit = min(peer.match, self.log.committed)
             m.context = context
             self.send(m)
@@ -172,7 +172,7 @@ cdef class Replication(NodeState):
             peer.heartbeat_due = False
             peer.probe_sent = False
             if peer.match < self.log.last_index or peer.state == PROGRESS_PROBE:
-                # Entries, or the answer to them, may have been lost: ask.
+                # Entries or their answer may have been lost, so send an append that asks for one.
                 peer.nudge = self.send_due = True
         if len(m.context) == 8:
             answered = <uint64_t>int.from_bytes(m.context, "little")
@@ -182,7 +182,7 @@ cdef class Replication(NodeState):
         return 0
 
     cdef bint maybe_commit(self) except -1:
-        """Move the commit index to what a quorum has, if that is of this term (Raft paper, sections 5.3, 5.4.2)."""
+        """Advance the commit index to the last entry of this term that a quorum has (Raft paper, 5.3 and 5.4.2)."""
         cdef uint64_t index = majority_index(self.voters_in, False)
         cdef uint64_t term
         if self.voters_out and not self.planted & JOINT_HALF:
@@ -211,7 +211,7 @@ cdef class Replication(NodeState):
         return 0
 
     cdef bint send_append(self, Peer peer) except -1:
-        """One append (or snapshot) to a peer, if there is anything to tell -> whether it was sent."""
+        """Send one append or snapshot to a peer if there is anything to send. Return whether it was sent."""
         cdef uint64_t previous = peer.next - 1
         cdef uint64_t size, term, last = previous
         cdef int found
@@ -258,13 +258,13 @@ cdef class Replication(NodeState):
         cdef Message m
         peer.nudge = False
         if not peer.recent_active:
-            return False   # it would not arrive
+            return False   # the snapshot would not arrive
         try:
             snapshot = self.log.storage.snapshot()
         except (SnapshotNotReady, NotYetLoaded):
             snapshot = None
         if snapshot is None or snapshot.index + 1 < self.log.first_index():
-            peer.probe_sent = True   # asked again after the next heartbeat
+            peer.probe_sent = True   # tried again after the next heartbeat
             return False
         m = self.make(MSG_SNAP, peer.id)
         m.snapshot = snapshot
@@ -273,13 +273,13 @@ cdef class Replication(NodeState):
         return True
 
     def report_unreachable(self, uint64_t id):
-        """Messages to this peer were lost: go back to one append at a time."""
+        """Report that messages to this peer were lost. The leader goes back to one append at a time."""
         cdef Peer peer = self.peers.get(id)
         if self.state == STATE_LEADER and peer is not None and peer.state == PROGRESS_REPLICATE:
             peer.become_probe()
 
     def report_snapshot(self, uint64_t id, bint ok):
-        """The snapshot sent to this peer arrived, or did not. Sending goes on after the peer's next answer."""
+        """Report whether the snapshot reached this peer. The leader sends again after the peer's next answer."""
         cdef Peer peer = self.peers.get(id)
         if self.state != STATE_LEADER or peer is None or peer.state != PROGRESS_SNAPSHOT:
             return
@@ -289,18 +289,18 @@ cdef class Replication(NodeState):
         peer.probe_sent = True
 
     cdef int send_timeout_now(self, uint64_t to) except -1:
-        # The target may act on this at any later time, and its votes do not wait for leases: no more lease reads
-        # in this term, even if the transfer is given up.
+        # The target may act on this message at any later time, and voters do not wait for a lease to end before they
+        # vote for it. There are no more lease reads in this term, even if the transfer is given up.
         self.reads.lease_ended = True
         return self.send(self.make(MSG_TIMEOUT_NOW, to))
 
     # -- reads ----------------------------------------------------------------------------------------------
 
     cpdef read_index(self, bytes context, double now=0.0):
-        """Ask for an index that makes a linearizable read; the answer is a ReadState with this context.
+        """Ask for an index at which a read is linearizable. The answer is a ReadState with this context.
 
-        Raises NoLeader, or TooManyRequests over the limit of pending reads. `now` (monotonic seconds) lets lease
-        reads go without a round. A request passed to the leader may get lost: ask again."""
+        Raises NoLeader, or TooManyRequests over the limit of pending reads. `now` (monotonic seconds) allows lease
+        reads without a round. A request that is forwarded to the leader may be lost; then ask again."""
         cdef Message m
         if now > self.now:
             self.now = now
@@ -327,7 +327,7 @@ cdef class Replication(NodeState):
         return self.sole or self.reads.lease_holds(now)
 
     cdef int serve_reads(self) except -1:
-        """Give the gathered reads a round of their own: only rounds made after a read came can vouch for it. The
+        """Create a round for the collected reads. Only a round that is created after a read arrived can confirm it. The
         leader's commit index is known to be complete only after an entry of its own term is committed."""
         if self.log.committed < self.term_start:
             return 0
@@ -339,7 +339,7 @@ cdef class Replication(NodeState):
         return 0
 
     cdef int confirm_rounds(self) except -1:
-        """Answer the reads of all rounds that a quorum has answered, and move the lease on."""
+        """Answer the reads of all rounds that a quorum has answered, and extend the lease."""
         cdef Round done
         for done in self.reads.confirm(self.voters_in, self.voters_out):
             self.answer_reads(done.index, done.reads)
@@ -360,7 +360,7 @@ cdef class Replication(NodeState):
     # -- membership ----------------------------------------------------------------------------------------
 
     cdef int use_conf(self, ConfState conf) except -1:
-        """Work with this membership from now on; what is known of members that stay is kept."""
+        """Use this membership from now on. The state of members that stay is kept."""
         cdef Peer peer
         cdef dict old = self.peers
         cdef uint64_t id
@@ -371,7 +371,7 @@ cdef class Replication(NodeState):
             if peer is None:
                 peer = Peer(id, max(self.log.last_index, <uint64_t>1), self.config.max_inflight,
                             self.config.max_inflight_bytes, False)
-                # Else check quorum could fail before a new member had the time to answer.
+                # Otherwise check quorum could fail before a new member has had time to answer.
                 peer.recent_active = True
             peer.is_learner = id not in conf.voters and id not in conf.voters_outgoing
             self.peers[id] = peer

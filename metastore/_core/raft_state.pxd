@@ -6,7 +6,7 @@ from metastore._core.raft_quorum cimport Peer
 from metastore._core.raft_types cimport ConfState, Message, RaftConfig
 from metastore._core.raft_reads cimport Reads
 
-# The bits of `planted`, as raft.pyx has them for Python.
+# The bits of `planted`. raft.pyx has the same for Python.
 cdef enum:
     VOTE_NOT_PERSISTED = 1
     ACK_BEFORE_SYNC = 2
@@ -17,7 +17,7 @@ cdef enum:
     ABA_IGNORED = 64
     PROMISE_FORGOTTEN = 128
 
-# The fields of a node, and what all its parts do with messages. See raftstate.pyx for the layers.
+# The fields of a node and what all its parts do with messages. raft_state.pyx describes the layers.
 cdef class NodeState:
     cdef readonly RaftConfig config
     cdef readonly RaftLog log
@@ -27,11 +27,11 @@ cdef class NodeState:
     cdef readonly uint64_t lead
     cdef readonly int state
     cdef readonly ConfState conf_state
-    cdef readonly uint64_t doubt   # not 0: entries of this term or before, once acknowledged, may be missing
+    cdef readonly uint64_t doubt   # not 0: acknowledged entries of this term or before may be missing
     cdef dict votes
-    cdef set doubtful              # who granted a vote in doubt
+    cdef set doubtful              # ids of nodes that granted a vote in doubt
     cdef dict peers
-    cdef list peer_list            # by id
+    cdef list peer_list            # sorted by id
     cdef list voters_in
     cdef list voters_out
     cdef Peer me
@@ -40,10 +40,10 @@ cdef class NodeState:
     cdef uint64_t pending_conf_index
     cdef uint64_t term_start       # index of this leader's first entry
     cdef readonly uint64_t lead_transferee
-    cdef public bint apply_held           # the caller cannot apply for the moment: nothing committed is handed out
+    cdef public bint apply_held           # the caller cannot apply now, so no committed entries are handed out
     cdef int election_elapsed
     cdef int heartbeat_elapsed
-    cdef int guard                 # ticks during which this node helps nobody else to lead
+    cdef int guard                 # ticks during which this node votes for no other node
     cdef int election_timeout
     cdef uint64_t random_state
     cdef double now
@@ -54,12 +54,12 @@ cdef class NodeState:
     cdef list read_states
     cdef list dropped_reads
     cdef bint send_due
-    cdef readonly bint apply_waiting   # committed entries were asked for and are NotYetLoaded
-    cdef bint hup_waiting          # a sole voter's election waits for membership changes to be applied
+    cdef readonly bint apply_waiting   # committed entries were requested and are NotYetLoaded
+    cdef bint hup_waiting          # a sole voter's election waits until membership changes are applied
     cdef bint snapshot_out
     cdef uint64_t next_number
     cdef uint64_t persisted_number
-    cdef uint64_t state_number     # newest Ready that carried anything messages may depend on
+    cdef uint64_t state_number     # newest Ready with state that messages may depend on
     cdef uint64_t out_term
     cdef uint64_t out_vote
     cdef uint64_t out_commit

@@ -1,8 +1,8 @@
-"""What every part of a Raft node works with: its fields, the messages that it makes and holds back, and looking in.
+"""Common part of a Raft node: its fields, the messages that it creates or holds back, and its state for callers.
 
-A RawNode (raft.pyx) is built in layers, so that each can be read by itself: NodeState (here), then Replication
-(replication.pyx), then Election (election.pyx), then RawNode. A layer calls only what its own module or one below it
-defines. The one exception is `step`, for a node also sends votes to itself.
+A RawNode (raft.pyx) is built in layers, so each can be read by itself: NodeState (here), Replication
+(raft_replication.pyx), Election (raft_election.pyx), RawNode. A layer calls only functions of its own module or of a
+layer below it. The one exception is `step`, because a node also sends votes to itself.
 """
 
 from libc.stdint cimport uint64_t
@@ -20,10 +20,10 @@ cdef bytes NOTHING = b""
 
 
 cdef class NodeState:
-    """See raftstate.pxd."""
+    """See raft_state.pxd."""
 
     cpdef step(self, Message m):
-        """Take in a message: RawNode does."""
+        """Process a message; RawNode implements this."""
         raise NotImplementedError
 
     # -- sending --------------------------------------------------------------------------------------------
@@ -38,14 +38,14 @@ cdef class NodeState:
         return m
 
     cdef uint64_t unsettled(self) noexcept:
-        """Number of the Ready that must be durable before anything about the present state may be said; 0: none."""
+        """Number of the Ready that must be durable before the node may tell its present state to others; 0: none."""
         if (self.out_term != self.term or self.out_vote != self.vote or self.log.emitted < self.log.last_index
                 or (self.log.pending_snapshot is not None and not self.snapshot_out)):
             return self.next_number
         return self.state_number if self.state_number > self.persisted_number else 0
 
     cdef int send(self, Message m) except -1:
-        """Queue a message: for the next Ready, or until what it depends on is durable."""
+        """Queue a message for the next Ready, or hold it until the state that it depends on is durable."""
         cdef uint64_t need
         if m.type == MSG_APP_RESP or m.type == MSG_VOTE or m.type == MSG_VOTE_RESP or m.type == MSG_PRE_VOTE_RESP:
             need = self.unsettled()
@@ -64,7 +64,7 @@ cdef class NodeState:
         return 0
 
     cdef int release_held(self) except -1:
-        """Let go what waited for a Ready that is durable now. Answers from a term that is over are not sent."""
+        """Queue the messages that waited for a Ready which is durable now. Answers of earlier terms are dropped."""
         cdef Message m
         cdef Message last = None
         while (m := self.promises.freed(self.persisted_number, self.term)) is not None:
@@ -77,7 +77,7 @@ cdef class NodeState:
                 self.messages.append(m)
         return 0
 
-    # -- looking in -----------------------------------------------------------------------------------------
+    # -- state for callers ----------------------------------------------------------------------------------
 
     @property
     def raft_state(self):
@@ -91,27 +91,27 @@ cdef class NodeState:
 
     @property
     def commit(self):
-        """Commit index."""
+        """The commit index."""
         return self.log.committed
 
     @property
     def applied(self):
-        """Index up to which applying was reported."""
+        """Index up to which the caller reported entries as applied."""
         return self.log.applied
 
     @property
     def last_index(self):
-        """Index of the last entry, durable or not."""
+        """Index of the last entry, whether durable or not."""
         return self.log.last_index
 
     @property
     def changing(self):
-        """On a leader: whether a membership change may be in the log that is not applied, or has more to come."""
+        """On a leader: whether the log may hold a membership change that is not applied or not complete."""
         return self.pending_conf_index > self.log.applied or bool(self.conf_state.voters_outgoing)
 
     @property
     def restoring(self):
-        """Whether a snapshot that came in is to take the place of the state; the membership is already the snapshot's."""
+        """Whether a received snapshot is about to replace the state. The membership is already that of the snapshot."""
         return self.log.pending_snapshot is not None
 
     @property
@@ -126,7 +126,7 @@ cdef class NodeState:
 
     @property
     def election_timeout_ticks(self):
-        """The election timeout in force, in ticks. A test may set it."""
+        """The current election timeout in ticks. A test may set it."""
         return self.election_timeout
 
     @election_timeout_ticks.setter
@@ -136,7 +136,7 @@ cdef class NodeState:
         self.election_timeout = ticks
 
     def term_of(self, uint64_t index):
-        """Term of entry `index`; None if it is not (or no longer) in the log."""
+        """Term of entry `index`; None if the log does not hold it or holds it no longer."""
         cdef uint64_t term
         return term if self.log.term_at(index, &term) == TERM_OK else None
 

@@ -1,7 +1,7 @@
-"""The words of the Raft core: messages, Ready, membership, configuration and their errors.
+"""Types of the Raft core: messages, Ready, membership, configuration, and their errors.
 
-Names and numbers of the message, entry and membership types are those of etcd's `raftpb`, the layouts on
-the wire are our own (FORMATS.md, "Raft messages"). Nothing here decides anything.
+The names and numbers of the message, entry and membership types are those of etcd's `raftpb`. The layouts on the wire
+are our own (FORMATS.md, "Raft messages"). This module makes no decisions.
 """
 
 import struct
@@ -19,7 +19,7 @@ MAX_MEMBERS = 128
 
 
 class MessageType(IntEnum):
-    """Type of a `Message`, with raftpb's numbers."""
+    """Type of a `Message`, with the numbers of raftpb."""
 
     MsgHup = 0
     MsgBeat = 1
@@ -43,7 +43,7 @@ class MessageType(IntEnum):
 
 
 class EntryType(IntEnum):
-    """Type of an entry, with raftpb's numbers."""
+    """Type of an entry, with the numbers of raftpb."""
 
     EntryNormal = 0
     EntryConfChange = 1
@@ -60,7 +60,7 @@ class StateType(IntEnum):
 
 
 class ProgressState(IntEnum):
-    """How a leader treats a peer: one append at a time, a pipeline of them, or a snapshot."""
+    """How a leader replicates to a peer: one append at a time (probe), a pipeline of appends, or a snapshot."""
 
     StateProbe = 0
     StateReplicate = 1
@@ -68,7 +68,7 @@ class ProgressState(IntEnum):
 
 
 class ConfChangeType(IntEnum):
-    """What a single membership change does."""
+    """Effect of a single membership change."""
 
     ConfChangeAddNode = 0
     ConfChangeRemoveNode = 1
@@ -77,7 +77,8 @@ class ConfChangeType(IntEnum):
 
 
 class ConfChangeTransition(IntEnum):
-    """Auto: joint only when needed, and left by itself. Implicit: joint, left by itself. Explicit: joint until told."""
+    """Auto: use a joint configuration only if it is needed, and leave it automatically. JointImplicit: always use one,
+    and leave it automatically. JointExplicit: always use one, and leave it when an empty change asks for it."""
 
     Auto = 0
     JointImplicit = 1
@@ -85,41 +86,41 @@ class ConfChangeTransition(IntEnum):
 
 
 class NotYetLoaded(MetaStoreError):
-    """A storage cannot answer at once: it reads in the background, and `entries_loaded()` is called when it can."""
+    """The storage cannot answer at once because it reads in the background. `entries_loaded()` reports that it can."""
 
     default = "metastore: log entries are not yet loaded"
 
 
 class LogCompacted(MetaStoreError):
-    """The asked part of the log was compacted away: only a snapshot helps."""
+    """The requested part of the log was compacted. The peer needs a snapshot."""
 
     default = "metastore: log entries were compacted"
 
 
 class LogUnavailable(MetaStoreError):
-    """The asked part of the log does not exist."""
+    """The requested part of the log does not exist."""
 
     default = "metastore: log entries do not exist"
 
 
 class SnapshotNotReady(MetaStoreError):
-    """A storage has no snapshot to send just now; asked again after the next heartbeat."""
+    """The storage has no snapshot to send now. The leader asks again after the next heartbeat."""
 
     default = "metastore: snapshot is not ready"
 
 
 class ProposalDropped(TooManyRequests):
-    """A proposal that did not enter the log: too many uncommitted bytes, or leadership is being handed over."""
+    """The proposal did not enter the log: there are too many uncommitted bytes, or leadership is being transferred."""
 
 
 class ConfChangeError(MetaStoreError):
-    """A membership change that is not allowed; the text says why. Nothing was changed."""
+    """The membership change is not allowed; the text gives the reason. Nothing was changed."""
 
     default = "metastore: membership change refused"
 
 
 class RaftInvariantBroken(MetaStoreError):
-    """Something happened that Raft excludes (lost disk contents, a forged message): the node must stop."""
+    """An event happened that Raft excludes (disk contents were lost, a message was forged). The node must stop."""
 
     exit_code = 4
 
@@ -132,7 +133,7 @@ cdef tuple sorted_ids(object ids):
 
 
 cdef class ConfState:
-    """Membership: sorted tuples of node ids. `voters_outgoing` is not empty while a joint change is under way."""
+    """Membership as sorted tuples of node ids. `voters_outgoing` is not empty while a joint change is under way."""
 
     def __init__(self, voters=(), learners=(), voters_outgoing=(), learners_next=(), auto_leave=False):
         self.voters = sorted_ids(voters)
@@ -142,7 +143,7 @@ cdef class ConfState:
         self.auto_leave = bool(auto_leave)
 
     cpdef bytes encode(self):
-        """Bytes as FORMATS.md "Membership" has them."""
+        """Encode as FORMATS.md, "Membership", describes."""
         out = [struct.pack("<BB", FORMAT_VERSION, self.auto_leave)]
         for ids in (self.voters, self.learners, self.voters_outgoing, self.learners_next):
             out.append(struct.pack(f"<H{len(ids)}Q", len(ids), *ids))
@@ -150,7 +151,7 @@ cdef class ConfState:
 
     @staticmethod
     def decode(data):
-        """ConfState from `encode()`'s bytes. Raises FormatError on anything else."""
+        """Decode the bytes of `encode()`. Raises FormatError on anything else."""
         data = bytes(data)
         try:
             version, auto_leave = struct.unpack_from("<BB", data)
@@ -188,7 +189,7 @@ cdef class ConfState:
 
 
 cdef class Snapshot:
-    """Position and membership of a snapshot. `data` is the caller's (a name, a reader); the core only passes it on."""
+    """Position and membership of a snapshot. `data` (a name, a reader) belongs to the caller; the core passes it on."""
 
     def __init__(self, index=0, term=0, conf_state=None, data=b""):
         self.index = index
@@ -209,7 +210,7 @@ cdef class Snapshot:
 
 
 cdef class ConfChange:
-    """One membership change. `context` is the proposer's (the member's record); the core only carries it."""
+    """One membership change. `context` (the member's record) belongs to the proposer; the core only carries it."""
 
     def __init__(self, type=0, node_id=0, context=b""):
         self.type = type
@@ -221,7 +222,7 @@ cdef class ConfChange:
         return ConfChangeV2(0, (ConfChange(self.type, self.node_id),), self.context)
 
     def encode(self):
-        """Payload of an entry of type 1."""
+        """Encode as the payload of an entry of type 1."""
         return self.as_v2().encode()
 
     def __eq__(self, other):
@@ -237,7 +238,7 @@ cdef class ConfChange:
 
 
 cdef class ConfChangeV2:
-    """Several membership changes at once; no change at all means: leave the joint configuration."""
+    """Several membership changes at once. An empty list of changes means: leave the joint configuration."""
 
     def __init__(self, transition=0, changes=(), context=b""):
         self.transition = transition
@@ -247,7 +248,7 @@ cdef class ConfChangeV2:
             raise ConfChangeError("too many changes at once")
 
     def as_v2(self):
-        """Itself."""
+        """Return this object itself."""
         return self
 
     @property
@@ -262,11 +263,11 @@ cdef class ConfChangeV2:
 
     @property
     def auto_leave(self):
-        """Whether the joint configuration is left without being asked."""
+        """Whether the node leaves the joint configuration automatically."""
         return self.transition != 2
 
     cpdef bytes encode(self):
-        """Payload of an entry of type 2; FORMATS.md "Membership changes"."""
+        """Encode as the payload of an entry of type 2; see FORMATS.md, "Membership"."""
         out = [struct.pack("<BBH", FORMAT_VERSION, self.transition, len(self.changes))]
         out += [struct.pack("<BQ", change.type, change.node_id) for change in self.changes]
         out.append(self.context)
@@ -285,7 +286,7 @@ cdef class ConfChangeV2:
 
 
 def decode_conf_change(entry_type, data):
-    """ConfChange (entry type 1) or ConfChangeV2 (type 2) from an entry's payload. Raises FormatError."""
+    """Decode the payload of an entry: a ConfChange (type 1) or a ConfChangeV2 (type 2). Raises FormatError."""
     data = bytes(data)
     if not data and entry_type == ENTRY_CONF_CHANGE_V2:
         return ConfChangeV2()
@@ -312,8 +313,8 @@ def decode_conf_change(entry_type, data):
 
 
 cdef class Message:
-    """A Raft message. Entries are held as images (bytes as they stand in the log) or as Entry objects; each form
-    is made from the other on demand. `term` 0 marks a local message, which no peer may send."""
+    """A Raft message. It holds its entries as images (the same bytes as in the log) or as Entry objects, and builds
+    one form from the other when asked. A message with `term` 0 is local, and no peer may send it."""
 
     def __init__(self, type=0, to=0, from_=0, term=0, log_term=0, index=0, entries=None, commit=0, vote=0,
                  snapshot=None, reject=False, reject_hint=0, context=b"", images=None):
@@ -341,7 +342,7 @@ cdef class Message:
 
     @property
     def images(self):
-        """The entries' images, one after the other (bytes-like)."""
+        """The images of the entries, concatenated (bytes-like)."""
         return self.get_images()
 
     @property
@@ -380,7 +381,7 @@ cdef class Message:
         return out
 
     def encode_parts(self):
-        """(head bytes, images): the message for the wire, entry images untouched. A snapshot goes without data."""
+        """Encode for the wire as (head bytes, images), without copying the images. A snapshot loses its data."""
         snapshot = b""
         if self.snapshot is not None:
             snapshot = struct.pack("<QQ", self.snapshot.index, self.snapshot.term) + self.snapshot.conf_state.encode()
@@ -391,14 +392,14 @@ cdef class Message:
         return head + self.context + snapshot, images
 
     def encode(self):
-        """The message as one bytes object."""
+        """Encode the message as one bytes object."""
         return b"".join(self.encode_parts())
 
     @staticmethod
     def decode(data):
-        """Message from `encode()`'s bytes; the images stay a view of `data`. Raises FormatError.
+        """Decode the bytes of `encode()`; the images stay a view of `data`. Raises FormatError.
 
-        The images themselves are checked by the core when they enter the log."""
+        The core checks the images themselves when they enter the log."""
         view = memoryview(data)
         try:
             (version, kind, flags, context_len, snapshot_len, images_len, *rest) = HEAD.unpack_from(view)
@@ -429,7 +430,7 @@ HEAD = struct.Struct("<BBBxIIQ8Q")
 
 
 cdef class SoftState:
-    """What need not be persisted: the known leader (0: none) and the role (StateType)."""
+    """State that is not persisted: the known leader (0: none) and the role (StateType)."""
 
     def __init__(self, lead=0, raft_state=0):
         self.lead = lead
@@ -447,7 +448,7 @@ cdef class SoftState:
 
 
 cdef class ReadState:
-    """Answer to a read_index: the state applied up to `index` may serve the reads of `request_ctx`."""
+    """Answer to a read_index: a state that is applied up to `index` may serve the reads of `request_ctx`."""
 
     def __init__(self, index=0, request_ctx=b""):
         self.index = index
@@ -465,21 +466,22 @@ cdef class ReadState:
 
 
 cdef class Ready:
-    """What the caller has to do now; the duties stand at the head of raft.pyx.
+    """The work that the caller has to do now. The head of raft.pyx describes the duties.
 
-    entry_images / committed_images are bytes-like and never change; entries / committed_entries are the same as
-    Entry objects, decoded on demand. first_index, last_index, committed_first, committed_last are 0 when empty.
-    dropped_reads: contexts of this node's read_index calls that will get no answer (leadership was lost).
+    `entry_images` and `committed_images` are bytes-like and never change. `entries` and `committed_entries` are the
+    same as lists of Entry, decoded on demand. first_index, last_index, committed_first and committed_last are 0 where
+    there are no entries. `dropped_reads` holds the contexts of read_index calls on this node that will get no answer
+    because leadership was lost.
     """
 
     @property
     def entries(self):
-        """Entries to persist, as a list of Entry."""
+        """The entries to persist, as a list of Entry."""
         return decode_entries(self.entry_images) if self.last_index else []
 
     @property
     def committed_entries(self):
-        """Entries to apply, as a list of Entry."""
+        """The entries to apply, as a list of Entry."""
         return decode_entries(self.committed_images) if self.committed_last else []
 
     def __repr__(self):
@@ -502,15 +504,15 @@ cdef class Ready:
 
 
 cdef class RaftConfig:
-    """Settings of a RawNode. Ticks are the caller's unit of time, sizes are bytes, all limits positive.
+    """Settings of a RawNode. Times are in ticks, which the caller defines, and sizes in bytes. All limits are positive.
 
-    id: this node, not 0. applied: index the state machine has applied already. election_ticks: election timeout
-    (drawn anew from [election_ticks, 2*election_ticks) each time). lease_reads needs check_quorum and
-    lease_seconds: how long after the sending of a heartbeat that a quorum answered no other leader can be
-    elected; at most (election_ticks - 1) tick intervals less the drift of the clocks. seed / random: the source
-    of the jitter; random(n) returns an int in [0, n). doubt: not 0 when entries may be missing that this node
-    acknowledged in this term or before, see raft.pyx; accept_loss: vote in spite of it. planted: bugs for the simulator's own test, see raft.pyx.
-    Raises ConfigError when they do not fit together.
+    id: the id of this node, not 0. applied: the index that the state machine has already applied. election_ticks: the
+    election timeout; each one is drawn from [election_ticks, 2*election_ticks). Lease reads need check_quorum and
+    lease_seconds. lease_seconds: after a heartbeat that a quorum answered was sent, no other leader can be elected for
+    this long; it is at most (election_ticks - 1) tick intervals less the drift of the clocks. seed, random: the source
+    of the jitter; random(n) returns an int in [0, n). doubt: not 0 if entries may be missing that this node
+    acknowledged in this term or before; see raft.pyx. accept_loss: vote in spite of the doubt. planted: bugs for the
+    simulator's own test; see raft.pyx. Raises ConfigError if the settings contradict each other.
     """
 
     def __init__(self, id, *, election_ticks=10, heartbeat_ticks=1, applied=0, max_size_per_msg=1 << 20,
@@ -554,7 +556,7 @@ cdef class RaftConfig:
 
 
 class Progress:
-    """What a leader knows of a peer, as `Status.progress` shows it."""
+    """The state that a leader keeps for a peer, as `Status.progress` shows it."""
 
     __slots__ = ("state", "match", "next", "is_learner", "is_paused", "pending_snapshot", "recent_active", "inflight",
                  "heard")
@@ -575,7 +577,7 @@ class Progress:
 
 
 class Status:
-    """State of a RawNode at the moment of the call. `progress` is {} on a node that does not lead."""
+    """State of a RawNode at the time of the call. `progress` is {} on a node that does not lead."""
 
     __slots__ = ("id", "term", "vote", "commit", "applied", "lead", "raft_state", "config", "progress",
                  "last_index", "persisted", "lead_transferee")

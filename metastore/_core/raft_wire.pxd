@@ -17,7 +17,7 @@ cdef enum:
 cdef struct FrameHeader:
     uint32_t crc
     size_t n              # bytes of the body
-    size_t head           # bytes of it under the sum
+    size_t head           # bytes of the body that the CRC covers
     uint8_t type
 
 
@@ -39,11 +39,11 @@ cdef class Outbox:
     cdef readonly size_t size             # bytes that wait to be sent
     cdef readonly size_t max_bytes
     cdef readonly size_t max_frame
-    cdef readonly uint64_t frames         # frames taken in since the beginning
-    cdef readonly uint64_t dropped        # frames refused since the beginning
+    cdef readonly uint64_t frames         # frames taken since the outbox was created
+    cdef readonly uint64_t dropped        # frames refused since the outbox was created
     cdef readonly uint64_t sent_bytes
     cdef list _pieces                     # bytes-like objects, sealed, in order
-    cdef uint8_t* _buf                    # what follows the sealed pieces
+    cdef uint8_t* _buf                    # bytes behind the sealed pieces
     cdef size_t _used
     cdef size_t _capacity
 
@@ -63,11 +63,11 @@ cdef class Outbox:
 
 cdef class FrameReader:
     cdef readonly size_t max_frame
-    cdef readonly uint64_t from_          # what the messages must say; 0: anything
+    cdef readonly uint64_t from_          # ids that messages must have; 0: any
     cdef readonly uint64_t to
-    cdef readonly uint64_t frames         # frames read since the beginning
+    cdef readonly uint64_t frames         # frames read since the reader was created
     cdef uint8_t _head[FRAME_HEADER]
-    cdef size_t _have                     # bytes of _head that are there; FRAME_HEADER while a body is gathered
+    cdef size_t _have                     # bytes of _head that are there; FRAME_HEADER while a body is incomplete
     cdef FrameHeader _frame
     cdef bytes _body
     cdef size_t _filled

@@ -1,8 +1,8 @@
-"""Frames between members: an outbox that gathers them, a reader that takes them out of a stream of bytes.
+"""Frames between members: an outbox that collects them, and a reader that extracts them from a stream of bytes.
 
-Both are bounded and know no sockets. Entry images are never encoded and, from a few KiB on, not copied either: the
-outbox gives out the log's own memory between its frame heads, for one gathering write. Damage, and whatever a member
-would not send, is a FormatError: it ends the connection, never the node.
+Both have limits and know no sockets. Entry images are never re-encoded. Images of a few KiB or more are not copied
+either: the outbox puts the log's own memory between its frame headers, for one gathering write. Damage, and anything
+that a member would not send, is a FormatError. It ends the connection, never the node.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -25,7 +25,7 @@ from metastore.errors import FormatError
 HEADER = FRAME_HEADER
 MAX_FRAME = PEER_FRAME
 
-#: Why forwarded operations were surely not logged; the number on the wire is the place in this list: only append.
+#: Reasons why forwarded operations were certainly not logged. The wire has the index in this list: only append to it.
 REFUSALS = (
     errors.NotLeader, errors.NoLeader, errors.TooManyRequests, errors.RequestTooLarge, errors.NoSpace, errors.Stopped,
     errors.NotCapable, errors.MalformedRequest, errors.LeaderChanged, errors.Unhealthy, errors.MemberExist,
@@ -37,24 +37,24 @@ cdef enum:
     MESSAGE_VERSION = 1
     FLAG_REJECT = 1
     FLAG_SNAPSHOT = 2
-    COPY_BELOW = 2048         # images below this go into the outbox's own memory: a piece more costs as much
-    MAX_PIECES = 512          # of one gathering write; the system takes 1024
+    COPY_BELOW = 2048         # images below this are copied into the outbox: one more piece would cost as much
+    MAX_PIECES = 512          # pieces of one gathering write; the system takes 1024
     FIRST_CAPACITY = 4096
     KEEP_CAPACITY = 1 << 20
-    MAX_CONTEXT = 1024        # bytes of a message's context: a number, or a word
+    MAX_CONTEXT = 1024        # bytes of a message's context, which is a number or a word
 
 cdef int N_REFUSALS = len(REFUSALS)
 cdef size_t MAX_REFUSED = MAX_BATCH_OPS
 
 
 cdef inline bint travels(int type) noexcept nogil:
-    """Whether messages of this type go from member to member; proposals do not: operations are forwarded raw."""
+    """Whether messages of this type go between members. Proposals do not: operations are forwarded raw."""
     return (0 <= type <= MSG_PRE_VOTE_RESP and type != MSG_HUP and type != MSG_BEAT and type != MSG_PROP
             and type != MSG_UNREACHABLE and type != MSG_SNAP_STATUS and type != MSG_CHECK_QUORUM)
 
 
 cdef class Forward:
-    """Operations for the leader: `frame` is a batch of raw operations (batch.unframe)."""
+    """Operations for the leader. `frame` is a batch of raw operations (see batch.unframe)."""
 
     def __init__(self, bytes frame not None):
         self.frame = frame
@@ -64,7 +64,7 @@ cdef class Forward:
 
 
 cdef class Refusal:
-    """Forwarded operations that were not logged: `code` is an index into REFUSALS, `ids` are request ids."""
+    """Answer for forwarded operations that were not logged. `code` is an index into REFUSALS, `ids` are request ids."""
 
     def __init__(self, int code, list ids not None):
         self.code = code
@@ -75,7 +75,7 @@ cdef class Refusal:
 
 
 cdef class Blob:
-    """Bytes on a snapshot stream; what `tag` (0 to 255) means is the business of both ends."""
+    """Bytes with a `tag` (0 to 255). The tag defines their meaning; see FORMATS.md."""
 
     def __init__(self, int tag, bytes data not None):
         self.tag = tag
@@ -86,7 +86,7 @@ cdef class Blob:
 
 
 cdef void write_header(uint8_t* at, uint8_t type, size_t n, size_t head) noexcept nogil:
-    """Header of a frame whose first `head` bytes of the body follow it in memory."""
+    """Write the header of a frame. The first `head` bytes of its body already follow it in memory."""
     put32(at, crc32(0, at + FRAME_HEADER, head))
     put32(at + 4, <uint32_t>n)
     put32(at + 8, <uint32_t>head)
@@ -95,10 +95,10 @@ cdef void write_header(uint8_t* at, uint8_t type, size_t n, size_t head) noexcep
 
 
 cdef class Outbox:
-    """Frames that wait to be sent on one stream, at most `max_bytes` (a lone frame may be larger, up to `max_frame`).
+    """Frames that wait to be sent on one stream: at most `max_bytes`, but a single frame may have up to `max_frame`.
 
-    The `add` functions tell whether the frame was taken; one that was not leaves no trace but in `dropped`. `pieces`
-    gives buffers for one gathering write, `sent` takes away what was written of them.
+    Each `add` function returns whether the frame was taken. A refused frame changes only the counter `dropped`.
+    `pieces` returns buffers for one gathering write, and `sent` removes the bytes that were written.
     """
 
     def __cinit__(self, size_t max_bytes=1 << 20, size_t max_frame=MAX_FRAME):
@@ -112,7 +112,7 @@ cdef class Outbox:
         free(self._buf)
 
     cdef uint8_t* _room(self, size_t n) except NULL:
-        """Memory for n more bytes behind `_used`."""
+        """Address of n free bytes behind `_used`."""
         cdef size_t wanted = self._used + n
         cdef size_t capacity = max(self._capacity, <size_t>FIRST_CAPACITY)
         cdef uint8_t* grown
@@ -137,7 +137,7 @@ cdef class Outbox:
         return 0
 
     cdef bint _fits(self, size_t n) noexcept:
-        """Whether a frame with a body of n bytes may come in; counts it."""
+        """Whether a frame with a body of n bytes fits. Counts the frame as taken or refused."""
         if n > self.max_frame or (self.size and self.size + FRAME_HEADER + n > self.max_bytes):
             self.dropped += 1
             return False
@@ -145,7 +145,7 @@ cdef class Outbox:
         return True
 
     cpdef bint add(self, Message message) except -1:
-        """Take in a Raft message; False if it does not fit, or is one of those that stay inside a node."""
+        """Add a Raft message. Returns False if it does not fit or is of a type that stays inside a node."""
         cdef object images = message.get_images()
         cdef Snapshot snapshot = message.snapshot
         cdef bytes conf = b"" if snapshot is None else snapshot.conf_state.encode()
@@ -199,13 +199,13 @@ cdef class Outbox:
         return True
 
     cpdef bint add_forward(self, bytes frame) except -1:
-        """Take in a batch of raw operations (bytes of batch.frame)."""
+        """Add a batch of raw operations (the bytes of batch.frame)."""
         return self._add_plain(FRAME_FORWARD, NULL, 0, <const uint8_t*>PyBytes_AS_STRING(frame),
                                <size_t>PyBytes_GET_SIZE(frame))
 
     cpdef bint add_refusal(self, int code, list ids) except -1:
-        """Take in the answer that the operations `ids` were not logged, because of REFUSALS[code]. ValueError if that
-        is none, or there are no ids."""
+        """Add the answer that the operations `ids` were not logged because of REFUSALS[code]. Raises ValueError if
+        there is no such code or no id."""
         cdef size_t count = <size_t>len(ids)
         cdef uint8_t* at
         cdef size_t n = 4 + 8 * count
@@ -222,7 +222,7 @@ cdef class Outbox:
         return self._add_plain(FRAME_REFUSAL, NULL, 0, <const uint8_t*>PyBytes_AS_STRING(body), n)
 
     cpdef bint add_blob(self, int tag, object data) except -1:
-        """Take in bytes for a snapshot stream; `tag` is 0 to 255, else ValueError."""
+        """Add a blob. `tag` is 0 to 255; otherwise ValueError."""
         cdef uint8_t first = <uint8_t>(tag & 0xFF)
         cdef Py_buffer buffer
         if first != tag:
@@ -234,7 +234,7 @@ cdef class Outbox:
             PyBuffer_Release(&buffer)
 
     cpdef list pieces(self, size_t max_bytes=1 << 20):
-        """The first pieces, for one gathering write: at least one, then as many as max_bytes allow; [] if empty."""
+        """The first pieces for one gathering write: at least one, then as many as fit into max_bytes; [] if empty."""
         cdef size_t total = 0
         cdef Py_ssize_t count = 0
         self._seal()
@@ -246,7 +246,7 @@ cdef class Outbox:
         return self._pieces[:count]
 
     cpdef int sent(self, size_t n) except -1:
-        """n bytes of what `pieces` gave were written."""
+        """Remove the first n bytes of what `pieces` returned, because they were written."""
         cdef Py_ssize_t whole = 0
         cdef size_t length
         cdef size_t left = n
@@ -267,14 +267,14 @@ cdef class Outbox:
         return 0
 
     cpdef clear(self):
-        """Forget all frames: after a connection is lost, none of them may follow on the next one."""
+        """Remove all frames. After a connection is lost, none of its frames may be sent on the next one."""
         self._pieces.clear()
         self._used = 0
         self.size = 0
 
 
 cdef void write_message(uint8_t* at, Message m, size_t n_context, size_t n_snapshot, size_t n_images) noexcept:
-    """The fixed part of a message; the same bytes as Message.encode's."""
+    """Write the fixed part of a message, with the same bytes as Message.encode."""
     at[0] = MESSAGE_VERSION
     at[1] = <uint8_t>m.type
     at[2] = (FLAG_REJECT if m.reject else 0) | (FLAG_SNAPSHOT if n_snapshot else 0)
@@ -293,10 +293,10 @@ cdef void write_message(uint8_t* at, Message m, size_t n_context, size_t n_snaps
 
 
 cdef class FrameReader:
-    """Takes frames out of a stream of bytes, cut anywhere.
+    """Extracts frames from a stream of bytes that is cut at any places.
 
-    Args: max_frame, the largest body in bytes; from_ and to, the member ids that every Raft message must bear (0: any).
-    Holds at most one unfinished frame. After a FormatError it takes nothing more.
+    Args: max_frame (the largest body in bytes); from_ and to (member ids that every Raft message must have; 0: any).
+    Holds at most one unfinished frame. After a FormatError it accepts nothing more.
     """
 
     def __cinit__(self, size_t max_frame=MAX_FRAME, uint64_t from_=0, uint64_t to=0):
@@ -308,13 +308,13 @@ cdef class FrameReader:
 
     @property
     def waiting(self):
-        """Bytes of memory held for a frame that is not complete."""
+        """Bytes of memory held for an incomplete frame."""
         return 0 if self._body is None else len(self._body)
 
     cpdef list feed(self, object buffer, size_t n):
-        """Take the first n bytes of a buffer. Gives Message, Forward, Refusal and Blob objects, in order, which own
-        their bytes. FormatError, upon which the frames of this call before the bad one are lost with it: the caller
-        closes the connection."""
+        """Process the first n bytes of a buffer. Returns Message, Forward, Refusal and Blob objects in order; they own
+        their bytes. After a FormatError the caller closes the connection; the frames of this call before the bad one
+        are lost too."""
         cdef Py_buffer view
         cdef list out = []
         if self._broken:
@@ -349,7 +349,7 @@ cdef class FrameReader:
                     self.frames += 1
                     pos += self._frame.n
                     continue
-                # Memory that nothing was written to is not taken: a false length costs addresses only.
+                # The system gives no memory to pages that nothing was written to: a false length costs only addresses.
                 self._body = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>self._frame.n)
                 self._filled = 0
             take = min(self._frame.n - self._filled, n - pos)
@@ -364,7 +364,7 @@ cdef class FrameReader:
         return 0
 
     cdef object _decode(self, const FrameHeader* frame, const uint8_t* body, bytes owner):
-        """The content of a whole frame; `owner` holds `body` where that memory stays."""
+        """Decode the content of a whole frame. `owner` is the object that holds `body`, if that memory stays."""
         if crc32(0, body, frame.head) != frame.crc:
             raise FormatError("peer stream: wrong checksum")
         if frame.type == FRAME_RAFT:
@@ -427,7 +427,7 @@ cdef int read_header(const uint8_t* at, size_t max_frame, FrameHeader* out) exce
     out.n = get32(at + 4)
     out.head = get32(at + 8)
     out.type = at[12]
-    # At once: a wrong length would have the reader wait for bytes that never come.
+    # Check this at once: with a wrong length the reader would wait for bytes that never come.
     if crc32(0, at, 16) != get32(at + 16):
         raise FormatError("peer stream: wrong checksum of a frame's header")
     if get32(at + 12) >> 8:
@@ -456,7 +456,7 @@ cdef Snapshot read_position(const uint8_t* at, size_t n):
 
 
 cdef int check_images(Message m, const uint8_t* images, size_t n) except -1:
-    """Sums, indexes and terms of the entries of an append: what the log would refuse does not get in."""
+    """Check CRCs, indexes and terms of an append's entries. Entries that the log would refuse do not get in."""
     cdef EntryView view
     cdef size_t pos = 0
     cdef uint64_t index = m.index, term = 0

@@ -10,29 +10,29 @@ cdef enum:
     CHUNK_LAST = 1
     CHUNK_MAX = 64 * 1024 * 1024
 
-# Answers of chunk_read.
+# Results of chunk_read.
 cdef enum:
     CHUNK_OK = 0
-    CHUNK_SHORT = 1       # `avail` ends inside the image; ChunkView.size tells its size, 0 if even the header is cut
+    CHUNK_SHORT = 1       # `avail` ends inside the image; ChunkView.size is its size, or 0 if the header is cut
     CHUNK_CRC = 2
-    CHUNK_UNKNOWN = 3     # a later version
+    CHUNK_UNKNOWN = 3     # written by a later version
     CHUNK_BAD = 4         # impossible length, flags or reserved bytes
 
 cdef struct ChunkView:
     uint64_t stream
     uint64_t number
-    uint64_t offset       # of its first byte in the stream
-    uint32_t raw          # bytes of the stream it holds
+    uint64_t offset       # offset in the stream of its first byte
+    uint32_t raw          # bytes of the stream in it
     bint last
     const uint8_t* payload
     size_t n              # bytes of payload, flag byte included
     size_t size           # bytes of the whole image
 
-# Reads and sums one image of at most max_chunk bytes of the stream.
+# Reads one image with at most max_chunk bytes of the stream, and checks its CRC.
 cdef int chunk_read(const uint8_t* src, size_t avail, size_t max_chunk, ChunkView* out) noexcept nogil
 
 
-# The image of a chunk; `payload` is flag byte and content, `raw` the bytes of the stream in it.
+# Builds the image of a chunk; `payload` is flag byte and content, `raw` the number of bytes of the stream in it.
 cdef bytes chunk_image(uint64_t stream, uint64_t number, uint64_t offset, uint32_t raw, bint last, bytes payload)
 
 
@@ -47,7 +47,7 @@ cdef class Chunk:
 cdef class ChunkSplitter:
     cdef readonly uint64_t stream
     cdef readonly size_t chunk_size
-    cdef readonly uint64_t chunks         # images made
+    cdef readonly uint64_t chunks         # images created
     cdef readonly uint64_t bytes_in
     cdef readonly uint64_t bytes_out
     cdef readonly bint finished
@@ -62,7 +62,7 @@ cdef class ChunkSplitter:
 cdef class ChunkJoiner:
     cdef readonly uint64_t stream
     cdef readonly size_t max_chunk
-    cdef readonly uint64_t expected       # number of the chunk that comes next
+    cdef readonly uint64_t expected       # number of the next chunk
     cdef readonly uint64_t offset         # bytes of the stream joined so far
     cdef readonly bint finished
     cdef PayloadCodec _codec

@@ -1,11 +1,11 @@
 """Splitting a byte stream into chunks and joining them again, in bounded memory.
 
-A snapshot of any size is written, sent, resumed, verified and restored through these. Each chunk is compressed on its
-own and says under its checksum which stream it belongs to, which number it has and where its bytes stand, so that a
-chunk that is damaged, missing, doubled, in the wrong place or from another stream is found as such, and a receiver can
-ask for one again.
+A snapshot of any size is written, sent, resumed, verified and restored through these functions. Each chunk is
+compressed on its own. Its CRC covers the id of its stream, its number and the offset of its bytes. A reader therefore
+finds a chunk that is damaged, missing, repeated, in the wrong place or from another stream, and a receiver can request
+it again.
 
-Not thread-safe, and the codec is used by one thread at a time; summing releases the GIL.
+The classes are not thread-safe, and only one thread at a time may use the codec. Computing CRCs releases the GIL.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -30,7 +30,7 @@ cdef int chunk_read(const uint8_t* src, size_t avail, size_t max_chunk, ChunkVie
     if avail < CHUNK_HEADER:
         return CHUNK_SHORT
     out.n = get32(src + 4)
-    # Raw is never longer than compressed, so nothing is longer than a whole chunk and its flag byte.
+    # A writer keeps compressed content only if it is shorter, so no payload exceeds a whole chunk and its flag byte.
     if out.n < 1 or out.n > max_chunk + 1:
         return CHUNK_BAD
     out.size = CHUNK_HEADER + out.n
@@ -59,7 +59,7 @@ cdef int check_max(size_t max_chunk) except -1:
 
 
 cdef int read_or_raise(const Py_buffer* view, size_t max_chunk, ChunkView* out) except -1:
-    """chunk_read() of a whole buffer, which holds one image and nothing else."""
+    """chunk_read() of a whole buffer that holds one image and nothing else."""
     cdef int answer
     check_max(max_chunk)
     with nogil:
@@ -78,7 +78,7 @@ cdef int read_or_raise(const Py_buffer* view, size_t max_chunk, ChunkView* out) 
 
 
 cdef class Chunk:
-    """What a chunk says about itself: stream, number (from 0), offset and size (bytes of the stream), last."""
+    """The fields of a chunk's header: stream, number (from 0), offset and size (bytes of the stream), last."""
 
     def __init__(self):
         raise TypeError("made by check_chunk only")
@@ -89,16 +89,16 @@ cdef class Chunk:
 
 
 def image_size(header, size_t max_chunk):
-    """Bytes of the image that begins with these 40 bytes: how much to read from a file or a connection.
+    """Size in bytes of the image that begins with these 40 bytes: how much to read from a file or a connection.
 
-    The sum is not checked yet, the size is bounded by max_chunk all the same. FormatError if it is impossible.
+    The CRC is not checked yet, but max_chunk bounds the size. Raises FormatError if the header is impossible.
     """
     cdef Py_buffer view
     cdef ChunkView found
     check_max(max_chunk)
     PyObject_GetBuffer(header, &view, PyBUF_SIMPLE)
     try:
-        # Given the header alone, an honest image is "short".
+        # chunk_read sees only the header, so a valid image is "short".
         if chunk_read(<const uint8_t*>view.buf, min(<size_t>view.len, <size_t>CHUNK_HEADER), max_chunk,
                       &found) == CHUNK_SHORT and found.size:
             return found.size
@@ -108,9 +108,9 @@ def image_size(header, size_t max_chunk):
 
 
 def check_chunk(image, size_t max_chunk):
-    """What one whole image (bytes-like) says about itself, after checking its sum; nothing is decompressed.
+    """Check the CRC of one whole image (bytes-like) and return its header as a Chunk. Nothing is decompressed.
 
-    FormatError if it is damaged, or holds more than max_chunk bytes of the stream.
+    Raises FormatError if it is damaged or holds more than max_chunk bytes of the stream.
     """
     cdef Py_buffer view
     cdef ChunkView found
@@ -130,7 +130,7 @@ def check_chunk(image, size_t max_chunk):
 
 
 cdef bytes chunk_image(uint64_t stream, uint64_t number, uint64_t offset, uint32_t raw, bint last, bytes payload):
-    """Header and payload (flag byte and content) of a chunk that holds `raw` bytes of the stream."""
+    """Build the image of a chunk that holds `raw` bytes of the stream; `payload` is flag byte and content."""
     cdef size_t n = PyBytes_GET_SIZE(payload)
     cdef bytes image = PyBytes_FromStringAndSize(NULL, CHUNK_HEADER + n)
     cdef uint8_t* at = <uint8_t*>PyBytes_AS_STRING(image)
@@ -151,9 +151,9 @@ cdef bytes chunk_image(uint64_t stream, uint64_t number, uint64_t offset, uint32
 
 def make_chunk(uint64_t stream, uint64_t number, uint64_t offset, bytes data not None, bint last,
                PayloadCodec codec not None) -> bytes:
-    """The image of one chunk, for a writer that cuts the stream by itself (bytes at `offset`, at most MAX_CHUNK).
+    """Build the image of one chunk, for a writer that cuts the stream itself (bytes at `offset`, at most MAX_CHUNK).
 
-    Sums and copies without the GIL, as far as the codec lets it. ValueError if it is too long.
+    It computes the CRC and copies without the GIL, as far as the codec allows. Raises ValueError if it is too long.
     """
     if PyBytes_GET_SIZE(data) > CHUNK_MAX:
         raise ValueError(f"a chunk of {len(data)} bytes; {MAX_CHUNK} are allowed")
@@ -161,13 +161,13 @@ def make_chunk(uint64_t stream, uint64_t number, uint64_t offset, bytes data not
 
 
 cdef class ChunkSplitter:
-    """Splits a stream: write() takes its bytes, sink(image) is called with each chunk's image, finish() makes the last
-    one.
+    """Splits a stream into chunks. write() takes the bytes of the stream, sink(image) is called with the image of each
+    chunk, and finish() creates the last one.
 
-    Args: sink (callable with one bytes argument), stream (unsigned 64-bit, the same for all its chunks and for no other
-    stream), chunk_size (bytes before compression), codec (PayloadCodec, whose max_decoded must be at least chunk_size).
-    An empty stream is one empty chunk. Memory: one chunk, its compressed form and its image. If the sink raises, the
-    stream is broken.
+    Args: sink (callable with one bytes argument), stream (unsigned 64-bit id, the same for all chunks of the stream and
+    for no other stream), chunk_size (bytes before compression), codec (PayloadCodec, whose max_decoded must be at least
+    chunk_size). An empty stream is one empty chunk. Memory: one chunk, its compressed form and its image. If the sink
+    raises, the stream cannot be continued.
     """
 
     def __cinit__(self, sink, uint64_t stream, size_t chunk_size, PayloadCodec codec not None):
@@ -186,7 +186,7 @@ cdef class ChunkSplitter:
         free(self._buf)
 
     def write(self, data):
-        """Takes the next bytes (bytes-like) of the stream. ValueError after finish()."""
+        """Take the next bytes (bytes-like) of the stream. Raises ValueError after finish()."""
         cdef Py_buffer view
         cdef const uint8_t* at
         cdef size_t left, part
@@ -197,7 +197,7 @@ cdef class ChunkSplitter:
             at = <const uint8_t*>view.buf
             left = view.len
             while left > 0:
-                # A full chunk goes out only when another byte comes, so that the last chunk is never an empty extra
+                # A full chunk leaves only when another byte arrives. The last chunk is therefore never an extra empty
                 # one.
                 if self._used == self.chunk_size:
                     self._emit(False)
@@ -210,7 +210,7 @@ cdef class ChunkSplitter:
             PyBuffer_Release(&view)
 
     def finish(self):
-        """Makes the last chunk. ValueError if called twice."""
+        """Create the last chunk. Raises ValueError if called twice."""
         if self.finished:
             raise ValueError("the stream is finished")
         self._emit(True)
@@ -233,9 +233,9 @@ cdef class ChunkSplitter:
 cdef class ChunkJoiner:
     """Joins the chunks of one stream in their order.
 
-    Args: stream (the id its chunks must carry), max_chunk (bytes of the stream a chunk may hold), codec (PayloadCodec),
-    and to go on with a stream that was joined in part before: expected (number of the chunk that comes next), offset
-    (bytes joined so far). After an error nothing has changed: the right chunk can still be fed.
+    Args: stream (the id that its chunks must have), max_chunk (the most bytes of the stream in a chunk), codec
+    (PayloadCodec). To continue a stream that was partly joined before: expected (number of the next chunk), offset
+    (bytes joined so far). An error changes nothing, so the right chunk can still be fed.
     """
 
     def __init__(self, uint64_t stream, size_t max_chunk, PayloadCodec codec not None, *, uint64_t expected=0,
@@ -250,9 +250,9 @@ cdef class ChunkJoiner:
         self._codec = codec
 
     def feed(self, image):
-        """The bytes of the stream that one chunk's image (bytes-like) holds.
+        """Return the bytes of the stream that one chunk's image (bytes-like) holds.
 
-        FormatError if it is damaged, of another stream, not the one expected, or comes after the last one.
+        Raises FormatError if the image is damaged, of another stream, not the expected one, or behind the last one.
         """
         cdef Py_buffer view
         cdef ChunkView found
@@ -283,7 +283,7 @@ cdef class ChunkJoiner:
         return owner
 
     def finish(self):
-        """The size of the stream in bytes. FormatError if its last chunk has not come."""
+        """Return the size of the stream in bytes. Raises FormatError if its last chunk has not arrived."""
         if not self.finished:
             raise FormatError(f"chunk {self.expected}: missing")
         return self.offset

@@ -8,20 +8,20 @@ from metastore._core.record cimport Record
 
 cdef enum:
     RECORD_HEADER = 8
-    MAX_RECORD = 1 << 30     # bytes of one key or value: beyond it a length is not believed
+    MAX_RECORD = 1 << 30     # bytes of one key or value; a greater length is damage
 
 
 cdef class Walker:
-    cdef readonly uint64_t records        # begun so far
-    cdef readonly uint64_t nbytes         # of the stream, taken so far
+    cdef readonly uint64_t records        # records begun so far
+    cdef readonly uint64_t nbytes         # bytes of the stream taken so far
     cdef readonly bint done
     cdef Engine view
     cdef object pause
     cdef bint in_memory
-    cdef Cursor cur                       # of an engine in memory
-    cdef EngineCursor cursor              # of any other
-    cdef Record* rec                      # the record under way (borrowed), NULL at the end
-    cdef size_t copied                    # bytes of it that are out, its header included
+    cdef Cursor cur                       # cursor of an engine in memory
+    cdef EngineCursor cursor              # cursor of any other engine
+    cdef Record* rec                      # the current record (borrowed), NULL at the end
+    cdef size_t copied                    # bytes of the current record that were copied, including its header
 
     cdef size_t copy_some(self, uint8_t* out, size_t room) noexcept nogil
     cdef size_t fill_nogil(self, uint8_t* out, size_t room) noexcept nogil
@@ -36,7 +36,7 @@ cdef class RecordReader:
     cdef bytes piece
     cdef size_t at                        # position in it
     cdef uint8_t head[RECORD_HEADER]
-    cdef Record* last                     # the record before (owned), for the order
+    cdef Record* last                     # the previous record (owned), to check the order
 
     cdef bint more(self) except -1
     cdef size_t read(self, uint8_t* out, size_t n) except? 0

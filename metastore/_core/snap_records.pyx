@@ -1,8 +1,8 @@
-"""The records of a snapshot: an engine's view as a byte stream, and a byte stream as an engine's contents.
+"""The records of a snapshot: from an engine's view to a byte stream, and from a byte stream into an engine.
 
-A snapshot is made beside the running node, in a thread of its own. Walking a view of the memory engine and copying its
-records needs no GIL: nodes and records that a view can reach are never changed (see omap.pyx), and the walker touches no
-reference count. So the node's own thread is held up by no more than the making of a few Python objects a chunk.
+A thread of its own builds a snapshot while the node runs. It walks a view of the memory engine and copies its records
+without the GIL: the nodes and records that a view can reach never change (see omap.pyx), and the walker changes no
+reference count. It delays the node's main thread only while it creates a few Python objects per chunk.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -17,18 +17,18 @@ from metastore._core.record cimport Record, held_alloc, key_cmp, rec_free, rec_k
 from metastore._core.engine import APPLIED_KEY
 from metastore.errors import FormatError
 
-# Records put into a map between two looks at whether others want to run: well under a millisecond.
+# Records inserted into a map between two checks whether other threads want to run: well under a millisecond.
 cdef enum:
     SLICE = 1024
-    TURN_RECORDS = 128       # of a Python engine, between two pauses (some 0.15 ms)
+    TURN_RECORDS = 128       # records of a Python engine between two pauses (some 0.15 ms)
     TURN_BYTES = 1 << 18
 
 
 cdef class Walker:
-    """The records of a view (Engine) as a byte stream, taken piece by piece. The view must be this walker's own.
+    """Reads the records of a view (Engine) as a byte stream, piece by piece. No other code may use the view.
 
-    `pause`: called (without arguments) while the records of an engine that is not in memory are walked, after each slice
-    of well under a millisecond, to give others the GIL for a moment.
+    pause: a function without arguments. It is called after each slice of well under a millisecond while an engine that
+    is not in memory is walked, to give the GIL to others for a moment.
     """
 
     def __init__(self, Engine view not None, pause=None):
@@ -44,7 +44,7 @@ cdef class Walker:
         self.records = 0 if self.done else 1
 
     cdef size_t copy_some(self, uint8_t* out, size_t room) noexcept nogil:
-        """As much of the record under way as there is room for."""
+        """Copy as much of the current record as fits."""
         cdef uint8_t head[RECORD_HEADER]
         cdef size_t part, total = 0
         cdef size_t whole = RECORD_HEADER + <size_t>self.rec.klen + self.rec.vlen
@@ -56,7 +56,7 @@ cdef class Walker:
             self.copied += part
             total = part
         if self.copied >= RECORD_HEADER and room > total:
-            # Key and value lie one behind the other.
+            # The value follows its key in memory.
             part = min(room - total, whole - self.copied)
             memcpy(out + total, rec_key(self.rec) + (self.copied - RECORD_HEADER), part)
             self.copied += part
@@ -75,7 +75,7 @@ cdef class Walker:
         return total
 
     cdef size_t fill_gil(self, uint8_t* out, size_t room) except? 0:
-        # Each record comes out of calls into Python: others get their turn after each slice of well under a millisecond.
+        # Each record needs calls into Python, so others get the GIL after each slice of well under a millisecond.
         cdef size_t total = 0, paused = 0
         cdef uint64_t records = self.records
         while self.rec != NULL and total < room:
@@ -93,7 +93,7 @@ cdef class Walker:
         return total
 
     cpdef bytes take(self, size_t limit):
-        """The next bytes of the stream: `limit` of them, fewer only at the end. `done` tells that nothing follows."""
+        """Return the next `limit` bytes of the stream, or fewer at the end. Nothing follows when `done` is true."""
         cdef bytes piece = PyBytes_FromStringAndSize(NULL, limit)
         cdef uint8_t* out = <uint8_t*>PyBytes_AS_STRING(piece)
         cdef size_t n
@@ -107,7 +107,7 @@ cdef class Walker:
         return piece if n == limit else piece[:n]
 
     def close(self) -> None:
-        """Give the view back, which is closed; nothing can be taken any more. Idempotent."""
+        """Close the view. Nothing can be read any more. Idempotent."""
         self.rec = NULL
         self.done = True
         self.cursor = None
@@ -117,10 +117,10 @@ cdef class Walker:
 
 
 cdef class RecordReader:
-    """Iterates over the (key, value) pairs in an iterable of byte strings that together are the stream.
+    """Iterates over the (key, value) pairs of a stream that an iterable gives as byte strings.
 
-    Raises FormatError for an impossible length, keys out of order, and a stream that ends inside a record; and whatever
-    the iterable raises.
+    Raises FormatError for an impossible length, keys out of order, and a stream that ends inside a record. It also
+    raises whatever the iterable raises.
     """
 
     def __init__(self, pieces):
@@ -132,9 +132,9 @@ cdef class RecordReader:
             rec_release(self.last)
 
     cdef bint more(self) except -1:
-        """Have bytes at hand; false at the end."""
+        """Make sure that unread bytes are at hand. Returns False at the end."""
         while self.at == <size_t>PyBytes_GET_SIZE(self.piece):
-            # Let go of before the next one is made: a piece is a chunk.
+            # Release the old piece before the next one is created: a piece is a whole chunk.
             self.piece = b""
             self.at = 0
             piece = next(self.pieces, None)
@@ -145,7 +145,7 @@ cdef class RecordReader:
         return True
 
     cdef size_t read(self, uint8_t* out, size_t n) except? 0:
-        """The next n bytes; fewer only at the end of the stream."""
+        """Copy the next n bytes; fewer only at the end of the stream."""
         cdef size_t got = 0, part
         while got < n and self.more():
             part = min(n - got, <size_t>PyBytes_GET_SIZE(self.piece) - self.at)
@@ -156,7 +156,7 @@ cdef class RecordReader:
         return got
 
     cdef Record* next_record(self) except? NULL:
-        """The next record, owned by the caller; NULL at the end."""
+        """Return the next record, which the caller owns; NULL at the end."""
         cdef uint32_t klen, vlen
         cdef Record* rec
         cdef size_t n = self.read(self.head, RECORD_HEADER)
@@ -188,7 +188,7 @@ cdef class RecordReader:
         return rec
 
     cdef bint scan(self, const uint8_t* data, size_t n) noexcept nogil:
-        """Pass over the records that lie whole in the n bytes of the piece; false where one is impossible."""
+        """Pass over the records that lie whole in the n bytes of the piece. Returns False if one is impossible."""
         cdef uint32_t klen, vlen
         cdef const uint8_t* key = NULL if self.last == NULL else rec_key(self.last)
         cdef uint32_t size = 0 if self.last == NULL else self.last.klen
@@ -234,7 +234,8 @@ cdef class RecordReader:
 
 
 def count_records(RecordReader reader not None) -> int:
-    """Read to the end and check; the number of records. Mostly without the GIL. Raises what the reader raises."""
+    """Read and check the stream to its end, and return the number of records. This runs mostly without the GIL.
+    Raises what the reader raises."""
     cdef Record* rec
     cdef bint good
     cdef const uint8_t* data
@@ -246,7 +247,7 @@ def count_records(RecordReader reader not None) -> int:
             good = reader.scan(data, n)
         if not good:
             raise FormatError(f"snapshot: record {reader.records} is impossible or out of order")
-        # What is left, if anything, is a record that goes on in the next piece.
+        # If anything is left, it is a record that goes on in the next piece.
         rec = reader.next_record()
         if rec != NULL:
             rec_release(rec)
@@ -254,11 +255,11 @@ def count_records(RecordReader reader not None) -> int:
 
 
 def restore(Engine engine not None, RecordReader reader not None, pause=None) -> None:
-    """Replace the engine's contents by the records of a stream; all or nothing.
+    """Replace the contents of the engine by the records of a stream, all or nothing.
 
-    `pause` is called (without arguments) after every slice of well under a millisecond, where others need the thread
-    or the GIL; only engines in memory are restored in slices. Raises FormatError, what the stream raises, and the
-    engine's own errors.
+    pause: a function without arguments, called after every slice of well under a millisecond so that others can use the
+    thread or the GIL. Only engines in memory are restored in slices. Raises FormatError, what the stream raises, and
+    the errors of the engine.
     """
     cdef MemoryEngine memory
     cdef OrderedMap fresh

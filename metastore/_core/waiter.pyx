@@ -1,11 +1,11 @@
-"""The one who waits for the outcome of an operation: an HTTP/2 request or a caller in this process."""
+"""Waiters: objects that get the outcome of an operation. An HTTP/2 request or a caller in this process is a Waiter."""
 
 
 cdef class Waiter:
-    """Base of everything that can be answered once.
+    """Base class of everything that is answered once.
 
-    `complete` is called at C level from the apply path; exactly one of the two methods is called,
-    exactly once. Both must accept a waiter whose connection is long gone, and must not raise.
+    The apply path calls exactly one of the two methods, exactly once; it calls `complete` at C level. Both methods must
+    work for a waiter whose connection is already closed, and must not raise.
     """
 
     cpdef complete(self, object reply):

@@ -1,7 +1,8 @@
-"""Entries of the log on their way back from the disk: where they lie, noted at one moment, checked at any later one.
+"""Reading entries of the log back from disk: a copy of their places, which stays valid while the log goes on.
 
-A `Stretch` is a copy of the log's table for some entries in a row. What happens to the log meanwhile (a suffix is
-overwritten, a segment is released) does not concern it, so another thread can read by it while the log goes on.
+A `Stretch` is a copy of the log's table for consecutive entries. Later changes of the log (a suffix is overwritten, a
+segment is released) do not affect it, so another thread can read by it meanwhile. A reader checks each image that it
+reads.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -14,27 +15,27 @@ from metastore._core.wal_records cimport RECORD_HEADER, LogState, Place
 from metastore.errors import FormatError
 
 cdef enum:
-    MAX_GAP = 65536  # bytes of other records that are read through rather than begin a read of its own
+    MAX_GAP = 65536  # bytes of other records that one read includes; a longer gap begins a new read
 
 
 cdef struct Piece:
-    uint64_t end        # bytes of the images up to this one, itself included
+    uint64_t end        # bytes of the images up to and including this one
     uint64_t at         # offset of the record in its segment
     uint32_t segment
     uint32_t size
 
 
 cdef class Stretch:
-    """Where entries first to end-1 lie. `nbytes` are those of their images joined, `term` that of the last one;
-    `table_bytes` is what this object takes."""
+    """Places of the entries first to end-1. `nbytes` is the size of their concatenated images, `term` is the term of
+    the last one, and `table_bytes` is the memory of this object."""
 
     cdef Piece* pieces
     cdef readonly uint64_t first, end, term, nbytes
 
     def __init__(self, LogState state not None, uint64_t lo, uint64_t hi, uint64_t max_size):
-        """Entries from lo on, at least one, then as many below hi as have no more than max_size bytes together.
+        """Copy the places of entries from lo on: at least one, then as many below hi as fit into max_size bytes.
 
-        Raises IndexError where the log does not hold them."""
+        Raises IndexError if the log does not hold them."""
         cdef Place* place = state.place(lo)
         cdef uint64_t index = lo
         state.place(hi - 1)
@@ -60,12 +61,12 @@ cdef class Stretch:
 
     @property
     def table_bytes(self):
-        """Memory of the table."""
+        """Memory of the table in bytes."""
         return (self.end - self.first) * sizeof(Piece)
 
     def runs(self):
-        """How to read them: list of (segment number, offset, length, first, end), first entry of each run to the one
-        after its last."""
+        """The reads to do: a list of (segment number, offset, length, first, end). A read returns the entries first to
+        end-1."""
         cdef Piece* piece
         cdef uint64_t index, run = self.first
         cdef uint64_t start = 0, end = 0
@@ -84,8 +85,8 @@ cdef class Stretch:
         return out
 
     def pick(self, const uint8_t[::1] buf not None, uint64_t offset, uint64_t lo, uint64_t hi):
-        """The images of entries lo to hi-1, a run, joined, out of `buf`, which was read at `offset`; their sums are
-        checked, without the GIL. Raises FormatError for bytes that are missing or damaged."""
+        """Return the concatenated images of entries lo to hi-1, which are one run, out of `buf`, which was read at
+        `offset`. Their CRCs are checked without the GIL. Raises FormatError if bytes are missing or damaged."""
         if lo < self.first or hi > self.end or lo >= hi:
             raise IndexError(f"entries [{lo}, {hi}) of [{self.first}, {self.end})")
         cdef Piece* pieces = self.pieces + (lo - self.first)
@@ -111,8 +112,8 @@ cdef class Stretch:
         return out
 
     def span(self, uint64_t lo, uint64_t hi, uint64_t max_size):
-        """(begin, end) in the joined images of entry lo and those after it below hi, at least one, then no more than
-        max_size bytes. Raises IndexError outside."""
+        """Return (begin, end) within the concatenated images: entry lo and those after it below hi, at least one, then
+        at most max_size bytes. Raises IndexError outside the stretch."""
         if lo < self.first or lo >= self.end or hi <= lo:
             raise IndexError(f"entries [{lo}, {hi}) of [{self.first}, {self.end})")
         cdef uint64_t index = lo, begin = self.pieces[lo - self.first].end - self.pieces[lo - self.first].size

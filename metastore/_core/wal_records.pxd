@@ -1,4 +1,4 @@
-"""The write-ahead log as bytes: records, segments, the log's table of entries. Layout: FORMATS.md, "WAL"."""
+"""The write-ahead log as bytes: records, segments and the table of entries. Layout: FORMATS.md, "WAL"."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
@@ -19,11 +19,11 @@ cdef inline size_t align8(size_t n) noexcept nogil:
     return (n + 7) & ~<size_t>7
 
 
-# Answers of record_read.
+# Results of record_read.
 cdef enum:
     READ_OK = 0
-    READ_NONE = 1   # not of this generation: the end of the log, or stale bytes
-    READ_BAD = 2    # says it is of this generation, but its sum, length or fields are wrong
+    READ_NONE = 1   # not of this generation: the log ends here, or the bytes are stale
+    READ_BAD = 2    # it has this generation, but its CRC, length or fields are wrong
 
 cdef struct RecordView:
     uint8_t type
@@ -31,21 +31,21 @@ cdef struct RecordView:
     uint32_t prev
     uint64_t group
     uint64_t synced
-    uint64_t proven         # bytes, not units of 8
+    uint64_t proven         # in bytes, not in units of 8
     const uint8_t* payload
     size_t length           # of the payload
     size_t size             # of the record with header and padding
 
-# Reads the record at buf[pos:end]. The sum of an entry's payload is checked too.
+# Reads the record at buf[pos:end]. It also checks the CRC of an entry's payload.
 cdef int record_read(const uint8_t* buf, size_t pos, size_t end, uint64_t generation, RecordView* out) noexcept nogil
 
-# Where an entry's record stands.
+# Place of an entry's record.
 cdef struct Place:
     uint64_t term
-    uint32_t segment        # the segment's number
+    uint32_t segment        # number of the segment
     uint32_t at             # offset of the record, divided by 8
     uint32_t size           # bytes of the entry's image
-    uint8_t type            # the entry's
+    uint8_t type            # type of the entry
 
 
 cdef class LogState:
@@ -88,7 +88,7 @@ cdef class Writer:
     cdef readonly uint64_t pending_bytes
     cdef readonly int pending_sync
     cdef readonly bint group_commit
-    # Groups may be written before those ahead of them are synced: up to this group, and this offset, all are.
+    # Groups may be written before earlier ones are synced. These two say up to which group and offset all are synced.
     cdef bint lagging
     cdef uint64_t known_group, known_end
     cdef bint firm

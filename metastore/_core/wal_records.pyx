@@ -1,10 +1,11 @@
-"""The write-ahead log as bytes: records, groups, the table of entries. Layout and rules: FORMATS.md, "WAL".
+"""The write-ahead log as bytes: records, groups and the table of entries. Layout and rules: FORMATS.md, "WAL".
 
-Pure: no files, threads, clocks or randomness; `storage/wal.py` puts it on a disk, the simulator on bytes in memory.
+This module is pure: it has no files, threads, clocks or randomness. `storage/wal.py` writes its bytes to a disk, and
+the simulator keeps them in memory.
 
-`LogState` is what a log says. The `Writer` turns appends into groups; who owns the disk takes them one by one with
-`take`, writes and syncs them, and hands their buffers back with `recycle`. Reading back is in `walscan.pyx`, which also
-makes the writers.
+A `LogState` is the state that a log describes. A `Writer` turns appends into groups. The owner of the disk takes the
+groups one by one with `take`, writes and syncs them, and returns their buffers with `recycle`. `wal_scan.pyx` reads a
+log back and creates the writers.
 """
 
 from collections import deque
@@ -21,7 +22,7 @@ from metastore.errors import FormatError
 
 cdef uint32_t VERSION = 1
 cdef bytes MAGIC = b"MSWAL\r\n\x1a"
-# A segment's place is kept as a 32-bit offset in units of 8 bytes.
+# The table of entries keeps an offset in a segment as 32 bits, in units of 8 bytes.
 MAX_SEGMENT = 8 * (2**32 - 1)
 HEADER_SIZE = SEGMENT_HEADER
 RECORD_TYPES = {REC_START: "START", REC_ENTRY: "ENTRY", REC_HARD_STATE: "HARD_STATE",
@@ -36,7 +37,7 @@ def make_generation(uint64_t number, uint64_t nonce):
 
 
 def encode_header(uint64_t generation, uint64_t size):
-    """The 64 bytes at the start of a segment file that is made with `size` bytes and never gets shorter while in use."""
+    """Encode the 64-byte header of a segment file of `size` bytes. The file never gets shorter while it is in use."""
     cdef bytearray out = bytearray(SEGMENT_HEADER)
     cdef uint8_t* p = out
     memcpy(p, <const uint8_t*>MAGIC, 8)
@@ -48,7 +49,7 @@ def encode_header(uint64_t generation, uint64_t size):
 
 
 def check_header(const uint8_t[::1] buf not None, uint64_t generation):
-    """What is wrong with the segment header at the start of `buf` for this generation, or None."""
+    """Check the segment header at the start of `buf` for this generation. Returns what is wrong as text, or None."""
     if buf.shape[0] < SEGMENT_HEADER:
         return f"segment header is cut off after {buf.shape[0]} bytes"
     cdef const uint8_t* p = &buf[0]
@@ -86,7 +87,7 @@ cdef int record_read(const uint8_t* buf, size_t pos, size_t end, uint64_t genera
                      RecordView* out) noexcept nogil:
     cdef const uint8_t* p = buf + pos
     cdef size_t size, pad
-    # Part of a header at the very end of the file can claim nothing.
+    # A partial header at the very end of the file proves nothing.
     if pos > end or end - pos < RECORD_HEADER or get64(p + 16) != generation:
         return READ_NONE
     out.length = get32(p + 4)
@@ -110,10 +111,10 @@ cdef int record_read(const uint8_t* buf, size_t pos, size_t end, uint64_t genera
 
 
 cdef class LogState:
-    """What the log says: hard state, snapshot position, ConfState, metadata, and where each entry stands.
+    """The state that the log describes: hard state, snapshot position, ConfState, metadata and the place of each entry.
 
-    `first` is the index of the first entry held; `missing`, when not 0, is the highest index that a segment
-    which is not there must have held.
+    `first` is the index of the first entry held. `missing` is 0, or the highest index that a missing segment must have
+    held.
     """
 
     def __cinit__(self):
@@ -140,7 +141,7 @@ cdef class LogState:
 
     @property
     def last_index(self):
-        """Index of the last entry; the snapshot's where there is none."""
+        """Index of the last entry, or of the snapshot position if there is no entry."""
         return self.last()
 
     cdef Place* place(self, uint64_t index) except NULL:
@@ -149,7 +150,7 @@ cdef class LogState:
         return &self.places[self.head + (index - self.first)]
 
     def term(self, uint64_t index):
-        """Term of entry `index`, also at the snapshot position. IndexError where the log does not reach."""
+        """Term of entry `index` or of the snapshot position. Raises IndexError outside the log."""
         if index == self.snapshot_index:
             return self.snapshot_term
         return self.place(index).term
@@ -194,12 +195,12 @@ cdef class LogState:
         return 0
 
     cpdef compact(self, uint64_t index, uint64_t term, bytes conf_state):
-        """Let the log begin after (index, term). Where it does not hold that entry, all its entries go."""
+        """Let the log begin after (index, term). If it does not hold that entry, drop all entries."""
         cdef bint held
         if index < self.snapshot_index:
             raise FormatError(f"snapshot position {index} is below the one before, {self.snapshot_index}")
         if index + 1 < self.first:
-            held = True     # inside what a released segment held: its term cannot be asked any more
+            held = True     # the entry was in a segment that is released, so its term is no longer known
         elif index + 1 == self.first:
             held = self.base_term == term or self.count == 0 or self.base_term == 0
             if held:
@@ -234,7 +235,7 @@ cdef class LogState:
         return 0
 
     cdef int begin(self, const uint8_t* p) except -1:
-        """Take over the state of the first segment's START record."""
+        """Take over the state in the first segment's START record."""
         cdef size_t meta = get32(p + 72)
         self.snapshot_index = get64(p + 16)
         self.snapshot_term = get64(p + 24)
@@ -249,7 +250,7 @@ cdef class LogState:
         return 0
 
     def has_conf_change(self, uint64_t lo, uint64_t hi):
-        """Whether one of the entries lo to hi-1, as far as the log holds them, changes the membership."""
+        """Whether any of the entries lo to hi-1 that the log holds changes the membership."""
         cdef uint64_t index
         for index in range(max(lo, self.first), min(hi, self.last() + 1)):
             if self.place(index).type != ENTRY_NORMAL:
@@ -258,12 +259,12 @@ cdef class LogState:
 
 
 cdef class Group:
-    """Bytes that go to disk with one write at `offset` of segment `generation`, and one sync.
+    """Bytes that one write puts at `offset` of segment `generation` and one sync makes durable.
 
-    `number` is the highest append number that is durable with it (0: none ends in it), `before` the highest number
-    appended before the first one in it that must be synced. `content` tells that something in it was waited for, so that it
-    is worth to be proven by a marker. `firm`: it holds more than entries and a commit index, so that a log which reports
-    entries before they are synced must not do so with this group.
+    `number` is the highest append number that is durable with this group, or 0 if no append ends in it. `before` is
+    the highest append number before the first append of the group that must be synced. `content` is true if a caller
+    waits for something in the group, so a marker should prove it. `firm` is true if the group holds more than entries
+    and a commit index; a log that reports entries before they are synced must sync such a group first.
     """
 
     def __cinit__(self):
@@ -286,26 +287,27 @@ cdef class Group:
 
     @property
     def nbytes(self):
-        """Bytes to write."""
+        """Number of bytes to write."""
         return self.size
 
     @property
     def end(self):
-        """Offset in the segment after the last byte."""
+        """Offset in the segment behind the last byte."""
         return self.offset + self.size
 
     def tobytes(self):
-        """A copy of the bytes (tests, simulator)."""
+        """Return a copy of the bytes, for tests and the simulator."""
         return <bytes>self.data[:self.size]
 
 
 cdef class Writer:
     """Turns appends into groups.
 
-    plan: called as plan(need) when the next segment must be begun; gives (generation, capacity in bytes), where
-    the capacity must be at least `need`. group_commit: everything that waits goes into one group, of at most max_group
-    bytes (one append may pass it); else each append is a group of its own. A writer made with `lagging` does not take
-    it for granted that the groups before are synced when one is written; it is told by `synced`.
+    plan: a function that is called as plan(need) when the next segment must begin. It returns (generation, capacity in
+    bytes), where the capacity is at least `need`. group_commit: if true, everything that waits goes into one group of
+    at most max_group bytes, which only a single append may exceed; if false, each append is a group of its own. A
+    writer that was created with `lagging` does not assume that the earlier groups are synced when it encodes a group;
+    the owner reports syncs with `synced`.
     """
 
     def __init__(self, LogState state not None, plan, *, bint group_commit=True, size_t max_group=16 << 20):
@@ -343,7 +345,7 @@ cdef class Writer:
         return self.open
 
     cdef int put(self, uint8_t type, const uint8_t* payload, size_t n) except -1:
-        """Encode one record into the open group; its place was made sure of by `fit`."""
+        """Encode one record into the open group. The caller has called `fit`, so there is space for it."""
         cdef Group group = self.target()
         cdef size_t size = align8(RECORD_HEADER + n)
         cdef uint8_t* p
@@ -359,7 +361,7 @@ cdef class Writer:
             put64(p + 32, self.known_group)
             put32(p + 40, <uint32_t>(self.known_end // 8))
         else:
-            # A group is only written when the one before it is synced; that it is on disk at all is the proof.
+            # A group is written only after the one before is synced, so its presence on disk proves the earlier one.
             put64(p + 32, group.group - 1)
             put32(p + 40, <uint32_t>(group.offset // 8))
         if n:
@@ -373,7 +375,7 @@ cdef class Writer:
         return 0
 
     cdef int fit(self, size_t n) except -1:
-        """Begin the next segment if a record with n bytes of payload does not fit into this one; close a full group."""
+        """Begin the next segment if a record with n payload bytes does not fit into this one; close a full group."""
         cdef size_t size = align8(RECORD_HEADER + n)
         cdef size_t start
         if self.position + size > self.capacity:
@@ -385,7 +387,7 @@ cdef class Writer:
             if self.capacity < SEGMENT_HEADER + start + size:
                 raise ValueError(f"a segment of {self.capacity} bytes cannot hold a record of {size}")
             self.position = SEGMENT_HEADER
-            # Nothing of this segment is written before all of the one before is synced, lagging or not.
+            # Even a lagging writer writes nothing of this segment before the segment before it is synced.
             self.known_group, self.known_end = self.group, SEGMENT_HEADER
             self.write_start()
         elif self.open is not None and self.open.size >= self.max_group:
@@ -427,7 +429,7 @@ cdef class Writer:
         cdef size_t pos = 0
         cdef int answer
         while pos < n:
-            # The payload was summed when the image was made or came in; only the header is read here.
+            # The CRC was checked or computed when the image was created or received; this reads only the header.
             answer = entry_read(data + pos, n - pos, &view, False)
             if answer != ENTRY_OK:
                 entry_raise(answer, pos)
@@ -436,14 +438,17 @@ cdef class Writer:
                 self.firm = True
             pos += view.size
             if not self.group_commit and pos < n:
-                # Every entry waits for a sync of its own; the append counts as durable with its last one.
+                # Each entry waits for a sync of its own. The append counts as durable with its last entry.
                 self.finish(self.number, True, True, False)
         return 0
 
     def append(self, uint64_t number, images, hard_state, bint must_sync=True, bint firm=False):
-        """Queue an append: `images` (entry images one after the other, or None) and `hard_state` (anything with term,
-        vote, commit, or None). `number` must not fall. An entry index at or below the last overwrites the suffix. firm: a
-        log that lags reports it when it is synced, too. FormatError if an image is malformed or leaves a gap, ValueError if one cannot fit into a segment."""
+        """Queue an append.
+
+        images: concatenated entry images, or None. An index at or below the last one overwrites that entry and all
+        after it. hard_state: an object with term, vote and commit, or None. number: must not fall. firm: a lagging log
+        also reports this append only when it is synced. Raises FormatError if an image is malformed or leaves a gap,
+        and ValueError if an image cannot fit into a segment."""
         cdef const uint8_t[::1] view
         cdef EntryView first
         cdef bint some = images is not None and len(images) > 0
@@ -457,8 +462,8 @@ cdef class Writer:
             if entry_read(&view[0], <size_t>view.shape[0], &first, False) == ENTRY_OK:
                 known = min(known, first.index - 1)
         if hard_state is not None:
-            # Where a segment or a group ends between this record and the entries, they are synced apart: until the
-            # entries are there, none of them may be called committed.
+            # If a segment or a group ends between this record and the entries, two syncs cover them. The record must
+            # not call entries committed that are not there yet.
             if self.state.hard_term != hard_state.term or self.state.hard_vote != hard_state.vote:
                 self.firm = True
             self.state.hard_term = hard_state.term
@@ -470,7 +475,7 @@ cdef class Writer:
         if hard_state is not None and self.state.hard_commit != <uint64_t>hard_state.commit:
             self.state.hard_commit = hard_state.commit
             self.put_hard_state()
-        # An append of nothing is durable as soon as all before it is; there are no empty groups.
+        # An empty append is durable as soon as everything before it is; there are no empty groups.
         self.finish(number, must_sync and (some or hard_state is not None), True, self.firm)
 
     cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1:
@@ -482,7 +487,7 @@ cdef class Writer:
                 group.before = self.number
                 self.pending_sync += 1
             group.number = number
-            # What rides along unsynced is not waited for, so its group needs no proof.
+            # No caller waits for what needs no sync, so that alone is no reason to prove its group.
             group.content = group.content or content
             if firm:
                 group.firm = True
@@ -493,7 +498,7 @@ cdef class Writer:
         return 0
 
     def snapshot_position(self, uint64_t number, uint64_t index, uint64_t term, bytes conf_state not None):
-        """Queue a SNAPSHOT record: the log begins after (index, term), see FORMATS. Counts as append `number`."""
+        """Queue a SNAPSHOT record: the log begins after (index, term). Counts as append `number`. See FORMATS.md."""
         cdef bytearray out = bytearray(20) + conf_state
         cdef uint8_t* p = out
         if number < self.number:
@@ -507,18 +512,18 @@ cdef class Writer:
         self.finish(number, True, True, True)
 
     def shrink(self, uint64_t capacity) -> None:
-        """The segment in use turned out smaller than planned; what is in it already needs no less than its end."""
+        """Reduce the capacity: the segment in use is smaller than planned. It never falls below the end in use."""
         self.capacity = max(capacity, self.position)
 
     def synced(self, uint64_t generation, uint64_t group, uint64_t end):
-        """Everything up to `group`, which ends at offset `end` of segment `generation`, is synced: from now on records
-        say so. Needed where groups are written before those ahead of them are synced."""
+        """Report that everything up to `group`, which ends at offset `end` of segment `generation`, is synced. Later
+        records say so. Only a writer that does not wait for syncs between groups needs this."""
         if generation == self.generation and group > self.known_group:
             self.known_group, self.known_end = group, end
 
     def mark(self):
-        """Queue a MARKER in a group of its own, or force out what waits without need to be synced: each proves the
-        group before. Does nothing while something waits that will be synced anyway."""
+        """Queue a MARKER in a group of its own, or close an open group that needed no sync. Either proves the group
+        before. Does nothing while something waits that will be synced anyway."""
         if self.pending_sync:
             return
         if self.open is None:
@@ -528,7 +533,7 @@ cdef class Writer:
         self.open = None
 
     def take(self):
-        """The next group to write, or None while nothing waits that must be synced. Keep to the order."""
+        """Return the next group to write, or None if nothing waits that must be synced. Write groups in this order."""
         cdef Group group
         if self.pending_sync == 0:
             return None
@@ -541,16 +546,16 @@ cdef class Writer:
         return group
 
     def peek(self):
-        """The group that `take` would give, left where it is."""
+        """Return the group that `take` would return, and leave it in the queue."""
         return self.pending[0] if self.pending_sync else None
 
     def recycle(self, Group group not None):
-        """Give the buffer of a written group back."""
+        """Return the buffer of a written group for reuse."""
         if len(self.spare) < 2 and group.capacity <= self.max_group:
             self.spare.append(group)
 
     def next_before(self):
-        """The highest number that needs nothing of what waits to be synced."""
+        """The highest append number that depends on no waiting sync."""
         cdef Group group
         for group in self.pending:
             if group.must_sync:
@@ -559,9 +564,9 @@ cdef class Writer:
 
 
 def records(const uint8_t[::1] buf not None, uint64_t generation):
-    """The good records of a segment from its start: list of (offset, type name, group, synced, size of the record).
+    """List the valid records at the start of a segment: (offset, type name, group, synced, size of the record).
 
-    For tools and tests; stops at the first bad one, does not look behind it."""
+    For tools and tests. It stops at the first bad record and does not look behind it."""
     cdef RecordView rec
     cdef size_t pos = SEGMENT_HEADER
     out = []

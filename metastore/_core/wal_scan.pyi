@@ -1,3 +1,5 @@
+"""Reading the write-ahead log back. All offsets are bytes in a segment."""
+
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
@@ -8,6 +10,8 @@ from .wal_records import LogState, Writer
 DEFAULT_REWRITE: Final[int]
 
 class Cut:
+    """Bytes [offset, end) of a segment that a repair copies aside."""
+
     @property
     def generation(self) -> int: ...
     @property
@@ -15,35 +19,37 @@ class Cut:
     @property
     def end(self) -> int: ...
     @property
-    def name(self) -> str: ...
+    def name(self) -> str: ...  # of the segment, for people
     @property
     def reason(self) -> str: ...
 
 class Recovered:
+    """Result of `recover`. Nothing on disk was changed."""
+
     @property
-    def state(self) -> LogState: ...
+    def state(self) -> LogState: ...  # the log without its tail
     @property
-    def report(self) -> list[str]: ...
+    def report(self) -> list[str]: ...  # sentences for the operator
     @property
     def cuts(self) -> list[Cut]: ...
     @property
-    def used(self) -> list[int]: ...
+    def used(self) -> list[int]: ...  # generations that make up the log, oldest first
     @property
-    def spare(self) -> list[int]: ...
+    def spare(self) -> list[int]: ...  # prepared generations that are not used yet
     @property
-    def stale(self) -> list[int]: ...
+    def stale(self) -> list[int]: ...  # generations to remove
     @property
-    def superseded(self) -> bool: ...
+    def superseded(self) -> bool: ...  # the fresh segment replaces the last one
     @property
-    def last_end(self) -> int: ...
+    def last_end(self) -> int: ...  # end of the records in the last segment
     @property
-    def proven(self) -> int: ...
+    def proven(self) -> int: ...  # end of what is proven synced there
     @property
-    def max_number(self) -> int: ...
+    def max_number(self) -> int: ...  # highest number of any segment
     @property
     def last_generation(self) -> int: ...
     @property
-    def cut_at(self) -> int: ...
+    def cut_at(self) -> int: ...  # end of the last segment for its successor
 
 def recover(segments: Iterable[tuple[str, int, Buffer]], *, rewrite: int = ...) -> Recovered | None: ...
 def walk(

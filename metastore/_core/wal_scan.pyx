@@ -1,7 +1,9 @@
-"""The write-ahead log read back: what is there, what is damage, what may be cut. Rules: FORMATS.md, "WAL".
+"""Reading the write-ahead log back: which records are there, which damage, and what may be cut. Rules: FORMATS.md,
+"WAL".
 
-Pure. Life of a log: `recover` reads the segments and says what is there and what must be cut. `reopen` encodes the fresh
-segment that carries the unproven tail over and gives a `Writer` that goes on behind it. `create` does that for a new log.
+This module is pure. `recover` reads the segments and finds what is there and what must be cut. `reopen` encodes a
+fresh segment that takes over the unproven tail, and returns a `Writer` that goes on behind it. `create` does the same
+for a new log.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -14,12 +16,12 @@ from metastore._core.wal_records cimport (READ_OK, REC_ENTRY, REC_HARD_STATE, RE
 from metastore._core.wal_records import check_header, encode_header
 from metastore.errors import DamagedData, FormatError
 
-# Files of less than this are written anew at open instead of leaving one more small segment behind at each restart.
+# A last segment with fewer bytes is rewritten at open; otherwise each restart would leave one more small segment.
 DEFAULT_REWRITE = 1 << 20
 
 
 cdef class Cut:
-    """What a repair cuts off: bytes [offset, end) of a segment are copied aside; `reason` is for people."""
+    """Part that a repair cuts off: bytes [offset, end) of a segment are copied aside. `reason` is text for people."""
     cdef readonly uint64_t generation
     cdef readonly uint64_t offset
     cdef readonly uint64_t end
@@ -31,17 +33,17 @@ cdef class Cut:
 
 
 cdef class Scan:
-    """One pass over a segment's records from its start: where the good ones end, and what stands behind."""
-    cdef readonly size_t end        # offset after the last good record
+    """One pass over the records of a segment from its start: where the valid ones end, and what stands behind them."""
+    cdef readonly size_t end        # offset behind the last valid record
     cdef readonly size_t proven     # bytes before this offset are proven synced by a record of this segment
     cdef readonly uint64_t group
     cdef readonly uint32_t chain
-    cdef readonly size_t claimed    # end of the last bytes behind `end` that are of this generation; 0 if there are none
+    cdef readonly size_t claimed    # end of the last bytes behind `end` that have this generation; 0 if there are none
     cdef readonly size_t behind     # highest `proven` of the valid records behind `end`
 
 
 cdef Scan scan(const uint8_t* buf, size_t size, size_t limit, uint64_t generation):
-    """Read records up to `limit`, or to the first bad one; then, unless `limit` was reached, ask what stands behind."""
+    """Read records up to `limit` or to the first bad one. In the second case also examine what stands behind it."""
     cdef Scan out = Scan.__new__(Scan)
     cdef RecordView rec
     cdef size_t pos = SEGMENT_HEADER, probe
@@ -70,7 +72,7 @@ cdef Scan scan(const uint8_t* buf, size_t size, size_t limit, uint64_t generatio
                 probe += 8
                 continue
             answer = record_read(buf, probe, size, generation, &rec)
-            # Of a record with a wrong sum the length may be wrong too: rather too much than too little is kept.
+            # If the CRC of a record is wrong, its length may be wrong too. Keeping too much is better than too little.
             out.claimed = max(out.claimed, min(size, probe + align8(RECORD_HEADER + <size_t>get32(buf + probe + 4))))
             if answer == READ_OK:
                 out.behind = max(out.behind, rec.proven)
@@ -81,7 +83,7 @@ cdef Scan scan(const uint8_t* buf, size_t size, size_t limit, uint64_t generatio
 
 
 cdef class Segment:
-    """A segment as `recover` sees it."""
+    """A segment as `recover` reads it."""
     cdef readonly str name
     cdef readonly uint64_t generation
     cdef object view
@@ -101,7 +103,7 @@ cdef class Segment:
         self.data = &self.keep[0] if self.size else NULL
 
     def refuse(self, offset, reason):
-        """DamagedData with file, offset and reason."""
+        """Return a DamagedData with file, offset and reason."""
         return DamagedData(f"{self.name}: offset {offset}: {reason}")
 
     cdef int check_size(self) except -1:
@@ -110,7 +112,7 @@ cdef class Segment:
         return 0
 
     cdef int open(self) except -1:
-        """Check the header, read START if it is there."""
+        """Check the header and read the START record if it is there."""
         cdef RecordView rec
         wrong = check_header(self.keep, self.generation)
         if wrong is not None:
@@ -125,11 +127,12 @@ cdef class Segment:
 
 
 cdef class Recovered:
-    """What `recover` found. Nothing on disk was changed.
+    """Result of `recover`, which changes nothing on disk.
 
-    state: the log up to where the tail begins (without it). report: sentences for the operator. cuts: what to copy aside.
-    used: generations that make up the log, oldest first; superseded: the last of them is to be replaced by the
-    fresh segment; last_end: where its records end, proven: up to where they are proven synced. spare: prepared and unused; stale: to be removed.
+    state: the log up to the beginning of the tail, without the tail. report: sentences for the operator. cuts: list of
+    Cut, the parts to copy aside. used: generations that make up the log, oldest first. superseded: whether the fresh
+    segment replaces the last of these. last_end: offset at which the records of the last one end. proven: offset up to
+    which they are proven synced. spare: prepared generations that are not used yet. stale: generations to remove.
     """
     cdef readonly LogState state
     cdef readonly list report, cuts, used, spare, stale
@@ -151,7 +154,8 @@ cdef class Recovered:
 
     @property
     def cut_at(self):
-        """Where the last segment, if it is not superseded, ends for its successor; the tail behind it is carried over."""
+        """Offset at which the last segment ends for its successor. If it is not superseded, the tail behind this offset
+        moves to the successor."""
         return self.tail_from
 
 
@@ -169,10 +173,10 @@ cdef int replay(Segment seg, LogState state, size_t pos, size_t end) except -1:
 
 
 def recover(segments, *, size_t rewrite=DEFAULT_REWRITE):
-    """Read a log: `segments` is a list of (name for people, generation, buffer), in any order.
+    """Read a log. `segments` is a list of (name for people, generation, buffer) in any order.
 
-    Gives a Recovered, or None if there is no segment at all. Raises DamagedData (name, offset and reason) where proven
-    bytes are wrong. `rewrite`: a last segment with less than so many bytes is written anew as a whole."""
+    Returns a Recovered, or None if there is no segment. Raises DamagedData (name, offset and reason) if proven bytes
+    are wrong. rewrite: a last segment with fewer bytes than this is rewritten as a whole."""
     cdef Segment seg, after, last
     cdef Recovered out
     cdef list found = sorted([Segment(*item) for item in segments], key=_by_generation)
@@ -202,7 +206,7 @@ def _by_generation(Segment seg):
 
 
 cdef Segment _find_last(list found, Recovered out):
-    """The newest segment with a START. Those behind it are prepared and unused, or were cut off in their first group."""
+    """The newest segment with a START. Later segments are prepared and unused, or were cut off in their first group."""
     cdef Segment seg, last = None
     cdef Scan seen
     for seg in reversed(found):
@@ -220,10 +224,10 @@ cdef Segment _find_last(list found, Recovered out):
         else:
             out.spare.append(seg.generation)
     if last is None:
-        # Every log begins with a START that was synced before the file had its name.
+        # Every log begins with a START record that was synced before the file got its name.
         seg = found[0]
         raise seg.refuse(SEGMENT_HEADER, "first record of the log is damaged")
-    # Segments are made in order, so that one between the last one in use and a prepared one must have been in use.
+    # Segments are created in order, so a segment between the last used one and a prepared one must have been used.
     number = last.generation >> 32
     for seg in found:
         if seg.generation > last.generation:
@@ -234,7 +238,7 @@ cdef Segment _find_last(list found, Recovered out):
 
 
 cdef list _find_chain(list found, Segment last, Recovered out):
-    """The segments that make the log, oldest first, following the predecessors that each START names."""
+    """The segments that make up the log, oldest first. Each START record names its predecessor."""
     cdef Segment seg
     by_number = {(<Segment>s).generation >> 32: s for s in found}
     if len(by_number) != len(found):
@@ -257,7 +261,7 @@ cdef list _find_chain(list found, Segment last, Recovered out):
 
 
 cdef int _scan_inner(Segment seg, Segment after) except -1:
-    """A segment with a successor: all of it up to the stated end is proven."""
+    """Scan a segment that has a successor. All of it up to the end that the successor states is proven."""
     cdef Scan seen
     if after.previous_end > seg.size:
         raise seg.refuse(seg.size, f"file is cut off; {after.name} states {after.previous_end} bytes")
@@ -284,7 +288,7 @@ cdef int _scan_last(Segment seg, Recovered out, size_t rewrite) except -1:
     out.proven = max(seen.proven, <size_t>SEGMENT_HEADER)
     out.tail_from = out.proven
     record_read(seg.data, SEGMENT_HEADER, seg.size, seg.generation, &rec)
-    # START is not carried over: the fresh segment gets one of its own.
+    # The START record is not copied, because the fresh segment gets one of its own.
     if seen.end <= rewrite or out.tail_from < SEGMENT_HEADER + rec.size:
         out.tail_from = SEGMENT_HEADER + rec.size
         out.superseded = True
@@ -310,14 +314,15 @@ cdef uint32_t chain_at(Segment seg, size_t end) except? 0:
 
 
 cdef int _check_whole(Segment first, Recovered out) except -1:
-    """After the tail: is every entry after the snapshot position there, is the commit index believable?"""
+    """Check, after the tail was read, that every entry after the snapshot position is there and that the commit index
+    is possible."""
     cdef LogState state = out.state
     cdef Segment last = out.last
     cdef uint64_t commit = state.hard_commit
     cdef RecordView rec
     cdef size_t pos = out.tail_from
     cdef uint64_t missing = state.missing, snapshot = state.snapshot_index, tip = state.last()
-    # The tail is short; what it does to these three can be told without a copy of the table.
+    # The tail is short. Its effect on these three values can be found without a copy of the table.
     while pos < out.last_end:
         if record_read(last.data, pos, out.last_end, last.generation, &rec) != READ_OK:
             raise last.refuse(pos, "record changed while it was read")
@@ -339,8 +344,8 @@ cdef int _check_whole(Segment first, Recovered out) except -1:
 
 
 def walk(const uint8_t[::1] buf not None, uint64_t generation, size_t pos=SEGMENT_HEADER, size_t end=<size_t>-1):
-    """For tools: the good records of a segment from `pos` up to `end` or to the first bad one, one after the other, as
-    (offset, type, group, synced, proven, payload)."""
+    """Yield the valid records of a segment from `pos` up to `end` or to the first bad one, for tools, as (offset, type,
+    group, synced, proven, payload)."""
     cdef RecordView rec
     end = min(end, <size_t>buf.shape[0])
     while pos < end and record_read(&buf[0], pos, end, generation, &rec) == READ_OK:
@@ -349,15 +354,16 @@ def walk(const uint8_t[::1] buf not None, uint64_t generation, size_t pos=SEGMEN
 
 
 def create(uint64_t generation, uint64_t capacity, metadata, plan, **options):
-    """A new log: (bytes of its first segment, Writer behind them). The metadata is kept for ever."""
+    """Create a new log and return (bytes of its first segment, Writer behind them). The metadata is kept for ever."""
     state = LogState(bytes(metadata))
     return _fresh(state, generation, capacity, plan, options, None)
 
 
 def reopen(Recovered found not None, uint64_t generation, uint64_t capacity, plan, **options):
-    """The fresh segment after `found`: (its bytes, Writer behind them). The state in `found` goes on in the Writer.
+    """Encode the fresh segment after `found` and return (its bytes, Writer behind them). The Writer takes over the
+    state in `found`.
 
-    Its groups are proven by the marker at its end, if the bytes are synced before the file has its name."""
+    The marker at the end of the segment proves its groups, if its bytes are synced before the file gets its name."""
     return _fresh(found.state, generation, capacity, plan, options, found)
 
 
@@ -369,7 +375,7 @@ cdef tuple _fresh(LogState state, uint64_t generation, uint64_t capacity, plan, 
     cdef bytes out
     writer.generation = generation
     writer.position = SEGMENT_HEADER
-    # What is carried over may be larger than the segment was made for: it goes into one file in any case.
+    # The copied tail may be larger than the planned segment. It goes into one file in any case.
     writer.capacity = <uint64_t>-1
     if found is not None:
         writer.group = found.group
