@@ -166,6 +166,11 @@ TimeoutWaitAppliedIndex = _api(
 )
 Unhealthy = _api("Unhealthy", UNAVAILABLE, "etcdserver: unhealthy cluster")
 Corrupt = _api("Corrupt", DATA_LOSS, "etcdserver: corrupt cluster")
+StateBehind = _api(
+    "StateBehind",
+    UNAVAILABLE,
+    "metastore: the state of this member is behind, for its disk is full: it serves serializable reads only",
+)
 # Of our own: etcd dies of them.
 InvalidAlarm = _api("InvalidAlarm", INVALID_ARGUMENT, "metastore: unknown alarm or action")
 Canceled = _api("Canceled", CANCELLED, "etcdserver: request canceled")
@@ -253,6 +258,10 @@ class EngineDamaged(DamagedData):
 
 class EngineBusy(MetaStoreError):
     """A storage engine takes no writes at the moment; what was to be written comes again a little later."""
+
+
+class EngineFull(EngineBusy):
+    """The same for want of room on the disk, so it may take long. The engine can be read as before."""
 
 
 class UnsupportedPlatform(MetaStoreError):

@@ -28,7 +28,9 @@ log = logging.getLogger("metastore.node")
 ENTRY_OVERHEAD: Final = 128  # bytes: record header, entry header, flag byte, padding
 RETRY: Final = 0.5  # seconds between attempts to make room after the disk was full
 MEASURE: Final = 0.5  # seconds between two looks at the disk's free bytes
-PATIENCE: Final = 10.0  # seconds that a storage engine has to go on by itself after its disk was full
+# Seconds that a storage engine has to go on by itself when its disk has room again. RocksDB looks every five seconds,
+# and flushes what it has in memory first (up to 128 MiB).
+PATIENCE: Final = 30.0
 ASK: Final = 30.0  # seconds until such a leader hands over to the same member again
 
 
@@ -146,7 +148,7 @@ class Space:
         has found too little goes on to take nothing although there is room: it must be opened anew."""
         wal, engine = self._wal, self._engine
         needed = self._needed()
-        # Opened anew it has nothing in memory. More room than half may never come, for the log cannot be cut meanwhile.
+        # More room than half may never come, for the log cannot be cut meanwhile.
         if not getattr(engine, "full", False) or wal.free < needed // 2:
             self._room_since = now
         elif now - self._room_since >= PATIENCE:

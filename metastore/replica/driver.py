@@ -20,7 +20,8 @@ durable: no crash may take a member back to an older membership than it has work
 An engine may be busy (EngineBusy): then nothing further is applied, and what is applied stays in the store's overlay,
 where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile.
 The replies of what is applied leave at the next tick: their outcome is certain, for the log of a majority has it. All
-other writes wait, no longer than their deadline, and the bounds on what is in flight push back.
+other writes wait, no longer than their deadline, and the bounds on what is in flight push back. Where the engine has no
+room (EngineFull) that may take long, so reads that would wait for it are refused.
 
 The driver's other jobs have files of their own, which know nothing of the driver: the rounds of reads
 (read_rounds.py), changes of the membership (membership_changes.py), and who waits for what (pending.py).
@@ -443,10 +444,12 @@ class Driver:
                 applier.relieve()
             else:
                 applier.commit()
-        except errors.EngineBusy:
+        except errors.EngineBusy as busy:
             self.engine_busy += 1
             self.raw.apply_held = True
             self.retry_at = now + BUSY_RETRY
+            if isinstance(busy, errors.EngineFull):
+                self.reads.give_up(errors.StateBehind)
             return
         last = self._unwritten
         self._written()

@@ -82,6 +82,11 @@ class ReadRounds:
         while self._confirmed and self._confirmed[0][0] <= applied:
             self._kv.serve_reads(self._confirmed.popleft()[1])
 
+    def give_up(self, error: type[errors.ApiError]) -> None:
+        """The state will not come to their indexes for some time: answer the reads that wait for that."""
+        while self._confirmed:
+            self._kv.fail_reads(self._confirmed.popleft()[1], error)
+
     def fail(self, begun: int, error: type[errors.ApiError]) -> None:
         """Answer those of the first `begun` reads since the start that still wait, whatever for. They are answered in
         the order in which they came, so those are the oldest ones."""

@@ -20,7 +20,7 @@ Commands (members are numbers; behind a command the turn of the member named in 
     tick N [count]                  Raft's clock, and the patience of those who wait
     after SECONDS                   time passes; nobody notices by himself
     down A->B ... | up A->B ...     the connection does not take anything | works again
-    busy N | ready N                N's engine refuses what it is given | takes it again
+    busy N [full] | ready N         N's engine refuses what it is given (for want of room) | takes it again
     full N | roomy N                N's log takes no puts any more | takes them again
     campaign N | transfer N TO | abandon N | turn N
     compact N | installed N         N's log begins behind what is applied | N's engine has the snapshot it received
@@ -155,7 +155,8 @@ class Transcript:
             self._member(word).disk_done()
 
     def do_busy(self, words: list[str]) -> None:
-        self._member(words[0]).engine.busy = True
+        engine = self._member(words[0]).engine
+        engine.busy, engine.full = True, "full" in words
 
     def do_ready(self, words: list[str]) -> None:
         self._member(words[0]).engine.busy = False
@@ -291,6 +292,7 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("leader_change_after_a_forward", "no end of the grace", part(Pending, "leader_lost", nothing)),
     ("busy_engine", "what was refused counts as written", kind(SkipBusy)),
     ("busy_engine", "replies wait for the engine", kind(PatientReplies)),
+    ("full_engine", "reads wait for room", part(ReadRounds, "give_up", nothing)),
     ("refusal", "not heard", part(Pending, "receive_refusal", nothing)),
     ("read", "served without a round", part(ReadRounds, "start", at_once)),
     ("read_waits_for_apply", "served when the index is known", kind(ImpatientRead)),

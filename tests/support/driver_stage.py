@@ -146,16 +146,17 @@ class HandLog:
 
 
 class HandEngine(MemoryEngine):
-    """The engine in memory; shows what it is given, and takes nothing while `busy`."""
+    """The engine in memory; shows what it is given, and takes nothing while `busy`, for want of room if
+    `full`."""
 
     show: Show
     seen: Callable[[int, object], None]
-    busy = False
+    busy = full = False
 
     def write(self, batch: Any, index: int, term: int) -> None:
         if self.busy:
-            self.show("engine is busy")
-            raise errors.EngineBusy("not now")
+            self.show("engine is full" if self.full else "engine is busy")
+            raise (errors.EngineFull if self.full else errors.EngineBusy)("not now")
         MemoryEngine.write(self, batch, index, term)
         self.show(f"engine has {term}/{index}")
         self.seen(index, [pair for pair in self.scan(b"", None, False, 0) if pair[0] != b"mapplied"])

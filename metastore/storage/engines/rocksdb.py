@@ -37,6 +37,7 @@ from ...errors import (
     DataDirInUse,
     DiskFailed,
     EngineBusy,
+    EngineFull,
     FormatError,
     MetaStoreError,
     reason,
@@ -63,10 +64,6 @@ FULL_RETRY = 0.5  # seconds until a write is tried again that the disk had no ro
 BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
 SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
-
-
-class EngineFull(EngineBusy):
-    """The disk has no room for what RocksDB must write. It can be read as before."""
 
 
 def _failure(path: Path, error: Exception) -> MetaStoreError:
@@ -394,7 +391,8 @@ class RocksEngine(RecentEngine):
                 self.flush()
             except EngineFull as error:
                 self._no_room(error)
-                self._flush_wanted = not self._closing.wait(FULL_RETRY)
+                self._await_room()
+                self._flush_wanted = not self._closing.is_set()
             except MetaStoreError as error:
                 self._failed = error
 
@@ -403,10 +401,27 @@ class RocksEngine(RecentEngine):
             log.error("engine: %s", error.text)
         self.full = True
 
+    def _await_room(self) -> None:
+        """Wait until RocksDB takes writes again, or until `close`.
+
+        It looks for room every five seconds, and then flushes what it has in memory; but it begins only when no other
+        flush is under way. One that was tried each half second kept it from that for ever. So what is tried is a write
+        of nothing, which is refused before anything is begun."""
+        while not self._closing.wait(FULL_RETRY):
+            db = self._db
+            try:
+                if db is not None:
+                    db.write(rocksdict.WriteBatch(raw_mode=True), self._write_options)
+            except Exception as error:  # noqa: BLE001
+                if isinstance(_failure(self.path, error), EngineFull):
+                    continue
+            self.full = False
+            return
+
     @property
     def headroom(self) -> int:
         """Bytes that the disk must have free: for what is in memory alone, twice, and for files while they are
-        rewritten. Where RocksDB finds too little it takes no writes any more until it is opened anew."""
+        rewritten. Where RocksDB finds too little it takes no writes until it has looked again."""
         return 2 * self._number("cur-size-all-mem-tables") + min(self._number("live-sst-files-size"), REWRITTEN)
 
     def defragment(self) -> float | None:
