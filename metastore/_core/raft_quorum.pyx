@@ -210,22 +210,22 @@ cdef class Inflights:
 
     cdef int push(self, uint64_t index, uint64_t size) except -1:
         cdef uint64_t* grown
-        cdef int at, wanted
+        cdef int at, larger
         if self.count >= self.capacity:
             raise OverflowError("in-flight window is full")
         if self.count == self.allocated:
-            wanted = min(self.capacity, max(8, self.allocated * 2))
-            grown = <uint64_t*>realloc(self.indexes, wanted * sizeof(uint64_t))
+            larger = min(self.capacity, max(8, self.allocated * 2))
+            grown = <uint64_t*>realloc(self.indexes, larger * sizeof(uint64_t))
             if grown == NULL:
                 raise MemoryError()
             self.indexes = grown
-            grown = <uint64_t*>realloc(self.sizes, wanted * sizeof(uint64_t))
+            grown = <uint64_t*>realloc(self.sizes, larger * sizeof(uint64_t))
             if grown == NULL:
                 raise MemoryError()
             self.sizes = grown
             # The ring is full here. The items before `start` move behind the old end. If there is not enough space for
             # all, the part before the old end moves to the new end.
-            self.unroll(wanted)
+            self.unroll(larger)
         at = (self.start + self.count) % self.allocated
         self.indexes[at] = index
         self.sizes[at] = size
@@ -233,7 +233,7 @@ cdef class Inflights:
         self.bytes += size
         return 0
 
-    def unroll(self, int wanted):
+    def unroll(self, int larger):
         """Move the oldest item to the front again, after a full ring has grown."""
         cdef list kept = [(self.indexes[(self.start + n) % self.allocated], self.sizes[(self.start + n)
                            % self.allocated]) for n in range(self.count)]
@@ -241,7 +241,7 @@ cdef class Inflights:
         for n in range(self.count):
             self.indexes[n], self.sizes[n] = kept[n]
         self.start = 0
-        self.allocated = wanted
+        self.allocated = larger
 
     cdef uint64_t free_up_to(self, uint64_t index) noexcept:
         """Remove the appends up to `index`, which were answered, and return how many bytes they had."""

@@ -36,7 +36,7 @@ cdef class Reads:
     cdef list drop(self, uint64_t own):
         """End the term. Return the contexts of the reads that node `own` asked for itself; they get no answer."""
         cdef list dropped = []
-        for reads in [self.open] + [(<Round>made).reads for made in self.rounds]:
+        for reads in [self.open] + [(<Round>one).reads for one in self.rounds]:
             dropped += [context for origin, context in reads if origin == own]
         self.open, self.rounds = [], []
         self.number = self.confirmed = 0
@@ -62,14 +62,14 @@ cdef class Reads:
 
     cdef int gather(self, uint64_t index, double now) except -1:
         """Create a round for all collected reads. It answers them with this commit index."""
-        cdef Round made = Round.__new__(Round)
+        cdef Round fresh = Round.__new__(Round)
         self.number += 1
         if self.config.lease_reads:
             self.lease_times.append((self.number, now))
-        made.number = self.number
-        made.index = index
-        made.reads = self.take()
-        self.rounds.append(made)
+        fresh.number = self.number
+        fresh.index = index
+        fresh.reads = self.take()
+        self.rounds.append(fresh)
         return 0
 
     cdef int beat(self, double now) except -1:

@@ -214,17 +214,17 @@ cdef class Replication(NodeState):
         """Send one append or snapshot to a peer if there is anything to send. Return whether it was sent."""
         cdef uint64_t previous = peer.next - 1
         cdef uint64_t size, term, last = previous
-        cdef int found
+        cdef int answer
         cdef object images = None
         cdef Message m
         try:
-            found = self.log.term_at(previous, &term)
+            answer = self.log.term_at(previous, &term)
         except NotYetLoaded:
             peer.waiting_load = True
             return False
-        if found == TERM_COMPACTED:
+        if answer == TERM_COMPACTED:
             return self.send_snapshot(peer)
-        if found != TERM_OK:
+        if answer != TERM_OK:
             raise RaftInvariantBroken(f"peer {peer.id} is to get entry {peer.next}, the log ends at "
                                       f"{self.log.last_index}")
         if peer.next <= self.log.last_index and not peer.held(self.log.committed):

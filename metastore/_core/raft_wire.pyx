@@ -113,10 +113,10 @@ cdef class Outbox:
 
     cdef uint8_t* _room(self, size_t n) except NULL:
         """Address of n free bytes behind `_used`."""
-        cdef size_t wanted = self._used + n
+        cdef size_t needed = self._used + n
         cdef size_t capacity = max(self._capacity, <size_t>FIRST_CAPACITY)
         cdef uint8_t* grown
-        while capacity < wanted:
+        while capacity < needed:
             capacity *= 2
         if capacity != self._capacity:
             grown = <uint8_t*>realloc(self._buf, capacity)

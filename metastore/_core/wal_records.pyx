@@ -320,24 +320,24 @@ cdef class Writer:
         self.open = None
 
     cdef Group new_group(self):
-        cdef Group made
+        cdef Group fresh
         if self.spare:
-            made = self.spare.pop()
+            fresh = self.spare.pop()
         else:
-            made = Group.__new__(Group)
+            fresh = Group.__new__(Group)
         self.group += 1
-        made.size = 0
-        made.generation = self.generation
-        made.offset = self.position
-        made.group = self.group
-        made.number = 0
-        made.before = self.number
-        made.must_sync = False
-        made.content = False
-        made.firm = False
-        self.pending.append(made)
-        self.open = made
-        return made
+        fresh.size = 0
+        fresh.generation = self.generation
+        fresh.offset = self.position
+        fresh.group = self.group
+        fresh.number = 0
+        fresh.before = self.number
+        fresh.must_sync = False
+        fresh.content = False
+        fresh.firm = False
+        self.pending.append(fresh)
+        self.open = fresh
+        return fresh
 
     cdef Group target(self):
         if self.open is None:

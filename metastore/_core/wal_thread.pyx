@@ -71,7 +71,7 @@ cdef extern from *:
     uint64_t ms_load64 "ms_load"(uint64_t*) nogil
     void ms_store64 "ms_store"(uint64_t*, uint64_t) nogil
 
-# Failpoint actions; the numbers are those of metastore/failpoints.py.
+# Failpoint actions, with the numbers of metastore/failpoints.py.
 cdef enum:
     POINT_OFF = 0
     POINT_PANIC = 1
@@ -86,7 +86,7 @@ cdef enum:
     AFTER_SYNC = 3
     POINTS = 4
 
-# In this order: the failpoints this thread passes.
+# The failpoints of this thread, in this order.
 POINT_NAMES = ("wal.before_write", "wal.after_write", "wal.before_sync", "wal.after_sync")
 
 cdef enum:
@@ -101,7 +101,7 @@ cdef enum:
 cdef struct Point:
     int action
     int skip            # hits that pass before the action begins
-    int error           # errno of POINT_ERROR
+    int error           # errno for POINT_ERROR
     unsigned int micros
     char[PATH_SIZE] path
 
@@ -113,7 +113,7 @@ cdef inline double seconds() noexcept nogil:
 
 
 cdef int hit(Point* point) noexcept nogil:
-    """Do what the failpoint says; gives an errno for POINT_ERROR, else 0."""
+    """Perform the action of the failpoint. Returns an errno for POINT_ERROR, otherwise 0."""
     cdef int action = ms_load(&point.action)
     if action == POINT_OFF:
         return 0
@@ -152,7 +152,7 @@ cdef class DiskThread:
     cdef int stopping
     cdef int status
     cdef int handed             # the group in flight is the thread's, not the caller's
-    cdef int hurry              # sync now what is not synced
+    cdef int hurry              # sync now whatever is not synced
     cdef int fd
     cdef Group group
     cdef const uint8_t* data
@@ -175,8 +175,8 @@ cdef class DiskThread:
     cdef IdlePollers pollers
     cdef readonly uint64_t syncs, bytes
     cdef readonly double sync_seconds, write_seconds
-    cdef double since           # when the write or sync that is under way was asked for; 0: none is
-    cdef double longest         # of those that ended since `take_longest`, seconds
+    cdef double since           # time at which the current write or sync was requested; 0: there is none
+    cdef double longest         # longest of those that ended since `take_longest`, in seconds
 
     def __cinit__(self, int event, double sync_interval=0.0, uint64_t max_unsynced=0,
                   IdlePollers pollers=None):
@@ -262,12 +262,12 @@ cdef class DiskThread:
                 pass
 
     cdef void ended(self) noexcept nogil:
-        """What was begun at `since` is over."""
+        """Record that the write or sync that began at `since` has ended."""
         self.longest = max(self.longest, seconds() - self.since)
         self.since = 0
 
     cdef int carry(self) noexcept nogil:
-        """Write the group in flight, and sync it if it must not be reported before; gives 0 or an errno."""
+        """Write the group in flight, and sync it if it must not be reported earlier. Returns 0 or an errno."""
         cdef size_t done = 0
         cdef ssize_t wrote
         cdef int bad
@@ -276,7 +276,7 @@ cdef class DiskThread:
         if self.broken:
             return self.broken
         if self.dirty_bytes and self.dirty_fd != self.fd:
-            # A segment is begun when all of the one before is synced.
+            # A segment begins only after all of the segment before is synced.
             bad = self.sync()
             if bad:
                 return bad
@@ -310,7 +310,7 @@ cdef class DiskThread:
         return self.sync()
 
     cdef int sync(self) noexcept nogil:
-        """Sync all that is written; gives 0 or an errno."""
+        """Sync everything that is written. Returns 0 or an errno."""
         cdef int bad
         cdef double begin = seconds()
         self.error_in_sync = 1
@@ -386,41 +386,41 @@ cdef class DiskThread:
 
     @property
     def synced_group(self):
-        """Number of the last group that is synced, with all before it; 0 before the first."""
+        """Number of the last group that is synced together with all before it; 0 before the first."""
         return ms_load64(&self.synced)
 
     @property
     def unsynced(self):
-        """(bytes that are written and not synced, seconds since the first of them was written)."""
+        """(bytes that are written and not synced, seconds since the first of these was written)."""
         cdef uint64_t count = ms_load64(&self.dirty_bytes)
         return count, max(0.0, seconds() - self.dirty_since) if count else 0.0
 
     @property
     def pending_since(self):
-        """When the write or sync that is under way was asked for (seconds, CLOCK_MONOTONIC); None if there is none. Any
-        thread may ask."""
+        """Time (seconds, CLOCK_MONOTONIC) at which the current write or sync was requested; None if there is none. Any
+        thread may call this."""
         cdef double since = self.since
         return since if since else None
 
     def take_longest(self):
-        """Seconds that the longest write or sync took of those that ended since the last call; 0.0 if none did."""
+        """Seconds of the longest write or sync that ended since the last call; 0.0 if none ended."""
         cdef double longest = self.longest
         self.longest = 0
         return longest
 
     @property
     def busy(self):
-        """Whether a group is in flight or waits to be collected with `finished`."""
+        """Whether a group is in flight or can be collected with `finished`."""
         return ms_load(&self.status) != IDLE
 
     @property
     def in_flight(self):
-        """Whether the thread is at work on a group."""
+        """Whether the thread is working on a group."""
         return ms_load(&self.status) == BUSY
 
     @property
     def failed(self):
-        """(errno, whether it was the sync) after a failure, else None. Stays so for ever."""
+        """(errno, whether the sync failed) after a failure, otherwise None. The value stays for ever."""
         if ms_load(&self.broken):
             return self.broken, True
         if ms_load(&self.status) != FAILED:
@@ -434,16 +434,16 @@ cdef class DiskThread:
             self.post()
 
     def point(self, int which, int action, int argument, int skip, bytes path not None):
-        """Set failpoint `which` (place in POINT_NAMES): action 0 off, 1 panic, 2 sleep (microseconds), 3 error (errno),
-        4 block (while the file `path` is there; with an empty path until the action changes). The first `skip` hits
-        pass."""
+        """Set failpoint `which` (an index into POINT_NAMES). Actions: 0 off, 1 panic, 2 sleep (microseconds), 3 error
+        (errno), 4 block (while the file `path` exists; with an empty path until the action changes). The first `skip`
+        hits pass."""
         cdef Point* point
         if not 0 <= which < POINTS:
             raise ValueError(f"no failpoint {which}")
         if len(path) >= PATH_SIZE:
             raise ValueError(f"a failpoint's path has at most {PATH_SIZE - 1} bytes")
         point = &self.points[which]
-        # Off while the other fields change: the thread may be passing by.
+        # Switch it off while the other fields change, because the thread may pass it meanwhile.
         ms_store(&point.action, POINT_OFF)
         memcpy(point.path, <const char*>path, len(path) + 1)
         point.micros = <unsigned int>argument
