@@ -85,6 +85,7 @@ class Server:
         self.drain: Drain | None = None
         self.stop_asked = math.inf  # when somebody asked for the stop first (time.monotonic())
         self.closing = contextlib.ExitStack()
+        self.closing_now = ("", 0.0)  # what is being closed, if it may wait for the disk, and since when
         self.loop = Loop()
         if config.raft.read_only == "lease":
             # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
@@ -133,9 +134,25 @@ class Server:
         """What waits for a disk that stands still, empty if nothing does. Any thread may ask."""
         if time.monotonic() - self.stop_asked >= CLOSE_TIMEOUT:
             return f"closing has taken {CLOSE_TIMEOUT:.0f} s"
+        what, since = self.closing_now
+        if what and time.monotonic() - since >= STUCK:
+            return f"closing {what} has taken {time.monotonic() - since:.1f} s"
         wal: Wal | None = getattr(self, "wal", None)
         took = wal.sync_pending_seconds if wal is not None else 0.0
         return f"a sync of the log has been under way for {took:.1f} s" if took >= STUCK else ""
+
+    def _at_end(self, what: str, close: Callable[[], object]) -> None:
+        """Have `close` called at the end. What it does is lost without harm where a stop gives up on it: the log has
+        everything, and what is left of files is removed by the next start."""
+
+        def closing() -> None:
+            self.closing_now = (what, time.monotonic())
+            try:
+                close()
+            finally:
+                self.closing_now = ("", 0.0)
+
+        self.closing.callback(closing)
 
     def _close_wal(self) -> None:
         """Clean end of the log; after a failed disk there is nothing left to be said to it."""
@@ -208,7 +225,7 @@ class Server:
     def _open_state(self) -> None:
         config, identity = self.config, self.identity
         self.engine = storage.open_engine(config.storage, str(self.data_dir.engine))
-        self.closing.callback(self.engine.close)
+        self._at_end("the storage engine", self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
         self.memory.share_out(peers=peers, contents=not self.engine.persistent)
         self.snapshots = open_snapshots(
@@ -216,7 +233,7 @@ class Server:
             cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
             readable=self.common_codecs.readable,
         )  # fmt: skip
-        self.closing.callback(self.snapshots.close)
+        self._at_end("the snapshots", self.snapshots.close)
         codec = PayloadCodec(
             codec_for_proposals(config.performance), config.performance.compression_min_size, MAX_DECODED,
             decoders=load_all_codecs(),
@@ -254,7 +271,7 @@ class Server:
         self.transfers = self.snapshots.transfers(
             wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
         )
-        self.closing.callback(self.transfers.close)
+        self._at_end("the transfers of snapshots", self.transfers.close)
         self.peering = self._peering()
         self._open_calls()
 

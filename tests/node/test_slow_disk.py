@@ -143,6 +143,27 @@ def test_a_lone_write_in_the_loops_own_thread(library: Path, engine: str, tmp_pa
             assert again.get(b"a") == b"1"
 
 
+def test_a_storage_engine_that_cannot_be_closed(library: Path, tmp_path: Path) -> None:
+    """Nobody writes, so the log waits for nothing; RocksDB flushes when it is closed. A stop gives up on that too, for
+    the log has it all."""
+    hung = tmp_path / "hung"
+    node = Node(tmp_path / "data", {"storage.engine": '"rocksdb"'})
+    node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung), "HUNG_PART": "/engine/db-"}
+    with node, node.client() as client:
+        client.put(b"a", b"1")
+        hung.touch()
+        process = node.running()
+        began = time.monotonic()
+        assert node.stop() == 0
+        took = time.monotonic() - began
+        assert 1.5 < took < 6, f"a stop took {took} s"  # two, and what a busy machine takes
+        assert "stopping without waiting any longer for the disk: closing the storage engine has taken" in process.log
+        hung.unlink()
+        node.start()
+        with node.client() as again:
+            assert again.get(b"a") == b"1"
+
+
 def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:
     """Not ready, a line in the log, and a stop within its two seconds; the next start has what was acknowledged."""
     hung = tmp_path / "hung"
