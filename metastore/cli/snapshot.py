@@ -18,7 +18,7 @@ from metastore.config import Config
 from metastore.errors import ConfigError
 from metastore.failpoints import VARIABLE, Failpoints
 from metastore.replica.roster import Identity
-from metastore.snapshots.backup_file import Facts, facts, verify
+from metastore.snapshots.backup_file import BackupSummary, summarize, verify
 from metastore.snapshots.restore import Restore
 
 MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
     options = parser().parse_args(arguments)
     path = Path(options.file)
     if options.command == "status":
-        _show(facts(path), options.json, "not verified")
+        _show(summarize(path), options.json, "not verified")
     elif options.command == "verify":
         with console.progress() as tell:
             found = verify(path, True, lambda at, size: tell(f"verifying {path}", at, size))
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _show(found: Facts, as_json: bool, verdict: str) -> None:
+def _show(found: BackupSummary, as_json: bool, verdict: str) -> None:
     header, trailer = found.header, found.trailer
     plain: dict[str, Any] = {
         "file": str(found.path),

@@ -14,7 +14,7 @@ HEADS = ("snapshot", "bytes", "index", "state", "note")
 
 
 @dataclass
-class Beside:
+class CheckedSnapshot:
     """A snapshot file. `state`: good, damaged, foreign (of another cluster), or older than the log's beginning, which a
     start does not look at."""
 
@@ -29,7 +29,7 @@ class Beside:
         return [self.path.name, self.size, self.index, self.state, self.note]
 
 
-def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> list[Beside]:
+def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> list[CheckedSnapshot]:
     """The complete files in `folder`, the newest first; those that a start of a log that begins after entry `begins`
     may use are read and checked. cluster_id: None if not known. Raises ConfigError if the folder cannot be read."""
     try:
@@ -49,25 +49,25 @@ def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> l
     return found
 
 
-def _judge(path: Path, begins: int, cluster_id: int | None, tell: Progress) -> Beside:
+def _judge(path: Path, begins: int, cluster_id: int | None, tell: Progress) -> CheckedSnapshot:
     index = (parse_name(path.name) or (0,))[0]
-    made = Beside(path, path.stat().st_size, index, "older", "not read: the log begins later")
+    checked = CheckedSnapshot(path, path.stat().st_size, index, "older", "not read: the log begins later")
     if index < begins:
-        return made
+        return checked
     try:
         header = verify(path, True, lambda at, size: tell(f"verifying {path.name}", at, size)).header
     except DamagedData as error:
-        made.state, made.note = "damaged", error.text.removeprefix(f"{path}: ")
-        return made
-    made.state, made.note = "good", ""
+        checked.state, checked.note = "damaged", error.text.removeprefix(f"{path}: ")
+        return checked
+    checked.state, checked.note = "good", ""
     if (header.index, header.term, header.stream) != parse_name(path.name):
-        made.state, made.note = "damaged", "its name belongs to another one"
+        checked.state, checked.note = "damaged", "its name belongs to another one"
     elif cluster_id not in (None, header.cluster_id):
-        made.state, made.note = "foreign", f"of cluster {header.cluster_id:016x}"
-    return made
+        checked.state, checked.note = "foreign", f"of cluster {header.cluster_id:016x}"
+    return checked
 
 
-def missing(folder: Path, begins: int, found: list[Beside]) -> DamagedData | None:
+def missing(folder: Path, begins: int, found: list[CheckedSnapshot]) -> DamagedData | None:
     """Why a start of a log that begins after entry `begins` is refused for its snapshots, None if it is not."""
     for one in found:
         if one.state == "foreign":

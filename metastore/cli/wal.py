@@ -312,7 +312,7 @@ def _verify(log: Log, as_json: bool) -> None:
         console.table(snapshot_check.HEADS, [one.row() for one in beside])
 
 
-def _beside(log: Log, told: Told) -> tuple[list[snapshot_check.Beside], str]:
+def _beside(log: Log, told: Told) -> tuple[list[snapshot_check.CheckedSnapshot], str]:
     """The snapshots beside a log, whose lack is damage too, and a word for the verdict."""
     data_dir, begins = log.path.parent, told.snapshot[0]
     folder, engine = data_dir / "snap", data_dir / "engine"

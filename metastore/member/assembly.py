@@ -21,7 +21,7 @@ from .._core.raft_types import ConfState, RaftConfig
 from ..replica.driver import Driver
 from ..replica.roster import Roster
 from ..storage.readahead import ReadAhead
-from .membership_client import Members
+from .membership_client import MembershipClient
 
 if TYPE_CHECKING:
     from .._core.codec import PayloadCodec
@@ -184,7 +184,7 @@ class Replica(Generic[AnyKeeper]):
             request_timeout=settings.request_timeout, passing=passing, install=self._install,
             members_changed=self._members_changed, roster_mended=self._roster_mended,
         )  # fmt: skip
-        self.membership = Members(self.driver, self.kv, self.roster, identity, chance)
+        self.membership = MembershipClient(self.driver, self.kv, self.roster, identity, chance)
         self.snapshots = snapshots(self.driver)
 
     def loaded(self, reading: Reading, outcome: bytes | Exception) -> None:

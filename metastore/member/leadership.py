@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..ports import Done
     from ..replica.driver import Driver
     from ..settings import RaftTable
-    from .membership_client import Members
+    from .membership_client import MembershipClient
 
 log = logging.getLogger("metastore.node")
 
@@ -21,7 +21,7 @@ log = logging.getLogger("metastore.node")
 class Leadership:
     """The `api.ports.Leadership` of a member."""
 
-    def __init__(self, raft: RaftTable, driver: Driver, membership: Members, loop: Loop) -> None:
+    def __init__(self, raft: RaftTable, driver: Driver, membership: MembershipClient, loop: Loop) -> None:
         self._raft = raft
         self._driver = driver
         self._membership = membership

@@ -10,7 +10,7 @@ from ..replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer
 if TYPE_CHECKING:
     from .. import errors
     from ..ports import Done
-    from .membership_client import DoneWith, Members
+    from .membership_client import DoneWith, MembershipClient
 
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
 
@@ -18,7 +18,7 @@ NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither ha
 class Membership:
     """The `api.ports.Membership` of a member. `listen` opens the peer port, if it is closed."""
 
-    def __init__(self, client: Members, listen: Callable[[Done], object], now: Callable[[], float]) -> None:
+    def __init__(self, client: MembershipClient, listen: Callable[[Done], object], now: Callable[[], float]) -> None:
         self._client = client
         self._listen = listen
         self._now = now

@@ -88,7 +88,7 @@ def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Calla
         waiter.fail(error)
 
 
-class Members:
+class MembershipClient:
     """The roster's user in the loop thread. `peers` is None while this member listens to no others. `chance` gives so
     many random bits, for the ids of new members."""
 

@@ -1,6 +1,6 @@
 """This member among its peers: the peer port, what comes in by it, who may take part, and what all members can do.
 
-The transport's owner (peer.Handler) in the loop's thread. Verdicts of other members are acted on here: a member that
+The transport's owner (PeerHandler) in the loop's thread. Verdicts of other members are acted on here: a member that
 was removed, lost its directory or runs twice ends; a member whose log is empty waits until it may begin
 (`peers/founding.py`).
 """
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ..replica.driver import Driver
     from ..replica.roster import Identity
     from .abilities import Abilities
-    from .membership_client import Members
+    from .membership_client import MembershipClient
 
 log = logging.getLogger("metastore.members")
 
@@ -84,7 +84,7 @@ class Peering:
         config: Config,
         identity: Identity,
         driver: Driver,
-        membership: Members,
+        membership: MembershipClient,
         abilities: Abilities,
         loop: Loop,
         resolver: Resolver,
@@ -218,7 +218,7 @@ class Peering:
         """Whether the control stream to a member is open."""
         return self.transport is not None and self.transport.connected(member)
 
-    # ---- what comes in (peer.Handler)
+    # ---- what comes in (PeerHandler)
 
     def on_message(self, message: Message) -> None:
         """A Raft message."""

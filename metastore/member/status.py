@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..replica.driver import Driver
     from ..replica.roster import Identity, Member
     from ..storage.wal import Wal
-    from .membership_client import Members
+    from .membership_client import MembershipClient
 
 
 class MemberStatus:
@@ -31,7 +31,7 @@ class MemberStatus:
         identity: Identity,
         engine: Engine,
         driver: Driver,
-        membership: Members,
+        membership: MembershipClient,
         quota_bytes: int,
         connected: Callable[[int], bool],
         started_at: float,

@@ -49,7 +49,7 @@ EXPIRE: Final = 0.1
 SAY_AGAIN: Final = 10.0
 
 
-class Server(Protocol):
+class RequestHandler(Protocol):
     """What the connections need from whoever answers."""
 
     method_table: MethodTable
@@ -444,7 +444,7 @@ class Listener:
     """
 
     def __init__(
-        self, loop: Loop, addresses: str | Iterable[str], server: Server, *, limits: ConnLimits | None = None
+        self, loop: Loop, addresses: str | Iterable[str], server: RequestHandler, *, limits: ConnLimits | None = None
     ) -> None:
         self.loop = loop
         self.server = server

@@ -32,7 +32,7 @@ from .stream import CLOSED, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
 if TYPE_CHECKING:
     from ..failpoints import Failpoints
 
-__all__ = ["REFUSALS", "Handler", "PeerIdentity", "PeerLimits", "PeerTransport"]
+__all__ = ["REFUSALS", "PeerHandler", "PeerIdentity", "PeerLimits", "PeerTransport"]
 
 log = logging.getLogger("metastore.peer")
 
@@ -49,7 +49,7 @@ MSG_SNAP: Final = int(MessageType.MsgSnap)
 TCP_INFO_RTT: Final = 68
 
 
-class Handler(Protocol):
+class PeerHandler(Protocol):
     """What the transport tells its owner, all in the loop's thread.
 
     An exception out of the first three, and out of what takes a snapshot's blobs, ends the connection by which the
@@ -105,7 +105,7 @@ class PeerTransport:
         me: PeerIdentity,
         address: str | Iterable[str],
         *,
-        handler: Handler,
+        handler: PeerHandler,
         random: Callable[[], float],
         limits: PeerLimits | None = None,
         failpoints: Failpoints | None = None,
@@ -277,7 +277,7 @@ class PeerTransport:
         return stream
 
     def ask_roster(self, member: int) -> None:
-        """Ask a member for its roster, unless it is being asked; see Handler.on_roster."""
+        """Ask a member for its roster, unless it is being asked; see PeerHandler.on_roster."""
         peer = self._peers.get(member)
         if peer is not None and peer.roster is None:
             peer.roster = RosterStream(self, peer)

@@ -21,7 +21,7 @@ from .format import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class BackupSummary:
     """What a file says of itself. `digest` is the SHA-256 at its end, None if it has none (a file out of snap/);
     `size` that of the whole file in bytes."""
 
@@ -59,7 +59,7 @@ def _digest(fd: int, path: Path, start: int, size: int) -> bytes | None:
     return tail[padding:]
 
 
-def facts(path: Path) -> Facts:
+def summarize(path: Path) -> BackupSummary:
     """What header and trailer say; no chunk is looked at. Raises DamagedData, ConfigError if it cannot be read."""
     fd = _open(path)
     try:
@@ -75,7 +75,7 @@ def facts(path: Path) -> Facts:
             except FormatError:
                 continue
             if (trailer.size, trailer.stream) == (end, header.stream):
-                return Facts(path, header, trailer, size, _digest(fd, path, end, size))
+                return BackupSummary(path, header, trailer, size, _digest(fd, path, end, size))
         raise DamagedData(f"{path}: offset {size}: the end is missing or damaged: no trailer where it should be")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
@@ -83,7 +83,7 @@ def facts(path: Path) -> Facts:
         os.close(fd)
 
 
-class Reader:
+class BackupReader:
     """One pass over a file. `records()` gives its (key, value) pairs; all is checked while they are taken, the end and
     the SHA-256 when the last one was. Raises DamagedData with file and offset, ConfigError if it cannot be read."""
 
@@ -153,15 +153,15 @@ class Reader:
 
 def verify(
     path: Path, check_digest: bool = True, between: Callable[[int, int], object] = lambda _at, _size: None
-) -> Facts:
+) -> BackupSummary:
     """Read a whole file and check all there is; without `check_digest`, all but what follows the snapshot file in it.
 
     Raises DamagedData with file and offset, ConfigError if it cannot be read."""
-    reader = Reader(path, check_digest, between)
+    reader = BackupReader(path, check_digest, between)
     reader.verify()
     fd = _open(path)
     try:
         header, _ = read_header(fd)
-        return Facts(path, header, reader.trailer, os.fstat(fd).st_size, reader.digest)
+        return BackupSummary(path, header, reader.trailer, os.fstat(fd).st_size, reader.digest)
     finally:
         os.close(fd)

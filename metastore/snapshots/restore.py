@@ -29,7 +29,7 @@ from ..replica.roster import META_CONF_STATE, META_MEMBERS, Identity
 from ..storage.datadir import RESTORING, DataDir
 from ..storage.segments import sync_folder
 from ..storage.wal import Wal
-from .backup_file import Facts, Reader, verify
+from .backup_file import BackupReader, BackupSummary, verify
 from .files import Info, SnapshotStore
 from .format import Header
 
@@ -117,7 +117,7 @@ class Restore:
         self.failpoints = failpoints or Failpoints()
         self.progress = progress
 
-    def check(self) -> Facts:
+    def check(self) -> BackupSummary:
         """Read the whole backup, look at the directory; nothing is changed. Raises DamagedData, ConfigError."""
         self._check_empty()
         found = verify(
@@ -138,7 +138,7 @@ class Restore:
             names = ", ".join(sorted(there)[:3])
             raise ConfigError(f"{self.data_dir} is not empty ({names}): a backup is restored into a new directory")
 
-    def run(self, found: Facts) -> Info:
+    def run(self, found: BackupSummary) -> Info:
         """Make the files; `found` is what `check` gave. Raises DataDirInUse, ConfigError, DamagedData, NoSpace,
         DiskFailed."""
         directory = DataDir(str(self.data_dir), restoring=True)
@@ -152,7 +152,7 @@ class Restore:
         finally:
             directory.close()
 
-    def _make(self, directory: DataDir, found: Facts) -> Info:
+    def _make(self, directory: DataDir, found: BackupSummary) -> Info:
         marker = directory.path / RESTORING
         with marker.open("wb") as file:
             file.write(f"A restore of {self.source} began here and did not end.\n".encode(errors="replace"))
@@ -185,10 +185,10 @@ class Restore:
         store = SnapshotStore(
             directory.snapshots, chunk_size=self.chunk_size, make_codec=self.make_codec, failpoints=self.failpoints
         )
-        reader = Reader(self.source, False, lambda at, size: self.progress(f"restoring {self.source}", at, size))
+        reader = BackupReader(self.source, False, lambda at, size: self.progress(f"restoring {self.source}", at, size))
         return store.save(header, Stream(rewrite(self._same(reader, old), changed)))
 
-    def _same(self, reader: Reader, old: Header) -> Iterator[tuple[bytes, bytes]]:
+    def _same(self, reader: BackupReader, old: Header) -> Iterator[tuple[bytes, bytes]]:
         """The records, if position and revision among them are those of the header."""
         expected = {REVISION_KEY: number_record(old.revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
         for key, value in reader.records():

@@ -27,7 +27,7 @@ from support.snapshotfiles import make_codec, records
 from metastore.cli import main as cli
 from metastore.errors import ConfigError, DamagedData, DataDirInUse, MetaStoreError
 from metastore.replica.roster import Identity
-from metastore.snapshots.backup_file import Reader, facts, verify
+from metastore.snapshots.backup_file import BackupReader, summarize, verify
 from metastore.snapshots.backup_stream import BLOB, MAX_BACKUPS
 from metastore.snapshots.restore import Restore, number_record, rewrite
 from metastore.storage.datadir import RESTORING, DataDir
@@ -349,7 +349,7 @@ def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> 
             client.compact(1_000_008)
         assert client.put(b"k00009").header.revision == 1_000_009
         (tmp_path / "again").write_bytes(client.backup())
-    kept = [key for key, _ in Reader(tmp_path / "again").records() if key.startswith(b"k")]
+    kept = [key for key, _ in BackupReader(tmp_path / "again").records() if key.startswith(b"k")]
     assert len(kept) == 6, "versions that nobody can read are removed"
 
 
@@ -379,7 +379,7 @@ def test_status_and_verify_tell_the_facts(tmp_path: Path, capsys: pytest.Capture
 def test_every_damage_is_found_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = backup_file(tmp_path / "b")
     good = path.read_bytes()
-    size = facts(path).trailer.size
+    size = summarize(path).trailer.size
     target = tmp_path / "target"
     flips = [*range(0, 80, 7), *range(80, size, 97), *range(size - 64, len(good), 5)]
     for at in flips:
@@ -417,7 +417,7 @@ def test_what_a_restored_state_holds(tmp_path: Path) -> None:
     info = work.run(work.check())
     assert info.header.conf_state.voters == tuple(sorted(member.id for member in work.identity.members))
     assert info.header.cluster_id == work.identity.cluster_id != 99
-    state = dict(Reader(info.path).records())
+    state = dict(BackupReader(info.path).records())
     assert {key: value for key, value in state.items() if key.startswith(b"k")} == records()
     assert state[b"mrevision"] == state[b"mcompact"] == number_record(155) and state[b"mother"] == b"kept"
     assert not state.keys() & {b"mmembers", b"mconf_state", b"malarms"}

@@ -9,9 +9,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import cast
 
-from .chaos import Clients, Faults
 from .client import Failure
 from .cluster import Cluster, clients_of, time_to_write
+from .faults import Clients, Faults
 from .linear import FAILED, OK, UNKNOWN, check_all
 from .proxy import Network
 
