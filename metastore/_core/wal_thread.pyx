@@ -1,11 +1,12 @@
-"""The log's disk thread: waits, writes a group, syncs it, says so through an eventfd. Never takes the GIL once inside.
+"""The disk thread of the log. It waits for a group, writes and syncs it, and reports that through an eventfd.
 
-One group is in flight at a time. The main thread hands it over with `start`, and learns of its end when the eventfd
-becomes readable; `finished` and `failed` then tell. After a failed write or sync it does nothing any more: after a failed
-fsync the page cache lies, so nothing is ever tried again on that file.
+The thread never takes the GIL once it runs. One group is in flight at a time. The main thread hands it over with
+`start`. When the eventfd becomes readable, the group has ended, and `finished` and `failed` give the result. After a
+failed write or sync the thread does nothing any more: after a failed fsync the page cache may be wrong about what is on
+disk, so nothing is ever tried again on that file.
 
 With a sync interval a group is finished when it is written, and the thread syncs later. It does not write while it
-syncs, so that no more is ever reported and not synced than what was reported within one interval.
+syncs. The bytes that are reported and not synced are therefore never more than those reported within one interval.
 """
 
 from libc.errno cimport EINTR, EIO, ENOSPC, ETIMEDOUT, errno
@@ -137,21 +138,22 @@ cdef int hit(Point* point) noexcept nogil:
 
 
 cdef class DiskThread:
-    """The loop and what the main thread shares with it. `event` is the eventfd to write to; `pollers` are told when the
-    main thread waits for the disk itself.
+    """The loop of the thread and the state that the main thread shares with it. `event` is the eventfd to write to. The
+    thread informs `pollers` when the main thread itself waits for the disk.
 
-    sync_interval 0: a group is finished when it is synced. Else, unless it is firm, when it is written; the thread then
-    syncs `sync_interval` seconds after the first byte that is not synced was written, at latest; and a group with which
-    more than max_unsynced bytes would be reported and not synced is synced, with all before it, before it is finished.
+    With sync_interval 0 a group is finished when it is synced. Otherwise a group that is not firm is finished when it
+    is written, and the thread syncs at most `sync_interval` seconds after the first unsynced byte was written. If a
+    group would bring the bytes that are reported and not synced above max_unsynced, it is synced, together with all
+    before it, before it is finished.
     """
     cdef pthread_mutex_t wake_lock
     cdef pthread_cond_t wake
-    cdef int posted             # under wake_lock
-    cdef pthread_mutex_t work   # held by whoever writes or syncs; the main thread never waits for it
+    cdef int posted             # protected by wake_lock
+    cdef pthread_mutex_t work   # held by the thread that writes or syncs; the main thread never waits for it
     cdef int event
     cdef int stopping
     cdef int status
-    cdef int handed             # the group in flight is the thread's, not the caller's
+    cdef int handed             # the disk thread owns the group in flight, not the caller
     cdef int hurry              # sync now whatever is not synced
     cdef int fd
     cdef Group group
@@ -162,8 +164,8 @@ cdef class DiskThread:
     cdef bint firm
     cdef int error
     cdef int error_in_sync
-    cdef int broken             # errno of a sync that no group waited for
-    # Written and not synced; under `work`, but read by others for the statistics.
+    cdef int broken             # errno of a failed sync that no group waited for
+    # Written and not synced. `work` protects these, but the statistics read them without it.
     cdef int dirty_fd
     cdef uint64_t dirty_bytes
     cdef double dirty_since
@@ -188,7 +190,7 @@ cdef class DiskThread:
         pthread_mutex_init(&self.wake_lock, NULL)
         pthread_mutex_init(&self.work, NULL)
         pthread_condattr_init(&attributes)
-        # The default clock can be set, and a sync would then come hours late.
+        # The default clock can be set by users, and a sync could then come hours late.
         pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
         pthread_cond_init(&self.wake, &attributes)
         pthread_condattr_destroy(&attributes)
@@ -199,7 +201,7 @@ cdef class DiskThread:
         pthread_mutex_destroy(&self.wake_lock)
 
     def run(self):
-        """The thread's main function; returns after `stop`."""
+        """Main function of the thread. It returns after `stop`."""
         with nogil:
             self.loop()
 
@@ -210,7 +212,7 @@ cdef class DiskThread:
         pthread_mutex_unlock(&self.wake_lock)
 
     cdef void wait(self, double due) noexcept nogil:
-        """Until `post`, or the time `due` if that is not 0."""
+        """Wait until `post` is called, or until the time `due` if that is not 0."""
         cdef timespec until
         until.tv_sec = <int64_t>due
         until.tv_nsec = <long>((due - <double>until.tv_sec) * 1e9)
@@ -257,7 +259,7 @@ cdef class DiskThread:
             else:
                 ms_store(&self.hurry, 0)
             pthread_mutex_unlock(&self.work)
-            # An eventfd takes 2**64-2 unread signals; this write cannot block.
+            # An eventfd holds up to 2**64-2 unread signals, so this write cannot block.
             while news and c_write(self.event, &one, 8) < 0 and errno == EINTR:
                 pass
 
@@ -329,10 +331,11 @@ cdef class DiskThread:
         return 0
 
     def start(self, Group group not None, int fd, bint here=False):
-        """Hand a group over. Only when idle; `fd` must stay open until it is finished and a later group in another file.
+        """Hand over a group. Call this only while the thread is idle. `fd` must stay open until the group and a later
+        group in another file are finished.
 
-        here: do it in the caller's thread, without the GIL; no event is written, `finished` and `failed` tell at once.
-        While the thread is syncing it does it nevertheless, and `busy` says so."""
+        here: write in the caller's thread, without the GIL. No event is written then, and `finished` and `failed` give
+        the result at once. If the thread is syncing, it does the write itself nevertheless, and `busy` is true."""
         if ms_load(&self.status) != IDLE:
             raise RuntimeError("a group is in flight, or the disk failed")
         cdef bint clean
@@ -356,12 +359,12 @@ cdef class DiskThread:
                 clean = clean and self.dirty_bytes > 0
                 pthread_mutex_unlock(&self.work)
                 if clean:
-                    self.post()     # it has something to sync when its time has come
+                    self.post()     # the thread has something to sync when the interval is over
             if self.pollers is not None:
                 self.pollers.waited()
             return
         self.handed = 1
-        # The thread may be syncing what came before; then this group waits for that, and the time of that counts.
+        # The thread may still be syncing earlier groups. This group then waits for that, so the earlier time counts.
         if self.since == 0:
             self.since = seconds()
         ms_store(&self.status, BUSY)
@@ -369,7 +372,8 @@ cdef class DiskThread:
             self.post()
 
     def finished(self):
-        """The group that was written, and synced if it must be, since the last call, or None. The thread is idle then."""
+        """Return the group that was written, and synced if it must be, since the last call, or None. If a group is
+        returned, the thread is idle."""
         cdef Group group
         if ms_load(&self.status) != DONE:
             return None
@@ -379,7 +383,7 @@ cdef class DiskThread:
         return group
 
     def sync_now(self):
-        """Have all that is written synced soon; an event tells."""
+        """Request a sync of everything that is written. An event reports it."""
         ms_store(&self.hurry, 1)
         with nogil:
             self.post()
@@ -428,7 +432,7 @@ cdef class DiskThread:
         return self.error, bool(self.error_in_sync)
 
     def stop(self):
-        """Make `run` return after what it is doing; a group that it has not begun with stays undone."""
+        """Let `run` return after its current work. A group that it has not begun is not written."""
         ms_store(&self.stopping, 1)
         with nogil:
             self.post()
