@@ -30,6 +30,8 @@ log = logging.getLogger("metastore.conn")
 RECV_SIZE: Final = 256 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
+#: How many connections are looked at before a newcomer is refused, because each had a request waiting.
+LOOKS: Final = 8
 TOLD_PER_TURN: Final = 200  # connections that hear of a stop in one turn: 5 ms
 #: Bytes of HTTP/1.1 that are parsed at a time: some hundred requests at most, a few milliseconds.
 HTTP_SIZE: Final = 4096
@@ -495,8 +497,19 @@ class Listener:
 
     def _make_room(self, whence: str) -> bool:
         """Close a connection for a newcomer; False where none gives way."""
-        conn = self.places.who_gives_way(whence, self.loop.now())
-        if conn is None:
+        for _ in range(LOOKS):
+            conn = self.places.who_gives_way(whence, self.loop.now())
+            if conn is None:
+                return False
+            if conn.has_asked or self.paused:
+                break
+            # Its first request may have come, and wait to be read later in this turn.
+            conn.on_readable()
+            if conn not in self.conns:
+                return True
+            if not conn.has_asked:
+                break
+        else:
             return False
         self.evicted += 1
         self._tell_full()
