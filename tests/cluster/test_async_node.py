@@ -87,27 +87,15 @@ def test_the_window_is_told_and_empties(fresh: Make) -> None:
 @pytest.mark.node_only
 def test_a_power_cut_takes_the_window_at_most(fresh: Make, tmp_path: Path) -> None:
     """Only what was synced survives. One client puts one key after the other: what is left is a beginning of that."""
-    library = powercut.build(tmp_path)
-    data_dir = tmp_path / "power-0" / "data"
-    data_dir.parent.mkdir()
+    lives = powercut.Lives(tmp_path, ASYNC)
     rng, done, lost = random.Random(3), 0, 0
-    for number in range(3):
-        copy = tmp_path / f"copy-{number}"
-        node = Node(data_dir, ASYNC, env=powercut.environment(library, data_dir.parent, copy))
-        try:
-            node.start()
-            with node.client() as client:
-                for _ in range(rng.choice([30, 70, 100])):
-                    done += 1
-                    client.put(b"%06d" % done, b"x" * rng.choice([100, 1000]))
-                node.kill()
-        finally:
+    for _ in range(3):
+        with lives.life() as node, node.client() as client:
+            for _ in range(rng.choice([30, 70, 100])):
+                done += 1
+                client.put(b"%06d" % done, b"x" * rng.choice([100, 1000]))
             node.kill()
-        after = tmp_path / f"power-{number + 1}" / "data"
-        after.parent.mkdir()
-        assert powercut.rebuild(data_dir, copy, after), "no file survived: the preloaded library does not work"
-        data_dir = after
-        with Node(data_dir, ASYNC) as node, node.client() as client:
+        with Node(lives.data_dir, ASYNC) as node, node.client() as client:
             found = client.prefix(b"")
             assert sorted(found) == [b"%06d" % n for n in range(1, len(found) + 1)], "there is a hole"
             missing = done - len(found)

@@ -70,29 +70,17 @@ def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
 @pytest.mark.node_only
 def test_power_cut_at_random_moments(fresh: Make, tmp_path: Path) -> None:
     """Only what was synced survives here, file bytes and directory entries alike: a missing sync loses something."""
-    library = powercut.build(tmp_path)
+    lives = powercut.Lives(tmp_path, SMALL_SEGMENTS)
     rng = random.Random(3)
     history = History()
-    data_dir = tmp_path / "power-0" / "data"
-    data_dir.parent.mkdir()
-    for number in range(6):
-        copy = tmp_path / f"copy-{number}"
-        node = Node(data_dir, SMALL_SEGMENTS, env=powercut.environment(library, data_dir.parent, copy))
-        try:
-            node.start()
-            with node.client() as client:
-                history.check(client)
-                load = Load(client, history).start()
-                load.wait_acks(rng.choice([1, 20, 200, 400]))
-                node.kill()
-                load.join()
-        finally:
+    for _ in range(6):
+        with lives.life() as node, node.client() as client:
+            history.check(client)
+            load = Load(client, history).start()
+            load.wait_acks(rng.choice([1, 20, 200, 400]))
             node.kill()
-        after = tmp_path / f"power-{number + 1}" / "data"
-        after.parent.mkdir()
-        assert powercut.rebuild(data_dir, copy, after), "no file survived: the preloaded library does not work"
-        data_dir = after
-    with Node(data_dir, SMALL_SEGMENTS) as node, node.client() as client:
+            load.join()
+    with Node(lives.data_dir, SMALL_SEGMENTS) as node, node.client() as client:
         history.check(client)
     assert history.acks > 0
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+
+from .processes import Node
 
 SOURCE = Path(__file__).with_name("powercut.c")
 
@@ -67,3 +70,30 @@ def rebuild(data_dir: Path, copy: Path, target: Path) -> list[str]:
             (target / name).touch()
             names.append(name)
     return names
+
+
+class Lives:
+    """A node whose power is cut again and again: each life begins on what the cut has left of the one before."""
+
+    def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
+        self._folder = folder
+        self._settings = settings
+        self._library = build(folder)
+        self._number = 0
+        self.data_dir = folder / "power-0" / "data"
+        self.data_dir.parent.mkdir()
+
+    @contextmanager
+    def life(self) -> Iterator[Node]:
+        """A node that runs. At the end it is killed, and `data_dir` has what was synced."""
+        copy = self._folder / f"copy-{self._number}"
+        node = Node(self.data_dir, self._settings, env=environment(self._library, self.data_dir.parent, copy))
+        try:
+            yield node.start()
+        finally:
+            node.kill()
+        self._number += 1
+        after = self._folder / f"power-{self._number}" / "data"
+        after.parent.mkdir()
+        assert rebuild(self.data_dir, copy, after), "no file survived: the preloaded library does not work"
+        self.data_dir = after
