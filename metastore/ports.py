@@ -6,15 +6,15 @@ Static types only: nothing here is imported by the hot paths, and an object fits
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from .errors import MetaStoreError
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from metastore._core.entry import Entry, HardState
-    from metastore._core.raft_types import Message
+    from metastore._core.entry import HardState
+    from metastore._core.raft_types import ConfState, Message, Snapshot
 
 #: Called once with how something ended: None, or the error.
 Done = Callable[[MetaStoreError | None], object]
@@ -48,21 +48,23 @@ class Codec(Protocol):
 class LogStore(Protocol):
     """Where the Raft core reads what it no longer holds in memory. The driver writes; the core only reads.
 
-    Indexes are those of entries, [low, high) half open. `entries`, `images` and `term` may raise NotYetLoaded if they
-    would have to wait for a disk: the core pauses that peer until it is told by `entries_loaded()`. They raise
-    LogCompacted below first_index() and LogUnavailable above last_index() (all from metastore._core.raft_types).
+    Indexes are those of entries, [low, high) half open. All but `images` and `snapshot` answer at once, from memory.
+    `images` and `term` raise LogCompacted below first_index() and LogUnavailable above last_index(); these and the
+    other errors are in metastore._core.raft_types.
     """
 
-    def initial_state(self) -> tuple[HardState, Any]:
-        """The hard state last persisted, and the membership (ConfState) as of the snapshot or the start of the log."""
-        ...
-
-    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
-        """Entries from `low` on: at least one, then as many as fit in max_size bytes, none at or after `high`."""
+    def initial_state(self) -> tuple[HardState | None, ConfState]:
+        """The hard state last persisted, and the membership as of the snapshot or the start of the log."""
         ...
 
     def images(self, low: int, high: int, max_size: int) -> Buffer:
-        """The same as concatenated entry images, so that nothing is encoded a second time."""
+        """Entry images, one behind the other: at least one from `low` on, then as many as fit in max_size bytes, none
+        at or after `high`. Raises NotYetLoaded where that would have to wait for a disk: the core pauses that peer, or
+        the applying, until it is told by `entries_loaded()`."""
+        ...
+
+    def has_conf_change(self, low: int, high: int) -> bool:
+        """Whether one of the entries changes the membership."""
         ...
 
     def term(self, index: int) -> int:
@@ -77,8 +79,9 @@ class LogStore(Protocol):
         """The last entry that is there; first_index() - 1 if none is."""
         ...
 
-    def snapshot(self) -> Any:
-        """The newest snapshot's description for a peer that is behind first_index(), or None if there is none now."""
+    def snapshot(self) -> Snapshot | None:
+        """The newest snapshot's description for a peer that is behind first_index(); None, or SnapshotNotReady, if
+        there is none now."""
         ...
 
 

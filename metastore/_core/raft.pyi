@@ -1,11 +1,12 @@
 """The Raft state machine. One thread at a time calls a RawNode; the head of raft.pyx describes the duties."""
 
-from typing import Any, Final
+from typing import Final
 
 from typing_extensions import Buffer
 
 from metastore._core.raft_election import Election
 from metastore._core.raft_types import ConfChange, ConfChangeV2, ConfState, Message, RaftConfig, Ready
+from metastore.ports import LogStore
 
 PLANT_VOTE_NOT_PERSISTED: Final[int]
 PLANT_ACK_BEFORE_SYNC: Final[int]
@@ -17,7 +18,7 @@ PLANT_ABA: Final[int]
 PLANT_PROMISE_FORGOTTEN: Final[int]
 
 class RawNode(Election):
-    def __init__(self, config: RaftConfig, storage: Any) -> None: ...  # raises DamagedData
+    def __init__(self, config: RaftConfig, storage: LogStore) -> None: ...  # raises DamagedData
     def propose(self, payload: Buffer) -> int:
         """The index. Raises NoLeader, NotLeader, ProposalDropped, RequestTooLarge."""
     def propose_conf_change(self, change: ConfChange | ConfChangeV2) -> int:

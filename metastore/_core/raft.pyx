@@ -84,7 +84,7 @@ cdef uint64_t message_key(Message m):
     return m.to
 
 cdef class RawNode(Election):
-    """A Raft node over a storage; raft_log.pyx lists the calls that the storage must have. `config` is a RaftConfig.
+    """A Raft node over a storage, which is a `ports.LogStore`. `config` is a RaftConfig.
 
     Raises DamagedData if hard state, log and `config.applied` contradict each other.
     """

@@ -12,7 +12,7 @@ from metastore._core.raft_state cimport JOINT_HALF, PROMISE_FORGOTTEN
 from metastore._core.raft_replication cimport Replication
 
 from metastore._core.raft_quorum import doubting_vote, joint_vote
-from metastore._core.raft_types import NotYetLoaded, RaftInvariantBroken
+from metastore._core.raft_types import RaftInvariantBroken
 from metastore._core.raft_state import TRANSFER
 
 
@@ -102,10 +102,7 @@ cdef class Election(Replication):
         its election right then."""
         if self.state == STATE_LEADER or not self.promotable or self.log.pending_snapshot is not None:
             return 0
-        try:
-            self.hup_waiting = self.log.has_conf_change(self.log.applied + 1, self.log.committed)
-        except NotYetLoaded:
-            self.hup_waiting = True
+        self.hup_waiting = self.log.has_conf_change(self.log.applied + 1, self.log.committed)
         if self.hup_waiting:
             return 0
         return self.start_election(self.config.pre_vote and not transfer, transfer)
@@ -232,11 +229,7 @@ cdef class Election(Replication):
         if not m.reject or m.commit <= known or not m.log_term or not self.log.match_term(m.commit, m.log_term):
             return 0
         self.commit_to(m.commit)
-        try:
-            stale = self.log.has_conf_change(known + 1, m.commit)
-        except NotYetLoaded:
-            stale = True
-        if stale and self.state != STATE_LEADER and (
+        if self.log.has_conf_change(known + 1, m.commit) and self.state != STATE_LEADER and (
                 self.state != STATE_FOLLOWER or self.planted & PROMISE_FORGOTTEN):
             self.become_follower(self.term, 0)   # its own election used a membership that is out of date
         return 0

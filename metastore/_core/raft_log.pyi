@@ -1,15 +1,14 @@
-from typing import Any
-
 from metastore._core.raft_types import Snapshot
+from metastore.ports import LogStore
 
 class RaftLog:
     """The log of one node: a tail in memory over a storage. Fields are indexes unless stated; sizes are bytes."""
 
     @property
     def settled_bytes(self) -> int: ...  # bytes of images in the tail that are persisted and committed
-    def __init__(self, storage: Any, max_tail_bytes: int, read_ahead_bytes: int) -> None: ...
+    def __init__(self, storage: LogStore, max_tail_bytes: int, read_ahead_bytes: int) -> None: ...
     @property
-    def storage(self) -> Any: ...  # raft_log.pyx lists the calls that it must have
+    def storage(self) -> LogStore: ...
     @property
     def tail_first(self) -> int: ...  # first entry in memory
     @property

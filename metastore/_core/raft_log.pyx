@@ -7,18 +7,7 @@ each image. The bytes of a chunk never change once they are written. The WAL, th
 the same memory without a copy, and each view keeps its chunk alive. When a suffix of the log is overwritten (Raft
 paper, section 5.3), a fresh chunk takes the new entries and the old bytes stay unchanged.
 
-The log asks the storage only for what lies before the tail. The storage is a plain Python object with these methods:
-
-    initial_state() -> (HardState | None, ConfState)
-    first_index() -> int                         index of the first entry that it holds
-    last_index() -> int                          index of the last one; first_index - 1 if it holds none
-    term(index) -> int                           also for first_index - 1
-    entries(low, high, max_size) -> list[Entry]  [low, high): at least one entry, then at most max_size bytes
-    images(low, high, max_size) -> bytes-like    the same as concatenated images; optional, preferred to `entries`
-    has_conf_change(low, high) -> bool           [low, high); optional, saves reading the entries
-    snapshot() -> Snapshot | None                raises SnapshotNotReady or returns None if there is none now
-
-`entries` and `images` may raise NotYetLoaded. `term` answers at once, because the WAL keeps an index in memory.
+The log asks the storage only for what lies before the tail. The storage is a `ports.LogStore`.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
@@ -30,7 +19,6 @@ from metastore._core.entry cimport (ENTRY_CONF_CHANGE, ENTRY_HEADER, ENTRY_OK, E
                                     entry_size, entry_write)
 from metastore._core.raft_types cimport Snapshot
 
-from metastore._core.entry import encode_entry
 from metastore._core.raft_types import LogCompacted, LogUnavailable, RaftInvariantBroken
 from metastore.errors import FormatError
 
@@ -387,35 +375,17 @@ cdef class RaftLog:
         return self.slot(self.last_index).end - start
 
     cdef bint has_conf_change(self, uint64_t low, uint64_t high) except -1:
-        """Whether any of the entries low..high changes the membership. May raise NotYetLoaded."""
-        cdef uint64_t index = low, last, at
-        cdef Py_buffer buffer
-        cdef EntryView view
-        cdef size_t pos
+        """Whether any of the entries low..high changes the membership."""
+        cdef uint64_t index = low
         while index <= high:
             if index >= self.tail_first:
                 if self.slot(index).type >= ENTRY_CONF_CHANGE:
                     return True
                 index += 1
                 continue
-            known = getattr(self.storage, "has_conf_change", None)
-            if known is not None:
-                if known(index, min(high + 1, self.tail_first)):
-                    return True
-                index = self.tail_first
-                continue
-            data = self.read_storage(index, high, self.read_ahead_bytes, &last)
-            PyObject_GetBuffer(data, &buffer, PyBUF_SIMPLE)
-            pos = 0
-            try:
-                for at in range(index, last + 1):
-                    entry_read(<const uint8_t*>buffer.buf + pos, <size_t>buffer.len - pos, &view, False)
-                    if view.type >= ENTRY_CONF_CHANGE:
-                        return True
-                    pos += view.size
-            finally:
-                PyBuffer_Release(&buffer)
-            index = last + 1
+            if self.storage.has_conf_change(index, min(high + 1, self.tail_first)):
+                return True
+            index = self.tail_first
         return False
 
     # -- reading --------------------------------------------------------------------------------------------
@@ -458,13 +428,7 @@ cdef class RaftLog:
                 block = found
                 break
         if block is None:
-            size = max(max_size, self.read_ahead_bytes)
-            images = getattr(self.storage, "images", None)
-            if images is not None:
-                data = images(low, self.tail_first, size)
-            else:
-                data = b"".join([encode_entry(entry) for entry in self.storage.entries(low, self.tail_first, size)])
-            block = parse_block(data, low)
+            block = parse_block(self.storage.images(low, self.tail_first, max(max_size, self.read_ahead_bytes)), low)
             if len(self.blocks) >= MAX_BLOCKS:
                 del self.blocks[0]
             self.blocks.append(block)

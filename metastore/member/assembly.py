@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._core.batch import BatchProposer
-from .._core.entry import Entry, decode_entries
 from .._core.kv_server import KVServer
 from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
@@ -26,6 +25,7 @@ from .membership_client import MembershipClient
 if TYPE_CHECKING:
     from .._core.codec import PayloadCodec
     from .._core.engine import Engine
+    from .._core.entry import HardState
     from .._core.raft_types import Snapshot
     from ..config import Config
     from ..replica.peer_link import PeerLink
@@ -44,8 +44,8 @@ def first_id(member_id: int, wall: float) -> int:
 
 
 class RaftStorage:
-    """The log as the Raft core asks for it: entries come from the read-ahead cache, and the membership from the state,
-    for the log does not decode it."""
+    """The log as the Raft core asks for it (ports.LogStore): entries come from the read-ahead cache, and the membership
+    from the state, for the log does not decode it."""
 
     def __init__(self, log: Wal, cache: ReadAhead, conf_state: ConfState, snapshot: Callable[[], Snapshot]) -> None:
         self._conf_state = conf_state
@@ -57,13 +57,9 @@ class RaftStorage:
         self.last_index = log.last_index
         self.snapshot = snapshot
 
-    def initial_state(self) -> tuple[Any, ConfState]:
-        """(HardState, ConfState) as recovered."""
+    def initial_state(self) -> tuple[HardState, ConfState]:
+        """What was recovered."""
         return self._log.initial_state()[0], self._conf_state
-
-    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
-        """Like `images`, decoded."""
-        return decode_entries(self.images(low, high, max_size))
 
 
 @dataclass(frozen=True, slots=True)

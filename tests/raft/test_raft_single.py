@@ -7,7 +7,7 @@ from support.raft_harness import MemoryStorage, Network, Node
 
 from metastore._core.entry import Entry, HardState, decode_entries
 from metastore._core.raft import RawNode
-from metastore._core.raft_types import ConfChange, ConfState, NotYetLoaded, ProposalDropped, RaftConfig, StateType
+from metastore._core.raft_types import ConfChange, ConfState, ProposalDropped, RaftConfig, StateType
 from metastore.errors import ConfigError, DamagedData, NoLeader
 
 
@@ -186,7 +186,7 @@ def test_a_storage_that_is_not_ready_pauses_applying() -> None:
     assert not raw.ready().committed_entries
     assert not raw.has_ready()
     raw.campaign()
-    assert raw.raft_state == StateType.StateFollower
+    assert raw.raft_state == StateType.StateCandidate, "whether a change of the membership is to come is known at once"
     storage.loaded = True
     raw.entries_loaded()
     assert [e.index for e in raw.ready().committed_entries] == [1, 2, 3]
@@ -210,17 +210,8 @@ def test_a_campaign_waits_until_membership_changes_are_applied() -> None:
     assert raw.is_leader
 
 
-def test_storage_that_answers_with_images() -> None:
-    class Images(MemoryStorage):
-        def images(self, low: int, high: int, max_size: int) -> bytes:
-            from metastore._core.entry import encode_entry
-
-            return b"".join(encode_entry(e) for e in MemoryStorage.entries(self, low, high, max_size))
-
-        def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
-            raise NotYetLoaded()
-
-    storage = Images(ConfState([1]))
+def test_entries_of_a_storage_are_applied() -> None:
+    storage = MemoryStorage(ConfState([1]))
     storage.store([Entry(1, n, 0, b"x%d" % n) for n in range(1, 4)], HardState(1, 1, 3))
     assert [e.data for e in alone(storage).ready().committed_entries] == [b"x1", b"x2", b"x3"]
 

@@ -117,8 +117,8 @@ def test_every_damaged_append_is_refused() -> None:
 
 def test_a_storage_that_gives_wrong_entries_is_noticed() -> None:
     class Wrong(MemoryStorage):
-        def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
-            return super().entries(low + 1, high, max_size)
+        def images(self, low: int, high: int, max_size: int) -> bytes:
+            return super().images(low + 1, high, max_size)
 
     storage = Wrong(ConfState([3]))
     storage.store([Entry(1, n, 0, b"x") for n in range(1, 4)], HardState(1, 0, 2))

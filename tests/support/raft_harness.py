@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from metastore._core.entry import Entry, HardState
+from metastore._core.entry import Entry, HardState, encode_entry
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import (
     ConfState,
@@ -21,7 +21,7 @@ from metastore._core.raft_types import (
 
 
 class MemoryStorage:
-    """A storage as log.pyx wants it. What `store` was given counts as durable."""
+    """A storage as the core asks for it (ports.LogStore). What `store` was given counts as durable."""
 
     def __init__(self, conf: ConfState | None = None, hard: HardState | None = None) -> None:
         self.hard = hard
@@ -47,18 +47,20 @@ class MemoryStorage:
             return self.offset_term
         return self.log[index - self.offset - 1].term
 
-    def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
+    def images(self, low: int, high: int, max_size: int) -> bytes:
         self.reads.append((low, high))
         if not self.loaded:
             raise NotYetLoaded()
-        out: list[Entry] = []
-        size = 0
+        out = b""
         for entry in self.log[low - self.offset - 1 : high - self.offset - 1]:
-            size += 32 + len(entry.data)
-            if out and size > max_size:
+            image = encode_entry(entry)
+            if out and len(out) + len(image) > max_size:
                 break
-            out.append(entry)
+            out += image
         return out
+
+    def has_conf_change(self, low: int, high: int) -> bool:
+        return any(entry.type for entry in self.log[low - self.offset - 1 : high - self.offset - 1])
 
     def snapshot(self) -> Snapshot | None:
         return self.saved

@@ -17,6 +17,7 @@ import pytest
 from support import ROOT
 
 import metastore
+from metastore import ports
 from metastore._core import build_info
 
 PACKAGE = ROOT / "metastore"
@@ -213,6 +214,18 @@ def test_nothing_inside_uses_what_the_package_offers() -> None:
         if target in offered
     ]
     assert not wrong, "import it from its module:\n" + "\n".join(wrong)
+
+
+def test_the_core_asks_of_its_log_what_the_port_says() -> None:
+    """No more, no less: ports.LogStore has the calls that the modules of Raft make."""
+    asked = {
+        call
+        for path in (PACKAGE / "_core").glob("raft*.pyx")
+        for call in re.findall(r"\bstorage\.(\w+)\(|getattr\([\w.]*storage, \"(\w+)", path.read_text())
+    }
+    assert {first or second for first, second in asked} == {
+        name for name, value in vars(ports.LogStore).items() if callable(value) and not name.startswith("_")
+    }
 
 
 # What is written down in one place: how it looks, and the files that may have it.
