@@ -17,7 +17,7 @@ from itertools import islice
 from typing import Protocol
 
 import numpy as np
-from support.varint import varint
+from sim.varint import varint
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 PUT = "/etcdserverpb.KV/Put"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from support.varint import read_varint, varint
-
 from .model import Call, Pair
+from .varint import read_varint, varint
 
 EVERYTHING = b"\x0a\x01\x00\x12\x01\x00"  # RangeRequest{key: "\0", range_end: "\0"}
 

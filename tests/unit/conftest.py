@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.peernet import Net
+
+from metastore.failpoints import Failpoints
 
 
 @pytest.fixture
@@ -15,3 +18,16 @@ def net(caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
     net = Net()
     yield net
     net.close()
+
+
+@pytest.fixture
+def points() -> Iterator[Failpoints]:
+    made = Failpoints()
+    yield made
+    made.clear()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a log may be made."""
+    return tmp_path / "data" / "wal"

@@ -8,8 +8,8 @@ import pytest
 from google.protobuf.message import DecodeError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim.varint import varint
 from support import kvmessages as pb
-from support.varint import varint
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn

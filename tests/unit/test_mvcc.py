@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim.varint import varint
 from support import kvmessages as pb
 from support.kvmodel import Model
 from support.kvrequests import BACK, DELETES, PUTS, RANGES, TXNS, build
-from support.varint import varint
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn

@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,18 +22,6 @@ from metastore._core.wal_records import records
 from metastore.errors import DamagedData, DiskFailed, NoSpace
 from metastore.failpoints import Failpoints
 from metastore.storage.wal import Wal
-
-
-@pytest.fixture
-def points() -> Iterator[Failpoints]:
-    made = Failpoints()
-    yield made
-    made.clear()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "wal"
 
 
 def test_a_block_that_the_medium_does_not_give_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import select
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -238,18 +238,6 @@ def put(wal: Wal, first: int, count: int, size: int = 100) -> None:
         wal.append(index, image(index, 1, size), HardState(1, 1, index - 1))
         wal.submit()
         wait(wal, lambda index=index: wal.durable >= index)
-
-
-@pytest.fixture
-def points() -> Iterator[Failpoints]:
-    made = Failpoints()
-    yield made
-    made.clear()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "data" / "wal"
 
 
 def opened(folder: Path, points: Failpoints | None = None, interval: float = 60.0, max_bytes: int = 1 << 20) -> Wal:

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sim.varint import varint
 from support import kvmessages as pb
 from support.caller import Caller
 from support.kvrequests import COMPARES, RANGES, build
 from support.kvservice import ops, server, whole
 from support.longranges import Writer, outcome
-from support.varint import varint
 
 from metastore import errors
 from metastore._core import build_info, mvcc_txn
