@@ -372,8 +372,9 @@ def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
 
 def test_no_quorum(cluster_of: MakeCluster) -> None:
     """Writes and linearizable reads fail with what etcd says; serializable reads and Status are served."""
-    etcd = answers_without_quorum(cluster_of(kind=EtcdMember).start())
-    ours = answers_without_quorum(cluster_of(settings={"limits.request_timeout": '"1s"'}).start())
+    clusters = [cluster_of(kind=EtcdMember), cluster_of(settings={"limits.request_timeout": '"1s"'})]
+    with ThreadPoolExecutor() as pool:  # most of it is waiting
+        etcd, ours = pool.map(lambda cluster: answers_without_quorum(cluster.start()), clusters)
     # Without a leader etcd's raft library lets the caller's time run out, of which the server tells in these words.
     assert etcd.pop("put") == (2, "context deadline exceeded")
     assert ours.pop("put") == (UNAVAILABLE, "etcdserver: request timed out")

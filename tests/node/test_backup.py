@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,12 +12,10 @@ from pathlib import Path
 import grpc
 import pytest
 from support import etcdctl
-from support import http2 as h
 from support import messages as m
-from support.attack import Raw
-from support.backupfiles import backup_file
-from support.client import Client, Failure
-from support.processes import Node, Server, StartError, metric, wait_until
+from support.backupfiles import backup_file, everything, fill, restored, works
+from support.client import Failure
+from support.processes import Node, Server, wait_until
 from support.snapshotfiles import make_codec, records
 
 from metastore.cli import main as cli
@@ -36,12 +30,6 @@ pytestmark = pytest.mark.node_only
 
 Make = Callable[..., Server]
 Response = m.TYPES["SnapshotResponse"]
-
-
-def fill(node: Server, first: int, last: int, value: bytes = b"value") -> None:
-    with node.client() as client:
-        for number in range(first, last):
-            client.put(b"k%05d" % number, value)
 
 
 def damaged(path: Path, at: int) -> Path:
@@ -145,67 +133,6 @@ def test_many_backups_do_not_put_off_the_snapshots_that_are_due(fresh: Make) -> 
     wait_until(lambda: node.running().log.count("snapshot index=") > before, what="a snapshot that is due")
 
 
-def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> None:
-    """24 MB that do not compress, as many stuck clients as there may be, and one who works meanwhile."""
-    node = fresh(
-        settings={
-            # Long enough for all of them to be stuck at a time on a busy machine.
-            "limits.output_timeout": '"4s"',
-            "maintenance.snapshot_chunk_size": '"256KiB"',
-            "wal.segment_size": '"16MiB"',
-        }
-    ).start()
-    fill(node, 0, 24, os.urandom(1 << 20))
-    with node.client() as client:
-        assert len(client.backup()) > 24 << 20
-        idle = node.running().rss()
-        stuck = [node.client() for _ in range(MAX_BACKUPS)]
-        calls = [each.snapshot(60) for each in stuck]
-        for call in calls:
-            next(call)
-        with pytest.raises(Failure, match="too many requests"):
-            client.backup()
-        client.put(b"still", b"served")
-        # Of 24 MB each client has at most a window, a chunk and what a socket takes.
-        assert node.running().rss() - idle < MAX_BACKUPS * (4 << 20)
-        for call in calls:
-            with pytest.raises(grpc.RpcError):
-                # This client, and the one that asks.
-                wait_until(lambda: metric(node, "metastore_client_connections") <= 2, 30, "the end of them all")
-                for _ in call:
-                    pass
-        assert len(client.backup()) > 24 << 20
-    for each in stuck:
-        each.close()
-
-
-def test_slow_readers_do_not_keep_others_out(fresh: Make) -> None:
-    """They take enough to go on for as long as nobody else wants a backup, and then the slowest gives way."""
-    node = fresh(settings={"limits.output_timeout": '"4s"', "maintenance.snapshot_chunk_size": '"256KiB"'}).start()
-    fill(node, 0, 12, os.urandom(1 << 20))
-    more = (16 << 10).to_bytes(4, "big")
-    done = threading.Event()
-    with contextlib.ExitStack() as stack, node.client() as client:
-        slow = [stack.enter_context(Raw(node, window=0)) for _ in range(MAX_BACKUPS)]
-        for raw in slow:
-            raw.send(h.call(1, b"", b"/etcdserverpb.Maintenance/Snapshot"))
-
-        def read() -> None:
-            while not done.wait(0.1):  # their pace is what this is about
-                for raw in slow:
-                    raw.send(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
-
-        reader = threading.Thread(target=read)
-        reader.start()
-        try:
-            wait_until(lambda: node.running().log.count("sending backup") == MAX_BACKUPS, what="four backups")
-            wait_until(lambda: works(client), what="a fifth one")
-        finally:
-            done.set()
-            reader.join()
-    assert "the slowest of 4 backups gives way to another client" in node.running().log
-
-
 def test_a_client_that_goes_away_leaves_its_place(fresh: Make) -> None:
     node = fresh().start()
     fill(node, 0, 3, os.urandom(1 << 20))
@@ -226,13 +153,6 @@ def test_a_node_that_stops_ends_its_backups(fresh: Make) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             list(call)
         assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
-
-
-def works(client: Client) -> bool:
-    try:
-        return bool(client.backup())
-    except Failure:
-        return False
 
 
 def test_a_file_that_went_bad_is_not_sent_on(fresh: Make, tmp_path: Path) -> None:
@@ -257,26 +177,6 @@ def test_a_full_disk_is_told(fresh: Make) -> None:
 
 
 # ---- etcdctl, and the way back
-
-
-def everything(client: Client) -> dict[int, object]:
-    """Answers at every revision: keys with all their numbers, or the error."""
-    answers: dict[int, object] = {}
-    for revision in range(1, client.revision() + 1):
-        try:
-            reply = client.range(b"\0", b"\0", revision=revision)
-            answers[revision] = [kv.SerializeToString() for kv in reply.kvs]
-        except Failure as failure:
-            answers[revision] = failure.text
-    return answers
-
-
-def restored(fresh: Make, backup: Path, *more: str, name: str = "restored") -> Server:
-    """A node on a directory that `backup` was restored to."""
-    node = fresh(name, settings={"node.name": '"r1"', "cluster.token": '"other"'})
-    arguments = ["snapshot", "restore", str(backup), "--name", "r1", "--token", "other", "--data-dir"]
-    assert cli.main([*arguments, str(node.data_dir), *more]) == 0
-    return node
 
 
 def test_etcdctl_saves_and_the_way_back(fresh: Make, etcdctl_program: str, tmp_path: Path) -> None:
@@ -305,27 +205,6 @@ def test_etcdctl_saves_and_the_way_back(fresh: Make, etcdctl_program: str, tmp_p
     with other.client() as client:
         assert client.revision() == max(before) + 1
         assert len(client.backup()) % 512 == 32
-
-
-@pytest.mark.parametrize(("before", "after"), [("memory", "rocksdb"), ("rocksdb", "memory"), ("rocksdb", "rocksdb")])
-def test_any_engine_from_any_engine(before: str, after: str, fresh: Make, tmp_path: Path) -> None:
-    node = fresh(settings={"storage.engine": f'"{before}"'}).start()
-    fill(node, 0, 30)
-    fill(node, 0, 5, b"newer")
-    backup = tmp_path / "backup"
-    with node.client() as client:
-        backup.write_bytes(client.backup())
-        assert client.backup() == backup.read_bytes()
-        expected = everything(client)
-    node.kill()
-    other = restored(fresh, backup)
-    assert isinstance(other, Node)
-    other.settings["storage.engine"] = f'"{after}"'
-    for _ in range(2):
-        other.start()
-        with other.client() as client:
-            assert everything(client) == expected
-        other.kill()
 
 
 def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> None:
@@ -458,34 +337,6 @@ def test_a_restore_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         work.run(work.check())
     lock.close()
     assert [entry.name for entry in held.iterdir()] == ["LOCK"]
-
-
-STEPS = ["snapshot.rename", "restore.log", "wal.segment", "restore.end"]
-
-
-def test_killed_in_the_middle_of_a_restore(fresh: Make, tmp_path: Path) -> None:
-    """At each step: no node starts from what is left, and a restore goes through after it."""
-    node = fresh().start()
-    fill(node, 0, 50)
-    backup = tmp_path / "backup"
-    with node.client() as client:
-        backup.write_bytes(client.backup())
-    node.stop()
-    target = fresh("restored", settings={"cluster.token": '"other"'})
-    arguments = ["snapshot", "restore", str(backup), "--token", "other", "--data-dir", str(target.data_dir)]
-    for step in STEPS:
-        env = {**os.environ, "METASTORE_FAILPOINTS": f"{step}=panic"}
-        killed = subprocess.run([sys.executable, "-m", "metastore", *arguments], env=env, capture_output=True)
-        assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
-        with pytest.raises(DamagedData, match="was not finished"):
-            DataDir(str(target.data_dir))
-    with pytest.raises(StartError) as caught:
-        target.start()
-    assert caught.value.returncode == 4 and "metastore snapshot restore" in str(caught.value)
-    assert cli.main(arguments) == 0
-    target.start()
-    with target.client() as client:
-        assert len(client.prefix(b"k")) == 50
 
 
 def test_a_failing_disk_is_no_success(tmp_path: Path) -> None:

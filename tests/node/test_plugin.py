@@ -1,8 +1,7 @@
-"""The engine in examples/, installed as its user would: the contract suite on it, and a node that runs on it."""
+"""The engine in examples/, installed as its user would, and a node that runs on it."""
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -30,14 +29,6 @@ def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     done = subprocess.run([*pip, *where], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {"PYTHONPATH": str(folder / "site")}
-
-
-def test_it_keeps_the_contract(plugin: dict[str, str], tmp_path: Path) -> None:
-    shutil.copy(SOURCE / "test_sqlite_engine.py", tmp_path)
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite_engine.py"]
-    done = subprocess.run(argv, cwd=tmp_path, env={**os.environ, **plugin}, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-    assert " passed" in done.stdout and "failed" not in done.stdout
 
 
 def test_a_node_runs_on_it(plugin: dict[str, str], fresh: Make) -> None:

@@ -1,9 +1,8 @@
-"""The RocksDB engine: stalls, stages, damage, a full disk, a change of the engine. The contract: test_engine.py; kills:
-test_rocksdb_crash.py."""
+"""The RocksDB engine: stalls, stages, damage. The contract: test_engine.py; a full disk: test_rocksdb_full_disk.py;
+nodes on it: test_rocksdb_node.py; kills: test_rocksdb_crash.py."""
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -14,16 +13,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
-from support import messages as m
-from support.client import Client
-from support.processes import Node, Server, StartError, metric, wait_until
+from support.processes import wait_until
 
 from metastore import storage
-from metastore._core import build_info
 from metastore._core.engine import APPLIED_KEY
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.snap_records import RecordReader, Walker, restore
@@ -37,23 +32,6 @@ from metastore.testing.engine_contract import EngineContract, batch_of
 
 pytestmark = pytest.mark.node_only
 
-Make = Callable[..., Server]
-ROCKS = {"storage.engine": '"rocksdb"'}
-# Flushes all the time, so that kills come between them and the log is cut behind them.
-EAGER = {
-    **ROCKS,
-    "maintenance.snapshot_count": "20",
-    "maintenance.snapshot_min_size": '"1KiB"',
-    "wal.segment_size": '"64KiB"',
-    "raft.max_tail_bytes": '"64KiB"',
-}
-# Hardly any room before RocksDB refuses.
-NARROW = {
-    "storage.rocksdb.write_buffer_size": '"64KiB"',
-    "storage.rocksdb.max_write_buffers": "2",
-    "storage.rocksdb.level0_files": "1",
-    "storage.rocksdb.level0_stop": "2",
-}
 SMALL = RocksdbTable(
     cache_size=1 << 20, write_buffer_size=64 << 10, max_write_buffers=2, recent_keys_size=64 << 10, level0_files=1,
     level0_stop=2,
@@ -365,107 +343,7 @@ def test_a_damaged_block_is_damage_and_not_an_end(tmp_path: Path) -> None:
     engine.close()
 
 
-def take(engine: RocksEngine, index: int) -> bool:
-    """Whether the engine takes ten records of batch `index`."""
-    with contextlib.suppress(EngineBusy):
-        engine.write(
-            batch_of({b"r%06d/%d" % (index, n): random.Random(index * 10 + n).randbytes(1000) for n in range(10)}),
-            index,
-            1,
-        )
-        return True
-    return False
-
-
-def take_or_full(engine: RocksEngine, index: int) -> bool:
-    """Whether the engine takes the batch, or has no room for it."""
-    return take(engine, index) or engine.full
-
-
-def fill_up(engine: RocksEngine) -> tuple[int, int]:
-    """Write until the engine is full; the first batch that it did not take, and what was durable for certain."""
-    index = durable = 0
-    while not engine.full:
-        index += 1
-        wait_until(partial(take_or_full, engine, index), 20, "written, or full")
-        assert index < 2000
-        if index % 50 == 0:
-            engine.begin_flush()
-        durable = engine.durable_applied()
-    engine.begin_flush()
-    index = engine.applied()[0] + 1
-    assert not take(engine, index) and engine.get(b"r000001/0") == random.Random(10).randbytes(1000)
-    return index, durable
-
-
-TINY = RocksdbTable(write_buffer_size=256 << 10, compression="none")
-
-
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
-@pytest.mark.parametrize("end", ["goes on", "is opened anew"])
-def test_an_engine_on_a_full_disk(end: str, tmp_path: Path) -> None:
-    """It says that it is full, takes nothing and can be read. Where there is room again it goes on by itself and has
-    lost nothing, views included; opened anew it goes on from what its files hold."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
-    mounted = subprocess.run(mount, capture_output=True, check=False)
-    if mounted.returncode != 0:
-        pytest.skip("mounting is not allowed here")
-    try:
-        (disk / "ballast").write_bytes(bytes(2 << 20))
-        engine = RocksEngine(str(disk / "engine"), TINY)
-        index, durable = fill_up(engine)
-        view = engine.view()
-        (disk / "ballast").unlink()
-        if end == "goes on":
-            wait_until(lambda: take(engine, index), 60, "taken again")
-            assert not engine.full and engine.applied() == (index, 1)
-            wait_until(lambda: engine.durable_applied() >= index - 1, 60, "the flush that was waiting")
-            assert len(view.scan(b"r", b"s", False, 0)) == 10 * view.applied()[0]
-            engine.flush()
-            durable = index
-        view.close()
-        engine.close()
-        engine = RocksEngine(str(disk / "engine"), TINY)
-        assert durable <= engine.applied()[0] <= index
-        assert len(engine.scan(b"r", b"s", False, 0)) == 10 * engine.applied()[0]
-        index = engine.applied()[0] + 1
-        assert take(engine, index) and not engine.full
-        engine.flush()
-        assert engine.durable_applied() == index
-        engine.close()
-    finally:
-        subprocess.run(["umount", "-l", str(disk)], check=False)
-
-
 # ---- a node on it
-
-
-@pytest.mark.skipif(build_info()["flavour"] != "release", reason="too slow to write more than RocksDB takes")
-def test_stalls_of_rocksdb_itself(fresh: Make) -> None:
-    """With hardly any buffers RocksDB refuses all the time: everything is acknowledged all the same, and read back."""
-    node = fresh(settings={**ROCKS, **NARROW}).start()
-    values: dict[bytes, bytes] = {}
-
-    def stalled() -> bool:
-        first = len(values)
-        more = {b"k%04d" % n: random.Random(n).randbytes(16_000) for n in range(first, first + 400)}
-        calls = [client.future(m.PutRequest(key=key, value=value), timeout=60) for key, value in more.items()]
-        for call in calls:
-            call.result()
-        values.update(more)
-        return metric(node, "metastore_engine_busy_total") > 0
-
-    with node.client(timeout=60) as client:
-        wait_until(stalled, what="a stall")
-        assert all(client.get(key) == value for key, value in list(values.items())[::17])
-        revision = client.revision()
-    node.kill()
-    node.start()
-    with node.client(timeout=60) as client:
-        assert client.revision() == revision == len(values) + 1
-        assert all(client.get(key) == value for key, value in list(values.items())[::7])
 
 
 class Stalling(RocksEngine):
@@ -526,58 +404,3 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
     assert max(gaps) < took / 2, f"the loop stood still for {max(gaps):.3f} s of {took:.3f}"
     with EmbeddedNode(config) as node:
         assert len(node.get_prefix("more/").kvs) == 500
-
-
-def filled(fresh: Make, settings: dict[str, str], count: int = 300) -> Server:
-    node = fresh(settings={**EAGER, **settings}).start()
-    with node.client() as client:
-        put_some(client, 0, count)
-    wait_until(lambda: int(min(node.data_dir.glob("wal/*.wal")).name[:8], 16) > 1, what="a cut log")
-    if settings.get("storage.engine", ROCKS["storage.engine"]) == ROCKS["storage.engine"]:
-        assert not list(node.data_dir.glob("snap/*.snap")), "an engine with files needs no snapshots"
-    assert node.stop() == 0
-    return node
-
-
-def put_some(client: Client, first: int, last: int) -> None:
-    for n in range(first, last):
-        client.put(b"k%05d" % n, b"value of %d " % n * 20)
-
-
-def test_the_engine_is_changed_where_the_log_and_a_snapshot_suffice(fresh: Make) -> None:
-    node = filled(fresh, {"storage.engine": '"memory"'})
-    assert isinstance(node, Node)
-    node.settings = {**node.settings, **ROCKS}
-    node.start()
-    with node.client() as client:
-        assert len(client.prefix(b"k")) == 300 and client.revision() == 301
-        put_some(client, 300, 400)
-    node.kill()
-    node.start()
-    with node.client() as client:
-        assert len(client.prefix(b"k")) == 400
-
-
-def test_the_engine_is_not_changed_where_they_do_not(fresh: Make) -> None:
-    node = filled(fresh, {})
-    assert isinstance(node, Node)
-    node.settings = {**node.settings, "storage.engine": '"memory"'}
-    with pytest.raises(StartError) as caught:
-        node.start()
-    assert caught.value.returncode == 4
-    assert f"{node.data_dir}/engine holds the data of another engine" in str(caught.value)
-    node.settings = {**node.settings, **ROCKS}
-    node.start()
-    with node.client() as client:
-        assert len(client.prefix(b"k")) == 300
-
-
-def test_a_damaged_database_refuses_the_start(fresh: Make) -> None:
-    node = filled(fresh, {})
-    manifest = next(node.data_dir.glob("engine/db-*/MANIFEST-*"))
-    data = bytearray(manifest.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    manifest.write_bytes(data)
-    with pytest.raises(StartError) as caught:
-        node.start()
-    assert caught.value.returncode == 4 and str(node.data_dir / "engine") in str(caught.value)

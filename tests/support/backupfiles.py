@@ -1,17 +1,23 @@
-"""Backups made without a node."""
+"""Backups made without a node, and nodes that are backed up and restored."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_records import Walker
+from metastore.cli import main as cli
 from metastore.snapshots.files import SnapshotStore
 from metastore.snapshots.format import Header, backup_padding
 from metastore.snapshots.restore import number_record
 
+from .client import Client, Failure
+from .processes import Server
 from .snapshotfiles import engine_of, make_codec, records
+
+Make = Callable[..., Server]
 
 
 def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55, count: int = 500) -> Path:
@@ -25,3 +31,38 @@ def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: in
     data += bytes(backup_padding(len(data)))
     path.write_bytes(data + hashlib.sha256(data).digest())
     return path
+
+
+def fill(node: Server, first: int, last: int, value: bytes = b"value") -> None:
+    """Put keys k00000 and on, one after the other."""
+    with node.client() as client:
+        for number in range(first, last):
+            client.put(b"k%05d" % number, value)
+
+
+def works(client: Client) -> bool:
+    """Whether a backup is to be had."""
+    try:
+        return bool(client.backup())
+    except Failure:
+        return False
+
+
+def everything(client: Client) -> dict[int, object]:
+    """Answers at every revision: keys with all their numbers, or the error."""
+    answers: dict[int, object] = {}
+    for revision in range(1, client.revision() + 1):
+        try:
+            reply = client.range(b"\0", b"\0", revision=revision)
+            answers[revision] = [kv.SerializeToString() for kv in reply.kvs]
+        except Failure as failure:
+            answers[revision] = failure.text
+    return answers
+
+
+def restored(fresh: Make, backup: Path, *more: str, name: str = "restored") -> Server:
+    """A node on a directory that `backup` was restored to."""
+    node = fresh(name, settings={"node.name": '"r1"', "cluster.token": '"other"'})
+    arguments = ["snapshot", "restore", str(backup), "--name", "r1", "--token", "other", "--data-dir"]
+    assert cli.main([*arguments, str(node.data_dir), *more]) == 0
+    return node

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.metadata
 import re
@@ -93,9 +94,14 @@ def is_pure(name: str) -> bool:
     return name in PURE_TOO or (package_of(name) in PURE_PACKAGES and name not in IMPURE)
 
 
-def imports(name: str, path: Path, typing_too: bool = False) -> Iterator[tuple[int, str]]:
+@functools.cache
+def imports(name: str, path: Path, typing_too: bool = False) -> tuple[tuple[int, str], ...]:
     """(line, absolute dotted name) of each import and cimport. Those for type checkers only are left out, unless
     `typing_too`."""
+    return tuple(_imports(name, path, typing_too))
+
+
+def _imports(name: str, path: Path, typing_too: bool) -> Iterator[tuple[int, str]]:
     package = ["metastore", *name.split(".")] if name != "metastore" else ["metastore"]
     if path.name != "__init__.py":
         package = package[:-1]
@@ -116,8 +122,14 @@ def imports(name: str, path: Path, typing_too: bool = False) -> Iterator[tuple[i
                 yield line, _absolute(package, match[1], word)
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """The syntax of a file of ours."""
+    return ast.parse(path.read_text())
+
+
 def _python_imports(path: Path, package: list[str], typing_too: bool) -> Iterator[tuple[int, str]]:
-    tree = ast.parse(path.read_text())
+    tree = tree_of(path)
     typing_only = (
         set()
         if typing_too
@@ -323,7 +335,7 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
     """(name, lines) of each function; those of .pyx by indentation, for ast knows no Cython."""
     lines = path.read_text().splitlines()
     if path.suffix == ".py":
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(tree_of(path)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 yield node.name, (node.end_lineno or node.lineno) - node.lineno + 1
         return
