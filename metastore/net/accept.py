@@ -1,4 +1,4 @@
-"""Listening sockets and the accepting on them, for clients and for peers alike."""
+"""This module opens listening sockets and accepts connections on them, for clients and for peers alike."""
 
 from __future__ import annotations
 
@@ -25,12 +25,14 @@ MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 class Acceptor:
-    """Listens, and gives each connection to `take(socket, where it comes from)`, at most `per_turn` of one listening
-    socket in one turn of the loop.
+    """An acceptor listens on its addresses and passes each new connection to `take(socket, address of the client)`.
 
-    `addresses` is one "host:port" or several ("[::1]:2379" for IPv6; port 0 lets the system choose; an empty host
-    means all), `bound` what came of them. `whom` is a word for the messages: "" or "for peers ". Raises
-    errors.AddressInUse, errors.ConfigError; nothing is left open then.
+    In one turn of the loop it accepts at most `per_turn` connections from each listening socket.
+
+    `addresses` is one "host:port" or several. IPv6 is written "[::1]:2379"; port 0 lets the system choose a port; an
+    empty host means all interfaces. `bound` holds the addresses that were really bound. `whom` is a word for the
+    messages: "" or "for peers ". The constructor raises errors.AddressInUse or errors.ConfigError, and leaves no socket
+    open when it does.
     """
 
     def __init__(

@@ -1,11 +1,13 @@
 """Listeners and client connections: sockets on one side, HTTP/2 sessions and HTTP/1.1 parsers on the other.
 
-One client port speaks both: a connection that begins with HTTP/2's preface ("PRI") becomes a `Session`, anything
-else is HTTP/1.1. Back pressure on one client: over `max_unsent` bytes that its socket does not take, it is not
-read any more. Who owes to take replies and takes less than `min_rate` for `grace` seconds is dropped.
+One client port speaks both protocols. A connection that begins with the preface of HTTP/2 ("PRI") becomes a `Session`;
+any other connection is treated as HTTP/1.1. Each client meets back pressure: when its socket has left more than
+`max_unsent` bytes of output, the server stops reading from it. A client that has replies to take and takes less than
+`min_rate` for `grace` seconds is dropped.
 
-No client holds up the others: sending, pages and the unpacking of compressed messages have a budget a turn of the loop
-each, and what is left waits for the next turn. When all places are taken, others make room for newcomers: `places.py`.
+No client holds up the others. Sending, HTTP pages and the unpacking of compressed messages each have a budget per turn
+of the loop, and the work that is left waits for the next turn. When all places are taken, an existing connection may
+have to make room for a new one; `places.py` chooses it.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ SAY_AGAIN: Final = 10.0
 
 
 class RequestHandler(Protocol):
-    """What the connections need from whoever answers."""
+    """The connections pass complete requests to an object with these methods."""
 
     method_table: MethodTable
     limits: Limits
@@ -68,9 +70,10 @@ class RequestHandler(Protocol):
 
 
 class ConnLimits:
-    """Bounds of the connections of one listener; sizes in bytes, times in seconds, `min_rate` in bytes a second.
+    """These limits bound the connections of one listener. Sizes are in bytes, times in seconds, `min_rate` in bytes a
+    second.
 
-    `why_max` says in the log what `max_connections` comes from.
+    `why_max` is the text by which the log explains where `max_connections` comes from.
     """
 
     def __init__(
@@ -439,10 +442,11 @@ class ClientConn:
 
 
 class Listener:
-    """Listening sockets of one server, and their connections.
+    """A listener owns the listening sockets of one server and the connections that were accepted on them.
 
-    `addresses` is one "host:port" or several ("[::1]:2379" for IPv6; port 0 lets the system choose; an empty host
-    means all). `bound` holds what came of them. Raises errors.AddressInUse, errors.ConfigError.
+    `addresses` is one "host:port" or several. IPv6 is written "[::1]:2379"; port 0 lets the system choose a port; an
+    empty host means all interfaces. `bound` holds the addresses that were really bound. The constructor raises
+    errors.AddressInUse or errors.ConfigError.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""How many file descriptors this process may have, and how many of them clients may take.
+"""How many file descriptors this process may have, and how many of them its clients may use.
 
-A descriptor that is missing costs a client its connection, but a log its next segment and so the node its life. That is
-why clients are bounded well below what the process may have.
+When descriptors run out, a client only loses its connection, but a log cannot open its next segment, and then the node
+dies. That is why clients are bounded well below the limit of the process.
 """
 
 from __future__ import annotations

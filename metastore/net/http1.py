@@ -1,8 +1,8 @@
-"""HTTP/1.1 on one connection (RFC 9112), by httptools: requests in order, one answer each.
+"""HTTP/1.1 on one connection (RFC 9112), parsed by httptools. Requests are answered in order, each with one answer.
 
-Parsing and answering are apart, so that a client that sends thousands of requests at once gets one answer a turn of the
-loop: `feed` takes bytes and queues the requests, `answer_next` answers the oldest. Who calls them feeds little at a
-time, and nothing more while requests wait.
+Parsing and answering are separate steps: `feed` takes bytes and queues the requests, and `answer_next` answers the
+oldest one. A client that sends thousands of requests at once therefore gets one answer in each turn of the loop. The
+caller feeds few bytes at a time, and feeds nothing more while requests wait.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ Page = Callable[[str, str, dict[str, str], bytes], Answer | Later]
 
 
 class HttpError(Exception):
-    """An HTTP/1.1 request that gets an error and the end of its connection."""
+    """An HTTP/1.1 request raises this when it must be answered with an error and its connection must end."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -65,8 +65,11 @@ class _Request:
 
 
 class HttpSession:
-    """One connection. `max_header` and `max_body` bound a request, in bytes; its body is on the account of `limits`.
-    `wake` is called when an answer has come that `answer_next` had to wait for."""
+    """The HTTP/1.1 side of one connection.
+
+    `max_header` and `max_body` bound a request, in bytes; the body is charged to the account of `limits`. The session
+    calls `wake` when an answer has come that `answer_next` had to wait for.
+    """
 
     def __init__(
         self, page: Page, limits: Limits, wake: Callable[[], object], *, max_header: int, max_body: int

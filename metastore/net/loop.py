@@ -1,13 +1,14 @@
-"""A thin event loop over epoll: ready file descriptors, timers, calls from other threads.
+"""A thin event loop over epoll: it handles ready file descriptors, timers, and calls from other threads.
 
-One turn (`run_once`): wait, run the callbacks of what is ready, run due timers and posted calls, then `on_turn`
-once, in which the owner starts the disk's next group and flushes the connections that have output.
+One turn (`run_once`) has four steps. The loop waits, runs the callbacks of the descriptors that are ready, and runs the
+timers and posted calls that are due. Then it calls `on_turn` once. There the owner starts the next group of the disk
+and flushes the connections that have output.
 
-A turn ends its callbacks after TURN_TIME: what else was ready is first in the next one, after what is urgent (the disk,
-the peers), so that many busy clients hold up neither the disk nor each other.
+A turn stops running callbacks after TURN_TIME. The descriptors that it left come first in the next turn, right after
+the urgent ones (the disk and the peers). Many busy clients therefore hold up neither the disk nor each other.
 
-An exception out of any callback is fatal: `run` ends and raises it. Whoever deals with one client only must
-catch that client's errors itself.
+An exception from any callback is fatal: `run` ends and raises it. Code that serves a single client must catch the
+errors of that client itself.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ MANY_CANCELLED: Final = 256
 
 
 class Timer:
-    """A call that is to happen at `when` (seconds of `Loop.now`)."""
+    """The loop calls a timer's function at time `when` (in seconds of `Loop.now`)."""
 
     __slots__ = ("_loop", "call", "when")
 

@@ -1,20 +1,24 @@
-"""Who has the places of a listener, by the addresses that they come from, and who gives way when all are taken.
+"""The places of a listener: which address holds how many, and which connection gives way when all are taken.
 
-A newcomer gets the place, in this order, of
+A listener accepts a bounded number of connections, its places. When all are taken, a new connection gets the place of
+one of these, tried in this order:
 
-1. a connection without a whole request, where one address has more of those than an eighth of all places: of that
-   address, so that a flood of connections displaces its own,
-2. whoever has made no request for IDLE seconds, the longest first; once a second it is looked who that is,
-3. a connection without a whole request, of the address that has most of them,
-4. a connection between two requests, of the address with most places, if the newcomer's has fewer even then; where that
-   address has more than half of all places, also one with a call under way.
+1. A connection that has not sent a whole request, if one address has more such connections than an eighth of all
+   places. The connection is chosen from that address, so a flood of connections displaces itself.
+2. The connection that has made no request for longest, if that is more than IDLE seconds. A search for such
+   connections runs once a second.
+3. A connection that has not sent a whole request, from the address that has most of these.
+4. A connection between two requests, from the address with most places, if the address of the new connection has
+   fewer places even after the exchange. Where one address has more than half of all places, one of its connections may
+   also be closed while it has a call under way.
 
-Within an address the choice is by chance, for whoever can tell who is next could make it somebody else; but of eight
-that are looked at the oldest goes, if it is older than NEW, for then it is slow or silent. Where the fourth rule finds
-nobody, all places are in use by addresses with no more than their share: whoever came last is the one too many, and
-closing others for it would make them come again, for ever. It is refused at once, so that it can try another member.
+Within an address the choice is random, because an attacker who can tell which connection is next could arrange for it
+to be another client's. But eight connections are looked at, and the oldest of the eight goes if it is older than NEW,
+because it is then slow or silent. When the fourth rule finds no connection, addresses with no more than their share use
+all places. The new connection is then the one too many: it is refused at once, so its client can try another member.
+Closing an existing connection instead would only make that client come back, and this would never end.
 
-All of it takes constant time for a newcomer: floods bring thousands a second.
+Every step takes constant time per new connection, because floods bring thousands a second.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ CROWD: Final = 8
 
 
 class Guest(Protocol):
-    """A connection that has a place, as `Places` sees it."""
+    """`Places` sees a connection that holds a place by these attributes."""
 
     since: float  # when it came
     origin: str  # what its address has in common with others of the same client
@@ -56,7 +60,9 @@ G = TypeVar("G", bound=Guest)
 
 
 class Tally:
-    """How many of something each name has, and who has most; constant time for each change by one."""
+    """A tally counts something by name and knows the name with the highest count. Each change by one takes constant
+    time.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
@@ -98,7 +104,7 @@ class Tally:
 
 
 class _Group(Generic[G]):
-    """The connections of one kind, by address."""
+    """A group holds the connections of one kind, sorted by address."""
 
     def __init__(self) -> None:
         self.tally = Tally()
@@ -129,7 +135,7 @@ class _Group(Generic[G]):
 
 
 class Places(Generic[G]):
-    """The places of one listener, `most` of them."""
+    """This object manages the places of one listener; there are `most` places."""
 
     def __init__(self, most: int) -> None:
         self.most = most

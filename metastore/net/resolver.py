@@ -1,4 +1,4 @@
-"""Asking name servers, which may take long, away from the loop's thread."""
+"""Name resolution in a thread of its own, because a name server may take long and the loop's thread must not wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ Resolved = Callable[[Places | str], object]
 
 
 class Resolver:
-    """Names into addresses. One question a name at a time, whoever waits for it; belongs to the loop's thread."""
+    """A resolver turns host names into addresses. It belongs to the loop's thread.
+
+    It has at most one question under way for each name; all callers that ask for the same name share the answer.
+    """
 
     def __init__(self, loop: Loop) -> None:
         self._loop = loop

@@ -1,1 +1,1 @@
-"""Connections between members: greetings, streams, joining."""
+"""Connections between members: handshakes, message streams, and joining a cluster."""

@@ -1,4 +1,4 @@
-"""The streams that other members open to this one: the greeting, and the frames behind it."""
+"""The streams that other members open to this one: their handshake, and the frames that follow it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AcceptOwner(StreamOwner, Protocol):
-    """What an accepted stream asks of its transport, and tells it."""
+    """An accepted stream calls its transport by these methods, to ask for decisions and to report events."""
 
     me: hs.PeerIdentity
 
@@ -44,7 +44,7 @@ class AcceptOwner(StreamOwner, Protocol):
 
 
 class AcceptedStream(Stream):
-    """A stream that a member opened to us. `from_` and `identity` are known once its hello was accepted."""
+    """A stream that another member opened to this one. `from_` and `identity` are set once its hello is accepted."""
 
     transport: AcceptOwner
 

@@ -1,6 +1,8 @@
-"""Whom a member knows: who is heard, what a greeting is answered, where others are dialled, and whose word counts.
+"""What a member knows about the others: whose streams it accepts, how it answers their hellos, where it dials them, and
+whose answers it acts on.
 
-Pure: the transport owns streams and time, does what comes out of here with them, and says what came by them.
+This module is pure. The transport owns the streams and the clock. It reports events to this module and carries out the
+decisions that this module returns.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ MAX_STRANGERS: Final = 8
 
 
 class Acquaintance:
-    """Another member. `known` tells whether the roster has it; one that is not known yet has greeted us, and is
-    answered where it said, or another one's roster names it."""
+    """Another member. `known` is true when the roster has it.
+
+    A member that is not known yet has either sent us a hello, and we dial the address that the hello gives; or the
+    roster of another member names it.
+    """
 
     def __init__(self, member: int, address: str, known: bool, now: float) -> None:
         self.id = member
@@ -43,7 +48,9 @@ A = TypeVar("A", bound=Acquaintance)
 
 
 class Changed(NamedTuple, Generic[A]):
-    """What a new roster comes to: members that are none any more, those to be dialled, those that have moved."""
+    """The consequences of a new roster: members that it no longer has, members to dial, and members whose address
+    changed.
+    """
 
     gone: list[int]
     new: list[A]
@@ -51,8 +58,11 @@ class Changed(NamedTuple, Generic[A]):
 
 
 class Judged(NamedTuple):
-    """What is made of an answer to our hello. `counts`: the other side's word is one that we act on, for we have
-    reached it where the roster says that it is. `ends`: this process must end upon it."""
+    """The verdict on an answer to our hello.
+
+    `counts`: we act on what the answer says, because we reached the other side at the address that the roster gives for
+    it. `ends`: this process must end because of the answer.
+    """
 
     status: int
     text: str
@@ -61,7 +71,9 @@ class Judged(NamedTuple):
 
 
 class Acquaintances(Generic[A]):
-    """See above. `make(member, address, known)` makes one; `own` is this member's id."""
+    """All that this member knows about the others. `make(member, address, known)` makes a record; `own` is this
+    member's id.
+    """
 
     def __init__(self, own: int, make: Callable[[int, str, bool], A]) -> None:
         self.own = own

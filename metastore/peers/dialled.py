@@ -1,7 +1,7 @@
-"""The streams that this member opens to others: dialling, greeting, back-off.
+"""The streams that this member opens to others: dialling, the handshake, and back-off.
 
-A `DialledStream` comes back by itself for as long as it is not closed; a `SnapshotSender` and a `RosterStream` live for
-one connection. `Peer` is the member at the other end, with all streams that go to it.
+A `DialledStream` reconnects by itself until it is closed. A `SnapshotSender` and a `RosterStream` live for one
+connection only. A `Peer` is the member at the other end, together with all streams that go to it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class DialOwner(StreamOwner, Protocol):
-    """What a dialled stream asks of its transport, and tells it. `random()` gives floats in [0, 1)."""
+    """A dialled stream calls its transport by these methods. `random()` gives floats in [0, 1)."""
 
     resolver: Resolver
 
@@ -65,7 +65,10 @@ class DialOwner(StreamOwner, Protocol):
 
 
 class Peer(Acquaintance):
-    """Another member, with two streams to it, and what came from it. `connected` is as the log was told."""
+    """Another member, with the two streams to it and counts of what came from it.
+
+    `connected` is the state that the log last reported.
+    """
 
     def __init__(self, transport: DialOwner, member: int, address: str, known: bool) -> None:
         super().__init__(member, address, known, transport.loop.now())
@@ -86,7 +89,7 @@ class Peer(Acquaintance):
 
 
 class DialledStream(Stream):
-    """A stream that this member opened to `owner`, and opens again with back-off whenever it ends."""
+    """A stream that this member opens to the peer `owner`. Whenever it ends, it is opened again with back-off."""
 
     transport: DialOwner
 
@@ -263,9 +266,10 @@ class DialledStream(Stream):
 
 
 class SnapshotSender(DialledStream):
-    """A stream for one snapshot. It ends with its first failure; the hooks are set by whoever opened it.
+    """A stream that carries one snapshot. It ends with its first failure; the code that opens it sets the hooks.
 
-    `send_message` and `send` queue (False: the outbox is full, go on when `on_drain` comes), `close` ends it.
+    `send_message` and `send` queue bytes. They return False when the outbox is full; the caller then goes on when
+    `on_drain` is called. `close` ends the stream.
     """
 
     def __init__(self, transport: DialOwner, owner: Peer) -> None:
@@ -327,7 +331,9 @@ class SnapshotSender(DialledStream):
 
 
 class RosterStream(DialledStream):
-    """A stream by which a running member asks another one for its roster. It ends with the answer, or without."""
+    """A running member opens this stream to ask another member for its roster. The stream ends with the answer or a
+    failure.
+    """
 
     def __init__(self, transport: DialOwner, owner: Peer) -> None:
         super().__init__(transport, owner, hs.ROSTER, transport.limits.max_control)

@@ -1,7 +1,7 @@
-"""Whether a member whose log is empty may begin the cluster, and which of two processes of one member is the member.
+"""Whether a member whose log is empty may begin the cluster, and which of two processes of one member is the real one.
 
-Pure: the transport tells what the greetings said, and when. What can and cannot be told apart: ARCHITECTURE.md,
-"Beginning".
+This module is pure: the transport reports what the handshakes said, and when. ARCHITECTURE.md, "Beginning", says which
+cases can be told apart and which cannot.
 """
 
 from __future__ import annotations
@@ -11,20 +11,21 @@ from typing import Final
 
 from . import handshake as hs
 
-#: Seconds for which a member that dials us, and is no new one, keeps us from beginning a cluster until it has answered.
+#: A member that dials us and is not new blocks our beginning for this many seconds, unless it answers our hello sooner.
 SHOWN: Final = 10.0
-#: Seconds that another process of a member has to show that it lives, while the member's streams seem to be open.
+#: While a member's streams seem to be open, its first process has this many seconds to show a sign of life.
 PROOF: Final = 1.0
 MAX_LIVES: Final = 1024
 
 
 class Founding:
-    """A member that was made to begin the cluster together with `initial` (ids), and has nothing in its log.
+    """A member that was configured to begin the cluster together with `initial` (ids), and whose log is empty.
 
-    It may be new like the others, or one of a running cluster that lost its directory. It takes part in nothing until
-    `may_begin`: all the others have answered, or for `patience` seconds no more than those that did; and either a
-    majority of the initial members is new, or a member that has a leader took this one in. One that is no new member
-    and cannot tell yet stops it for as long as it takes.
+    Such a member may be new like the others, or it may belong to a running cluster and have lost its data directory. It
+    takes no part in the cluster until `may_begin` returns true. That needs two conditions. First, all other members
+    have answered, or `patience` seconds have passed since the second condition became true. Second, a majority of the
+    initial members is new, or a member that has a leader accepted this one. A member that is not new and cannot decide
+    yet blocks the start for as long as it stays undecided.
     """
 
     def __init__(self, own: int, initial: Iterable[int], patience: float) -> None:
@@ -38,7 +39,7 @@ class Founding:
         self._since: float | None = None
 
     def answered(self, member: int, status: int, flags: int) -> None:
-        """`member` answered our hello with this status, and says this of itself."""
+        """`member` answered our hello with this status and describes itself by these flags."""
         if member not in self.others or status not in (hs.OK, hs.WAIT):
             return
         for known in (self.new, self.took_in, self.undecided):
@@ -52,8 +53,11 @@ class Founding:
             self.took_in.add(member)
 
     def greeted(self, member: int, flags: int, now: float) -> bool:
-        """`member` said this of itself when it dialled us; what it thinks of us it only says when we dial it. Whether
-        it must be asked again, for what it answered before does not hold any more."""
+        """`member` dialled us, and its hello carries these flags. Returns whether we must dial it again to ask.
+
+        A hello says only what the member is. What it thinks of us it says only in its answer to our own hello, and an
+        answer that it gave as a new member is no longer valid when it is not new any more.
+        """
         if member not in self.others or flags & hs.NEW or member in self.took_in:
             return False
         self._shown[member] = now
@@ -62,7 +66,7 @@ class Founding:
         return before
 
     def may_begin(self, now: float) -> bool:
-        """Whether to take part from now on."""
+        """Whether this member may take part in the cluster from now on."""
         if self.undecided or any(now - when < SHOWN for when in self._shown.values()):
             return False
         known = self.new | self.took_in
@@ -77,10 +81,11 @@ class Founding:
 
 
 class Lives:
-    """The processes that greet as members: one for each member, the one whose streams are open.
+    """The running process of each member. A member has one such process: the one whose streams are open.
 
-    Another process of a member takes its place when it shows no sign of life; while it does, the other one runs on a
-    copy of the data directory, and must end. Nobody ends for a greeting alone, which anybody could forge.
+    A second process of a member takes over when the first one shows no sign of life. If the first one does, the second
+    one runs on a copy of the data directory and must end. No process ends because of a hello alone, since anybody could
+    forge one.
     """
 
     def __init__(self) -> None:
@@ -90,10 +95,11 @@ class Lives:
     def judge(
         self, member: int, process: tuple[int, int], there: tuple[int, int] | None, now: float
     ) -> tuple[int, str, bool]:
-        """(status, reason, whether to ask the member's open streams for a sign of life) for a greeting of `member`.
+        """Judges a hello of `member`. Returns (status, reason, whether to ask the member's open streams for a sign of
+        life).
 
-        process: (start number, number drawn by the process). there: those of another process of the member that has
-        streams open, if there is one. With (OK, "", False) the caller closes these streams.
+        process: (start number, random number of the process). there: the same pair for another process of the member
+        that has streams open, or None. When the result is (OK, "", False) the caller closes those streams.
         """
         if there is None or there == process:
             self._asked.pop(member, None)
@@ -124,6 +130,6 @@ class Lives:
         self._alive[member] = now
 
     def forget(self, member: int) -> None:
-        """The member is none any more."""
+        """The cluster has removed this member."""
         self._asked.pop(member, None)
         self._alive.pop(member, None)

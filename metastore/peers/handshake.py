@@ -1,9 +1,10 @@
-"""The greeting of a peer stream: who dials whom, and why not. Pure; layout: FORMATS.md, "Peer streams".
+"""The handshake of a peer stream: it tells each side who the other is, and refuses a stream with a reason.
 
-The acceptor judges the hello (`judge_hello`), the dialler judges the answer (`judge_answer`), so that a stranger, a
-member of another cluster, a removed member, a wiped directory under an old id and a second process of one member are
-told apart on both sides. Every field is bounded, and whatever is quoted of the other side is clipped: a greeting can be
-refused, and can do nothing else.
+This module is pure; the byte layout is in FORMATS.md, "Peer streams". The acceptor judges the hello (`judge_hello`),
+and the dialler judges the answer (`judge_answer`). Both sides can therefore tell apart a stranger, a member of another
+cluster, a removed member, a wiped directory under an old id, and a second process of one member. Every field is
+bounded, and text from the other side is clipped before it is quoted. The worst that a bad greeting can cause is its
+own refusal.
 """
 
 from __future__ import annotations
@@ -50,11 +51,12 @@ LEADER = 4  # it knows a leader
 
 @dataclass(frozen=True, slots=True)
 class PeerIdentity:
-    """What a member says of itself. Ids are 64 bits and not 0; `codecs` are (flag byte, name) of those it can read.
+    """A member describes itself by these fields. Ids have 64 bits and are never 0.
 
-    `token` is a number that stands for the cluster's token (membership.token_number). `start` rises with every start of
-    the data directory, `life` is drawn by each process. `places` are host:port where it is dialled. `level` is the
-    operation level (FORMATS.md), `flags` are NEW, FORMING and LEADER.
+    `codecs` lists (flag byte, name) for each codec that the member can read. `token` is a number that stands for the
+    cluster's token (membership.token_number). `start` rises with every start of the data directory; each process draws
+    its own random `life`. `places` are the host:port addresses at which others dial the member. `level` is the
+    operation level (FORMATS.md), and `flags` are NEW, FORMING and LEADER.
     """
 
     cluster_id: int
@@ -81,7 +83,9 @@ NOBODY: Final = PeerIdentity(0, 0, 0, "", software="")
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The dialler's greeting: itself, the kind of stream (KINDS) and the member it wants to reach."""
+    """The dialler's greeting: its own identity, the kind of the stream (one of KINDS), and the member it wants to
+    reach.
+    """
 
     kind: int
     sender: PeerIdentity
@@ -90,7 +94,7 @@ class Hello:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The acceptor's greeting; `text` says why when `status` is not OK. `sender.token` is always 0."""
+    """The acceptor's greeting. `text` gives the reason when `status` is not OK. `sender.token` is always 0."""
 
     status: int
     text: str
@@ -98,7 +102,7 @@ class Answer:
 
 
 class UnknownVersion(FormatError):
-    """A greeting of another version of the protocol; nothing but that can be said of a hello."""
+    """The greeting has another version of the protocol. Nothing else can be read from such a hello."""
 
 
 def clip(text: str, limit: int = 300) -> str:
@@ -144,7 +148,7 @@ def _text(text: str, limit: int) -> bytes:
 
 
 class _Body:
-    """Reads the parts of a body; every miss is a FormatError."""
+    """This reader takes the parts of a body one by one. It raises FormatError where a part is missing or wrong."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -256,8 +260,11 @@ def decode_answer(data: bytes) -> Answer:
 
 @dataclass(slots=True)
 class Known:
-    """What a member knows when it judges greetings. `incarnations` are those of the members' data directories,
-    `must_read` the codecs that the log needs, as (flag byte, name)."""
+    """A member judges greetings by these facts.
+
+    `incarnations` identify the data directories of the members. `must_read` lists (flag byte, name) for each codec that
+    a member must be able to read, because the log uses it.
+    """
 
     removed: Set[int] = frozenset()
     incarnations: Mapping[int, str] = field(default_factory=dict)

@@ -1,8 +1,9 @@
-"""Joining a cluster that is there: asking its members who they are, and which of them this one is to be.
+"""Joining an existing cluster: the new member asks the running members for the roster and finds its own record in it.
 
-The new member was added before (`etcdctl member add`), so one of the records has our peer URL. Any member that has it
-applied can tell; the first may be down, or not know of us yet. The token of the cluster is not asked for, as in etcd:
-`member add` does not print it. What must agree is the cluster's id.
+An operator has added the new member before (`etcdctl member add`), so one record in the roster has our peer URL. Any
+member that has applied the addition can answer. The first member asked may be down, or may not have applied it yet, so
+others are asked too. As in etcd, the cluster's token is not required, because `member add` does not print it. The ids
+of the cluster must agree instead.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What all streams between members have in common: a socket in the loop, an outbox, and their bounds.
+"""The common part of all streams between members: a socket in the loop, an outbox, and their bounds.
 
-`dialled.py` has the streams that this member opens, `accepted.py` the other ends of those that others open. Output is
-bounded by the outbox, input by the largest frame. A stream knows the transport that it belongs to as the Protocol
-that it asks things of, so that no module here needs the transport's.
+`dialled.py` has the streams that this member opens; `accepted.py` has the streams that other members open to it. The
+outbox bounds the output, and the largest frame bounds the input. A stream knows its transport only as a Protocol with
+the methods that it calls, so no module here imports the transport's module.
 """
 
 from __future__ import annotations
@@ -36,15 +36,17 @@ MAX_ROSTER = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class PeerLimits:
-    """Bounds of the streams; sizes in bytes, times in seconds.
+    """These limits bound the streams. Sizes are in bytes, times in seconds.
 
-    max_frame is the largest frame on a bulk stream, and what one that is not complete may take of memory: each member,
-    and each of MAX_STRANGERS, has one bulk stream. max_control and max_bulk bound what waits to be sent on one stream.
-    stall_timeout: a peer that takes nothing for so long, while there is something for it, is dialled anew.
-    dead_timeout: so is one whose system does not confirm what was sent; it is shorter than what TCP waits between its
-    late retransmissions, so that a healed network is used soon.
-    max_accepted: accepted streams at once, strangers included. max_rosters: those among them that are told the roster.
-    stranger_timeout: a member that is not in the roster is forgotten when nothing is heard of it for so long.
+    max_frame: the largest frame on a bulk stream, and the memory that an incomplete frame may take. Each member, and
+    each of MAX_STRANGERS strangers, has one bulk stream.
+    max_control, max_bulk: the bytes that may wait to be sent on one stream of that kind.
+    stall_timeout: a peer that takes no bytes for this long, while bytes wait for it, is dialled again.
+    dead_timeout: a peer whose system acknowledges no bytes for this long is dialled again. This time is shorter than
+    the pauses between TCP's late retransmissions, so the members soon use a network that works again.
+    max_accepted: the number of accepted streams at once, those of strangers included.
+    max_rosters: how many of these streams may ask for the roster at once.
+    stranger_timeout: a member that is not in the roster is forgotten when it has sent nothing for this long.
     """
 
     max_frame: int = MAX_FRAME
@@ -94,8 +96,11 @@ def blame(error: Exception) -> str:
 
 
 class StreamOwner(Protocol):
-    """What every stream asks of its transport. `buffer` is where one stream after the other reads its input, `dirty`
-    the list of the streams to flush at the end of the turn."""
+    """Every stream calls its transport by these methods.
+
+    All streams read their input into the one `buffer`, one after the other. `dirty` lists the streams to flush at the
+    end of the turn.
+    """
 
     loop: Loop
     limits: PeerLimits
@@ -108,7 +113,9 @@ class StreamOwner(Protocol):
 
 
 class Stream:
-    """A socket in the loop with an outbox. Subclasses say what is done with input (`_received`) and an end (`fail`)."""
+    """A stream is a socket in the loop with an outbox. Subclasses define how to handle input (`_received`) and an end
+    (`fail`).
+    """
 
     transport: StreamOwner
 

@@ -1,8 +1,9 @@
-"""The peer transport: Raft messages, forwarded operations and refusals between members, over TCP in the loop's thread.
+"""The peer transport carries Raft messages, forwarded operations and refusals between members over TCP.
 
-Each member dials each other one twice: control (heartbeats, votes, answers, refusals) and bulk (appends, forwards), so
-that a heartbeat never waits behind entries. `send` and its like only queue; `flush`, once at the end of a turn, sends
-one gathering write a stream. What cannot be queued or sent is dropped and reported by `on_unreachable`; nothing is ever
+It runs in the loop's thread. Each member dials every other member twice. The control stream carries heartbeats, votes,
+answers and refusals; the bulk stream carries appends and forwarded operations. A heartbeat therefore never waits behind
+entries. `send` and similar methods only queue; `flush`, called once at the end of a turn, makes one gathering write for
+each stream. A message that cannot be queued or sent is dropped and reported by `on_unreachable`; no message is ever
 sent twice. Formats: FORMATS.md, "Peer streams".
 """
 
@@ -50,12 +51,13 @@ TCP_INFO_RTT: Final = 68
 
 
 class PeerHandler(Protocol):
-    """What the transport tells its owner, all in the loop's thread.
+    """The transport reports to its owner by these methods, all called in the loop's thread.
 
-    An exception out of the first three, and out of what takes a snapshot's blobs, ends the connection by which the
-    bytes came: see `stream.blame`. Two more methods are called if they are there: `on_snapshot(message)` for a
-    MsgSnap given to `send` (else it counts as dropped), and `on_snapshot_stream(stream)` for a snapshot stream that a
-    member opened, whose `on_blob` and `on_end` it is to set (else such streams are refused).
+    An exception from the first three, or from the code that takes a snapshot's blobs, ends the connection that the
+    bytes came from: see `stream.blame`. The transport also calls two optional methods. `on_snapshot(message)` is called
+    for a MsgSnap that is given to `send`; without this method the message counts as dropped.
+    `on_snapshot_stream(stream)` is called for a snapshot stream that another member opened, and must set the stream's
+    `on_blob` and `on_end`; without this method such streams are refused.
     """
 
     def on_message(self, message: Message) -> None:
@@ -93,10 +95,11 @@ class PeerHandler(Protocol):
 
 
 class PeerTransport:
-    """All streams of one member; ports.Transport for the driver.
+    """The transport owns all peer streams of one member. It is the ports.Transport of the driver.
 
-    address is one "host:port" to listen on or several (port 0: the system chooses; see `bound`). `random()` gives
-    floats in [0, 1) for the jitter of the back-off. Raises errors.AddressInUse, errors.ConfigError.
+    `address` is one "host:port" to listen on, or several; with port 0 the system chooses a port (see `bound`).
+    `random()` gives floats in [0, 1) for the jitter of the back-off. The constructor raises errors.AddressInUse or
+    errors.ConfigError.
     """
 
     def __init__(
