@@ -1,10 +1,10 @@
 """Compression codecs: the two built-in ones, and the look-up of plug-ins by name.
 
-A codec (see `metastore.ports.Codec`) compresses whole byte strings and, what matters more, decompresses them under a
-limit: the bytes come from the network and from disks, and a few hundred of them may claim to be gigabytes. Neither
-library behind the built-in codecs limits its output by itself, so each claim is judged before anything is allocated.
+A codec (see `metastore.ports.Codec`) compresses whole byte strings. More importantly, it decompresses them under a
+limit: the bytes come from networks and disks, and a few hundred bytes may claim to unpack to gigabytes. Neither library
+behind the built-in codecs limits its output by itself, so each claim is checked before any memory is allocated.
 
-A codec object is used by one thread at a time; each thread that compresses makes its own.
+Only one thread at a time may use a codec object; each thread that compresses makes its own.
 """
 
 from __future__ import annotations
@@ -69,10 +69,10 @@ def snappy_size(data: bytes) -> tuple[int, int]:
 
 
 class Zstd:
-    """Zstandard frames (RFC 8878): smaller than snappy, slower. `level` as in the library, 1 to 19.
+    """Zstandard frames (RFC 8878): smaller than snappy, but slower. `level` is the library's level, 1 to 19.
 
-    One frame, without dictionary, nothing behind it: concatenated, skippable and trailing bytes are refused. The
-    library's contexts are reused, which is why an object is bound to one thread at a time.
+    The input must be exactly one frame without a dictionary: concatenated frames, skippable frames and trailing bytes
+    are refused. The library's contexts are reused, which is why only one thread at a time may use an object.
     """
 
     name = "zstd"

@@ -1,7 +1,8 @@
-"""The one exception tree of MetaStore, and the one table error -> gRPC code and text -> HTTP status -> exit code.
+"""The one exception tree of MetaStore, and the table that maps each error to its gRPC code, text, HTTP status and exit
+code.
 
-Texts and codes of the API errors are those of etcd's client contract (`rpctypes` of etcd 3.6): clients match on
-them. The class names are etcd's without the prefix.
+The texts and codes of the API errors are those of etcd's client contract (`rpctypes` of etcd 3.6), because clients
+match on them. The class names are etcd's without the prefix.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ InvalidSortOption = _api("InvalidSortOption", INVALID_ARGUMENT, "etcdserver: inv
 Compacted = _api("Compacted", OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
 FutureRevision = _api("FutureRevision", OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
 NoSpace = _api("NoSpace", RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
-# Of our own: etcd dies of it.
+# This error is our own; etcd crashes instead.
 NoDescriptors = _api(
     "NoDescriptors", RESOURCE_EXHAUSTED, "metastore: out of file descriptors: the log's next file cannot be opened"
 )
@@ -171,7 +172,7 @@ StateBehind = _api(
     UNAVAILABLE,
     "metastore: the state of this member is behind, for its disk is full: it serves serializable reads only",
 )
-# Of our own: etcd dies of them.
+# These errors are our own; etcd crashes instead.
 InvalidAlarm = _api("InvalidAlarm", INVALID_ARGUMENT, "metastore: unknown alarm or action")
 Canceled = _api("Canceled", CANCELLED, "etcdserver: request canceled")
 DeadlineExceeded = _api("DeadlineExceeded", DEADLINE_EXCEEDED, "context deadline exceeded")
@@ -195,21 +196,23 @@ NoInflightDowngrade = _api("NoInflightDowngrade", FAILED_PRECONDITION, "etcdserv
 
 
 class ReplyTooLarge(ApiError):
-    """A reply that takes more memory than a request may hold. Of a write it is the reply alone that is refused."""
+    """A reply needs more memory than a request may hold. For a write, only the reply is refused; the write
+    itself was done.
+    """
 
     code = RESOURCE_EXHAUSTED
     default = "etcdserver: the reply takes too much memory; a write that asked for it was done"
 
 
 class MalformedRequest(ApiError):
-    """A request whose bytes are not what its message type says; the text names the message."""
+    """The bytes of a request do not match its message type; the text names the message."""
 
     code = INTERNAL
     default = "grpc: error unmarshalling request"
 
 
 class Unimplemented(ApiError):
-    """A method or a field this server does not have."""
+    """The request uses a method or a field that this server does not have."""
 
     code = UNIMPLEMENTED
     default = "unknown method"
@@ -228,7 +231,7 @@ class DataDirInUse(MetaStoreError):
 
 
 class DamagedData(MetaStoreError):
-    """Bytes that were proven synced are wrong; the text names file and offset."""
+    """Bytes that were proven synced are wrong now; the text names file and offset."""
 
     code = DATA_LOSS
     exit_code = 4
@@ -241,15 +244,18 @@ class AddressInUse(MetaStoreError):
 
 
 class DiskFailed(MetaStoreError):
-    """A write or a sync failed: the node stops, for the page cache can no longer be believed."""
+    """A write or a sync failed. The node stops, because it can no longer trust the page cache."""
 
     code = DATA_LOSS
     exit_code = 6
 
 
 class EngineFailed(DiskFailed):
-    """A call of the storage engine failed, for a reason that is no request's: the node stops, for a member that went on
-    would differ from the others. The text names engine, call and exception."""
+    """A call of the storage engine failed for a reason that lies in no request. The text names engine, call and
+    exception.
+
+    The node stops, because a member that went on would differ from the others.
+    """
 
 
 class EngineDamaged(DamagedData):
@@ -257,28 +263,32 @@ class EngineDamaged(DamagedData):
 
 
 class EngineBusy(MetaStoreError):
-    """A storage engine takes no writes at the moment; what was to be written comes again a little later."""
+    """A storage engine accepts no writes at the moment. The caller tries the write again a little later."""
 
 
 class EngineFull(EngineBusy):
-    """The same for want of room on the disk, so it may take long. The engine can be read as before."""
+    """The engine accepts no writes because the disk has no room, so this may last long. The engine can
+    still be read.
+    """
 
 
 class UnsupportedPlatform(MetaStoreError):
-    """The program cannot run here: no Linux, or its compiled modules were not built."""
+    """The program cannot run here: the system is not Linux, or the compiled modules were not built."""
 
     exit_code = 7
 
 
 class RemovedFromCluster(MetaStoreError):
-    """This member is none any more; it stopped by itself. Its data directory is of no use to the cluster."""
+    """The cluster has removed this member, and it stopped by itself. Its data directory is of no use to the cluster."""
 
     code = FAILED_PRECONDITION
     exit_code = 8
 
 
 class MustJoinAnew(MetaStoreError):
-    """The others know this member with another data directory: what it promised there is forgotten."""
+    """The others know this member with another data directory; the promises that it made there are lost
+    with that directory.
+    """
 
     code = FAILED_PRECONDITION
     exit_code = 9
@@ -292,20 +302,20 @@ class AnotherProcess(MetaStoreError):
 
 
 class OutOfMemory(MetaStoreError):
-    """The data does not fit into the memory that the process may use; the text says how much that is and what to do."""
+    """The data does not fit into the memory that the process may use. The text gives the limit and says what to do."""
 
     code = RESOURCE_EXHAUSTED
     exit_code = 11
 
 
 class FormatError(MetaStoreError):
-    """Bytes that do not follow their format; raised by decoders, mapped by their callers."""
+    """Bytes do not follow their format. Decoders raise this error, and their callers map it to others."""
 
     code = DATA_LOSS
 
 
 class CodecMissing(FormatError):
-    """What is to be read was compressed by a codec plug-in that is not installed here."""
+    """The data was compressed by a codec plug-in that is not installed here."""
 
     exit_code = 2
 

@@ -70,8 +70,10 @@ _LOOK_AGAIN = 0.001
 
 @dataclass(frozen=True)
 class Action:
-    """What a failpoint does. `micros` belongs to sleep, `error` (an errno) to error, `path` to block; the first
-    `skip` hits pass."""
+    """What a failpoint does.
+
+    `micros` belongs to sleep, `error` (an errno) to error, `path` to block. The first `skip` hits pass without effect.
+    """
 
     kind: int = OFF
     micros: int = 0

@@ -1,8 +1,8 @@
-"""The program's own log: one line a record, as text or as JSON, on standard error.
+"""The program's own log: one line for each record, as text or as JSON, on standard error.
 
-Only the command line calls `setup`. An embedding program keeps its own logging: the package merely writes to the
-logger "metastore" and its children. A record may carry facts beside its message: `log.info("text", extra={...})`;
-they follow the text as key=value, and are members of the JSON object.
+Only the command line calls `setup`. An embedding program keeps its own logging; the package merely writes to the
+logger "metastore" and its children. A record may carry facts beside its message: `log.info("text", extra={...})`.
+They follow the text as key=value, or become members of the JSON object.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def _one_line(text: str) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """`2026-01-31T12:00:00.000Z INFO node: message key=value`; a traceback follows on the same line."""
+    """Formats `2026-01-31T12:00:00.000Z INFO node: message key=value`; a traceback follows on the same line."""
 
     def format(self, record: logging.LogRecord) -> str:
         facts = "".join(f" {key}={value!r}" for key, value in _facts(record).items())
@@ -50,7 +50,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, part, message, error (a traceback), and the record's own facts."""
+    """Formats one JSON object per line: time, level, part, message, error (a traceback), and the record's own facts."""
 
     def format(self, record: logging.LogRecord) -> str:
         made: dict[str, object] = {
@@ -81,9 +81,9 @@ def setup(level: str = "info", as_json: bool = False, stream: IO[str] | None = N
 
 
 class ErrorFile:
-    """The file that standard error goes to, if it is one: for log rotation, which renames it under us.
+    """The file that standard error writes to, if it is a file. Log rotation renames this file while we write.
 
-    `path` is its name at the time this object is made; empty for a terminal, a pipe or a socket.
+    `path` is its name at the time this object is made. It is empty for a terminal, a pipe or a socket.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Answers to HTTP/1.1 requests: those that are there at once, and those that come later."""
+"""Answers to HTTP/1.1 requests. Some answers are ready at once, others come later."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_json(value: Any) -> bytes:
 
 
 class Later:
-    """An answer that comes later. A page gives it, once; the connection sets `on_answer`."""
+    """An answer that comes later. The page sets it once; the connection sets `on_answer` to receive it."""
 
     def __init__(self) -> None:
         self._answer: Answer | None = None

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Backup:
-    """The one call of Maintenance whose reply is a stream."""
+    """The Snapshot call, the only call of the Maintenance service whose reply is a stream."""
 
     def __init__(self, backups: Backups) -> None:
         self._backups = backups

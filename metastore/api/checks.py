@@ -1,7 +1,7 @@
-"""The health pages, as etcd 3.6 has them: /health, /livez and /readyz, and one page for each check of the latter two.
+"""The health pages, as in etcd 3.6: /health, /livez and /readyz, and one page for each check of /livez and /readyz.
 
-A check that needs the other members takes time, so these pages answer later. What bounds it is the deadline of reads
-(`limits.request_timeout`), and where no leader is known the answer is there at once.
+A check that needs the other members takes time, so these pages answer later. The deadline of reads
+(`limits.request_timeout`) bounds that time. If no leader is known, the page answers at once.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""etcdserverpb.Cluster: who the members are, and changing that.
+"""etcdserverpb.Cluster: lists the members and changes them.
 
-A change is answered when it was applied here; by then the roster shows it. Which checks it has to pass, and where,
-is the business of `metastore.replica.roster`.
+A change is answered after it has been applied at this member; by then the roster shows it.
+`metastore.replica.roster` defines the checks that a change must pass, and where they are made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Words that the services share: the versions that we claim, what a service is, and the header of a reply."""
+"""Definitions that the services share: the versions that we claim, the service interface, and the reply header."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ Handler = Callable[["Request"], None]
 
 
 class Service(Protocol):
-    """A gRPC service: its methods by full path. None of them is client-streaming unless `streaming` names it."""
+    """A gRPC service: its methods by full path. `streaming` names the methods that are client-streaming, if
+    there are any.
+    """
 
     def methods(self) -> Mapping[bytes, Handler]:
         """Path -> handler. A handler answers its request now or later, or raises errors.ApiError."""

@@ -1,4 +1,4 @@
-"""grpc.health.v1.Health, the health checking protocol of gRPC: Check and Watch, for the server as a whole ("")."""
+"""grpc.health.v1.Health, gRPC's health checking protocol: Check and Watch, for the server as a whole (service "")."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UnknownService(errors.ApiError):
 
 
 class Health:
-    """Call `changed` when the node's health may have changed: its watchers get a message if it did."""
+    """Call `changed` when the node's health may have changed. The watchers get a message if it did change."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving

@@ -1,4 +1,4 @@
-"""etcdserverpb.Maintenance: state of this member, alarms, defragmentation, sums over the state, moving the leader."""
+"""etcdserverpb.Maintenance: member status, alarms, defragmentation, hashes of the state, and leadership transfer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Maintenance:
-    """State of this member."""
+    """The Maintenance service of this member, without the Snapshot call."""
 
     def __init__(self, status: Status, reads: Reads, leadership: Leadership, alarms: Alarms, upkeep: Upkeep) -> None:
         self._status = status

@@ -1,4 +1,4 @@
-"""What the numbers of `stats()` mean: the HELP lines of /metrics."""
+"""Descriptions of the numbers in `stats()`, used as the HELP lines of /metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The HTTP/1.1 pages: /version, /health, /livez, /readyz and /metrics, as etcd has them, and /status."""
+"""The HTTP/1.1 pages: /version, /health, /livez, /readyz and /metrics as in etcd, and our own /status."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ HEAD_TOO: Final = {"/metrics", "/status"}
 
 
 class Pages:
-    """Answers GET; `http` has the form that `conn.Server` asks for. `metrics`: whether /metrics is one."""
+    """Answers GET requests. `http` has the form that `conn.Server` expects. `metrics` says whether /metrics
+    is served.
+    """
 
     def __init__(
         self, status: Status, serving: Serving, checks: Checks, numbers: Numbers, *, metrics: bool = True
@@ -78,8 +80,10 @@ class Pages:
 
 
 class NodeCollector:
-    """Metrics of a node, read when they are asked for: `metastore_*` for all of `stats()`, and the few names of
-    etcd's that its dashboards and alerts are made of."""
+    """The metrics of a node, read when a client requests them.
+
+    They are `metastore_*` for all of `stats()`, and those few etcd names that etcd's dashboards and alerts use.
+    """
 
     def __init__(self, status: Status, numbers: Numbers) -> None:
         self._status = status

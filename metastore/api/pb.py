@@ -1,7 +1,7 @@
 """The message classes of the client interface: `pb.StatusRequest`, `pb.KeyValue`, `pb.HealthCheckRequest`, ...
 
-They live in a descriptor pool of our own. In the process-wide default pool two definitions of `etcdserverpb` cannot
-be together, and a client library imported beside us brings its own.
+They live in a descriptor pool of our own. The process-wide default pool cannot hold two definitions of `etcdserverpb`,
+and a client library that the same process imports brings its own.
 """
 
 from __future__ import annotations

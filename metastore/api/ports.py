@@ -1,6 +1,7 @@
-"""What the services need of the member: one small Protocol for each subject, all called in the loop's thread.
+"""The interfaces through which the services use the member: one small Protocol for each subject.
 
-Ids are unsigned 64-bit numbers, sizes are in bytes. A `done` is called once, at once or later.
+All methods are called in the loop's thread. Ids are unsigned 64-bit numbers, and sizes are in bytes. A `done` callback
+is called exactly once, either at once or later.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Position(Protocol):
-    """What every reply says in its header."""
+    """The fields of a reply's header."""
 
     @property
     def cluster_id(self) -> int: ...
@@ -30,8 +31,10 @@ class Position(Protocol):
 
 
 class Status(Position, Protocol):
-    """What this member is, where it stands, and what it holds. `leader_id` is 0 without a leader, `quota_bytes` is 0
-    without a quota."""
+    """The version, Raft state and sizes of this member.
+
+    `leader_id` is 0 when there is no leader, and `quota_bytes` is 0 when there is no quota.
+    """
 
     @property
     def name(self) -> str: ...
@@ -55,7 +58,7 @@ class Status(Position, Protocol):
 
 
 class Serving(Protocol):
-    """How this member is doing."""
+    """Whether this member can serve requests."""
 
     def healthy(self) -> bool:
         """Whether this member can serve: it knows a leader, is not stopping and its state is up to date."""
@@ -65,7 +68,7 @@ class Serving(Protocol):
 
 
 class Reads(Protocol):
-    """Reading what is there."""
+    """Read access to the state."""
 
     def local_read(self) -> None:
         """Read a key out of what this member has applied. Raises ApiError."""
@@ -90,7 +93,7 @@ class MemberInfo(Protocol):
 
 
 class Membership(Protocol):
-    """Who the members are, and changing that. `done` is called when this member has applied the change."""
+    """The members, and changes to them. `done` is called when this member has applied the change."""
 
     def members(self) -> Iterable[MemberInfo]:
         """The members, in the order of their ids."""
@@ -111,14 +114,14 @@ class Membership(Protocol):
 
 
 class Leadership(Protocol):
-    """Who leads."""
+    """The current leader."""
 
     def move_leader(self, ident: int, done: Done) -> None:
         """Hand leadership to the member `ident`; only the leader can. Raises NotLeader, BadLeaderTransferee."""
 
 
 class Alarms(Protocol):
-    """What a member has to say that all must act on; the numbers are those of `replica.alarms`."""
+    """Conditions that a member reports and all members must act on; the numbers are those of `replica.alarms`."""
 
     def alarms(self) -> Iterable[Alarm]:
         """What is raised: what all know of, and that this member's disk has no room for the log."""
@@ -130,7 +133,7 @@ class Alarms(Protocol):
 
 
 class HashInfo(Protocol):
-    """The sum over the state at a revision."""
+    """A hash of the state at a revision."""
 
     @property
     def hash(self) -> int: ...
@@ -143,7 +146,7 @@ class HashInfo(Protocol):
 
 
 class Upkeep(Protocol):
-    """Work on this member's own state that clients may ask for."""
+    """Maintenance work on this member's own state that clients may request."""
 
     def defragment(self, done: Done) -> None:
         """Give back the room that is held and not needed. Raises TooManyRequests, Stopped."""
@@ -160,14 +163,14 @@ class Upkeep(Protocol):
 
 
 class Backups(Protocol):
-    """Backups as streams."""
+    """Backups, sent as streams."""
 
     def begin(self, request: Request) -> None:
         """Stream a backup as the answer of `request`. Raises TooManyRequests."""
 
 
 class Numbers(Protocol):
-    """The figures of this member."""
+    """The metrics of this member."""
 
     def stats(self) -> Mapping[str, float]:
         """Name -> value for /metrics; values whose names end in `_total` only ever grow."""
@@ -175,7 +178,7 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """All of them. A service gets those that it needs, see `services.py`."""
+    """All ports together. Each service takes only those that it needs; see `services.py`."""
 
     status: Status
     serving: Serving

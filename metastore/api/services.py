@@ -1,7 +1,7 @@
-"""The services on one port: which there are, what each needs, and who answers a request.
+"""The services on one port: their list, the ports that each needs, and the dispatch of requests to them.
 
-The KV service is not here: its calls go from the DATA frame to the reply in compiled code, by the method ids that
-`_core/kv_server` gives them. All other methods come to `Services.dispatch`.
+The KV service is not here. Compiled code handles its calls from the DATA frame to the reply, by the method ids that
+`_core/kv_server` assigns. All other methods come to `Services.dispatch`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ FIRST_OTHER: Final = 16
 
 
 class Services:
-    """All services but KV on one method table. `dispatch` takes the requests whose method id is not KV's."""
+    """All services except KV, on one method table. `dispatch` takes the requests whose method id does not
+    belong to KV.
+    """
 
     def __init__(self, services: Iterable[Service], streaming: Iterable[bytes] = ()) -> None:
         self._handlers: list[Handler] = []

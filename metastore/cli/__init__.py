@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command `metastore` and its subcommands."""

@@ -1,4 +1,4 @@
-"""`metastore cluster --nodes 3`: a cluster of processes on this machine, for trying out; stopped again with Ctrl-C."""
+"""`metastore cluster --nodes 3` runs a cluster of local processes, for trying out. Ctrl-C stops it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class LocalNode:
-    """One node's process; its log lines go to our standard error with its name before them."""
+    """The process of one node. Its log lines go to our standard error, with the node's name in front."""
 
     def __init__(self, name: str, arguments: list[str]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""What the tools print: tables for people, JSON for programs, progress on a terminal."""
+"""Output of the command-line tools: tables for people, JSON for programs, and progress on a terminal."""
 
 from __future__ import annotations
 

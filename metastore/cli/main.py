@@ -1,4 +1,4 @@
-"""The command line: reads the file, builds the configuration, runs a node, turns errors into exit codes."""
+"""The command line reads the file, builds the configuration, runs a node, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAME_SIGNAL: Final = 0.5
 
 
 class Runnable(Protocol):
-    """What the command line needs of `metastore.embedded.node.Node`."""
+    """The command line needs these methods of `metastore.embedded.node.Node`."""
 
     def start(self) -> None:
         """Open the data, bind the addresses, serve. Raises MetaStoreError."""
@@ -149,7 +149,7 @@ def make_node(config: Config) -> Runnable:
 
 
 class Run:
-    """One run of a node: the node in a thread of its own, the signals in the main thread."""
+    """One run of a node: the node runs in a thread of its own, and the main thread handles the signals."""
 
     def __init__(self, node: Runnable) -> None:
         self.node = node

@@ -1,4 +1,4 @@
-"""`metastore snapshot status|verify|restore`: backups and snapshot files, without a running node."""
+"""`metastore snapshot status|verify|restore` handles backups and snapshot files without a running node."""
 
 from __future__ import annotations
 

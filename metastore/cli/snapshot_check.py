@@ -1,4 +1,4 @@
-"""What `metastore wal verify` says about the snapshots beside a log: whether a start finds a state to begin with."""
+"""The part of `metastore wal verify` that checks the snapshots of a log: can a start find a state to begin with?"""
 
 from __future__ import annotations
 
@@ -15,8 +15,11 @@ HEADS = ("snapshot", "bytes", "index", "state", "note")
 
 @dataclass
 class CheckedSnapshot:
-    """A snapshot file. `state`: good, damaged, foreign (of another cluster), or older than the log's beginning, which a
-    start does not look at."""
+    """A snapshot file and the result of its check.
+
+    `state` is good, damaged, foreign (the file belongs to another cluster), or older than the beginning of the log; a
+    start does not look at such an older file.
+    """
 
     path: Path
     size: int

@@ -1,7 +1,8 @@
-"""`metastore wal dump|verify`: what a write-ahead log holds, and whether a start would take it. Nothing is changed.
+"""`metastore wal dump|verify` shows what a write-ahead log holds, and whether a start would accept it.
 
-Of a running node the log is read as it is at this moment (its newest group may be half written, which shows as
-unproven). Files that vanish or change under the reader, for the node releases and uses them anew, make it start over.
+The commands change nothing. The log of a running node is read as it is at this moment. Its newest group may be half
+written, and is then shown as unproven. The node also releases and recycles files; if a file vanishes or changes during
+the reading, the reading starts over.
 """
 
 from __future__ import annotations
@@ -99,8 +100,10 @@ def find(given: str) -> Path:
 
 @dataclass
 class File:
-    """A segment. `state` is for people, `end` where its good records end, `proven` up to where they are proven synced,
-    both in bytes; `note` is what else there is to say."""
+    """A segment. `state` is a text for people, and `note` gives further remarks.
+
+    The good records end at `end`, and they are proven synced up to `proven`; both are offsets in bytes.
+    """
 
     path: Path
     generation: int
@@ -120,7 +123,9 @@ class File:
 
 @dataclass
 class Log:
-    """The segments of a folder, judged as a start would. `damage` is what that would refuse."""
+    """The segments of a folder, judged as a start would judge them. `damage` is the reason why a start
+    would refuse them.
+    """
 
     path: Path
     files: list[File] = field(default_factory=list)
@@ -232,7 +237,7 @@ class Log:
 
 
 class Told:
-    """What the records say, one after the other."""
+    """The state that the records read so far describe. `take` adds one record."""
 
     def __init__(self) -> None:
         self.metadata = b""

@@ -1,1 +1,3 @@
-"""The replica without the world around it: what decides, given log, time and messages. Pure."""
+"""The deterministic part of a replica. Its decisions depend only on the log, the time and the messages it
+is given. Pure.
+"""

@@ -1,8 +1,10 @@
-"""Alarms: what a member has to say that all must act on. Part of the replicated state, changed by operations of kind
-ALARM, kept in a meta record. Layouts: FORMATS.md, "Alarms". Pure.
+"""Alarms: conditions that one member reports and that all members must act on. Pure.
 
-While NOSPACE is raised by anybody, puts are refused; while CORRUPT is, every change. Which alarms are raised depends
-on the log alone, so whether an operation in it is refused is the same on every member.
+The alarms are part of the replicated state. Operations of kind ALARM change them, and a meta record stores them.
+Layouts: FORMATS.md, "Alarms".
+
+While any member has NOSPACE raised, puts are refused; while any member has CORRUPT raised, every change is refused.
+The log alone determines which alarms are raised, so every member makes the same decision about an operation in it.
 """
 
 from __future__ import annotations
@@ -66,9 +68,9 @@ def decode_alarms(data: bytes) -> list[Alarm]:
 
 
 class Alarms:
-    """The alarms as the applied state has them.
+    """The alarms of the applied state.
 
-    raised: (member id, alarm) pairs. kinds: which alarms are raised by anybody, NOSPACE | CORRUPT as bits 1 and 2.
+    raised: (member id, alarm) pairs. kinds: the alarms that any member has raised, NOSPACE | CORRUPT as bits 1 and 2.
     """
 
     def __init__(self, store: Store) -> None:

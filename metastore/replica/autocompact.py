@@ -1,16 +1,17 @@
-"""When history is compacted by itself. Pure: the clock comes in as an argument (seconds, monotonic).
+"""Automatic compaction of history. Pure: the clock comes in as an argument (seconds, monotonic).
 
-Two rules, as in etcd:
+There are two modes, as in etcd:
 
-- periodic: the last `retention` seconds of history stay. The revision is sampled ten times in the shorter of the
-  retention and an hour; the first compaction comes when a whole retention has passed, the next ones every time the
-  shorter of the retention and an hour has, always up to the newest sample that is old enough.
-- by revisions: the last `revisions` revisions stay. Compacted every five minutes, as etcd does, but also as soon as
-  twice as many are there, so that heavy writing cannot pile up five minutes of history. A compaction makes the node
-  look at every key, so there are at least ten seconds between two,
-  unless there is little room.
+- periodic: The last `retention` seconds of history are kept. An interval is the shorter of the retention and one hour,
+  and the revision is sampled ten times per interval. The first compaction comes after a whole retention, and the
+  following ones after each interval. Each compacts up to the newest sample that is old enough.
+- by revisions: The last `revisions` revisions are kept. A compaction comes every five minutes, as in etcd, and also as
+  soon as there are twice as many revisions, so heavy writing cannot pile up five minutes of history. A compaction
+  makes the node look at every key. Therefore at least ten seconds pass between two compactions, unless there is
+  little room.
 
-Only the leader asks. A new one begins with an empty window: it keeps too much rather than too little.
+Only the leader asks for compactions. A new leader begins with an empty window, so it keeps too much rather than too
+little.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ LOOK = 1.0  # seconds between two looks at the revision
 
 
 class AutoCompactor:
-    """Decides up to which revision to compact, and when. `mode` is OFF, PERIODIC (`retention` in seconds) or REVISION
-    (`revisions`, a count)."""
+    """Decides when to compact and up to which revision.
+
+    `mode` is OFF, PERIODIC (with `retention` in seconds) or REVISION (with `revisions`, a count).
+    """
 
     def __init__(self, mode: str, retention: float = HOUR, revisions: int = 10_000) -> None:
         if mode not in (OFF, PERIODIC, REVISION):

@@ -1,30 +1,32 @@
-"""The Ready driver: the order of persist, send, apply and reply.
+"""The Ready driver: it persists, sends, applies and replies in the right order.
 
-Pure: no socket, file, thread or clock. The node drives it with real parts, the simulator with simulated ones;
-acknowledgements before sync are born in this order, so there is one copy of it.
+This module is pure: it has no socket, file, thread or clock. The node drives it with real parts, and the simulator
+drives it with simulated ones. An error in this order would acknowledge writes that are not synced, so there is only one
+copy of it.
 
-One turn (`pump`), see ARCHITECTURE, "The life of a put":
+One turn (`pump`) has these steps; see ARCHITECTURE, "The life of a put":
 
 1. Batches that are due become proposals, or, on a follower, go to the leader as raw operations. An idle disk makes
-   everything due, so a lone client never waits for a timer; a busy one lets the next group gather.
-2. For every Ready of the Raft core: first its entries go to the log and the disk is started, then its messages go
-   out (the core has put nothing into them that depends on what is not yet durable), then committed entries are
-   applied, then those who wait are answered. The disk so works on the next group while the finished one is applied.
+   every batch due, so a lone client never waits for a timer; a busy disk lets the next group gather.
+2. The driver takes every Ready of the Raft core. First its entries go to the log, and the disk starts. Then its
+   messages are sent; the core has put nothing into them that depends on data which is not durable yet. Then committed
+   entries are applied, and the waiting clients get their answers. The disk thus works on the next group while the
+   driver applies the finished one.
 3. `on_disk` tells the core what is durable. Only then does a sole voter's own vote count, the commit index move, and
    a reply leave.
 
-Entries are applied strictly in the order of the log, membership changes among them, so that what an entry does never
-hangs on where a Ready ends. In front of a membership change the applying stops until the commit index that allows it is
-durable: no crash may take a member back to an older membership than it has worked with.
+Entries, membership changes included, are applied strictly in the order of the log, so the effect of an entry never
+depends on where a Ready ends. Applying stops before a membership change until the commit index that allows the change
+is durable. No crash may take a member back to an older membership than it has worked with.
 
-An engine may be busy (EngineBusy): then nothing further is applied, and what is applied stays in the store's overlay,
-where reads see it, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile.
-The replies of what is applied leave at the next tick: their outcome is certain, for the log of a majority has it. All
-other writes wait, no longer than their deadline, and the bounds on what is in flight push back. Where the engine has no
-room (EngineFull) that may take long, so reads that would wait for it are refused.
+An engine may be busy (EngineBusy). Then the driver applies nothing further. The store's overlay keeps what is applied,
+and reads see it there, until a later attempt to write it succeeds. The log, the messages and the reads go on meanwhile.
+The replies for applied entries leave at the next tick: their outcome is certain, because a majority has them in its
+log. All other writes wait until their deadline at most, and the bounds on writes in flight push back. Where the engine
+has no room (EngineFull) the wait may be long, so reads that would wait for it are refused.
 
 The driver's other jobs have files of their own, which know nothing of the driver: the rounds of reads
-(read_rounds.py), changes of the membership (membership_changes.py), and who waits for what (pending.py).
+(read_rounds.py), changes of the membership (membership_changes.py), and the waiting operations (pending.py).
 """
 
 from __future__ import annotations
@@ -71,13 +73,13 @@ def no_snapshots(snapshot: Snapshot, _done: Callable[[], None]) -> None:
 
 
 class Driver:
-    """Carries Readies of one Raft node to its log, peers, state and waiters.
+    """Passes the Readies of one Raft node to its log, its peers, its state and the waiting clients.
 
-    `log` is the write-ahead log (see storage/wal.py), `link` leads to the other members; `request_timeout` and
-    `idle_mark_after` are in seconds; `install` begins to install a snapshot that was received; `passing` is told the
-    failpoints "apply.before", "apply.after" and, behind a membership change, "apply.member"; `members_changed` is
-    called after a change of the roster was applied, `roster_mended` with the one that this member had and the one that
-    it took over from the leader. Not thread-safe: one thread calls all methods.
+    `log` is the write-ahead log (see storage/wal.py), and `link` leads to the other members. `request_timeout` and
+    `idle_mark_after` are in seconds. `install` begins to install a received snapshot. `passing` is called with the
+    failpoints "apply.before", "apply.after" and, behind a membership change, "apply.member". `members_changed` is
+    called after a change of the roster was applied. `roster_mended` is called with the roster that this member had and
+    the one that it took over from the leader. This class is not thread-safe: one thread calls all methods.
     """
 
     #: What is made for the reads; the simulator plants bugs there.

@@ -1,21 +1,22 @@
-"""Changes of the membership, from the member that is asked for one to its place in the log of every member.
+"""Membership changes, from the member that receives the request to the change's place in the log of every member.
 
-Pure. There are three steps, and a class for each.
+This module is pure. There are three steps, and a class for each.
 
-`MembershipChanges`: a change that was asked for here waits for a leader, and for the way to it, like a put.
+`MembershipChanges`: a change that was requested at this member waits for a leader, and for the way to it, like a put.
 
-`Judge`: the leader's queue. All operations on the roster share state: whether one is possible depends on those before
-it in the log. So the leader judges and proposes one at a time, when everything that its log held as the operation came
-in, and the one proposed before it, is applied here. A follower may have applied, and told a client of, what the leader
-has not: a quorum is durable before the leader's own disk is, and a new leader knows late what is committed. All of that
-is in the leader's log.
+`Judge`: the leader's queue. All operations on the roster share state, so the earlier ones in the log decide whether a
+later one is possible. The leader therefore judges and proposes one operation at a time. Before it does so, it must have
+applied two things: every entry that its log held when the operation arrived, and the operation that it proposed before.
+A follower may have applied, and told a client of, an operation that the leader has not applied yet: a quorum may be
+durable before the leader's own disk is, and a new leader learns late what is committed. All such entries are in the
+leader's log.
 
-`CommittedChanges`: every member carries out what is committed, at its place in the log.
+`CommittedChanges`: every member carries out the committed changes, each at its place in the log.
 
-Rosters that differ between members, whatever made them so, are mended by the log too. The leader states its whole
-roster (RESTATE) when its term begins, when a member has published itself, as each does at its start, and once in
-RESTATE_EVERY. There is no operation on the roster between the state that it tells and its place in the log, so it
-changes nothing where all is well; a member whose roster is another one takes it over, and says so.
+The log also repairs rosters that differ between members, whatever made them differ. The leader states its whole roster
+(RESTATE) when its term begins, when a member has published itself (as each does at its start), and once in
+RESTATE_EVERY. No operation on the roster lies between the state that RESTATE describes and its place in the log, so it
+changes nothing where the rosters agree. A member with a different roster takes over the leader's and logs this.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ RESTATE_EVERY = 3600.0  # seconds
 
 
 class Asked(NamedTuple):
-    """A change that waits until entry `behind` is applied, and not beyond `deadline` (seconds)."""
+    """A change that waits until entry `behind` is applied, but no longer than `deadline` (seconds)."""
 
     behind: int
     sender: int
@@ -64,8 +65,11 @@ Refuse = Callable[[int, bytes, errors.ApiError], None]
 
 
 class Judge:
-    """What waits to be judged by this member while it leads. `refuse` is told (member that asked, operation, error) of
-    what is surely not logged. `silent`: the members that were not reached lately."""
+    """The changes that wait to be judged by this member while it leads.
+
+    `refuse` is called with (requesting member, operation, error) for an operation that is surely not logged. `silent`
+    holds the members that have not been reached lately.
+    """
 
     def __init__(self, raw: RawNode, roster: Roster, codec: PayloadCodec, refuse: Refuse) -> None:
         self.raw = raw
@@ -171,9 +175,9 @@ class Judge:
 
 
 class MembershipChanges:
-    """The changes that were asked for here, and, while this member leads, those of all members.
+    """The changes that were requested at this member and, while this member leads, the changes of all members.
 
-    `waiters` are those who wait for an operation of this member, by request id.
+    `waiters` maps request ids to the callers that wait for an operation of this member.
     """
 
     def __init__(
@@ -244,11 +248,11 @@ class MembershipChanges:
 
 
 class CommittedChanges:
-    """Carries out the committed changes: those of the roster alone from within the applier, and those that Raft has
-    entries of their own for when the driver comes to one.
+    """Carries out the committed changes.
 
-    `changed` is called after a change of the roster, `mended` with the roster that this member had and the one that it
-    took over from the leader.
+    The applier carries out changes of the roster alone. Changes for which Raft has entries of their own are carried out
+    when the driver reaches such an entry. `changed` is called after a change of the roster. `mended` is called with the
+    roster that this member had and the one that it took over from the leader.
     """
 
     def __init__(

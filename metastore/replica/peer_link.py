@@ -1,7 +1,7 @@
-"""The way from this member to the others: what the driver and its parts send goes out here.
+"""The link from this member to the others: the driver and its parts send everything through it.
 
-Pure. The link leads nowhere until somebody connects a transport: a member that is alone opens no port, and may get
-company at any time.
+This module is pure. Until a transport is connected, the link leads nowhere: a member that is alone opens no port, but
+other members may join it at any time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 class PeerLink:
-    """Hands everything to its transport. Without one, messages and refusals are lost, and nothing is forwarded."""
+    """Passes everything to its transport. Without a transport, messages and refusals are lost, and nothing
+    is forwarded.
+    """
 
     def __init__(self, transport: Transport | None = None) -> None:
         self._transport = transport

@@ -1,11 +1,12 @@
-"""Who waits for the outcome of an operation: forwards to the leader, refusals, deadlines, back pressure.
+"""Operations that wait for their outcome: forwards to the leader, refusals, deadlines, and back pressure.
 
-Pure. Who waits is answered exactly once: by its operation being applied here, wherever it was proposed; by a refusal of
-the leader (then it was surely not logged); or by a timeout or a change of leader (then it may have been logged, and is
-never sent again). The first of these is the applier's work, the others are done here.
+This module is pure. Every waiting operation is answered exactly once, by the first of these events. The operation is
+applied here, wherever it was proposed. Or the leader refuses it, and then it was surely not logged. Or it times out or
+the leader changes; then it may have been logged, and it is never sent again. The applier handles the first event, and
+this module handles the others.
 
-Request ids rise, and `kv.waiters` keeps them in order. So a single id says of everybody who came before a moment
-whether he still waits, and no operation needs a deadline of its own.
+Request ids rise, and `kv.waiters` keeps them in order. A single id therefore separates the operations that came before
+a moment from those that came later, and no operation needs a deadline of its own.
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ TakeChange = Callable[[int, bytes, float], None]
 
 
 class Pending:
-    """The accounts of what was proposed or forwarded and is not applied yet, and the patience of those who wait.
+    """Accounts for operations that are proposed or forwarded but not yet applied, and times out those that wait too
+    long.
 
-    `request_timeout` is in seconds. `take_change` gets the changes of the membership that other members forward.
+    `request_timeout` is in seconds. `take_change` gets the membership changes that other members forward.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
-"""Who the members are: ids, the record of a data directory, and the roster that the log changes.
+"""Member ids, the identity record of a data directory, and the roster that the log changes.
 
-Ids are computed once, when a data directory is made, and kept: a member may later change its address and stays the same
-member. The incarnation is drawn anew for every data directory, so that a wiped directory is not
-taken for the member it was. Formats: FORMATS.md, "Identity" and "Membership".
+Ids are computed once, when a data directory is made, and are stored there. A member may therefore change its address
+later and stays the same member. Each data directory gets a random incarnation, so a wiped directory is not mistaken for
+the member that it was. Formats: FORMATS.md, "Identity" and "Membership".
 
-Checks of a change follow etcd's (server/etcdserver/api/membership): the same errors, in the same order.
+The checks of a change follow etcd's (server/etcdserver/api/membership): the same errors, in the same order.
 """
 
 from __future__ import annotations
@@ -43,9 +43,9 @@ META_CONF_STATE = b"conf_state"
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member as the Cluster API shows it. `id` is 64 bits and never 0; URLs carry their scheme.
+    """One member as the Cluster API shows it. `id` has 64 bits and is never 0; URLs include their scheme.
 
-    `name` is empty until the member has published itself; `incarnation` is that of its data directory then.
+    `name` is empty until the member has published itself; from then on `incarnation` is that of its data directory.
     """
 
     id: int
@@ -86,9 +86,10 @@ def _parse(data: bytes, what: str, *versions: int) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a data directory is: whose, of which cluster, and with which members that cluster began.
+    """The identity of a data directory: its member, its cluster, and the members with which the cluster began.
 
-    `contacts` are the members at the time this one joined: where to reach them until the log tells.
+    `contacts` are the members at the time when this one joined. It reaches the cluster through them until it learns the
+    roster from the log.
     """
 
     cluster_id: int
@@ -226,7 +227,9 @@ def check_peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class RosterState:
-    """All of a roster: the members by ascending id, the ids that must never come back, and Raft's view of it."""
+    """A complete roster: the members by ascending id, the ids that must never come back, and Raft's view of
+    the membership.
+    """
 
     members: tuple[Member, ...]
     removed: frozenset[int]
@@ -251,8 +254,11 @@ class RosterState:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One membership operation: `action` and the member it is about (for REMOVE and PROMOTE only its id counts, for
-    RESTATE it is the leader). roster: what a RESTATE states, None for all others."""
+    """One membership operation: an `action` and the member that it concerns.
+
+    For REMOVE and PROMOTE only the member's id counts; for RESTATE the member is the leader. `roster` is the roster
+    that a RESTATE states; it is None for all other actions.
+    """
 
     action: str
     member: Member
@@ -298,7 +304,8 @@ class Change:
 
 
 class Roster:
-    """The members as the applied state has them. Lives in the store's meta records, changes with the same write.
+    """The members of the applied state. The store's meta records hold them, and the write that applies a change updates
+    both.
 
     members: id -> Member. removed: ids that must never come back. conf_state: Raft's view, as applied.
     """

@@ -1,1 +1,1 @@
-"""Snapshots and backups: their bytes, their files, when one is taken, how a peer or a client gets it."""
+"""Snapshots and backups: their format, their files, when they are taken, and how peers and clients receive them."""

@@ -1,6 +1,6 @@
-"""Backup files, and snapshot files by themselves, read by tools. Format: FORMATS.md, "Backup".
+"""Reads backup files, and single snapshot files, for the command-line tools. Format: FORMATS.md, "Backup".
 
-Chunk by chunk: memory is one chunk, whatever the size.
+A file is read chunk by chunk, so the reader needs the memory of one chunk, whatever the size of the file.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from .format import DIGEST_SIZE, TRAILER_SIZE, Header, Trailer, backup_padding
 
 @dataclass(frozen=True, slots=True)
 class BackupSummary:
-    """What a file says of itself. `digest` is the SHA-256 at its end, None if it has none (a file out of snap/);
-    `size` that of the whole file in bytes."""
+    """What a backup file says about itself.
+
+    `digest` is the SHA-256 at the end of the file, or None for a file from snap/, which has none. `size` is the size of
+    the whole file in bytes.
+    """
 
     path: Path
     header: Header
@@ -84,8 +87,11 @@ def summarize(path: Path) -> BackupSummary:
 
 
 class BackupReader:
-    """One pass over a file. `records()` gives its (key, value) pairs; all is checked while they are taken, the end and
-    the SHA-256 when the last one was. Raises DamagedData with file and offset, ConfigError if it cannot be read."""
+    """One pass over a file. `records()` yields its (key, value) pairs and checks everything on the way.
+
+    The end of the file and the SHA-256 are checked after the last pair. Raises DamagedData with file and offset, and
+    ConfigError if the file cannot be read.
+    """
 
     def __init__(
         self, path: Path, check_digest: bool = True, between: Callable[[int, int], object] = lambda _at, _size: None

@@ -1,8 +1,8 @@
 """Backups: Maintenance.Snapshot streams a verified snapshot file to a client. Format: FORMATS.md, "Backup".
 
-Memory for one backup is one chunk and WINDOW bytes, however slowly its client reads: the next chunk is read, in a
-thread of its own, when the one before it has gone into the connection's queue, and that is filled up to WINDOW. The
-file is open as long as it is sent, so that it may lose its name meanwhile.
+One backup needs memory for one chunk and WINDOW bytes, however slowly its client reads. A separate thread reads the
+next chunk after the chunk before it has gone into the connection's queue; the queue holds up to WINDOW bytes. The file
+stays open while it is sent, so its name may be deleted meanwhile.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def messages(source: Source, header: Any) -> Iterator[list[bytes]]:
 
 
 class Sending:
-    """One call: it waits for its snapshot, then sends it."""
+    """One call of a client: it waits for its snapshot, then sends it."""
 
     def __init__(self, backups: Backups, request: Request) -> None:
         self.backups = backups
@@ -167,10 +167,11 @@ class Sending:
 
 
 class Backups:
-    """The backups of one member. Belongs to the loop's thread.
+    """The backups of one member. This object belongs to the loop's thread.
 
-    fresh: calls back with a snapshot that holds all that is acknowledged; bad: is told of a file that turned out to be
-    damaged; header: the ResponseHeader; timeout: seconds after which a client is given up that takes next to nothing.
+    fresh: calls back with a snapshot that holds everything acknowledged so far. bad: is called with a file that turned
+    out to be damaged. header: makes the ResponseHeader. timeout: a client that takes next to nothing for this many
+    seconds is dropped.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
-"""Snapshots of one running member: when one is taken, by whom, and what may be dropped from the log after.
+"""The snapshots of one running member: when one is taken, which thread writes it, and what the log may drop afterwards.
 
-`Snapshots` belongs to the loop's thread. A snapshot is written in a thread of its own, from a view of the engine that
-is taken between two applies together with the log position and the membership; see `_core/snap_records.pyx` for why the
-loop does not feel it. When the file is on disk, read back and verified, the thread says so, and the loop's thread moves
-the beginning of the log: to the verified snapshot *before* the new one, so that either will do for a start.
+`Snapshots` belongs to the loop's thread. A separate thread writes each snapshot from a view of the engine. The view is
+taken between two applies, together with the log position and the membership; `_core/snap_records.pyx` explains why this
+does not delay the loop. When the file is on disk, has been read back and is verified, the writing thread reports it.
+The loop's thread then moves the beginning of the log to the verified snapshot *before* the new one, so that a start can
+use either of the two.
 """
 
 from __future__ import annotations
@@ -53,7 +54,9 @@ MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 
 
 class Snapshots:
-    """The snapshots of one member. `recover` comes before the Raft core is made, `attach` after the driver."""
+    """The snapshots of one member. Call `recover` before the Raft core is made, and `attach` after the
+    driver is made.
+    """
 
     def __init__(
         self, store: SnapshotStore, engine: Engine, wal: Wal, loop: Loop, policy: Policy, *, cluster_id: int,

@@ -98,7 +98,7 @@ def read_pieces(
 
 
 class Records(Protocol):
-    """What a snapshot is made of: see `snapfile.Walker`."""
+    """A snapshot is written from an object with these methods, such as `snapfile.Walker`."""
 
     @property
     def records(self) -> int:
@@ -115,8 +115,9 @@ class Records(Protocol):
 class SnapshotStore:
     """The snapshot files of one data directory.
 
-    path: its folder, made if it is not there. chunk_size: bytes before compression. make_codec: makes a PayloadCodec
-    for one writer or reader. retention: complete files that stay, at least two.
+    path: the folder, which is created if it does not exist. chunk_size: the bytes of a chunk before compression.
+    make_codec: makes a PayloadCodec for one writer or reader. retention: how many complete files are kept, at least
+    two.
     """
 
     def __init__(
@@ -321,7 +322,7 @@ def _checked(pieces: Iterator[bytes], found: list[Info], records: Callable[[], i
 class Part:
     """A snapshot that is being received: a prefix of the sender's file, which grows chunk by chunk.
 
-    chunks: how many are there. Made by `SnapshotStore.receive`.
+    `chunks` is the number of chunks received so far. `SnapshotStore.receive` makes the object.
     """
 
     def __init__(self, store: SnapshotStore, header: Header, path: Path) -> None:
@@ -384,7 +385,7 @@ class Part:
 
 
 class Source:
-    """A complete file that is being sent, read by chunk number; each is checked before it goes out."""
+    """A complete file that is being sent. It is read by chunk number, and each chunk is checked before it is sent."""
 
     def __init__(self, info: Info) -> None:
         self.info = info

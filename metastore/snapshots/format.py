@@ -33,7 +33,9 @@ _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.(snap|part)")
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a snapshot is: position in the log, membership there, and how it is cut into chunks."""
+    """The header of a snapshot: its position in the log, the membership at this position, and its division
+    into chunks.
+    """
 
     index: int
     term: int
@@ -109,7 +111,7 @@ def parse_name(name: str, suffix: str = "snap") -> tuple[int, int, int] | None:
 
 @dataclass(frozen=True, slots=True)
 class Trailer:
-    """The counts, known at the end. `size` is that of the whole file in bytes."""
+    """The counts that are known at the end. `size` is the size of the whole file in bytes."""
 
     stream: int
     chunks: int

@@ -1,11 +1,13 @@
-"""When a snapshot is due. Pure.
+"""Decides when a snapshot is due. Pure.
 
-A snapshot of an engine in memory costs the whole state, however little of it changed. If one were taken every so many
-entries, a large state would be written over and over. So the log since the last one must also be worth half of what the
-next one will cost: all snapshots together then write at most twice what the clients wrote. Where a codec makes files
-small, that would still walk and compress the state for every few bytes (at a sixth of the size: 11 times what clients
-wrote, and 50 us of CPU for a put of 1 KB, measured), so a quarter of the state must have been written too. A start
-replays at most that much of log, or half a snapshot's size, or the counts below; it replays as fast as it restores.
+A snapshot of an engine in memory costs the whole state, however little of it changed. A snapshot after a fixed number
+of entries would write a large state again and again. Therefore the log since the last snapshot must also be worth half
+of the next snapshot's cost: all snapshots together then write at most twice as much as the clients wrote.
+
+Where a codec makes files small, that rule alone would still walk and compress the whole state after few bytes. At a
+sixth of the size this cost 11 times what clients wrote, and 50 us of CPU for a put of 1 KB (measured). Therefore a
+quarter of the state must have been written too. A start replays at most that much of the log, or half a snapshot's
+size, or the counts below; a replay is as fast as a restore.
 """
 
 from __future__ import annotations
@@ -23,8 +25,8 @@ RAW_RATIO, COMPRESSED_RATIO = 1.0, 0.4
 class Policy:
     """Counts what was applied since the last snapshot.
 
-    count: entries; min_size: bytes that clients wrote. Both must have passed, and the amortisation must hold. ratio:
-    bytes of a file for a byte of the engine, as long as no file has told.
+    count: entries; min_size: bytes that clients wrote. Both must be reached, and the cost rule above must hold. ratio:
+    file bytes per engine byte, used until the first file shows the real ratio.
     """
 
     def __init__(self, count: int, min_size: int, ratio: float = RAW_RATIO) -> None:

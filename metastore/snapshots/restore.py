@@ -1,10 +1,11 @@
-"""A backup becomes the first files of a new member: its log with a new identity, and a snapshot of the state.
+"""Makes the first files of a new member from a backup: a log with a new identity, and a snapshot of the state.
 
-What the backup says of its cluster (members, Raft's membership, alarms of members) is left out: the new member begins
-like one of a new cluster, only with a state. Record by record, so memory is a few chunks.
+The restore leaves out what the backup says about its cluster: members, Raft's membership, and the members' alarms. The
+new member begins like a member of a new cluster, except that it has a state. Records are copied one by one, so memory
+is a few chunks.
 
-Killed at any time, it leaves a directory with a file RESTORING in it, which no node starts from and where a restore can
-begin anew; that file is the first that is made and the last that goes.
+A restore that is killed leaves a file RESTORING in the directory. No node starts from such a directory, but a restore
+can begin there again. RESTORING is the first file to be created and the last to be removed.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def rewrite(records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, byte
 
 
 class Stream:
-    """(key, value) pairs as the stream of a snapshot, taken piece by piece like a `snapfile.Walker`'s."""
+    """Presents (key, value) pairs as the stream of a snapshot. Its caller takes it piece by piece, as from a
+    `snapfile.Walker`.
+    """
 
     def __init__(self, records: Iterable[tuple[bytes, bytes]]) -> None:
         self._records = iter(records)
@@ -93,10 +96,10 @@ class Stream:
 
 
 class Restore:
-    """One restore of `source` into `data_dir` as the member `identity`.
+    """One restore of `source` into `data_dir` for the member `identity`. Call `check` and then `run`.
 
-    bump: by how much the revision grows; mark_compacted: everything up to the new revision counts as compacted. See
-    `check` and `run`, in this order.
+    bump: the number that is added to the revision. mark_compacted: everything up to the new revision counts as
+    compacted.
     """
 
     def __init__(

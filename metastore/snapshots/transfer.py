@@ -1,7 +1,8 @@
-"""Snapshots on their way between members. Tags and order: FORMATS.md, "Sending a snapshot".
+"""Sends snapshots to other members and receives theirs. Tags and order: FORMATS.md, "Sending a snapshot".
 
-Each transfer has a thread of its own for its file, so that the loop waits for no disk. The loop's thread moves bytes
-between file and stream, WINDOW chunks ahead of what the other side has confirmed; so much memory a transfer takes.
+Each transfer has a thread of its own for its file, so the loop never waits for the disk. The loop's thread moves bytes
+between the file and the stream. It sends up to WINDOW chunks more than the other side has confirmed, and a transfer
+needs the memory of that many chunks.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _WANT = struct.Struct("<QB")
 
 
 class Worker:
-    """A thread that does what it is given, one after the other; a job's answer is posted to the loop."""
+    """A thread that runs jobs one after the other. It posts the answer of each job to the loop."""
 
     def __init__(self, loop: Loop, name: str, failed: Callable[[BaseException], object]) -> None:
         self.loop = loop
@@ -96,7 +97,7 @@ class Worker:
 
 
 class Outgoing:
-    """One snapshot on its way to a peer. `over(ok)` is called once, in the loop's thread."""
+    """One snapshot that is being sent to a peer. `over(ok)` is called once, in the loop's thread."""
 
     def __init__(
         self, loop: Loop, stream: SnapshotSender, message: Message, source: Source, over: Callable[[bool], object],
@@ -235,8 +236,10 @@ class Outgoing:
 
 
 class Incoming:
-    """One snapshot that comes in on a stream. `received(info)` is called when its file is complete, `over(self)` at its
-    end."""
+    """One snapshot that is being received on a stream.
+
+    `received(info)` is called when the file is complete, and `over(self)` when the transfer ends.
+    """
 
     def __init__(
         self, loop: Loop, stream: AcceptedStream, store: SnapshotStore, cluster_id: int, *,
@@ -369,11 +372,12 @@ class Incoming:
 
 
 class Transfers:
-    """All snapshots that this member sends and receives. One at a time to each peer, and one at a time from anybody.
+    """All snapshots that this member sends and receives: at most one to each peer, and at most one from all peers
+    together.
 
-    find(index, term) gives the file of a snapshot or None; report(peer, ok) tells the Raft core; received(info) is
-    called for a complete file, bad(info) for one that cannot be read any more; rate: bytes a second of each outgoing
-    one (0: no limit).
+    find(index, term) returns the file of a snapshot or None. report(peer, ok) tells the Raft core how a transfer ended.
+    received(info) is called for a complete file, and bad(info) for a file that can no longer be read. rate bounds each
+    outgoing transfer, in bytes a second (0: no limit).
     """
 
     def __init__(

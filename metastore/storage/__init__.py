@@ -1,7 +1,7 @@
-"""Disk: the log, the data directory, and the storage engines behind the entry-point group `metastore.storage`.
+"""Storage on disk: the write-ahead log, the data directory, and the storage engines.
 
-An engine is a factory `make(path: str) -> Engine`, looked up by the name that the configuration gives. Where the
-configuration has a table [storage.<name>], the factory is called with that as second argument.
+An engine is a factory `make(path: str) -> Engine` in the entry-point group `metastore.storage`. The configuration names
+the engine. Where the configuration has a table [storage.<name>], the factory gets this table as its second argument.
 """
 
 from __future__ import annotations

@@ -18,12 +18,12 @@ RESTORING = "RESTORING"
 class DataDir:
     """An existing, locked data directory. `wal`, `snapshots` and `engine` are the folders of its parts.
 
-    Two locks keep a second process out. The one on the directory itself lasts for as long as the directory does,
-    whatever is deleted in it. The one on the file LOCK is what older versions look at, and it names the owner. Both
-    are `flock`: the kernel drops them with the process, so a kill -9 leaves nothing to clean up.
+    Two locks keep a second process out. The lock on the directory itself lasts as long as the directory, even if files
+    in it are deleted. Older versions check the lock on the file LOCK, which also names the owner. Both are `flock`
+    locks: the kernel drops them with the process, so a kill -9 leaves nothing to clean up.
 
-    Raises DataDirInUse when another process has one of them, ConfigError when the directory cannot be used, DamagedData
-    when a restore into it was not finished (unless this is the restore that goes on).
+    The constructor raises DataDirInUse when another process holds one of the locks, ConfigError when the directory
+    cannot be used, and DamagedData when a restore into it did not finish (unless this process continues that restore).
     """
 
     def __init__(self, path: str, restoring: bool = False) -> None:

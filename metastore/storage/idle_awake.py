@@ -1,8 +1,8 @@
-"""Whether, and on which processors, threads of the idle class may poll while a lone writer waits for the disk.
+"""Decides whether, and on which processors, idle-class threads may poll while a lone writer waits for the disk.
 
-See `_core/idle_poll.pyx` for what that is good for. Not under a quota of processor time (cgroups): there every
-microsecond polled is one that the node lacks later. Not on a single processor: there is nobody to wake but the
-waiting thread.
+`_core/idle_poll.pyx` explains the benefit. The threads do not poll under a quota of processor time (cgroups), because
+the node would later lack every microsecond that was spent on polling. They do not poll on a machine with a single
+processor either, because polling there could wake no thread but the waiting one.
 """
 
 from __future__ import annotations
@@ -47,9 +47,10 @@ def _limited(folder: Path) -> bool:
 
 
 class Awake:
-    """The polling threads of one log; `pollers` goes to its DiskThread, and is None where nothing polls.
+    """The polling threads of one log. `pollers` is passed to the log's DiskThread; it is None where no thread polls.
 
-    `linger`: for how long they poll after a lone write, seconds; 0 switches it off."""
+    `linger` is how long the threads poll after a lone write, in seconds; 0 switches polling off.
+    """
 
     def __init__(self, linger: float) -> None:
         cpus = tuple(sorted(os.sched_getaffinity(0)))

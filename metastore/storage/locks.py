@@ -1,4 +1,4 @@
-"""Locks that keep a second process away from files; the kernel drops them with the process."""
+"""File locks that keep a second process away; the kernel releases them when the process ends."""
 
 from __future__ import annotations
 

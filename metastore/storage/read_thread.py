@@ -1,4 +1,4 @@
-"""The thread that reads entries which left memory back from the log; see `readahead.py`, which says what it reads."""
+"""The thread that reads log entries which have left memory. `readahead.py` decides what it reads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Done = Callable[["Reading", "bytes | Exception"], object]
 
 
 class ReadThread:
-    """Begun with the first read. `post` runs a call in the thread that asks."""
+    """The thread starts with the first read. `post` runs a call in the thread that asks for the read."""
 
     def __init__(self, post: Callable[[Callable[[], object]], object]) -> None:
         self._post = post

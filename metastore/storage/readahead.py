@@ -1,16 +1,17 @@
-"""Entries that left memory: read from the write-ahead log in the background, ahead of who asks for them.
+"""A cache for log entries that left memory. It reads them from the write-ahead log in the background, ahead of their
+use.
 
-The Raft core asks its storage for entries in the loop's thread, and a cold disk would hold up heartbeats and writes.
-`ReadAhead` answers from memory or raises NotYetLoaded, and has a thread read what was asked for and what comes after
-it. When something arrived the core is told, and asks again. What is kept is bounded in bytes and dropped in the order
-in which it was last used.
+The Raft core asks its storage for entries in the loop's thread, where waiting for a cold disk would hold up heartbeats
+and writes. `ReadAhead` therefore answers from memory or raises NotYetLoaded. In the second case it also asks a thread
+to read the missing entries and those that come after them. When a read has finished, the core is told and asks again.
+The cache is bounded in bytes and drops the blocks that were used longest ago.
 
-`ReadAhead` is bookkeeping only, and belongs to the loop's thread; `read_thread.py` has the thread that reads, and the
-simulator reads in virtual time.
+`ReadAhead` only keeps the books and belongs to the loop's thread. The thread that reads is in `read_thread.py`; the
+simulator reads in virtual time instead.
 
-What a block holds is known by the index and the term of its last entry: two logs that have the same entry there have
-the same entries before it (Raft paper, section 5.3). So nobody needs to tell of suffixes that were overwritten or of
-segments that were released; it shows when a block is looked for, or arrives.
+The index and the term of its last entry identify what a block holds: two logs that have the same entry at this place
+have the same entries before it (Raft paper, section 5.3). The cache therefore needs no notice when a suffix of the log
+is overwritten or a segment is released. It notices this when it looks for a block, or when a block arrives.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PATIENCE = 2 * MAX_READS
 
 
 class ReadableLog(Protocol):
-    """What the cache asks of the log. All but `reading` answer from memory."""
+    """The cache needs these methods of the log. All except `reading` answer from memory."""
 
     def first_index(self) -> int:
         """Index of the first entry."""
@@ -55,7 +56,10 @@ class ReadableLog(Protocol):
 
 
 class Block:
-    """What was read. `served`: somebody had it already; `waited`: somebody waits for it; `arrival`: its number."""
+    """One block of entries that was read.
+
+    `served`: a caller has received entries of it. `waited`: a caller is waiting for it. `arrival`: its sequence number.
+    """
 
     __slots__ = ("arrival", "images", "reading", "served", "waited")
 
@@ -68,12 +72,16 @@ class Block:
 
 
 class ReadAhead:
-    """The cache. `capacity` in bytes: what it holds and what is being read stay within it, but for entries larger than
-    a block and up to PATIENCE blocks that somebody waits for. `submit` has a Reading read in the background; its
-    outcome comes back by `loaded`.
+    """The cache itself.
 
-    hits: questions answered from memory. misses: those that had to wait. read_bytes: images read. dropped: reads of no
-    use, for the log did not hold those entries any more or they failed ahead of any reader."""
+    `capacity`, in bytes, bounds the cached blocks and the reads under way together. Two things may exceed it: an entry
+    that is larger than a block, and up to PATIENCE blocks that a caller is waiting for. `submit` starts a Reading in
+    the background; the owner passes its outcome to `loaded`.
+
+    hits: requests answered from memory. misses: requests that had to wait. read_bytes: bytes of images that were read.
+    dropped: reads without use, because the log no longer held the entries or because the read failed before any caller
+    wanted it.
+    """
 
     def __init__(self, wal: ReadableLog, capacity: int, submit: Callable[[Reading], object]) -> None:
         self.capacity = capacity

@@ -1,4 +1,4 @@
-"""Entries of the write-ahead log that any thread may read, at any later time."""
+"""A description of entries in the write-ahead log that any thread may read at any later time."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 
 class Reading:
-    """Entries first to end-1 of the log, to be read by any thread at any later time. Whether they are still in the log
-    then is for the owner to say: where a segment was released meanwhile, `read` may fail.
+    """Entries first to end-1 of the log; any thread may read them at any later time.
 
-    term: of the last entry. nbytes: of the images. cost: bytes of memory that go with it."""
+    Only the log's owner knows whether the entries are still in the log. If a segment was released meanwhile, `read` may
+    fail.
+
+    term: the term of the last entry. nbytes: the size of the images in bytes. cost: the bytes of memory that they take.
+    """
 
     def __init__(self, stretch: Stretch, paths: dict[int, Path], source: Callable[[Path, int, int], bytes]) -> None:
         self.first: int = stretch.first

@@ -94,7 +94,7 @@ def _probe(path: Path, fd: int, offset: int, length: int) -> None:
 
 
 class Segment:
-    """An open segment file. `size` is what is reserved on disk for it, in bytes."""
+    """An open segment file. `size` is the number of bytes that are reserved for it on disk."""
 
     def __init__(self, path: Path, generation: int, fd: int, size: int) -> None:
         self.path = path
@@ -115,7 +115,7 @@ class Segment:
 
 
 class Folder:
-    """Names and files of one log. `keep_old`: how many released files wait to be recycled."""
+    """The names and files of one log. `keep_old` is the number of released files that are kept for recycling."""
 
     def __init__(self, path: Path, segment_size: int, failpoints: Failpoints, keep_old: int = 2) -> None:
         self.path = path
@@ -310,10 +310,12 @@ def fill_slowly(fd: int, size: int, hurry: Callable[[], bool]) -> None:
 
 
 class Preparer:
-    """The thread that makes segments. Its results are collected with `take`; `notify` is called from the thread.
+    """The thread that makes segments. The owner collects results with `take`; the thread calls `notify` when there is
+    one.
 
-    At most one segment is asked for at a time. `urgent` set: the log will soon need it, so no more zeros
-    are written."""
+    The owner asks for at most one segment at a time. When `urgent` is set, the log will need the segment soon, and the
+    thread writes no more zeros.
+    """
 
     def __init__(self, folder: Folder, notify: Callable[[], None]) -> None:
         self.folder = folder

@@ -1,4 +1,7 @@
-"""Says so when a disk takes long over a write or a sync: whoever waits for it cannot, and may be the loop's thread."""
+"""Logs a warning when a disk takes long over a write or a sync.
+
+A thread of its own does this, because the thread that waits for the disk cannot, and may be the loop's thread.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,11 @@ _AGAIN: Final = 10.0  # seconds between two lines about syncs that did end
 
 
 class SlowDisk:
-    """A thread that watches one disk. `pending_since` gives when what is under way was asked for (seconds, monotonic)
-    or None, `take_longest` how long the longest took of those that ended since it was asked last (seconds)."""
+    """A thread that watches one disk.
+
+    `pending_since` returns when the operation under way was requested (seconds, monotonic), or None. `take_longest`
+    returns how long the longest operation took that ended since the previous call (seconds).
+    """
 
     def __init__(
         self, name: str, pending_since: Callable[[], float | None], take_longest: Callable[[], float], log: Any

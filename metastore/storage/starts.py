@@ -1,4 +1,4 @@
-"""How often a data directory was started: the number by which the others tell two processes of one member apart.
+"""Counts the starts of a data directory. Other members use the number to tell two processes of one member apart.
 
 Layout: FORMATS.md, "Starts".
 """

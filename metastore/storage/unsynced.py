@@ -1,9 +1,10 @@
-"""Whether a log may lack entries that this member has acknowledged: asked at start, by the file `unsynced`.
+"""The file `unsynced` tells a starting member whether its log may lack entries that it has acknowledged.
 
-A member with `wal.sync = "async"` acknowledges what the page cache holds. A kill of the process takes nothing of that,
-a power cut does. So while it runs the data directory says so, with the machine's boot id: another boot id at the next
-start means that the page cache is gone. Until that is made good (see "Doubt" in `_core/raft.pyx`) the file keeps it in
-mind, whatever `wal.sync` says by then. Layout: FORMATS.md, "Unsynced".
+A member with `wal.sync = "async"` acknowledges entries when they are in the page cache. A kill of the process loses
+nothing of the page cache, but a power cut does. While such a member runs, the file therefore holds the boot id of the
+machine. A different boot id at the next start means that the page cache was lost. The file keeps this doubt until the
+log is complete again (see "Doubt" in `_core/raft.pyx`), even if `wal.sync` changes meanwhile. Layout: FORMATS.md,
+"Unsynced".
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def _sum(record: dict[str, object]) -> int:
 
 
 class Unsynced:
-    """The file and what it says. `doubt`: not 0 while entries of this term or before may be missing.
+    """The file and its contents. If `doubt` is not 0, entries of this term or of earlier terms may be missing.
 
-    Raises DamagedData when the file cannot be understood, OSError."""
+    The constructor raises DamagedData when it cannot understand the file, and OSError.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -1,17 +1,17 @@
 """The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding: `_core/wal_records.pyx`;
 scanning and repair: `_core/wal_scan.pyx`.
 
-One thread owns a `Wal`. It appends, hands the group built meanwhile to the disk thread whenever that is idle, and
-learns from the eventfd when a group is durable:
+One thread owns a `Wal`. It appends records to a group in memory. Whenever the disk thread is idle, the owner hands it
+the group that has grown meanwhile, and learns from an eventfd when a group is durable:
 
     append -> (group grows) -> submit -> pwrite, fdatasync -> eventfd -> poll -> durable number, next group
 
-The segment behind the one in use is prepared in a third thread, so that a group never waits for a file to be made
-unless the disk cannot keep up; if it cannot be made, `room` says so before anything is accepted.
+A third thread prepares the segment after the current one. A group therefore waits for a new file only when the disk
+cannot keep up. If the next segment cannot be made, `room` reports this before any further write is accepted.
 
-With a `Lag` the number of a group counts as durable when the group is written, unless it holds more than entries and a
-commit index; the disk thread syncs within the bounds of the lag. All else is the same: groups are written in order, a
-segment is begun when the one before it is synced, and what no record proves to be synced is the unproven end.
+With a `Lag`, a group counts as durable as soon as it is written, unless it holds more than entries and a commit index;
+the disk thread then syncs within the bounds of the lag. Everything else stays the same: groups are written in order, a
+new segment begins only when the one before it is synced, and data that no record proves synced is the unproven end.
 """
 
 from __future__ import annotations
@@ -71,17 +71,19 @@ _LEAST = 1 << 20
 
 @dataclass(frozen=True)
 class Lag:
-    """How far the syncs may lag behind what is reported: seconds since the first byte that is not synced, and bytes."""
+    """How far syncs may lag behind the reported position: seconds since the first unsynced byte was
+    written, and bytes.
+    """
 
     interval: float
     max_bytes: int
 
 
 class Wal:
-    """A log that is open for appending. Made by `Wal.open`.
+    """A log that is open for appending. Create it with `Wal.open`.
 
-    metadata: what the log was created with. report: what was cut at open and where it was copied.
-    durable: highest append number known to be on disk; with a `Lag`: that may be acknowledged.
+    metadata: the bytes that the log was created with. report: what `open` cut off, and where it saved a copy.
+    durable: the highest append number known to be on disk. With a `Lag`: the highest that may be acknowledged.
     """
 
     def __init__(
@@ -706,7 +708,10 @@ class Wal:
 
 
 class _Opening:
-    """Makes the fresh segment a log is opened with, then tidies up. `older`: number -> path of what it follows on."""
+    """Makes the fresh segment that a log is opened with, then tidies up.
+
+    `older`: segment number -> path of the segments that the fresh one follows.
+    """
 
     def __init__(self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The memory engine, as the entry point `metastore.storage` names it."""
+"""The memory engine, under the name that the entry point of `metastore.storage` gives."""
 
 from __future__ import annotations
 

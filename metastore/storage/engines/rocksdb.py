@@ -1,15 +1,16 @@
 """The engine "rocksdb": RocksDB through rocksdict, for data sets larger than memory. Directory: FORMATS.md, "RocksDB".
 
-One batch of RocksDB for one applied batch, with the log position in it; RocksDB's own log is off, for the Raft log is
-the log. So a kill leaves the state of some moment since the last flush, with the log position that belongs
-to it, and the Raft log has the rest: it is never cut beyond `durable_applied()`, which a completed flush moves on.
+Each applied batch becomes one RocksDB batch, which also holds the log position. RocksDB's own log is off, because the
+Raft log already has every change. After a kill the database therefore holds a state since the last flush, together with
+the log position that belongs to this state. The Raft log holds the rest: it is never cut beyond `durable_applied()`,
+and only a completed flush raises that index.
 
-What holds the GIL (measured on rocksdict 0.3.29): get, write, every step of an iterator. What does not: flush and
-compaction. Writes are made with `no_slowdown`: where RocksDB would have them wait for a flush or a compaction, it
-refuses, which is EngineBusy here. A refused batch is gone, so the next attempt builds it again from the caller's.
+Measured on rocksdict 0.3.29: get, write and every step of an iterator hold the GIL; flush and compaction do not. Writes
+use `no_slowdown`: where RocksDB would make a write wait for a flush or a compaction, it refuses the write, and this
+module raises EngineBusy. A refused batch is lost, so the next attempt builds it again from the caller's data.
 
-The whole of the database lies in a folder of its own below the engine's, named by `engine.json`. A received snapshot is
-filled into a new folder beside it by another thread, and takes its place when the one file is replaced.
+The database has a folder of its own below the engine's folder; `engine.json` names it. To install a received snapshot,
+another thread fills a new folder beside the old one. The new folder takes over when `engine.json` is replaced.
 """
 
 from __future__ import annotations
@@ -196,9 +197,11 @@ def _position(value: bytes | None, path: Path) -> tuple[int, int]:
 
 
 class RocksEngine(RecentEngine):
-    """One database in the folder `path`, which is made if need be. Belongs to one thread, but for views and flushes.
+    """One database in the folder `path`, which is created if necessary. One thread owns it, except for views and
+    flushes.
 
-    Raises ConfigError for a folder that is another engine's, DamagedData, DataDirInUse, DiskFailed.
+    The constructor raises ConfigError for a folder that belongs to another engine, DamagedData, DataDirInUse and
+    DiskFailed.
     """
 
     persistent = True
@@ -530,9 +533,10 @@ def _read_record(path: Path) -> str:
 
 
 class _View(Engine):
-    """A read-only engine over an iterator, which sees the state of its beginning for as long as it lives.
+    """A read-only engine over an iterator. As long as it lives, it sees the state at its creation.
 
-    Not over rocksdict's own snapshots: their iterators see later writes (0.3.29, tried)."""
+    It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
+    """
 
     def __init__(self, engine: RocksEngine, walk: Any, index: int, term: int) -> None:
         self._engine: RocksEngine | None = engine
@@ -597,7 +601,7 @@ class _View(Engine):
 
 
 class _Staged(Engine):
-    """A database that is being filled in another thread."""
+    """A database that another thread is filling."""
 
     def __init__(self, engine: RocksEngine) -> None:
         self._engine = engine
