@@ -26,7 +26,12 @@ def repaired(raw: Path, target: Path) -> Path:
     names = zipfile.ZipFile(made).namelist()
     assert any(re.match(r"metastore_kv\.libs/libnghttp2", name) for name in names), "libnghttp2 is not in the wheel"
     assert not [name for name in names if name.endswith(SOURCES)], "sources of the build are in the wheel"
-    for needed in ("metastore/py.typed", "metastore/_core/build.pyi", "metastore/proto/descriptors.binpb"):
+    for needed in (
+        "metastore/py.typed",
+        "metastore/__init__.pyi",
+        "metastore/_core/build.pyi",
+        "metastore/proto/descriptors.binpb",
+    ):
         assert needed in names, f"{needed} is not in the wheel"
     assert "manylinux" in made.name, made.name
     return made
