@@ -31,11 +31,12 @@ class Node(EmbeddedKV):
 
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
     at most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot
-    be started again: make another. The calls of `EmbeddedKV` are thread-safe; they raise `errors.Stopped` when the node
-    does not run.
+    be started again: make another. The calls of the store (`put`, `range`, `txn`, ...) are thread-safe; they raise
+    `errors.Stopped` when the node does not run. `futures` has the same calls, each giving a Future.
     """
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
+        """A node with these settings, the defaults without any; nothing is opened yet. `failpoints` are for tests."""
         self.config = config if config is not None else Config()
         self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
         self.futures = Futures(self._submit, self._submit_patient)
@@ -56,8 +57,10 @@ class Node(EmbeddedKV):
     def start(self) -> None:
         """Open the data directory, recover, bind the addresses and serve.
 
-        Raises ConfigError, DataDirInUse, DamagedData, AddressInUse, DiskFailed; then everything is closed again. Raises
-        Stopped when `stop` was called before, or meanwhile.
+        A member that joins a cluster returns when it is in. Raises a MetaStoreError, after which everything is closed
+        again: ConfigError, DataDirInUse, AddressInUse, DamagedData, DiskFailed, OutOfMemory, and where the cluster
+        refuses this member RemovedFromCluster, MustJoinAnew or AnotherProcess. Raises Stopped when `stop` was called
+        before, or meanwhile.
         """
         with self._lock:
             if self._thread is not None:
@@ -93,7 +96,9 @@ class Node(EmbeddedKV):
             self._up.set()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Block until the node has stopped, at most `timeout` seconds; whether it has. Raises what made it stop."""
+        """Block until the node has stopped, at most `timeout` seconds, without one for ever; whether it has.
+
+        Raises what made it stop, unless that was `stop`: a MetaStoreError, or whatever else went wrong inside."""
         stopped = self._down.wait(timeout)
         if stopped and self._failure is not None:
             raise self._failure
@@ -137,16 +142,20 @@ class Node(EmbeddedKV):
 
     @property
     def client_addresses(self) -> tuple[str, ...]:
-        """The addresses the client port listens on ("127.0.0.1:40123"); port 0 in the configuration is resolved."""
+        """The addresses the client port listens on, as "127.0.0.1:40123"; port 0 in the configuration is resolved.
+
+        Raises Stopped when the node does not run."""
         return tuple(self._running().listener.bound)
 
     @property
     def revision(self) -> int:
-        """The store's current revision, as this node has applied it."""
+        """The store's current revision, as this node has applied it: 1 when it is empty. Raises Stopped."""
         return self._running().store.revision
 
     def stats(self) -> dict[str, float]:
-        """The numbers behind /metrics."""
+        """The numbers behind /metrics, {name: value}, without the prefix "metastore_" of the page. Raises Stopped.
+
+        The unit ends the name: `_seconds`, `_bytes`; `_total` counts since the start."""
         return self._running().metrics.stats()
 
     def _running(self) -> Server:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from metastore import (
     TxnResult,
     errors,
 )
+from metastore.failpoints import Failpoints
 
 pytestmark = pytest.mark.node_only
 
@@ -110,12 +110,15 @@ def test_ranges_are_sorted_bounded_and_of_old_revisions(node: Node) -> None:
     assert node.get("k2") is None
     past = node.get("k2", revision=old)
     assert past == KeyValue(b"k2", b"a", old - 1, old - 1, 1, 0)
-    kept = node.range("k", "l", min_mod_revision=old).kvs
-    assert [item.key for item in kept] == [b"k3"]
+    bounded = node.range("k", "l", min_mod_revision=old)
+    assert [item.key for item in bounded.kvs] == [b"k3"] and bounded.count == 2
     assert [item.key for item in node.get_prefix("k", sort_order=SortOrder.DESCEND).kvs] == [b"k3", b"k1"]
     node.compact(node.revision, physical=True)
-    with pytest.raises(errors.Compacted):
-        node.get("k2", revision=old)
+    for refused in (lambda: node.get("k2", revision=old), lambda: node.compact(old)):
+        with pytest.raises(errors.Compacted):
+            refused()
+    with pytest.raises(errors.FutureRevision):
+        node.compact(node.revision + 1)
 
 
 def test_puts_keep_what_they_are_told_to_keep(node: Node) -> None:
@@ -125,6 +128,10 @@ def test_puts_keep_what_they_are_told_to_keep(node: Node) -> None:
     assert found is not None and (found.value, found.version) == (b"kept", 2)
     with pytest.raises(errors.KeyNotFound):
         node.put("other", b"", ignore_value=True)
+    with pytest.raises(errors.ValueProvided):
+        node.put("k", b"v", ignore_value=True)
+    with pytest.raises(errors.LeaseNotFound):
+        node.put("k", b"v", lease=7)
 
 
 def test_wrong_arguments_never_reach_the_node(node: Node) -> None:
@@ -146,25 +153,33 @@ def test_wrong_arguments_never_reach_the_node(node: Node) -> None:
         node.range("k", limit=1 << 63)
     with pytest.raises(errors.EmptyKey):
         node.get("")
+    with pytest.raises(errors.TooManyOps):
+        node.txn(success=[Op.range("k")] * 129)
+    with pytest.raises(errors.RequestTooLarge):
+        node.put("k", bytes(1_600_000))
     with pytest.raises(errors.DuplicateKey):
         node.txn(success=[Op.put("k", "1"), Op.put("k", "2")])
     assert node.revision == revision
 
 
-def test_a_call_that_takes_too_long_says_so(tmp_path: Path) -> None:
-    """The `timeout` of a call is the caller's; what was handed over may be done all the same."""
-    future: Future[PutResult] = Future()
+def test_a_call_that_takes_too_long_says_so_and_is_done_all_the_same(tmp_path: Path) -> None:
+    """The `timeout` of a call is the caller's; the disk stands still here."""
+    failpoints = Failpoints()
+    config = Config(node={"data_dir": str(tmp_path / "data")}, listen={"client": "127.0.0.1:0"})
+    with Node(config, failpoints=failpoints) as node:
+        failpoints.set("wal.before_sync", "block")
+        with pytest.raises(TimeoutError):
+            node.put("k", "v", timeout=0.05)
+        failpoints.clear()
+        assert node.put("l", "w", timeout=30).revision == 3
+        assert [item.key for item in node.get_prefix("").kvs] == [b"k", b"l"]
 
-    class Never(Futures):
-        def put(self, *_: Any, **__: Any) -> Future[PutResult]:
-            return future
 
-    node = Node(Config(node={"data_dir": str(tmp_path)}))
-    node.futures = Never(lambda calls: None, lambda calls: None)
-    with pytest.raises(TimeoutError):
-        node.put("k", "v", timeout=0.01)
-    future.set_result(PutResult(2, None))
-    assert node.put("k", "v", timeout=0.01).revision == 2
+def test_a_node_that_does_not_run_says_so(tmp_path: Path) -> None:
+    node = Node(Config(node={"data_dir": str(tmp_path / "data")}, listen={"client": "127.0.0.1:0"}))
+    for call in (lambda: node.get("k"), lambda: node.futures.txn(), lambda: node.revision, node.stats):
+        with pytest.raises(errors.Stopped):
+            call()
 
 
 def test_the_three_forms_take_the_same_arguments() -> None:
