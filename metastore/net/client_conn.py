@@ -34,22 +34,22 @@ ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
 #: How many connections are looked at before a newcomer is refused, because each had a request waiting.
 LOOKS: Final = 8
-TOLD_PER_TURN: Final = 200  # connections that hear of a stop in one turn: 5 ms
+TOLD_PER_TURN: Final = 200  # connections that are told of a stop in one turn; this takes 5 ms
 #: Bytes of HTTP/1.1 that are parsed at a time: some hundred requests at most, a few milliseconds.
 HTTP_SIZE: Final = 4096
-#: Bytes of unpacked messages in one turn, and the largest message more: some 10 ms.
+#: Bytes of messages that are unpacked in one turn, plus at most the largest message; this takes about 10 ms.
 UNPACK_SIZE: Final = 1024 * 1024
 #: Bytes that one connection may send in one turn.
 SEND_SIZE: Final = 2 * 1024 * 1024
 #: Seconds of one turn for sending, and for pages.
 SEND_TIME: Final = 0.01
 PAGE_TIME: Final = 0.005
-#: Reply bytes that a client may leave where they are for as long as it likes, while all clients together stay within
+#: A client may leave this many reply bytes unread for as long as it likes, while all clients together stay within
 #: their limit.
 PATIENT_SIZE: Final = 64 * 1024
-#: Seconds between looks for calls past their grpc-timeout.
+#: Seconds between two searches for calls that are past their grpc-timeout.
 EXPIRE: Final = 0.1
-#: Seconds between lines in the log about one thing that strangers can make happen.
+#: Seconds between two log lines about the same event, if strangers can cause it.
 SAY_AGAIN: Final = 10.0
 
 
@@ -63,7 +63,9 @@ class RequestHandler(Protocol):
         """Take requests that are ready; answers may come at once or in a later turn."""
 
     def expired(self, requests: list[Request]) -> None:
-        """These were answered with DEADLINE_EXCEEDED: what of them is not in the log must not get there."""
+        """These requests were answered with DEADLINE_EXCEEDED. Those of their operations that are not in
+        the log must not get there.
+        """
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """Answer one HTTP/1.1 request, now or later. `path` has its query; names are lower case."""
@@ -225,7 +227,7 @@ class ClientConn:
         assert http is not None
         was_idle = http.idle
         for at in range(0, len(data), HTTP_SIZE):
-            # More than that came before it was known that this is HTTP/1.1.
+            # More bytes had come before the first three bytes showed that this is HTTP/1.1.
             http.feed(data[at : at + HTTP_SIZE])
         if http.idle or was_idle:
             # A request must be complete within `handshake` seconds of its first byte.
@@ -295,7 +297,7 @@ class ClientConn:
         if session is not None:
             pending = session.pending_output + unsent
             self._watch_progress(unsent > 0 or pending > PATIENT_SIZE)
-            # Without a socket that is full, the client's window is: only reading on can open it again.
+            # The socket is not full, so the client's window is. Only further reading can open the window again.
             over = over and pending > self._listener.conn_limits.max_unsent
             if session.parked_count:
                 requests = session.unpark()
@@ -332,16 +334,21 @@ class ClientConn:
             self.set_deadline(None if self.session.asked else max(0.0, self._first_by() - self._loop.now()))
 
     def _first_by(self) -> float:
-        """When the first request must be whole. One that is under way may take longer, as any request may: over a slow
-        link a large one would otherwise never come through, for its client begins anew with each connection."""
+        """The time by which the first request must be complete.
+
+        A request that is under way may take longer, like any request. A large one could otherwise never get through
+        over a slow link, because its client would start again from the beginning with each connection.
+        """
         by = self.since + self._listener.conn_limits.handshake
         if self.session is not None and self.session.open_streams:
             by += self.session.received / self.session.limits.receive_rate
         return by
 
     def overdue(self) -> bool:
-        """The deadline has come: whether the connection was closed. What a client owed may be done in the meantime, or
-        enough of it to be given as long again."""
+        """Handles a deadline that has passed. Returns whether the connection was closed.
+
+        The client may meanwhile have done what it owed, or enough of it to get the same time again.
+        """
         limits = self._listener.conn_limits
         if self.session is not None:
             if self._stuck:
@@ -362,24 +369,24 @@ class ClientConn:
 
     @property
     def has_asked(self) -> bool:
-        """Whether a whole request has come. One of HTTP/1.1 gives no right to a place beyond its answer."""
+        """Whether a whole request has come. An HTTP/1.1 request gives no right to a place beyond its answer."""
         return self.session is not None and self.session.asked
 
     @property
     def asked_at(self) -> float:
-        """When the last whole request came."""
+        """The time when the last whole request came."""
         return self.session.asked_at if self.session is not None else self.since
 
     @property
     def busy(self) -> bool:
-        """Whether a whole request is under way, or a reply. A page that its client does not take is not."""
+        """Whether a whole request or a reply is under way. A page that its client does not take does not count."""
         if self.http is not None:
             return self.http.waiting and self._unsent is None
         return self.has_asked and self.session is not None and bool(self.session.open_streams or self._owed)
 
     def update(self) -> None:
         """Tell the loop what to watch for."""
-        # Who is not read for its own sake, and goes away, waits for nothing any more.
+        # A connection on hold is not read because of its own backlog. If its client goes away, the wait is over.
         mask = (GONE if self._hold else 0 if self._listener.paused else READ) | (WRITE if self._blocked else 0)
         if mask != self._mask and self._sock.fileno() >= 0:
             self._mask = mask
@@ -388,7 +395,7 @@ class ClientConn:
     # ---- life
 
     def set_deadline(self, delay: float | None) -> None:
-        """Look at this connection `delay` seconds from now unless another deadline is set (None: never)."""
+        """Checks this connection in `delay` seconds (None: never), unless another deadline replaces this one."""
         if delay is None:
             self.deadline = None
             self._listener.suspects.discard(self)
@@ -397,7 +404,7 @@ class ClientConn:
             self._listener.suspects.add(self)
 
     def retire(self) -> None:
-        """Ask the client to go elsewhere; what it sends before it has heard is still answered."""
+        """Asks the client to reconnect elsewhere. Requests that it sends before it has read this are still answered."""
         if self.session is not None:
             self.session.retire()
         elif self.http is None:
@@ -408,21 +415,21 @@ class ClientConn:
             self.flush()
 
     def shutdown(self) -> None:
-        """Let running calls finish, take no new ones."""
+        """Lets running calls finish and accepts no new ones."""
         if self.session is not None:
             self.session.shutdown()
         elif self.http is None or self.http.quiet:
             self.close()
 
     def dismiss(self) -> None:
-        """Drop the connection, with GOAWAY where that can still be said: the client comes back when it needs to."""
+        """Drops the connection, after a GOAWAY if one can still be sent. The client reconnects when it needs to."""
         if self.session is not None and self._unsent is None:
             self.session.shutdown()
             self.flush()
         self.close()
 
     def close(self) -> None:
-        """Drop the connection; idempotent. Requests of it that are still in work are answered into the void."""
+        """Drops the connection; idempotent. The answers to its unfinished requests are discarded."""
         if self._sock.fileno() < 0:
             return
         self.set_deadline(None)
@@ -496,7 +503,7 @@ class Listener:
         if self.paused:
             conn.update()
         elif len(self.conns) > most - ACCEPTS_PER_TURN:
-            # What came with it counts before another newcomer of this turn takes its place.
+            # Read the first bytes now, before another new connection of this turn can take this one's place.
             conn.on_readable()
 
     def _make_room(self, whence: str) -> bool:
@@ -546,7 +553,7 @@ class Listener:
     # ---- work that is spread over turns
 
     def flush_later(self, conn: ClientConn) -> None:
-        """Go on sending in the next turn."""
+        """Continues to send for this connection in the next turn."""
         self._unflushed[conn] = None
         self._another_turn()
 
@@ -567,7 +574,7 @@ class Listener:
         self._flush(list(unflushed))
 
     def _answer_pages(self) -> None:
-        """One page for each connection that asks, as far as the time goes: pages are work of the interpreter."""
+        """Answers one page for each connection that waits, within PAGE_TIME, because pages run in the interpreter."""
         until = self.loop.now() + PAGE_TIME
         for _ in range(len(self._unanswered)):
             conn = next(iter(self._unanswered))
@@ -597,7 +604,7 @@ class Listener:
     # ---- what the node calls
 
     def flush_dirty(self) -> None:
-        """Send the output of all connections that have any; at the end of a turn."""
+        """Sends the output of all connections that have any. The node calls this at the end of a turn."""
         if self.server.limits.packed:
             self._unpack()
         dirty = self.dirty
@@ -608,32 +615,37 @@ class Listener:
             self._flush([session.owner for session in batch if session.owner is not None])
 
     def pause_all(self) -> None:
-        """Read from no client until `resume_all`: the node cannot take more work."""
+        """Stops reading from all clients until `resume_all`, because the node cannot take more work."""
         if not self.paused:
             self.paused = True
             for conn in self.conns:
                 conn.update()
 
     def resume_all(self) -> None:
-        """Read again."""
+        """Reads from the clients again."""
         if self.paused:
             self.paused = False
             for conn in self.conns:
                 conn.update()
 
     def retire(self) -> None:
-        """Accept no more connections and ask all clients to go elsewhere. Connections close by themselves when their
-        clients have heard and their calls are finished (`conns` gets empty); `shutdown` is for the others."""
+        """Accepts no more connections and asks all clients to reconnect elsewhere.
+
+        A connection closes by itself when its client has read the request and its calls are finished; `conns` becomes
+        empty. `shutdown` is for the connections that remain.
+        """
         self._acceptor.close()
         self._each(list(self.conns), ClientConn.retire)
 
     def shutdown(self) -> None:
-        """Accept no more connections, take no more calls; connections close as their calls finish."""
+        """Accepts no more connections and no more calls. A connection closes when its calls have finished."""
         self._acceptor.close()
         self._each(list(self.conns), ClientConn.shutdown)
 
     def _each(self, conns: list[ClientConn], call: Callable[[ClientConn], object]) -> None:
-        """Some of `conns` now, the others in the turns that follow: 10,000 at once would hold the loop for 0.2 s."""
+        """Handles some of `conns` now and the others in the following turns: 10,000 at once would hold the
+        loop for 0.2 s.
+        """
         for conn in conns[-TOLD_PER_TURN:]:
             call(conn)
         del conns[-TOLD_PER_TURN:]
@@ -673,8 +685,11 @@ class Listener:
             self.dropped = 0
 
     def _relieve(self) -> None:
-        """Reads wait for those who do not take their replies (long ones from three quarters of the room on): drop who
-        took next to nothing since the last look, the largest first, until half of it is free."""
+        """Drops clients that do not take their replies, until half of the room for replies is free.
+
+        Other reads wait for such clients (long reads do when three quarters of the room are used). Only clients that
+        took next to nothing since the last check are dropped, those with the most bytes first.
+        """
         limits, before = self.server.limits, self._taken
         least = self.conn_limits.min_rate * self.conn_limits.sweep
         slow = sorted(

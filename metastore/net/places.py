@@ -26,10 +26,10 @@ from __future__ import annotations
 import random
 from typing import Final, Generic, Protocol, TypeVar
 
-#: Seconds after which a connection should have made its first request, and seconds without one that make it idle.
+#: A connection should make its first request within NEW seconds. It is idle after IDLE seconds without a request.
 NEW: Final = 1.0
 IDLE: Final = 60.0
-#: Of how many connections of an address the oldest is taken.
+#: So many connections of an address are compared, and the oldest gives way.
 LOOKS: Final = 8
 #: An address has a crowd of connections without a request when they are more than this part of all places.
 CROWD: Final = 8
@@ -39,21 +39,21 @@ class Guest(Protocol):
     """`Places` sees a connection that holds a place by these attributes."""
 
     since: float  # when it came
-    origin: str  # what its address has in common with others of the same client
-    at: int  # where `Places` keeps it
+    origin: str  # the part of its address that all connections of one client share
+    at: int  # its position in the list where `Places` keeps it
     settled: bool  # `Places` counts it among those that have made a request
 
     @property
     def has_asked(self) -> bool:
-        """Whether a whole request has come, which makes a connection worth more than a place."""
+        """Whether a whole request has come, which makes a connection worth more than one that only holds a place."""
 
     @property
     def busy(self) -> bool:
-        """Whether a whole request is under way, or a reply."""
+        """Whether a whole request or a reply is under way."""
 
     @property
     def asked_at(self) -> float:
-        """When the last whole request came."""
+        """The time when the last whole request came."""
 
 
 G = TypeVar("G", bound=Guest)
@@ -78,13 +78,13 @@ class Tally:
         return next(iter(self._names[self.most])) if self.most else ""
 
     def more(self, name: str) -> None:
-        """One more."""
+        """Counts `name` up by one."""
         count = self._counts.get(name, 0)
         self._move(name, count, count + 1)
         self.most = max(self.most, count + 1)
 
     def less(self, name: str) -> None:
-        """One less."""
+        """Counts `name` down by one."""
         count = self._counts[name]
         self._move(name, count, count - 1)
         if self.most not in self._names:
@@ -127,7 +127,7 @@ class _Group(Generic[G]):
         self.tally.less(guest.origin)
 
     def some(self, origin: str) -> list[G]:
-        """Some of an address, by chance; all where they are few."""
+        """Returns random connections of an address, or all if there are few."""
         kept = self._of.get(origin, [])
         if len(kept) <= LOOKS:
             return kept[:]
@@ -147,32 +147,34 @@ class Places(Generic[G]):
         self.taken: set[G] = set()
 
     def take(self, guest: G) -> None:
-        """A connection came."""
+        """Registers a new connection."""
         guest.settled = False
         self.taken.add(guest)
         self._all.more(guest.origin)
         self._fresh.add(guest)
 
     def settle(self, guest: G) -> None:
-        """Its first whole request came."""
+        """Notes that the first whole request of a connection has come."""
         if not guest.settled and guest in self.taken:
             self._fresh.remove(guest)
             guest.settled = True
             self._settled.add(guest)
 
     def leave(self, guest: G) -> None:
-        """It is gone; harmless for who was gone before."""
+        """Removes a connection that has ended; harmless when it was removed before."""
         if guest in self.taken:
             self.taken.discard(guest)
             (self._settled if guest.settled else self._fresh).remove(guest)
             self._all.less(guest.origin)
 
     def crowd(self) -> tuple[str, int]:
-        """The address with most places, and how many."""
+        """Returns the address with most places, and how many places it has."""
         return self._all.top(), self._all.most
 
     def who_gives_way(self, origin: str, now: float) -> G | None:
-        """Whose place a newcomer gets, from what address it comes; None: nobody's. See above."""
+        """Returns the connection whose place a new connection from address `origin` gets, or None. See the
+        rules above.
+        """
         return (
             self._of_fresh(now, self.most // CROWD)
             or self._long_idle(now)
@@ -181,8 +183,10 @@ class Places(Generic[G]):
         )
 
     def _of_fresh(self, now: float, crowd: int) -> G | None:
-        """One that has made no request yet, of an address that has more than `crowd` of those. Who has made one is
-        counted elsewhere as soon as that is noticed."""
+        """Returns a connection without a whole request, from an address that has more than `crowd` of these, or None.
+
+        A connection that has made a request meanwhile moves to the other group as soon as this function notices it.
+        """
         while self._fresh.tally.most > crowd:
             some = self._fresh.some(self._fresh.tally.top())
             for guest in some:
@@ -198,7 +202,9 @@ class Places(Generic[G]):
         return None
 
     def _long_idle(self, now: float) -> G | None:
-        """Whoever has made no request for longest. Looking at all of them costs milliseconds."""
+        """Returns the connection that has made no request for longest, or None. A search through all connections costs
+        milliseconds, so it runs at most once in NEW seconds.
+        """
 
         def idle(guest: G) -> bool:
             return guest.has_asked and not guest.busy and now - guest.asked_at >= IDLE
@@ -213,7 +219,9 @@ class Places(Generic[G]):
         return None
 
     def _of_more_than_its_share(self, origin: str) -> G | None:
-        """One of an address that has no fewer places than the newcomer's when this is done."""
+        """Returns a connection of an address that still has at least as many places as `origin` after the
+        exchange, or None.
+        """
         top, most = self.crowd()
         if self._all.count(origin) + 2 > most:
             return None

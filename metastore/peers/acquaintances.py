@@ -40,7 +40,7 @@ class Acquaintance:
 
     @property
     def places(self) -> list[str]:
-        """Where it is dialled, in turn: the roster may be older than a move, or the greeting know too little."""
+        """The addresses to dial, in turn. The roster may be older than a move, or the greeting may lack an address."""
         return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
 
 
@@ -88,7 +88,9 @@ class Acquaintances(Generic[A]):
     # ---- what the roster says
 
     def set_peers(self, peers: Mapping[int, str], names: Mapping[int, str]) -> Changed[A]:
-        """The other members, and where they listen ("" for nowhere). Whoever calls this forgets who is gone."""
+        """Sets the other members and the addresses where they listen ("" for none). The caller must forget
+        those in `gone`.
+        """
         changed: Changed[A] = Changed(
             [member for member, one in self.members.items() if one.known and member not in peers], [], []
         )
@@ -108,14 +110,14 @@ class Acquaintances(Generic[A]):
         return changed
 
     def set_removed(self, members: Iterable[int]) -> list[int]:
-        """Ids that must never come back; those among them that were heard are to be forgotten."""
+        """Sets the ids that must never come back. Returns the strangers among them, which the caller must forget."""
         self.removed = frozenset(members)
         for member in self.removed:
             self.lives.forget(member)
         return [member for member in self.removed if member in self.members and not self.members[member].known]
 
     def expect(self, member: int, incarnation: str) -> bool:
-        """The data directory that `member` is known by; whether what it said of itself was of another one."""
+        """Sets the data directory that belongs to `member`. Returns whether the member had presented another one."""
         self.incarnations[member] = incarnation
         one = self.members.get(member)
         if one is None or one.identity is None or one.identity.incarnation == incarnation:
@@ -124,7 +126,9 @@ class Acquaintances(Generic[A]):
         return True
 
     def hear(self, member: int, place: str) -> A | None:
-        """Another member says that `member` listens at `place`; one that was not known before is to be dialled."""
+        """Another member says that `member` listens at `place`. Returns a new record to dial if the member
+        was not known.
+        """
         one = self.members.get(member)
         if one is not None:
             if not one.connected and place not in one.places:
@@ -138,17 +142,19 @@ class Acquaintances(Generic[A]):
 
     @property
     def strangers(self) -> int:
-        """How many there are that the roster does not have."""
+        """The number of known members that the roster does not have."""
         return sum(not one.known for one in self.members.values())
 
     def forget(self, member: int) -> A:
-        """It is none any more, or was none; the caller ends its streams."""
+        """Drops the record of a member that was removed, or of a stranger. The caller ends its streams."""
         self._seen.pop(member, None)
         return self.members.pop(member)
 
     def silent(self, heard: Set[int], now: float, patience: float) -> list[int]:
-        """Those whom the roster does not have, and of whom nothing has been heard for `patience` seconds. `heard` are
-        those that have streams open to us."""
+        """Returns the members that the roster does not have and that have sent nothing for `patience` seconds.
+
+        `heard` holds the members that have streams open to us.
+        """
         found = []
         for member, one in self.members.items():
             if member in heard:
@@ -160,19 +166,21 @@ class Acquaintances(Generic[A]):
     # ---- greetings
 
     def incarnation_of(self, member: int) -> str | None:
-        """What is known of a member's data directory: by the roster, else by what took part under its id."""
+        """The data directory of a member: the one in the roster, or else the one that took part under its id."""
         return self.incarnations.get(member) or self._seen.get(member)
 
     def took_part(self, member: int, incarnation: str) -> None:
-        """Something came from that member, by a stream that was accepted."""
+        """A frame from that member came on an accepted stream."""
         self._seen.setdefault(member, incarnation)
 
     def judge(
         self, hello: hs.Hello, me: hs.PeerIdentity, must_read: Set[tuple[int, str]], there: tuple[int, int] | None,
         now: float,
     ) -> tuple[int, str, bool]:  # fmt: skip
-        """(status, reason, whether to ask the member's open streams for a sign of life) for a hello. `there`: another
-        process of the dialler that has streams open (founding.Lives)."""
+        """Judges a hello. Returns (status, reason, whether to ask the member's open streams for a sign of life).
+
+        `there` is another process of the dialler that has streams open (founding.Lives), or None.
+        """
         known = hs.Known(self.removed, {**self._seen, **self.incarnations}, must_read)
         status, text = hs.judge_hello(hello, me, known)
         if status != hs.OK:
@@ -183,8 +191,11 @@ class Acquaintances(Generic[A]):
         return self.lives.judge(member, hello.sender.process, there, now)
 
     def accepted(self, identity: hs.PeerIdentity, now: float) -> A:
-        """A member dialled us, and was welcome. Where it was not known before (the log tells of it later) it is from
-        now on, and answered where it says that it is."""
+        """A member dialled us, and we accepted its hello.
+
+        A member that was not known before (its entry in the log comes later) is known from now on, and we dial it at
+        the addresses that its hello gives.
+        """
         member = identity.member_id
         one = self.members.get(member)
         if one is None:
@@ -197,7 +208,7 @@ class Acquaintances(Generic[A]):
     def answered(self, one: A, place: str, answer: hs.Answer, me: hs.PeerIdentity) -> Judged:
         """A member, dialled at `place`, answered our hello."""
         status, text = hs.judge_answer(answer, me, one.id, self.incarnation_of(one.id))
-        # Where a greeting alone says that a member is there may be anybody.
+        # Only the roster's address is trusted: anybody may listen at an address that a greeting alone gives.
         trusted = one.known and place == one.address
         said = status in (hs.OK, hs.WAIT) and one.id == answer.sender.member_id
         if said:

@@ -38,12 +38,12 @@ KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot", ROSTER: 
 OK, OTHER_VERSION, OTHER_TOKEN, OTHER_CLUSTER, OTHER_TARGET = range(5)
 REMOVED, OTHER_INCARNATION, MALFORMED, BUSY = range(6, 10)  # 5 was for members that version 1 did not know
 TOLD, WAIT, TWIN, UNREADABLE = range(10, 14)
-#: Verdicts upon which the dialler's process ends: going on could harm the cluster, or can never come to anything.
+#: The dialler's process ends after these verdicts, because going on could harm the cluster or could never succeed.
 FATAL: Final = frozenset({REMOVED, OTHER_INCARNATION, TWIN, UNREADABLE})
-#: Verdicts for somebody of whom nothing is known to belong to us; such answers do not say who answers.
+#: Verdicts for a dialler that has not shown that it belongs to the cluster; such answers do not say who answers.
 STRANGE: Final = frozenset({OTHER_VERSION, OTHER_TOKEN, OTHER_CLUSTER, MALFORMED})
 
-# What a member says of its state.
+# Flags by which a member describes its state.
 NEW = 1  # it was made to begin the cluster, and its log is empty
 FORMING = 2  # it does not know yet whether it may begin the cluster, and takes part in nothing until it does
 LEADER = 4  # it knows a leader
@@ -106,7 +106,9 @@ class UnknownVersion(FormatError):
 
 
 def clip(text: str, limit: int = 300) -> str:
-    """Text of somebody else as it may stand in a log line or an answer: short, and with nothing that is not print."""
+    """Makes text of the other side safe to quote in a log line or an answer: short, and with printable
+    characters only.
+    """
     return "".join(char if char.isprintable() else "?" for char in text[:limit])
 
 
@@ -295,7 +297,7 @@ def judge_hello(hello: Hello, me: PeerIdentity, known: Known) -> tuple[int, str]
     if hello.kind == ROSTER:
         return TOLD, ""
     if peer.flags & FORMING and not me.flags & (NEW | LEADER) and incarnation is None:
-        # It may be one of us that lost its directory: only those that have a leader can know.
+        # The dialler may be a member that lost its directory. Only members that have a leader can know this.
         return WAIT, "this member is no new one, and has no leader that could tell whether the dialler may be new"
     for flag, name in sorted(known.must_read - set(peer.codecs)):
         return UNREADABLE, (

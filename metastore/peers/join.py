@@ -27,7 +27,7 @@ log = logging.getLogger("metastore.join")
 
 VERSION = 1
 ASK_TIMEOUT = 2.0  # seconds for one member to answer
-PATIENCE = 10.0  # seconds for all of them: the one who knows may be starting, or a change not applied yet
+PATIENCE = 10.0  # seconds for all members: the one that can answer may be starting, or may not have applied the change
 PAUSE = 0.2  # seconds between rounds
 LOOK_EVERY = 0.05  # seconds after which a stop is noticed
 TELL_EVERY = 2.0  # seconds between lines about what is waited for
@@ -36,7 +36,7 @@ MAX_RECORD = 16 * 1024 * 1024  # bytes; members and URLs are bounded where they 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a member told: its cluster, the members that began it, and those of now."""
+    """The roster as one member tells it: the cluster, the members that began it, and the present members."""
 
     cluster_id: int
     members: tuple[Member, ...]
@@ -44,7 +44,9 @@ class Told:
 
 
 def roster_record(identity: Identity, roster: Roster) -> bytes:
-    """What a member tells one that joins, or is in doubt: the cluster, the members it began with, and those of now."""
+    """Encodes what a member tells one that joins or is in doubt: the cluster, its first members and its
+    present members.
+    """
     return json.dumps(
         {
             "version": VERSION,
@@ -140,10 +142,10 @@ def join(
 
 
 def _ask(address: str) -> Told:
-    """What the member at `address` tells. Raises OSError, FormatError, ConfigError."""
+    """Returns what the member at `address` tells. Raises OSError, FormatError, ConfigError."""
     with socket.create_connection(host_and_port(address), ASK_TIMEOUT) as sock:
         sock.settimeout(ASK_TIMEOUT)
-        # Of nobody: we have no ids yet.
+        # The ids in this hello are placeholders, because we have no ids yet.
         sock.sendall(hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)))
         data = b""
         while (size := hs.greeting_size(data)) is None or len(data) < size:

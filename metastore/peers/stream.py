@@ -83,8 +83,10 @@ def tune(sock: socket.socket, dead_timeout: float) -> None:
 
 
 def blame(error: Exception) -> str:
-    """What the log says of an exception that bytes of a peer caused. Those that are this node's own trouble, whatever
-    the bytes were, are raised again: its disk, its data."""
+    """Returns the log text for an exception that the bytes of a peer caused.
+
+    Exceptions that are this node's own trouble whatever the bytes were (its disk, its data) are raised again.
+    """
     if isinstance(error, DiskFailed | DamagedData):
         raise error
     if isinstance(error, FormatError):
@@ -180,7 +182,7 @@ class Stream:
         raise NotImplementedError
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
-        """The connection is over."""
+        """The connection has ended."""
         raise NotImplementedError
 
     def queue(self) -> None:

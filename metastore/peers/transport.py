@@ -39,10 +39,10 @@ log = logging.getLogger("metastore.peer")
 
 RECV_SIZE: Final = 256 * 1024
 BACKLOG: Final = 128
-#: The same line about the same peer comes at most so often, in seconds.
+#: Seconds between two equal log lines about the same peer.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
-#: Lines about ends of connections in that time, whatever they say: the reason may be a stranger's.
+#: Log lines about ended connections in that time, whatever their text: a stranger may have chosen the reason.
 MAX_LINES: Final = 100
 MSG_APP: Final = int(MessageType.MsgApp)
 MSG_SNAP: Final = int(MessageType.MsgSnap)
@@ -70,7 +70,7 @@ class PeerHandler(Protocol):
         """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]."""
 
     def on_unreachable(self, member: int) -> None:
-        """Something for `member` was dropped, or may be lost; at most once a turn, out of `flush`."""
+        """A message for `member` was dropped or may be lost. `flush` calls this at most once a turn."""
 
     def flags(self) -> int:
         """What this member says of its state in greetings (handshake.NEW and the like)."""
@@ -139,10 +139,11 @@ class PeerTransport:
     # ---- members
 
     def set_peers(self, peers: Mapping[int, str], names: Mapping[int, str] | None = None) -> None:
-        """The other members and where they listen ("host:port", a URL's scheme is allowed; "" for nowhere), and their
-        names; this member is left out.
+        """Sets the other members, the addresses where they listen, and their names; this member itself is ignored.
 
-        New ones are dialled at once, changed addresses dialled anew, streams from and to others that were known closed.
+        An address is "host:port"; a URL's scheme is allowed, and "" means that the member listens nowhere. New members
+        are dialled at once. Members whose address changed are dialled again. Streams from and to known members that are
+        missing now are closed.
         """
         changed = self._known.set_peers(peers, names or {})
         for member in changed.gone:
@@ -185,13 +186,13 @@ class PeerTransport:
             snapshot.fail(reason)
 
     def set_removed(self, members: Iterable[int]) -> None:
-        """The members that were removed for good: who dials us under such an id is told to stop."""
+        """Sets the members that were removed for good. A process that dials us under such an id is told to stop."""
         for member in self._known.set_removed(members):
             self._forget(member, "was removed")
         self._drop_accepted(lambda stream: stream.from_ in self._known.removed, "was removed")
 
     def expect(self, member: int, incarnation: str) -> None:
-        """The data directory that `member` is known by; another one under its id is refused, in both directions."""
+        """Sets the data directory of `member`. A different one under its id is refused, in both directions."""
         if self._known.expect(member, incarnation):
             for stream in self._peers[member].streams:
                 if stream.state == OPEN:
@@ -236,8 +237,11 @@ class PeerTransport:
                 self.dirty.append(stream)
 
     def forward(self, to: int, frame: bytes) -> bool:
-        """Queue raw operations for the leader. False: they were not taken and are surely never sent, for there is no
-        connection or no room. What was taken may still be lost with the connection, of which `on_unreachable` tells."""
+        """Queues raw operations for the leader.
+
+        Returns False if the operations were not taken, because there is no connection or no room; then they are surely
+        never sent. Operations that were taken may still be lost with the connection; `on_unreachable` reports this.
+        """
         peer = self._peers.get(to)
         if peer is None:
             self.strays += 1
@@ -275,7 +279,7 @@ class PeerTransport:
             return None
         stream = SnapshotSender(self, peer)
         peer.snapshots.add(stream)
-        # In a later turn: its hooks are to be set before anything happens.
+        # Start in a later turn, because the caller must set the hooks before anything happens.
         self.loop.call_later(0, lambda: stream.dial() if stream.state == WAITING else None)
         return stream
 
@@ -325,7 +329,7 @@ class PeerTransport:
         self.handler.on_roster(member, record)
 
     def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
-        """Our hello was answered; whether the stream is open now. A fatal verdict is told to the handler."""
+        """Our hello was answered. Returns whether the stream is open now. A fatal verdict is passed to the handler."""
         peer = stream.owner
         status, text, counts, ends = self._known.answered(peer, stream.address, answer, self.me)
         if stream.kind == hs.ROSTER and status == hs.TOLD:
@@ -474,7 +478,7 @@ class PeerTransport:
 
     def _take_in(self, sock: socket.socket, where: str) -> None:
         if len(self._accepted) >= self.limits.max_accepted:
-            # Whoever says nothing makes room for who may have something to say.
+            # A connection that has sent nothing makes room for one that may have something to send.
             silent = next((stream for stream in self._accepted if not stream.from_), None)
             if silent is None:
                 sock.close()

@@ -58,12 +58,13 @@ if TYPE_CHECKING:
 APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one call of pump: 3 ms
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
-# How far ahead of ours the term of a message may be, and any term: no cluster holds so many elections, and one that
-# took over the last number there is could never hold another. A member without a term yet has been away for ever.
+# MAX_LEAP bounds how far the term of a message may be ahead of ours, and MAX_TERM bounds any term. No cluster holds so
+# many elections, and a cluster that took over the last possible term could never hold another election. A member
+# without a term may have been away for any length of time, so only MAX_TERM applies to it.
 MAX_LEAP = 1 << 32
 MAX_TERM = 1 << 62
 
-#: Takes a snapshot out of a Ready, and what is to be called in the driver's thread when the engine has its contents.
+#: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.
 Install = Callable[["Snapshot", Callable[[], None]], None]
 
 
@@ -112,7 +113,7 @@ class Driver:
         self.committed = CommittedChanges(raw, roster, applier, members_changed, roster_mended)
         self.pending = Pending(kv, proposer, link, self.reads, self.changes.take, request_timeout)
         self.leader_id = 0
-        # Where nothing has changed since the life before, no Ready brings a hard state that would tell.
+        # If nothing has changed since the previous run of this member, no Ready brings a hard state with these values.
         self.term = applier.store.raft_term = raw.term
         self.stopping = False
         #: Whether `pump` has left something that it can do without waiting: it wants to be called again soon.
@@ -132,13 +133,13 @@ class Driver:
         #: Units that applying may cost in one `pump`; may be changed between two of them.
         self.apply_budget = APPLY_BUDGET
         self._budget = 0  # what is left of it in this `pump`
-        # Entry images that are to be applied, and the offset up to which they are; None: none.
+        # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
         self._images: Any = None
         self._at = 0
-        self._unwritten = 0  # the last entry applied, while the engine does not have it
-        #: When the first `pump` tries the engine again, which was busy (seconds); None: it is not.
+        self._unwritten = 0  # the last applied entry, as long as the engine does not have it
+        #: When `pump` tries a busy engine again (seconds); None: the engine is not busy.
         self.retry_at: float | None = None
-        self.engine_busy = 0  # how often it was
+        self.engine_busy = 0  # how often the engine was busy
 
     # ---- what the owner asks
 
@@ -149,7 +150,7 @@ class Driver:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is queued, in the log's hands or waited for."""
+        """Whether nothing is queued, in the log's hands, or waiting for an answer."""
         return not (
             self.kv.waiters or self.proposer.queued or self._unreported or self.reads.waiting
             or self._unwritten or self._images is not None
@@ -157,18 +158,18 @@ class Driver:
 
     @property
     def whole(self) -> bool:
-        """Whether the engine holds what is applied, and of no entry a part."""
+        """Whether the engine holds every applied entry, and no entry in part."""
         return self.retry_at is None and self.applier.whole
 
     def campaign(self) -> None:
-        """Stand for election at once: what a sole voter does at its start."""
+        """Stands for election at once, as a sole voter does at its start."""
         self.raw.campaign()
 
     def pump(self, now: float) -> None:
-        """Do what can be done at `now` (seconds, monotonic) without waiting for the disk or a peer.
+        """Does everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a peer.
 
-        After PUMP_READIES Readies with committed entries it stops and leaves `backlog` set, so that a long replay at
-        start does not keep the caller from its sockets, ticks and signals.
+        After PUMP_READIES Readies with committed entries it stops and sets `backlog`. A long replay at start therefore
+        does not keep the caller from its sockets, ticks and signals.
         """
         applied = 0
         self._budget = self.apply_budget
@@ -191,7 +192,7 @@ class Driver:
 
     def on_disk(self, now: float) -> None:
         """The log finished a group: report what is durable, then go on. Raises DiskFailed if it failed."""
-        # The log does not go on by itself: what gathered meanwhile is to be in the very next group.
+        # The log does not start the next group by itself, so that this group also holds what gathered meanwhile.
         self._durable(self.log.poll(start=False))
         self.pump(now)
         self.log.submit()
@@ -323,7 +324,7 @@ class Driver:
             self.term = state.term
             self.applier.store.raft_term = state.term
         if ready.snapshot is not None:
-            # Its file is complete and synced: should the process die now, the next start takes it from there.
+            # The snapshot file is complete and synced, so a start after a crash at this point uses it.
             snapshot = ready.snapshot
             self.log.save_snapshot_position(snapshot.index, snapshot.term, snapshot.conf_state.encode())
         if ready.must_sync:

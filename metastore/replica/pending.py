@@ -54,30 +54,34 @@ class Pending:
         self._proposed: deque[tuple[int, int, int]] = deque()
         # Batches sent to a leader: (all their request ids are below this, operations, bytes).
         self._forwarded: deque[tuple[int, int, int]] = deque()
-        # When whose patience ends: (deadline, all request ids below this, so many reads since the start).
+        # Deadlines of waiting callers: (deadline, all request ids below this, number of reads since the start).
         self._marks: deque[tuple[float, int, int]] = deque()
-        # When those are given up whose leader is gone: (deadline, all request ids below this).
+        # Deadlines of operations whose leader is gone: (deadline, all request ids below this).
         self._orphans: deque[tuple[float, int]] = deque()
 
     # ---- on the way to the log
 
     def proposed(self, index: int) -> None:
-        """The batch that was taken last stands in our log as entry `index`."""
+        """The batch that was taken last is entry `index` of our log."""
         self._proposed.append((index, self._proposer.taken_count, self._proposer.taken_bytes))
 
     def forward(self, leader: int, now: float) -> None:
-        """Send what is queued to the leader, which does the batching; only operations that were never sent."""
+        """Sends the queued operations to the leader, which does the batching. Only operations that were
+        never sent go out.
+        """
         proposer = self._proposer
         while (batch := proposer.take(now, True, True)) is not None:
             if not self._link.forward(leader, batch):
-                # Surely not sent, so it may wait for this leader's connection, or for the next leader.
+                # The batch was surely not sent, so it may wait for this leader's connection, or for the next leader.
                 proposer.untake()
                 return
             self._forwarded.append((self._kv.next_id, proposer.taken_count, proposer.taken_bytes))
 
     def receive_forward(self, sender: int, batch: bytes, now: float, leads: bool) -> None:
-        """Take the operations that `sender` wants proposed; `leads`: whether this member is the leader. Raises
-        FormatError if they cannot be read."""
+        """Takes the operations that `sender` wants proposed. `leads`: whether this member is the leader.
+
+        Raises FormatError if the operations cannot be read.
+        """
         refused: dict[int, list[int]] = {}
         for data in unframe(batch, MAX_BATCH_OPS):
             operation = decode_op(data)
@@ -93,9 +97,9 @@ class Pending:
         if not leads:
             if operation.kind == MEMBER:
                 raise errors.LeaderChanged()
-            # The sender has not heard yet that leadership went elsewhere: the operation goes on to the leader that this
-            # member knows of, or waits for one. It cannot go round: who leads in a member's eyes has led in that
-            # member's term, and passes on only to the leader of a later one.
+            # The sender does not know yet that leadership has moved. The operation goes on to the leader that this
+            # member knows of, or waits for one. It cannot go round in a circle: a member's known leader has led in that
+            # member's term, and passes the operation on only to the leader of a later term.
             self._proposer.add(data, now)
             return
         if kv.closed_to_writes is not None:
@@ -119,7 +123,7 @@ class Pending:
     # ---- outcomes
 
     def passed(self, applied: int) -> None:
-        """The state has come to entry `applied`: give back the accounts of what that settles."""
+        """Entry `applied` has been applied: releases the accounts of the operations up to it."""
         while self._proposed and self._proposed[0][0] <= applied:
             _, count, size = self._proposed.popleft()
             self._proposer.release(count, size)
@@ -127,23 +131,27 @@ class Pending:
             self._settle_forwarded()
 
     def _settle_forwarded(self) -> None:
-        """Give back the account of forwarded batches none of whose operations is waited for any more."""
+        """Releases the account of each forwarded batch of which no operation has a waiter any more."""
         oldest = next(iter(self._kv.waiters), self._kv.next_id)
         while self._forwarded and self._forwarded[0][0] <= oldest:
             _, count, size = self._forwarded.popleft()
             self._proposer.release(count, size)
 
     def leader_lost(self, now: float) -> None:
-        """The leader that this member knew of is gone. What went to it may still be committed by the next one; it gets
-        a little time for that."""
+        """The known leader is gone. The next leader may still commit what was sent to it, so those
+        operations get a little time.
+        """
         self._orphans.append((now + LEADER_GRACE, self._kv.next_id))
         while self._proposed:
             _, count, size = self._proposed.popleft()
             self._proposer.release(count, size)
 
     def expire(self, now: float, leader: int) -> None:
-        """Answer those whose patience has ended. Everybody has waited `request_timeout` then, and as long as it is from
-        one call of this to the next at most. `leader`: the one that this member knows of, or 0."""
+        """Answers the callers whose time is over.
+
+        Each has then waited for `request_timeout`, plus at most the time between two calls of this method. `leader` is
+        the leader that this member knows of, or 0.
+        """
         self._marks.append((now + self._request_timeout, self._kv.next_id, self._kv.reads_begun))
         while self._orphans and self._orphans[0][0] <= now:
             limit = self._orphans.popleft()[1]

@@ -70,7 +70,7 @@ class Snapshots:
         self.policy = policy
         self.cluster_id = cluster_id
         self.failpoints = failpoints
-        #: Whether what the engine holds is gone with the process.
+        #: Whether the engine's contents are lost when the process ends.
         self.volatile = not engine.persistent
         #: Snapshots known to be good whose files are there, the oldest first.
         self.good: list[Info] = []
@@ -78,7 +78,7 @@ class Snapshots:
         self.seconds = 0.0
         #: Whether the log has no room left on the disk.
         self.pressed: Callable[[], bool] = lambda: False
-        self._relieved = 0  # the last entry applied when something was done for that
+        self._relieved = 0  # the last entry that was applied when the log was last cut for lack of room
         #: Files that are being sent; they stay, and so does the log after them.
         self.pinned: Callable[[], list[Info]] = list
         self._received: Info | None = None
@@ -148,8 +148,10 @@ class Snapshots:
         self._fit_log(header.index, header.term, header.conf_state.encode())
 
     def _fit_log(self, index: int, term: int, conf_state: bytes) -> None:
-        """Where the log does not hold the entry that the state ends with, it begins anew there: the state was received
-        from a leader, and the node died before its log said so."""
+        """Lets the log begin after the state if the log does not hold the entry that the state ends with.
+
+        The state was then received from a leader, and the node died before it recorded this in its log.
+        """
         if index <= self.wal.last_index() and self.wal.term(index) == term:
             return
         if index <= self.wal.snapshot_index:
@@ -159,14 +161,14 @@ class Snapshots:
         self.wal.submit()
 
     def attach(self, driver: Driver) -> None:
-        """Begin to count what this driver applies."""
+        """Begins to count what this driver applies."""
         self._driver = driver
         self._look_at = self.policy.index + self.policy.count
 
     # ---- when and how
 
     def turn(self, now: float) -> None:
-        """The end of a turn of the loop at `now` (seconds): begin a snapshot if one is due."""
+        """Begins a snapshot if one is due. The loop calls this at the end of each turn, at `now` (seconds)."""
         if self._releasing:
             self._release()
         if self._waiting and self._thread is None:
@@ -181,15 +183,18 @@ class Snapshots:
         index = driver.applier.applied_index
         if now < self._not_before:
             return
-        # What an engine with files writes at a flush is no more than what came in: there is nothing to be amortised.
+            # A flush of an engine with files writes no more than what came in, so there is no cost to be amortised.
         if self.policy.due(index, self._counted(), int(self.engine.data_size()) if self.volatile else 0):
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
 
     def _relieve(self, now: float) -> None:
-        """Have the log cut as far as can be, for there is no room for more of it: behind the newest snapshot, and
-        behind another one if anything was applied since. That one is small when what clients deleted was swept."""
+        """Cuts the log as far as possible, because there is no room for more of it.
+
+        The log is cut behind the newest snapshot. If entries were applied since, it is cut again behind a new snapshot,
+        which is small when the data that clients deleted has been swept.
+        """
         assert self._driver is not None, "attach comes first"
         applied = self._driver.applier.applied_index
         if self._thread is not None or self._releasing or self._flushed_to or self._driver.kv.sweep_pending:
@@ -206,14 +211,14 @@ class Snapshots:
         if self.volatile:
             self.begin()
             return
-        # An engine with files needs no snapshot of its own: what a flush has brought to them need not be in the log.
+        # An engine with files needs no snapshot: the log may drop the entries that a flush has brought to these files.
         self.engine.begin_flush()
         self.policy.restored(self.engine.applied()[0], self._counted(), 0, int(self.engine.data_size()))
         self._look_at = self.policy.index + self.policy.count
         self._flushed_to = self.engine.applied()[0]
 
     def _flushed(self) -> None:
-        """Cut the log when the flush that was begun is done: some entries stay for slow followers."""
+        """Cuts the log when the flush under way is done; some entries stay for slow followers."""
         durable = int(self.engine.durable_applied())
         if durable < self._flushed_to:
             return
@@ -233,12 +238,15 @@ class Snapshots:
         return self._driver.roster.conf_state
 
     def begin(self) -> bool:
-        """Take a snapshot of this moment, between two applies; False if one is under way or nothing was applied."""
+        """Begins a snapshot of the present state, between two applies.
+
+        Returns False if a snapshot is under way or nothing was applied.
+        """
         moment = self._moment(int.from_bytes(os.urandom(8), "little"))
         if moment is None:
             return False
         header, view = moment
-        # The newest good one also if newer files are damaged: until two good ones are there the log begins with it.
+        # Keep the newest good file even if newer files are damaged: until there are two, the log begins with it.
         keep = [info.path for info in (*self.pinned(), *self.good[-1:])]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.data_size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
@@ -246,11 +254,13 @@ class Snapshots:
         return True
 
     def _moment(self, stream: int) -> tuple[Header, Engine] | None:
-        """The header of a snapshot of this moment, and a view of what goes into it; None if there can be none now."""
+        """Returns the header of a snapshot of the present state and a view of the data; None if no snapshot
+        is possible now.
+        """
         if self._thread is not None or self._stopping or self._driver is None:
             return None
         if not self._driver.whole:
-            # The engine is behind what is applied, and so behind the membership, or holds a part of an entry.
+            # The engine lags behind the applied entries, and so behind the membership, or it holds a part of an entry.
             return None
         view = self.engine.view()
         index, term = view.applied()
@@ -262,7 +272,7 @@ class Snapshots:
         return header, view
 
     def _work(self, header: Header, walker: Walker, keep: list[Path], counted: int, engine_size: int) -> None:
-        """The thread: write, verify, remove what is too old."""
+        """Runs in the snapshot's thread: writes and verifies the file and removes files that are too old."""
         began = time.monotonic()
         try:
             info = self.store.save(header, walker, self._between)
@@ -270,15 +280,15 @@ class Snapshots:
         except Cancelled:
             return
         except (EngineFailed, EngineDamaged) as error:
-            # What could not be read now cannot be read by clients either.
+            # Clients cannot read this data either, so the node must stop.
             self.loop.call_soon_threadsafe(partial(_fail, error))
             return
         except (MetaStoreError, OSError, MemoryError) as error:
-            # A full disk, a failing one: the node goes on, its log only grows until a later attempt goes well.
+            # The disk is full or failing. The node goes on, and its log grows until a later attempt succeeds.
             self._tell_failed(error, counted)
             return
         except BaseException as error:
-            # A fault of ours or of a codec plug-in. The same for the node, and a traceback for people.
+            # Our code or a codec plug-in has a bug. The node goes on as above, and people get a traceback.
             self._tell_failed(error, counted)
             raise
         finally:
@@ -287,7 +297,7 @@ class Snapshots:
         self.loop.call_soon_threadsafe(lambda: self._taken(info, counted, engine_size, took))
 
     def _tell_failed(self, error: BaseException, counted: int) -> None:
-        # Of a full disk: not etcd's text for it, which speaks of the quota.
+        # For a full disk the text is not etcd's, because etcd's text speaks of the quota.
         error = error.__cause__ or error
         why = reason(error) if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
         self.loop.call_soon_threadsafe(lambda: self._failed(f"{self.store.path}: {why}", counted))
@@ -320,7 +330,7 @@ class Snapshots:
             return
         self.good = [*(old for old in self.good if old.path.exists()), info]
         if self.volatile:
-            # What people ask for is not held against those that are due: many backups must not keep the log for ever.
+            # A requested snapshot does not delay those that are due: many backups must not keep the log for ever.
             count = self.policy.restored if asked_for else self.policy.taken
             count(info.header.index, counted, info.trailer.size, engine_size)
             self._look_at = self.policy.index + self.policy.count
@@ -328,15 +338,17 @@ class Snapshots:
         self._reclaim()
 
     def _reclaim(self) -> None:
-        """Free what only the view still held, in slices."""
+        """Frees the memory that only the view still held, in slices."""
         if not self._stopping and self.engine.reclaim():
             self.loop.call_later(0, self._reclaim)
 
     # ---- for a backup
 
     def fresh(self, done: Callable[[Info | MetaStoreError], object]) -> None:
-        """Call `done`, now or later, with a verified snapshot of this moment or of a later one, or with why there is
-        none. Between two applies only."""
+        """Calls `done`, now or later, with a verified snapshot of this moment or a later one, or with the error.
+
+        Call this only between two applies.
+        """
         assert self._driver is not None, "attach comes first"
         index = self._driver.applier.applied_index
         newest = self.good[-1] if self.good else None
@@ -347,8 +359,10 @@ class Snapshots:
         self.begin()
 
     def _answer(self, result: Info | MetaStoreError) -> bool:
-        """Tell those who wait for a snapshot; whether anybody did. One that was begun before they came does not do:
-        `turn` begins another."""
+        """Answers the callers that wait for a snapshot. Returns whether there was one to answer.
+
+        A snapshot that was begun before a caller came does not serve this caller; `turn` begins another one.
+        """
         waiting, self._waiting = self._waiting, []
         for index, done in waiting:
             if isinstance(result, Info) and result.header.index < index:
@@ -360,25 +374,28 @@ class Snapshots:
     # ---- from a leader
 
     def arrived(self, info: Info) -> None:
-        """A snapshot of a leader's is on disk, verified."""
+        """A verified snapshot from a leader is on disk."""
         self._received = info
 
     def find(self, index: int, term: int) -> Info | None:
-        """A verified snapshot of that position, newest files first."""
+        """Returns a verified snapshot of that position, or None. Newer files are tried first."""
         for info in (self._received, *reversed(self.good)):
             if info is not None and (info.header.index, info.header.term) == (index, term) and info.path.exists():
                 return info
         return None
 
     def bad(self, info: Info) -> None:
-        """A file that was good cannot be read any more: it is not relied on, and another snapshot is taken."""
+        """A file that was good can no longer be read. It is not used any more, and another snapshot is taken."""
         log.error("snapshot %s is damaged; another one is taken", info.path)
         self.good = [other for other in self.good if other.path != info.path]
         self.begin()
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
-        """Fill the engine from a snapshot that arrived, then call `done` (in this thread). A thread reads the file into
-        an engine beside the old one, which can still be read; one after the other."""
+        """Fills the engine from a snapshot that was received, then calls `done` (in this thread).
+
+        Another thread reads the file into a new engine beside the old one, which can still be read meanwhile.
+        Installations run one after the other.
+        """
         if self._install is not None:
             self._install_next = (snapshot, done)
             return
@@ -390,7 +407,8 @@ class Snapshots:
         fits = self.memory is None or self.memory.fits(info.trailer.nbytes, info.trailer.records)
         fresh = self.engine.stage() if fits else None
         if not fits:
-            # There is no memory for the old contents and the new ones. Nobody reads while this thread is at it.
+            # The memory does not suffice for the old contents and the new ones. No client reads during this work,
+            # because it occupies the loop's thread.
             log.warning("snapshot index=%d is read in the place of the old data: no memory for both", snapshot.index)
             self.engine.drop()
         if fresh is None:
@@ -403,7 +421,7 @@ class Snapshots:
         self._install.start()
 
     def _read(self, info: Info, fresh: Engine, keep: list[Path], done: Callable[[], None]) -> None:
-        """The thread of an installation."""
+        """Runs in the thread of an installation."""
         try:
             self.store.restore(info.path, fresh, self._between, lambda: time.sleep(PAUSE))
             self.failpoints.hit("snapshot.seal")
@@ -420,7 +438,7 @@ class Snapshots:
             self.loop.call_soon_threadsafe(lambda: _fail(failure))
             return
         except BaseException as error:  # noqa: BLE001
-            # A fault of ours or of a plug-in. Left to this thread, the node would wait for its engine for ever.
+            # Our code or a plug-in has a bug. If the exception stayed in this thread, the node would wait for ever.
             fresh.close()
             self.loop.call_soon_threadsafe(partial(_fail, error))
             return
@@ -435,7 +453,7 @@ class Snapshots:
     def _installed(self, info: Info, fresh: Engine | None, done: Callable[[], None]) -> None:
         self._install = None
         if self._install_next is not None:
-            # Not even shown: the driver knows of the newer one already, and its counters are those of neither.
+            # This snapshot is skipped: the driver already knows of the newer one, and its counters fit neither of them.
             if fresh is not None:
                 fresh.close()
             following, self._install_next = self._install_next, None
@@ -456,8 +474,10 @@ class Snapshots:
     # ---- the log
 
     def _compact(self) -> None:
-        """Let the log begin at the snapshot before the newest, or at an older one that an active follower needs; at the
-        newest itself where there is no room for more of the log."""
+        """Lets the log begin at the snapshot before the newest, or at an older one that an active follower needs.
+
+        Where there is no room for more of the log, it begins at the newest snapshot itself.
+        """
         usable = self.good if self.pressed() else self.good[:-1]
         if not usable:
             return
@@ -467,7 +487,7 @@ class Snapshots:
             self._move(target.header.index, target.header.term, target.header.conf_state)
 
     def _slowest(self) -> int:
-        """The last entry that every active follower has; large where there is none."""
+        """Returns the last entry that every active follower has; a large number where there is no active follower."""
         assert self._driver is not None, "attach comes first"
         if not self._driver.is_leader:
             return 1 << 62
@@ -481,7 +501,7 @@ class Snapshots:
         self._releasing = True
 
     def _release(self) -> None:
-        """Drop segments as soon as the new beginning is durable."""
+        """Releases segments as soon as the new beginning of the log is durable."""
         if self.wal.durable_snapshot == self.wal.snapshot_index:
             self._releasing = False
             self.wal.release(self.wal.snapshot_index)
@@ -489,7 +509,7 @@ class Snapshots:
     # ---- for others
 
     def transfers(self, timeout: float, report: Callable[[int, bool], object], rate: int = 0) -> Transfers:
-        """What sends these snapshots and receives new ones; see there."""
+        """Makes the object that sends these snapshots and receives new ones; see `transfer.py`."""
         made = Transfers(
             self.loop, self.store, self.cluster_id, timeout, find=self.find, report=report, received=self.arrived,
             bad=self.bad, rate=rate,
