@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from .peer_link import PeerLink
     from .roster import Roster, RosterState
 
-#: Changes of the membership that wait for their turn, and as many that wait for a leader.
+#: At most so many membership changes wait to be judged, and at most as many wait for a leader.
 MAX_CHANGES = 100
-# Seconds since a leadership began in which a change that others are not heard enough for waits for their connections.
-# etcd refuses it for five seconds.
+# A change needs enough members that answer. In this many seconds after a leadership began, a change waits for their
+# connections; etcd refuses it for five seconds.
 FIRST_CONNECTIONS = 3.0
 PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the leader's log (etcd's figure)
 RESTATE_EVERY = 3600.0  # seconds
@@ -85,8 +85,11 @@ class Judge:
         self._leads_since = 0.0
 
     def queue(self, sender: int, operation: bytes, deadline: float) -> None:
-        """Have a change of `sender` (perhaps this member) judged in its turn, or forgotten when nobody waits for it any
-        more, at `deadline` (seconds). Raises FormatError, TooManyRequests, MemberBadURLs."""
+        """Queues a change of `sender` (perhaps this member) to be judged in its turn.
+
+        The change is dropped when no caller waits for it any more, at `deadline` (seconds). Raises FormatError,
+        TooManyRequests, MemberBadURLs.
+        """
         if len(self._queue) >= MAX_CHANGES:
             raise errors.TooManyRequests()
         change = Change.decode(decode_op(operation).request)
@@ -96,13 +99,15 @@ class Judge:
         self._queue.append(Asked(self.raw.last_index, sender, operation, change, deadline))
 
     def drop(self) -> list[Asked]:
-        """Somebody else leads, or leads no more: what waited, and is not logged."""
+        """Empties the queue and returns its changes, none of which is logged. Called when this member does
+        not lead any more.
+        """
         dropped = list(self._queue)
         self._queue.clear()
         return dropped
 
     def judge(self, now: float) -> None:
-        """Propose or refuse those whose time has come; only on a leader."""
+        """Proposes or refuses the changes that can be judged now. Only a leader calls this."""
         if self.raw.term != self._term:
             # Anything in the log of a new leader may be an operation on the roster.
             self._term, self._proposed, self._restate = self.raw.term, self.raw.last_index, True
@@ -122,11 +127,11 @@ class Judge:
                 else:
                     return
             except (ProposalDropped, errors.NotLeader, errors.NoLeader):
-                # Leadership is on its way to somebody else, or too much is not committed: it stays first in line.
+                # A leadership transfer is under way, or too much is uncommitted. The change stays first in line.
                 return
 
     def _next(self, now: float) -> bool:
-        """Judge the first one; whether it has to wait for connections."""
+        """Judges the first change. Returns whether it has to wait for connections."""
         asked = self._queue[0]
         if asked.deadline > now:
             try:
@@ -152,7 +157,7 @@ class Judge:
             self._restate = self._restate or change.action == PUBLISH
             return
         status = self.raw.status()
-        # Raft forgets a peer after an election timeout only; its connection tells at once.
+        # Raft notices only after an election timeout that a peer is gone; the peer's connection shows it at once.
         heard = {ident for ident, peer in status.progress.items() if peer.heard}
         active = frozenset(heard - self.silent | {self.raw.id})
         if change.action == PROMOTE:
@@ -193,16 +198,17 @@ class MembershipChanges:
         self.asked: deque[tuple[bytes, float]] = deque()
 
     def ask(self, operation: bytes, deadline: float) -> None:
-        """Have an encoded operation of kind MEMBER carried out; its waiter is there already. It waits until `hand_on`
-        is told a leader, and is forgotten when its waiter has been answered.
+        """Takes an encoded operation of kind MEMBER, whose waiter is registered already.
 
-        Raises TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller takes the waiter out again."""
+        The operation waits until `hand_on` gets a leader. It is dropped when its waiter has been answered. Raises
+        TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller then removes the waiter.
+        """
         if len(self.asked) >= MAX_CHANGES:
             raise errors.TooManyRequests()
         self.asked.append((operation, deadline))
 
     def hand_on(self, leader: int) -> None:
-        """Have what was asked for here judged by the leader; 0: there is none."""
+        """Passes the changes that were requested here to the leader. `leader` 0 means that there is no leader."""
         while self.asked:
             operation, deadline = self.asked[0]
             if decode_op(operation).request_id in self._waiters:
@@ -216,25 +222,27 @@ class MembershipChanges:
             self.asked.popleft()
 
     def take(self, sender: int, operation: bytes, deadline: float) -> None:
-        """Have a change that member `sender` forwarded to this leader judged in its turn, until `deadline` (seconds).
-        Raises FormatError, TooManyRequests, MemberBadURLs."""
+        """Queues a change that member `sender` forwarded to this leader, until `deadline` (seconds).
+
+        Raises FormatError, TooManyRequests, MemberBadURLs.
+        """
         self._judge.queue(sender, operation, deadline)
 
     def leader_changed(self) -> None:
-        """What waited to be judged here goes to the next leader if it is our own; all else is refused."""
+        """Empties the queue of changes to judge. Our own changes wait for the next leader; all others are refused."""
         for asked in self._judge.drop():
             if asked.sender == self._own_id:
-                # It never left this member, so it may wait for the next leader.
+                # The change never left this member, so it may wait for the next leader.
                 self.asked.append((asked.operation, asked.deadline))
             else:
                 self._refuse(asked.sender, asked.operation, errors.LeaderChanged())
 
     def lost(self, member: int) -> None:
-        """Something for this member was lost: it does not count as one that answers until it is heard again."""
+        """A message to this member was lost. It counts as not answering until a message from it comes in."""
         self._judge.silent.add(member)
 
     def heard(self, member: int) -> None:
-        """A message of this member came in."""
+        """A message from this member came in."""
         self._judge.silent.discard(member)
 
     def _refuse(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
@@ -264,12 +272,12 @@ class CommittedChanges:
         self._applier = applier
         self._changed = changed
         self._mended = mended
-        #: A membership that the core is to work with before anything further is applied, or None.
+        #: A membership that the core must work with before any further entry is applied, or None.
         self.due: ConfState | None = None
         applier.on_member = self._apply_operation
 
     def _apply_operation(self, request: bytes) -> bytes:
-        """A committed operation on the roster that is no entry of its own type."""
+        """Carries out a committed operation on the roster that is no entry of its own type."""
         change = Change.decode(request)
         if change.roster is None:
             self._roster.apply(change)
@@ -279,7 +287,7 @@ class CommittedChanges:
         return b""
 
     def _restate(self, told: RosterState) -> None:
-        """What the leader says the roster is, at this place in the log."""
+        """Compares the roster with the one that the leader states at this place in the log, and takes that one over."""
         before = self._roster.restate(told)
         if before is None:
             return
@@ -290,7 +298,7 @@ class CommittedChanges:
             self._applier.pause = True
 
     def apply(self, entry: Entry) -> None:
-        """Carry out an entry that changes Raft's membership."""
+        """Carries out an entry that changes Raft's membership."""
         change = decode_conf_change(entry.type, entry.data)
         if not change.context:
             self._roster.set_conf_state(self._raw.apply_conf_change(change))
@@ -301,7 +309,7 @@ class CommittedChanges:
             self._roster.check(member_change)
             self._roster.apply(member_change, self._raw.apply_conf_change(change))
         except (errors.ApiError, ConfChangeError) as error:
-            # Decided by the log alone, so the same on every node; Raft's membership has not changed either.
+            # The log alone decides this, so it is the same on every node. Raft's membership has not changed either.
             error = error if isinstance(error, errors.ApiError) else errors.Unhealthy()
             self._applier.answer(operation.request_id, error)
             return
@@ -309,13 +317,13 @@ class CommittedChanges:
         self._applier.answer(operation.request_id, b"")
 
     def enter(self) -> None:
-        """Have the core work with the membership that is due."""
+        """Lets the core work with the membership that is due."""
         assert self.due is not None, "only called when one is due"
         self._raw.enter_conf(self.due)
         self.due = None
 
     def replaced(self) -> None:
-        """The state is that of a snapshot now, and so is the roster; the core works with its membership already."""
+        """The state and the roster now come from a snapshot; the core works with the snapshot's membership already."""
         self.due = None
         self._roster.load()
         self._changed()

@@ -66,18 +66,20 @@ def read_image(fd: int, offset: int, max_chunk: int) -> bytes:
 
 
 def _none() -> None:
-    """What happens between two chunks if nobody wants anything to."""
+    """The default for the function that is called between two chunks: it does nothing."""
 
 
 def read_pieces(
     fd: int, codec: PayloadCodec, between: Callable[[], None] = _none, seen: Callable[[bytes], object] = len
 ) -> Generator[bytes, None, Trailer]:
-    """The stream of an open file, chunk by chunk, and its trailer in the end; everything is checked but the records
-    and what follows the trailer. `seen` gets the file's own bytes, each part after it was found good. Raises
-    FormatError, OSError."""
+    """Yields the stream of an open file, chunk by chunk, and returns its trailer.
+
+    Everything is checked except the records and what follows the trailer. `seen` gets the file's own bytes, each part
+    after it was checked. Raises FormatError, OSError.
+    """
     header, at = read_header(fd)
     seen(_read(fd, at, 0, "header"))
-    # Nothing unfolds to more than a chunk, whatever it claims.
+    # No chunk may decompress to more than the chunk size, whatever size it claims.
     joiner = ChunkJoiner(header.stream, header.chunk_size, codec.limited(header.chunk_size))
     while not joiner.finished:
         between()
@@ -86,7 +88,7 @@ def read_pieces(
         at += len(image)
         seen(image)
         yield piece
-        # Let go of before the next one is made.
+        # Release this piece before the next one is made.
         piece = image = b""
     data = _read(fd, TRAILER_SIZE, at, "trailer")
     trailer = Trailer.decode(data)
@@ -102,14 +104,14 @@ class Records(Protocol):
 
     @property
     def records(self) -> int:
-        """How many have been begun."""
+        """How many records have been begun."""
 
     @property
     def done(self) -> bool:
-        """Whether nothing follows."""
+        """Whether the stream has ended."""
 
     def take(self, limit: int) -> bytes:
-        """The next bytes of the stream."""
+        """Returns the next bytes of the stream."""
 
 
 class SnapshotStore:
@@ -142,17 +144,19 @@ class SnapshotStore:
             left.unlink()
 
     def names(self) -> list[Path]:
-        """Complete files, the newest first; nothing is known of what they hold."""
+        """The complete files, newest first. Their contents have not been checked."""
         found = [(parse_name(path.name), path) for path in self.path.iterdir()]
         return [path for key, path in sorted(((key, path) for key, path in found if key), reverse=True)]
 
     # ---- writing
 
     def save(self, header: Header, walker: Records, between: Callable[[], None] = _none) -> Info:
-        """Write the walker's records as a snapshot, sync, name and verify it: when this returns, it can be relied on.
+        """Writes the walker's records as a snapshot, syncs it, names it and verifies it. The caller can rely on the
+        result.
 
-        header: its chunk size and codec name are filled in here. `between` is called before every chunk; what it raises
-        ends the attempt. Raises DamagedData if it does not read back, NoSpace, OSError; then nothing is left behind.
+        header: this method fills in its chunk size and codec name. `between` is called before every chunk; an exception
+        from it ends the attempt. Raises DamagedData if the file does not read back, NoSpace, OSError; then no file is
+        left behind.
         """
         codec = self.make_codec()
         header = Header(
@@ -192,14 +196,17 @@ class SnapshotStore:
             size = self.append(fd, image, size)
             chunks += 1
             nbytes += len(piece)
-            # Not needed any more, and the next piece is made while these names would still hold them.
+            # Release these objects: otherwise they would still take memory while the next piece is made.
             piece = image = b""
         trailer = Trailer(header.stream, chunks, nbytes, walker.records, size + TRAILER_SIZE)
         self.append(fd, trailer.encode(), size)
 
     def append(self, fd: int, data: bytes, offset: int) -> int:
-        """Write all of `data` at `offset`, synced up to the last multiple of _SYNC_EVERY; gives the offset behind it.
-        Raises OSError."""
+        """Writes all of `data` at `offset` and syncs up to the last multiple of _SYNC_EVERY. Returns the offset behind
+        `data`.
+
+        Raises OSError.
+        """
         view = memoryview(data)
         while view:
             done = os.pwrite(fd, view[: _SYNC_EVERY - offset % _SYNC_EVERY], offset)
@@ -209,8 +216,10 @@ class SnapshotStore:
         return offset
 
     def publish(self, temporary: Path, header: Header, between: Callable[[], None] = _none) -> Info:
-        """Give a synced file its name, durably, and read it back from the disk. Raises DamagedData (the file is
-        removed: it never counted), OSError."""
+        """Gives a synced file its name, durably, and reads it back from the disk.
+
+        Raises OSError, and DamagedData (the file is then removed, and never counted as a snapshot).
+        """
         final = self.path / header.name()
         self.failpoints.hit("snapshot.rename")
         os.rename(temporary, final)
@@ -229,8 +238,11 @@ class SnapshotStore:
     def pieces(
         self, path: Path, between: Callable[[], None] = _none, done: Callable[[Info], object] = lambda _info: None
     ) -> Iterator[bytes]:
-        """The stream of a file, chunk by chunk, everything checked but the records' own order and number. `done` gets
-        header and trailer at the end. Raises FormatError, OSError."""
+        """Yields the stream of a file, chunk by chunk. Everything is checked except the order and number of the
+        records.
+
+        `done` gets header and trailer at the end. Raises FormatError, OSError.
+        """
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             header, _ = read_header(fd)
@@ -248,7 +260,7 @@ class SnapshotStore:
         with contextlib.suppress(OSError):
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                # What was just written is still in memory; what counts is what the disk gives back.
+                # The bytes just written are still in the page cache, but the check is about the bytes on the disk.
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
@@ -257,9 +269,11 @@ class SnapshotStore:
         return _counted(found, records)
 
     def restore(self, path: Path, engine: Engine, between: Callable[[], None] = _none, pause: Any = None) -> Info:
-        """Replace the engine's contents by a file's; with an engine that keeps its word, all or nothing.
+        """Replaces the engine's contents by a file's. An engine that follows its contract takes over all records or
+        none.
 
-        Raises FormatError for a damaged file, OSError."""
+        Raises FormatError for a damaged file, OSError.
+        """
 
         def each_chunk() -> None:
             between()
@@ -276,9 +290,10 @@ class SnapshotStore:
     # ---- receiving
 
     def receive(self, head: bytes, between: Callable[[], None] = _none) -> Part | Info:
-        """Begin, or go on, to receive the file with this header; Info if it is complete already.
+        """Begins, or continues, to receive the file with this header. Returns an Info if the file is already complete.
 
-        What was begun of other files is removed. Raises FormatError, OSError."""
+        Parts of other files are removed. Raises FormatError, OSError.
+        """
         header = Header.decode(head)
         final, path = self.path / header.name(), self.path / header.name("part")
         if final.exists():
@@ -293,7 +308,7 @@ class SnapshotStore:
         return Part(self, header, path)
 
     def parts(self) -> list[Path]:
-        """Files that were received in part."""
+        """The files that were received in part."""
         return [path for path in self.path.iterdir() if parse_name(path.name, "part")]
 
     # ---- keeping
@@ -314,7 +329,9 @@ def _counted(found: list[Info], records: int) -> Info:
 
 
 def _checked(pieces: Iterator[bytes], found: list[Info], records: Callable[[], int]) -> Iterator[bytes]:
-    """`pieces`, and at their end the number of records, so that an engine sees the error before it takes them over."""
+    """Yields `pieces`, and checks the number of records at the end, so the engine sees an error before it
+    takes over the data.
+    """
     yield from pieces
     _counted(found, records())
 
@@ -339,7 +356,7 @@ class Part:
             raise
 
     def _resume(self) -> None:
-        """Stand behind the last chunk that is whole; what follows it is cut off."""
+        """Continues after the last complete chunk and cuts off the bytes behind it."""
         head = self.header.encode()
         self._end = len(head)
         if os.pread(self._fd, len(head), 0) != head:
@@ -352,7 +369,7 @@ class Part:
         os.ftruncate(self._fd, self._end)
 
     def _take(self, image: bytes) -> bool:
-        """Count an image if it is the next one; FormatError if it is damaged."""
+        """Counts an image if it is the next one. Raises FormatError if it is damaged."""
         chunk = check_chunk(image, self.header.chunk_size)
         if (chunk.stream, chunk.number, chunk.offset) != (self.header.stream, self.chunks, self._offset):
             return False
@@ -378,7 +395,7 @@ class Part:
         return self.store.publish(self.path, self.header, between)
 
     def close(self) -> None:
-        """Let go of the file; it stays."""
+        """Closes the file, which stays on disk."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -410,5 +427,5 @@ class Source:
         return image
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Closes the file."""
         os.close(self._fd)

@@ -34,9 +34,9 @@ log = logging.getLogger("metastore.snapshot")
 BEGIN, PART, CHUNK, TRAILER = 1, 2, 3, 4
 WANT, DONE, ALIVE, NO = 16, 17, 18, 19
 WINDOW = 2
-#: Bytes of one blob: a heartbeat of this connection's neighbours waits for no more than this.
+#: Bytes of one blob. A heartbeat on a neighbouring connection waits for no more than this.
 PIECE = 256 * 1024
-#: How often one transfer may be asked for a chunk again.
+#: The peer may ask one transfer to repeat a chunk so many times.
 MAX_AGAIN = 8
 #: Seconds between two signs of life while a complete file is checked.
 ALIVE_EVERY = 0.5
@@ -58,7 +58,7 @@ class Worker:
         self._thread.start()
 
     def ask(self, job: Callable[[], Any], answer: Callable[[Any], object]) -> None:
-        """Have `job()` done in the thread, then `answer(result)` in the loop's."""
+        """Runs `job()` in the thread, then `answer(result)` in the loop's thread."""
         self.waiting += 1
         self._jobs.put((job, answer))
 
@@ -69,7 +69,7 @@ class Worker:
                 result = job()
             except Exception as error:
                 if not isinstance(error, (MetaStoreError, OSError, MemoryError, Cancelled)):
-                    # A fault of ours. Who waits for the answer must not wait for ever, and files are to be closed.
+                    # Our code has a bug. The caller must not wait for ever, and the files must be closed.
                     log.exception("%s", self._thread.name)
                 self._post(self._failed, error)
                 continue
@@ -85,14 +85,14 @@ class Worker:
         self.loop.call_soon_threadsafe(answered)
 
     def stop(self, last: Callable[[], object]) -> None:
-        """End the thread after what it is doing; `last` is called in it. No answers come any more."""
+        """Ends the thread after its present job and calls `last` in it. No answers come after this call."""
         if not self.stopping:
             self.stopping = True
             self._last = last
             self._jobs.put(None)
 
     def join(self) -> None:
-        """Wait for the end of a thread that was stopped."""
+        """Waits until a stopped thread has ended."""
         self._thread.join()
 
 
@@ -157,7 +157,7 @@ class Outgoing:
         self._read()
 
     def _read(self) -> None:
-        """Read on, as far as the window goes."""
+        """Reads more chunks, as far as the window allows."""
         total = self.source.info.trailer.chunks
         if self._finished or self._over is None:
             return
@@ -196,7 +196,7 @@ class Outgoing:
         self.fail(f"{type(error).__name__}: {error}")
 
     def _drain(self) -> None:
-        """Give the stream what it takes."""
+        """Gives the stream as many bytes as it takes."""
         while self._pending:
             tag, data = self._pending[0]
             if not self.stream.send(tag, data):  # type: ignore[arg-type]
@@ -205,7 +205,7 @@ class Outgoing:
             self._pending.popleft()
 
     def _done(self) -> None:
-        """The peer has the file: now its Raft node is told."""
+        """The peer has the whole file. Its Raft node now gets the MsgSnap."""
         if not self.stream.send_message(self.message):
             self.fail("no room for the message")
             return
@@ -216,7 +216,7 @@ class Outgoing:
         self._end(False, reason)
 
     def fail(self, reason: str) -> None:
-        """Give up."""
+        """Gives up the transfer."""
         self._end(False, reason)
 
     def _end(self, ok: bool, reason: str = "") -> None:
@@ -231,7 +231,7 @@ class Outgoing:
         over(ok)
 
     def join(self) -> None:
-        """Wait for its thread, after its end."""
+        """Waits for the thread of a transfer that has ended."""
         self._worker.join()
 
 
@@ -263,7 +263,7 @@ class Incoming:
         stream.on_end = self._ended
 
     def _take(self, tag: int, data: bytes) -> None:
-        """A blob came. FormatError ends the connection."""
+        """Handles a blob. FormatError ends the connection."""
         if self._closed:
             return
         if self._worker.waiting > WINDOW + 1:
@@ -289,7 +289,7 @@ class Incoming:
     # ---- in the thread
 
     def _open(self, head: bytes) -> Part | Info:
-        # Before anything is opened, or removed for it.
+        # This check comes before any file is opened, or removed to make room.
         if Header.decode(head).cluster_id != self.cluster_id:
             raise FormatError("it is of another cluster")
         found = self.store.receive(head, self._between)
@@ -298,12 +298,12 @@ class Incoming:
         return found
 
     def _add(self, image: bytes) -> bool:
-        """Write a chunk; whether it has to come again."""
+        """Writes a chunk. Returns whether the peer must send it again."""
         assert self._part is not None, "opened"
         try:
             if self._part.add(image):
                 return False
-            # One that is there already is passed over; before one that comes too early, some are missing.
+            # A chunk that is already there is skipped. If a chunk comes too early, the ones before it are missing.
             return check_chunk(image, self._part.header.chunk_size).number > self._part.chunks
         except FormatError as error:
             log.warning("%r: %s", self.stream, error.text)
@@ -362,12 +362,12 @@ class Incoming:
             self._part.close()
 
     def fail(self, reason: str) -> None:
-        """Give up; what was received stays for a while."""
+        """Gives up the transfer. The part that was received stays for a while."""
         if not self._closed:
             self.stream.fail(reason)
 
     def join(self) -> None:
-        """Wait for its thread, after its end."""
+        """Waits for the thread of a transfer that has ended."""
         self._worker.join()
 
 
@@ -403,11 +403,11 @@ class Transfers:
         self._look()
 
     def pinned(self) -> list[Info]:
-        """Files that are being sent."""
+        """The files that are being sent; they must not be removed."""
         return [one.source.info for one in self.outgoing.values()]
 
     def send(self, transport: PeerTransport, message: Message) -> None:
-        """Begin to send the snapshot that a MsgSnap is about; `report` tells how it went."""
+        """Begins to send the snapshot that a MsgSnap names. `report` tells how the transfer ended."""
         peer = message.to
         if peer in self.outgoing:
             return
@@ -444,11 +444,11 @@ class Transfers:
             self.report(peer, ok)
 
     def accept(self, stream: AcceptedStream) -> None:
-        """A member begins to send a snapshot; one that was coming in before gives way."""
+        """A member begins to send a snapshot. A transfer that was coming in before is given up."""
         if self.incoming is not None:
             self.incoming.fail("another one begins")
         if self._before is not None:
-            # Two threads must not write one file; it is at most the rest of a chunk that is waited for.
+            # Two threads must not write one file. This waits at most for the rest of one chunk.
             self._before.join()
         self.incoming = self._before = Incoming(
             self.loop, stream, self.store, self.cluster_id, received=self.received, over=self._incoming_over
@@ -460,7 +460,9 @@ class Transfers:
             self.incoming = None
 
     def _look(self) -> None:
-        """Now and then: who made no progress for too long is given up, what nobody goes on with is removed."""
+        """Runs now and then: gives up transfers without progress, and removes parts that no member
+        continues to send.
+        """
         if self._closed:
             return
         late = self.loop.now() - self.timeout
@@ -477,7 +479,7 @@ class Transfers:
         self.loop.call_later(min(1.0, self.timeout / 4), self._look)
 
     def close(self) -> None:
-        """End all transfers and their threads."""
+        """Ends all transfers and their threads."""
         self._closed = True
         ending: list[Outgoing | Incoming] = list(self.outgoing.values())
         for one in list(self.outgoing.values()):

@@ -24,17 +24,17 @@ from typing import Protocol
 from .._core.raft_types import LogCompacted, LogUnavailable, NotYetLoaded
 from .reading import Reading
 
-#: A block is this part of the cache, and no larger than that: one message to a peer, or one portion to apply.
+#: A block is one part in PART of the cache, at most MAX_BLOCK bytes: one message to a peer, or one portion to apply.
 PART, MAX_BLOCK = 8, 1 << 20
-#: Blocks that are read before a sequential reader asks for them: one is on its way from the disk, one lies ready.
+#: So many blocks are read before a sequential reader asks for them: one is being read, and one is ready.
 AHEAD = 2
-#: Reads handed to the thread and not answered; half of them may be ahead of the reader.
+#: The thread has at most so many unfinished reads; half of these may be ahead of the reader.
 MAX_READS = 4
-#: Indexes that wait for their turn to be read; whoever asked asks again when something arrived.
+#: At most so many indexes wait for their turn to be read. Callers of others ask again when a read has finished.
 MAX_WANTED = 64
 MAX_BLOCKS = 256
-#: For so many arrivals a block that somebody waits for makes no room for others. Else two who wait, with room for one,
-#: can take it from each other for ever, each before the other was told (found by the simulator).
+#: A block that a caller waits for is not evicted during the next PATIENCE arrivals. Otherwise two waiting callers, with
+#: room for one block, could evict each other's block for ever, before either was told (the simulator found this).
 PATIENCE = 2 * MAX_READS
 
 
@@ -51,8 +51,10 @@ class ReadableLog(Protocol):
         """Term of an entry. Raises LogCompacted, LogUnavailable."""
 
     def reading(self, low: int, high: int, max_size: int) -> Reading:
-        """What it takes to read entries [low, high): at least one, then no more than max_size bytes in all. Raises
-        LogCompacted, LogUnavailable."""
+        """Returns a `Reading` of the entries [low, high): at least one, then at most max_size bytes in all.
+
+        Raises LogCompacted, LogUnavailable.
+        """
 
 
 class Block:
@@ -99,9 +101,10 @@ class ReadAhead:
     # ---- the questions
 
     def images(self, low: int, high: int, max_size: int) -> memoryview:
-        """Images of entries [low, high), joined: at least one, then no more than max_size bytes, perhaps less.
+        """Images of the entries [low, high), joined: at least one, then at most max_size bytes, perhaps fewer.
 
-        Raises NotYetLoaded when they must be read first; LogCompacted, LogUnavailable."""
+        Raises NotYetLoaded when the entries must be read first, and LogCompacted or LogUnavailable.
+        """
         wal = self._wal
         if low < wal.first_index():
             raise LogCompacted()
@@ -151,7 +154,7 @@ class ReadAhead:
         return None
 
     def _holds(self, reading: Reading) -> bool:
-        """Whether the log still has these entries, or the last of them if it was cut at the front meanwhile."""
+        """Whether the log still has these entries, or the last of them if its front was cut meanwhile."""
         wal, last = self._wal, reading.end - 1
         return wal.first_index() <= last <= wal.last_index() and wal.term(last) == reading.term
 
@@ -164,7 +167,7 @@ class ReadAhead:
         self._begin(reading)
 
     def _ahead(self, index: int, high: int) -> None:
-        """See to it that the blocks from `index` on, where somebody will go on, are there or on their way."""
+        """Makes sure that the blocks from `index` on, where a reader will continue, are cached or being read."""
         for _ in range(AHEAD):
             if index >= high:
                 return
@@ -183,18 +186,20 @@ class ReadAhead:
             index = reading.end
 
     def _begin(self, reading: Reading) -> None:
-        # A read of entries that were overwritten since may be under way from the same index: it stays the only one
-        # until it is back, and then who waits asks again.
+        # A read from the same index may be under way for entries that were overwritten since. It stays the only one
+        # until it has finished; then the waiting callers ask again.
         if reading.first not in self._reads:
             self._reads[reading.first] = reading
             self._underway += reading.cost
             self._submit(reading)
 
     def loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
-        """A read is done: its images, or why there are none. The core must be told then, whatever came out.
+        """A read is done: `outcome` has its images, or the reason why there are none. The core must be told in both
+        cases.
 
-        Raises the outcome where somebody waits for these entries and the log still holds them: DiskFailed,
-        DamagedData."""
+        If a caller waits for these entries and the log still holds them, a failed outcome is raised: DiskFailed,
+        DamagedData.
+        """
         del self._reads[reading.first]
         self._underway -= reading.cost
         alive = self._holds(reading)
@@ -204,16 +209,17 @@ class ReadAhead:
                 self._keep(reading, outcome)
         elif alive and reading.wanted and reading.first >= self._wal.first_index():
             raise outcome
-        # Else its segment was released, and may be gone or hold other entries by now; or nobody asked for this yet.
+        # In all other cases either no caller has asked for this yet, or the segment was released. A released segment
+        # may be gone or hold other entries by now.
         self.dropped += not alive or isinstance(outcome, Exception)
         self._go_on()
 
     def _go_on(self) -> None:
-        """Begin to read what waits for its turn."""
+        """Begins reads for the indexes that wait for their turn."""
         while self._wanted and len(self._reads) < MAX_READS:
             low, high = self._wanted.popitem(last=False)
             if self._find(low) is None and self._read_of(low) is None:
-                # Whoever asked may not be able to do so any more.
+                # The caller that asked for this may be gone.
                 with contextlib.suppress(LogCompacted, LogUnavailable):
                     self._begin_wanted(low, high)
 
@@ -229,8 +235,10 @@ class ReadAhead:
     # ---- room
 
     def _make_room(self, cost: int, spare_unserved: bool) -> bool:
-        """Drop the blocks used longest ago until `cost` bytes more fit; whether they do. `spare_unserved`: none that
-        nobody had yet; else those come last."""
+        """Drops the blocks that were used longest ago until `cost` bytes more fit. Returns whether they fit.
+
+        Blocks that no caller has received yet come last; with `spare_unserved` they are not dropped at all.
+        """
         for block in list(self._blocks.values()):
             if not self._holds(block.reading):
                 self._drop(block)
@@ -256,11 +264,11 @@ class ReadAhead:
 
     @property
     def cached_bytes(self) -> int:
-        """Bytes in the cache."""
+        """The bytes in the cache."""
         return self._cached
 
     def stats(self) -> dict[str, float]:
-        """For /metrics."""
+        """The numbers for /metrics."""
         return {
             "hits_total": self.hits,
             "misses_total": self.misses,

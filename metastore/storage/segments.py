@@ -33,27 +33,27 @@ from ..failpoints import Failpoints
 from .locks import lock
 
 FIRST_SIZE = 4 << 20
-# In the background zeros are written in small slices, each synced, with pauses (seconds), for the log's own syncs wait
-# for them. Measured under full load, 20 batches of 15 kB in flight: 87-108 MB/s so, 45-75 with 8 MiB between two syncs,
-# 47-57 without any zeros.
+# The background thread writes zeros in small slices, syncs each slice, and pauses between them (seconds), because the
+# log's own syncs wait for these writes. Measured under full load with 20 batches of 15 kB in flight: 87-108 MB/s this
+# way, 45-75 with 8 MiB between two syncs, 47-57 without any zeros.
 _SLICE = 256 << 10
 _PAUSE = 0.002
 _BLOCK = 4096  # what a medium gives or does not give
-# Errors that say that the disk, or what this user may have of it, is used up; and those that say it of descriptors.
+# The first errors say that the disk, or this user's share of it, is used up. The second say this about descriptors.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_FILES = (errno.EMFILE, errno.ENFILE)
-#: Bytes of a disk that the log does not take for what clients write (a sixteenth of a small one): for snapshots, and
-#: for a segment that the log cannot do without.
+#: The log does not use these bytes of a disk for clients' writes (on a small disk: a sixteenth). They are kept for
+#: snapshots, and for a segment that the log cannot do without.
 SPARE = 16 << 20
-#: What one segment made beforehand may take of a disk's free bytes at most, as a divisor: the storage engine and the
-#: snapshots share them, and what is set aside is not given back when they grow.
+#: A segment that is made in advance may take at most one part in SHARE of the disk's free bytes. The storage engine and
+#: the snapshots need free bytes too, and the log does not give reserved bytes back when they grow.
 SHARE = 4
 _NAME = re.compile(r"([0-9a-f]{16})\.(wal|tmp|old)")
 _ZEROS = bytes(_SLICE)
 
 
 def sync_folder(path: Path) -> None:
-    """Make names in the folder durable. Raises OSError."""
+    """Makes the names in the folder durable. Raises OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)
@@ -62,7 +62,7 @@ def sync_folder(path: Path) -> None:
 
 
 def write_all(fd: int, data: bytes, offset: int) -> None:
-    """pwrite that does not end early. Raises OSError."""
+    """Like pwrite, but writes all bytes. Raises OSError."""
     view = memoryview(data)
     while view:
         done = os.pwrite(fd, view, offset)
@@ -70,10 +70,11 @@ def write_all(fd: int, data: bytes, offset: int) -> None:
 
 
 def view(path: Path) -> Any:
-    """The bytes of a file, mapped; they stay valid as long as something refers to them.
+    """The bytes of a file, mapped into memory. They stay valid as long as an object refers to them.
 
-    All of it is read once before, for a block that the medium does not give is an error of `pread` and the end of the
-    process where it is mapped (64 MiB: 10 ms). Raises DamagedData with the offset of such a block, OSError."""
+    The whole file is read once before it is mapped (64 MiB: 10 ms). If the medium cannot deliver a block, `pread` only
+    fails, but a mapped access would end the process. Raises DamagedData with the offset of such a block, and OSError.
+    """
     with path.open("rb") as file:
         fd, size = file.fileno(), os.fstat(file.fileno()).st_size
         for offset in range(0, size, _SLICE):
@@ -104,7 +105,7 @@ class Segment:
 
     @property
     def number(self) -> int:
-        """Its place in the order of segments, from 1."""
+        """The position of this segment in the log, counted from 1."""
         return self.generation >> 32
 
     def close(self) -> None:
@@ -131,8 +132,11 @@ class Folder:
         self.others = 0
 
     def hold(self) -> None:
-        """Keep other processes out, until `release`: the folder is locked, and so is each segment that is open for
-        writing, for the folder may be reached by several names. Raises DataDirInUse, OSError."""
+        """Keeps other processes out until `release`. Raises DataDirInUse, OSError.
+
+        The folder is locked, and so is each segment that is open for writing, because several names may lead to the
+        folder.
+        """
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if not lock(self._fd):
             raise DataDirInUse(f"{self.path}: another process writes this log")
@@ -146,24 +150,26 @@ class Folder:
                 os.close(fd)
 
     def release(self) -> None:
-        """Let others in."""
+        """Lets other processes in again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
     def measure(self) -> None:
-        """See how much room there is on the disk. Raises OSError."""
+        """Checks how much room there is on the disk. Raises OSError."""
         found = os.fstatvfs(self._fd)
         self.free, self.total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     @property
     def spare(self) -> int:
-        """Bytes of the disk that segments made beforehand leave alone."""
+        """The bytes of the disk that segments made in advance leave free."""
         return min(SPARE, self.total // 16) + min(self.others, self.total // 4)
 
     def check_place(self) -> None:
-        """Raise DiskFailed where the folder's name leads to another folder by now, or to none: what is made there would
-        not be found by the next start, or would fall into another log."""
+        """Raises DiskFailed if the folder's name leads to another folder by now, or to none.
+
+        The next start would not find a file that is made there, or the file would become part of another log.
+        """
         here = os.fstat(self._fd)
         try:
             there = os.stat(self.path)
@@ -177,7 +183,7 @@ class Folder:
         return self.path / f"{generation:016x}.{suffix}"
 
     def listing(self) -> dict[str, dict[int, Path]]:
-        """Files of the log by suffix (wal, tmp, old) and generation; others are left alone."""
+        """The files of the log by suffix (wal, tmp, old) and generation. Other files are ignored."""
         found: dict[str, dict[int, Path]] = {"wal": {}, "tmp": {}, "old": {}}
         for path in self.path.iterdir():
             match = _NAME.fullmatch(path.name)
@@ -186,7 +192,7 @@ class Folder:
         return found
 
     def new_generation(self, number: int) -> int:
-        """A generation of segment `number`."""
+        """Returns a new generation number for segment `number`."""
         return int(make_generation(number, int.from_bytes(os.urandom(4), "little")))
 
     def publish(self, temporary: Path, fd: int, generation: int) -> Path:
@@ -202,11 +208,13 @@ class Folder:
     def make(
         self, generation: int, size: int, hurry: Callable[[], bool], least: int | None = None, spare: int = 0
     ) -> Segment:
-        """Prepare a segment: reserve space, write zeros until `hurry` says that it is waited for, header, sync, name.
+        """Prepares a segment: reserves space, writes zeros until `hurry` says that a group waits, writes the header,
+        syncs, and gives the file its name.
 
-        It has `size` bytes, or, with `least`, as many of them, but not fewer, as are a part of what is free beside
-        `spare` bytes (SHARE). A released file is used if there is one. Raises OSError, ENOSPC among others, and
-        DiskFailed where the folder is not where it was; then nothing is left behind."""
+        The segment has `size` bytes. With `least` it may be smaller: it takes at most a part (SHARE) of the free bytes
+        beyond `spare`, but not fewer than `least` bytes. A released file is used if there is one. Raises OSError
+        (ENOSPC among others), and DiskFailed if the folder is no longer in its place; then no file is left behind.
+        """
         self.check_place()
         temporary = self.file(generation, "tmp")
         fd = self._recycled(temporary, size)
@@ -228,9 +236,12 @@ class Folder:
         return Segment(path, generation, fd, size)
 
     def set_aside(self, fd: int, size: int, least: int, spare: int = 0, share: int = 1) -> int:
-        """Reserve `size` bytes for a file, or as many of them as there are beside `spare`, not below `least`; how many.
-        What is more than `least` takes one part in `share` of these at most. Raises OSError, which says of a full disk
-        what was needed and what is free."""
+        """Reserves `size` bytes for a file, or as many as there are beyond `spare`, but at least `least`. Returns the
+        number.
+
+        If it reserves more than `least`, it takes at most one part in `share` of these bytes. Raises OSError; for a
+        full disk its text says how many bytes were needed and how many are free.
+        """
         before = os.fstat(fd)
         has = before.st_blocks * 512
         while True:
@@ -254,12 +265,12 @@ class Folder:
                 return -1
             old = self._old.pop()
         os.rename(old, temporary)
-        # Else the old name could come back after a power cut, with the new bytes under it.
+        # Without this sync the old name could come back after a power cut, with the new bytes under it.
         sync_folder(self.path)
         return os.open(temporary, os.O_RDWR | os.O_CLOEXEC)
 
     def adopt(self, paths: Iterable[Path]) -> None:
-        """At open: keep released files of the usual size for recycling, remove the others."""
+        """At open: keeps released files of the usual size for recycling and removes the others."""
         for path in paths:
             if self._keeps(path):
                 self._old.append(path)
@@ -267,12 +278,12 @@ class Folder:
                 path.unlink()
 
     def _keeps(self, path: Path) -> bool:
-        """Whether a released file is worth keeping: on a small disk others need its room more."""
+        """Whether a released file is worth keeping. On a small disk, others need its room more."""
         wanted = len(self._old) < self.keep_old and path.stat().st_size == self.segment_size
         return wanted and self.free > 4 * self.segment_size
 
     def retire(self, path: Path) -> None:
-        """Take a segment out of the log: keep its file for recycling if it is of the usual size, else remove it."""
+        """Takes a segment out of the log. Its file is kept for recycling if it has the usual size, or else removed."""
         old = path.with_suffix(".old")
         with self._lock:
             if self._keeps(path):
@@ -283,13 +294,13 @@ class Folder:
 
 
 def reserve(fd: int, size: int) -> None:
-    """Have the file system set `size` bytes aside. Raises OSError, ENOSPC among others."""
+    """Lets the file system set `size` bytes aside. Raises OSError, ENOSPC among others."""
     try:
         os.posix_fallocate(fd, 0, size)
     except OSError as error:
         if error.errno not in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL):
             raise
-        # A file system without it: zeros do the same, only slower.
+        # The file system lacks this call. Writing zeros does the same, only slower.
         fill(fd, size)
 
 
@@ -300,7 +311,7 @@ def fill(fd: int, size: int) -> None:
 
 
 def fill_slowly(fd: int, size: int, hurry: Callable[[], bool]) -> None:
-    """The same without disturbing others, until `hurry()`."""
+    """Like `fill`, but without disturbing other writers, until `hurry()` returns true."""
     for offset in range(0, size, _SLICE):
         if hurry():
             return
@@ -350,17 +361,17 @@ class Preparer:
                 self.folder.failpoints.hit("wal.release")
                 self.folder.retire(path)
             except OSError as error:
-                # It stays behind, takes space, and is removed at the next open.
+                # The file stays behind and takes space until the next open removes it.
                 logging.getLogger("metastore.wal").warning("segment %s could not be released: %s", path, error)
 
         self._jobs.put(job)
 
     def look(self) -> None:
-        """Begin to see how much room there is on the disk."""
+        """Begins to check how much room there is on the disk."""
         self._jobs.put(lambda: None)
 
     def take(self) -> Segment | Exception | None:
-        """What has been made since, or the error that prevented it, or None."""
+        """Returns what has been made since the last call, or the error that prevented it, or None."""
         try:
             return self._done.get_nowait()
         except queue.Empty:
@@ -381,7 +392,7 @@ class Preparer:
                 self._notify()
 
     def stop(self, timeout: float) -> bool:
-        """Finish what is under way and end the thread; whether that is done after `timeout` seconds at most."""
+        """Finishes the job under way and ends the thread. Returns whether it ended within `timeout` seconds."""
         self.urgent = True
         self._jobs.put(None)
         self._thread.join(timeout)

@@ -53,19 +53,19 @@ from .segments import (
 from .slow_disk import SlowDisk
 
 MIN_SEGMENT = 64 << 10
-# Room in the last segment that new writes may not use: for votes, membership and compaction.
+# Bytes in the last segment that new writes may not use; they are kept for votes, membership and compaction.
 RESERVE = 1 << 20
-# What a write takes beside its own bytes: record and entry headers, hard state, framing.
+# Bytes that a write takes beside its own bytes: record and entry headers, hard state, framing.
 _OVERHEAD = 4096
-# A disk that syncs in so many seconds may be waited for by a caller that is alone; one that was slower once is not,
-# for so many groups.
+# A lone caller may wait for a disk that syncs within this many seconds. After one slower sync it does not wait for
+# the following groups, so many in number.
 QUICK_SYNC = 0.002
 SLOW_GROUPS = 50
-# Room that a log which is opened on a full disk makes do with.
+# A log that is opened on a full disk can work with this many bytes.
 _SMALLEST = 64 << 10
-# How many times larger than the one before it a segment may be, up to the configured size.
+# A segment may be so many times larger than the one before it, up to the configured size.
 _GROWTH = 4
-# The least size of a segment that is made beforehand on a disk that is nearly full.
+# The least size of a segment that is made in advance on a nearly full disk.
 _LEAST = 1 << 20
 
 
@@ -102,9 +102,9 @@ class Wal:
         self._proven = True
         self._failure: DiskFailed | None = None
         self._full = False
-        #: Why there is no next segment, with the numbers; empty while nothing is known against it.
+        #: The reason why no next segment can be made, with the numbers; empty while no reason is known.
         self.lack = ""
-        #: What clients are to be told of it.
+        #: The text that clients get about it.
         self.refusal: type[MetaStoreError] = NoSpace
         self._stalled = False
         self._stalled_at = 0.0
@@ -122,7 +122,7 @@ class Wal:
         self._lag = lag
         self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of those written
         self._mark_wanted = False
-        # A log that lags is not waited for.
+        # No caller waits for a log whose syncs lag.
         self._awake = Awake(0.0 if lag else busy_poll)
         self._disk = DiskThread(
             self._event, lag.interval if lag else 0.0, lag.max_bytes if lag else 0, self._awake.pollers
@@ -192,14 +192,14 @@ class Wal:
             if metadata is None:
                 raise DamagedData(f"{folder.path}: there is no write-ahead log")
             folder.path.mkdir(parents=True, mode=0o700)
-        # Also where it is there: who made it may have died before this.
+        # Sync the name even if the folder exists: the process that made it may have died before it synced the name.
         sync_folder(folder.path.parent)
         folder.hold()
         listing = folder.listing()
         found = recover([(str(path), number, view(path)) for number, path in listing["wal"].items()])
         if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
             raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
-        # Only now: a start that is refused changes nothing.
+        # This comes last, because a start that is refused must change nothing.
         for path in listing["tmp"].values():
             path.unlink()
         folder.adopt(listing["old"].values())
@@ -217,7 +217,7 @@ class Wal:
 
     @property
     def metadata(self) -> bytes:
-        """What the log was created with."""
+        """The bytes that the log was created with."""
         return self._state.metadata
 
     @property
@@ -269,9 +269,10 @@ class Wal:
         return int(self._state.term(index))
 
     def reading(self, low: int, high: int, max_size: int) -> Reading:
-        """What it takes to read entries [low, high): at least one, then no more than max_size bytes in all.
+        """Returns a `Reading` of the entries [low, high): at least one, then at most max_size bytes in all.
 
-        Raises LogCompacted, LogUnavailable (also for what was appended but is not durable yet)."""
+        Raises LogCompacted, and LogUnavailable (also for entries that were appended but are not durable yet).
+        """
         if low <= self._state.snapshot_index:
             raise LogCompacted()
         if low >= high or low > self._state.last_index:
@@ -284,8 +285,9 @@ class Wal:
         return Reading(Stretch(self._state, low, high, max_size), self._paths, self._pread)
 
     def images(self, low: int, high: int, max_size: int) -> bytes:
-        """Images of entries [low, high), joined, read here and now; see `reading`. Raises DiskFailed, and DamagedData
-        where the bytes on disk changed."""
+        """Images of [low, high), joined, read in this thread; see `reading`. Raises DiskFailed, DamagedData
+        (changed bytes).
+        """
         return self.reading(low, high, max_size).read()
 
     def entries(self, low: int, high: int, max_size: int) -> list[Entry]:
@@ -293,7 +295,7 @@ class Wal:
         return decode_entries(self.images(low, high, max_size))
 
     def has_conf_change(self, low: int, high: int) -> bool:
-        """Whether one of the entries [low, high) changes the membership; nothing is read for it."""
+        """Whether one of the entries [low, high) changes the membership. This reads nothing from the disk."""
         return bool(self._state.has_conf_change(low, high))
 
     def _on_disk(self, index: int) -> bool:
@@ -301,7 +303,7 @@ class Wal:
         return bool((number, offset) < self._written)
 
     def _pread(self, path: Path, length: int, offset: int) -> bytes:
-        """Called from any thread."""
+        """Any thread may call this."""
         self._folder.failpoints.hit("wal.read")
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -330,8 +332,9 @@ class Wal:
         self._snapshots.append((self._writer.group, index))
 
     def save_commit(self, hard_state: Any) -> None:
-        """Have the commit index of this hard state, the newest one, synced, also where syncs lag; `durable_commit`
-        tells when that is done. Raises DiskFailed after a failure."""
+        """Syncs the commit index of this newest hard state even with a `Lag`; see `durable_commit`. Raises
+        DiskFailed.
+        """
         if self._failure is not None:
             raise self._failure
         self._writer.append(self._writer.number, None, hard_state, True, True)
@@ -372,7 +375,7 @@ class Wal:
             return
         self._stalled = False
         if group.offset > segment.size // 4 * 3:
-            # Nobody shall wait for the next one: what is missing of its zeros is left out.
+            # No group shall wait for the next segment, so its remaining zeros are left out.
             self._preparer.urgent = True
         self._writer.take()
         self._disk.start(group, segment.fd, here)
@@ -409,7 +412,7 @@ class Wal:
         return self.durable
 
     def settle(self) -> int:
-        """Take in the group that a `submit` has waited for; the highest durable number. Raises DiskFailed."""
+        """Takes in the group that `submit` waited for. Returns the highest durable number. Raises DiskFailed."""
         failed = self._disk.failed
         if failed is not None:
             self._fail(*failed)
@@ -421,7 +424,7 @@ class Wal:
         return self.durable
 
     def _note_synced(self) -> None:
-        """Take in how far a lagging log is synced."""
+        """Notes how far a lagging log is synced."""
         synced = self._disk.synced_group
         while self._unsynced and self._unsynced[0][0] <= synced:
             group, generation, end = self._unsynced.popleft()
@@ -463,13 +466,13 @@ class Wal:
         raise self._failure
 
     def mark(self) -> bool:
-        """Prove the last group with a marker, if the log is idle and that is not done yet; True if one was begun."""
+        """Proves the last group with a marker, if the log is idle and lacks it. Returns whether one was begun."""
         if self._failure is not None:
             raise self._failure
         if not self.idle or self._writer.pending_sync or (self._proven and not self._writer.pending_bytes):
             return False
         if self._unsynced:
-            # A marker proves what is synced when it is written.
+            # A marker proves everything that is synced at the time when it is written.
             self._mark_wanted = True
             self._disk.sync_now()
             return False
@@ -480,7 +483,7 @@ class Wal:
     # --- space -------------------------------------------------------------------------------------------------
 
     def _want(self, before: int) -> None:
-        """Plan one more segment, behind one of `before` bytes. A log that stays small does not take large files."""
+        """Plans one more segment behind one of `before` bytes. A log that stays small uses no large files."""
         self._last_number += 1
         size = min(self._folder.segment_size, before * _GROWTH)
         self._wanted.append((self._folder.new_generation(self._last_number), size))
@@ -488,8 +491,7 @@ class Wal:
             self._prepare()
 
     def _prepare(self) -> None:
-        """Have the preparing thread do what is due, if it is not at work: grow the segment that is waited for, or make
-        the next one."""
+        """Gives the idle preparing thread its next job: to grow the awaited segment, or to make the next one."""
         if self._under_way:
             return
         self._preparer.urgent = False
@@ -501,7 +503,7 @@ class Wal:
             generation, size = self._wanted[0]
             least, spare = min(size, _LEAST), self._folder.spare
             if group is not None and group.generation == generation:
-                # It is waited for: as large as it must be, and the last of the disk will do.
+                # A group waits for this segment: it is only as large as necessary, and may use the disk's last bytes.
                 least, spare = max(_SMALLEST, -(-group.end // 4096) * 4096), 0
             self._preparer.ask(generation, max(size, least), least, spare)
         else:
@@ -509,7 +511,7 @@ class Wal:
         self._under_way = True
 
     def _plan(self, need: int) -> tuple[int, int]:
-        """The writer goes on to the next segment: which one that is. The one after it is planned at once."""
+        """The writer moves on to the next segment. Returns this segment, and plans the one after it at once."""
         ahead = {made.generation: made.size for made in self._made.values()} | dict(self._wanted)
         ahead = {generation: ahead[generation] for generation in sorted(ahead) if generation > self._writer.generation}
         generation, size = next(iter(ahead.items()))
@@ -518,7 +520,7 @@ class Wal:
         return generation, max(need, size)
 
     def _collect(self) -> None:
-        """Take in what the preparing thread made."""
+        """Takes the results of the preparing thread."""
         while (made := self._preparer.take()) is not None:
             self._under_way = False
             if isinstance(made, Exception):
@@ -534,8 +536,9 @@ class Wal:
             self._prepare()
 
     def _not_made(self, error: Exception) -> None:
-        """There is no next segment: of a full disk and of descriptors that have run out better is hoped for, all else
-        stops the node. Raises DiskFailed."""
+        """Notes that no next segment was made. A full disk or a lack of descriptors may pass. Other errors
+        raise DiskFailed.
+        """
         number = error.errno if isinstance(error, OSError) else 0
         if number not in NO_ROOM + NO_FILES:
             self._failure = error if isinstance(error, DiskFailed) else DiskFailed(
@@ -564,27 +567,30 @@ class Wal:
 
     @property
     def free(self) -> int:
-        """Bytes that the disk had free when it was looked at last, see `measure`."""
+        """The bytes that were free on the disk at the last check; see `measure`."""
         return self._folder.free
 
     @property
     def spare(self) -> int:
-        """Bytes of the disk that segments made beforehand leave alone."""
+        """The bytes of the disk that segments made in advance leave free."""
         return self._folder.spare
 
     def measure(self, others: int = 0) -> None:
-        """Have a thread look how much room there is on the disk, of which others will need so many bytes."""
+        """Lets a thread check the room on the disk; others on the disk will need so many bytes."""
         self._folder.others = others
         self._preparer.look()
 
     @property
     def reserve(self) -> int:
-        """Bytes that `room` leaves out: for deletes and compaction, votes and membership."""
+        """The bytes that `room` keeps back: for deletes and compaction, votes and membership."""
         return min(RESERVE, self._folder.segment_size // 4)
 
     def room(self, enough: int) -> int | None:
-        """How many bytes what clients write may take, in what is set aside for the log and, unless the last attempt to
-        set some aside failed, on the disk; None if these are `enough` or more. May be below 0, by up to `reserve`."""
+        """The bytes that clients' writes may still take, or None if these are `enough` or more.
+
+        They count what is set aside for the log and, unless the last attempt to set some aside failed, the disk's free
+        bytes. The result may be below 0, by up to `reserve`.
+        """
         folder, writer = self._folder, self._writer
         left = 0 if self._full else folder.free - folder.spare
         if left >= enough:
@@ -598,16 +604,18 @@ class Wal:
         return None if left >= enough else int(left)
 
     def retry_room(self) -> bool:
-        """To be called now and then while there is no room: try again to make what could not be made. The answer comes
-        through the eventfd; True when the last attempt went well."""
+        """Tries again to make the missing segment; call it now and then. True if the last attempt went
+        well. See `fileno`.
+        """
         self._collect()
         if self._full and self._failure is None:
             self._prepare()
         return not self._full
 
     def release(self, index: int) -> int:
-        """Drop the segments that nothing after entry `index` needs; gives how many. Files are recycled or removed in
-        the background. `index` is at most the snapshot position; nothing is dropped before that is durable."""
+        """Drops the segments that no entry after `index` needs; returns how many. Files are recycled or removed in the
+        background. `index` is at most the snapshot position; nothing is dropped before that position is durable.
+        """
         if index > self._state.snapshot_index:
             raise ValueError(f"release({index}): the snapshot position is {self._state.snapshot_index}")
         if self._durable_snapshot != self._state.snapshot_index:
@@ -646,19 +654,22 @@ class Wal:
 
     @property
     def sync_pending_seconds(self) -> float:
-        """How long the log has waited for that; 0 if it waits for nothing. Any thread may ask."""
+        """How long the log has waited for that, in seconds; 0 if it waits for nothing. Any thread may ask."""
         since = self.sync_pending_since
         return time.monotonic() - since if since is not None else 0.0
 
     @property
     def unsynced(self) -> tuple[int, float]:
-        """What a power cut could take: (bytes written and not synced, seconds since the first of them was written).
-        Without a `Lag` nothing of it was reported."""
+        """What a power cut would lose: (bytes written and not synced, seconds since the first of these bytes was
+        written). Without a `Lag` none of these bytes was reported as durable.
+        """
         return self._disk.unsynced
 
     def close(self, timeout: float = 10.0) -> None:
-        """Write what is queued, prove it with a marker, end the threads. `timeout` in seconds bounds the waiting; what
-        is not durable by then is not. Raises DiskFailed if the disk fails meanwhile; the log is closed in any case."""
+        """Writes what is queued, proves it with a marker, and ends the threads. `timeout` in seconds bounds the
+        waiting; data that is not durable by then stays unproven. Raises DiskFailed if the disk fails meanwhile. Always
+        closes the log.
+        """
         if self._closed:
             return
         self._closed = True
@@ -708,10 +719,7 @@ class Wal:
 
 
 class _Opening:
-    """Makes the fresh segment that a log is opened with, then tidies up.
-
-    `older`: segment number -> path of the segments that the fresh one follows.
-    """
+    """Makes the fresh segment of an opened log, then tidies up. `older`: number -> path of segments that it follows."""
 
     def __init__(self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None) -> None:
         self.folder = folder
@@ -722,7 +730,7 @@ class _Opening:
         self.older: dict[int, Path] = {}
 
     def run(self, plan: Any, options: dict[str, Any]) -> tuple[Segment, Writer]:
-        """The segment, written, synced and named, and the writer behind its bytes. Raises OSError."""
+        """Returns the segment, written, synced and named, and the writer behind its bytes. Raises OSError."""
         self._copy_aside()
         spare = self.found.spare[0] if self.found and self.found.spare else 0
         if spare:
@@ -732,7 +740,7 @@ class _Opening:
         temporary = self.folder.file(generation, "tmp")
         if spare:
             os.rename(self.files[spare], temporary)
-            # Half of what is written now must never be found under a segment's name.
+            # A half-written file must never appear under a segment's name.
             sync_folder(self.folder.path)
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -754,7 +762,7 @@ class _Opening:
 
     def _space(self, fd: int) -> None:
         size = min(FIRST_SIZE, self.folder.segment_size)
-        # A full disk must not keep a node from being read; but a node without anything to be read is of no use there.
+        # A full disk must not keep clients from reading a node's data. A node without data is of no use on a full disk.
         new = self.found is None
         fill(fd, self.folder.set_aside(fd, size, size if new else _SMALLEST, self.folder.spare if new else 0))
 
@@ -771,7 +779,7 @@ class _Opening:
             )
 
     def _tidy(self, fresh: int) -> None:
-        """The fresh segment is durable: remove what it replaces, cut the one it follows on."""
+        """The fresh segment is durable: removes the files that it replaces and cuts the one it follows."""
         if self.found is None:
             return
         for generation in [*self.found.stale, *self.found.spare]:
