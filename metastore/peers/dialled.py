@@ -49,19 +49,19 @@ class DialOwner(StreamOwner, Protocol):
     def random(self) -> Callable[[], float]: ...
 
     def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
-        """Our hello was answered; whether the stream is open now."""
+        """Our hello was answered. Returns whether the stream is open now."""
 
     def stream_open(self, stream: DialledStream) -> None:
         """The stream is open."""
 
     def stream_lost(self, stream: DialledStream, was_open: bool, reason: str, level: int) -> None:
-        """The stream is over, or did not come about."""
+        """The stream has ended, or could not be opened."""
 
     def snapshot_over(self, stream: SnapshotSender) -> None:
-        """A stream for a snapshot is closed, one way or the other."""
+        """A snapshot stream is closed, whether it succeeded or failed."""
 
     def told_roster(self, member: int, record: bytes) -> None:
-        """`member` answered what its roster is. Raises FormatError if that cannot be read."""
+        """`member` answered with its roster. Raises FormatError if the roster cannot be read."""
 
 
 class Peer(Acquaintance):
@@ -84,7 +84,7 @@ class Peer(Acquaintance):
 
     @property
     def streams(self) -> list[DialledStream]:
-        """All streams that we opened to it."""
+        """All streams that this member opened to the peer."""
         return [self.control, self.bulk, *self.snapshots, *([self.roster] if self.roster is not None else [])]
 
 
@@ -103,7 +103,7 @@ class DialledStream(Stream):
         self._delay = transport.limits.backoff_min
         self._opened_at = 0.0
         self._timer: Timer | None = None
-        self._attempt = 0  # tells the answer of an outdated resolver
+        self._attempt = 0  # identifies the attempt, so that a late answer of the resolver can be ignored
         self._turn = 0  # which of several addresses comes next
         self._place = 0  # and which of the member's places
         self._signs = FrameReader(SIGNS)
@@ -113,11 +113,11 @@ class DialledStream(Stream):
 
     @property
     def takes(self) -> bool:
-        """Whether messages may be queued: it is open, or about to be."""
+        """Whether messages may be queued, because the stream is open or about to be."""
         return CONNECTING <= self.state <= OPEN
 
     def dial(self) -> None:
-        """Begin to connect."""
+        """Begins to connect."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -173,7 +173,7 @@ class DialledStream(Stream):
             sock.getpeername()
             sent = sock.send(hello)
         except OSError as error:
-            # An event that was meant for the descriptor's last owner says nothing about this connection.
+            # The event belongs to the previous connection with this descriptor and says nothing about this one.
             if error.errno != errno.ENOTCONN:
                 self.fail(error.strerror or str(error))
             return
@@ -217,7 +217,7 @@ class DialledStream(Stream):
                 self.queue()
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
-        """The connection is over, or did not come about: forget what was queued, try again later."""
+        """The connection has ended or could not be made. Drops the queued messages and tries again later."""
         limits = self.transport.limits
         was_open = self.state == OPEN
         self._reset()
@@ -238,12 +238,12 @@ class DialledStream(Stream):
         self._greeting = b""
 
     def hasten(self) -> None:
-        """The peer is known to be up: do not wait for the end of the back-off."""
+        """The peer is known to be up, so this does not wait for the end of the back-off."""
         if self.state == WAITING:
             self.dial()
 
     def move(self) -> None:
-        """The member's address in the roster has changed: dial that one from now on."""
+        """The member's address in the roster has changed. The stream dials the new address from now on."""
         self._place = 0
         if self.state == OPEN and self.address == self.owner.address:
             return
@@ -255,7 +255,7 @@ class DialledStream(Stream):
         self.dial()
 
     def close(self) -> None:
-        """End it for good; what can be sent at once still goes out."""
+        """Ends the stream for good. Output that can be sent at once is still sent."""
         if self.state != CLOSED:
             self.flush()
         if self._timer is not None:
@@ -281,11 +281,11 @@ class SnapshotSender(DialledStream):
         self._reader = FrameReader(largest(transport.limits, hs.SNAPSHOT))
 
     def send_message(self, message: Message) -> bool:
-        """Queue a Raft message (the MsgSnap itself)."""
+        """Queues a Raft message (the MsgSnap itself)."""
         return self._queued(self.takes and self.outbox.add(message))
 
     def send(self, tag: int, data: bytes) -> bool:
-        """Queue bytes under a tag of 0 to 255."""
+        """Queues bytes under a tag of 0 to 255."""
         return self._queued(self.takes and self.outbox.add_blob(tag, data))
 
     def _queued(self, taken: bool) -> bool:
@@ -299,7 +299,7 @@ class SnapshotSender(DialledStream):
             self.on_open()
 
     def flush(self) -> None:
-        """Send; `on_drain` comes when nothing is left."""
+        """Sends the queue, and calls `on_drain` when it is empty."""
         waiting = self.outbox.size
         super().flush()
         if waiting and self.state == OPEN and not self.outbox.size:
@@ -314,12 +314,12 @@ class SnapshotSender(DialledStream):
                 return
 
     def close(self) -> None:
-        """End it for good, without `on_end`; what can be sent at once still goes out."""
+        """Ends the stream for good, without `on_end`. Output that can be sent at once is still sent."""
         super().close()
         self.transport.snapshot_over(self)
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
-        """The end."""
+        """Ends the stream after a failure."""
         if self.state == CLOSED:
             return
         was_open = self.state == OPEN
@@ -352,12 +352,12 @@ class RosterStream(DialledStream):
             return
 
     def close(self) -> None:
-        """The end."""
+        """Ends the stream."""
         super().close()
         self.owner.roster = None
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
-        """The end, without an answer."""
+        """Ends the stream without an answer."""
         if self.state != CLOSED:
             self.close()
             self.transport.stream_lost(self, False, reason, level)

@@ -116,7 +116,7 @@ class Driver:
         # If nothing has changed since the previous run of this member, no Ready brings a hard state with these values.
         self.term = applier.store.raft_term = raw.term
         self.stopping = False
-        #: Whether `pump` has left something that it can do without waiting: it wants to be called again soon.
+        #: Whether `pump` left work that it can do without waiting. The owner should then call it again soon.
         self.backlog = False
         self._holding = False
         # ---- the log
@@ -191,14 +191,14 @@ class Driver:
         self.backlog = self._images is not None and self.applier.halted and self.retry_at is None
 
     def on_disk(self, now: float) -> None:
-        """The log finished a group: report what is durable, then go on. Raises DiskFailed if it failed."""
+        """The log finished a group: reports what is durable, then goes on. Raises DiskFailed if the group failed."""
         # The log does not start the next group by itself, so that this group also holds what gathered meanwhile.
         self._durable(self.log.poll(start=False))
         self.pump(now)
         self.log.submit()
 
     def tick(self, now: float) -> None:
-        """One Raft tick: elections and heartbeats, timeouts, the marker of an idle log."""
+        """Runs one Raft tick: elections and heartbeats, timeouts, and the marker of an idle log."""
         if not self._holding:
             self.raw.tick(now)
         self._expire(now)
@@ -217,31 +217,35 @@ class Driver:
         self.pump(now)
 
     def hold(self, holding: bool) -> None:
-        """While `holding`, this member takes part in nothing yet: its clock stands still, so it does not stand for
-        election."""
+        """While `holding`, this member takes part in nothing: its Raft clock stands still, so it does not
+        stand for election.
+        """
         self._holding = holding
 
     def stop(self) -> None:
-        """From now on everything queued is due at once; `quiet` tells when it is done."""
+        """Makes all queued work due at once; `quiet` shows when it is done."""
         self.stopping = True
 
     def abandon(self) -> None:
-        """Answer everyone who still waits, at the end of a drain or when the disk failed. What is applied has its
-        result, whether the engine took it or not: it is in the log of a majority."""
+        """Answers every caller that still waits, at the end of a drain or when the disk failed.
+
+        Applied operations get their result even if the engine did not write them, because a majority has them in its
+        log.
+        """
         self.applier.release()
         self.pending.abandon()
 
     # ---- from peers and clients
 
     def receive(self, message: Message) -> None:
-        """A Raft message of a peer. Raises FormatError if it is damaged (the peer's fault, nothing has changed)."""
+        """Handles a Raft message of a peer. Raises FormatError if it is damaged; then nothing has changed."""
         if message.term > MAX_TERM or (self.raw.term and message.term > self.raw.term + MAX_LEAP):
             raise errors.FormatError(f"a message of term {message.term}, after term {self.raw.term} here")
         self.changes.heard(message.from_)
         self.raw.step(message)
 
     def unreachable(self, ident: int) -> None:
-        """Something for member `ident` was lost."""
+        """A message for member `ident` was lost."""
         self.changes.lost(ident)
         self.raw.report_unreachable(ident)
 
@@ -254,10 +258,11 @@ class Driver:
         self.pending.receive_refusal(code, ids)
 
     def change_members(self, operation: bytes, now: float) -> None:
-        """Have an encoded operation of kind MEMBER carried out; its waiter is in `kv.waiters` already. Like a put it
-        waits for a leader, and for a connection to it, until the waiter's patience ends.
+        """Carries out an encoded operation of kind MEMBER, whose waiter is in `kv.waiters` already.
 
-        Raises TooManyRequests when it is surely not logged; the caller takes the waiter out again."""
+        Like a put, the operation waits for a leader, and for a connection to it, until the waiter times out. Raises
+        TooManyRequests when the operation is surely not logged; the caller then removes the waiter.
+        """
         self.changes.ask(operation, now + self.request_timeout)
         self.changes.hand_on(self.leader_id)
 
@@ -271,7 +276,7 @@ class Driver:
             self.pending.leader_lost(now)
 
     def _expire(self, now: float) -> None:
-        """Fail what was admitted `request_timeout` ago; the granularity is one tick."""
+        """Fails the operations that were admitted `request_timeout` ago, with the granularity of one tick."""
         if self.retry_at is not None:
             self.applier.release()
         self.pending.expire(now, self.leader_id)
@@ -301,7 +306,9 @@ class Driver:
             self.pending.proposed(index)
 
     def _carry(self, ready: Ready, now: float) -> bool:
-        """Persist, send, apply and reply for one Ready, in this order; whether the log has news already."""
+        """Persists, sends, applies and replies for one Ready, in this order. Returns whether the log has
+        news already.
+        """
         news = self._persist(ready, now)
         if ready.soft_state is not None:
             self._lead_changed(ready.soft_state.lead, now)
@@ -333,7 +340,7 @@ class Driver:
             self._late = None
             self.log.append(ready.number, ready.entry_images, state)
         elif state is not None:
-            # A commit index only. It rides with the next group, and until then keeps no client waiting.
+            # This is only a commit index. It goes into the next group, and no client waits for it until then.
             self._late = (ready.number, state)
         self._unreported.append((ready.number, ready.must_sync))
         if ready.snapshot is not None:
@@ -342,14 +349,14 @@ class Driver:
         if ready.must_sync:
             self._last_append = now
             self._marked = False
-            # With one operation in flight and no peers there is nothing to be done before the disk is.
+            # With one operation in flight and no peers there is no work to do until the disk has finished.
             if self.proposer.inflight == 1 and not self.proposer.queued and self.link.alone:
                 return self.log.submit(True)
             self.log.submit()
         return False
 
     def _durable(self, synced: int) -> None:
-        """Report every Ready that is persisted: those up to `synced`, and those behind them that need no sync."""
+        """Reports every persisted Ready to the core: those up to `synced`, and the following ones that need no sync."""
         last = 0
         waiting = self._unreported
         self._synced = max(self._synced, synced)
@@ -362,7 +369,7 @@ class Driver:
             self.raw.on_persisted(last)
 
     def _installed(self, index: int) -> None:
-        """The engine's contents are those of the snapshot at `index` now."""
+        """The engine now holds the contents of the snapshot at `index`."""
         if self._installing is None or self._installing[1] != index:
             # A newer one came meanwhile.
             return
@@ -385,8 +392,9 @@ class Driver:
         self._apply_on(now)
 
     def _apply_on(self, now: float) -> None:
-        """Apply what was handed out, strictly in the order of the log, up to its end or to a membership change whose
-        turn it is not yet."""
+        """Applies the entries handed out, in the order of the log, up to the end or a membership change
+        that must wait.
+        """
         images, applier = self._images, self.applier
         if self.raw.restoring:
             # The core works with the snapshot's membership already, and what is left here is in the snapshot.
@@ -420,11 +428,12 @@ class Driver:
             self.raw.apply_held = self._images is not None
 
     def _change_may_take_effect(self, index: int) -> bool:
-        """Whether the commit index that allows the membership change of entry `index` is durable here; if not, the
-        log is asked to make it so, and tells through `on_disk`.
+        """Whether the commit index that allows the membership change at entry `index` is durable here.
 
-        Else a crash could take the member back to the membership before, by whose rules it might find no quorum any
-        more, or one that others know nothing of."""
+        If it is not, the log is asked to sync it and reports through `on_disk`. Without this rule a crash could take
+        the member back to the previous membership. By its rules the member might find no quorum any more, or a quorum
+        that the others do not know of.
+        """
         if self.log.durable_commit >= index:
             return True
         if self._commit_asked < index:
@@ -437,10 +446,11 @@ class Driver:
         return False
 
     def _commit(self, now: float) -> None:
-        """Have the engine write what is applied, and answer who waits for it; all of that later if it is busy.
+        """Lets the engine write what is applied, and answers the waiting callers. A busy engine postpones both.
 
-        In the middle of an entry the engine's log position must not move. Who waits for what is before a long operation
-        need not wait for its end: it is in the log of a majority, and readers see it."""
+        In the middle of an entry the engine's log position must not move. Callers whose entries come before a long
+        operation need not wait for its end: a majority has these entries in its log, and readers see them.
+        """
         applier = self.applier
         try:
             if applier.halfway:
@@ -468,12 +478,12 @@ class Driver:
         self._passed(applier.applied_index)
 
     def _written(self) -> None:
-        """Nothing is applied that the engine does not have."""
+        """The engine now has every applied entry."""
         self._unwritten = 0
         self.retry_at = None
         self.raw.apply_held = self._images is not None
 
     def _passed(self, last: int) -> None:
-        """The state has come to entry `last`: settle accounts, serve the reads that waited for it."""
+        """Entry `last` has been applied: settles accounts and serves the reads that waited for it."""
         self.pending.passed(last)
         self.reads.passed(last)

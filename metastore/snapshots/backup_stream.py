@@ -27,7 +27,7 @@ log = logging.getLogger("metastore.backup")
 
 #: Backups that are made or sent at a time; more are refused.
 MAX_BACKUPS = 4
-#: Bytes a second that a client must take, or its backup ends; and when somebody else waits for its place.
+#: A client must take this many bytes a second, or its backup ends. The second rate applies while another client waits.
 MIN_RATE = 8 << 10
 CROWDED_RATE = 1 << 20
 #: Bytes that wait in a connection's queue.
@@ -39,7 +39,9 @@ Result = Info | errors.MetaStoreError
 
 
 def messages(source: Source, header: Any) -> Iterator[list[bytes]]:
-    """The replies of one backup, encoded, some at a time. Raises FormatError if the file is damaged, OSError."""
+    """Yields the encoded replies of one backup, some at a time. Raises OSError, and FormatError if the file
+    is damaged.
+    """
     info = source.info
     digest = hashlib.sha256()
     tail = info.trailer.encode() + bytes(backup_padding(info.trailer.size))
@@ -82,7 +84,7 @@ class Sending:
         request.start(on_close=self.close)
 
     def ready(self, result: Result) -> None:
-        """The snapshot is there, or there will be none."""
+        """The snapshot is there, or making it failed."""
         if self not in self.backups.running:
             return
         if isinstance(result, errors.MetaStoreError):
@@ -115,7 +117,7 @@ class Sending:
         self.fail(errors.Corrupt(f"metastore: the snapshot on disk is damaged: {error}"))
 
     def push(self, now: float) -> bool:
-        """Fill the connection's queue up; whether anything went there."""
+        """Fills the connection's queue. Returns whether it added any bytes."""
         if self.worker is None:
             return False
         request, pushed = self.request, False
@@ -143,21 +145,21 @@ class Sending:
 
     @property
     def taken(self) -> int:
-        """Bytes that left the connection's queue."""
+        """The bytes that left the connection's queue."""
         return self._given - min(self._given, self.request.queued_bytes)
 
     def end(self) -> None:
-        """Drop the call."""
+        """Drops the call."""
         self.request.reset()
         self.close()
 
     def fail(self, error: errors.MetaStoreError) -> None:
-        """Answer with an error."""
+        """Answers the call with an error."""
         self.request.fail(error)
         self.close()
 
     def close(self) -> None:
-        """Let go of everything; idempotent."""
+        """Closes the file and releases everything else; idempotent."""
         if self not in self.backups.running:
             return
         self.backups.running.remove(self)
@@ -186,8 +188,10 @@ class Backups:
         self.running: list[Sending] = []
 
     def begin(self, request: Request) -> None:
-        """Answer a call of Maintenance.Snapshot; the slowest gives way where all places are taken. Raises
-        TooManyRequests."""
+        """Answers a call of Maintenance.Snapshot. If all places are taken, the slowest backup is given up.
+
+        Raises TooManyRequests.
+        """
         if len(self.running) >= MAX_BACKUPS:
             slowest = min(self.running, key=lambda one: one.pace)
             if slowest.pace >= CROWDED_RATE:
@@ -200,13 +204,15 @@ class Backups:
             self.fresh(sending.ready)
 
     def turn(self, now: float) -> bool:
-        """The end of a turn of the loop; whether there is something to flush, and perhaps more to send after that."""
+        """Runs at the end of a turn of the loop. Returns whether there is output to flush; more may follow
+        after the flush.
+        """
         pushed = False
         for sending in self.running[:]:
             pushed = sending.push(now) or pushed
         return pushed
 
     def stop(self) -> None:
-        """End all of them."""
+        """Ends all backups."""
         for sending in self.running[:]:
             sending.fail(errors.Stopped())

@@ -68,7 +68,7 @@ SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's ow
 
 
 def _failure(path: Path, error: Exception) -> MetaStoreError:
-    """What an exception out of rocksdict is; they all are of one class."""
+    """Returns our error for an exception from rocksdict, whose exceptions are all of one class."""
     text = str(error)
     if "No space left on device" in text or "Disk quota exceeded" in text:
         return EngineFull(f"{path}: {text}")
@@ -82,7 +82,7 @@ def _failure(path: Path, error: Exception) -> MetaStoreError:
 
 
 def _options(wanted: RocksdbTable) -> Any:
-    """RocksDB's own options."""
+    """The options with which RocksDB is opened."""
     kinds = rocksdict.DBCompressionType
     options = rocksdict.Options(raw_mode=True)
     blocks = rocksdict.BlockBasedOptions()
@@ -119,7 +119,7 @@ def _options(wanted: RocksdbTable) -> Any:
 
 
 def _open(path: Path, wanted: RocksdbTable, fresh: bool) -> Any:
-    """The database in a folder; made if `fresh`. Raises DamagedData, DataDirInUse, DiskFailed."""
+    """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed."""
     options = _options(wanted)
     options.create_if_missing(fresh)
     try:
@@ -131,7 +131,7 @@ def _open(path: Path, wanted: RocksdbTable, fresh: bool) -> Any:
 
 
 def _final(path: Path, error: Exception) -> MetaStoreError:
-    """The same for what cannot be tried again: no room is a failure then."""
+    """Like `_failure`, for a call that cannot be tried again: a lack of room then counts as a failure."""
     failure = _failure(path, error)
     return DiskFailed(failure.text) if isinstance(failure, EngineFull) else failure
 
@@ -219,7 +219,7 @@ class RocksEngine(RecentEngine):
         self._flush_wanted = False
         self._flush_lock = threading.Lock()  # over the two: whether a flush is wanted, and whether a thread sees to it
         self._failed: MetaStoreError | None = None
-        # Weak, for one that was let go of without `close` must not keep a folder for ever.
+        # These references are weak, because a view that was released without `close` must not keep a folder for ever.
         self._views: weakref.WeakSet[_View] = weakref.WeakSet()
         self._walk: Any = None
         self._write_options = _write_options()
@@ -230,13 +230,15 @@ class RocksEngine(RecentEngine):
             raise DiskFailed(f"{self.path}: {reason(error)}") from error
         self._db = _open(self.path / self.name, self.wanted, False)
         self._index, self._term = _position(self.get(APPLIED_KEY), self.path)
-        # Nothing is open that a crash could take back: it all came out of files.
+        # A crash cannot lose any of this state, because all of it came out of files.
         self._durable = self._index
 
     # ---- the folder
 
     def _find(self) -> str:
-        """The name of the folder with the database, made if there is none; others are removed."""
+        """Returns the name of the folder with the database, and creates it if there is none. Other folders
+        are removed.
+        """
         there = {entry.name: entry for entry in self.path.iterdir()}
         if RECORD in there:
             name = _read_record(there[RECORD])
@@ -262,8 +264,8 @@ class RocksEngine(RecentEngine):
         return f"db-{max(taken, default=0) + 1}"
 
     def _write_record(self, name: str) -> None:
-        """From here on a start finds the folder `name`."""
-        # Before: a record that outlives a power cut must not name a folder that does not.
+        """Writes the record, after which a start opens the folder `name`."""
+        # Sync the folder first: a record that survives a power cut must not name a folder that did not survive.
         sync_folder(self.path)
         new = self.path / f"{RECORD}.tmp"
         with open(new, "w", encoding="utf-8") as file:
@@ -296,7 +298,7 @@ class RocksEngine(RecentEngine):
         return None
 
     def _walker(self) -> Any:
-        """An iterator: it sees the state of its beginning, so one serves until the next write."""
+        """Returns an iterator. It sees the state at its creation, so one iterator serves until the next write."""
         if self._walk is None:
             self._walk = self._db.iter()
         return self._walk
@@ -306,7 +308,7 @@ class RocksEngine(RecentEngine):
         return _scan(self._walker(), self.path, start, end, reverse, limit)
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """See Engine.iterate. Takes no memory to speak of."""
+        """See Engine.iterate. This takes very little memory."""
         return _pairs(self._db, self.path, start)
 
     def applied(self) -> tuple[int, int]:
@@ -314,17 +316,20 @@ class RocksEngine(RecentEngine):
         return (self._index, self._term)
 
     def view(self) -> Engine:
-        """Its contents now; may be read in another thread."""
+        """Returns a view of the present contents, which another thread may read."""
         return _View(self, self._db.iter(), self._index, self._term)
 
     def reclaim(self) -> bool:
-        """Let go of the shared iterator. Where nothing is written it would keep all files of its state: a compaction
-        that has come to its end would give back nothing (22 MiB of a disk of 80, for as long as puts were refused)."""
+        """Releases the shared iterator.
+
+        If nothing is written, the iterator would keep all files of its state. A completed compaction would then give
+        back no room (22 MiB of a disk of 80, for as long as puts were refused).
+        """
         self._walk = None
         return False
 
     def size(self) -> int:
-        """Bytes of the files, and of what is not in files yet."""
+        """The bytes of the files, and of the data that is not in files yet."""
         return self._number("live-sst-files-size") + self._number("cur-size-all-mem-tables")
 
     def size_in_use(self) -> int:
@@ -375,7 +380,7 @@ class RocksEngine(RecentEngine):
             self._durable = max(self._durable, index)
 
     def begin_flush(self) -> None:
-        """The same in the background; one that is under way is followed by another."""
+        """Flushes in the background. If a flush is under way, another one follows it."""
         with self._flush_lock:
             self._flush_wanted = True
             if self._flushing is None:
@@ -405,11 +410,12 @@ class RocksEngine(RecentEngine):
         self.full = True
 
     def _await_room(self) -> None:
-        """Wait until RocksDB takes writes again, or until `close`.
+        """Waits until RocksDB accepts writes again, or until `close`.
 
-        It looks for room every five seconds, and then flushes what it has in memory; but it begins only when no other
-        flush is under way. One that was tried each half second kept it from that for ever. So what is tried is a write
-        of nothing, which is refused before anything is begun."""
+        RocksDB looks for room every five seconds and then flushes its memory, but only if no other flush is under way.
+        When this code tried a flush each half second, RocksDB could never begin its own. Therefore this code tries an
+        empty write, which RocksDB refuses before it begins anything.
+        """
         while not self._closing.wait(FULL_RETRY):
             db = self._db
             try:
@@ -423,13 +429,17 @@ class RocksEngine(RecentEngine):
 
     @property
     def headroom(self) -> int:
-        """Bytes that the disk must have free: for what is in memory alone, twice, and for files while they are
-        rewritten. Where RocksDB finds too little it takes no writes until it has looked again."""
+        """The bytes that the disk must have free: twice the data that is only in memory, and room to rewrite files.
+
+        If RocksDB finds too little room, it accepts no writes until it has looked again.
+        """
         return 2 * self._number("cur-size-all-mem-tables") + min(self._number("live-sst-files-size"), REWRITTEN)
 
     def defragment(self) -> float | None:
-        """Rewrite all files in the background, without what is deleted. None when that is done, else in how many
-        seconds to ask again."""
+        """Rewrites all files in the background, without the deleted data.
+
+        Returns None when that is done, or else the number of seconds after which to ask again.
+        """
         if self._compacting is None:
             self._compacting = threading.Thread(
                 target=self._compact_there, args=(self._db,), name="engine-compaction", daemon=True
@@ -449,7 +459,7 @@ class RocksEngine(RecentEngine):
                 log.warning("engine: the files were not rewritten: %s", error)
 
     def close(self) -> None:
-        """Flush and close. What fails in it is only logged: the Raft log has it all."""
+        """Flushes and closes. Failures are only logged, because the Raft log has all the data."""
         if self._db is None:
             return
         if self.full:
@@ -478,7 +488,9 @@ class RocksEngine(RecentEngine):
         return _Staged(self)
 
     def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
-        """Replace the contents by the pairs of an iterable. What that raises passes, and nothing has changed then."""
+        """Replaces the contents by the pairs of an iterable. If the iterable raises, its exception passes
+        and nothing changes.
+        """
         fresh = _Staged(self)
         try:
             fresh.restore(stream)
@@ -489,7 +501,7 @@ class RocksEngine(RecentEngine):
         self.adopt(fresh)
 
     def adopt(self, staged: Engine) -> None:
-        """Go on with the database of a sealed engine out of `stage`."""
+        """Continues with the database of a sealed engine that `stage` made."""
         assert isinstance(staged, _Staged), "only what stage() has made"
         old = self._db
         self._walk = None
@@ -504,7 +516,7 @@ class RocksEngine(RecentEngine):
 
 
 def _discard(db: Any, left: list[Path], *users: threading.Thread | None) -> None:
-    """Close a database that is not used any more, when its `users` are done, and remove folders."""
+    """Closes a database that is no longer used, when its `users` have finished, and removes folders."""
     for thread in users:
         if thread is not None:
             thread.join()
@@ -589,11 +601,11 @@ class _View(Engine):
         return self._size
 
     def view(self) -> Engine:
-        """The same contents once more are this very view's."""
+        """Returns this view itself, because its contents never change."""
         raise NotImplementedError("a view of a view")
 
     def close(self) -> None:
-        """Let go of it. Idempotent."""
+        """Releases the view. Idempotent."""
         self._walk = None
         if self._engine is not None:
             self._engine._views.discard(self)
@@ -611,8 +623,10 @@ class _Staged(Engine):
         self._db = _open(self._path, engine.wanted, True)
 
     def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
-        """Fill it with the pairs of an iterable. Raises FormatError without a log position, DiskFailed, and what the
-        iterable raises."""
+        """Fills the database with the pairs of an iterable.
+
+        Raises FormatError if they have no log position, DiskFailed, and the iterable's own exceptions.
+        """
         where = None
         pairs: list[tuple[bytes, bytes]] = []
         size = 0
@@ -656,17 +670,17 @@ class _Staged(Engine):
         return self._applied
 
     def seal(self) -> None:
-        """Have the next start find this one."""
+        """Makes the next start use this database."""
         sync_folder(self._path)
         self._engine._write_record(self._name)
 
     def take(self) -> tuple[Any, str]:
-        """The database and its folder's name, for whoever adopts it."""
+        """Hands the database and the name of its folder to the engine that adopts it."""
         db, self._db = self._db, None
         return db, self._name
 
     def close(self) -> None:
-        """Give up what was not adopted; its folder is removed by the next start."""
+        """Gives up a database that was not adopted. The next start removes its folder."""
         if self._db is not None:
             with contextlib.suppress(Exception):
                 self._db.close()
