@@ -25,11 +25,11 @@ GROUP = "metastore.codecs"
 BUILT_IN_FLAG = 1
 PLUGIN_FLAGS = range(16, 256)
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
-# Our own frames need no more (levels up to 19), and RFC 8878 (3.1.1.1.2) asks every decoder to support that much.
+# Our own frames need no larger window (levels up to 19). RFC 8878 (3.1.1.1.2) asks every decoder to support this one.
 ZSTD_WINDOW = 8 * 1024 * 1024
 # A zstd block takes 4 bytes at least and gives 128 KiB at most, so one step gives 2 MiB at most over the limit.
 ZSTD_STEP = 64
-# The best a snappy element can do: 64 bytes of output for a copy of 3 bytes.
+# The best ratio of a snappy element: a copy of 3 bytes gives 64 bytes of output.
 SNAPPY_BEST = (64, 3)
 
 
@@ -133,7 +133,7 @@ class Zstd:
 
 
 def check(codec: Codec) -> Codec:
-    """The codec itself if it keeps the rules for names and flags, else ConfigError."""
+    """Returns the codec if it keeps the rules for names and flags. Raises ConfigError otherwise."""
     for attribute in ("name", "flag", "compress", "decompress"):
         if not hasattr(codec, attribute):
             raise ConfigError(f"codec {codec!r} has no {attribute}")
@@ -158,9 +158,9 @@ def _make(found: EntryPoint) -> Codec:
 
 
 def load(name: str, key: str = "codec") -> Codec:
-    """The codec of that name, from the entry-point group `metastore.codecs`. `key` is where the name was given.
+    """The codec of that name from the entry-point group `metastore.codecs`. `key` is the setting that names it.
 
-    ConfigError, which lists the names found, for an unknown one; ConfigError too if it cannot be loaded.
+    Raises ConfigError for an unknown name, with a list of the known ones, and for a codec that cannot be loaded.
     """
     found = _installed()
     if name not in found:
@@ -181,9 +181,9 @@ def for_snapshots(table: MaintenanceTable) -> Codec | None:
 
 
 def load_all() -> list[Codec]:
-    """All installed codecs in the order of their names: what a node needs to read whatever its log may hold.
+    """All installed codecs in the order of their names. A node needs them all to read whatever its log may hold.
 
-    ConfigError if one cannot be loaded, or if two want the same flag.
+    Raises ConfigError if a codec cannot be loaded, or if two use the same flag.
     """
     codecs = [_make(found) for _, found in sorted(_installed().items())]
     taken: dict[int, str] = {}

@@ -135,7 +135,7 @@ class Failpoints:
 
     @classmethod
     def from_environment(cls) -> Failpoints:
-        """What METASTORE_FAILPOINTS says. Raises ConfigError on an unknown name or action."""
+        """Makes the failpoints that METASTORE_FAILPOINTS sets. Raises ConfigError on an unknown name or action."""
         return cls(os.environ.get(VARIABLE, ""))
 
     def set(self, name: str, action: str) -> None:
@@ -145,7 +145,7 @@ class Failpoints:
         self._change(name, parse_action(action))
 
     def clear(self) -> None:
-        """Switch all points off; what is blocked goes on."""
+        """Switches all points off. Blocked threads go on."""
         for name in NAMES:
             self._change(name, Action())
 
@@ -165,7 +165,9 @@ class Failpoints:
             setter(action)
 
     def bind(self, name: str, setter: Callable[[Action], None]) -> Callable[[], None]:
-        """Have `setter` called with the action of `name`, now and whenever it changes. Returns what unbinds it."""
+        """Calls `setter` with the action of `name`, now and at each change. Returns a function that undoes
+        the binding.
+        """
         item = (name, setter)
         with self._lock:
             self._bound.append(item)
@@ -179,7 +181,9 @@ class Failpoints:
         return unbind
 
     def hit(self, name: str) -> None:
-        """Pass the point `name`. Raises OSError for the action `error`. Callers on a hot path ask `active` first."""
+        """Passes the point `name`. Raises OSError for the action `error`. Callers on a hot path check
+        `active` first.
+        """
         action = self._actions.get(name)
         if action is None:
             return

@@ -34,7 +34,7 @@ def _part(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    """`text` with everything that would end or forge a line made visible."""
+    """`text` in one line: characters that would end or forge a log line are made visible."""
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
@@ -67,7 +67,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def setup(level: str = "info", as_json: bool = False, stream: IO[str] | None = None) -> logging.Logger:
-    """Send the package's log to `stream` (standard error), replacing what an earlier call set up; returns the logger.
+    """Sends the package's log to `stream` (default: standard error) and replaces an earlier set-up. Returns the logger.
 
     `level` is a key of `LEVELS`.
     """
@@ -96,7 +96,9 @@ class ErrorFile:
             self.path = ""
 
     def reopen(self) -> None:
-        """Go on writing to a file of the same name, made if there is none. Raises OSError; then nothing has changed."""
+        """Continues in a file of the same name, which is created if necessary. Raises OSError; then nothing
+        has changed.
+        """
         before = os.fstat(2)
         fresh = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

@@ -64,7 +64,7 @@ class Serving(Protocol):
         """Whether this member can serve: it knows a leader, is not stopping and its state is up to date."""
 
     def disk_trouble(self) -> str:
-        """What is wrong with the disk of the log, empty if nothing is: a sync has been under way for too long."""
+        """A text about trouble with the log's disk (a sync has been under way for too long); empty if there is none."""
 
 
 class Reads(Protocol):
@@ -74,7 +74,7 @@ class Reads(Protocol):
         """Read a key out of what this member has applied. Raises ApiError."""
 
     def confirm_read(self, done: Done) -> None:
-        """Call `done` once a read is linearizable (ReadIndex), with an error when that cannot be had in time."""
+        """Calls `done` once a read is linearizable (ReadIndex), or with an error if this takes too long."""
 
 
 class MemberInfo(Protocol):
@@ -124,7 +124,9 @@ class Alarms(Protocol):
     """Conditions that a member reports and all members must act on; the numbers are those of `replica.alarms`."""
 
     def alarms(self) -> Iterable[Alarm]:
-        """What is raised: what all know of, and that this member's disk has no room for the log."""
+        """The raised alarms: those that all members know, and this member's own alarm that its disk has no
+        room for the log.
+        """
 
     def change_alarm(
         self, action: int, member: int, alarm: int, done: Callable[[list[Alarm], errors.MetaStoreError | None], object]
@@ -158,8 +160,10 @@ class Upkeep(Protocol):
         gone: Callable[[], bool],
         done: Callable[[HashInfo | None, errors.MetaStoreError | None], object],
     ) -> None:
-        """Sum up the state at `revision` (0: now), `whole` with members and alarms; not needed any more once `gone`
-        says so. Raises TooManyRequests, Stopped."""
+        """Computes a hash of the state at `revision` (0: now); `whole` includes members and alarms.
+
+        The result is not needed any more once `gone` returns true. Raises TooManyRequests, Stopped.
+        """
 
 
 class Backups(Protocol):

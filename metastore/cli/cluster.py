@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on at this moment."""
+    """Returns ports that no process listens on at this moment."""
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(socket.socket()) for _ in range(count)]
         for sock in held:
@@ -83,18 +83,18 @@ class LocalNode:
         self.settled.set()
 
     def reason(self) -> str:
-        """Why it ended: its exit code, and what it said last."""
+        """Why the process ended: its exit code, and its last log line."""
         code = self.process.wait()
         self._reader.join(1.0)
         return f"{self.name} ended with code {code}: {self.last_line.removeprefix('metastore: ') or 'it said nothing'}"
 
     def ask(self) -> None:
-        """Ask it to stop; once, for a second signal makes it end without draining."""
+        """Asks the process to stop, but only once: after a second signal it would end without draining."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
     def join(self) -> None:
-        """Wait for its end, kill it when that takes too long."""
+        """Waits for the end of the process, and kills it when that takes too long."""
         try:
             self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -156,7 +156,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
-    """Say when all are ready, then wait for the end. Raises MetaStoreError when a node does not get ready."""
+    """Reports when all nodes are ready, then waits for the end. Raises MetaStoreError if a node does not get ready."""
     while not all(node.client for node in nodes):
         # One that ended may be what the others wait for, for ever.
         for node in nodes:

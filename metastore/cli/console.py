@@ -12,7 +12,7 @@ Progress = Callable[[str, int, int], object]
 
 
 def size(nbytes: int) -> str:
-    """A number of bytes, exact, with a rounded form for people behind it."""
+    """A number of bytes: the exact number, followed by a rounded form for people."""
     value, unit = float(nbytes), ""
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if value < 1024 or unit == "TiB":

@@ -33,7 +33,7 @@ from metastore.replica.alarms import ACTIVATE, NAMES, decode_change
 from metastore.replica.roster import Change, Identity
 from metastore.storage.segments import view
 
-#: How often the log of a running node is read anew when it seems damaged.
+#: The log of a running node is read again at most so many times when it seems damaged.
 ATTEMPTS = 5
 KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member", ALARM: "alarm"}
 ENTRY_TYPES = ("normal", "member", "members")
@@ -156,7 +156,7 @@ class Log:
             os.close(self._lock)
 
     def _read(self) -> bool:
-        """Read everything and ask `recover`; False if another attempt may do better."""
+        """Reads all segments and asks `recover`. Returns False if another attempt may succeed."""
         self.damage = self.found = None
         try:
             matches = [match for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
@@ -183,7 +183,7 @@ class Log:
         return path.read_bytes() if self.running else view(path)
 
     def _judge(self) -> None:
-        """Give each file its state."""
+        """Sets the state of each file."""
         found = self.found
         for file in self.files:
             if found is None:
@@ -207,7 +207,7 @@ class Log:
                 file.state, file.note = "damaged", f"at offset {match['offset']}"
 
     def _stated_end(self, file: File) -> int:
-        """Where the segment after it says that it ends."""
+        """The end of a segment, as the segment after it states it."""
         after = next(other for other in self.files if other.generation > file.generation)
         for _offset, _type, _group, _synced, _proven, payload in walk(after.data, after.generation):
             return int.from_bytes(payload[8:16], "little")
@@ -227,7 +227,7 @@ class Log:
         file.end = min(file.end, end)
 
     def segments(self) -> list[File]:
-        """Those that make the log; of a damaged log all."""
+        """The segments that form the log; of a damaged log, all segments."""
         if self.found is None:
             return self.files
         return [file for file in self.files if file.generation in self.found.used]
@@ -246,7 +246,7 @@ class Told:
         self.last = (0, 0)
 
     def take(self, kind: int, payload: bytes) -> dict[str, Any]:
-        """Take a record in; gives its fields, those of entries aside."""
+        """Takes one record. Returns its fields, except those of entries."""
         numbers = [int.from_bytes(payload[at : at + 8], "little") for at in range(0, min(len(payload), 72) - 7, 8)]
         if kind == START:
             size = int.from_bytes(payload[72:76], "little")
@@ -451,5 +451,5 @@ def _txn_op(item: Any) -> str:
 
 
 def text(key: bytes) -> str:
-    """A key for people: what cannot be printed is escaped, so that it can do nothing to a terminal."""
+    """A key in readable form. Unprintable characters are escaped, so that a key cannot send commands to a terminal."""
     return repr(key)[2:-1]

@@ -98,7 +98,7 @@ class HttpSession:
         self.closed = False
 
     def feed(self, data: bytes | memoryview) -> None:
-        """Take bytes from the client; never raises for what they are."""
+        """Takes bytes from the client. It never raises because of their contents."""
         if self.closed or self._last:
             return
         try:
@@ -106,7 +106,7 @@ class HttpSession:
             if not self.idle:
                 self._count_raw(len(data))
         except httptools.HttpParserUpgrade:
-            # RFC 9110 7.8: an upgrade may be ignored. The request is answered; what follows is for nobody.
+            # RFC 9110 7.8 allows to ignore an upgrade. The request is answered; the bytes behind it are discarded.
             self._last = True
         except HttpError as error:
             self._give_up(error)
@@ -119,14 +119,14 @@ class HttpSession:
             self._give_up(HttpError(400, f"malformed HTTP request: {error}"))
 
     def take_output(self) -> bytes:
-        """Bytes to send; empty when there are none."""
+        """Returns the bytes to send; empty when there are none."""
         output = b"".join(self._output)
         self._output.clear()
         return output
 
     @property
     def waiting(self) -> bool:
-        """Whether requests are not answered yet."""
+        """Whether there are requests without an answer."""
         return bool(self._waiting) or self._pending is not None
 
     @property
@@ -136,12 +136,15 @@ class HttpSession:
 
     @property
     def quiet(self) -> bool:
-        """Whether no request is under way, neither on its way to us nor without an answer."""
+        """Whether no request is under way: none is partly received, and none waits for its answer."""
         return self.idle and not self.waiting
 
     def answer_next(self) -> None:
-        """Answer the oldest request that waits. An exception that a page raises is a 500 and a log line, and no
-        more than that: the node is not that client's alone."""
+        """Answers the oldest request that waits.
+
+        If a page raises an exception, the client gets a 500 and the log gets a line. The node goes on for its other
+        clients.
+        """
         request = self._waiting.popleft()
         if isinstance(request, HttpError):
             self._answer(request.status, TEXT, f"{request.text}\n".encode(), keep=False)
@@ -174,7 +177,7 @@ class HttpSession:
         self._answer(*answer, keep=keep, head=request.method == "HEAD")
 
     def close(self) -> None:
-        """Give back what the account holds of this connection; idempotent."""
+        """Gives back the bytes that the account holds for this connection; idempotent."""
         self.closed = True
         self._uncharge(self._charged)
 
@@ -192,7 +195,7 @@ class HttpSession:
             raise HttpError(431, "request header too large")
 
     def _count_raw(self, size: int) -> None:
-        # The parser keeps a header, or a trailer, to itself until its line is complete.
+        # The parser reports a header, or a trailer, only when its line is complete.
         self._raw += size
         if not self._in_body and self._raw > self._max_header:
             raise HttpError(431, "request header too large")
@@ -245,7 +248,7 @@ class HttpSession:
         self._waiting.append(_Request(method, self._path.decode("latin-1"), self._headers, body, keep))
 
     def retire(self) -> None:
-        """Take no request after the one that has begun."""
+        """Accepts no request after the one that has begun."""
         self._retired = True
         if self.quiet:
             self.closed = True

@@ -26,14 +26,14 @@ from typing import Final
 READ: Final = select.EPOLLIN
 WRITE: Final = select.EPOLLOUT
 HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
-#: The other side sends no more: to be watched for where READ is not.
+#: The other side will send nothing more. Watch for this event where READ is not watched.
 GONE: Final = select.EPOLLRDHUP
 
-#: The longest wait of one turn, in seconds; bounds what a clock jump or a lost wake-up can cost.
+#: The longest wait of one turn, in seconds. It bounds the delay that a clock jump or a lost wake-up can cause.
 LONGEST_WAIT: Final = 60.0
-#: A turn that works for longer is counted (seconds): no request may make one.
+#: Turns that work for longer than this (seconds) are counted. No request may cause such a turn.
 SLOW_TURN: Final = 0.02
-#: Seconds after which a turn leaves what else is ready to the next one.
+#: After this many seconds a turn leaves the remaining ready descriptors to the next turn.
 TURN_TIME: Final = 0.01
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
@@ -50,7 +50,7 @@ class Timer:
         self._loop = loop
 
     def cancel(self) -> None:
-        """Make sure that the call does not happen; harmless when it has happened."""
+        """Cancels the call; harmless when it has already happened."""
         if self.call is not None:
             self.call = None
             self._loop._timer_cancelled()
@@ -71,12 +71,12 @@ class Loop:
         self._stopping = False
         self._closed = False
         self._max_events = max_events
-        #: Turns, and how long they took without the wait (seconds): all together and the longest one.
+        #: The number of turns, and their time without the wait (seconds): the sum and the longest.
         self.turns = 0
         self.turn_seconds = 0.0
         self.longest_turn = 0.0
-        #: Turns in which this thread worked for longer than SLOW_TURN: its processor time, so that what other
-        #: processes take of a busy machine does not count.
+        #: The number of turns in which this thread worked for longer than SLOW_TURN. This is processor time, so the
+        #: time that other processes take of a busy machine does not count.
         self.slow_turns = 0
         self.longest_work = 0.0
         self._urgent: set[int] = set()
@@ -89,9 +89,10 @@ class Loop:
     # ---- file descriptors
 
     def add(self, fd: int, mask: int, callback: Callable[[int], object], *, urgent: bool = False) -> None:
-        """Watch `fd` (level-triggered) for `mask`; `callback(events)` may also see HANGUP. ValueError if watched.
+        """Watches `fd` (level-triggered) for `mask`; `callback(events)` may also get HANGUP. ValueError if it is
+        watched already.
 
-        What is `urgent` comes first where a turn is too short for all that is ready.
+        In a turn that is too short for all ready descriptors, the `urgent` ones come first.
         """
         if fd in self._callbacks:
             raise ValueError(f"file descriptor {fd} is watched already")
@@ -131,7 +132,7 @@ class Loop:
         self._wake_up()
 
     def _wake_up(self) -> None:
-        # Under the lock, for close() in the loop's thread would else give the descriptor to somebody else meanwhile.
+        # This needs the lock: otherwise close() in the loop's thread could free the descriptor for other uses.
         with self._wake_lock:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
@@ -178,14 +179,16 @@ class Loop:
     # ---- turns
 
     def _in_order(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
-        """What is ready: first what is urgent, then what the turn before had no time for, then the rest."""
+        """Returns the ready descriptors: the urgent ones, then those left over from the previous turn, then
+        the rest.
+        """
         place = {fd: at for at, fd in enumerate(self._left)}
         last, urgent = len(place), self._urgent
         self._left = []
         return sorted(found, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
 
     def run_once(self, timeout: float | None = None) -> None:
-        """One turn; waits at most `timeout` seconds (None: until something happens)."""
+        """Runs one turn, which waits at most `timeout` seconds (None: until an event comes)."""
         callbacks = self._callbacks
         ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
         began, worked = time.perf_counter(), time.thread_time()
@@ -215,18 +218,20 @@ class Loop:
             self._slow(time.thread_time() - worked)
 
     def _slow(self, worked: float) -> None:
-        """A turn took long by the clock; `worked` is this thread's part of it (seconds)."""
+        """A turn took long by the clock; `worked` is the processor time of this thread in it (seconds)."""
         self.longest_work = max(self.longest_work, worked)
         self.slow_turns += worked > SLOW_TURN
 
     def run(self) -> None:
-        """Turn until `stop`. Raises what a callback raised, after which the loop can still be run or closed."""
+        """Runs turns until `stop`. Raises a callback's exception; after that the loop can still be run
+        again or closed.
+        """
         self._stopping = False
         while not self._stopping:
             self.run_once()
 
     def close(self) -> None:
-        """Release the loop's own descriptors; the watched ones stay their owners'. Idempotent."""
+        """Releases the loop's own descriptors. The watched ones still belong to their owners. Idempotent."""
         with self._wake_lock:
             if self._closed:
                 return

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 VERSION = 1
 IDENTITY_VERSION = 2
 MAX_LEARNERS = 1  # etcd's limit: every learner costs the leader a full copy of the traffic
-# What a member's record may hold, so that all of them together fit in one frame between members. Judged where a change
-# is asked for, and again by the leader; not when it is applied, for older logs may hold more.
+# These limits of a member's record let all records together fit in one frame between members. They are checked where a
+# change is requested and again by the leader, but not when it is applied, because older logs may hold larger records.
 MAX_URLS = MAX_ADDRESSES  # of each kind
 MAX_URL = 256  # bytes
 MAX_INCARNATION = 64  # bytes
@@ -102,10 +102,10 @@ class Identity:
 
     @classmethod
     def create(cls, name: str, token: str, initial: dict[str, str], incarnation: str) -> Identity:
-        """Identity of a new data directory.
+        """Makes the identity of a new data directory.
 
-        `initial` maps names to peer addresses (host:port); `name` must be one of them. `incarnation` is a random
-        string of the caller's. Raises ConfigError.
+        `initial` maps names to peer addresses (host:port); `name` must be one of them. `incarnation` is a random string
+        that the caller chooses. Raises ConfigError.
         """
         if name not in initial:
             raise errors.ConfigError(f"cluster.initial names {', '.join(sorted(initial))}, but not node.name {name!r}")
@@ -136,11 +136,11 @@ class Identity:
 
     @property
     def founder(self) -> bool:
-        """Whether this member was made to begin the cluster, and not to join it."""
+        """Whether this member was made to begin the cluster, rather than to join it."""
         return not self.contacts
 
     def encode(self) -> bytes:
-        """The record as it stands in the log's segments: JSON with a version, as UTF-8."""
+        """The record as the log's segments store it: JSON with a version, as UTF-8."""
         return _json({**asdict(self), "version": IDENTITY_VERSION})
 
     @classmethod
@@ -158,7 +158,7 @@ class Identity:
 
 
 def _number(*parts: str) -> int:
-    """A 64-bit id that is not 0 from the parts; the length before each keeps ("a","bc") apart from ("ab","c")."""
+    """A 64-bit id, not 0, computed from the parts. The length before each part tells ("a","bc") from ("ab","c")."""
     digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") or 1
 
@@ -169,17 +169,17 @@ def _cluster_number(token: str, initial: dict[str, str]) -> int:
 
 
 def token_number(token: str) -> int:
-    """What stands for a cluster's token where it is compared: on the wire and in the data directory."""
+    """The number that represents a cluster's token in comparisons: on the wire and in the data directory."""
     return _number("token", token)
 
 
 def new_member_id(token: str, peer_urls: Iterable[str], salt: str) -> int:
-    """Id of a member that joins; `salt` (random) makes it a new one even at an address that had a member before."""
+    """The id of a joining member. `salt` (random) makes it new even at an address where a member was before."""
     return _number("joined", token, ",".join(sorted(peer_urls)), salt)
 
 
 def bad_urls(why: str) -> errors.ApiError:
-    """The error that clients know, with the reason behind it."""
+    """Returns the error that clients know, with the reason added."""
     return errors.MemberBadURLs(f"{errors.MemberBadURLs.default}: {why}")
 
 
@@ -192,7 +192,9 @@ def check_urls(urls: tuple[str, ...]) -> None:
 
 
 def _size(text: str) -> int:
-    """Bytes of `text`. Raises MemberBadURLs for what is no text: JSON has half characters that UTF-8 has not."""
+    """The bytes of `text`. Raises MemberBadURLs for an invalid string: JSON allows lone surrogates, which
+    UTF-8 does not.
+    """
     try:
         return len(text.encode())
     except UnicodeEncodeError:
@@ -200,8 +202,10 @@ def _size(text: str) -> int:
 
 
 def peer_address(url: str) -> str:
-    """host:port of a peer URL that somebody wants to add. Raises MemberBadURLs: with etcd's text for what etcd refuses,
-    with a reason for what only we do."""
+    """The host:port of a peer URL that a client wants to add.
+
+    Raises MemberBadURLs: with etcd's text for URLs that etcd refuses, with a reason for those that only we refuse.
+    """
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -215,7 +219,7 @@ def peer_address(url: str) -> str:
 
 
 def check_peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
-    """The peer URLs of a member to be, or of one that moves. Raises MemberBadURLs."""
+    """The checked peer URLs of a member that is added or that moves. Raises MemberBadURLs."""
     found = tuple(urls)
     if not found:
         raise errors.MemberBadURLs()
@@ -236,7 +240,7 @@ class RosterState:
     conf_state: ConfState
 
     def records(self) -> dict[str, Any]:
-        """Members and removed ids in JSON's terms."""
+        """The members and the removed ids as JSON values."""
         return {"members": [asdict(member) for member in self.members], "removed": sorted(self.removed)}
 
     @classmethod
@@ -247,7 +251,7 @@ class RosterState:
 
     @property
     def digest(self) -> str:
-        """Sixteen hex digits that are the same on two members if their rosters are."""
+        """Sixteen hex digits, equal on two members if their rosters are equal."""
         data = _json({**self.records(), "conf_state": self.conf_state.encode().hex()})
         return hashlib.sha256(data).hexdigest()[:16]
 
@@ -298,7 +302,7 @@ class Change:
             raise errors.RequestTooLarge()
 
     def conf_change(self, context: bytes) -> ConfChange | None:
-        """What Raft has to decide for it, if anything; `context` is the operation."""
+        """The change that Raft has to decide for this operation, or None; its `context` is the operation."""
         kind = CONF_CHANGE_TYPES.get(self.action)
         return None if kind is None else ConfChange(kind, self.member.id, context)
 
@@ -319,7 +323,7 @@ class Roster:
         self.load()
 
     def load(self) -> None:
-        """Take over what the store holds; a store without a roster gets the initial one. Raises FormatError."""
+        """Loads the roster from the store. A store without a roster gets the initial one. Raises FormatError."""
         data = self.store.get_meta(META_MEMBERS)
         if data is None:
             self.members = {member.id: member for member in self.initial}
@@ -336,7 +340,7 @@ class Roster:
 
     @property
     def state(self) -> RosterState:
-        """All of it."""
+        """The complete roster."""
         members = tuple(self.members[ident] for ident in sorted(self.members))
         return RosterState(members, self.removed, self.conf_state)
 
@@ -376,7 +380,7 @@ class Roster:
         return any(wanted & set(member.peer_urls) for member in self.members.values() if member.id != but)
 
     def apply(self, change: Change, conf_state: ConfState | None = None) -> None:
-        """Carry out a committed change. Raises ApiError, with nothing changed."""
+        """Carries out a committed change. If it raises ApiError, nothing has changed."""
         self.check(change)
         ident, known = change.member.id, self.members.get(change.member.id)
         if change.action in (ADD, ADD_LEARNER):
@@ -391,7 +395,7 @@ class Roster:
         self._save()
 
     def restate(self, state: RosterState) -> RosterState | None:
-        """Take over the leader's roster as it is; the one before, where that was another one."""
+        """Takes over the leader's roster as it is. Returns the previous roster if it was a different one."""
         before = self.state
         self._take(state)
         # Also where it is the same: a roster that was never changed has no records yet, and they are compared too.
@@ -399,7 +403,7 @@ class Roster:
         return None if before == state else before
 
     def set_conf_state(self, conf_state: ConfState) -> None:
-        """A change of Raft's membership that is no member's (leaving a joint configuration)."""
+        """Takes a change of Raft's membership that concerns no member (leaving a joint configuration)."""
         self.conf_state = conf_state
         self._save()
 
@@ -414,12 +418,14 @@ def _changed(known: Member, change: Change) -> Member:
 
 
 def check_healthy(roster: Roster, change: Change, active: frozenset[int], alive: frozenset[int]) -> None:
-    """The leader's strict checks before a change enters the log (etcd: strict-reconfig-check).
+    """Makes the leader's strict checks before a change enters the log (etcd: strict-reconfig-check).
 
-    active: members that answer, the leader among them; alive: those and whoever may answer again at any moment. Raises
-    MemberNotEnoughStarted or Unhealthy where the change would leave the cluster without a live quorum. A new member, a
-    learner too, counts as one that does not answer yet: as in etcd 3.6, those that do must be a quorum of the voters
-    and one more. So one of four or five may be down, one of three or two of five may not.
+    active: the members that answer, the leader included. alive: these and the members that may answer again at any
+    moment. Raises MemberNotEnoughStarted or Unhealthy if the change would leave the cluster without a live quorum.
+
+    A new member, even a learner, counts as one that does not answer yet. As in etcd 3.6, the members that answer must
+    be a quorum of the voters and one more. One of four or five members may therefore be down; one of three or two of
+    five may not.
     """
     voters = {member.id for member in roster.members.values() if not member.is_learner}
     if change.action in (ADD, PROMOTE):

@@ -35,12 +35,12 @@ from .files import Info, SnapshotStore
 from .format import Header
 
 MAX_REVISION = (1 << 63) - 1
-#: Meta records that speak of members: those whose key begins so.
+#: Meta records about members have keys that begin like this.
 OF_MEMBERS = tuple(META + name for name in (META_MEMBERS, META_CONF_STATE, META_ALARMS))
 
 _NUMBER = struct.Struct("<Bq")
 _POSITION = struct.Struct("<QQ")
-#: What an empty data directory may have in it.
+#: The names that may exist in a data directory that counts as empty.
 _NOTHING = {"LOCK", "lost+found"}
 
 Progress = Callable[[str, int, int], object]
@@ -52,7 +52,9 @@ def number_record(value: int) -> bytes:
 
 
 def rewrite(records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, bytes]) -> Iterator[tuple[bytes, bytes]]:
-    """`records`, in order, without those of members; those in `replace` have that value, also if they were missing."""
+    """Yields `records` in order, without those of members. Keys in `replace` get that value, even if they
+    were missing.
+    """
     left = sorted(replace.items(), reverse=True)
     for key, value in records:
         while left and left[-1][0] < key:
@@ -78,7 +80,7 @@ class Stream:
         self.done = False
 
     def take(self, limit: int) -> bytes:
-        """The next bytes: `limit` of them, fewer only at the end. `done` tells that nothing follows."""
+        """Returns the next `limit` bytes, fewer only at the end. `done` is true when nothing follows."""
         buffer = self._buffer
         while len(buffer) <= limit and not self._over:
             item = next(self._records, None)
@@ -108,7 +110,7 @@ class Restore:
         failpoints: Failpoints | None = None, progress: Progress = lambda _what, _at, _size: None,
     ) -> None:  # fmt: skip
         if bump < 0 or (bump > 0) != mark_compacted:
-            # As in etcd: old watchers would otherwise wait at revisions that come back with other contents.
+            # This is etcd's rule: old watchers would otherwise wait at revisions that return with other contents.
             raise ConfigError("--bump-revision N (above 0) and --mark-compacted go together")
         self.source = source
         self.data_dir = data_dir
@@ -121,7 +123,7 @@ class Restore:
         self.progress = progress
 
     def check(self) -> BackupSummary:
-        """Read the whole backup, look at the directory; nothing is changed. Raises DamagedData, ConfigError."""
+        """Reads the whole backup and checks the directory; changes nothing. Raises DamagedData, ConfigError."""
         self._check_empty()
         found = verify(
             self.source, self.check_digest, lambda at, size: self.progress(f"verifying {self.source}", at, size)
@@ -192,7 +194,7 @@ class Restore:
         return store.save(header, Stream(rewrite(self._same(reader, old), changed)))
 
     def _same(self, reader: BackupReader, old: Header) -> Iterator[tuple[bytes, bytes]]:
-        """The records, if position and revision among them are those of the header."""
+        """Returns the records if their position and revision are those of the header."""
         expected = {REVISION_KEY: number_record(old.revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
         for key, value in reader.records():
             if expected.pop(key, value) != value:
@@ -202,7 +204,7 @@ class Restore:
             raise DamagedData(f"{self.source}: has no log position")
 
     def _write_log(self, directory: DataDir, header: Header) -> None:
-        """A log of this member's that begins after the state, in its term."""
+        """Writes a log with this member's identity that begins after the state, in the state's term."""
         wal = Wal.open(
             directory.wal, segment_size=4 << 20, metadata=self.identity.encode(), failpoints=self.failpoints,
             log=logging.getLogger("metastore.restore"),
