@@ -58,7 +58,7 @@ class Health:
         request.send(pb.HealthCheckResponse(status=self._last).SerializeToString())
 
     def changed(self) -> None:
-        """Tell the watchers if the state is another one than they were told last."""
+        """Tells the watchers if the state differs from the one that they were told last."""
         if not self._watchers:
             return
         now = self._status()
@@ -69,7 +69,9 @@ class Health:
                 request.send(message)
 
     def shutdown(self) -> None:
-        """NOT_SERVING from now on, and the end of all watches: an open stream would hold up the server's stop."""
+        """Reports NOT_SERVING from now on and ends all watches, because an open stream would delay the
+        server's stop.
+        """
         self._shutting_down = True
         self.changed()
         for request in list(self._watchers):

@@ -74,8 +74,11 @@ class Maintenance:
         self._leadership.move_leader(asked.targetID, done)
 
     def alarm(self, request: Request) -> None:
-        """GET: the alarms that are raised, by any member, all of them or those of one kind, after a quorum confirmed
-        that the list is current. ACTIVATE, DEACTIVATE: answered with the alarm when this member has applied it."""
+        """GET returns the raised alarms of any member, all or those of one kind, after a quorum confirmed that they are
+        current.
+
+        ACTIVATE and DEACTIVATE are answered with the alarm when this member has applied the change.
+        """
         asked = pb.parse(pb.AlarmRequest, request.body)
 
         def changed(alarms: list[Alarm], error: errors.MetaStoreError | None) -> None:
@@ -94,7 +97,7 @@ class Maintenance:
             self._alarms.change_alarm(asked.action, asked.memberID, asked.alarm, changed)
 
     def defragment(self, request: Request) -> None:
-        """Give back what is held and not needed; never blocks, and answers when it is done."""
+        """Gives back the room that is held but not needed. It never blocks, and answers when it is done."""
         pb.parse(pb.DefragmentRequest, request.body)
 
         def done(error: errors.MetaStoreError | None) -> None:
@@ -106,13 +109,15 @@ class Maintenance:
         self._upkeep.defragment(done)
 
     def hash(self, request: Request) -> None:
-        """A sum over the whole replicated state of now: keys with their history, members, alarms."""
+        """Answers with a hash of the present replicated state: keys with their history, members, alarms."""
         pb.parse(pb.HashRequest, request.body)
         self._hash(request, 0, True, lambda found: pb.HashResponse(header=self._header(found), hash=found.hash))
 
     def hash_kv(self, request: Request) -> None:
-        """A sum over the keys and their history up to a revision, as far as compactions have left it; to be compared
-        between members whose answers have the same compact_revision. The number is not etcd's."""
+        """Answers with a hash of the keys and their history up to a revision, as far as compactions have kept it.
+
+        Compare it only between members whose answers have the same compact_revision. The number differs from etcd's.
+        """
         asked = pb.parse(pb.HashKVRequest, request.body)
         self._hash(
             request, asked.revision, False,

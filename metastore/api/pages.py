@@ -42,7 +42,7 @@ class Pages:
             self._pages["/metrics"] = self._show_metrics
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
-        """The answer to one request, or what it comes from later; `path` has its query."""
+        """Returns the answer to one request, or an object that gives it later. `path` includes the query."""
         try:
             parts = urlsplit(path)
             query = parse_qs(parts.query, keep_blank_values=True, max_num_fields=64)
@@ -90,7 +90,7 @@ class NodeCollector:
         self._numbers = numbers
 
     def collect(self) -> Iterable[Any]:
-        """The metric families of this moment."""
+        """The metric families with their present values."""
         status = self._status
         gauges: dict[str, tuple[float, str]] = {
             "etcd_server_has_leader": (1 if status.leader_id else 0, "Whether a leader is known."),

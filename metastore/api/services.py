@@ -51,7 +51,7 @@ class Services:
         self.method_table = MethodTable(paths, streaming)
 
     def dispatch(self, request: Request) -> None:
-        """Let the service of `request` answer it. Only errors that are the node's end come out of this."""
+        """Lets the service of `request` answer it. Only errors that end the node leave this method."""
         try:
             self._handlers[request.method - FIRST_OTHER](request)
         except errors.ApiError as error:
@@ -59,14 +59,16 @@ class Services:
         except errors.MetaStoreError:
             raise
         except Exception:
-            # A mistake of ours in one call must not take down what all clients share.
+            # A bug in one call must not take down the node that all clients share.
             log.exception("call %s failed", request.path.decode("latin-1"))
             request.fail(errors.MetaStoreError("metastore: internal error, see the server's log"))
 
 
 def make_services(ports: Ports) -> tuple[Services, Health]:
-    """The services this server has, and the Health service among them: its `changed` is to be called when the member's
-    health may have changed."""
+    """Makes this server's services. Returns them and the Health service.
+
+    Call `changed` of the Health service when the member's health may have changed.
+    """
     health = Health(ports.serving)
     maintenance = Maintenance(ports.status, ports.reads, ports.leadership, ports.alarms, ports.upkeep)
     cluster = Cluster(ports.status, ports.reads, ports.membership)

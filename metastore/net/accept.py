@@ -92,7 +92,7 @@ class Acceptor:
                     self._off()
                     self._resume = self._loop.call_later(PAUSE, self._on)
                     return
-                # Whoever dialled went away before it was accepted: its business only.
+                    # The client went away before its connection was accepted, which concerns nobody else.
                 continue
             self._take(sock, place(where))
 
@@ -153,8 +153,11 @@ def real_address(address: str) -> str:
 
 
 def origin(where: str) -> str:
-    """What of a place ("host:port") is the same wherever one client dials from: an IPv4 address, or the 64 bits of an
-    IPv6 address that name a network, whose hosts choose the others as they like."""
+    """The part of a place ("host:port") that is the same wherever one client dials from.
+
+    This is an IPv4 address, or the 64 bits of an IPv6 address that name a network. The hosts of that network choose the
+    other bits as they like.
+    """
     host = where.rpartition(":")[0]
     if not host.startswith("["):
         return host

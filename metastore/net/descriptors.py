@@ -19,7 +19,7 @@ MOST: Final = 1 << 20
 
 
 def raise_limit() -> int:
-    """Raise the soft limit on open files (RLIMIT_NOFILE) to the hard one; what it is now."""
+    """Raises the soft limit on open files (RLIMIT_NOFILE) to the hard one. Returns the limit that now holds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -29,11 +29,13 @@ def raise_limit() -> int:
 
 
 def reserved(config: Config) -> int:
-    """Descriptors that are kept for the node's own files."""
+    """The descriptors that are kept for the node's own files."""
     engine = config.storage.rocksdb.max_open_files if config.storage.engine == "rocksdb" else 0
     return RESERVE + engine
 
 
 def for_clients(config: Config, limit: int) -> int:
-    """How many connections of clients `limit` descriptors allow; a quarter of them where our own files need most."""
+    """The number of client connections that `limit` descriptors allow; a quarter of `limit` if our own
+    files need most.
+    """
     return max(limit - reserved(config), limit // 4, 1)

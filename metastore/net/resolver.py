@@ -37,9 +37,11 @@ class Resolver:
         self._closed = False
 
     def resolve(self, address: str, done: Resolved) -> None:
-        """Call `done` with the places of "host:port" (a scheme before it is allowed), or why there are none.
+        """Calls `done` with the places of "host:port" (a scheme before it is allowed), or with the reason why there are
+        none.
 
-        At once for a numeric host and for what is no address, else from a later turn. Not at all after `close`.
+        A numeric host and a malformed address are answered at once, other names in a later turn. After `close` no call
+        comes.
         """
         if self._closed:
             return
@@ -83,7 +85,7 @@ class Resolver:
             done(found)
 
     def close(self) -> None:
-        """Answer nobody any more; the threads end with what they are at. Idempotent."""
+        """Answers no more calls; the threads end after their present question. Idempotent."""
         if not self._closed:
             self._closed = True
             self._waiting.clear()

@@ -28,19 +28,19 @@ class AcceptOwner(StreamOwner, Protocol):
         """A member's name and id, for people."""
 
     def judge(self, hello: hs.Hello) -> tuple[int, str]:
-        """(status, reason) for a hello."""
+        """Judges a hello. Returns (status, reason)."""
 
     def accepted(self, stream: AcceptedStream) -> None:
-        """A hello was welcome."""
+        """A hello was accepted."""
 
     def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
-        """The stream is over, or was refused."""
+        """The stream has ended, or its hello was refused."""
 
     def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
-        """Hand on what came in. Raises FormatError if a frame has no place on that stream."""
+        """Passes received frames on. Raises FormatError for a frame that is not allowed on that stream."""
 
     def roster_record(self) -> bytes:
-        """What somebody is told who asks for the roster."""
+        """The encoded roster, for a process that asks for it."""
 
 
 class AcceptedStream(Stream):
@@ -130,7 +130,7 @@ class AcceptedStream(Stream):
             transport.accepted(self)
 
     def _tell_roster(self) -> None:
-        """Send the roster; whoever asked for it closes the connection, or time does."""
+        """Sends the roster. The process that asked closes the connection, or a deadline does."""
         self.state = OPEN
         self.kind = hs.ROSTER
         self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
@@ -139,7 +139,7 @@ class AcceptedStream(Stream):
             self.fail("the roster is too long to be told", logging.WARNING)
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
-        """The end of it; the dialler may come back."""
+        """Ends the stream; the dialler may come back."""
         if self.state == CLOSED:
             return
         self._drop_socket()

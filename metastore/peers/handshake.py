@@ -26,7 +26,7 @@ HEADER: Final = 20
 MAX_BODY: Final = 16 * 1024
 HELLO_MARK: Final = 0x80
 
-#: Bytes of texts in a greeting, and how many of the others there may be; a greeting with all of them fits in MAX_BODY.
+#: Limits of a greeting: the bytes of its texts and the counts of its lists. A greeting at all limits fits in MAX_BODY.
 MAX_REASON: Final = 1000
 MAX_WORD: Final = 64  # incarnation, version of the program, name of a codec
 MAX_PLACES: Final = 8
@@ -74,7 +74,7 @@ class PeerIdentity:
 
     @property
     def process(self) -> tuple[int, int]:
-        """What tells one process of a data directory from another."""
+        """The pair that identifies one process of a data directory."""
         return self.start, self.life
 
 
@@ -197,7 +197,7 @@ class _Body:
 
 
 def greeting_size(data: bytes) -> int | None:
-    """Bytes of the greeting that begins with `data`; None while too little is there to tell.
+    """The size in bytes of the greeting that begins with `data`; None while there are too few bytes to tell.
 
     Raises FormatError as soon as the bytes cannot become a greeting.
     """
@@ -274,9 +274,9 @@ class Known:
 
 
 def judge_hello(hello: Hello, me: PeerIdentity, known: Known) -> tuple[int, str]:
-    """(status, reason) of the answer that a hello deserves; (OK, "") if it is welcome, as far as it alone can tell.
+    """Judges a hello as far as the hello alone allows. Returns (status, reason); (OK, "") if it is accepted.
 
-    The reason is a sentence for both logs. It never has our token in it, and of the dialler's only what is a number.
+    The reason is a sentence for both logs. It never contains our token, and of the dialler's token only a number.
     """
     peer = hello.sender
     if hello.kind == ROSTER and not peer.cluster_id:
@@ -308,11 +308,11 @@ def judge_hello(hello: Hello, me: PeerIdentity, known: Known) -> tuple[int, str]
 
 
 def judge_answer(answer: Answer, me: PeerIdentity, target: int, incarnation: str | None) -> tuple[int, str]:
-    """(status, reason) of what the dialler makes of an answer; (OK, "") if it may send.
+    """Judges an answer for the dialler. Returns (status, reason); (OK, "") if the dialler may send.
 
-    `incarnation` is what is known of the target's data directory, None for nothing. Of the FATAL ones only REMOVED and
-    the like come back when another member of this cluster said so of us: what we find wrong about the acceptor is its
-    own affair, and comes back as OTHER_TARGET.
+    `incarnation` is the known data directory of the target, or None. A FATAL status is returned only if another member
+    of this cluster gave this verdict about us. What we find wrong about the acceptor is the acceptor's own affair, and
+    is returned as OTHER_TARGET.
     """
     peer, text = answer.sender, clip(answer.text, MAX_REASON)
     if answer.status not in FATAL and answer.status != OK:

@@ -68,12 +68,12 @@ class PeerLimits:
 
 
 def largest(limits: PeerLimits, kind: int) -> int:
-    """Bytes of the largest frame on a stream of this kind; a roster is as long as its members make it."""
+    """The size in bytes of the largest frame on a stream of this kind. The size of a roster depends on its members."""
     return limits.max_frame if kind in (0, hs.BULK, hs.ROSTER) else min(limits.max_frame, SMALL_FRAME)
 
 
 def tune(sock: socket.socket, dead_timeout: float) -> None:
-    """No delay for small frames; the system finds out about peers that are gone. Raises OSError."""
+    """Switches off the delay of small frames and lets the system detect dead peers. Raises OSError."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5)
@@ -111,7 +111,7 @@ class StreamOwner(Protocol):
     dirty: list[Stream]
 
     def greeting(self) -> hs.PeerIdentity:
-        """What this member says of itself now."""
+        """This member's present description of itself, for greetings."""
 
 
 class Stream:
@@ -186,13 +186,13 @@ class Stream:
         raise NotImplementedError
 
     def queue(self) -> None:
-        """Have the outbox sent at the end of this turn."""
+        """Marks the outbox to be sent at the end of this turn."""
         if not self.queued:
             self.queued = True
             self.transport.dirty.append(self)
 
     def flush(self) -> None:
-        """Send what is in the outbox, as much as the socket takes."""
+        """Sends as much of the outbox as the socket takes."""
         if self.state != OPEN or self._blocked:
             return
         transport, outbox, sock = self.transport, self.outbox, self.sock
@@ -210,7 +210,7 @@ class Stream:
             self.fail(error.strerror or str(error))
 
     def check(self, now: float) -> None:
-        """Called by the transport now and then: deadlines, and peers that take nothing."""
+        """Checks the deadlines, and whether the peer still takes bytes. The transport calls this now and then."""
         if self.deadline is not None and now >= self.deadline:
             self.fail(
                 "no connection in time"

@@ -61,7 +61,7 @@ class PeerHandler(Protocol):
     """
 
     def on_message(self, message: Message) -> None:
-        """A Raft message for this member; its sender is the one the greeting named."""
+        """A Raft message for this member has come; its sender is the member that the greeting named."""
 
     def on_forward(self, from_: int, frame: bytes) -> None:
         """Raw operations of member `from_`, as a batch (batch.unframe)."""
@@ -73,13 +73,13 @@ class PeerHandler(Protocol):
         """A message for `member` was dropped or may be lost. `flush` calls this at most once a turn."""
 
     def flags(self) -> int:
-        """What this member says of its state in greetings (handshake.NEW and the like)."""
+        """The flags by which this member describes its state in greetings (handshake.NEW and others)."""
 
     def must_read(self) -> Set[tuple[int, str]]:
         """Codecs (flag byte, name) that a member must be able to read."""
 
     def roster_record(self) -> bytes:
-        """What somebody is told who asks for the roster (see peers/join.py)."""
+        """The encoded roster, for a process that asks for it (see peers/join.py)."""
 
     def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
         """`member` answered our hello."""
@@ -88,7 +88,7 @@ class PeerHandler(Protocol):
         """`member` dialled us and was accepted; `known` is whether it is one of those of `set_peers`."""
 
     def on_roster(self, member: int, record: bytes) -> None:
-        """What `member` answered to `ask_roster`. FormatError if it cannot be read."""
+        """`member` answered `ask_roster` with this record. Raises FormatError if it cannot be read."""
 
     def on_verdict(self, status: int, text: str) -> None:
         """Another member says that this process must not go on, for a status of handshake.FATAL. Called once."""
@@ -156,8 +156,10 @@ class PeerTransport:
         self._drop_accepted(lambda stream: stream.from_ not in self._peers, "is no member any more")
 
     def hear(self, member: int, place: str) -> None:
-        """Another member says that `member` listens at `place`: it is dialled there too, and counts as one that is not
-        known here yet if the roster does not have it."""
+        """Another member says that `member` listens at `place`, so this address is dialled too.
+
+        If the roster does not have the member, it counts as one that is not known here yet.
+        """
         stranger = self._known.hear(member, place)
         if stranger is not None:
             self._dial(stranger)
@@ -205,7 +207,9 @@ class PeerTransport:
         )
 
     def identity_of(self, member: int) -> PeerIdentity | None:
-        """What a member last said of itself (its codecs, its program's version); None before its first greeting."""
+        """The last description that a member gave of itself (codecs, program version); None before its
+        first greeting.
+        """
         peer = self._peers.get(member)
         return None if peer is None else peer.identity
 
@@ -217,7 +221,9 @@ class PeerTransport:
     # ---- sending
 
     def send(self, messages: list[Message]) -> None:
-        """Queue Raft messages. Never blocks; what cannot be queued is dropped and reported at the next `flush`."""
+        """Queues Raft messages and never blocks. Messages that cannot be queued are dropped and reported at
+        the next `flush`.
+        """
         peers = self._peers
         for message in messages:
             peer = peers.get(message.to)
@@ -273,7 +279,7 @@ class PeerTransport:
             self._unreachable.add(peer.id)
 
     def open_snapshot(self, to: int) -> SnapshotSender | None:
-        """Open a stream for one snapshot; None if `to` is no member or has as many as it may have."""
+        """Opens a stream for one snapshot; None if `to` is not a member or already has its maximum of such streams."""
         peer = self._peers.get(to)
         if peer is None or len(peer.snapshots) >= self.limits.max_snapshots:
             return None
@@ -284,20 +290,20 @@ class PeerTransport:
         return stream
 
     def ask_roster(self, member: int) -> None:
-        """Ask a member for its roster, unless it is being asked; see PeerHandler.on_roster."""
+        """Asks a member for its roster, unless a request is under way; see PeerHandler.on_roster."""
         peer = self._peers.get(member)
         if peer is not None and peer.roster is None:
             peer.roster = RosterStream(self, peer)
             peer.roster.dial()
 
     def ask_again(self, member: int) -> None:
-        """Greet a member once more, for what it says of itself may have changed."""
+        """Sends a member another hello, because its description of itself may have changed."""
         peer = self._peers.get(member)
         if peer is not None and peer.control.state == OPEN:
             peer.control.fail("it is asked again", logging.DEBUG)
 
     def flush(self) -> None:
-        """Send what was queued in this turn, one write a stream; report what was dropped."""
+        """Sends everything that was queued in this turn, in one write per stream, and reports what was dropped."""
         self._flush_dirty()
         if self._unreachable:
             members, self._unreachable = sorted(self._unreachable), set()
@@ -316,16 +322,16 @@ class PeerTransport:
     # ---- what streams tell
 
     def greeting(self) -> PeerIdentity:
-        """What this member says of itself now."""
+        """This member's present description of itself, for greetings."""
         return replace(self.me, flags=self.handler.flags())
 
     def roster_record(self) -> bytes:
-        """What somebody is told who asks for the roster."""
+        """The encoded roster, for a process that asks for it."""
         record: bytes = self.handler.roster_record()
         return record
 
     def told_roster(self, member: int, record: bytes) -> None:
-        """`member` answered what its roster is. Raises FormatError if that cannot be read."""
+        """`member` answered with its roster. Raises FormatError if the roster cannot be read."""
         self.handler.on_roster(member, record)
 
     def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
@@ -353,7 +359,7 @@ class PeerTransport:
             log.info("%s at %s: connected", peer, stream.address)
 
     def stream_lost(self, stream: DialledStream, was_open: bool, reason: str, level: int) -> None:
-        """A stream that we dialled is over, or did not come about. One line for all streams to a member."""
+        """A stream that we dialled has ended or could not be opened. All streams to a member share one log line."""
         peer = stream.owner
         if stream.kind in (hs.SNAPSHOT, hs.ROSTER):
             self._report((peer.id, stream.kind), level, repr(stream), reason)
@@ -365,11 +371,11 @@ class PeerTransport:
         self._report(peer.id, level, f"{peer} at {stream.address}", reason, "connection lost: " if lost else "")
 
     def snapshot_over(self, stream: SnapshotSender) -> None:
-        """A stream for a snapshot is closed, one way or the other."""
+        """A snapshot stream is closed, whether it succeeded or failed."""
         stream.owner.snapshots.discard(stream)
 
     def judge(self, hello: hs.Hello) -> tuple[int, str]:
-        """(status, reason) for a hello."""
+        """Judges a hello. Returns (status, reason)."""
         member, process = hello.sender.member_id, hello.sender.process
         theirs = [stream for stream in self._accepted if stream.from_ == member and stream.identity is not None]
         others = [stream for stream in theirs if stream.identity and stream.identity.process != process]
@@ -397,7 +403,7 @@ class PeerTransport:
         return hs.OK, ""
 
     def accepted(self, stream: AcceptedStream) -> None:
-        """A hello was welcome: this stream takes the place of an older one of its kind, and we may dial back."""
+        """A hello was accepted. This stream replaces an older one of its kind, and we may dial the member back."""
         identity = stream.identity
         assert identity is not None, "greeted"
         if stream.from_ not in self._peers:
@@ -458,7 +464,7 @@ class PeerTransport:
             stream.fail(reason)
 
     def _report(self, key: object, level: int, whom: str, reason: str, news: str = "") -> None:
-        """Log the end of a stream, but not the same one again and again, unless there is `news` to put before it."""
+        """Logs the end of a stream, but not the same end repeatedly, unless there is `news` to put before it."""
         now = self.loop.now()
         last, when = self._reports.get(key, ("", 0.0))
         if not news and last == reason and now - when < REPEAT:

@@ -80,7 +80,7 @@ class Alarms:
         self.load()
 
     def load(self) -> None:
-        """Take over what the store holds. Raises DamagedData."""
+        """Loads the alarms from the store. Raises DamagedData."""
         data = self.store.get_meta(META_ALARMS)
         self._set(frozenset(decode_alarms(data)) if data is not None else frozenset())
 
@@ -89,10 +89,11 @@ class Alarms:
         self.kinds = sum({kind for _, kind in raised})
 
     def apply(self, request: bytes) -> bytes:
-        """Carry out a committed operation; the alarm that it raised or cleared, encoded, if there is any.
+        """Carries out a committed operation. Returns the encoded alarm that it raised or cleared, if there is any.
 
-        As in etcd: raising what is raised answers as if it were new, clearing what is not raised answers nothing, and
-        alarm 0 changes nothing. Raises FormatError and TooManyRequests (MAX_ALARMS), with nothing changed.
+        This follows etcd: an alarm that is raised again is answered like a new one, clearing an alarm that is not
+        raised is answered with nothing, and alarm 0 changes nothing. Raises FormatError and TooManyRequests
+        (MAX_ALARMS); then nothing has changed.
         """
         action, alarm = decode_change(request)
         known = alarm in self.raised

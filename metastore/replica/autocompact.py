@@ -47,15 +47,16 @@ class AutoCompactor:
         self._samples: deque[tuple[float, int]] = deque()
 
     def follow(self) -> None:
-        """This member does not lead (any more): forget the window."""
+        """Forgets the window, because this member does not lead (any more)."""
         self._leading = False
 
     def lead(self, now: float, revision: int, compact_revision: int, *, hurry: bool = False) -> int:
-        """To be called often while this member leads; the revision to compact to now, or 0.
+        """Returns the revision to compact to now, or 0. Call this often while this member leads.
 
-        `revision` is the current one, `compact_revision` the one that history was compacted to last, by anybody. What
-        was returned is asked for again at the next look until `compacted` is called. `hurry`: there is little room, so
-        that revisions beyond those that stay are not left for SPACING."""
+        `revision` is the current revision. `compact_revision` is the one up to which any member last compacted. The
+        same result comes again at the next look until `compacted` is called. `hurry` means that there is little room;
+        revisions that may go then do not wait for SPACING.
+        """
         if self.mode == OFF or (self._leading and now < self._next_look and not hurry):
             return 0
         if not self._leading:
@@ -71,7 +72,7 @@ class AutoCompactor:
         return target if target > max(compact_revision, 1) else 0
 
     def compacted(self, now: float) -> None:
-        """What `lead` asked for was done."""
+        """The compaction that `lead` asked for was done."""
         self._last = now
         self._first = False
 

@@ -32,7 +32,7 @@ class ReadRounds:
         self._raw = raw
         self._kv = kv
         self._round: list[Any] = []  # the reads of the round under way
-        # Not from 0: a late answer to a round of the life before must not be taken for one to a round of this life.
+        # The number does not begin at 0: a late answer to a round before a restart must not match a round after it.
         self._number = kv.next_id  # of the latest question
         self._first = 0  # number of the first question of the round under way
         self._again = 0.0  # when that round is asked for again
@@ -45,8 +45,11 @@ class ReadRounds:
         return bool(self._round or self._confirmed)
 
     def start(self, now: float, leader: int) -> None:
-        """Begin a round for all reads that have gathered, or ask for the one under way again if it is time. Nobody is
-        asked while there is no leader (`leader` is 0)."""
+        """Begins a round for all reads that have gathered, or repeats the question of the present round when it is
+        time.
+
+        While there is no leader (`leader` is 0), no question is sent.
+        """
         if not self._round:
             if not self._kv.reads:
                 return
@@ -63,11 +66,11 @@ class ReadRounds:
                 return
 
     def ask_again(self, now: float) -> None:
-        """The question was lost, or the leader is another one: the next `start` asks again."""
+        """The question was lost, or the leader has changed. The next `start` asks again."""
         self._again = now
 
     def confirmed(self, state: ReadState, applied: int) -> None:
-        """The leader has answered a question; `applied` is the last entry that the state has."""
+        """The leader has answered a question; `applied` is the last applied entry."""
         if not self._round or int.from_bytes(state.request_ctx, "little") < self._first:
             # A late answer, to a round that was over before the reads of this one came in.
             return
@@ -78,18 +81,20 @@ class ReadRounds:
             self._confirmed.append((state.index, reads))
 
     def passed(self, applied: int) -> None:
-        """The state has come to entry `applied`: serve the reads that waited for it."""
+        """Entry `applied` has been applied: serves the reads that waited for it."""
         while self._confirmed and self._confirmed[0][0] <= applied:
             self._kv.serve_reads(self._confirmed.popleft()[1])
 
     def give_up(self, error: type[errors.ApiError]) -> None:
-        """The state will not come to their indexes for some time: answer the reads that wait for that."""
+        """Fails the reads that wait for their index, because the state will not reach it for some time."""
         while self._confirmed:
             self._kv.fail_reads(self._confirmed.popleft()[1], error)
 
     def fail(self, begun: int, error: type[errors.ApiError]) -> None:
-        """Answer those of the first `begun` reads since the start that still wait, whatever for. They are answered in
-        the order in which they came, so those are the oldest ones."""
+        """Fails those of the first `begun` reads since the start that still wait for any reason.
+
+        Reads are answered in the order in which they came, so these are the oldest ones.
+        """
         kv = self._kv
         late = begun - (kv.reads_begun - kv.reads_waiting)
         while late > 0 and self._confirmed:
@@ -102,7 +107,7 @@ class ReadRounds:
                 late -= self._fail_first(reads, late, error)
 
     def _fail_first(self, reads: list[Any], most: int, error: type[errors.ApiError]) -> int:
-        """Answer the first ones, `most` at most; how many there were."""
+        """Fails at most the `most` oldest reads. Returns how many it failed."""
         gone = reads[:most]
         del reads[:most]
         self._kv.fail_reads(gone, error)

@@ -16,9 +16,9 @@ from __future__ import annotations
 AMPLIFICATION = 2.0
 #: Bytes of the state that may be walked for each byte that clients wrote.
 WALKED = 4.0
-#: Of an operation in the log: bytes that no client wrote.
+#: Bytes of each operation in the log that no client wrote.
 OPERATION_OVERHEAD = 12
-#: What a file is taken to need for a byte of the engine before the first one has told: raw, and compressed.
+#: The assumed file bytes per engine byte before the first file shows the real ratio: raw, and compressed.
 RAW_RATIO, COMPRESSED_RATIO = 1.0, 0.4
 
 
@@ -45,7 +45,7 @@ class Policy:
         self.restored(index, counted, file_size, engine_size)
 
     def restored(self, index: int, counted: int, file_size: int, engine_size: int) -> None:
-        """Begin to count at a snapshot that was there before (or was installed): it cost nothing now."""
+        """Begins to count at a snapshot that already existed or was installed, so it cost nothing now."""
         self.index = index
         self.size = file_size
         if file_size and engine_size:
@@ -53,7 +53,7 @@ class Policy:
         self._counted = counted
 
     def failed(self, counted: int) -> None:
-        """An attempt failed: what it may have written counts as well, the next one comes as much later."""
+        """An attempt failed. The bytes that it may have written count as well, so the next attempt comes later."""
         self._counted = counted
 
     def due(self, index: int, counted: int, engine_size: int) -> bool:

@@ -25,7 +25,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def boot_id() -> str:
-    """What tells two boots of a machine apart; where the system does not say, each start is taken for a boot."""
+    """An id that differs between two boots of a machine. If the system has none, each start counts as a new boot."""
     try:
         return _BOOT_ID.read_text(encoding="ascii").strip()
     except OSError:
@@ -48,8 +48,10 @@ class Unsynced:
         self._boot, self.doubt = self._read()
 
     def begin(self, *, lagging: bool, term: int) -> None:
-        """To be called when the log is recovered, and before anything is acknowledged. `term` is that of the recovered
-        log, `lagging` whether this run acknowledges before it syncs. Raises OSError."""
+        """Call this when the log is recovered, before anything is acknowledged. Raises OSError.
+
+        `term` is the term of the recovered log. `lagging` says whether this run acknowledges before it syncs.
+        """
         now = boot_id()
         if self._boot and self._boot != now:
             self.doubt = max(self.doubt, term)
@@ -101,14 +103,17 @@ class Unsynced:
         sync_folder(self._path.parent)
 
     def settled(self) -> None:
-        """Nothing is missing any more. Raises OSError."""
+        """No entries are missing any more. Raises OSError."""
         log.warning("the log holds all that was acknowledged before term %d was over", self.doubt)
         self.doubt = 0
         self._write()
 
     def closed(self, *, synced: bool) -> None:
-        """Nothing will be acknowledged any more. Where not all of it is `synced` (a sync failed) the page cache may
-        drop what it could not write, so that the next start is like one after a power cut. Raises OSError."""
+        """Nothing more will be acknowledged. Raises OSError.
+
+        If not everything is `synced` (a sync failed), the page cache may drop what it could not write. The next start
+        is then like a start after a power cut.
+        """
         if self._begun:
             self._boot = "failed sync" if self._boot and not synced else ""
             self._write()
