@@ -49,7 +49,9 @@ class Checks:
     # ---- /health
 
     def health(self, query: Query) -> Answer | Later:
-        """Whether the cluster serves, or with `serializable=true` this member alone; why not, in etcd's words."""
+        """Whether the cluster serves, or with `serializable=true` whether this member alone does. Gives the
+        reason in etcd's words.
+        """
         reason = self._alarm(query)
         if not reason and "true" in query.get("serializable", ()):
             return _healthy(_range_error(self._local_read()))
@@ -78,7 +80,7 @@ class Checks:
         return self._run(path, [name], query)
 
     def _run(self, path: str, names: list[str], query: Query) -> Answer | Later:
-        """All checks at once; the answer when the last of them is through."""
+        """Runs all checks at once, and answers when the last one has finished."""
         later, found = Later(), dict[str, str]()
 
         def told(name: str, why: str) -> None:
@@ -101,7 +103,7 @@ class Checks:
 
     def _linearizable_read(self, done: Verdict) -> None:
         if not self._status.leader_id:
-            # It would wait for one until its time is up, and whoever asks wants to know now.
+            # Without a leader the read would wait until its deadline, but the caller needs the answer now.
             done(errors.NoLeader.default)
         elif not self._serving.healthy():
             done(errors.Stopped.default)
@@ -132,7 +134,7 @@ def _healthy(reason: str) -> Answer:
 
 
 def _verdict(checks: Iterable[tuple[str, str]], verbose: bool) -> Answer:
-    """One line a check where one of them fails or `verbose` asks for it, and "ok" where none does."""
+    """The text of the page: one line per check if a check fails or `verbose` asks for it, otherwise "ok"."""
     found = list(checks)
     lines = "".join(f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in found)
     if any(why for _name, why in found):

@@ -211,7 +211,7 @@ class Run:
             # In a thread of its own, for a second signal must be heard while the first one's work goes on.
             threading.Thread(target=self.node.stop, name="stop", daemon=True).start()
         elif now - self.stop_asked >= SAME_SIGNAL:
-            # Stopping took too long for somebody. Everything acknowledged is on disk already.
+            # A second signal says that the stop takes too long. Everything acknowledged is on disk already.
             os.write(2, f"metastore: second {number.name}: exit without draining\n".encode())
             os._exit(128 + number)
 

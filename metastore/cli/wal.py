@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
                 _dump(log, options)
             sys.stdout.flush()
         except BrokenPipeError:
-            # Whoever reads has seen enough. Python would try to write the rest once more at its end.
+            # The reader of our output has closed it. Python would try to write the rest once more at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if log.damage is not None:
         raise log.damage

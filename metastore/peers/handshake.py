@@ -229,7 +229,7 @@ def _other_version(version: int) -> str:
 
 
 def decode_hello(data: bytes) -> Hello:
-    """Hello from its bytes (greeting_size of them). Raises FormatError, of which UnknownVersion is one."""
+    """Decodes a hello from its bytes (greeting_size of them). Raises FormatError or its subclass UnknownVersion."""
     version, mark, body = _open(data)
     if version != VERSION:
         raise UnknownVersion(_other_version(version))

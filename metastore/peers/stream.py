@@ -30,7 +30,7 @@ WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
 PING, PONG, ROSTER_RECORD = 240, 241, 242
 #: Bytes of a frame on any stream but a bulk one: nothing that is longer goes there.
 SMALL_FRAME = 1024 * 1024
-#: Bytes of a roster that a running member takes; whoever joins takes any.
+#: The largest roster, in bytes, that a running member accepts. A joining member has no such limit.
 MAX_ROSTER = 1024 * 1024
 
 

@@ -423,7 +423,9 @@ class PeerTransport:
             peer.bulk.hasten()
 
     def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
-        """An accepted stream is over, or was refused. An end by itself is told by the stream in the other direction."""
+        """An accepted stream has ended or was refused. If it simply ended, the stream in the other
+        direction logs the end.
+        """
         self._accepted.pop(stream, None)
         peer = self._peers.get(stream.from_)
         if peer is not None and stream.reader_frames:

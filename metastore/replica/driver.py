@@ -299,8 +299,8 @@ class Driver:
             try:
                 index = self.raw.propose(payload)
             except (ProposalDropped, errors.NotLeader, errors.NoLeader):
-                # The core's bound on what is not committed yet, or leadership is on its way to somebody else: the
-                # batch stays first in line.
+                # The core's bound on uncommitted entries is reached, or a leadership transfer is under way. The batch
+                # stays first in line.
                 proposer.untake()
                 return
             self.pending.proposed(index)

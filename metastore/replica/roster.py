@@ -398,7 +398,8 @@ class Roster:
         """Takes over the leader's roster as it is. Returns the previous roster if it was a different one."""
         before = self.state
         self._take(state)
-        # Also where it is the same: a roster that was never changed has no records yet, and they are compared too.
+        # Write the records even if the rosters are equal: a roster that was never changed has no records yet, and
+        # members compare their records too.
         self._save()
         return None if before == state else before
 

@@ -133,7 +133,8 @@ class Sending:
             return True
         if not self._pieces and not self.worker.waiting:
             self._ask()
-        # While it waits for us, its time stands still; it does not begin anew, or a gulp now and then would do.
+            # While the client waits for us, its time stands still. The time does not start again from zero: otherwise a
+        # client could keep its place by taking a few bytes now and then.
         self._since = now if self._pieces or request.queued_bytes else None
         if self._owed > self.backups.timeout:
             self.pace = (self.taken - self._before) / self._owed

@@ -73,10 +73,12 @@ class DataDir:
         return self.path / "engine"
 
     def check_new(self) -> None:
-        """Raise DamagedData if something of a member lies here: without its log it must not begin anew, forgetting
-        whom it voted for and what it acknowledged. ConfigError if the directory is etcd's."""
+        """Raises DamagedData if files of a member are here, and ConfigError if the directory is etcd's.
+
+        Without its log, such a member must not begin again: it would forget whom it voted for and what it acknowledged.
+        """
         if (self.path / "member" / "wal").is_dir():
-            # Its user expects to find its keys here; a store with nothing in it would look as if they were lost.
+            # The user expects to find etcd's keys here; an empty store would look as if they were lost.
             raise errors.ConfigError(
                 f"node.data_dir {self.path}: is etcd's ({self.path}/member), whose files are not read: give another"
             )
@@ -89,13 +91,13 @@ class DataDir:
                 )
 
     def _owner(self) -> str:
-        """Whoever wrote the lock file last; for the message only."""
+        """The process that last wrote the lock file; only used in the message."""
         text = ""
         with contextlib.suppress(OSError):
             text = (self.path / LOCK).read_bytes()[:32].decode("ascii", "replace").strip()
         return f"process {text}" if text.isdigit() else "another process"
 
     def close(self) -> None:
-        """Give the locks back."""
+        """Releases the locks."""
         while self._fds:
             os.close(self._fds.pop())
