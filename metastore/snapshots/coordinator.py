@@ -88,6 +88,7 @@ class Snapshots:
         self._driver: Driver | None = None
         self._look_at = 0
         self._not_before = 0.0
+        self._sweeping = False  # whether what a compaction cut off is being removed
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._releasing = False
@@ -176,6 +177,9 @@ class Snapshots:
         if self._flushed_to:
             self._flushed()
         driver = self._driver
+        if driver is not None and self._swept(driver):
+            # It may fit by now, and be what the log waits for on a full disk.
+            self._not_before = 0.0
         if driver is not None and self.pressed():
             self._relieve(now)
         if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
@@ -188,6 +192,16 @@ class Snapshots:
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
+
+    def _swept(self, driver: Driver) -> bool:
+        """Whether a compaction has come to its end since the last attempt that failed."""
+        if driver.kv.sweep_pending:
+            self._sweeping = True
+        elif self._sweeping and self._thread is None:
+            # An attempt under way saw what was there before.
+            self._sweeping = False
+            return True
+        return False
 
     def _relieve(self, now: float) -> None:
         """Cuts the log as far as possible, because there is no room for more of it.

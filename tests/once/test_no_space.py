@@ -25,6 +25,7 @@ from metastore.config import Config
 from metastore.embedded.node import Node as EmbeddedNode
 from metastore.errors import DiskFailed, StateBehind
 from metastore.failpoints import Failpoints
+from metastore.snapshots import coordinator
 from metastore.storage.segments import Folder
 
 KIB = 1 << 10
@@ -199,6 +200,24 @@ if may_mount():
             node.start()
             with node.client() as client:
                 assert contents(client) == more
+
+    def test_a_compaction_is_followed_by_a_snapshot(
+        small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """The one that was tried on the full disk failed, and others would come in a thousand seconds."""
+        monkeypatch.setattr(coordinator, "RETRY", 1000.0)
+        config = Config(
+            node={"data_dir": str(small_disk / "data")},
+            listen={"client": "127.0.0.1:0", "peer": "127.0.0.1:0"},
+            wal={"segment_size": "256KiB"},
+        )
+        with EmbeddedNode(config) as node, Client(node.client_addresses[0]) as client:
+            acked, _ = fill(client)
+            wait_until(lambda: "a snapshot could not be taken" in caplog.text, 30, "an attempt that failed")
+            deleted = client.delete(b"fill/", b"fill0")
+            assert deleted.deleted == len(acked)
+            client.call(m.CompactionRequest(revision=deleted.header.revision, physical=True))
+            wait_until(lambda: can_write(client), 60, "writes resume")
 
     def test_disks_that_hold_next_to_nothing(tmp_path: Path) -> None:
         """8 MiB do for a small store; a disk that has no room for a first segment is said so, with the numbers."""
