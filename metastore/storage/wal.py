@@ -592,7 +592,8 @@ class Wal:
         bytes. The result may be below 0, by up to `reserve`.
         """
         folder, writer = self._folder, self._writer
-        left = 0 if self._full else folder.free - folder.spare
+        # A snapshot may have taken more than what was left for it: what is set aside is there all the same.
+        left = 0 if self._full else max(0, folder.free - folder.spare)
         if left >= enough:
             return None
         for generation, segment in self._made.items():

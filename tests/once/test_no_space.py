@@ -20,6 +20,7 @@ import pytest
 from support import messages as m
 from support.client import Client, Failure
 from support.processes import Node, StartError, wait_until
+from support.waldisk import METADATA
 
 from metastore.config import Config
 from metastore.embedded.node import Node as EmbeddedNode
@@ -27,6 +28,7 @@ from metastore.errors import DiskFailed, StateBehind
 from metastore.failpoints import Failpoints
 from metastore.snapshots import coordinator
 from metastore.storage.segments import Folder
+from metastore.storage.wal import Wal
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -249,6 +251,22 @@ if may_mount():
             assert 4 * MIB <= log.free < 5 * MIB + 64 * KIB
             assert sizes[:4] == [8, 8, 4, 4] and sizes == sorted(sizes, reverse=True) and sizes[-1] == 1
             log.release()
+
+    def test_what_is_set_aside_is_there_however_little_is_free(tmp_path: Path) -> None:
+        """A snapshot took more than what was left for it. Else what makes room would be refused, and what a start has
+        to publish: it never became ready."""
+        with disk(tmp_path / "disk", 64 * MIB) as folder:
+            wal = Wal.open(folder / "wal", segment_size=4 * MIB, metadata=METADATA)
+            try:
+                wait_until(lambda: wal.poll() == 0 and not wal.preparing, what="the next segment")
+                room = os.statvfs(folder)
+                (folder / "ballast").write_bytes(b"b" * (room.f_bavail * room.f_frsize))
+                wal.measure()
+                wait_until(lambda: wal.free == 0, what="the disk looked at")
+                left = wal.room(1 << 30)
+                assert left is not None and 7 * MIB - 64 * KIB < left + wal.reserve <= 8 * MIB
+            finally:
+                wal.close()
 
     ROCKS = {
         "storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '"4MiB"', "limits.request_timeout": '"2s"',
