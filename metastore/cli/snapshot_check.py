@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConfigError, DamagedData
+from ..errors import ConfigError, DamagedData, FormatError
 from ..snapshots.backup_file import verify
-from ..snapshots.format import parse_name
+from ..snapshots.format import Header, parse_name
+from ..snapshots.startup import choose, usable
 from .console import Progress
 
 HEADS = ("snapshot", "bytes", "index", "state", "note")
@@ -18,18 +20,18 @@ class CheckedSnapshot:
     """A snapshot file and the result of its check.
 
     `state` is good, damaged, foreign (the file belongs to another cluster), or older than the beginning of the log; a
-    start does not look at such an older file.
+    start does not look at such an older file. `header` is None where the file is damaged or was not read.
     """
 
     path: Path
     size: int
-    index: int
     state: str
-    note: str = ""
+    note: str
+    header: Header | None = None
 
     def row(self) -> list[object]:
         """Its cells under HEADS."""
-        return [self.path.name, self.size, self.index, self.state, self.note]
+        return [self.path.name, self.size, (parse_name(self.path.name) or (0,))[0], self.state, self.note]
 
 
 def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> list[CheckedSnapshot]:
@@ -53,34 +55,34 @@ def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> l
 
 
 def _judge(path: Path, begins: int, cluster_id: int | None, tell: Progress) -> CheckedSnapshot:
-    index = (parse_name(path.name) or (0,))[0]
-    checked = CheckedSnapshot(path, path.stat().st_size, index, "older", "not read: the log begins later")
-    if index < begins:
-        return checked
+    size = path.stat().st_size
+    if not usable(path.name, begins):
+        return CheckedSnapshot(path, size, "older", "not read: the log begins later")
     try:
         header = verify(path, True, lambda at, size: tell(f"verifying {path.name}", at, size)).header
     except DamagedData as error:
-        checked.state, checked.note = "damaged", error.text.removeprefix(f"{path}: ")
-        return checked
-    checked.state, checked.note = "good", ""
+        return CheckedSnapshot(path, size, "damaged", error.text.removeprefix(f"{path}: "))
     if (header.index, header.term, header.stream) != parse_name(path.name):
-        checked.state, checked.note = "damaged", "its name belongs to another one"
-    elif cluster_id not in (None, header.cluster_id):
-        checked.state, checked.note = "foreign", f"of cluster {header.cluster_id:016x}"
-    return checked
+        return CheckedSnapshot(path, size, "damaged", "its name belongs to another one")
+    if cluster_id not in (None, header.cluster_id):
+        return CheckedSnapshot(path, size, "foreign", f"of cluster {header.cluster_id:016x}", header)
+    return CheckedSnapshot(path, size, "good", "", header)
 
 
-def missing(folder: Path, begins: int, found: list[CheckedSnapshot]) -> DamagedData | None:
-    """Why a start of a log that begins after entry `begins` is refused for its snapshots, None if it is not."""
-    for one in found:
-        if one.state == "foreign":
-            return DamagedData(f"{one.path}: snapshot {one.note}")
-        if one.state == "good":
-            return None
-    if not begins:
-        return None
-    bad = "; ".join(f"{one.path.name}: {one.note}" for one in found if one.state == "damaged")
-    return DamagedData(
-        f"the log begins after entry {begins}, and {folder} has no snapshot of it or later that can be read"
-        f"{': ' if bad else ''}{bad}"
-    )
+def missing(
+    folder: Path, begins: tuple[int, int], cluster_id: int | None, found: Iterable[CheckedSnapshot]
+) -> DamagedData | None:
+    """Why a start is refused for its snapshots, None if it is not; for the arguments see `startup.choose`."""
+    files = {one.path: one for one in found}
+
+    def read(path: Path) -> Header:
+        one = files[path]
+        if one.header is None:
+            raise FormatError(one.note)
+        return one.header
+
+    try:
+        choose(folder, files, begins, cluster_id, read)
+    except DamagedData as error:
+        return error
+    return None

@@ -319,17 +319,17 @@ def _verify(log: Log, as_json: bool) -> None:
 
 def _beside(log: Log, told: Told) -> tuple[list[snapshot_check.CheckedSnapshot], str]:
     """The snapshots beside a log, whose lack is damage too, and a word for the verdict."""
-    data_dir, begins = log.path.parent, told.snapshot[0]
+    data_dir, begins = log.path.parent, told.snapshot
     folder, engine = data_dir / "snap", data_dir / "engine"
     if log.path.name != "wal" or not (folder.is_dir() or (data_dir / "LOCK").exists()):
-        return [], ", its snapshots aside" if begins else ""  # a log that stands alone
+        return [], ", its snapshots aside" if begins[0] else ""  # a log that stands alone
     try:
         cluster_id = Identity.decode(told.metadata).cluster_id
     except FormatError:
         cluster_id = None
     with console.progress() as tell:
-        found = snapshot_check.look(folder, begins, cluster_id, tell)
-    damage = snapshot_check.missing(folder, begins, found)
+        found = snapshot_check.look(folder, begins[0], cluster_id, tell)
+    damage = snapshot_check.missing(folder, begins, cluster_id, found)
     if damage is None or log.damage is not None:
         return found, ""
     if engine.is_dir() and any(engine.iterdir()):

@@ -35,8 +35,13 @@ from ..peers.join import join_unless
 from ..replica.driver import Driver
 from ..replica.peer_link import PeerLink
 from ..replica.roster import Identity
+from ..snapshots import startup
 from ..snapshots.backup_stream import Backups
-from ..snapshots.coordinator import Snapshots, open_snapshots
+from ..snapshots.catalogue import Catalogue
+from ..snapshots.coordinator import Snapshots
+from ..snapshots.files import open_store
+from ..snapshots.policy import policy_of
+from ..snapshots.transfer import Transfers
 from ..storage.datadir import DataDir
 from ..storage.read_thread import ReadThread
 from ..storage.starts import next_start
@@ -228,18 +233,23 @@ class Server:
         self._at_end("the storage engine", self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
         self.memory.share_out(peers=peers, contents=not self.engine.persistent)
-        self.snapshots = open_snapshots(
-            config.maintenance, self.data_dir.snapshots, self.engine, self.wal, self.loop,
-            cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
-            readable=self.common_codecs.readable,
+        store = open_store(
+            config.maintenance, self.data_dir.snapshots, self.failpoints, self.common_codecs.readable
         )  # fmt: skip
-        self._at_end("the snapshots", self.snapshots.close)
+        catalogue = Catalogue(startup.begin(store, self.engine, self.wal, identity.cluster_id, self.memory))
         codec = PayloadCodec(
             codec_for_proposals(config.performance), config.performance.compression_min_size, MAX_DECODED,
             decoders=load_all_codecs(),
         )  # fmt: skip
         read_thread = ReadThread(self.loop.call_soon_threadsafe)
         self.closing.callback(read_thread.close)
+
+        def snapshots(driver: Driver) -> Snapshots:
+            return Snapshots(
+                store, catalogue, self.engine, self.wal, driver, self.loop, policy_of(config.maintenance),
+                cluster_id=identity.cluster_id, failpoints=self.failpoints, memory=self.memory,
+            )  # fmt: skip
+
         self.replica = replica = Replica(
             identity,
             self.wal,
@@ -248,7 +258,7 @@ class Server:
             settings=settings_of(config),
             codec=codec,
             read=read_thread.read,
-            snapshots=self._attached,
+            snapshots=snapshots,
             wall=time.time(),
             chance=secrets.randbits,
             doubt=self.unsynced.doubt,
@@ -263,14 +273,16 @@ class Server:
             config.limits, config.wal.segment_size, self.wal, self.engine, self.data_dir.engine, self.driver, self.loop,
             self.leadership.hand_over,
         )  # fmt: skip
-        self.snapshots.pressed = lambda: self.space.disk_full
+        self.snapshots = replica.snapshots
+        self._at_end("the snapshots", self.snapshots.close)
         self.upkeep = Upkeep(
             self.memory, self.engine, self.driver, self.loop, identity.member_id, lambda: self.space.disk_full
         )
         wanted = config.maintenance
-        self.transfers = self.snapshots.transfers(
-            wanted.snapshot_chunk_timeout, self.raw.report_snapshot, wanted.snapshot_send_rate
-        )
+        self.transfers = Transfers(
+            self.loop, store, catalogue, identity.cluster_id, wanted.snapshot_chunk_timeout,
+            report=self.raw.report_snapshot, bad=self.snapshots.bad, rate=wanted.snapshot_send_rate,
+        )  # fmt: skip
         self._at_end("the transfers of snapshots", self.transfers.close)
         self.peering = self._peering()
         self._open_calls()
@@ -281,7 +293,7 @@ class Server:
             self.config, self.identity, self.driver, self.membership, abilities, self.loop, self.resolver,
             self.failpoints,
             start=self.start, life=secrets.randbits(64), doubt=self.unsynced.doubt, transfers=self.transfers,
-            held=lambda index, term: self.snapshots.find(index, term) is not None,
+            held=lambda index, term: self.snapshots.catalogue.find(index, term) is not None,
             declines=self.space.declines, end=self.end, stopping=lambda: self.drain is not None,
         )  # fmt: skip
 
@@ -299,10 +311,6 @@ class Server:
             header=lambda: header(self.status), timeout=config.limits.output_timeout,
         )  # fmt: skip
         self.closing.callback(self.backups.stop)
-
-    def _attached(self, driver: Driver) -> Snapshots:
-        self.snapshots.attach(driver)
-        return self.snapshots
 
     def _open_sockets(self) -> None:
         limits = self.config.limits
@@ -459,7 +467,7 @@ class Server:
             return  # nothing more goes out: see `end`
         now = self.loop.now()
         self.driver.pump(now)
-        self.snapshots.turn(now)
+        self.snapshots.turn(now, self.space.disk_full)
         self.upkeep.turn()
         if not self.ready:
             self.memory.check()

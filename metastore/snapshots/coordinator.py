@@ -17,32 +17,26 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .._core.codec import PayloadCodec
-from .._core.mvcc_keys import META
-from .._core.raft_types import ConfState, Snapshot, SnapshotNotReady
-from .._core.snap_chunk import MAX_CHUNK
+from .._core.raft_types import Snapshot, SnapshotNotReady
 from .._core.snap_records import Walker
-from ..codecs import Zstd
-from ..codecs import for_snapshots as codec_for_snapshots
-from ..codecs import load_all as load_all_codecs
 from ..errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
-from ..failpoints import Failpoints
-from ..replica.roster import META_CONF_STATE
-from .files import Cancelled, Info, SnapshotStore
-from .format import Header, parse_name
-from .policy import COMPRESSED_RATIO, RAW_RATIO, Policy, client_bytes
-from .transfer import Transfers
+from .files import Cancelled, Info
+from .format import Header
+from .policy import client_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from .._core.engine import Engine
-    from ..member.memory_guard import Memory
+    from .._core.raft_types import ConfState
+    from ..failpoints import Failpoints
     from ..net.loop import Loop
-    from ..ports import Codec
     from ..replica.driver import Driver
-    from ..settings import MaintenanceTable
     from ..storage.wal import Wal
+    from .catalogue import Catalogue
+    from .files import SnapshotStore
+    from .policy import Policy
+    from .startup import Memory
 
 log = logging.getLogger("metastore.snapshot")
 
@@ -50,152 +44,80 @@ PAUSE = 0.0001  # seconds between two slices of work in a thread that needs the 
 RETRY = 10.0  # seconds after an attempt that failed
 #: Entries that an engine with files of its own keeps in the log for slow followers, at most; half of `snapshot_count`.
 CATCH_UP = 5000
-MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 
 
 class Snapshots:
-    """The snapshots of one member. Call `recover` before the Raft core is made, and `attach` after the
-    driver is made.
+    """The snapshots of one member, made when the engine holds what the start begins with (`startup.py`).
+
+    store: the files. catalogue: what is known of them. memory: what an installed snapshot has to fit into.
     """
 
     def __init__(
-        self, store: SnapshotStore, engine: Engine, wal: Wal, loop: Loop, policy: Policy, *, cluster_id: int,
-        failpoints: Failpoints, memory: Memory | None = None,
+        self, store: SnapshotStore, catalogue: Catalogue, engine: Engine, wal: Wal, driver: Driver, loop: Loop,
+        policy: Policy, *, cluster_id: int, failpoints: Failpoints, memory: Memory,
     ) -> None:  # fmt: skip
         self.store = store
-        self.memory = memory
+        self.catalogue = catalogue
         self.engine = engine
         self.wal = wal
+        self.driver = driver
         self.loop = loop
         self.policy = policy
         self.cluster_id = cluster_id
         self.failpoints = failpoints
+        self.memory = memory
         #: Whether the engine's contents are lost when the process ends.
         self.volatile = not engine.persistent
-        #: Snapshots known to be good whose files are there, the oldest first.
-        self.good: list[Info] = []
         self.taken = self.failed = self.bytes = 0
         self.seconds = 0.0
-        #: Whether the log has no room left on the disk.
-        self.pressed: Callable[[], bool] = lambda: False
+        self._pressed = False  # whether the log has no room left on the disk
         self._relieved = 0  # the last entry that was applied when the log was last cut for lack of room
-        #: Files that are being sent; they stay, and so does the log after them.
-        self.pinned: Callable[[], list[Info]] = list
-        self._received: Info | None = None
         self._waiting: list[tuple[int, Callable[[Info | MetaStoreError], object]]] = []
         self._install: threading.Thread | None = None
         self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
-        self._driver: Driver | None = None
-        self._look_at = 0
         self._not_before = 0.0
         self._sweeping = False  # whether what a compaction cut off is being removed
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._releasing = False
         self._flushed_to = 0  # the log position that a flush under way brings to disk
-
-    # ---- start
-
-    def recover(self) -> None:
-        """Fill the engine from the newest snapshot that verifies and fits the log.
-
-        Damaged ones are reported and passed over. Raises DamagedData when the log begins after entries that no
-        snapshot holds, or when a snapshot is of another cluster.
-        """
-        if not self.volatile and self.engine.applied()[0] >= max(1, self.wal.snapshot_index):
-            self._fit_log(*self.engine.applied(), self.engine.get(META + META_CONF_STATE) or ConfState().encode())
-            return
-        bad: list[str] = []
-        for path in self.store.names():
-            if (parse_name(path.name) or (0,))[0] < self.wal.snapshot_index:
-                break
-            began = time.monotonic()
-            try:
-                info = self.store.restore(path, self.engine, pause=self._check_memory)
-            except (FormatError, OSError) as error:
-                bad.append(f"{path}: {error}")
-                log.error("snapshot %s is damaged, the one before it is tried: %s", path, error)
-                continue
-            self._restored(info, time.monotonic() - began)
-            return
-        if self.wal.snapshot_index:
-            raise DamagedData(
-                f"the log begins after entry {self.wal.snapshot_index}, and {self.store.path} has no snapshot of it or "
-                f"later that can be read{': ' if bad else ''}{'; '.join(bad)}{self._elsewhere()}"
-            )
-
-    def _check_memory(self) -> None:
-        """Raise OutOfMemory where what is being read does not fit."""
-        if self.memory is not None:
-            self.memory.check()
-
-    def _elsewhere(self) -> str:
-        """A word about what another engine has left in the engine's folder."""
-        folder = self.store.path.parent / "engine"
-        if not self.volatile or not folder.is_dir() or not any(folder.iterdir()):
-            return ""
-        return f"; {folder} holds the data of another engine: start with the storage.engine that it was made with"
-
-    def _restored(self, info: Info, seconds: float) -> None:
-        header = info.header
-        if header.cluster_id != self.cluster_id:
-            raise DamagedData(f"{info.path}: snapshot of cluster {header.cluster_id:016x}, not {self.cluster_id:016x}")
-        log.info(
-            "restored snapshot index=%d term=%d revision=%d records=%d bytes=%d after=%.3fs",
-            header.index, header.term, header.revision, info.trailer.records, info.trailer.size, seconds,
-        )  # fmt: skip
-        self.good = [info]
-        self.policy.restored(header.index, 0, info.trailer.size, int(self.engine.data_size()))
-        self._fit_log(header.index, header.term, header.conf_state.encode())
-
-    def _fit_log(self, index: int, term: int, conf_state: bytes) -> None:
-        """Lets the log begin after the state if the log does not hold the entry that the state ends with.
-
-        The state was then received from a leader, and the node died before it recorded this in its log.
-        """
-        if index <= self.wal.last_index() and self.wal.term(index) == term:
-            return
-        if index <= self.wal.snapshot_index:
-            raise DamagedData(f"the state at entry {index} of term {term} does not belong to the log")
-        log.warning("the log ends at entry %d and begins anew after the snapshot's %d", self.wal.last_index(), index)
-        self.wal.save_snapshot_position(index, term, conf_state)
-        self.wal.submit()
-
-    def attach(self, driver: Driver) -> None:
-        """Begins to count what this driver applies."""
-        self._driver = driver
-        self._look_at = self.policy.index + self.policy.count
+        for begun in catalogue.good:
+            policy.restored(begun.header.index, 0, begun.trailer.size, int(engine.data_size()))
+        self._look_at = policy.index + policy.count
 
     # ---- when and how
 
-    def turn(self, now: float) -> None:
-        """Begins a snapshot if one is due. The loop calls this at the end of each turn, at `now` (seconds)."""
+    def turn(self, now: float, pressed: bool = False) -> None:
+        """Begins a snapshot if one is due. The loop calls this at the end of each turn, at `now` (seconds).
+
+        `pressed` says that the log has no room left on the disk; the log is then cut as far as possible.
+        """
+        self._pressed = pressed
         if self._releasing:
             self._release()
         if self._waiting and self._thread is None:
             self.begin()
         if self._flushed_to:
             self._flushed()
-        driver = self._driver
-        if driver is not None and self._swept(driver):
+        if self._swept():
             # It may fit by now, and be what the log waits for on a full disk.
             self._not_before = 0.0
-        if driver is not None and self.pressed():
+        if pressed:
             self._relieve(now)
-        if driver is None or driver.applier.applied_index < self._look_at or self._thread is not None:
+        index = self.driver.applier.applied_index
+        if index < self._look_at or self._thread is not None:
             return
-        index = driver.applier.applied_index
         if now < self._not_before:
             return
-            # A flush of an engine with files writes no more than what came in, so there is no cost to be amortised.
+        # A flush of an engine with files writes no more than what came in, so there is no cost to be amortised.
         if self.policy.due(index, self._counted(), int(self.engine.data_size()) if self.volatile else 0):
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
 
-    def _swept(self, driver: Driver) -> bool:
+    def _swept(self) -> bool:
         """Whether a compaction has come to its end since the last attempt that failed."""
-        if driver.kv.sweep_pending:
+        if self.driver.kv.sweep_pending:
             self._sweeping = True
         elif self._sweeping and self._thread is None:
             # An attempt under way saw what was there before.
@@ -209,11 +131,11 @@ class Snapshots:
         The log is cut behind the newest snapshot. If entries were applied since, it is cut again behind a new snapshot,
         which is small when the data that clients deleted has been swept.
         """
-        assert self._driver is not None, "attach comes first"
-        applied = self._driver.applier.applied_index
-        if self._thread is not None or self._releasing or self._flushed_to or self._driver.kv.sweep_pending:
+        applied = self.driver.applier.applied_index
+        if self._thread is not None or self._releasing or self._flushed_to or self.driver.kv.sweep_pending:
             return
-        newest = self.good[-1].header.index if self.good else 0
+        good = self.catalogue.good
+        newest = good[-1].header.index if good else 0
         if self.volatile and newest > self.wal.snapshot_index:
             self._compact()
         if applied <= max(self._relieved, newest) or now < self._not_before:
@@ -237,19 +159,17 @@ class Snapshots:
         if durable < self._flushed_to:
             return
         self._flushed_to = 0
-        kept = 0 if self.pressed() else min(CATCH_UP, self.policy.count // 2)
-        index = min([durable - kept, self._slowest(), *(info.header.index for info in self.pinned())])
+        kept = 0 if self._pressed else min(CATCH_UP, self.policy.count // 2)
+        index = min([durable - kept, self._needed()])
         if index > self.wal.snapshot_index:
             self._move(index, self.wal.term(index), self._conf_state())
 
     def _counted(self) -> int:
-        driver = self._driver
-        assert driver is not None, "attach comes first"
-        return client_bytes(driver.applier.nbytes, driver.applier.operations)
+        applier = self.driver.applier
+        return client_bytes(applier.nbytes, applier.operations)
 
     def _conf_state(self) -> ConfState:
-        assert self._driver is not None, "attach comes first"
-        return self._driver.roster.conf_state
+        return self.driver.roster.conf_state
 
     def begin(self) -> bool:
         """Begins a snapshot of the present state, between two applies.
@@ -261,7 +181,7 @@ class Snapshots:
             return False
         header, view = moment
         # Keep the newest good file even if newer files are damaged: until there are two, the log begins with it.
-        keep = [info.path for info in (*self.pinned(), *self.good[-1:])]
+        keep = [info.path for info in (*self.catalogue.sending.values(), *self.catalogue.good[-1:])]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.data_size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
@@ -271,9 +191,9 @@ class Snapshots:
         """Returns the header of a snapshot of the present state and a view of the data; None if no snapshot
         is possible now.
         """
-        if self._thread is not None or self._stopping or self._driver is None:
+        if self._thread is not None or self._stopping:
             return None
-        if not self._driver.whole:
+        if not self.driver.whole:
             # The engine lags behind the applied entries, and so behind the membership, or it holds a part of an entry.
             return None
         view = self.engine.view()
@@ -281,7 +201,7 @@ class Snapshots:
         if not index:
             view.close()
             return None
-        revision = self._driver.applier.store.revision
+        revision = self.driver.applier.store.revision
         header = Header(index, term, self._conf_state(), revision, stream, self.cluster_id, self.store.chunk_size)
         return header, view
 
@@ -338,11 +258,12 @@ class Snapshots:
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
         asked_for = self._answer(info)
-        if any(old.header.index >= info.header.index for old in self.good):
+        known = self.catalogue
+        if any(old.header.index >= info.header.index for old in known.good):
             # Overtaken by one that was received meanwhile.
             self._reclaim()
             return
-        self.good = [*(old for old in self.good if old.path.exists()), info]
+        known.good = [*(old for old in known.good if old.path.exists()), info]
         if self.volatile:
             # A requested snapshot does not delay those that are due: many backups must not keep the log for ever.
             count = self.policy.restored if asked_for else self.policy.taken
@@ -363,9 +284,8 @@ class Snapshots:
 
         Call this only between two applies.
         """
-        assert self._driver is not None, "attach comes first"
-        index = self._driver.applier.applied_index
-        newest = self.good[-1] if self.good else None
+        index, good = self.driver.applier.applied_index, self.catalogue.good
+        newest = good[-1] if good else None
         if newest is not None and newest.header.index >= index and newest.path.exists():
             done(newest)
             return
@@ -387,21 +307,10 @@ class Snapshots:
 
     # ---- from a leader
 
-    def arrived(self, info: Info) -> None:
-        """A verified snapshot from a leader is on disk."""
-        self._received = info
-
-    def find(self, index: int, term: int) -> Info | None:
-        """Returns a verified snapshot of that position, or None. Newer files are tried first."""
-        for info in (self._received, *reversed(self.good)):
-            if info is not None and (info.header.index, info.header.term) == (index, term) and info.path.exists():
-                return info
-        return None
-
     def bad(self, info: Info) -> None:
         """A file that was good can no longer be read. It is not used any more, and another snapshot is taken."""
         log.error("snapshot %s is damaged; another one is taken", info.path)
-        self.good = [other for other in self.good if other.path != info.path]
+        self.catalogue.good = [other for other in self.catalogue.good if other.path != info.path]
         self.begin()
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
@@ -413,12 +322,12 @@ class Snapshots:
         if self._install is not None:
             self._install_next = (snapshot, done)
             return
-        info = self.find(snapshot.index, snapshot.term)
+        info = self.catalogue.find(snapshot.index, snapshot.term)
         if info is None:
             where = f"at entry {snapshot.index} of term {snapshot.term}"
             raise DamagedData(f"the snapshot {where} is gone from {self.store.path}")
         self.failpoints.hit("snapshot.install")
-        fits = self.memory is None or self.memory.fits(info.trailer.nbytes, info.trailer.records)
+        fits = self.memory.fits(info.trailer.nbytes, info.trailer.records)
         fresh = self.engine.stage() if fits else None
         if not fits:
             # The memory does not suffice for the old contents and the new ones. No client reads during this work,
@@ -429,7 +338,7 @@ class Snapshots:
             self._fill(info, self.engine)
             self._installed(info, None, done)
             return
-        keep = [info.path, *(other.path for other in self.pinned())]
+        keep = [info.path, *(other.path for other in self.catalogue.sending.values())]
         work = (info, fresh, keep, done)
         self._install = threading.Thread(target=self._read, args=work, name="snapshot-install", daemon=True)
         self._install.start()
@@ -460,7 +369,7 @@ class Snapshots:
 
     def _fill(self, info: Info, engine: Engine) -> None:
         try:
-            self.store.restore(info.path, engine, pause=self._check_memory)
+            self.store.restore(info.path, engine, pause=self.memory.check)
         except FormatError as error:
             raise DamagedData(f"snapshot {info.path} cannot be installed: {error}") from error
 
@@ -478,7 +387,7 @@ class Snapshots:
             self.engine.adopt(fresh)
         index = info.header.index
         log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
-        self.good = [info]
+        self.catalogue.good = [info]
         self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.data_size()))
         self._look_at = index + self.policy.count
         self._releasing = True
@@ -488,25 +397,29 @@ class Snapshots:
     # ---- the log
 
     def _compact(self) -> None:
-        """Lets the log begin at the snapshot before the newest, or at an older one that an active follower needs.
+        """Lets the log begin at the snapshot before the newest, or at an older one that others need.
 
         Where there is no room for more of the log, it begins at the newest snapshot itself.
         """
-        usable = self.good if self.pressed() else self.good[:-1]
+        good = self.catalogue.good
+        usable = good if self._pressed else good[:-1]
         if not usable:
             return
-        wanted = min([self._slowest(), *(info.header.index for info in self.pinned())])
-        target = next((info for info in reversed(usable) if info.header.index <= wanted), self.good[0])
+        needed = self._needed()
+        target = next((info for info in reversed(usable) if info.header.index <= needed), good[0])
         if target.header.index > self.wal.snapshot_index:
             self._move(target.header.index, target.header.term, target.header.conf_state)
 
-    def _slowest(self) -> int:
-        """Returns the last entry that every active follower has; a large number where there is no active follower."""
-        assert self._driver is not None, "attach comes first"
-        if not self._driver.is_leader:
-            return 1 << 62
-        progress = self._driver.raw.status().progress.values()
-        return min((peer.match for peer in progress if peer.heard), default=1 << 62)
+    def _needed(self) -> int:
+        """Returns the last entry behind which others need the log; a large number where nobody needs any of it.
+
+        That is the last entry that every active follower of this leader has, and the last one that is in every snapshot
+        that is being sent.
+        """
+        needed = [info.header.index for info in self.catalogue.sending.values()]
+        if self.driver.is_leader:
+            needed += [peer.match for peer in self.driver.raw.status().progress.values() if peer.heard]
+        return min(needed, default=1 << 62)
 
     def _move(self, index: int, term: int, conf_state: ConfState) -> None:
         self.failpoints.hit("snapshot.release")
@@ -522,21 +435,13 @@ class Snapshots:
 
     # ---- for others
 
-    def transfers(self, timeout: float, report: Callable[[int, bool], object], rate: int = 0) -> Transfers:
-        """Makes the object that sends these snapshots and receives new ones; see `transfer.py`."""
-        made = Transfers(
-            self.loop, self.store, self.cluster_id, timeout, find=self.find, report=report, received=self.arrived,
-            bad=self.bad, rate=rate,
-        )  # fmt: skip
-        self.pinned = made.pinned
-        return made
-
     def newest(self) -> Snapshot:
         """The storage's answer to the Raft core: the newest snapshot that a follower can go on from in the log.
 
         Raises SnapshotNotReady while there is none; one is begun then."""
-        if self.good and self.good[-1].header.index >= self.wal.snapshot_index:
-            header = self.good[-1].header
+        good = self.catalogue.good
+        if good and good[-1].header.index >= self.wal.snapshot_index:
+            header = good[-1].header
             return Snapshot(header.index, header.term, header.conf_state)
         self.begin()
         raise SnapshotNotReady()
@@ -561,32 +466,3 @@ class Snapshots:
 def _fail(error: BaseException) -> None:
     """Have the loop end with this error."""
     raise error
-
-
-def open_snapshots(
-    wanted: MaintenanceTable, path: Path, engine: Engine, wal: Wal, loop: Loop, *, cluster_id: int,
-    failpoints: Failpoints, memory: Memory | None = None,
-    readable: Callable[[Codec], bool] = lambda _codec: True,
-) -> Snapshots:  # fmt: skip
-    """The snapshots of a data directory, with `engine` filled from them (see `Snapshots.recover`). `readable` tells, in
-    any thread, whether all members can read a codec: else zstd is used. Raises ConfigError, DamagedData."""
-
-    def make_codec() -> PayloadCodec:
-        codec = codec_for_snapshots(wanted)
-        if codec is not None and not readable(codec):
-            codec = Zstd()
-        return PayloadCodec(codec, MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
-
-    make_codec()  # one that cannot be loaded is to be known now
-    store = SnapshotStore(
-        path,
-        chunk_size=wanted.snapshot_chunk_size,
-        make_codec=make_codec,
-        retention=wanted.snapshot_retention,
-        failpoints=failpoints,
-    )
-    ratio = COMPRESSED_RATIO if wanted.enable_snapshot_compression else RAW_RATIO
-    policy = Policy(wanted.snapshot_count, wanted.snapshot_min_size, ratio)
-    snapshots = Snapshots(store, engine, wal, loop, policy, cluster_id=cluster_id, failpoints=failpoints, memory=memory)
-    snapshots.recover()
-    return snapshots

@@ -20,6 +20,9 @@ from .._core.codec import PayloadCodec
 from .._core.snap_chunk import HEADER as CHUNK_HEADER
 from .._core.snap_chunk import MAX_CHUNK, ChunkJoiner, check_chunk, image_size, make_chunk
 from .._core.snap_records import RecordReader, count_records, restore
+from ..codecs import Zstd
+from ..codecs import for_snapshots as codec_for_snapshots
+from ..codecs import load_all as load_all_codecs
 from ..errors import DamagedData, FormatError, NoSpace
 from ..failpoints import Failpoints
 from ..storage.segments import sync_folder
@@ -27,9 +30,12 @@ from .format import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, par
 
 if TYPE_CHECKING:
     from .._core.engine import Engine
+    from ..ports import Codec
+    from ..settings import MaintenanceTable
 
 # Bytes between two syncs while writing: the log's own syncs wait for each of them.
 _SYNC_EVERY = 256 << 10
+_MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -320,6 +326,28 @@ class SnapshotStore:
             if path not in kept:
                 self.failpoints.hit("snapshot.prune")
                 path.unlink(missing_ok=True)
+
+
+def open_store(
+    wanted: MaintenanceTable, path: Path, failpoints: Failpoints, readable: Callable[[Codec], bool]
+) -> SnapshotStore:
+    """The snapshot files in the folder `path`, as a configuration asks for them. `readable` tells, in any thread,
+    whether all members can read what a codec compressed: else zstd is used. Raises ConfigError."""
+
+    def make_codec() -> PayloadCodec:
+        codec = codec_for_snapshots(wanted)
+        if codec is not None and not readable(codec):
+            codec = Zstd()
+        return PayloadCodec(codec, _MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+
+    make_codec()  # one that cannot be loaded is to be known now
+    return SnapshotStore(
+        path,
+        chunk_size=wanted.snapshot_chunk_size,
+        make_codec=make_codec,
+        retention=wanted.snapshot_retention,
+        failpoints=failpoints,
+    )
 
 
 def _counted(found: list[Info], records: int) -> Info:

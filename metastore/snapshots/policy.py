@@ -12,6 +12,11 @@ size, or the counts below; a replay is as fast as a restore.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..settings import MaintenanceTable
+
 #: Bytes a snapshot may cost for each byte that clients wrote.
 AMPLIFICATION = 2.0
 #: Bytes of the state that may be walked for each byte that clients wrote.
@@ -66,6 +71,12 @@ class Policy:
         if WALKED * fresh < engine_size:
             return False
         return AMPLIFICATION * fresh >= engine_size * self.ratio + self.debt
+
+
+def policy_of(wanted: MaintenanceTable) -> Policy:
+    """What a configuration asks for."""
+    ratio = COMPRESSED_RATIO if wanted.enable_snapshot_compression else RAW_RATIO
+    return Policy(wanted.snapshot_count, wanted.snapshot_min_size, ratio)
 
 
 def client_bytes(nbytes: int, operations: int) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..peers.accepted import AcceptedStream
     from ..peers.dialled import SnapshotSender
     from ..peers.transport import PeerTransport
+    from .catalogue import Catalogue
 
 log = logging.getLogger("metastore.snapshot")
 
@@ -375,23 +376,21 @@ class Transfers:
     """All snapshots that this member sends and receives: at most one to each peer, and at most one from all peers
     together.
 
-    find(index, term) returns the file of a snapshot or None. report(peer, ok) tells the Raft core how a transfer ended.
-    received(info) is called for a complete file, and bad(info) for a file that can no longer be read. rate bounds each
+    catalogue knows which files there are, and is told which are being sent and which have come. report(peer, ok) tells
+    the Raft core how a transfer ended. bad(info) is called for a file that can no longer be read. rate bounds each
     outgoing transfer, in bytes a second (0: no limit).
     """
 
     def __init__(
-        self, loop: Loop, store: SnapshotStore, cluster_id: int, timeout: float, *,
-        find: Callable[[int, int], Info | None], report: Callable[[int, bool], object],
-        received: Callable[[Info], object], bad: Callable[[Info], object], rate: int = 0,
+        self, loop: Loop, store: SnapshotStore, catalogue: Catalogue, cluster_id: int, timeout: float, *,
+        report: Callable[[int, bool], object], bad: Callable[[Info], object], rate: int = 0,
     ) -> None:  # fmt: skip
         self.loop = loop
         self.store = store
         self.cluster_id = cluster_id
         self.timeout = timeout
-        self.find = find
+        self.catalogue = catalogue
         self.report = report
-        self.received = received
         self.bad = bad
         self.rate = rate
         self.outgoing: dict[int, Outgoing] = {}
@@ -402,17 +401,13 @@ class Transfers:
         self._closed = False
         self._look()
 
-    def pinned(self) -> list[Info]:
-        """The files that are being sent; they must not be removed."""
-        return [one.source.info for one in self.outgoing.values()]
-
     def send(self, transport: PeerTransport, message: Message) -> None:
         """Begins to send the snapshot that a MsgSnap names. `report` tells how the transfer ended."""
         peer = message.to
         if peer in self.outgoing:
             return
         assert message.snapshot is not None, "a MsgSnap has one"
-        info = self.find(message.snapshot.index, message.snapshot.term)
+        info = self.catalogue.find(message.snapshot.index, message.snapshot.term)
         stream = transport.open_snapshot(peer) if info is not None else None
         if info is None or stream is None:
             self.loop.call_later(0, lambda: self.report(peer, False))
@@ -426,12 +421,14 @@ class Transfers:
             return
         log.info("%r: sending snapshot index=%d bytes=%d", stream, info.header.index, info.trailer.size)
         began = self.loop.now()
+        self.catalogue.sending[peer] = info
         self.outgoing[peer] = Outgoing(
             self.loop, stream, message, source, lambda ok: self._sent(peer, ok, began), self.rate
         )
 
     def _sent(self, peer: int, ok: bool, began: float) -> None:
         one = self.outgoing.pop(peer)
+        del self.catalogue.sending[peer]
         self.sent += ok
         self.failed += not ok
         self.sent_bytes += one.sent_bytes
@@ -451,7 +448,7 @@ class Transfers:
             # Two threads must not write one file. This waits at most for the rest of one chunk.
             self._before.join()
         self.incoming = self._before = Incoming(
-            self.loop, stream, self.store, self.cluster_id, received=self.received, over=self._incoming_over
+            self.loop, stream, self.store, self.cluster_id, received=self.catalogue.arrived, over=self._incoming_over
         )
 
     def _incoming_over(self, one: Incoming) -> None:

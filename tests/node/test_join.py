@@ -23,7 +23,7 @@ from metastore.member.membership_client import dialled_address
 from metastore.net.accept import real_address
 from metastore.peers import join
 from metastore.replica import pending, roster
-from metastore.snapshots import coordinator as snapshots
+from metastore.snapshots import files as snapshots
 from metastore.storage.starts import next_start
 
 

@@ -13,7 +13,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from metastore import errors
 from metastore._core.codec import PayloadCodec
@@ -30,6 +30,9 @@ from metastore.replica.driver import Driver
 from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, RosterState
 from metastore.replica.roster import Member as Record
+from metastore.snapshots import startup
+from metastore.snapshots.catalogue import Catalogue
+from metastore.snapshots.files import Info, SnapshotStore
 from metastore.storage import guarded
 from metastore.storage.readahead import ReadAhead
 from metastore.storage.reading import Reading
@@ -43,7 +46,7 @@ from .engines import BusyEngine, FiledEngine, FlakyEngine
 from .mirror import Mirror
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
-from .snapshots import SimSnapshots
+from .snapshots import AmpleMemory, SimSnapshots, SimStore
 
 EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
 MAX_QUEUE = 4000  # messages that wait for a paused member
@@ -342,10 +345,10 @@ class Member:
         self.unsynced_gone = False
         self.identity = Identity.decode(wal.metadata)
         self.engine = self._engine()
-        self.snapshots = settings.taker(self, self.engine, wal, settings.snapshots or 1 << 60, CLUSTER)
+        self.snapshot_store = SimStore(self)
         if settings.rot and self.clock.random.random() < settings.rot:
-            self.snapshots.rot()
-        self.snapshots.recover()
+            self.snapshot_store.rot()
+        begun = self._begin()
         state = wal._state
         terms = [state.term(index) for index in range(state.first_index, state.last_index + 1)]
         self.platter.reset(state.first_index - 1, terms, (state.hard_term, state.hard_vote))
@@ -358,7 +361,7 @@ class Member:
             settings=self._replica_settings(),
             codec=self.cluster.make_codec(),
             read=self._read,
-            snapshots=self._attached,
+            snapshots=lambda driver: settings.taker(self, driver, Catalogue(begun)),
             wall=EPOCH + self.clock.now,
             chance=self.clock.random.getrandbits,
             doubt=self.doubt,
@@ -368,7 +371,7 @@ class Member:
         )
         self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
         self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
-        self.membership = replica.membership
+        self.membership, self.snapshots = replica.membership, replica.snapshots
         self.mirror = Mirror(self.store)
         self.commit = self.raw.commit
         if self.applied:
@@ -401,9 +404,13 @@ class Member:
         self.confs.append(storage.initial_state()[1])
         return made
 
-    def _attached(self, driver: Driver) -> SimSnapshots:
-        self.snapshots.attach(driver)
-        return self.snapshots
+    def _begin(self) -> Info | None:
+        """What a start begins with. A file that was received and not installed before the crash counts as installed."""
+        before, store = self.wal.snapshot_index, cast("SnapshotStore", self.snapshot_store)
+        begun = startup.begin(store, self.engine, self.wal, CLUSTER, AmpleMemory())
+        if begun is not None and before != self.wal.snapshot_index:
+            self.installs.add(begun.header.name())
+        return begun
 
     def _replica_settings(self) -> assembly.Settings:
         settings = self.cluster.settings

@@ -237,7 +237,7 @@ class AtTheNewest(SimSnapshots):
     """Lets the log begin at the newest snapshot: when that is damaged, the one before it is of no use."""
 
     def _compact(self) -> None:
-        newest = self.good[-1].header
+        newest = self.catalogue.good[-1].header
         if newest.index > self.wal.snapshot_index:
             self._move(newest.index, newest.term, newest.conf_state)
 
@@ -321,10 +321,9 @@ class InTheMiddle(SimSnapshots):
     """Takes a snapshot while the engine is behind what is applied."""
 
     def _moment(self, stream: int) -> tuple[Header, Engine] | None:
-        assert self._driver is not None
-        retry_at, self._driver.retry_at = self._driver.retry_at, None
+        retry_at, self.driver.retry_at = self.driver.retry_at, None
         moment = super()._moment(stream)
-        self._driver.retry_at = retry_at
+        self.driver.retry_at = retry_at
         return moment
 
 

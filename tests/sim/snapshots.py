@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from metastore._core.engine import Engine, MemoryEngine
-from metastore._core.raft_types import Message, Snapshot
+from metastore._core.raft_types import ConfState, Message, Snapshot
 from metastore._core.snap_chunk import ChunkJoiner, image_size, make_chunk
 from metastore._core.snap_records import RecordReader, Walker, restore
 from metastore.errors import DamagedData, FormatError
@@ -24,6 +24,8 @@ from .transfers import BEGIN, SimIncoming, SimOutgoing, SimPart
 
 if TYPE_CHECKING:
     from metastore._core.codec import PayloadCodec
+    from metastore.replica.driver import Driver
+    from metastore.snapshots.catalogue import Catalogue
 
     from .node import Member
 
@@ -78,6 +80,7 @@ class SimStore:
     path = pathlib.Path("simulated disk", "snap")
 
     def __init__(self, member: Member) -> None:
+        self.member = member
         self.disk = member.disk
         self.codec = member.cluster.make_codec()
 
@@ -95,6 +98,29 @@ class SimStore:
         for path in self.names()[RETENTION:]:
             if path.name not in keep:
                 self.disk.remove(path.name)
+
+    def rot(self) -> None:
+        """A bit of the newest file has changed. A node can stand that where it took that file itself: the log then
+        goes back to the one before it."""
+        names, chance = self.names(), self.member.clock.random
+        if len(names) < 2 or names[0].name in self.member.installs:
+            return
+        data = self.disk.files[names[0].name].data
+        if data:
+            data[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
+            self.member.rotten.add(names[0].name)
+            self.member.cluster.checker.counts["rotten"] += 1
+
+
+class AmpleMemory:
+    """Simulated members have all the memory that they want."""
+
+    def check(self) -> None:
+        """There is enough."""
+
+    def fits(self, nbytes: int, records: int) -> bool:
+        """There is enough."""
+        return True
 
 
 class SimLoop:
@@ -114,35 +140,20 @@ class SimSnapshots(Snapshots):
 
     part_type = SimPart
 
-    def __init__(self, member: Member, engine: Engine, wal: Any, count: int, cluster_id: int) -> None:
+    def __init__(self, member: Member, driver: Driver, catalogue: Catalogue) -> None:
         self.member = member
         self.chance = member.clock.random
-        store: Any = SimStore(member)
+        store: Any = member.snapshot_store
         loop: Any = SimLoop(member)
-        super().__init__(store, engine, wal, loop, Often(count, 0), cluster_id=cluster_id, failpoints=Failpoints())
+        count, cluster_id = member.cluster.settings.snapshots or 1 << 60, member.identity.cluster_id
+        super().__init__(
+            store, catalogue, member.engine, member.wal, driver, loop, Often(count, 0), cluster_id=cluster_id,
+            failpoints=Failpoints(), memory=AmpleMemory(),
+        )  # fmt: skip
         self.outgoing: dict[int, SimOutgoing] = {}
         self.coming: SimIncoming | None = None
         self.attempts = 0
         self.history: object = None  # of the state that the snapshot under way is of
-
-    def _restored(self, info: Info, seconds: float) -> None:
-        """As the real one. A file that was received and not installed before the crash counts as installed now."""
-        before = self.wal.snapshot_index
-        super()._restored(info, seconds)
-        if before != self.wal.snapshot_index:
-            self.member.installs.add(info.header.name())
-
-    def rot(self) -> None:
-        """A bit of the newest file has changed. A node can stand that where it took that file itself: the log then
-        goes back to the one before it."""
-        names = self.store.names()
-        if len(names) < 2 or names[0].name in self.member.installs:
-            return
-        data = self.member.disk.files[names[0].name].data
-        if data:
-            data[self.chance.randrange(len(data))] ^= 1 << self.chance.randrange(8)
-            self.member.rotten.add(names[0].name)
-            self.member.cluster.checker.counts["rotten"] += 1
 
     def _steps(self, *steps: Callable[[], object]) -> None:
         """One after the other, each a little later."""
@@ -199,8 +210,19 @@ class SimSnapshots(Snapshots):
         fresh = MemoryEngine()
         info = store.restore(path, fresh)
         self.member.cluster.checker.snapshot(self.member, header, fresh, self.history)
-        store.prune({kept.path.name for kept in self.good[-1:]} | {path.name} | self.pinned_names())
+        known = self.catalogue
+        store.prune({path.name} | {kept.path.name for kept in (*known.good[-1:], *known.sending.values())})
         self._taken(info, counted, size, 0.0)
+
+    def _move(self, index: int, term: int, conf_state: ConfState) -> None:
+        """As the real one. Whoever gets a snapshot goes on from there in the log."""
+        checker = self.member.cluster.checker
+        needed = [info.header.index for info in self.catalogue.sending.values()]
+        if checker.inside and needed and min(needed) < index:
+            checker.fail(
+                f"member {self.member.id} cuts its log at {index} while a snapshot at {min(needed)} is being sent"
+            )
+        super()._move(index, term, conf_state)
 
     # ---- sending
 
@@ -210,13 +232,14 @@ class SimSnapshots(Snapshots):
         assert wanted is not None
         if peer in self.outgoing:
             return
-        info = self.find(wanted.index, wanted.term)
+        info = self.catalogue.find(wanted.index, wanted.term)
         if info is None:
             self.member.later(0.0, self.member.raw.report_snapshot, peer, False)
             return
         self.attempts += 1
         # No two attempts of a member have one number, whichever life they are of.
         number = (self.member.life << 20) + self.attempts
+        self.catalogue.sending[peer] = info
         self.outgoing[peer] = SimOutgoing(self, number, info, message)
         self.outgoing[peer].begin()
 
@@ -248,10 +271,6 @@ class SimSnapshots(Snapshots):
             self.member.disk.remove(name)
             return None
 
-    def pinned_names(self) -> set[str]:
-        """Files that are being sent."""
-        return {one.name for one in self.outgoing.values()}
-
     # ---- installing
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
@@ -259,7 +278,7 @@ class SimSnapshots(Snapshots):
         if self._install is not None:
             self._install_next = (snapshot, done)
             return
-        info = self.find(snapshot.index, snapshot.term)
+        info = self.catalogue.find(snapshot.index, snapshot.term)
         if info is None:
             raise DamagedData(f"snapshot {snapshot.index} is gone")
         busy: Any = self

@@ -97,7 +97,6 @@ class SimOutgoing:
         self.number = number
         self.message = message
         self.head, self.images, self.trailer = cut_up(info.path.data())  # type: ignore[attr-defined]
-        self.name = info.header.name()
         self.next = 0
         self.heard = 0
         self.agains = 0
@@ -151,6 +150,7 @@ class SimOutgoing:
         """The end of this attempt."""
         if self.snapshots.outgoing.get(self.message.to) is self:
             del self.snapshots.outgoing[self.message.to]
+            del self.snapshots.catalogue.sending[self.message.to]
             self.snapshots.member.raw.report_snapshot(self.message.to, ok)
 
 
@@ -207,7 +207,7 @@ class SimIncoming:
         """The file has its name: does it read back?"""
         info = self.snapshots.verified(name)
         if info is not None:
-            self.snapshots.arrived(info)
+            self.snapshots.catalogue.arrived(info)
             self.reply(DONE)
         if self.snapshots.coming is self:
             self.snapshots.coming = None

@@ -23,6 +23,7 @@ from metastore.config import Config
 from metastore.failpoints import Failpoints
 from metastore.member import memory_guard, memory_limit, memory_plan
 from metastore.member.memory_limit import ADDRESSES, DATA, RESIDENT, Limit
+from metastore.snapshots.catalogue import Catalogue
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import SnapshotStore
 from metastore.snapshots.format import Header
@@ -215,7 +216,7 @@ def test_a_snapshot_that_does_not_fit_beside_the_old_contents_takes_their_place(
     snapshots.engine, snapshots.memory = filled(b"old", 3), Watch()  # type: ignore[assignment]
     whole = held_now() - before
     snapshots.store, snapshots.failpoints, snapshots._install = store, Failpoints(), None
-    snapshots.find = lambda index, term: info  # type: ignore[method-assign]
+    snapshots.catalogue = Catalogue(info)
     snapshots._installed = lambda info, fresh, done: done()  # type: ignore[method-assign]
     snapshots.install(Snapshot(9, 1, ConfState((1,))), lambda: installed.append(True))
     assert installed and snapshots.engine.scan(b"", None, False, 0) == wanted

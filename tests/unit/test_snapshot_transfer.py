@@ -23,6 +23,7 @@ from metastore.errors import FormatError
 from metastore.failpoints import Failpoints
 from metastore.net.loop import Loop
 from metastore.peers.transport import PeerIdentity, PeerLimits, PeerTransport
+from metastore.snapshots.catalogue import Catalogue
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import Info, SnapshotStore, read_header, read_image
 from metastore.snapshots.format import Header
@@ -30,6 +31,18 @@ from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW,
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
 CLUSTER = 99
+
+
+class Noting(Catalogue):
+    """Keeps all that has come."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.infos: list[Info] = []
+
+    def arrived(self, info: Info) -> None:
+        super().arrived(info)
+        self.infos.append(info)
 
 
 class Member:
@@ -41,7 +54,7 @@ class Member:
         self.net = net
         self.points = Failpoints()
         self.store = SnapshotStore(folder / f"m{number}", chunk_size=4096, make_codec=codec, failpoints=self.points)
-        self.infos: list[Info] = []
+        self.catalogue = Noting()
         self.reports: list[tuple[int, bool]] = []
         self.messages: list[Message] = []
         self.bads: list[Info] = []
@@ -71,18 +84,14 @@ class Member:
         self.transfers = Transfers(
             self.net.loop,
             self.store,
+            self.catalogue,
             CLUSTER,
             timeout,
-            find=self.find,
             bad=self.bads.append,
             rate=rate,
             report=lambda peer, ok: self.reports.append((peer, ok)),
-            received=self.infos.append,
         )
         return self.transfers
-
-    def find(self, index: int, term: int) -> Info | None:
-        return next((info for info in self.infos if (info.header.index, info.header.term) == (index, term)), None)
 
     def on_message(self, message: Message) -> None:
         self.messages.append(message)
@@ -110,7 +119,7 @@ class Member:
 
     def offer(self, info: Info, to: int = 2) -> Message:
         """What the Raft core would say to have `info` sent."""
-        self.infos.append(info)
+        self.catalogue.good.append(info)
         message = Message(MessageType.MsgSnap, to, 1, 8, snapshot=Snapshot(info.header.index, info.header.term, CONF))
         self.transport.send([message])
         return message
@@ -167,13 +176,16 @@ def test_the_file_arrives_then_the_message(net: Net) -> None:
     one, two = net.pair()
     info = big(one.store)
     message = one.offer(info)
+    net.until(lambda: one.catalogue.sending)
+    assert one.catalogue.sending == {2: info}, "it stays"
     net.until(lambda: one.reports)
+    assert not one.catalogue.sending
     assert one.reports == [(2, True)]
     net.until(lambda: two.messages)
-    assert two.messages == [message] and len(two.infos) == 1
-    assert two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert two.messages == [message] and len(two.catalogue.infos) == 1
+    assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
     engine = MemoryEngine()
-    two.store.restore(two.infos[0].path, engine)
+    two.store.restore(two.catalogue.infos[0].path, engine)
     assert engine.get(b"k000123") == records()[b"k000123"]
     assert not two.store.parts() and not one.transfers.outgoing and one.transfers.sent == 1
 
@@ -185,7 +197,7 @@ def test_large_chunks_go_in_pieces(net: Net) -> None:
     assert info.header.chunk_size == 1_500_000 and info.trailer.chunks > 2
     one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, True)] and two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert one.reports == [(2, True)] and two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
 def test_a_second_request_gets_the_complete_file_at_once(net: Net) -> None:
@@ -277,7 +289,7 @@ def test_a_transfer_goes_on_where_it_was_cut(net: Net, end: str) -> None:
     net.until(lambda: len(one.reports) == 2)
     assert one.reports[1] == (2, True)
     assert chunks_sent(told) <= info.trailer.chunks - have
-    assert two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
 def test_a_restarted_receiver_goes_on(net: Net) -> None:
@@ -322,7 +334,7 @@ def test_a_bad_chunk_is_asked_for_again(net: Net) -> None:
     one.offer(info)
     net.until(lambda: one.reports)
     assert one.reports == [(2, True)] and not spoilt
-    assert two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
 MANGLES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
@@ -366,7 +378,7 @@ def test_chunks_that_come_mangled_are_asked_for_again(net: Net, mangle: str) -> 
     two.on_snapshot_stream = accept  # type: ignore[method-assign]
     one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, True)] and two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert one.reports == [(2, True)] and two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
 def test_both_ends_restarted_in_the_middle(net: Net) -> None:
@@ -391,15 +403,15 @@ def test_both_ends_restarted_in_the_middle(net: Net) -> None:
                 member.store.path, chunk_size=4096, make_codec=make_codec, failpoints=member.points
             )
             member.make()
-        one.infos = [one.store.verify(path) for path in one.store.names()]
-        info = one.infos[0]
+        one.catalogue.good = [one.store.verify(path) for path in one.store.names()]
+        info = one.catalogue.good[0]
         one.reports.clear()
     told = spy(one)
     one.offer(info)
     net.until(lambda: one.reports)
     assert one.reports == [(2, True)]
     assert sent + chunks_sent(told) <= info.trailer.chunks + 2 * (WINDOW + 1)
-    assert two.infos[0].path.read_bytes() == info.path.read_bytes()
+    assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
 def test_what_always_comes_bad_is_given_up(net: Net) -> None:
@@ -414,7 +426,7 @@ def test_what_always_comes_bad_is_given_up(net: Net) -> None:
     two.on_snapshot_stream = accept  # type: ignore[method-assign]
     one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, False)] and not two.infos
+    assert one.reports == [(2, False)] and not two.catalogue.infos
 
 
 def test_a_file_that_rotted_at_the_sender_is_not_sent(net: Net) -> None:
@@ -425,7 +437,7 @@ def test_a_file_that_rotted_at_the_sender_is_not_sent(net: Net) -> None:
     info.path.write_bytes(data)
     one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, False)] and one.bads == [info] and not two.infos
+    assert one.reports == [(2, False)] and one.bads == [info] and not two.catalogue.infos
 
 
 def test_a_snapshot_of_another_cluster_is_refused(net: Net) -> None:
@@ -436,7 +448,7 @@ def test_a_snapshot_of_another_cluster_is_refused(net: Net) -> None:
     info = one.store.save(Header(1000, 7, CONF, 55, 1, CLUSTER + 1, 4096), Walker(engine.view()))
     one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, False)] and not two.infos
+    assert one.reports == [(2, False)] and not two.catalogue.infos
 
 
 def test_a_full_disk_is_reported_to_the_sender(net: Net, caplog: pytest.LogCaptureFixture) -> None:
@@ -488,7 +500,7 @@ def test_one_transfer_to_a_peer_at_a_time(net: Net) -> None:
     for _ in range(3):
         one.offer(info)
     net.until(lambda: one.reports)
-    assert one.reports == [(2, True)] and len(two.infos) == 1
+    assert one.reports == [(2, True)] and len(two.catalogue.infos) == 1
 
 
 def test_the_rate_is_kept(net: Net) -> None:
