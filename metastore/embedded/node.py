@@ -13,6 +13,7 @@ from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.drain import CLOSING
+from ..member.running import RunningMember
 from ..member.server import Server
 from ..member.signals import kept_away
 from .calls import Call, EmbeddedKV, Futures
@@ -45,6 +46,7 @@ class Node(EmbeddedKV):
         self._patient: deque[Call] = deque()
         self._posted = False
         self._server: Server | None = None
+        self._member: RunningMember | None = None  # from when it serves on
         self._thread: threading.Thread | None = None
         #: Whether the failure that stopped the node is in the log already.
         self.told = False
@@ -67,7 +69,7 @@ class Node(EmbeddedKV):
                 raise errors.ConfigError("this node was started before; make another one")
             if self._down.is_set():
                 raise errors.Stopped()
-            self._server = Server(self.config, self.failpoints, on_ready=self._up.set)
+            self._server = Server(self.config, self.failpoints, on_ready=self._serves)
             self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
             # The signals are the affair of whoever this process belongs to, and of its own threads.
             with kept_away():
@@ -76,6 +78,10 @@ class Node(EmbeddedKV):
         if self._failure is not None:
             self._thread.join()
             raise self._failure
+
+    def _serves(self, member: RunningMember) -> None:
+        self._member = member
+        self._up.set()
 
     def _run(self) -> None:
         server = self._server
@@ -145,23 +151,23 @@ class Node(EmbeddedKV):
         """The addresses the client port listens on, as "127.0.0.1:40123"; port 0 in the configuration is resolved.
 
         Raises Stopped when the node does not run."""
-        return tuple(self._running().listener.bound)
+        return tuple(self._running().front.listener.bound)
 
     @property
     def revision(self) -> int:
         """The store's current revision, as this node has applied it: 1 when it is empty. Raises Stopped."""
-        return self._running().store.revision
+        return self._running().replica.store.revision
 
     def stats(self) -> dict[str, float]:
         """The numbers behind /metrics, {name: value}, without the prefix "metastore_" of the page. Raises Stopped.
 
         The unit ends the name: `_seconds`, `_bytes`; `_total` counts since the start."""
-        return self._running().metrics.stats()
+        return self._running().front.metrics.stats()
 
-    def _running(self) -> Server:
-        if self._server is None or not self._up.is_set() or self._down.is_set():
+    def _running(self) -> RunningMember:
+        if self._member is None or self._down.is_set():
             raise errors.Stopped()
-        return self._server
+        return self._member
 
     def _submit(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
@@ -172,28 +178,28 @@ class Node(EmbeddedKV):
         self._hand_over(self._patient, calls)
 
     def _hand_over(self, inbox: deque[Call], calls: Sequence[Call]) -> None:
-        server = self._running()
+        member = self._running()
         inbox.extend(calls)
         if not self._posted:
             self._posted = True
-            server.call_soon_threadsafe(self._take_inbox)
+            member.loop.call_soon_threadsafe(self._take_inbox)
         if self._down.is_set():
             # The node stopped between the check and the hand-over: nobody else would answer these.
             self._refuse_inbox()
 
     def _take_inbox(self) -> None:
         """A slice of what came in; the rest in the next turn, for others want the loop too."""
-        server = self._server
-        assert server is not None
+        member = self._member
+        assert member is not None
         self._posted = False
         left = INBOX_SLICE
         for inbox, patient in ((self._inbox, False), (self._patient, True)):
-            while inbox and left and not (patient and server.crowded()):
-                server.call(*inbox.popleft())
+            while inbox and left and not (patient and member.crowded()):
+                member.call(*inbox.popleft())
                 left -= 1
         if (self._inbox or self._patient) and not self._posted:
             self._posted = True
-            server.loop.call_later(0 if self._inbox or not left else ROOM_RETRY, self._take_inbox)
+            member.loop.call_later(0 if self._inbox or not left else ROOM_RETRY, self._take_inbox)
 
     def _refuse_inbox(self) -> None:
         for inbox in (self._inbox, self._patient):

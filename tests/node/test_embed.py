@@ -30,14 +30,14 @@ def make(folder: Path, **limits: Any) -> Node:
 def test_many_more_pairs_than_may_be_in_flight(tmp_path: Path) -> None:
     given, peak = 0, 0
     with make(tmp_path, **NARROW) as node:
-        server: Any = node._server
+        running: Any = node._running()
         done: list[int] = []
 
         def pairs() -> Iterator[tuple[str, str]]:
             nonlocal given, peak
             for given in range(1, 12_001):
                 peak = max(peak, given - node.revision)
-                done.append(server.proposer.queued + server.proposer.inflight)
+                done.append(running.replica.proposer.queued + running.replica.proposer.inflight)
                 yield f"k{given % 7}", str(given)
 
         results = node.put_many(pairs())
@@ -62,25 +62,25 @@ def test_futures_wait_for_room_too(tmp_path: Path) -> None:
 def test_the_loop_gets_its_turn_between_slices(tmp_path: Path) -> None:
     """A thousand calls that lie there at once are not taken in by one turn."""
     with make(tmp_path, max_request_bytes="64KiB") as node:
-        server: Any = node._server
+        running: Any = node._running()
         hold, held, seen = threading.Event(), threading.Event(), []
 
         def stand() -> None:
             held.set()
             hold.wait(30)
 
-        server.call_soon_threadsafe(stand)
+        running.loop.call_soon_threadsafe(stand)
         assert held.wait(30)
         calls: list[Any] = [node.futures.put(f"a{n}", "v") for n in range(2000)]
         calls += node.futures.put_many([(f"b{n}", "v") for n in range(2000)])
-        taken = server.kv.call_counts["Put"]
+        taken = running.kv.call_counts["Put"]
 
         def look() -> None:
-            seen.append(server.kv.call_counts["Put"] - taken)
+            seen.append(running.kv.call_counts["Put"] - taken)
             if seen[-1] < 4000:
-                server.loop.call_later(0, look)
+                running.loop.call_later(0, look)
 
-        server.call_soon_threadsafe(look)
+        running.loop.call_soon_threadsafe(look)
         hold.set()
         for call in calls:
             call.result(60)

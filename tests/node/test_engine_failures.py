@@ -349,9 +349,10 @@ def test_a_node_stops_with_the_engines_sentence(call: str, tmp_path: Path, monke
             node.put(b"k%d" % number, b"v" * 100)
             node.get_prefix(b"")
         if call in ("view", "reclaim"):
-            node._server.call_soon_threadsafe(  # type: ignore[union-attr]
-                lambda: node._server.upkeep.sums.hash_kv(0, False, lambda: False, lambda *_: None)
-            )  # type: ignore[union-attr]
+            running = node._running()
+            running.loop.call_soon_threadsafe(
+                lambda: running.upkeep.sums.hash_kv(0, False, lambda: False, lambda *_: None)
+            )
         if call == "close":
             node.stop()
     except (errors.Stopped, errors.Timeout):

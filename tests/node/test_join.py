@@ -18,7 +18,7 @@ from metastore._core.op import MEMBER, encode_op
 from metastore._core.raft_types import Message, MessageType
 from metastore._core.raft_wire import REFUSALS
 from metastore.cli.cluster import free_ports
-from metastore.member import membership_client, peering, server
+from metastore.member import membership_client, peering, state
 from metastore.member.membership_client import dialled_address
 from metastore.net.accept import real_address
 from metastore.peers import join
@@ -41,12 +41,12 @@ def configured(folder: Path, name: str, port: int, **cluster: Any) -> Config:
 def add(node: Node, port: int, learner: bool) -> Any:
     """Have `node` add a member; its record."""
     outcome: Future[Any] = Future()
-    server = node._running()
+    running = node._running()
 
     def done(member: Any, error: errors.MetaStoreError | None) -> None:
         outcome.set_exception(error) if error is not None else outcome.set_result(member)
 
-    server.call_soon_threadsafe(lambda: server.changes.add_member([f"http://127.0.0.1:{port}"], learner, done))
+    running.loop.call_soon_threadsafe(lambda: running.changes.add_member([f"http://127.0.0.1:{port}"], learner, done))
     return outcome.result(10)
 
 
@@ -75,7 +75,7 @@ def test_a_learner_joins_and_has_everything(
     first.put("between", "2")
     both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="existing")) as second:
-        assert second._running().identity.member_id == member.id
+        assert second._running().disk.identity.member_id == member.id
         assert [kv.key for kv in second.range("a", "z", serializable=True).kvs] == [b"before", b"between"]
         first.put("after", "3")
         assert second.get("after") is not None
@@ -84,7 +84,7 @@ def test_a_learner_joins_and_has_everything(
     assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in told[1]
     # Once joined, the directory says who it is; `state` has no say any more.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
-        assert again._running().identity.member_id == member.id
+        assert again._running().disk.identity.member_id == member.id
         assert again.get("after") is not None
 
 
@@ -102,7 +102,7 @@ def test_the_token_need_not_be_known(first: Node, tmp_path: Path, ports: list[in
     with Node(config) as second:
         assert (
             first.put("k", "v") is not None
-            and second._running().identity.cluster_id == first._running().identity.cluster_id
+            and second._running().disk.identity.cluster_id == first._running().disk.identity.cluster_id
         )
     with pytest.raises(errors.ConfigError, match=r"cluster\.token is 'joiners', but the data directory was made with"):
         Node(config.changed(cluster={"token": "joiners", "initial": both, "state": "existing"})).start()
@@ -126,19 +126,19 @@ def test_a_roster_as_long_as_it_may_be(first: Node, ports: list[int]) -> None:
     add(first, ports[1], learner=False)
     told = join._ask(f"127.0.0.1:{ports[0]}")
     assert [len(member.peer_urls) for member in told.contacts].count(16) == 1
-    server = first._running()
+    running = first._running()
     long = roster.Member(7, "", tuple(f"http://h{number}:1" for number in range(20_000)), ())
     done: Future[None] = Future()
 
     def grow() -> None:
-        server.roster.members[7] = long
+        running.driver.roster.members[7] = long
         done.set_result(None)
 
-    server.call_soon_threadsafe(grow)
+    running.loop.call_soon_threadsafe(grow)
     done.result(10)
-    assert len(join.roster_record(server.identity, server.roster)) > 300_000
+    assert len(join.roster_record(running.disk.identity, running.driver.roster)) > 300_000
     assert long in join._ask(f"127.0.0.1:{ports[0]}").contacts
-    server.call_soon_threadsafe(lambda: server.roster.members.pop(7))
+    running.loop.call_soon_threadsafe(lambda: running.driver.roster.members.pop(7))
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_nobody_there(ports: list[int]) -> None:
 
 
 def called(node: Node, call: Any) -> Any:
-    """What `call(server)` gives in the loop's thread, or the exception that it raises."""
+    """What `call(running)` gives in the loop's thread, or the exception that it raises."""
     outcome: Future[Any] = Future()
 
     def run() -> None:
@@ -222,18 +222,18 @@ def called(node: Node, call: Any) -> Any:
         except Exception as error:  # noqa: BLE001 - handed to the test
             outcome.set_result(error)
 
-    node._running().call_soon_threadsafe(run)
+    node._running().loop.call_soon_threadsafe(run)
     return outcome.result(10)
 
 
 def test_no_message_takes_the_last_terms(first: Node) -> None:
     """After the last number there is no cluster could hold an election ever again."""
-    server = first._running()
-    for term in ((1 << 64) - 1, 1 << 62, server.raw.term + (1 << 32) + 1):
+    running = first._running()
+    for term in ((1 << 64) - 1, 1 << 62, running.driver.raw.term + (1 << 32) + 1):
         for kind in (MessageType.MsgApp, MessageType.MsgVote, MessageType.MsgPreVote, MessageType.MsgHeartbeatResp):
-            message = Message(kind, server.identity.member_id, 9, term)
+            message = Message(kind, running.disk.identity.member_id, 9, term)
             assert isinstance(called(first, lambda at, m=message: at.driver.receive(m)), errors.FormatError)
-    assert first.put("k", "v") is not None and server.raw.term == 1
+    assert first.put("k", "v") is not None and running.driver.raw.term == 1
 
 
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,10 +243,10 @@ def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypat
     assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []
 
-    def forward(server: Any) -> None:
-        server.peer_link.refuse = lambda *answer: refused.append(answer)
-        server.kv.cluster_level = 0
-        server.driver.receive_forward(99, frame([encode_op(1, 5, b"")]), server.loop.now())
+    def forward(running: Any) -> None:
+        running.driver.link.refuse = lambda *answer: refused.append(answer)
+        running.kv.cluster_level = 0
+        running.driver.receive_forward(99, frame([encode_op(1, 5, b"")]), running.loop.now())
 
     assert called(first, forward) is None
     assert [(to, REFUSALS[code], ids) for to, code, ids in refused] == [(99, errors.NotCapable, [5])]
@@ -273,22 +273,22 @@ def test_a_codec_is_used_when_all_members_can_read_it(
     value = "x" * 1000
     with monkeypatch.context() as patch:
         patch.setattr(peering, "load_all", lambda: known)
-        patch.setattr(server, "load_all_codecs", lambda: known)
+        patch.setattr(state, "load_all_codecs", lambda: known)
         wanted = {"lzma": known[2]}
-        patch.setattr(server, "codec_for_proposals", lambda table: wanted.get(table.compression_codec))
+        patch.setattr(state, "codec_for_proposals", lambda table: wanted.get(table.compression_codec))
         with Node(configured(tmp_path, "n1", ports[0]).changed(**compressed)) as one:
             one.put("alone", value)
-            assert called(one, lambda at: set(at.codec.plugins)) == {(20, "lzma")}
+            assert called(one, lambda at: set(at.replica.codec.plugins)) == {(20, "lzma")}
             add(one, ports[1], learner=True)
             # The newcomer has not said yet what it can read.
-            assert called(one, lambda at: at.codec.codec.name) == "snappy"
+            assert called(one, lambda at: at.replica.codec.codec.name) == "snappy"
             both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
             config = configured(tmp_path, "n2", ports[1], initial=both, state="existing")
             with Node(config):
                 one.put("together", value)
-                assert called(one, lambda at: at.codec.codec.name) == "lzma"
+                assert called(one, lambda at: at.replica.codec.codec.name) == "lzma"
             patch.setattr(peering, "load_all", lambda: known[:2])
-            patch.setattr(server, "load_all_codecs", lambda: known[:2])
+            patch.setattr(state, "load_all_codecs", lambda: known[:2])
             second = Node(config)
             # Whichever it meets first: another member's word, or the entry itself.
             with pytest.raises(errors.CodecMissing, match=r"'lzma' \(flag 20\), which member|flag byte 20"):
@@ -307,7 +307,7 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
         assert made().codec.name == "lzma"
         add(one, ports[1], learner=True)
         assert made().codec.name == "zstd"
-        called(one, lambda at: setattr(at.common_codecs, "known", frozenset({(20, "lzma")})))
+        called(one, lambda at: setattr(at.state.codecs, "known", frozenset({(20, "lzma")})))
         assert made().codec.name == "lzma"
 
 
@@ -317,18 +317,18 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
 def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
     """Have `node` add a member at `urls`, or move the member `ident` there; the error that comes of it."""
     outcome: Future[Any] = Future()
-    server = node._running()
+    running = node._running()
 
     def ask() -> None:
         try:
             if ident:
-                server.changes.update_member(ident, urls, outcome.set_result)
+                running.changes.update_member(ident, urls, outcome.set_result)
             else:
-                server.changes.add_member(urls, True, lambda _member, error: outcome.set_result(error))
+                running.changes.add_member(urls, True, lambda _member, error: outcome.set_result(error))
         except errors.MetaStoreError as error:
             outcome.set_result(error)
 
-    server.call_soon_threadsafe(ask)
+    running.loop.call_soon_threadsafe(ask)
     return outcome.result(30)
 
 
@@ -346,7 +346,7 @@ def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
 )
 def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str], reason: str) -> None:
     """Also those that come from another member, which may not have judged them."""
-    for ident in (0, first._running().identity.member_id):
+    for ident in (0, first._running().disk.identity.member_id):
         error = asked(first, urls, ident)
         assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
     for action in ("add", "add_learner", "update"):
@@ -359,18 +359,18 @@ def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str],
 
 def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     """A follower of another version, or a stranger in its name, may send anything."""
-    server = first._running()
-    change = roster.Change("update", roster.Member(server.identity.member_id, "", ("http://[",), ()))
+    running = first._running()
+    change = roster.Change("update", roster.Member(running.disk.identity.member_id, "", ("http://[",), ()))
     refused: Future[Any] = Future()
 
     def ask() -> None:
-        server.peer_link.refuse = lambda *answer: refused.set_result(answer)
-        server.driver.receive_forward(99, frame([encode_op(MEMBER, 5, change.encode())]), server.loop.now())
+        running.driver.link.refuse = lambda *answer: refused.set_result(answer)
+        running.driver.receive_forward(99, frame([encode_op(MEMBER, 5, change.encode())]), running.loop.now())
 
-    server.call_soon_threadsafe(ask)
+    running.loop.call_soon_threadsafe(ask)
     to, code, ids = refused.result(10)
     assert (to, REFUSALS[code], ids) == (99, errors.MemberBadURLs, [5])
-    assert next(iter(server.changes.members())).peer_urls != ("http://[",)
+    assert next(iter(running.changes.members())).peer_urls != ("http://[",)
 
 
 def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:

@@ -387,9 +387,8 @@ def test_each_error_is_what_it_is(kind: str, tmp_path: Path) -> None:
         wal={"segment_size": "256KiB"},
     )
     with EmbeddedNode(config, failpoints=failpoints) as node, Client(node.client_addresses[0]) as client:
-        server = node._server
-        assert server is not None
-        wait_until(lambda: not server.wal.preparing, what="the segment made beforehand")
+        wal = node._running().disk.wal
+        wait_until(lambda: not wal.preparing, what="the segment made beforehand")
         failpoints.set("wal.segment", f"error({kind})")
         with pytest.raises(Failure) as caught:
             for number in range(200):

@@ -1,0 +1,115 @@
+"""What a member finds on its disk: its data directory, who it is, its log, and whether that may lack something."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import threading
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..net.accept import real_address
+from ..peers.join import join_unless
+from ..replica.roster import Identity
+from ..storage.datadir import DataDir
+from ..storage.starts import next_start
+from ..storage.unsynced import Unsynced
+from ..storage.wal import Lag, Wal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import Config
+    from ..failpoints import Failpoints
+    from ..settings import WalTable
+    from .closing import Closing
+
+log = logging.getLogger("metastore.node")
+
+CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has for its last group
+
+
+class Disk:
+    """Open when it is made; `closing` closes it. A join that is under way ends when `stopping` is set.
+
+    data_dir: locked. identity: whose it is. wal: the log, recovered. unsynced: whether the log may lack entries. start:
+    the number of this start. close_by: when the log is to be closed, in seconds of `now`; None: CLOSE_TIMEOUT after it
+    is asked to. Raises ConfigError, DataDirInUse, DamagedData, DiskFailed, Stopped.
+    """
+
+    def __init__(
+        self, config: Config, failpoints: Failpoints, now: Callable[[], float], stopping: threading.Event,
+        closing: Closing,
+    ) -> None:  # fmt: skip
+        self._now = now
+        self.close_by: float | None = None
+        self.data_dir = DataDir(config.node.data_dir)
+        closing.callback(self.data_dir.close)
+        fresh = None
+        if not any(self.data_dir.wal.glob("*.wal")):
+            self.data_dir.check_new()
+            fresh = _new_identity(config, stopping).encode()
+        self.unsynced = Unsynced(self.data_dir.path / "unsynced")
+        self.wal = Wal.open(
+            self.data_dir.wal,
+            segment_size=config.wal.segment_size,
+            group_commit=config.wal.group_commit,
+            metadata=fresh,
+            failpoints=failpoints,
+            lag=_lag(config.wal),
+            busy_poll=config.performance.busy_poll,
+        )
+        closing.callback(self._close_wal)
+        self.identity = self._whose(config)
+        if fresh is None and self.identity.differs(dict(config.cluster.initial)):
+            log.info("cluster.initial is not that of %s, whose log says who the members are", self.data_dir.path)
+        self.start = next_start(self.data_dir.path)
+        lagging, term = config.wal.sync == "async", self.wal.hard_state.term
+        try:
+            self.unsynced.begin(lagging=lagging, term=term)
+        except OSError as error:
+            raise errors.DiskFailed(errors.reason(error)) from error
+
+    def _whose(self, config: Config) -> Identity:
+        try:
+            identity = Identity.decode(self.wal.metadata)
+        except errors.FormatError as error:
+            raise errors.DamagedData(f"{self.data_dir.wal}: {error.text}") from error
+        try:
+            identity.check(config.node.name, config.cluster.token)
+        except errors.ConfigError as error:
+            raise errors.ConfigError(f"{self.data_dir.path}: {error.text}") from error
+        return identity
+
+    def _close_wal(self) -> None:
+        """Clean end of the log; after a failed disk there is nothing left to be said to it."""
+        left = CLOSE_TIMEOUT if self.close_by is None else self.close_by - self._now()
+        with contextlib.suppress(errors.DiskFailed):
+            self.wal.close(max(0.1, left))
+        if self.wal.sync_pending_since is not None:
+            return  # what is written next would wait for that disk, too
+        with contextlib.suppress(OSError):
+            self.unsynced.closed(synced=not self.wal.unsynced[0])
+
+
+def _lag(wanted: WalTable) -> Lag | None:
+    """How far syncs may lag behind acknowledgements, if at all."""
+    if wanted.sync != "async":
+        return None
+    log.warning(
+        'wal.sync = "async": writes are acknowledged up to %g ms and %d bytes before they are synced; a power cut '
+        "can take that much", wanted.sync_interval * 1000, wanted.async_max_bytes,
+    )  # fmt: skip
+    return Lag(wanted.sync_interval, wanted.async_max_bytes)
+
+
+def _new_identity(config: Config, stopping: threading.Event) -> Identity:
+    """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
+    initial = dict(config.cluster.initial)
+    own = initial[config.node.name] = real_address(initial[config.node.name])
+    incarnation = secrets.token_hex(16)
+    if config.cluster.state == "existing":
+        others = initial.values()
+        return join_unless(stopping, others, config.node.name, config.cluster.token, own, incarnation)
+    return Identity.create(config.node.name, config.cluster.token, initial, incarnation)

@@ -1,0 +1,163 @@
+"""What clients meet: the ports that listen for them, the services, the pages, and the bounds on all of these."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from .. import errors
+from .._core.grpc import Limits
+from ..api import pb
+from ..api.services import make_pages, make_services
+from ..net.accept import real_address
+from ..net.client_conn import ConnLimits, Listener
+from ..net.descriptors import for_clients, reserved
+from . import metrics
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from .._core.h2_request import Request
+    from ..api.answers import Answer, Later
+    from ..api.ports import Ports
+    from ..config import Config
+    from ..net.loop import Loop
+    from .assembly import Replica
+    from .closing import Closing
+    from .memory_guard import Memory
+
+log = logging.getLogger("metastore.node")
+
+REQUIRE_LEADER = (b"hasleader", b"true")
+STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
+SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
+GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
+
+
+class Front:
+    """The `net.client_conn.Server` of a member. It listens when it is made; `closing` closes it.
+
+    descriptors: file descriptors that this process may have. sources: figures for /metrics, beside those of the
+    connections. ports: what the services need of the member, given all figures.
+    """
+
+    def __init__(
+        self, config: Config, memory: Memory, loop: Loop, replica: Replica, descriptors: int,
+        closing: Closing, sources: Iterable[metrics.Source], ports: Callable[[metrics.Metrics], Ports],
+    ) -> None:  # fmt: skip
+        self._config = config
+        self._loop = loop
+        self._kv, self._proposer = replica.kv, replica.proposer
+        self._driver, self._membership = replica.driver, replica.membership
+        self.limits = call_limits(config, memory)
+        bounds = connection_limits(config, descriptors)
+        self.listener = Listener(loop, config.listen.client, self, limits=bounds)
+        closing.callback(self.listener.close)
+        self.metrics = metrics.Metrics((*sources, metrics.of_clients(loop, self.listener, self.limits)))
+        offered = ports(self.metrics)
+        self._services, self.health = make_services(offered)
+        self.method_table = self._services.method_table
+        self._pages = make_pages(offered, metrics=config.metrics.enabled)
+
+    def client_urls(self) -> tuple[str, ...]:
+        """Where clients should dial this member: no address that only says "everywhere"."""
+        told = self._config.advertise.client or self.listener.bound
+        return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, told)))
+
+    # ---- for the connections
+
+    def handle(self, requests: list[Request]) -> None:
+        """Requests that came in on one connection."""
+        if self._membership.learner:
+            requests = self._for_learner(requests)
+        if not self._driver.leader_id:
+            requests = self._without_leader(requests)
+        for request in self._kv.handle(requests, self._loop.now()):
+            self._services.dispatch(request)
+
+    def _without_leader(self, requests: list[Request]) -> list[Request]:
+        """Those that may wait for a leader; a client can demand not to (etcd's clientv3.WithRequireLeader)."""
+        hasty = [request for request in requests if REQUIRE_LEADER in request.headers]
+        for request in hasty:
+            request.fail(errors.NoLeader())
+        return [request for request in requests if request not in hasty] if hasty else requests
+
+    def _for_learner(self, requests: list[Request]) -> list[Request]:
+        """Those a learner serves, as etcd's do: Status, backups, serializable ranges, health; the others are failed."""
+        served = []
+        for request in requests:
+            allowed = request.path in (STATUS, SNAPSHOT) or not request.path.startswith(b"/etcdserverpb.")
+            if request.path == RANGE:
+                with contextlib.suppress(errors.MalformedRequest):
+                    allowed = pb.parse(pb.RangeRequest, request.body).serializable
+            if allowed:
+                served.append(request)
+            else:
+                request.fail(errors.NotSupportedForLearner())
+        return served
+
+    def expired(self, requests: list[Request]) -> None:
+        """Requests whose client's patience ended."""
+        self._kv.forget(requests)
+
+    def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
+        """One HTTP/1.1 request."""
+        return self._pages.http(method, path, headers, body)
+
+    # ---- how much there may be
+
+    def crowded(self) -> bool:
+        """Whether half of what may be in flight is."""
+        limits, (requests, nbytes) = self._config.limits, self._in_flight()
+        return requests * 2 >= limits.max_inflight_requests or nbytes * 2 >= limits.max_inflight_bytes
+
+    def balance(self) -> None:
+        """Read from no client while more than three quarters of what may be in flight are."""
+        limits, (requests, nbytes) = self._config.limits, self._in_flight()
+        if requests * 4 > limits.max_inflight_requests * 3 or nbytes * 4 > limits.max_inflight_bytes * 3:
+            self.listener.pause_all()
+        elif self.listener.paused and not self.crowded():
+            self.listener.resume_all()
+
+    def _in_flight(self) -> tuple[int, int]:
+        """(requests, bytes)."""
+        proposer = self._proposer
+        return proposer.queued + proposer.inflight, proposer.queued_bytes + proposer.inflight_bytes
+
+
+def call_limits(config: Config, memory: Memory) -> Limits:
+    """The bounds on calls."""
+    limits, calls = config.limits, memory.calls()
+    # Half for those that are whole, half for those on their way; less where there is little memory.
+    calls["max_total_buffered"] = min(2 * limits.max_inflight_bytes, calls.get("max_total_buffered", 1 << 62))
+    return Limits(
+        max_message=limits.max_request_bytes + GRPC_OVERHEAD,
+        max_header_list=limits.max_header_bytes,
+        max_concurrent_streams=limits.max_concurrent_streams,
+        max_output=limits.max_output_bytes,
+        max_total_output=limits.max_reply_bytes,
+        **calls,
+        receive_timeout=limits.handshake_timeout,
+        # A client may give up all its calls at once.
+        reset_burst=limits.max_concurrent_streams,
+    )
+
+
+def connection_limits(config: Config, descriptors: int) -> ConnLimits:
+    """The bounds on connections, of which there are no more than file descriptors allow."""
+    limits, allowed = config.limits, for_clients(config, descriptors)
+    fewer = allowed < limits.max_connections
+    if fewer:
+        log.warning(
+            "limits.max_connections is %d, but of %d file descriptors (ulimit -n) %d are for the node's own files: "
+            "at most %d clients", limits.max_connections, descriptors, reserved(config), allowed,
+        )  # fmt: skip
+    why = f"as many as {descriptors} file descriptors allow, see ulimit -n" if fewer else "limits.max_connections"
+    return ConnLimits(
+        max_connections=min(limits.max_connections, allowed),
+        why_max=why,
+        max_unsent=limits.max_output_bytes,
+        grace=limits.output_timeout,
+        handshake=limits.handshake_timeout,
+    )

@@ -1,0 +1,315 @@
+"""A member that is open: its parts, and what is done with them in each turn of the loop and at each tick."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from .. import errors
+from ..api.common import header
+from ..api.ports import Ports
+from ..net.loop import READ
+from ..snapshots.backup_stream import Backups
+from . import metrics
+from .abilities import Abilities
+from .drain import Drain
+from .front import Front
+from .leadership import Leadership
+from .maintenance import Maintenance, fresh_snapshot
+from .membership import Membership
+from .peering import Peering
+from .reads import MemberReads
+from .space import Space
+from .state import State
+from .status import MemberServing, MemberStatus
+from .upkeep import Upkeep
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+
+    from .._core.waiter import Waiter
+    from ..config import Config
+    from ..failpoints import Failpoints
+    from ..net.loop import Loop, Timer
+    from ..net.resolver import Resolver
+    from .closing import Closing
+    from .disk import Disk
+    from .memory_guard import Memory
+
+log = logging.getLogger("metastore.node")
+
+BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
+DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
+
+
+class RunningMember:
+    """Open when it is made; `closing` closes it. All of it belongs to the loop's thread.
+
+    descriptors: file descriptors that this process may have. stopping: set by whoever wants the member to stop; the
+    turn that follows sees it. started_at: when the process began (time.monotonic()). on_ready: called when the member
+    serves.
+    """
+
+    def __init__(
+        self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
+        closing: Closing, *, descriptors: int, stopping: threading.Event, started_at: float,
+        on_ready: Callable[[RunningMember], object],
+    ) -> None:  # fmt: skip
+        self.config = config
+        self.loop = loop
+        self.disk = disk
+        self.ready = False
+        self.drain: Drain | None = None
+        self.ended_by: errors.MetaStoreError | None = None
+        self._memory = memory
+        self._stopping = stopping
+        self._on_ready = on_ready
+        self._started_at = started_at
+        self._batch_timer: Timer | None = None
+        self._retry_timer: Timer | None = None
+        self._again_posted = False
+        self._told_leader = 0
+        self._next_tick = 0.0
+        self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
+        self.replica = replica = state.replica
+        self.kv, self.driver, self.membership = replica.kv, replica.driver, replica.membership
+        self.snapshots = replica.snapshots
+        self.leadership = Leadership(config.raft, self.driver, self.membership, loop)
+        self.space = Space(
+            config.limits, config.wal.segment_size, disk.wal, state.engine, disk.data_dir.engine, self.driver, loop,
+            self.leadership.hand_over,
+        )  # fmt: skip
+        self.upkeep = Upkeep(
+            memory, state.engine, self.driver, loop, disk.identity.member_id, lambda: self.space.disk_full
+        )
+        self.peering = self._make_peering(resolver, failpoints)
+        self.reads = MemberReads(self.kv)
+        self.status = MemberStatus(
+            config, disk.identity, state.engine, self.driver, self.membership, max(0, self.upkeep.quota.nbytes),
+            self.peering.connected, started_at,
+        )  # fmt: skip
+        self.backups = Backups(
+            loop, fresh=fresh_snapshot(self.reads, loop, self.snapshots.fresh), bad=self.snapshots.bad,
+            header=lambda: header(self.status), timeout=config.limits.output_timeout,
+        )  # fmt: skip
+        closing.callback(self.backups.stop)
+        if stopping.is_set():
+            raise errors.Stopped()
+        self.changes = Membership(self.membership, self.peering.listen, loop.now)
+        self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
+        closing.callback(self.peering.close)
+        self.peering.watch()
+
+    def _make_peering(self, resolver: Resolver, failpoints: Failpoints) -> Peering:
+        state, disk, catalogue = self.state, self.disk, self.snapshots.catalogue
+        abilities = Abilities(self.kv, self.replica.codec, state.codecs)
+        return Peering(
+            self.config, disk.identity, self.driver, self.membership, abilities, self.loop, resolver, failpoints,
+            start=disk.start, life=secrets.randbits(64), doubt=disk.unsynced.doubt, transfers=state.transfers,
+            held=lambda index, term: catalogue.find(index, term) is not None, declines=self.space.declines,
+            end=self.end, stopping=lambda: self.drain is not None,
+        )  # fmt: skip
+
+    def _sources(self) -> tuple[metrics.Source, ...]:
+        """The figures of this member."""
+        return (
+            metrics.of_log(self.disk.wal, self.config.wal),
+            metrics.named(self.replica.cache.stats, "read_ahead_"),
+            metrics.named(self.snapshots.stats, "snapshot_", "_total"),
+            metrics.of_replica(self.driver, self.replica.codec),
+            self.upkeep.stats,
+        )
+
+    def _ports(self, numbers: metrics.Metrics) -> Ports:
+        """What the services need of this member."""
+        return Ports(
+            status=self.status,
+            serving=MemberServing(lambda: self.ready and self.drain is None, self.driver, self.disk.wal),
+            reads=self.reads,
+            membership=self.changes,
+            leadership=self.leadership,
+            alarms=self.upkeep.alarms,
+            upkeep=Maintenance(self.driver, self.reads, self.upkeep.sums, self.upkeep.reclaim),
+            backups=self.backups,
+            numbers=numbers,
+        )
+
+    def _members_changed(self) -> None:
+        self.peering.watch()
+        self.peering.update()
+
+    # ---- serving
+
+    def serve(self) -> None:
+        """Serve until stopped. Raises what ended the member."""
+        self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True)
+        self._next_tick = self.loop.now()
+        self._tick()
+        if self.driver.roster.conf_state.voters == (self.disk.identity.member_id,):
+            self.driver.campaign()
+        self.loop.on_turn = self._turn
+        try:
+            self.loop.run()
+        except OSError as error:
+            # Sockets deal with theirs; what gets here is the engine's or the log's.
+            raise errors.DiskFailed(f"the disk failed: {errors.reason(error)}") from error
+        except MemoryError as error:
+            raise self._memory.exhausted(not self.ready) from error
+        finally:
+            self.driver.abandon()
+            self.kv.abandon_late(errors.Stopped())
+            self.front.listener.flush_dirty()
+        if self.ended_by is not None:
+            raise self.ended_by
+
+    def call(self, method: str, body: bytes, waiter: Waiter) -> None:
+        """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction"), which knows of a stop."""
+        if self.drain is not None:
+            waiter.fail(errors.Stopped())
+        else:
+            self.kv.call(method, body, waiter, self.loop.now())
+
+    def crowded(self) -> bool:
+        """Whether calls of this process that can wait should leave what may still be in flight to clients."""
+        return self.front.crowded()
+
+    def _on_disk(self, _events: int) -> None:
+        self.driver.on_disk(self.loop.now())
+
+    def _turn(self) -> None:
+        """The end of a turn of the loop: everything that came in goes on, everything answered goes out."""
+        if self.ended_by is not None and self.drain is None:
+            return  # nothing more goes out: see `end`
+        if self._stopping.is_set() and self.drain is None:
+            self._begin_drain()
+        now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
+        driver.pump(now)
+        self.snapshots.turn(now, self.space.disk_full)
+        self.upkeep.turn()
+        if not self.ready:
+            self._memory.check()
+            self._announce(now)
+        elif not self.membership.settled:
+            self.membership.publish(self.config.node.name, self.front.client_urls(), now)
+        if driver.leader_id != self._told_leader:
+            self._tell_leader()
+        if kv.serve_late():
+            self._again()
+        flush()
+        if self.backups.turn(now):
+            flush()
+            self._again()
+        if self.peering.transport is not None:
+            self.peering.transport.flush()
+        if kv.deferred:
+            kv.serve_deferred()
+            flush()
+        if driver.backlog:
+            self._again()
+        if driver.retry_at is not None and self._retry_timer is None:
+            self._retry_timer = self.loop.call_at(driver.retry_at, self._retry_engine)
+        self._look_at_batch(now)
+        self.front.balance()
+        self.space.turn()
+        self.upkeep.sweep.turn()
+        if self.membership.removed and self.drain is None:
+            self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
+        if self.drain is not None:
+            self.drain.turn(now)
+
+    def _tell_leader(self) -> None:
+        self._told_leader = self.driver.leader_id
+        leads = "the leader is " if self._told_leader else ""
+        log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(self._told_leader))
+        self.front.health.changed()
+
+    def _again(self) -> None:
+        """Another turn at once, for the driver has more to apply than one turn should take."""
+        if not self._again_posted:
+            self._again_posted = True
+            self.loop.call_later(0, self._clear_again)
+
+    def _clear_again(self) -> None:
+        self._again_posted = False
+
+    def _retry_engine(self) -> None:
+        """The engine was busy: the turn that follows tries it again."""
+        self._retry_timer = None
+
+    def _look_at_batch(self, now: float) -> None:
+        due = self.replica.proposer.next_deadline()
+        if due is not None and self._batch_timer is None:
+            # What was due at `now` and is still here waits for a leader: looking again at once would be a busy loop.
+            self._batch_timer = self.loop.call_at(due if due > now else now + BATCH_RETRY, self._batch_due)
+
+    def _batch_due(self) -> None:
+        self._batch_timer = None
+        self.driver.pump(self.loop.now())
+
+    def _tick(self) -> None:
+        now, raw, unsynced = self.loop.now(), self.replica.raw, self.disk.unsynced
+        interval = self.config.raft.tick_interval
+        self.driver.tick(now)
+        self.upkeep.tick(now)
+        self._watch_disk(now)
+        self.peering.tick(now)
+        self.space.tick(now)
+        if unsynced.doubt and (raw.term_of(raw.persisted) or 0) > unsynced.doubt:
+            unsynced.settled()
+        # After a stop of the process the missed ticks are not made up for: one is enough to look around.
+        self._next_tick = max(self._next_tick + interval, now + interval / 2)
+        self.loop.call_at(self._next_tick, self._tick)
+
+    def _watch_disk(self, now: float) -> None:
+        """A leader whose disk stands still can apply and answer nothing: let somebody lead whose disk goes on."""
+        since, raft = self.disk.wal.sync_pending_since, self.config.raft
+        if since is None or now - since <= DISK_PATIENCE * raft.election_ticks * raft.tick_interval:
+            return
+        if self.driver.is_leader and self.membership.others_go_on():
+            self.space.lead_no_more()
+
+    def _announce(self, now: float) -> None:
+        """Say that we serve, once a leader is known and the others know who and where we are."""
+        driver, identity = self.driver, self.disk.identity
+        behind = driver.backlog or driver.raw.apply_waiting  # more to apply, here or still on its way from the log
+        if not driver.leader_id or not driver.applier.applied_index or behind:
+            return
+        self.membership.publish(self.config.node.name, self.front.client_urls(), now)
+        if not self.membership.published:
+            return
+        self.ready = True
+        self.upkeep.serve()
+        self.front.health.changed()
+        log.info(
+            "ready to serve client requests client=%s name=%s member=%016x cluster=%016x revision=%d after=%.3fs",
+            ",".join(self.front.listener.bound), self.config.node.name, identity.member_id, identity.cluster_id,
+            self.replica.store.revision, time.monotonic() - self._started_at,
+        )  # fmt: skip
+        self._on_ready(self)
+
+    # ---- stopping
+
+    def end(self, why: errors.MetaStoreError) -> None:
+        """This process must not go on. One that was removed finishes what it has taken; any other stops at once, before
+        it votes or answers anything more."""
+        if self.ended_by is None:
+            log.warning("stopping: %s", why.text)
+            self.ended_by = why
+            if isinstance(why, errors.RemovedFromCluster):
+                if self.drain is None:
+                    self._begin_drain()
+                self.kv.refuse(errors.Stopped())  # nothing will be committed here any more
+            else:
+                self.loop.stop()
+
+    def _begin_drain(self) -> None:
+        self.drain = Drain(
+            self.config.limits.drain_timeout, self.loop, self.front.listener, self.driver,
+            ends=(self.front.health.shutdown, self.backups.stop, self.upkeep.stop),
+            hand_over=self.leadership.hand_over, connected=self.peering.connected,
+        )  # fmt: skip
+        self.disk.close_by = self.drain.stop_by
+        self.drain.begin()

@@ -1,0 +1,99 @@
+"""What a member holds and decides: its engine, its snapshots, and the replica around them."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from .. import storage
+from .._core.codec import PayloadCodec
+from .._core.entry import MAX_PAYLOAD
+from ..codecs import for_proposals as codec_for_proposals
+from ..codecs import load_all as load_all_codecs
+from ..replica.peer_link import PeerLink
+from ..snapshots import startup
+from ..snapshots.catalogue import Catalogue
+from ..snapshots.coordinator import Snapshots
+from ..snapshots.files import open_store
+from ..snapshots.policy import policy_of
+from ..snapshots.transfer import Transfers
+from ..storage.read_thread import ReadThread
+from .abilities import CommonCodecs
+from .assembly import Replica, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..config import Config
+    from ..failpoints import Failpoints
+    from ..net.loop import Loop
+    from ..replica.driver import Driver
+    from .closing import Closing
+    from .disk import Disk
+    from .memory_guard import Memory
+
+# What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
+# when an old entry was written.
+MAX_DECODED = MAX_PAYLOAD
+
+
+class State:
+    """Recovered when it is made; `closing` closes it. `members_changed` is called when the roster has changed.
+
+    engine: has the state that the log goes on from. replica: the parts that decide. transfers: snapshots on their way
+    between members. codecs: what all members can read. Raises ConfigError, DamagedData, OutOfMemory, and what of errors
+    the engine raises.
+    """
+
+    def __init__(
+        self, config: Config, disk: Disk, memory: Memory, loop: Loop, failpoints: Failpoints,
+        closing: Closing, members_changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        identity, wanted = disk.identity, config.maintenance
+        self.engine = storage.open_engine(config.storage, str(disk.data_dir.engine))
+        closing.at_end("the storage engine", self.engine.close)
+        peers = len(identity.members) > 1 or bool(identity.contacts)
+        memory.share_out(peers=peers, contents=not self.engine.persistent)
+        self.codecs = CommonCodecs()
+        store = open_store(wanted, disk.data_dir.snapshots, failpoints, self.codecs.readable)
+        catalogue = Catalogue(startup.begin(store, self.engine, disk.wal, identity.cluster_id, memory))
+        read_thread = ReadThread(loop.call_soon_threadsafe)
+        closing.callback(read_thread.close)
+
+        def snapshots(driver: Driver) -> Snapshots:
+            return Snapshots(
+                store, catalogue, self.engine, disk.wal, driver, loop, policy_of(wanted),
+                cluster_id=identity.cluster_id, failpoints=failpoints, memory=memory,
+            )  # fmt: skip
+
+        self.replica = Replica(
+            identity,
+            disk.wal,
+            self.engine,
+            PeerLink(),
+            settings=settings_of(config),
+            codec=_codec(config),
+            read=read_thread.read,
+            snapshots=snapshots,
+            wall=time.time(),
+            chance=secrets.randbits,
+            doubt=disk.unsynced.doubt,
+            passing=failpoints.hit,
+            members_changed=members_changed,
+        )
+        kept = self.replica.snapshots
+        closing.at_end("the snapshots", kept.close)
+        self.transfers = Transfers(
+            loop, store, catalogue, identity.cluster_id, wanted.snapshot_chunk_timeout,
+            report=self.replica.raw.report_snapshot, bad=kept.bad, rate=wanted.snapshot_send_rate,
+        )  # fmt: skip
+        closing.at_end("the transfers of snapshots", self.transfers.close)
+
+
+def _codec(config: Config) -> PayloadCodec:
+    """The codec of entries."""
+    wanted = config.performance
+    return PayloadCodec(
+        codec_for_proposals(wanted), wanted.compression_min_size, MAX_DECODED, decoders=load_all_codecs()
+    )
