@@ -92,6 +92,8 @@ NoSpace = _api("NoSpace", RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space 
 NoDescriptors = _api(
     "NoDescriptors", RESOURCE_EXHAUSTED, "metastore: out of file descriptors: the log's next file cannot be opened"
 )
+# Of our own: etcd holds up all writes for as long as it takes.
+TooManyKeys = _api("TooManyKeys", INVALID_ARGUMENT, "metastore: the transaction looks at too many keys")
 RequestTooLarge = _api("RequestTooLarge", INVALID_ARGUMENT, "etcdserver: request is too large")
 TooManyRequests = _api("TooManyRequests", RESOURCE_EXHAUSTED, "etcdserver: too many requests")
 

@@ -411,6 +411,9 @@ class LimitsTable:
     )
     max_request_bytes: int = _size("1.5MiB", "One gRPC message from a client.", "1KiB", "512MiB")
     max_txn_ops: int = _count(128, "Operations in each branch of a transaction.", 1, 1_000_000)
+    max_txn_walk: int = _count(
+        2_000_000, "Keys that a transaction that writes, or all that are under way together, may look at.", 1
+    )
     max_inflight_requests: int = _count(
         20_000, "Writes that are not answered yet, and as many linearizable reads that wait.", 1
     )

@@ -94,7 +94,9 @@ cdef class Engine:
         return made
 
     cdef size_t pace(self) noexcept:
-        # An estimate from few runs with RocksDB: 1.5 us for a key that is walked over, 5 us where its value is fetched.
+        # Measured with RocksDB, ns a unit: 60 to 570 for keys that are walked over, compared, counted or deleted (570:
+        # deleted ones), 300 to 380 where values are fetched out of its cache, 880 to 1,140 where their blocks are not in it
+        # (100,000 pairs of 1 KB, written in another order than that of their keys; they were in the page cache).
         return 12
 
     # -- to be overridden --

@@ -4,6 +4,14 @@ cdef extern from "semaphore.h" nogil:
     ctypedef struct sem_t:
         pass
 
+cdef extern from "gate.h" nogil:
+    ctypedef struct ms_gate:
+        pass
+    int ms_gate_wait(ms_gate*, int64_t until)
+    void ms_gate_open(ms_gate*, const int64_t* looked)
+    void ms_gate_look(ms_gate*)
+    int64_t ms_now()
+
 cdef enum:
     MAX_POLLERS = 2
 
@@ -22,7 +30,11 @@ cdef class IdlePollers:
     cdef int stopping
     cdef int64_t linger      # nanoseconds
     cdef int64_t until       # nanoseconds of the monotonic clock
+    cdef int64_t looked      # the same: when one of them looked at the gates last
+    cdef ms_gate* gates[2]
+    cdef object owner        # of the gates
 
+    cdef int help(self, ms_gate* one, ms_gate* other, object owner) except -1
     cdef void waiting(self) noexcept nogil
     cdef void waited(self) noexcept nogil
     cdef void keep(self, int64_t span) noexcept nogil

@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from metastore._core.batch cimport BatchProposer
 from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_txn_work cimport WalkWork
 from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport Work
 from metastore._core.work_queue cimport Starter, Waiting, WorkQueue
@@ -24,7 +25,7 @@ cdef class KVServer(Starter):
     cdef readonly uint64_t reads_begun    # linearizable reads admitted since the start
     cdef readonly size_t reads_waiting    # those of them that are not answered yet, the ones in `reads` included
     cdef readonly uint64_t next_id
-    cdef readonly size_t max_request_bytes, max_txn_ops, max_reads
+    cdef readonly size_t max_request_bytes, max_txn_ops, max_txn_walk, max_reads
     cdef readonly uint64_t[5] calls       # admitted or refused, by method
     cdef readonly uint64_t refused
     cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
@@ -47,11 +48,15 @@ cdef class KVServer(Starter):
     cdef int64_t left_bytes               # of replies about single keys that may still be made in this turn
     cdef int64_t pace                     # of the engine, see there
     cdef bint admitted                    # a call was admitted while late ones were served
+    cdef Waiting starting                 # the one out of the queue that is being admitted
+    cdef object walks                     # (request id, keys it looks at) of writing transactions, the oldest first
+    cdef readonly size_t walking          # those keys together, of the transactions that are not answered
+    cdef double time                      # the newest moment that anybody told (seconds)
     cdef list held                        # compactions that wait for the space to be given back
 
     cpdef list handle(self, list requests, double now)
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
-    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
@@ -59,9 +64,12 @@ cdef class KVServer(Starter):
     cdef bint must_wait(self, Waiter waiter, int method, bytes body)
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1
     cdef int answer_all(self, list reads) except -1
-    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now, size_t walk=*) except -1
     cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1
-    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=*) except -1
+    cdef int measure(self, WalkWork walk, bytes body, Waiter waiter, double now) except -1
+    cdef bint may_walk(self, size_t walk) except -1
+    cdef int walk(self, size_t walk, bytes body, Waiter waiter, double now) except -1
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=*) except -1
     cdef Work work_of(self, int method, bytes body)
     cdef object answer_now(self, int method, bytes body, Waiter waiter)
     cpdef serve_reads(self, list reads)

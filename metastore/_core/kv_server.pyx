@@ -5,6 +5,8 @@ decoder that applies it later. Pure: what comes in are requests with a waiter ea
 BatchProposer and answers to waiters.
 """
 
+from collections import deque
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memchr
@@ -24,7 +26,7 @@ from metastore._core.mvcc cimport Store
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEVEL, OP_PUT, OP_TXN
 from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
                                   verify_txn)
-from metastore._core.mvcc_txn_work cimport start_readonly
+from metastore._core.mvcc_txn_work cimport WalkWork, start_readonly, start_walk
 from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport COST_BYTES, COST_OP, Work
 from metastore._core.work_queue cimport QUANTUM, Starter, Waiting, WorkQueue
@@ -38,7 +40,12 @@ cdef enum:
     TURN_BYTES = 8 << 20     # bytes of replies about single keys that are made in one turn
     FEW_BYTES = 1024
     MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none has more than 13 that we know
-    METHOD_UNCHECKED = 6     # no call: a transaction that is still to be admitted
+    # No calls: a transaction that writes and is still to be checked; whose keys are being counted; that waits until those
+    # under way look at few enough keys; and one that need not wait.
+    METHOD_UNCHECKED = 6
+    METHOD_COUNTING = 7
+    METHOD_COUNTED = 8
+    METHOD_WALK = 9
 
 METHODS = {
     "Range": METHOD_RANGE,
@@ -88,7 +95,12 @@ cdef class KVServer(Starter):
     """Admits KV calls.
 
     `waiters` is shared with the Applier, which takes out whom it answers. `first_id` begins the request ids, which must
-    be unique over restarts. `limits` offers max_request_bytes, max_txn_ops and max_inflight_requests.
+    be unique over restarts. `limits` offers max_request_bytes, max_txn_ops, max_txn_walk and max_inflight_requests.
+
+    A transaction that writes holds up all writes behind it for as long as it looks at keys. So its keys are counted here, on
+    the state as it is now: one that looks at more than max_txn_walk is refused, and so that many small ones are no way
+    around it, one that would bring those under way from this member over it waits. That is for admission alone: what
+    stands in the log is carried out, and what another member forwards was counted there.
     """
 
     def __init__(self, Store store, BatchProposer proposer, dict waiters, uint64_t first_id, limits):
@@ -108,12 +120,15 @@ cdef class KVServer(Starter):
         self.log_room = self.log_left = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
         self.max_txn_ops = limits.max_txn_ops
+        self.max_txn_walk = limits.max_txn_walk
+        self.walks = deque()
         self.max_reads = limits.max_inflight_requests
 
     cpdef list handle(self, list requests, double now):
         """Admit the KV calls among `requests` (HTTP/2) and give back the others, in their order."""
         cdef Request request
         cdef list others = []
+        self.time = max(self.time, now)
         for request in requests:
             if request.expired(now):
                 request.fail(errors.DeadlineExceeded())
@@ -129,16 +144,17 @@ cdef class KVServer(Starter):
 
     def call(self, str method, bytes body, Waiter waiter, double now):
         """Admit one call of this process; `method` is a name out of METHODS."""
+        self.time = max(self.time, now)
         self.enter(METHODS[method], body, waiter, now)
 
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1:
         self.calls[method] += 1
         return self.attempt(method, body, waiter, now)
 
-    cdef int attempt(self, int method, bytes body, Waiter waiter, double now) except -1:
+    cdef int attempt(self, int method, bytes body, Waiter waiter, double now, size_t walk=0) except -1:
         """Admit a call, or answer it with the reason why not."""
         try:
-            self.admit(method, body, waiter, now)
+            self.admit(method, body, waiter, now, walk)
         except errors.NoSpace as error:
             self.refused += 1
             if self.quota is None or not self.quota.hold(waiter, error):
@@ -151,7 +167,7 @@ cdef class KVServer(Starter):
             raise
         return 0
 
-    cdef int admit(self, int method, bytes body, Waiter waiter, double now) except -1:
+    cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1:
         """Check the call and queue it. Raises the ApiError it is refused with."""
         cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
         cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
@@ -161,6 +177,13 @@ cdef class KVServer(Starter):
             raise self.refusal
         if method == METHOD_TXN:
             return self.admit_txn(body, waiter, now)
+        if method == METHOD_COUNTED or method == METHOD_WALK:
+            if walk > self.max_txn_walk:
+                raise errors.TooManyKeys(
+                    f"{errors.TooManyKeys.default}: {walk} or more, limits.max_txn_walk is {self.max_txn_walk}")
+            if method == METHOD_COUNTED and (self.queue.first is not None or not self.may_walk(walk)):
+                return self.later(method, body, waiter, None, now, walk)
+            return self.walk(walk, body, waiter, now)
         if size > FEW_BYTES and check_fields(data, size, MOST_FIELDS) != KV_OK:
             raise errors.MalformedRequest(f"{errors.MalformedRequest.default}: over {MOST_FIELDS} fields in one message")
         if method == METHOD_PUT:
@@ -190,20 +213,51 @@ cdef class KVServer(Starter):
     cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1:
         """Check and queue a transaction; in a later turn when those of this one have taken their time."""
         cdef TxnNode node
+        cdef WalkWork walk
         if self.left <= 0:
             return self.later(METHOD_UNCHECKED, body, waiter, None, now)
         node = verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_txn_ops)
         self.left -= <int64_t>(COST_OP * node.counted)
         if node_is_readonly(node):
             return self.read(METHOD_TXN, body, waiter, node_is_serializable(node))
-        return self.write(OP_TXN, body, waiter, now)
+        walk = start_walk(self.store, node, self.max_txn_walk)
+        if walk is None:
+            return self.write(OP_TXN, body, waiter, now)
+        return self.measure(walk, body, waiter, now)
 
-    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now=0) except -1:
+    cdef int measure(self, WalkWork walk, bytes body, Waiter waiter, double now) except -1:
+        """Count the keys that a transaction looks at, in later turns where that takes long, then queue it."""
+        if self.starting is not None:
+            # It comes out of the queue, which goes on with it.
+            self.starting.method, self.starting.work = METHOD_COUNTING, walk
+            return 0
+        done = walk.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
+        self.left -= <int64_t>walk.cost * self.pace
+        if done:
+            return self.admit(METHOD_COUNTED, body, waiter, now, walk.walked)
+        if self.queue.may_begin() and not self.queue.serves(waiter):
+            return self.later(METHOD_COUNTING, body, waiter, walk, now)
+        return self.later(METHOD_UNCHECKED, body, waiter, None, now)
+
+    cdef bint may_walk(self, size_t walk) except -1:
+        """Whether a transaction may look at so many keys beside those that are under way."""
+        while self.walks and self.walks[0][0] not in self.waiters:
+            self.walking -= <size_t>self.walks.popleft()[1]
+        return not self.walks or self.walking + walk <= self.max_txn_walk
+
+    cdef int walk(self, size_t walk, bytes body, Waiter waiter, double now) except -1:
+        ident = self.next_id
+        self.write(OP_TXN, body, waiter, now)
+        self.walks.append((ident, walk))
+        self.walking += walk
+        return 0
+
+    cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=0) except -1:
         """Have a request go on, or begin, in later turns. Raises TooManyRequests."""
         cdef Waiting one = Waiting.__new__(Waiting)
         if self.queue.count >= self.max_reads:
             raise errors.TooManyRequests()
-        one.waiter, one.method, one.body, one.work, one.now = waiter, method, body, work, now
+        one.waiter, one.method, one.body, one.work, one.now, one.walk = waiter, method, body, work, now, walk
         if work is not None:
             work.freeze()
         return self.queue.push(one)
@@ -383,37 +437,38 @@ cdef class KVServer(Starter):
         cdef bytes reply
         if method == METHOD_TXN:
             if self.left <= 0:
-                self.later(method, body, waiter, None)
+                self.later(method, body, waiter, None, self.time)
                 return None
             self.left -= <int64_t>(COST_OP * count_txn_ops(body))
         work = self.work_of(method, body)
         if work is None:
             if self.left_bytes <= 0:
-                self.later(method, body, waiter, None)
+                self.later(method, body, waiter, None, self.time)
                 return None
             reply = self.store.range_reply(body)
             self.left_bytes -= PyBytes_GET_SIZE(reply)
             return reply
         if self.left <= 0:
-            self.later(method, body, waiter, None)
+            self.later(method, body, waiter, None, self.time)
             return None
         done = work.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
         self.left -= <int64_t>work.cost * self.pace
         if done:
             return work.reply
         # Of one client only one is begun: its replies are as many as it takes.
-        self.later(method, body, waiter, work if self.queue.may_begin() and not self.queue.serves(waiter) else None)
+        begin = self.queue.may_begin() and not self.queue.serves(waiter)
+        self.later(method, body, waiter, work if begin else None, self.time)
         return None
 
     cdef bint put_off(self, Waiting one) except -1:
-        if one.method == METHOD_UNCHECKED or not self.must_wait(one.waiter, one.method, one.body):
+        if one.method >= METHOD_UNCHECKED or not self.must_wait(one.waiter, one.method, one.body):
             return False
         self.deferred.setdefault((<Request>one.waiter).session, []).append((one.waiter, one.method, one.body))
         return True
 
     cdef bint full(self, Waiting one) except -1:
         cdef Limits limits
-        if not isinstance(one.waiter, Request):
+        if one.method >= METHOD_UNCHECKED or not isinstance(one.waiter, Request):
             return False
         # Several may have been begun while there was room for one.
         limits = (<Request>one.waiter).session.limits
@@ -425,7 +480,11 @@ cdef class KVServer(Starter):
         if one.method == METHOD_UNCHECKED:
             self.admitted = True
             self.left = before = TURN_BUDGET
-            self.attempt(METHOD_TXN, one.body, one.waiter, one.now)
+            self.starting = one
+            try:
+                self.attempt(METHOD_TXN, one.body, one.waiter, one.now)
+            finally:
+                self.starting = None
             return cost + before - self.left
         if one.method == METHOD_TXN:
             cost += COST_OP * <int64_t>count_txn_ops(one.body)
@@ -436,11 +495,26 @@ cdef class KVServer(Starter):
             one.waiter.complete(reply)
         return cost
 
-    def expire(self, double before) -> None:
-        """Fail the transactions that came before this moment (seconds) and wait for the turn in which they are checked.
-        Ranges wait for as long as their clients do, in turn with all others."""
+    cdef bint enter_walk(self, Waiting one) except -1:
+        if not self.may_walk(one.walk):
+            return False
+        self.admitted = True
+        self.attempt(METHOD_WALK, one.body, one.waiter, one.now, one.walk)
+        return True
+
+    cdef int finish(self, Waiting one, Work work) except -1:
+        if one.method != METHOD_COUNTING:
+            one.waiter.complete(work.reply)
+            return 0
+        self.admitted = True
+        return self.attempt(METHOD_COUNTED, one.body, one.waiter, one.now, (<WalkWork>work).walked)
+
+    def expire(self, double now, double patience) -> None:
+        """Fail the requests that have waited for so long (both in seconds) in the queue for the turn in which they are
+        begun. What is begun goes on for as long as its client waits, in turn with all others."""
+        self.time = max(self.time, now)
         if self.queue.count:
-            for waiter in self.queue.overdue(METHOD_UNCHECKED, before):
+            for waiter in self.queue.overdue(now - patience):
                 waiter.fail(errors.Timeout())
 
     def serve_late(self) -> bool:

@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t
 
-from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq
+from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq, Slice
 from metastore._core.mvcc cimport KvList, Store
 from metastore._core.work cimport Sorter, Work
 
@@ -49,4 +49,5 @@ cdef class DeleteWork(Work):
     cdef int finish(self) except -1
 
 
+cdef bytes first_key(const Slice* key)
 cdef RangeWork start_range(Store store, bytes body)

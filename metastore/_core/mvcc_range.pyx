@@ -37,7 +37,7 @@ cdef bytes first_key(const Slice* key):
 
 
 cdef class RangeWork(Work):
-    """See longrange.pxd. Made by `start_range`, and for each range of a transaction."""
+    """See `mvcc_range.pxd`. Made by `start_range`, and for each range of a transaction."""
 
     def __cinit__(self):
         kvs_init(&self.kvs)
@@ -201,7 +201,7 @@ cdef class RangeWork(Work):
 
 
 cdef class DeleteWork(Work):
-    """See longrange.pxd. Reads and writes the store under way: each key is looked at once, so that what was deleted in
+    """See `mvcc_range.pxd`. Reads and writes the store under way: each key is looked at once, so that what was deleted in
     one piece is not met in the next."""
 
     def __cinit__(self):

@@ -1,4 +1,4 @@
-"""Transactions: counting, decoding and the checks at admission (running them: txnwork.pyx).
+"""Transactions: counting, decoding and the checks at admission (`mvcc_txn_work.pyx` runs them).
 
 What a request may hold is counted on its bytes before the first object is made of it: the nesting is bounded, so that
 no request can exhaust the stack, and so are its compares, operations and fields over all levels and branches together.

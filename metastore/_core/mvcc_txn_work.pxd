@@ -1,10 +1,25 @@
 from libc.stdint cimport int64_t, uint8_t
 
-from metastore._core.kv_messages cimport Header
+from metastore._core.kv_messages cimport Header, Slice
 from metastore._core.mvcc_range cimport DeleteWork, RangeWork
 from metastore._core.mvcc cimport KvList, Store
 from metastore._core.mvcc_txn cimport CompareReq, OpNode, TxnNode
 from metastore._core.work cimport Parts, Work
+
+
+cdef class WalkWork(Work):
+    """Counts the keys that a transaction may look at, up to a few more than `most`."""
+    cdef Store store
+    cdef dict times           # (key, range_end) -> what a key of this span counts
+    cdef list spans           # its items
+    cdef Py_ssize_t at_span   # the one under way
+    cdef bytes at             # where it goes on; None: at its begin
+    cdef KvList kvs
+    cdef readonly size_t walked
+    cdef readonly size_t most
+
+    cdef int gather(self, TxnNode node) except -1
+    cdef int note(self, const Slice* key, const Slice* end, bint values) except -1
 
 
 cdef class Frame:
@@ -51,5 +66,6 @@ cdef class TxnWork(Work):
     cdef int64_t now(self) noexcept
 
 
+cdef WalkWork start_walk(Store store, TxnNode root, size_t most)
 cdef TxnWork start_readonly(Store store, TxnNode root, bytes body)
 cdef TxnWork start_txn(Store store, const uint8_t* body, size_t n, bint want)

@@ -10,12 +10,12 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from metastore import errors
-from metastore._core.mvcc_keys cimport IndexView, index_prefix, index_room
+from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_TOO_MANY_OPS,
-                                   DeleteReq, Header, Kv, PutReq, RangeReq, check_range_req, decode_delete, decode_put,
-                                   decode_range, encode_txn_reply, kv_raise)
-from metastore._core.mvcc_range cimport DeleteWork, RangeWork
-from metastore._core.mvcc cimport WANT_ALL, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
+                                   DeleteReq, Header, Kv, PutReq, RangeReq, Slice, check_range_req, decode_delete,
+                                   decode_put, decode_range, encode_txn_reply, kv_raise)
+from metastore._core.mvcc_range cimport DeleteWork, RangeWork, first_key
+from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
 from metastore._core.op cimport OP_TXN
 from metastore._core.record cimport key_cmp
 from metastore._core.mvcc_txn cimport CompareNode, CompareReq, OpNode, TxnNode, decode_txn
@@ -28,6 +28,8 @@ cdef enum:
     CHECK = 1
     RUN = 2
     RESPONSES_TAG = 0x1A     # a ResponseOp in a TxnResponse
+    WITH_VALUE = 5           # keys for which one counts whose value is read
+    FEW = 1000               # pairs: a range that wants no more is about keys
 
 
 cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
@@ -82,7 +84,7 @@ cdef bytes response_head(int kind, size_t n):
 
 
 cdef class TxnWork(Work):
-    """See txnwork.pxd. Made by `start_readonly` and `start_txn`.
+    """See `mvcc_txn_work.pxd`. Made by `start_readonly` and `start_txn`.
 
     One that writes needs store.finish() when it is done, or store.undo() when a step raised. Raises MalformedRequest,
     TooManyOps, FutureRevision, Compacted, KeyNotFound, LeaseNotFound, InvalidSortOption, all before any change, and
@@ -175,7 +177,6 @@ cdef class TxnWork(Work):
     cdef bint compare(self, const CompareReq* req, size_t budget, bint* result) except -1:
         """Go on with a compare; whether it is decided. One over a range holds when it holds for every pair; without
         pairs, when it holds for zeros (VALUE: never)."""
-        cdef bytes prefix
         cdef Kv nothing
         cdef size_t i
         cdef int want = WANT_ALL if req.target == 3 else WANT_KEYS
@@ -186,8 +187,7 @@ cdef class TxnWork(Work):
                 self.store.collect(&req.key, &req.end, self.rev, 0, want, &self.kvs)
             else:
                 if self.at is None:
-                    prefix = bytes(index_room(req.key.n))
-                    self.at = prefix[:index_prefix(<uint8_t*>PyBytes_AS_STRING(prefix), req.key.p, req.key.n)]
+                    self.at = first_key(&req.key)
                 self.at = self.store.collect_slice(
                     <const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at), &req.end, self.rev, 0, want,
                     budget, &self.kvs)
@@ -404,6 +404,94 @@ cdef class TxnWork(Work):
         return True
 
 
+# --- what it would cost ----------------------------------------------------------------------------------
+
+cdef class WalkWork(Work):
+    """See mvcc_txn_work.pxd. Made by `start_walk`.
+
+    Whoever admits a transaction that writes asks this first, for nothing else can be applied while it is. The count is
+    taken on the state as it is in each of its pieces, so it is not exact, and it takes all compares for looked at to their
+    end, and both branches for run. A key counts WITH_VALUE times where its value is read, and once more for each 256 bytes
+    of it. Deleted keys that no compaction has removed count, for they are walked over as well.
+
+    Measured, microseconds a key in memory and in RocksDB: 0.03 and 0.3, with its value 0.1 to 0.2 and 1.5 (8 where blocks
+    are not in RocksDB's cache).
+    """
+
+    def __cinit__(self):
+        kvs_init(&self.kvs)
+        self.times = {}
+
+    def __dealloc__(self):
+        kvs_clear(&self.kvs)
+
+    cdef int gather(self, TxnNode node) except -1:
+        cdef CompareNode compare
+        cdef OpNode op
+        cdef RangeReq range_req
+        cdef DeleteReq delete
+        cdef bint few
+        for compare in node.compares:
+            self.note(&compare.req.key, &compare.req.end, compare.req.target == 3)
+        for ops in (node.success, node.failure):
+            for op in ops:
+                if op.kind == 1:
+                    decode_range(op.body.p, op.body.n, &range_req)
+                    few = range_req.count_only or range_req.keys_only or 0 < range_req.limit <= FEW
+                    self.note(&range_req.key, &range_req.end, not few or range_req.sort_target == 4)
+                elif op.kind == 3:
+                    decode_delete(op.body.p, op.body.n, &delete)
+                    self.note(&delete.key, &delete.end, False)
+                elif op.kind == 4:
+                    self.gather(op.txn)
+        return 0
+
+    cdef int note(self, const Slice* key, const Slice* end, bint values) except -1:
+        cdef tuple span
+        if end.n:
+            span = (<bytes>key.p[:key.n], <bytes>end.p[:end.n])
+            self.times[span] = self.times.get(span, 0) + (WITH_VALUE if values else 1)
+        return 0
+
+    cdef bint advance(self, size_t budget) except -1:
+        cdef tuple span
+        cdef Slice key, end
+        if self.at_span == len(self.spans):
+            return True
+        span = self.spans[self.at_span][0]
+        key.p, key.n = <const uint8_t*>PyBytes_AS_STRING(span[0]), PyBytes_GET_SIZE(span[0])
+        end.p, end.n = <const uint8_t*>PyBytes_AS_STRING(span[1]), PyBytes_GET_SIZE(span[1])
+        if self.at is None:
+            self.at = first_key(&key)
+        self.kvs.cost = 0
+        self.at = self.store.collect_slice(
+            <const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at), &end, LATEST, 0, WANT_COUNT,
+            max(budget, <size_t>1), &self.kvs)
+        self.cost += COST_OP + self.kvs.cost
+        self.walked += self.kvs.cost * <size_t>self.spans[self.at_span][1]
+        if self.at is None:
+            self.walked += <size_t>self.spans[self.at_span][1]
+            self.at_span += 1
+        return self.walked > self.most
+
+    cpdef bint discard(self, size_t budget) except -1:
+        self.store = None
+        return True
+
+
+cdef WalkWork start_walk(Store store, TxnNode root, size_t most):
+    """Counts what `root` may look at; None where that is single keys only."""
+    cdef WalkWork made = WalkWork.__new__(WalkWork)
+    made.gather(root)
+    if not made.times:
+        return None
+    made.spans = list(made.times.items())
+    made.store = store
+    made.most = most
+    made.out = None
+    return made
+
+
 cdef TxnWork start_readonly(Store store, TxnNode root, bytes body):
     """A read-only transaction of a client, `root` decoded from `body`, on the state as it is now."""
     cdef TxnWork made = TxnWork.__new__(TxnWork)
@@ -439,6 +527,17 @@ def execute(Store store not None, int kind, bytes body not None, bint want=True)
     """One operation of any kind that changes keys (kinds: op.pxd), done at once; the encoded reply, or None unless
     wanted. Raises ApiError, FormatError."""
     return execute_txn(store, body, want) if kind == OP_TXN else store.execute(kind, body, want)
+
+
+def walked_in_pieces(Store store not None, bytes body not None, size_t most, size_t budget) -> int:
+    """How many keys a transaction may look at, counted in pieces of `budget` units."""
+    cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
+    cdef WalkWork work = start_walk(store, decode_txn(data, PyBytes_GET_SIZE(body), 1), most)
+    if work is None:
+        return 0
+    while not work.step(budget):
+        pass
+    return work.walked
 
 
 def read_in_pieces(Store store not None, bytes body not None, size_t budget, object between=lambda: None) -> bytes:

@@ -5,44 +5,20 @@ The thread never takes the GIL once it runs. One group is in flight at a time. T
 failed write or sync the thread does nothing any more: after a failed fsync the page cache may be wrong about what is on
 disk, so nothing is ever tried again on that file.
 
+A main thread that has nothing else to do may wait for a moment until its group is finished. This saves the way through
+the eventfd and its loop. The main thread never writes or syncs by itself, because a disk that stands still would then stop
+the loop.
+
 With a sync interval a group is finished when it is written, and the thread syncs later. It does not write while it
 syncs. The bytes that are reported and not synced are therefore never more than those reported within one interval.
 """
 
-from libc.errno cimport EINTR, EIO, ENOSPC, ETIMEDOUT, errno
+from libc.errno cimport EINTR, EIO, ENOSPC, errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 from libc.string cimport memcpy
 
-from metastore._core.idle_poll cimport IdlePollers
+from metastore._core.idle_poll cimport IdlePollers, ms_gate, ms_gate_open, ms_gate_wait, ms_now
 from metastore._core.wal_records cimport Group
-
-cdef extern from "time.h" nogil:
-    struct timespec:
-        int64_t tv_sec
-        long tv_nsec
-    int CLOCK_MONOTONIC
-    int clock_gettime(int, timespec*)
-
-cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    ctypedef struct pthread_condattr_t:
-        pass
-    int pthread_mutex_init(pthread_mutex_t*, void*)
-    int pthread_mutex_lock(pthread_mutex_t*)
-    int pthread_mutex_trylock(pthread_mutex_t*)
-    int pthread_mutex_unlock(pthread_mutex_t*)
-    int pthread_mutex_destroy(pthread_mutex_t*)
-    int pthread_condattr_init(pthread_condattr_t*)
-    int pthread_condattr_setclock(pthread_condattr_t*, int)
-    int pthread_condattr_destroy(pthread_condattr_t*)
-    int pthread_cond_init(pthread_cond_t*, pthread_condattr_t*)
-    int pthread_cond_wait(pthread_cond_t*, pthread_mutex_t*)
-    int pthread_cond_timedwait(pthread_cond_t*, pthread_mutex_t*, timespec*)
-    int pthread_cond_signal(pthread_cond_t*)
-    int pthread_cond_destroy(pthread_cond_t*)
 
 cdef extern from "unistd.h" nogil:
     ssize_t pwrite(int, const void*, size_t, int64_t)
@@ -66,7 +42,9 @@ cdef extern from *:
     """
     #define ms_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ms_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+    #define ms_swap(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
     """
+    int ms_swap(int*, int) nogil
     int ms_load(int*) nogil
     void ms_store(int*, int) nogil
     uint64_t ms_load64 "ms_load"(uint64_t*) nogil
@@ -108,9 +86,7 @@ cdef struct Point:
 
 
 cdef inline double seconds() noexcept nogil:
-    cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
-    return <double>now.tv_sec + <double>now.tv_nsec * 1e-9
+    return <double>ms_now() * 1e-9
 
 
 cdef int hit(Point* point) noexcept nogil:
@@ -138,22 +114,20 @@ cdef int hit(Point* point) noexcept nogil:
 
 
 cdef class DiskThread:
-    """The loop of the thread and the state that the main thread shares with it. `event` is the eventfd to write to. The
-    thread informs `pollers` when the main thread itself waits for the disk.
+    """The loop of the thread and the state that the main thread shares with it. `event` is the eventfd to write to.
+    `pollers` are informed when the main thread waits for its group, and help both threads to wake each other.
 
     With sync_interval 0 a group is finished when it is synced. Otherwise a group that is not firm is finished when it
     is written, and the thread syncs at most `sync_interval` seconds after the first unsynced byte was written. If a
     group would bring the bytes that are reported and not synced above max_unsynced, it is synced, together with all
     before it, before it is finished.
     """
-    cdef pthread_mutex_t wake_lock
-    cdef pthread_cond_t wake
-    cdef int posted             # protected by wake_lock
-    cdef pthread_mutex_t work   # held by the thread that writes or syncs; the main thread never waits for it
+    cdef ms_gate work           # opened when there is something to do
+    cdef ms_gate done           # opened when the group that the main thread waits for is finished
+    cdef int watched            # 1 while the main thread waits for it. Whoever sets it to 0 decides about the event.
     cdef int event
     cdef int stopping
     cdef int status
-    cdef int handed             # the disk thread owns the group in flight, not the caller
     cdef int hurry              # sync now whatever is not synced
     cdef int fd
     cdef Group group
@@ -165,7 +139,7 @@ cdef class DiskThread:
     cdef int error
     cdef int error_in_sync
     cdef int broken             # errno of a failed sync that no group waited for
-    # Written and not synced. `work` protects these, but the statistics read them without it.
+    # Written and not synced. The disk thread owns these, but the statistics read them.
     cdef int dirty_fd
     cdef uint64_t dirty_bytes
     cdef double dirty_since
@@ -182,48 +156,17 @@ cdef class DiskThread:
 
     def __cinit__(self, int event, double sync_interval=0.0, uint64_t max_unsynced=0,
                   IdlePollers pollers=None):
-        cdef pthread_condattr_t attributes
         self.event = event
         self.pollers = pollers
         self.sync_interval = sync_interval
         self.max_unsynced = max_unsynced
-        pthread_mutex_init(&self.wake_lock, NULL)
-        pthread_mutex_init(&self.work, NULL)
-        pthread_condattr_init(&attributes)
-        # The default clock can be set by users, and a sync could then come hours late.
-        pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC)
-        pthread_cond_init(&self.wake, &attributes)
-        pthread_condattr_destroy(&attributes)
-
-    def __dealloc__(self):
-        pthread_cond_destroy(&self.wake)
-        pthread_mutex_destroy(&self.work)
-        pthread_mutex_destroy(&self.wake_lock)
+        if pollers is not None:
+            pollers.help(&self.work, &self.done, self)
 
     def run(self):
         """Main function of the thread. It returns after `stop`."""
         with nogil:
             self.loop()
-
-    cdef void post(self) noexcept nogil:
-        pthread_mutex_lock(&self.wake_lock)
-        self.posted = 1
-        pthread_cond_signal(&self.wake)
-        pthread_mutex_unlock(&self.wake_lock)
-
-    cdef void wait(self, double due) noexcept nogil:
-        """Wait until `post` is called, or until the time `due` if that is not 0."""
-        cdef timespec until
-        until.tv_sec = <int64_t>due
-        until.tv_nsec = <long>((due - <double>until.tv_sec) * 1e9)
-        pthread_mutex_lock(&self.wake_lock)
-        while not self.posted:
-            if due == 0:
-                pthread_cond_wait(&self.wake, &self.wake_lock)
-            elif pthread_cond_timedwait(&self.wake, &self.wake_lock, &until) == ETIMEDOUT:
-                break
-        self.posted = 0
-        pthread_mutex_unlock(&self.wake_lock)
 
     cdef void loop(self) noexcept nogil:
         cdef uint64_t one = 1
@@ -231,19 +174,20 @@ cdef class DiskThread:
         cdef bint news
         cdef int error
         while True:
-            self.wait(due)
+            ms_gate_wait(&self.work, <int64_t>(due * 1e9))
             if ms_load(&self.stopping):
                 return
             news = False
-            pthread_mutex_lock(&self.work)
-            if ms_load(&self.status) == BUSY and ms_load(&self.handed):
-                self.handed = 0
+            if ms_load(&self.status) == BUSY:
                 if self.since == 0:
                     self.since = seconds()
                 self.error = self.carry()
                 self.ended()
                 ms_store(&self.status, FAILED if self.error else DONE)
-                news = True
+                if ms_swap(&self.watched, 0):
+                    self.open_gate(&self.done)
+                else:
+                    news = True
             elif (self.dirty_bytes and not self.broken
                     and (ms_load(&self.hurry) or seconds() >= self.dirty_since + self.sync_interval)):
                 ms_store(&self.hurry, 0)
@@ -258,10 +202,12 @@ cdef class DiskThread:
                 due = self.dirty_since if ms_load(&self.hurry) else self.dirty_since + self.sync_interval
             else:
                 ms_store(&self.hurry, 0)
-            pthread_mutex_unlock(&self.work)
             # An eventfd holds up to 2**64-2 unread signals, so this write cannot block.
             while news and c_write(self.event, &one, 8) < 0 and errno == EINTR:
                 pass
+
+    cdef void open_gate(self, ms_gate* gate) noexcept nogil:
+        ms_gate_open(gate, NULL if self.pollers is None else &self.pollers.looked)
 
     cdef void ended(self) noexcept nogil:
         """Record that the write or sync that began at `since` has ended."""
@@ -330,15 +276,16 @@ cdef class DiskThread:
         ms_store64(&self.synced, self.dirty_group)
         return 0
 
-    def start(self, Group group not None, int fd, bint here=False):
+    def start(self, Group group not None, int fd, double patience=0.0):
         """Hand over a group. Call this only while the thread is idle. `fd` must stay open until the group and a later
         group in another file are finished.
 
-        here: write in the caller's thread, without the GIL. No event is written then, and `finished` and `failed` give
-        the result at once. If the thread is syncing, it does the write itself nevertheless, and `busy` is true."""
+        patience: seconds for which the caller waits here, without the GIL, until the group is finished. If it is
+        finished by then, no event is written, and `finished` and `failed` give the result at once. The caller does not
+        wait while the thread is syncing earlier groups. Returns whether the caller has waited in vain."""
+        cdef bint in_vain = False
         if ms_load(&self.status) != IDLE:
             raise RuntimeError("a group is in flight, or the disk failed")
-        cdef bint clean
         self.group = group
         self.fd = fd
         self.data = group.data
@@ -346,30 +293,32 @@ cdef class DiskThread:
         self.offset = <int64_t>group.offset
         self.number = group.group
         self.firm = group.firm
-        if here and pthread_mutex_trylock(&self.work) == 0:
-            if self.pollers is not None:
-                self.pollers.waiting()
-            with nogil:
-                clean = self.dirty_bytes == 0
-                self.since = seconds()
-                ms_store(&self.status, BUSY)
-                self.error = self.carry()
-                self.ended()
-                ms_store(&self.status, FAILED if self.error else DONE)
-                clean = clean and self.dirty_bytes > 0
-                pthread_mutex_unlock(&self.work)
-                if clean:
-                    self.post()     # the thread has something to sync when the interval is over
-            if self.pollers is not None:
-                self.pollers.waited()
-            return
-        self.handed = 1
         # The thread may still be syncing earlier groups. This group then waits for that, so the earlier time counts.
         if self.since == 0:
             self.since = seconds()
+        else:
+            patience = 0
+        ms_store(&self.watched, 1 if patience > 0 else 0)
         ms_store(&self.status, BUSY)
         with nogil:
-            self.post()
+            if patience > 0:
+                in_vain = not self.start_and_wait(<int64_t>(patience * 1e9))
+            else:
+                ms_gate_open(&self.work, NULL)
+        return in_vain
+
+    cdef bint start_and_wait(self, int64_t patience) noexcept nogil:
+        cdef bint finished
+        if self.pollers is not None:
+            self.pollers.waiting()
+        self.open_gate(&self.work)
+        finished = ms_gate_wait(&self.done, ms_now() + patience)
+        if not finished and ms_swap(&self.watched, 0) == 0:
+            # The group has just finished, and the thread is about to open the gate.
+            finished = ms_gate_wait(&self.done, 0)
+        if self.pollers is not None:
+            self.pollers.waited()
+        return finished
 
     def finished(self):
         """Return the group that was written, and synced if it must be, since the last call, or None. If a group is
@@ -386,7 +335,7 @@ cdef class DiskThread:
         """Request a sync of everything that is written. An event reports it."""
         ms_store(&self.hurry, 1)
         with nogil:
-            self.post()
+            ms_gate_open(&self.work, NULL)
 
     @property
     def synced_group(self):
@@ -435,7 +384,7 @@ cdef class DiskThread:
         """Let `run` return after its current work. A group that it has not begun is not written."""
         ms_store(&self.stopping, 1)
         with nogil:
-            self.post()
+            ms_gate_open(&self.work, NULL)
 
     def point(self, int which, int action, int argument, int skip, bytes path not None):
         """Set failpoint `which` (an index into POINT_NAMES). Actions: 0 off, 1 panic, 2 sleep (microseconds), 3 error

@@ -16,6 +16,7 @@ cdef class Waiting:
     cdef double now           # when it came (seconds)
     cdef Work work            # None: not begun
     cdef size_t counted       # of its `held` in the queue's sum
+    cdef size_t walk          # not 0: a transaction that waits until it may look at so many keys
 
     cdef bint gone(self)
 
@@ -25,13 +26,16 @@ cdef class Starter:
     cdef bint put_off(self, Waiting one) except -1
     cdef bint full(self, Waiting one) except -1
     cdef int64_t start(self, Waiting one) except -1
+    cdef bint enter_walk(self, Waiting one) except -1
+    cdef int finish(self, Waiting one, Work work) except -1
 
 
 cdef class WorkQueue:
-    """See workqueue.pyx."""
+    """See `work_queue.pyx`."""
     cdef dict lines           # client -> deque of Waiting; the client: its session, None for this process
     cdef object ring          # the clients with a line, in the order of their turns
     cdef Waiting heavy        # the one that goes on while memory is short
+    cdef Waiting first        # of those that wait to look at many keys the one that does so next
     cdef object doomed        # works whose memory is to be given back
     cdef readonly size_t count    # requests that wait, begun ones too
     cdef readonly size_t begun
@@ -41,9 +45,10 @@ cdef class WorkQueue:
     cdef bint serves(self, Waiter waiter)
     cdef int push(self, Waiting one) except -1
     cdef int drop(self, Waiting one) except -1
-    cdef list overdue(self, int method, double before)
+    cdef list overdue(self, double before)
     cdef int weigh(self, Waiting one) except -1
     cdef bint preferred(self, Waiting one)
+    cdef bint leads(self, Waiting one)
     cdef bint may_begin(self) noexcept
     cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1
     cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1

@@ -21,7 +21,7 @@ cdef enum:
 
 
 cdef class Waiting:
-    """See workqueue.pxd."""
+    """See `work_queue.pxd`."""
 
     cdef bint gone(self):
         """Whether nobody waits for it any more."""
@@ -42,6 +42,15 @@ cdef class Starter:
     cdef int64_t start(self, Waiting one) except -1:
         """Begin with a request: set `one.work`, or answer it at once; what that cost."""
         raise NotImplementedError
+
+    cdef bint enter_walk(self, Waiting one) except -1:
+        """Take over a transaction that has waited until it may look at `one.walk` keys; whether it may by now."""
+        raise NotImplementedError
+
+    cdef int finish(self, Waiting one, Work work) except -1:
+        """The work of a request, which has left the queue, is done: answer it."""
+        one.waiter.complete(work.reply)
+        return 0
 
 
 cdef class WorkQueue:
@@ -70,13 +79,13 @@ cdef class WorkQueue:
             self.weigh(one)
         return 0
 
-    cdef list overdue(self, int method, double before):
-        """Take out the requests of this method that came before that moment (seconds) and are not begun: the waiters."""
+    cdef list overdue(self, double before):
+        """Take out the requests that came before that moment (seconds) and are not begun: the waiters."""
         cdef Waiting one
         cdef list found = []
         for client in list(self.lines):
             line = self.lines[client]
-            late = [one for one in line if one.method == method and one.work is None and one.now <= before]
+            late = [one for one in line if one.work is None and one.now <= before]
             for one in late:
                 line.remove(one)
                 self.drop(one)
@@ -99,6 +108,8 @@ cdef class WorkQueue:
         one.counted = 0
         if self.heavy is one:
             self.heavy = None
+        if self.first is one:
+            self.first = None
         if one.work is not None:
             self.begun -= 1
             self.doomed.append(one.work)
@@ -110,6 +121,13 @@ cdef class WorkQueue:
         if self.heavy is None and one.counted * self.begun >= self.held:
             self.heavy = one
         return self.heavy is one
+
+    cdef bint leads(self, Waiting one):
+        """Whether this is the transaction that goes next of those that wait to look at many keys: who is met first, so
+        that one which looks at more keys than others is not overtaken for ever."""
+        if self.first is None:
+            self.first = one
+        return self.first is one
 
     cdef bint may_begin(self) noexcept:
         return self.begun < MOST_BEGUN and self.held < held_together()
@@ -136,6 +154,7 @@ cdef class WorkQueue:
     cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1:
         """One quantum for a client; what it cost. `stuck`: nothing could be done for it now."""
         cdef Waiting one = line[0]
+        cdef Work work
         cdef int64_t cost = 1
         cdef bint done
         stuck[0] = False
@@ -144,6 +163,12 @@ cdef class WorkQueue:
             self.drop(one)
             return cost
         try:
+            if one.walk:
+                stuck[0] = not (self.leads(one) and starter.enter_walk(one))
+                if not stuck[0]:
+                    line.popleft()
+                    self.drop(one)
+                return cost
             if one.work is None:
                 if not self.may_begin():
                     stuck[0] = True
@@ -171,10 +196,10 @@ cdef class WorkQueue:
             one.waiter.fail(errors.Stopped())
             raise
         if done:
+            work = one.work
             line.popleft()
-            reply = one.work.reply
             self.drop(one)
-            one.waiter.complete(reply)
+            starter.finish(one, work)
         else:
             one.work.freeze()
             self.weigh(one)

@@ -77,6 +77,7 @@ class Settings:
     max_inflight_bytes: int
     max_request_bytes: int
     max_txn_ops: int
+    max_txn_walk: int
     request_timeout: float
     read_ahead_cache: int
     raft: Mapping[str, Any]
@@ -94,6 +95,7 @@ def settings_of(config: Config) -> Settings:
         max_inflight_bytes=limits.max_inflight_bytes,
         max_request_bytes=limits.max_request_bytes,
         max_txn_ops=limits.max_txn_ops,
+        max_txn_walk=limits.max_txn_walk,
         request_timeout=limits.request_timeout,
         read_ahead_cache=config.wal.read_ahead_cache,
         raft={

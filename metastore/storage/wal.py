@@ -57,8 +57,8 @@ MIN_SEGMENT = 64 << 10
 RESERVE = 1 << 20
 # Bytes that a write takes beside its own bytes: record and entry headers, hard state, framing.
 _OVERHEAD = 4096
-# A lone caller may wait for a disk that syncs within this many seconds. After one slower sync it does not wait for
-# the following groups, so many in number.
+# A caller that is alone waits for the disk for so many seconds. After a sync that took longer it does not wait for the
+# following groups, so many in number.
 QUICK_SYNC = 0.002
 SLOW_GROUPS = 50
 # A log that is opened on a full disk can work with this many bytes.
@@ -344,22 +344,15 @@ class Wal:
         """Hand what is queued to the disk thread if it is idle. Raises DiskFailed after a failure.
 
         alone: the caller has nothing to do until this is durable. Then a disk that is quick is waited for right here,
-        which saves two changes of thread (a lone put: 60-100 us of 300). Tells whether to `settle` at once."""
+        for QUICK_SYNC at most. Tells whether to `settle` at once."""
         if self._failure is not None:
             raise self._failure
         if self._disk.busy:
             return False
-        here = alone and self._quick and not self._folder.failpoints.active
-        before = self._disk.sync_seconds
-        self._start(here)
-        if not here or not self._disk.busy:
-            return False
-        if self._disk.sync_seconds - before > QUICK_SYNC:
-            self._quick = False
-            self._quick_again = self._groups + SLOW_GROUPS
-        return True
+        self._start(QUICK_SYNC if alone and self._quick else 0.0)
+        return alone and self._disk.busy and not self._disk.in_flight
 
-    def _start(self, here: bool = False) -> None:
+    def _start(self, patience: float = 0.0) -> None:
         group = self._writer.peek()
         if group is None:
             self._stalled = False
@@ -378,7 +371,9 @@ class Wal:
             # No group shall wait for the next segment, so its remaining zeros are left out.
             self._preparer.urgent = True
         self._writer.take()
-        self._disk.start(group, segment.fd, here)
+        if self._disk.start(group, segment.fd, patience):
+            self._quick = False
+            self._quick_again = self._groups + SLOW_GROUPS
 
     @property
     def idle(self) -> bool:

@@ -1,4 +1,4 @@
-"""No read, over however many keys, makes a turn of the loop long."""
+"""Nothing that a client asks for, over however many keys, makes a turn of the loop long."""
 
 from __future__ import annotations
 
@@ -74,4 +74,24 @@ def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
     elif name == "sorted":
         assert [kv.mod_revision for kv in reply.kvs] == list(range(KEYS + 1, 1, -1))
     assert not kv.queue.held and not kv.queue.begun and not kv.late
+    assert worst < 0.02, f"{worst * 1000:.1f} ms"
+
+
+def test_counting_holds_no_turn_and_nobody_waits_for_it(large: KVServer) -> None:
+    kv = large
+    compare = pb.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
+    put = pb.RequestOp(request_put=pb.PutRequest(key=b"x"))
+    request = pb.TxnRequest(compare=[compare] * 100, success=[put])
+    before, refused = kv.proposer.queued, kv.refused
+    long = Caller()
+
+    def begin() -> None:
+        kv.call("Txn", request.SerializeToString(), long, 0.0)
+        assert kv.late == 1
+        other = Caller()
+        kv.call("Put", pb.PutRequest(key=b"y").SerializeToString(), other, 0.0)
+        assert kv.proposer.queued == before + 1 and other.error is None
+
+    worst = longest_turn(kv, begin)
+    assert long.error is None and kv.proposer.queued == before + 2 and kv.refused == refused
     assert worst < 0.02, f"{worst * 1000:.1f} ms"

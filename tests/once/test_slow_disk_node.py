@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import TESTS
 from support import messages as m
-from support.processes import Node
+from support.processes import Node, metric, wait_until
 
 pytestmark = pytest.mark.node_only
 
@@ -35,9 +35,39 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+FAILED = "[-]disk failed: a sync of the log has been under way for"
+
+
+@pytest.mark.parametrize("sync", ["always", "async"])
+def test_the_loop_goes_on_while_a_lone_write_waits_for_the_disk(library: Path, sync: str, tmp_path: Path) -> None:
+    """The loop itself waits for a write that is alone, but only for a moment."""
+    hung = tmp_path / "hung"
+    node = Node(tmp_path / "data", {"wal.sync": f'"{sync}"', "limits.request_timeout": '"60s"'})
+    node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung)}
+    with node, node.client(60) as client, node.client(60) as other:
+        client.put(b"a", b"1")
+        hung.touch()
+        first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
+        if sync == "async":
+            # It is answered before it is synced. What comes behind the sync that hangs waits.
+            first.result()
+            wait_until(lambda: metric(node, "metastore_wal_sync_pending_seconds") > 0, what="the disk at work")
+            first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
+        wait_until(lambda: FAILED in readyz(node), what="a node that is not ready")
+        assert "503" in readyz(node)
+        assert other.range(b"a", serializable=True).kvs[0].value == b"1" == other.get(b"a")
+        second = other.future(m.PutRequest(key=b"c", value=b"3"), 60)
+        assert other.range(b"c", serializable=True).count == 0
+        assert not first.done() and not second.done()
+        hung.unlink()
+        first.result()
+        second.result()
+        assert "[+]disk ok" in readyz(node) and client.get(b"c") == b"3"
+
+
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])
-def test_a_lone_write_in_the_loops_own_thread(library: Path, engine: str, tmp_path: Path) -> None:
-    """The loop stands still with the disk. The log says so all the same, and a stop gives up on it."""
+def test_a_stop_while_a_lone_write_waits_for_the_disk(library: Path, engine: str, tmp_path: Path) -> None:
+    """The log says that the disk stands still, and a stop gives up on it."""
     hung = tmp_path / "hung"
     node = Node(tmp_path / "data", {"storage.engine": f'"{engine}"'})
     node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung)}
@@ -89,10 +119,9 @@ def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:
         client.put(b"a", b"1")
         assert "[+]disk ok" in readyz(node)
         hung.touch()
-        # Two at once: a lone one would be synced in the loop's own thread.
         open_writes = [client.future(m.PutRequest(key=b"b", value=b"%d" % number), 5) for number in range(2)]
         node.running().wait_line("the disk has not finished a sync for [12]")
-        assert "503" in readyz(node) and "[-]disk failed: a sync of the log has been under way for" in readyz(node)
+        assert "503" in readyz(node) and FAILED in readyz(node)
         began = time.monotonic()
         assert node.stop() == 0
         took = time.monotonic() - began

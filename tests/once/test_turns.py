@@ -9,16 +9,18 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support import messages as m
 from support.client import Client, Failure, op
-from support.processes import Server, make_server, metric
+from support.processes import Node, Server, make_server, metric
 
 pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 150_000, "rocksdb": 15_000}
+WALK = 40  # so many times a transaction that writes may look at all keys
 SLOW = "metastore_loop_slow_turns_total"
 
 
@@ -26,7 +28,13 @@ SLOW = "metastore_loop_slow_turns_total"
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, int]]:
     """A node with many keys, and how many."""
     engine = request.param
-    settings = {"storage.engine": f'"{engine}"', "limits.max_txn_ops": "5000"}
+    settings = {
+        "storage.engine": f'"{engine}"',
+        "limits.max_txn_ops": "5000",
+        "limits.max_txn_walk": str(KEYS[engine] * WALK),
+        # What one client asks for at once is done one after the other. On a busy machine the last waits for long.
+        "limits.request_timeout": '"60s"',
+    }
     kind = request.config.getoption("--server")
     server = make_server(kind, tmp_path_factory.mktemp(engine) / "data", settings=settings)
     with server.start(), server.client(60) as client:
@@ -140,13 +148,64 @@ def test_a_transaction_that_fails_late_is_answered(node: tuple[Server, int]) -> 
         assert client.hash_kv(revision).hash
 
 
+ALL_KEYS = m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
+
+
+class Writer(Probe):
+    """Writes a key all the time, likewise."""
+
+    def _run(self) -> None:
+        while not self.stopped:
+            began = time.monotonic()
+            self.client.put(b"w", b"1")
+            self.worst = max(self.worst, time.monotonic() - began)
+
+
+def test_a_transaction_that_would_hold_up_all_writers_is_refused(node: tuple[Server, int]) -> None:
+    """What it looks at is counted first, in pieces; one that may be carried out is, and many at once wait."""
+    server, keys = node
+    too_many = txn(m.PutRequest(key=b"x"), compare=[ALL_KEYS] * 128)
+    allowed = txn(m.PutRequest(key=b"x"), compare=[ALL_KEYS] * (WALK * 3 // 4))
+
+    def act(client: Client) -> tuple[list[Any], list[Any], float]:
+        refused = [client.future(too_many, 120) for _ in range(4)]
+        errors = [future.exception() for future in refused]
+        with Writer(server) as writer:
+            replies = together(client, [allowed] * 8)
+        return errors, replies, writer.worst
+
+    (errors, replies, held_up), took, worst = attack(server, act)
+    limit = f"limits.max_txn_walk is {keys * WALK}"
+    assert all("looks at too many keys" in error.details() and limit in error.details() for error in errors)
+    assert all(m.TxnResponse.FromString(reply).succeeded for reply in replies)
+    assert worst < max(0.3, took / 3), f"somebody waited for {worst:.2f} s of {took:.2f}"
+    assert held_up < max(0.3, took / 3), f"a writer waited for {held_up:.2f} s of {took:.2f}"
+
+
+def test_what_is_in_the_log_is_carried_out_whatever_the_limit_is(tmp_path: Path) -> None:
+    """It was admitted by another version, or with another limit, or by another member."""
+    server = Node(tmp_path / "data", {"maintenance.snapshot_count": "1000000"})
+    many = txn(m.PutRequest(key=b"x"), everything(count_only=True), compare=[ALL_KEYS] * 50)
+    with server.start(), server.client() as client:
+        client.txn(success=[op(m.PutRequest(key=b"k%02d" % n)) for n in range(100)])
+        assert client.call(many).succeeded
+        revision = client.revision()
+        server.kill()
+        server.settings["limits.max_txn_walk"] = "1"
+        server.start()
+        with server.client() as again:
+            assert again.revision() == revision and again.get(b"x") == b""
+            with pytest.raises(Failure, match="looks at too many keys"):
+                again.call(many)
+    server.discard()
+
+
 def test_writes_about_many_keys_hold_nobody_up(node: tuple[Server, int]) -> None:
     """Compares of all keys and a put; a transaction that lists and deletes half of them; a deletion of the others."""
     server, keys = node
-    compare = m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
     half = b"k%06d" % (keys // 2)
     requests = [
-        txn(m.PutRequest(key=b"x"), compare=[compare] * 30),
+        txn(m.PutRequest(key=b"x"), compare=[ALL_KEYS] * 30),
         txn(everything(), m.DeleteRangeRequest(key=b"k", range_end=half), everything(count_only=True)),
         m.DeleteRangeRequest(key=b"k", range_end=b"l", prev_kv=True),
     ]

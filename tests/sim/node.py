@@ -427,6 +427,7 @@ class Member:
             max_inflight_bytes=1 << 22,
             max_request_bytes=1 << 16,
             max_txn_ops=128,
+            max_txn_walk=10**6,
             request_timeout=settings.request_timeout,
             read_ahead_cache=settings.read_ahead,
             raft={
@@ -517,10 +518,12 @@ class Member:
         now = self.now()
         self.driver.pump(now)
         pieces = self.cluster.settings.pieces
+        before = self.kv.next_id
         while self.kv.serve_late():
             if pieces:
                 self.later(0.002 * self.clock.random.random(), self._turn_again)
                 break
+        self._admitted(before)
         self.snapshots.turn(now)
         # What came out of this may be more to do (a backlog); the next event would do it too, but later.
         if self.driver.backlog:
@@ -579,6 +582,13 @@ class Member:
         if self.kv.next_id != ident:
             call.ident = ident
             checker.admitted(call)
+
+    def _admitted(self, first: int) -> None:
+        """Calls that waited for a later turn have request ids from `first` on."""
+        for ident in range(first, self.kv.next_id):
+            call = self.kv.waiters[ident].call
+            call.ident = ident
+            self.cluster.checker.admitted(call)
 
     def everything(self) -> tuple[int, list[Pair]]:
         """(revision, all keys) of this member's applied state."""

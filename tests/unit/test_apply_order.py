@@ -173,7 +173,9 @@ class Follower:
         waiters: dict[int, Any] = {}
         self.applier = Applier(self.store, CODEC, waiters)
         proposer = BatchProposer(100, 1 << 20, 0.01, 1000, 1 << 22, True)
-        limits = SimpleNamespace(max_request_bytes=1 << 16, max_txn_ops=128, max_inflight_requests=1000)
+        limits = SimpleNamespace(
+            max_request_bytes=1 << 16, max_txn_ops=128, max_txn_walk=10**6, max_inflight_requests=1000
+        )
         kv: Any = KVServer(self.store, proposer, waiters, 1 << 40, limits)
         self.roster = Roster(self.store, INITIAL)
         storage.conf = self.roster.conf_state

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import logging
+import select
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from support.waldisk import METADATA, image
 
 from metastore.failpoints import Failpoints
 from metastore.storage.slow_disk import SlowDisk
-from metastore.storage.wal import Lag, Wal
+from metastore.storage.wal import QUICK_SYNC, SLOW_GROUPS, Lag, Wal
 
 pytestmark = pytest.mark.node_only
 
@@ -80,6 +82,55 @@ def test_a_log_waits_for_a_segment(tmp_path: Path) -> None:
     wal.close(timeout=0.2)
     assert time.monotonic() - began < 5
     failpoints.clear()
+
+
+def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not again at once: only when some groups were written."""
+    failpoints = Failpoints()
+    wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=METADATA, failpoints=failpoints)
+    failpoints.set("wal.before_sync", "block")
+    wal.append(1, image(1), None)
+    assert not wal.submit(True) and wal.sync_pending_since is not None
+    failpoints.clear()
+    wait_until(lambda: wal.poll() == 1, what="the disk done")
+    # A busy machine may need longer for a sync than the caller waits.
+    monkeypatch.setattr("metastore.storage.wal.QUICK_SYNC", 5.0)
+    waited = 0
+    for number in range(2, 400):
+        wal.append(number, image(number), None)
+        if wal.submit(True):
+            assert wal.settle() == number
+            waited += 1
+        wait_until(lambda number=number: wal.poll() == number, what="durable")
+        if waited:
+            break
+    assert waited and number > SLOW_GROUPS
+    wal.close()
+
+
+@pytest.mark.parametrize("lag", [None, Lag(0.001, 1 << 20)])
+def test_no_group_is_lost_between_waiting_and_the_event(tmp_path: Path, lag: Lag | None) -> None:
+    """Syncs that take about as long as somebody waits for them: whoever gave up hears of them by the event."""
+    failpoints = Failpoints()
+    wal = Wal.open(tmp_path / "wal", metadata=METADATA, failpoints=failpoints, lag=lag, busy_poll=0.001)
+    waiter = select.poll()
+    waiter.register(wal.fileno(), select.POLLIN)
+    ways = collections.Counter[bool]()
+    for number in range(1, 300):
+        # A little less than what is waited for beside the sync itself, and a little more.
+        failpoints.set("wal.before_sync", f"sleep({QUICK_SYNC * 1000 * (0.5 + number % 50 / 50):.3f})")
+        wal._quick = True
+        wal.append(number, image(number), None)
+        finished = wal.submit(True)
+        ways[finished] += 1
+        if finished:
+            assert wal.settle() == number
+        while wal.durable < number:
+            assert waiter.poll(30_000), "no event"
+            wal.poll()
+    assert lag or (ways[True] and ways[False])
+    failpoints.clear()
+    wal.close()
 
 
 def test_closing_a_log_gives_up_on_the_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
