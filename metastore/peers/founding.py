@@ -89,7 +89,8 @@ class Lives:
     """
 
     def __init__(self) -> None:
-        self._asked: dict[int, float] = {}
+        # When the streams of a member were asked, and which process challenged which other one then.
+        self._asked: dict[int, tuple[float, tuple[tuple[int, int], tuple[int, int]]]] = {}
         self._alive: dict[int, float] = {}
 
     def judge(
@@ -104,22 +105,24 @@ class Lives:
         if there is None or there == process:
             self._asked.pop(member, None)
             return hs.OK, "", False
-        asked = self._asked.get(member, now - 2 * PROOF)
-        if now - asked >= 2 * PROOF:
+        pair = (process, there)
+        asked, challenge = self._asked.get(member, (now, None))
+        alive = self._alive.get(member, asked - 1) >= asked
+        # A sign of life is soon out of date. And what one challenger was told says nothing about the next one, which
+        # may be the member's next start. That there was no sign of life holds however late the same challenger comes
+        # back.
+        if challenge != pair or (alive and now - asked >= 2 * PROOF):
             if len(self._asked) >= MAX_LIVES:
                 self._asked.clear()
                 self._alive.clear()
-            self._asked[member] = now
+            self._asked[member] = (now, pair)
             return hs.BUSY, "another process of this member seems to be connected: it is being asked", True
-        if self._alive.get(member, asked - 1) >= asked:
-            return (
-                hs.TWIN,
-                (
-                    f"another process runs as member {member:016x}, on a copy of the same data directory, and was "
-                    f"connected first (start {there[0]} of the directory; this is start {process[0]})"
-                ),
-                False,
+        if alive:
+            reason = (
+                f"another process runs as member {member:016x}, on a copy of the same data directory, and was "
+                f"connected first (start {there[0]} of the directory; this is start {process[0]})"
             )
+            return hs.TWIN, reason, False
         if now - asked >= PROOF:
             self._asked.pop(member, None)
             return hs.OK, "", False

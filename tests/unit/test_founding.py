@@ -229,3 +229,28 @@ def test_which_process_is_the_member() -> None:
     assert lives.judge(1, old, new, 60.0)[::2] == (hs.BUSY, True)
     lives.forget(1)
     assert lives.judge(1, old, None, 60.0)[0] == hs.OK
+
+
+def test_what_one_process_was_told_says_nothing_about_another() -> None:
+    """Found by the simulator: a late greeting of the start before had the member asked, which lost its power a moment
+    later; its next start was sent away for good, for the sign of life that the one in between had given."""
+    lives, first, second, third = Lives(), (1, 11), (2, 22), (3, 33)
+    assert lives.judge(1, first, second, 1.0)[::2] == (hs.BUSY, True)
+    lives.alive(1, 1.1)
+    assert lives.judge(1, third, second, 1.5)[::2] == (hs.BUSY, True)
+    assert lives.judge(1, third, second, 1.5 + PROOF)[0] == hs.OK
+
+
+def test_a_process_that_gave_no_sign_of_life_is_not_asked_again_and_again() -> None:
+    """Found by the simulator: whoever came back later than two seconds, because it dials several addresses in turn, was
+    put off each time, for as long as the dead one's stream seemed to be open."""
+    lives, old, new = Lives(), (3, 111), (4, 222)
+    assert lives.judge(1, new, old, 1.0)[::2] == (hs.BUSY, True)
+    assert lives.judge(1, new, old, 1.0 + 5 * PROOF)[0] == hs.OK
+
+
+def test_silence_of_one_process_says_nothing_about_the_next() -> None:
+    """The one that did not answer is gone, and its next start is connected by now: that one is asked first."""
+    lives, old, new, copy = Lives(), (3, 111), (4, 222), (5, 333)
+    assert lives.judge(1, copy, old, 1.0)[::2] == (hs.BUSY, True)
+    assert lives.judge(1, copy, new, 1.0 + 5 * PROOF)[::2] == (hs.BUSY, True)
