@@ -30,7 +30,7 @@ SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 SEEDS = {
     "usual": 40, "members": 40, "snapshots": 15, "transfers": 8, "reads": 20, "lease": 8, "joint": 5, "rewritten": 8,
 }  # fmt: skip
-SEEDS |= {"pieces": 8, "lagging": 10, "filed": 6, "overtaken_logs": 2, "lease_promises": 2, "flaky": 6}
+SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 2, "lease_promises": 2, "flaky": 6}
 
 
 @pytest.fixture(autouse=True)
