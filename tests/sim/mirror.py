@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 
-from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.ordered_map import OrderedMap
@@ -36,15 +36,16 @@ class Mirror:
     def __init__(self, store: Store) -> None:
         self._records = MemoryEngine()
         self._looked_at = 0  # the index when the engine was compared last
-        self._revision = store.revision  # as the records say
+        self._stale = store.stale  # they hold a part of an entry that will be applied again
         self._restore(contents(store.engine))
         self.hash = self.written = whole_hash(self._records)
 
     def _restore(self, engine: MemoryEngine) -> None:
-        if engine.applied() == (0, 0):
-            self._records = MemoryEngine()
-        else:
+        self._records = MemoryEngine()
+        if engine.get(APPLIED_KEY) is not None:
             self._records.restore(engine.scan(b"", None, False, 0))
+        counter = engine.get(REVISION)
+        self._revision = 1 if counter is None else COUNTER.unpack(counter)[1]
         self._swept = engine.get(SWEPT)
 
     def differs(self, store: Store, index: int) -> bool:
@@ -57,9 +58,9 @@ class Mirror:
 
     def follow(self, store: Store, index: int) -> None:
         """An entry is at its end."""
-        if store.spilled:
+        if store.spilled or self._stale:
             self._restore(contents(store.engine))
-            self._revision = 0
+            self._stale = False
         self._records.write(store.overlay, index, 0)
         if store.revision != self._revision:
             self._revision = store.revision
