@@ -168,12 +168,13 @@ class ClientConn:
         """Read once: what does not fit comes in the next turn, after the other connections."""
         buffer = self._listener.buffer
         try:
-            if self.http is not None:
-                if self.http.waiting:
-                    return
-                n = self._sock.recv_into(buffer, HTTP_SIZE)
-            else:
+            if self.session is not None:
                 n = self._sock.recv_into(buffer)
+            elif self.http is not None and self.http.waiting:
+                return
+            else:
+                # Who has not said anything yet may turn out to speak HTTP/1.1.
+                n = self._sock.recv_into(buffer, HTTP_SIZE)
         except BlockingIOError:
             return
         except OSError:
@@ -226,9 +227,7 @@ class ClientConn:
         http = self.http
         assert http is not None
         was_idle = http.idle
-        for at in range(0, len(data), HTTP_SIZE):
-            # More bytes had come before the first three bytes showed that this is HTTP/1.1.
-            http.feed(data[at : at + HTTP_SIZE])
+        http.feed(data)
         if http.idle or was_idle:
             # A request must be complete within `handshake` seconds of its first byte.
             self.set_deadline(

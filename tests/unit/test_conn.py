@@ -21,8 +21,18 @@ from support.echo_server import EchoServer, Running
 
 from metastore import errors
 from metastore._core.grpc import Limits
+from metastore.net import client_conn
 from metastore.net.accept import host_and_port, origin
-from metastore.net.client_conn import TOLD_PER_TURN, ClientConn, ConnLimits, Listener
+from metastore.net.client_conn import (
+    ACCEPTS_PER_TURN,
+    HTTP_SIZE,
+    PAGE_TIME,
+    SEND_TIME,
+    TOLD_PER_TURN,
+    ClientConn,
+    ConnLimits,
+    Listener,
+)
 from metastore.net.loop import Loop
 
 PUT = "/etcdserverpb.KV/Put"
@@ -310,6 +320,129 @@ def test_http_requests_sent_at_once_are_answered_one_a_turn(echo: Running) -> No
         echo.loop.on_turn = count
     assert answer.count(b" 200 OK") == 1000
     assert max(after - before for before, after in itertools.pairwise(turns)) == 1
+
+
+class Turns:
+    """What is done in each turn of a loop whose clock goes on by `cost` seconds with everything that is done."""
+
+    def __init__(self, running: Running, cost: float) -> None:
+        self.cost, self.time, self.done = cost, running.loop.now(), 0
+        self.most = 0
+        flush = running.loop.on_turn
+        assert flush is not None
+
+        def turn() -> None:
+            flush()
+            self.most, self.done = max(self.most, self.done), 0
+
+        running.loop.now = lambda: self.time
+        running.loop.on_turn = turn
+
+    def add(self) -> None:
+        self.done += 1
+        self.time += self.cost
+
+
+@contextlib.contextmanager
+def held(running: Running) -> Iterator[None]:
+    """The loop stands still, so that what is sent meanwhile comes in one turn."""
+    gate = threading.Event()
+    running.loop.call_soon_threadsafe(lambda: gate.wait(10))
+    yield
+    gate.set()
+
+
+def test_pages_of_many_connections_share_the_time_of_a_turn() -> None:
+    class Slow(EchoServer):
+        def http(self, *request: object) -> tuple[int, str, bytes]:
+            turns.add()
+            return super().http(*request)  # type: ignore[arg-type]
+
+    with Running(server=Slow()) as running, contextlib.ExitStack() as stack:
+        turns = Turns(running, PAGE_TIME * 0.6)
+        socks = [stack.enter_context(dial(running)) for _ in range(20)]
+        with held(running):
+            for sock in socks:
+                sock.sendall(b"GET /version HTTP/1.1\r\nConnection: close\r\n\r\n")
+        assert all(read_all(sock).startswith(b"HTTP/1.1 200") for sock in socks)
+        assert turns.most == 2
+
+
+def test_sending_to_many_shares_the_time_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    take = ClientConn._take
+    monkeypatch.setattr(ClientConn, "_take", lambda conn: (turns.add(), take(conn))[1])
+    with Running() as running, contextlib.ExitStack() as stack:
+        turns = Turns(running, 0)
+        clients = [(stack.enter_context(dial(running)), h.Reader()) for _ in range(20)]
+        for sock, reader in clients:
+            sock.sendall(h.hello())
+            read_until(sock, reader, lambda reader=reader: reader.settings_acks)
+        running.call(lambda: (setattr(turns, "cost", SEND_TIME / 4), setattr(turns, "most", 0)))
+        with held(running):
+            for sock, _ in clients:
+                sock.sendall(h.call(1, b"x"))
+        for sock, reader in clients:
+            read_until(sock, reader, lambda reader=reader: reader.stream(1).ended)
+        # Of forty, for each takes its output until there is no more; and there may be two rounds in a turn.
+        assert turns.most <= 12
+
+
+def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    flush = ClientConn.flush
+
+    def counted(conn: ClientConn) -> None:
+        before = conn.session.taken if conn.session else 0
+        flush(conn)
+        sent.append((conn.session.taken if conn.session else 0) - before)
+
+    monkeypatch.setattr(ClientConn, "flush", counted)
+    monkeypatch.setattr(client_conn, "SEND_SIZE", 100_000)
+    with Running() as running, dial(running) as sock:
+        sock.sendall(h.hello(1 << 30) + h.call(1, b"9000000", b"/test.Test/Big"))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: reader.stream(1).ended)
+        # One piece of what the session has, which is 1 MiB and a frame.
+        assert 1 << 20 <= max(sent) < 1_100_000
+
+
+def test_requests_sent_at_once_are_read_little_by_little() -> None:
+    """Parsing them is work of the interpreter: 256 KiB of the shortest ones took a tenth of a second, in one turn."""
+    shortest = b"GET / HTTP/1.1\r\n\r\n"
+    with Running() as running:
+        flush, waiting = running.loop.on_turn, [0]
+        assert flush is not None
+
+        def turn() -> None:
+            flush()
+            waiting.extend(len(conn.http._waiting) for conn in running.listener.conns if conn.http)
+
+        running.loop.on_turn = turn
+        with held(running):
+            sock = dial(running)
+            sock.sendall(shortest * 8000)
+        with sock:
+            put_works(running)
+            sock.sendall(b"GET / HTTP/1.1\r\nConnection: close\r\n\r\n")
+            assert read_all(sock).count(b"404 Not Found") == 8001
+        assert 10 < max(waiting) <= HTTP_SIZE // len(shortest) + 1
+
+
+def test_so_many_are_accepted_in_a_turn() -> None:
+    with Running() as running, contextlib.ExitStack() as stack:
+        flush, there = running.loop.on_turn, [0]
+        assert flush is not None
+
+        def turn() -> None:
+            flush()
+            there.append(len(running.listener.conns))
+
+        running.loop.on_turn = turn
+        with held(running):
+            for _ in range(3 * ACCEPTS_PER_TURN):
+                stack.enter_context(dial(running))
+        put_works(running)
+        assert max(after - before for before, after in itertools.pairwise(there)) == ACCEPTS_PER_TURN
 
 
 def test_a_page_that_fails_is_a_500(echo: Running) -> None:

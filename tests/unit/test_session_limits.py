@@ -8,7 +8,7 @@ import zlib
 
 import pytest
 from support import http2 as h
-from support.talk import BIDI_PATH, CALM, PROTOCOL_ERROR, TABLE, Talk, finished
+from support.talk import BIDI_PATH, CALL, CALM, PROTOCOL_ERROR, TABLE, Talk, finished
 
 from metastore import errors
 from metastore._core.grpc import Limits
@@ -154,6 +154,18 @@ def test_calls_that_share_a_slow_link_wait_for_each_other() -> None:
     assert (reader.stream(1).status, reader.stream(3).status) == (errors.DEADLINE_EXCEEDED, errors.DEADLINE_EXCEEDED)
 
 
+def test_what_came_at_once_buys_no_more_patience_than_one_timeout() -> None:
+    """A thousand seconds' worth of bytes in the first one, then silence: who shares that connection waits no longer."""
+    talk = Talk(receive_timeout=10, receive_rate=1000)
+    talk.feed(headers(1) + headers(3))
+    whole = h.message(bytes(1_000_000))
+    talk.feed(b"".join(h.frame(h.DATA, 0, 1, whole[at : at + 16_000]) for at in range(0, 990_000, 16_000)))
+    talk.flush()
+    assert expire(talk.limits, 9.9) == [] and talk.flush().stream(3).status is None
+    expire(talk.limits, 10.1)
+    assert talk.flush().stream(3).status == errors.DEADLINE_EXCEEDED
+
+
 # ---- resets
 
 
@@ -231,6 +243,12 @@ def test_what_was_on_its_way_when_we_ended_a_stream_is_forgiven() -> None:
     assert talk.session.error is None and not talk.session.closed
 
 
+def test_what_comes_for_a_refused_call_is_not_kept() -> None:
+    talk = Talk(max_message=1000)
+    talk.feed(headers(1) + h.frame(h.DATA, 0, 1, b"\0\0\xff\xff\xff") + h.frame(h.DATA, 0, 1, h.message(bytes(900))))
+    assert talk.limits.total_buffered <= CALL
+
+
 # ---- PING
 
 
@@ -260,7 +278,19 @@ def test_pings_while_replies_flow_are_fine() -> None:
     for number in range(50):
         [request] = talk.feed(h.call(2 * number + 1, b""))
         request.complete(b"")
+        talk.flush()
         assert ping(talk, 0.001, 1) == 1
+
+
+def test_pings_while_a_stream_brings_messages_are_fine() -> None:
+    talk = Talk()
+    [watch] = talk.feed(headers(1, h.head(BIDI_PATH)))
+    watch.start()
+    for _ in range(50):
+        watch.send(b"news")
+        talk.flush()
+        assert ping(talk, 0.001, 1) == 1
+    assert ping(talk, 0.001, 12) < 12
 
 
 def test_pings_within_a_long_reply_are_fine() -> None:
@@ -344,6 +374,23 @@ def test_gzip_gone_wrong(packed: bytes, code: int, text: str) -> None:
     stream = talk.flush().stream(1)
     assert stream.status == code and text in stream.text
     assert talk.limits.total_buffered == 0
+
+
+def test_a_bomb_is_unpacked_as_far_as_its_limit_and_no_farther() -> None:
+    talk = Talk(max_message=100_000)
+    bomb = gzip.compress(bytes(50_000_000))
+    talk.feed(
+        headers(1, h.head(h.PUT_PATH, GZIP))
+        + b"".join(
+            h.frame(h.DATA, at + 16_000 >= len(bomb) + 5, 1, h.message(bomb, 1)[at : at + 16_000])
+            for at in range(0, len(bomb) + 5, 16_000)
+        )
+    )
+    tracemalloc.start()
+    assert unpack(talk.limits, 1 << 20) == []
+    used = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert used < 1_000_000 and talk.flush().stream(1).status == errors.RESOURCE_EXHAUSTED
 
 
 def test_unpacking_has_a_budget() -> None:
