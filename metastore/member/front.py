@@ -36,7 +36,7 @@ GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest
 
 
 class Front:
-    """The `net.client_conn.Server` of a member. It listens when it is made; `closing` closes it.
+    """The `net.client_conn.RequestHandler` of a member. It listens when it is made; `closing` closes it.
 
     descriptors: file descriptors that this process may have. sources: figures for /metrics, beside those of the
     connections. ports: what the services need of the member, given all figures.
