@@ -378,7 +378,7 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
             server.loop.call_later(0.002, beat)
 
         node.put("before", "1")
-        server.call_soon_threadsafe(beat)
+        server.loop.call_soon_threadsafe(beat)
         began = time.monotonic()
         Stalling.stalled.set()
         late = node.futures.put("late", "2")
@@ -387,9 +387,9 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         for key, value in (("before", b"1"), ("late", b"2")):
             found = node.get(key)
             assert found is not None and found.value == value
-        logged = server.raw.last_index
+        logged = server.driver.raw.last_index
         more = node.futures.put_many([(f"more/{n}", "3") for n in range(500)])
-        wait_until(lambda: server.raw.commit >= logged + 10, what="the log's growth")
+        wait_until(lambda: server.driver.raw.commit >= logged + 10, what="the log's growth")
         applied = server.status.applied_index
         wait_until(lambda: Stalling.refused > 250, timeout=60, what="a long stall")
         assert server.status.applied_index == applied, "applying went on over a refused write"
