@@ -1,6 +1,6 @@
 """The contract that every storage engine keeps, as a test-suite for pytest; a plug-in's author runs it too:
 
-    from metastore.storage.contract import EngineContract
+    from metastore.testing.engine_contract import EngineContract
 
     class TestMyEngine(EngineContract):
         def open_engine(self, folder):
