@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from .files import Info
+
+#: How many received snapshots are remembered. Each waits until its Ready is durable, and the next may come meanwhile.
+RECEIVED: Final = 4
 
 
 class Catalogue:
     """Belongs to the loop's thread. `begun`: what the engine was filled from at the start, if it was.
 
     good: snapshots of this member's own log that verified and whose files are there, the oldest first. sending: files
-    on their way to other members, by their ids; these stay, and so does the log behind them.
+    on their way to other members, by their ids; these stay, and so does the log behind them. received: snapshots of
+    leaders that arrived and are not installed yet, the oldest first.
     """
 
     def __init__(self, begun: Info | None) -> None:
         self.good: list[Info] = [begun] if begun is not None else []
         self.sending: dict[int, Info] = {}
-        self._received: Info | None = None
+        self.received: list[Info] = []
 
     def arrived(self, info: Info) -> None:
         """A snapshot of a leader's is on disk, verified."""
-        self._received = info
+        self.received = [*self.received[1 - RECEIVED :], info]
+
+    def passed(self, index: int) -> None:
+        """The state is at `index` or beyond: no received snapshot up to there will be installed any more."""
+        self.received = [info for info in self.received if info.header.index > index]
+
+    @property
+    def needed(self) -> list[Info]:
+        """Files that stay however many newer ones there are."""
+        return [*self.sending.values(), *self.received]
 
     def find(self, index: int, term: int) -> Info | None:
         """A verified snapshot of that position, newest files first."""
-        for info in (self._received, *reversed(self.good)):
-            if info is not None and (info.header.index, info.header.term) == (index, term) and info.path.exists():
+        for info in (*reversed(self.received), *reversed(self.good)):
+            if (info.header.index, info.header.term) == (index, term) and info.path.exists():
                 return info
         return None

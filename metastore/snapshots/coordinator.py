@@ -181,7 +181,8 @@ class Snapshots:
             return False
         header, view = moment
         # Keep the newest good file even if newer files are damaged: until there are two, the log begins with it.
-        keep = [info.path for info in (*self.catalogue.sending.values(), *self.catalogue.good[-1:])]
+        self.catalogue.passed(header.index)
+        keep = [info.path for info in (*self.catalogue.needed, *self.catalogue.good[-1:])]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.data_size()))
         self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
         self._thread.start()
@@ -338,7 +339,7 @@ class Snapshots:
             self._fill(info, self.engine)
             self._installed(info, None, done)
             return
-        keep = [info.path, *(other.path for other in self.catalogue.sending.values())]
+        keep = [info.path, *(other.path for other in self.catalogue.needed)]
         work = (info, fresh, keep, done)
         self._install = threading.Thread(target=self._read, args=work, name="snapshot-install", daemon=True)
         self._install.start()
@@ -388,6 +389,7 @@ class Snapshots:
         index = info.header.index
         log.info("installed snapshot index=%d term=%d records=%d", index, info.header.term, info.trailer.records)
         self.catalogue.good = [info]
+        self.catalogue.passed(index)
         self.policy.restored(index, self._counted(), info.trailer.size, int(self.engine.data_size()))
         self._look_at = index + self.policy.count
         self._releasing = True

@@ -211,7 +211,7 @@ class SimSnapshots(Snapshots):
         info = store.restore(path, fresh)
         self.member.cluster.checker.snapshot(self.member, header, fresh, self.history)
         known = self.catalogue
-        store.prune({path.name} | {kept.path.name for kept in (*known.good[-1:], *known.sending.values())})
+        store.prune({path.name} | {kept.path.name for kept in (*known.good[-1:], *known.needed)})
         self._taken(info, counted, size, 0.0)
 
     def _move(self, index: int, term: int, conf_state: ConfState) -> None:

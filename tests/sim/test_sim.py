@@ -104,6 +104,12 @@ def test_a_failure_replays_to_the_bit() -> None:
     assert "trace" in texts[0] and "python -m tests.sim" in texts[0]
 
 
+@pytest.mark.parametrize(("profile", "seed"), [("transfers", 315), ("snapshots", 133)])
+def test_seeds_that_found_a_bug(profile: str, seed: int) -> None:
+    """A second snapshot arrived before the first one was installed, and the member stopped."""
+    simulate(seed, profile)
+
+
 def test_the_seeds_that_find_bugs_are_run_without_them() -> None:
     assert all(plant.seeds <= SEEDS.get(plant.profile, 4) for plant in PLANTS)
 
