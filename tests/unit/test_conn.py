@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http import client
 from pathlib import Path
 
@@ -17,6 +17,7 @@ import grpc
 import pytest
 from support import TESTS
 from support import http2 as h
+from support.dialling import PUT, ask, channel, dial, put_works, read_all, read_until, served_until
 from support.echo_server import EchoServer, Running
 
 from metastore import errors
@@ -35,7 +36,6 @@ from metastore.net.client_conn import (
 )
 from metastore.net.loop import Loop
 
-PUT = "/etcdserverpb.KV/Put"
 FAST = ConnLimits(handshake=0.3, http_idle=0.3, grace=0.3, sweep=0.05)
 
 
@@ -43,61 +43,6 @@ FAST = ConnLimits(handshake=0.3, http_idle=0.3, grace=0.3, sweep=0.05)
 def echo() -> Iterator[Running]:
     with Running() as running:
         yield running
-
-
-@contextlib.contextmanager
-def channel(running: Running) -> Iterator[grpc.Channel]:
-    # A subchannel of its own: grpcio shares connections between equal channels.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(running.address, options=options) as made:
-        yield made
-
-
-def dial(running: Running, source: str = "127.0.0.1") -> socket.socket:
-    sock = socket.create_connection((running.host, running.port), timeout=10, source_address=(source, 0))
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return sock
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes the connection; fails after the socket's timeout."""
-    data = b""
-    while True:
-        try:
-            piece = sock.recv(65536)
-        except ConnectionResetError:
-            return data
-        if not piece:
-            return data
-        data += piece
-
-
-def read_until(sock: socket.socket, reader: h.Reader, done: Callable[[], object]) -> None:
-    """Feed `reader` until `done()`; fails when the server ends the connection first."""
-    while not done():
-        data = sock.recv(65536)
-        assert data, "connection closed too early"
-        reader.feed(data)
-
-
-def ask(running: Running, request: bytes) -> bytes:
-    with dial(running) as sock:
-        sock.sendall(request)
-        return read_all(sock)
-
-
-def put_works(running: Running) -> None:
-    with channel(running) as ch:
-        assert ch.unary_unary(PUT)(b"still here", timeout=10) == b"still here"
-
-
-def served_until(running: Running, done: Callable[[], bool]) -> None:
-    """Serve other clients until `done()`, seen from the loop's thread, is true."""
-    for _ in range(5000):
-        if running.call(done):
-            return
-        put_works(running)
-    raise AssertionError("did not happen")
 
 
 # ---- gRPC by grpcio
@@ -587,112 +532,6 @@ def test_pause_and_resume(echo: Running) -> None:
 
 
 # ---- listening, ending
-
-
-def asks(running: Running, source: str, path: bytes = h.PUT_PATH) -> tuple[socket.socket, h.Reader]:
-    """A new client, whose first request was taken, and answered if it is one that is."""
-    sock, reader = dial(running, source), h.Reader()
-    sock.sendall(h.hello() + h.call(1, b"x", path) + h.frame(h.PING, 0, 0, bytes(8)))
-    read_until(sock, reader, lambda: reader.pings and (path != h.PUT_PATH or reader.stream(1).ended))
-    return sock, reader
-
-
-def is_open(sock: socket.socket, reader: h.Reader) -> bool:
-    """Whether the server still answers on a connection."""
-    before = len(reader.pings)
-    try:
-        sock.sendall(h.frame(h.PING, 0, 0, bytes(8)))
-        while len(reader.pings) == before:
-            data = sock.recv(65536)
-            if not data:
-                return False
-            reader.feed(data)
-    except ConnectionError:
-        return False
-    return True
-
-
-def counts(running: Running) -> tuple[int, int]:
-    """How many were closed for newcomers, and how many newcomers were refused."""
-    return running.call(lambda: (running.listener.evicted, running.listener.refused))  # type: ignore[return-value]
-
-
-def test_newcomers_displace_those_without_a_request_however_young() -> None:
-    with Running(conn_limits=ConnLimits(max_connections=8)) as running, contextlib.ExitStack() as stack:
-        slow = stack.enter_context(dial(running, "127.0.0.2"))
-        slow.sendall(h.hello()[:30])
-        for number in range(100):
-            crowd = stack.enter_context(dial(running))
-            crowd.sendall([b"", h.hello(), h.hello() + h.call(1, b"never whole")[:-1], b"GET /"][number % 4])
-        put_works(running)  # comes last of all
-        assert counts(running) == (94, 0)
-        # Whoever comes from elsewhere, and is slow, is none of the crowd.
-        slow.sendall(h.hello()[30:] + h.call(1, b"x"))
-        reader = h.Reader()
-        read_until(slow, reader, lambda: reader.stream(1).ended)
-        assert reader.goaway is None
-
-
-def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
-    """In one turn of the loop several are accepted before anything is read in the usual way."""
-    with Running(conn_limits=ConnLimits(max_connections=1)) as running:
-        gate = threading.Event()
-        running.loop.call_soon_threadsafe(lambda: gate.wait(10))
-        with dial(running) as first, dial(running) as second:
-            first.sendall(h.hello() + h.call(1, b"x"))
-            gate.set()
-            reader = h.Reader()
-            read_until(first, reader, lambda: reader.stream(1).ended)
-            assert read_all(second) == b"" and counts(running) == (0, 1)
-
-
-def test_pages_give_no_right_to_a_place() -> None:
-    with Running(conn_limits=ConnLimits(max_connections=2)) as running, contextlib.ExitStack() as stack:
-        for _ in range(3):
-            sock = stack.enter_context(dial(running))
-            sock.sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert sock.recv(100)
-        put_works(running)
-        assert counts(running) == (2, 0)
-
-
-def test_places_are_shared_among_addresses() -> None:
-    first, second = "127.0.0.1", "127.0.0.2"
-    with Running(conn_limits=ConnLimits(max_connections=4)) as running, contextlib.ExitStack() as stack:
-        held = [asks(running, first) for _ in range(4)]
-        for sock, _ in held:
-            stack.enter_context(sock)
-        # Nobody has to look for those that made their first request.
-        assert running.call(lambda: all(conn.settled for conn in running.listener.conns))
-        with dial(running, first) as third:
-            assert read_all(third) == b""
-        assert counts(running) == (0, 1)
-        for number in (1, 2):
-            other = asks(running, second)
-            stack.enter_context(other[0])
-            assert counts(running) == (number, 1)
-        with dial(running, second) as fifth:
-            assert read_all(fifth) == b""
-        assert counts(running) == (2, 2)
-        # Those that had made no request for longest have gone, and were told.
-        assert [is_open(*each) for each in held] == [False, False, True, True]
-        assert [reader.goaway for _, reader in held] == [(1, 0), (1, 0), None, None]
-
-
-def test_calls_under_way_give_way_only_where_one_address_has_most_places() -> None:
-    hold = b"/test.Test/Hold"
-    with Running(conn_limits=ConnLimits(max_connections=4)) as running, contextlib.ExitStack() as stack:
-        held = [asks(running, f"127.0.0.{at}", hold) for at in (1, 1, 3, 3)]
-        with dial(running, "127.0.0.2") as fifth:
-            assert read_all(fifth) == b""
-        assert counts(running) == (0, 1)
-        held[3][0].close()
-        served_until(running, lambda: len(running.listener.conns) == 3)
-        held[3] = asks(running, "127.0.0.1", hold)
-        for sock, _ in held:
-            stack.enter_context(sock)
-        stack.enter_context(asks(running, "127.0.0.2")[0])
-        assert [is_open(*each) for each in held] == [False, True, True, True]
 
 
 OUT_OF_FILES = """
