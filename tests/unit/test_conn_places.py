@@ -9,6 +9,7 @@ import threading
 from support import http2 as h
 from support.dialling import dial, put_works, read_all, read_until, served_until
 from support.echo_server import Running
+from support.processes import wait_until
 
 from metastore.net.client_conn import ConnLimits
 
@@ -68,6 +69,21 @@ def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
             reader = h.Reader()
             read_until(first, reader, lambda: reader.stream(1).ended)
             assert read_all(second) == b"" and counts(running) == (0, 1)
+
+
+def test_a_request_that_waits_to_be_read_counts() -> None:
+    """The newcomer is accepted first in the turn in which the request of the other one would be read."""
+    with Running(conn_limits=ConnLimits(max_connections=1)) as running:
+        gate = threading.Event()
+        with dial(running) as first:
+            wait_until(lambda: running.call(lambda: len(running.listener.conns)) == 1, what="a place")
+            running.loop.call_soon_threadsafe(lambda: gate.wait(10))
+            with dial(running) as second:
+                first.sendall(h.hello() + h.call(1, b"x"))
+                gate.set()
+                reader = h.Reader()
+                read_until(first, reader, lambda: reader.stream(1).ended)
+                assert read_all(second) == b"" and counts(running) == (0, 1)
 
 
 def test_pages_give_no_right_to_a_place() -> None:
