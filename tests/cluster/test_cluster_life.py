@@ -464,13 +464,22 @@ def test_a_wiped_directory_under_an_old_id_ends(cluster_of: MakeCluster) -> None
         client.put(b"k", b"1")
 
 
-def test_another_token_is_refused(cluster_of: MakeCluster) -> None:
-    cluster = cluster_of().start()
+def stranger(cluster: Cluster, change: Callable[[Member], None]) -> tuple[Member, Member]:
+    """The leader of a running cluster, and a member of it that is started with an empty directory, after `change`."""
+    cluster.start()
     leader, other = cluster.leader(), cluster.followers()[0]
     other.kill()
     shutil.rmtree(other.data_dir)
-    other.settings = {**other.settings, "cluster.token": '"another"'}
+    change(other)
     other.launch()
+    return leader, other
+
+
+def test_another_token_is_refused(cluster_of: MakeCluster) -> None:
+    def change(member: Member) -> None:
+        member.settings = {**member.settings, "cluster.token": '"another"'}
+
+    leader, other = stranger(cluster_of(), change)
     log_of(other, "the acceptor's cluster.token is another than the dialler's")
     log_of(leader, "the acceptor's cluster.token is another than the dialler's")
     assert "ready to serve" not in other.running().log and "metastore'" not in other.running().log
@@ -478,12 +487,11 @@ def test_another_token_is_refused(cluster_of: MakeCluster) -> None:
 
 def test_another_cluster_is_refused(cluster_of: MakeCluster) -> None:
     """Same token, another list of members: a file that was edited on one machine only."""
-    cluster = cluster_of().start()
-    leader, other = cluster.leader(), cluster.followers()[0]
-    other.kill()
-    shutil.rmtree(other.data_dir)
-    other.initial = {**other.initial, "n9": "127.0.0.1:9"}
-    other.launch()
+
+    def change(member: Member) -> None:
+        member.initial = {**member.initial, "n9": "127.0.0.1:9"}
+
+    leader, other = stranger(cluster_of(), change)
     log_of(other, "cluster id is")
     log_of(leader, "cluster id is")
     assert "ready to serve" not in other.running().log
