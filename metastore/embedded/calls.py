@@ -8,7 +8,7 @@ apply. All of it is thread-safe: any number of threads may call, the node's loop
 * `node.put_many(pairs)` puts any number of pairs, in their order, and waits for all; it waits for room where there is
   none, never gets `errors.TooManyRequests`, and has no more than WINDOW puts, or about WINDOW_BYTES, under way.
 
-A Future's callbacks run in the loop thread: keep them short, and never block on the node inside one.
+A Future's callbacks run in the loop thread: keep them short. A blocking call in one raises RuntimeError.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from .. import errors
 from .._core.waiter import Waiter
+from .answers import Answer, may_block
 from .requests import (
     Key,
     SortOrder,
@@ -50,20 +51,21 @@ class FutureCall(Waiter):
     """A waiter that resolves a Future with the decoded reply."""
 
     def __init__(self, decode: Callable[[bytes], Any]) -> None:
-        self.future: Future[Any] = Future()
-        self.future.set_running_or_notify_cancel()
+        self.future = Answer()
         self.decode = decode
 
     def complete(self, reply: bytes) -> None:
         """Decode `reply` and resolve."""
         try:
-            self.future.set_result(self.decode(reply))
-        except Exception as error:  # noqa: BLE001 whatever a decoder raises belongs to the caller, not to the loop thread
-            self.future.set_exception(error)
+            result = self.decode(reply)
+        except BaseException as error:  # noqa: BLE001 whatever a decoder raises belongs to the caller, not to the loop
+            self.future.give(None, error)
+        else:
+            self.future.give(result)
 
     def fail(self, error: errors.MetaStoreError) -> None:
         """Resolve with the error."""
-        self.future.set_exception(error)
+        self.future.give(None, error)
 
 
 class Futures:
@@ -202,10 +204,16 @@ class EmbeddedKV:
 
     Writes may get `RequestTooLarge` (`limits.max_request_bytes`) and `NoSpace`, reads `Compacted` and `FutureRevision`
     where they name a revision, and `ReplyTooLarge`. Arguments of the wrong type raise TypeError, numbers that do not
-    fit into 64 bits ValueError.
+    fit into 64 bits ValueError. In the loop's thread, where callbacks of Futures run, all of them raise RuntimeError.
     """
 
     futures: Futures
+
+    @property
+    def _waiting(self) -> Futures:
+        """The calls, for one that waits for the answer. Raises RuntimeError in a loop's thread."""
+        may_block()
+        return self.futures
 
     def put(
         self,
@@ -224,7 +232,7 @@ class EmbeddedKV:
         the key as it was before. `ignore_value` keeps the value and wants an empty `value`, `ignore_lease` keeps the
         lease; both raise KeyNotFound where the key is missing, and ValueProvided or LeaseProvided where one is given.
         """
-        future = self.futures.put(
+        future = self._waiting.put(
             key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
         )
         return future.result(timeout)
@@ -245,7 +253,7 @@ class EmbeddedKV:
                     results += [future.result(timeout) for future in futures]
                     window.popleft()
                     count, size = count - len(futures), size - done
-                window.append((self.futures.put_many(part), nbytes))
+                window.append((self._waiting.put_many(part), nbytes))
                 count, size = count + len(part), size + nbytes
             for futures, _ in window:
                 results += [future.result(timeout) for future in futures]
@@ -281,7 +289,7 @@ class EmbeddedKV:
         A read is linearizable: it sees every write that was answered before it began, by whichever member. With
         `serializable` it sees the state of this member, which may be behind, and asks nobody else.
         """
-        future = self.futures.range(
+        future = self._waiting.range(
             key,
             range_end,
             limit=limit,
@@ -343,11 +351,11 @@ class EmbeddedKV:
         """Delete the one key, or all in [key, range_end); `prev_kv` asks for them as they were.
 
         A key that is missing is no error: `deleted` is 0 then, and the revision stays."""
-        return self.futures.delete(key, range_end, prev_kv=prev_kv).result(timeout)
+        return self._waiting.delete(key, range_end, prev_kv=prev_kv).result(timeout)
 
     def delete_prefix(self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None) -> DeleteResult:
         """Delete all keys that begin with `prefix`, all keys where it is empty; the rest as in `delete`."""
-        return self.futures.delete_prefix(prefix, prev_kv=prev_kv).result(timeout)
+        return self._waiting.delete_prefix(prefix, prev_kv=prev_kv).result(timeout)
 
     def txn(
         self,
@@ -362,11 +370,11 @@ class EmbeddedKV:
         Nobody sees a part of it. All that it changes has one revision. Raises TooManyOps (`limits.max_txn_ops`) and
         DuplicateKey where a branch would put the same key twice; then nothing is changed.
         """
-        return self.futures.txn(compare, success, failure).result(timeout)
+        return self._waiting.txn(compare, success, failure).result(timeout)
 
     def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
         """Drop the history before `revision`: reads of earlier revisions raise `Compacted` from then on.
 
         With `physical` this returns when the space is given back. Raises Compacted where that was done before,
         FutureRevision where the store is not there yet."""
-        return self.futures.compact(revision, physical=physical).result(timeout)
+        return self._waiting.compact(revision, physical=physical).result(timeout)

@@ -16,6 +16,7 @@ from ..member.drain import CLOSING
 from ..member.running import RunningMember
 from ..member.server import Server
 from ..member.signals import kept_away
+from .answers import enter_loop, leave_loop, may_block
 from .calls import Call, EmbeddedKV, Futures
 
 log = logging.getLogger("metastore.node")
@@ -86,6 +87,7 @@ class Node(EmbeddedKV):
     def _run(self) -> None:
         server = self._server
         assert server is not None
+        enter_loop()
         try:
             server.run()
         except BaseException as failure:  # carried to the thread that waits, whatever it is
@@ -99,12 +101,15 @@ class Node(EmbeddedKV):
         finally:
             self._down.set()
             self._refuse_inbox()
+            leave_loop()
             self._up.set()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the node has stopped, at most `timeout` seconds, without one for ever; whether it has.
 
-        Raises what made it stop, unless that was `stop`: a MetaStoreError, or whatever else went wrong inside."""
+        Raises what made it stop, unless that was `stop`: a MetaStoreError, or whatever else went wrong inside. In the
+        loop's thread it raises RuntimeError."""
+        may_block()
         stopped = self._down.wait(timeout)
         if stopped and self._failure is not None:
             raise self._failure

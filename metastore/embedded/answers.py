@@ -1,0 +1,98 @@
+"""The Future of a call: it gets its answer in the loop's thread, and nothing that the program does with it harms that.
+
+No callback ends the loop's thread, whatever it raises, and no thread of a loop waits for an answer, which only a thread
+of a loop could give.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from typing import Any
+
+log = logging.getLogger("metastore.embedded")
+
+#: The threads in which loops of this process run.
+_loops: set[int] = set()
+
+
+def enter_loop() -> None:
+    """The calling thread runs a loop from now on."""
+    _loops.add(threading.get_ident())
+
+
+def leave_loop() -> None:
+    """The calling thread runs no loop any more."""
+    _loops.discard(threading.get_ident())
+
+
+def may_block() -> None:
+    """Raises RuntimeError in a loop's thread, which would wait for itself or keep its node from everything else."""
+    if threading.get_ident() in _loops:
+        raise RuntimeError(
+            "a blocking call in the loop's thread of a node, where callbacks of Futures run, would wait for ever: use "
+            "`node.futures` there, or call from another thread"
+        )
+
+
+class Answer(Future[Any]):
+    """The outcome of one call. It cannot be cancelled, for what was handed over is done.
+
+    `result` and `exception` raise RuntimeError where they would have to wait in a loop's thread. The callbacks run in
+    the loop's thread; what they raise is logged.
+    """
+
+    _resolved_told = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.set_running_or_notify_cancel()
+
+    def result(self, timeout: float | None = None) -> Any:
+        """See `concurrent.futures.Future`."""
+        if not self.done():
+            may_block()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """See `concurrent.futures.Future`."""
+        if not self.done():
+            may_block()
+        return super().exception(timeout)
+
+    def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
+        """See `concurrent.futures.Future`. In a callback that is called right here, an exception that is no Exception
+        passes, as it does there."""
+        adder, adding = threading.get_ident(), True
+
+        def guarded(future: Future[Any]) -> None:
+            try:
+                fn(future)
+            except BaseException:
+                if adding and threading.get_ident() == adder:
+                    raise
+                log.exception("a callback of a Future raised; the node goes on: %r", fn)
+
+        try:
+            super().add_done_callback(guarded)
+        finally:
+            adding = False
+
+    def give(self, result: Any, error: BaseException | None = None) -> None:
+        """Resolve with the result, or with the error. Never raises: the loop goes on whatever happens here."""
+        try:
+            if error is None:
+                self.set_result(result)
+            else:
+                self.set_exception(error)
+        except InvalidStateError:
+            if not Answer._resolved_told:
+                Answer._resolved_told = True
+                log.warning(
+                    "a Future of a node was resolved by the program itself, so its answer is lost (said once only)"
+                )
+        except BaseException:
+            # The callbacks are guarded. What gets here hit this thread from outside, or is a lack of memory.
+            log.exception("a Future could not be resolved")

@@ -1,0 +1,44 @@
+"""Nodes inside the process of the test."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from metastore import Config, Node
+
+
+def settings(folder: Path, **tables: Any) -> Config:
+    """A node of its own on a free port, with its data in `folder`. What is pipelined needs no disk that is quick."""
+    given: dict[str, Any] = {
+        "node": {"data_dir": str(folder)}, "listen": {"client": "127.0.0.1:0"}, "wal": {"sync": "async"},
+    }  # fmt: skip
+    for name, table in tables.items():
+        given[name] = {**given.get(name, {}), **table}
+    return Config(**given)
+
+
+def make(folder: Path, **tables: Any) -> Node:
+    """A node with these settings, not started."""
+    return Node(settings(folder, **tables))
+
+
+@contextlib.contextmanager
+def standing(node: Node) -> Iterator[None]:
+    """The node's loop stands still inside, so that nothing is answered before the test is ready for it."""
+    held, hold = threading.Event(), threading.Event()
+
+    def stand() -> None:
+        held.set()
+        hold.wait(60)
+
+    member: Any = node._running()
+    member.loop.call_soon_threadsafe(stand)
+    assert held.wait(60)
+    try:
+        yield
+    finally:
+        hold.set()
