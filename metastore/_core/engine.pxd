@@ -7,14 +7,14 @@ from metastore._core.record cimport Record
 cdef class EngineCursor:
     # Records returned are borrowed: good until the next call or until the engine changes.
     cdef Engine engine
-    cdef object pairs                     # what engine.iterate() gave
+    cdef object pairs                     # the iterator that engine.iterate() returned
     cdef Record* held
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL    # first record not below key
     cdef Record* next(self) except? NULL
 
 
 cdef class Engine:
-    # The C-level surface; the defaults call the Python methods. Records returned are owned by the caller.
+    # The C-level methods; the defaults call the Python methods. The caller owns the records returned.
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL
     cdef EngineCursor cursor(self)

@@ -1,7 +1,7 @@
 """Storage engines: an ordered bytes -> bytes map that takes one atomic write for each applied batch.
 
 `Engine` is the base of every engine. A plug-in subclasses it in Python, declares `persistent`, and overrides get, scan,
-write, applied, view, size, restore, durable_applied if it is persistent, and, where they mean something, the methods that
+write, applied, view, size and restore, and durable_applied too if it is persistent. It may override the methods that
 have defaults. MemoryEngine overrides the C-level methods too. Contract suite: metastore/testing/engine_contract.py.
 """
 
@@ -17,15 +17,15 @@ from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first
                                    garbage_left, node_release, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
-# The engine's own records, in table 'm': where it stands in the log.
+# The engine's own record in table 'm': its position in the log.
 APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
-cdef int CHUNK = 64              # records that `iterate` fetches at once, if the engine has none of its own
+cdef int CHUNK = 64              # records that `iterate` fetches at once, unless the engine has an `iterate` of its own
 cdef size_t RECLAIM_BUDGET = 4096
 
 
 cdef Record* record_of(bytes key, bytes value) except NULL:
-    """An owned record with copies of both."""
+    """Return a record, owned by the caller, with copies of both."""
     cdef Record* rec = rec_new(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value))
     if rec == NULL:
         raise MemoryError
@@ -65,82 +65,86 @@ cdef class EngineCursor:
 
 
 cdef class Engine:
-    """Base of all engines. Keys and values are bytes, keys in memcmp order; one thread at a time.
+    """Base of all engines. Keys and values are bytes, keys in memcmp order. One thread at a time uses an engine.
 
-    A class of engines declares `persistent`, and this one does not: True when a start finds again what the engine holds
-    in the folder that it was opened with, up to `durable_applied()` at least, whatever ended the process or the machine;
-    False when nothing is left of it. The log is cut behind what is durable, so a wrong answer loses data: a start refuses
-    an engine that does not say.
+    Each class of engines declares `persistent`; this base does not. True says that a start finds again what the engine
+    holds in the folder that it was opened with, up to `durable_applied()` at least, whatever ended the process or the
+    machine. False says that nothing of it is left. The log is cut behind what is durable, so a wrong answer loses data;
+    therefore a start refuses an engine that does not declare it.
     """
 
     # -- C level --
 
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
-        cdef bytes wanted = bytes_of(key, n)
-        value = self.get(wanted)
+        cdef bytes whole = bytes_of(key, n)
+        value = self.get(whole)
         if value is None:
             return NULL
-        return record_of(wanted, value)
+        return record_of(whole, value)
 
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
-        found = self.seek_le(bytes_of(key, n))
-        if found is None:
+        entry = self.seek_le(bytes_of(key, n))
+        if entry is None:
             return NULL
-        return record_of(found[0], found[1])
+        return record_of(entry[0], entry[1])
 
     cdef EngineCursor cursor(self):
-        cdef EngineCursor made = EngineCursor()
-        made.engine = self
-        return made
+        cdef EngineCursor walk = EngineCursor()
+        walk.engine = self
+        return walk
 
     cdef size_t pace(self) noexcept:
         # Measured with RocksDB, ns a unit: 60 to 570 for keys that are walked over, compared, counted or deleted (570:
-        # deleted ones), 300 to 380 where values are fetched out of its cache, 880 to 1,140 where their blocks are not in it
-        # (100,000 pairs of 1 KB, written in another order than that of their keys; they were in the page cache).
+        # deleted ones), 300 to 380 where values are fetched out of its cache, 880 to 1,140 where their blocks are not
+        # in it (100,000 pairs of 1 KB, written in another order than that of their keys; they were in the page cache).
         return 12
 
     # -- to be overridden --
 
     cpdef object get(self, bytes key):
-        """The value of `key`, or None."""
+        """Return the value of `key`, or None."""
         raise NotImplementedError
 
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
-        """(key, value) pairs with start <= key < end (None: no bound), at most `limit` of them (0: all)."""
+        """Return the (key, value) pairs with start <= key < end (None: no bound), at most `limit` pairs (0: all)."""
         raise NotImplementedError
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
-        """Atomically store every pair of `batch` (value None: delete the key) and the log position applied.
+        """Atomically store every pair of `batch` (value None: delete the key) and the applied log position.
 
-        Raises EngineBusy when it cannot take the batch without waiting: nothing is stored then, and the very same call
-        comes again a little later. Raises DiskFailed, OSError (the node stops), DamagedData."""
+        Raises EngineBusy if it cannot take the batch without waiting; nothing is stored then, and the very same call
+        comes again a little later. Raises DiskFailed, OSError (the node stops), DamagedData.
+        """
         raise NotImplementedError
 
     cpdef tuple applied(self):
-        """(index, term) of the last write; (0, 0) for a new engine."""
+        """Return (index, term) of the last write, or (0, 0) for a new engine."""
         raise NotImplementedError
 
     cpdef Engine view(self):
-        """A read-only engine with the present contents, undisturbed by later writes."""
+        """Return a read-only engine with the present contents, which later writes do not change."""
         raise NotImplementedError
 
     cpdef object size(self):
-        """Bytes that the engine takes, of memory or of files, with all that goes with keys and values."""
+        """Return the bytes that the engine takes, of memory or of files, with everything besides keys and values."""
         raise NotImplementedError
 
     cpdef object restore(self, object stream):
-        """Replace the contents by the (key, value) pairs of an iterable, its log position (APPLIED_KEY) among them.
+        """Replace the contents by the (key, value) pairs of an iterable, with the log position (APPLIED_KEY) among
+        them.
 
-        What the iterable raises passes; the contents are what they were then, or a start of them that a restart tells
-        by its log position."""
+        An exception of the iterable passes through. The contents are then the old ones, or the first part of the new
+        ones, which a restart recognizes by its log position.
+        """
         raise NotImplementedError
 
     # -- defaults --
 
     def iterate(self, bytes start not None):
-        """Iterates over the (key, value) pairs from `start` on, in order. Writes made meanwhile may or may not be seen.
+        """Iterate over the (key, value) pairs from `start` on, in order. It may or may not show writes made meanwhile.
 
-        An engine that can walk in bounded memory whatever the size of its values overrides it."""
+        An engine that can walk in bounded memory whatever the size of its values overrides this.
+        """
         cdef Py_ssize_t limit = 8
         while True:
             chunk = self.scan(start, None, False, limit)
@@ -151,30 +155,31 @@ cdef class Engine:
             limit = min(CHUNK, 2 * limit)
 
     cpdef object seek_ge(self, bytes key):
-        """(key, value) of the first key not below `key`, or None."""
-        found = self.scan(key, None, False, 1)
-        return found[0] if found else None
+        """Return (key, value) of the first key not below `key`, or None."""
+        pairs = self.scan(key, None, False, 1)
+        return pairs[0] if pairs else None
 
     cpdef object seek_le(self, bytes key):
-        """(key, value) of the last key not above `key`, or None."""
-        found = self.scan(b"", key + b"\0", True, 1)
-        return found[0] if found else None
+        """Return (key, value) of the last key not above `key`, or None."""
+        pairs = self.scan(b"", key + b"\0", True, 1)
+        return pairs[0] if pairs else None
 
     cpdef bint reclaim(self):
-        """Do a slice (at most a millisecond) of the freeing that is left over; True while there is more."""
+        """Do a slice (at most a millisecond) of the freeing that is left over. Return True while there is more."""
         return False
 
     cpdef object defragment(self):
         """Begin, or go on, to give back room that is held and not needed, without blocking (at most a millisecond).
 
-        None when it is done, else in how many seconds to call again (float); an engine that works in a thread of its
-        own says so as long as that is busy.
+        Return None when it is done, else the seconds after which to call again (float). An engine that works in a
+        thread of its own returns seconds as long as that thread is busy.
         """
         return 0.0 if self.reclaim() else None
 
     cpdef object durable_applied(self):
-        """The applied index up to which everything survives a crash of the process and of the machine. An engine with
-        `persistent` True overrides it, and never says too much; nothing of another one survives: 0."""
+        """Return the applied index up to which everything survives a crash of the process and of the machine. An engine
+        with `persistent` True overrides this and never returns too much. Nothing of another engine survives, so its
+        index is 0."""
         if getattr(self, "persistent", True):
             raise NotImplementedError
         return 0
@@ -184,37 +189,36 @@ cdef class Engine:
         return None
 
     cpdef object close(self):
-        """Release what the engine holds; it is not used afterwards."""
+        """Release what the engine holds. It is not used afterwards."""
         return None
 
     cpdef object size_in_use(self):
-        """Bytes of size() that are not waiting to be reclaimed, as far as the engine knows."""
+        """Return the bytes of size() that do not wait to be reclaimed, as far as the engine knows."""
         return self.size()
 
     cpdef object data_size(self):
-        """Bytes of keys and values: what a snapshot of this engine has to walk."""
+        """Return the bytes of keys and values, which a snapshot of this engine has to walk."""
         return self.size()
 
     cpdef object begin_flush(self):
-        """Like flush, but without waiting where the engine can do it in the background; durable_applied() tells."""
+        """Flush as `flush` does, but in the background if the engine can. durable_applied() shows the progress."""
         self.flush()
 
     cpdef object drop(self):
-        """Let go of the contents, where that gives back memory: `restore` is called next."""
+        """Drop the contents if that gives back memory. The next call is `restore`."""
         return None
 
     cpdef Engine stage(self):
-        """A new, empty engine beside this one, to be filled by `restore` in another thread; None where there is no such
-        thing, and `restore` is called on the engine itself, in the node's thread, which then stands still."""
+        """Return a new, empty engine beside this one, which `restore` will fill in another thread. None if the engine
+        cannot; then `restore` is called on the engine itself, in the node's thread, which stands still meanwhile."""
         return None
 
     cpdef object seal(self):
-        """Called on a filled engine out of `stage`, in the thread that filled it: from here on it is what a restart
-        finds in the place of the other."""
+        """Make a filled engine from `stage` the one that a restart finds. The thread that filled it calls this."""
         return None
 
     cpdef object adopt(self, Engine staged):
-        """Take over the contents of an engine out of `stage`, which is not used after; at once."""
+        """Take over, at once, the contents of an engine from `stage`, which is not used afterwards."""
         raise NotImplementedError
 
 
@@ -238,22 +242,23 @@ cdef class GuardedCursor(EngineCursor):
         return NULL
 
 
-def watched(stream, list caught):
-    """The items of an iterable; what it raises is noted in `caught` too."""
+def watched(stream, list failures):
+    """Yield the items of an iterable, and add its exception, if any, to `caught`."""
     try:
         yield from stream
     except BaseException as error:
-        caught.append(error)
+        failures.append(error)
         raise
 
 
 cdef class GuardedEngine(Engine):
     """Another engine, whose failures get a sentence of their own and a class that stops the node.
 
-    Whatever an engine raises is no fault of the request that is being carried out: the other members carry it out well,
-    and whoever called it failed would differ from them from then on. So all that comes out of the engine called `name`
-    is EngineFailed, or EngineDamaged if it is DamagedData, but for EngineBusy of a write, for lack of memory, and for
-    what the stream of a `restore` raises. Attributes that no engine has are those of the engine within.
+    An exception of the engine is no fault of the request that is being carried out. The other members carry it out
+    well, and a member that reported it as failed would then differ from them. So all exceptions of the engine called
+    `name` become EngineFailed, or EngineDamaged for DamagedData. The exceptions to this are EngineBusy of a write, lack
+    of memory, and what the stream of a `restore` raises. Attributes that `Engine` does not have are those of the inner
+    engine.
     """
 
     def __init__(self, Engine inner not None, str name not None):
@@ -264,12 +269,12 @@ cdef class GuardedEngine(Engine):
         return getattr(self.inner, attribute)
 
     cdef int fail(self, str call, object error) except -1:
-        """Raise what stands for `error`."""
+        """Raise the error that stands for `error`."""
         if isinstance(error, (MemoryError, errors.EngineFailed, errors.EngineDamaged)):
             raise error
-        told = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
+        text = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
-        raise kind(f"storage engine {self.name!r}: {call}() failed: {told}") from error
+        raise kind(f"storage engine {self.name!r}: {call}() failed: {text}") from error
 
     cdef size_t pace(self) noexcept:
         return self.inner.pace()
@@ -289,9 +294,9 @@ cdef class GuardedEngine(Engine):
         return NULL
 
     cdef EngineCursor cursor(self):
-        cdef EngineCursor made = GuardedCursor()
-        made.engine = self
-        return made
+        cdef EngineCursor walk = GuardedCursor()
+        walk.engine = self
+        return walk
 
     cpdef object get(self, bytes key):
         """See Engine."""
@@ -329,7 +334,7 @@ cdef class GuardedEngine(Engine):
             self.fail("seek_le", error)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
-        """See Engine; the only call that may be busy."""
+        """See Engine. This is the only call that may be busy."""
         try:
             self.inner.write(batch, index, term)
         except errors.EngineBusy:
@@ -345,7 +350,7 @@ cdef class GuardedEngine(Engine):
             self.fail("applied", error)
 
     cpdef Engine view(self):
-        """See Engine; the view is guarded, too."""
+        """See Engine. The view is guarded, too."""
         try:
             return GuardedEngine(self.inner.view(), self.name)
         except Exception as error:
@@ -380,14 +385,16 @@ cdef class GuardedEngine(Engine):
             self.fail("size_in_use", error)
 
     cpdef object restore(self, object stream):
-        """See Engine. What the stream raises passes, and FormatError, by which an engine says that it lacks something."""
-        cdef list caught = []
+        """See Engine. Exceptions of the stream pass through, and so does FormatError, by which an engine says that it
+        lacks something."""
+        cdef list failures = []
         try:
-            self.inner.restore(watched(stream, caught))
+            self.inner.restore(watched(stream, failures))
         except errors.FormatError:
             raise
         except Exception as error:
-            if caught and (caught[0] is error or caught[0] is error.__cause__ or caught[0] is error.__context__):
+            if failures and (
+                    failures[0] is error or failures[0] is error.__cause__ or failures[0] is error.__context__):
                 raise
             self.fail("restore", error)
 
@@ -428,11 +435,11 @@ cdef class GuardedEngine(Engine):
             self.fail("begin_flush", error)
 
     cpdef Engine stage(self):
-        """See Engine; the staged engine is guarded, too."""
-        cdef Engine made
+        """See Engine. The staged engine is guarded, too."""
+        cdef Engine engine
         try:
-            made = self.inner.stage()
-            return None if made is None else GuardedEngine(made, self.name)
+            engine = self.inner.stage()
+            return None if engine is None else GuardedEngine(engine, self.name)
         except Exception as error:
             self.fail("stage", error)
 
@@ -472,12 +479,12 @@ cdef class MemoryCursor(EngineCursor):
         return cursor_next(&self.cur)
 
 
-# The engines in memory that are no views: what they take is told apart from the rest.
+# The engines in memory that are not views. `size` subtracts their contents from the memory of all maps.
 cdef object alive = WeakSet()
 
 
 cdef class MemoryEngine(Engine):
-    """Everything in memory; what survives a crash is the snapshot and the log after it."""
+    """Everything in memory. After a crash, the snapshot and the log after it are left."""
 
     persistent = False
 
@@ -503,30 +510,30 @@ cdef class MemoryEngine(Engine):
         return rec
 
     cdef EngineCursor cursor(self):
-        cdef MemoryCursor made = MemoryCursor()
-        made.root = self.tree.root
-        if made.root != NULL:
-            made.root.refs += 1
-        made.cur.depth = 0
-        return made
+        cdef MemoryCursor walk = MemoryCursor()
+        walk.root = self.tree.root
+        if walk.root != NULL:
+            walk.root.refs += 1
+        walk.cur.depth = 0
+        return walk
 
     cdef size_t pace(self) noexcept:
         return 1
 
     cpdef object get(self, bytes key):
-        """The value of `key`, or None."""
+        """Return the value of `key`, or None."""
         return self.tree.get(key)
 
     cpdef object seek_ge(self, bytes key):
-        """(key, value) of the first key not below `key`, or None."""
+        """Return (key, value) of the first key not below `key`, or None."""
         return self.tree.seek_ge(key)
 
     cpdef object seek_le(self, bytes key):
-        """(key, value) of the last key not above `key`, or None."""
+        """Return (key, value) of the last key not above `key`, or None."""
         return self.tree.seek_le(key)
 
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
-        """(key, value) pairs with start <= key < end (None: no bound), at most `limit` of them (0: all)."""
+        """Return the (key, value) pairs with start <= key < end (None: no bound), at most `limit` pairs (0: all)."""
         return self.tree.scan(start, end, reverse, limit)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
@@ -549,11 +556,11 @@ cdef class MemoryEngine(Engine):
         self.term = term
 
     cpdef tuple applied(self):
-        """(index, term) of the last write; (0, 0) for a new engine."""
+        """Return (index, term) of the last write, or (0, 0) for a new engine."""
         return (self.index, self.term)
 
     cpdef Engine view(self):
-        """A read-only engine with the present contents; O(1)."""
+        """Return a read-only engine with the present contents, in O(1)."""
         cdef MemoryEngine other = MemoryEngine.__new__(MemoryEngine)
         other.tree = self.tree.view()
         other.index = self.index
@@ -561,9 +568,10 @@ cdef class MemoryEngine(Engine):
         return other
 
     cpdef object size(self):
-        """Bytes of memory: what the contents take, and what only views still see or waits to be freed.
+        """Return the bytes of memory that the contents take, plus what only views still see or what waits to be freed.
 
-        The latter are not known engine by engine: where a process has several, each counts all of it."""
+        The latter is not known for each engine. In a process with several engines, each of them counts all of it.
+        """
         cdef size_t total = held_bytes(), known = 0
         cdef MemoryEngine other
         for other in alive:
@@ -571,15 +579,15 @@ cdef class MemoryEngine(Engine):
         return self.tree.taken + (total - known if total > known else 0)
 
     cpdef object size_in_use(self):
-        """Bytes of memory that the contents take, chunks of malloc and nodes of the tree included."""
+        """Return the bytes of memory that the contents take, including chunks of malloc and nodes of the tree."""
         return self.tree.taken
 
     cpdef object data_size(self):
-        """Bytes of keys and values."""
+        """Return the bytes of keys and values."""
         return self.tree.nbytes
 
     cpdef bint reclaim(self):
-        """Free a slice of what was dropped; True while there is more."""
+        """Free a slice of what was dropped. Return True while there is more."""
         free_garbage(RECLAIM_BUDGET)
         return garbage_left()
 
@@ -588,13 +596,13 @@ cdef class MemoryEngine(Engine):
         self.tree = OrderedMap()
 
     cpdef object drop(self):
-        """Be empty; it is freed while others are put in its place."""
+        """Drop the contents. They are freed while others are put in their place."""
         self.tree = OrderedMap()
         self.index = 0
         self.term = 0
 
     cpdef Engine stage(self):
-        """An engine in memory."""
+        """Return an engine in memory."""
         return MemoryEngine()
 
     cpdef object adopt(self, Engine staged):

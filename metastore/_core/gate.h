@@ -1,8 +1,8 @@
-/* A gate: one thread waits behind it, another opens it, and a third may help to wake the one that waits.
+/* A gate. One thread waits behind it, another one opens it, and a third one may help to wake the waiting thread.
  *
- * In a virtual machine it costs 15 us to wake a thread that sleeps on another processor (measured: futex, there and back
- * 33 us), for that takes an interrupt between processors. Where a thread of the idle class polls on that processor anyway
- * (idle_poll.pyx) it sees the open gate and wakes the sleeper right there: there and back 3 us.
+ * In a virtual machine it takes 15 us to wake a thread that sleeps on another processor (measured: a futex takes 33 us
+ * there and back), because this needs an interrupt between processors. If a thread of the idle class polls on that
+ * processor anyway (idle_poll.pyx), it sees the open gate and wakes the sleeper there; this takes 3 us there and back.
  */
 #ifndef MS_GATE_H
 #define MS_GATE_H
@@ -18,12 +18,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MS_HELP 5000       /* nanoseconds for which a helper may take to wake the sleeper, before we do it */
-#define MS_RECENT 2000     /* and after which a helper that has not looked is taken for one that does not run */
+#define MS_HELP 5000       /* nanoseconds that a helper has to wake the sleeper before we do it */
+#define MS_RECENT 2000     /* nanoseconds; a helper that last looked longer ago does not run */
 
 typedef struct {
-    int open;              /* the futex: 1 from `ms_gate_open` until the one who waits has gone through */
-    int asleep;            /* whether somebody waits */
+    int open;              /* the futex: 1 from `ms_gate_open` until the waiting thread has gone through */
+    int asleep;            /* whether a thread waits */
 } ms_gate;
 
 static inline int64_t ms_now(void) {
@@ -40,7 +40,7 @@ static inline void ms_pause(void) {
 #endif
 }
 
-/* Wait for the gate, until a moment of ms_now() unless that is 0, and close it behind us. Whether it was open. */
+/* Wait for the gate until `until`, a moment of ms_now() (0: for ever), and close it. Return whether it was open. */
 static inline int ms_gate_wait(ms_gate *gate, int64_t until) {
     struct timespec end = {until / 1000000000, until % 1000000000};
     int passed;
@@ -55,13 +55,13 @@ static inline void ms_gate_wake(ms_gate *gate) {
     syscall(SYS_futex, &gate->open, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
 }
 
-/* What a helper does again and again. */
+/* Wake the waiting thread if the gate is open. A helper calls this again and again. */
 static inline void ms_gate_look(ms_gate *gate) {
     if (__atomic_load_n(&gate->open, __ATOMIC_ACQUIRE) && __atomic_load_n(&gate->asleep, __ATOMIC_ACQUIRE))
         ms_gate_wake(gate);
 }
 
-/* Open the gate. `looked`: when a helper looked last (ms_now()), NULL: there are none. */
+/* Open the gate. `looked` is the moment (ms_now()) at which a helper last looked, or NULL without helpers. */
 static inline void ms_gate_open(ms_gate *gate, const int64_t *looked) {
     int64_t now;
     __atomic_store_n(&gate->open, 1, __ATOMIC_SEQ_CST);

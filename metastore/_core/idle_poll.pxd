@@ -15,7 +15,7 @@ cdef extern from "gate.h" nogil:
 cdef enum:
     MAX_POLLERS = 2
 
-# State of one thread.
+# The state of one thread.
 cdef struct Poller:
     sem_t wake
     int asleep
@@ -30,9 +30,9 @@ cdef class IdlePollers:
     cdef int stopping
     cdef int64_t linger      # nanoseconds
     cdef int64_t until       # nanoseconds of the monotonic clock
-    cdef int64_t looked      # the same: when one of them looked at the gates last
+    cdef int64_t looked      # the same clock: when a thread last looked at the gates
     cdef ms_gate* gates[2]
-    cdef object owner        # of the gates
+    cdef object owner        # owner of the gates
 
     cdef int help(self, ms_gate* one, ms_gate* other, object owner) except -1
     cdef void waiting(self) noexcept nogil

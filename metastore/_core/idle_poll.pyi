@@ -1,8 +1,9 @@
 class IdlePollers:
-    """Threads that keep processors awake. linger: seconds. cpus: two processors, or none for the one in use."""
+    """Threads that keep processors awake. `linger`: seconds that they poll after a wait. `cpus`: two processors, or
+    none for the one in use."""
 
-    @property
-    def count(self) -> int: ...
     def __init__(self, linger: float, cpus: tuple[int, ...]) -> None: ...
-    def run(self, which: int) -> None: ...
-    def stop(self) -> None: ...
+    @property
+    def count(self) -> int: ...  # threads
+    def run(self, which: int) -> None: ...  # main function of thread number `which`
+    def stop(self) -> None: ...  # lets every `run` return

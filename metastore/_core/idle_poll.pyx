@@ -76,8 +76,9 @@ cdef enum:
 
 
 cdef class IdlePollers:
-    """The loops and the state that the main thread shares with them. linger: seconds for which they poll after a wait.
-    cpus: two processors to keep awake; if it is empty, the processor on which `keep` is called."""
+    """The loops, and the state that the main thread shares with them. `linger` is in seconds: the loops poll so long
+    after a wait. `cpus` names two processors to keep awake; if it is empty, the one on which `keep` is called is kept
+    awake."""
 
     def __cinit__(self, double linger, tuple cpus):
         cdef int i

@@ -1,6 +1,6 @@
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
-# Codes of what can be wrong with a KV request; kv_raise() turns one into its exception.
+# What can be wrong with a KV request. kv_raise() raises the exception of such a code.
 cdef enum:
     KV_OK = 0
     KV_MALFORMED = 1
@@ -35,8 +35,8 @@ cdef struct Wire:
 cdef struct Field:
     uint32_t number
     uint32_t type
-    uint64_t value       # WIRE_VARINT
-    Slice bytes          # WIRE_BYTES
+    uint64_t value       # with WIRE_VARINT
+    Slice bytes          # with WIRE_BYTES
 
 
 cdef struct PutReq:
@@ -89,8 +89,8 @@ cdef struct Kv:
     int64_t mod
     int64_t version
     int64_t lease
-    uint32_t sub         # of the change that `mod` names
-    void* hold           # what the slices point into (the store's business)
+    uint32_t sub         # number of the change below the revision `mod`
+    void* hold           # the record that the slices point into; the store releases it
 
 
 cdef int wire_next(Wire* wire, Field* field) noexcept nogil    # 1 a field, 0 the end, -1 malformed
@@ -99,7 +99,7 @@ cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nog
 cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept nogil
 cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept nogil
 
-# Admission: decode and check; KV_OK or the code of the first thing that is wrong.
+# Admission: decode and check. They return KV_OK or the code of the first thing that is wrong.
 cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil
 cdef int verify_put(const uint8_t* body, size_t n) noexcept nogil
 cdef int verify_range(const uint8_t* body, size_t n) noexcept nogil
@@ -124,8 +124,8 @@ cdef uint8_t* kv_write(uint8_t* p, const Kv* kv) noexcept nogil
 cdef bytes encode_put_reply(const Header* header, const Kv* prev)
 cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bint more, int64_t count)
 cdef enum:
-    PAIR_TAG = 0x12      # a pair as it stands in a RangeResponse
-    PREV_TAG = 0x1A      # a previous one, as it stands in a DeleteRangeResponse
+    PAIR_TAG = 0x12      # tag of a pair in a RangeResponse
+    PREV_TAG = 0x1A      # tag of a previous pair in a DeleteRangeResponse
 
 cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag)
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n)

@@ -1,9 +1,9 @@
-"""Wire codec of the KV messages (etcd v3 API): one decoder for admission and for apply.
+"""Wire codec of the KV messages (etcd v3 API). Admission and applying use the same decoder.
 
-Works on raw bytes: no Python object for a Put or a Range but the body itself. Rules of the protobuf encoding
-(protobuf.dev, "Encoding"): the last value of a field wins, unknown fields are skipped. Stricter than the
-rules where etcd's own decoder is: a known field with another wire type, and groups, are malformed. A message
-field given twice inside a oneof is replaced, not merged, again as etcd's decoder does it.
+It works on raw bytes: a Put or a Range makes no Python object besides its body. It follows the rules of the protobuf
+encoding (protobuf.dev, "Encoding"): the last value of a field is used, and unknown fields are skipped. It is stricter
+where etcd's own decoder is: a known field with another wire type is malformed, and so is a group. As in etcd's decoder,
+a second message inside a oneof replaces the first and is not merged with it.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -29,7 +29,7 @@ cdef dict EXCEPTIONS = {
 
 
 cdef int kv_raise(int code, const char* message) except -1:
-    """Raise the exception of `code`; `message` names the request type for KV_MALFORMED. KV_OK raises nothing."""
+    """Raise the exception of `code`. `message` names the request type for KV_MALFORMED. KV_OK raises nothing."""
     if code == KV_OK:
         return 0
     if code == KV_MALFORMED:
@@ -49,7 +49,7 @@ cdef inline int read_varint(Wire* wire, uint64_t* out) noexcept nogil:
 
 
 cdef int wire_next(Wire* wire, Field* field) noexcept nogil:
-    """Read one field: 1 when there is one, 0 at the end of the message, -1 when it is malformed."""
+    """Read one field. Return 1 for a field, 0 at the end of the message, -1 if the message is malformed."""
     cdef uint64_t tag, size
     if wire.p >= wire.end:
         return 0
@@ -76,14 +76,15 @@ cdef int wire_next(Wire* wire, Field* field) noexcept nogil:
 
 
 cdef inline bint wrong(Field* field, uint32_t first_varint, uint32_t last_varint) noexcept nogil:
-    """Whether a field known to be 1, 2 (bytes) or first_varint..last_varint (numbers) has another wire type."""
+    """Whether a known field has the wrong wire type. Fields 1 and 2 are bytes, first_varint..last_varint are
+    numbers."""
     if first_varint <= field.number <= last_varint:
         return field.type != WIRE_VARINT
     return field.number < first_varint and field.type != WIRE_BYTES
 
 
 cdef int decode_put(const uint8_t* body, size_t n, PutReq* out) noexcept nogil:
-    """PutRequest; 0 or KV_MALFORMED. The slices point into `body`."""
+    """Decode a PutRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -111,7 +112,7 @@ cdef int decode_put(const uint8_t* body, size_t n, PutReq* out) noexcept nogil:
 
 
 cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nogil:
-    """RangeRequest; 0 or KV_MALFORMED. The slices point into `body`."""
+    """Decode a RangeRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -153,7 +154,7 @@ cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nog
 
 
 cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept nogil:
-    """DeleteRangeRequest; 0 or KV_MALFORMED. The slices point into `body`."""
+    """Decode a DeleteRangeRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -175,7 +176,7 @@ cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept n
 
 
 cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept nogil:
-    """CompactionRequest; 0 or KV_MALFORMED."""
+    """Decode a CompactionRequest. Return KV_OK or KV_MALFORMED."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -197,7 +198,7 @@ cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept
 # --- admission -------------------------------------------------------------------------------------------
 
 cdef int check_put_req(PutReq* req) noexcept nogil:
-    """etcd's checks of a put, in its order: key, then value, then lease."""
+    """Do etcd's checks of a put, in its order: key, then value, then lease."""
     if req.key.n == 0:
         return KV_EMPTY_KEY
     if req.ignore_value and req.value.n != 0:
@@ -208,7 +209,7 @@ cdef int check_put_req(PutReq* req) noexcept nogil:
 
 
 cdef int check_range_req(RangeReq* req) noexcept nogil:
-    """etcd's checks of a range: key, then sort order and target."""
+    """Do etcd's checks of a range: key, then sort order and target."""
     if req.key.n == 0:
         return KV_EMPTY_KEY
     if req.sort_order < 0 or req.sort_order > 2 or req.sort_target < 0 or req.sort_target > 4:
@@ -217,7 +218,7 @@ cdef int check_range_req(RangeReq* req) noexcept nogil:
 
 
 cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil:
-    """Whether a message has at most `most` fields."""
+    """Return KV_OK if a message has at most `most` fields, else KV_MALFORMED."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -259,27 +260,27 @@ cdef int verify_compact(const uint8_t* body, size_t n) noexcept nogil:
 
 
 cpdef check_put(bytes body):
-    """Admission of a PutRequest. Raises MalformedRequest, EmptyKey, ValueProvided, LeaseProvided."""
+    """Check a PutRequest at admission. Raises MalformedRequest, EmptyKey, ValueProvided, LeaseProvided."""
     kv_raise(verify_put(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)), "PutRequest")
 
 
 cpdef check_range(bytes body):
-    """Admission of a RangeRequest. Raises MalformedRequest, EmptyKey, InvalidSortOption."""
+    """Check a RangeRequest at admission. Raises MalformedRequest, EmptyKey, InvalidSortOption."""
     kv_raise(verify_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)), "RangeRequest")
 
 
 cpdef check_delete_range(bytes body):
-    """Admission of a DeleteRangeRequest. Raises MalformedRequest, EmptyKey."""
+    """Check a DeleteRangeRequest at admission. Raises MalformedRequest, EmptyKey."""
     kv_raise(verify_delete(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)), "DeleteRangeRequest")
 
 
 cpdef check_compact(bytes body):
-    """Admission of a CompactionRequest. Raises MalformedRequest."""
+    """Check a CompactionRequest at admission. Raises MalformedRequest."""
     kv_raise(verify_compact(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body)), "CompactionRequest")
 
 
 cpdef bint range_is_serializable(bytes body):
-    """The `serializable` flag of a RangeRequest. Raises MalformedRequest."""
+    """Return the `serializable` flag of a RangeRequest. Raises MalformedRequest."""
     cdef RangeReq req
     kv_raise(decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req), "RangeRequest")
     return req.serializable
@@ -312,13 +313,13 @@ cdef inline uint8_t* slice_write(uint8_t* p, uint8_t tag, const Slice* data) noe
 
 
 cdef size_t header_size(const Header* header) noexcept nogil:
-    """Bytes of a ResponseHeader, without the tag and length before it."""
+    """Return the bytes of a ResponseHeader, without the tag and length before it."""
     return (number_size(header.cluster_id) + number_size(header.member_id)
             + number_size(<uint64_t>header.revision) + number_size(header.raft_term))
 
 
 cdef uint8_t* header_write(uint8_t* p, const Header* header, size_t size) noexcept nogil:
-    """Field 1 of every response: the ResponseHeader of `size` bytes (at most 44)."""
+    """Write field 1 of a response, a ResponseHeader of `size` bytes (at most 44). Return the byte behind it."""
     p[0] = 0x0A
     p[1] = <uint8_t>size
     p = number_write(p + 2, 0x08, header.cluster_id)
@@ -328,7 +329,7 @@ cdef uint8_t* header_write(uint8_t* p, const Header* header, size_t size) noexce
 
 
 cdef size_t kv_size(const Kv* kv) noexcept nogil:
-    """Bytes of a KeyValue, without the tag and length before it."""
+    """Return the bytes of a KeyValue, without the tag and length before it."""
     return (slice_size(&kv.key) + number_size(<uint64_t>kv.create) + number_size(<uint64_t>kv.mod)
             + number_size(<uint64_t>kv.version) + slice_size(&kv.value) + number_size(<uint64_t>kv.lease))
 
@@ -349,7 +350,7 @@ cdef uint8_t* kv_field(uint8_t* p, uint8_t tag, const Kv* kv) noexcept nogil:
 
 
 cdef bytes encode_put_reply(const Header* header, const Kv* prev):
-    """PutResponse; `prev` may be NULL."""
+    """Encode a PutResponse; `prev` may be NULL."""
     cdef size_t head = header_size(header)
     cdef size_t inner = kv_size(prev) if prev != NULL else 0
     cdef bytes reply = PyBytes_FromStringAndSize(
@@ -369,7 +370,7 @@ cdef size_t kvs_size(const Kv* kvs, size_t n) noexcept nogil:
 
 
 cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bint more, int64_t count):
-    """RangeResponse with `n` pairs."""
+    """Encode a RangeResponse with `n` pairs."""
     cdef size_t head = header_size(header)
     cdef size_t i
     cdef bytes reply = PyBytes_FromStringAndSize(
@@ -383,7 +384,7 @@ cdef bytes encode_range_reply(const Header* header, const Kv* kvs, size_t n, bin
 
 
 cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag):
-    """`n` pairs as they stand in a response."""
+    """Encode `n` pairs as they stand in a response."""
     cdef size_t i
     cdef bytes part = PyBytes_FromStringAndSize(NULL, kvs_size(kvs, n))
     cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(part)
@@ -393,7 +394,7 @@ cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag):
 
 
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n):
-    """DeleteRangeResponse with `n` previous pairs."""
+    """Encode a DeleteRangeResponse with `n` previous pairs."""
     cdef size_t head = header_size(header)
     cdef size_t i
     cdef bytes reply = PyBytes_FromStringAndSize(
@@ -406,7 +407,7 @@ cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* 
 
 
 cdef bytes encode_compact_reply(const Header* header):
-    """CompactionResponse."""
+    """Encode a CompactionResponse."""
     cdef size_t head = header_size(header)
     cdef bytes reply = PyBytes_FromStringAndSize(NULL, 2 + head)
     header_write(<uint8_t*>PyBytes_AS_STRING(reply), header, head)
@@ -414,7 +415,8 @@ cdef bytes encode_compact_reply(const Header* header):
 
 
 cdef bytes encode_txn_reply(const Header* header, bint succeeded, list responses):
-    """TxnResponse; `responses` holds (field number in ResponseOp, encoded response), number 0 for an empty one."""
+    """Encode a TxnResponse. `responses` holds (field number in ResponseOp, encoded response); an empty one has number
+    0."""
     cdef size_t head = header_size(header)
     cdef size_t total = 2 + head + (2 if succeeded else 0)
     cdef size_t inner
@@ -445,7 +447,7 @@ cdef bytes slice_bytes(Slice* data):
 
 
 def read_put(bytes body) -> dict:
-    """The fields of a PutRequest. Raises MalformedRequest."""
+    """Return the fields of a PutRequest by name. Raises MalformedRequest."""
     cdef PutReq req
     kv_raise(decode_put(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req), "PutRequest")
     return {"key": slice_bytes(&req.key), "value": slice_bytes(&req.value), "lease": req.lease,
@@ -454,7 +456,7 @@ def read_put(bytes body) -> dict:
 
 
 def read_range(bytes body) -> dict:
-    """The fields of a RangeRequest. Raises MalformedRequest."""
+    """Return the fields of a RangeRequest by name. Raises MalformedRequest."""
     cdef RangeReq req
     kv_raise(decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req), "RangeRequest")
     return {"key": slice_bytes(&req.key), "range_end": slice_bytes(&req.end), "limit": req.limit,
@@ -465,7 +467,7 @@ def read_range(bytes body) -> dict:
 
 
 def read_delete_range(bytes body) -> dict:
-    """The fields of a DeleteRangeRequest. Raises MalformedRequest."""
+    """Return the fields of a DeleteRangeRequest by name. Raises MalformedRequest."""
     cdef DeleteReq req
     kv_raise(decode_delete(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req),
              "DeleteRangeRequest")
@@ -473,7 +475,7 @@ def read_delete_range(bytes body) -> dict:
 
 
 def read_compact(bytes body) -> dict:
-    """The fields of a CompactionRequest. Raises MalformedRequest."""
+    """Return the fields of a CompactionRequest by name. Raises MalformedRequest."""
     cdef CompactReq req
     kv_raise(decode_compact(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req),
              "CompactionRequest")

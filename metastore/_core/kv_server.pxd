@@ -14,7 +14,7 @@ cdef enum:
     METHOD_TXN = 3
     METHOD_COMPACT = 4
     METHOD_KV_LAST = 4
-    METHOD_CONFIRM = 5     # no call: whoever only wants a ReadIndex round
+    METHOD_CONFIRM = 5     # no call of a client, but a ReadIndex round by itself
 
 
 cdef class KVServer(Starter):
@@ -23,35 +23,35 @@ cdef class KVServer(Starter):
     cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
     cdef readonly list reads              # (waiter, kind, body) for the next ReadIndex round
     cdef readonly uint64_t reads_begun    # linearizable reads admitted since the start
-    cdef readonly size_t reads_waiting    # those of them that are not answered yet, the ones in `reads` included
+    cdef readonly size_t reads_waiting    # linearizable reads that are not answered yet, those in `reads` included
     cdef readonly uint64_t next_id
     cdef readonly size_t max_request_bytes, max_txn_ops, max_txn_walk, max_reads
-    cdef readonly uint64_t[5] calls       # admitted or refused, by method
+    cdef readonly uint64_t[5] calls       # calls by method, refused ones too
     cdef readonly uint64_t refused
     cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
-    cdef public bint short                # whether memory is short: nothing is written then that takes more of it
+    cdef public bint short                # whether memory is short: writes that take more of it are refused
     cdef public int barred                # kinds of the alarms for which this member, when it leads, refuses; bits
-    cdef public object quota              # room() -> bytes left, exceeded(): there are none, hold(waiter, error) -> bool; or None
+    cdef public object quota              # a Quota (see the .pyi), or None
     cdef public int cluster_level         # operation level of all members: nothing above it is admitted
-    cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as the others do
-    cdef readonly uint64_t over_quota     # puts refused because there was no room, or for the alarm
-    cdef public bint careful              # whether there is no memory to delete everything at once
+    cdef public bint holding              # this member takes part in nothing yet: serializable reads wait as well
+    cdef readonly uint64_t over_quota     # puts refused for lack of room or for the alarm
+    cdef public bint careful              # whether memory does not suffice to delete everything at once
     cdef readonly uint64_t over_memory    # writes refused because memory was short
-    cdef object refusal                   # error every call gets, or None
-    cdef int64_t log_room                 # bytes that puts may take in the log; less is left for them than for others
+    cdef object refusal                   # error that every call gets, or None
+    cdef int64_t log_room                 # bytes that puts may take in the log; other operations may take more
     cdef int64_t log_left                 # bytes that any operation may take in the log
-    cdef object log_refusal               # class of the error that whoever finds too little gets
+    cdef object log_refusal               # class of the error for an operation that finds too little room
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
-    cdef readonly WorkQueue queue         # what one turn is too short for
-    cdef public int64_t turn_budget       # units that new requests may cost in a turn, and as many for late ones
-    cdef int64_t left                     # what new requests of this turn may still cost
-    cdef int64_t left_bytes               # of replies about single keys that may still be made in this turn
-    cdef int64_t pace                     # of the engine, see there
+    cdef readonly WorkQueue queue         # requests for which one turn is too short
+    cdef public int64_t turn_budget       # units that new requests may cost in a turn; late ones may cost as many
+    cdef int64_t left                     # units that new requests of this turn may still cost
+    cdef int64_t left_bytes               # bytes of replies about single keys that this turn may still make
+    cdef int64_t pace                     # Engine.pace
     cdef bint admitted                    # a call was admitted while late ones were served
-    cdef Waiting starting                 # the one out of the queue that is being admitted
-    cdef object walks                     # (request id, keys it looks at) of writing transactions, the oldest first
-    cdef readonly size_t walking          # those keys together, of the transactions that are not answered
-    cdef double time                      # the newest moment that anybody told (seconds)
+    cdef Waiting starting                 # the request out of the queue that is being admitted
+    cdef object walks                     # (request id, keys it looks at) of writing transactions, oldest first
+    cdef readonly size_t walking          # the sum of those keys over the transactions that are not answered
+    cdef double time                      # the newest moment that a caller has passed (seconds)
     cdef list held                        # compactions that wait for the space to be given back
 
     cpdef list handle(self, list requests, double now)

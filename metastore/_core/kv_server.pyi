@@ -1,3 +1,6 @@
+"""The KV service between the protocol and the log: admission, request ids, reads. Times are seconds, sizes bytes,
+costs units of work.pxd."""
+
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -10,62 +13,85 @@ from metastore.errors import MetaStoreError
 METHODS: dict[str, int]
 
 class Quota(Protocol):
-    def room(self) -> int: ...
-    def check_delete(self, kind: int, body: bytes) -> None: ...
-    def exceeded(self) -> object: ...
-    def hold(self, waiter: Waiter, error: MetaStoreError) -> bool: ...
+    """What the server asks about the room for the state."""
+
+    def room(self) -> int: ...  # bytes that puts may still take
+    def check_delete(self, kind: int, body: bytes) -> None: ...  # raises the error that refuses the deletion
+    def exceeded(self) -> object: ...  # called when a put finds no room; returns the error that the put gets
+    def hold(self, waiter: Waiter, error: MetaStoreError) -> bool: ...  # whether it answers the waiter itself, later
 
 class KVServer:
-    store: Store
-    proposer: BatchProposer
-    waiters: dict[int, Waiter]
-    reads: list[tuple[Waiter, int, bytes]]
-    reads_begun: int
-    reads_waiting: int
-    deferred: dict[Any, list[tuple[Waiter, int, bytes]]]
-    queue: WorkQueue
-    turn_budget: int
-    next_id: int
-    max_request_bytes: int
-    max_txn_ops: int
-    max_txn_walk: int
-    walking: int
-    max_reads: int
-    refused: int
-    room: int
-    barred: int
-    short: bool
-    careful: bool
+    """Admits KV calls. A read is a tuple (waiter, method number, encoded request)."""
+
+    turn_budget: int  # units that new requests may cost in a turn; late ones may cost as many
+    room: int  # bytes that may still be admitted before `quota` is asked again
+    barred: int  # kinds of the alarms for which this member, when it leads, refuses; bits
+    short: bool  # memory is short: writes that take more of it are refused
+    careful: bool  # memory does not suffice to delete everything at once
     quota: Quota | None
-    over_quota: int
-    cluster_level: int
-    holding: bool
-    over_memory: int
-    def count_some(self, body: bytes, most: int) -> int: ...
+    cluster_level: int  # operation level of all members: nothing above it is admitted
+    holding: bool  # this member takes part in nothing yet: serializable reads wait as well
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any
     ) -> None: ...
-    def handle(self, requests: Iterable[Any], now: float) -> list[Any]: ...
-    def call(self, method: str, body: bytes, waiter: Waiter, now: float) -> None: ...
-    def forget(self, requests: list[Any]) -> None: ...
-    def check_forwarded(self, kind: int, body: bytes) -> None: ...
-    def confirm(self, waiter: Waiter) -> None: ...
-    def expect(self, waiter: Waiter) -> int: ...
-    def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...
-    def serve_deferred(self) -> None: ...
-    def expire(self, now: float, patience: float) -> None: ...
-    def serve_late(self) -> bool: ...
-    def abandon_late(self, error: MetaStoreError) -> None: ...
-    def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: type[MetaStoreError]) -> None: ...
-    def take_reads(self) -> list[tuple[Waiter, int, bytes]]: ...
-    def swept(self) -> None: ...
-    def refuse(self, error: MetaStoreError | None) -> None: ...
-    def limit_log(self, room: int | None, left: int | None, refusal: type[MetaStoreError] = ...) -> None: ...
     @property
-    def late(self) -> int: ...
+    def store(self) -> Store: ...
     @property
-    def closed_to_writes(self) -> MetaStoreError | None: ...
+    def proposer(self) -> BatchProposer: ...
+    @property
+    def waiters(self) -> dict[int, Waiter]: ...  # by request id, in the order of admission
+    @property
+    def reads(self) -> list[tuple[Waiter, int, bytes]]: ...  # for the next ReadIndex round
+    @property
+    def reads_begun(self) -> int: ...  # linearizable reads admitted since the start
+    @property
+    def reads_waiting(self) -> int: ...  # linearizable reads that are not answered yet
+    @property
+    def deferred(self) -> dict[Any, list[tuple[Waiter, int, bytes]]]: ...  # by session
+    @property
+    def queue(self) -> WorkQueue: ...
+    @property
+    def next_id(self) -> int: ...
+    @property
+    def max_request_bytes(self) -> int: ...
+    @property
+    def max_txn_ops(self) -> int: ...
+    @property
+    def max_txn_walk(self) -> int: ...  # keys
+    @property
+    def max_reads(self) -> int: ...
+    @property
+    def walking(self) -> int: ...  # keys that the writing transactions under way look at
+    @property
+    def refused(self) -> int: ...  # calls that an ApiError refused
+    @property
+    def over_quota(self) -> int: ...  # puts refused for lack of room or for the alarm
+    @property
+    def over_memory(self) -> int: ...  # writes refused because memory was short
+    @property
+    def late(self) -> int: ...  # requests that wait for later turns
+    @property
+    def closed_to_writes(self) -> MetaStoreError | None: ...  # the error that writes get now
     @property
     def sweep_pending(self) -> bool: ...
     @property
-    def call_counts(self) -> dict[str, int]: ...
+    def call_counts(self) -> dict[str, int]: ...  # by method name, since the start
+    def handle(self, requests: Iterable[Any], now: float) -> list[Any]: ...  # returns the requests that are no KV calls
+    def call(self, method: str, body: bytes, waiter: Waiter, now: float) -> None: ...  # `method`: a name in METHODS
+    def forget(self, requests: list[Any]) -> None: ...  # do not log these requests if they are still queued
+    def count_some(self, body: bytes, most: int) -> int: ...  # keys of a RangeRequest; `most` + 1: too many to count
+    def check_forwarded(self, kind: int, body: bytes) -> None: ...  # raises Corrupt, NoSpace, TooManyRequests
+    def confirm(self, waiter: Waiter) -> None: ...  # completes it with b"" when reads are linearizable
+    def expect(self, waiter: Waiter) -> int: ...  # returns the request id of an operation that is not a KV call
+    def take_reads(self) -> list[tuple[Waiter, int, bytes]]: ...  # each goes to `serve_reads` or `fail_reads`
+    def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...  # when their index is applied
+    def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: type[MetaStoreError]) -> None: ...
+    def serve_deferred(self) -> None: ...  # once a turn
+    def serve_late(self) -> bool: ...  # at the end of every turn; returns whether there is more to do
+    def abandon_late(self, error: MetaStoreError) -> None: ...
+    def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun
+    def swept(self) -> None: ...  # answers the physical compactions if nothing is left to sweep
+    def refuse(self, error: MetaStoreError | None) -> None: ...  # every call gets `error` from now on
+    def limit_log(self, room: int | None, left: int | None, refusal: type[MetaStoreError] = ...) -> None:
+        """Bound what operations may add to the log: puts `room` bytes, all together `left` bytes (None: no limit). An
+        operation that finds too little room gets an error of the class `refusal`."""

@@ -1,8 +1,8 @@
 """The KV service between the protocol and the log: admission, request ids, reads.
 
 Everything that can be refused without the state is refused here, before the operation enters any queue, by the same
-decoder that applies it later. Pure: what comes in are requests with a waiter each, what goes out are operations in the
-BatchProposer and answers to waiters.
+decoder that applies it later. This module is pure. It takes requests, each with a waiter. It gives operations to the
+BatchProposer and answers to the waiters.
 """
 
 from collections import deque
@@ -32,16 +32,16 @@ from metastore._core.work cimport COST_BYTES, COST_OP, Work
 from metastore._core.work_queue cimport QUANTUM, Starter, Waiting, WorkQueue
 
 cdef int64_t NO_LIMIT = 0x3FFFFFFFFFFFFFFF
-cdef int64_t PUT_COST = 256          # bytes that a put is taken to need beside its own (etcd's figure)
+cdef int64_t PUT_COST = 256          # bytes that a put is taken to need besides its own (etcd's figure)
 cdef enum:
-    # What requests may cost in one turn of the loop: as much for new ones as for those of earlier turns. In memory 100 ns
-    # for each of these units, so 3 ms.
+    # What requests may cost in one turn of the loop: as much for new ones as for those of earlier turns. A unit is 100
+    # ns in memory, so this is 3 ms.
     TURN_BUDGET = 32768
     TURN_BYTES = 8 << 20     # bytes of replies about single keys that are made in one turn
     FEW_BYTES = 1024
-    MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none has more than 13 that we know
-    # No calls: a transaction that writes and is still to be checked; whose keys are being counted; that waits until those
-    # under way look at few enough keys; and one that need not wait.
+    MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none that we know has more than 13
+    # These are states of a writing transaction, not calls: it is still to be checked; its keys are being counted; it
+    # waits until the transactions under way look at few enough keys; it need not wait.
     METHOD_UNCHECKED = 6
     METHOD_COUNTING = 7
     METHOD_COUNTED = 8
@@ -60,7 +60,8 @@ cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
     """Whether an operation may delete more than single keys."""
     cdef DeleteReq req
     if kind == OP_TXN:
-        # A tag that a range deletion in it begins with; where it means something else, a closer look finds out.
+        # A range deletion in a transaction begins with this tag. The byte may mean something else; a closer look finds
+        # out.
         return memchr(body, 0x1A, size) != NULL
     kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
     return req.end.n != 0
@@ -73,7 +74,7 @@ cdef bint range_is_long(bytes body) except -1:
 
 
 cdef class HeldCompaction(Waiter):
-    """The waiter of a physical compaction: its reply stays here until the sweep has given the space back."""
+    """The waiter of a physical compaction. Its reply stays here until the sweep has given the space back."""
     cdef Waiter inner
     cdef KVServer server
     cdef object reply
@@ -94,13 +95,14 @@ cdef class HeldCompaction(Waiter):
 cdef class KVServer(Starter):
     """Admits KV calls.
 
-    `waiters` is shared with the Applier, which takes out whom it answers. `first_id` begins the request ids, which must
-    be unique over restarts. `limits` offers max_request_bytes, max_txn_ops, max_txn_walk and max_inflight_requests.
+    The Applier shares `waiters` and removes those that it answers. `first_id` is the first request id; ids must be
+    unique over restarts. `limits` offers max_request_bytes, max_txn_ops, max_txn_walk and max_inflight_requests.
 
-    A transaction that writes holds up all writes behind it for as long as it looks at keys. So its keys are counted here, on
-    the state as it is now: one that looks at more than max_txn_walk is refused, and so that many small ones are no way
-    around it, one that would bring those under way from this member over it waits. That is for admission alone: what
-    stands in the log is carried out, and what another member forwards was counted there.
+    A transaction that writes holds up all writes behind it while it looks at keys. Therefore its keys are counted here,
+    on the present state. A transaction that looks at more than max_txn_walk keys is refused. Many small ones must not
+    get around that, so a transaction waits if those under way from this member would look at more keys together. This
+    holds for admission alone: what stands in the log is carried out, and the member that forwards a transaction has
+    counted it.
     """
 
     def __init__(self, Store store, BatchProposer proposer, dict waiters, uint64_t first_id, limits):
@@ -125,7 +127,7 @@ cdef class KVServer(Starter):
         self.max_reads = limits.max_inflight_requests
 
     cpdef list handle(self, list requests, double now):
-        """Admit the KV calls among `requests` (HTTP/2) and give back the others, in their order."""
+        """Admit the KV calls among `requests` (HTTP/2). Return the others in their order. `now` is in seconds."""
         cdef Request request
         cdef list others = []
         self.time = max(self.time, now)
@@ -139,11 +141,12 @@ cdef class KVServer(Starter):
         return others
 
     def forget(self, list requests):
-        """These were answered because their clients' patience ended: what of them is queued is not logged."""
+        """Keep these requests out of the log if they are still queued. They were answered because their deadlines
+        passed."""
         self.proposer.drop([(<Request>request).ident for request in requests if (<Request>request).ident], self.waiters)
 
     def call(self, str method, bytes body, Waiter waiter, double now):
-        """Admit one call of this process; `method` is a name out of METHODS."""
+        """Admit one call of this process. `method` is a name in METHODS, `now` is in seconds."""
         self.time = max(self.time, now)
         self.enter(METHODS[method], body, waiter, now)
 
@@ -152,7 +155,7 @@ cdef class KVServer(Starter):
         return self.attempt(method, body, waiter, now)
 
     cdef int attempt(self, int method, bytes body, Waiter waiter, double now, size_t walk=0) except -1:
-        """Admit a call, or answer it with the reason why not."""
+        """Admit a call, or answer it with the error that refuses it."""
         try:
             self.admit(method, body, waiter, now, walk)
         except errors.NoSpace as error:
@@ -168,7 +171,7 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1:
-        """Check the call and queue it. Raises the ApiError it is refused with."""
+        """Check the call and queue it. Raises the ApiError that refuses it."""
         cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
         cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
         cdef CompactReq compact
@@ -211,7 +214,7 @@ cdef class KVServer(Starter):
         return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
 
     cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1:
-        """Check and queue a transaction; in a later turn when those of this one have taken their time."""
+        """Check and queue a transaction. It waits for a later turn if this turn's budget is used up."""
         cdef TxnNode node
         cdef WalkWork walk
         if self.left <= 0:
@@ -226,9 +229,9 @@ cdef class KVServer(Starter):
         return self.measure(walk, body, waiter, now)
 
     cdef int measure(self, WalkWork walk, bytes body, Waiter waiter, double now) except -1:
-        """Count the keys that a transaction looks at, in later turns where that takes long, then queue it."""
+        """Count the keys that a transaction looks at, then queue it. A long count goes on in later turns."""
         if self.starting is not None:
-            # It comes out of the queue, which goes on with it.
+            # The transaction came out of the queue, which goes on with it.
             self.starting.method, self.starting.work = METHOD_COUNTING, walk
             return 0
         done = walk.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
@@ -240,7 +243,7 @@ cdef class KVServer(Starter):
         return self.later(METHOD_UNCHECKED, body, waiter, None, now)
 
     cdef bint may_walk(self, size_t walk) except -1:
-        """Whether a transaction may look at so many keys beside those that are under way."""
+        """Whether a transaction may look at `walk` keys besides those of the transactions under way."""
         while self.walks and self.walks[0][0] not in self.waiters:
             self.walking -= <size_t>self.walks.popleft()[1]
         return not self.walks or self.walking + walk <= self.max_txn_walk
@@ -253,7 +256,7 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=0) except -1:
-        """Have a request go on, or begin, in later turns. Raises TooManyRequests."""
+        """Put a request into the queue, to begin or to go on in later turns. Raises TooManyRequests."""
         cdef Waiting one = Waiting.__new__(Waiting)
         if self.queue.count >= self.max_reads:
             raise errors.TooManyRequests()
@@ -282,7 +285,7 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
-        """Take the operation off what may still go into the log. Raises the error that `limit_log` was given."""
+        """Subtract the operation from the room left in the log. Raises the error class that `limit_log` was given."""
         cdef int64_t cost = <int64_t>(size + size // 8) + PUT_COST
         if self.log_left < cost or (
                 self.log_room < cost and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size)))):
@@ -292,11 +295,13 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
-        """Whether alarms, the quota or want of memory forbid the operation. Raises Corrupt, NoSpace, TooManyRequests."""
+        """Check whether alarms, the quota or lack of memory forbid the operation. Raises Corrupt, NoSpace,
+        TooManyRequests."""
         try:
             check_alarms(self.barred, kind, body, size)
         except errors.NoSpace:
-            # A member that grows over its quota raises the alarm by itself: then no put meets the quota first.
+            # A member that grows over its quota raises the alarm by itself, and then the alarm refuses puts before the
+            # quota does.
             self.over_quota += 1
             raise
         if self.short and kind != OP_COMPACT:
@@ -313,7 +318,8 @@ cdef class KVServer(Starter):
         return 0
 
     def count_some(self, bytes body not None, size_t most) -> int:
-        """How many keys the encoded RangeRequest meets; `most` + 1 where a walk over so many versions does not end."""
+        """Return how many keys the encoded RangeRequest meets, or `most` + 1 if a walk of that many units does not
+        end."""
         cdef RangeWork work = start_range(self.store, body)
         cdef size_t total
         if work is None:
@@ -325,8 +331,8 @@ cdef class KVServer(Starter):
         return total
 
     def check_forwarded(self, int kind, bytes body not None):
-        """What `write` checks of the state, for an operation that a follower has admitted. Raises Corrupt, NoSpace,
-        TooManyRequests."""
+        """Check an operation that a follower has admitted as `write` would check it against the state. Raises Corrupt,
+        NoSpace, TooManyRequests."""
         if self.log_left < NO_LIMIT:
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         if kind == OP_PUT or kind == OP_TXN:
@@ -335,7 +341,7 @@ cdef class KVServer(Starter):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
-        # While this member takes part in nothing yet, what it has is nobody's state.
+        # While this member takes part in nothing yet, its contents are nobody's state.
         if serializable and not self.holding:
             self.answer(method, body, waiter)
             return 0
@@ -347,7 +353,7 @@ cdef class KVServer(Starter):
         return 0
 
     def confirm(self, Waiter waiter):
-        """Complete `waiter` (with nothing) when reads out of the applied state are linearizable, or fail it."""
+        """Complete `waiter` with b"" when reads of the applied state are linearizable, or fail it."""
         try:
             if self.refusal is not None:
                 raise self.refusal
@@ -356,11 +362,12 @@ cdef class KVServer(Starter):
             waiter.fail(error)
 
     cdef bint must_wait(self, Waiter waiter, int method, bytes body):
-        """Whether the client, or all of them together, have so many replies untaken that this one may not be made now.
+        """Whether a read must wait because this client, or all clients together, have not taken enough of their
+        replies.
 
-        The session delivers no new requests to us by then, but those of one read from the socket are all here already:
-        500 ranges of 1 MiB each arrive in 15 KB. The last quarter of the room is for single keys: whoever asks for much
-        and takes nothing does not keep them waiting.
+        By then the session delivers no new requests to us, but those of one read from the socket are all here already:
+        500 ranges of 1 MiB each arrive in 15 KB. The last quarter of the room is for single keys, so a client that asks
+        for much and takes nothing does not hold them up.
         """
         cdef Request request
         cdef Limits limits
@@ -376,7 +383,7 @@ cdef class KVServer(Starter):
                 and (method == METHOD_TXN or (method == METHOD_RANGE and range_is_long(body))))
 
     def serve_deferred(self):
-        """Answer reads that waited for their clients to take earlier replies; to be called once a turn."""
+        """Answer reads that waited for their clients to take earlier replies. The caller calls this once a turn."""
         cdef list later
         cdef size_t i, done
         for session in list(self.deferred):
@@ -392,7 +399,7 @@ cdef class KVServer(Starter):
                 del self.deferred[session]
 
     cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
-        """Answer a read out of the applied state; a later state than the one it asked for is as good."""
+        """Answer a read from the applied state. A later state than the one it asked for is as good."""
         if self.must_wait(waiter, method, body):
             self.deferred.setdefault((<Request>waiter).session, []).append((waiter, method, body))
             return 0
@@ -411,7 +418,7 @@ cdef class KVServer(Starter):
         return 0
 
     cdef int answer_all(self, list reads) except -1:
-        """Answer reads one after the other; where one stops the node those behind it are told so."""
+        """Answer reads one after the other. If one raises what stops the node, it and those behind it get Stopped."""
         cdef size_t done = 0
         try:
             for waiter, method, body in reads:
@@ -424,7 +431,7 @@ cdef class KVServer(Starter):
         return 0
 
     cdef Work work_of(self, int method, bytes body):
-        """What is to be done in pieces for a read; None for a range of a single key. Raises ApiError."""
+        """Return the work to be done in pieces for a read, or None for a range of a single key. Raises ApiError."""
         cdef TxnNode node
         if method == METHOD_RANGE:
             return start_range(self.store, body)
@@ -432,7 +439,7 @@ cdef class KVServer(Starter):
         return start_readonly(self.store, node, body)
 
     cdef object answer_now(self, int method, bytes body, Waiter waiter):
-        """The reply, or None: a later turn gives it. Raises ApiError."""
+        """Return the reply, or None if a later turn gives it. Raises ApiError."""
         cdef Work work
         cdef bytes reply
         if method == METHOD_TXN:
@@ -455,7 +462,7 @@ cdef class KVServer(Starter):
         self.left -= <int64_t>work.cost * self.pace
         if done:
             return work.reply
-        # Of one client only one is begun: its replies are as many as it takes.
+        # Of each client only one work is begun at a time: its replies are as many as it takes.
         begin = self.queue.may_begin() and not self.queue.serves(waiter)
         self.later(method, body, waiter, work if begin else None, self.time)
         return None
@@ -470,12 +477,12 @@ cdef class KVServer(Starter):
         cdef Limits limits
         if one.method >= METHOD_UNCHECKED or not isinstance(one.waiter, Request):
             return False
-        # Several may have been begun while there was room for one.
+        # Several works may have been begun while there was room for one.
         limits = (<Request>one.waiter).session.limits
         return limits.total_output >= limits.max_total_output // 4 * 3
 
     cdef int64_t start(self, Waiting one) except -1:
-        """Begin with a request that waited in the queue. Raises ApiError."""
+        """Begin a request that waited in the queue. Return its cost in units. Raises ApiError."""
         cdef int64_t before, cost = COST_OP
         if one.method == METHOD_UNCHECKED:
             self.admitted = True
@@ -510,31 +517,31 @@ cdef class KVServer(Starter):
         return self.attempt(METHOD_COUNTED, one.body, one.waiter, one.now, (<WalkWork>work).walked)
 
     def expire(self, double now, double patience) -> None:
-        """Fail the requests that have waited for so long (both in seconds) in the queue for the turn in which they are
-        begun. What is begun goes on for as long as its client waits, in turn with all others."""
+        """Fail the requests that have waited in the queue for `patience` and are not begun. `now` and `patience` are in
+        seconds. Works that are begun go on, in turn with all others, for as long as their clients wait."""
         self.time = max(self.time, now)
         if self.queue.count:
             for waiter in self.queue.overdue(now - patience):
                 waiter.fail(errors.Timeout())
 
     def serve_late(self) -> bool:
-        """Go on with what was too long for earlier turns; to be called at the end of every turn. Whether there is more to
-        do."""
+        """Go on with the requests that were too long for earlier turns. The caller calls this at the end of every turn.
+        Return whether there is more to do."""
         self.admitted = False
         if self.queue.busy():
             self.queue.serve(self, self.turn_budget, self.pace)
         self.left = self.turn_budget
         self.left_bytes = TURN_BYTES
-        # Stalled, it goes on with the turn in which somebody takes replies, or is dropped for taking none.
+        # A stalled queue goes on in the turn in which a client takes replies, or is dropped because it takes none.
         return self.admitted or (self.queue.busy() and not self.queue.stalled)
 
     @property
     def late(self):
-        """How many requests wait for later turns."""
+        """The number of requests that wait for later turns."""
         return self.queue.count
 
     def abandon_late(self, error) -> None:
-        """Answer with `error` who waits for later turns: the node stops."""
+        """Answer all requests that wait for later turns with `error`, because the node stops."""
         self.queue.abandon(error)
 
     cpdef serve_reads(self, list reads):
@@ -543,19 +550,19 @@ cdef class KVServer(Starter):
         self.answer_all(reads)
 
     cpdef fail_reads(self, list reads, error):
-        """Answer reads that were not served with an error of this class."""
+        """Answer reads that could not be served with an error of this class."""
         self.reads_waiting -= <size_t>len(reads)
         for waiter, _, _ in reads:
             waiter.fail(error())
 
     cpdef list take_reads(self):
-        """The reads gathered since the last call. Each is to be given to `serve_reads` or `fail_reads`: until then it
-        counts against the limit."""
+        """Return the reads gathered since the last call. Each must be passed to `serve_reads` or `fail_reads`; until
+        then it counts against the limit."""
         reads, self.reads = self.reads, []
         return reads
 
     def swept(self):
-        """Answer the physical compactions, if nothing is left to sweep."""
+        """Answer the physical compactions if nothing is left to sweep."""
         cdef HeldCompaction one
         if self.sweep_pending:
             return
@@ -571,7 +578,7 @@ cdef class KVServer(Starter):
         return self.refusal
 
     def expect(self, Waiter waiter):
-        """Give an operation that is not a KV call its request id, and note who waits for it."""
+        """Keep the waiter of an operation that is not a KV call. Return the request id of the operation."""
         ident = self.next_id
         self.next_id += 1
         self.waiters[ident] = waiter
@@ -579,21 +586,22 @@ cdef class KVServer(Starter):
 
     @property
     def sweep_pending(self):
-        """Whether compacted records are still to be given back by `Store.sweep`."""
+        """Whether the sweep has still to remove compacted records."""
         return self.store.swept < self.store.compacted
 
     def refuse(self, error):
-        """From now on every call gets `error`; None ends that."""
+        """Answer every call with `error` from now on. None ends that."""
         self.refusal = error
 
     def limit_log(self, room, left, refusal=errors.NoSpace):
-        """Puts may take `room` bytes in the log, and all operations together `left` bytes, until the next call; whoever
-        finds too little gets an error of the class `refusal`. None: no limit."""
+        """Bound what operations may add to the log until the next call: puts `room` bytes, all operations together
+        `left` bytes. None means no limit. An operation that finds too little room gets an error of the class
+        `refusal`."""
         self.log_room = NO_LIMIT if room is None else <int64_t>room
         self.log_left = NO_LIMIT if left is None else <int64_t>left
         self.log_refusal = refusal
 
     @property
     def call_counts(self):
-        """Calls by method name since the start."""
+        """The number of calls by method name since the start."""
         return {name: self.calls[number] for name, number in METHODS.items()}

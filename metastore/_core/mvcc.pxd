@@ -7,7 +7,7 @@ from metastore._core.ordered_map cimport Cursor, OrderedMap
 from metastore._core.record cimport Record
 
 cdef enum:
-    WANT_COUNT = 0       # only how many
+    WANT_COUNT = 0       # only the number of pairs
     WANT_KEYS = 1        # keys and what the index knows, no values
     WANT_ALL = 2
 
@@ -22,9 +22,9 @@ cdef struct KvList:
     Kv one
     size_t n
     size_t room
-    int64_t total        # keys in the range, also those not collected
-    size_t cost          # of collecting (units: work.pxd); whoever reads it sets it to 0
-    size_t held          # bytes of the pairs that are there
+    int64_t total        # keys in the range, also those that were not collected
+    size_t cost          # units that collecting took (work.pxd); the reader resets it to 0
+    size_t held          # bytes of memory that the collected pairs take
 
 
 cdef bytes meta_value(int64_t number)
@@ -50,28 +50,28 @@ cdef class Merged:
 
 cdef class Store:
     cdef readonly Engine engine
-    cdef readonly OrderedMap overlay      # written by operations, not yet by the engine
+    cdef readonly OrderedMap overlay      # what operations wrote since the last commit
     cdef public uint64_t cluster_id
     cdef public uint64_t member_id
     cdef public uint64_t raft_term
-    cdef int64_t rev                      # of the last operation that changed something
+    cdef int64_t rev                      # revision of the last operation that changed something
     cdef uint32_t sub                     # changes made so far by the operation under way
-    cdef int64_t saved_rev                # what the engine holds
-    cdef readonly bint spilled            # the engine holds a part of an entry that is not at its end
+    cdef int64_t saved_rev                # revision that the engine holds
+    cdef readonly bint spilled            # the engine holds a part of an unfinished entry
     cdef public bint stale                # the engine holds a part of an entry that will be applied again
     cdef int64_t compacted                # revisions below are gone; -1: never compacted (etcd's convention)
     cdef int64_t swept                    # compact revision up to which the records are gone too
-    cdef bytes sweep_at                   # where the sweep under way stands, None: not under way
-    cdef int64_t sweep_rev                # the compact revision of that sweep
+    cdef bytes sweep_at                   # engine key at which the sweep under way stands; None: no sweep
+    cdef int64_t sweep_rev                # compact revision of that sweep
     cdef Scratch low
     cdef Scratch high
     cdef Scratch write_key
 
     cdef int64_t now(self) noexcept       # revision that reads of the operation under way see
-    cdef bint find_stale(self) except -1  # the engine holds records of revisions that are not there
+    cdef bint find_stale(self) except -1  # whether the engine holds records above its counter of revisions
     cdef void fill_header(self, Header* header) noexcept
-    cdef bint whole(self) noexcept        # no operation is under way and the engine holds no part of an entry
-    cdef int finish(self) except -1       # the operation under way is done
+    cdef bint whole(self) noexcept        # whether no operation or entry is unfinished, in overlay or engine
+    cdef int finish(self) except -1       # end the operation under way
     cpdef undo(self)                      # drop what the operation under way has written
 
     cdef bint lease_known(self, int64_t lease) noexcept

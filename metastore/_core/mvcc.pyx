@@ -1,10 +1,11 @@
-"""The revisioned key-value store over an engine: Put, Range, DeleteRange, Compact (Txn: txn.pyx, sweep: sweep.pyx).
+"""The revisioned key-value store over an engine. It has Put, Range, DeleteRange and Compact; `mvcc_txn_work.pyx` has
+Txn, and `mvcc_sweep.pyx` removes what was compacted.
 
-Semantics are those of etcd's KV service (etcd.io, "API guarantees" and the comments of its rpc.proto). The
-store starts at revision 1. An operation that changes something gets the next main revision; its changes are
-numbered from 0 below it. Everything an operation writes goes to the overlay; reads see the overlay over the
-engine; `commit` hands the overlay to the engine in one write. Every check comes before the first change;
-`undo` drops the changes of an operation that failed all the same.
+The semantics are those of etcd's KV service (etcd.io, "API guarantees" and the comments of its rpc.proto). The store
+starts at revision 1. An operation that changes something gets the next main revision, and its changes are numbered from
+0 below it. Everything that an operation writes goes to the overlay. Reads see the overlay over the engine. `commit`
+hands the overlay to the engine in one write. Every check comes before the first change; `undo` drops the changes of an
+operation that failed after that.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -48,7 +49,7 @@ cdef void kvs_init(KvList* kvs) noexcept:
 
 
 cdef void kvs_release(Kv* kv) noexcept:
-    """Let go of what a pair points into; it stays in its list."""
+    """Release the record that a pair points into. The pair stays in its list."""
     if kv.hold != NULL:
         rec_release(<Record*>kv.hold)
         kv.hold = NULL
@@ -71,17 +72,17 @@ cdef void kvs_clear(KvList* kvs) noexcept:
 
 
 cdef Kv* kvs_add(KvList* kvs) except NULL:
-    """Room for one more pair, zeroed."""
-    cdef Kv* grown
+    """Return the place for one more pair, zeroed."""
+    cdef Kv* larger
     if kvs.n == kvs.room:
         # A large piece is moved by its pages: nothing is copied, so growing is not what holds the loop.
-        grown = <Kv*>realloc(NULL if kvs.items == &kvs.one else kvs.items,
-                             (2 * kvs.room if kvs.room > 1 else 16) * sizeof(Kv))
-        if grown == NULL:
+        larger = <Kv*>realloc(NULL if kvs.items == &kvs.one else kvs.items,
+                              (2 * kvs.room if kvs.room > 1 else 16) * sizeof(Kv))
+        if larger == NULL:
             raise MemoryError
         if kvs.items == &kvs.one:
-            grown[0] = kvs.one
-        kvs.items = grown
+            larger[0] = kvs.one
+        kvs.items = larger
         kvs.room = 2 * kvs.room if kvs.room > 1 else 16
     kvs.held += sizeof(Kv)
     memset(&kvs.items[kvs.n], 0, sizeof(Kv))
@@ -90,8 +91,9 @@ cdef Kv* kvs_add(KvList* kvs) except NULL:
 
 
 cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
-    """Of the pairs from number `first` on, drop those that the request's revision bounds exclude (0: no bound)."""
-    cdef size_t i, kept = first
+    """Drop those pairs from number `first` on that the request's revision bounds exclude. A bound of 0 excludes
+    nothing."""
+    cdef size_t i, end = first
     cdef Kv* kv
     for i in range(first, kvs.n):
         kv = &kvs.items[i]
@@ -101,9 +103,9 @@ cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
             if kv.hold != NULL:
                 rec_release(<Record*>kv.hold)
             continue
-        kvs.items[kept] = kv[0]
-        kept += 1
-    kvs.n = kept
+        kvs.items[end] = kv[0]
+        end += 1
+    kvs.n = end
 
 
 # What qsort's comparison compares; set under the GIL right before sorting.
@@ -112,7 +114,7 @@ cdef bint sort_down = False
 
 
 cdef int compare_kv(const void* left, const void* right) noexcept nogil:
-    """Order by sort_target; pairs that are equal in it stay in key order in both directions."""
+    """Order by sort_target. Pairs that are equal in it stay in key order in both directions."""
     cdef const Kv* a = <const Kv*>left
     cdef const Kv* b = <const Kv*>right
     cdef int64_t x = 0, y = 0
@@ -143,7 +145,7 @@ cdef void kvs_sort(KvList* kvs, int target, bint down) noexcept:
 # --- helpers ---------------------------------------------------------------------------------------------
 
 cdef bint arrange(const RangeReq* req, KvList* out) noexcept:
-    """Filter, sort and cut what was collected as the request wants it; whether something was cut off."""
+    """Filter, sort and cut the collected pairs as the request wants it. Return whether pairs were cut off."""
     cdef bint more
     if req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0:
         kvs_filter(out, req, 0)
@@ -156,19 +158,19 @@ cdef bint arrange(const RangeReq* req, KvList* out) noexcept:
 
 
 cdef uint8_t* room(Scratch* scratch, size_t n) except NULL:
-    """A buffer of at least `n` bytes that lives as long as the store."""
-    cdef uint8_t* grown
+    """Return a buffer of at least `n` bytes that lives as long as the store."""
+    cdef uint8_t* larger
     if scratch.size < n:
-        grown = <uint8_t*>realloc(scratch.p, n + 256)
-        if grown == NULL:
+        larger = <uint8_t*>realloc(scratch.p, n + 256)
+        if larger == NULL:
             raise MemoryError
-        scratch.p = grown
+        scratch.p = larger
         scratch.size = n + 256
     return scratch.p
 
 
 cdef bytes meta_value(int64_t number):
-    """The value of a counter in table 'm': version byte, i64."""
+    """Encode a counter of table 'm': the version byte, then the number as i64."""
     cdef uint8_t data[META_SIZE]
     data[0] = META_VERSION
     put64(data + 1, <uint64_t>number)
@@ -185,7 +187,8 @@ cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2:
 
 
 cdef int plain_key(Record* index, Kv* out) except -1:
-    """Point `out.key` at the plain key of a 'k' record, holding what that takes."""
+    """Point `out.key` at the plain key of a 'k' record. The pair then owns a reference to the record or to a copy of
+    the key."""
     cdef uint8_t* p = rec_key(index) + 1
     cdef size_t n = index.klen - 3 - REV_SIZE
     cdef size_t i = 0, at = 0
@@ -217,7 +220,7 @@ cdef inline bint from_key_on(const Slice* end) noexcept:
 
 
 cdef class Merged:
-    """Walks index records of the overlay and the engine together, upwards."""
+    """Walks upwards over the index records of the overlay and the engine together."""
 
     cdef Record* pick(self) except? NULL:
         cdef int order
@@ -242,7 +245,7 @@ cdef class Merged:
         return self.pick()
 
     cdef Record* next(self, Record* last) except? NULL:
-        """The record after `last`, which pick() returned."""
+        """Return the record after `last`, which pick() returned."""
         if last == self.from_above:
             self.from_above = cursor_next(&self.above)
         else:
@@ -253,9 +256,9 @@ cdef class Merged:
 # --- the store -------------------------------------------------------------------------------------------
 
 cdef class Store:
-    """Keys and their history. One thread at a time.
+    """Keys and their history. One thread at a time uses a store.
 
-    `cluster_id`, `member_id` and `raft_term` are what the headers of replies show.
+    `cluster_id`, `member_id` and `raft_term` appear in the headers of replies. `revision` is the current main revision.
     """
 
     def __cinit__(self):
@@ -277,16 +280,16 @@ cdef class Store:
         free(self.write_key.p)
 
     def get_meta(self, bytes name not None):
-        """The meta record `name` as operations see it (bytes), or None."""
-        found = self.overlay.get(META + name)
-        return found if found is not None else self.engine.get(META + name)
+        """Return the meta record `name` (bytes) as operations see it, or None."""
+        value = self.overlay.get(META + name)
+        return value if value is not None else self.engine.get(META + name)
 
     def put_meta(self, bytes name not None, bytes value not None) -> None:
-        """Set the meta record `name`; it goes out with the next commit."""
+        """Set the meta record `name`. The next commit writes it to the engine."""
         self.overlay.set(META + name, value)
 
     def reload(self) -> None:
-        """Read the counters from the engine, whose contents were replaced. Raises DamagedData."""
+        """Read the counters again after the engine's contents were replaced. Raises DamagedData."""
         self.overlay = OrderedMap()
         self.sub = 0
         self.rev = self.saved_rev = read_meta(self.engine, REVISION_KEY, 1)
@@ -311,7 +314,7 @@ cdef class Store:
 
     @property
     def compact_revision(self) -> int:
-        """Revisions below are gone; -1 while nothing was ever compacted."""
+        """Revisions below this one are gone; -1 while nothing was ever compacted."""
         return self.compacted
 
     cdef int64_t now(self) noexcept:
@@ -354,17 +357,17 @@ cdef class Store:
             self.sub -= 1
 
     cdef Store frozen(self):
-        """This store as its readers see it now, whatever is written to it later. Its engine, a view, is the caller's to
-        close."""
-        cdef Store made = Store.__new__(Store)
-        made.engine = self.engine.view()
-        # Not empty while the engine is busy, or an entry is only half applied.
-        made.overlay = self.overlay.view()
-        made.cluster_id, made.member_id, made.raft_term = self.cluster_id, self.member_id, self.raft_term
-        made.rev = made.saved_rev = self.rev
-        made.compacted = self.compacted
-        made.swept = self.swept
-        return made
+        """Return this store as its readers see it now; later writes do not change it. Its engine is a view, which the
+        caller closes."""
+        cdef Store copy = Store.__new__(Store)
+        copy.engine = self.engine.view()
+        # The overlay is not empty while the engine is busy, or while an entry is only half applied.
+        copy.overlay = self.overlay.view()
+        copy.cluster_id, copy.member_id, copy.raft_term = self.cluster_id, self.member_id, self.raft_term
+        copy.rev = copy.saved_rev = self.rev
+        copy.compacted = self.compacted
+        copy.swept = self.swept
+        return copy
 
     # -- single versions --
 
@@ -373,7 +376,8 @@ cdef class Store:
         return False
 
     cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1:
-        """The newest version of `key` not above main revision `at`: 1 and `out`, or 0. A tombstone counts."""
+        """Find the newest version of `key` not above main revision `at`; a tombstone counts. Return 1 and fill `out`,
+        or 0."""
         cdef uint8_t* p = room(&self.low, index_room(key.n))
         cdef size_t n = index_prefix(p, key.p, key.n)
         cdef Record* rec
@@ -396,7 +400,7 @@ cdef class Store:
         return 1
 
     cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL:
-        """The 'r' record of a revision, owned by the caller. Raises DamagedData when it is missing."""
+        """Return the 'r' record of a revision, owned by the caller. Raises DamagedData if it is missing."""
         cdef uint8_t at[REV_KEY_SIZE]
         cdef Record* rec = NULL
         rev_key(at, main, sub)
@@ -411,7 +415,7 @@ cdef class Store:
         return rec
 
     cdef int load(self, const IndexView* view, Kv* out) except -1:
-        """Fill a pair with key and value of a version; `out.hold` is the caller's to release."""
+        """Fill a pair with the key and value of a version. The caller releases `out.hold`."""
         cdef RevView change
         cdef Record* rec = self.fetch(view.main, view.sub)
         out.hold = rec
@@ -441,7 +445,7 @@ cdef class Store:
         return 0
 
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1:
-        """Write a change (a tombstone when the view says so) under the next revision of this operation."""
+        """Write a change under the next revision of this operation; it is a tombstone if the view says so."""
         cdef uint8_t* p = room(&self.write_key, index_room(key.n))
         cdef size_t n = index_prefix(p, key.p, key.n)
         cdef Record* rec
@@ -462,7 +466,7 @@ cdef class Store:
     # -- ranges --
 
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1:
-        """Count a live version and, below the limit, collect it."""
+        """Count a live version. Collect it too, unless `limit` pairs are there already."""
         cdef Kv* kv
         out.total += 1
         if want == WANT_COUNT or (limit and out.n >= limit):
@@ -483,7 +487,7 @@ cdef class Store:
 
     cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
                      KvList* out) except -1:
-        """Collect the pairs of a range at main revision `at` in key order; `out` is the caller's to clear."""
+        """Collect the pairs of a range at main revision `at` in key order. The caller clears `out`."""
         cdef IndexView view
         cdef Kv* kv
         if end.n:
@@ -511,8 +515,11 @@ cdef class Store:
 
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
                              int want, size_t budget, KvList* out):
-        """Collect from the engine key `start` on: all up to `end` (then None), or as much as costs `budget` units (0: all),
-        then the engine key to go on from. Adds to `out.cost`."""
+        """Collect pairs from the engine key `start` on, up to `end` or until they have cost `budget` units (0: no
+        bound).
+
+        Return the engine key to go on from, or None at the end. The cost is added to `out.cost`.
+        """
         cdef Merged walk = Merged()
         cdef size_t high_n = 1, n
         cdef uint8_t* high = room(&self.high, index_room(end.n))
@@ -560,7 +567,8 @@ cdef class Store:
 
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL:
-        """A key with many versions: look up the one wanted (unless `done`) and go to the next key's first record."""
+        """Skip the other versions of a key that has many: look up the wanted one unless `done`, and go to the next
+        key's first record."""
         cdef uint8_t* p = room(&self.low, n + REV_SIZE)
         cdef Record* rec
         memcpy(p, rec_key(group), n)
@@ -582,10 +590,10 @@ cdef class Store:
         return walk.seek(p, n + REV_SIZE)
 
     cdef int select(self, const RangeReq* req, int64_t now, KvList* out, bint* more) except -1:
-        """Everything a RangeRequest asks for but the encoding. Raises FutureRevision, Compacted, DamagedData.
+        """Do all that a RangeRequest asks for, except encoding. Raises FutureRevision, Compacted, DamagedData.
 
-        Limit, filters and sorting as etcd does them: with a filter or an explicit order all is fetched, then
-        filtered, sorted and cut; a sort target without an order sorts what the limit let through.
+        Limit, filters and sorting work as in etcd. With a filter or an explicit order, all pairs are fetched and then
+        filtered, sorted and cut. A sort target without an order sorts what the limit let through.
         """
         cdef int64_t at = now
         cdef size_t limit = 0
@@ -610,7 +618,8 @@ cdef class Store:
     # -- operations; each needs finish() or undo() after it --
 
     cdef bytes do_range(self, const RangeReq* req, int64_t now, Header* header):
-        """RangeResponse of a reader to whom `now` is the newest revision. Raises FutureRevision, Compacted, DamagedData."""
+        """Return a RangeResponse for a reader whose newest revision is `now`. Raises FutureRevision, Compacted,
+        DamagedData."""
         cdef KvList kvs
         cdef bint more = False
         cdef size_t i
@@ -626,7 +635,7 @@ cdef class Store:
             kvs_clear(&kvs)
 
     cdef bytes do_put(self, const PutReq* req, Header* header, bint want):
-        """PutResponse (None unless wanted). Raises LeaseNotFound, KeyNotFound, before any change."""
+        """Return a PutResponse (None unless `want`). Raises LeaseNotFound and KeyNotFound before any change."""
         cdef IndexView old, new
         cdef Slice value = req.value
         cdef Kv prev
@@ -656,20 +665,20 @@ cdef class Store:
                 rec_release(<Record*>prev.hold)
 
     cdef bytes do_delete(self, const DeleteReq* req, Header* header, bint want):
-        """DeleteRangeResponse (None unless wanted)."""
+        """Return a DeleteRangeResponse (None unless `want`)."""
         cdef KvList kvs
-        cdef IndexView gone
+        cdef IndexView deletion
         cdef Slice nothing
         cdef size_t i
         nothing.p = NULL
         nothing.n = 0
-        memset(&gone, 0, sizeof(gone))
-        gone.tombstone = True
+        memset(&deletion, 0, sizeof(deletion))
+        deletion.tombstone = True
         kvs_init(&kvs)
         try:
             self.collect(&req.key, &req.end, LATEST, 0, WANT_ALL if req.prev_kv and want else WANT_KEYS, &kvs)
             for i in range(kvs.n):
-                self.write_version(&kvs.items[i].key, &nothing, &gone)
+                self.write_version(&kvs.items[i].key, &nothing, &deletion)
             if not want:
                 return None
             header.revision = self.now()
@@ -678,9 +687,9 @@ cdef class Store:
             kvs_clear(&kvs)
 
     cdef bytes do_compact(self, const CompactReq* req, Header* header, bint want):
-        """CompactionResponse (None unless wanted). Raises Compacted, FutureRevision, before any change.
+        """Return a CompactionResponse (None unless `want`). Raises Compacted and FutureRevision before any change.
 
-        History below the revision is gone at once for every reader; sweep() frees the room.
+        History below the revision is gone at once for every reader. The sweep frees the room later.
         """
         if req.revision <= self.compacted:
             kv_raise(KV_COMPACTED, "")
@@ -693,7 +702,8 @@ cdef class Store:
     # -- entrances --
 
     cdef bytes execute_view(self, int kind, const uint8_t* body, size_t n, bint want):
-        """One committed operation. Raises ApiError (nothing is changed then); MemoryError and engine errors pass."""
+        """Apply one committed operation. Raises ApiError (nothing is changed then); MemoryError and engine errors pass
+        through."""
         cdef PutReq put
         cdef DeleteReq delete
         cdef CompactReq compact
@@ -718,8 +728,8 @@ cdef class Store:
         return reply
 
     def execute(self, int kind, bytes body not None, bint want=True):
-        """One operation that is no transaction (kinds: op.pxd); the encoded reply, or None unless wanted. Raises
-        ApiError, FormatError."""
+        """Apply one operation that is no transaction (kinds: op.pxd). Return the encoded reply, or None unless `want`.
+        Raises ApiError, FormatError."""
         try:
             return self.execute_view(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
         except BaseException:
@@ -727,15 +737,15 @@ cdef class Store:
             raise
 
     def put(self, bytes body not None) -> bytes:
-        """PutRequest -> PutResponse. Raises ApiError."""
+        """Apply an encoded PutRequest and return the encoded PutResponse. Raises ApiError."""
         return self.execute(OP_PUT, body)
 
     def delete_range(self, bytes body not None) -> bytes:
-        """DeleteRangeRequest -> DeleteRangeResponse. Raises ApiError."""
+        """Apply an encoded DeleteRangeRequest and return the encoded DeleteRangeResponse. Raises ApiError."""
         return self.execute(OP_DELETE_RANGE, body)
 
     def compact(self, bytes body not None) -> bytes:
-        """CompactionRequest -> CompactionResponse. Raises ApiError."""
+        """Apply an encoded CompactionRequest and return the encoded CompactionResponse. Raises ApiError."""
         return self.execute(OP_COMPACT, body)
 
     cdef bytes range_view(self, const uint8_t* body, size_t n, uint64_t term):
@@ -745,11 +755,12 @@ cdef class Store:
         kv_raise(check_range_req(&req), "")
         self.fill_header(&header)
         header.raft_term = term
-        # A reader sees nothing of an operation that is not at its end.
+        # A reader sees nothing of an operation that has not ended.
         return self.do_range(&req, self.rev, &header)
 
     cpdef bytes range_reply(self, bytes body, object term=None):
-        """RangeRequest -> RangeResponse; `term` for the header (default: raft_term). Raises ApiError."""
+        """Answer an encoded RangeRequest with an encoded RangeResponse. `term` goes into its header; the default is
+        raft_term. Raises ApiError."""
         return self.range_view(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body),
                                self.raft_term if term is None else <uint64_t>term)
 

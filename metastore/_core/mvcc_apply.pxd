@@ -9,7 +9,7 @@ from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport Work
 
 
-# Raises the error that an operation gets while alarms of these kinds are raised, if it gets one.
+# Raises the error, if any, with which the given alarms (bits) refuse an operation.
 cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1
 
 
@@ -19,24 +19,24 @@ cdef class Applier:
     cdef readonly dict waiters
     cdef readonly uint64_t applied_index
     cdef readonly uint64_t applied_term
-    cdef readonly uint64_t operations     # applied, those that ended in an error included
-    cdef readonly uint64_t nbytes         # of the batches applied, decompressed
-    cdef readonly uint64_t rejected       # ended in an error
-    cdef readonly uint64_t undecodable    # of those: could not even be read
-    cdef readonly object alarms           # alarms.Alarms: which are raised, in the state as applied
-    cdef readonly int barred              # their kinds as bits; 0: nothing is refused for them
-    cdef public object on_member          # callable(request: bytes) -> reply: bytes; ApiError
+    cdef readonly uint64_t operations     # operations applied, also those that ended in an error
+    cdef readonly uint64_t nbytes         # decompressed bytes of the batches applied
+    cdef readonly uint64_t rejected       # operations that ended in an error
+    cdef readonly uint64_t undecodable    # operations among these that could not be decoded
+    cdef readonly object alarms           # replica.alarms.Alarms: the alarms of the state as applied
+    cdef readonly int barred              # kinds of those alarms as bits; 0: nothing is refused for them
+    cdef public object on_member          # callable(request: bytes) -> reply: bytes; raises ApiError
     cdef public bint pause                # stop behind the entry under way
-    cdef readonly bint inside             # an entry has been begun and is not at its end
+    cdef readonly bint inside             # an entry has been begun and has not ended
     cdef readonly bint halted             # the last call stopped because its budget was used up
     cdef readonly size_t cost             # units that the last call took (work.pxd)
-    cdef public size_t spill_at           # records in the overlay from which on a part of an entry goes to the engine
-    cdef size_t budget                    # of the call under way
-    cdef size_t pace                      # of the engine, see there
-    cdef object images                    # keep the bytes of the entry under way
+    cdef public size_t spill_at           # with so many records in the overlay a part of an entry goes to the engine
+    cdef size_t budget                    # of the call under way, in units
+    cdef size_t pace                      # Engine.pace
+    cdef object images                    # keeps the bytes of the entry under way alive
     cdef object owner
-    cdef Work work                        # the operation under way, when it is done in pieces
-    cdef uint64_t work_id                 # and its request id
+    cdef Work work                        # the operation under way, if it is done in pieces
+    cdef uint64_t work_id                 # the request id of that operation
     cdef FrameReader frames
     cdef list who
     cdef list what

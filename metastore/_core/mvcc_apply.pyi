@@ -1,3 +1,5 @@
+"""Turns committed entries into changes and results."""
+
 from collections.abc import Callable
 
 from typing_extensions import Buffer
@@ -9,34 +11,55 @@ from metastore.errors import MetaStoreError
 from metastore.replica.alarms import Alarms
 
 class Applier:
-    store: Store
-    codec: PayloadCodec
-    waiters: dict[int, Waiter]
-    applied_index: int
-    applied_term: int
-    operations: int
-    nbytes: int
-    rejected: int
-    undecodable: int
-    alarms: Alarms
-    barred: int
-    on_member: Callable[[bytes], bytes] | None
-    pause: bool
-    inside: bool
-    halted: bool
-    cost: int
-    spill_at: int
+    """Applies committed entries to a store and keeps the results until they are written. For each Ready the caller
+    calls apply_images() until it has reached the end of the images, then commit(), then release()."""
+
+    on_member: Callable[[bytes], bytes] | None  # carries out an operation of kind MEMBER; raises ApiError
+    pause: bool  # stop behind the entry under way
+    spill_at: int  # with so many records in the overlay a part of an entry goes to the engine
     def __init__(self, store: Store, codec: PayloadCodec, waiters: dict[int, Waiter]) -> None: ...
-    def apply_images(self, images: Buffer, at: int = 0, budget: int = 0) -> int: ...
-    def relieve(self) -> None: ...
     @property
-    def halfway(self) -> bool: ...
+    def store(self) -> Store: ...
     @property
-    def lengthy(self) -> bool: ...
+    def codec(self) -> PayloadCodec: ...
     @property
-    def whole(self) -> bool: ...
-    def passed(self, index: int, term: int) -> None: ...
-    def answer(self, request_id: int, result: bytes | MetaStoreError) -> None: ...
-    def reload(self) -> None: ...
-    def commit(self) -> None: ...
-    def release(self) -> int: ...
+    def waiters(self) -> dict[int, Waiter]: ...  # by request id
+    @property
+    def applied_index(self) -> int: ...  # of the last entry that has ended
+    @property
+    def applied_term(self) -> int: ...
+    @property
+    def operations(self) -> int: ...  # applied, also those that ended in an error
+    @property
+    def nbytes(self) -> int: ...  # decompressed bytes of the batches applied
+    @property
+    def rejected(self) -> int: ...  # operations that ended in an error
+    @property
+    def undecodable(self) -> int: ...  # operations among these that could not be decoded
+    @property
+    def alarms(self) -> Alarms: ...  # of the state as applied
+    @property
+    def barred(self) -> int: ...  # kinds of those alarms as bits
+    @property
+    def inside(self) -> bool: ...  # an entry has been begun and has not ended
+    @property
+    def halted(self) -> bool: ...  # the last call stopped because its budget was used up
+    @property
+    def cost(self) -> int: ...  # units (work.pxd) that the last call took
+    @property
+    def halfway(self) -> bool: ...  # an entry must come to its end before `commit`
+    @property
+    def lengthy(self) -> bool: ...  # an operation is under way that takes several pieces by itself
+    @property
+    def whole(self) -> bool: ...  # neither the engine nor the overlay holds a part of an entry
+    def apply_images(self, images: Buffer, at: int = 0, budget: int = 0) -> int:
+        """Apply concatenated entry images from the byte offset `at` on. Return the offset where it stopped: at the
+        end, in front of an entry that changes the membership, behind an entry that set `pause`, or with `halted`
+        when `budget` units (0: no bound) are used up. Raises FormatError, MemoryError and engine errors."""
+
+    def relieve(self) -> None: ...  # after `halted`; raises EngineBusy and what the engine raises
+    def passed(self, index: int, term: int) -> None: ...  # the caller has carried out this entry
+    def answer(self, request_id: int, result: bytes | MetaStoreError) -> None: ...  # kept until `release`
+    def reload(self) -> None: ...  # after the engine's contents were replaced
+    def commit(self) -> None: ...  # only between two entries; raises what Engine.write raises
+    def release(self) -> int: ...  # answer the waiters gathered since the last release; returns their number

@@ -1,15 +1,16 @@
 """The only place that turns a committed entry into a change and a result.
 
-An entry may be applied in pieces (contract: work.pyx), so that a deletion of a million keys does not hold the loop. What
-it does is the same wherever the pieces end. While it is under way readers see the state before the operation under way,
-`applied_index` is the one of the entry before, and the engine's log position stays before it: it moves in the engine write
-that ends the entry, which is what makes an entry whole or not there after a crash (unfinished.pyx).
+An entry may be applied in pieces (contract: work.pyx), because a deletion of a million keys must not hold the loop. The
+result is the same wherever the pieces end. Meanwhile readers see the state before the operation under way,
+`applied_index` is the index of the entry before, and the engine's log position stays before the entry. The position
+moves in the engine write that ends the entry; so after a crash the entry is there as a whole or not at all
+(mvcc_unfinished.pyx).
 
-Deterministic: what an entry does depends on its bytes and on the state alone. An operation that was accepted
-into the log cannot stop the node: whatever is wrong with it is ApiError or FormatError, which become its own error,
-with no change made. All else passes to the caller and stops the node, for it is trouble of this node that the others
-do not have: no memory, a failing engine, a payload whose codec is not installed here (skipping it would lose
-acknowledged writes).
+Applying is deterministic: what an entry does depends on its bytes and on the state alone. An operation in the log
+cannot stop the node: whatever is wrong with it is an ApiError or FormatError, which becomes the result of the
+operation, and nothing is changed. All other exceptions pass to the caller and stop the node, because they are trouble
+of this node that the other members do not have: lack of memory, a failing engine, or a payload whose codec is not
+installed here (skipping it would lose acknowledged writes).
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -31,7 +32,7 @@ from metastore._core.work cimport COST_BYTES, Work
 
 from metastore.replica.alarms import CORRUPT, NOSPACE, Alarms
 
-# What an operation can be refused with. All else is a failure of this node: the others carry the operation out.
+# An operation can be refused with these. All else is a failure of this node, and the other members carry it out.
 cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 
 
@@ -53,10 +54,10 @@ cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except
 
 
 cdef class Applier:
-    """Applies committed entries to a store and keeps the results until the write is done.
+    """Applies committed entries to a store and keeps the results until they are written.
 
-    `waiters` maps request ids to those who wait; ids met are popped. Per Ready: apply_images() up to the end of the
-    images, commit(), release().
+    `waiters` maps request ids to Waiters; the applier removes those that it answers. For each Ready the caller calls
+    apply_images() until it has reached the end of the images, then commit(), then release().
     """
 
     def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None):
@@ -73,14 +74,15 @@ cdef class Applier:
         self.applied_index, self.applied_term = store.engine.applied()
 
     cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0, size_t budget=0) except -1:
-        """Apply concatenated entry images (any buffer) from offset `at` on; gives the offset where it stopped.
+        """Apply concatenated entry images (any buffer) from the byte offset `at` on. Return the offset where it
+        stopped.
 
-        It stops in front of an entry that changes the membership: the caller carries that out, says `passed`, and goes on
-        behind it, so that everything takes effect in the order of the log. It also stops behind an entry that has set
-        `pause`. With a `budget` (units: work.pxd; 0: none) it sets `halted` and stops when that is used up, in front of an
-        entry or `inside` of one; the next call is to be made with the same images and the offset returned, after
-        `relieve`. Entries up to `applied_index` are passed over. Raises FormatError (an image or a payload that cannot be
-        read), MemoryError, engine errors.
+        It stops in front of an entry that changes the membership. The caller carries that change out, calls `passed`,
+        and goes on behind the entry, so everything takes effect in the order of the log. It also stops behind an entry
+        that has set `pause`. With a `budget` (units: work.pxd; 0: none) it sets `halted` and stops when that is used
+        up, in front of an entry or `inside` one. The caller then calls `relieve`, and passes the same images and the
+        returned offset to the next call. Entries up to `applied_index` are skipped. Raises FormatError (an image or a
+        payload cannot be read), MemoryError and engine errors.
         """
         cdef const uint8_t[::1] data = images
         cdef const uint8_t* p
@@ -114,14 +116,15 @@ cdef class Applier:
         return at
 
     cdef bint clean(self) except -1:
-        """Whether the engine holds nothing of an entry that is to be applied again; without a budget, make it so."""
+        """Return whether the engine is free of records that an unfinished entry left there. Without a budget, remove
+        them all."""
         while self.store.stale and self.budget == <size_t>-1:
             purge(self.store, PURGE_AT_ONCE)
         return not self.store.stale
 
     cpdef relieve(self):
-        """To be called when `apply_images` has halted: hand to the engine what an unfinished entry has changed, if that is
-        much. Raises EngineBusy (to be called again) and what the engine raises."""
+        """Hand a large part of an unfinished entry to the engine. The caller calls this whenever `apply_images` has
+        halted. Raises EngineBusy (call again later) and what the engine raises."""
         if self.store.stale:
             purge(self.store, max(1, PURGE_AT_ONCE // self.pace))
         elif self.inside and self.store.overlay.count >= self.spill_at:
@@ -129,7 +132,8 @@ cdef class Applier:
 
     @property
     def halfway(self):
-        """Whether the entry in front, or what a crash has left of it, must come to its end before a `commit`."""
+        """Whether an entry must come to its end before `commit`: one is half applied, or a crash left a part of one in
+        the engine."""
         return self.inside or self.store.stale
 
     @property
@@ -143,7 +147,7 @@ cdef class Applier:
         return not self.inside and self.store.whole()
 
     cpdef passed(self, uint64_t index, uint64_t term):
-        """The caller has carried out entry `index`, in front of which `apply_images` stopped."""
+        """Note that the caller has carried out entry `index`, in front of which `apply_images` stopped."""
         self.applied_index = index
         self.applied_term = term
 
@@ -155,7 +159,7 @@ cdef class Applier:
             self.what.append(result)
 
     cdef bint apply_payload(self, const EntryView* view) except -1:
-        """Go on with an entry; whether it is at its end."""
+        """Go on with an entry. Return whether it has ended."""
         cdef const uint8_t* p
         cdef const uint8_t* op
         cdef size_t n
@@ -176,18 +180,19 @@ cdef class Applier:
                     break
                 self.apply_operation(op, n)
         except errors.FormatError:
-            # The framing itself is broken: what came before the break is applied, on every node alike.
+            # The framing itself is broken. The operations before the break are applied, on every node alike.
             self.undecodable += 1
             self.frames._more = False
         if self.store.stale and not self.clean():
-            # The last operation failed when the engine had a part of it already: the entry ends when that is gone.
+            # The last operation failed when the engine already had a part of it. The entry ends when that part is
+            # removed.
             return False
         self.inside = False
         self.owner = None
         return True
 
     cdef int apply_operation(self, const uint8_t* p, size_t n) except -1:
-        """Run one operation, or begin with it; its result or error goes to its waiter, if there is one."""
+        """Run one operation, or begin it. The waiter, if there is one, gets its result or error."""
         cdef OpView op
         cdef object waiter = None
         cdef object result
@@ -208,13 +213,14 @@ cdef class Applier:
             self.reject(error)
         except BaseException:
             if waiter is not None:
-                # Whoever ends the node answers him: it was not his fault, and the others carry it out.
+                # The code that ends the node answers the waiter. The request was not at fault, and the other members
+                # carry it out.
                 self.waiters[op.request_id] = waiter
             raise
         return self.keep(waiter, result)
 
     cdef int keep(self, object waiter, object result) except -1:
-        """Note a result until `release`."""
+        """Keep a result until `release`."""
         if waiter is not None:
             self.who.append(waiter)
             self.what.append(result)
@@ -237,12 +243,12 @@ cdef class Applier:
             check_alarms(self.barred, op.kind, op.body, op.n)
         return self.store.execute_view(op.kind, op.body, op.n, want)
 
-    # ---- operations that may be about many keys; whoever waits for one stays in `waiters`, with the deadline there
+    # ---- operations that may be about many keys; their waiters stay in `waiters`, and keep their deadlines
 
     cdef Work long_work(self, const OpView* op, bint want):
-        """What is to be done in pieces; None for the deletion of a single key."""
+        """Return the work to be done in pieces, or None for the deletion of a single key."""
         cdef DeleteReq delete
-        cdef DeleteWork made
+        cdef DeleteWork work
         if self.barred:
             check_alarms(self.barred, op.kind, op.body, op.n)
         if op.kind == OP_TXN:
@@ -251,9 +257,9 @@ cdef class Applier:
         kv_raise(KV_EMPTY_KEY if delete.key.n == 0 else KV_OK, "")
         if delete.end.n == 0:
             return None
-        made = DeleteWork.__new__(DeleteWork)
-        made.begin(self.store, &delete, want, True)
-        return made
+        work = DeleteWork.__new__(DeleteWork)
+        work.begin(self.store, &delete, want, True)
+        return work
 
     cdef int begin(self, const OpView* op) except -1:
         cdef bint want = op.request_id in self.waiters
@@ -270,7 +276,7 @@ cdef class Applier:
         return 0
 
     cdef bint go_on(self) except -1:
-        """Go on with the operation under way; whether it is over."""
+        """Go on with the operation under way. Return whether it is over."""
         cdef bint over
         cdef size_t left = self.budget - self.cost if self.budget > self.cost else 1
         try:
@@ -287,7 +293,7 @@ cdef class Applier:
         return self.keep(self.waiters.pop(self.work_id, None), result) == 0
 
     def reload(self) -> None:
-        """The engine's contents were replaced: go on from its log position."""
+        """Go on from the engine's log position after the engine's contents were replaced."""
         self.inside = self.halted = False
         self.work = self.owner = self.images = None
         self.applied_index, self.applied_term = self.store.engine.applied()
@@ -295,12 +301,12 @@ cdef class Applier:
         self.barred = self.alarms.kinds
 
     cpdef commit(self):
-        """Write what was applied, with its log position, to the engine; between two entries."""
+        """Write what was applied, with its log position, to the engine. Only between two entries."""
         assert not self.inside, "an entry is only half applied"
         self.store.commit(self.applied_index, self.applied_term)
 
     cpdef Py_ssize_t release(self):
-        """Answer the waiters met since the last release, in order; returns how many."""
+        """Answer the waiters gathered since the last release, in order. Return their number."""
         cdef list who = self.who
         cdef list what = self.what
         cdef Py_ssize_t i, count = len(who)

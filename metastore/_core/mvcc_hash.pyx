@@ -1,12 +1,12 @@
-"""A sum over the logical records of a store at one revision, equal on every member that has the same ones.
+"""A hash of the logical records of a store at one revision. It is equal on every member that has the same records.
 
-What counts for revision R after a compaction at C: every version of a key above C and not above R, and of those not
-above C the newest, unless it is a tombstone below C. This is what is left when the sweep (sweep.pyx) has come to its end;
-records that it has still to remove do not count. So the sum depends on R, C and the history alone, not on the engine
-and not on how far the sweep is.
+At revision R after a compaction at C these records count: every version of a key above C and not above R, and the
+newest version of each key not above C, unless that is a tombstone below C. These are the records that a completed sweep
+(mvcc_sweep.pyx) leaves; records that the sweep has still to remove do not count. So the hash depends on R, C and the
+history alone, and not on the engine or on the progress of the sweep.
 
-Index records are summed in the order of keys, then change records in the order of revisions: two walks in the engine's
-own order, and not a search for each key.
+Index records are hashed in the order of keys, then change records in the order of revisions. These are two walks in the
+engine's own order, which need no search for each key.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t
@@ -27,30 +27,31 @@ cdef enum:
     COST_BYTES = 512         # bytes that count as one record more
     COST_SEARCH = 4          # a search counts as that many records
 
-cdef uint32_t EMPTY = 1          # the sum over nothing: in an answer, 0 would look like a field that is not there
+cdef uint32_t EMPTY = 1          # the hash of nothing: in an answer, 0 would look like a field that is not there
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
 
-#: Meta records that members may differ in, though their state is the same.
+#: Meta records that may differ between members whose state is the same.
 OWN_META = (APPLIED_KEY, SWEPT_KEY)
 
 
 cdef class Hasher:
-    """Sums up a view (Engine) slice by slice; the view must be this hasher's own, and is closed with it.
+    """Hashes a view (Engine) slice by slice. The hasher owns the view and closes it.
 
-    `revision`: up to which, 0 for the current one. `whole`: also the replicated meta records (members, alarms, ...).
-    Raises Compacted and FutureRevision as etcd 3.6 does: at the compact revision itself there is an answer.
+    `revision` is the last revision that counts; 0 stands for the current one. `whole` adds the replicated meta records
+    (members, alarms, ...). Raises Compacted and FutureRevision as etcd 3.6 does; at the compact revision itself there
+    is an answer.
     """
     cdef readonly int64_t revision        # R
-    cdef readonly int64_t current         # the view's
+    cdef readonly int64_t current         # the view's revision
     cdef readonly int64_t compact_revision  # C; -1: never compacted
     cdef readonly uint32_t hash
     cdef readonly bint done
-    cdef bint swept                       # whether the sweep up to C is at its end
+    cdef bint swept                       # whether the sweep up to C has ended
     cdef bint whole
     cdef Engine view
     cdef EngineCursor cursor
-    cdef uint8_t table                    # which is walked: 'k', 'r', 'm'
-    cdef Record* rec                      # borrowed: where the walk is
+    cdef uint8_t table                    # the table that is walked: 'k', 'r', 'm'
+    cdef Record* rec                      # borrowed: the record where the walk stands
     cdef Record* last                     # owned: an index record whose fate depends on the one after it
     cdef IndexView last_view
 
@@ -86,13 +87,14 @@ cdef class Hasher:
         self.hash = crc32(self.hash, rec_key(rec), <size_t>rec.klen + rec.vlen)
 
     cdef bint counts(self, const IndexView* view, bint newest) noexcept:
-        """Whether a version belongs to the state; `newest`: it is the newest of its key not above C, or is above C."""
+        """Whether a version belongs to the state. `newest` says that it is above C, or the newest of its key not above
+        C."""
         if view.main > self.revision or not newest:
             return False
         return not (view.tombstone and view.main < self.compact_revision)
 
     cdef size_t index_step(self) except 0:
-        """Take in one record of the keys; returns its cost."""
+        """Take in one index record and return its cost."""
         cdef Record* rec = self.rec
         cdef IndexView view
         cdef bint newest
@@ -118,7 +120,7 @@ cdef class Hasher:
         return cost
 
     cdef size_t change_step(self) except 0:
-        """Take in one record of the revisions; returns its cost."""
+        """Take in one change record and return its cost."""
         cdef Record* rec = self.rec
         cdef int64_t main = 0
         cdef uint32_t sub = 0
@@ -150,7 +152,7 @@ cdef class Hasher:
         cdef IndexView view
         cdef size_t n
         cdef uint8_t* at
-        cdef Record* found = NULL
+        cdef Record* index = NULL
         rev_record_read(rec, &change)
         at = <uint8_t*>malloc(index_room(change.klen))
         if at == NULL:
@@ -158,14 +160,14 @@ cdef class Hasher:
         try:
             n = index_prefix(at, change.key, change.klen)
             rev_write(at + n, self.compact_revision, LAST_SUB)
-            found = self.view.find_le(at, n + REV_SIZE)
-            if found == NULL or not same_prefix(found, at, n):
+            index = self.view.find_le(at, n + REV_SIZE)
+            if index == NULL or not same_prefix(index, at, n):
                 return False
-            index_read(found, &view)
+            index_read(index, &view)
             return view.main == main and view.sub == sub and self.counts(&view, True)
         finally:
-            if found != NULL:
-                rec_release(found)
+            if index != NULL:
+                rec_release(index)
             free(at)
 
     cdef size_t meta_step(self) except 0:
@@ -182,19 +184,20 @@ cdef class Hasher:
         return 1
 
     cpdef bint step(self, size_t budget) except -1:
-        """Go on for about `budget` records; True while there is more. Raises DamagedData and the engine's errors."""
-        cdef size_t spent = 0
-        while not self.done and spent < budget:
+        """Go on for about `budget` records. Return True while there is more. Raises DamagedData and the engine's
+        errors."""
+        cdef size_t cost = 0
+        while not self.done and cost < budget:
             if self.table == c'k':
-                spent += self.index_step()
+                cost += self.index_step()
             elif self.table == c'r':
-                spent += self.change_step()
+                cost += self.change_step()
             else:
-                spent += self.meta_step()
+                cost += self.meta_step()
         return not self.done
 
     def close(self) -> None:
-        """Give the view back. Idempotent."""
+        """Close the view. Idempotent."""
         self.rec = NULL
         self.done = True
         self.cursor = None

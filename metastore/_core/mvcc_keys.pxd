@@ -27,7 +27,7 @@ cdef struct RevView:
 
 
 cdef inline size_t index_room(size_t n) noexcept nogil:
-    """Bytes that index_prefix and a revision after it need at most for a key of `n` bytes."""
+    """The most bytes that index_prefix and a revision after it take for a key of `n` bytes."""
     return 2 * n + 3 + REV_SIZE
 
 

@@ -1,7 +1,8 @@
-"""How keys and revisions stand in the engine (layout: FORMATS.md, "Engine records").
+"""The form of keys and revisions in the engine (layout: FORMATS.md, "Engine records").
 
-Table 'k': escaped key + revision -> what is known of that version of the key; in key order, revisions ascending,
-so a key's newest record not above a revision is one look-up. Table 'r': revision -> key and value.
+Table 'k' maps an escaped key and a revision to what is known of that version of the key. It is in key order with
+ascending revisions, so one look-up finds a key's newest record not above a revision. Table 'r' maps a revision to the
+key and the value.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -13,7 +14,7 @@ from metastore._core.record cimport Record, rec_key, rec_new, rec_value
 from metastore._core.varint cimport varint_read, varint_write
 from metastore import errors
 
-#: What the engine's keys of meta records begin with, and those that the store keeps for itself.
+#: The first byte of the engine's keys of meta records, and the meta records that the store keeps for itself.
 META = b"m"
 REVISION_KEY = META + b"revision"
 COMPACT_KEY = META + b"compact"
@@ -25,7 +26,8 @@ cdef enum:
 
 
 cdef size_t index_prefix(uint8_t* dst, const uint8_t* key, size_t n) noexcept nogil:
-    """'k' + the key with 00 -> 00 FF, closed by 00 01; returns its length. Order preserving."""
+    """Write 'k' and the key with 00 escaped as 00 FF and 00 01 as its end. The order of keys is kept. Return the
+    length."""
     cdef size_t i, at = 1
     dst[0] = c'k'
     if n == 0 or memchr(key, 0, n) == NULL:
@@ -44,7 +46,7 @@ cdef size_t index_prefix(uint8_t* dst, const uint8_t* key, size_t n) noexcept no
 
 
 cdef void rev_write(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
-    """A revision in order-preserving form: REV_SIZE bytes."""
+    """Write a revision in order-preserving form: REV_SIZE bytes."""
     cdef int i
     cdef uint64_t high = <uint64_t>main
     for i in range(8):
@@ -66,15 +68,15 @@ cdef void rev_read(const uint8_t* src, int64_t* main, uint32_t* sub) noexcept no
 
 
 cdef void rev_key(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
-    """The key of a revision in table 'r': REV_KEY_SIZE bytes."""
+    """Write the key of a revision in table 'r': REV_KEY_SIZE bytes."""
     dst[0] = c'r'
     rev_write(dst + 1, main, sub)
 
 
 cdef Record* index_record(const uint8_t* prefix, size_t n, const IndexView* view) noexcept nogil:
-    """The 'k' record of a version. `prefix` is what index_prefix made, in a buffer with room for the revision too.
+    """Make the 'k' record of a version. `prefix` comes from index_prefix, in a buffer with room for the revision too.
 
-    NULL without memory.
+    Returns NULL without memory.
     """
     cdef uint8_t value[32]
     cdef uint8_t* end = value + 2
@@ -95,7 +97,7 @@ cdef Record* index_record(const uint8_t* prefix, size_t n, const IndexView* view
 
 cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t klen,
                         const uint8_t* value, size_t vlen, bint tombstone) noexcept nogil:
-    """The 'r' record of a change. NULL without memory."""
+    """Make the 'r' record of a change. Returns NULL without memory."""
     cdef uint8_t at[REV_KEY_SIZE]
     cdef uint8_t* p
     cdef Record* rec
@@ -114,7 +116,7 @@ cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t k
 
 
 cdef int index_read(Record* rec, IndexView* out) except -1:
-    """Take a 'k' record apart. Raises DamagedData."""
+    """Decode a 'k' record. Raises DamagedData."""
     cdef const uint8_t* p = rec_value(rec)
     cdef const uint8_t* end = p + rec.vlen
     cdef uint64_t create = 0, version = 0, lease = 0
@@ -138,7 +140,7 @@ cdef int index_read(Record* rec, IndexView* out) except -1:
 
 
 cdef int rev_record_read(Record* rec, RevView* out) except -1:
-    """Take an 'r' record apart; the pointers are into the record. Raises DamagedData."""
+    """Decode an 'r' record; the pointers point into the record. Raises DamagedData."""
     cdef uint8_t* p = rec_value(rec)
     cdef uint32_t size = 0
     if rec.vlen >= REV_VALUE_HEADER:
@@ -155,14 +157,14 @@ cdef int rev_record_read(Record* rec, RevView* out) except -1:
 
 
 cdef bint same_prefix(Record* rec, const uint8_t* prefix, size_t n) noexcept nogil:
-    """Whether a record of table 'k' belongs to the key that `prefix` (of index_prefix) stands for."""
+    """Whether a record of table 'k' belongs to the key that `prefix` (from index_prefix) stands for."""
     return rec.klen == n + REV_SIZE and memcmp(rec_key(rec), prefix, n) == 0
 
 
 # --- for tools and tests ---------------------------------------------------------------------------------
 
 def encode_index_key(bytes key not None, int64_t main, uint32_t sub=0) -> bytes:
-    """The engine key of version (main, sub) of `key`."""
+    """Return the engine key of version (main, sub) of `key`."""
     cdef bytes room = PyBytes_FromStringAndSize(NULL, index_room(len(key)))
     cdef uint8_t* p = <uint8_t*>PyBytes_AS_STRING(room)
     cdef size_t n = index_prefix(p, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
@@ -171,7 +173,7 @@ def encode_index_key(bytes key not None, int64_t main, uint32_t sub=0) -> bytes:
 
 
 def decode_index_key(bytes data not None) -> tuple:
-    """(key, main, sub) of an engine key of table 'k'. Raises FormatError."""
+    """Return (key, main, sub) of an engine key of table 'k'. Raises FormatError."""
     cdef int64_t main
     cdef uint32_t sub
     cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(data)

@@ -10,19 +10,19 @@ cdef class RangeWork(Work):
     cdef object owner         # keeps the bytes that `req` points into
     cdef RangeReq req
     cdef Header header
-    cdef Store store          # the live one until `freeze`, then one over a view of the engine
+    cdef Store store          # the live store until `freeze`, then one over a view of the engine
     cdef bint own_view
     cdef int phase
     cdef KvList kvs
     cdef Sorter sorter
     cdef size_t taken         # pairs encoded so far
-    cdef size_t emit          # pairs that are to be encoded, once all are collected
-    cdef bytes at             # engine key that the next piece begins with
+    cdef size_t emit          # pairs to encode once all are collected
+    cdef bytes at             # engine key at which the next piece begins
     cdef int64_t rev
     cdef int want
-    cdef bint encoding        # pairs are encoded piece by piece: the order of the keys is the order of the reply
+    cdef bint encoding        # pairs are encoded as they come, in key order, which is the order of the reply
     cdef bint filtered
-    cdef bint limited         # not even kept are pairs above the limit
+    cdef bint limited         # pairs above the limit are not even kept
     cdef bint more
 
     cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
@@ -36,14 +36,14 @@ cdef class RangeWork(Work):
 
 
 cdef class DeleteWork(Work):
-    """A DeleteRange over many keys, in the store under way."""
+    """A DeleteRange over many keys, in the live store."""
     cdef DeleteReq req
     cdef Store store
     cdef KvList kvs
     cdef bytes at
     cdef int64_t deleted
-    cdef bint wanted
-    cdef bint alone           # no operation of a transaction: its reply has a whole header
+    cdef bint want
+    cdef bint alone           # it is no part of a transaction, so its reply has a whole header
 
     cdef int begin(self, Store store, const DeleteReq* req, bint want, bint alone) except -1
     cdef int finish(self) except -1

@@ -1,11 +1,11 @@
 """Ranges and deletions over many keys, piece by piece (contract: work.pyx).
 
-The loop must not stand still for long: counting three million keys at once took half a second, sixteen clients that
-count one million each took leadership from their node (2.5 s, election timeout 1 s).
+The loop must not stand still for long. Counting three million keys at once took half a second, and sixteen clients that
+counted one million each took leadership from their node (2.5 s; the election timeout is 1 s).
 
-Pairs in the order of their keys are encoded as they are collected. Where the order is another one, or a filter stands
-before the limit, the pairs are collected first: without their values where these do not decide the order, for most of
-such requests want few of the pairs.
+Pairs in the order of their keys are encoded as they are collected. With another order, or with a filter before the
+limit, the pairs are collected first. They are collected without their values unless values decide the order, because
+most such requests want few pairs.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -31,7 +31,7 @@ cdef enum:
 
 
 cdef bytes first_key(const Slice* key):
-    """The engine key that a walk over a range begins with."""
+    """Return the engine key at which a walk over a range begins."""
     cdef bytes prefix = bytes(index_room(key.n))
     return prefix[:index_prefix(<uint8_t*>PyBytes_AS_STRING(prefix), key.p, key.n)]
 
@@ -45,11 +45,11 @@ cdef class RangeWork(Work):
     def __dealloc__(self):
         kvs_clear(&self.kvs)
 
-    cdef int begin(self, Store store, object owner, const RangeReq* wanted, int64_t now) except -1:
+    cdef int begin(self, Store store, object owner, const RangeReq* source, int64_t now) except -1:
         """Check a decoded request at revision `now`. Raises ApiError. The header holds the revision only."""
         cdef RangeReq* req = &self.req
         self.owner = owner
-        self.req = wanted[0]
+        self.req = source[0]
         kv_raise(check_range_req(req), "")
         self.store = store
         self.header.revision = now
@@ -65,7 +65,7 @@ cdef class RangeWork(Work):
             self.want = WANT_COUNT
         elif (req.keys_only or not self.encoding) and req.sort_target != 4:
             self.want = WANT_KEYS
-        # As etcd does it, see Store.select: a sort target without an order sorts what the limit let through.
+        # As in etcd (see Store.select), a sort target without an order sorts what the limit let through.
         self.limited = req.limit > 0 and req.limit < LATEST and req.sort_order == 0 and not self.filtered
         self.at = first_key(&req.key)
         self.out.add(encode_range_reply(&self.header, NULL, 0, False, 0))
@@ -118,11 +118,11 @@ cdef class RangeWork(Work):
         return 0
 
     cdef int after_collect(self) except -1:
-        """All is collected: what is to be done with it."""
+        """Decide what follows when all pairs are collected."""
         cdef size_t limit = <size_t>self.req.limit
         self.phase = CLEAR
         if self.encoding:
-            # Of pairs that are only counted none is cut off.
+            # Pairs that are only counted are not cut off.
             self.more = self.req.limit > 0 and self.kvs.total > self.req.limit and self.want != WANT_COUNT
             return 0
         self.more = self.req.limit > 0 and self.kvs.n > limit
@@ -136,7 +136,7 @@ cdef class RangeWork(Work):
         return 0
 
     cdef int encode(self, size_t n) except -1:
-        """Add the first `n` pairs, as they stand in the list, to the reply."""
+        """Add the first `n` pairs of the list to the reply, in the order of the list."""
         cdef size_t i
         if self.req.keys_only:
             for i in range(n):
@@ -146,13 +146,13 @@ cdef class RangeWork(Work):
         return 0
 
     cdef Kv* nth(self, size_t i) noexcept:
-        """The pair that is number `i` of the reply."""
+        """Return the pair that is number `i` of the reply."""
         if self.sorter is not None:
             return self.sorter.here[i]
         return &self.kvs.items[self.kvs.n - 1 - i if self.req.sort_order == 2 else i]
 
     cdef int emit_some(self, size_t budget) except -1:
-        """Encode some of the pairs in the order that is wanted, and let go of them."""
+        """Encode some pairs in the order of the reply, and release them."""
         cdef Kv[PART] batch
         cdef Kv* kv
         cdef size_t i, n = 0, cost = 0
@@ -182,7 +182,7 @@ cdef class RangeWork(Work):
         return 0
 
     cdef int finish(self) except -1:
-        """The end of the reply: what follows the pairs."""
+        """Add the end of the reply, which follows the pairs."""
         cdef bytes head = self.out.items[0]
         self.out.add(encode_range_reply(&self.header, NULL, 0, self.more, self.kvs.total)[len(head):])
         return 0
@@ -201,8 +201,8 @@ cdef class RangeWork(Work):
 
 
 cdef class DeleteWork(Work):
-    """See `mvcc_range.pxd`. Reads and writes the store under way: each key is looked at once, so that what was deleted in
-    one piece is not met in the next."""
+    """See `mvcc_range.pxd`. It reads and writes the live store and looks at each key once, so a piece does not meet
+    what an earlier piece deleted."""
 
     def __cinit__(self):
         kvs_init(&self.kvs)
@@ -214,19 +214,19 @@ cdef class DeleteWork(Work):
         self.alone = alone
         self.store = store
         self.req = req[0]
-        self.wanted = want
+        self.want = want
         self.at = first_key(&req.key)
         if not want:
             self.out = None
         return 0
 
     cdef bint advance(self, size_t budget) except -1:
-        cdef bint previous = self.req.prev_kv and self.wanted
-        cdef IndexView gone
+        cdef bint previous = self.req.prev_kv and self.want
+        cdef IndexView deletion
         cdef Slice nothing
         cdef size_t i
-        memset(&gone, 0, sizeof(gone))
-        gone.tombstone = True
+        memset(&deletion, 0, sizeof(deletion))
+        deletion.tombstone = True
         nothing.p = NULL
         nothing.n = 0
         self.kvs.cost = 0
@@ -235,21 +235,21 @@ cdef class DeleteWork(Work):
             WANT_ALL if previous else WANT_KEYS, max(budget // (COST_WRITE // COST_PAIR + 1), <size_t>1), &self.kvs)
         try:
             for i in range(self.kvs.n):
-                self.store.write_version(&self.kvs.items[i].key, &nothing, &gone)
+                self.store.write_version(&self.kvs.items[i].key, &nothing, &deletion)
             self.cost += self.kvs.cost + COST_WRITE * self.kvs.n
             self.deleted += <int64_t>self.kvs.n
             if previous and self.out is not None:
                 self.out.add(encode_pairs(self.kvs.items, self.kvs.n, PREV_TAG))
                 self.held = self.out.size
                 if self.held > held_most():
-                    # The deletion goes on: what it does must not depend on who waits for it.
+                    # The deletion goes on, because what it does must not depend on who waits for it.
                     self.out = None
                     self.reply = reply_too_large()
         finally:
             kvs_cut(&self.kvs, 0)
         if self.at is not None:
             return False
-        if self.wanted:
+        if self.want:
             self.finish()
         return True
 
@@ -265,26 +265,26 @@ cdef class DeleteWork(Work):
 
 
 cdef RangeWork start_range(Store store, bytes body):
-    """A RangeWork for an encoded RangeRequest; None if it is about a single key. Raises ApiError."""
+    """Return a RangeWork for an encoded RangeRequest, or None if that is about a single key. Raises ApiError."""
     cdef RangeReq req
-    cdef RangeWork made
+    cdef RangeWork work
     kv_raise(decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req), "RangeRequest")
     if req.end.n == 0:
         return None
-    made = RangeWork.__new__(RangeWork)
-    store.fill_header(&made.header)
-    made.begin(store, body, &req, store.rev)
-    return made
+    work = RangeWork.__new__(RangeWork)
+    store.fill_header(&work.header)
+    work.begin(store, body, &req, store.rev)
+    return work
 
 
 # --- for tests -------------------------------------------------------------------------------------------
 
 def sliced_reply(Store store not None, bytes body not None, size_t budget, object between=lambda: None) -> bytes:
-    """The reply to a range that is done in pieces of `budget` units; `between` is called between two of them."""
-    cdef RangeWork made = start_range(store, body)
-    if made is None:
+    """Return the reply to a range that is done in pieces of `budget` units. `between` is called between two pieces."""
+    cdef RangeWork work = start_range(store, body)
+    if work is None:
         return store.range_reply(body)
-    while not made.step(budget):
-        made.freeze()
+    while not work.step(budget):
+        work.freeze()
         between()
-    return made.reply
+    return work.reply

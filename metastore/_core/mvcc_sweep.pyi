@@ -1,3 +1,5 @@
 from metastore._core.mvcc import Store
 
-def sweep_slice(store: Store, budget: int) -> bool: ...
+def sweep_slice(store: Store, budget: int) -> bool:
+    """Remove compacted records, looking at about `budget` records. Return True while there is more. Raises what the
+    engine raises; after EngineBusy the same slice can be tried again."""

@@ -1,8 +1,8 @@
-"""Physical side of a compaction: removing, slice by slice, the records that no reader can reach any more.
+"""The physical side of a compaction. It removes, slice by slice, the records that no reader can reach any more.
 
-A version goes when a later one of the same key is not above the compact revision, or when it is a tombstone
-below it. A tombstone at the compact revision itself stays: a watch may still start there. Idempotent, and
-started anew after a restart as long as the engine's record "mswept" is behind "mcompact".
+A version is removed when a later version of the same key is not above the compact revision, or when it is a tombstone
+below that revision. A tombstone at the compact revision itself stays, because a watch may still start there. The sweep
+is idempotent. After a restart it begins again while the engine's record "mswept" is behind "mcompact".
 """
 
 from libc.stdint cimport uint8_t
@@ -23,31 +23,31 @@ cdef enum:
 
 
 cdef int mark_removed(OrderedMap batch, Record* rec, IndexView* view) except -1:
-    """Put the deletions of an index record and of its revision into the batch."""
+    """Put the deletions of an index record and of its change record into the batch."""
     cdef uint8_t at[REV_KEY_SIZE]
-    cdef Record* gone = rec_new_deleted(rec_key(rec), rec.klen)
-    if gone == NULL:
+    cdef Record* marker = rec_new_deleted(rec_key(rec), rec.klen)
+    if marker == NULL:
         raise MemoryError
-    batch.put_record(gone)
+    batch.put_record(marker)
     rev_key(at, view.main, view.sub)
-    gone = rec_new_deleted(at, REV_KEY_SIZE)
-    if gone == NULL:
+    marker = rec_new_deleted(at, REV_KEY_SIZE)
+    if marker == NULL:
         raise MemoryError
-    batch.put_record(gone)
+    batch.put_record(marker)
     return 0
 
 
 cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
-    """Look at up to about `budget` records from store.sweep_at on; False when the table's end was reached.
+    """Look at about `budget` records from store.sweep_at on. Return False when the end of the table is reached.
 
-    Whether a record goes depends on the one after it, so the last one seen is where the next slice starts.
+    Whether a record is removed depends on the one after it, so the next slice starts at the last record of this one.
     """
     cdef EngineCursor cursor = store.engine.cursor()
     cdef Record* rec = cursor.seek(<const uint8_t*>PyBytes_AS_STRING(store.sweep_at), PyBytes_GET_SIZE(store.sweep_at))
     cdef Record* last = NULL
     cdef IndexView view, last_view
-    cdef size_t seen = 0
-    cdef bint gone
+    cdef size_t cost = 0
+    cdef bint remove
     try:
         while True:
             if rec != NULL and rec_key(rec)[0] != c'k':
@@ -55,23 +55,23 @@ cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
             if rec != NULL:
                 index_read(rec, &view)
             if last != NULL:
-                gone = last_view.tombstone and last_view.main < store.sweep_rev
+                remove = last_view.tombstone and last_view.main < store.sweep_rev
                 if rec != NULL and view.main <= store.sweep_rev and same_prefix(rec, rec_key(last), last.klen - REV_SIZE):
-                    gone = True
-                if gone:
+                    remove = True
+                if remove:
                     mark_removed(batch, last, &last_view)
-                    seen += REMOVAL_COST
+                    cost += REMOVAL_COST
                 rec_release(last)
                 last = NULL
             if rec == NULL:
                 return False
-            if seen >= budget:
+            if cost >= budget:
                 store.sweep_at = PyBytes_FromStringAndSize(<char*>rec_key(rec), rec.klen)
                 return True
             last = rec
             last_view = view
             rec_ref(last)
-            seen += 1
+            cost += 1
             rec = cursor.next()
     finally:
         if last != NULL:
@@ -79,9 +79,8 @@ cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
 
 
 cpdef bint sweep_slice(Store store, size_t budget):
-    """Do one slice of at most about `budget` records; True while there is more. Nothing is done while operations wait
-    for their commit. Raises what the engine raises; after EngineBusy the same slice can be tried again.
-    """
+    """Sweep one slice of about `budget` records. Return True while there is more. It does nothing while operations wait
+    for their commit. Raises what the engine raises; after EngineBusy the same slice can be tried again."""
     cdef OrderedMap batch
     cdef bytes began
     cdef bint more
@@ -104,7 +103,7 @@ cpdef bint sweep_slice(Store store, size_t budget):
         try:
             store.engine.write(batch, index, term)
         except errors.EngineBusy:
-            # Nothing is removed: the slice is done again.
+            # Nothing was removed, so the slice is done again.
             store.sweep_at = began
             raise
     if more:

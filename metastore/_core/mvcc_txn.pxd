@@ -3,7 +3,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from metastore._core.kv_messages cimport Slice
 
 cdef enum:
-    TXN_MAX_DEPTH = 129      # etcd's 128 operations allow no more; deeper is refused whatever the limit is
+    TXN_MAX_DEPTH = 129      # etcd's 128 operations allow no more; a deeper one is refused whatever the limit is
 
 
 cdef struct Count:
@@ -16,7 +16,7 @@ cdef struct CompareReq:
     int32_t target
     Slice key
     Slice end
-    uint32_t operand         # field number of the value to compare with, 0: none given
+    uint32_t operand         # field number of the value to compare with; 0: the request has none
     int64_t number
     Slice value
 
@@ -36,8 +36,8 @@ cdef class TxnNode:
     cdef list success
     cdef list failure
     cdef bint too_deep
-    cdef bint succeeded      # which branch runs; set by whoever runs it
-    cdef size_t counted      # of the outermost one: compares and operations in all
+    cdef bint succeeded      # which branch runs; the runner of the transaction sets it
+    cdef size_t counted      # compares and operations on all levels; only in the outermost one
 
 
 cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth)

@@ -1,9 +1,9 @@
 """Transactions: counting, decoding and the checks at admission (`mvcc_txn_work.pyx` runs them).
 
-What a request may hold is counted on its bytes before the first object is made of it: the nesting is bounded, so that
-no request can exhaust the stack, and so are its compares, operations and fields over all levels and branches together.
-These bounds hold at admission alone. What is in the log was admitted, perhaps by an older version: applied it is as it
-was then, so there only the nesting has a bound, the one that always was there.
+A request is counted on its bytes before any object is made from it. Its nesting is bounded, so no request can exhaust
+the stack, and so are its compares, operations and fields over all levels and branches together. These bounds hold at
+admission alone. The log may hold transactions that an older version admitted, and they must do what they did then; so
+applying bounds only the nesting, as it always has.
 """
 
 from bisect import bisect_right
@@ -23,14 +23,14 @@ from metastore._core.record cimport key_cmp
 
 cdef enum:
     TOTAL_OPS = 8            # compares and operations of all levels and branches, in units of max_ops
-    OP_FIELDS = 32           # protobuf fields for each of them; none has more than 13 that we know
+    OP_FIELDS = 32           # protobuf fields for each operation; no message that we know has more than 13
     OVERLAP_STEPS = 50000    # keys looked at in search of overlaps: some 15 ms
 
 
 # --- counting -------------------------------------------------------------------------------------------
 
 cdef int count_fields(const uint8_t* body, size_t n, Count* left) noexcept nogil:
-    """The fields of a message without messages in it."""
+    """Count the fields of a message without messages in it."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -46,7 +46,8 @@ cdef int count_fields(const uint8_t* body, size_t n, Count* left) noexcept nogil
 
 
 cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
-    """A RequestOp: one operation, and one more for each further request in it, of which the last one counts."""
+    """Count a RequestOp: one operation, and one for each further request in it. The last request is the one that is
+    used."""
     cdef Wire wire
     cdef Field field
     cdef int more, code
@@ -74,7 +75,8 @@ cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcep
 
 
 cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
-    """Take what a TxnRequest holds off `left`: KV_OK, KV_MALFORMED, or KV_TOO_MANY_OPS when that is not enough."""
+    """Subtract what a TxnRequest holds from `left`. Return KV_OK, KV_MALFORMED, or KV_TOO_MANY_OPS if `left` is too
+    small."""
     cdef Wire wire
     cdef Field field
     cdef int more, code
@@ -105,7 +107,7 @@ cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexce
 # --- decoding --------------------------------------------------------------------------------------------
 
 cdef int decode_compare(const uint8_t* body, size_t n, CompareReq* out) noexcept nogil:
-    """Compare; KV_OK or KV_MALFORMED. Of the values to compare with the last one given counts."""
+    """Decode a Compare. Return KV_OK or KV_MALFORMED. The last of several values to compare with is used."""
     cdef Wire wire
     cdef Field field
     cdef int more
@@ -138,7 +140,7 @@ cdef int decode_compare(const uint8_t* body, size_t n, CompareReq* out) noexcept
 
 
 cdef int verify_op_body(int kind, Slice body) noexcept nogil:
-    """Whether the request inside a RequestOp can be decoded."""
+    """Check whether the request inside a RequestOp can be decoded."""
     cdef RangeReq range_req
     cdef PutReq put
     cdef DeleteReq delete
@@ -152,7 +154,7 @@ cdef int verify_op_body(int kind, Slice body) noexcept nogil:
 
 
 cdef OpNode decode_op(Slice body, int depth):
-    """RequestOp. Every member given must be well formed; the last one counts."""
+    """Decode a RequestOp. Every member in it must be well formed; the last one is used."""
     cdef OpNode node = OpNode.__new__(OpNode)
     cdef Wire wire
     cdef Field field
@@ -177,7 +179,7 @@ cdef OpNode decode_op(Slice body, int depth):
 
 
 cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth):
-    """TxnRequest as a tree over `body`, which must outlive it. Raises MalformedRequest."""
+    """Decode a TxnRequest into a tree over `body`, which must outlive it. Raises MalformedRequest."""
     cdef TxnNode node = TxnNode.__new__(TxnNode)
     cdef CompareNode compare
     cdef Wire wire
@@ -228,9 +230,9 @@ cdef int check_op(OpNode op, int max_ops) except -1:
 
 
 cdef int check_node(TxnNode node, int max_ops) except -1:
-    """The checks that need no state, in etcd's order: number of operations, compares, then each operation.
+    """Do the checks that need no state, in etcd's order: number of operations, compares, then each operation.
 
-    What a level uses up is not there for the levels below it.
+    The operations that a level has are not available to the levels below it.
     """
     cdef int used = max(len(node.compares), len(node.success), len(node.failure))
     cdef CompareNode compare
@@ -250,29 +252,30 @@ cdef int check_node(TxnNode node, int max_ops) except -1:
 
 
 cdef class Spans:
-    """A set of key intervals; kept as disjoint sorted spans, merged when it is asked after additions."""
-    cdef list added
+    """A set of key intervals. It is kept as disjoint sorted spans, which are merged when it is asked after
+    additions."""
+    cdef list fresh
     cdef list begins
     cdef list ends
 
     def __cinit__(self):
-        self.added = []
+        self.fresh = []
         self.begins = []
         self.ends = []
 
     cdef add(self, bytes begin, bytes end):
         if begin < end:
-            self.added.append((begin, end))
+            self.fresh.append((begin, end))
 
     cdef unite(self, Spans other):
-        self.added.extend(zip(other.begins, other.ends))
-        self.added.extend(other.added)
+        self.fresh.extend(zip(other.begins, other.ends))
+        self.fresh.extend(other.fresh)
 
     cdef merge(self):
         cdef list spans = list(zip(self.begins, self.ends))
-        spans.extend(self.added)
+        spans.extend(self.fresh)
         spans.sort()
-        self.added = []
+        self.fresh = []
         self.begins = []
         self.ends = []
         for begin, end in spans:
@@ -284,11 +287,11 @@ cdef class Spans:
             self.ends.append(end)
 
     cdef size_t count(self):
-        return len(self.begins) + len(self.added)
+        return len(self.begins) + len(self.fresh)
 
     cdef bint holds(self, bytes key):
         cdef Py_ssize_t at
-        if self.added:
+        if self.fresh:
             self.merge()
         at = bisect_right(self.begins, key)
         return at > 0 and key < <bytes>self.ends[at - 1]
@@ -301,8 +304,8 @@ cdef bytes slice_bytes(const Slice* data):
 cdef class Overlaps:
     """Looks for keys that a transaction would change twice.
 
-    Keys of a nested transaction are looked at again on each level above it, so this is what costs the most of all
-    checks: it is counted, and ends with TooManyOps at OVERLAP_STEPS.
+    Keys of a nested transaction are looked at again on each level above it, so this check costs more than all others.
+    It is counted, and ends with TooManyOps at OVERLAP_STEPS.
     """
     cdef size_t steps
 
@@ -313,10 +316,11 @@ cdef class Overlaps:
         return 0
 
     cdef tuple look(self, list ops):
-        """(keys put, spans deleted) of a branch; raises DuplicateKey where a put meets another put or a deletion.
+        """Return (keys put, spans deleted) of a branch. Raises DuplicateKey where a put meets another put or a
+        deletion.
 
-        The two branches of one nested transaction exclude each other, so the same key may be put in both. As in
-        etcd, a deletion "from key on" (range_end "\\0") is not seen as an overlap.
+        The two branches of one nested transaction exclude each other, so both may put the same key. As in etcd, a
+        deletion "from key on" (range_end "\\0") is not seen as an overlap.
         """
         cdef Spans deleted = Spans()
         cdef set puts = set()
@@ -355,7 +359,7 @@ cdef class Overlaps:
 
 
 cdef TxnNode verify_txn(const uint8_t* body, size_t n, int max_ops):
-    """Admission of a TxnRequest: its tree over `body`. Raises as check_txn does."""
+    """Check a TxnRequest at admission. Return its tree over `body`. Raises as check_txn does."""
     cdef Count left
     cdef TxnNode node
     cdef Overlaps overlaps
@@ -372,7 +376,7 @@ cdef TxnNode verify_txn(const uint8_t* body, size_t n, int max_ops):
 
 
 cdef size_t count_txn_ops(bytes body) noexcept:
-    """Compares and operations in all of an encoded TxnRequest that was admitted."""
+    """Return the number of compares and operations on all levels of an encoded TxnRequest that was admitted."""
     cdef Count left
     left.ops = left.fields = <size_t>1 << 40
     count_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1, &left)
@@ -380,7 +384,7 @@ cdef size_t count_txn_ops(bytes body) noexcept:
 
 
 cpdef check_txn(bytes body, int max_ops=128):
-    """Admission of a TxnRequest with at most `max_ops` operations along any path, and at most TOTAL_OPS times as many
+    """Check a TxnRequest at admission. It may have `max_ops` operations along any path, and TOTAL_OPS times as many
     compares and operations in all.
 
     Raises MalformedRequest, TooManyOps, EmptyKey, ValueProvided, LeaseProvided, InvalidSortOption, KeyNotFound (an
@@ -390,7 +394,7 @@ cpdef check_txn(bytes body, int max_ops=128):
 
 
 cdef bint node_is_readonly(TxnNode node):
-    """Whether both branches hold nothing but ranges, those of nested transactions too."""
+    """Whether both branches hold nothing but ranges, also in nested transactions."""
     cdef OpNode op
     for ops in (node.success, node.failure):
         for op in ops:
@@ -417,7 +421,7 @@ cdef bint node_is_serializable(TxnNode node):
 
 
 cpdef bint txn_is_readonly(bytes body):
-    """Whether both branches hold nothing but ranges. Raises MalformedRequest."""
+    """Whether both branches of an encoded TxnRequest hold nothing but ranges. Raises MalformedRequest."""
     return node_is_readonly(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))
 
 
@@ -431,10 +435,10 @@ cdef bint node_puts(TxnNode node):
 
 
 cdef bint txn_puts(const uint8_t* body, size_t n) except -1:
-    """Whether any branch, of nested transactions too, holds a put. Raises MalformedRequest."""
+    """Whether any branch holds a put, also in nested transactions. Raises MalformedRequest."""
     return node_puts(decode_txn(body, n, 1))
 
 
 def txn_is_serializable(bytes body not None) -> bool:
-    """Whether every operation is a serializable range. Raises MalformedRequest."""
+    """Whether every operation of an encoded TxnRequest is a serializable range. Raises MalformedRequest."""
     return node_is_serializable(decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1))

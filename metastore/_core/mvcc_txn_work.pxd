@@ -11,9 +11,9 @@ cdef class WalkWork(Work):
     """Counts the keys that a transaction may look at, up to a few more than `most`."""
     cdef Store store
     cdef dict times           # (key, range_end) -> what a key of this span counts
-    cdef list spans           # its items
-    cdef Py_ssize_t at_span   # the one under way
-    cdef bytes at             # where it goes on; None: at its begin
+    cdef list spans           # the items of `times`
+    cdef Py_ssize_t at_span   # number of the span under way
+    cdef bytes at             # engine key at which it goes on; None: at its beginning
     cdef KvList kvs
     cdef readonly size_t walked
     cdef readonly size_t most
@@ -25,25 +25,25 @@ cdef class WalkWork(Work):
 cdef class Frame:
     """A transaction of which some operations have run."""
     cdef TxnNode node
-    cdef list ops             # of the branch that runs
-    cdef Py_ssize_t at        # the next one
+    cdef list ops             # the operations of the branch that runs
+    cdef Py_ssize_t at        # number of the next operation
     cdef Parts replies        # ResponseOps
 
 
 cdef class TxnWork(Work):
-    """A transaction: of readers over one state, or of an entry that is applied."""
-    cdef object owner         # keeps the bytes that the tree points into; None: the caller does
+    """A transaction of a reader over one state, or of an entry that is being applied."""
+    cdef object owner         # keeps the bytes that the tree points into; None: the caller keeps them
     cdef Store store
     cdef bint own_view
-    cdef bint writing         # it runs in the store under way
+    cdef bint writing         # it runs in the live store
     cdef bint want
-    cdef int64_t rev          # the state before it
-    cdef Header header        # of a reader's reply
+    cdef int64_t rev          # revision before it
+    cdef Header header        # header of a reader's reply
     cdef int phase
     cdef list undecided       # nodes whose branch is still to be chosen
-    cdef TxnNode node         # the one under way, and its compare
+    cdef TxnNode node         # the node under way, and the number of its compare
     cdef Py_ssize_t compare_at
-    cdef bytes at             # where a compare over a range goes on; None: at its begin
+    cdef bytes at             # engine key at which a compare over a range goes on; None: at its beginning
     cdef bint met             # whether that compare has met a pair
     cdef KvList kvs
     cdef list frames

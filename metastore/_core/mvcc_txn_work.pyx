@@ -1,8 +1,8 @@
 """Running a transaction, piece by piece (contract: work.pyx).
 
-Semantics as in etcd's Txn: all compares of the branches that will run are decided on the state before the transaction;
-then every operation that will run is checked on that state; then they run in order, each seeing those before it, under
-one main revision. So nothing is changed before all that can fail has been checked.
+The semantics are those of etcd's Txn. All compares of the branches that will run are decided on the state before the
+transaction. Then every operation that will run is checked on that state. Then they run in order under one main
+revision, and each sees the changes of those before it. So all that can fail is checked before anything is changed.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -28,13 +28,13 @@ cdef enum:
     CHECK = 1
     RUN = 2
     RESPONSES_TAG = 0x1A     # a ResponseOp in a TxnResponse
-    WITH_VALUE = 5           # keys for which one counts whose value is read
-    FEW = 1000               # pairs: a range that wants no more is about keys
+    WITH_VALUE = 5           # a key whose value is read counts as so many keys
+    FEW = 1000               # pairs: a range with a limit up to this is counted by its keys only
 
 
 cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
-    """One compare with one pair; a value of another kind than the target counts as zero."""
-    cdef int64_t mine = 0, given = 0
+    """Compare one pair. A value of another kind than the target counts as zero."""
+    cdef int64_t mine = 0, theirs = 0
     cdef size_t n
     cdef int order
     if req.target == 3:
@@ -43,17 +43,17 @@ cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
     else:
         if req.target == 0:
             mine = kv.version
-            given = req.number if req.operand == 4 else 0
+            theirs = req.number if req.operand == 4 else 0
         elif req.target == 1:
             mine = kv.create
-            given = req.number if req.operand == 5 else 0
+            theirs = req.number if req.operand == 5 else 0
         elif req.target == 2:
             mine = kv.mod
-            given = req.number if req.operand == 6 else 0
+            theirs = req.number if req.operand == 6 else 0
         elif req.target == 4:
             mine = kv.lease
-            given = req.number if req.operand == 8 else 0
-        order = (mine > given) - (mine < given)
+            theirs = req.number if req.operand == 8 else 0
+        order = (mine > theirs) - (mine < theirs)
     if req.result == 0:
         return order == 0
     if req.result == 1:
@@ -66,12 +66,13 @@ cdef bint compare_pair(const CompareReq* req, const Kv* kv) noexcept:
 
 
 cdef list branch(TxnNode node):
-    """The operations that run."""
+    """Return the operations that run."""
     return node.success if node.succeeded else node.failure
 
 
 cdef bytes response_head(int kind, size_t n):
-    """What stands before an encoded response of `n` bytes in a TxnResponse; kind 0: an operation without a request."""
+    """Return what stands before an encoded response of `n` bytes in a TxnResponse. Kind 0 is an operation without a
+    request."""
     cdef uint8_t head[24]
     cdef uint8_t* p = head
     cdef size_t inner = 1 + varint_size(n) + n if kind else 0
@@ -86,9 +87,9 @@ cdef bytes response_head(int kind, size_t n):
 cdef class TxnWork(Work):
     """See `mvcc_txn_work.pxd`. Made by `start_readonly` and `start_txn`.
 
-    One that writes needs store.finish() when it is done, or store.undo() when a step raised. Raises MalformedRequest,
-    TooManyOps, FutureRevision, Compacted, KeyNotFound, LeaseNotFound, InvalidSortOption, all before any change, and
-    ReplyTooLarge as the reply.
+    A writing transaction needs store.finish() when it is done, or store.undo() when a step raised. Raises
+    MalformedRequest, TooManyOps, FutureRevision, Compacted, KeyNotFound, LeaseNotFound, InvalidSortOption, all before
+    any change, and gives ReplyTooLarge as the reply.
     """
 
     def __cinit__(self):
@@ -113,7 +114,7 @@ cdef class TxnWork(Work):
         return 0
 
     cdef int64_t now(self) noexcept:
-        """The newest revision that an operation sees."""
+        """Return the newest revision that an operation sees."""
         return self.store.now() if self.writing else self.rev
 
     cdef bint advance(self, size_t budget) except -1:
@@ -137,7 +138,7 @@ cdef class TxnWork(Work):
         return False
 
     cdef int lose_reply(self) except -1:
-        """What a transaction does must not depend on who waits for it: it goes on, only its reply is lost."""
+        """Drop the reply and go on. What a transaction does must not depend on who waits for it."""
         self.want = False
         self.reply = reply_too_large()
         if self.part_kind == 1:
@@ -147,7 +148,7 @@ cdef class TxnWork(Work):
     # ---- the branches
 
     cdef int decide(self, size_t budget) except -1:
-        """Choose the branches that run, all on the state before the transaction, some of them at a time."""
+        """Choose the branches that run, some at a time, all on the state before the transaction."""
         cdef bint result = True
         cdef OpNode op
         cdef CompareNode one
@@ -175,8 +176,8 @@ cdef class TxnWork(Work):
         return 0
 
     cdef bint compare(self, const CompareReq* req, size_t budget, bint* result) except -1:
-        """Go on with a compare; whether it is decided. One over a range holds when it holds for every pair; without
-        pairs, when it holds for zeros (VALUE: never)."""
+        """Go on with a compare. Return whether it is decided. A compare over a range holds if it holds for every pair;
+        without pairs, if it holds for zeros (VALUE: never)."""
         cdef Kv nothing
         cdef size_t i
         cdef int want = WANT_ALL if req.target == 3 else WANT_KEYS
@@ -211,8 +212,8 @@ cdef class TxnWork(Work):
     # ---- the checks, on the state before the transaction
 
     cdef int check(self, TxnNode node) except -1:
-        """What can fail about the operations that will run: puts first, as etcd 3.5 does it; 3.6 goes through once. All
-        that differs is which of two errors is told."""
+        """Check all that can fail about the operations that will run. Puts come first, as in etcd 3.5; etcd 3.6 checks
+        all in one pass. The only difference is which of two errors is reported."""
         self.check_puts(node)
         self.check_ranges(node)
         return 0
@@ -253,7 +254,7 @@ cdef class TxnWork(Work):
     # ---- the operations
 
     cdef bint run(self, size_t budget) except -1:
-        """Run some operations; whether all have run and the reply stands in `out`."""
+        """Run some operations. Return whether all have run and the reply stands in `out`."""
         cdef Frame frame
         cdef OpNode op
         cdef size_t most = self.cost + budget
@@ -280,7 +281,7 @@ cdef class TxnWork(Work):
             self.start(frame, op)
 
     cdef bint go_on(self, size_t budget) except -1:
-        """Go on with the part under way; whether it is over."""
+        """Go on with the part under way. Return whether it is over."""
         cdef bint over
         self.part.cost = 0
         try:
@@ -301,7 +302,7 @@ cdef class TxnWork(Work):
         return True
 
     cdef bint start(self, Frame frame, OpNode op) except -1:
-        """Run one operation, or begin with it where it is about many keys."""
+        """Run one operation, or begin it if it is about many keys. Return whether it is over."""
         cdef RangeReq range_req
         cdef PutReq put
         cdef DeleteReq delete
@@ -356,7 +357,7 @@ cdef class TxnWork(Work):
         return 0
 
     cdef bint leave(self) except -1:
-        """The transaction on top has run; whether it was the outermost."""
+        """End the transaction on top, whose operations have run. Return whether it was the outermost one."""
         cdef Frame frame = self.frames[len(self.frames) - 1]
         cdef Header header
         cdef Parts whole = frame.replies
@@ -383,7 +384,7 @@ cdef class TxnWork(Work):
             self.store = self.store.frozen()
             self.own_view = True
             if self.part is not None:
-                # The view is this work's; its part reads it and does not close it.
+                # This work owns the view. Its part reads the view and does not close it.
                 (<RangeWork>self.part).store = self.store
         return 0
 
@@ -409,13 +410,13 @@ cdef class TxnWork(Work):
 cdef class WalkWork(Work):
     """See mvcc_txn_work.pxd. Made by `start_walk`.
 
-    Whoever admits a transaction that writes asks this first, for nothing else can be applied while it is. The count is
-    taken on the state as it is in each of its pieces, so it is not exact, and it takes all compares for looked at to their
-    end, and both branches for run. A key counts WITH_VALUE times where its value is read, and once more for each 256 bytes
-    of it. Deleted keys that no compaction has removed count, for they are walked over as well.
+    A transaction that writes is counted before it is admitted, because nothing else can be applied while it is. The
+    count is taken on the state as it is in each piece, so it is not exact. It assumes that all compares are looked at
+    to their end and that both branches run. A key counts WITH_VALUE times if its value is read, and once more for each
+    256 bytes of that. Deleted keys that no compaction has removed count, because they are walked over as well.
 
-    Measured, microseconds a key in memory and in RocksDB: 0.03 and 0.3, with its value 0.1 to 0.2 and 1.5 (8 where blocks
-    are not in RocksDB's cache).
+    Measured, microseconds a key in memory and in RocksDB: 0.03 and 0.3, with its value 0.1 to 0.2 and 1.5 (8 where
+    blocks are not in RocksDB's cache).
     """
 
     def __cinit__(self):
@@ -480,35 +481,35 @@ cdef class WalkWork(Work):
 
 
 cdef WalkWork start_walk(Store store, TxnNode root, size_t most):
-    """Counts what `root` may look at; None where that is single keys only."""
-    cdef WalkWork made = WalkWork.__new__(WalkWork)
-    made.gather(root)
-    if not made.times:
+    """Return a WalkWork that counts what `root` may look at, or None if that is single keys only."""
+    cdef WalkWork work = WalkWork.__new__(WalkWork)
+    work.gather(root)
+    if not work.times:
         return None
-    made.spans = list(made.times.items())
-    made.store = store
-    made.most = most
-    made.out = None
-    return made
+    work.spans = list(work.times.items())
+    work.store = store
+    work.most = most
+    work.out = None
+    return work
 
 
 cdef TxnWork start_readonly(Store store, TxnNode root, bytes body):
-    """A read-only transaction of a client, `root` decoded from `body`, on the state as it is now."""
-    cdef TxnWork made = TxnWork.__new__(TxnWork)
-    made.begin(store, root, body, False, True)
-    return made
+    """Return a client's read-only transaction on the present state; `root` is decoded from `body`."""
+    cdef TxnWork work = TxnWork.__new__(TxnWork)
+    work.begin(store, root, body, False, True)
+    return work
 
 
 cdef TxnWork start_txn(Store store, const uint8_t* body, size_t n, bint want):
-    """A transaction of an entry; `body` must outlive it. Raises MalformedRequest."""
-    cdef TxnWork made = TxnWork.__new__(TxnWork)
-    made.begin(store, decode_txn(body, n, 1), None, True, want)
-    return made
+    """Return a transaction of an entry. `body` must outlive it. Raises MalformedRequest."""
+    cdef TxnWork work = TxnWork.__new__(TxnWork)
+    work.begin(store, decode_txn(body, n, 1), None, True, want)
+    return work
 
 
 def execute_txn(Store store not None, bytes body not None, bint want=True, size_t budget=1 << 30):
-    """Run a TxnRequest on a store, in steps of `budget` units; the encoded TxnResponse, or None unless wanted. Raises
-    ApiError."""
+    """Run an encoded TxnRequest on a store, in steps of `budget` units. Return the encoded TxnResponse, or None unless
+    `want`. Raises ApiError."""
     cdef TxnWork work
     try:
         work = start_txn(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
@@ -524,13 +525,13 @@ def execute_txn(Store store not None, bytes body not None, bint want=True, size_
 # --- for tests -------------------------------------------------------------------------------------------
 
 def execute(Store store not None, int kind, bytes body not None, bint want=True):
-    """One operation of any kind that changes keys (kinds: op.pxd), done at once; the encoded reply, or None unless
-    wanted. Raises ApiError, FormatError."""
+    """Apply one operation of any kind that changes keys (kinds: op.pxd), at once. Return the encoded reply, or None
+    unless `want`. Raises ApiError, FormatError."""
     return execute_txn(store, body, want) if kind == OP_TXN else store.execute(kind, body, want)
 
 
 def walked_in_pieces(Store store not None, bytes body not None, size_t most, size_t budget) -> int:
-    """How many keys a transaction may look at, counted in pieces of `budget` units."""
+    """Return how many keys a transaction may look at, counted in pieces of `budget` units."""
     cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
     cdef WalkWork work = start_walk(store, decode_txn(data, PyBytes_GET_SIZE(body), 1), most)
     if work is None:
@@ -541,7 +542,8 @@ def walked_in_pieces(Store store not None, bytes body not None, size_t most, siz
 
 
 def read_in_pieces(Store store not None, bytes body not None, size_t budget, object between=lambda: None) -> bytes:
-    """The reply to a read-only transaction that is done in pieces of `budget` units; `between` is called between two."""
+    """Return the reply to a read-only transaction that is done in pieces of `budget` units. `between` is called between
+    two pieces."""
     cdef TxnNode root = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
     cdef TxnWork work = start_readonly(store, root, body)
     while not work.step(budget):

@@ -1,14 +1,15 @@
-"""Records of an entry that is not at its end.
+"""Records of an entry that has not ended.
 
-An entry that changes very many keys would fill the overlay and then need one engine write of them all. So while it is
-applied in pieces its records go to the engine in several writes (`spill`), with the log position that the engine has
-already: they are of revisions above the engine's counter of revisions, which moves on, together with the log position, in
-the write that ends the entry. Nobody takes them for state meanwhile: readers read at a revision that has been finished.
+An entry that changes very many keys would fill the overlay and then need one engine write for all records. So its
+records go to the engine in several writes (`spill`) while it is applied in pieces. These writes keep the log position
+that the engine has already. The records have revisions above the engine's counter of revisions; the write that ends the
+entry moves that counter and the log position together. Meanwhile nobody takes the records for state, because readers
+read at a finished revision.
 
-After a crash the engine's log position is before the entry, which is applied again. What it had written by then must be
-gone before that, for a deletion would take its own tombstones for the state before it: `purge` removes all records of
-revisions above the counter. Records of both tables of one change are in the same write, so the table of revisions tells
-all of them.
+After a crash the engine's log position is before the entry, which is therefore applied again. The records that it had
+written must be removed before that; otherwise a deletion would take its own tombstones for the state before it. `purge`
+removes all records of revisions above the counter. Both records of a change are in the same write, so the table of
+revisions leads to all records.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -47,11 +48,11 @@ cdef int mark(OrderedMap batch, Record* rec) except -1:
     cdef uint32_t sub = 0
     cdef size_t n
     cdef RevView change
-    cdef Record* gone = rec_new_deleted(rec_key(rec), REV_KEY_SIZE)
+    cdef Record* marker = rec_new_deleted(rec_key(rec), REV_KEY_SIZE)
     cdef uint8_t* at
-    if gone == NULL:
+    if marker == NULL:
         raise MemoryError
-    batch.put_record(gone)
+    batch.put_record(marker)
     rev_read(rec_key(rec) + 1, &main, &sub)
     rev_record_read(rec, &change)
     at = <uint8_t*>malloc(index_room(change.klen))
@@ -59,15 +60,15 @@ cdef int mark(OrderedMap batch, Record* rec) except -1:
         raise MemoryError
     n = index_prefix(at, change.key, change.klen)
     rev_write(at + n, main, sub)
-    gone = rec_new_deleted(at, n + REV_SIZE)
+    marker = rec_new_deleted(at, n + REV_SIZE)
     free(at)
-    if gone == NULL:
+    if marker == NULL:
         raise MemoryError
-    return batch.put_record(gone)
+    return batch.put_record(marker)
 
 
 cdef bint purge(Store store, size_t budget) except -1:
-    """Remove up to `budget` changes of revisions that are not there; True while there are more. Raises
+    """Remove up to `budget` changes of revisions above the engine's counter. Return True while there are more. Raises
     EngineBusy (nothing is changed then) and what the engine raises."""
     cdef uint8_t[REV_KEY_SIZE] first
     cdef OrderedMap batch = OrderedMap()

@@ -5,7 +5,7 @@ from metastore._core.record cimport Record, rec_key
 cdef enum:
     NODE_CAP = 64        # slots of a node
     NODE_LOW = 16        # below this many slots a node looks for a neighbour to merge with
-    NODE_MERGED = 48     # and merges when both together hold at most this many
+    NODE_MERGED = 48     # and merges if both together hold at most this many
     NODE_PREFIX = 40     # longest common prefix that a node keeps apart
     MAX_DEPTH = 24
 
@@ -15,9 +15,9 @@ cdef struct Node:
     uint16_t count
     uint8_t leaf
     uint8_t skip         # bytes that all keys of this node have in common, as far as they stand in `prefix`
-    Node* link           # next in the list of nodes waiting to be freed
+    Node* link           # next in the list of nodes that wait to be freed
     uint8_t prefix[NODE_PREFIX]
-    uint32_t hint[NODE_CAP]  # the four bytes after the common ones: a search seldom has to go to the keys
+    uint32_t hint[NODE_CAP]  # the four bytes after the common ones: a search seldom reads the keys
     void* slot[NODE_CAP]     # leaf: Record*, else Node*
 
 
@@ -37,7 +37,8 @@ cdef inline Record** seps(Node* node) noexcept nogil:
 
 
 cdef inline uint32_t hint_of(const uint8_t* key, size_t n, size_t skip) noexcept nogil:
-    """Four bytes of a key from `skip` on, big-endian, zeros where it ends: ordered as the keys, but for ties."""
+    """Four bytes of a key from `skip` on, big-endian, with zeros behind its end. They are ordered as the keys, except
+    for ties."""
     cdef size_t left = n - skip if n > skip else 0
     key += skip
     if left >= 4:
@@ -49,7 +50,7 @@ cdef inline uint32_t hint_of(const uint8_t* key, size_t n, size_t skip) noexcept
 
 
 cdef inline Record* key_at(Node* node, int index) noexcept nogil:
-    """What `index` is searched by: a leaf's record, an inner node's separator (from 1 on)."""
+    """The record by which `index` is searched: a leaf's record, or an inner node's separator (from 1 on)."""
     return <Record*>node.slot[index] if node.leaf else seps(node)[index]
 
 
@@ -73,7 +74,7 @@ cdef object pair(Record* rec)
 
 cdef class OrderedMap:
     cdef Node* root
-    cdef Record* top              # greatest record known (borrowed), NULL when not known
+    cdef Record* top              # greatest known record (borrowed), NULL when not known
     cdef bint frozen
     cdef readonly size_t count
     cdef readonly size_t nbytes

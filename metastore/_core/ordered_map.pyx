@@ -1,12 +1,12 @@
 """Ordered map bytes -> bytes: a copy-on-write B+tree in C memory.
 
-No Python object and nothing for the garbage collector per key: a record is one piece of memory, a node an
-array of pointers to records. `view()` shares the root: O(1). A node or record that more than one owner
-points to is never changed; a writer copies the nodes on its path first, so a view keeps what it saw.
+A key takes no Python object and nothing of the garbage collector: a record is one piece of memory, and a node is an
+array of pointers to records. `view()` shares the root and takes O(1). A node or record with more than one owner is
+never changed: a writer first copies the nodes on its path, so a view keeps the contents that it was made with.
 
-Reference counts are plain integers: everything here runs with the GIL held, or on a tree that only one
-thread can reach. What a tree lets go of is put on a list and freed in slices (`free_garbage`), some with
-every later write: dropping a map of millions of keys does not stop the process.
+Reference counts are plain integers, because everything here runs with the GIL held, or on a tree that only one thread
+can reach. Records and nodes that a tree drops go to a list, which is freed in slices (`free_garbage`), some with every
+later write. So dropping a map of millions of keys does not stop the process.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -23,7 +23,7 @@ cdef Node* garbage = NULL
 
 cdef enum:
     FREE_ON_WRITE = 64       # records freed along with a write while garbage is left
-    FREE_ON_CLEAR = 4096     # and when a map is emptied
+    FREE_ON_CLEAR = 4096     # records freed when a map is emptied
 
 
 # --- nodes -----------------------------------------------------------------------------------------------
@@ -51,7 +51,7 @@ cdef Node* node_new(bint leaf) noexcept nogil:
 
 
 cdef void node_hint(Node* node) noexcept nogil:
-    """Work out common prefix and hints anew; keys must be in place."""
+    """Compute the common prefix and all hints. The keys must be in place."""
     cdef int first = 0 if node.leaf else 1
     cdef int i
     cdef size_t n = 0, top
@@ -75,7 +75,8 @@ cdef void node_hint(Node* node) noexcept nogil:
 
 
 cdef void node_hint_one(Node* node, int index) noexcept nogil:
-    """Set the hint of a key just put at `index`; where it does not share the prefix, all are worked out anew."""
+    """Set the hint of a key just put at `index`. If it does not share the prefix, compute the prefix and all hints
+    again."""
     cdef Record* rec = key_at(node, index)
     if rec.klen < node.skip or memcmp(rec_key(rec), node.prefix, node.skip) != 0:
         node_hint(node)
@@ -84,7 +85,7 @@ cdef void node_hint_one(Node* node, int index) noexcept nogil:
 
 
 cdef void node_release(Node* node) noexcept nogil:
-    """Give up one reference; the last one puts the node on the list of what is to be freed."""
+    """Give up one reference. The last one puts the node on the list of garbage."""
     global garbage
     node.refs -= 1
     if node.refs == 0:
@@ -93,7 +94,7 @@ cdef void node_release(Node* node) noexcept nogil:
 
 
 cdef size_t free_garbage(size_t budget) noexcept nogil:
-    """Free about `budget` records' worth of dropped nodes; returns how many records were let go."""
+    """Free about `budget` records' worth of dropped nodes. Return how many records were released."""
     global garbage
     cdef size_t done = 0
     cdef Node* node
@@ -118,13 +119,13 @@ cdef bint garbage_left() noexcept nogil:
 
 
 def reclaim(size_t budget=4096) -> bool:
-    """Free about `budget` dropped records; True while some are left."""
+    """Free about `budget` dropped records. Return True while some are left."""
     free_garbage(budget)
     return garbage != NULL
 
 
 cdef Node* node_copy(Node* node) noexcept nogil:
-    """An equal node of its own; gives up the caller's reference to the old one."""
+    """Return an equal node that the caller owns, and give up the caller's reference to the old one."""
     cdef Node* copy = node_new(node.leaf)
     cdef int i
     if copy == NULL:
@@ -148,7 +149,7 @@ cdef Node* node_copy(Node* node) noexcept nogil:
 
 
 cdef int hint_range(Node* node, int first, const uint8_t* key, size_t n, int* low, int* high) noexcept nogil:
-    """Narrow a search by prefix and hints: what is before `low` is below the key, from `high` on it is above."""
+    """Narrow a search by prefix and hints. Slots before `low` are below the key, slots from `high` on are above it."""
     cdef int top = node.count, mid, order
     cdef uint32_t hint
     low[0] = first
@@ -171,7 +172,7 @@ cdef int hint_range(Node* node, int first, const uint8_t* key, size_t n, int* lo
         else:
             top = mid
     top = low[0]
-    # Ties are few: walk over them.
+    # There are few ties, so walk over them.
     while top < high[0] and node.hint[top] == hint:
         top += 1
         if top - low[0] > 4:
@@ -181,7 +182,7 @@ cdef int hint_range(Node* node, int first, const uint8_t* key, size_t n, int* lo
 
 
 cdef int narrow_above(Node* node, uint32_t hint, int low, int* high) noexcept nogil:
-    """Many ties: find their end by halving."""
+    """There are many ties, so find their end by halving."""
     cdef int mid
     while low < high[0]:
         mid = (low + high[0]) >> 1
@@ -193,7 +194,7 @@ cdef int narrow_above(Node* node, uint32_t hint, int low, int* high) noexcept no
 
 
 cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexcept nogil:
-    """Position of the first record whose key is not below `key`."""
+    """Return the position of the first record whose key is not below `key`."""
     cdef int low, high, mid, order
     cdef Record* rec
     equal[0] = False
@@ -213,7 +214,7 @@ cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexce
 
 
 cdef int inner_find(Node* node, const uint8_t* key, size_t n) noexcept nogil:
-    """The child that `key` belongs to: the last whose separator is not above it."""
+    """Return the child that `key` belongs to: the last whose separator is not above it."""
     cdef int low, high, mid
     cdef Record** sep = seps(node)
     hint_range(node, 1, key, n, &low, &high)
@@ -227,7 +228,7 @@ cdef int inner_find(Node* node, const uint8_t* key, size_t n) noexcept nogil:
 
 
 cdef Record* separator(Record* left, Record* right) noexcept nogil:
-    """The shortest prefix of `right`'s key that is above `left`'s key."""
+    """Return the shortest prefix of `right`'s key that is above `left`'s key."""
     cdef size_t n = 0
     cdef uint8_t* a = rec_key(left)
     cdef uint8_t* b = rec_key(right)
@@ -237,10 +238,10 @@ cdef Record* separator(Record* left, Record* right) noexcept nogil:
 
 
 cdef int split_child(Node* parent, int index, bint at_right_edge, size_t* taken) noexcept nogil:
-    """Split the full child `index` of `parent` (both owned) in two; -1 without memory, with nothing changed. What that
-    takes is added to `taken`.
+    """Split the full child `index` of `parent` (both owned) in two. Return -1 without memory, with nothing changed. The
+    memory that this takes is added to `taken`.
 
-    At the right edge nearly all stays left: keys that arrive in order leave full nodes behind.
+    At the right edge nearly all slots stay on the left, so keys that arrive in order leave full nodes behind.
     """
     cdef Node* left = <Node*>parent.slot[index]
     cdef Node* right = node_new(left.leaf)
@@ -276,7 +277,7 @@ cdef int split_child(Node* parent, int index, bint at_right_edge, size_t* taken)
 
 
 cdef Node* own_child(Node* parent, int index) noexcept nogil:
-    """The child, copied first when it is shared; NULL without memory."""
+    """Return the child, copied first if it is shared, or NULL without memory."""
     cdef Node* child = <Node*>parent.slot[index]
     if child.refs > 1:
         child = node_copy(child)
@@ -286,21 +287,22 @@ cdef Node* own_child(Node* parent, int index) noexcept nogil:
 
 
 cdef void drop_slot(Node* node, int index, size_t* taken) noexcept nogil:
-    """Close the gap at `index` of an inner node whose child is already gone; what is let go of is taken off `taken`."""
-    cdef int gone
+    """Close the gap at `index` of an inner node whose child is already gone. The memory released is subtracted from
+    `taken`."""
+    cdef int at
     if node.count > 1:
         taken[0] -= rec_chunk(seps(node)[index if index > 0 else 1])
         rec_release(seps(node)[index if index > 0 else 1])
-    gone = index if index > 0 else 1
-    if gone < node.count:
-        memmove(&seps(node)[gone], &seps(node)[gone + 1], (node.count - gone - 1) * sizeof(void*))
-        memmove(&node.hint[gone], &node.hint[gone + 1], (node.count - gone - 1) * sizeof(uint32_t))
+    at = index if index > 0 else 1
+    if at < node.count:
+        memmove(&seps(node)[at], &seps(node)[at + 1], (node.count - at - 1) * sizeof(void*))
+        memmove(&node.hint[at], &node.hint[at + 1], (node.count - at - 1) * sizeof(uint32_t))
     memmove(&node.slot[index], &node.slot[index + 1], (node.count - index - 1) * sizeof(void*))
     node.count -= 1
 
 
 cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
-    """Join child `index + 1` into child `index` when both are ours and small; else leave them. `taken`: as above."""
+    """Join child `index + 1` into child `index` if both are ours and small. `taken`: as above."""
     cdef Node* left = <Node*>parent.slot[index]
     cdef Node* right = <Node*>parent.slot[index + 1]
     if left.refs > 1 or right.refs > 1 or left.count + right.count > NODE_MERGED:
@@ -321,7 +323,7 @@ cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
 # --- look-ups --------------------------------------------------------------------------------------------
 
 cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """The record of `key` (borrowed) or NULL."""
+    """Return the record of `key` (borrowed) or NULL."""
     cdef Node* node = root
     cdef bint equal
     cdef int at
@@ -334,7 +336,7 @@ cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil:
 
 
 cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """The record with the greatest key not above `key` (borrowed) or NULL."""
+    """Return the record with the greatest key not above `key` (borrowed) or NULL."""
     cdef Node* node = root
     cdef Node* before = NULL
     cdef bint equal
@@ -363,7 +365,7 @@ cdef Record* cursor_here(Cursor* cur) noexcept nogil:
 
 
 cdef Record* cursor_next(Cursor* cur) noexcept nogil:
-    """Move on to the next record; NULL (and nowhere) at the end."""
+    """Move to the next record. Return NULL at the end, where the cursor is on no record."""
     cdef int level = cur.depth - 1
     cdef Node* node
     while level >= 0:
@@ -376,7 +378,7 @@ cdef Record* cursor_next(Cursor* cur) noexcept nogil:
                 cur.node[level] = node
                 cur.at[level] = 0
             if cur.at[level] + 6 < node.count:
-                # The records of a leaf lie anywhere in memory: ask for one that will be wanted soon.
+                # The records of a leaf lie anywhere in memory, so prefetch one that will be needed soon.
                 prefetch(node.slot[cur.at[level] + 6])
             return <Record*>node.slot[cur.at[level]]
         level -= 1
@@ -385,7 +387,7 @@ cdef Record* cursor_next(Cursor* cur) noexcept nogil:
 
 
 cdef Record* cursor_prev(Cursor* cur) noexcept nogil:
-    """Move back to the record before; NULL (and nowhere) at the beginning."""
+    """Move back to the record before. Return NULL at the beginning, where the cursor is on no record."""
     cdef int level = cur.depth - 1
     cdef Node* node
     while level >= 0:
@@ -404,7 +406,7 @@ cdef Record* cursor_prev(Cursor* cur) noexcept nogil:
 
 
 cdef bint cursor_seek(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Stand where `key` is or would be inserted; whether it is there. Needs a root."""
+    """Go to the place where `key` is or would be inserted. Return whether the key is there. Needs a root."""
     cdef Node* node = root
     cdef int level = 0
     cdef bint equal
@@ -421,7 +423,7 @@ cdef bint cursor_seek(Cursor* cur, Node* root, const uint8_t* key, size_t n) noe
 
 
 cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Go to the first record not below `key`; NULL when there is none."""
+    """Go to the first record not below `key`. Return NULL if there is none."""
     cur.depth = 0
     if root == NULL:
         return NULL
@@ -433,7 +435,7 @@ cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) no
 
 
 cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Go to the last record not above `key`; NULL when there is none."""
+    """Go to the last record not above `key`. Return NULL if there is none."""
     cur.depth = 0
     if root == NULL:
         return NULL
@@ -443,12 +445,12 @@ cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) no
 
 
 cdef Record* cursor_first(Cursor* cur, Node* root) noexcept nogil:
-    """Go to the smallest record; NULL in an empty tree."""
+    """Go to the smallest record. Return NULL in an empty tree."""
     return cursor_ge(cur, root, <const uint8_t*>"", 0)
 
 
 cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil:
-    """Go to the greatest record; NULL in an empty tree."""
+    """Go to the greatest record. Return NULL in an empty tree."""
     cdef Node* node = root
     cdef int level = 0
     cur.depth = 0
@@ -484,10 +486,11 @@ cdef object pair(Record* rec):
 cdef class OrderedMap:
     """Ordered map of bytes to bytes in memcmp order.
 
-    Keys and values up to 2^32 - 2 bytes. A view is read-only: writing to it raises TypeError. One thread at a time.
+    Keys and values have up to 2^32 - 2 bytes. A view is read-only; writing to it raises TypeError. One thread at a time
+    uses a map.
 
-    count: keys. nbytes: of keys and values. taken: bytes of memory that this map would give back if nothing else shared
-    its records and nodes, as malloc rounds them.
+    `count` is the number of keys, `nbytes` the bytes of keys and values, and `taken` the bytes of memory that this map
+    would give back if nothing else shared its records and nodes, as malloc rounds them.
     """
 
     def __cinit__(self):
@@ -506,8 +509,8 @@ cdef class OrderedMap:
     # -- writing --
 
     cdef int make_room(self, bint at_right_edge) except -1:
-        """An owned, unfilled root (growing the tree by a level where it is full)."""
-        cdef Node* grown
+        """Make sure that the root is owned and not full; a full root makes the tree grow by a level."""
+        cdef Node* root
         if self.root == NULL:
             self.root = node_new(True)
             if self.root == NULL:
@@ -515,26 +518,26 @@ cdef class OrderedMap:
             self.taken += chunk_of(sizeof(Node))
             return 0
         if self.root.refs > 1:
-            grown = node_copy(self.root)
-            if grown == NULL:
+            root = node_copy(self.root)
+            if root == NULL:
                 raise MemoryError
-            self.root = grown
+            self.root = root
         if self.root.count < NODE_CAP:
             return 0
-        grown = node_new(False)
-        if grown == NULL:
+        root = node_new(False)
+        if root == NULL:
             raise MemoryError
-        grown.slot[0] = self.root
-        grown.count = 1
-        if split_child(grown, 0, at_right_edge, &self.taken) < 0:
-            node_free(grown)
+        root.slot[0] = self.root
+        root.count = 1
+        if split_child(root, 0, at_right_edge, &self.taken) < 0:
+            node_free(root)
             raise MemoryError
         self.taken += chunk_of(sizeof(Inner))
-        self.root = grown
+        self.root = root
         return 0
 
     cdef int put_record(self, Record* rec) except -1:
-        """Insert or replace; takes over the caller's reference, also when it raises (MemoryError, TypeError)."""
+        """Insert or replace. Takes over the caller's reference, also when it raises (MemoryError, TypeError)."""
         cdef Node* node
         cdef Node* child
         cdef Record* old
@@ -588,7 +591,7 @@ cdef class OrderedMap:
         return 0
 
     cdef int put_raw(self, const uint8_t* key, size_t kn, const uint8_t* value, size_t vn) except -1:
-        """Insert or replace with copies of the bytes given."""
+        """Insert or replace with copies of the given bytes."""
         cdef Record* rec = rec_new(key, kn, vn)
         if rec == NULL:
             raise MemoryError
@@ -596,7 +599,7 @@ cdef class OrderedMap:
         return self.put_record(rec)
 
     cdef bint remove(self, const uint8_t* key, size_t n) except -1:
-        """Remove a key; whether it was there."""
+        """Remove a key. Return whether it was there."""
         cdef Node* path[MAX_DEPTH]
         cdef int at[MAX_DEPTH]
         cdef int level = 0
@@ -642,7 +645,7 @@ cdef class OrderedMap:
         return True
 
     cdef void shrink(self, Node* parent, int index) noexcept:
-        """Child `index` has become small: drop it when empty, else join it with a neighbour."""
+        """Child `index` has become small: drop it if it is empty, else join it with a neighbour."""
         cdef Node* child = <Node*>parent.slot[index]
         if child.count == 0:
             self.taken -= chunk_of(node_size(child.leaf))
@@ -667,7 +670,7 @@ cdef class OrderedMap:
             self.root = NULL
 
     cpdef clear(self):
-        """Forget everything; what is freed at once is bounded, the rest goes with later writes."""
+        """Remove everything. The work done at once is bounded; later writes free the rest."""
         if self.frozen:
             raise TypeError("a view is read-only")
         if self.root != NULL:
@@ -680,7 +683,7 @@ cdef class OrderedMap:
         self.taken = 0
 
     cpdef OrderedMap view(self):
-        """A read-only map with the present contents, in O(1); later writes to this one do not show in it."""
+        """Return a read-only map with the present contents, in O(1). Later writes to this map do not show in it."""
         cdef OrderedMap other = OrderedMap()
         other.root = self.root
         other.count = self.count
@@ -701,7 +704,7 @@ cdef class OrderedMap:
         return rec != NULL and not rec_deleted(rec)
 
     def get(self, bytes key not None, default=None):
-        """The value of `key`; `default` when it is missing or marked as deleted."""
+        """Return the value of `key`, or `default` if it is missing or marked as deleted."""
         cdef Record* rec = tree_get(self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         return default if rec == NULL or rec_deleted(rec) else value_bytes(rec)
 
@@ -711,30 +714,30 @@ cdef class OrderedMap:
                      <const uint8_t*>PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
 
     def set_deleted(self, bytes key not None):
-        """Note a pending deletion, as overlays hold them (shown as None by the iterators)."""
+        """Mark a key as deleted, as overlays hold pending deletions. The iterators show the value None."""
         cdef Record* rec = rec_new_deleted(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         if rec == NULL:
             raise MemoryError
         self.put_record(rec)
 
     def delete(self, bytes key not None) -> bool:
-        """Remove `key`; whether it was there."""
+        """Remove `key`. Return whether it was there."""
         return self.remove(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
 
     def seek_ge(self, bytes key not None):
-        """(key, value) of the first key not below `key`, or None."""
+        """Return (key, value) of the first key not below `key`, or None."""
         cdef Cursor cur
         return pair(cursor_ge(&cur, self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
 
     def seek_le(self, bytes key not None):
-        """(key, value) of the last key not above `key`, or None."""
+        """Return (key, value) of the last key not above `key`, or None."""
         return pair(tree_le(self.root, <const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)))
 
     def scan(self, bytes start=b"", bytes end=None, bint reverse=False, Py_ssize_t limit=0) -> list:
-        """(key, value) pairs with start <= key < end (None: to the last), at most `limit` of them (0: all)."""
+        """Return the (key, value) pairs with start <= key < end (None: to the last), at most `limit` pairs (0: all)."""
         cdef Cursor cur
         cdef Record* rec
-        cdef list found = []
+        cdef list pairs = []
         cdef const uint8_t* edge = NULL
         cdef size_t n = 0
         if end is not None:
@@ -743,30 +746,30 @@ cdef class OrderedMap:
         if not reverse:
             rec = cursor_ge(&cur, self.root, <const uint8_t*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
             while rec != NULL and (edge == NULL or key_cmp(rec_key(rec), rec.klen, edge, n) < 0):
-                found.append(pair(rec))
-                if len(found) == limit:
+                pairs.append(pair(rec))
+                if len(pairs) == limit:
                     break
                 rec = cursor_next(&cur)
-            return found
+            return pairs
         rec = cursor_last(&cur, self.root) if edge == NULL else cursor_le(&cur, self.root, edge, n)
         if rec != NULL and edge != NULL and key_cmp(rec_key(rec), rec.klen, edge, n) == 0:
             rec = cursor_prev(&cur)
         edge = <const uint8_t*>PyBytes_AS_STRING(start)
         n = PyBytes_GET_SIZE(start)
         while rec != NULL and key_cmp(rec_key(rec), rec.klen, edge, n) >= 0:
-            found.append(pair(rec))
-            if len(found) == limit:
+            pairs.append(pair(rec))
+            if len(pairs) == limit:
                 break
             rec = cursor_prev(&cur)
-        return found
+        return pairs
 
     def items(self, bytes start=b"", bytes end=None, size_t chunk=256):
-        """Iterate (key, value) in order over the contents at the time of the call, `chunk` at a time."""
-        cdef OrderedMap seen = self.view()
+        """Iterate over (key, value) in order over the contents at the time of the call, `chunk` pairs at a time."""
+        cdef OrderedMap view = self.view()
         cdef bytes at = start
         while True:
-            found = seen.scan(at, end, False, chunk)
-            yield from found
-            if len(found) < chunk:
+            pairs = view.scan(at, end, False, chunk)
+            yield from pairs
+            if len(pairs) < chunk:
                 return
-            at = found[len(found) - 1][0] + b"\0"
+            at = pairs[len(pairs) - 1][0] + b"\0"

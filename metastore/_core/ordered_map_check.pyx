@@ -1,4 +1,4 @@
-"""Verifies the rules that an ordered map keeps inside (see omap.pyx). For tests."""
+"""Verifies the rules that an ordered map keeps inside (see ordered_map.pyx). For tests."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 
@@ -7,7 +7,7 @@ from metastore._core.record cimport Record, chunk_of, rec_chunk, rec_key
 
 
 def check(OrderedMap tree not None) -> None:
-    """Verify the tree's own rules; raises AssertionError."""
+    """Verify the tree's own rules. Raises AssertionError."""
     cdef size_t records = 0, size = 0, taken = 0
     cdef list keys = []
     if tree.root != NULL:
@@ -23,7 +23,8 @@ def check(OrderedMap tree not None) -> None:
 
 
 cdef size_t check_node(Node* node, list keys) except? 0:
-    """Append the records below `node` to `keys`, checking counts and separators; the memory that it and they take."""
+    """Append the records below `node` to `keys`, and check counts and separators. Return the memory that node and
+    records take."""
     cdef int i
     cdef size_t taken = chunk_of(sizeof(Node) if node.leaf else sizeof(Inner))
     assert node.refs >= 1 and 1 <= node.count <= NODE_CAP, "node out of bounds"

@@ -7,8 +7,8 @@ from metastore._core.record cimport Record
 
 cdef class RecentEngine(Engine):
     cdef OrderedMap fresh                 # index records written or looked up lately
-    cdef OrderedMap older                 # those before them
-    cdef readonly size_t budget           # bytes that both may take
+    cdef OrderedMap older                 # index records from before those
+    cdef readonly size_t budget           # bytes that both maps may take
     cdef readonly uint64_t hits
     cdef readonly uint64_t misses
     cdef int keep(self, Record* rec) except -1

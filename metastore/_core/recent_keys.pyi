@@ -4,12 +4,17 @@ from metastore._core.engine import Engine
 from metastore._core.ordered_map import OrderedMap
 
 class RecentEngine(Engine):
-    budget: int
-    hits: int
-    misses: int
-    def set_budget(self, nbytes: int) -> None: ...
+    """Base of engines whose look-ups are slow. It keeps the newest index records of recently used keys in memory.
+    Subclasses call `remember` after each write and `forget` when their contents are replaced."""
+
+    @property
+    def budget(self) -> int: ...  # bytes
+    @property
+    def hits(self) -> int: ...  # look-ups answered here
+    @property
+    def misses(self) -> int: ...  # look-ups that the engine answered
+    def set_budget(self, nbytes: int) -> None: ...  # 0 keeps none
     def remember(self, batch: OrderedMap) -> None: ...
     def forget(self) -> None: ...
-    def feed(
-        self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]
-    ) -> None: ...
+    def feed(self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]) -> None:
+        """Call put(key, value) or delete(key) for each record of a batch, in order."""

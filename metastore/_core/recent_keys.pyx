@@ -1,12 +1,12 @@
-"""Base of engines whose look-ups are slow: it keeps the newest index records of the keys used lately in memory.
+"""Base of engines whose look-ups are slow. It keeps the newest index records of recently used keys in memory.
 
-Every put asks for the newest version of its key. Through RocksDB that is an iterator and 4 us (measured), here a search
-of 0.3 us in an ordered map. Two maps, the fresh and the older one; when the fresh one has half of the budget, it becomes
-the older one, which is dropped.
+Every put looks up the newest version of its key. In RocksDB this takes an iterator and 4 us (measured); here it takes a
+search of 0.3 us in an ordered map. There are two maps, a fresh and an older one. When the fresh one has half of the
+budget, it becomes the older one, and the old older one is dropped.
 
-What is found here is right because of what is in here: of each key that has a record in the maps, all versions from some
-version on up to the newest one. So the greatest record that is not above the wanted revision, if it is of the wanted key,
-is the one the engine has too. Records come in by writes (always the newest version) and by look-ups of the newest version.
+A record that is found here is right, because for each key in the maps all versions from some version up to the newest
+one are here. So if the greatest record not above the wanted revision is of the wanted key, the engine has the same
+record. Records come in by writes (always the newest version) and by look-ups of the newest version.
 """
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -19,7 +19,7 @@ from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_first, curso
 from metastore._core.record cimport Record, rec_deleted, rec_key, rec_ref, rec_release, rec_value
 
 cdef enum:
-    OVERHEAD = 64            # bytes that a record takes beside key and value
+    OVERHEAD = 64            # bytes that a record takes besides key and value
     DEFAULT_BUDGET = 16 << 20
 
 # The revision that asks for the newest version.
@@ -34,7 +34,7 @@ cdef inline bint same_key(Record* rec, const uint8_t* key, size_t n) noexcept no
 cdef class RecentEngine(Engine):
     """Subclasses call `remember` after each write and `forget` when their contents are replaced.
 
-    hits, misses: look-ups answered here, and handed on to the engine.
+    `hits` counts look-ups answered here, `misses` those that the engine answered. `budget` is in bytes.
     """
 
     def __cinit__(self, *_args, **_options):
@@ -43,7 +43,7 @@ cdef class RecentEngine(Engine):
         self.budget = DEFAULT_BUDGET
 
     def set_budget(self, size_t nbytes) -> None:
-        """Bytes that the records kept may take; 0 keeps none."""
+        """Set the bytes that the kept records may take; 0 keeps none."""
         self.budget = nbytes
         self.forget()
 
@@ -82,7 +82,7 @@ cdef class RecentEngine(Engine):
         return 0
 
     cpdef remember(self, OrderedMap batch):
-        """Take the index records of a batch that was written."""
+        """Keep the index records of a batch that was written."""
         cdef Cursor cur
         cdef Record* rec
         if self.budget == 0:
@@ -98,7 +98,7 @@ cdef class RecentEngine(Engine):
         self.turn_over()
 
     cpdef forget(self):
-        """Keep nothing: the engine's contents were replaced."""
+        """Drop all records, because the engine's contents were replaced."""
         self.fresh = OrderedMap()
         self.older = OrderedMap()
 

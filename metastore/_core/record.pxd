@@ -1,23 +1,25 @@
-# One key and its value in one piece of memory, shared by reference count between maps, views and readers. Inline, for
-# every look-up comes through here. Counts are plain integers: only with the GIL held, or where one thread can reach it.
+# One key and its value in one piece of memory. Maps, views and readers share it by a reference count. The functions are
+# inline because every look-up comes through here. The counts are plain integers: they are changed only with the GIL
+# held, or while a single thread can reach the record.
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 
 cdef enum:
-    MALLOC_HEADER = 8        # of glibc: what stands before a piece
+    MALLOC_HEADER = 8        # of glibc: the bytes before a piece
     MALLOC_ALIGN = 16
     MALLOC_LEAST = 32
-    MALLOC_MAPPED = 131072   # pieces from here on may be pages of their own
+    MALLOC_MAPPED = 131072   # pieces of this size or more may be pages of their own
     PAGE = 4096
 
 
 cdef inline size_t chunk_of(size_t n) noexcept nogil:
     """Bytes that malloc takes for a piece of n bytes (glibc on 64 bits).
 
-    Measured: what a process grows by for each put of a new key of 16 bytes, its two records and their part of the nodes
-    together. The account differs by 0.5 % at most, by 1.3 % for values of 256 KiB and more.
+    The table shows by how much a process grows for each put of a new key of 16 bytes: its two records and their part of
+    the nodes together, in bytes (measured). The account differs by 0.5 % at most, by 1.3 % for values of 256 KiB and
+    more.
 
         value      0: 162 bytes (keys in order: 171)     1 KiB:  1,186     64 KiB:    65,767
                   16: 178               (187)            4 KiB:  4,257    256 KiB:   263,854
@@ -30,15 +32,15 @@ cdef inline size_t chunk_of(size_t n) noexcept nogil:
     return n if n > MALLOC_LEAST else MALLOC_LEAST
 
 
-# All records and nodes of all maps come from here, so that it is known what they take together. The count is atomic, for
-# a few records are made without the GIL: 5 ns.
+# All records and nodes of all maps come from here, so the memory that they take together is known. The count is atomic
+# (5 ns), because a few records are made without the GIL.
 cdef void* held_alloc(size_t n) noexcept nogil
 cdef void held_free(void* piece, size_t n) noexcept nogil
 cdef size_t held_bytes() noexcept nogil
 
 
 cdef struct Record:
-    # This header, the key, the value.
+    # this header, the key, the value
     uint32_t refs
     uint32_t klen
     uint32_t vlen        # 0xFFFFFFFF marks a pending deletion (only in overlays)
@@ -62,7 +64,7 @@ cdef inline size_t rec_bytes(Record* rec) noexcept nogil:
 
 
 cdef inline size_t rec_chunk(Record* rec) noexcept nogil:
-    """Bytes that malloc takes for it."""
+    """Bytes that malloc takes for the record."""
     return chunk_of(sizeof(Record) + rec_bytes(rec))
 
 
@@ -81,7 +83,8 @@ cdef inline void rec_release(Record* rec) noexcept nogil:
 
 
 cdef inline Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexcept nogil:
-    """A record with its key filled in and room for the value; NULL without memory. The caller owns one reference."""
+    """Return a record with its key filled in and room for the value, or NULL without memory. The caller owns one
+    reference."""
     cdef Record* rec = <Record*>held_alloc(sizeof(Record) + klen + vlen)
     if rec != NULL:
         rec.refs = 1
@@ -92,7 +95,7 @@ cdef inline Record* rec_new(const uint8_t* key, size_t klen, size_t vlen) noexce
 
 
 cdef inline Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept nogil:
-    """A record that stands for a deletion which is still to be done."""
+    """Return a record that stands for a deletion which is still to be done, or NULL without memory."""
     cdef Record* rec = rec_new(key, klen, 0)
     if rec != NULL:
         rec.vlen = <uint32_t>0xFFFFFFFF
@@ -100,7 +103,7 @@ cdef inline Record* rec_new_deleted(const uint8_t* key, size_t klen) noexcept no
 
 
 cdef inline int key_cmp(const uint8_t* a, size_t an, const uint8_t* b, size_t bn) noexcept nogil:
-    """memcmp order, the shorter first where one is a prefix of the other."""
+    """Compare in memcmp order. If one key is a prefix of the other, the shorter comes first."""
     cdef int result = memcmp(a, b, an if an < bn else bn)
     if result != 0:
         return result

@@ -1,4 +1,4 @@
-"""What the records and nodes of all ordered maps take of the process's memory; the rest is in record.pxd."""
+"""The memory of the process that the records and nodes of all ordered maps take. The rest is in record.pxd."""
 
 from libc.stdlib cimport free, malloc
 
@@ -12,27 +12,28 @@ cdef extern from *:
     size_t count_sub(size_t* count, size_t n) noexcept nogil
     size_t count_get(size_t* count) noexcept nogil
 
-cdef size_t held = 0
+cdef size_t total = 0
 
 
 cdef void* held_alloc(size_t n) noexcept nogil:
-    """A piece of n bytes; NULL without memory."""
+    """Return a piece of n bytes, or NULL without memory."""
     cdef void* piece = malloc(n)
     if piece != NULL:
-        count_add(&held, chunk_of(n))
+        count_add(&total, chunk_of(n))
     return piece
 
 
 cdef void held_free(void* piece, size_t n) noexcept nogil:
     """Give back a piece of n bytes."""
-    count_sub(&held, chunk_of(n))
+    count_sub(&total, chunk_of(n))
     free(piece)
 
 
 cdef size_t held_bytes() noexcept nogil:
-    return count_get(&held)
+    return count_get(&total)
 
 
 def held_now() -> int:
-    """Bytes of memory that all maps of this process hold: contents, what only views still see, and garbage."""
+    """Return the bytes of memory that all maps of this process hold: contents, garbage, and what only views still
+    see."""
     return held_bytes()

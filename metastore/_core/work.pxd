@@ -2,14 +2,15 @@ from libc.stdint cimport uint8_t
 
 from metastore._core.kv_messages cimport Kv
 
-# What things cost, in units of about 100 ns with the engine in memory (Engine.pace: how much more with another one).
+# Costs in units of about 100 ns with the engine in memory. Engine.pace says how much more a unit costs with another
+# engine.
 cdef enum:
     COST_KEY = 1         # a key that is looked at
-    COST_PAIR = 4        # one that is collected, compared or encoded
-    COST_WRITE = 16      # one that is written, with its way into the engine
-    COST_OP = 8          # an operation of a transaction, beside what it does
+    COST_PAIR = 4        # a pair that is collected, compared or encoded
+    COST_WRITE = 16      # a key that is written, with its way into the engine
+    COST_OP = 8          # an operation of a transaction, besides what it does
     COST_BYTES = 256     # bytes that are copied or compared for one unit
-    LEAST_COPY = 65536   # bytes that one piece of joining copies at the least
+    LEAST_COPY = 65536   # bytes that one piece of joining copies at least
 
 
 cdef size_t held_most() noexcept
@@ -19,8 +20,8 @@ cdef object reply_too_large()
 
 cdef class Parts:
     """An encoded message in pieces."""
-    cdef list items           # bytes
-    cdef readonly size_t size # of all together
+    cdef list items           # bytes objects
+    cdef readonly size_t size # bytes of all items
 
     cdef int add(self, bytes part) except -1
     cdef int put_first(self, bytes part) except -1
@@ -31,7 +32,7 @@ cdef class Work:
     """See work.pyx."""
     cdef readonly size_t cost     # units that the last step took
     cdef readonly size_t held     # bytes that it holds for its reply
-    cdef readonly object reply    # bytes, when `step` said that it is done; None when no reply is wanted
+    cdef readonly object reply    # bytes, when `step` has returned True; None when no reply is wanted
     cdef bint done                # `out` is complete
     cdef Parts out
     cdef Py_ssize_t next_part
@@ -46,7 +47,7 @@ cdef class Work:
 
 
 cdef class Sorter:
-    """Sorts pairs piece by piece: a merge sort over pointers, stable."""
+    """Sorts pairs piece by piece with a stable merge sort over pointers."""
     cdef Kv** here
     cdef Kv** there
     cdef size_t n

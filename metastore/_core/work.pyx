@@ -1,19 +1,20 @@
-"""Work in pieces: the one way in which anything that can take long is done in the loop's thread.
+"""Work in pieces: everything in the loop's thread that can take long is done in this way.
 
-A `Work` is one request that is done piece by piece. `step(budget)` goes on for about `budget` units (work.pxd says what
-a unit is) and tells whether the work is done; the reply then stands in `reply`. The contract, for all kinds of work:
+A `Work` is one request that is done piece by piece. `step(budget)` goes on for about `budget` units (work.pxd defines a
+unit) and returns whether the work is done; the reply then stands in `reply`. The contract for all kinds of work:
 
-* **Same result.** Where the pieces end changes neither the reply nor the state. What a work reads is one state: a
-  reader's is the state at its first piece (it calls `freeze`, which takes a view of the engine, before the store may
-  change); the work of an entry that is being applied reads the live store, which nothing else changes meanwhile.
-* **Bounded pieces.** A step takes more than its budget by at most one key, one value or one copy of 64 KiB. Bytes count,
-  not only keys. Collecting, filtering, sorting, encoding, joining the encoded parts and giving the memory back are all
-  done in pieces.
-* **Told memory.** `held` is what the work holds for its reply, in bytes. Who runs works bounds their number and the sum.
-* **An end.** A work that is done, or whose step has raised, or that nobody waits for any more is discarded: `discard`
-  gives back its memory in pieces and its view.
+* **Same result.** The reply and the state do not depend on where the pieces end. A work reads one state. A reader's is
+  the state at its first piece: it calls `freeze`, which takes a view of the engine, before the store may change. The
+  work of an entry that is being applied reads the live store, which nothing else changes meanwhile.
+* **Bounded pieces.** A step exceeds its budget by at most one key, one value or one copy of 64 KiB. Bytes count, not
+  only keys. Collecting, filtering, sorting, encoding, joining the encoded parts and giving the memory back are all done
+  in pieces.
+* **Known memory.** `held` is what the work holds for its reply, in bytes. The owner of works bounds their number and
+  the sum.
+* **An end.** A work is discarded when it is done, when its step has raised, or when nobody waits for it any more.
+  `discard` gives back its memory in pieces and closes its view.
 
-Raised by `step`: errors.ApiError (the request's fault), errors.DamagedData and whatever the engine raises.
+`step` raises errors.ApiError (the request's fault), errors.DamagedData and whatever the engine raises.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -26,8 +27,8 @@ from metastore._core.kv_messages cimport Kv
 from metastore._core.record cimport key_cmp
 
 
-# What works may hold for their replies: one of them, and all that are begun together. Less where the process may use
-# little memory, for what one holds is there up to three times when it is joined and handed to a connection.
+# The bytes that works may hold for their replies: one work, and all that are begun together. Both are less where the
+# process may use little memory, because a reply is in memory up to three times while it is joined and sent.
 cdef size_t one_most = 512 << 20
 cdef size_t together_most = 256 << 20
 
@@ -41,14 +42,14 @@ cdef size_t held_together() noexcept:
 
 
 cdef object reply_too_large():
-    """The error for a reply that takes more than one may."""
+    """Return the error for a reply that takes more memory than one may."""
     return errors.ReplyTooLarge(
         f"etcdserver: the reply takes more than {one_most} bytes of memory; a write that asked for it was done"
     )
 
 
 def set_held_most(size_t one, size_t together) -> None:
-    """Bytes that one work may hold for its reply, and all that are begun together."""
+    """Set the bytes that one work may hold for its reply, and the bytes that all begun works may hold together."""
     global one_most, together_most
     one_most = one
     together_most = together
@@ -77,13 +78,13 @@ cdef class Parts:
 
 
 cdef class Work:
-    """Base of all works; a subclass has `advance`, and `freeze` and `discard` where they mean something."""
+    """Base of all works. A subclass defines `advance`, and `freeze` and `discard` if it needs them."""
 
     def __cinit__(self):
         self.out = Parts()
 
     cpdef bint step(self, size_t budget) except -1:
-        """Go on for about `budget` units; whether the work is done, and `reply` there."""
+        """Go on for about `budget` units. Return whether the work is done and `reply` is set."""
         self.cost = 0
         while True:
             if not self.done:
@@ -94,11 +95,12 @@ cdef class Work:
                 return False
 
     cdef bint advance(self, size_t budget) except -1:
-        """One piece, at least a little; adds to `cost` and `out`. Whether `out` is complete now (None: no reply)."""
+        """Do one piece, however small the budget is, and add to `cost` and `out`. Return whether `out` is complete
+        (None: no reply)."""
         raise NotImplementedError
 
     cdef bint join(self, size_t budget) except -1:
-        """Copy some of the parts into the reply; whether that was the last."""
+        """Copy some parts into the reply. Return whether the last part was copied."""
         cdef bytes whole, part
         cdef size_t n, most = max(budget * COST_BYTES, <size_t>LEAST_COPY)
         if self.out is None:
@@ -119,7 +121,7 @@ cdef class Work:
             most -= n
             self.cost += 1 + n // COST_BYTES
             if self.part_at == <size_t>PyBytes_GET_SIZE(part):
-                # Given back at once: the copy needs its room.
+                # The part is released at once, because the copy needs its room.
                 self.out.items[self.next_part] = None
                 self.next_part += 1
                 self.part_at = 0
@@ -128,11 +130,11 @@ cdef class Work:
         return self.next_part == len(self.out.items)
 
     cdef int freeze(self) except -1:
-        """From now on the store may change: what is still to be read comes out of a view."""
+        """Take a view for what is still to be read, because the store may change from now on."""
         return 0
 
     cpdef bint discard(self, size_t budget) except -1:
-        """Give back what is held, about `budget` units of it; whether that is all."""
+        """Give back about `budget` units of what is held. Return whether all is given back."""
         return True
 
 
@@ -143,14 +145,14 @@ cdef inline size_t compared(size_t a, size_t b) noexcept nogil:
 
 
 cdef class Sorter:
-    """See work.pxd. `begin`, then `step` until it says True: `here` then points to the pairs in order."""
+    """See work.pxd. Call `begin`, then `step` until it returns True; then `here` points to the pairs in order."""
 
     def __dealloc__(self):
         free(self.here)
         free(self.there)
 
     cdef int begin(self, size_t n, int target, bint down) except -1:
-        """For `n` pairs in the order of their keys; `target` is a RangeRequest's sort_target."""
+        """Begin with `n` pairs in the order of their keys. `target` is a RangeRequest's sort_target."""
         self.here = <Kv**>malloc(n * sizeof(Kv*))
         self.there = <Kv**>malloc(n * sizeof(Kv*))
         if self.here == NULL or self.there == NULL:
@@ -180,7 +182,8 @@ cdef class Sorter:
         return y > x if self.down else y < x
 
     cdef bint step(self, Kv* items, size_t budget) except -1:
-        """Go on for about `budget` units; whether all is in order. `items` are the pairs, the same at every call."""
+        """Go on for about `budget` units. Return whether all is in order. `items` are the pairs, the same at every
+        call."""
         cdef size_t middle, end
         self.cost = 0
         while self.filled < self.n:

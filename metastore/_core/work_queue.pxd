@@ -15,14 +15,14 @@ cdef class Waiting:
     cdef bytes body
     cdef double now           # when it came (seconds)
     cdef Work work            # None: not begun
-    cdef size_t counted       # of its `held` in the queue's sum
+    cdef size_t counted       # bytes of its `held` that the queue's sum contains
     cdef size_t walk          # not 0: a transaction that waits until it may look at so many keys
 
     cdef bint gone(self)
 
 
 cdef class Starter:
-    """Who begins with what the queue holds."""
+    """Begins the requests that the queue holds, and finishes them."""
     cdef bint put_off(self, Waiting one) except -1
     cdef bint full(self, Waiting one) except -1
     cdef int64_t start(self, Waiting one) except -1
@@ -32,15 +32,15 @@ cdef class Starter:
 
 cdef class WorkQueue:
     """See `work_queue.pyx`."""
-    cdef dict lines           # client -> deque of Waiting; the client: its session, None for this process
+    cdef dict lines           # client -> deque of Waiting; a client is its session, this process is None
     cdef object ring          # the clients with a line, in the order of their turns
-    cdef Waiting heavy        # the one that goes on while memory is short
-    cdef Waiting first        # of those that wait to look at many keys the one that does so next
+    cdef Waiting heavy        # the only one that goes on while memory is short
+    cdef Waiting first        # the next of the transactions that wait to look at many keys
     cdef object doomed        # works whose memory is to be given back
     cdef readonly size_t count    # requests that wait, begun ones too
     cdef readonly size_t begun
-    cdef bint stalled             # nothing can be done before somebody takes a reply
-    cdef readonly size_t held     # bytes that the begun ones hold
+    cdef bint stalled             # nothing can be done before a client takes a reply
+    cdef readonly size_t held     # bytes that the begun works hold
 
     cdef bint serves(self, Waiter waiter)
     cdef int push(self, Waiting one) except -1

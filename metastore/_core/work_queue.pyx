@@ -1,10 +1,11 @@
-"""Whose work in pieces goes on in a turn of the loop (what a work is: work.pyx).
+"""The order in which works go on in the turns of the loop (work.pyx defines a work).
 
-Clients take turns, each by QUANTUM units, whatever they have asked for: who wants to know a thousand counts of a million
-keys does not keep another one's list waiting for longer than one who wants a single count. What one client has asked for
-is done one after the other. At most MOST_BEGUN works are begun at a time, each for another client; while those hold more
-than 256 MiB together none is begun, and only one of those that hold the most goes on, which alone may hold 512 MiB. So the
-sum stays below both and a piece for each. Both are less where there is little memory (`set_held_most` in work.pyx).
+Clients take turns of QUANTUM units each, whatever they have asked for: a client that wants a thousand counts of a
+million keys does not delay another client's list longer than one that wants a single count. The requests of one client
+are done one after the other. At most MOST_BEGUN works are begun at a time, each for another client. While they hold
+more than 256 MiB together, none is begun, and only one of those that hold the most goes on; that one alone may hold 512
+MiB. So the sum stays below both limits and one piece of each work. Both limits are lower where there is little memory
+(`set_held_most` in work.pyx).
 """
 
 from collections import deque
@@ -24,37 +25,39 @@ cdef class Waiting:
     """See `work_queue.pxd`."""
 
     cdef bint gone(self):
-        """Whether nobody waits for it any more."""
+        """Whether nobody waits for the request any more."""
         return isinstance(self.waiter, Request) and ((<Request>self.waiter).closed or (<Request>self.waiter).answered)
 
 
 cdef class Starter:
-    """Base of who owns a queue."""
+    """Base of the owner of a queue."""
 
     cdef bint put_off(self, Waiting one) except -1:
-        """Take over a request that is not to be begun yet, for its client has enough to read; whether it is one."""
+        """Take over a request that is not to be begun yet because its client has not taken earlier replies. Return
+        whether it was taken over."""
         return False
 
     cdef bint full(self, Waiting one) except -1:
-        """Whether there is no room for the reply of what was begun."""
+        """Whether there is no room for the reply of a begun request."""
         return False
 
     cdef int64_t start(self, Waiting one) except -1:
-        """Begin with a request: set `one.work`, or answer it at once; what that cost."""
+        """Begin a request: set `one.work`, or answer it at once. Return the cost in units."""
         raise NotImplementedError
 
     cdef bint enter_walk(self, Waiting one) except -1:
-        """Take over a transaction that has waited until it may look at `one.walk` keys; whether it may by now."""
+        """Take over a transaction that has waited until it may look at `one.walk` keys. Return False if it must still
+        wait."""
         raise NotImplementedError
 
     cdef int finish(self, Waiting one, Work work) except -1:
-        """The work of a request, which has left the queue, is done: answer it."""
+        """Answer a request whose work is done. It has left the queue."""
         one.waiter.complete(work.reply)
         return 0
 
 
 cdef class WorkQueue:
-    """The requests that are done in pieces, in a line for each client."""
+    """The requests that are done in pieces, with a line for each client."""
 
     def __cinit__(self):
         self.lines = {}
@@ -62,7 +65,7 @@ cdef class WorkQueue:
         self.doomed = deque()
 
     cdef bint serves(self, Waiter waiter):
-        """Whether something of the same client is in the queue."""
+        """Whether a request of the same client is in the queue."""
         return ((<Request>waiter).session if isinstance(waiter, Request) else None) in self.lines
 
     cdef int push(self, Waiting one) except -1:
@@ -80,29 +83,29 @@ cdef class WorkQueue:
         return 0
 
     cdef list overdue(self, double before):
-        """Take out the requests that came before that moment (seconds) and are not begun: the waiters."""
+        """Remove the requests that came before a moment (seconds) and are not begun. Return their waiters."""
         cdef Waiting one
-        cdef list found = []
+        cdef list waiters = []
         for client in list(self.lines):
             line = self.lines[client]
             late = [one for one in line if one.work is None and one.now <= before]
             for one in late:
                 line.remove(one)
                 self.drop(one)
-                found.append(one.waiter)
+                waiters.append(one.waiter)
             if not line:
                 del self.lines[client]
                 self.ring.remove(client)
-        return found
+        return waiters
 
     cdef int weigh(self, Waiting one) except -1:
-        """Bring the sum of what is held up to date."""
+        """Update the sum of what is held."""
         self.held += one.work.held - one.counted
         one.counted = one.work.held
         return 0
 
     cdef int drop(self, Waiting one) except -1:
-        """A request has left its line."""
+        """Update the sums for a request that has left its line."""
         self.count -= 1
         self.held -= one.counted
         one.counted = 0
@@ -117,14 +120,14 @@ cdef class WorkQueue:
         return 0
 
     cdef bint preferred(self, Waiting one):
-        """Whether this is the one that goes on while memory is short: it has the most to give back."""
+        """Whether this work goes on while memory is short: the one that has the most to give back does."""
         if self.heavy is None and one.counted * self.begun >= self.held:
             self.heavy = one
         return self.heavy is one
 
     cdef bint leads(self, Waiting one):
-        """Whether this is the transaction that goes next of those that wait to look at many keys: who is met first, so
-        that one which looks at more keys than others is not overtaken for ever."""
+        """Whether this transaction is the next of those that wait to look at many keys. The first one that is met
+        leads, so a transaction that looks at more keys than others is not overtaken for ever."""
         if self.first is None:
             self.first = one
         return self.first is one
@@ -133,26 +136,27 @@ cdef class WorkQueue:
         return self.begun < MOST_BEGUN and self.held < held_together()
 
     cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1:
-        """Go on with all of them, client by client, for about `budget` units; a unit of work costs `pace` of these.
-        Returns what is left of the budget."""
-        cdef Py_ssize_t stuck = 0
+        """Go on with all requests, client by client, for about `budget` units. A unit of work costs `pace` units of the
+        budget. Return what is left of the budget."""
+        cdef Py_ssize_t idle = 0
         cdef bint waits = False
         budget = self.clean(budget)
         self.stalled = False
-        while self.ring and budget > 0 and stuck < len(self.ring):
+        while self.ring and budget > 0 and idle < len(self.ring):
             client = self.ring.popleft()
             line = self.lines[client]
             budget -= self.serve_one(line, starter, budget, pace, &waits)
-            stuck = stuck + 1 if waits else 0
+            idle = idle + 1 if waits else 0
             if line:
                 self.ring.append(client)
             else:
                 del self.lines[client]
-        self.stalled = not self.doomed and stuck > 0 and stuck >= len(self.ring)
+        self.stalled = not self.doomed and idle > 0 and idle >= len(self.ring)
         return budget
 
     cdef int64_t serve_one(self, object line, Starter starter, int64_t budget, size_t pace, bint* stuck) except -1:
-        """One quantum for a client; what it cost. `stuck`: nothing could be done for it now."""
+        """Serve one quantum of a client. Return its cost. `stuck` says that nothing could be done for the client
+        now."""
         cdef Waiting one = line[0]
         cdef Work work
         cdef int64_t cost = 1
@@ -190,7 +194,7 @@ cdef class WorkQueue:
             one.waiter.fail(error)
             return cost
         except BaseException:
-            # The engine's failure stops the node.
+            # A failure of the engine stops the node.
             line.popleft()
             self.drop(one)
             one.waiter.fail(errors.Stopped())
@@ -206,7 +210,7 @@ cdef class WorkQueue:
         return cost
 
     cdef int64_t clean(self, int64_t budget) except? -1:
-        """Give back the memory of works that are over; what is left of the budget."""
+        """Give back the memory of works that are over. Return what is left of the budget."""
         cdef int64_t piece
         while self.doomed and budget > 0:
             piece = min(budget, <int64_t>QUANTUM)
@@ -221,7 +225,7 @@ cdef class WorkQueue:
         return bool(self.ring or self.doomed)
 
     def abandon(self, error) -> None:
-        """Answer everyone with `error`: the node stops."""
+        """Answer all requests with `error`, because the node stops."""
         cdef Waiting one
         for line in self.lines.values():
             for one in line:
