@@ -20,6 +20,18 @@ if TYPE_CHECKING:
 Done = Callable[[MetaStoreError | None], object]
 
 
+class Caller(Protocol):
+    """The call of a client on whose behalf an operation is handed in (`_core.h2_request.Request`).
+
+    `ident` becomes the operation's request id. `answered` is whether the call is over, because its time has ended.
+    """
+
+    ident: int
+
+    @property
+    def answered(self) -> bool: ...
+
+
 @runtime_checkable
 class Codec(Protocol):
     """A compression codec; plug-ins are found in the entry-point group `metastore.codecs`.
@@ -138,3 +150,6 @@ class Transport(Protocol):
 
     def refuse(self, to: int, code: int, ids: list[int]) -> object:
         """Operations forwarded by `to` that were surely not logged; `code` is a place in `raft_wire.REFUSALS`."""
+
+    def withdraw(self, to: int, ids: list[int]) -> object:
+        """Operations that were forwarded to `to` and that it must not log any more; behind what `forward` sent."""

@@ -58,7 +58,7 @@ cdef class BatchProposer:
     cdef uint64_t _refused
     cdef bint _undo
     cdef uint8_t _undo_reason
-    cdef set _dropped                     # ids of operations that must not be handed out if they are queued
+    cdef dict _dropped                    # ids that must not be handed out -> number of the last batch that may hold them
     cdef dict _waiters                    # the dict that loses the removed operations
 
     # Adds an encoded operation. Raises TooManyRequests or RequestTooLarge; after an error nothing has changed.
@@ -80,3 +80,4 @@ cdef class BatchProposer:
     cdef int _shrink(self) except -1
     cpdef drop(self, ids, dict waiters)
     cdef int _weed(self, Batch* batch) except -1
+    cdef int _forget(self, uint64_t number) except -1

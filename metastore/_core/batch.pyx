@@ -456,13 +456,26 @@ cdef class BatchProposer:
 
     cpdef drop(self, ids, dict waiters):
         """Remove the operations with these request ids if they are still queued. `waiters` (by request id) loses the
-        removed ones. The work is done when the batch with them is taken."""
+        removed ones. The work is done when the batch with them is taken.
+
+        Ids that are not queued do no harm. At most 2 * limit_count ids are kept, twice as many as may be queued, so
+        that a peer which names others can use up no memory; beyond that they are ignored.
+        """
+        cdef uint64_t last = self._batches_out + self._count
         if not self.queued:
             return
         if self._dropped is None:
-            self._dropped = set()
-        self._dropped.update(ids)
+            self._dropped = {}
+        for one in ids:
+            if <size_t>len(self._dropped) >= 2 * self.limit_count:
+                break
+            self._dropped.setdefault(one, last)
         self._waiters = waiters
+
+    @property
+    def dropped(self):
+        """How many ids of operations are kept that must not be handed out."""
+        return 0 if self._dropped is None else len(self._dropped)
 
     cdef int _weed(self, Batch* batch) except -1:
         """Remove dropped operations from the first batch. Returns False if nothing is left and the batch is gone."""
@@ -471,8 +484,7 @@ cdef class BatchProposer:
         cdef OpView op
         for one in ops:
             op_read(<const uint8_t*>PyBytes_AS_STRING(<bytes>one), PyBytes_GET_SIZE(<bytes>one), &op)
-            if op.request_id in self._dropped:
-                self._dropped.discard(op.request_id)
+            if self._dropped.pop(op.request_id, None) is not None:
                 self._waiters.pop(op.request_id, None)
             else:
                 kept.append(one)
@@ -487,10 +499,22 @@ cdef class BatchProposer:
         if not kept:
             self._head = (self._head + 1) & (self._slots - 1)
             self._count -= 1
+        self._forget(self._batches_out + 1)
         if not self._dropped or self._count <= (1 if kept else 0):
             # Nothing more is queued, so the remaining ids belong to operations that were handed out before.
             self._dropped = None
         return len(kept) > 0
+
+    cdef int _forget(self, uint64_t number) except -1:
+        """Forget the ids that were dropped before any batch behind this one was begun: they had been handed out."""
+        cdef list over = []
+        for one, last in self._dropped.items():
+            if <uint64_t>last > number:
+                break
+            over.append(one)
+        for one in over:
+            del self._dropped[one]
+        return 0
 
     cpdef untake(self):
         """Queue the batch that take() returned last again, as the first one, because it could not be proposed.

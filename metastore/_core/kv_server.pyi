@@ -78,7 +78,6 @@ class KVServer:
     def call_counts(self) -> dict[str, int]: ...  # by method name, since the start
     def handle(self, requests: Iterable[Any], now: float) -> list[Any]: ...  # returns the requests that are no KV calls
     def call(self, method: str, body: bytes, waiter: Waiter, now: float) -> None: ...  # `method`: a name in METHODS
-    def forget(self, requests: list[Any]) -> None: ...  # do not log these requests if they are still queued
     def count_some(self, body: bytes, most: int) -> int: ...  # keys of a RangeRequest; `most` + 1: too many to count
     def check_forwarded(self, kind: int, body: bytes) -> None: ...  # raises Corrupt, NoSpace, TooManyRequests
     def confirm(self, waiter: Waiter) -> None: ...  # completes it with b"" when reads are linearizable

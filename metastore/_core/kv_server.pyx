@@ -140,11 +140,6 @@ cdef class KVServer(Starter):
                 others.append(request)
         return others
 
-    def forget(self, list requests):
-        """Keep these requests out of the log if they are still queued. They were answered because their deadlines
-        passed."""
-        self.proposer.drop([(<Request>request).ident for request in requests if (<Request>request).ident], self.waiters)
-
     def call(self, str method, bytes body, Waiter waiter, double now):
         """Admit one call of this process. `method` is a name in METHODS, `now` is in seconds."""
         self.time = max(self.time, now)

@@ -10,6 +10,7 @@ from metastore.errors import MetaStoreError
 HEADER: Final[int]
 MAX_FRAME: Final[int]
 REFUSALS: Final[tuple[type[MetaStoreError], ...]]
+WITHDRAWN: int  # code of a refusal by which a member withdraws its own operations
 
 class Forward:
     """Operations for the leader."""

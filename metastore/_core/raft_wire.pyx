@@ -33,6 +33,11 @@ REFUSALS = (
     errors.LearnerNotReady, errors.TooManyLearners, errors.Corrupt, errors.MemberBadURLs,
 )
 
+#: The code of a refusal that goes the other way: its sender wants these operations of its own not to be logged, because
+#: nobody waits for them any more. A leader refuses nothing with this code. Members that do not know of this meaning wait
+#: for none of these ids, and ignore it.
+WITHDRAWN = REFUSALS.index(errors.NotLeader)
+
 cdef enum:
     MESSAGE_VERSION = 1
     FLAG_REJECT = 1

@@ -54,22 +54,23 @@ class Cluster:
         def done(member: MemberInfo, error: errors.MetaStoreError | None) -> None:
             self._answer(request, pb.MemberAddResponse, member=_message(member))(error)
 
-        self._membership.add_member(list(asked.peerURLs), asked.isLearner, done)
+        self._membership.add_member(list(asked.peerURLs), asked.isLearner, done, request)
 
     def member_remove(self, request: Request) -> None:
         """Remove a member; it stops by itself when it hears of it."""
         asked = pb.parse(pb.MemberRemoveRequest, request.body)
-        self._membership.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse))
+        self._membership.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse), request)
 
     def member_update(self, request: Request) -> None:
         """Change a member's peer URLs."""
         asked = pb.parse(pb.MemberUpdateRequest, request.body)
-        self._membership.update_member(asked.ID, list(asked.peerURLs), self._answer(request, pb.MemberUpdateResponse))
+        done = self._answer(request, pb.MemberUpdateResponse)
+        self._membership.update_member(asked.ID, list(asked.peerURLs), done, request)
 
     def member_promote(self, request: Request) -> None:
         """Make a learner a voter; refused until it has nearly all of the leader's log."""
         asked = pb.parse(pb.MemberPromoteRequest, request.body)
-        self._membership.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse))
+        self._membership.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse), request)
 
     def _answer(self, request: Request, kind: Any, **more: Any) -> Done:
         """What answers `request`, once it is known how it went, with a message that carries the member list."""

@@ -94,7 +94,7 @@ class Maintenance:
         if asked.action == pb.AlarmRequest.GET:
             self._reads.confirm_read(confirmed)
         else:
-            self._alarms.change_alarm(asked.action, asked.memberID, asked.alarm, changed)
+            self._alarms.change_alarm(asked.action, asked.memberID, asked.alarm, changed, request)
 
     def defragment(self, request: Request) -> None:
         """Gives back the room that is held but not needed. It never blocks, and answers when it is done."""

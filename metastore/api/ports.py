@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .. import errors
     from .._core.h2_request import Request
-    from ..ports import Done
+    from ..ports import Caller, Done
     from ..replica.alarms import Alarm
 
 
@@ -93,23 +93,28 @@ class MemberInfo(Protocol):
 
 
 class Membership(Protocol):
-    """The members, and changes to them. `done` is called when this member has applied the change."""
+    """The members, and changes to them.
+
+    `done` is called when this member has applied the change. Where the time of `caller` ends while the change waits to
+    be logged, it is not logged.
+    """
 
     def members(self) -> Iterable[MemberInfo]:
         """The members, in the order of their ids."""
 
     def add_member(
-        self, peer_urls: list[str], learner: bool, done: Callable[[MemberInfo, errors.MetaStoreError | None], object]
-    ) -> None:
+        self, peer_urls: list[str], learner: bool, done: Callable[[MemberInfo, errors.MetaStoreError | None], object],
+        caller: Caller | None = None,
+    ) -> None:  # fmt: skip
         """Add a member; `done` gets its record, and the error if it was not added. Raises MemberBadURLs."""
 
-    def remove_member(self, ident: int, done: Done) -> None:
+    def remove_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
         """Remove a member."""
 
-    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
+    def update_member(self, ident: int, peer_urls: list[str], done: Done, caller: Caller | None = None) -> None:
         """Change a member's peer URLs. Raises MemberBadURLs."""
 
-    def promote_member(self, ident: int, done: Done) -> None:
+    def promote_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
         """Make a learner a voter."""
 
 
@@ -129,9 +134,13 @@ class Alarms(Protocol):
         """
 
     def change_alarm(
-        self, action: int, member: int, alarm: int, done: Callable[[list[Alarm], errors.MetaStoreError | None], object]
-    ) -> None:
-        """Raise or clear an alarm everywhere; `done` gets the one that is or was raised. Raises InvalidAlarm."""
+        self, action: int, member: int, alarm: int,
+        done: Callable[[list[Alarm], errors.MetaStoreError | None], object], caller: Caller | None = None,
+    ) -> None:  # fmt: skip
+        """Raise or clear an alarm everywhere; `done` gets the one that is or was raised. Raises InvalidAlarm.
+
+        Where the time of `caller` ends while this waits to be logged, it is not logged.
+        """
 
 
 class HashInfo(Protocol):

@@ -13,6 +13,7 @@ from .membership_client import hand_in
 from .waiters import Reply
 
 if TYPE_CHECKING:
+    from ..ports import Caller
     from ..replica.driver import Driver
 
 log = logging.getLogger("metastore.upkeep")
@@ -63,8 +64,10 @@ class MemberAlarms:
         local = {(self._member, NOSPACE)} if self._disk_full() else set()
         return sorted(self.raised | local)
 
-    def change_alarm(self, action: int, member: int, alarm: int, done: AlarmsDone) -> None:
-        """Have an alarm raised or cleared everywhere; `done` gets the alarm if it is or was raised.
+    def change_alarm(
+        self, action: int, member: int, alarm: int, done: AlarmsDone, caller: Caller | None = None
+    ) -> None:
+        """Have an alarm raised or cleared everywhere, for `caller`; `done` gets the alarm if it is or was raised.
 
         Raises InvalidAlarm."""
         request = encode_change(action, member, alarm)
@@ -72,7 +75,7 @@ class MemberAlarms:
         def answer(reply: bytes, error: errors.MetaStoreError | None) -> None:
             done(decode_alarms(reply) if error is None else [], error)
 
-        hand_in(self._kv, ALARM, request, Reply(answer), lambda op: self._kv.proposer.add(op, self._now()))
+        hand_in(self._kv, ALARM, request, Reply(answer), lambda op: self._kv.proposer.add(op, self._now()), caller)
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""

@@ -99,7 +99,9 @@ class Front:
 
     def expired(self, requests: list[Request]) -> None:
         """Requests whose client's patience ended."""
-        self._kv.forget(requests)
+        ids = [request.ident for request in requests if request.ident]
+        if ids:
+            self._driver.withdraw(ids)
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """One HTTP/1.1 request."""

@@ -9,7 +9,7 @@ from ..replica.roster import PROMOTE, REMOVE, UPDATE, Change, Member, check_peer
 
 if TYPE_CHECKING:
     from .. import errors
-    from ..ports import Done
+    from ..ports import Caller, Done
     from .membership_client import DoneWith, MembershipClient
 
 NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
@@ -27,7 +27,7 @@ class Membership:
         """The members, as this node has applied them."""
         return self._client.members()
 
-    def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith) -> None:
+    def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith, caller: Caller | None = None) -> None:
         """Add a member. `done` gets Unhealthy when it could not reach us; raises MemberBadURLs."""
         urls = check_peer_urls(peer_urls)
 
@@ -35,22 +35,22 @@ class Membership:
             if error is not None:
                 done(Member(0, "", urls, (), learner), error)
             else:
-                self._client.add(urls, learner, done, self._now())
+                self._client.add(urls, learner, done, self._now(), caller)
 
         # Now, for once the change is committed there is no way back.
         self._listen(listening)
 
-    def remove_member(self, ident: int, done: Done) -> None:
+    def remove_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
         """Remove a member."""
-        self._change(REMOVE, Member(ident or NOBODY, "", (), ()), done)
+        self._change(REMOVE, Member(ident or NOBODY, "", (), ()), done, caller)
 
-    def update_member(self, ident: int, peer_urls: list[str], done: Done) -> None:
+    def update_member(self, ident: int, peer_urls: list[str], done: Done, caller: Caller | None = None) -> None:
         """Change a member's peer URLs; raises MemberBadURLs."""
-        self._change(UPDATE, Member(ident or NOBODY, "", check_peer_urls(peer_urls), ()), done)
+        self._change(UPDATE, Member(ident or NOBODY, "", check_peer_urls(peer_urls), ()), done, caller)
 
-    def promote_member(self, ident: int, done: Done) -> None:
+    def promote_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
         """Make a learner a voter."""
-        self._change(PROMOTE, Member(ident or NOBODY, "", (), ()), done)
+        self._change(PROMOTE, Member(ident or NOBODY, "", (), ()), done, caller)
 
-    def _change(self, action: str, member: Member, done: Done) -> None:
-        self._client.change(Change(action, member), done, self._now())
+    def _change(self, action: str, member: Member, done: Done, caller: Caller | None) -> None:
+        self._client.change(Change(action, member), done, self._now(), caller)

@@ -12,7 +12,7 @@ from .. import errors
 from .._core.kv_server import KVServer
 from .._core.op import MEMBER, encode_op, level_of
 from .._core.waiter import Waiter
-from ..ports import Done
+from ..ports import Caller, Done
 from ..replica.driver import Driver
 from ..replica.roster import (
     ADD,
@@ -70,14 +70,23 @@ def dialled_address(member: Member) -> str:
     return ""
 
 
-def hand_in(kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Callable[[bytes], object]) -> None:
+def hand_in(
+    kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Callable[[bytes], object], caller: Caller | None
+) -> None:
     """Give an operation that is no KV call its request id and hand it in by `send`. `waiter` is answered once: here
-    when writes are refused or `send` raises an ApiError (it is surely not logged then), else when it was applied."""
+    when writes are refused or `send` raises an ApiError (it is surely not logged then), else when it was applied.
+
+    `caller` is the call on whose behalf this happens, or None. Where its time is over already nothing is handed in;
+    where its time ends later, the id that it gets here is the one to withdraw (`Driver.withdraw`)."""
     closed = kv.closed_to_writes
+    if caller is not None and caller.answered:
+        closed = errors.DeadlineExceeded()
     if closed is not None:
         waiter.fail(closed)
         return
     ident = kv.expect(waiter)
+    if caller is not None:
+        caller.ident = ident
     operation = encode_op(kind, ident, request)
     try:
         if level_of(operation) > kv.cluster_level:
@@ -207,16 +216,19 @@ class MembershipClient:
 
         self.change(Change(PUBLISH, told), done, now)
 
-    def add(self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float) -> None:
+    def add(
+        self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float, caller: Caller | None = None
+    ) -> None:
         """Add a member that will be reached at `peer_urls`; `done` gets its record. Raises MemberBadURLs."""
         urls = check_peer_urls(peer_urls)
         token = f"{self._chance(64):016x}"
         member = Member(new_member_id(str(self.identity.cluster_id), urls, token), "", urls, (), learner)
-        self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now)
+        self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now, caller)
 
-    def change(self, change: Change, done: Done, now: float) -> None:
-        """Have `change` carried out; `done` is called once, here or later."""
-        hand_in(self.kv, MEMBER, change.encode(), outcome(done), lambda op: self.driver.change_members(op, now))
+    def change(self, change: Change, done: Done, now: float, caller: Caller | None = None) -> None:
+        """Have `change` carried out, for `caller` (see `hand_in`); `done` is called once, here or later."""
+        waiter = outcome(done)
+        hand_in(self.kv, MEMBER, change.encode(), waiter, lambda op: self.driver.change_members(op, now), caller)
 
     def others_go_on(self) -> bool:
         """Whether the others could commit without this leader: a quorum of them has been heard lately and has more of

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
 from .._core.raft_types import Message, MessageType
-from .._core.raft_wire import REFUSALS, Blob, Forward, Refusal
+from .._core.raft_wire import REFUSALS, WITHDRAWN, Blob, Forward, Refusal
 from ..net.accept import Acceptor
 from ..net.loop import Loop, Timer
 from ..net.resolver import Resolver
@@ -67,7 +67,9 @@ class PeerHandler(Protocol):
         """Raw operations of member `from_`, as a batch (batch.unframe)."""
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
-        """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]."""
+        """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]; for WITHDRAWN,
+        `from_` wants operations that it forwarded not to be logged.
+        """
 
     def on_unreachable(self, member: int) -> None:
         """A message for `member` was dropped or may be lost. `flush` calls this at most once a turn."""
@@ -261,6 +263,14 @@ class PeerTransport:
             self.strays += 1
             return False
         return self._queued(peer, peer.control, peer.control.takes and peer.control.outbox.add_refusal(code, ids))
+
+    def withdraw(self, to: int, ids: list[int]) -> bool:
+        """Queue the wish that `to` does not log these operations, behind those that `forward` queued."""
+        peer = self._peers.get(to)
+        if peer is None:
+            self.strays += 1
+            return False
+        return self._queued(peer, peer.bulk, peer.bulk.is_open and peer.bulk.outbox.add_refusal(WITHDRAWN, ids))
 
     def _queued(self, peer: Peer, stream: DialledStream, taken: bool) -> bool:
         if taken:

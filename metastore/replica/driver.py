@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from .._core.entry import decode_entry
 from .._core.raft_types import ProposalDropped
+from .._core.raft_wire import WITHDRAWN
 from .membership_changes import CommittedChanges, MembershipChanges
 from .pending import Pending
 from .read_rounds import ReadRounds
@@ -254,8 +255,18 @@ class Driver:
         self.pending.receive_forward(sender, batch, now, self.is_leader)
 
     def receive_refusal(self, code: int, ids: list[int]) -> None:
-        """The leader did not log these operations of ours."""
-        self.pending.receive_refusal(code, ids)
+        """The leader did not log these operations of ours. WITHDRAWN: another member wants its own not to be logged."""
+        if code == WITHDRAWN:
+            self.withdraw(ids)
+        else:
+            self.pending.receive_refusal(code, ids)
+
+    def withdraw(self, ids: list[int]) -> None:
+        """Nobody waits for the operations with these request ids any more: those that are in no log yet must not get
+        there, neither here nor at the leader that they were forwarded to.
+        """
+        self.changes.withdraw(ids)
+        self.pending.withdraw(ids, 0 if self.is_leader else self.leader_id)
 
     def change_members(self, operation: bytes, now: float) -> None:
         """Carries out an encoded operation of kind MEMBER, whose waiter is in `kv.waiters` already.
@@ -279,7 +290,10 @@ class Driver:
         """Fails the operations that were admitted `request_timeout` ago, with the granularity of one tick."""
         if self.retry_at is not None:
             self.applier.release()
-        self.pending.expire(now, self.leader_id)
+        late = self.pending.expire(now, self.leader_id)
+        if late:
+            # Their outcome is told to be open, but what can still be kept out of the log is.
+            self.withdraw(late)
 
     # ---- from a batch to the log
 

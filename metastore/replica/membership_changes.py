@@ -22,7 +22,7 @@ changes nothing where the rosters agree. A member with a different roster takes 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
@@ -97,6 +97,13 @@ class Judge:
         if change.action == RESTATE:
             raise errors.FormatError("membership operation: only a leader states its roster")
         self._queue.append(Asked(self.raw.last_index, sender, operation, change, deadline))
+
+    def withdraw(self, ids: Collection[int]) -> set[int]:
+        """Removes the changes with these request ids, for which nobody waits any more; returns those that were here."""
+        found = {ident for asked in self._queue if (ident := decode_op(asked.operation).request_id) in ids}
+        if found:
+            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in found)
+        return found
 
     def drop(self) -> list[Asked]:
         """Empties the queue and returns its changes, none of which is logged. Called when this member does
@@ -227,6 +234,18 @@ class MembershipChanges:
         Raises FormatError, TooManyRequests, MemberBadURLs.
         """
         self._judge.queue(sender, operation, deadline)
+
+    def withdraw(self, ids: Iterable[int]) -> None:
+        """Nobody waits for the operations with these request ids any more, of this member or another one.
+
+        Those that wait here, for a leader or to be judged, are not logged.
+        """
+        gone = set(ids)
+        for operation, _ in self.asked:
+            if (ident := decode_op(operation).request_id) in gone:
+                self._waiters.pop(ident, None)  # `hand_on` leaves out whoever has no waiter
+        for ident in self._judge.withdraw(gone):
+            self._waiters.pop(ident, None)
 
     def leader_changed(self) -> None:
         """Empties the queue of changes to judge. Our own changes wait for the next leader; all others are refused."""

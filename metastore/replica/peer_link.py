@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.raft_wire import REFUSALS
+from ..settings import MAX_BATCH_OPS
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message
@@ -44,6 +45,12 @@ class PeerLink:
         """Tell member `to` that the operations with these request ids were surely not logged; `code` says why."""
         if self._transport is not None:
             self._transport.refuse(to, code, ids)
+
+    def withdraw(self, to: int, ids: list[int]) -> None:
+        """Ask member `to` not to log these operations that were forwarded to it, if it has not done so yet."""
+        if self._transport is not None:
+            for at in range(0, len(ids), MAX_BATCH_OPS):
+                self._transport.withdraw(to, ids[at : at + MAX_BATCH_OPS])
 
 
 def refusal_code(error: errors.ApiError) -> int:

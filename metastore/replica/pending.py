@@ -120,6 +120,16 @@ class Pending:
             if waiter is not None:
                 waiter.fail(error())
 
+    def withdraw(self, ids: list[int], leader: int) -> None:
+        """Nobody waits for these operations any more: those that are in no log yet must not get there.
+
+        What is queued here is dropped. `leader` is the member to which operations are forwarded now, or 0; it hears of
+        this on the way that the operations took, so it drops what it has not logged yet.
+        """
+        self._proposer.drop(ids, self._kv.waiters)
+        if leader:
+            self._link.withdraw(leader, ids)
+
     # ---- outcomes
 
     def passed(self, applied: int) -> None:
@@ -146,24 +156,26 @@ class Pending:
             _, count, size = self._proposed.popleft()
             self._proposer.release(count, size)
 
-    def expire(self, now: float, leader: int) -> None:
-        """Answers the callers whose time is over.
+    def expire(self, now: float, leader: int) -> list[int]:
+        """Answers the callers whose time is over. Returns the request ids of their operations.
 
         Each has then waited for `request_timeout`, plus at most the time between two calls of this method. `leader` is
         the leader that this member knows of, or 0.
         """
+        late: list[int] = []
         self._marks.append((now + self._request_timeout, self._kv.next_id, self._kv.reads_begun))
         while self._orphans and self._orphans[0][0] <= now:
             limit = self._orphans.popleft()[1]
             if leader:
-                self._fail_writes(limit, errors.LeaderChanged)
+                late += self._fail_writes(limit, errors.LeaderChanged)
         while self._marks and self._marks[0][0] <= now:
             _, limit, reads = self._marks.popleft()
-            self._fail_writes(limit, errors.Timeout)
+            late += self._fail_writes(limit, errors.Timeout)
             self._reads.fail(reads, errors.Timeout)
         self._kv.expire(now, self._request_timeout)
         if self._forwarded:
             self._settle_forwarded()
+        return late
 
     def abandon(self) -> None:
         """Answer everybody who still waits. A write may have been logged, so its answer must leave the outcome open; a
@@ -171,9 +183,9 @@ class Pending:
         self._fail_writes(self._kv.next_id, errors.Timeout)
         self._reads.fail(self._kv.reads_begun, errors.Stopped)
 
-    def _fail_writes(self, below: int, error: type[errors.ApiError]) -> None:
-        """Answer those who wait with request ids under `below`; ids rise and dicts keep their order, so they are the
-        first ones."""
+    def _fail_writes(self, below: int, error: type[errors.ApiError]) -> list[int]:
+        """Answer those who wait with request ids under `below`, and return these ids. Ids rise and dicts keep their
+        order, so they are the first ones."""
         waiters = self._kv.waiters
         late = []
         for ident in waiters:
@@ -182,3 +194,4 @@ class Pending:
             late.append(ident)
         for ident in late:
             waiters.pop(ident).fail(error())
+        return late

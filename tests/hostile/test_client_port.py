@@ -12,14 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import grpc
 import pytest
 from support import http2 as h
 from support import messages as m
 from support.attack import MIB, RANGE_PATH, Raw, attacked
-from support.client import Failure, op
+from support.client import Failure
 from support.processes import Process, Server, metric, wait_until
 
 pytestmark = pytest.mark.node_only
@@ -253,61 +252,6 @@ def test_descriptors_are_kept_for_our_own_files(fresh: Make, engine: str) -> Non
             assert "NOSPACE" not in node.running().log and client.alarm() == []
         assert metric(node, "metastore_client_connections") <= allowed
     assert node.stop() == 0
-
-
-def test_writes_whose_time_is_over_are_not_logged(fresh: Make) -> None:
-    node = fresh().start()
-    with node.client() as client, Raw(node) as raw:
-        client.put(b"a", b"1")
-        before = client.status()
-        at = 1
-        for timeout in (b"1n", b"0S"):
-            raw.send(h.call(at, put(b"late", b"x"), h.PUT_PATH, (b"grpc-timeout", timeout)))
-            answer = raw.answer(at)
-            assert (answer.status, answer.text) == (4, "context deadline exceeded")
-            at += 2
-        raw.send(h.call(at, put(b"in time", b"x"), h.PUT_PATH, (b"grpc-timeout", b"10S")))
-        assert raw.answer(at).status == 0
-        after = client.status()
-        assert (after.raftIndex, client.get(b"late")) == (before.raftIndex + 1, None)
-
-
-WRITES = {
-    "put": (h.PUT_PATH, m.PutRequest(key=b"late", value=b"1")),
-    "delete": (b"/etcdserverpb.KV/DeleteRange", m.DeleteRangeRequest(key=b"late")),
-    "txn": (b"/etcdserverpb.KV/Txn", m.TxnRequest(success=[op(m.PutRequest(key=b"late"))])),
-    "compact": (b"/etcdserverpb.KV/Compact", m.CompactionRequest(revision=2)),
-    "physical": (b"/etcdserverpb.KV/Compact", m.CompactionRequest(revision=2, physical=True)),
-}
-
-
-@pytest.mark.parametrize("kind", WRITES)
-def test_a_write_that_expires_in_the_queue_is_never_logged(kind: str, fresh: Make, tmp_path: Path) -> None:
-    """The disk works on an earlier write, so this one waits for the next group. Its time ends before that work does."""
-    gate = tmp_path / "gate"
-    node = fresh(
-        settings={"raft.batch_max_time": '"10s"'}, env={"METASTORE_FAILPOINTS": f"wal.before_sync=block({gate})"}
-    ).start()
-    path, request = WRITES[kind]
-    with node.client() as client, Raw(node) as raw:
-        client.put(b"a", b"1")
-        before = client.status()
-        gate.touch()
-        held = client.future(m.PutRequest(key=b"held", value=b"1"), timeout=60)
-        wait_until(lambda: metric(node, "metastore_inflight_requests") == 1, what="a write in the disk's work")
-        raw.send(h.call(1, request.SerializeToString(), path, (b"grpc-timeout", b"200m")))
-        answer = raw.answer(1)
-        assert (answer.status, answer.text) == (4, "context deadline exceeded")
-        assert not held.done()
-        gate.unlink()
-        m.PutResponse.FromString(held.result(timeout=30))
-        client.put(b"next", b"1")
-        after = client.status()
-        assert after.raftIndex == before.raftIndex + 2 and client.get(b"late") is None
-        assert client.revision() == 4 and not client.range(b"a", revision=1).kvs, "and nothing is compacted"
-    assert node.stop() == 0
-    log = b"".join(path.read_bytes() for path in node.data_dir.glob("wal/*.wal"))
-    assert b"held" in log and b"next" in log and b"late" not in log
 
 
 def test_gzip_by_a_real_client(fresh: Make) -> None:

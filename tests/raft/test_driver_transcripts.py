@@ -12,6 +12,7 @@ Commands (members are numbers; behind a command the turn of the member named in 
     put N KEY=VALUE ...             clients call N, all of them in one turn
     get N KEY ... [local]           linearizable, or serializable with "local"
     change N ACTION MEMBER          add, add_learner, promote, remove
+    give_up N LABEL                 the time that the client of N set for this ("put a=x", "remove 3") is over
     disk N ...                      what N's disk has under way is durable
     deliver [A->B|->B|A->] [KIND]   what is on its way arrives, in order; KIND: a Raft message's, forward, refusal
     drop [A->B ...] [KIND]          it is lost
@@ -148,6 +149,11 @@ class Transcript:
         member.change(words[1], int(words[2]))
         member.turn()
 
+    def do_give_up(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.give_up(" ".join(words[1:]))
+        member.turn()
+
     # ---- disks, engines, time
 
     def do_disk(self, words: list[str]) -> None:
@@ -265,9 +271,9 @@ def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
     rounds._kv.serve_reads(rounds._kv.take_reads())
 
 
-def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> None:
+def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> Any:
     """Fails all who wait when the first deadline is over."""
-    fail(pending, pending._kv.next_id, error)
+    return fail(pending, pending._kv.next_id, error)
 
 
 class NotHeld(Driver):
@@ -301,6 +307,9 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("deadline", "no deadline of reads", kind(PatientReads)),
     ("deadline", "one deadline for all", part(Pending, "_fail_writes", everybody)),
     ("abandon", "nobody is answered", part(Pending, "abandon", nothing)),
+    ("withdrawal", "the leader is not told", part(PeerLink, "withdraw", nothing)),
+    ("withdrawal", "what is queued stays", part(Pending, "withdraw", nothing)),
+    ("withdrawal", "changes stay", part(MembershipChanges, "withdraw", nothing)),
     ("membership_change", "before its commit is durable", kind(ChangesAtOnce)),
     ("membership_change_on_a_follower", "what was not taken counts as sent", part(PeerLink, "forward", taken)),
     ("membership_change_and_leader_change", "they wait for ever", part(MembershipChanges, "leader_changed", nothing)),

@@ -23,6 +23,7 @@ from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
+from metastore._core.raft_wire import WITHDRAWN
 from metastore.codecs import load_all
 from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
@@ -649,6 +650,10 @@ class Member:
         """Operations that were surely not logged."""
         self.cluster.checker.refuse(ids)
         self.cluster.network.send(self.id, to, "refuse", (code, list(ids)), code)
+
+    def withdraw(self, to: int, ids: list[int]) -> None:
+        """Operations that nobody waits for; whether they are logged all the same depends on who is first."""
+        self.cluster.network.send(self.id, to, "refuse", (WITHDRAWN, list(ids)), WITHDRAWN)
 
     def receive(self, sender: int, kind: str, data: Any) -> None:
         """Something arrives."""

@@ -22,6 +22,7 @@ from metastore._core.mvcc_apply import Applier
 from metastore._core.op import DELETE_RANGE, MEMBER, PUT, decode_op
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import Message, MessageType, RaftConfig, Snapshot, decode_conf_change
+from metastore._core.raft_wire import WITHDRAWN
 from metastore._core.waiter import Waiter
 from metastore.member.membership_client import hand_in
 from metastore.member.waiters import outcome
@@ -343,6 +344,15 @@ class Member:
         self.show(f"refuses to {to}: {text}")
         self.world.queue.append(Parcel(self.id, to, "refusal", (code, ids), f"{self.id}->{to} refusal: {text}"))
 
+    def withdraw(self, to: int, ids: list[int]) -> None:
+        """Operations that nobody waits for any more."""
+        text = " + ".join(self.world.labels[ident] for ident in ids)
+        if (self.id, to) in self.world.down:
+            self.show(f"cannot withdraw from {to}: {text}")
+            return
+        self.show(f"withdraws from {to}: {text}")
+        self.world.queue.append(Parcel(self.id, to, "refusal", (WITHDRAWN, ids), f"{self.id}->{to} withdrawal: {text}"))
+
     def receive(self, parcel: Parcel) -> None:
         """Something arrives, and the turn ends."""
         if parcel.kind == "forward":
@@ -369,7 +379,11 @@ class Member:
             self.show(f"answers {label}" if error is None else f"fails {label}: {type(error).__name__}")
 
         now = self.world.now
-        hand_in(self.kv, MEMBER, change.encode(), outcome(done), lambda op: self.driver.change_members(op, now))
+        hand_in(self.kv, MEMBER, change.encode(), outcome(done), lambda op: self.driver.change_members(op, now), None)
+
+    def give_up(self, label: str) -> None:
+        """The time of the client that asked for this is over, by its own word."""
+        self.driver.withdraw([ident for ident, told in self.world.labels.items() if told == label])
 
     @property
     def state(self) -> str:

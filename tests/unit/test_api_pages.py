@@ -87,7 +87,10 @@ class FakeNode:
     def about(self) -> dict[str, Any]:
         return {"version": "0.1.0", "engine": "memory", "uptime_seconds": 1.5, "peers": []}
 
-    def change_alarm(self, action: int, member: int, alarm: int, done: Callable[..., object]) -> None:
+    def change_alarm(
+        self, action: int, member: int, alarm: int, done: Callable[..., object], caller: Request | None
+    ) -> None:
+        assert caller is not None and not caller.answered
         done([(member, alarm)], self.changes)
 
     def defragment(self, done: Callable[..., object]) -> None:

@@ -457,3 +457,30 @@ def test_dropping_the_only_operation_leaves_nothing() -> None:
     assert proposer.take(0.0, True, True) is None and proposer.next_deadline() is None
     proposer.add(encode_op(PUT, 8, b"y"), 0.0)
     assert request_ids(proposer.take(0.0, True, True)) == [8]
+
+
+def drop_pairs(proposer: BatchProposer, most: int) -> list[int]:
+    """Batches of two operations come and go, and each time an id that is in none is dropped: `dropped` as it goes."""
+    sizes = []
+    for ident in range(0, 2 * most, 2):
+        proposer.add(encode_op(PUT, ident, b"x"), 0.0)
+        proposer.add(encode_op(PUT, ident + 1, b"x"), 0.0)
+        proposer.drop([10_000 + ident, ident + 1], {})
+        if ident >= 6:  # three batches always wait, so the queue never becomes empty
+            assert request_ids(proposer.take(0.0, True, False)) == [ident - 6]
+            proposer.release(proposer.taken_count, proposer.taken_bytes)
+        sizes.append(proposer.dropped)
+    return sizes
+
+
+def test_ids_that_are_not_queued_are_forgotten_with_the_batches_of_their_time() -> None:
+    sizes = drop_pairs(BatchProposer(2, 1 << 20, 0.0, 1000, 1 << 20), 100)
+    assert max(sizes) <= 10 and sizes[-1] == sizes[10], sizes
+
+
+def test_ids_that_others_name_take_bounded_memory() -> None:
+    proposer = BatchProposer(4, 1 << 20, 10.0, 50, 1 << 20)
+    proposer.add(encode_op(PUT, 1, b"x"), 0.0)
+    for first in range(1000, 9000, 1000):
+        proposer.drop(range(first, first + 1000), {})
+    assert proposer.dropped == 100

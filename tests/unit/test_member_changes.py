@@ -4,6 +4,7 @@ would make them safe; what would endanger the quorum for good is refused. On sim
 from __future__ import annotations
 
 from collections.abc import Iterable
+from types import SimpleNamespace
 
 import pytest
 from sim.node import Member
@@ -218,6 +219,21 @@ def test_a_leader_knows_whether_the_others_go_on_without_its_disk() -> None:
     cluster.run(10.0)
     assert leader is cluster.leader
     assert not leader.membership.others_go_on(), "one of three is no quorum"
+
+
+def test_a_change_whose_client_is_gone_by_then_is_not_handed_in() -> None:
+    """Before a first member is added the peer port is opened, which may take longer than the client waits."""
+    cluster = Cluster()
+    leader = cluster.leader
+    change, late = Change(ADD_LEARNER, cluster.cluster.record(LEARNER, True)), SimpleNamespace(ident=0, answered=True)
+    leader.act(lambda: leader.membership.change(change, cluster.outcomes.append, leader.now(), late))
+    cluster.run(1.0)
+    assert [type(error) for error in cluster.outcomes] == [errors.DeadlineExceeded]
+    assert LEARNER not in leader.driver.roster.members and late.ident == 0
+    waiting = SimpleNamespace(ident=0, answered=False)
+    leader.act(lambda: leader.membership.change(change, cluster.outcomes.append, leader.now(), waiting))
+    cluster.run(1.0)
+    assert cluster.outcomes[1:] == [None] and waiting.ident
 
 
 def roster(voters: int) -> Roster:

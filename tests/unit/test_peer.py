@@ -12,7 +12,7 @@ from support.peernet import CODECS, Handler, Net, T, accepted, append, connected
 
 from metastore import errors
 from metastore._core.raft_types import ConfState, Message, Snapshot
-from metastore._core.raft_wire import REFUSALS, FrameReader, Outbox
+from metastore._core.raft_wire import REFUSALS, WITHDRAWN, FrameReader, Outbox
 from metastore.failpoints import Failpoints
 from metastore.peers import handshake as hs
 from metastore.peers.transport import PeerIdentity, PeerLimits
@@ -56,6 +56,17 @@ def test_messages_forwards_and_refusals_arrive(net: Net) -> None:
     assert two.handler.forwards == [(1, b"operations")]
     assert one.handler.refusals == [(2, 3, [8, 9])] and issubclass(REFUSALS[3], errors.RequestTooLarge)
     assert one.handler.unreachable == two.handler.unreachable == []
+
+
+def test_a_withdrawal_arrives_behind_what_it_withdraws(net: Net) -> None:
+    one, two = net.pair()
+    got: list[object] = []
+    two.handler.on_forward = lambda _from, frame: got.append(frame)
+    two.handler.on_refusal = lambda _from, code, ids: got.append((code, ids))
+    assert one.forward(2, bytes(3_000_000)) and one.withdraw(2, [8, 9]) and one.forward(2, b"later")
+    net.until(lambda: len(got) == 3)
+    assert got == [bytes(3_000_000), (WITHDRAWN, [8, 9]), b"later"]
+    assert not one.withdraw(9, [1])
 
 
 def test_what_each_side_knows_of_the_other(net: Net) -> None:
