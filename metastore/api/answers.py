@@ -26,7 +26,7 @@ class Later:
         self.on_answer: Callable[[Answer], object] = lambda _answer: None
 
     def give(self, answer: Answer) -> None:
-        """This is the answer; a second one is ignored."""
+        """Set the answer. A second answer is ignored."""
         if self._answer is None:
             self._answer = answer
             self.on_answer(answer)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .ports import Alarms, Reads, Serving, Status
 
 Query = Mapping[str, Sequence[str]]
-#: Told what is wrong; the empty text when nothing is.
+#: Called with a text that says what is wrong; the text is empty when nothing is.
 Verdict = Callable[[str], object]
 
 
@@ -81,15 +81,15 @@ class Checks:
 
     def _run(self, path: str, names: list[str], query: Query) -> Answer | Later:
         """Runs all checks at once, and answers when the last one has finished."""
-        later, found = Later(), dict[str, str]()
+        later, verdicts = Later(), dict[str, str]()
 
-        def told(name: str, why: str) -> None:
-            found[name] = why
-            if len(found) == len(names):
-                later.give(_verdict([(one, found[one]) for one in names], "verbose" in query))
+        def report(name: str, why: str) -> None:
+            verdicts[name] = why
+            if len(verdicts) == len(names):
+                later.give(_verdict([(one, verdicts[one]) for one in names], "verbose" in query))
 
         for name in names:
-            self._groups[path][name](partial(told, name))
+            self._groups[path][name](partial(report, name))
         return later.now() if names else _verdict([], "verbose" in query)
 
     # ---- checks
@@ -135,8 +135,8 @@ def _healthy(reason: str) -> Answer:
 
 def _verdict(checks: Iterable[tuple[str, str]], verbose: bool) -> Answer:
     """The text of the page: one line per check if a check fails or `verbose` asks for it, otherwise "ok"."""
-    found = list(checks)
-    lines = "".join(f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in found)
-    if any(why for _name, why in found):
+    results = list(checks)
+    lines = "".join(f"[-]{name} failed: {why}\n" if why else f"[+]{name} ok\n" for name, why in results)
+    if any(why for _name, why in results):
         return 503, TEXT, lines.encode()
     return 200, TEXT, f"{lines if verbose else ''}ok\n".encode()

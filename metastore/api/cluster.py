@@ -40,40 +40,41 @@ class Cluster:
 
     def member_list(self, request: Request) -> None:
         """All members; with `linearizable` only after a quorum confirmed that this list is current."""
-        asked = pb.parse(pb.MemberListRequest, request.body)
+        message = pb.parse(pb.MemberListRequest, request.body)
         answer = self._answer(request, pb.MemberListResponse)
-        if asked.linearizable:
+        if message.linearizable:
             self._reads.confirm_read(answer)
         else:
             answer(None)
 
     def member_add(self, request: Request) -> None:
         """Add a voter or a learner that will be reached at the given peer URLs."""
-        asked = pb.parse(pb.MemberAddRequest, request.body)
+        message = pb.parse(pb.MemberAddRequest, request.body)
 
         def done(member: MemberInfo, error: errors.MetaStoreError | None) -> None:
             self._answer(request, pb.MemberAddResponse, member=_message(member))(error)
 
-        self._membership.add_member(list(asked.peerURLs), asked.isLearner, done, request)
+        self._membership.add_member(list(message.peerURLs), message.isLearner, done, request)
 
     def member_remove(self, request: Request) -> None:
         """Remove a member; it stops by itself when it hears of it."""
-        asked = pb.parse(pb.MemberRemoveRequest, request.body)
-        self._membership.remove_member(asked.ID, self._answer(request, pb.MemberRemoveResponse), request)
+        message = pb.parse(pb.MemberRemoveRequest, request.body)
+        self._membership.remove_member(message.ID, self._answer(request, pb.MemberRemoveResponse), request)
 
     def member_update(self, request: Request) -> None:
         """Change a member's peer URLs."""
-        asked = pb.parse(pb.MemberUpdateRequest, request.body)
+        message = pb.parse(pb.MemberUpdateRequest, request.body)
         done = self._answer(request, pb.MemberUpdateResponse)
-        self._membership.update_member(asked.ID, list(asked.peerURLs), done, request)
+        self._membership.update_member(message.ID, list(message.peerURLs), done, request)
 
     def member_promote(self, request: Request) -> None:
         """Make a learner a voter; refused until it has nearly all of the leader's log."""
-        asked = pb.parse(pb.MemberPromoteRequest, request.body)
-        self._membership.promote_member(asked.ID, self._answer(request, pb.MemberPromoteResponse), request)
+        message = pb.parse(pb.MemberPromoteRequest, request.body)
+        self._membership.promote_member(message.ID, self._answer(request, pb.MemberPromoteResponse), request)
 
     def _answer(self, request: Request, kind: Any, **more: Any) -> Done:
-        """What answers `request`, once it is known how it went, with a message that carries the member list."""
+        """Return a callback that answers `request`, when the outcome is known, with a message that carries the member
+        list."""
 
         def answer(error: errors.MetaStoreError | None) -> None:
             if error is not None:
@@ -86,10 +87,10 @@ class Cluster:
 
 
 def _header(position: Position) -> Any:
-    """The header of this service: without a revision, for none was read (as etcd answers)."""
-    made = header(position)
-    made.ClearField("revision")
-    return made
+    """The header of this service. Like etcd's it has no revision, because none was read."""
+    reply = header(position)
+    reply.ClearField("revision")
+    return reply
 
 
 def _message(member: MemberInfo) -> Any:

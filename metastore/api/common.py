@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     from .._core.h2_request import Request
     from .ports import Position
 
-#: The etcd version we claim to be. Clients switch features on by it: Kubernetes uses watch progress requests from
-#: 3.4.31 / 3.5.13 on, so it must be above those. It is not 3.6: a client would then expect what 3.6 alone has
-#: (downgrade by etcdctl, the v3store version in Status), while all of the 3.5 API answers the same in 3.6.
+#: The etcd version that we claim. Clients switch features on by it: Kubernetes uses watch progress requests from 3.4.31
+#: / 3.5.13 on, so it must be above those. It is not 3.6: a client would then expect what 3.6 alone has (downgrade by
+#: etcdctl, the v3store version in Status), while all of the 3.5 API answers the same in 3.6.
 ETCD_VERSION: Final = "3.5.17"
-#: The version of the cluster as /version tells it: minor version of the oldest member.
+#: The version of the cluster in /version: the minor version of the oldest member.
 CLUSTER_VERSION: Final = "3.5.0"
 
 Handler = Callable[["Request"], None]

@@ -46,7 +46,7 @@ class Health:
         request.complete(pb.HealthCheckResponse(status=self._status()).SerializeToString())
 
     def watch(self, request: Request) -> None:
-        """The present state at once, and a message for each change, until the client ends the call."""
+        """Send the present state at once, and a message for each change, until the client ends the call."""
         service = pb.parse(pb.HealthCheckRequest, request.body).service
         request.start(on_close=lambda: self._watchers.discard(request))
         if service:

@@ -39,7 +39,7 @@ class Maintenance:
         }
 
     def status(self, request: Request) -> None:
-        """Versions, sizes, and where Raft stands; `errors` tells of a missing leader and of raised alarms."""
+        """Answer with versions, sizes and the Raft position. `errors` names a missing leader and raised alarms."""
         pb.parse(pb.StatusRequest, request.body)
         status = self._status
         troubles = []
@@ -62,8 +62,8 @@ class Maintenance:
         )
 
     def move_leader(self, request: Request) -> None:
-        """Hand leadership over; answered when the other member leads."""
-        asked = pb.parse(pb.MoveLeaderRequest, request.body)
+        """Hand leadership over. The answer comes when the other member leads."""
+        message = pb.parse(pb.MoveLeaderRequest, request.body)
 
         def done(error: errors.MetaStoreError | None) -> None:
             if error is not None:
@@ -71,7 +71,7 @@ class Maintenance:
             else:
                 request.complete(pb.MoveLeaderResponse(header=header(self._status)).SerializeToString())
 
-        self._leadership.move_leader(asked.targetID, done)
+        self._leadership.move_leader(message.targetID, done)
 
     def alarm(self, request: Request) -> None:
         """GET returns the raised alarms of any member, all or those of one kind, after a quorum confirmed that they are
@@ -79,22 +79,22 @@ class Maintenance:
 
         ACTIVATE and DEACTIVATE are answered with the alarm when this member has applied the change.
         """
-        asked = pb.parse(pb.AlarmRequest, request.body)
+        message = pb.parse(pb.AlarmRequest, request.body)
 
         def changed(alarms: list[Alarm], error: errors.MetaStoreError | None) -> None:
             if error is not None:
                 request.fail(error)
                 return
-            found = [pb.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms]
-            request.complete(pb.AlarmResponse(header=header(self._status), alarms=found).SerializeToString())
+            raised = [pb.AlarmMember(memberID=member, alarm=kind) for member, kind in alarms]
+            request.complete(pb.AlarmResponse(header=header(self._status), alarms=raised).SerializeToString())
 
         def confirmed(error: errors.MetaStoreError | None) -> None:
-            changed([one for one in self._alarms.alarms() if asked.alarm in (0, one[1])], error)
+            changed([one for one in self._alarms.alarms() if message.alarm in (0, one[1])], error)
 
-        if asked.action == pb.AlarmRequest.GET:
+        if message.action == pb.AlarmRequest.GET:
             self._reads.confirm_read(confirmed)
         else:
-            self._alarms.change_alarm(asked.action, asked.memberID, asked.alarm, changed, request)
+            self._alarms.change_alarm(message.action, message.memberID, message.alarm, changed, request)
 
     def defragment(self, request: Request) -> None:
         """Gives back the room that is held but not needed. It never blocks, and answers when it is done."""
@@ -111,33 +111,33 @@ class Maintenance:
     def hash(self, request: Request) -> None:
         """Answers with a hash of the present replicated state: keys with their history, members, alarms."""
         pb.parse(pb.HashRequest, request.body)
-        self._hash(request, 0, True, lambda found: pb.HashResponse(header=self._header(found), hash=found.hash))
+        self._hash(request, 0, True, lambda info: pb.HashResponse(header=self._header(info), hash=info.hash))
 
     def hash_kv(self, request: Request) -> None:
         """Answers with a hash of the keys and their history up to a revision, as far as compactions have kept it.
 
         Compare it only between members whose answers have the same compact_revision. The number differs from etcd's.
         """
-        asked = pb.parse(pb.HashKVRequest, request.body)
+        message = pb.parse(pb.HashKVRequest, request.body)
         self._hash(
-            request, asked.revision, False,
-            lambda found: pb.HashKVResponse(
-                header=self._header(found), hash=found.hash, compact_revision=found.compact_revision,
-                hash_revision=found.revision,
+            request, message.revision, False,
+            lambda info: pb.HashKVResponse(
+                header=self._header(info), hash=info.hash, compact_revision=info.compact_revision,
+                hash_revision=info.revision,
             ),
         )  # fmt: skip
 
-    def _header(self, found: HashInfo) -> Any:
-        """With the revision that was current for the sum."""
-        made = header(self._status)
-        made.revision = found.current
-        return made
+    def _header(self, info: HashInfo) -> Any:
+        """The header with the revision that was current when the hash was computed."""
+        reply = header(self._status)
+        reply.revision = info.current
+        return reply
 
     def _hash(self, request: Request, revision: int, whole: bool, reply: Callable[[HashInfo], Any]) -> None:
-        def done(found: HashInfo | None, error: errors.MetaStoreError | None) -> None:
-            if found is None:
+        def done(info: HashInfo | None, error: errors.MetaStoreError | None) -> None:
+            if info is None:
                 request.fail(error or errors.Stopped())
             else:
-                request.complete(reply(found).SerializeToString())
+                request.complete(reply(info).SerializeToString())
 
         self._upkeep.hash_kv(revision, whole, lambda: request.closed, done)

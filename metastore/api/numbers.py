@@ -71,5 +71,5 @@ MEANINGS: Final = {
 
 
 def meaning(name: str) -> str:
-    """A sentence about a number; its own words where nobody has written one."""
+    """Return a sentence about a number, or the words of its name if nobody has written one."""
     return MEANINGS.get(name) or name.replace("_", " ")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .checks import Checks, Query
     from .ports import Numbers, Serving, Status
 
-#: Pages that answer HEAD; etcd's others refuse it. /status is our own.
+#: Pages that answer HEAD. etcd's other pages refuse it. /status is our own.
 HEAD_TOO: Final = {"/metrics", "/status"}
 
 
@@ -59,7 +59,7 @@ class Pages:
         return 200, JSON, to_json({"etcdserver": ETCD_VERSION, "etcdcluster": CLUSTER_VERSION})
 
     def _show_status(self, _query: Query) -> Answer:
-        """What this member is, where it stands, whom it is connected to, and what of its log a power cut could take."""
+        """Show what this member is, its position, its connections, and how much of its log a power cut could take."""
         status = self._status
         log = {name[4:]: value for name, value in sorted(self._numbers.stats().items()) if name.startswith("wal_")}
         about = {

@@ -42,13 +42,13 @@ def __getattr__(name: str) -> Any:
     full = _names.get(name)
     if full is None:
         raise AttributeError(f"no message {name!r}")
-    made = message_factory.GetMessageClass(POOL.FindMessageTypeByName(full))
-    globals()[name] = made
-    return made
+    kind = message_factory.GetMessageClass(POOL.FindMessageTypeByName(full))
+    globals()[name] = kind
+    return kind
 
 
 def parse(kind: type[Message], body: bytes) -> Any:
-    """`body` as a message of class `kind`; raises errors.MalformedRequest when it is none."""
+    """Decode `body` as a message of class `kind`. Raises MalformedRequest."""
     try:
         return kind.FromString(body)
     except DecodeError as error:

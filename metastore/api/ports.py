@@ -54,7 +54,7 @@ class Status(Position, Protocol):
     def quota_bytes(self) -> int: ...
 
     def about(self) -> Mapping[str, Any]:
-        """What /status tells of the program and of the other members: version, engine, uptime_seconds, peers."""
+        """The facts of /status about the program and the other members: version, engine, uptime_seconds, peers."""
 
 
 class Serving(Protocol):
@@ -71,7 +71,7 @@ class Reads(Protocol):
     """Read access to the state."""
 
     def local_read(self) -> None:
-        """Read a key out of what this member has applied. Raises ApiError."""
+        """Read a key of the state that this member has applied. Raises ApiError."""
 
     def confirm_read(self, done: Done) -> None:
         """Calls `done` once a read is linearizable (ReadIndex), or with an error if this takes too long."""

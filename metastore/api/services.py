@@ -76,6 +76,6 @@ def make_services(ports: Ports) -> tuple[Services, Health]:
 
 
 def make_pages(ports: Ports, *, metrics: bool = True) -> Pages:
-    """The pages of HTTP/1. `metrics`: whether /metrics is one."""
+    """Make the pages of HTTP/1. `metrics` says whether /metrics is among them."""
     checks = Checks(ports.status, ports.serving, ports.reads, ports.alarms)
     return Pages(ports.status, ports.serving, checks, ports.numbers, metrics=metrics)

@@ -21,32 +21,34 @@ from metastore.errors import ConfigError, MetaStoreError
 from metastore.member.memory_limit import limits, tightest
 
 READY = "ready to serve client requests client="
-QUIET = 0.5  # seconds without a line of a node before what is to be read last is printed
-QUIET_TIMEOUT = 5.0  # and how long that is waited for
+QUIET = 0.5  # seconds without a line of a node before the final lines are printed
+QUIET_TIMEOUT = 5.0  # seconds for which that silence is awaited
 STOP_TIMEOUT = 10.0  # seconds for a node to stop before it is killed
 MAX_NODES = 9
 
 
 def parser() -> argparse.ArgumentParser:
     """The options of the subcommand."""
-    made = argparse.ArgumentParser(
+    arg_parser = argparse.ArgumentParser(
         prog="metastore cluster", description="Run a cluster of several nodes on this machine, for trying out."
     )
-    made.add_argument("--nodes", type=int, default=3, help=f"how many, 1 to {MAX_NODES} (default 3)")
-    made.add_argument("--dir", help="keep the data in this folder and go on from it; without it, a temporary one")
-    made.add_argument("--client-port", type=int, default=2379, help="client port of n1; the others follow (0: any)")
-    made.add_argument("--peer-port", type=int, default=2480, help="peer port of n1; the others follow (0: any)")
-    add_set(made, "as for a node, for all of them")
-    return made
+    arg_parser.add_argument("--nodes", type=int, default=3, help=f"how many, 1 to {MAX_NODES} (default 3)")
+    arg_parser.add_argument("--dir", help="keep the data in this folder and go on from it; without it, a temporary one")
+    arg_parser.add_argument(
+        "--client-port", type=int, default=2379, help="client port of n1; the others follow (0: any)"
+    )
+    arg_parser.add_argument("--peer-port", type=int, default=2480, help="peer port of n1; the others follow (0: any)")
+    add_set(arg_parser, "as for a node, for all of them")
+    return arg_parser
 
 
 def free_ports(count: int) -> list[int]:
-    """Returns ports that no process listens on at this moment."""
+    """Return ports that no process listens on at this moment."""
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in held:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for sock in sockets:
             sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in held]
+        return [sock.getsockname()[1] for sock in sockets]
 
 
 class LocalNode:
@@ -57,8 +59,8 @@ class LocalNode:
         self.client = ""
         self.last_line = ""
         self.spoke = time.monotonic()  # when its last line came
-        self.settled = threading.Event()  # ready, or over
-        # A node must not outlive us: setpriv, where it is there, has the system stop it when we are killed.
+        self.settled = threading.Event()  # the node is ready or over
+        # A node must not outlive us. If setpriv is available, the system stops the node when we are killed.
         setpriv = shutil.which("setpriv")
         before = [setpriv, "--pdeathsig", "TERM"] if setpriv else []
         self.process = subprocess.Popen(
@@ -89,12 +91,12 @@ class LocalNode:
         return f"{self.name} ended with code {code}: {self.last_line.removeprefix('metastore: ') or 'it said nothing'}"
 
     def ask(self) -> None:
-        """Asks the process to stop, but only once: after a second signal it would end without draining."""
+        """Ask the process to stop, but only once: after a second signal it would end without draining."""
         with contextlib.suppress(ProcessLookupError):
             self.process.terminate()
 
     def join(self) -> None:
-        """Waits for the end of the process, and kills it when that takes too long."""
+        """Wait for the end of the process, and kill it if that takes too long."""
         try:
             self.process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
@@ -110,7 +112,7 @@ def launch(options: argparse.Namespace, folder: Path) -> list[LocalNode]:
     clients = [options.client_port + i if options.client_port else 0 for i in range(count)]
     names = [f"n{i + 1}" for i in range(count)]
     initial = ", ".join(f'{name} = "127.0.0.1:{port}"' for name, port in zip(names, peers, strict=True))
-    # All of them are on this machine, and in this container if it is one.
+    # All nodes are on this machine, and in this container if there is one.
     limit = tightest(limits())
     memory = [] if limit is None else [f"limits.memory_bytes={limit.nbytes // count}"]
     nodes = []
@@ -156,15 +158,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
-    """Reports when all nodes are ready, then waits for the end. Raises MetaStoreError if a node does not get ready."""
+    """Report when all nodes are ready, then wait for the end. Raises MetaStoreError if a node does not get ready."""
     while not all(node.client for node in nodes):
-        # One that ended may be what the others wait for, for ever.
+        # The others may wait for a node that has ended, for ever.
         for node in nodes:
             if node.settled.is_set() and not node.client:
                 raise MetaStoreError(f"the cluster does not start: {node.reason()}")
         if stopping.wait(0.05):
             return 0
-    # What the nodes still have to say comes first, for this is what one copies from.
+    # The remaining lines of the nodes come first, because the user copies from the lines below.
     until = time.monotonic() + QUIET_TIMEOUT
     while time.monotonic() < min(until, max(node.spoke for node in nodes) + QUIET):
         if stopping.wait(0.05):
@@ -174,14 +176,14 @@ def watch(nodes: list[LocalNode], stopping: threading.Event) -> int:
         f"{len(nodes)} nodes are ready; stop them with Ctrl-C.\nexport ETCDCTL_API=3 ETCDCTL_ENDPOINTS={endpoints}",
         flush=True,
     )
-    told: set[str] = set()
+    reported: set[str] = set()
     while not stopping.wait(0.2):
         for node in nodes:
             code = node.process.poll()
-            if code is not None and node.name not in told:
-                # The others may go on without it: that is what one wants to try out.
-                told.add(node.name)
+            if code is not None and node.name not in reported:
+                # The others may go on without the node, which is what a user wants to try out.
+                reported.add(node.name)
                 print(node.reason(), file=sys.stderr, flush=True)
-        if len(told) == len(nodes):
+        if len(reported) == len(nodes):
             return 1
     return 0

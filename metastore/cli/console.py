@@ -46,28 +46,30 @@ def _plain(heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
 
 
 def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A table for a terminal. Where that is too narrow for it, plain lines: a cell that is broken cannot be copied."""
+    """Print a table on a terminal. If the terminal is too narrow, print plain lines: a cell that is broken cannot be
+    copied."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    made = Table()
+    table = Table()
     for head in heads:
-        made.add_column(head, overflow="fold")
+        table.add_column(head, overflow="fold")
     for row in rows:
-        # Not as markup: keys may hold brackets.
-        made.add_row(*map(Text, row))
+        # The text is no markup, because keys may hold brackets.
+        table.add_row(*map(Text, row))
     console = Console()
-    # With a frame, and a space on both sides of each cell.
+    # The table has a frame, and a space on both sides of each cell.
     if sum(max(map(len, column)) + 3 for column in zip(heads, *rows, strict=True)) >= console.width:
         _plain(heads, rows)
     else:
-        console.print(made)
+        console.print(table)
 
 
 @contextlib.contextmanager
 def progress() -> Iterator[Progress]:
-    """Something to call with (what, bytes done, bytes in all); shown if standard error is a terminal."""
+    """Yield a function to call with (what, bytes done, bytes in all). It shows progress if standard error is a
+    terminal."""
     if not sys.stderr.isatty():
         yield lambda _what, _done, _total: None
         return
@@ -75,12 +77,12 @@ def progress() -> Iterator[Progress]:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         tasks: dict[str, Any] = {}
 
         def tell(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = shown.add_task(what, total=total)
-            shown.update(tasks[what], completed=done)
+                tasks[what] = bars.add_task(what, total=total)
+            bars.update(tasks[what], completed=done)
 
         yield tell

@@ -30,7 +30,8 @@ COMMANDS = {"cluster": "metastore.cli.cluster", "snapshot": "metastore.cli.snaps
 DEPENDENCIES: Final = (
     "google.protobuf", "httptools", "numpy", "prometheus_client", "rich", "rocksdict", "snappy", "tomli", "zstandard",
 )  # fmt: skip
-#: Seconds in which a second signal to stop is the first one once more: `timeout` signals a process and then its group.
+#: Seconds in which a second signal to stop counts as the first one again: `timeout` signals a process and then its
+#: group.
 SAME_SIGNAL: Final = 0.5
 
 
@@ -50,7 +51,7 @@ class Runnable(Protocol):
 def parser() -> argparse.ArgumentParser:
     """The options of the program."""
     codes = "".join(f"\n  {code}  {meaning}" for code, meaning in EXIT_CODES.items())
-    made = argparse.ArgumentParser(
+    arg_parser = argparse.ArgumentParser(
         prog="metastore",
         usage="metastore [options]                     run a node"
         "\n       metastore cluster [--nodes N] [options]  run a cluster on this machine, for trying out"
@@ -64,12 +65,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    made.add_argument("--conf", metavar="FILE", help="configuration file (TOML); without it, the defaults")
-    add_set(made, "set one key, such as raft.batch_max_time=5ms")
-    made.add_argument("--log-level", choices=sorted(logs.LEVELS), help="the same as --set log.level=...")
-    made.add_argument("--log-json", action="store_true", help="the same as --set log.json=true")
-    made.add_argument("--version", action="store_true", help="print the version and what the build is, and exit")
-    return made
+    arg_parser.add_argument("--conf", metavar="FILE", help="configuration file (TOML); without it, the defaults")
+    add_set(arg_parser, "set one key, such as raft.batch_max_time=5ms")
+    arg_parser.add_argument("--log-level", choices=sorted(logs.LEVELS), help="the same as --set log.level=...")
+    arg_parser.add_argument("--log-json", action="store_true", help="the same as --set log.json=true")
+    arg_parser.add_argument("--version", action="store_true", help="print the version and what the build is, and exit")
+    return arg_parser
 
 
 def version() -> str:
@@ -87,7 +88,7 @@ def version() -> str:
 
 
 def is_installed(name: str) -> bool:
-    """Whether there is a module of this name; nothing but its parents is imported."""
+    """Whether there is a module of this name. Nothing but its parents is imported."""
     try:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:
@@ -112,7 +113,7 @@ def check_platform() -> None:
 
 
 def load_config(options: argparse.Namespace) -> Config:
-    """The configuration out of file, environment and flags. Raises ConfigError."""
+    """Build the configuration from file, environment and flags. Raises ConfigError."""
     text = ""
     if options.conf is not None:
         try:
@@ -131,17 +132,17 @@ def load_config(options: argparse.Namespace) -> Config:
 
 
 def announce(config: Config, conf: str | None) -> None:
-    """Say what is about to run, and which variables look as if they were meant for it."""
+    """Log what is about to run, and which variables look as if they were meant for it."""
     log.info(
         "metastore %s starts: name=%s data_dir=%s engine=%s configuration=%s", __version__, config.node.name,
         os.path.abspath(config.node.data_dir), config.storage.engine, "defaults" if conf is None else conf,
     )  # fmt: skip
-    for given, meant in misspelt_variables(os.environ).items():
-        log.warning("the environment variable %s means nothing; %s sets that key", given, meant)
+    for variable, setting in misspelt_variables(os.environ).items():
+        log.warning("the environment variable %s means nothing; %s sets that key", variable, setting)
 
 
 def make_node(config: Config) -> Runnable:
-    """The node itself; imported late, so that --help and a bad configuration answer at once."""
+    """Make the node. Its module is imported late, so --help and a bad configuration answer at once."""
     from metastore.embedded.node import Node
 
     node: Runnable = Node(config)
@@ -161,7 +162,7 @@ class Run:
     def _serve(self, signals: Signals) -> None:
         try:
             self.node.start()
-            # What was made for the start stays. Without this a full collection looks at all of it again, and the
+            # The objects made for the start stay. Without this, a full collection looks at all of them again, and the
             # loop's turn in which one falls took 20 to 30 ms.
             gc.freeze()
             self.node.wait()
@@ -174,7 +175,7 @@ class Run:
 
     def until_over(self) -> None:
         """Serve until a signal, or until the node fails. Raises what made the node fail."""
-        # A closed terminal ends what runs in it; elsewhere SIGHUP is for the log.
+        # A closed terminal ends the program that runs in it; elsewhere SIGHUP is for the log.
         hangup_stops = os.isatty(2) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         stops = {signal.SIGTERM, signal.SIGINT} | ({signal.SIGHUP} if hangup_stops else set())
         with Signals((*stops, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)) as signals:
@@ -187,18 +188,18 @@ class Run:
                     elif number != WOKEN:
                         self._told(signal.Signals(number))
             serving.join()
-            # The interpreter takes a while to end, and no late signal may change the code that it ends with.
+            # The interpreter takes a while to end, and no late signal may change its exit code.
             signals.ignore_afterwards()
-        # A node that was stopped before it was started says so; that is what was asked for.
+        # A node that was stopped before it was started reports that. This is what was asked for.
         if self.failure is not None and not (self.stop_asked is not None and isinstance(self.failure, Stopped)):
             if isinstance(self.failure, MetaStoreError) or not getattr(self.node, "told", False):
                 raise self.failure
-            # The log has it with its traceback.
-            told = MetaStoreError(reason(self.failure))
-            told.told = True
-            raise told from self.failure
+            # The log already has it with its traceback.
+            outcome = MetaStoreError(reason(self.failure))
+            outcome.told = True
+            raise outcome from self.failure
         if getattr(self.node, "gave_up", False):
-            # What still waits for the disk must not be waited for at the end of the interpreter either.
+            # Work that still waits for the disk must not be awaited at the end of the interpreter either.
             log.info("stopped")
             logging.shutdown()
             os._exit(0)
@@ -208,7 +209,7 @@ class Run:
         if self.stop_asked is None:
             self.stop_asked = now
             log.info("stopping on %s", number.name)
-            # In a thread of its own, for a second signal must be heard while the first one's work goes on.
+            # The stop runs in a thread of its own, because a second signal must be heard meanwhile.
             threading.Thread(target=self.node.stop, name="stop", daemon=True).start()
         elif now - self.stop_asked >= SAME_SIGNAL:
             # A second signal says that the stop takes too long. Everything acknowledged is on disk already.
@@ -237,14 +238,14 @@ def run(config: Config, make: Callable[[Config], Runnable] = make_node) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The program; returns its exit code (see `metastore.errors.EXIT_CODES`)."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = False
     try:
-        if given and given[0] in COMMANDS:
+        if words and words[0] in COMMANDS:
             check_platform()
-            command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[given[0]]).main
-            return command(given[1:])
-        options = parser().parse_args(given)
+            command: Callable[[Sequence[str]], int] = importlib.import_module(COMMANDS[words[0]]).main
+            return command(words[1:])
+        options = parser().parse_args(words)
         if options.version:
             print(version())
             return 0
@@ -264,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"metastore: {' '.join(error.text.split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        # A node hears SIGINT itself; this is Ctrl-C in one of the tools, whose work can be begun again.
+        # A node handles SIGINT itself. This is Ctrl-C in one of the tools, whose work can be begun again.
         print("metastore: interrupted", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0

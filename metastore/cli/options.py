@@ -6,7 +6,7 @@ import argparse
 
 
 def add_set(parser: argparse.ArgumentParser, meaning: str) -> None:
-    """--set TABLE.KEY=VALUE, which may be given more than once: `overrides`, a list."""
+    """Add --set TABLE.KEY=VALUE, which may be given more than once. The parsed option `overrides` is a list."""
     parser.add_argument(
         "--set",
         metavar="TABLE.KEY=VALUE",

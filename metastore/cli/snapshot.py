@@ -26,14 +26,14 @@ MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 
 def parser() -> argparse.ArgumentParser:
     """The options of the subcommand."""
-    made = argparse.ArgumentParser(
+    arg_parser = argparse.ArgumentParser(
         prog="metastore snapshot",
         description="Look at a backup (made by `etcdctl snapshot save`) or a file out of a node's snap folder, check "
         "it, or begin a new cluster with it.",
         epilog="exit codes: 0 good, 2 bad command line or unreadable file, 3 data directory in use, 4 damaged, "
         "6 the disk failed",
     )
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = arg_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, text in (("status", "what the file says of itself; quick"), ("verify", "read all of it and check it")):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("file", metavar="FILE")
@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--mark-compacted", action="store_true", help="count all revisions up to the bumped one as compacted"
     )
     command.add_argument("--skip-hash-check", action="store_true", help="do not compare the SHA-256 at the end")
-    return made
+    return arg_parser
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -67,19 +67,19 @@ def main(arguments: Sequence[str]) -> int:
         _show(summarize(path), options.json, "not verified")
     elif options.command == "verify":
         with console.progress() as tell:
-            found = verify(path, True, lambda at, size: tell(f"verifying {path}", at, size))
-        sums = "all checksums" if found.digest is None else "all checksums and the SHA-256"
-        _show(found, options.json, f"good: {found.trailer.chunks} chunks, {sums}")
+            summary = verify(path, True, lambda at, size: tell(f"verifying {path}", at, size))
+        sums = "all checksums" if summary.digest is None else "all checksums and the SHA-256"
+        _show(summary, options.json, f"good: {summary.trailer.chunks} chunks, {sums}")
     else:
         _restore(path, options)
     return 0
 
 
-def _show(found: BackupSummary, as_json: bool, verdict: str) -> None:
-    header, trailer = found.header, found.trailer
+def _show(summary: BackupSummary, as_json: bool, verdict: str) -> None:
+    header, trailer = summary.header, summary.trailer
     plain: dict[str, Any] = {
-        "file": str(found.path),
-        "kind": "snapshot file" if found.digest is None else "backup",
+        "file": str(summary.path),
+        "kind": "snapshot file" if summary.digest is None else "backup",
         "cluster id": f"{header.cluster_id:016x}",
         "revision": header.revision,
         "index": header.index,
@@ -91,8 +91,8 @@ def _show(found: BackupSummary, as_json: bool, verdict: str) -> None:
         "chunk size": header.chunk_size,
         "codec": header.codec or "none",
         "bytes raw": trailer.nbytes,
-        "bytes": found.size,
-        "sha256": found.digest.hex() if found.digest is not None else "",
+        "bytes": summary.size,
+        "sha256": summary.digest.hex() if summary.digest is not None else "",
         "verdict": verdict,
     }
     if as_json:
@@ -100,11 +100,11 @@ def _show(found: BackupSummary, as_json: bool, verdict: str) -> None:
         return
     for name in ("chunk size", "bytes raw", "bytes"):
         plain[name] = console.size(plain[name])
-    console.facts(found.path.name, plain)
+    console.facts(summary.path.name, plain)
 
 
 def configuration(options: argparse.Namespace) -> Config:
-    """The member's configuration: the file's, under what the command line says. Raises ConfigError."""
+    """Build the member's configuration from the file and the command line, which goes first. Raises ConfigError."""
     if options.conf is None and options.data_dir is None:
         raise ConfigError("snapshot restore: --data-dir or --conf is needed")
     text = ""
@@ -113,8 +113,8 @@ def configuration(options: argparse.Namespace) -> Config:
             text = Path(options.conf).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{options.conf}: cannot be read: {error}") from None
-    given = {"node.name": options.name, "node.data_dir": options.data_dir, "cluster.token": options.token}
-    overrides = [f"{key}={_quoted(value)}" for key, value in given.items() if value is not None]
+    flags = {"node.name": options.name, "node.data_dir": options.data_dir, "cluster.token": options.token}
+    overrides = [f"{key}={_quoted(value)}" for key, value in flags.items() if value is not None]
     if options.initial is not None:
         pairs = (f"{_quoted(name)} = {_quoted(where)}" for name, where in _members(options.initial))
         overrides.append(f"cluster.initial={{ {', '.join(pairs)} }}")
@@ -145,10 +145,10 @@ def _members(text: str) -> list[tuple[str, str]]:
 
 def _restore(path: Path, options: argparse.Namespace) -> None:
     config = configuration(options)
-    wanted = config.maintenance
+    table = config.maintenance
 
     def make_codec() -> PayloadCodec:
-        return PayloadCodec(codec_for_snapshots(wanted), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+        return PayloadCodec(codec_for_snapshots(table), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
 
     initial = dict(config.cluster.initial) or {config.node.name: config.listen.peer}
     identity = Identity.create(config.node.name, config.cluster.token, initial, secrets.token_hex(16))
@@ -156,7 +156,7 @@ def _restore(path: Path, options: argparse.Namespace) -> None:
         work = Restore(
             path, Path(config.node.data_dir), identity, bump=options.bump_revision,
             mark_compacted=options.mark_compacted, check_digest=not options.skip_hash_check,
-            chunk_size=wanted.snapshot_chunk_size, make_codec=make_codec,
+            chunk_size=table.snapshot_chunk_size, make_codec=make_codec,
             failpoints=Failpoints(os.environ.get(VARIABLE, "")), progress=tell,
         )  # fmt: skip
         info = work.run(work.check())

@@ -30,28 +30,29 @@ class CheckedSnapshot:
     header: Header | None = None
 
     def row(self) -> list[object]:
-        """Its cells under HEADS."""
+        """Return the cells under HEADS."""
         return [self.path.name, self.size, (parse_name(self.path.name) or (0,))[0], self.state, self.note]
 
 
 def look(folder: Path, begins: int, cluster_id: int | None, tell: Progress) -> list[CheckedSnapshot]:
-    """The complete files in `folder`, the newest first; those that a start of a log that begins after entry `begins`
-    may use are read and checked. cluster_id: None if not known. Raises ConfigError if the folder cannot be read."""
+    """Return the complete files in `folder`, the newest first. Files that a start of a log that begins after entry
+    `begins` may use are read and checked. `cluster_id` is None if it is not known. Raises ConfigError if the folder
+    cannot be read."""
     try:
         names = sorted((path for path in folder.iterdir() if parse_name(path.name)), reverse=True)
     except FileNotFoundError:
         return []
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be read: {error.strerror}") from error
-    found = []
+    checked = []
     for path in names:
         try:
-            found.append(_judge(path, begins, cluster_id, tell))
+            checked.append(_judge(path, begins, cluster_id, tell))
         except (ConfigError, OSError):
-            # A running node removes those that are too old.
+            # A running node removes files that are too old.
             if path.exists():
                 raise
-    return found
+    return checked
 
 
 def _judge(path: Path, begins: int, cluster_id: int | None, tell: Progress) -> CheckedSnapshot:
@@ -70,10 +71,10 @@ def _judge(path: Path, begins: int, cluster_id: int | None, tell: Progress) -> C
 
 
 def missing(
-    folder: Path, begins: tuple[int, int], cluster_id: int | None, found: Iterable[CheckedSnapshot]
+    folder: Path, begins: tuple[int, int], cluster_id: int | None, snapshots: Iterable[CheckedSnapshot]
 ) -> DamagedData | None:
-    """Why a start is refused for its snapshots, None if it is not; for the arguments see `startup.choose`."""
-    files = {one.path: one for one in found}
+    """Return the reason why a start is refused for its snapshots, or None. For the arguments see `startup.choose`."""
+    files = {one.path: one for one in snapshots}
 
     def read(path: Path) -> Header:
         one = files[path]

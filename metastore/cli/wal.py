@@ -33,7 +33,7 @@ from metastore.replica.alarms import ACTIVATE, NAMES, decode_change
 from metastore.replica.roster import Change, Identity
 from metastore.storage.segments import view
 
-#: The log of a running node is read again at most so many times when it seems damaged.
+#: If the log of a running node seems damaged, it is read again at most so many times.
 ATTEMPTS = 5
 KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member", ALARM: "alarm"}
 ENTRY_TYPES = ("normal", "member", "members")
@@ -44,11 +44,11 @@ _DAMAGE = re.compile(r"(?P<path>.*): offset (?P<offset>\d+): ")
 
 def parser() -> argparse.ArgumentParser:
     """The options of the subcommand."""
-    made = argparse.ArgumentParser(
+    arg_parser = argparse.ArgumentParser(
         prog="metastore wal", description="Look at a node's write-ahead log; nothing is changed, and the node may run.",
         epilog="exit codes: 0 a start would take this, 2 bad command line or no log there, 4 damaged",
     )  # fmt: skip
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands = arg_parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     text = (
         "check the log and the snapshots beside it as a start does; per file: what is proven synced, what is not, what "
         "would be cut"
@@ -62,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--from", dest="first", metavar="INDEX", type=int, default=0, help="begin at this entry")
     command.add_argument("--limit", metavar="N", type=int, help="end after so many records")
     command.add_argument("--json", action="store_true", help="one JSON object a line")
-    return made
+    return arg_parser
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,16 +83,16 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def find(given: str) -> Path:
-    """The wal folder of a data directory, or the folder itself. Raises ConfigError."""
-    path = Path(given)
+def find(location: str) -> Path:
+    """Return the wal folder of a data directory, or the folder itself. Raises ConfigError."""
+    path = Path(location)
     try:
         for folder in (path / "wal", path):
             if folder.is_dir() and any(_NAME.fullmatch(name) for name in os.listdir(folder)):
                 return folder
     except OSError as error:
-        raise ConfigError(f"{given}: cannot be read: {error.strerror}") from error
-    raise ConfigError(f"{given}: there is no write-ahead log")
+        raise ConfigError(f"{location}: cannot be read: {error.strerror}") from error
+    raise ConfigError(f"{location}: there is no write-ahead log")
 
 
 # ---- reading
@@ -137,7 +137,7 @@ class Log:
     def __enter__(self) -> Log:
         try:
             self._lock = os.open(self.path.parent / "LOCK", os.O_RDONLY | os.O_CLOEXEC)
-            # Held as long as we read: a node that starts meanwhile would cut files that are mapped here.
+            # The lock is held as long as we read: a node that starts meanwhile would cut files that are mapped here.
             fcntl.flock(self._lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except FileNotFoundError:
             pass
@@ -156,11 +156,11 @@ class Log:
             os.close(self._lock)
 
     def _read(self) -> bool:
-        """Reads all segments and asks `recover`. Returns False if another attempt may succeed."""
-        self.damage = self.found = None
+        """Read all segments and call `recover`. Return False if another attempt may succeed."""
+        self.damage = self.recovered = None
         try:
             matches = [match for name in os.listdir(self.path) if (match := _NAME.fullmatch(name))]
-            # The newest first: what it states of those before it is then in them, too.
+            # The newest is read first: what it states about the older ones is then in them, too.
             self.files = [
                 File(self.path / match[0], int(match[1], 16), self._data(self.path / match[0]))
                 for match in sorted(matches, key=lambda match: match[1], reverse=True)
@@ -173,33 +173,33 @@ class Log:
         except OSError as error:
             raise ConfigError(f"{self.path}: cannot be read: {error}") from error
         try:
-            self.found = recover([(str(file.path), file.generation, file.data) for file in self.files])
+            self.recovered = recover([(str(file.path), file.generation, file.data) for file in self.files])
         except DamagedData as error:
             self.damage = error
         return self.damage is None
 
     def _data(self, path: Path) -> Any:
-        # What a running node may cut is not mapped.
+        # A part that a running node may cut is not mapped.
         return path.read_bytes() if self.running else view(path)
 
     def _judge(self) -> None:
-        """Sets the state of each file."""
-        found = self.found
+        """Set the state of each file."""
+        recovered = self.recovered
         for file in self.files:
-            if found is None:
+            if recovered is None:
                 file.state, file.end, file.proven = "not judged", len(file.data), 0
-            elif file.generation == found.last_generation:
-                file.state, file.end, file.proven = "newest", found.last_end, found.proven
-            elif file.generation in found.used:
+            elif file.generation == recovered.last_generation:
+                file.state, file.end, file.proven = "newest", recovered.last_end, recovered.proven
+            elif file.generation in recovered.used:
                 file.state = "proven"
                 file.end = file.proven = self._stated_end(file)
-            elif file.generation in found.spare:
+            elif file.generation in recovered.spare:
                 file.state, file.end, file.proven, file.note = "prepared", 0, 0, "not used yet"
             else:
                 file.state, file.end, file.proven, file.note = "left over", 0, 0, "removed at the next start"
             self._count(file)
-        if found is not None:
-            for cut in found.cuts:
+        if recovered is not None:
+            for cut in recovered.cuts:
                 self._file(cut.generation).note = f"cut at {cut.offset} to {cut.end} at the next start: {cut.reason}"
         match = _DAMAGE.match(self.damage.text) if self.damage is not None else None
         for file in self.files:
@@ -228,15 +228,15 @@ class Log:
 
     def segments(self) -> list[File]:
         """The segments that form the log; of a damaged log, all segments."""
-        if self.found is None:
+        if self.recovered is None:
             return self.files
-        return [file for file in self.files if file.generation in self.found.used]
+        return [file for file in self.files if file.generation in self.recovered.used]
 
 
 # ---- verify
 
 
-class Told:
+class LogState:
     """The state that the records read so far describe. `take` adds one record."""
 
     def __init__(self) -> None:
@@ -246,7 +246,7 @@ class Told:
         self.last = (0, 0)
 
     def take(self, kind: int, payload: bytes) -> dict[str, Any]:
-        """Takes one record. Returns its fields, except those of entries."""
+        """Take one record. Return its fields, except those of entries."""
         numbers = [int.from_bytes(payload[at : at + 8], "little") for at in range(0, min(len(payload), 72) - 7, 8)]
         if kind == START:
             size = int.from_bytes(payload[72:76], "little")
@@ -279,35 +279,35 @@ def _members(conf_state: bytes) -> str:
 
 
 def _verify(log: Log, as_json: bool) -> None:
-    told = Told()
+    state = LogState()
     for file in log.segments():
         for _offset, kind, *_, payload in file.records():
-            told.take(kind, payload)
+            state.take(kind, payload)
     summary: dict[str, Any] = {"log": str(log.path), "node": "running" if log.running else "not running"}
     try:
-        identity = Identity.decode(told.metadata)
+        identity = Identity.decode(state.metadata)
         summary |= {"member id": f"{identity.member_id:016x}", "cluster id": f"{identity.cluster_id:016x}"}
     except FormatError as error:
         log.damage = log.damage or DamagedData(f"{log.path}: {error.text}")
     summary |= {
-        "term": told.term, "vote": f"{told.vote:016x}", "commit": told.commit, "snapshot index": told.snapshot[0],
-        "snapshot term": told.snapshot[1], "last index": told.last[0], "last term": told.last[1],
+        "term": state.term, "vote": f"{state.vote:016x}", "commit": state.commit, "snapshot index": state.snapshot[0],
+        "snapshot term": state.snapshot[1], "last index": state.last[0], "last term": state.last[1],
     }  # fmt: skip
-    beside, note = _beside(log, told)
+    beside, note = _beside(log, state)
     summary["verdict"] = f"good{note}" if log.damage is None else "damaged"
     rows = []
     for file in log.files:
-        proofs = (file.proven, max(0, file.end - file.proven)) if log.found is not None else ("", "")
+        proofs = (file.proven, max(0, file.end - file.proven)) if log.recovered is not None else ("", "")
         indexes = f"{file.first}-{file.last}" if file.entries else ""
         rows.append([file.path.name, len(file.data), file.state, file.entries, indexes, *proofs, file.note])
     heads = ("file", "bytes", "state", "entries", "indexes", "proven to", "unproven", "note")
     if as_json:
-        made = {name.replace(" ", "_"): value for name, value in summary.items()}
-        made["segments"] = [dict(zip((h.replace(" ", "_") for h in heads), row, strict=True)) for row in rows]
+        fields = {name.replace(" ", "_"): value for name, value in summary.items()}
+        fields["segments"] = [dict(zip((h.replace(" ", "_") for h in heads), row, strict=True)) for row in rows]
         names = snapshot_check.HEADS
-        made["snapshots"] = [dict(zip(names, one.row(), strict=True)) for one in beside]
-        made["damage"] = log.damage.text if log.damage is not None else ""
-        print(json.dumps(made))
+        fields["snapshots"] = [dict(zip(names, one.row(), strict=True)) for one in beside]
+        fields["damage"] = log.damage.text if log.damage is not None else ""
+        print(json.dumps(fields))
         return
     console.facts(log.path.name, summary)
     print()
@@ -317,25 +317,25 @@ def _verify(log: Log, as_json: bool) -> None:
         console.table(snapshot_check.HEADS, [one.row() for one in beside])
 
 
-def _beside(log: Log, told: Told) -> tuple[list[snapshot_check.CheckedSnapshot], str]:
-    """The snapshots beside a log, whose lack is damage too, and a word for the verdict."""
-    data_dir, begins = log.path.parent, told.snapshot
+def _beside(log: Log, log_state: LogState) -> tuple[list[snapshot_check.CheckedSnapshot], str]:
+    """Return the snapshots beside a log, and a word for the verdict. A lack of snapshots is damage, too."""
+    data_dir, begins = log.path.parent, log_state.snapshot
     folder, engine = data_dir / "snap", data_dir / "engine"
     if log.path.name != "wal" or not (folder.is_dir() or (data_dir / "LOCK").exists()):
         return [], ", its snapshots aside" if begins[0] else ""  # a log that stands alone
     try:
-        cluster_id = Identity.decode(told.metadata).cluster_id
+        cluster_id = Identity.decode(log_state.metadata).cluster_id
     except FormatError:
         cluster_id = None
     with console.progress() as tell:
-        found = snapshot_check.look(folder, begins[0], cluster_id, tell)
-    damage = snapshot_check.missing(folder, begins, cluster_id, found)
+        snapshots = snapshot_check.look(folder, begins[0], cluster_id, tell)
+    damage = snapshot_check.missing(folder, begins, cluster_id, snapshots)
     if damage is None or log.damage is not None:
-        return found, ""
+        return snapshots, ""
     if engine.is_dir() and any(engine.iterdir()):
-        return found, f", for an engine that goes on from its own data in {engine} (not checked)"
+        return snapshots, f", for an engine that goes on from its own data in {engine} (not checked)"
     log.damage = damage
-    return found, ""
+    return snapshots, ""
 
 
 # ---- dump
@@ -345,12 +345,12 @@ def _dump(log: Log, options: argparse.Namespace) -> None:
     left = options.limit if options.limit is not None else 1 << 62
     codec = PayloadCodec(None, 0, MAX_PAYLOAD, decoders=load_all())
     begun = options.first == 0
-    told = Told()
-    shown = None
+    log_state = LogState()
+    previous = None
     for file in log.segments():
         for offset, kind, group, synced, _proven, payload in file.records():
-            fields = told.take(kind, payload)
-            begun = begun or (kind == ENTRY and told.last[0] >= options.first)
+            fields = log_state.take(kind, payload)
+            begun = begun or (kind == ENTRY and log_state.last[0] >= options.first)
             if not begun:
                 continue
             if left <= 0:
@@ -359,12 +359,12 @@ def _dump(log: Log, options: argparse.Namespace) -> None:
             if kind == ENTRY:
                 fields = entry_fields(payload, codec)
             place = {"file": file.path.name, "offset": offset, "type": RECORD_TYPES[kind], "group": group}
-            place |= {"synced": synced, "proven": log.found is not None and offset < file.proven}
+            place |= {"synced": synced, "proven": log.recovered is not None and offset < file.proven}
             if options.json:
                 print(json.dumps({**place, **fields}))
             else:
-                _print(place, fields, shown is not file)
-                shown = file
+                _print(place, fields, previous is not file)
+                previous = file
 
 
 def _print(place: dict[str, Any], fields: dict[str, Any], heading: bool) -> None:
@@ -372,73 +372,74 @@ def _print(place: dict[str, Any], fields: dict[str, Any], heading: bool) -> None
     if heading:
         print(place["file"])
     proof = "" if place["proven"] else " unproven"
-    shown = " ".join(f"{name}={value}" for name, value in fields.items())
-    print(f"{place['offset']:>10}  {place['type']:<10}  group={place['group']} {shown}{proof}")
+    line = " ".join(f"{name}={value}" for name, value in fields.items())
+    print(f"{place['offset']:>10}  {place['type']:<10}  group={place['group']} {line}{proof}")
     for operation in operations:
         print(" " * 24 + " ".join(str(v) if k == "op" else f"{k}={v}" for k, v in operation.items()))
 
 
 def entry_fields(image: bytes, codec: PayloadCodec) -> dict[str, Any]:
-    """An entry for people: index, term, type, bytes of its payload, and the operations in it."""
+    """Return the readable fields of an entry: index, term, type, bytes of its payload, and the operations in it."""
     (entry,) = decode_entries(image)
-    made: dict[str, Any] = {"index": entry.index, "term": entry.term, "entry": ENTRY_TYPES[entry.type]}
-    made["bytes"] = len(entry.data)
+    fields: dict[str, Any] = {"index": entry.index, "term": entry.term, "entry": ENTRY_TYPES[entry.type]}
+    fields["bytes"] = len(entry.data)
     try:
         if entry.type:
             change = decode_conf_change(entry.type, entry.data)
-            made["operations"] = [operation_fields(decode_op(change.context))] if change.context else []
+            fields["operations"] = [operation_fields(decode_op(change.context))] if change.context else []
         elif entry.data:
             content = codec.decode(entry.data)
-            made["compressed"] = bool(entry.data[0])
-            made["operations"] = [operation_fields(decode_op(op)) for op in unframe(content)]
+            fields["compressed"] = bool(entry.data[0])
+            fields["operations"] = [operation_fields(decode_op(op)) for op in unframe(content)]
     except MetaStoreError as error:
-        made["unreadable"] = error.text
-    return made
+        fields["unreadable"] = error.text
+    return fields
 
 
 def operation_fields(op: Operation) -> dict[str, Any]:
-    """An operation for people: what it does to which keys; values by their size. Raises MetaStoreError."""
-    made: dict[str, Any] = {"op": KINDS.get(op.kind, f"kind {op.kind}"), "id": f"{op.request_id:016x}"}
+    """Return the readable fields of an operation: its action, its keys, and the sizes of values. Raises
+    MetaStoreError."""
+    fields: dict[str, Any] = {"op": KINDS.get(op.kind, f"kind {op.kind}"), "id": f"{op.request_id:016x}"}
     if op.kind == PUT:
         put = pb.parse(pb.PutRequest, op.request)
-        made |= {"key": text(put.key), "value_bytes": len(put.value)}
+        fields |= {"key": text(put.key), "value_bytes": len(put.value)}
         if put.lease:
-            made["lease"] = f"{put.lease:x}"
+            fields["lease"] = f"{put.lease:x}"
     elif op.kind == DELETE_RANGE:
-        made |= _range(pb.parse(pb.DeleteRangeRequest, op.request))
+        fields |= _range(pb.parse(pb.DeleteRangeRequest, op.request))
     elif op.kind == TXN:
-        made |= _txn(pb.parse(pb.TxnRequest, op.request))
+        fields |= _txn(pb.parse(pb.TxnRequest, op.request))
     elif op.kind == COMPACT:
-        made["revision"] = pb.parse(pb.CompactionRequest, op.request).revision
+        fields["revision"] = pb.parse(pb.CompactionRequest, op.request).revision
     elif op.kind == MEMBER:
         change = Change.decode(op.request)
-        made |= {"action": change.action, "member": f"{change.member.id:016x}", "name": change.member.name}
-        made["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
+        fields |= {"action": change.action, "member": f"{change.member.id:016x}", "name": change.member.name}
+        fields["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
         if change.roster is not None:
-            made["roster"] = change.roster.digest
+            fields["roster"] = change.roster.digest
     elif op.kind == ALARM:
         action, (member, alarm) = decode_change(op.request)
-        made |= {"action": "raise" if action == ACTIVATE else "clear", "alarm": NAMES.get(alarm, "none")}
-        made["member"] = f"{member:016x}"
+        fields |= {"action": "raise" if action == ACTIVATE else "clear", "alarm": NAMES.get(alarm, "none")}
+        fields["member"] = f"{member:016x}"
     else:
-        made["bytes"] = len(op.request)
-    return made
+        fields["bytes"] = len(op.request)
+    return fields
 
 
 def _range(request: Any) -> dict[str, Any]:
-    made = {"key": text(request.key)}
+    fields = {"key": text(request.key)}
     if request.range_end:
-        made["range_end"] = text(request.range_end)
-    return made
+        fields["range_end"] = text(request.range_end)
+    return fields
 
 
 def _txn(request: Any) -> dict[str, Any]:
     def branch(operations: Any) -> str:
         return ",".join(_txn_op(item) for item in operations)
 
-    made = {"if": ",".join(text(compare.key) for compare in request.compare)}
-    made |= {"then": branch(request.success), "else": branch(request.failure)}
-    return {name: f"[{value}]" for name, value in made.items() if value}
+    fields = {"if": ",".join(text(compare.key) for compare in request.compare)}
+    fields |= {"then": branch(request.success), "else": branch(request.failure)}
+    return {name: f"[{value}]" for name, value in fields.items() if value}
 
 
 def _txn_op(item: Any) -> str:
@@ -451,5 +452,6 @@ def _txn_op(item: Any) -> str:
 
 
 def text(key: bytes) -> str:
-    """A key in readable form. Unprintable characters are escaped, so that a key cannot send commands to a terminal."""
+    """Return a key in readable form. Unprintable characters are escaped, so a key cannot send commands to a
+    terminal."""
     return repr(key)[2:-1]

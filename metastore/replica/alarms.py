@@ -61,10 +61,10 @@ def decode_alarms(data: bytes) -> list[Alarm]:
     """Inverse of `encode_alarms`. Raises DamagedData."""
     if not data or data[0] != VERSION or (len(data) - 1) % _ALARM.size:
         raise errors.DamagedData("engine: the record of the alarms has an unknown form")
-    found = [(member, kind) for kind, member in _ALARM.iter_unpack(data[1:])]
-    if encode_alarms(set(found)) != data or any(kind not in NAMES for _, kind in found):
+    alarms = [(member, kind) for kind, member in _ALARM.iter_unpack(data[1:])]
+    if encode_alarms(set(alarms)) != data or any(kind not in NAMES for _, kind in alarms):
         raise errors.DamagedData("engine: the record of the alarms holds what cannot be")
-    return found
+    return alarms
 
 
 class Alarms:

@@ -70,7 +70,7 @@ Install = Callable[["Snapshot", Callable[[], None]], None]
 
 
 def no_snapshots(snapshot: Snapshot, _done: Callable[[], None]) -> None:
-    """The `Install` of a member that nobody sends snapshots to."""
+    """The `Install` of a member that receives no snapshots."""
     raise errors.DamagedData(f"a snapshot at entry {snapshot.index} was received, and nobody can install it")
 
 
@@ -84,7 +84,7 @@ class Driver:
     the one that it took over from the leader. This class is not thread-safe: one thread calls all methods.
     """
 
-    #: What is made for the reads; the simulator plants bugs there.
+    #: The class of the reads. The simulator plants bugs in it.
     reads_type: type[ReadRounds] = ReadRounds
 
     def __init__(
@@ -121,11 +121,11 @@ class Driver:
         self.backlog = False
         self._holding = False
         # ---- the log
-        # Readies handed out and not yet reported to the core: (number, whether a sync covers it).
+        # Readies handed to the log and not yet reported to the core: (number, whether a sync covers it).
         self._unreported: deque[tuple[int, bool]] = deque()
         self._synced = 0  # the last Ready that the log has reported
         self._installing: tuple[int, int] | None = None  # (Ready's number, index)
-        self._hard_state: HardState | None = None  # the newest that a Ready had
+        self._hard_state: HardState | None = None  # the newest hard state that a Ready had
         self._late: tuple[int, HardState] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._commit_asked = 0  # the commit index that the log was asked to make durable
         self._last_append = 0.0
@@ -133,7 +133,7 @@ class Driver:
         # ---- the state
         #: Units that applying may cost in one `pump`; may be changed between two of them.
         self.apply_budget = APPLY_BUDGET
-        self._budget = 0  # what is left of it in this `pump`
+        self._budget = 0  # units that are left in this `pump`
         # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
         self._images: Any = None
         self._at = 0
@@ -251,7 +251,7 @@ class Driver:
         self.raw.report_unreachable(ident)
 
     def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
-        """Operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
+        """Take operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
         self.pending.receive_forward(sender, batch, now, self.is_leader)
 
     def receive_refusal(self, code: int, ids: list[int]) -> None:
@@ -298,7 +298,7 @@ class Driver:
     # ---- from a batch to the log
 
     def _propose(self, now: float) -> None:
-        if self.changes.asked:
+        if self.changes.requests:
             self.changes.hand_on(self.leader_id)
         if not self.is_leader:
             if self.leader_id and self.proposer.queued:
@@ -376,7 +376,8 @@ class Driver:
         self._synced = max(self._synced, synced)
         while waiting and (waiting[0][0] <= self._synced or not waiting[0][1]):
             if self._installing is not None and waiting[0][0] >= self._installing[0]:
-                # What a snapshot holds counts as persisted, and what follows may be applied, when the engine holds it.
+                # The contents of a snapshot count as persisted, and later entries may be applied, when the engine holds
+                # them.
                 break
             last = waiting.popleft()[0]
         if last:
@@ -385,11 +386,11 @@ class Driver:
     def _installed(self, index: int) -> None:
         """The engine now holds the contents of the snapshot at `index`."""
         if self._installing is None or self._installing[1] != index:
-            # A newer one came meanwhile.
+            # A newer snapshot came meanwhile.
             return
         self._installing = None
         self._images = None
-        # What was applied and not written is in the snapshot, too.
+        # Entries that were applied and not written are in the snapshot, too.
         self._written()
         self.applier.release()
         self.applier.store.reload()
@@ -411,7 +412,7 @@ class Driver:
         """
         images, applier = self._images, self.applier
         if self.raw.restoring:
-            # The core works with the snapshot's membership already, and what is left here is in the snapshot.
+            # The core works with the snapshot's membership already, and the remaining entries are in the snapshot.
             self._images = None
             return
         while True:

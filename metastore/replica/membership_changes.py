@@ -51,7 +51,7 @@ PROMOTE_RATIO = 0.9  # a learner may become a voter when it has this part of the
 RESTATE_EVERY = 3600.0  # seconds
 
 
-class Asked(NamedTuple):
+class Waiting(NamedTuple):
     """A change that waits until entry `behind` is applied, but no longer than `deadline` (seconds)."""
 
     behind: int
@@ -77,9 +77,9 @@ class Judge:
         self.codec = codec
         self.refuse = refuse
         self.silent: set[int] = set()
-        self._queue: deque[Asked] = deque()
+        self._queue: deque[Waiting] = deque()
         self._proposed = 0  # index of the last one in the log
-        self._term = 0  # that `_proposed` and `_restate` are of
+        self._term = 0  # the term that `_proposed` and `_restate` belong to
         self._restate = False
         self._restate_at = 0.0
         self._leads_since = 0.0
@@ -96,16 +96,16 @@ class Judge:
         change.check_size()
         if change.action == RESTATE:
             raise errors.FormatError("membership operation: only a leader states its roster")
-        self._queue.append(Asked(self.raw.last_index, sender, operation, change, deadline))
+        self._queue.append(Waiting(self.raw.last_index, sender, operation, change, deadline))
 
     def withdraw(self, ids: Collection[int]) -> set[int]:
-        """Removes the changes with these request ids, for which nobody waits any more; returns those that were here."""
-        found = {ident for asked in self._queue if (ident := decode_op(asked.operation).request_id) in ids}
-        if found:
-            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in found)
-        return found
+        """Removes the changes with these request ids, for which nobody waits any more. Returns the ids it removed."""
+        withdrawn = {ident for one in self._queue if (ident := decode_op(one.operation).request_id) in ids}
+        if withdrawn:
+            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in withdrawn)
+        return withdrawn
 
-    def drop(self) -> list[Asked]:
+    def drop(self) -> list[Waiting]:
         """Empties the queue and returns its changes, none of which is logged. Called when this member does
         not lead any more.
         """
@@ -123,7 +123,7 @@ class Judge:
             self._restate = True
         elif not self._queue and not self._restate:
             return
-        patient = 0  # how many wait for connections; those behind them go first
+        patient = 0  # how many changes wait for connections; those behind them go first
         while self.raw.applied >= self._proposed:
             try:
                 if self._restate and not self.raw.changing:
@@ -139,19 +139,19 @@ class Judge:
 
     def _next(self, now: float) -> bool:
         """Judges the first change. Returns whether it has to wait for connections."""
-        asked = self._queue[0]
-        if asked.deadline > now:
+        first = self._queue[0]
+        if first.deadline > now:
             try:
-                self._propose(asked.operation, asked.change)
+                self._propose(first.operation, first.change)
             except (ProposalDropped, errors.NotLeader, errors.NoLeader):
                 raise
             except errors.Unhealthy as error:
                 if now < self._leads_since + FIRST_CONNECTIONS:
                     self._queue.rotate(-1)
                     return True
-                self.refuse(asked.sender, asked.operation, error)
+                self.refuse(first.sender, first.operation, error)
             except errors.ApiError as error:
-                self.refuse(asked.sender, asked.operation, error)
+                self.refuse(first.sender, first.operation, error)
         self._queue.popleft()
         return False
 
@@ -165,13 +165,13 @@ class Judge:
             return
         status = self.raw.status()
         # Raft notices only after an election timeout that a peer is gone; the peer's connection shows it at once.
-        heard = {ident for ident, peer in status.progress.items() if peer.heard}
-        active = frozenset(heard - self.silent | {self.raw.id})
+        answering = {ident for ident, peer in status.progress.items() if peer.heard}
+        active = frozenset(answering - self.silent | {self.raw.id})
         if change.action == PROMOTE:
             progress = status.progress.get(change.member.id)
             if progress is None or progress.match < status.last_index * PROMOTE_RATIO:
                 raise errors.LearnerNotReady()
-        check_healthy(self.roster, change, active, frozenset(heard | {self.raw.id}))
+        check_healthy(self.roster, change, active, frozenset(answering | {self.raw.id}))
         self.roster.check(change)
         try:
             self._proposed = self.raw.propose_conf_change(conf_change)
@@ -199,10 +199,10 @@ class MembershipChanges:
         self._waiters = waiters
         self._link = link
         self._judge = Judge(raw, roster, codec, self._refuse)
-        #: Proposes or refuses those whose turn it is, at a time in seconds; only to be called on a leader.
+        #: Proposes or refuses the changes whose turn it is, at a time in seconds. Only a leader calls it.
         self.judge = self._judge.judge
-        #: Those that were asked for here and wait for a leader: (operation, deadline in seconds).
-        self.asked: deque[tuple[bytes, float]] = deque()
+        #: Changes that were requested here and wait for a leader: (operation, deadline in seconds).
+        self.requests: deque[tuple[bytes, float]] = deque()
 
     def ask(self, operation: bytes, deadline: float) -> None:
         """Takes an encoded operation of kind MEMBER, whose waiter is registered already.
@@ -210,14 +210,14 @@ class MembershipChanges:
         The operation waits until `hand_on` gets a leader. It is dropped when its waiter has been answered. Raises
         TooManyRequests (MAX_CHANGES) when it is surely not logged; the caller then removes the waiter.
         """
-        if len(self.asked) >= MAX_CHANGES:
+        if len(self.requests) >= MAX_CHANGES:
             raise errors.TooManyRequests()
-        self.asked.append((operation, deadline))
+        self.requests.append((operation, deadline))
 
     def hand_on(self, leader: int) -> None:
         """Passes the changes that were requested here to the leader. `leader` 0 means that there is no leader."""
-        while self.asked:
-            operation, deadline = self.asked[0]
+        while self.requests:
+            operation, deadline = self.requests[0]
             if decode_op(operation).request_id in self._waiters:
                 if leader == self._own_id:
                     try:
@@ -226,7 +226,7 @@ class MembershipChanges:
                         self._refuse(leader, operation, error)
                 elif not leader or not self._link.forward(leader, frame([operation])):
                     return
-            self.asked.popleft()
+            self.requests.popleft()
 
     def take(self, sender: int, operation: bytes, deadline: float) -> None:
         """Queues a change that member `sender` forwarded to this leader, until `deadline` (seconds).
@@ -236,25 +236,25 @@ class MembershipChanges:
         self._judge.queue(sender, operation, deadline)
 
     def withdraw(self, ids: Iterable[int]) -> None:
-        """Nobody waits for the operations with these request ids any more, of this member or another one.
+        """Notes that nobody waits for these operations any more. `ids` are request ids of this member or another one.
 
-        Those that wait here, for a leader or to be judged, are not logged.
+        The operations that wait here, for a leader or to be judged, are not logged.
         """
-        gone = set(ids)
-        for operation, _ in self.asked:
-            if (ident := decode_op(operation).request_id) in gone:
-                self._waiters.pop(ident, None)  # `hand_on` leaves out whoever has no waiter
-        for ident in self._judge.withdraw(gone):
+        withdrawn = set(ids)
+        for operation, _ in self.requests:
+            if (ident := decode_op(operation).request_id) in withdrawn:
+                self._waiters.pop(ident, None)  # `hand_on` skips an operation without a waiter
+        for ident in self._judge.withdraw(withdrawn):
             self._waiters.pop(ident, None)
 
     def leader_changed(self) -> None:
         """Empties the queue of changes to judge. Our own changes wait for the next leader; all others are refused."""
-        for asked in self._judge.drop():
-            if asked.sender == self._own_id:
+        for change in self._judge.drop():
+            if change.sender == self._own_id:
                 # The change never left this member, so it may wait for the next leader.
-                self.asked.append((asked.operation, asked.deadline))
+                self.requests.append((change.operation, change.deadline))
             else:
-                self._refuse(asked.sender, asked.operation, errors.LeaderChanged())
+                self._refuse(change.sender, change.operation, errors.LeaderChanged())
 
     def lost(self, member: int) -> None:
         """A message to this member was lost. It counts as not answering until a message from it comes in."""
@@ -305,15 +305,15 @@ class CommittedChanges:
         self._changed()
         return b""
 
-    def _restate(self, told: RosterState) -> None:
+    def _restate(self, state: RosterState) -> None:
         """Compares the roster with the one that the leader states at this place in the log, and takes that one over."""
-        before = self._roster.restate(told)
+        before = self._roster.restate(state)
         if before is None:
             return
-        self._mended(before, told)
-        if told.conf_state != (self.due or self._raw.conf_state):
-            # Nothing behind this entry is applied before the core works with it.
-            self.due = told.conf_state
+        self._mended(before, state)
+        if state.conf_state != (self.due or self._raw.conf_state):
+            # No later entry is applied before the core works with this membership.
+            self.due = state.conf_state
             self._applier.pause = True
 
     def apply(self, entry: Entry) -> None:

@@ -24,7 +24,7 @@ class PeerLink:
 
     def __init__(self, transport: Transport | None = None) -> None:
         self._transport = transport
-        #: Whether there is no transport, and so nobody else.
+        #: Whether there is no transport, and so no other member.
         self.alone = transport is None
 
     def connect(self, transport: Transport) -> None:

@@ -50,7 +50,7 @@ class Pending:
         self._reads = reads
         self._take_change = take_change
         self._request_timeout = request_timeout
-        # Our own proposals in the order of their entries: (index, operations, bytes) for the back pressure's account.
+        # Our own proposals in the order of their entries: (index, operations, bytes). They count for the back pressure.
         self._proposed: deque[tuple[int, int, int]] = deque()
         # Batches sent to a leader: (all their request ids are below this, operations, bytes).
         self._forwarded: deque[tuple[int, int, int]] = deque()
@@ -178,14 +178,14 @@ class Pending:
         return late
 
     def abandon(self) -> None:
-        """Answer everybody who still waits. A write may have been logged, so its answer must leave the outcome open; a
-        read was surely not served."""
+        """Answer all callers that still wait. A write may have been logged, so its answer must leave the outcome open.
+        A read was surely not served."""
         self._fail_writes(self._kv.next_id, errors.Timeout)
         self._reads.fail(self._kv.reads_begun, errors.Stopped)
 
     def _fail_writes(self, below: int, error: type[errors.ApiError]) -> list[int]:
-        """Answer those who wait with request ids under `below`, and return these ids. Ids rise and dicts keep their
-        order, so they are the first ones."""
+        """Fail the callers with request ids below `below`, and return these ids. They come first, because ids rise and
+        dicts keep their order."""
         waiters = self._kv.waiters
         late = []
         for ident in waiters:

@@ -33,7 +33,7 @@ class ReadRounds:
         self._kv = kv
         self._round: list[Any] = []  # the reads of the round under way
         # The number does not begin at 0: a late answer to a round before a restart must not match a round after it.
-        self._number = kv.next_id  # of the latest question
+        self._number = kv.next_id  # number of the latest question
         self._first = 0  # number of the first question of the round under way
         self._again = 0.0  # when that round is asked for again
         # Reads whose round is confirmed and whose index is not applied yet: (index, reads), the oldest first.
@@ -72,7 +72,7 @@ class ReadRounds:
     def confirmed(self, state: ReadState, applied: int) -> None:
         """The leader has answered a question; `applied` is the last applied entry."""
         if not self._round or int.from_bytes(state.request_ctx, "little") < self._first:
-            # A late answer, to a round that was over before the reads of this one came in.
+            # This is a late answer to a round that was over before the reads of this one came in.
             return
         reads, self._round = self._round, []
         if state.index <= applied:
@@ -108,7 +108,7 @@ class ReadRounds:
 
     def _fail_first(self, reads: list[Any], most: int, error: type[errors.ApiError]) -> int:
         """Fails at most the `most` oldest reads. Returns how many it failed."""
-        gone = reads[:most]
+        oldest = reads[:most]
         del reads[:most]
-        self._kv.fail_reads(gone, error)
-        return len(gone)
+        self._kv.fail_reads(oldest, error)
+        return len(oldest)

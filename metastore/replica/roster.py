@@ -57,7 +57,7 @@ class Member:
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Member:
-        """From the JSON form. Raises KeyError, TypeError, ValueError."""
+        """Make a member from the JSON form. Raises KeyError, TypeError, ValueError."""
         return cls(
             int(record["id"]),
             str(record["name"]),
@@ -192,9 +192,8 @@ def check_urls(urls: tuple[str, ...]) -> None:
 
 
 def _size(text: str) -> int:
-    """The bytes of `text`. Raises MemberBadURLs for an invalid string: JSON allows lone surrogates, which
-    UTF-8 does not.
-    """
+    """Return the bytes of `text`. Raises MemberBadURLs for an invalid string: JSON allows lone surrogates, UTF-8 does
+    not."""
     try:
         return len(text.encode())
     except UnicodeEncodeError:
@@ -220,13 +219,13 @@ def peer_address(url: str) -> str:
 
 def check_peer_urls(urls: Iterable[str]) -> tuple[str, ...]:
     """The checked peer URLs of a member that is added or that moves. Raises MemberBadURLs."""
-    found = tuple(urls)
-    if not found:
+    checked = tuple(urls)
+    if not checked:
         raise errors.MemberBadURLs()
-    check_urls(found)
-    for url in found:
+    check_urls(checked)
+    for url in checked:
         peer_address(url)
-    return found
+    return checked
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,11 +279,11 @@ class Change:
         """Inverse of `encode`. Raises FormatError."""
         record = _parse(data, "membership operation")
         try:
-            action, told = str(record["action"]), None
+            action, roster = str(record["action"]), None
             if action == RESTATE:
                 conf_state = ConfState.decode(bytes.fromhex(record["roster"]["conf_state"]))
-                told = RosterState.from_records(record["roster"], conf_state)
-            change = cls(action, Member.from_record(record["member"]), told)
+                roster = RosterState.from_records(record["roster"], conf_state)
+            change = cls(action, Member.from_record(record["member"]), roster)
         except (ValueError, KeyError, TypeError) as error:
             raise errors.FormatError(f"membership operation cannot be read: {error}") from error
         if change.action not in (*CONF_CHANGE_TYPES, UPDATE, PUBLISH, RESTATE) or not 0 < change.member.id < 1 << 64:
@@ -293,12 +292,12 @@ class Change:
 
     def check_size(self) -> None:
         """Raise MemberBadURLs or RequestTooLarge for more than a member's record may hold."""
-        told = self.member
+        member = self.member
         if self.action in (ADD, ADD_LEARNER, UPDATE):
-            check_peer_urls(told.peer_urls)
-        check_urls(told.peer_urls)
-        check_urls(told.client_urls)
-        if _size(told.name) > MAX_NAME or _size(told.incarnation) > MAX_INCARNATION:
+            check_peer_urls(member.peer_urls)
+        check_urls(member.peer_urls)
+        check_urls(member.client_urls)
+        if _size(member.name) > MAX_NAME or _size(member.incarnation) > MAX_INCARNATION:
             raise errors.RequestTooLarge()
 
     def conf_change(self, context: bytes) -> ConfChange | None:
@@ -355,13 +354,13 @@ class Roster:
 
     def check(self, change: Change) -> None:
         """Whether `change` fits the roster. Raises ApiError; the same on every node."""
-        member, known = change.member, self.members.get(change.member.id)
+        member, present = change.member, self.members.get(change.member.id)
         if change.action in (ADD, ADD_LEARNER):
             self._check_new(change)
             return
-        if member.id in self.removed or known is None:
+        if member.id in self.removed or present is None:
             raise errors.MemberNotFound()
-        if change.action == PROMOTE and not known.is_learner:
+        if change.action == PROMOTE and not present.is_learner:
             raise errors.MemberNotLearner()
         if change.action == UPDATE and self._taken(member.peer_urls, but=member.id):
             raise errors.PeerURLExist()
@@ -376,20 +375,20 @@ class Roster:
             raise errors.TooManyLearners()
 
     def _taken(self, urls: Iterable[str], but: int = 0) -> bool:
-        wanted = set(urls)
-        return any(wanted & set(member.peer_urls) for member in self.members.values() if member.id != but)
+        addresses = set(urls)
+        return any(addresses & set(member.peer_urls) for member in self.members.values() if member.id != but)
 
     def apply(self, change: Change, conf_state: ConfState | None = None) -> None:
         """Carries out a committed change. If it raises ApiError, nothing has changed."""
         self.check(change)
-        ident, known = change.member.id, self.members.get(change.member.id)
+        ident, present = change.member.id, self.members.get(change.member.id)
         if change.action in (ADD, ADD_LEARNER):
             self.members[ident] = replace(change.member, is_learner=change.action == ADD_LEARNER)
         elif change.action == REMOVE:
             del self.members[ident]
             self.removed |= {ident}
-        elif known is not None:
-            self.members[ident] = _changed(known, change)
+        elif present is not None:
+            self.members[ident] = _changed(present, change)
         if conf_state is not None:
             self.conf_state = conf_state
         self._save()
@@ -409,13 +408,13 @@ class Roster:
         self._save()
 
 
-def _changed(known: Member, change: Change) -> Member:
-    told = change.member
+def _changed(present: Member, change: Change) -> Member:
+    update = change.member
     if change.action == PROMOTE:
-        return replace(known, is_learner=False)
+        return replace(present, is_learner=False)
     if change.action == UPDATE:
-        return replace(known, peer_urls=told.peer_urls)
-    return replace(known, name=told.name, client_urls=told.client_urls, incarnation=told.incarnation)
+        return replace(present, peer_urls=update.peer_urls)
+    return replace(present, name=update.name, client_urls=update.client_urls, incarnation=update.incarnation)
 
 
 def check_healthy(roster: Roster, change: Change, active: frozenset[int], alive: frozenset[int]) -> None:

@@ -36,7 +36,7 @@ class BackupSummary:
 
 
 def reading_codec() -> PayloadCodec:
-    """What reads chunks of every installed codec. Raises ConfigError."""
+    """Return a codec that reads chunks of every installed codec. Raises ConfigError."""
     return PayloadCodec(None, 0, MAX_CHUNK, decoders=load_all())
 
 
@@ -48,7 +48,7 @@ def _open(path: Path) -> int:
 
 
 def _digest(fd: int, path: Path, start: int, size: int) -> bytes | None:
-    """The sum behind a trailer that ends at `start`. Raises DamagedData."""
+    """Return the SHA-256 behind a trailer that ends at `start`, or None. Raises DamagedData."""
     padding = backup_padding(start)
     if size == start:
         return None
@@ -63,7 +63,8 @@ def _digest(fd: int, path: Path, start: int, size: int) -> bytes | None:
 
 
 def summarize(path: Path) -> BackupSummary:
-    """What header and trailer say; no chunk is looked at. Raises DamagedData, ConfigError if it cannot be read."""
+    """Return what header and trailer say, without a look at the chunks. Raises DamagedData, and ConfigError if the file
+    cannot be read."""
     fd = _open(path)
     try:
         size = os.fstat(fd).st_size
@@ -96,7 +97,7 @@ class BackupReader:
     def __init__(
         self, path: Path, check_digest: bool = True, between: Callable[[int, int], object] = lambda _at, _size: None
     ) -> None:
-        """between: called with (bytes read, size) before every chunk."""
+        """`between` is called with (bytes read, size) before every chunk."""
         self.path = path
         self.check_digest = check_digest
         self.digest: bytes | None = None
@@ -160,9 +161,11 @@ class BackupReader:
 def verify(
     path: Path, check_digest: bool = True, between: Callable[[int, int], object] = lambda _at, _size: None
 ) -> BackupSummary:
-    """Read a whole file and check all there is; without `check_digest`, all but what follows the snapshot file in it.
+    """Read a whole file and check everything. Without `check_digest`, what follows the snapshot file in it is not
+    checked.
 
-    Raises DamagedData with file and offset, ConfigError if it cannot be read."""
+    Raises DamagedData with file and offset, and ConfigError if the file cannot be read.
+    """
     reader = BackupReader(path, check_digest, between)
     reader.verify()
     fd = _open(path)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.backup")
 
-#: Backups that are made or sent at a time; more are refused.
+#: So many backups are made or sent at a time; more are refused.
 MAX_BACKUPS = 4
 #: A client must take this many bytes a second, or its backup ends. The second rate applies while another client waits.
 MIN_RATE = 8 << 10
@@ -45,23 +45,25 @@ def messages(source: Source, header: Any) -> Iterator[list[bytes]]:
     info = source.info
     digest = hashlib.sha256()
     tail = info.trailer.encode() + bytes(backup_padding(info.trailer.size))
-    left = info.trailer.size + backup_padding(info.trailer.size)
+    remaining = info.trailer.size + backup_padding(info.trailer.size)
 
     def cut(data: bytes) -> list[bytes]:
-        nonlocal left
+        nonlocal remaining
         digest.update(data)
-        made = []
+        replies = []
         for at in range(0, len(data), BLOB):
             piece = data[at : at + BLOB]
-            left -= len(piece)
-            made.append(pb.SnapshotResponse(header=header, remaining_bytes=left, blob=piece).SerializeToString())
-        return made
+            remaining -= len(piece)
+            replies.append(
+                pb.SnapshotResponse(header=header, remaining_bytes=remaining, blob=piece).SerializeToString()
+            )
+        return replies
 
     yield cut(info.header.encode())
     for number in range(info.trailer.chunks):
         yield cut(source.chunk(number))
     last = cut(tail)
-    # The sum has a message of its own and is not counted among what remains, as in etcd.
+    # The SHA-256 has a message of its own and does not count as remaining bytes, as in etcd.
     yield [*last, pb.SnapshotResponse(header=header, blob=digest.digest()).SerializeToString()]
 
 
@@ -75,12 +77,12 @@ class Sending:
         self._pieces: deque[bytes] = deque()
         self._source: Source | None = None
         self._all: Iterator[list[bytes]] = iter(())
-        self._read = False  # to the end
-        self.pace = float("inf")  # bytes a second that the client took while it owed, over a whole timeout of that
-        self._given = 0  # bytes that went into the connection's queue
-        self._owed = 0.0  # seconds for which the client has owed, since its pace was looked at
-        self._since: float | None = None  # when it was last seen to owe; None: it did not
-        self._before = 0  # what it had taken when its pace was looked at
+        self._read = False  # whether the file was read to its end
+        self.pace = float("inf")  # bytes a second that the client took during the last timeout in which it owed
+        self._bytes = 0  # bytes that went into the connection's queue
+        self._owed = 0.0  # seconds for which the client has owed, since its pace was last looked at
+        self._since: float | None = None  # when it was last seen to owe; None: it did not owe
+        self._before = 0  # bytes that it had taken when its pace was last looked at
         request.start(on_close=self.close)
 
     def ready(self, result: Result) -> None:
@@ -124,7 +126,7 @@ class Sending:
         if self._since is not None:
             self._owed += now - self._since
         while self._pieces and request.queued_bytes < WINDOW:
-            self._given += len(self._pieces[0])
+            self._bytes += len(self._pieces[0])
             request.send(self._pieces.popleft())
             pushed = True
         if not self._pieces and self._read:
@@ -147,7 +149,7 @@ class Sending:
     @property
     def taken(self) -> int:
         """The bytes that left the connection's queue."""
-        return self._given - min(self._given, self.request.queued_bytes)
+        return self._bytes - min(self._bytes, self.request.queued_bytes)
 
     def end(self) -> None:
         """Drops the call."""

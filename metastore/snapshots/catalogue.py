@@ -1,4 +1,5 @@
-"""Which snapshot files of this member are relied on, and which of them stay because somebody needs them. Pure."""
+"""The snapshot files that this member relies on, and those of them that must stay because another part needs them.
+Pure."""
 
 from __future__ import annotations
 
@@ -7,16 +8,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from .files import Info
 
-#: How many received snapshots are remembered. Each waits until its Ready is durable, and the next may come meanwhile.
+#: So many received snapshots are remembered. Each waits until its Ready is durable, and the next may come meanwhile.
 RECEIVED: Final = 4
 
 
 class Catalogue:
-    """Belongs to the loop's thread. `begun`: what the engine was filled from at the start, if it was.
+    """Belongs to the loop's thread. `begun` is the snapshot that filled the engine at the start, or None.
 
-    good: snapshots of this member's own log that verified and whose files are there, the oldest first. sending: files
-    on their way to other members, by their ids; these stay, and so does the log behind them. received: snapshots of
-    leaders that arrived and are not installed yet, the oldest first.
+    good: verified snapshots of this member's own log whose files are there, the oldest first. sending: files on their
+    way to other members, by their ids; these stay, and so does the log behind them. received: snapshots of leaders that
+    arrived and are not installed yet, the oldest first.
     """
 
     def __init__(self, begun: Info | None) -> None:
@@ -25,20 +26,20 @@ class Catalogue:
         self.received: list[Info] = []
 
     def arrived(self, info: Info) -> None:
-        """A snapshot of a leader's is on disk, verified."""
+        """Note that a snapshot of a leader is on disk and verified."""
         self.received = [*self.received[1 - RECEIVED :], info]
 
     def passed(self, index: int) -> None:
-        """The state is at `index` or beyond: no received snapshot up to there will be installed any more."""
+        """Note that the state is at `index` or beyond: no received snapshot up to there will be installed any more."""
         self.received = [info for info in self.received if info.header.index > index]
 
     @property
     def needed(self) -> list[Info]:
-        """Files that stay however many newer ones there are."""
+        """Return the files that stay however many newer ones there are."""
         return [*self.sending.values(), *self.received]
 
     def find(self, index: int, term: int) -> Info | None:
-        """A verified snapshot of that position, newest files first."""
+        """Return a verified snapshot of that position. Newer files are searched first."""
         for info in (*reversed(self.received), *reversed(self.good)):
             if (info.header.index, info.header.term) == (index, term) and info.path.exists():
                 return info

@@ -49,7 +49,8 @@ CATCH_UP = 5000
 class Snapshots:
     """The snapshots of one member, made when the engine holds what the start begins with (`startup.py`).
 
-    store: the files. catalogue: what is known of them. memory: what an installed snapshot has to fit into.
+    store: the files. catalogue: the known files and their uses. memory: the room that an installed snapshot has to fit
+    into.
     """
 
     def __init__(
@@ -76,7 +77,7 @@ class Snapshots:
         self._install: threading.Thread | None = None
         self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
         self._not_before = 0.0
-        self._sweeping = False  # whether what a compaction cut off is being removed
+        self._sweeping = False  # whether the sweep of a compaction is under way
         self._thread: threading.Thread | None = None
         self._stopping = False
         self._releasing = False
@@ -100,7 +101,7 @@ class Snapshots:
         if self._flushed_to:
             self._flushed()
         if self._swept():
-            # It may fit by now, and be what the log waits for on a full disk.
+            # The snapshot may fit by now, and the log of a full disk may wait for it.
             self._not_before = 0.0
         if pressed:
             self._relieve(now)
@@ -109,18 +110,18 @@ class Snapshots:
             return
         if now < self._not_before:
             return
-        # A flush of an engine with files writes no more than what came in, so there is no cost to be amortised.
+        # A flush of an engine with files writes no more than clients wrote, so there is no cost to be amortised.
         if self.policy.due(index, self._counted(), int(self.engine.data_size()) if self.volatile else 0):
             self._due(now)
         else:
             self._look_at = index + max(1, self.policy.count // 16)
 
     def _swept(self) -> bool:
-        """Whether a compaction has come to its end since the last attempt that failed."""
+        """Whether a compaction was swept to its end since the last attempt that failed."""
         if self.driver.kv.sweep_pending:
             self._sweeping = True
         elif self._sweeping and self._thread is None:
-            # An attempt under way saw what was there before.
+            # An attempt under way saw the state before that.
             self._sweeping = False
             return True
         return False
@@ -159,8 +160,8 @@ class Snapshots:
         if durable < self._flushed_to:
             return
         self._flushed_to = 0
-        kept = 0 if self._pressed else min(CATCH_UP, self.policy.count // 2)
-        index = min([durable - kept, self._needed()])
+        tail = 0 if self._pressed else min(CATCH_UP, self.policy.count // 2)
+        index = min([durable - tail, self._needed()])
         if index > self.wal.snapshot_index:
             self._move(index, self.wal.term(index), self._conf_state())
 
@@ -259,12 +260,12 @@ class Snapshots:
             info.header.index, info.trailer.records, info.trailer.size, info.trailer.nbytes, took,
         )  # fmt: skip
         asked_for = self._answer(info)
-        known = self.catalogue
-        if any(old.header.index >= info.header.index for old in known.good):
-            # Overtaken by one that was received meanwhile.
+        catalogue = self.catalogue
+        if any(old.header.index >= info.header.index for old in catalogue.good):
+            # A snapshot that was received meanwhile is newer than this one.
             self._reclaim()
             return
-        known.good = [*(old for old in known.good if old.path.exists()), info]
+        catalogue.good = [*(old for old in catalogue.good if old.path.exists()), info]
         if self.volatile:
             # A requested snapshot does not delay those that are due: many backups must not keep the log for ever.
             count = self.policy.restored if asked_for else self.policy.taken
@@ -466,5 +467,5 @@ class Snapshots:
 
 
 def _fail(error: BaseException) -> None:
-    """Have the loop end with this error."""
+    """Let the loop end with this error."""
     raise error

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..ports import Codec
     from ..settings import MaintenanceTable
 
-# Bytes between two syncs while writing: the log's own syncs wait for each of them.
+# Bytes between two syncs while writing. The log's own syncs wait for each of these.
 _SYNC_EVERY = 256 << 10
 _MIN_COMPRESSED = 64  # bytes; shorter chunks stay raw
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -98,8 +98,8 @@ def read_pieces(
         piece = image = b""
     data = _read(fd, TRAILER_SIZE, at, "trailer")
     trailer = Trailer.decode(data)
-    found = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
-    if (trailer.stream, trailer.chunks, trailer.nbytes, trailer.size) != found:
+    totals = (header.stream, joiner.expected, joiner.offset, at + TRAILER_SIZE)
+    if (trailer.stream, trailer.chunks, trailer.nbytes, trailer.size) != totals:
         raise FormatError("snapshot: its trailer does not fit it")
     seen(data)
     return trailer
@@ -146,13 +146,13 @@ class SnapshotStore:
         self.log = log or logging.getLogger("metastore.snapshot")
         self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         sync_folder(self.path.parent)
-        for left in self.path.glob("*.tmp"):
-            left.unlink()
+        for stray in self.path.glob("*.tmp"):
+            stray.unlink()
 
     def names(self) -> list[Path]:
         """The complete files, newest first. Their contents have not been checked."""
-        found = [(parse_name(path.name), path) for path in self.path.iterdir()]
-        return [path for key, path in sorted(((key, path) for key, path in found if key), reverse=True)]
+        files = [(parse_name(path.name), path) for path in self.path.iterdir()]
+        return [path for key, path in sorted(((key, path) for key, path in files if key), reverse=True)]
 
     # ---- writing
 
@@ -270,9 +270,9 @@ class SnapshotStore:
                 os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(fd)
-        found: list[Info] = []
-        records = count_records(RecordReader(self.pieces(path, between, found.append)))
-        return _counted(found, records)
+        ends: list[Info] = []
+        records = count_records(RecordReader(self.pieces(path, between, ends.append)))
+        return _counted(ends, records)
 
     def restore(self, path: Path, engine: Engine, between: Callable[[], None] = _none, pause: Any = None) -> Info:
         """Replaces the engine's contents by a file's. An engine that follows its contract takes over all records or
@@ -285,10 +285,10 @@ class SnapshotStore:
             between()
             self.failpoints.hit("snapshot.restore")
 
-        found: list[Info] = []
-        reader = RecordReader(_checked(self.pieces(path, each_chunk, found.append), found, lambda: reader.records))
+        ends: list[Info] = []
+        reader = RecordReader(_checked(self.pieces(path, each_chunk, ends.append), ends, lambda: reader.records))
         restore(engine, reader, pause)
-        info = found[0]
+        info = ends[0]
         if engine.applied() != (info.header.index, info.header.term):
             raise FormatError("snapshot: its records are not those of its log position")
         return info
@@ -321,47 +321,47 @@ class SnapshotStore:
 
     def prune(self, keep: Iterable[Path] = ()) -> None:
         """Remove all complete files but the newest `retention` and those in `keep`."""
-        kept = set(keep)
+        needed = set(keep)
         for path in self.names()[self.retention :]:
-            if path not in kept:
+            if path not in needed:
                 self.failpoints.hit("snapshot.prune")
                 path.unlink(missing_ok=True)
 
 
 def open_store(
-    wanted: MaintenanceTable, path: Path, failpoints: Failpoints, readable: Callable[[Codec], bool]
+    table: MaintenanceTable, path: Path, failpoints: Failpoints, readable: Callable[[Codec], bool]
 ) -> SnapshotStore:
-    """The snapshot files in the folder `path`, as a configuration asks for them. `readable` tells, in any thread,
-    whether all members can read what a codec compressed: else zstd is used. Raises ConfigError."""
+    """Open the snapshot files in the folder `path` as a configuration asks for them. `readable` tells, in any thread,
+    whether all members can read what a codec compressed; if not, zstd is used. Raises ConfigError."""
 
     def make_codec() -> PayloadCodec:
-        codec = codec_for_snapshots(wanted)
+        codec = codec_for_snapshots(table)
         if codec is not None and not readable(codec):
             codec = Zstd()
         return PayloadCodec(codec, _MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
 
-    make_codec()  # one that cannot be loaded is to be known now
+    make_codec()  # a codec that cannot be loaded must fail now
     return SnapshotStore(
         path,
-        chunk_size=wanted.snapshot_chunk_size,
+        chunk_size=table.snapshot_chunk_size,
         make_codec=make_codec,
-        retention=wanted.snapshot_retention,
+        retention=table.snapshot_retention,
         failpoints=failpoints,
     )
 
 
-def _counted(found: list[Info], records: int) -> Info:
-    if found[0].trailer.records != records:
+def _counted(ends: list[Info], records: int) -> Info:
+    if ends[0].trailer.records != records:
         raise FormatError("snapshot: its trailer does not fit it")
-    return found[0]
+    return ends[0]
 
 
-def _checked(pieces: Iterator[bytes], found: list[Info], records: Callable[[], int]) -> Iterator[bytes]:
+def _checked(pieces: Iterator[bytes], ends: list[Info], records: Callable[[], int]) -> Iterator[bytes]:
     """Yields `pieces`, and checks the number of records at the end, so the engine sees an error before it
     takes over the data.
     """
     yield from pieces
-    _counted(found, records())
+    _counted(ends, records())
 
 
 class Part:
@@ -375,7 +375,7 @@ class Part:
         self.header = header
         self.path = path
         self.chunks = 0
-        self._offset = 0  # in the stream
+        self._offset = 0  # offset in the stream
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             self._resume()
@@ -407,7 +407,8 @@ class Part:
         return True
 
     def add(self, image: bytes) -> bool:
-        """Write a chunk if it is the next one. Raises FormatError if it is damaged (nothing has changed), OSError."""
+        """Write a chunk if it is the next one. Raises FormatError if it is damaged (nothing has changed), and
+        OSError."""
         self.store.failpoints.hit("snapshot.receive")
         at = self._end
         if not self._take(image):
@@ -416,7 +417,7 @@ class Part:
         return True
 
     def finish(self, trailer: bytes, between: Callable[[], None] = _none) -> Info:
-        """Complete the file: sync, name, read back. Raises DamagedData (it is gone then), OSError."""
+        """Complete the file: sync, name, read back. Raises DamagedData (the file is gone then), OSError."""
         self.store.append(self._fd, trailer, self._end)
         os.fsync(self._fd)
         self.close()
@@ -447,8 +448,8 @@ class Source:
             self._at += image_size(_read(self._fd, CHUNK_HEADER, self._at, "chunk"), size)
             self._number += 1
         image = read_image(self._fd, self._at, size)
-        found = check_chunk(image, size)
-        if (found.stream, found.number) != (self.info.header.stream, number):
+        stream = check_chunk(image, size)
+        if (stream.stream, stream.number) != (self.info.header.stream, number):
             raise FormatError(f"snapshot: chunk {number} is not where it should be")
         self._at += len(image)
         self._number += 1

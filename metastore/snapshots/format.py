@@ -13,7 +13,7 @@ from ..errors import FormatError
 
 MAGIC = b"MSSNAP\r\n"
 END_MAGIC = b"MSSEND\r\n"
-#: How etcd's snapshots begin, which are bbolt files: page 0, of the kind "meta" (4).
+#: The first bytes of etcd's snapshots, which are bbolt files: page 0, of the kind "meta" (4).
 BOLT = bytes(8) + b"\x04" + bytes(7)
 VERSION = 1
 MAX_HEADER = 64 * 1024
@@ -23,10 +23,10 @@ _SUM = struct.Struct("<I")
 _TRAILER = struct.Struct("<8sQQQQQ12xI")
 TRAILER_SIZE = _TRAILER.size
 #: A backup is a snapshot file, zero bytes up to a multiple of ALIGNMENT, and DIGEST_SIZE bytes of SHA-256 of all that.
-#: etcdctl keeps what it received only if its size tells of a sum at the end: 32 bytes over a multiple of 512.
+#: etcdctl keeps a file only if its size shows that a SHA-256 is at the end: 32 bytes over a multiple of 512.
 ALIGNMENT = 512
 DIGEST_SIZE = 32
-#: The bytes of a file that tell how long its header is.
+#: The first bytes of a file, which give the length of its header.
 PREFIX_SIZE = 16
 _NAME = re.compile(r"([0-9a-f]{16})-([0-9a-f]{16})-([0-9a-f]{16})\.(snap|part)")
 
@@ -78,7 +78,7 @@ class Header:
         )
 
     def name(self, suffix: str = "snap") -> str:
-        """Its file name; names in descending order are snapshots from the newest to the oldest."""
+        """The file name. Names in descending order are snapshots from the newest to the oldest."""
         return f"{self.index:016x}-{self.term:016x}-{self.stream:016x}.{suffix}"
 
 
@@ -102,7 +102,7 @@ def header_size(data: bytes) -> int:
 
 
 def parse_name(name: str, suffix: str = "snap") -> tuple[int, int, int] | None:
-    """(index, term, stream id) out of a file name, None if it is not one of ours."""
+    """Return (index, term, stream id) of a file name, or None if it is not one of ours."""
     match = _NAME.fullmatch(name)
     if match is None or match[4] != suffix:
         return None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ..settings import MaintenanceTable
 
-#: Bytes a snapshot may cost for each byte that clients wrote.
+#: Bytes that a snapshot may cost for each byte that clients wrote.
 AMPLIFICATION = 2.0
 #: Bytes of the state that may be walked for each byte that clients wrote.
 WALKED = 4.0
@@ -37,14 +37,15 @@ class Policy:
     def __init__(self, count: int, min_size: int, ratio: float = RAW_RATIO) -> None:
         self.count = count
         self.min_size = min_size
-        self.index = 0  # of the last snapshot
-        self.size = 0  # of its file, in bytes
+        self.index = 0  # index of the last snapshot
+        self.size = 0  # bytes of its file
         self.ratio = ratio
         self.debt = 0.0  # bytes that past snapshots cost over what was allowed
         self._counted = 0
 
     def taken(self, index: int, counted: int, file_size: int, engine_size: int) -> None:
-        """A snapshot at `index` is complete. `counted`: what clients had written when it was begun; sizes in bytes."""
+        """A snapshot at `index` is complete. `counted` is what clients had written when it was begun. Sizes are in
+        bytes."""
         allowed = AMPLIFICATION * max(0, counted - self._counted)
         self.debt = max(0.0, self.debt + file_size - allowed)
         self.restored(index, counted, file_size, engine_size)
@@ -62,7 +63,7 @@ class Policy:
         self._counted = counted
 
     def due(self, index: int, counted: int, engine_size: int) -> bool:
-        """Whether to take one at `index`, with `counted` bytes of log applied so far."""
+        """Whether to take a snapshot at `index`, with `counted` bytes of log applied so far."""
         if index - self.index < self.count:
             return False
         fresh = counted - self._counted
@@ -73,12 +74,13 @@ class Policy:
         return AMPLIFICATION * fresh >= engine_size * self.ratio + self.debt
 
 
-def policy_of(wanted: MaintenanceTable) -> Policy:
-    """What a configuration asks for."""
-    ratio = COMPRESSED_RATIO if wanted.enable_snapshot_compression else RAW_RATIO
-    return Policy(wanted.snapshot_count, wanted.snapshot_min_size, ratio)
+def policy_of(table: MaintenanceTable) -> Policy:
+    """Make the policy that a configuration asks for."""
+    ratio = COMPRESSED_RATIO if table.enable_snapshot_compression else RAW_RATIO
+    return Policy(table.snapshot_count, table.snapshot_min_size, ratio)
 
 
 def client_bytes(nbytes: int, operations: int) -> int:
-    """Bytes that clients wrote, out of those of the batches applied (decompressed) and the operations in them."""
+    """Compute the bytes that clients wrote from the decompressed bytes of the applied batches and their number of
+    operations."""
     return max(0, nbytes - OPERATION_OVERHEAD * operations)

@@ -55,16 +55,16 @@ def rewrite(records: Iterable[tuple[bytes, bytes]], replace: Mapping[bytes, byte
     """Yields `records` in order, without those of members. Keys in `replace` get that value, even if they
     were missing.
     """
-    left = sorted(replace.items(), reverse=True)
+    rest = sorted(replace.items(), reverse=True)
     for key, value in records:
-        while left and left[-1][0] < key:
-            yield left.pop()
-        if left and left[-1][0] == key:
-            yield left.pop()
+        while rest and rest[-1][0] < key:
+            yield rest.pop()
+        if rest and rest[-1][0] == key:
+            yield rest.pop()
         elif not key.startswith(OF_MEMBERS):
             yield key, value
-    while left:
-        yield left.pop()
+    while rest:
+        yield rest.pop()
 
 
 class Stream:
@@ -125,12 +125,14 @@ class Restore:
     def check(self) -> BackupSummary:
         """Reads the whole backup and checks the directory; changes nothing. Raises DamagedData, ConfigError."""
         self._check_empty()
-        found = verify(
+        summary = verify(
             self.source, self.check_digest, lambda at, size: self.progress(f"verifying {self.source}", at, size)
         )
-        if found.header.revision > MAX_REVISION - self.bump - 1:
-            raise ConfigError(f"--bump-revision {self.bump}: {found.header.revision} and that is no revision any more")
-        return found
+        if summary.header.revision > MAX_REVISION - self.bump - 1:
+            raise ConfigError(
+                f"--bump-revision {self.bump}: {summary.header.revision} and that is no revision any more"
+            )
+        return summary
 
     def _check_empty(self) -> None:
         try:
@@ -143,13 +145,13 @@ class Restore:
             names = ", ".join(sorted(there)[:3])
             raise ConfigError(f"{self.data_dir} is not empty ({names}): a backup is restored into a new directory")
 
-    def run(self, found: BackupSummary) -> Info:
-        """Make the files; `found` is what `check` gave. Raises DataDirInUse, ConfigError, DamagedData, NoSpace,
-        DiskFailed."""
+    def run(self, summary: BackupSummary) -> Info:
+        """Make the files. `found` is the summary that `check` returned. Raises DataDirInUse, ConfigError, DamagedData,
+        NoSpace, DiskFailed."""
         directory = DataDir(str(self.data_dir), restoring=True)
         try:
             self._check_empty()
-            return self._make(directory, found)
+            return self._make(directory, summary)
         except NoSpace as error:
             raise DiskFailed(f"{self.data_dir}: no space left on device") from error
         except OSError as error:
@@ -157,18 +159,18 @@ class Restore:
         finally:
             directory.close()
 
-    def _make(self, directory: DataDir, found: BackupSummary) -> Info:
+    def _make(self, directory: DataDir, summary: BackupSummary) -> Info:
         marker = directory.path / RESTORING
         with marker.open("wb") as file:
             file.write(f"A restore of {self.source} began here and did not end.\n".encode(errors="replace"))
             os.fsync(file.fileno())
         sync_folder(directory.path)
         sync_folder(directory.path.parent)
-        for left in (directory.wal, directory.snapshots, directory.engine):
-            if left.exists():
-                shutil.rmtree(left)
+        for folder in (directory.wal, directory.snapshots, directory.engine):
+            if folder.exists():
+                shutil.rmtree(folder)
         self.failpoints.hit("restore.begin")
-        info = self._write_state(directory, found.header)
+        info = self._write_state(directory, summary.header)
         self.failpoints.hit("restore.log")
         self._write_log(directory, info.header)
         self.failpoints.hit("restore.end")
@@ -179,9 +181,9 @@ class Restore:
 
     def _write_state(self, directory: DataDir, old: Header) -> Info:
         revision = old.revision + self.bump
-        changed = {REVISION_KEY: number_record(revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
+        counters = {REVISION_KEY: number_record(revision), APPLIED_KEY: _POSITION.pack(old.index, old.term)}
         if self.bump:
-            changed[COMPACT_KEY] = number_record(revision)
+            counters[COMPACT_KEY] = number_record(revision)
         voters = tuple(sorted(member.id for member in self.identity.members))
         header = Header(
             old.index, old.term, ConfState(voters=voters), revision, int.from_bytes(os.urandom(8), "little"),
@@ -191,7 +193,7 @@ class Restore:
             directory.snapshots, chunk_size=self.chunk_size, make_codec=self.make_codec, failpoints=self.failpoints
         )
         reader = BackupReader(self.source, False, lambda at, size: self.progress(f"restoring {self.source}", at, size))
-        return store.save(header, Stream(rewrite(self._same(reader, old), changed)))
+        return store.save(header, Stream(rewrite(self._same(reader, old), counters)))
 
     def _same(self, reader: BackupReader, old: Header) -> Iterator[tuple[bytes, bytes]]:
         """Returns the records if their position and revision are those of the header."""

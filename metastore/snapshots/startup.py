@@ -1,7 +1,7 @@
-"""What a start begins with: the state that the log goes on from, of the engine's own or out of a snapshot.
+"""The state that a start begins with, before the log goes on: the engine's own, or one from a snapshot.
 
-`choose` decides which snapshot that is. A start asks it, and so does `metastore wal verify`, which says whether a start
-would find one.
+`choose` decides which snapshot that is. A start calls it, and so does `metastore wal verify`, which says whether a
+start would find one.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ log = logging.getLogger("metastore.snapshot")
 
 
 class Memory(Protocol):
-    """What the contents of a snapshot have to fit into."""
+    """The memory that the contents of a snapshot have to fit into."""
 
     def check(self) -> None:
-        """Raise OutOfMemory where hardly anything is left."""
+        """Raise OutOfMemory if hardly any memory is left."""
 
     def fits(self, nbytes: int, records: int) -> bool:
-        """Whether so many records, of so many bytes together, fit beside all that is there."""
+        """Whether so many records, of so many bytes together, fit beside the present contents."""
 
 
 def usable(name: str, begins: int) -> bool:
-    """Whether a start looks at the snapshot file of that name, where the log begins after entry `begins`."""
+    """Whether a start looks at the snapshot file of that name if the log begins after entry `begins`."""
     return (parse_name(name) or (0,))[0] >= begins
 
 
@@ -46,12 +46,12 @@ def choose(
     folder: Path, names: Iterable[Path], begins: tuple[int, int], cluster_id: int | None,
     read: Callable[[Path], Header], hint: str = "",
 ) -> Path | None:  # fmt: skip
-    """The snapshot that a start begins with whose log begins after the entry `begins` (index, term): the newest of
-    `names` that can be read. None where there is none, and none is needed.
+    """Choose the snapshot for a start whose log begins after the entry `begins` (index, term): the newest of `names`
+    that can be read. None if there is none and none is needed.
 
     names: complete files in `folder`, the newest first. cluster_id: None if it is not known. read: reads a file and
-    gives its header, or raises FormatError, OSError. hint: what people are told besides. Raises DamagedData when the
-    log begins after entries that no snapshot holds, and when the newest one that can be read is not of this log.
+    returns its header, or raises FormatError, OSError. hint: a further text for people. Raises DamagedData if the log
+    begins after entries that no snapshot holds, or if the newest readable snapshot is not of this log.
     """
     bad = []
     for path in names:
@@ -75,17 +75,17 @@ def choose(
 
 
 def check_position(index: int, term: int, begins: tuple[int, int]) -> None:
-    """Raise DamagedData where a state at entry `index` of `term` cannot belong to a log that begins after `begins`."""
+    """Raise DamagedData if a state at entry `index` of `term` cannot belong to a log that begins after `begins`."""
     if index < begins[0] or (index == begins[0] and term != begins[1]):
         raise DamagedData(f"the state at entry {index} of term {term} does not belong to the log")
 
 
 def begin(store: SnapshotStore, engine: Engine, wal: Wal, cluster_id: int, memory: Memory) -> Info | None:
-    """Bring `engine` to a state that the log goes on from. Gives the snapshot that it was filled from, or None if it
+    """Bring `engine` to a state that the log goes on from. Return the snapshot that it was filled from, or None if it
     needed none.
 
-    An engine that lasts goes on from what it holds, unless the log begins later. Damaged snapshots are reported and
-    passed over. Raises DamagedData as `choose` does, OutOfMemory.
+    A persistent engine goes on from what it holds, unless the log begins later. Damaged snapshots are reported and
+    skipped. Raises DamagedData as `choose` does, and OutOfMemory.
     """
     applied, begins = engine.applied(), (wal.snapshot_index, wal.snapshot_term)
     if engine.persistent and applied[0] >= max(1, begins[0]):
@@ -115,7 +115,7 @@ def begin(store: SnapshotStore, engine: Engine, wal: Wal, cluster_id: int, memor
 
 
 def _elsewhere(folder: Path, engine: Engine) -> str:
-    """A word about what another engine has left in the engine's folder."""
+    """Return a sentence about what another engine has left in the engine's folder."""
     other = folder.parent / "engine"
     if engine.persistent or not other.is_dir() or not any(other.iterdir()):
         return ""
@@ -123,8 +123,8 @@ def _elsewhere(folder: Path, engine: Engine) -> str:
 
 
 def _fit_log(wal: Wal, index: int, term: int, conf_state: bytes) -> None:
-    """Where the log does not hold the entry that the state ends with, it begins anew there: the state was received from
-    a leader, and the node died before its log said so."""
+    """If the log does not hold the entry that the state ends with, let it begin there: the state was received from a
+    leader, and the node died before its log recorded that."""
     if index <= wal.last_index() and wal.term(index) == term:
         return
     check_position(index, term, (wal.snapshot_index, wal.snapshot_term))

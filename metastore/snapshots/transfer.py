@@ -37,7 +37,7 @@ WANT, DONE, ALIVE, NO = 16, 17, 18, 19
 WINDOW = 2
 #: Bytes of one blob. A heartbeat on a neighbouring connection waits for no more than this.
 PIECE = 256 * 1024
-#: The peer may ask one transfer to repeat a chunk so many times.
+#: One transfer repeats a chunk at most so many times at the peer's request.
 MAX_AGAIN = 8
 #: Seconds between two signs of life while a complete file is checked.
 ALIVE_EVERY = 0.5
@@ -113,12 +113,12 @@ class Outgoing:
         self._over: Callable[[bool], object] | None = over
         self._rate = rate
         self._free_at = 0.0
-        self._wanted = self._next = 0
-        self._run = 0  # which sequence of chunks this is: a chunk asked for again begins a new one
+        self._peer_at = self._next = 0
+        self._run = 0  # number of the sequence of chunks: a chunk that is requested again begins a new one
         self._agains = 0
         self._finished = False
         self._pending: deque[tuple[int, memoryview]] = deque()
-        self.damaged = False  # the file itself is
+        self.damaged = False  # the file itself is damaged
         self._worker = Worker(loop, "snapshot-send", self._unreadable)
         stream.on_open = self._begin
         stream.on_blob = self._answer
@@ -154,7 +154,7 @@ class Outgoing:
             self._next = number
             self._run += 1
             self._pending.clear()
-        self._wanted = number
+        self._peer_at = number
         self._read()
 
     def _read(self) -> None:
@@ -162,10 +162,10 @@ class Outgoing:
         total = self.source.info.trailer.chunks
         if self._finished or self._over is None:
             return
-        while self._next < total and self._next - self._wanted < WINDOW:
+        while self._next < total and self._next - self._peer_at < WINDOW:
             self._worker.ask(partial(self.source.chunk, self._next), partial(self._loaded, self._run))
             self._next += 1
-        if self._wanted == total:
+        if self._peer_at == total:
             self._finished = True
             self._queue(TRAILER, self.source.info.trailer.encode())
 
@@ -293,10 +293,10 @@ class Incoming:
         # This check comes before any file is opened, or removed to make room.
         if Header.decode(head).cluster_id != self.cluster_id:
             raise FormatError("it is of another cluster")
-        found = self.store.receive(head, self._between)
-        if isinstance(found, Part):
-            self._part = found
-        return found
+        result = self.store.receive(head, self._between)
+        if isinstance(result, Part):
+            self._part = result
+        return result
 
     def _add(self, image: bytes) -> bool:
         """Writes a chunk. Returns whether the peer must send it again."""
@@ -320,15 +320,15 @@ class Incoming:
 
     # ---- in the loop's thread
 
-    def _opened(self, found: Part | Info) -> None:
-        if isinstance(found, Info):
-            self._complete(found)
+    def _opened(self, result: Part | Info) -> None:
+        if isinstance(result, Info):
+            self._complete(result)
             return
         # An image is never longer than the chunk and its header; see FORMATS.
-        self._limit = found.header.chunk_size + 64
-        if found.chunks:
-            log.info("%r: goes on at chunk %d", self.stream, found.chunks)
-        self._reply(WANT, _WANT.pack(found.chunks, 0))
+        self._limit = result.header.chunk_size + 64
+        if result.chunks:
+            log.info("%r: goes on at chunk %d", self.stream, result.chunks)
+        self._reply(WANT, _WANT.pack(result.chunks, 0))
 
     def _added(self, again: bool) -> None:
         assert self._part is not None, "opened"

@@ -19,34 +19,35 @@ if TYPE_CHECKING:
 GROUP = "metastore.storage"
 
 
-def open_engine(wanted: StorageTable, path: str) -> Engine:
-    """The configured engine on the folder `path`. Raises ConfigError, EngineFailed, and what of
-    `errors` the engine raises."""
-    make = load(wanted.engine)
-    options = getattr(wanted, wanted.engine, None) if wanted.engine != "engine" else None
+def open_engine(table: StorageTable, path: str) -> Engine:
+    """Open the configured engine in the folder `path`. Raises ConfigError, EngineFailed, and the errors of `errors.py`
+    that the engine raises."""
+    make = load(table.engine)
+    options = getattr(table, table.engine, None) if table.engine != "engine" else None
     try:
         engine = make(path) if options is None else make(path, options)
     except (errors.MetaStoreError, MemoryError):
         raise
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        raise errors.EngineFailed(f"storage engine {wanted.engine!r}: cannot be opened: {told}") from error
+        reason = f"{type(error).__name__}: {error}"
+        raise errors.EngineFailed(f"storage engine {table.engine!r}: cannot be opened: {reason}") from error
     try:
-        check_declared(engine, wanted.engine)
+        check_declared(engine, table.engine)
     except errors.ConfigError:
         engine.close()
         raise
-    return guarded(engine, wanted.engine)
+    return guarded(engine, table.engine)
 
 
 def guarded(engine: Engine, name: str) -> Engine:
-    """The engine called `name` with its failures told apart from those of requests. Ours in memory has none."""
+    """Return the engine called `name`, guarded: its failures cannot be mistaken for those of requests. Our engine in
+    memory needs no guard."""
     return engine if type(engine) is MemoryEngine else GuardedEngine(engine, name)
 
 
 def check_declared(engine: Engine, name: str) -> None:
-    """Raise ConfigError unless the engine called `name` says whether it lasts, and a persistent one up to where: the
-    log is cut behind that, so there is nothing that could be assumed."""
+    """Raise ConfigError unless the engine called `name` declares whether it is persistent, and a persistent one has
+    `durable_applied`. The log is cut behind that position, so no default is safe."""
     lasts: object = getattr(engine, "persistent", None)
     if not isinstance(lasts, bool):
         raise errors.ConfigError(
@@ -61,12 +62,15 @@ def check_declared(engine: Engine, name: str) -> None:
 
 
 def load(name: str) -> Callable[..., Engine]:
-    """The engine called `name`. Raises ConfigError, naming those found, when there is none or it cannot be loaded."""
-    found = {point.name: point for point in entry_points(group=GROUP)}
-    if name not in found:
-        known = ", ".join(sorted(found)) or "none: is the package installed?"
-        raise errors.ConfigError(f"storage.engine: there is no engine {name!r}; found: {known}")
+    """Load the engine called `name`. Raises ConfigError with the names that exist if there is none or it cannot be
+    loaded."""
+    engines = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in engines:
+        names = ", ".join(sorted(engines)) or "none: is the package installed?"
+        raise errors.ConfigError(f"storage.engine: there is no engine {name!r}; found: {names}")
     try:
-        return cast("Callable[..., Engine]", found[name].load())
+        return cast("Callable[..., Engine]", engines[name].load())
     except (ImportError, AttributeError) as error:
-        raise errors.ConfigError(f"storage.engine: {name!r} ({found[name].value}) cannot be loaded: {error}") from error
+        raise errors.ConfigError(
+            f"storage.engine: {name!r} ({engines[name].value}) cannot be loaded: {error}"
+        ) from error

@@ -83,10 +83,10 @@ class DataDir:
                 f"node.data_dir {self.path}: is etcd's ({self.path}/member), whose files are not read: give another"
             )
         for folder in (self.snapshots, self.engine):
-            left = sorted(path for path in folder.glob("*") if path.suffix not in (".tmp", ".part"))
-            if left:
+            rest = sorted(path for path in folder.glob("*") if path.suffix not in (".tmp", ".part"))
+            if rest:
                 raise errors.DamagedData(
-                    f"{self.wal}: the write-ahead log is gone, but {left[0]} is there; bring the log back, or move all "
+                    f"{self.wal}: the write-ahead log is gone, but {rest[0]} is there; bring the log back, or move all "
                     f"of {self.path} away to begin with nothing"
                 )
 

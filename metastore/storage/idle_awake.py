@@ -58,7 +58,8 @@ class Awake:
         self._threads: list[threading.Thread] = []
         if linger <= 0 or len(cpus) < 2 or has_quota():
             return
-        # With two, the other one is where the client, or the disk's interrupt, waits. With more nobody knows.
+        # On a machine with two processors, the client, or the disk's interrupt, waits on the other one. With more
+        # nobody knows.
         self.pollers = IdlePollers(linger, cpus if len(cpus) == 2 else ())
         for which in range(self.pollers.count):
             thread = threading.Thread(target=self.pollers.run, args=(which,), name=f"awake-{which}", daemon=True)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import errno
 import fcntl
 
-# What a file system says that has no locks of this kind; NFS wants a descriptor that is open for writing, which no
+# The errors of file systems that have no locks of this kind. NFS wants a descriptor that is open for writing, which no
 # directory has.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def lock(fd: int) -> bool:
-    """Lock what `fd` is open on until `fd` is closed; False if somebody else has it locked, in this process or another.
+    """Lock the file of `fd` until `fd` is closed. Return False if another descriptor has it locked, in this process or
+    another one.
 
-    True also where the file system has no such locks. Raises OSError."""
+    Return True also if the file system has no such locks. Raises OSError.
+    """
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

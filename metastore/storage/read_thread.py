@@ -26,7 +26,7 @@ class ReadThread:
         self._stopped = False
 
     def read(self, reading: Reading, done: Done) -> None:
-        """Have `reading` read; `done` gets it and its images, or why there are none, in the thread that asks."""
+        """Read in the thread. `done` gets `reading` and its images, or the error, in the thread that asked."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="wal-read", daemon=True)
             self._thread.start()
@@ -49,7 +49,7 @@ class ReadThread:
             done(reading, outcome)
 
     def close(self, timeout: float = 1.0) -> None:
-        """End the thread; a read that takes longer than `timeout` seconds is left to end by itself."""
+        """End the thread. A read that takes longer than `timeout` seconds is left to end by itself."""
         self._stopped = True
         self._jobs.put(None)
         if self._thread is not None:

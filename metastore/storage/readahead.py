@@ -93,7 +93,7 @@ class ReadAhead:
         self._submit = submit
         self._blocks: OrderedDict[int, Block] = OrderedDict()
         self._reads: dict[int, Reading] = {}
-        self._wanted: OrderedDict[int, int] = OrderedDict()
+        self._requests: OrderedDict[int, int] = OrderedDict()
         self._arrivals = 0
         self._cached = 0
         self._underway = 0
@@ -129,14 +129,14 @@ class ReadAhead:
         if reading is not None:
             self.misses += not reading.wanted
             reading.wanted = True
-        elif low not in self._wanted:
+        elif low not in self._requests:
             self.misses += 1
             if len(self._reads) < MAX_READS:
                 self._begin_wanted(low, high)
                 return
-            self._wanted[low] = high
-            if len(self._wanted) > MAX_WANTED:
-                self._wanted.popitem(last=False)
+            self._requests[low] = high
+            if len(self._requests) > MAX_WANTED:
+                self._requests.popitem(last=False)
 
     def _find(self, index: int) -> Block | None:
         for block in self._blocks.values():
@@ -216,8 +216,8 @@ class ReadAhead:
 
     def _go_on(self) -> None:
         """Begins reads for the indexes that wait for their turn."""
-        while self._wanted and len(self._reads) < MAX_READS:
-            low, high = self._wanted.popitem(last=False)
+        while self._requests and len(self._reads) < MAX_READS:
+            low, high = self._requests.popitem(last=False)
             if self._find(low) is None and self._read_of(low) is None:
                 # The caller that asked for this may be gone.
                 with contextlib.suppress(LogCompacted, LogUnavailable):

@@ -38,8 +38,8 @@ FIRST_SIZE = 4 << 20
 # way, 45-75 with 8 MiB between two syncs, 47-57 without any zeros.
 _SLICE = 256 << 10
 _PAUSE = 0.002
-_BLOCK = 4096  # what a medium gives or does not give
-# The first errors say that the disk, or this user's share of it, is used up. The second say this about descriptors.
+_BLOCK = 4096  # the unit that a medium can or cannot deliver
+# The first errors mean that the disk, or this user's share of it, is used up. The second mean a lack of descriptors.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 NO_FILES = (errno.EMFILE, errno.ENFILE)
 #: The log does not use these bytes of a disk for clients' writes (on a small disk: a sixteenth). They are kept for
@@ -157,8 +157,8 @@ class Folder:
 
     def measure(self) -> None:
         """Checks how much room there is on the disk. Raises OSError."""
-        found = os.fstatvfs(self._fd)
-        self.free, self.total = found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+        disk = os.fstatvfs(self._fd)
+        self.free, self.total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
 
     @property
     def spare(self) -> int:
@@ -184,12 +184,12 @@ class Folder:
 
     def listing(self) -> dict[str, dict[int, Path]]:
         """The files of the log by suffix (wal, tmp, old) and generation. Other files are ignored."""
-        found: dict[str, dict[int, Path]] = {"wal": {}, "tmp": {}, "old": {}}
+        files: dict[str, dict[int, Path]] = {"wal": {}, "tmp": {}, "old": {}}
         for path in self.path.iterdir():
             match = _NAME.fullmatch(path.name)
             if match:
-                found[match[2]][int(match[1], 16)] = path
-        return found
+                files[match[2]][int(match[1], 16)] = path
+        return files
 
     def new_generation(self, number: int) -> int:
         """Returns a new generation number for segment `number`."""
@@ -253,7 +253,7 @@ class Folder:
                 except OSError as error:
                     if error.errno not in NO_ROOM:
                         raise
-                    os.ftruncate(fd, before.st_size)  # what the attempt took
+                    os.ftruncate(fd, before.st_size)  # release the bytes that the attempt took
             if size <= least:
                 need = f"{least + spare - has} bytes are needed on the disk, {self.free} are free"
                 raise OSError(errno.ENOSPC, need, str(self.path))
@@ -279,8 +279,8 @@ class Folder:
 
     def _keeps(self, path: Path) -> bool:
         """Whether a released file is worth keeping. On a small disk, others need its room more."""
-        wanted = len(self._old) < self.keep_old and path.stat().st_size == self.segment_size
-        return wanted and self.free > 4 * self.segment_size
+        useful = len(self._old) < self.keep_old and path.stat().st_size == self.segment_size
+        return useful and self.free > 4 * self.segment_size
 
     def retire(self, path: Path) -> None:
         """Takes a segment out of the log. Its file is kept for recycling if it has the usual size, or else removed."""
@@ -383,12 +383,12 @@ class Preparer:
             if job is None:
                 return
             try:
-                made: Segment | Exception | None = job()
+                result: Segment | Exception | None = job()
                 self.folder.measure()
             except Exception as error:  # noqa: BLE001 whatever it is, the log's owner must hear of it
-                made = error
-            if made is not None:
-                self._done.put(made)
+                result = error
+            if result is not None:
+                self._done.put(result)
                 self._notify()
 
     def stop(self, timeout: float) -> bool:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-#: Seconds from which on a sync is worth a line in the log, and makes a member unready.
+#: A sync that takes this many seconds is logged and makes a member unready.
 SLOW: Final = 1.0
 _LOOK: Final = 0.5  # seconds between two looks
 _AGAIN: Final = 10.0  # seconds between two lines about syncs that did end
@@ -30,7 +30,7 @@ class SlowDisk:
         self._pending_since = pending_since
         self._take_longest = take_longest
         self._log = log
-        self._next = SLOW  # how long what is under way must take for the next line about it
+        self._next = SLOW  # seconds that the operation under way must take before the next line about it
         self._told_at = -_AGAIN
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wal-slow-disk", daemon=True)
@@ -55,5 +55,5 @@ class SlowDisk:
                 self._next *= 2
 
     def stop(self) -> None:
-        """End the thread. Does not wait for it, for it has nothing to finish."""
+        """End the thread without waiting for it, because it has nothing to finish."""
         self._over.set()

@@ -18,9 +18,9 @@ MAX_STARTS = (1 << 63) - 1
 
 
 def next_start(folder: Path) -> int:
-    """The number of this start, 1 for the first; it is on disk when this returns.
+    """Return the number of this start, 1 for the first. The number is on disk when this returns.
 
-    Raises DamagedData when the file cannot be understood, DiskFailed when it cannot be read or written.
+    Raises DamagedData if the file cannot be understood, and DiskFailed if it cannot be read or written.
     """
     path = folder / NAME
     try:

@@ -74,7 +74,7 @@ class Unsynced:
             record = json.loads(data.decode())
             if record["version"] != 1:
                 raise ValueError(f"version {record['version']!r}, known is 1")
-            # Files of before there was a sum have none.
+            # Older files have no checksum.
             stated = record.pop("sum", None)
             if set(record) != {"version", "boot_id", "doubt"} or stated not in (None, _sum(record)):
                 raise ValueError("its sum does not fit it")

@@ -55,7 +55,7 @@ from .slow_disk import SlowDisk
 MIN_SEGMENT = 64 << 10
 # Bytes in the last segment that new writes may not use; they are kept for votes, membership and compaction.
 RESERVE = 1 << 20
-# Bytes that a write takes beside its own bytes: record and entry headers, hard state, framing.
+# Bytes that a write takes besides its own bytes: record and entry headers, hard state, framing.
 _OVERHEAD = 4096
 # A caller that is alone waits for the disk for so many seconds. After a sync that took longer it does not wait for the
 # following groups, so many in number.
@@ -120,7 +120,7 @@ class Wal:
         self._quick_again = 0
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lag = lag
-        self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of those written
+        self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of the groups written
         self._mark_wanted = False
         # No caller waits for a log whose syncs lag.
         self._awake = Awake(0.0 if lag else busy_poll)
@@ -196,15 +196,15 @@ class Wal:
         sync_folder(folder.path.parent)
         folder.hold()
         listing = folder.listing()
-        found = recover([(str(path), number, view(path)) for number, path in listing["wal"].items()])
-        if found is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
+        recovered = recover([(str(path), number, view(path)) for number, path in listing["wal"].items()])
+        if recovered is None and (metadata is None or listing["old"] or any(folder.path.glob("cut-*.bin"))):
             raise DamagedData(f"{folder.path}: the write-ahead log has no segments")
         # This comes last, because a start that is refused must change nothing.
         for path in listing["tmp"].values():
             path.unlink()
         folder.adopt(listing["old"].values())
         holder: list[Wal] = []
-        opening = _Opening(folder, found, listing["wal"], metadata)
+        opening = _Opening(folder, recovered, listing["wal"], metadata)
         segment, writer = opening.run(lambda need: holder[0]._plan(need), options)
         wal = cls(folder, writer, segment, opening.older, log, lag, busy_poll)
         holder.append(wal)
@@ -213,7 +213,7 @@ class Wal:
             log.warning("%s", line)
         return wal
 
-    # --- what is there (the storage that the Raft core asks) ----------------------------------------------------
+    # --- reading (the storage that the Raft core asks) ---------------------------------------------------------
 
     @property
     def metadata(self) -> bytes:
@@ -227,7 +227,7 @@ class Wal:
 
     @property
     def conf_state(self) -> bytes:
-        """ConfState at the snapshot position, as it was given; empty before the first."""
+        """The ConfState bytes of the snapshot position; empty before the first."""
         return self._state.conf_state
 
     @property
@@ -237,7 +237,7 @@ class Wal:
 
     @property
     def durable_snapshot(self) -> int:
-        """The snapshot position that is known to be on disk; `snapshot_index` once it is."""
+        """The newest snapshot position that is known to be on disk."""
         return self._durable_snapshot
 
     @property
@@ -316,16 +316,19 @@ class Wal:
     def append(self, number: int, images: Any, hard_state: Any, must_sync: bool = True) -> None:
         """Copy entry images (bytes-like, joined, or None) and a hard state (or None) into the group being built.
 
-        `number` is reported by `poll` when it is durable. An entry index at or below the last overwrites the suffix.
-        must_sync=False: it rides with the next group. Raises DiskFailed after a failure, FormatError for a gap."""
+        `poll` reports `number` when it is durable. An entry index at or below the last one overwrites the suffix. With
+        must_sync=False the append goes out with the next group. Raises DiskFailed after a failure, FormatError for a
+        gap.
+        """
         if self._failure is not None:
             raise self._failure
         self._writer.append(number, images, hard_state, must_sync)
 
     def save_snapshot_position(self, index: int, term: int, conf_state: bytes) -> None:
-        """Let the log begin after (index, term); entries up to it can be released when this is durable.
+        """Let the log begin after (index, term). Entries up to it can be released when this is durable.
 
-        Where the log does not hold that entry, all of its entries are dropped (a snapshot was installed)."""
+        If the log does not hold that entry, all its entries are dropped (a snapshot was installed).
+        """
         if self._failure is not None:
             raise self._failure
         self._writer.snapshot_position(self._writer.number, index, term, conf_state)
@@ -341,10 +344,11 @@ class Wal:
         self._commits.append((self._writer.group, hard_state.commit))
 
     def submit(self, alone: bool = False) -> bool:
-        """Hand what is queued to the disk thread if it is idle. Raises DiskFailed after a failure.
+        """Hand the queued group to the disk thread if it is idle. Raises DiskFailed after a failure.
 
-        alone: the caller has nothing to do until this is durable. Then a disk that is quick is waited for right here,
-        for QUICK_SYNC at most. Tells whether to `settle` at once."""
+        `alone` says that the caller has nothing to do until this is durable. A disk that is quick is then awaited right
+        here, for QUICK_SYNC at most. Return whether to `settle` at once.
+        """
         if self._failure is not None:
             raise self._failure
         if self._disk.busy:
@@ -382,7 +386,7 @@ class Wal:
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes appended and not handed to the disk thread."""
+        """Bytes appended and not yet handed to the disk thread."""
         return int(self._writer.pending_bytes)
 
     def fileno(self) -> int:
@@ -390,10 +394,11 @@ class Wal:
         return self._event
 
     def poll(self, start: bool = True) -> int:
-        """Take in what finished, start the next group (unless `start` is false: the caller has more to append to it
-        and submits then), give the highest durable number.
+        """Take in the finished group, start the next one, and return the highest durable number. With `start` false the
+        next group is not started, because the caller has more to append to it and submits then.
 
-        Raises DiskFailed if a write or a sync failed; it then fails for ever."""
+        Raises DiskFailed if a write or a sync failed; all later calls then fail, too.
+        """
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
@@ -516,18 +521,18 @@ class Wal:
 
     def _collect(self) -> None:
         """Takes the results of the preparing thread."""
-        while (made := self._preparer.take()) is not None:
+        while (segment := self._preparer.take()) is not None:
             self._under_way = False
-            if isinstance(made, Exception):
-                self._not_made(made)
+            if isinstance(segment, Exception):
+                self._not_made(segment)
                 continue
             self._full, self.lack = False, ""
-            if made.generation not in self._made:
-                self._made[made.generation] = made
-                self._paths[made.number] = made.path
+            if segment.generation not in self._made:
+                self._made[segment.generation] = segment
+                self._paths[segment.number] = segment.path
                 self._wanted.popleft()
-            if made.generation == self._writer.generation and made.size < self._writer.capacity:
-                self._writer.shrink(made.size)
+            if segment.generation == self._writer.generation and segment.size < self._writer.capacity:
+                self._writer.shrink(segment.size)
             self._prepare()
 
     def _not_made(self, error: Exception) -> None:
@@ -542,11 +547,11 @@ class Wal:
             )  # fmt: skip
             raise self._failure
         assert isinstance(error, OSError)
-        told = self.lack
+        lack = self.lack
         self.lack, self.refusal = f"{self._folder.path}: {error.strerror}", NoSpace
         if number in NO_FILES:
             self.lack, self.refusal = f"{error.strerror}: the log's next file cannot be opened", NoDescriptors
-        if not self._full or told != self.lack:
+        if not self._full or lack != self.lack:
             self._log.warning("no next segment of the write-ahead log: %s", self.lack)
         self._full = True
 
@@ -587,7 +592,7 @@ class Wal:
         bytes. The result may be below 0, by up to `reserve`.
         """
         folder, writer = self._folder, self._writer
-        # A snapshot may have taken more than what was left for it: what is set aside is there all the same.
+        # A snapshot may have taken more than what was left for it. The room that is set aside is there all the same.
         left = 0 if self._full else max(0, folder.free - folder.spare)
         if left >= enough:
             return None
@@ -702,7 +707,7 @@ class Wal:
         self._thread.join(max(0.0, deadline - time.monotonic()))
         if self._thread.is_alive() or not prepared:
             self._failure = self._failure or DiskFailed("write-ahead log: closed")
-            return  # they still use the files; those end with the process
+            return  # the threads still use the files, which end with the process
         with contextlib.suppress(DiskFailed):
             self._collect()
         for segment in self._made.values():
@@ -717,9 +722,11 @@ class Wal:
 class _Opening:
     """Makes the fresh segment of an opened log, then tidies up. `older`: number -> path of segments that it follows."""
 
-    def __init__(self, folder: Folder, found: Recovered | None, files: dict[int, Path], metadata: bytes | None) -> None:
+    def __init__(
+        self, folder: Folder, recovered: Recovered | None, files: dict[int, Path], metadata: bytes | None
+    ) -> None:
         self.folder = folder
-        self.found = found
+        self.found = recovered
         self.files = files
         self.metadata = metadata
         self.report: list[str] = []

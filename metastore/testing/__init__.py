@@ -1,1 +1,1 @@
-"""What those who write plug-ins test them with."""
+"""Tests for the authors of plug-ins."""

@@ -52,49 +52,49 @@ def batch_of(changes: dict[bytes, bytes | None]) -> OrderedMap:
 
 
 def contents(engine: Engine) -> dict[bytes, bytes]:
-    """All pairs but the engine's own record of the log position."""
+    """Return all pairs except the engine's own record of the log position."""
     return {key: value for key, value in engine.scan(b"", None, False, 0) if key != APPLIED_KEY}
 
 
 def written_by(index: int) -> dict[bytes, bytes]:
-    """What `EngineContract.write_and_die` has stored after that many writes."""
-    found: dict[bytes, bytes] = {}
+    """Return what `EngineContract.write_and_die` has stored after that many writes."""
+    pairs: dict[bytes, bytes] = {}
     for number in range(1, index + 1):
-        found |= {b"key%d" % (number % 7): b"%d" % number, b"only%d" % number: b""}
-    return found
+        pairs |= {b"key%d" % (number % 7): b"%d" % number, b"only%d" % number: b""}
+    return pairs
 
 
-# What the killed process runs: the test module again, in a process of its own.
+# The killed process runs this: the test module again, in a process of its own.
 KILLED_PROGRAM = """
 import importlib, operator, sys
 sys.path[:] = sys.argv[4:]
 found = operator.attrgetter(sys.argv[2])(importlib.import_module(sys.argv[1]))
 found().write_and_die(sys.argv[3])
 """
-FLUSHED, WRITTEN = 40, 60  # writes of the process that is killed: before its flush, and in all
+FLUSHED, WRITTEN = 40, 60  # writes of the killed process: before its flush, and in all
 
 
 class EngineContract:
-    """Subclass it at the top of a module, under a name that pytest collects, and give it `open_engine`."""
+    """Subclass it at the top of a module, under a name that pytest collects, and define `open_engine`."""
 
     def open_engine(self, folder: str) -> Engine:
-        """The engine in `folder`: a new one while that does not exist or is empty, else what is there. It is called in
-        another process too, in an object of this class that no fixture has touched."""
+        """Open the engine in `folder`: a new one if the folder does not exist or is empty, else the one that is there.
+        It is also called in another process, on an object of this class that no fixture has touched."""
         raise NotImplementedError
 
     def setup_method(self) -> None:
         """Called by pytest before each test."""
         self._folders = tempfile.mkdtemp(prefix="engine-contract-")
-        self._made = 0
+        self._folder_count = 0
 
     def teardown_method(self) -> None:
         """Called by pytest after each test."""
         shutil.rmtree(self._folders, ignore_errors=True)
 
     def new_folder(self) -> str:
-        """The path of a folder that is not there."""
-        self._made += 1
-        return os.path.join(self._folders, str(self._made))
+        """Return the path of a folder that does not exist."""
+        self._folder_count += 1
+        return os.path.join(self._folders, str(self._folder_count))
 
     def make_engine(self) -> Engine:
         """A new, empty engine."""
@@ -204,7 +204,7 @@ class EngineContract:
         engine.close()
 
     def test_opened_again(self) -> None:
-        """A persistent engine has everything, and of another one nothing is left."""
+        """A persistent engine has everything; of another one nothing is left."""
         folder = self.new_folder()
         engine = self.open_engine(folder)
         engine.write(batch_of({b"a": b"1"}), 4, 2)
@@ -221,7 +221,7 @@ class EngineContract:
         again.close()
 
     def test_what_was_durable_survives_a_kill(self) -> None:
-        """Writes in a process that is killed: at least what `durable_applied` had said is there, and it is the state of
+        """A process that writes is killed. At least what `durable_applied` returned is there, and it is the state of
         one moment."""
         folder = self.new_folder()
         engine = self.make_engine()
@@ -238,7 +238,7 @@ class EngineContract:
         again.close()
 
     def _killed(self, folder: str) -> int:
-        """What `durable_applied` said before the kill."""
+        """Return what `durable_applied` returned before the kill."""
         kind = type(self)
         argv = [sys.executable, "-c", KILLED_PROGRAM, kind.__module__, kind.__qualname__, folder, *sys.path]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
@@ -246,7 +246,7 @@ class EngineContract:
         return int(done.stdout)
 
     def write_and_die(self, folder: str) -> None:
-        """The process that is killed."""
+        """Write in the process that is killed."""
         engine = self.open_engine(folder)
         for index in range(1, WRITTEN + 1):
             engine.write(batch_of({b"key%d" % (index % 7): b"%d" % index, b"only%d" % index: b""}), index, 1)
@@ -279,7 +279,7 @@ class EngineContract:
         assert mine.engine.scan(b"", None, False, 0) == plain.engine.scan(b"", None, False, 0)
 
     def test_equal_hashes_and_defragmentation(self) -> None:
-        """The sum over the records is that of any other engine, before and after the room is given back."""
+        """The hash of the records is that of any other engine, before and after the room is given back."""
         from metastore._core.engine import MemoryEngine
 
         mine, plain = Store(self.make_engine(), 1, 2), Store(MemoryEngine(), 1, 2)
@@ -293,13 +293,13 @@ class EngineContract:
                 plain.commit(step + 1, 1)
         mine.commit(1000, 1)
         plain.commit(1000, 1)
-        wanted = self._hash(plain.engine)
-        assert self._hash(mine.engine) == wanted
+        expected = self._hash(plain.engine)
+        assert self._hash(mine.engine) == expected
         while sweep_slice(mine, 20):
-            assert self._hash(mine.engine) == wanted
+            assert self._hash(mine.engine) == expected
         while (again := mine.engine.defragment()) is not None:
             time.sleep(again)
-        assert self._hash(mine.engine) == wanted
+        assert self._hash(mine.engine) == expected
         assert mine.engine.size() >= 0
 
     @staticmethod
@@ -311,7 +311,7 @@ class EngineContract:
         return hasher.hash
 
     def _operation(self, rng: random.Random, revision: int) -> tuple[int, bytes]:
-        """(operation kind, 0 for a range; encoded request)."""
+        """Return (operation kind, 0 for a range; encoded request)."""
         key = bytes(rng.choices(b"\0ab", k=rng.randrange(1, 3)))
         field = b"\x0a" + bytes([len(key)]) + key
         what = rng.random()

@@ -73,8 +73,8 @@ def contents(path: Path) -> dict[Path, bytes]:
 def newest(path: Path) -> Path:
     """The segment that was written last."""
     with waltool.Log(path / "wal") as log:
-        assert log.found is not None
-        return next(file.path for file in log.files if file.generation == log.found.last_generation)
+        assert log.recovered is not None
+        return next(file.path for file in log.files if file.generation == log.recovered.last_generation)
 
 
 def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -334,7 +334,7 @@ def test_never_anything_but_what_the_log_holds(seed: int, wal: Wal) -> None:
         assert len(bench.waiting) <= MAX_READS and len(bench.waiting) == len(bench.cache._reads)
         held = sum(block.reading.cost for block in bench.cache._blocks.values())
         assert held == bench.cache.cached_bytes
-        assert bench.waiting or not bench.cache._wanted, "a wish that nobody will see to"
+        assert bench.waiting or not bench.cache._requests, "a wish that nobody will see to"
     assert right > 30
 
 

@@ -58,7 +58,7 @@ log = logging.getLogger("metastore.engine")
 VERSION = 1
 RECORD = "engine.json"
 POSITION = struct.Struct("<QQ")
-# Of a staged engine: records and bytes written at once, and the pause after, in which the loop gets its turn.
+# For a staged engine: records and bytes written at once, and the pause after them, in which the loop gets its turn.
 SLICE_RECORDS, SLICE_BYTES, PAUSE = 256, 256 << 10, 0.0002
 REWRITTEN = 256 << 20  # bytes of files that a compaction may hold twice, as far as room is kept for it
 FULL_RETRY = 0.5  # seconds until a write is tried again that the disk had no room for
@@ -81,35 +81,35 @@ def _failure(path: Path, error: Exception) -> MetaStoreError:
     return DiskFailed(f"{path}: {text}")
 
 
-def _options(wanted: RocksdbTable) -> Any:
+def _options(table: RocksdbTable) -> Any:
     """The options with which RocksDB is opened."""
     kinds = rocksdict.DBCompressionType
     options = rocksdict.Options(raw_mode=True)
     blocks = rocksdict.BlockBasedOptions()
-    blocks.set_block_cache(rocksdict.Cache(wanted.cache_size))
-    blocks.set_block_size(wanted.block_size)
+    blocks.set_block_cache(rocksdict.Cache(table.cache_size))
+    blocks.set_block_size(table.block_size)
     # Index and filter blocks count against the cache: else they alone can outgrow the memory that is allowed.
     blocks.set_cache_index_and_filter_blocks(True)
     blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
     blocks.set_format_version(5)
-    if wanted.bloom_bits:
-        blocks.set_bloom_filter(wanted.bloom_bits, False)
+    if table.bloom_bits:
+        blocks.set_bloom_filter(table.bloom_bits, False)
     options.set_block_based_table_factory(blocks)
-    options.set_write_buffer_size(wanted.write_buffer_size)
-    options.set_max_write_buffer_number(wanted.max_write_buffers)
+    options.set_write_buffer_size(table.write_buffer_size)
+    options.set_max_write_buffer_number(table.max_write_buffers)
     # Above the first RocksDB asks writers to slow down, at the second it stops them. Both are EngineBusy here.
-    options.set_level_zero_file_num_compaction_trigger(wanted.level0_files)
-    options.set_level_zero_slowdown_writes_trigger((wanted.level0_files + wanted.level0_stop + 1) // 2)
-    options.set_level_zero_stop_writes_trigger(wanted.level0_stop)
-    options.set_target_file_size_base(wanted.target_file_size)
-    options.set_max_bytes_for_level_base(max(4 * wanted.write_buffer_size, wanted.target_file_size))
-    if wanted.compaction == "universal":
+    options.set_level_zero_file_num_compaction_trigger(table.level0_files)
+    options.set_level_zero_slowdown_writes_trigger((table.level0_files + table.level0_stop + 1) // 2)
+    options.set_level_zero_stop_writes_trigger(table.level0_stop)
+    options.set_target_file_size_base(table.target_file_size)
+    options.set_max_bytes_for_level_base(max(4 * table.write_buffer_size, table.target_file_size))
+    if table.compaction == "universal":
         options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
     else:
         options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_compression_type(getattr(kinds, wanted.compression)())
-    options.set_max_background_jobs(wanted.max_background_jobs)
-    options.set_max_open_files(wanted.max_open_files)
+    options.set_compression_type(getattr(kinds, table.compression)())
+    options.set_max_background_jobs(table.max_background_jobs)
+    options.set_max_open_files(table.max_open_files)
     options.set_bytes_per_sync(SYNC_EVERY)
     options.set_skip_stats_update_on_db_open(True)
     options.set_stats_dump_period_sec(0)
@@ -118,16 +118,16 @@ def _options(wanted: RocksdbTable) -> Any:
     return options
 
 
-def _open(path: Path, wanted: RocksdbTable, fresh: bool) -> Any:
+def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
     """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed."""
-    options = _options(wanted)
+    options = _options(table)
     options.create_if_missing(fresh)
     try:
-        made = rocksdict.Rdict(str(path), options)
-        made.set_write_options(_write_options())
+        database = rocksdict.Rdict(str(path), options)
+        database.set_write_options(_write_options())
     except Exception as error:
         raise _final(path, error) from error
-    return made
+    return database
 
 
 def _final(path: Path, error: Exception) -> MetaStoreError:
@@ -164,12 +164,12 @@ def _pairs(db: Any, path: Path, start: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[Any]:
     """See Engine.scan; `walk` is an iterator of rocksdict."""
-    found: list[Any] = []
+    pairs: list[Any] = []
     try:
         if not reverse:
             walk.seek(start)
-            while walk.valid() and (end is None or walk.key() < end) and (not limit or len(found) < limit):
-                found.append((walk.key(), walk.value()))
+            while walk.valid() and (end is None or walk.key() < end) and (not limit or len(pairs) < limit):
+                pairs.append((walk.key(), walk.value()))
                 walk.next()
         else:
             if end is None:
@@ -178,13 +178,13 @@ def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool,
                 walk.seek_for_prev(end)
                 if walk.valid() and walk.key() == end:
                     walk.prev()
-            while walk.valid() and walk.key() >= start and (not limit or len(found) < limit):
-                found.append((walk.key(), walk.value()))
+            while walk.valid() and walk.key() >= start and (not limit or len(pairs) < limit):
+                pairs.append((walk.key(), walk.value()))
                 walk.prev()
         walk.status()
     except Exception as error:
         raise _failure(path, error) from error
-    return found
+    return pairs
 
 
 def _position(value: bytes | None, path: Path) -> tuple[int, int]:
@@ -207,17 +207,17 @@ class RocksEngine(RecentEngine):
     persistent = True
 
     def __init__(self, path: str, options: RocksdbTable | None = None) -> None:
-        self.wanted = options or RocksdbTable()
+        self.table = options or RocksdbTable()
         self.path = Path(path)
-        self.set_budget(self.wanted.recent_keys_size)
+        self.set_budget(self.table.recent_keys_size)
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
-        #: Whether the disk had no room for what was written last.
+        #: Whether the disk had no room for the last write.
         self.full = False
         self._try_again = 0.0  # when a write is tried again while that is so
         self._closing = threading.Event()
         self._flush_wanted = False
-        self._flush_lock = threading.Lock()  # over the two: whether a flush is wanted, and whether a thread sees to it
+        self._flush_lock = threading.Lock()  # guards both: whether a flush is wanted, and whether a thread will do it
         self._failed: MetaStoreError | None = None
         # These references are weak, because a view that was released without `close` must not keep a folder for ever.
         self._views: weakref.WeakSet[_View] = weakref.WeakSet()
@@ -228,7 +228,7 @@ class RocksEngine(RecentEngine):
             self.name = self._find()
         except OSError as error:
             raise DiskFailed(f"{self.path}: {reason(error)}") from error
-        self._db = _open(self.path / self.name, self.wanted, False)
+        self._db = _open(self.path / self.name, self.table, False)
         self._index, self._term = _position(self.get(APPLIED_KEY), self.path)
         # A crash cannot lose any of this state, because all of it came out of files.
         self._durable = self._index
@@ -252,7 +252,7 @@ class RocksEngine(RecentEngine):
                 shutil.rmtree(entry)
             name = self._new_name()
             with contextlib.suppress(AttributeError):
-                _open(self.path / name, self.wanted, True).close()
+                _open(self.path / name, self.table, True).close()
             self._write_record(name)
         for entry in self.path.iterdir():
             if entry.name.startswith("db-") and entry.name != name:
@@ -347,11 +347,11 @@ class RocksEngine(RecentEngine):
             raise self._failed
         if self.full and time.monotonic() < self._try_again:
             raise EngineFull(f"{self.path}: the disk is full")
-        made = rocksdict.WriteBatch(raw_mode=True)
-        self.feed(batch, made.put, made.delete)
-        made.put(APPLIED_KEY, POSITION.pack(index, term))
+        records = rocksdict.WriteBatch(raw_mode=True)
+        self.feed(batch, records.put, records.delete)
+        records.put(APPLIED_KEY, POSITION.pack(index, term))
         try:
-            self._db.write(made, self._write_options)
+            self._db.write(records, self._write_options)
         except Exception as error:
             failure = _failure(self.path, error)
             if isinstance(failure, EngineFull):
@@ -454,7 +454,7 @@ class RocksEngine(RecentEngine):
         try:
             db.compact_range(None, None)
         except Exception as error:  # noqa: BLE001
-            # Not done is no harm; what is broken shows at the next write or read.
+            # A failed compaction does no harm. A real fault shows at the next write or read.
             if not self._closing.is_set():
                 log.warning("engine: the files were not rewritten: %s", error)
 
@@ -463,7 +463,7 @@ class RocksEngine(RecentEngine):
         if self._db is None:
             return
         if self.full:
-            self._closing.set()  # a flush that waits for room
+            self._closing.set()  # ends a flush that waits for room
         self._walk = None
         db, self._db = self._db, None
         given_up = self._compacting is not None and self._compacting.is_alive()
@@ -509,20 +509,21 @@ class RocksEngine(RecentEngine):
         self._db, self.name = staged.take()
         self._index, self._term = staged.applied()
         self._durable = self._index
-        # Also what was sealed and overtaken by this one. While views have the old files open, a later start does it.
-        left = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
-        work = (old, left, self._flushing, self._compacting)
+        # Folders that were sealed and then replaced are removed too. While views have old files open, a later start
+        # does it.
+        folders = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
+        work = (old, folders, self._flushing, self._compacting)
         threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
 
 
-def _discard(db: Any, left: list[Path], *users: threading.Thread | None) -> None:
+def _discard(db: Any, folders: list[Path], *users: threading.Thread | None) -> None:
     """Closes a database that is no longer used, when its `users` have finished, and removes folders."""
     for thread in users:
         if thread is not None:
             thread.join()
     with contextlib.suppress(Exception):
         db.close()
-    for path in left:
+    for path in folders:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -561,8 +562,8 @@ class _View(Engine):
 
     def get(self, key: bytes) -> bytes | None:
         """The value of `key`, or None."""
-        found = self.scan(key, key + b"\0", False, 1)
-        return found[0][1] if found else None
+        pairs = self.scan(key, key + b"\0", False, 1)
+        return pairs[0][1] if pairs else None
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
@@ -620,7 +621,7 @@ class _Staged(Engine):
         self._name = engine._new_name()
         self._path = engine.path / self._name
         self._applied = (0, 0)
-        self._db = _open(self._path, engine.wanted, True)
+        self._db = _open(self._path, engine.table, True)
 
     def restore(self, stream: Iterable[tuple[bytes, bytes]]) -> None:
         """Fills the database with the pairs of an iterable.
