@@ -32,6 +32,7 @@ _LAZY = {
     "MetaStoreError": "metastore.errors",
     "Node": "metastore.embedded.node",
     "Op": "metastore.embedded.transactions",
+    "PutManyResult": "metastore.embedded.results",
     "PutResult": "metastore.embedded.results",
     "RangeResult": "metastore.embedded.results",
     "SortOrder": "metastore.embedded.requests",

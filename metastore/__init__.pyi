@@ -9,6 +9,7 @@ from .embedded.requests import SortTarget as SortTarget
 from .embedded.results import CompactResult as CompactResult
 from .embedded.results import DeleteResult as DeleteResult
 from .embedded.results import KeyValue as KeyValue
+from .embedded.results import PutManyResult as PutManyResult
 from .embedded.results import PutResult as PutResult
 from .embedded.results import RangeResult as RangeResult
 from .embedded.results import TxnResult as TxnResult

@@ -46,10 +46,14 @@ ENV_PREFIX = "METASTORE_"
 
 @dataclass(frozen=True)
 class _Value:
-    """A value as it was written, and where: "conf/metastore.toml:12", "environment variable METASTORE_..."."""
+    """A value as it was written, and where: "conf/metastore.toml:12", "environment variable METASTORE_...".
+
+    program: whether a program gave it and not a text. Only a program may give a duration as a number of seconds: in a
+    text a number without its unit is too easily meant in another one."""
 
     value: object
     where: str
+    program: bool = False
 
 
 _Layer = dict[tuple[str, str], _Value]
@@ -66,6 +70,8 @@ def _all_keys() -> list[str]:
 
 def _refuse_unknown_table(where: str, table: str, what: str) -> None:
     """Raise ConfigError unless `table` exists; `what` it was meant to be: "table" or "key"."""
+    if not isinstance(table, str):
+        raise ConfigError(f"{where}: {table!r}: the name of a table must be text, not {type(table).__name__}")
     if table not in TABLES and table not in NESTED:
         homes = [name for name in _all_keys() if name.endswith(f".{table}")]
         hint = f"; did you mean {homes[0]!r}?" if homes else did_you_mean(table, TABLES)
@@ -75,6 +81,8 @@ def _refuse_unknown_table(where: str, table: str, what: str) -> None:
 def _refuse_unknown(where: str, table: str, key: str) -> None:
     """Raise ConfigError unless `table` and `key` in it exist."""
     _refuse_unknown_table(where, table, "table")
+    if not isinstance(key, str):
+        raise ConfigError(f"{where}: {table}.{key!r}: a key must be text, not {type(key).__name__}")
     if key not in fields(table):
         homes = [name for name in _all_keys() if name.endswith(f".{key}")]
         inside = [name.rpartition(".")[2] for name in NESTED if name.startswith(f"{table}.")]
@@ -82,8 +90,8 @@ def _refuse_unknown(where: str, table: str, key: str) -> None:
         raise ConfigError(f"{where}: {table}.{key}: unknown key{hint}")
 
 
-def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str]) -> _Layer:
-    """Flatten {table: {key: value}} after checking the names."""
+def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str], program: bool = False) -> _Layer:
+    """Flatten {table: {key: value}} after checking the names. `program`: see `_Value`."""
     layer: _Layer = {}
     for table, content in tables.items():
         _refuse_unknown_table(where(table, None), table, "table" if isinstance(content, Mapping) else "key")
@@ -91,11 +99,18 @@ def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str])
             raise ConfigError(f"{where(table, None)}: {table}: {wrong_type('a table', content)}")
         for key, value in content.items():
             if f"{table}.{key}" in NESTED:
-                layer.update(_collect({f"{table}.{key}": value}, where))
+                layer.update(_collect({f"{table}.{key}": value}, where, program))
                 continue
             _refuse_unknown(where(table, key), table, key)
-            layer[table, key] = _Value(value, where(table, key))
+            layer[table, key] = _Value(_own(value), where(table, key), program)
     return layer
+
+
+def _own(value: object) -> object:
+    """A value that the giver does not change later, and that can be pickled."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    return list(value) if isinstance(value, list) else value
 
 
 def _line_of(text: str, table: str, key: str | None) -> int | None:
@@ -209,6 +224,8 @@ def _parsed(layer: _Layer, table: str) -> dict[str, Any]:
         given = layer.get((table, key))
         if given is not None:
             try:
+                if item.metadata["unit"] and not given.program and not isinstance(given.value, str):
+                    raise wrong_type('a duration such as "100ms" or "2s"', given.value)
                 values[key] = item.metadata["parse"](given.value)
             except ValueError as error:
                 raise ConfigError(f"{given.where}: {table}.{key}: {error}") from None
@@ -307,12 +324,15 @@ class Config:
     __slots__ = ("_layer", *TABLES)
 
     def __init__(self, **tables: Unpack[Tables]) -> None:
-        self._fill(_collect(tables, lambda table, key: "Config()"), "Config()")
+        self._fill(_collect(tables, lambda table, key: "Config()", program=True), "Config()")
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Mapping[str, Any]], name: str = "Config.from_dict") -> Config:
-        """The settings of {table: {key: value}}; `name` stands for the file in errors. Raises ConfigError."""
-        return cls._made(_collect(tables, lambda table, key: name), name)
+        """The settings of {table: {key: value}}, as `to_dict` gives them; `name` stands for the file in errors. Raises
+        ConfigError."""
+        if not isinstance(tables, Mapping):
+            raise TypeError(f"tables must be a mapping, not {type(tables).__name__}")
+        return cls._made(_collect(tables, lambda table, key: name, program=True), name)
 
     @classmethod
     def from_toml(cls, text: str, name: str = "metastore.toml") -> Config:
@@ -336,7 +356,7 @@ class Config:
     def changed(self, **tables: Unpack[Tables]) -> Config:
         """A copy with some keys changed: `config.changed(raft={"batch_max_size": 1})`. Raises ConfigError."""
         layer = dict(self._layer)
-        layer.update(_collect(tables, lambda table, key: "Config.changed()"))
+        layer.update(_collect(tables, lambda table, key: "Config.changed()", program=True))
         return self._made(layer, "Config.changed()")
 
     def value(self, table: str, key: str) -> Any:
@@ -353,7 +373,7 @@ class Config:
         return self.limits.max_request_bytes + self.limits.max_request_bytes // 8 + 1024
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
-        """{table: {key: value}}, durations in seconds and sizes in bytes."""
+        """{table: {key: value}}, durations in seconds and sizes in bytes; `from_dict` makes the same settings of it."""
         return {
             table: {item.name: _plain(getattr(getattr(self, table), item.name)) for item in dataclasses.fields(made)}
             for table, made in TABLES.items()
@@ -390,6 +410,20 @@ class Config:
         return isinstance(other, Config) and self.to_dict() == other.to_dict()
 
     __hash__ = None  # type: ignore[assignment]
+
+    def __copy__(self) -> Config:
+        return self
+
+    def __deepcopy__(self, _memo: object) -> Config:
+        return self
+
+    def __reduce__(self) -> tuple[Callable[[_Layer], Config], tuple[_Layer]]:
+        return Config._restored, (self._layer,)
+
+    @classmethod
+    def _restored(cls, layer: _Layer) -> Config:
+        """What was pickled, made again: its checks are those of the version that reads it."""
+        return cls._made(layer, "a pickled Config")
 
     def __repr__(self) -> str:
         return f"Config({', '.join(f'{table}={getattr(self, table)!r}' for table in TABLES)})"

@@ -150,23 +150,46 @@ NoLeader = _api("NoLeader", UNAVAILABLE, "etcdserver: no leader")
 NotLeader = _api("NotLeader", FAILED_PRECONDITION, "etcdserver: not leader")
 LeaderChanged = _api("LeaderChanged", UNAVAILABLE, "etcdserver: leader changed")
 NotCapable = _api("NotCapable", FAILED_PRECONDITION, "etcdserver: not capable")
-Stopped = _api("Stopped", UNAVAILABLE, "etcdserver: server stopped")
-Timeout = _api("Timeout", UNAVAILABLE, "etcdserver: request timed out")
-TimeoutDueToLeaderFail = _api(
-    "TimeoutDueToLeaderFail",
-    UNAVAILABLE,
-    "etcdserver: request timed out, possibly due to previous leader failure",
-)
-TimeoutDueToConnectionLost = _api(
-    "TimeoutDueToConnectionLost",
-    UNAVAILABLE,
-    "etcdserver: request timed out, possibly due to connection lost",
-)
-TimeoutWaitAppliedIndex = _api(
-    "TimeoutWaitAppliedIndex",
-    UNAVAILABLE,
-    "etcdserver: request timed out, waiting for the applied index took too long",
-)
+
+
+class Stopped(ApiError):
+    """The node does not run, or it stopped before it answered."""
+
+    code = UNAVAILABLE
+    default = "etcdserver: server stopped"
+
+
+class Timeout(ApiError, TimeoutError):
+    """No answer came in time. This is a `TimeoutError` of Python too. A write may still be done, also later."""
+
+    code = UNAVAILABLE
+    default = "etcdserver: request timed out"
+
+
+class TimeoutDueToLeaderFail(Timeout):
+    """No answer came in time, perhaps because the leader was lost."""
+
+    default = "etcdserver: request timed out, possibly due to previous leader failure"
+
+
+class TimeoutDueToConnectionLost(Timeout):
+    """No answer came in time, perhaps because a connection was lost."""
+
+    default = "etcdserver: request timed out, possibly due to connection lost"
+
+
+class TimeoutWaitAppliedIndex(Timeout):
+    """The member did not apply in time what a read has to see."""
+
+    default = "etcdserver: request timed out, waiting for the applied index took too long"
+
+
+class NotStarted(Stopped):
+    """The node of a call in its own process was not started, or does not serve yet."""
+
+    default = "metastore: this node has not been started, or does not serve yet"
+
+
 Unhealthy = _api("Unhealthy", UNAVAILABLE, "etcdserver: unhealthy cluster")
 Corrupt = _api("Corrupt", DATA_LOSS, "etcdserver: corrupt cluster")
 StateBehind = _api(
@@ -220,7 +243,60 @@ class Unimplemented(ApiError):
     default = "unknown method"
 
 
-class ConfigError(MetaStoreError):
+class PutManyFailed(ApiError):
+    """`put_many` ended early. `reason` is the exception that ended it, and this one has its gRPC code and text.
+
+    Positions count from 0 in the order of the pairs. The three tuples of ranges ascend and cover all up to `taken`:
+
+    * `written`: these pairs are surely stored. Their revisions lie from `first_revision` to `last_revision`, which are
+      0 where no pair is stored;
+    * `not_written`: these pairs are surely not stored;
+    * `open`: nobody knows. These pairs are stored, or will be, or never will;
+    * `taken`: so many pairs were taken out of the iterable. The pair at this position and all behind it are surely not
+      stored.
+    """
+
+    default = "metastore: put_many ended early"
+
+    def __init__(
+        self, reason: Exception, written: tuple[range, ...] = (), not_written: tuple[range, ...] = (),
+        open: tuple[range, ...] = (), taken: int = 0, first_revision: int = 0, last_revision: int = 0,
+    ) -> None:  # fmt: skip
+        self.reason = reason
+        self.written = written
+        self.not_written = not_written
+        self.open = open
+        self.taken = taken
+        self.first_revision = first_revision
+        self.last_revision = last_revision
+        counts = [sum(map(len, spans)) for spans in (written, not_written, open)]
+        super().__init__(
+            f"{str(reason) or type(reason).__name__} (put_many took {taken} pairs: {counts[0]} are written, "
+            f"{counts[1]} are not, {counts[2]} are open)"
+        )
+        if isinstance(reason, MetaStoreError):
+            self.code = reason.code  # type: ignore[misc]  # of this one object
+
+    def __reduce__(self) -> tuple[type[PutManyFailed], tuple[object, ...]]:
+        return type(self), (
+            self.reason, self.written, self.not_written, self.open, self.taken, self.first_revision, self.last_revision,
+        )  # fmt: skip
+
+
+class PutManyTimeout(PutManyFailed, Timeout):
+    """`put_many` ended early because no answer came in time."""
+
+    default = "metastore: put_many ended early, for no answer came in time"
+
+
+class WrongPair(PutManyFailed, TypeError, ValueError):
+    """`put_many` ended early at a pair that is none, or whose key or value cannot be stored; the text names its
+    position."""
+
+    default = "metastore: put_many ended early at a wrong pair"
+
+
+class ConfigError(MetaStoreError, ValueError):
     """A configuration that cannot be used; the text names file, key and reason."""
 
     exit_code = 2

@@ -81,19 +81,29 @@ def wrong_type(expected: str, value: object) -> ValueError:
     return ValueError(f"expected {expected}, found {found}")
 
 
-def _setting(default: Any, parse: Callable[[object], Any], meaning: str, allowed: str, *, words: bool = False) -> Any:
-    """A dataclass field: `default` as people write it, `parse` its check, `words` whether it is a string at heart.
+def _setting(
+    default: Any, parse: Callable[[object], Any], meaning: str, allowed: str, *, words: bool = False, unit: bool = False
+) -> Any:
+    """A dataclass field: `default` as people write it, `parse` its check, `words` whether it is a string at heart,
+    `unit` whether it needs a unit in a text.
 
     `meaning` and `allowed` say to people what it does and which values it takes.
     """
-    metadata = {"parse": parse, "default": default, "words": words, "meaning": meaning, "allowed": allowed}
+    metadata = {
+        "parse": parse, "default": default, "words": words, "unit": unit, "meaning": meaning, "allowed": allowed,
+    }  # fmt: skip
     if isinstance(default, Mapping):
         return field(default_factory=lambda: parse(default), metadata=metadata)
     return field(default=parse(default), metadata=metadata)
 
 
-def _text(default: str, meaning: str, *, pattern: re.Pattern[str] | None = None, choices: tuple[str, ...] = ()) -> Any:
+def _text(
+    default: str, meaning: str, *, pattern: re.Pattern[str] | None = None, choices: tuple[str, ...] = (),
+    path: bool = False,
+) -> Any:  # fmt: skip
     def parse(value: object) -> str:
+        if path and hasattr(value, "__fspath__"):
+            value = value.__fspath__()
         if not isinstance(value, str):
             raise wrong_type("a string", value)
         if choices and value not in choices:
@@ -132,14 +142,14 @@ def _count(default: int, meaning: str, low: int = 1, high: int = 2**31 - 1) -> A
 
 def _duration(default: str, meaning: str, low: str = "1ms", high: str = "1d") -> Any:
     def parse(value: object) -> float:
-        if not isinstance(value, str):
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise wrong_type('a duration such as "100ms" or "2s"', value)
-        seconds = parse_duration(value)
+        seconds = parse_duration(value) if isinstance(value, str) else float(value)
         if not parse_duration(low) <= seconds <= parse_duration(high):
             raise ValueError(f"{value!r} is not between {low} and {high}")
         return seconds
 
-    return _setting(default, parse, meaning, f"{low} to {high}")
+    return _setting(default, parse, meaning, f"{low} to {high}", unit=True)
 
 
 def _size(default: str | int, meaning: str, low: str = "1B", high: str = "1TiB") -> Any:
@@ -217,7 +227,9 @@ class NodeTable:
 
     name: str = _text("n1", "This member's name.", pattern=_NAME)
     data_dir: str = _text(
-        "data/n1", "The folder of its data, relative to the working directory. The default is `data/` and the name."
+        "data/n1",
+        "The folder of its data, relative to the working directory. The default is `data/` and the name.",
+        path=True,
     )
 
 

@@ -6,29 +6,32 @@ apply. All of it is thread-safe: any number of threads may call, the node's loop
 * blocking: `node.put(key, value)` returns the result or raises the error a remote client would get;
 * `node.futures.put(key, value)` returns a `concurrent.futures.Future` at once;
 * `node.put_many(pairs)` puts any number of pairs, in their order, and waits for all; it waits for room where there is
-  none, never gets `errors.TooManyRequests`, and has no more than WINDOW puts, or about WINDOW_BYTES, under way.
+  none, never gets `errors.TooManyRequests`, and holds a bounded part of the pairs (`bulk.py`).
 
-A Future's callbacks run in the loop thread: keep them short. A blocking call in one raises RuntimeError.
+A reply is decoded by the thread that asks a Future for its result. A Future's callbacks run in the loop thread: keep
+them short. A blocking call in one raises RuntimeError.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, wait
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
-from .. import errors
-from .._core.waiter import Waiter
-from .answers import Answer, may_block
+from .answers import may_block
+from .arguments import Key, seconds
+from .bulk import Bulk, Call, Slice, checked, pairs_of
+from .outcome import FutureCall, overdue
 from .requests import (
-    Key,
     SortOrder,
     SortTarget,
-    as_bytes,
+    compact_request,
+    compact_result,
+    decoder,
     delete_request,
     delete_result,
-    messages,
     prefix_range,
     put_request,
     put_result,
@@ -36,36 +39,8 @@ from .requests import (
     range_result,
     txn_result,
 )
-from .results import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from .results import CompactResult, DeleteResult, KeyValue, PutManyResult, PutResult, RangeResult, TxnResult
 from .transactions import Compare, Op, txn_of
-
-#: Method, request, and who waits for the answer.
-Call = tuple[str, bytes, Waiter]
-
-#: What `put_many` hands over at a time, and how much of it may be under way.
-SLICE, SLICE_BYTES = 500, 1 << 20
-WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
-
-
-class FutureCall(Waiter):
-    """A waiter that resolves a Future with the decoded reply."""
-
-    def __init__(self, decode: Callable[[bytes], Any]) -> None:
-        self.future = Answer()
-        self.decode = decode
-
-    def complete(self, reply: bytes) -> None:
-        """Decode `reply` and resolve."""
-        try:
-            result = self.decode(reply)
-        except BaseException as error:  # noqa: BLE001 whatever a decoder raises belongs to the caller, not to the loop
-            self.future.give(None, error)
-        else:
-            self.future.give(result)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        """Resolve with the error."""
-        self.future.give(None, error)
 
 
 class Futures:
@@ -84,14 +59,10 @@ class Futures:
         self._submit = submit
         self._submit_patient = submit_patient
 
-    def _prepare(self, method: str, request: Any, decode: Callable[[Any], Any]) -> tuple[str, bytes, FutureCall]:
-        reply = getattr(messages(), f"{method}Response")
-        return method, request.SerializeToString(), FutureCall(lambda data: decode(reply.FromString(data)))
-
-    def _call(self, method: str, request: Any, decode: Callable[[Any], Any]) -> Future[Any]:
-        call = self._prepare(method, request, decode)
-        self._submit([call])
-        return call[2].future
+    def _call(self, method: str, request: Any, result: Callable[[Any], Any]) -> Future[Any]:
+        call = FutureCall(decoder(method, result))
+        self._submit([(method, request.SerializeToString(), call)])
+        return call.future
 
     def put(
         self,
@@ -109,14 +80,19 @@ class Futures:
         )
         return self._call("Put", request, put_result)
 
-    def put_many(self, pairs: Iterable[tuple[Key, Key]]) -> list[Future[PutResult]]:
+    def put_many(self, pairs: Iterable[tuple[Key, Key]] | Mapping[Key, Key]) -> list[Future[PutResult]]:
         """One put for each (key, value), in order, with one wake-up; each is an operation of its own.
 
         They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
         are held in memory until they are done: for many pairs there is `Node.put_many`, which is bounded."""
-        calls = [self._prepare("Put", put_request(key, value), put_result) for key, value in pairs]
-        self._submit_patient(calls)
-        return [call[2].future for call in calls]
+        bodies = [put_request(*checked(pair, place)).SerializeToString() for place, pair in enumerate(pairs_of(pairs))]
+        calls = [FutureCall(decoder("Put", put_result)) for _ in bodies]
+        self._submit_patient([("Put", body, call) for body, call in zip(bodies, calls, strict=True)])
+        return [call.future for call in calls]
+
+    def bulk(self) -> Bulk:
+        """The account of a `put_many` that waits for what is under way."""
+        return Bulk(self._submit_patient)
 
     def range(
         self,
@@ -169,42 +145,66 @@ class Futures:
 
     def compact(self, revision: int, *, physical: bool = False) -> Future[CompactResult]:
         """As `Node.compact`."""
-        request = messages().CompactionRequest(revision=revision, physical=physical)
-        return self._call("Compaction", request, lambda message: CompactResult(message.header.revision))
+        return self._call("Compaction", compact_request(revision, physical), compact_result)
 
 
-def _parts(pairs: Iterable[tuple[Key, Key]]) -> Iterator[tuple[list[tuple[Key, Key]], int]]:
-    """The pairs in slices, each with its bytes. Raises TypeError."""
-    part: list[tuple[Key, Key]] = []
-    size = 0
-    for key, value in pairs:
-        raw = as_bytes(key, "key"), as_bytes(value, "value")
-        part.append(raw)
-        size += len(raw[0]) + len(raw[1])
-        if len(part) == SLICE or size >= SLICE_BYTES:
-            yield part, size
-            part, size = [], 0
-    if part:
-        yield part, size
+class Waiting:
+    """The thread that waits in `put_many`, for `timeout` seconds in all."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._timeout = timeout
+        self._until = None if timeout is None else time.monotonic() + timeout
+        self._answered: dict[Slice, threading.Event] = {}
+
+    def hand_over(self, bulk: Bulk) -> None:
+        """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile."""
+        while bulk.crowded():
+            self.settle(bulk)
+        error = bulk.error
+        if error is not None:
+            raise error
+        answered = threading.Event()
+        self._answered[bulk.hand_over(answered.set)] = answered
+
+    def settle(self, bulk: Bulk) -> None:
+        """Wait for the oldest slice. Raises its error, Timeout."""
+        if not self._wait(bulk.window[0]):
+            raise overdue(self._timeout)
+        error = bulk.error if bulk.window[0].failed else None
+        if error is not None:
+            raise error
+        del self._answered[bulk.window[0]]
+        bulk.settle()
+
+    def see_the_end(self, bulk: Bulk) -> None:
+        """Wait until all that was handed over has an outcome, or the time is over."""
+        for part in bulk.window:
+            if not self._wait(part):
+                return
+
+    def _wait(self, part: Slice) -> bool:
+        left = None if self._until is None else max(0.0, self._until - time.monotonic())
+        return self._answered[part].wait(left)
 
 
 class EmbeddedKV:
     """Blocking calls on top of `Futures`.
 
     Keys and values are bytes, or str, which is encoded as UTF-8; results have bytes. Every call takes a `timeout` in
-    seconds. When it is over the call raises TimeoutError, and a write may be done all the same. Without one the node's
-    own `limits.request_timeout` ends the wait with `errors.Timeout`.
+    seconds. When it is over the call raises `errors.Timeout`, which is a TimeoutError, and a write may be done all the
+    same. Without one the node's own `limits.request_timeout` ends the wait with the same error.
 
     All calls raise subclasses of `errors.ApiError`, with the codes and texts that a remote client gets. Any of them:
 
-    * `Stopped`: the node does not run, or stopped before it answered;
+    * `Stopped`: the node does not run, or stopped before it answered; `NotStarted`, a kind of it, where it never ran;
     * `Timeout`, `NoLeader`, `LeaderChanged`: no answer in time, or none from a leader; a write may be done anyway;
     * `TooManyRequests`: too much is in flight, see `limits.max_inflight_requests` and `limits.max_inflight_bytes`;
     * `EmptyKey`: the key is empty.
 
     Writes may get `RequestTooLarge` (`limits.max_request_bytes`) and `NoSpace`, reads `Compacted` and `FutureRevision`
-    where they name a revision, and `ReplyTooLarge`. Arguments of the wrong type raise TypeError, numbers that do not
-    fit into 64 bits ValueError. In the loop's thread, where callbacks of Futures run, all of them raise RuntimeError.
+    where they name a revision, and `ReplyTooLarge`. An argument of the wrong type raises TypeError, one that cannot be
+    meant ValueError; both name the argument, and nothing was done. In the loop's thread, where callbacks of Futures
+    run, all of them raise RuntimeError.
     """
 
     futures: Futures
@@ -232,35 +232,36 @@ class EmbeddedKV:
         the key as it was before. `ignore_value` keeps the value and wants an empty `value`, `ignore_lease` keeps the
         lease; both raise KeyNotFound where the key is missing, and ValueProvided or LeaseProvided where one is given.
         """
+        bound = seconds(timeout)
         future = self._waiting.put(
             key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
         )
-        return future.result(timeout)
+        return future.result(bound)
 
-    def put_many(self, pairs: Iterable[tuple[Key, Key]], *, timeout: float | None = None) -> list[PutResult]:
-        """Put all (key, value) `pairs`, in their order, and wait for all of them; one result for each.
+    def put_many(
+        self, pairs: Iterable[tuple[Key, Key]] | Mapping[Key, Key], *, timeout: float | None = None
+    ) -> PutManyResult:
+        """Put all (key, value) `pairs`, in their order, and wait for all of them.
 
-        Their number may be any, and `pairs` an iterator. Each is an operation of its own: this is no transaction.
-        `timeout` is for each of them, from when it is first in line. After an error nothing more is handed over; the
-        error is raised when all that was handed over has an outcome, and those before it may be there or not."""
-        results: list[PutResult] = []
-        window: deque[tuple[list[Future[PutResult]], int]] = deque()
-        count = size = 0
+        Their number may be any, and `pairs` an iterator or a mapping. Each is an operation of its own: this is no
+        transaction. No more than 4,000 puts, or about 8 MiB, are under way at a time, and no more is held.
+
+        `timeout` is for all of them together. Raises PutManyFailed, from what ended it, when all that was handed over
+        has an outcome or the time is over: PutManyTimeout where that is the reason, WrongPair for a pair that is none.
+        It says which pairs are stored, which are not, and of which nobody knows."""
+        waiting, given, bulk = Waiting(seconds(timeout)), pairs_of(pairs), self._waiting.bulk()
         try:
-            for part, nbytes in _parts(pairs):
-                while window and (count + len(part) > WINDOW or size + nbytes > WINDOW_BYTES):
-                    futures, done = window[0]
-                    results += [future.result(timeout) for future in futures]
-                    window.popleft()
-                    count, size = count - len(futures), size - done
-                window.append((self._waiting.put_many(part), nbytes))
-                count, size = count + len(part), size + nbytes
-            for futures, _ in window:
-                results += [future.result(timeout) for future in futures]
-        except errors.MetaStoreError:
-            wait([future for futures, _ in window for future in futures], timeout)
-            raise
-        return results
+            for pair in given:
+                if bulk.add(pair):
+                    waiting.hand_over(bulk)
+            if bulk.gathered:
+                waiting.hand_over(bulk)
+            while bulk.window:
+                waiting.settle(bulk)
+        except Exception as reason:
+            waiting.see_the_end(bulk)
+            raise bulk.failure(reason) from reason
+        return bulk.result()
 
     def range(
         self,
@@ -289,6 +290,7 @@ class EmbeddedKV:
         A read is linearizable: it sees every write that was answered before it began, by whichever member. With
         `serializable` it sees the state of this member, which may be behind, and asks nobody else.
         """
+        bound = seconds(timeout)
         future = self._waiting.range(
             key,
             range_end,
@@ -304,7 +306,7 @@ class EmbeddedKV:
             min_create_revision=min_create_revision,
             max_create_revision=max_create_revision,
         )
-        return future.result(timeout)
+        return future.result(bound)
 
     def get(
         self,
@@ -351,11 +353,13 @@ class EmbeddedKV:
         """Delete the one key, or all in [key, range_end); `prev_kv` asks for them as they were.
 
         A key that is missing is no error: `deleted` is 0 then, and the revision stays."""
-        return self._waiting.delete(key, range_end, prev_kv=prev_kv).result(timeout)
+        bound = seconds(timeout)
+        return self._waiting.delete(key, range_end, prev_kv=prev_kv).result(bound)
 
     def delete_prefix(self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None) -> DeleteResult:
         """Delete all keys that begin with `prefix`, all keys where it is empty; the rest as in `delete`."""
-        return self._waiting.delete_prefix(prefix, prev_kv=prev_kv).result(timeout)
+        bound = seconds(timeout)
+        return self._waiting.delete_prefix(prefix, prev_kv=prev_kv).result(bound)
 
     def txn(
         self,
@@ -370,11 +374,13 @@ class EmbeddedKV:
         Nobody sees a part of it. All that it changes has one revision. Raises TooManyOps (`limits.max_txn_ops`) and
         DuplicateKey where a branch would put the same key twice; then nothing is changed.
         """
-        return self._waiting.txn(compare, success, failure).result(timeout)
+        bound = seconds(timeout)
+        return self._waiting.txn(compare, success, failure).result(bound)
 
     def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
         """Drop the history before `revision`: reads of earlier revisions raise `Compacted` from then on.
 
         With `physical` this returns when the space is given back. Raises Compacted where that was done before,
         FutureRevision where the store is not there yet."""
-        return self._waiting.compact(revision, physical=physical).result(timeout)
+        bound = seconds(timeout)
+        return self._waiting.compact(revision, physical=physical).result(bound)

@@ -39,6 +39,8 @@ class Node(EmbeddedKV):
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
         """A node with these settings, the defaults without any; nothing is opened yet. `failpoints` are for tests."""
+        if config is not None and not isinstance(config, Config):
+            raise TypeError(f"config must be a Config, not {type(config).__name__}; Config.from_dict takes a dict")
         self.config = config if config is not None else Config()
         self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
         self.futures = Futures(self._submit, self._submit_patient)
@@ -170,8 +172,10 @@ class Node(EmbeddedKV):
         return self._running().front.metrics.stats()
 
     def _running(self) -> RunningMember:
-        if self._member is None or self._down.is_set():
+        if self._down.is_set():
             raise errors.Stopped()
+        if self._member is None:
+            raise errors.NotStarted()
         return self._member
 
     def _submit(self, calls: Sequence[Call]) -> None:

@@ -1,19 +1,19 @@
 """Request messages out of plain arguments, and results out of reply messages. Requests are made here and nowhere else.
 
-protobuf knows the range of each number: one that does not fit raises ValueError. A key or value that is neither bytes
-nor str raises TypeError.
+An argument of the wrong type raises TypeError, one that cannot be meant ValueError; both name it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
-from .results import DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from .arguments import Key, as_bytes, choice, flag, number
+from .results import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
 
-#: A key or a value; str is encoded as UTF-8.
-Key = bytes | str
+#: Bytes of a reply that are decoded at one go: about a millisecond's worth, in which no other thread runs.
+PIECE = 64 << 10
 
 
 class SortOrder(IntEnum):
@@ -41,15 +41,6 @@ def messages() -> Any:
     return pb
 
 
-def as_bytes(value: Key, name: str) -> bytes:
-    """The bytes of a key or value; `name` is its name in the TypeError."""
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, bytes | bytearray | memoryview):
-        return bytes(value)
-    raise TypeError(f"{name} must be bytes or str, not {type(value).__name__}")
-
-
 def end_bytes(range_end: Key | None) -> bytes:
     """The end of a range; none is empty on the wire."""
     return b"" if range_end is None else as_bytes(range_end, "range_end")
@@ -67,24 +58,49 @@ def prefix_end(prefix: bytes) -> bytes:
     return cut[:-1] + bytes([cut[-1] + 1]) if cut else b"\0"
 
 
+#: How each field is checked that is not a number.
+_FLAGS = {"prev_kv", "ignore_value", "ignore_lease", "serializable", "keys_only", "count_only", "physical"}
+_CHOICES: dict[str, type[IntEnum]] = {"sort_order": SortOrder, "sort_target": SortTarget}
+
+
+def _checked(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that are not at their default, which is 0 for all of them. Raises TypeError, ValueError."""
+    given: dict[str, int | bool] = {}
+    for name, value in fields.items():
+        if name in _FLAGS:
+            if value is not False:
+                given[name] = flag(value, name)
+        elif name in _CHOICES:
+            given[name] = choice(value, _CHOICES[name], name)
+        elif type(value) is not int or value:
+            given[name] = number(value, name)
+    return given
+
+
 def put_request(key: Key, value: Key, **fields: int | bool) -> Any:
     """PutRequest; `fields` are its other fields, by their names."""
-    return messages().PutRequest(key=as_bytes(key, "key"), value=as_bytes(value, "value"), **fields)
+    return messages().PutRequest(key=as_bytes(key, "key"), value=as_bytes(value, "value"), **_checked(fields))
 
 
 def range_request(key: Key, range_end: Key | None, **fields: int | bool) -> Any:
     """RangeRequest; `fields` are its other fields, by their names."""
-    return messages().RangeRequest(key=as_bytes(key, "key"), range_end=end_bytes(range_end), **fields)
+    return messages().RangeRequest(key=as_bytes(key, "key"), range_end=end_bytes(range_end), **_checked(fields))
 
 
 def delete_request(key: Key, range_end: Key | None, prev_kv: bool) -> Any:
     """DeleteRangeRequest."""
-    return messages().DeleteRangeRequest(key=as_bytes(key, "key"), range_end=end_bytes(range_end), prev_kv=prev_kv)
+    made = messages().DeleteRangeRequest
+    return made(key=as_bytes(key, "key"), range_end=end_bytes(range_end), **_checked({"prev_kv": prev_kv}))
 
 
 def txn_request(compare: Sequence[Any], success: Sequence[Any], failure: Sequence[Any]) -> Any:
     """TxnRequest out of messages."""
     return messages().TxnRequest(compare=compare, success=success, failure=failure)
+
+
+def compact_request(revision: int, physical: bool) -> Any:
+    """CompactionRequest. A revision of 0 is left to the store, which refuses it."""
+    return messages().CompactionRequest(revision=number(revision, "revision"), physical=flag(physical, "physical"))
 
 
 def _kv(message: Any) -> KeyValue:
@@ -110,6 +126,11 @@ def delete_result(message: Any, revision: int = 0) -> DeleteResult:
     return DeleteResult(message.header.revision or revision, message.deleted, tuple(_kv(kv) for kv in message.prev_kvs))
 
 
+def compact_result(message: Any) -> CompactResult:
+    """Out of a CompactionResponse."""
+    return CompactResult(message.header.revision)
+
+
 def txn_result(message: Any, revision: int = 0) -> TxnResult:
     """Out of a TxnResponse."""
     revision = message.header.revision or revision
@@ -126,3 +147,50 @@ _RESULTS: dict[str, Callable[[Any, int], PutResult | RangeResult | DeleteResult 
     "response_delete_range": delete_result,
     "response_txn": txn_result,
 }
+
+
+def decoder(method: str, result: Callable[[Any], Any]) -> Callable[[bytes], Iterator[Any]]:
+    """What decodes the reply of a call of `method`: an iterator that ends with the result and yields None before, now
+    and then, where others may run."""
+    kind = getattr(messages(), f"{method}Response")
+
+    def whole(reply: bytes) -> Iterator[Any]:
+        yield result(kind.FromString(reply))
+
+    def in_pieces(reply: bytes) -> Iterator[Any]:
+        if len(reply) <= PIECE:
+            yield result(kind.FromString(reply))
+            return
+        revision, kvs, count, more = 0, [], 0, False
+        for piece in split(reply, PIECE):
+            part = kind.FromString(piece)
+            kvs += [_kv(kv) for kv in part.kvs]
+            revision, count, more = part.header.revision or revision, part.count or count, part.more or more
+            yield None
+        yield RangeResult(revision, tuple(kvs), count, more)
+
+    return in_pieces if method == "Range" else whole
+
+
+def split(message: bytes, size: int) -> Iterator[bytes]:
+    """An encoded message in pieces of about `size` bytes, each of them whole fields, so that each is a message too and
+    all of them together say what the whole does. A field that is larger is a piece of its own."""
+    begun = at = 0
+    end = len(message)
+    while at < end:
+        kind = message[at] & 7  # the fields that are met here have numbers below 16, and so tags of one byte
+        length, shift, at = 0, 0, at + 1
+        while True:
+            byte = message[at]
+            at += 1
+            length |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        if kind == 2:
+            at += length
+        if at - begun >= size:
+            yield message[begun:at]
+            begun = at
+    if begun < end:
+        yield message[begun:]

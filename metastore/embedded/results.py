@@ -35,6 +35,16 @@ class PutResult:
 
 
 @dataclass(frozen=True, slots=True)
+class PutManyResult:
+    """All pairs are stored, `count` of them, in their order: the first one at `first_revision`, the last one at
+    `last_revision`. Both are 0 where there was no pair. Others may have written between."""
+
+    count: int
+    first_revision: int
+    last_revision: int
+
+
+@dataclass(frozen=True, slots=True)
 class RangeResult:
     """What a range found, as of `revision` of the store.
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+from .arguments import Key, as_bytes, named, number, several
 from .requests import (
-    Key,
     SortOrder,
     SortTarget,
-    as_bytes,
     delete_request,
     end_bytes,
     messages,
@@ -63,25 +62,27 @@ class Compare:
     @staticmethod
     def version(key: Key, relation: Relation, version: int, *, range_end: Key | None = None) -> Compare:
         """Compare the version: 1 where the key was created, and 1 more with each put since."""
-        return _compare(key, relation, range_end, target=0, version=version)
+        return _compare(key, relation, range_end, target=0, version=number(version, "version"))
 
     @staticmethod
     def create_revision(key: Key, relation: Relation, revision: int, *, range_end: Key | None = None) -> Compare:
         """Compare the revision at which the key was created."""
-        return _compare(key, relation, range_end, target=1, create_revision=revision)
+        return _compare(key, relation, range_end, target=1, create_revision=number(revision, "revision"))
 
     @staticmethod
     def mod_revision(key: Key, relation: Relation, revision: int, *, range_end: Key | None = None) -> Compare:
         """Compare the revision at which the key was last changed."""
-        return _compare(key, relation, range_end, target=2, mod_revision=revision)
+        return _compare(key, relation, range_end, target=2, mod_revision=number(revision, "revision"))
 
     @staticmethod
     def lease(key: Key, relation: Relation, lease: int, *, range_end: Key | None = None) -> Compare:
         """Compare the id of the lease; 0 for a key that has none."""
-        return _compare(key, relation, range_end, target=4, lease=lease)
+        return _compare(key, relation, range_end, target=4, lease=number(lease, "lease"))
 
 
 def _compare(key: Key, relation: str, range_end: Key | None, **fields: int | bytes) -> Compare:
+    if not isinstance(relation, str):
+        raise TypeError(f"relation must be a str, not {named(relation)}")
     if relation not in _RELATIONS:
         raise ValueError(f"relation {relation!r} is none of {', '.join(_RELATIONS)}")
     made = messages().Compare(
@@ -171,6 +172,9 @@ class Op:
 
 
 def txn_of(compare: Sequence[Compare], success: Sequence[Op], failure: Sequence[Op]) -> Any:
-    """TxnRequest out of the parts."""
-    parts = [[one.message for one in part] for part in (compare, success, failure)]
-    return txn_request(*parts)
+    """TxnRequest out of the parts. Raises TypeError."""
+    return txn_request(
+        [one.message for one in several(compare, Compare, "compare")],
+        [one.message for one in several(success, Op, "success")],
+        [one.message for one in several(failure, Op, "failure")],
+    )

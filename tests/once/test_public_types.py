@@ -17,8 +17,8 @@ RIGHT = """
 from concurrent.futures import Future
 
 from metastore import (
-    ApiError, CompactResult, Compare, Config, DeleteResult, Futures, KeyValue, MetaStoreError, Node, Op, PutResult,
-    RangeResult, SortOrder, SortTarget, TxnResult, __version__, errors,
+    ApiError, CompactResult, Compare, Config, DeleteResult, Futures, KeyValue, MetaStoreError, Node, Op, PutManyResult,
+    PutResult, RangeResult, SortOrder, SortTarget, TxnResult, __version__, errors,
 )
 
 
@@ -46,13 +46,23 @@ def later(futures: Futures) -> list[int]:
     return [*(put.result().revision for put in puts), gone.result().deleted, compacted.result().revision]
 
 
+def many(node: Node) -> int:
+    try:
+        stored: PutManyResult = node.put_many({"a": b"1"}, timeout=1.5)
+    except errors.PutManyTimeout as late:
+        raise TimeoutError from late
+    except errors.PutManyFailed as failure:
+        return failure.taken - sum(len(span) for span in failure.written)
+    return stored.last_revision - stored.count
+
+
 def main() -> int:
     config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
     try:
         with Node(config.changed(wal={"sync": "async"})) as node:
             numbers: dict[str, float] = node.stats()
             print(value_of(node, "a"), take(node, b"/job", "me"), later(node.futures), numbers, __version__)
-            print(node.client_addresses[0], node.revision, config.raft.batch_max_size + 1)
+            print(many(node), node.client_addresses[0], node.revision, config.raft.batch_max_size + 1)
     except errors.NoSpace as full:
         return full.code
     except ApiError as refused:

@@ -1,0 +1,85 @@
+"""The Future of a call, as `answers.py` has it: whoever asks for the result decodes the reply.
+
+A reply of many keys takes long to decode, so that is done in the thread of the caller and not in the loop's, where
+everybody else would wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .. import errors
+from .._core.waiter import Waiter
+from .answers import Answer
+
+
+class Outcome(Answer):
+    """An Answer whose result is decoded when it is first asked for."""
+
+    def __init__(self, decode: Callable[[bytes], Iterator[Any]]) -> None:
+        super().__init__()
+        self._decode = decode
+        self._reply: bytes | None = None
+        self._value: Any = None
+
+    def result(self, timeout: float | None = None) -> Any:
+        """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
+        for _ in self.steps(timeout):
+            pass
+        return self._value
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
+        try:
+            return super().exception(timeout)
+        except TimeoutError:
+            raise overdue(timeout) from None
+
+    def steps(self, timeout: float | None = None) -> Iterator[None]:
+        """Do what `result` does, in pieces of a millisecond or so. Raises the error of the call."""
+        try:
+            given = super().result(timeout)
+        except TimeoutError as error:
+            if type(error) is not TimeoutError:
+                raise  # the store's own
+            raise overdue(timeout) from None
+        reply = self._reply
+        if reply is None:
+            # It was decoded before, or somebody else than the store has resolved it.
+            self._value = given if self._value is None else self._value
+            return
+        value: Any = None
+        for value in self._decode(reply):
+            if value is None:
+                yield
+        # In this order, for several threads may ask at the same time.
+        self._value = value
+        self._reply = None
+
+    def answer(self, reply: bytes) -> None:
+        """Resolve with the encoded reply. For the loop's thread; never raises."""
+        if not self.done():  # else the program has resolved it, which `give` says
+            self._reply = reply
+        self.give(None)
+
+
+class FutureCall(Waiter):
+    """A waiter that resolves a Future with the reply."""
+
+    def __init__(self, decode: Callable[[bytes], Iterator[Any]]) -> None:
+        self.future = Outcome(decode)
+
+    def complete(self, reply: bytes) -> None:
+        """Resolve with the reply; it is decoded by who wants the result."""
+        self.future.answer(reply)
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        """Resolve with the error."""
+        self.future.give(None, error)
+
+
+def overdue(timeout: float | None) -> errors.Timeout:
+    """The error of a call whose caller waits no longer."""
+    after = "" if timeout is None else f" within {timeout:g} s"
+    return errors.Timeout(f"{errors.Timeout.default}: no answer{after}; a write may be done all the same")
