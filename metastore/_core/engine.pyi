@@ -13,6 +13,11 @@ class Engine:
     the node."""
 
     persistent: bool  # each class of engines declares it, this one does not: whether a start finds the contents again
+    full: bool  # whether it takes no writes at present, because it found no room on its disk
+    @property
+    def headroom(self) -> int | None:
+        """Bytes that must be free on its disk, or it may find no room; None for an engine without files of its own."""
+
     def get(self, key: bytes) -> bytes | None: ...
     def seek_ge(self, key: bytes) -> tuple[bytes, bytes] | None: ...  # first pair not below `key`
     def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None: ...  # last pair not above `key`

@@ -73,6 +73,11 @@ cdef class Engine:
     therefore a start refuses an engine that does not declare it.
     """
 
+    #: Whether the engine takes no writes at present, because it found no room on its disk.
+    full = False
+    #: Bytes that must be free on its disk, or it may find no room; None for an engine that has no files of its own.
+    headroom = None
+
     # -- C level --
 
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
@@ -275,6 +280,22 @@ cdef class GuardedEngine(Engine):
         text = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
         raise kind(f"storage engine {self.name!r}: {call}() failed: {text}") from error
+
+    @property
+    def full(self):
+        """See Engine."""
+        try:
+            return self.inner.full
+        except Exception as error:
+            self.fail("full", error)
+
+    @property
+    def headroom(self):
+        """See Engine."""
+        try:
+            return self.inner.headroom
+        except Exception as error:
+            self.fail("headroom", error)
 
     cdef size_t pace(self) noexcept:
         return self.inner.pace()

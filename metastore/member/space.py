@@ -68,7 +68,7 @@ class Space:
         self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
         self._measure_at = 0.0
         self._room_since = 0.0  # since when there is room for an engine that was full
-        self._has_files = hasattr(engine, "headroom")  # whether the engine needs room on the same disk
+        self._has_files = engine.headroom is not None  # whether the engine needs room on the same disk
         self._tight = ""  # why the storage engine may run out of room, with the numbers
         self._applied = 0  # bytes that were applied when the disk was looked at
 
@@ -100,7 +100,7 @@ class Space:
         elif self.full and left >= 2 * self._least:
             self._over()
         # A quarter of the reserve is for votes and the like alone. An engine without room takes nothing at all.
-        most = -1 if getattr(self._engine, "full", False) else left + wal.reserve * 3 // 4
+        most = -1 if self._engine.full else left + wal.reserve * 3 // 4
         kv.limit_log(min(left, 0) if self.full else left, most, NoSpace if self._tight else wal.refusal)
 
     def _begin(self, left: int) -> None:
@@ -129,7 +129,7 @@ class Space:
         if now >= self._measure_at or self._much_written():
             self._measure_at = now + MEASURE
             self._applied = self._driver.applier.nbytes
-            self._wal.measure(int(getattr(self._engine, "headroom", 0)))
+            self._wal.measure(self._engine.headroom or 0)
 
     def _much_written(self) -> bool:
         """Whether so much was applied since the disk was looked at that the engine may lack room by now: it is in
@@ -149,14 +149,14 @@ class Space:
         wal, engine = self._wal, self._engine
         needed = self._needed()
         # More room than half may never come, for the log cannot be cut meanwhile.
-        if not getattr(engine, "full", False) or wal.free < needed // 2:
+        if not engine.full or wal.free < needed // 2:
             self._room_since = now
         elif now - self._room_since >= PATIENCE:
             raise DiskFailed(
                 f"{self._engine_path}: there is room for the storage engine again ({wal.free} bytes), and "
                 "it goes on only after a restart"
             )
-        if getattr(engine, "full", False):
+        if engine.full:
             return f"{self._engine_path}: the storage engine has no room, {wal.free} bytes are free"
         if not self._has_files or wal.free >= needed:
             return ""

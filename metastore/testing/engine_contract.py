@@ -198,6 +198,12 @@ class EngineContract:
         assert contents(engine) == {}
         engine.close()
 
+    def test_it_says_what_room_it_needs(self) -> None:
+        engine = self.make_engine()
+        assert engine.full is False
+        assert engine.headroom is None or engine.headroom >= 0
+        engine.close()
+
     def test_it_says_whether_it_lasts(self) -> None:
         engine = self.make_engine()
         check_declared(engine, type(engine).__name__)

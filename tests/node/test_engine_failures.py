@@ -184,6 +184,24 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
                 use(given, call)
 
 
+def test_the_room_that_an_engine_needs_is_asked_for_by_way_of_the_guard() -> None:
+    class Files(Flaky):
+        @property
+        def headroom(self) -> int:
+            self.trouble("headroom")
+            return 7
+
+    within = Files(lambda _call: None)
+    engine = guarded(within, "flaky")
+    assert (engine.full, engine.headroom) == (False, 7)
+    within.full = True
+    assert engine.full
+    assert guarded(Flaky(lambda _call: None), "flaky").headroom is None
+    within.trouble = armed("headroom", lambda: KeyError("files"))
+    with pytest.raises(errors.EngineFailed, match=r"^storage engine 'flaky': headroom\(\) failed: KeyError: 'files'"):
+        _ = engine.headroom
+
+
 def test_what_is_not_the_engines_fault_passes() -> None:
     def stream() -> Iterator[tuple[bytes, bytes]]:
         yield (b"a", b"1")
@@ -311,7 +329,7 @@ def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: p
     node = Node(config)
     node.start()
     node.put(b"a", b"1")
-    engine.full = True  # type: ignore[attr-defined]
+    engine.full = True
     with pytest.raises(errors.NoSpace):
         for _ in range(10_000):
             node.put(b"a", b"2")
