@@ -150,9 +150,8 @@ class RunningMember:
         self._tick()
         if self.driver.roster.conf_state.voters == (self.disk.identity.member_id,):
             self.driver.campaign()
-        self.loop.on_turn = self._turn
         try:
-            self.loop.run()
+            self.loop.run(self._turn)
         except OSError as error:
             # Sockets deal with theirs; what gets here is the engine's or the log's.
             raise errors.DiskFailed(f"the disk failed: {errors.reason(error)}") from error

@@ -37,10 +37,7 @@ class Server:
         self._on_ready = on_ready
         self._started_at = time.monotonic()
         self._closing = Closing()
-        self._loop = Loop()
-        if self._config.raft.read_only == "lease":
-            # A lease must not outlast a suspended machine: this clock goes on meanwhile, time.monotonic does not.
-            self._loop.now = partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+        self._loop = Loop(now=clock_of(self._config))
         self._closing.callback(self._loop.close)
         self._resolver = Resolver(self._loop)
         self._closing.callback(self._resolver.close)
@@ -83,6 +80,15 @@ class Server:
         self._stop_asked = min(self._stop_asked, time.monotonic())
         with contextlib.suppress(OSError, ValueError):
             self._loop.call_soon_threadsafe(_look)
+
+
+def clock_of(config: Config) -> Callable[[], float]:
+    """The clock of a member's loop, in seconds."""
+    if config.raft.read_only == "lease":
+        # A lease must not outlast a suspended machine. This clock goes on while the machine is suspended, and
+        # time.monotonic does not.
+        return partial(time.clock_gettime, time.CLOCK_BOOTTIME)
+    return time.monotonic
 
 
 def _look() -> None:

@@ -1,8 +1,8 @@
 """A thin event loop over epoll: it handles ready file descriptors, timers, and calls from other threads.
 
 One turn (`run_once`) has four steps. The loop waits, runs the callbacks of the descriptors that are ready, and runs the
-timers and posted calls that are due. Then it calls `on_turn` once. There the owner starts the next group of the disk
-and flushes the connections that have output.
+timers and posted calls that are due. Then it calls the `turn` of its owner once. There the owner starts the next group
+of the disk and flushes the connections that have output.
 
 A turn stops running callbacks after TURN_TIME. The descriptors that it left come first in the next turn, right after
 the urgent ones (the disk and the peers). Many busy clients therefore hold up neither the disk nor each other.
@@ -57,9 +57,12 @@ class Timer:
 
 
 class Loop:
-    """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads."""
+    """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads.
 
-    def __init__(self, *, max_events: int = 1024) -> None:
+    `now` is its clock, in seconds: it never goes back.
+    """
+
+    def __init__(self, *, max_events: int = 1024, now: Callable[[], float] = time.monotonic) -> None:
         self._epoll = select.epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
@@ -81,9 +84,7 @@ class Loop:
         self.longest_work = 0.0
         self._urgent: set[int] = set()
         self._left: list[int] = []
-        #: Called once at the end of every turn.
-        self.on_turn: Callable[[], object] | None = None
-        self.now: Callable[[], float] = time.monotonic
+        self.now = now
         self.add(self._wake, READ, self._woken, urgent=True)
 
     # ---- file descriptors
@@ -187,8 +188,10 @@ class Loop:
         self._left = []
         return sorted(found, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
 
-    def run_once(self, timeout: float | None = None) -> None:
-        """Runs one turn, which waits at most `timeout` seconds (None: until an event comes)."""
+    def run_once(self, timeout: float | None = None, turn: Callable[[], object] | None = None) -> None:
+        """Runs one turn, which waits at most `timeout` seconds (None: until an event comes). `turn` is called at its
+        end.
+        """
         callbacks = self._callbacks
         ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
         began, worked = time.perf_counter(), time.thread_time()
@@ -207,8 +210,8 @@ class Loop:
             self._run_timers()
         for _ in range(len(self._posted)):
             self._posted.popleft()()
-        if self.on_turn is not None:
-            self.on_turn()
+        if turn is not None:
+            turn()
         took = time.perf_counter() - began
         self.turns += 1
         self.turn_seconds += took
@@ -222,13 +225,13 @@ class Loop:
         self.longest_work = max(self.longest_work, worked)
         self.slow_turns += worked > SLOW_TURN
 
-    def run(self) -> None:
-        """Runs turns until `stop`. Raises a callback's exception; after that the loop can still be run
-        again or closed.
+    def run(self, turn: Callable[[], object] | None = None) -> None:
+        """Runs turns until `stop`, and calls `turn` at the end of each. Raises a callback's exception; after that the
+        loop can still be run again or closed.
         """
         self._stopping = False
         while not self._stopping:
-            self.run_once()
+            self.run_once(turn=turn)
 
     def close(self) -> None:
         """Releases the loop's own descriptors. The watched ones still belong to their owners. Idempotent."""

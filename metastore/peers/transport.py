@@ -54,10 +54,7 @@ class PeerHandler(Protocol):
     """The transport reports to its owner by these methods, all called in the loop's thread.
 
     An exception from the first three, or from the code that takes a snapshot's blobs, ends the connection that the
-    bytes came from: see `stream.blame`. The transport also calls two optional methods. `on_snapshot(message)` is called
-    for a MsgSnap that is given to `send`; without this method the message counts as dropped.
-    `on_snapshot_stream(stream)` is called for a snapshot stream that another member opened, and must set the stream's
-    `on_blob` and `on_end`; without this method such streams are refused.
+    bytes came from: see `stream.blame`.
     """
 
     def on_message(self, message: Message) -> None:
@@ -70,6 +67,12 @@ class PeerHandler(Protocol):
         """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]; for WITHDRAWN,
         `from_` wants operations that it forwarded not to be logged.
         """
+
+    def on_snapshot(self, message: Message) -> None:
+        """`send` was given this MsgSnap. Whoever handles it opens a stream for it (`open_snapshot`)."""
+
+    def on_snapshot_stream(self, stream: AcceptedStream) -> None:
+        """Another member opened this stream to send a snapshot. The stream needs its `on_blob` and `on_end` now."""
 
     def on_unreachable(self, member: int) -> None:
         """A message for `member` was dropped or may be lost. `flush` calls this at most once a turn."""
@@ -117,7 +120,7 @@ class PeerTransport:
     ) -> None:
         self.loop = loop
         self.me = me
-        self.handler: Any = handler
+        self.handler = handler
         self.random = random
         self.limits = limits if limits is not None else PeerLimits()
         self.failpoints = failpoints
@@ -234,7 +237,7 @@ class PeerTransport:
                 continue
             kind = message.type
             if kind == MSG_SNAP:
-                self._snapshot_wanted(peer, message)
+                self.handler.on_snapshot(message)
                 continue
             stream = peer.bulk if kind == MSG_APP else peer.control
             if not stream.takes or not stream.outbox.add(message):
@@ -279,14 +282,6 @@ class PeerTransport:
             peer.dropped += 1
             self._unreachable.add(peer.id)
         return taken
-
-    def _snapshot_wanted(self, peer: Peer, message: Message) -> None:
-        wanted = getattr(self.handler, "on_snapshot", None)
-        if wanted is not None:
-            wanted(message)
-        else:
-            peer.dropped += 1
-            self._unreachable.add(peer.id)
 
     def open_snapshot(self, to: int) -> SnapshotSender | None:
         """Opens a stream for one snapshot; None if `to` is not a member or already has its maximum of such streams."""
@@ -337,8 +332,7 @@ class PeerTransport:
 
     def roster_record(self) -> bytes:
         """The encoded roster, for a process that asks for it."""
-        record: bytes = self.handler.roster_record()
-        return record
+        return self.handler.roster_record()
 
     def told_roster(self, member: int, record: bytes) -> None:
         """`member` answered with its roster. Raises FormatError if the roster cannot be read."""
@@ -408,7 +402,7 @@ class PeerTransport:
             )  # fmt: skip
         if hello.kind == hs.SNAPSHOT:
             open_now = sum(one.kind == hs.SNAPSHOT for one in theirs if one.is_open)
-            if open_now >= self.limits.max_snapshots or not hasattr(self.handler, "on_snapshot_stream"):
+            if open_now >= self.limits.max_snapshots:
                 return hs.BUSY, "no more snapshots at the moment"
         return hs.OK, ""
 

@@ -90,11 +90,12 @@ class Running:
         self.loop = Loop()
         self.server = EchoServer(limits) if server is None else server
         self.listener = Listener(self.loop, "127.0.0.1:0", self.server, limits=conn_limits)
-        self.loop.on_turn = self.listener.flush_dirty
+        #: Called at the end of each turn; a test may put something of its own around it.
+        self.turn: Callable[[], object] = self.listener.flush_dirty
         self.address = self.listener.bound[0]
         self.host, _, port = self.address.rpartition(":")
         self.port = int(port)
-        self._thread = threading.Thread(target=self.loop.run, daemon=True)
+        self._thread = threading.Thread(target=self.loop.run, args=(lambda: self.turn(),), daemon=True)
 
     def __enter__(self) -> Running:
         self._thread.start()
@@ -125,10 +126,9 @@ def main() -> None:
     """Serve until killed; prints the address."""
     loop = Loop()
     listener = Listener(loop, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0", EchoServer())
-    loop.on_turn = listener.flush_dirty
     sys.stdout.write(listener.bound[0] + "\n")
     sys.stdout.flush()
-    loop.run()
+    loop.run(listener.flush_dirty)
 
 
 if __name__ == "__main__":

@@ -52,6 +52,12 @@ class Handler:
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         self.refusals.append((from_, code, ids))
 
+    def on_snapshot(self, message: Message) -> None:
+        raise AssertionError("nobody sends snapshots here")
+
+    def on_snapshot_stream(self, stream: Any) -> None:
+        raise AssertionError("nobody sends snapshots here")
+
     def on_unreachable(self, member: int) -> None:
         self.unreachable.append(member)
 
@@ -82,9 +88,12 @@ class Net:
 
     def __init__(self) -> None:
         self.loop = Loop()
-        self.loop.on_turn = self._flush
         self.transports: list[PeerTransport] = []
         self.raw: list[socket.socket] = []
+
+    def turn(self, seconds: float = 0.01) -> None:
+        """One turn of the loop, which waits for so long at most."""
+        self.loop.run_once(seconds, self._flush)
 
     def _flush(self) -> None:
         for transport in self.transports:
@@ -128,13 +137,13 @@ class Net:
         end = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < end, "it did not come to that"
-            self.loop.run_once(0.01)
+            self.turn()
 
     def during(self, seconds: float) -> None:
         """Turn the loop for some time."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            self.loop.run_once(0.01)
+            self.turn()
 
     def listen(self) -> socket.socket:
         """A raw listener in a member's place."""

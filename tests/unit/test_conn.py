@@ -249,20 +249,19 @@ def test_http_malformed(echo: Running, request_bytes: bytes, status: bytes) -> N
 
 def test_http_requests_sent_at_once_are_answered_one_a_turn(echo: Running) -> None:
     turns = []
-    count = echo.loop.on_turn
-    assert count is not None
+    count = echo.turn
 
     def turn() -> None:
         turns.append(echo.server.pages)
         count()
 
     with dial(echo) as sock:
-        echo.loop.on_turn = turn
+        echo.turn = turn
         sock.sendall(
             b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n" * 999 + b"GET /version HTTP/1.1\r\nConnection: close\r\n\r\n"
         )
         answer = read_all(sock)
-        echo.loop.on_turn = count
+        echo.turn = count
     assert answer.count(b" 200 OK") == 1000
     assert max(after - before for before, after in itertools.pairwise(turns)) == 1
 
@@ -273,15 +272,14 @@ class Turns:
     def __init__(self, running: Running, cost: float) -> None:
         self.cost, self.time, self.done = cost, running.loop.now(), 0
         self.most = 0
-        flush = running.loop.on_turn
-        assert flush is not None
+        flush = running.turn
 
         def turn() -> None:
             flush()
             self.most, self.done = max(self.most, self.done), 0
 
         running.loop.now = lambda: self.time
-        running.loop.on_turn = turn
+        running.turn = turn
 
     def add(self) -> None:
         self.done += 1
@@ -355,14 +353,13 @@ def test_requests_sent_at_once_are_read_little_by_little() -> None:
     """Parsing them is work of the interpreter: 256 KiB of the shortest ones took a tenth of a second, in one turn."""
     shortest = b"GET / HTTP/1.1\r\n\r\n"
     with Running() as running:
-        flush, waiting = running.loop.on_turn, [0]
-        assert flush is not None
+        flush, waiting = running.turn, [0]
 
         def turn() -> None:
             flush()
             waiting.extend(len(conn.http._waiting) for conn in running.listener.conns if conn.http)
 
-        running.loop.on_turn = turn
+        running.turn = turn
         with held(running):
             sock = dial(running)
             sock.sendall(shortest * 8000)
@@ -375,14 +372,13 @@ def test_requests_sent_at_once_are_read_little_by_little() -> None:
 
 def test_so_many_are_accepted_in_a_turn() -> None:
     with Running() as running, contextlib.ExitStack() as stack:
-        flush, there = running.loop.on_turn, [0]
-        assert flush is not None
+        flush, there = running.turn, [0]
 
         def turn() -> None:
             flush()
             there.append(len(running.listener.conns))
 
-        running.loop.on_turn = turn
+        running.turn = turn
         with held(running):
             for _ in range(3 * ACCEPTS_PER_TURN):
                 stack.enter_context(dial(running))
@@ -649,12 +645,11 @@ def test_a_fatal_error_surfaces() -> None:
 
     loop = Loop()
     listener = Listener(loop, "127.0.0.1:0", Broken())
-    loop.on_turn = listener.flush_dirty
     host, _, port = listener.bound[0].rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as sock:
         sock.sendall(h.hello() + h.call(1, b"x"))
         with pytest.raises(errors.DiskFailed):
-            loop.run()
+            loop.run(listener.flush_dirty)
         listener.close()
         read_all(sock)
     loop.close()

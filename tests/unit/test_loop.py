@@ -170,9 +170,8 @@ def test_run_until_stopped_from_another_thread(loop: Loop) -> None:
         turns[0] += 1
         running.set()
 
-    loop.on_turn = turn
     loop.call_soon_threadsafe(lambda: None)
-    thread = threading.Thread(target=loop.run)
+    thread = threading.Thread(target=loop.run, args=(turn,))
     thread.start()
     assert running.wait(10)
     loop.stop()
@@ -193,14 +192,13 @@ def test_an_error_in_a_callback_ends_the_run(loop: Loop, pair: tuple[socket.sock
     loop.run()
 
 
-def test_on_turn_runs_once_after_everything_else(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_the_owners_turn_runs_once_after_everything_else(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
     order: list[str] = []
     loop.add(pair[0].fileno(), READ, lambda _events: order.append("socket"))
     pair[1].send(b"x")
     loop.call_later(0, lambda: order.append("timer"))
     loop.call_soon_threadsafe(lambda: order.append("posted"))
-    loop.on_turn = lambda: order.append("turn")
-    loop.run_once()
+    loop.run_once(turn=lambda: order.append("turn"))
     assert order == ["socket", "timer", "posted", "turn"]
 
 

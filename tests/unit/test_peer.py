@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 import struct
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.peernet import CODECS, Handler, Net, T, accepted, append, connected, framed, heartbeat, hello
+from support.peernet import CODECS, FAST, Handler, Net, T, accepted, append, connected, framed, heartbeat, hello
 
 from metastore import errors
 from metastore._core.raft_types import ConfState, Message, Snapshot
@@ -428,7 +429,7 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
     control, reader, got = streams[hs.CONTROL], FrameReader(), []
     while not one.stats()[2]["dropped"]:
         one.send([append(500_000)])
-        net.loop.run_once(0)
+        net.turn(0)
         assert one.stats()[2]["queued_bytes"] <= 2_000_000
     before = one.stats()[2]["queued_bytes"]
     net.during(0.02)
@@ -508,14 +509,15 @@ def test_a_snapshot_stream_ends_with_its_first_failure(net: Net) -> None:
     assert len(ends) == 2 and "no member" in ends[1]
 
 
-def test_snapshot_streams_are_refused_where_nobody_takes_them(net: Net) -> None:
-    one, _ = net.pair()
-    stream, ends = one.open_snapshot(2), []
-    stream.on_end = ends.append
-    net.until(lambda: ends)
-    assert "no more snapshots at the moment" in ends[0]
-    one.send([snap()])
-    net.until(lambda: one.handler.unreachable == [2])
+def test_snapshot_streams_beyond_the_limit_are_refused(net: Net) -> None:
+    one, two = net.add(1), net.add(2, handler=SnapshotHandler(), limits=replace(FAST, max_snapshots=1))
+    one.set_peers({2: two.bound[0]})
+    two.set_peers({1: one.bound[0]})
+    ends: list[str] = []
+    for _ in range(2):
+        one.open_snapshot(2).on_end = ends.append
+    net.until(lambda: ends and two.handler.streams)
+    assert len(two.handler.streams) == 1 and "no more snapshots at the moment" in ends[0]
 
 
 def test_a_full_snapshot_stream_says_so(net: Net) -> None:

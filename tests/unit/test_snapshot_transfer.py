@@ -131,10 +131,12 @@ class Net:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.loop = Loop()
-        self.loop.on_turn = self._turn
         self.members: list[Member] = []
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        self.loop.run_once(0.01, self._flush)
+
+    def _flush(self) -> None:
         for member in self.members:
             member.transport.flush()
 
@@ -153,7 +155,7 @@ class Net:
         end = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < end, "it did not come to that"
-            self.loop.run_once(0.01)
+            self.turn()
 
 
 @pytest.fixture
@@ -488,7 +490,7 @@ def test_at_most_a_window_of_chunks_is_under_way(net: Net) -> None:
     one.offer(big(one.store))
     net.until(lambda: chunks_sent(told) >= 9 + WINDOW)
     for _ in range(20):
-        net.loop.run_once(0.01)
+        net.turn()
     assert chunks_sent(told) == 9 + WINDOW
     two.points.set("snapshot.receive", "off")
     net.until(lambda: one.reports == [(2, True)])
