@@ -43,7 +43,6 @@ cdef class KVServer(Starter):
     cdef object log_refusal               # class of the error for an operation that finds too little room
     cdef readonly dict deferred           # session -> reads that wait until their client takes earlier replies
     cdef readonly WorkQueue queue         # requests for which one turn is too short
-    cdef public int64_t turn_budget       # units that new requests may cost in a turn; late ones may cost as many
     cdef int64_t left                     # units that new requests of this turn may still cost
     cdef int64_t left_bytes               # bytes of replies about single keys that this turn may still make
     cdef int64_t pace                     # Engine.pace

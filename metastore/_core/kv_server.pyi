@@ -11,6 +11,7 @@ from metastore._core.work_queue import WorkQueue
 from metastore.errors import MetaStoreError
 
 METHODS: dict[str, int]
+SERVE_BUDGET: int  # units (_core/work) that requests may cost in one turn
 
 class Quota(Protocol):
     """What the server asks about the room for the state."""
@@ -23,7 +24,6 @@ class Quota(Protocol):
 class KVServer:
     """Admits KV calls. A read is a tuple (waiter, method number, encoded request)."""
 
-    turn_budget: int  # units that new requests may cost in a turn; late ones may cost as many
     room: int  # bytes that may still be admitted before `quota` is asked again
     barred: int  # kinds of the alarms for which this member, when it leads, refuses; bits
     short: bool  # memory is short: writes that take more of it are refused
@@ -86,7 +86,7 @@ class KVServer:
     def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...  # when their index is applied
     def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: type[MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
-    def serve_late(self) -> bool: ...  # at the end of every turn; returns whether there is more to do
+    def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
     def abandon_late(self, error: MetaStoreError) -> None: ...
     def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun
     def swept(self) -> None: ...  # answers the physical compactions if nothing is left to sweep

@@ -47,6 +47,8 @@ cdef enum:
     METHOD_COUNTED = 8
     METHOD_WALK = 9
 
+SERVE_BUDGET = TURN_BUDGET
+
 METHODS = {
     "Range": METHOD_RANGE,
     "Put": METHOD_PUT,
@@ -114,7 +116,7 @@ cdef class KVServer(Starter):
         self.held = []
         self.deferred = {}
         self.queue = WorkQueue()
-        self.turn_budget = self.left = TURN_BUDGET
+        self.left = TURN_BUDGET
         self.left_bytes = TURN_BYTES
         self.pace = store.engine.pace()
         self.next_id = first_id
@@ -519,13 +521,13 @@ cdef class KVServer(Starter):
             for waiter in self.queue.overdue(now - patience):
                 waiter.fail(errors.Timeout())
 
-    def serve_late(self) -> bool:
+    def serve_late(self, int64_t budget=TURN_BUDGET) -> bool:
         """Go on with the requests that were too long for earlier turns. The caller calls this at the end of every turn.
-        Return whether there is more to do."""
+        This may cost `budget` units, and the requests of the next turn as many. Return whether there is more to do."""
         self.admitted = False
         if self.queue.busy():
-            self.queue.serve(self, self.turn_budget, self.pace)
-        self.left = self.turn_budget
+            self.queue.serve(self, budget, self.pace)
+        self.left = budget
         self.left_bytes = TURN_BYTES
         # A stalled queue goes on in the turn in which a client takes replies, or is dropped because it takes none.
         return self.admitted or (self.queue.busy() and not self.queue.stalled)

@@ -25,7 +25,7 @@ cdef class Applier:
     cdef readonly uint64_t undecodable    # operations among these that could not be decoded
     cdef readonly object alarms           # replica.alarms.Alarms: the alarms of the state as applied
     cdef readonly int barred              # kinds of those alarms as bits; 0: nothing is refused for them
-    cdef public object on_member          # callable(request: bytes) -> reply: bytes; raises ApiError
+    cdef object on_member                 # callable(request: bytes) -> reply: bytes; raises ApiError
     cdef public bint pause                # stop behind the entry under way
     cdef readonly bint inside             # an entry has been begun and has not ended
     cdef readonly bint halted             # the last call stopped because its budget was used up

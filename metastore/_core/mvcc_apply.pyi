@@ -10,14 +10,21 @@ from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
 from metastore.replica.alarms import Alarms
 
+def no_members(request: bytes) -> bytes: ...  # the `on_member` of a program that keeps no roster
+
 class Applier:
     """Applies committed entries to a store and keeps the results until they are written. For each Ready the caller
     calls apply_images() until it has reached the end of the images, then commit(), then release()."""
 
-    on_member: Callable[[bytes], bytes] | None  # carries out an operation of kind MEMBER; raises ApiError
     pause: bool  # stop behind the entry under way
     spill_at: int  # with so many records in the overlay a part of an entry goes to the engine
-    def __init__(self, store: Store, codec: PayloadCodec, waiters: dict[int, Waiter]) -> None: ...
+    def __init__(
+        self,
+        store: Store,
+        codec: PayloadCodec,
+        waiters: dict[int, Waiter],
+        on_member: Callable[[bytes], bytes] = ...,  # carries out an operation of kind MEMBER, and returns the reply
+    ) -> None: ...
     @property
     def store(self) -> Store: ...
     @property

@@ -53,17 +53,24 @@ cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except
     return 0
 
 
+def no_members(request):
+    """The `on_member` of a program that keeps no roster."""
+    raise errors.DamagedData("the log changes the membership, and nobody here carries that out")
+
+
 cdef class Applier:
     """Applies committed entries to a store and keeps the results until they are written.
 
-    `waiters` maps request ids to Waiters; the applier removes those that it answers. For each Ready the caller calls
-    apply_images() until it has reached the end of the images, then commit(), then release().
+    `waiters` maps request ids to Waiters; the applier removes those that it answers. `on_member` carries out an operation
+    of kind MEMBER: it gets the encoded change, returns the reply, and raises ApiError to refuse. For each Ready the
+    caller calls apply_images() until it has reached the end of the images, then commit(), then release().
     """
 
-    def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None):
+    def __init__(self, Store store not None, PayloadCodec codec not None, dict waiters not None, on_member=no_members):
         self.store = store
         self.codec = codec
         self.waiters = waiters
+        self.on_member = on_member
         self.alarms = Alarms(store)
         self.barred = self.alarms.kinds
         self.frames = FrameReader()

@@ -46,8 +46,7 @@ class MemberAlarms:
         return (self._member, NOSPACE) in self.raised
 
     def turn(self) -> None:
-        """What has changed is acted on: a leader refuses what would be refused when it is applied."""
-        self._kv.barred = self._driver.applier.barred if self._driver.is_leader else 0
+        """Logs what has changed."""
         if self.raised != self._told:
             self._tell()
 

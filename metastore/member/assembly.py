@@ -1,8 +1,9 @@
 """One replica, put together: store, applier, proposer, Raft core and driver around one log. Pure.
 
-The node and the simulator both make theirs here, the one with a disk, a network and a clock, the other with simulated
-ones, so that what the simulator proves is what ships. Whoever owns a `Replica` feeds it with time (`driver.tick`),
-messages (`driver.receive`) and the news of its disk (`driver.on_disk`, `loaded`).
+The node and the simulator both make their replicas here, the node with a disk, a network and a clock, the simulator
+with simulated ones. What the simulator proves is therefore what ships. The owner of a `Replica` feeds it with time
+(`driver.tick`), messages (`driver.receive`) and the news of its disk (`driver.on_disk`, `loaded`). It calls `turn` when
+it has handled everything that came in, and `next_turn` says when the next turn must come by itself.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
-from ..replica.driver import Driver
+from ..ports import Transport
+from ..replica.driver import Budgets, Driver
 from ..replica.roster import Roster
 from ..storage.readahead import ReadAhead
-from .membership_client import MembershipClient
+from .membership_client import MembershipClient, Peers
 
 if TYPE_CHECKING:
     from .._core.codec import PayloadCodec
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
     from ..replica.roster import Identity, RosterState
     from ..storage.reading import Reading
     from ..storage.wal import Wal
+
+
+BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 
 
 def first_id(member_id: int, wall: float) -> int:
@@ -121,13 +126,20 @@ class Kinds:
 
 
 class Keeper(Protocol):
-    """Who keeps the snapshots of a replica."""
+    """Keeps the snapshots of a replica."""
+
+    def turn(self, now: float, pressed: bool = False) -> None:
+        """Begins a snapshot if one is due at `now` (seconds). `pressed`: the log has no room left on the disk."""
 
     def newest(self) -> Snapshot:
         """The newest snapshot that a follower can go on from. Raises SnapshotNotReady."""
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
         """Fill the engine from a snapshot that arrived, then call `done` in this thread."""
+
+
+class PeerPort(Transport, Peers, Protocol):
+    """The open port to the other members: it carries messages to them, and follows the roster."""
 
 
 AnyKeeper = TypeVar("AnyKeeper", bound=Keeper)
@@ -145,7 +157,8 @@ class Replica(Generic[AnyKeeper]):
     `Reading` read by whom it likes, then calls in this thread with it and with the outcome. snapshots: makes the keeper
     of the snapshots of a driver. wall: seconds since 1970. chance: gives so many random bits. doubt: the term up to
     which entries may be missing (`storage/unsynced.py`). passing: is told failpoints. members_changed: called when the
-    roster has changed. roster_mended: called with the roster that was not the leader's, and with the leader's.
+    roster has changed. roster_mended: called with the roster that was not the leader's, and with the leader's. budgets:
+    what one turn may cost.
     """
 
     def __init__(
@@ -154,6 +167,7 @@ class Replica(Generic[AnyKeeper]):
         wall: float, chance: Callable[[int], int], doubt: int = 0, passing: Callable[[str], None] = _ignore,
         members_changed: Callable[[], object] = _ignore,
         roster_mended: Callable[[RosterState, RosterState], object] = _ignore, kinds: Kinds = Kinds(),
+        budgets: Budgets | None = None,
     ) -> None:  # fmt: skip
         self.identity = identity
         self.log = log
@@ -161,9 +175,12 @@ class Replica(Generic[AnyKeeper]):
         self.codec = codec
         self._tell_change = members_changed
         self._tell_mended = roster_mended
+        self._link = link
+        self._budgets = budgets = budgets if budgets is not None else Budgets()
+        self._more = False  # whether the last turn left requests that it can go on with at once
         self.store = Store(engine, identity.cluster_id, identity.member_id)
         waiters: dict[int, Any] = {}
-        self.applier = kinds.applier(self.store, codec, waiters)
+        self.applier = kinds.applier(self.store, codec, waiters, self._change_roster)
         self.proposer = BatchProposer(
             settings.batch_max_size, settings.batch_max_bytes, settings.batch_max_time,
             settings.max_inflight_requests, settings.max_inflight_bytes, settings.batching,
@@ -180,7 +197,7 @@ class Replica(Generic[AnyKeeper]):
         self.driver = kinds.driver(
             self.raw, log, self.applier, self.proposer, codec, self.kv, self.roster, link,
             request_timeout=settings.request_timeout, passing=passing, install=self._install,
-            members_changed=self._members_changed, roster_mended=self._roster_mended,
+            members_changed=self._members_changed, roster_mended=self._roster_mended, budgets=budgets,
         )  # fmt: skip
         self.membership = MembershipClient(self.driver, self.kv, self.roster, identity, chance)
         self.snapshots = snapshots(self.driver)
@@ -190,7 +207,46 @@ class Replica(Generic[AnyKeeper]):
         self.cache.loaded(reading, outcome)
         self.raw.entries_loaded()
 
+    def connect(self, port: PeerPort) -> None:
+        """The port to the other members is open: messages go by way of `port` from now on, and it follows the roster.
+
+        No port is there at construction, because a member that is alone opens none, and others may join it at any time.
+        """
+        self._link.connect(port)
+        self.membership.tell(port)
+
+    # ---- one turn
+
+    def turn(self, now: float, disk_full: bool = False) -> None:
+        """Goes on with everything that came in, at `now` (seconds, monotonic).
+
+        `disk_full` says that the log has no room left on the disk.
+        """
+        driver, kv = self.driver, self.kv
+        driver.pump(now)
+        # A leader refuses at admission what the raised alarms would refuse when it is applied.
+        kv.barred = self.applier.barred if driver.is_leader else 0
+        self._more = kv.serve_late(self._budgets.serve)
+        self.snapshots.turn(now, disk_full)
+
+    def next_turn(self, now: float) -> float | None:
+        """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
+        if self._more or self.driver.backlog:
+            return now
+        times = []
+        if self.driver.retry_at is not None:
+            times.append(self.driver.retry_at)
+        due = self.proposer.next_deadline()
+        if due is not None:
+            # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy
+            # loop.
+            times.append(due if due > now else now + BATCH_RETRY)
+        return min(times, default=None)
+
     # ---- what the core and the driver ask for
+
+    def _change_roster(self, request: bytes) -> bytes:
+        return self.driver.committed.apply_operation(request)
 
     def _newest(self) -> Snapshot:
         return self.snapshots.newest()

@@ -73,10 +73,10 @@ def own_address(config: Config) -> str:
 class Peering:
     """What a member has to do with its peers. `transport` is None while this member listens to no others.
 
-    start: the number of this start of the data directory. life: drawn by this process, in 64 bits. doubt: not 0 where
-    the log may have lost what was acknowledged. held: whether a snapshot (index, term) is here. declines: whether a
-    message must not be acted on, for want of room. end: ends this process for a reason. stopping: whether it stops, so
-    that no port is opened any more.
+    connect: has the replica send by way of the transport. start: the number of this start of the data directory. life:
+    drawn by this process, in 64 bits. doubt: not 0 where the log may have lost what was acknowledged. held: whether a
+    snapshot (index, term) is here. declines: whether a message must not be acted on, for want of room. end: ends this
+    process for a reason. stopping: whether it stops, so that no port is opened any more.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class Peering:
         resolver: Resolver,
         failpoints: Failpoints,
         *,
+        connect: Callable[[PeerTransport], object],
         start: int,
         life: int,
         doubt: int,
@@ -111,6 +112,7 @@ class Peering:
         self._transfers = transfers
         self._held = held
         self._declines = declines
+        self._connect = connect
         self._end = end
         self._stopping = stopping
         self.transport: PeerTransport | None = None
@@ -204,8 +206,7 @@ class Peering:
             failpoints=self._failpoints,
         )
         self.transport = transport
-        self._driver.link.connect(transport)
-        self._membership.tell(transport)
+        self._connect(transport)
         log.info("listening for peers on %s", ",".join(transport.bound))
         self.update()
 

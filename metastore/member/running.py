@@ -41,8 +41,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.node")
 
-BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
+
+
+def _nothing() -> None:
+    """A timer calls this: what it brings is the turn that follows."""
 
 
 class RunningMember:
@@ -68,9 +71,7 @@ class RunningMember:
         self._stopping = stopping
         self._on_ready = on_ready
         self._started_at = started_at
-        self._batch_timer: Timer | None = None
-        self._retry_timer: Timer | None = None
-        self._again_posted = False
+        self._next_turn: Timer | None = None
         self._told_leader = 0
         self._next_tick = 0.0
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
@@ -108,9 +109,9 @@ class RunningMember:
         abilities = Abilities(self.kv, self.replica.codec, state.codecs)
         return Peering(
             self.config, disk.identity, self.driver, self.membership, abilities, self.loop, resolver, failpoints,
-            start=disk.start, life=secrets.randbits(64), doubt=disk.unsynced.doubt, transfers=state.transfers,
-            held=lambda index, term: catalogue.find(index, term) is not None, declines=self.space.declines,
-            end=self.end, stopping=lambda: self.drain is not None,
+            connect=self.replica.connect, start=disk.start, life=secrets.randbits(64), doubt=disk.unsynced.doubt,
+            transfers=state.transfers, held=lambda index, term: catalogue.find(index, term) is not None,
+            declines=self.space.declines, end=self.end, stopping=lambda: self.drain is not None,
         )  # fmt: skip
 
     def _sources(self) -> tuple[metrics.Source, ...]:
@@ -185,8 +186,7 @@ class RunningMember:
         if self._stopping.is_set() and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
-        driver.pump(now)
-        self.snapshots.turn(now, self.space.disk_full)
+        self.replica.turn(now, self.space.disk_full)
         self.upkeep.turn()
         if not self.ready:
             self._memory.check()
@@ -195,22 +195,16 @@ class RunningMember:
             self.membership.publish(self.config.node.name, self.front.client_urls(), now)
         if driver.leader_id != self._told_leader:
             self._tell_leader()
-        if kv.serve_late():
-            self._again()
         flush()
-        if self.backups.turn(now):
+        streaming = self.backups.turn(now)
+        if streaming:
             flush()
-            self._again()
         if self.peering.transport is not None:
             self.peering.transport.flush()
         if kv.deferred:
             kv.serve_deferred()
             flush()
-        if driver.backlog:
-            self._again()
-        if driver.retry_at is not None and self._retry_timer is None:
-            self._retry_timer = self.loop.call_at(driver.retry_at, self._retry_engine)
-        self._look_at_batch(now)
+        self._turn_at(now if streaming else self.replica.next_turn(now))
         self.front.balance()
         self.space.turn()
         self.upkeep.sweep.turn()
@@ -225,28 +219,14 @@ class RunningMember:
         log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(self._told_leader))
         self.front.health.changed()
 
-    def _again(self) -> None:
-        """Another turn at once, for the driver has more to apply than one turn should take."""
-        if not self._again_posted:
-            self._again_posted = True
-            self.loop.call_later(0, self._clear_again)
-
-    def _clear_again(self) -> None:
-        self._again_posted = False
-
-    def _retry_engine(self) -> None:
-        """The engine was busy: the turn that follows tries it again."""
-        self._retry_timer = None
-
-    def _look_at_batch(self, now: float) -> None:
-        due = self.replica.proposer.next_deadline()
-        if due is not None and self._batch_timer is None:
-            # What was due at `now` and is still here waits for a leader: looking again at once would be a busy loop.
-            self._batch_timer = self.loop.call_at(due if due > now else now + BATCH_RETRY, self._batch_due)
-
-    def _batch_due(self) -> None:
-        self._batch_timer = None
-        self.driver.pump(self.loop.now())
+    def _turn_at(self, due: float | None) -> None:
+        """Have a turn of the loop come at `due` (seconds), if none comes before; None: there is no need."""
+        timer = self._next_turn
+        if due is None or (timer is not None and timer.call is not None and timer.when <= due):
+            return
+        if timer is not None:
+            timer.cancel()
+        self._next_turn = self.loop.call_at(due, _nothing)
 
     def _tick(self) -> None:
         now, raw, unsynced = self.loop.now(), self.replica.raw, self.disk.unsynced

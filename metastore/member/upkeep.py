@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..replica.sweep import Sweep
 from .alarms import MemberAlarms
-from .compaction import AutoCompaction, Sweep
+from .compaction import AutoCompaction
 from .hash_sums import HashSums
 from .quota import Quota
 from .reclaim import Reclaim
@@ -40,7 +41,7 @@ class Upkeep:
         self.reclaim = Reclaim(engine, kv, loop)
         self.sums = HashSums(engine, driver, loop, self.reclaim.free)
         self.compaction = AutoCompaction(memory.config.maintenance, driver, loop)
-        self.sweep = Sweep(kv, driver, loop, lambda: not self.quota.serving or self.quota.tight)
+        self.sweep = Sweep(driver, loop.call_later, lambda: not self.quota.serving or self.quota.tight)
 
     def turn(self) -> None:
         """What has changed is acted on."""

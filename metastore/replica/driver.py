@@ -33,11 +33,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from .._core.entry import decode_entry
+from .._core.kv_server import SERVE_BUDGET
 from .._core.raft_types import ProposalDropped
 from .._core.raft_wire import WITHDRAWN
 from .membership_changes import CommittedChanges, MembershipChanges
@@ -65,6 +67,19 @@ BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
 MAX_LEAP = 1 << 32
 MAX_TERM = 1 << 62
 
+
+@dataclass(slots=True)
+class Budgets:
+    """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
+
+    apply: the entries that one `pump` applies. serve: the requests of this turn; those of earlier turns may cost the
+    same once more.
+    """
+
+    apply: int = APPLY_BUDGET
+    serve: int = SERVE_BUDGET
+
+
 #: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.
 Install = Callable[["Snapshot", Callable[[], None]], None]
 
@@ -81,7 +96,8 @@ class Driver:
     `idle_mark_after` are in seconds. `install` begins to install a received snapshot. `passing` is called with the
     failpoints "apply.before", "apply.after" and, behind a membership change, "apply.member". `members_changed` is
     called after a change of the roster was applied. `roster_mended` is called with the roster that this member had and
-    the one that it took over from the leader. This class is not thread-safe: one thread calls all methods.
+    the one that it took over from the leader. `budgets` bounds what one turn costs. This class is not thread-safe: one
+    thread calls all methods.
     """
 
     #: The class of the reads. The simulator plants bugs in it.
@@ -96,6 +112,7 @@ class Driver:
         passing: Callable[[str], None] = lambda _point: None,
         members_changed: Callable[[], None] = lambda: None,
         roster_mended: Callable[[RosterState, RosterState], None] = lambda _before, _told: None,
+        budgets: Budgets | None = None,
     ) -> None:  # fmt: skip
         self.raw = raw
         self.log = log
@@ -131,9 +148,8 @@ class Driver:
         self._last_append = 0.0
         self._marked = True
         # ---- the state
-        #: Units that applying may cost in one `pump`; may be changed between two of them.
-        self.apply_budget = APPLY_BUDGET
-        self._budget = 0  # units that are left in this `pump`
+        self._budgets = budgets if budgets is not None else Budgets()
+        self._budget = 0  # units that applying may still cost in this `pump`
         # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
         self._images: Any = None
         self._at = 0
@@ -173,7 +189,7 @@ class Driver:
         does not keep the caller from its sockets, ticks and signals.
         """
         applied = 0
-        self._budget = self.apply_budget
+        self._budget = self._budgets.apply
         if self.retry_at is not None and self.retry_at <= now:
             self._commit(now)
         if self._images is not None and self.retry_at is None:

@@ -293,10 +293,9 @@ class CommittedChanges:
         self._mended = mended
         #: A membership that the core must work with before any further entry is applied, or None.
         self.due: ConfState | None = None
-        applier.on_member = self._apply_operation
 
-    def _apply_operation(self, request: bytes) -> bytes:
-        """Carries out a committed operation on the roster that is no entry of its own type."""
+    def apply_operation(self, request: bytes) -> bytes:
+        """Carries out a committed operation on the roster that is no entry of its own type. The applier calls this."""
         change = Change.decode(request)
         if change.roster is None:
             self._roster.apply(change)

@@ -7,7 +7,6 @@ nothing, while its disk goes on and messages queue up; it finds out about the ti
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import zlib
 from collections import deque
@@ -20,17 +19,17 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.mvcc_apply import Applier
-from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore._core.raft_wire import WITHDRAWN
 from metastore.codecs import load_all
 from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
-from metastore.replica.driver import Driver
+from metastore.replica.driver import Budgets, Driver
 from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, RosterState
 from metastore.replica.roster import Member as Record
+from metastore.replica.sweep import Sweep
 from metastore.snapshots import startup
 from metastore.snapshots.catalogue import Catalogue
 from metastore.snapshots.files import Info, SnapshotStore
@@ -289,11 +288,11 @@ class Member:
         chance, most = self.clock.random, self.cluster.settings.pieces
         self.in_pieces = most > 0
         if not most:
-            self.driver.apply_budget = self.kv.turn_budget = AT_ONCE
+            self.budgets.apply = self.budgets.serve = AT_ONCE
             return
         pace = 12 if self.filed else 1
-        self.driver.apply_budget = pace * chance.randint(1, most)
-        self.kv.turn_budget = pace * chance.randint(1, most)
+        self.budgets.apply = pace * chance.randint(1, most)
+        self.budgets.serve = pace * chance.randint(1, most)
         self.applier.spill_at = chance.randint(1, 8)
 
     # ---- life and death
@@ -309,8 +308,8 @@ class Member:
         self.confs: list[ConfState] = []
         self.commit = self.applied = self.seen_state = self.seen_term = 0
         self._base = (self.clock.now, self.now())
-        self.batch_timer: Timer | None = None
-        self.sweeping = False
+        self.next_turn: float | None = None
+        self.budgets = Budgets()
         life = self.life
         try:
             wal = open_wal(
@@ -369,10 +368,12 @@ class Member:
             members_changed=self._members_changed,
             roster_mended=self._roster_mended,
             kinds=Kinds(self._applier, self._raw, settings.driver, settings.reader),
+            budgets=self.budgets,
         )
         self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
         self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
         self.membership, self.snapshots = replica.membership, replica.snapshots
+        self.sweep = Sweep(self.driver, self._sweep_later, lambda: False, 5)
         self.mirror = Mirror(self.store)
         self.commit = self.raw.commit
         if self.applied:
@@ -515,45 +516,33 @@ class Member:
         self.doubt = self.raw.doubt
 
     def _turn(self) -> None:
+        """The end of a turn of the loop, as in `RunningMember`."""
         self.turn_due = False
-        now = self.now()
-        self.driver.pump(now)
-        pieces = self.cluster.settings.pieces
-        before = self.kv.next_id
-        while self.kv.serve_late():
-            if pieces:
-                self.later(0.002 * self.clock.random.random(), self._turn_again)
-                break
-        self._admitted(before)
-        self.snapshots.turn(now)
-        # What came out of this may be more to do (a backlog); the next event would do it too, but later.
-        if self.driver.backlog:
-            # What is done in pieces takes a while, so that much can happen meanwhile.
-            self.later(0.02 * self.clock.random.random() if pieces else 0, self._turn_again)
-        if self.driver.retry_at is not None:
-            self.later(max(0.0, self.driver.retry_at - now), self._turn_again)
+        now, first = self.now(), self.kv.next_id
+        self.replica.turn(now)
+        self._admitted(first)
         own = self.roster.members.get(self.id)
         if not self.membership.settled and own is not None:
             self.membership.publish(f"n{self.id}", (f"http://n{self.id}:1",), now)
-        due = self.proposer.next_deadline()
-        if due is not None and self.batch_timer is None:
-            self.batch_timer = self.later(due - now if due > now else 0.01, self._batch_due)
-        if self.kv.sweep_pending and not self.sweeping:
-            self.sweeping = True
-            self.later(0.001, self._sweep)
+        self._turn_at(self.replica.next_turn(now), now)
+        self.sweep.turn()
 
-    def _turn_again(self) -> None:
-        self.driver.pump(self.now())
+    def _turn_at(self, due: float | None, now: float) -> None:
+        """Have a turn come at `due`, if none comes before."""
+        if due is None or (self.next_turn is not None and self.next_turn <= due):
+            return
+        if due <= now and self.cluster.settings.pieces:
+            # What is done in pieces takes a while, so that much can happen meanwhile.
+            due = now + (0.02 if self.driver.backlog else 0.002) * self.clock.random.random()
+        self.next_turn = due
+        self.later(max(0.0, due - now), self._turn_comes)
 
-    def _batch_due(self) -> None:
-        self.batch_timer = None
-        self.driver.pump(self.now())
+    def _turn_comes(self) -> None:
+        """The turn that follows is the one that was due."""
+        self.next_turn = None
 
-    def _sweep(self) -> None:
-        self.sweeping = False
-        with contextlib.suppress(errors.EngineBusy):
-            sweep_slice(self.store, 5)
-        self.kv.swept()
+    def _sweep_later(self, delay: float, call: Callable[[], None]) -> None:
+        self.later(max(delay, 0.001), call)
 
     def installed(self, index: int) -> None:
         """The state is that of a snapshot now."""

@@ -242,7 +242,7 @@ class Member:
         self.engine.show, self.engine.seen = self.show, world.seen
         self.store = Store(self.engine, 1, ident)
         waiters: dict[int, Any] = {}
-        self.applier = Applier(self.store, CODEC, waiters)
+        self.applier = Applier(self.store, CODEC, waiters, self._change_roster)
         self.proposer = BatchProposer(settings.batch, 1 << 20, settings.delay, 1000, 1 << 22, True)
         self.kv = KVServer(self.store, self.proposer, waiters, 1_000_000 * ident + 1000 * life, LIMITS)
         self.roster = Roster(self.store, [world.record(other) for other in world.initial])
@@ -308,6 +308,9 @@ class Member:
             return
         self.log.finish()
         self.driver.on_disk(self.world.now)
+
+    def _change_roster(self, request: bytes) -> bytes:
+        return self.driver.committed.apply_operation(request)
 
     def _members_changed(self) -> None:
         names = [f"({ident})" if member.is_learner else str(ident) for ident, member in self.roster.members.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,13 +14,13 @@ from metastore import errors
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.mvcc import Store
-from metastore._core.mvcc_apply import Applier
+from metastore._core.mvcc_apply import Applier, no_members
 from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
 from metastore.storage.engines.memory import MemoryEngine
 
 
-def applier() -> Applier:
-    return Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
+def applier(on_member: Callable[[bytes], bytes] = no_members) -> Applier:
+    return Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {}, on_member)
 
 
 def test_replies_come_after_the_commit_and_in_order() -> None:
@@ -120,13 +121,11 @@ def test_it_stops_in_front_of_a_membership_change() -> None:
 
 
 def test_it_stops_behind_an_entry_that_wants_it() -> None:
-    made = applier()
-
     def stop(_request: bytes) -> bytes:
         made.pause = True
         return b""
 
-    made.on_member = stop
+    made = applier(stop)
     first = entry(made, 1, encode_op(MEMBER, 1, b""), encode_op(PUT, 2, put(b"a")))
     images = first + entry(made, 2, encode_op(PUT, 3, put(b"a")))
     assert made.apply_images(images) == len(first)

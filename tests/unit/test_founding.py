@@ -199,7 +199,7 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     driver: Any = SimpleNamespace(raw=raw, kv=SimpleNamespace(), roster=None, hold=held.append)
     unused: Any = None
     peering = Peering(
-        Config(), identity, driver, unused, unused, unused, unused, unused, start=1, life=2,
+        Config(), identity, driver, unused, unused, unused, unused, unused, connect=unused, start=1, life=2,
         doubt=change.get("doubt", 0), transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
     )  # fmt: skip
     assert (peering.founding is not None) == asks == driver.kv.holding

@@ -1,0 +1,71 @@
+"""The sweep gives back the room of a compaction: it removes the records that no reader can reach, slice by slice.
+
+This module is pure; `later` brings the next slice. A slice takes less than a millisecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import errors
+from .._core.mvcc_sweep import sweep_slice
+from .driver import BUSY_RETRY
+
+if TYPE_CHECKING:
+    from .driver import Driver
+
+SLICES = 10  # in one turn, where they are urgent
+RECORDS = 500  # index records that one slice looks at: less than a millisecond
+
+
+class Sweep:
+    """The sweep of one member. `turn` is to be called at the end of every turn.
+
+    `later(seconds, call)` calls back in this thread. `urgent` tells whether several slices in a turn are worth their
+    time: history must not grow faster than it is removed where there is little room, nor in a replay, which is faster
+    than the writes were. `records` is the number of index records that one slice looks at.
+    """
+
+    def __init__(
+        self, driver: Driver, later: Callable[[float, Callable[[], None]], object], urgent: Callable[[], bool],
+        records: int = RECORDS,
+    ) -> None:  # fmt: skip
+        self._driver = driver
+        self._kv = driver.kv
+        self._later = later
+        self._urgent = urgent
+        self._records = records
+        self._posted = False
+
+    def turn(self) -> None:
+        """Has the next slice swept, if there is one."""
+        if self._kv.sweep_pending and not self._posted:
+            self._posted = True
+            self._later(0, self._sweep)
+
+    def _sweep(self) -> None:
+        self._posted = False
+        try:
+            # While the engine is busy or an entry is half applied nothing can be swept. Asking again at once would be a
+            # busy loop.
+            busy = not self._driver.whole
+            if not busy:
+                self._sweep_some()
+        except errors.EngineBusy:
+            busy = True
+        if busy:
+            self._posted = True
+            self._later(BUSY_RETRY, self._sweep)
+        else:
+            self._kv.swept()
+
+    def _sweep_some(self) -> None:
+        slices = SLICES if self._urgent() else 1
+        while slices and self._kv.sweep_pending:
+            slices -= 1
+            sweep_slice(self._kv.store, self._records)
+
+    def stats(self) -> dict[str, float]:
+        """Numbers for /metrics."""
+        return {"sweep_pending": int(self._kv.sweep_pending)}

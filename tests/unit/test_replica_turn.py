@@ -1,0 +1,96 @@
+"""When a member asks for its next turn: `Replica.next_turn`, which a node and a simulated member both follow."""
+
+from __future__ import annotations
+
+import pytest
+from sim import wire
+from sim.engines import BusyEngine
+from sim.model import Call
+from sim.node import Member
+from sim.runner import Scene, Simulation
+from sim.workload import Client
+
+from metastore.member.assembly import BATCH_RETRY
+from metastore.replica.driver import BUSY_RETRY
+
+
+class Lone:
+    """One simulated member that leads, and what a client asks of it between two turns."""
+
+    def __init__(self, members: int = 1, busy: float = 0.0) -> None:
+        def set_up(scene: Scene) -> None:
+            scene.settings.members = members
+            scene.settings.busy = busy
+            scene.settings.batching, scene.settings.batch_count, scene.settings.batch_delay = True, 100, 0.5
+            scene.settings.max_waiting = 100
+
+        self.simulation = Simulation(3, "deposed_leaders", set_up)
+        self.clock = self.simulation.clock
+        self.member: Member = self.simulation.cluster.members[1]
+        self.member.start()
+        self.clock.run(5.0)
+
+    def put(self, key: bytes = b"k") -> None:
+        """A client's put comes in; the turn has still to end."""
+        self.ask(Call("put", (key,), b"v"))
+
+    def ask(self, call: Call) -> None:
+        """A client's call comes in."""
+        client = Client(0, self.simulation.cluster, self.simulation.scene.habits)
+        client.stopped = True
+        call.member = self.member.id
+        wire.encode(call)
+        client.arrive(self.member, call)
+
+    def next_turn(self) -> float | None:
+        """In seconds from now."""
+        now = self.member.now()
+        due = self.member.replica.next_turn(now)
+        return None if due is None else due - now
+
+
+def test_an_idle_member_needs_no_turn() -> None:
+    assert Lone().next_turn() is None
+
+
+def test_a_batch_wants_its_turn_when_it_is_due_and_is_not_asked_for_without_pause() -> None:
+    lone = Lone(members=3)  # two of them are down: there is no leader
+    assert not lone.member.driver.leader_id
+    lone.put()
+    assert lone.next_turn() == pytest.approx(0.5)
+    lone.clock.run(lone.clock.now + 1.0)
+    assert lone.next_turn() == pytest.approx(BATCH_RETRY)
+
+
+def test_a_busy_engine_is_tried_again() -> None:
+    lone = Lone(busy=1e-9)
+    engine = lone.member.engine
+    assert isinstance(engine, BusyEngine)
+    engine.until = lone.clock.now + 1.0
+    lone.member.act(lone.put)
+    lone.clock.run(lone.clock.now + 0.1)
+    due = lone.next_turn()
+    assert due is not None and 0 < due <= BUSY_RETRY
+    lone.clock.run(lone.clock.now + 2.0)
+    assert lone.next_turn() is None and lone.member.driver.whole
+
+
+def test_what_was_too_long_for_a_turn_goes_on_at_once() -> None:
+    lone = Lone()
+    member, clock = lone.member, lone.clock
+    member.budgets.serve = 1
+
+    def puts() -> None:
+        for number in range(9):
+            lone.put(b"k%d" % number)
+
+    member.act(puts)
+    clock.run(clock.now + 1.0)
+    assert member.store.revision == 10 and lone.next_turn() is None
+    lone.ask(Call("read", (b"k", b"k"), serializable=True))
+    turns = 0
+    while turns == 0 or lone.next_turn() is not None:
+        assert turns == 0 or lone.next_turn() == 0.0
+        member.replica.turn(member.now())
+        turns += 1
+    assert 1 < turns < 100
