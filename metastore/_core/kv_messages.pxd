@@ -30,6 +30,7 @@ cdef struct Slice:
 cdef struct Wire:
     const uint8_t* p
     const uint8_t* end
+    int code             # KV_OK, or KV_MALFORMED when the field at `p` could not be read
 
 
 cdef struct Field:
@@ -93,14 +94,15 @@ cdef struct Kv:
     void* hold           # the record that the slices point into; the store releases it
 
 
-cdef int wire_next(Wire* wire, Field* field) noexcept nogil    # 1 a field, 0 the end, -1 malformed
+cdef Wire wire_of(const uint8_t* body, size_t n) noexcept nogil
+cdef bint wire_next(Wire* wire, Field* field) noexcept nogil
 cdef int decode_put(const uint8_t* body, size_t n, PutReq* out) noexcept nogil
 cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nogil
 cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept nogil
 cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept nogil
 
 # Admission: decode and check. They return KV_OK or the code of the first thing that is wrong.
-cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil
+cdef int take_fields(const uint8_t* body, size_t n, size_t* left) noexcept nogil
 cdef int verify_put(const uint8_t* body, size_t n) noexcept nogil
 cdef int verify_range(const uint8_t* body, size_t n) noexcept nogil
 cdef int verify_delete(const uint8_t* body, size_t n) noexcept nogil

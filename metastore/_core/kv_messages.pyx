@@ -40,6 +40,15 @@ cdef int kv_raise(int code, const char* message) except -1:
 
 # --- reading ---------------------------------------------------------------------------------------------
 
+cdef Wire wire_of(const uint8_t* body, size_t n) noexcept nogil:
+    """Return the state with which `wire_next` reads a message of `n` bytes."""
+    cdef Wire wire
+    wire.p = body
+    wire.end = body + n
+    wire.code = KV_OK
+    return wire
+
+
 cdef inline int read_varint(Wire* wire, uint64_t* out) noexcept nogil:
     cdef const uint8_t* end = varint_read(wire.p, wire.end, out)
     if end == NULL:
@@ -48,31 +57,34 @@ cdef inline int read_varint(Wire* wire, uint64_t* out) noexcept nogil:
     return 0
 
 
-cdef int wire_next(Wire* wire, Field* field) noexcept nogil:
-    """Read one field. Return 1 for a field, 0 at the end of the message, -1 if the message is malformed."""
+cdef bint wire_next(Wire* wire, Field* field) noexcept nogil:
+    """Read one field. Return False at the end of the message; `wire.code` says whether that is a malformed field."""
     cdef uint64_t tag, size
     if wire.p >= wire.end:
-        return 0
+        return False
+    wire.code = KV_MALFORMED
     if read_varint(wire, &tag) < 0 or tag > <uint64_t>0xFFFFFFFFUL or tag < 8:
-        return -1
+        return False
     field.number = <uint32_t>(tag >> 3)
     field.type = <uint32_t>(tag & 7)
     if field.type == WIRE_VARINT:
-        return 1 if read_varint(wire, &field.value) == 0 else -1
-    if field.type == WIRE_BYTES:
+        if read_varint(wire, &field.value) < 0:
+            return False
+    elif field.type == WIRE_BYTES:
         if read_varint(wire, &size) < 0 or size > <uint64_t>(wire.end - wire.p):
-            return -1
+            return False
         field.bytes.p = wire.p
         field.bytes.n = <size_t>size
         wire.p += size
-        return 1
-    if field.type == WIRE_FIXED64 or field.type == WIRE_FIXED32:
+    elif field.type == WIRE_FIXED64 or field.type == WIRE_FIXED32:
         size = 8 if field.type == WIRE_FIXED64 else 4
         if size > <uint64_t>(wire.end - wire.p):
-            return -1
+            return False
         wire.p += size
-        return 1
-    return -1
+    else:
+        return False
+    wire.code = KV_OK
+    return True
 
 
 cdef inline bint wrong(Field* field, uint32_t first_varint, uint32_t last_varint) noexcept nogil:
@@ -85,16 +97,10 @@ cdef inline bint wrong(Field* field, uint32_t first_varint, uint32_t last_varint
 
 cdef int decode_put(const uint8_t* body, size_t n, PutReq* out) noexcept nogil:
     """Decode a PutRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
     memset(out, 0, sizeof(PutReq))
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if wrong(&field, 3, 6):
             return KV_MALFORMED
         if field.number == 1:
@@ -109,20 +115,15 @@ cdef int decode_put(const uint8_t* body, size_t n, PutReq* out) noexcept nogil:
             out.ignore_value = field.value != 0
         elif field.number == 6:
             out.ignore_lease = field.value != 0
+    return wire.code
 
 
 cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nogil:
     """Decode a RangeRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
     memset(out, 0, sizeof(RangeReq))
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if wrong(&field, 3, 13):
             return KV_MALFORMED
         if field.number == 1:
@@ -151,20 +152,15 @@ cdef int decode_range(const uint8_t* body, size_t n, RangeReq* out) noexcept nog
             out.min_create = <int64_t>field.value
         elif field.number == 13:
             out.max_create = <int64_t>field.value
+    return wire.code
 
 
 cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept nogil:
     """Decode a DeleteRangeRequest. Return KV_OK or KV_MALFORMED. The slices point into `body`."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
     memset(out, 0, sizeof(DeleteReq))
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if wrong(&field, 3, 3):
             return KV_MALFORMED
         if field.number == 1:
@@ -173,26 +169,22 @@ cdef int decode_delete(const uint8_t* body, size_t n, DeleteReq* out) noexcept n
             out.end = field.bytes
         elif field.number == 3:
             out.prev_kv = field.value != 0
+    return wire.code
 
 
 cdef int decode_compact(const uint8_t* body, size_t n, CompactReq* out) noexcept nogil:
     """Decode a CompactionRequest. Return KV_OK or KV_MALFORMED."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
     memset(out, 0, sizeof(CompactReq))
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if wrong(&field, 1, 2):
             return KV_MALFORMED
         if field.number == 1:
             out.revision = <int64_t>field.value
         elif field.number == 2:
             out.physical = field.value != 0
+    return wire.code
 
 
 # --- admission -------------------------------------------------------------------------------------------
@@ -217,20 +209,15 @@ cdef int check_range_req(RangeReq* req) noexcept nogil:
     return KV_OK
 
 
-cdef int check_fields(const uint8_t* body, size_t n, size_t most) noexcept nogil:
-    """Return KV_OK if a message has at most `most` fields, else KV_MALFORMED."""
-    cdef Wire wire
+cdef int take_fields(const uint8_t* body, size_t n, size_t* left) noexcept nogil:
+    """Take the fields of a message off `left`, but not those of messages in it. Return KV_TOO_MANY_OPS if it has more."""
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
-        if most == 0:
-            return KV_MALFORMED
-        most -= 1
+    while wire_next(&wire, &field):
+        if left[0] == 0:
+            return KV_TOO_MANY_OPS
+        left[0] -= 1
+    return wire.code
 
 
 cdef int verify_put(const uint8_t* body, size_t n) noexcept nogil:

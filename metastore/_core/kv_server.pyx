@@ -17,8 +17,8 @@ from metastore._core.batch cimport BatchProposer
 from metastore._core.grpc cimport Limits
 from metastore._core.h2_request cimport Request
 from metastore._core.kv_messages cimport (
-    KV_OK, CompactReq, DeleteReq, RangeReq, check_fields, decode_compact, decode_delete, decode_range, kv_raise,
-    range_is_serializable, verify_compact,
+    KV_OK, CompactReq, DeleteReq, RangeReq, decode_compact, decode_delete, decode_range, kv_raise,
+    range_is_serializable, take_fields, verify_compact,
     verify_delete, verify_put, verify_range,
 )
 from metastore._core.mvcc_range cimport RangeWork, start_range
@@ -171,6 +171,7 @@ cdef class KVServer(Starter):
         """Check the call and queue it. Raises the ApiError that refuses it."""
         cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
         cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        cdef size_t fields = MOST_FIELDS
         cdef CompactReq compact
         cdef int code
         if self.refusal is not None:
@@ -184,7 +185,7 @@ cdef class KVServer(Starter):
             if method == METHOD_COUNTED and (self.queue.first is not None or not self.may_walk(walk)):
                 return self.later(method, body, waiter, None, now, walk)
             return self.walk(walk, body, waiter, now)
-        if size > FEW_BYTES and check_fields(data, size, MOST_FIELDS) != KV_OK:
+        if size > FEW_BYTES and take_fields(data, size, &fields) != KV_OK:
             raise errors.MalformedRequest(f"{errors.MalformedRequest.default}: over {MOST_FIELDS} fields in one message")
         if method == METHOD_PUT:
             code = verify_put(data, size)

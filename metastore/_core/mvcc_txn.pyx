@@ -17,7 +17,7 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_DUPLICATE_KEY, KV_EMP
                                    KV_LEASE_NOT_FOUND, KV_MALFORMED, KV_OK, KV_TOO_MANY_OPS, WIRE_BYTES, WIRE_VARINT,
                                    DeleteReq, Field, Header, Kv, PutReq, RangeReq, Slice, Wire, check_put_req,
                                    check_range_req, decode_delete, decode_put, decode_range, encode_txn_reply,
-                                   kv_raise, wire_next)
+                                   kv_raise, take_fields, wire_next, wire_of)
 from metastore._core.mvcc cimport (WANT_ALL, WANT_KEYS, KvList, Store, kvs_clear, kvs_init)
 from metastore._core.record cimport key_cmp
 
@@ -29,35 +29,14 @@ cdef enum:
 
 # --- counting -------------------------------------------------------------------------------------------
 
-cdef int count_fields(const uint8_t* body, size_t n, Count* left) noexcept nogil:
-    """Count the fields of a message without messages in it."""
-    cdef Wire wire
-    cdef Field field
-    cdef int more
-    wire.p = body
-    wire.end = body + n
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
-        if left.fields == 0:
-            return KV_TOO_MANY_OPS
-        left.fields -= 1
-
-
 cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
     """Count a RequestOp: one operation, and one for each further request in it. The last request is the one that is
     used."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more, code
+    cdef int code
     cdef bint first = True
-    wire.p = body
-    wire.end = body + n
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if left.fields == 0 or (not first and left.ops == 0):
             return KV_TOO_MANY_OPS
         left.fields -= 1
@@ -69,25 +48,21 @@ cdef int count_op(const uint8_t* body, size_t n, int depth, Count* left) noexcep
         if field.number == 4:
             code = count_txn(field.bytes.p, field.bytes.n, depth + 1, left)
         else:
-            code = count_fields(field.bytes.p, field.bytes.n, left)
+            code = take_fields(field.bytes.p, field.bytes.n, &left.fields)
         if code != KV_OK:
             return code
+    return wire.code
 
 
 cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexcept nogil:
     """Subtract what a TxnRequest holds from `left`. Return KV_OK, KV_MALFORMED, or KV_TOO_MANY_OPS if `left` is too
     small."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more, code
+    cdef int code
     if depth > TXN_MAX_DEPTH:
         return KV_TOO_MANY_OPS
-    wire.p = body
-    wire.end = body + n
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         if left.fields == 0:
             return KV_TOO_MANY_OPS
         left.fields -= 1
@@ -97,28 +72,23 @@ cdef int count_txn(const uint8_t* body, size_t n, int depth, Count* left) noexce
             return KV_TOO_MANY_OPS
         left.ops -= 1
         if field.number == 1:
-            code = count_fields(field.bytes.p, field.bytes.n, left)
+            code = take_fields(field.bytes.p, field.bytes.n, &left.fields)
         else:
             code = count_op(field.bytes.p, field.bytes.n, depth, left)
         if code != KV_OK:
             return code
+    return wire.code
 
 
 # --- decoding --------------------------------------------------------------------------------------------
 
 cdef int decode_compare(const uint8_t* body, size_t n, CompareReq* out) noexcept nogil:
     """Decode a Compare. Return KV_OK or KV_MALFORMED. The last of several values to compare with is used."""
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
     cdef bint is_bytes, is_number
-    wire.p = body
-    wire.end = body + n
     memset(out, 0, sizeof(CompareReq))
-    while True:
-        more = wire_next(&wire, &field)
-        if more <= 0:
-            return KV_OK if more == 0 else KV_MALFORMED
+    while wire_next(&wire, &field):
         is_bytes = field.number == 3 or field.number == 7 or field.number == 64
         is_number = field.number <= 8 and not is_bytes
         if (is_bytes and field.type != WIRE_BYTES) or (is_number and field.type != WIRE_VARINT):
@@ -137,6 +107,7 @@ cdef int decode_compare(const uint8_t* body, size_t n, CompareReq* out) noexcept
                 out.value = field.bytes
             else:
                 out.number = <int64_t>field.value
+    return wire.code
 
 
 cdef int verify_op_body(int kind, Slice body) noexcept nogil:
@@ -156,19 +127,13 @@ cdef int verify_op_body(int kind, Slice body) noexcept nogil:
 cdef OpNode decode_op(Slice body, int depth):
     """Decode a RequestOp. Every member in it must be well formed; the last one is used."""
     cdef OpNode node = OpNode.__new__(OpNode)
-    cdef Wire wire
+    cdef Wire wire = wire_of(body.p, body.n)
     cdef Field field
-    cdef int more
-    wire.p = body.p
-    wire.end = body.p + body.n
-    while True:
-        more = wire_next(&wire, &field)
-        if more < 0 or (more == 1 and field.number <= 4 and field.type != WIRE_BYTES):
-            kv_raise(KV_MALFORMED, "TxnRequest")
-        if more == 0:
-            return node
+    while wire_next(&wire, &field):
         if field.number > 4:
             continue
+        if field.type != WIRE_BYTES:
+            kv_raise(KV_MALFORMED, "TxnRequest")
         node.kind = field.number
         node.body = field.bytes
         node.txn = None
@@ -176,27 +141,25 @@ cdef OpNode decode_op(Slice body, int depth):
             node.txn = decode_txn(field.bytes.p, field.bytes.n, depth + 1)
         elif verify_op_body(node.kind, node.body) != KV_OK:
             kv_raise(KV_MALFORMED, "TxnRequest")
+    kv_raise(wire.code, "TxnRequest")
+    return node
 
 
 cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth):
     """Decode a TxnRequest into a tree over `body`, which must outlive it. Raises MalformedRequest."""
     cdef TxnNode node = TxnNode.__new__(TxnNode)
     cdef CompareNode compare
-    cdef Wire wire
+    cdef Wire wire = wire_of(body, n)
     cdef Field field
-    cdef int more
     node.compares = []
     node.success = []
     node.failure = []
     node.too_deep = depth > TXN_MAX_DEPTH
-    wire.p = body
-    wire.end = body + n
-    while not node.too_deep:
-        more = wire_next(&wire, &field)
-        if more < 0 or (more == 1 and field.number <= 3 and field.type != WIRE_BYTES):
+    if node.too_deep:
+        return node
+    while wire_next(&wire, &field):
+        if field.number <= 3 and field.type != WIRE_BYTES:
             kv_raise(KV_MALFORMED, "TxnRequest")
-        if more == 0:
-            break
         if field.number == 1:
             compare = CompareNode.__new__(CompareNode)
             if decode_compare(field.bytes.p, field.bytes.n, &compare.req) != KV_OK:
@@ -206,6 +169,7 @@ cdef TxnNode decode_txn(const uint8_t* body, size_t n, int depth):
             node.success.append(decode_op(field.bytes, depth))
         elif field.number == 3:
             node.failure.append(decode_op(field.bytes, depth))
+    kv_raise(wire.code, "TxnRequest")
     return node
 
 
