@@ -73,6 +73,8 @@ cdef class Engine:
     therefore a start refuses an engine that does not declare it.
     """
 
+    #: None: a class that leaves it so does not say whether it lasts.
+    persistent = None
     #: Whether the engine takes no writes at present, because it found no room on its disk.
     full = False
     #: Bytes that must be free on its disk, or it may find no room; None for an engine that has no files of its own.
@@ -185,7 +187,7 @@ cdef class Engine:
         """Return the applied index up to which everything survives a crash of the process and of the machine. An engine
         with `persistent` True overrides this and never returns too much. Nothing of another engine survives, so its
         index is 0."""
-        if getattr(self, "persistent", True):
+        if self.persistent is None or self.persistent:
             raise NotImplementedError
         return 0
 
@@ -262,16 +264,12 @@ cdef class GuardedEngine(Engine):
     An exception of the engine is no fault of the request that is being carried out. The other members carry it out
     well, and a member that reported it as failed would then differ from them. So all exceptions of the engine called
     `name` become EngineFailed, or EngineDamaged for DamagedData. The exceptions to this are EngineBusy of a write, lack
-    of memory, and what the stream of a `restore` raises. Attributes that `Engine` does not have are those of the inner
-    engine.
+    of memory, and what the stream of a `restore` raises.
     """
 
     def __init__(self, Engine inner not None, str name not None):
         self.inner = inner
         self.name = name
-
-    def __getattr__(self, attribute):
-        return getattr(self.inner, attribute)
 
     cdef int fail(self, str call, object error) except -1:
         """Raise the error that stands for `error`."""
@@ -280,6 +278,11 @@ cdef class GuardedEngine(Engine):
         text = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
         raise kind(f"storage engine {self.name!r}: {call}() failed: {text}") from error
+
+    @property
+    def persistent(self):
+        """See Engine."""
+        return self.inner.persistent
 
     @property
     def full(self):

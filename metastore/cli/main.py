@@ -36,7 +36,10 @@ SAME_SIGNAL: Final = 0.5
 
 
 class Runnable(Protocol):
-    """The command line needs these methods of `metastore.embedded.node.Node`."""
+    """The command line needs these parts of `metastore.embedded.node.Node`."""
+
+    told: bool  # whether the failure that stopped it is in the log already
+    gave_up: bool  # whether `stop` left it waiting for its disk
 
     def start(self) -> None:
         """Open the data, bind the addresses, serve. Raises MetaStoreError."""
@@ -192,13 +195,13 @@ class Run:
             signals.ignore_afterwards()
         # A node that was stopped before it was started reports that. This is what was asked for.
         if self.failure is not None and not (self.stop_asked is not None and isinstance(self.failure, Stopped)):
-            if isinstance(self.failure, MetaStoreError) or not getattr(self.node, "told", False):
+            if isinstance(self.failure, MetaStoreError) or not self.node.told:
                 raise self.failure
             # The log already has it with its traceback.
             outcome = MetaStoreError(reason(self.failure))
             outcome.told = True
             raise outcome from self.failure
-        if getattr(self.node, "gave_up", False):
+        if self.node.gave_up:
             # Work that still waits for the disk must not be awaited at the end of the interpreter either.
             log.info("stopped")
             logging.shutdown()

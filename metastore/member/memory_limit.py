@@ -61,8 +61,11 @@ def limits(root: Path = Path("/"), given: int = 0) -> list[Limit]:
     found = [Limit(given, "limits.memory_bytes")] if given else []
     found += _machine(root)
     found += _groups(root)
-    for name, kind in (("RLIMIT_AS", ADDRESSES), ("RLIMIT_DATA", DATA)):
-        soft, _hard = resource.getrlimit(getattr(resource, name))
+    for name, which, kind in (
+        ("RLIMIT_AS", resource.RLIMIT_AS, ADDRESSES),
+        ("RLIMIT_DATA", resource.RLIMIT_DATA, DATA),
+    ):
+        soft, _hard = resource.getrlimit(which)
         if soft != resource.RLIM_INFINITY:
             found.append(Limit(soft, name, kind))
     return found

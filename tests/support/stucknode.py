@@ -11,6 +11,8 @@ import time
 class Stuck:
     """A node whose stop() never ends, as with a disk that hangs. SIGTERM comes again `later` seconds later."""
 
+    told = gave_up = False
+
     def __init__(self, later: float) -> None:
         self.later = later
         self.stopping = threading.Event()
