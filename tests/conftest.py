@@ -24,8 +24,8 @@ from support.processes import Etcd, Server, make_server
 
 from metastore._core import build_info
 
-# Seconds for which this machine lacked processors before a test began.
-STALLED = pytest.StashKey[float | None]()
+# When a test began.
+BEGAN = pytest.StashKey[runs.Seconds]()
 
 # How long an example takes says how busy the machine is, and which build this is.
 hypothesis.settings.register_profile("patient", deadline=None)
@@ -67,7 +67,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
-    item.stash[STALLED] = runs.stalled_seconds()
+    item.stash[BEGAN] = runs.seconds()
     return (yield)
 
 
@@ -75,12 +75,12 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     """A test that CI runs four times fails when it takes too long."""
     report = yield
-    before, after = item.stash.get(STALLED, None), runs.stalled_seconds()
-    if call.when != "call" or not report.passed or runs.marks_of(item.path) or before is None or after is None:
+    if call.when != "call" or not report.passed or runs.marks_of(item.path):
         return report
-    if runs.takes_too_long(call.duration, after - before, build_info()["flavour"]):
+    why = runs.too_long(runs.seconds().since(item.stash[BEGAN]), build_info()["flavour"])
+    if why:
         report.outcome = "failed"
-        report.longrepr = f"It took {call.duration:.1f} s. Make it shorter, or move it to tests/once."
+        report.longrepr = why
     return report
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 from . import TESTS
 
@@ -20,7 +23,7 @@ MARKS = {"once": "once", "hostile": "once", "cluster": "cluster", "sim": "cluste
 #: A folder of this name inside of one of these: its tests take minutes to hours, and run with --long only.
 LONG = "long"
 LONG_IN = ("once", "hostile", "cluster")
-#: Seconds that a test without a mark may take.
+#: Seconds that a test without a mark may take: of processors, and by the clock while processors were free.
 MOST_SECONDS = 10.0
 
 
@@ -32,18 +35,46 @@ def marks_of(path: Path) -> list[str]:
     return [MARKS.get(folder, folder) for folder in folders if folder in MARKS or folder == LONG]
 
 
-def stalled_seconds() -> float | None:
-    """For how long somebody on this machine has waited for a processor, since it was started; None: it does not say."""
+class Seconds(NamedTuple):
+    """What a test has taken, or a moment that such spans are measured from.
+
+    wall: by the clock. processors: the time that this process and those of its children that have ended ran on one.
+    stalled: the time in which somebody on this machine waited for a processor; 0 where the system does not say.
+    """
+
+    wall: float
+    processors: float
+    stalled: float
+
+    def since(self, before: Seconds) -> Seconds:
+        """What has passed since that moment."""
+        return Seconds(*(now - then for now, then in zip(self, before, strict=True)))
+
+
+def seconds() -> Seconds:
+    """This moment."""
+    return Seconds(time.perf_counter(), sum(os.times()[:4]), _stalled())
+
+
+def _stalled() -> float:
     try:
         line = Path("/proc/pressure/cpu").read_text().splitlines()[0]
     except (OSError, IndexError):
-        return None
+        return 0.0
     return int(line.rpartition("total=")[2]) / 1e6
 
 
-def takes_too_long(seconds: float, stalled: float, flavour: str) -> bool:
-    """Whether a test without a mark that took `seconds`, in `stalled` of which processors were wanting, takes too long.
+def too_long(took: Seconds, flavour: str) -> str:
+    """Why a test without a mark takes too long; empty if it does not.
 
-    A debug build says nothing about it, nor does a machine that has other things to do.
+    The time on processors counts however busy the machine is. The time by the clock, in which a test may also wait,
+    counts as far as processors were free. A debug build says nothing about either.
     """
-    return flavour == "release" and seconds - stalled > MOST_SECONDS
+    free = took.wall - took.stalled
+    if flavour != "release" or max(took.processors, free) <= MOST_SECONDS:
+        return ""
+    return (
+        f"It took {took.processors:.1f} s of processors, and {took.wall:.1f} s by the clock, of which processors were "
+        f"lacking in {took.stalled:.1f} s. A test of this folder may take {MOST_SECONDS:g} s: make it shorter, or move "
+        "it to tests/once."
+    )

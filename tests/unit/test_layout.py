@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 from support import ROOT, TESTS, runs
+
+from metastore._core import build_info
 
 FILES = sorted(TESTS.rglob("test_*.py"))
 SOURCES = sorted(TESTS.rglob("*.py"))
@@ -89,8 +94,55 @@ def test_files_that_are_named_elsewhere_are_there() -> None:
     assert not wrong, wrong
 
 
-def test_how_long_a_test_may_take() -> None:
-    assert runs.takes_too_long(10.1, 0.0, "release")
-    assert not runs.takes_too_long(9.9, 0.0, "release")
-    assert not runs.takes_too_long(30.0, 25.0, "release"), "the machine was busy"
-    assert not runs.takes_too_long(30.0, 0.0, "debug")
+@pytest.mark.parametrize(
+    ("took", "long"),
+    [
+        (runs.Seconds(9.9, 9.9, 0.0), False),
+        (runs.Seconds(10.1, 0.1, 0.0), True),  # it waits
+        (runs.Seconds(30.0, 1.0, 25.0), False),  # the machine was busy with others
+        (runs.Seconds(30.0, 10.1, 30.0), True),  # so it was, but this is the test's own work
+        (runs.Seconds(8.0, 15.0, 0.0), True),  # it works on two processors
+    ],
+)
+def test_how_long_a_test_may_take(took: runs.Seconds, long: bool) -> None:
+    assert bool(runs.too_long(took, "release")) is long
+    assert not runs.too_long(took, "debug")
+
+
+WORKS_TOO_LONG = """
+import time
+from support import runs
+runs.MOST_SECONDS = 0.05
+
+def test_that_works() -> None:
+    until = time.process_time() + 0.2
+    while time.process_time() < until:
+        pass
+
+def test_that_does_not() -> None:
+    pass
+"""
+
+
+def test_a_test_that_takes_too_long_fails(tmp_path: Path) -> None:
+    path = tmp_path / "test_planted.py"
+    path.write_text(WORKS_TOO_LONG)
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "conftest",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(tmp_path),
+        path,
+    ]
+    done = subprocess.run(
+        argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(TESTS)}, capture_output=True, text=True, check=False
+    )
+    if build_info()["flavour"] == "release":
+        assert "1 failed, 1 passed" in done.stdout and "of processors, and" in done.stdout, done.stdout
+    else:
+        assert "2 passed" in done.stdout, done.stdout
