@@ -10,7 +10,6 @@ with a kill -9 of the leader in it. The writers' channels balance over all three
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+from options import make_parser  # noqa: E402
 from support.cluster import Cluster, EtcdMember, Member, MetaStoreMember  # noqa: E402
 from support.rolling import Outcome, Writers, restart_all, stop_cleanly  # noqa: E402
 
@@ -48,11 +48,9 @@ def killing(cluster: Cluster) -> Callable[[Member], None]:
 
 def main() -> None:
     """The figures of all kinds."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
-    parser.add_argument("--rounds", type=int, default=3, help="rolling restarts of each sort (default 3)")
-    parser.add_argument("--writers", type=int, default=6)
-    parser.add_argument("--dir", help="where the clusters' data goes (default: a temporary folder)")
+    parser.add_argument("--writers", type=int, default=6, help="threads that put (default: %(default)s)")
     options = parser.parse_args()
     print(check_build())
     for kind in options.kinds:
