@@ -2,6 +2,6 @@
 store, under a network and disks that fail as a seed says. See runner.py; `python -m tests.sim --help` runs it for long.
 
 What stands in for the real thing: sockets (network.py), files and the disk thread (disk.py), and the loop (clock.py,
-node.py); `metastore/member/assembly.py` puts the rest together as for a node. checker.py knows what must hold, chaos.py
-what goes wrong, workload.py what clients do, plants.py the bugs that the simulator must find.
+node.py); `metastore/member/assembly.py` puts the rest together as for a node. checker.py knows what must hold,
+mishaps.py what goes wrong, workload.py what clients do, plants.py the bugs that the simulator must find.
 """

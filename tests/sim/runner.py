@@ -8,9 +8,9 @@ from typing import Any
 
 from metastore.storage.wal import Lag
 
-from .chaos import MEMBERSHIP, USUAL, Chaos, Plan
 from .checker import Violation
 from .clock import Clock
+from .mishaps import MEMBERSHIP, USUAL, Mishaps, Plan
 from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
@@ -358,7 +358,7 @@ class Simulation:
         self.cluster = Cluster(self.clock, scene.settings, scene.weather)
         self.checker = self.cluster.checker
         self.checker.inside = scene.inside
-        self.chaos: Chaos | None = None
+        self.mishaps: Mishaps | None = None
         self.clients: list[Client] = []
 
     def run(self) -> Report:
@@ -368,7 +368,7 @@ class Simulation:
             member.set_rate(clock.random.uniform(1 - scene.settings.drift, 1 + scene.settings.drift))
             member.start()
         self.clients = [Client(number, self.cluster, scene.habits) for number in range(scene.habits.clients)]
-        self.chaos = Chaos(self.cluster, scene.plan)
+        self.mishaps = Mishaps(self.cluster, scene.plan)
         player = None
         if scene.script is not None:
             self.cluster.network.at_once = True
@@ -376,8 +376,8 @@ class Simulation:
         clock.run(scene.seconds)
         if player is not None:
             player.stopped = True
-            self.chaos.counts |= {"rounds": player.rounds, "finished": player.finished}
-        self.chaos.stop()
+            self.mishaps.counts |= {"rounds": player.rounds, "finished": player.finished}
+        self.mishaps.stop()
         # A follower passes an append over that begins before its commit index, so this must end for progress.
         scene.settings.widen = 0.0
         scene.settings.busy = scene.settings.flaky = 0.0
@@ -391,19 +391,19 @@ class Simulation:
             clock.now,
             clock.events,
             {**self.checker.counts, "entries": self.checker.top, "terms": len(self.checker.leaders)}
-            | self.chaos.counts,
+            | self.mishaps.counts,
         )
 
     def _present(self) -> list[Member]:
         """Members that belong to the cluster, by what the newest of them has applied."""
-        assert self.chaos is not None
-        self.chaos._leave()
-        newest = max(self.chaos.alive(), key=lambda member: member.applied)
+        assert self.mishaps is not None
+        self.mishaps._leave()
+        newest = max(self.mishaps.alive(), key=lambda member: member.applied)
         return [self.cluster.members[ident] for ident in newest.roster.members if ident in self.cluster.members]
 
     def _progress(self) -> None:
         """A write and a linearizable read succeed at every member."""
-        assert self.chaos is not None
+        assert self.mishaps is not None
         served: set[tuple[int, str]] = set()
 
         class Probe(Client):
@@ -433,7 +433,7 @@ class Simulation:
             if self.clock.now >= end:
                 missing = [(m.id, k) for m in self._present() for k in ("put", "read") if (m.id, k) not in served]
                 raise Violation(f"no progress within {patience} s after healing: {missing} ({self.describe()})")
-            self.chaos.tend()
+            self.mishaps.tend()
             self.clock.run(self.clock.now + 0.25)
         for client in [*self.clients, *probes]:
             client.stopped = True

@@ -54,7 +54,7 @@ class Plan:
     fewest: int = 2
 
 
-class Chaos:
+class Mishaps:
     """Draws one mishap after the other until `stop`."""
 
     def __init__(self, cluster: Cluster, plan: Plan) -> None:
