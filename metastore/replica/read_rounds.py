@@ -3,7 +3,7 @@
 Pure. A read is linearizable when the member that serves it has applied everything that was committed before the read
 came in. One ReadIndex round asks the leader for that index on behalf of every read that has gathered. The reads that
 come in meanwhile wait for the next round, so only one round is under way at a time. A confirmed round whose index is
-not applied yet waits for it; those rounds are confirmed in the order of their indexes.
+not applied yet waits for it; those rounds are confirmed in the order of their indexes, and served in that order.
 
 A round may be asked for more than once, because its messages may be lost or the leader may change. Each question gets a
 number of its own. An answer counts if it belongs to any question of the round that is under way; an answer to an
@@ -74,11 +74,11 @@ class ReadRounds:
         if not self._round or int.from_bytes(state.request_ctx, "little") < self._first:
             # This is a late answer to a round that was over before the reads of this one came in.
             return
-        reads, self._round = self._round, []
-        if state.index <= applied:
-            self._kv.serve_reads(reads)
-        else:
-            self._confirmed.append((state.index, reads))
+        # An older round may still wait although its index is applied: `passed` comes only with the engine's write, and
+        # the engine may be busy. It goes first, because `fail` relies on the order.
+        self._confirmed.append((state.index, self._round))
+        self._round = []
+        self.passed(applied)
 
     def passed(self, applied: int) -> None:
         """Entry `applied` has been applied: serves the reads that waited for it."""

@@ -271,6 +271,15 @@ def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
     rounds._kv.serve_reads(rounds._kv.take_reads())
 
 
+def overtaking(rounds: ReadRounds, state: Any, applied: int) -> None:
+    """Serves a round whose index is applied, whoever waits longer."""
+    reads, rounds._round = rounds._round, []
+    if state.index <= applied:
+        rounds._kv.serve_reads(reads)
+    else:
+        rounds._confirmed.append((state.index, reads))
+
+
 def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> Any:
     """Fails all who wait when the first deadline is over."""
     return fail(pending, pending._kv.next_id, error)
@@ -302,6 +311,7 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("refusal", "not heard", part(Pending, "receive_refusal", nothing)),
     ("read", "served without a round", part(ReadRounds, "start", at_once)),
     ("read_waits_for_apply", "served when the index is known", kind(ImpatientRead)),
+    ("reads_while_the_engine_is_busy", "a later one goes first", part(ReadRounds, "confirmed", overtaking)),
     ("read_through_a_follower", "no deadline", kind(PatientReads)),
     ("read_through_a_follower", "an answer to an older round", kind(AnyRound)),
     ("deadline", "no deadline of reads", kind(PatientReads)),
