@@ -15,6 +15,8 @@ from .founding import Lives
 
 #: Members at a time that are heard and answered although the roster does not have them yet.
 MAX_STRANGERS: Final = 8
+#: Addresses of one member that are remembered because rosters of others name them, the newest ones.
+MAX_HEARSAY: Final = 4
 
 
 class Acquaintance:
@@ -30,6 +32,7 @@ class Acquaintance:
         self.known = known
         self.address = address  # as the roster says
         self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
+        self.hearsay: tuple[str, ...] = ()  # where rosters of others have it, which may be older than its greeting
         self.heard = now
         self.connected = False
         self.identity: hs.PeerIdentity | None = None
@@ -41,7 +44,7 @@ class Acquaintance:
     @property
     def places(self) -> list[str]:
         """The addresses to dial, in turn. The roster may be older than a move, or the greeting may lack an address."""
-        return list(dict.fromkeys(place for place in (self.address, *self.greeted) if place))
+        return list(dict.fromkeys(place for place in (self.address, *self.greeted, *self.hearsay) if place))
 
 
 A = TypeVar("A", bound=Acquaintance)
@@ -131,13 +134,14 @@ class Acquaintances(Generic[A]):
         """
         one = self.members.get(member)
         if one is not None:
+            # What the member says of itself stays: a roster that is older than its move must not take that away.
             if not one.connected and place not in one.places:
-                one.greeted = (place,)
+                one.hearsay = (place, *one.hearsay)[:MAX_HEARSAY]
             return None
         if member in self.removed or self.strangers >= MAX_STRANGERS:
             return None
         one = self.members[member] = self._make(member, "", False)
-        one.greeted = (place,)
+        one.hearsay = (place,)
         return one
 
     @property

@@ -14,7 +14,7 @@ from metastore import errors
 from metastore._core.raft_types import RaftInvariantBroken
 from metastore._core.raft_wire import Blob, FrameReader, Outbox
 from metastore.peers import handshake as hs
-from metastore.peers.acquaintances import MAX_STRANGERS
+from metastore.peers.acquaintances import MAX_HEARSAY, MAX_STRANGERS, Acquaintance, Acquaintances
 from metastore.peers.founding import PROOF
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD, PeerLimits
 from metastore.peers.transport import MAX_LINES
@@ -63,6 +63,26 @@ def test_a_member_that_moved_is_answered_at_its_new_address(net: Net) -> None:
     behind.set_peers({2: place(moved)})
     net.during(0.05)
     assert connected(behind, 2)
+
+
+def test_an_old_roster_takes_nothing_of_what_a_member_says_itself() -> None:
+    """Found by the simulator: a member moved twice, greeted, and lost its stream; a newcomer's roster of before both
+    moves was asked for, and from then on the old address was dialled in the place of the one in the greeting."""
+    known: Acquaintances[Acquaintance] = Acquaintances(
+        1, lambda ident, address, known: Acquaintance(ident, address, known, 0.0)
+    )
+    known.set_peers({2: "moved:1"}, {2: "n2"})
+    one = known.accepted(hs.replace(accepted(2).sender, places=("moved:2",)), 1.0)
+    known.hear(2, "first:1")
+    assert one.places == ["moved:1", "moved:2", "first:1"]
+    # Of two rosters that differ both are right at times; they are bounded, and the newest count.
+    for number in range(2 * MAX_HEARSAY):
+        known.hear(2, f"told:{number}")
+    assert one.places == ["moved:1", "moved:2", *(f"told:{7 - number}" for number in range(MAX_HEARSAY))]
+    # Who is found needs no hearsay.
+    one.connected = True
+    known.hear(2, "late:1")
+    assert "late:1" not in one.places
 
 
 def test_unknown_members_are_bounded_and_forgotten(net: Net) -> None:
