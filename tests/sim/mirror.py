@@ -60,7 +60,7 @@ class Mirror:
         """An entry is at its end."""
         if store.spilled or self._stale:
             self._restore(contents(store.engine))
-            self._stale = False
+            self._stale = store.stale  # at a start there may be no entry yet whose end is the end of them
         self._records.write(store.overlay, index, 0)
         if store.revision != self._revision:
             self._revision = store.revision

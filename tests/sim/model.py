@@ -35,7 +35,7 @@ class Call:
 
     kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read",
     "clear" (all keys from the first up to the second), "renew" (one transaction: if all keys "k..." are there, delete
-    all "p...", read all "k..." and put one).
+    all "p...", read all "k..." and put one), "late" (delete all from "k" on, and then fail).
     expect: value that a swap compares with (None: the key must not exist). floor: the highest revision that a completed
     linearizable operation had shown when this one began. heard: by the member.
     """
@@ -114,6 +114,8 @@ class Model:
             if call.swapped:
                 self._clear(b"p", b"q")
             self._put(call.keys, call.value, again=self.revision > before)
+        elif call.kind == "late":
+            call.failed = "KeyNotFound"
         elif call.kind == "compact":
             if call.revision <= self.compacted:
                 call.failed = "Compacted"

@@ -68,6 +68,10 @@ def _transaction(call: Call) -> bytes:
         body += text(2, text(3, text(1, b"p") + text(2, b"q")))
         body += text(2, text(1, text(1, b"k") + text(2, b"l")))
         body += text(3, text(2, text(1, call.keys[0]) + text(2, call.value)))
+    if call.kind == "late":
+        # The deletion of all keys from "k" on, and a put that keeps the value (field 5) of one that is gone by then.
+        body += text(2, text(3, text(1, b"k") + text(2, b"\0")))
+        return body + text(2, text(2, text(1, call.keys[0]) + number(5, 1)))
     for key in call.keys:
         body += text(2, text(2, text(1, key) + text(2, call.value)))
     if call.kind == "swap":

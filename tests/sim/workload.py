@@ -67,7 +67,7 @@ class Client:
         self.stopped = False
         more = {"read": habits.reads, "compact": habits.compactions}
         weights = [(kind, weight * more.get(kind, 1)) for kind, weight in _WEIGHTS]
-        weights += [("clear", habits.wide), ("renew", habits.wide)]
+        weights += [("clear", habits.wide), ("renew", habits.wide), ("late", habits.wide / 2)]
         self.kinds = [kind for kind, _ in weights]
         self.weights = [weight for _, weight in weights]
         self.pause()
