@@ -7,6 +7,7 @@ import logging
 import sys
 import time
 
+from .greetings import QUIET
 from .runner import PROFILES, SimulationFailed, simulate
 
 
@@ -20,8 +21,8 @@ def main() -> int:
     parser.add_argument("--go-on", action="store_true", help="do not stop at the first failure")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed")
     options = parser.parse_args()
-    # What members say of the snapshots that the simulated network breaks is no news here.
-    logging.getLogger("metastore.snapshot").setLevel(logging.CRITICAL)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     profiles = options.profile or sorted(PROFILES)
     count = options.count or (0 if options.hours else 100)
     began = said = time.monotonic()

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from metastore import errors
 from metastore._core import mvcc
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
@@ -139,6 +140,10 @@ class Checker:
         """Something that must never happen has happened."""
         raise Violation(text)
 
+    def count(self, what: str, number: int = 1) -> None:
+        """Something has happened, so many times."""
+        self.counts[what] = self.counts.get(what, 0) + number
+
     # ---- logs
 
     def appended(self, member: Member, number: int, images: Any, hard: Any) -> None:
@@ -245,7 +250,8 @@ class Checker:
 
         def holds(ids: Iterable[int]) -> bool:
             ids = tuple(ids)
-            have = sum(ident in everybody and everybody[ident].platter.has(commit, term) for ident in ids)
+            disks = [everybody[ident].platters for ident in ids if ident in everybody]
+            have = sum(any(platter.has(commit, term) for platter in platters) for platters in disks)
             return have * 2 > len(ids) or not ids
 
         confs = [*member.confs, member.raw.conf_state]
@@ -391,6 +397,26 @@ class Checker:
         found = {member.id: self.history(member.engine) for member in members}
         if len(set(found.values())) != 1:
             self.fail(f"histories differ: {found}")
+
+    # ---- who takes part
+
+    def begins(self, member: Member, why: str) -> None:
+        """A member without a log takes part from now on."""
+        if member.kept is not None:
+            self.fail(f"member {member.id}, whose directory was taken away, takes part: {why}")
+        self.count("begun")
+
+    def must_end(self, member: Member, why: errors.MetaStoreError) -> None:
+        """A member's process ends, for another one said that it must."""
+        removed = any(member.id in other.roster.removed for other in member.cluster.started())
+        right = (
+            removed
+            if isinstance(why, errors.RemovedFromCluster)
+            else (isinstance(why, errors.MustJoinAnew) and member.kept is not None)
+        )
+        if not right:
+            self.fail(f"member {member.id} is made to end: {type(why).__name__}: {why.text}")
+        self.count("removed" if removed else "sent away")
 
     # ---- clients
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from metastore import errors
 from metastore._core.raft_types import ConfChange, ConfChangeError, ConfChangeV2, ProposalDropped
 from metastore.replica.roster import ADD, ADD_LEARNER, PROMOTE, PUBLISH, REMOVE, UPDATE, Change
+from metastore.replica.roster import Member as Record
 
 if TYPE_CHECKING:
     from .node import Cluster, Member
@@ -67,6 +68,8 @@ class Mishaps:
         self.stopped = False
         self.leaving: set[int] = set()
         self.counts: dict[str, int] = {}
+        self.moving: tuple[int, str] | None = None  # a member, and the place of which the roster is to be told
+        self.striking = False  # somebody is killed as the next addition is answered
         if self.names:
             self.clock.after(self._pause(), self._next)
 
@@ -264,6 +267,8 @@ class Mishaps:
             self.clock.note(b"%s %d %s" % (action.encode(), ident, repr(error).encode()))
             unknown = isinstance(error, errors.Timeout | errors.LeaderChanged)
             if action in (ADD, ADD_LEARNER) and (error is None or unknown) and ident not in self.cluster.members:
+                if self.striking and error is None:
+                    self._strike(ident)
                 self.cluster.join(ident).start()
 
         member.act(lambda: member.membership.change(change, done, member.now()))
@@ -294,6 +299,8 @@ class Mishaps:
         roster = self._roster()
         voters = [ident for ident, learner in roster.items() if not learner]
         ident = ident or (self.chance.choice(list(roster)) if roster else 0)
+        if self._wiped() or self.moving is not None:
+            return  # the others must be enough without it
         if ident and (len(voters) > self.plan.fewest or roster.get(ident, False)):
             self._change(REMOVE, ident)
 
@@ -304,10 +311,101 @@ class Mishaps:
             self.remove(leader.id)
 
     def update(self) -> None:
-        """Somebody gets another address, perhaps one that another member has, had, or is about to get."""
+        """Somebody gets another address, perhaps one that another member has, had, or is about to get. Where members
+        are dialled by their addresses it must be one of the member's own."""
+        if self.cluster.settings.greetings:
+            self.move()
+            return
         roster = self._roster()
         if roster:
             self._change(UPDATE, self.chance.choice(list(roster)), (f"http://n{self.chance.randrange(1, 9)}:2",))
+
+    def add_struck(self) -> None:
+        """A new voter, and somebody who has not applied that yet is killed as it is answered."""
+        self.striking = True
+        self.add()
+
+    def _strike(self, fresh: int) -> None:
+        self.striking = False
+        behind = [member for member in self.alive() if fresh not in member.roster.members]
+        if behind:
+            self.counts["struck at add"] = self.counts.get("struck at add", 0) + 1
+            self._crash(self.chance.choice(behind), False)
+
+    def move(self) -> None:
+        """Somebody gets another place, and the roster is told after that, or before. After that only where the others
+        can have it told without the one that moved: of two, neither may know any more where the other one is."""
+        member = self._some()
+        if self.moving is not None or member is None or member.id not in self._roster():
+            return
+        self.moving = (member.id, self.cluster.new_place(member))
+        if len(member.raw.conf_state.voters) > 2 and self.chance.random() < 0.5:
+            self._moved(member, self.moving[1])
+            self.clock.after(1.0, self._tell_move)
+        else:
+            self._tell_move()
+            self.clock.after(1.0, self._move_told, member)
+
+    def _move_told(self, member: Member) -> None:
+        """When the roster is told, the member goes where it says."""
+        if self.moving is not None and not self.stopped:
+            self.clock.after(1.0, self._move_told, member)
+            return
+        urls = next((one.peer_urls for one in self._records(member.id)), ())
+        if urls:
+            self._moved(member, urls[0].removeprefix("http://"))
+
+    def _records(self, ident: int) -> list[Record]:
+        """What those that live have in their rosters of a member, the newest first."""
+        alive = sorted(self.alive(), key=lambda member: -member.applied)
+        return [member.roster.members[ident] for member in alive if ident in member.roster.members]
+
+    def _moved(self, member: Member, place: str) -> None:
+        member.crash(False)
+        member.place = place
+        self._again(member)
+
+    def _tell_move(self) -> None:
+        """Until somebody has it applied, or the member is gone."""
+        if self.moving is None:
+            return
+        ident, place = self.moving
+        urls = (f"http://{place}",)
+        known = self._records(ident)
+        if known[0].peer_urls == urls if known else self.alive():
+            self.moving = None
+            return
+        self._change(UPDATE, ident, urls)
+        self.clock.after(1.0, self._tell_move)
+
+    def wipe(self) -> None:
+        """Somebody who is known to all that live comes back with an empty directory; an operator gives the old one back
+        some time later, or removes the member."""
+        member = self._some()
+        if member is None or self._wiped() or not member.fresh.founder or len(member.raw.conf_state.voters) < 3:
+            return
+        own = member.identity.incarnation
+        records = [other.roster.members.get(member.id) for other in self.cluster.started()]
+        if not all(record is not None and record.incarnation == own for record in records):
+            return
+        member.crash(self.chance.random() < 0.5)
+        member.wipe()
+        self._again(member)
+        self.clock.after(1.0 + 5.0 * self.chance.random(), self._mend, member, self.chance.random() < 0.5)
+
+    def _wiped(self) -> list[Member]:
+        return [one for one in self.cluster.members.values() if one.kept is not None and one.id not in self.leaving]
+
+    def _mend(self, member: Member, by_removal: bool) -> None:
+        if member not in self._wiped():
+            return
+        if not by_removal or self.stopped:
+            member.crash(False)
+            member.mount()
+            self._again(member)
+        elif self._roster():
+            self._change(REMOVE, member.id)
+            self.clock.after(2.0, self._mend, member, member.id in self._roster() and self.chance.random() < 0.9)
 
     def publish(self) -> None:
         """Somebody gets another name."""
@@ -424,6 +522,8 @@ class Mishaps:
         for member in list(self.cluster.members.values()):
             member.speed.sync, member.speed.stall, member.speed.fail = 0.001, 0.0, 0.0
             member.resume()
+        for member in self._wiped():
+            self._mend(member, False)
         self.tend()
 
     def tend(self) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 
 from .clock import Clock
 
+DOUBLED = frozenset({"raft", "hello", "answer"})
+
 
 @dataclass
 class Weather:
@@ -54,7 +56,7 @@ class Network:
             self.lost += 1
             return random.random() < 0.5
         self._arrive(self.some_delay(), sender, to, kind, data, check)
-        if kind == "raft" and weather.double and random.random() < weather.double:
+        if kind in DOUBLED and weather.double and random.random() < weather.double:
             self.doubled += 1
             self._arrive(self.some_delay() * 3, sender, to, kind, data, check)
         return True

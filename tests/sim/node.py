@@ -25,6 +25,7 @@ from metastore._core.raft_wire import WITHDRAWN
 from metastore.codecs import load_all
 from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
+from metastore.peers.acquaintances import Acquaintances
 from metastore.replica.driver import Budgets, Driver
 from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, RosterState
@@ -43,6 +44,8 @@ from .checker import Checker, Platter, Violation, heads
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
 from .engines import BusyEngine, FiledEngine, FlakyEngine
+from .greetings import KINDS as GREETINGS
+from .greetings import Greeted, Link, SimPeering
 from .mirror import Mirror
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
@@ -170,6 +173,10 @@ class Settings:
     filed: float = 0.0  # the share of members whose engine has files of its own
     flushed: float = 0.02  # of their writes are followed by a flush nobody asked for, as a full write buffer is
     reader: type[ReadAhead] = ReadAhead
+    greetings: bool = False  # whether members greet each other, and hear nobody else
+    begin_wait: float = 3.0
+    peering: type[SimPeering] = SimPeering
+    acquaintances: type[Acquaintances[Link]] = Acquaintances
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
 
 
@@ -198,7 +205,7 @@ class MemberWal(SimWal):
             platter.synced()
 
 
-class Member:
+class Member(Greeted):
     """One member, alive or not. What outlives a crash: `disk`."""
 
     def __init__(self, cluster: Cluster, ident: int, identity: Identity) -> None:
@@ -229,6 +236,7 @@ class Member:
         self.at_half: Callable[[], object] | None = None  # called when its files have a part of an entry
         self.in_pieces = False
         self.at_change: Callable[[], object] | None = None  # called when the membership has changed
+        Greeted.__init__(self)
 
     # ---- time
 
@@ -300,6 +308,8 @@ class Member:
     def start(self) -> None:
         """Start the process: recover the log, then serve. Raises DamagedData, which is a Violation here."""
         settings, chance = self.cluster.settings, self.clock.random
+        if self.ended is not None:
+            return
         self.life += 1
         self.alive, self.paused = True, False
         self.held.clear()
@@ -376,6 +386,8 @@ class Member:
         self.sweep = Sweep(self.driver, self._sweep_later, lambda: False, 5)
         self.mirror = Mirror(self.store)
         self.commit = self.raw.commit
+        if settings.greetings:
+            self.greet()
         if self.applied:
             self.cluster.checker.state_is(self, self.applied, self.store.revision)
             self.cluster.checker.digest(self, self.applied)
@@ -457,6 +469,8 @@ class Member:
             return
         self.alive = False
         self.wal.crash()
+        if self.greeter is not None and not power:
+            self.greeter.close()
         if power and self.cluster.may_cut_power():
             self.disk.power_cut(self.clock.random)
             self.unsynced_gone = True
@@ -513,6 +527,8 @@ class Member:
     def _tick(self) -> None:
         self.later(self.cluster.settings.tick, self._tick)
         self.driver.tick(self.now())
+        if self.greeter is not None:
+            self.greeter.peering.tick(self.now())
         self.doubt = self.raw.doubt
 
     def _turn(self) -> None:
@@ -552,6 +568,8 @@ class Member:
         self.cluster.checker.digest(self, index)
 
     def _members_changed(self) -> None:
+        if self.greeter is not None:
+            self.greeter.peering.update()
         self.cluster.roster_changed(self)
 
     def _roster_mended(self, before: RosterState, told: RosterState) -> None:
@@ -597,11 +615,8 @@ class Member:
             if cluster.settings.widen and message.type == MSG_APP:
                 message = self._widen(message)
             parts = message.encode_parts()
-            if not cluster.network.send(self.id, message.to, "raft", b"".join(parts), message_sum(parts)):
-                self.clock.after(0, self._enter, self.life, self._lost, (message.to,))
-
-    def _lost(self, to: int) -> None:
-        self.driver.unreachable(to)
+            if not self.post(message.to, "raft", b"".join(parts), message_sum(parts)):
+                self.clock.after(0, self._enter, self.life, self.unreachable, (message.to,))
 
     def _widen(self, message: Message) -> Message:
         """Begin an append earlier than the leader thinks needed: as legal as the original (nextIndex is a guess)."""
@@ -632,38 +647,55 @@ class Member:
         network = self.cluster.network
         if (self.id, to) in network.cut and self.clock.random.random() < 0.5:
             return False
-        network.send(self.id, to, "forward", batch, zlib.crc32(batch))
+        if self.greeter is not None and not self.greeter.number(to):
+            return False
+        self.post(to, "forward", batch, zlib.crc32(batch))
         return True
 
     def refuse(self, to: int, code: int, ids: list[int]) -> None:
         """Operations that were surely not logged."""
         self.cluster.checker.refuse(ids)
-        self.cluster.network.send(self.id, to, "refuse", (code, list(ids)), code)
+        self.post(to, "refuse", (code, list(ids)), code)
 
     def withdraw(self, to: int, ids: list[int]) -> None:
         """Operations that nobody waits for; whether they are logged all the same depends on who is first."""
-        self.cluster.network.send(self.id, to, "refuse", (WITHDRAWN, list(ids)), WITHDRAWN)
+        self.post(to, "refuse", (WITHDRAWN, list(ids)), WITHDRAWN)
 
     def receive(self, sender: int, kind: str, data: Any) -> None:
         """Something arrives."""
-        if kind == "raft":
-            self._enter(self.life, self._message, (data,))
-        elif kind == "snap":
-            self._enter(self.life, self._snap, (sender, *data))
-        elif kind == "snapped":
-            self._enter(self.life, self._snapped, (sender, *data))
-        elif kind == "forward":
-            self._enter(self.life, self._forwarded, (sender, data))
-        else:
-            self._enter(self.life, self.driver.receive_refusal, data)
+        number = 0
+        if kind in GREETINGS:
+            self.greeted(sender, kind, data)
+            return
+        if self.cluster.settings.greetings and kind != "snapped":
+            number, data = data
+        if not self.alive:
+            if number:
+                self.refuses(sender, number)
+            return
+        call, args = {
+            "raft": (self._message, (data,)), "snap": (self._snap, (sender, data)),
+            "snapped": (self._snapped, (sender, data)), "forward": (self._forwarded, (sender, data)),
+            "refuse": (self._refused, (data,)),
+        }[kind]  # fmt: skip
+        if number:
+            call, args = self.hears, (sender, number, call, args)
+        self._enter(self.life, call, args)
 
     def _message(self, data: bytes) -> None:
-        self.driver.receive(Message.decode(data))
+        message = Message.decode(data)
+        if self.greeter is None:
+            self.driver.receive(message)
+        else:
+            self.greeter.peering.on_message(message)
 
-    def _snap(self, sender: int, *parts: Any) -> None:
+    def _refused(self, told: tuple[int, list[int]]) -> None:
+        self.driver.receive_refusal(*told)
+
+    def _snap(self, sender: int, parts: Any) -> None:
         self.snapshots.incoming(sender, *parts)
 
-    def _snapped(self, sender: int, *parts: Any) -> None:
+    def _snapped(self, sender: int, parts: Any) -> None:
         self.snapshots.answered(sender, *parts)
 
     def _forwarded(self, sender: int, batch: bytes) -> None:
@@ -685,6 +717,7 @@ class Cluster:
         self.initial = tuple(self.record(ident) for ident in range(1, settings.members + 1))
         self.members: dict[int, Member] = {}
         self.ids = itertools.count(settings.members + 1)
+        self.numbers = itertools.count(1)  # of streams
         for record in self.initial:
             self.members[record.id] = Member(self, record.id, self._identity(record.id, ()))
 
@@ -707,7 +740,13 @@ class Cluster:
 
     def join(self, ident: int) -> Member:
         """A member that was added gets its machine."""
-        member = Member(self, ident, self._identity(ident, self.initial))
+        contacts = self.initial
+        if self.settings.greetings:
+            # What it is told by whom it asks: a member that knows of it already.
+            rosters = [tuple(member.roster.members.values()) for member in self.started() if member.alive]
+            told = [roster for roster in rosters if any(record.id == ident for record in roster)]
+            contacts = self.clock.random.choice(told) if told else contacts
+        member = Member(self, ident, self._identity(ident, contacts))
         self.members[ident] = member
         return member
 
@@ -717,9 +756,21 @@ class Cluster:
         codec = self.codecs[compression - 1] if compression else None
         return PayloadCodec(codec, 64, MAX_DECODED, decoders=self.codecs)
 
+    def at(self, place: str) -> Member | None:
+        """Whose place that is, whether it listens there or is down."""
+        return next((member for member in self.members.values() if member.place == place), None)
+
+    def new_place(self, member: Member) -> str:
+        """A place where nobody has ever listened."""
+        return f"n{member.id}:{next(self.numbers) + 2}"
+
     def serving(self) -> list[int]:
         """Ids of the members that a client may call."""
         return [ident for ident, member in self.members.items() if member.alive]
+
+    def started(self) -> list[Member]:
+        """All members that have ever run."""
+        return [member for member in self.members.values() if member.life]
 
     def leader(self) -> Member | None:
         """The member that leads the newest term."""

@@ -19,6 +19,9 @@ from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk
+from metastore.peers import handshake as hs
+from metastore.peers.acquaintances import Acquaintances
+from metastore.peers.founding import Founding
 from metastore.replica.driver import Driver
 from metastore.replica.read_rounds import ReadRounds
 from metastore.snapshots.files import Info
@@ -31,6 +34,7 @@ from metastore.storage.wal import Lag
 from .checker import HEADER, heads
 from .disk import Disk
 from .engines import FlakyEngine, contents
+from .greetings import Link, SimPeering
 from .node import SimApplier
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
@@ -376,6 +380,38 @@ def unguarded(engine: Engine, _name: str) -> Engine:
     return engine
 
 
+class Unwelcoming(Acquaintances[Link]):
+    """Refuses members that the roster does not know yet."""
+
+    def judge(self, hello: hs.Hello, *more: Any) -> tuple[int, str, bool]:
+        if hello.sender.member_id not in self.members:
+            return hs.OTHER_TARGET, "nobody knows the dialler here", False
+        return super().judge(hello, *more)
+
+
+class RosterOnly(Acquaintances[Link]):
+    """Answers members only where the roster says that they are."""
+
+    def accepted(self, identity: hs.PeerIdentity, now: float) -> Link:
+        one = super().accepted(identity, now)
+        one.greeted = ()
+        return one
+
+
+class Unasked(SimPeering):
+    """Begins a cluster without asking anybody."""
+
+    def _founding(self) -> Founding | None:
+        return None
+
+
+class Heedless(SimPeering):
+    """Goes on when another member says that it must not."""
+
+    def on_verdict(self, status: int, text: str) -> None:
+        """Noted."""
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -394,6 +430,8 @@ class Plant(NamedTuple):
     reader: type[ReadAhead] = ReadAhead
     lag: Lag | None = None
     guard: Callable[[Engine, str], Engine] = guarded
+    peering: type[SimPeering] = SimPeering
+    acquaintances: type[Acquaintances[Link]] = Acquaintances
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -407,6 +445,8 @@ class Plant(NamedTuple):
             scene.settings.reader = self.reader
             scene.settings.guard = self.guard
             scene.settings.real_lag = self.lag
+            scene.settings.peering = self.peering
+            scene.settings.acquaintances = self.acquaintances
             scene.inside = self.inside
 
         return plant
@@ -452,5 +492,9 @@ PLANTS = [
     Plant("history wrong for a moment, engines with files", "filed", 4, applier=PassingFault),
     Plant("history wrong for a moment, flaky engines", "flaky", 4, applier=PassingFault),
     Plant("history wrong for a moment, in pieces", "pieces", 4, applier=PassingFault),
+    Plant("members that the roster does not know are refused", "absences", 4, acquaintances=Unwelcoming),
+    Plant("members are answered only where the roster has them", "absences", 4, acquaintances=RosterOnly),
+    Plant("a cluster is begun without asking", "lost_directories", 4, peering=Unasked),
+    Plant("a verdict is not acted on", "lost_directories", 4, peering=Heedless),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

@@ -8,18 +8,19 @@ from typing import Any
 
 from metastore.storage.wal import Lag
 
+from .absences import away, wiped
 from .checker import Violation
 from .clock import Clock
 from .mishaps import MEMBERSHIP, USUAL, Mishaps, Plan
-from .model import Call
 from .network import Weather
 from .node import Cluster, Member, Settings
 from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, promised, unsynced
-from .workload import Client, Habits
+from .workload import Client, Habits, Probe
 
 # Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones
 # give more. Where one log alone is new enough to win, without pre-vote, each attempt of another one puts it off.
 HEALING = 60.0
+ROUND = 120.0  # and a round of a script is at its end, where that is waited for
 SETTLING = 30.0  # and within which all members must have applied the same
 
 
@@ -48,7 +49,9 @@ class Scene:
     habits: Habits
     plan: Plan
     seconds: float = 20.0
+    stagger: float = 0.0  # seconds within which the members are started for the first time
     script: Script | None = None
+    whole_rounds: bool = False  # whether the last round of the script is played to its end
     inside: bool = True
 
 
@@ -87,8 +90,9 @@ def usual(scene: Scene, chance: Any) -> None:
 
 
 def members(scene: Scene, chance: Any) -> None:
-    """The same, and members come and go."""
+    """The same, and members come and go; in some of these clusters they greet each other before they are heard."""
     usual(scene, chance)
+    scene.settings.greetings = chance.random() < 0.4
     scene.plan.mishaps = {**{name: weight / 2 for name, weight in USUAL.items()}, **MEMBERSHIP}
 
 
@@ -117,6 +121,8 @@ def snapshots(scene: Scene, chance: Any) -> None:
 def lagging(scene: Scene, chance: Any) -> None:
     """Disks whose syncs lag behind what is acknowledged, and power cuts that take it from one member at a time."""
     chance.choice((usual, usual, members, snapshots))(scene, chance)
+    # Members whose disks have lost something may need the vote of one who may not vote before there is a leader.
+    scene.settings.greetings = False
     scene.settings.lag = Lag(chance.choice((0.02, 0.3, 1.0)), chance.choice((500, 1 << 16, 1 << 16)))
     scene.plan.mishaps = {**scene.plan.mishaps, "power": 30, "power_leader": 10, "isolate_leader": 10, "power_all": 0}
 
@@ -305,6 +311,58 @@ def overtaken_logs(scene: Scene, chance: Any) -> None:
     scene.seconds = 12.0
 
 
+def greeted(scene: Scene, chance: Any) -> None:
+    """A usual cluster whose members greet each other, in a network that loses few messages."""
+    usual(scene, chance)
+    scene.settings.greetings = True
+    scene.settings.election_ticks = chance.choice((5, 10))
+    scene.settings.begin_wait = chance.choice((1.0, 3.0))
+    scene.settings.speed = lambda speed: None
+    scene.weather.delay, scene.weather.spike = chance.choice((0.0005, 0.01)), 0.0
+    scene.weather.loss, scene.weather.double = 0.0, chance.choice((0.0, 0.1))
+
+
+def beginnings(scene: Scene, chance: Any) -> None:
+    """New clusters whose members are started one after the other, and die before they know whether they may begin."""
+    usual(scene, chance)
+    scene.settings.members = chance.choice((2, 3, 3, 5))
+    scene.settings.greetings = True
+    scene.settings.begin_wait = chance.choice((0.0, 1.0, 5.0))
+    scene.stagger = chance.choice((0.01, 1.0, 8.0))
+    scene.seconds = 10.0
+    scene.plan.mishaps = {"kill": 10, "power": 10, "pause": 4, "cut": 4, "isolate": 4, "heal": 10, "crash_at_disk": 4}
+    scene.plan.pause, scene.plan.down = chance.choice((0.3, 1.0)), chance.choice((0.05, 1.0))
+
+
+def strays(scene: Scene, chance: Any) -> None:
+    """Members that come, go, move, are killed as others come, and lose their directories; all greet each other."""
+    members(scene, chance)
+    scene.settings.greetings = True
+    scene.settings.begin_wait = chance.choice((1.0, 3.0))
+    scene.settings.max_size_per_msg = 1 << 20  # as in `shrinking`
+    del scene.plan.mishaps["update"]
+    scene.plan.mishaps |= {"move": 8, "add_struck": 6, "wipe": 4, "add": 3}
+
+
+def absences(scene: Scene, chance: Any) -> None:
+    """Members that are away while others move or join, and meet them with nobody else there."""
+    greeted(scene, chance)
+    scene.settings.members = chance.choice((2, 3, 3))
+    scene.script, scene.whole_rounds, scene.plan.mishaps = away, True, {}
+    scene.habits.clients, scene.habits.think = 2, 0.2
+    scene.seconds = 20.0
+
+
+def lost_directories(scene: Scene, chance: Any) -> None:
+    """One member, or more than half of them, come back with empty directories, while others live."""
+    greeted(scene, chance)
+    scene.settings.members = chance.choice((3, 3, 5))
+    scene.settings.begin_wait = chance.choice((3.0, 5.0))
+    scene.script, scene.whole_rounds, scene.plan.mishaps = wiped, True, {}
+    scene.habits.clients, scene.habits.think = 2, 0.2
+    scene.seconds = 20.0
+
+
 def directed(scene: Scene, chance: Any) -> None:
     """No mishaps but those of a script."""
     usual(scene, chance)
@@ -340,6 +398,10 @@ PROFILES: dict[str, Profile] = {
     "lagging_lease": lagging_lease,
     "lease_promises": lease_promises,
     "shrinking": shrinking,
+    "beginnings": beginnings,
+    "strays": strays,
+    "absences": absences,
+    "lost_directories": lost_directories,
 }
 
 
@@ -366,7 +428,10 @@ class Simulation:
         scene, clock = self.scene, self.clock
         for member in self.cluster.members.values():
             member.set_rate(clock.random.uniform(1 - scene.settings.drift, 1 + scene.settings.drift))
-            member.start()
+            if scene.stagger:
+                clock.after(clock.random.random() * scene.stagger, self._first_start, member)
+            else:
+                member.start()
         self.clients = [Client(number, self.cluster, scene.habits) for number in range(scene.habits.clients)]
         self.mishaps = Mishaps(self.cluster, scene.plan)
         player = None
@@ -375,6 +440,9 @@ class Simulation:
             player = Player(self.cluster, scene.script)
         clock.run(scene.seconds)
         if player is not None:
+            player.last_round = True
+            if scene.whole_rounds:
+                clock.run(clock.now + ROUND, lambda: player.stopped)
             player.stopped = True
             self.mishaps.counts |= {"rounds": player.rounds, "finished": player.finished}
         self.mishaps.stop()
@@ -394,11 +462,17 @@ class Simulation:
             | self.mishaps.counts,
         )
 
+    @staticmethod
+    def _first_start(member: Member) -> None:
+        if not member.life:
+            member.start()
+
     def _present(self) -> list[Member]:
         """Members that belong to the cluster, by what the newest of them has applied."""
         assert self.mishaps is not None
         self.mishaps._leave()
-        newest = max(self.mishaps.alive(), key=lambda member: member.applied)
+        # A mishap from before the healing may have hit the only one a moment ago.
+        newest = max(self.mishaps.alive() or self.cluster.started(), key=lambda member: member.applied)
         return [self.cluster.members[ident] for ident in newest.roster.members if ident in self.cluster.members]
 
     def _progress(self) -> None:
@@ -406,26 +480,13 @@ class Simulation:
         assert self.mishaps is not None
         served: set[tuple[int, str]] = set()
 
-        class Probe(Client):
-            def choose(self) -> Call:
-                call = super().choose()
-                while call.kind not in ("put", "read") or call.serializable or call.revision:
-                    call = super().choose()
-                return call
-
-            def answered(self, call: Call, reply: bytes) -> None:
-                served.add((call.member, call.kind))
-                super().answered(call, reply)
-
-        probes = []
-        for number, ident in enumerate(self.cluster.members):
-            probe = Probe(1000 + number, self.cluster, self.scene.habits)
-            probe.member = ident
-            probes.append(probe)
+        probes: dict[int, Probe] = {}
 
         def done() -> bool:
-            wanted = {(member.id, kind) for member in self._present() for kind in ("put", "read")}
-            return wanted <= served
+            for member in self._present():
+                if member.id not in probes:
+                    probes[member.id] = Probe(member.id, self.cluster, self.scene.habits, served)
+            return {(member.id, kind) for member in self._present() for kind in ("put", "read")} <= served
 
         patience = HEALING * max(1.0, self.scene.settings.election_ticks / 10)
         end = self.clock.now + patience
@@ -435,7 +496,7 @@ class Simulation:
                 raise Violation(f"no progress within {patience} s after healing: {missing} ({self.describe()})")
             self.mishaps.tend()
             self.clock.run(self.clock.now + 0.25)
-        for client in [*self.clients, *probes]:
+        for client in [*self.clients, *probes.values()]:
             client.stopped = True
 
     def _settle(self) -> None:
@@ -460,7 +521,7 @@ class Simulation:
         return "; ".join(
             f"{member.id}: {'up' if member.alive else 'down'} term {member.raw.term} lead {member.raw.lead} commit "
             f"{member.raw.commit} applied {member.applied} last {member.raw.last_index} {member.raw.conf_state}"
-            for member in self.cluster.members.values()
+            for member in self.cluster.started()
         )
 
 

@@ -34,6 +34,7 @@ class Player:
         self.clock: Clock = cluster.clock
         self.rounds = self.finished = 0
         self.stopped = False
+        self.last_round = False  # the one under way
         self._begin()
 
     def _begin(self) -> None:
@@ -66,6 +67,9 @@ class Player:
 
     def _again(self) -> None:
         """Everything is well for a while, then the next round."""
+        if self.last_round:
+            self.stopped = True
+            return
         self.cluster.network.heal()
         for member in self.cluster.members.values():
             member.speed.sync = 0.001

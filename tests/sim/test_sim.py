@@ -18,6 +18,7 @@ from support import ROOT
 from metastore._core.raft_types import ConfState, Message, MsgReadIndex
 from sim import wire
 from sim.disk import Disk
+from sim.greetings import QUIET
 from sim.model import Call
 from sim.node import Member
 from sim.plants import PLANTS, Plant
@@ -35,12 +36,14 @@ SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 4, "lease_p
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """What members say of the snapshots that the simulated network breaks is no news here."""
-    log = logging.getLogger("metastore.snapshot")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    """See sim.greetings."""
+    logs = [logging.getLogger(name) for name in QUIET]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     yield
-    log.setLevel(level)
+    for log, level in zip(logs, levels, strict=True):
+        log.setLevel(level)
 
 
 @pytest.mark.parametrize("profile", sorted(PROFILES))

@@ -114,7 +114,7 @@ class SimOutgoing:
             data = data[:at] + bytes([data[at] ^ (1 << chance.randrange(8))]) + data[at + 1 :]
             cluster.checker.counts["torn chunks"] += 1
         parts = (self.number, kind, data)
-        cluster.network.send(self.snapshots.member.id, self.message.to, "snap", parts, zlib.crc32(data))
+        self.snapshots.member.post(self.message.to, "snap", parts, zlib.crc32(data))
 
     def watch(self, heard: int) -> None:
         """Give up when nothing was heard since."""
@@ -130,7 +130,7 @@ class SimOutgoing:
         self.heard += 1
         if kind == DONE:
             snapshots, data = self.snapshots, self.message.encode()
-            snapshots.member.cluster.network.send(snapshots.member.id, self.message.to, "raft", data, zlib.crc32(data))
+            snapshots.member.post(self.message.to, "raft", data, zlib.crc32(data))
             self.over(True)
             return
         if again:

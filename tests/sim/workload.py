@@ -6,7 +6,7 @@ the member tells it, and what it asks counts from the moment the member hears it
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from metastore._core.waiter import Waiter
@@ -164,3 +164,34 @@ class Client:
         self.cluster.clock.note(error.encode())
         self.cluster.checker.errored(call, error)
         self.over(call)
+
+
+class Probe(Client):
+    """A client that writes and reads at one member only, and notes as (member, kind) what it was answered, until it has
+    been answered both."""
+
+    def __init__(self, home: int, cluster: Cluster, habits: Habits, served: set[tuple[int, str]]) -> None:
+        self.home = home
+        self.served = served
+        super().__init__(1000 + home, cluster, replace(habits, stay=1.0))
+
+    def begin(self) -> None:
+        """Make a call, if the member is up."""
+        self.member = self.home
+        if self.home in self.cluster.serving():
+            super().begin()
+        else:
+            self.pause()
+
+    def choose(self) -> Call:
+        """A put, or a read that asks the leader."""
+        call = super().choose()
+        while call.kind not in ("put", "read") or call.serializable or call.revision:
+            call = super().choose()
+        return call
+
+    def answered(self, call: Call, reply: bytes) -> None:
+        """A member answers."""
+        self.served.add((call.member, call.kind))
+        self.stopped = self.stopped or {(self.home, "put"), (self.home, "read")} <= self.served
+        super().answered(call, reply)
