@@ -7,12 +7,14 @@ is no number, and a number is no flag, for a mistake would else be found in the 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from typing import Any, TypeVar
 
 #: A key or a value; str is encoded as UTF-8.
 Key = bytes | str
+#: What `put_many` takes. A mapping's keys are not covariant for type checkers, so each kind is named.
+Pairs = Iterable[tuple[Key, Key]] | Mapping[str, Key] | Mapping[bytes, Key] | Mapping[Key, Key]
 
 #: Numbers of the API have 64 bits and a sign.
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .. import errors
 from .._core.waiter import Waiter
-from .arguments import Key, as_bytes, named
+from .arguments import Pairs, as_bytes, named
 from .requests import messages, put_request
 from .results import PutManyResult
 
@@ -29,7 +29,7 @@ WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
 UNDECIDED = (errors.Timeout, errors.LeaderChanged, errors.Stopped, errors.Canceled, errors.DeadlineExceeded)
 
 
-def pairs_of(pairs: Iterable[tuple[Key, Key]] | Mapping[Key, Key]) -> Iterator[object]:
+def pairs_of(pairs: Pairs) -> Iterator[object]:
     """The iterator over what `put_many` was given. Raises TypeError."""
     if isinstance(pairs, Mapping):
         return iter(pairs.items())

@@ -16,12 +16,12 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
 from .answers import may_block
-from .arguments import Key, seconds
+from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, Call, Slice, checked, pairs_of
 from .outcome import FutureCall, overdue
 from .requests import (
@@ -80,7 +80,7 @@ class Futures:
         )
         return self._call("Put", request, put_result)
 
-    def put_many(self, pairs: Iterable[tuple[Key, Key]] | Mapping[Key, Key]) -> list[Future[PutResult]]:
+    def put_many(self, pairs: Pairs) -> list[Future[PutResult]]:
         """One put for each (key, value), in order, with one wake-up; each is an operation of its own.
 
         They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
@@ -238,9 +238,7 @@ class EmbeddedKV:
         )
         return future.result(bound)
 
-    def put_many(
-        self, pairs: Iterable[tuple[Key, Key]] | Mapping[Key, Key], *, timeout: float | None = None
-    ) -> PutManyResult:
+    def put_many(self, pairs: Pairs, *, timeout: float | None = None) -> PutManyResult:
         """Put all (key, value) `pairs`, in their order, and wait for all of them.
 
         Their number may be any, and `pairs` an iterator or a mapping. Each is an operation of its own: this is no

@@ -1,8 +1,12 @@
-"""What a user's type checker says: a program that uses all of the public names is right under `mypy --strict`, and each
-mistake in another one is found where it is."""
+"""What a user's type checkers say: a program that uses all of the public names is right under `mypy --strict` and under
+pyright in its strict mode, and each mistake in another one is found where it is.
+
+The package is looked at as pip installs it, and as this environment has it: under ./dev that is an editable install.
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -72,7 +76,7 @@ def main() -> int:
     return 0
 """
 
-# A line that mypy must refuse says so, and with which word.
+# A line that must be refused says so, and with which word of mypy.
 WRONG = """
 from metastore import Compare, Config, KeyValue, Node, Nodes, Op, SortOrder  # attr-defined
 
@@ -94,9 +98,11 @@ Node(config=3)  # arg-type
 """
 
 
-@pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Python that has the package as pip installs it, and nothing else."""
+@pytest.fixture(scope="module", params=["installed", "this environment"])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has the package: as pip installs it and nothing else, or the one that runs the tests."""
+    if request.param != "installed":
+        return Path(sys.executable)
     folder = tmp_path_factory.mktemp("user")
     venv.create(folder, with_pip=False, symlinks=True)
     (site,) = folder.glob("lib/python3*/site-packages")
@@ -104,32 +110,65 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "bin" / "python"
 
 
-def said_of(program: str, python: Path, folder: Path) -> str:
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where mypy keeps what it has found out."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def said_of(program: str, python: Path, folder: Path, cache: Path) -> str:
     """What mypy says of a user's program."""
     path = folder / "program.py"
     path.write_text(program)
     argv = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--config-file", ""]
-    cache = ["--cache-dir", str(python.parent / "cache"), "--no-error-summary", "--hide-error-context"]
+    options = ["--cache-dir", str(cache), "--no-error-summary", "--hide-error-context"]
     done = subprocess.run(
-        [*argv, *cache, path.name], cwd=folder, capture_output=True, text=True, timeout=600, check=False
+        [*argv, *options, path.name], cwd=folder, capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode in (0, 1), done.stderr
     return done.stdout
 
 
-def test_a_program_that_uses_everything_is_right(python: Path, tmp_path: Path) -> None:
-    assert said_of(RIGHT, python, tmp_path) == ""
+def pyright_says(program: str, python: Path, folder: Path) -> dict[int, list[str]]:
+    """What pyright says of a user's program: line -> the rules that it breaks."""
+    (folder / "program.py").write_text(program)
+    # Its output must not say more to a person at a terminal than to this test.
+    (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "include": ["program.py"]}))
+    argv = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", str(python)]
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode in (0, 1), done.stdout + done.stderr
+    found: dict[int, list[str]] = {}
+    for one in json.loads(done.stdout)["generalDiagnostics"]:
+        found.setdefault(one["range"]["start"]["line"] + 1, []).append(f"{one.get('rule')}: {one['message']}")
+    return found
+
+
+def planted() -> dict[int, str]:
+    """The lines of WRONG with a mistake, each with mypy's word for it."""
+    return {at: line.split("# ")[1] for at, line in enumerate(WRONG.splitlines(), 1) if "# " in line}
+
+
+def test_a_program_that_uses_everything_is_right(python: Path, tmp_path: Path, cache: Path) -> None:
+    assert said_of(RIGHT, python, tmp_path, cache) == ""
     assert all(re.search(rf"\b{name}\b", RIGHT) for name in metastore.__all__), "the program uses all names"
 
 
-def test_each_mistake_is_found(python: Path, tmp_path: Path) -> None:
-    said = said_of(WRONG, python, tmp_path)
-    found = {(int(line), code) for line, code in re.findall(r"^program\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)}
-    lines = enumerate(WRONG.splitlines(), 1)
-    assert found == {(number, line.split("# ")[1]) for number, line in lines if "# " in line}, said
+def test_it_is_right_for_pyright(python: Path, tmp_path: Path) -> None:
+    assert pyright_says(RIGHT, python, tmp_path) == {}
 
 
-def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path) -> None:
+def test_each_mistake_is_found(python: Path, tmp_path: Path, cache: Path) -> None:
+    said = said_of(WRONG, python, tmp_path, cache)
+    found = {int(line): code for line, code in re.findall(r"^program\.py:(\d+): error: .*\[([\w-]+)\]$", said, re.M)}
+    assert found == planted(), said
+
+
+def test_each_mistake_is_found_by_pyright(python: Path, tmp_path: Path) -> None:
+    found = pyright_says(WRONG, python, tmp_path)
+    assert set(found) == set(planted()), found
+
+
+def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, cache: Path) -> None:
     """mypy finds nothing wrong with what is Any: so it is asked whether an expression is."""
     program = "from metastore import *\nimport metastore\nnode: metastore.Node\n"
     calls = ("get('k')", "range('k')", "put('k', 'v')", "txn()", "delete('k')", "delete_prefix('k')", "compact(1)")
@@ -143,7 +182,7 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path) ->
         "node.client_addresses",
         "node.config",
     ]
-    said = said_of(program + "".join(f"reveal_type({one})\n" for one in shown), python, tmp_path)
+    said = said_of(program + "".join(f"reveal_type({one})\n" for one in shown), python, tmp_path, cache)
     types = re.findall(r'Revealed type is "(.*)"$', said, re.MULTILINE)
     assert len(types) == len(shown), said
     assert not [(one, kind) for one, kind in zip(shown, types, strict=True) if re.search(r"\bAny\b", kind)]
