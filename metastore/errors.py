@@ -7,6 +7,7 @@ match on them. The class names are etcd's without the prefix.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 # gRPC status codes (grpc/statuscodes.md).
@@ -386,6 +387,13 @@ class OutOfMemory(MetaStoreError):
     exit_code = 11
 
 
+class OutOfResources(MetaStoreError):
+    """The process may have no more threads or file descriptors. The text says which, and what sets the limit."""
+
+    code = RESOURCE_EXHAUSTED
+    exit_code = 12
+
+
 class FormatError(MetaStoreError):
     """Bytes do not follow their format. Decoders raise this error, and their callers map it to others."""
 
@@ -396,6 +404,17 @@ class CodecMissing(FormatError):
     """The data was compressed by a codec plug-in that is not installed here."""
 
     exit_code = 2
+
+
+def caused(kind: type[ApiError], cause: BaseException | None) -> Callable[[], ApiError]:
+    """Makes errors of a class, a new one for each who gets it, and each with this cause."""
+
+    def made() -> ApiError:
+        error = kind()
+        error.__cause__ = cause
+        return error
+
+    return made
 
 
 def reason(error: BaseException) -> str:
@@ -420,5 +439,6 @@ EXIT_CODES = {
     9: "the data directory was lost: the member must be removed and added anew",
     10: "another process runs as this member, on a copy of its data directory",
     11: "the data does not fit into the memory that the process may use",
+    12: "the process may have no more threads or file descriptors",
 }
 """What each exit code of the program means; every class above uses one of these."""

@@ -1,7 +1,7 @@
 """The KV service between the protocol and the log: admission, request ids, reads. Times are seconds, sizes bytes,
 costs units of work.pxd."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from metastore._core.batch import BatchProposer
@@ -12,6 +12,8 @@ from metastore.errors import MetaStoreError
 
 METHODS: dict[str, int]
 SERVE_BUDGET: int  # units (_core/work) that requests may cost in one turn
+
+def fail_each(waiters: list[Waiter], error: Callable[[], MetaStoreError]) -> int: ...
 
 class Quota(Protocol):
     """What the server asks about the room for the state."""
@@ -84,10 +86,10 @@ class KVServer:
     def expect(self, waiter: Waiter) -> int: ...  # returns the request id of an operation that is not a KV call
     def take_reads(self) -> list[tuple[Waiter, int, bytes]]: ...  # each goes to `serve_reads` or `fail_reads`
     def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...  # when their index is applied
-    def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: type[MetaStoreError]) -> None: ...
+    def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: Callable[[], MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
     def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
-    def abandon_late(self, error: MetaStoreError) -> None: ...
+    def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...
     def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun
     def swept(self) -> None: ...  # answers the physical compactions if nothing is left to sweep
     def refuse(self, error: MetaStoreError | None) -> None: ...  # every call gets `error` from now on

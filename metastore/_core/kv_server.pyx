@@ -75,6 +75,20 @@ cdef bint range_is_long(bytes body) except -1:
     return decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req) == KV_OK and req.end.n > 0
 
 
+cpdef int fail_each(list waiters, error) except -1:
+    """Give each of the waiters `error()`. Where one raises, which it must not, the others get theirs all the same; then
+    the first such exception is raised."""
+    cdef object waiter, first = None
+    for waiter in waiters:
+        try:
+            (<Waiter?>waiter).fail(error())
+        except BaseException as raised:
+            first = raised if first is None else first
+    if first is not None:
+        raise first
+    return 0
+
+
 cdef class HeldCompaction(Waiter):
     """The waiter of a physical compaction. Its reply stays here until the sweep has given the space back."""
     cdef Waiter inner
@@ -423,8 +437,7 @@ cdef class KVServer(Starter):
                 done += 1
                 self.answer(method, body, waiter)
         except BaseException:
-            for waiter, method, body in reads[done - 1:]:
-                waiter.fail(errors.Stopped())
+            fail_each([waiter for waiter, _, _ in reads[done - 1:]], errors.Stopped)
             raise
         return 0
 
@@ -519,8 +532,7 @@ cdef class KVServer(Starter):
         seconds. Works that are begun go on, in turn with all others, for as long as their clients wait."""
         self.time = max(self.time, now)
         if self.queue.count:
-            for waiter in self.queue.overdue(now - patience):
-                waiter.fail(errors.Timeout())
+            fail_each(self.queue.overdue(now - patience), errors.Timeout)
 
     def serve_late(self, int64_t budget=TURN_BUDGET) -> bool:
         """Go on with the requests that were too long for earlier turns. The caller calls this at the end of every turn.
@@ -539,8 +551,11 @@ cdef class KVServer(Starter):
         return self.queue.count
 
     def abandon_late(self, error) -> None:
-        """Answer all requests that wait for later turns with `error`, because the node stops."""
-        self.queue.abandon(error)
+        """Answer with `error()` all requests that wait for later turns, or for the space that a compaction gives back,
+        because the node stops."""
+        cdef HeldCompaction one
+        held, self.held = self.held, []
+        fail_each(self.queue.abandon() + [one.inner for one in held], error)
 
     cpdef serve_reads(self, list reads):
         """Answer reads whose index has been applied."""
@@ -548,10 +563,9 @@ cdef class KVServer(Starter):
         self.answer_all(reads)
 
     cpdef fail_reads(self, list reads, error):
-        """Answer reads that could not be served with an error of this class."""
+        """Answer each of the reads, which could not be served, with `error()`."""
         self.reads_waiting -= <size_t>len(reads)
-        for waiter, _, _ in reads:
-            waiter.fail(error())
+        fail_each([waiter for waiter, _, _ in reads], error)
 
     cpdef list take_reads(self):
         """Return the reads gathered since the last call. Each must be passed to `serve_reads` or `fail_reads`; until

@@ -313,17 +313,25 @@ cdef class Applier:
         self.store.commit(self.applied_index, self.applied_term)
 
     cpdef Py_ssize_t release(self):
-        """Answer the waiters gathered since the last release, in order. Return their number."""
+        """Answer the waiters gathered since the last release, in order. Return their number.
+
+        A waiter must not raise. Where one does, those behind it get their answers all the same; then the first such
+        exception is raised."""
         cdef list who = self.who
         cdef list what = self.what
         cdef Py_ssize_t i, count = len(who)
-        cdef object result
+        cdef object result, first = None
         self.who = []
         self.what = []
         for i in range(count):
             result = what[i]
-            if type(result) is bytes:
-                (<Waiter>who[i]).complete(result)
-            else:
-                (<Waiter>who[i]).fail(result)
+            try:
+                if type(result) is bytes:
+                    (<Waiter>who[i]).complete(result)
+                else:
+                    (<Waiter>who[i]).fail(result)
+            except BaseException as raised:
+                first = raised if first is None else first
+        if first is not None:
+            raise first
         return count

@@ -46,6 +46,7 @@ cdef class WorkQueue:
     cdef int push(self, Waiting one) except -1
     cdef int drop(self, Waiting one) except -1
     cdef list overdue(self, double before)
+    cdef list abandon(self)
     cdef int weigh(self, Waiting one) except -1
     cdef bint preferred(self, Waiting one)
     cdef bint leads(self, Waiting one)

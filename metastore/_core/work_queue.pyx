@@ -224,14 +224,16 @@ cdef class WorkQueue:
         """Whether there is anything to do."""
         return bool(self.ring or self.doomed)
 
-    def abandon(self, error) -> None:
-        """Answer all requests with `error`, because the node stops."""
+    cdef list abandon(self):
+        """Give up all requests, because the node stops. Return the waiters, which the caller answers."""
         cdef Waiting one
+        cdef list found = []
         for line in self.lines.values():
             for one in line:
                 self.drop(one)
-                one.waiter.fail(error)
+                found.append(one.waiter)
         self.lines.clear()
         self.ring.clear()
         while self.doomed:
             self.clean(1 << 30)
+        return found

@@ -1,31 +1,19 @@
-"""A node: the parts wired together, started, stopped, and offered to the process they live in."""
+"""A node: started, stopped, and offered to the process it lives in."""
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import threading
-import time
-from collections import deque
 from collections.abc import Sequence
 
 from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
-from ..member.drain import CLOSING
 from ..member.running import RunningMember
-from ..member.server import Server
-from ..member.signals import kept_away
-from .answers import enter_loop, leave_loop, may_block
-from .calls import Call, EmbeddedKV, Futures
-
-log = logging.getLogger("metastore.node")
-
-
-#: Calls of this process that one turn of the loop takes in: some two milliseconds of work.
-INBOX_SLICE = 300
-#: Seconds until patient calls are looked at again for which there was no room.
-ROOM_RETRY = 0.001
+from .answers import may_block
+from .bulk import Call
+from .calls import EmbeddedKV, Futures
+from .inbox import INBOX_SLICE as INBOX_SLICE
+from .life import Life
 
 
 class Node(EmbeddedKV):
@@ -34,7 +22,9 @@ class Node(EmbeddedKV):
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
     at most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot
     be started again: make another. The calls of the store (`put`, `range`, `txn`, ...) are thread-safe; they raise
-    `errors.Stopped` when the node does not run. `futures` has the same calls, each giving a Future.
+    `errors.Stopped` when the node does not run, from what ended it if that was a failure. `futures` has the same calls,
+    each giving a Future. At the end of `with` such a failure is raised, unless an exception is on its way already.
+    docs/embedding.md tells more.
     """
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
@@ -44,67 +34,39 @@ class Node(EmbeddedKV):
         self.config = config if config is not None else Config()
         self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
         self.futures = Futures(self._submit, self._submit_patient)
-        self._lock = threading.Lock()
-        self._inbox: deque[Call] = deque()
-        self._patient: deque[Call] = deque()
-        self._posted = False
-        self._server: Server | None = None
-        self._member: RunningMember | None = None  # from when it serves on
-        self._thread: threading.Thread | None = None
-        #: Whether the failure that stopped the node is in the log already.
-        self.told = False
-        #: Whether `stop` left the node waiting for its disk.
-        self.gave_up = False
-        self._up = threading.Event()
-        self._down = threading.Event()
-        self._failure: BaseException | None = None
+        self._lock = threading.RLock()  # a handler of a signal may call `stop` while this thread is in `start`
+        self._life: Life | None = None
+        self._stopped = threading.Event()  # before it was started
 
-    def start(self) -> None:
+    def start(self, timeout: float | None = None) -> None:
         """Open the data directory, recover, bind the addresses and serve.
 
-        A member that joins a cluster returns when it is in. Raises a MetaStoreError, after which everything is closed
-        again: ConfigError, DataDirInUse, AddressInUse, DamagedData, DiskFailed, OutOfMemory, and where the cluster
-        refuses this member RemovedFromCluster, MustJoinAnew or AnotherProcess. Raises Stopped when `stop` was called
-        before, or meanwhile.
+        A member that joins a cluster returns when it is in, and one of a new cluster when a quorum is there. Raises
+        Timeout when that takes longer than `timeout` seconds, and a MetaStoreError when it cannot be: ConfigError,
+        DataDirInUse, AddressInUse, DamagedData, DiskFailed, OutOfMemory, and where the cluster refuses this member
+        RemovedFromCluster, MustJoinAnew or AnotherProcess. Raises Stopped when `stop` was called before, or meanwhile.
+        After any exception, KeyboardInterrupt too, everything is closed again.
         """
-        with self._lock:
-            if self._thread is not None:
-                raise errors.ConfigError("this node was started before; make another one")
-            if self._down.is_set():
-                raise errors.Stopped()
-            self._server = Server(self.config, self.failpoints, on_ready=self._serves)
-            self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
-            # The signals are the affair of whoever this process belongs to, and of its own threads.
-            with kept_away():
-                self._thread.start()
-        self._up.wait()
-        if self._failure is not None:
-            self._thread.join()
-            raise self._failure
-
-    def _serves(self, member: RunningMember) -> None:
-        self._member = member
-        self._up.set()
-
-    def _run(self) -> None:
-        server = self._server
-        assert server is not None
-        enter_loop()
+        life: Life | None = None
         try:
-            server.run()
-        except BaseException as failure:  # carried to the thread that waits, whatever it is
-            self._failure = failure
-            ours = isinstance(failure, errors.MetaStoreError)
-            if self._up.is_set() or not ours:  # else start() raises it, and whoever called start() tells
-                log.critical("the node stops: %s", errors.reason(failure), exc_info=not ours)
-                self.told = True
-                if isinstance(failure, errors.MetaStoreError):
-                    failure.told = True
-        finally:
-            self._down.set()
-            self._refuse_inbox()
-            leave_loop()
-            self._up.set()
+            with self._lock:
+                if self._life is not None:
+                    raise errors.ConfigError("this node was started before; make another one")
+                if self._stopped.is_set():
+                    raise errors.Stopped()
+                life = self._life = Life(self.config, self.failpoints)
+            life.begin()
+            if not life.up.wait(timeout):
+                raise errors.Timeout(f"metastore: the node did not serve within {timeout:g} s")
+        except BaseException:
+            if life is not None:
+                life.stop()
+            raise
+        if life.failure is not None:
+            life.stop()
+            raise life.failure
+        if life.member is None:
+            raise errors.Stopped()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the node has stopped, at most `timeout` seconds, without one for ever; whether it has.
@@ -112,46 +74,45 @@ class Node(EmbeddedKV):
         Raises what made it stop, unless that was `stop`: a MetaStoreError, or whatever else went wrong inside. In the
         loop's thread it raises RuntimeError."""
         may_block()
-        stopped = self._down.wait(timeout)
-        if stopped and self._failure is not None:
-            raise self._failure
+        life = self._life
+        stopped = (self._stopped if life is None else life.down).wait(timeout)
+        failure = life.fresh_failure() if stopped and life is not None else None
+        if failure is not None:
+            raise failure
         return stopped
 
     def stop(self) -> None:
         """Answer what is under way, mark the log's end, close. Returns when that is done; never raises.
 
         A disk that stands still is not waited for: after `limits.drain_timeout` and a second this returns, and what
-        waits for the disk ends with the process (`gave_up`). All that was acknowledged is on disk by then."""
+        waits for the disk ends with the process (`gave_up`). All that was acknowledged is on disk by then. In the
+        loop's thread, where callbacks of Futures run, it only begins to stop."""
         with self._lock:
-            server, thread = self._server, self._thread
-        if server is None or thread is None:
-            self._down.set()
-            return
-        server.stop_soon()
-        if thread is threading.current_thread():
-            return
-        deadline = time.monotonic() + self.config.limits.drain_timeout + CLOSING
-        while not self.gave_up:
-            thread.join(max(0.05, deadline - time.monotonic()))
-            if not thread.is_alive():
+            life = self._life
+            if life is None:
+                self._stopped.set()
                 return
-            self._give_up(server)
-
-    def _give_up(self, server: Server) -> None:
-        """Time is up: where it is the disk that is waited for, wait no more."""
-        waits = server.disk_waits()
-        if waits:
-            log.warning("stopping without waiting any longer for the disk: %s", waits)
-            self.gave_up = True
-            self._down.set()
-            self._refuse_inbox()
+        life.stop()
 
     def __enter__(self) -> Node:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        failure = self._life.fresh_failure() if self._life is not None else None
+        if kind is None and failure is not None:
+            raise failure
+
+    @property
+    def told(self) -> bool:
+        """Whether the failure that stopped the node is in the log already."""
+        return self._life is not None and self._life.told
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether `stop` left the node waiting for its disk."""
+        return self._life is not None and self._life.gave_up
 
     @property
     def client_addresses(self) -> tuple[str, ...]:
@@ -172,46 +133,25 @@ class Node(EmbeddedKV):
         return self._running().front.metrics.stats()
 
     def _running(self) -> RunningMember:
-        if self._down.is_set():
-            raise errors.Stopped()
-        if self._member is None:
-            raise errors.NotStarted()
-        return self._member
+        return self._served()[1]
+
+    def _served(self) -> tuple[Life, RunningMember]:
+        life = self._life
+        member = life.member if life is not None else None
+        if life is None or member is None:
+            raise self._why_not(life)
+        return life, member
+
+    def _why_not(self, life: Life | None) -> errors.ApiError:
+        """Why no call can be taken."""
+        if (life is None and not self._stopped.is_set()) or (life is not None and not life.up.is_set()):
+            return errors.NotStarted()
+        return errors.caused(errors.Stopped, life.failure if life is not None else None)()
 
     def _submit(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
-        self._hand_over(self._inbox, calls)
+        self._served()[0].inbox.put(calls)
 
     def _submit_patient(self, calls: Sequence[Call]) -> None:
         """The same for calls that wait, in their order, until there is room for them."""
-        self._hand_over(self._patient, calls)
-
-    def _hand_over(self, inbox: deque[Call], calls: Sequence[Call]) -> None:
-        member = self._running()
-        inbox.extend(calls)
-        if not self._posted:
-            self._posted = True
-            member.loop.call_soon_threadsafe(self._take_inbox)
-        if self._down.is_set():
-            # The node stopped between the check and the hand-over: nobody else would answer these.
-            self._refuse_inbox()
-
-    def _take_inbox(self) -> None:
-        """A slice of what came in; the rest in the next turn, for others want the loop too."""
-        member = self._member
-        assert member is not None
-        self._posted = False
-        left = INBOX_SLICE
-        for inbox, patient in ((self._inbox, False), (self._patient, True)):
-            while inbox and left and not (patient and member.crowded()):
-                member.call(*inbox.popleft())
-                left -= 1
-        if (self._inbox or self._patient) and not self._posted:
-            self._posted = True
-            member.loop.call_later(0 if self._inbox or not left else ROOM_RETRY, self._take_inbox)
-
-    def _refuse_inbox(self) -> None:
-        for inbox in (self._inbox, self._patient):
-            with contextlib.suppress(IndexError):
-                while True:
-                    inbox.popleft()[2].fail(errors.Stopped())
+        self._served()[0].inbox.put(calls, patient=True)

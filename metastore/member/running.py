@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -151,19 +152,37 @@ class RunningMember:
         self._tick()
         if self.driver.roster.conf_state.voters == (self.disk.identity.member_id,):
             self.driver.campaign()
+        failure: BaseException | None = None
         try:
             self.loop.run(self._turn)
         except OSError as error:
             # Sockets deal with theirs; what gets here is the engine's or the log's.
-            raise errors.DiskFailed(f"the disk failed: {errors.reason(error)}") from error
+            failure = errors.DiskFailed(f"the disk failed: {errors.reason(error)}")
+            failure.__cause__ = error
         except MemoryError as error:
-            raise self._memory.exhausted(not self.ready) from error
-        finally:
-            self.driver.abandon()
-            self.kv.abandon_late(errors.Stopped())
-            self.front.listener.flush_dirty()
-        if self.ended_by is not None:
-            raise self.ended_by
+            failure = self._memory.exhausted(not self.ready)
+            failure.__cause__ = error
+        except BaseException as error:  # noqa: BLE001 - raised below, when everybody is answered
+            failure = error
+        failure = self._answer_all(failure or self.ended_by)
+        if failure is not None:
+            raise failure
+
+    def _answer_all(self, failure: BaseException | None) -> BaseException | None:
+        """Answer whoever still waits, because of `failure`. Gives that, or else what went wrong with the answers: it
+        keeps nobody else from his."""
+        stopped = errors.caused(errors.Stopped, failure)
+        for answer in (
+            partial(self.driver.abandon, failure),
+            partial(self.kv.abandon_late, stopped),
+            self.front.listener.flush_dirty,
+        ):
+            try:
+                answer()
+            except BaseException as error:
+                log.exception("at the end of the member somebody could not be answered")
+                failure = failure or error
+        return failure
 
     def call(self, method: str, body: bytes, waiter: Waiter) -> None:
         """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction"), which knows of a stop."""

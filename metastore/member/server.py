@@ -60,6 +60,10 @@ class Server:
             )  # fmt: skip
             member.serve()
 
+    def close(self) -> None:
+        """Give up a server that `run` was not called of."""
+        self._closing.close()
+
     def _go_on(self) -> None:
         if self._stopping.is_set():
             raise errors.Stopped()

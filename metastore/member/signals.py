@@ -76,8 +76,10 @@ def kept_away() -> Iterator[None]:
 
     The caller's own mask is the same again afterwards; what came meanwhile is delivered to it then.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - NEVER_BLOCKED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:
+        # This call may raise KeyboardInterrupt when it has changed the mask.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - NEVER_BLOCKED)
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

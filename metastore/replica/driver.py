@@ -243,14 +243,16 @@ class Driver:
         """Makes all queued work due at once; `quiet` shows when it is done."""
         self.stopping = True
 
-    def abandon(self) -> None:
-        """Answers every caller that still waits, at the end of a drain or when the disk failed.
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Answers every caller that still waits, at the end of a drain or because of `cause`.
 
         Applied operations get their result even if the engine did not write them, because a majority has them in its
         log.
         """
-        self.applier.release()
-        self.pending.abandon()
+        try:
+            self.applier.release()
+        finally:
+            self.pending.abandon(cause)
 
     # ---- from peers and clients
 

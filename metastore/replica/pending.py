@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from .._core.batch import unframe
+from .._core.kv_server import fail_each
 from .._core.op import LEVEL, MEMBER, decode_op, level_of
 from ..settings import MAX_BATCH_OPS
 from .peer_link import refusal_code, refusal_type
@@ -114,11 +115,8 @@ class Pending:
 
     def receive_refusal(self, code: int, ids: list[int]) -> None:
         """The leader did not log these operations of ours."""
-        error = refusal_type(code)
-        for ident in ids:
-            waiter = self._kv.waiters.pop(ident, None)
-            if waiter is not None:
-                waiter.fail(error())
+        found = [self._kv.waiters.pop(ident, None) for ident in ids]
+        fail_each([waiter for waiter in found if waiter is not None], refusal_type(code))
 
     def withdraw(self, ids: list[int], leader: int) -> None:
         """Nobody waits for these operations any more: those that are in no log yet must not get there.
@@ -177,13 +175,15 @@ class Pending:
             self._settle_forwarded()
         return late
 
-    def abandon(self) -> None:
-        """Answer all callers that still wait. A write may have been logged, so its answer must leave the outcome open.
-        A read was surely not served."""
-        self._fail_writes(self._kv.next_id, errors.Timeout)
-        self._reads.fail(self._kv.reads_begun, errors.Stopped)
+    def abandon(self, cause: BaseException | None = None) -> None:
+        """Answer all callers that still wait, because of `cause`. A write may have been logged, so its answer must
+        leave the outcome open. A read was surely not served."""
+        try:
+            self._fail_writes(self._kv.next_id, errors.caused(errors.Timeout, cause))
+        finally:
+            self._reads.fail(self._kv.reads_begun, errors.caused(errors.Stopped, cause))
 
-    def _fail_writes(self, below: int, error: type[errors.ApiError]) -> list[int]:
+    def _fail_writes(self, below: int, error: Callable[[], errors.ApiError]) -> list[int]:
         """Fail the callers with request ids below `below`, and return these ids. They come first, because ids rise and
         dicts keep their order."""
         waiters = self._kv.waiters
@@ -192,6 +192,5 @@ class Pending:
             if ident >= below:
                 break
             late.append(ident)
-        for ident in late:
-            waiters.pop(ident).fail(error())
+        fail_each([waiters.pop(ident) for ident in late], error)
         return late

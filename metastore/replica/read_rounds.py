@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._core.kv_server import KVServer
     from .._core.raft import RawNode
     from .._core.raft_types import ReadState
@@ -90,7 +92,7 @@ class ReadRounds:
         while self._confirmed:
             self._kv.fail_reads(self._confirmed.popleft()[1], error)
 
-    def fail(self, begun: int, error: type[errors.ApiError]) -> None:
+    def fail(self, begun: int, error: Callable[[], errors.ApiError]) -> None:
         """Fails those of the first `begun` reads since the start that still wait for any reason.
 
         Reads are answered in the order in which they came, so these are the oldest ones.
@@ -106,7 +108,7 @@ class ReadRounds:
             if late > 0:
                 late -= self._fail_first(reads, late, error)
 
-    def _fail_first(self, reads: list[Any], most: int, error: type[errors.ApiError]) -> int:
+    def _fail_first(self, reads: list[Any], most: int, error: Callable[[], errors.ApiError]) -> int:
         """Fails at most the `most` oldest reads. Returns how many it failed."""
         oldest = reads[:most]
         del reads[:most]

@@ -13,6 +13,7 @@ from support.applying import Caller, entry, put, waiting
 from metastore import errors
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
+from metastore._core.kv_server import fail_each
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier, no_members
 from metastore._core.op import COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, encode_op
@@ -214,3 +215,37 @@ def test_an_engine_that_fails_stops_the_applying() -> None:
     made.apply_images(entry(made, 1, encode_op(PUT, 1, put(b"a"))))
     with pytest.raises(errors.DiskFailed):
         made.commit()
+
+
+class Broken(Caller):
+    """Raises, which no waiter must."""
+
+    def complete(self, reply: bytes) -> None:
+        super().complete(reply)
+        raise MemoryError
+
+    def fail(self, error: errors.MetaStoreError) -> None:
+        super().fail(error)
+        raise SystemExit
+
+
+def test_a_waiter_that_raises_keeps_no_other_from_its_answer() -> None:
+    made = applier()
+    callers = [Broken(), *waiting(made, 2), Broken(), *waiting(made, 4, 5)]
+    made.waiters.update({1: callers[0], 3: callers[2]})
+    bad = put(b"k", ignore_value=True)
+    made.apply_images(entry(made, 1, *(encode_op(PUT, n, bad if n in (3, 5) else put(b"k")) for n in range(1, 6))))
+    made.commit()
+    with pytest.raises(MemoryError):
+        made.release()
+    assert [caller.told for caller in callers] == [True] * 5 and callers[4].result is errors.ValueProvided
+    assert made.release() == 0
+
+
+def test_all_are_failed_whichever_of_them_raises() -> None:
+    callers = [Broken(), Caller(), Broken(), Caller()]
+    with pytest.raises(SystemExit):
+        fail_each(list(callers), errors.caused(errors.Timeout, cause := ValueError()))
+    assert [caller.result for caller in callers] == [errors.Timeout] * 4
+    assert len({id(caller.error) for caller in callers}) == 4
+    assert all(caller.error.__cause__ is cause for caller in callers)

@@ -95,7 +95,7 @@ def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
     kv = server(most=3)
     late = [ask(kv, b"k", b"l", count_only=True) for _ in range(6)]
     assert [type(one.error) for one in late] == [type(None)] * 3 + [errors.TooManyRequests] * 3
-    kv.abandon_late(errors.Stopped())
+    kv.abandon_late(errors.Stopped)
     assert [type(one.error) for one in late[:3]] == [errors.Stopped] * 3
     assert not kv.serve_late()
 

@@ -154,5 +154,5 @@ def test_waiting_for_others_that_look_at_keys_has_an_end() -> None:
     turns(kv)
     assert list(kv.waiters.values()) == [later] and under_way.error is None
     stopped = call(kv, writing(1), 5.0)
-    kv.abandon_late(errors.Stopped())
+    kv.abandon_late(errors.Stopped)
     assert isinstance(stopped.error, errors.Stopped) and kv.late == 0

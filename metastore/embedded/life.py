@@ -1,0 +1,142 @@
+"""One run of an embedded node, from its start to its end.
+
+Its threads know this object and not the `Node`. So a Node that the program has forgotten can be collected, and says so.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import threading
+import time
+
+from .. import errors
+from ..config import Config
+from ..failpoints import Failpoints
+from ..member.drain import CLOSING
+from ..member.running import RunningMember
+from ..member.server import Server
+from ..member.signals import kept_away
+from .answers import enter_loop, leave_loop
+from .inbox import Inbox
+
+log = logging.getLogger("metastore.node")
+
+
+class Life:
+    """Opens nothing but the loop when it is made; `begin` starts the thread.
+
+    member: who answers calls, None before it serves and when it does so no more. failure: what ended the node, None as
+    long as it runs and where that was `stop`. told: whether the log has the failure already. gave_up: whether `stop`
+    left the node waiting for its disk. up: set when the node serves or is down. down: set when it is over, or given up.
+    """
+
+    def __init__(self, config: Config, failpoints: Failpoints) -> None:
+        self.member: RunningMember | None = None
+        self.failure: BaseException | None = None
+        self.told = False
+        self.gave_up = False
+        self.stop_asked = False
+        self._begun = False
+        self._lock = threading.RLock()  # a handler of a signal may stop what the same thread is starting
+        self.up = threading.Event()
+        self.down = threading.Event()
+        self.inbox = Inbox()
+        self._patience = config.limits.drain_timeout + CLOSING
+        self._server = Server(config, failpoints, on_ready=self._serves)
+        self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
+
+    def begin(self) -> None:
+        """Start the thread. Raises OutOfResources; `stop` is to be called then, too."""
+        with self._lock:
+            if self.stop_asked:
+                raise errors.Stopped()
+            self._begun = True
+        try:
+            # The signals are the affair of whoever this process belongs to, and of its own threads.
+            with kept_away():
+                self._thread.start()
+        except RuntimeError as error:
+            self._begun = False
+            raise errors.OutOfResources(f"the node's thread cannot be started: {error}") from error
+
+    # ---- in the node's thread
+
+    def _serves(self, member: RunningMember) -> None:
+        self.inbox.open(member)
+        self.member = member
+        self.up.set()
+
+    def _run(self) -> None:
+        if self.down.is_set():
+            return
+        enter_loop()
+        try:
+            self._server.run()
+        except BaseException as failure:  # noqa: BLE001 - carried to the thread that waits, whatever it is
+            self._failed(failure)
+        finally:
+            self._over()
+            leave_loop()
+
+    def _failed(self, failure: BaseException) -> None:
+        if self.stop_asked and isinstance(failure, errors.Stopped):
+            return
+        self.failure = failure
+        ours = isinstance(failure, errors.MetaStoreError)
+        if self.up.is_set() or not ours:  # else start() raises it, and whoever called start() tells
+            log.critical("the node stops: %s", errors.reason(failure), exc_info=not ours)
+            self.told = True
+            if isinstance(failure, errors.MetaStoreError):
+                failure.told = True
+
+    def _over(self) -> None:
+        """Nobody answers calls any more."""
+        self.member = None
+        self.inbox.close(errors.caused(errors.Stopped, self.failure))
+        self.down.set()
+        self.up.set()
+
+    # ---- in other threads
+
+    def stop(self) -> None:
+        """See `Node.stop`."""
+        with self._lock:
+            self.stop_asked = True
+            if not self._begun:
+                self._server.close()
+                self._over()
+                return
+        self._server.stop_soon()
+        if self._thread is threading.current_thread():
+            return
+        deadline = time.monotonic() + self._patience
+        while not self.down.wait(max(0.05, deadline - time.monotonic())):
+            self._give_up()
+        if not self.gave_up and self._thread.ident is not None:
+            self._thread.join()
+
+    def _give_up(self) -> None:
+        """Time is up: where it is the disk that is waited for, wait no more."""
+        waits = self._server.disk_waits()
+        if waits:
+            log.warning("stopping without waiting any longer for the disk: %s", waits)
+            self.gave_up = True
+            self._over()
+
+    def fresh_failure(self) -> BaseException | None:
+        """What ended the node as an exception that nobody has raised yet, from the one that ended it: the traceback of
+        one that is raised again and again grows with each time."""
+        failure = self.failure
+        if failure is None:
+            return None
+        if isinstance(failure, Exception):
+            try:
+                again: BaseException = copy.copy(failure)
+            except Exception as error:  # noqa: BLE001 - whatever a foreign exception says to that
+                again = RuntimeError(f"{errors.reason(failure)} (its exception cannot be copied: {error})")
+        else:
+            # SystemExit and its like are meant for the thread that they end.
+            again = RuntimeError(f"the node's thread ended with {failure!r}")
+        again.__cause__ = failure
+        return again

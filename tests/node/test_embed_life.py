@@ -1,0 +1,178 @@
+"""The life of an embedded node: start, stop, what interrupts them, and what a node that died says."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.embedded import make
+from support.processes import wait_until
+
+from metastore import Node, errors
+
+pytestmark = pytest.mark.node_only
+
+#: A member of a cluster whose others are not there: it waits for them.
+ALONE_OF_THREE = {
+    "cluster": {"initial": {"n1": "127.0.0.1:1", "n2": "127.0.0.1:2", "n3": "127.0.0.1:3"}},
+    "listen": {"peer": "127.0.0.1:0"},
+}
+
+
+def held() -> tuple[int, set[str]]:
+    """What this process holds: descriptors and threads."""
+    return len(os.listdir("/proc/self/fd")), {thread.name for thread in threading.enumerate()}
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    before = held()
+    yield
+    # The thread that watches for slow disks is told to end, and not waited for.
+    wait_until(lambda: held() == before, what="all is closed")
+
+
+def waits(folder: Path) -> bool:
+    """Whether the node with its data in `folder` is open as far as it gets."""
+    return (folder / "LOCK").exists() and any((folder / "wal").glob("*.wal"))
+
+
+def test_a_node_that_was_stopped_before_does_not_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    node = make(tmp_path / "data", listen={"client": f"127.0.0.1:{port}"})
+    with nothing_left():
+        node.stop()
+        with pytest.raises(errors.Stopped):
+            node.start()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.1", port))
+        with pytest.raises(errors.Stopped):
+            node.get("k")
+        assert node.wait(0) and not (tmp_path / "data").exists()
+
+
+def test_a_stop_while_it_starts_ends_the_start(tmp_path: Path) -> None:
+    node, outcome = make(tmp_path, **ALONE_OF_THREE), []
+
+    def start() -> None:
+        try:
+            node.start()
+        except errors.Stopped as error:
+            outcome.append(error)
+
+    with nothing_left():
+        thread = threading.Thread(target=start)
+        thread.start()
+        wait_until(lambda: waits(tmp_path))
+        with pytest.raises(errors.Stopped, match="does not serve yet"):
+            node.get("k")
+        node.stop()
+        thread.join(30)
+        assert not thread.is_alive() and len(outcome) == 1
+        assert node.wait(0), "a stop that was asked for is no failure"
+
+
+def test_a_start_has_a_timeout_and_leaves_nothing(tmp_path: Path) -> None:
+    with nothing_left():
+        node = make(tmp_path, **ALONE_OF_THREE)
+        with pytest.raises(errors.Timeout, match=r"did not serve within 0\.2 s"):
+            node.start(timeout=0.2)
+        again = make(tmp_path, **ALONE_OF_THREE)
+        with pytest.raises(errors.Timeout):
+            again.start(timeout=0.2)
+    with make(tmp_path / "alone") as node:
+        assert node.put("k", "v").revision == 2
+    node = make(tmp_path / "alone")
+    node.start(timeout=30)
+    node.stop()
+
+
+def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
+    """Ctrl-C while it waits for a quorum; the data directory can be used at once."""
+
+    def interrupt(node: Node) -> None:
+        wait_until(lambda: node._life is not None and waits(tmp_path))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    with nothing_left():
+        for _ in range(2):
+            node = make(tmp_path, **ALONE_OF_THREE)
+            thread = threading.Thread(target=interrupt, args=(node,))
+            thread.start()
+            with pytest.raises(KeyboardInterrupt), node:
+                pytest.fail("it started")
+            thread.join()
+
+
+def fail(node: Node) -> None:
+    """The disk fails."""
+    node.failpoints.set("wal.before_sync", "error")
+    with pytest.raises(errors.ApiError):
+        node.put("k", "v")
+
+
+def test_a_node_that_died_says_why(tmp_path: Path) -> None:
+    with nothing_left():
+        with pytest.raises(errors.DiskFailed), make(tmp_path, wal={"sync": "always"}) as node:
+            fail(node)
+        raised: list[BaseException] = []
+        for _ in range(20):
+            with pytest.raises(errors.DiskFailed) as caught:
+                node.wait()
+            raised.append(caught.value)
+        depths = [len(traceback.extract_tb(error.__traceback__)) for error in raised]
+        assert len(set(map(id, raised))) == 20 and depths[-1] == depths[0], "the same object is raised again and again"
+        assert {str(error) for error in raised} == {str(raised[0])} and raised[0].__cause__ is not None
+        calls = [lambda: node.get("k"), lambda: node.futures.put("k", "v"), lambda: node.revision, node.stats]
+        for call in calls:
+            with pytest.raises(errors.Stopped) as refused:
+                call()
+            assert isinstance(refused.value.__cause__, errors.DiskFailed)
+
+
+def test_the_programs_own_exception_is_not_covered(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), make(tmp_path, wal={"sync": "always"}) as node:
+        fail(node)
+        raise ZeroDivisionError
+
+
+def test_a_failed_start_leaves_nothing_and_says_why_again(tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with nothing_left():
+        node = make(tmp_path / "data")
+        with pytest.raises(errors.ConfigError, match="is a file"), node:
+            pytest.fail("it started")
+        with pytest.raises(errors.ConfigError, match="is a file"):
+            node.wait()
+        with pytest.raises(errors.Stopped) as refused:
+            node.get("k")
+        assert isinstance(refused.value.__cause__, errors.ConfigError)
+        with pytest.raises(errors.ConfigError, match="started before"):
+            node.start()
+
+
+def test_a_failure_that_is_no_error_of_ours_is_raised_too(tmp_path: Path) -> None:
+    def bug() -> None:
+        raise OddError(1, two=2)
+
+    node: Any = make(tmp_path)
+    with pytest.raises(RuntimeError, match="odd") as caught, node:
+        node._running().loop.call_soon_threadsafe(bug)
+        assert node._life.down.wait(30)
+    assert isinstance(caught.value.__cause__, OddError)
+
+
+class OddError(Exception):
+    """Cannot be copied."""
+
+    def __init__(self, one: int, *, two: int) -> None:
+        super().__init__("odd")
