@@ -38,8 +38,13 @@ SAME_SIGNAL: Final = 0.5
 class Runnable(Protocol):
     """The command line needs these parts of `metastore.embedded.node.Node`."""
 
-    told: bool  # whether the failure that stopped it is in the log already
-    gave_up: bool  # whether `stop` left it waiting for its disk
+    @property
+    def told(self) -> bool:
+        """Whether the failure that stopped it is in the log already."""
+
+    @property
+    def gave_up(self) -> bool:
+        """Whether `stop` left it waiting for its disk."""
 
     def start(self) -> None:
         """Open the data, bind the addresses, serve. Raises MetaStoreError."""
