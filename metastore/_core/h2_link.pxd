@@ -12,6 +12,7 @@ cdef class Link:
     cdef readonly size_t pending_output     # reply bytes that take_output has not returned yet
     cdef readonly size_t buffered           # request bytes that are not answered yet
     cdef readonly size_t taken              # bytes that take_output has returned in all
+    cdef readonly size_t replied            # those of them that are messages of replies
     cdef readonly size_t received           # bytes that feed has received in all
     cdef readonly int open_streams
     cdef readonly bint failed

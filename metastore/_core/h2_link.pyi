@@ -11,6 +11,7 @@ class Link:
     pending_output: int  # reply bytes that take_output has not returned yet
     buffered: int  # request bytes that are not answered yet
     taken: int  # bytes that take_output has returned in all
+    replied: int  # those of them that are messages of replies
     open_streams: int
     failed: bool
     received: int  # bytes that `feed` has received in all

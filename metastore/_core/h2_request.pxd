@@ -12,7 +12,7 @@ cdef class Request(Waiter):
     cdef readonly int32_t stream_id
     cdef readonly int method                # id from the table, -1 while unknown
     cdef readonly bytes path
-    cdef readonly bytes body                # the message without its 5-byte prefix
+    cdef readonly bytes body                # the message without its 5-byte prefix; None once answered
     cdef readonly bint closed               # the stream is gone, and answers have no effect
     cdef public object context              # any object that the server keeps with the request
     cdef object on_message, on_end, on_close
@@ -67,6 +67,7 @@ cdef class Request(Waiter):
     cdef int headers_done(self) except -1
     cdef int charge(self, size_t n) except -1
     cdef void uncharge(self) noexcept
+    cdef void forget(self) noexcept
     cdef Py_ssize_t fill(self, uint8_t* buf, size_t room, uint32_t* flags) except -1000
     cdef int trailers(self) except -1
     cdef int deliver(self) except -1

@@ -16,7 +16,7 @@ class Request(Waiter):
     stream_id: int
     method: int  # id from the MethodTable
     path: bytes
-    body: bytes  # the one message of a call that is not client-streaming, without its prefix
+    body: bytes  # the one message of a call that is not client-streaming, without its prefix; None once answered
     closed: bool  # the stream is gone, and answers have no effect
     context: Any  # any object that the server keeps with the call
     ident: int  # request id of the operation that the call became; 0: none

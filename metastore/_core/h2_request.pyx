@@ -61,6 +61,7 @@ cdef class Request(Waiter):
         if self.closed or self.answered:
             return
         self.answered = self.finished = True
+        self.forget()
         self.reply = <bytes>reply
         self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
         self.session.pending_output += self.queued
@@ -99,6 +100,7 @@ cdef class Request(Waiter):
             self.refuse(code, text)
             return
         self.answered = self.finished = True
+        self.forget()
         self.status = code
         if text:
             self.status_text = percent_encode(text)
@@ -152,6 +154,7 @@ cdef class Request(Waiter):
             self.finish(code, text)
             return 0
         self.answered = self.finished = self.started = True
+        self.forget()
         self.uncharge()
         reader_next(&self.reader)
         cdef bytes number = b"%d" % code, message = percent_encode(text)
@@ -199,6 +202,7 @@ cdef class Request(Waiter):
             if self.reply_at == size + PREFIX:
                 self.reply = None
         self.queued -= done
+        self.session.replied += done
         self.session.pending_output -= done
         self.session.limits.total_output -= done
         self.session.spoke = True           # clients measure with PINGs while replies arrive, even within a long one
@@ -242,6 +246,12 @@ cdef class Request(Waiter):
         session.buffered += n
         limits.total_buffered += n
         return True
+
+    cdef void forget(self) noexcept:
+        """The call is answered. Its bytes go now and not with the stream, which lives until its client has read the
+        reply: they do not count any more."""
+        self.body = None
+        self.extra = None
 
     cdef void uncharge(self) noexcept:
         cdef Link session = self.session

@@ -12,6 +12,7 @@ MEANINGS: Final = {
     "client_connections": "Open connections of clients.",
     "client_connections_evicted_total": "Connections of clients that were closed for newcomers, since the start.",
     "client_connections_refused_total": "Connections of clients that were refused for want of places since the start.",
+    "client_connections_stalled": "Clients that take nothing of small replies; they go first when others need room.",
     "client_reply_bytes": "Bytes of replies that clients have not taken.",
     "client_request_bytes": "Bytes that requests without an answer take.",
     "compact_revision": "The revision of the last compaction: what was before it is no longer readable.",

@@ -83,6 +83,7 @@ def of_clients(loop: Loop, listener: Listener, limits: Limits) -> Source:
         "client_connections": len(listener.conns),
         "client_connections_refused_total": listener.refused,
         "client_connections_evicted_total": listener.evicted,
+        "client_connections_stalled": listener.stalled,
         "client_request_bytes": limits.total_buffered,
         "client_reply_bytes": limits.total_output,
     }

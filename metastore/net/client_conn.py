@@ -5,6 +5,9 @@ any other connection is treated as HTTP/1.1. Each client meets back pressure: wh
 `max_unsent` bytes of output, the server stops reading from it. A client that has replies to take and takes less than
 `min_rate` for `grace` seconds is dropped.
 
+A client that takes nothing of a small reply is left alone until others need what it holds: the place of its
+connection, or the room of its requests. Then it is the first that goes.
+
 No client holds up the others. Sending, HTTP pages and the unpacking of compressed messages each have a budget per turn
 of the loop, and the work that is left waits for the next turn. When all places are taken, an existing connection may
 have to make room for a new one; `places.py` chooses it.
@@ -44,9 +47,11 @@ SEND_SIZE: Final = 2 * 1024 * 1024
 #: Seconds of one turn for sending, and for pages.
 SEND_TIME: Final = 0.01
 PAGE_TIME: Final = 0.005
-#: A client may leave this many reply bytes unread for as long as it likes, while all clients together stay within
-#: their limit.
+#: A client may leave this many reply bytes unread for as long as nobody needs the room. A debugger may hold it, or its
+#: program may take its time with the events of a watch; it would only come back if it was sent away.
 PATIENT_SIZE: Final = 64 * 1024
+#: How much of what its client asked for waits on a connection: nothing; little, which may stay; much, which may not.
+NOTHING, LITTLE, MUCH = range(3)
 #: Seconds between two searches for calls that are past their grpc-timeout.
 EXPIRE: Final = 0.1
 #: Seconds between two log lines about the same event, if strangers can cause it.
@@ -118,7 +123,9 @@ class ClientConn:
         "_progress",
         "_sock",
         "_stuck",
+        "_stuck_at",
         "_unsent",
+        "_waited",
         "at",
         "deadline",
         "fd",
@@ -127,6 +134,7 @@ class ClientConn:
         "session",
         "settled",
         "since",
+        "stalled",
     )
 
     def __init__(self, listener: Listener, sock: socket.socket, where: str) -> None:
@@ -142,8 +150,11 @@ class ClientConn:
         self._blocked = False  # the socket takes no more at the moment
         self._hold = False  # not read: output over the limit, requests that wait, or all reading is paused
         self._mask = READ
-        self._stuck = False  # the deadline is for taking replies
-        self._progress = 0  # bytes the client had taken when that deadline was set
+        self._stuck = NOTHING  # unless it is this, the deadline is for taking replies
+        self._stuck_at = 0.0  # when that deadline was set
+        self._progress = (0, 0)  # what the client had taken then
+        self._waited = 0  # bytes that waited for it then
+        self.stalled = False  # little waits, and the client has not taken that for `grace` seconds
         self.deadline: float | None = None
         self.since = self._loop.now()
         self.origin = where  # see `places.Guest`
@@ -295,7 +306,7 @@ class ClientConn:
         over = self._blocked
         if session is not None:
             pending = session.pending_output + unsent
-            self._watch_progress(unsent > 0 or pending > PATIENT_SIZE)
+            self._watch_progress(MUCH if unsent or pending > PATIENT_SIZE else LITTLE if pending else NOTHING)
             # The socket is not full, so the client's window is. Only further reading can open the window again.
             over = over and pending > self._listener.conn_limits.max_unsent
             if session.parked_count:
@@ -311,26 +322,43 @@ class ClientConn:
             self.update()
 
     @property
-    def taken(self) -> int:
-        """Bytes that the socket took, as far as they came from an HTTP/2 session."""
-        return (self.session.taken if self.session is not None else 0) - self._owed
+    def taken(self) -> tuple[int, int]:
+        """Bytes that the socket took, and bytes of replies among them."""
+        session = self.session
+        return (-self._owed, -self._owed) if session is None else (session.taken - self._owed, session.replied)
+
+    def took(self, before: tuple[int, int]) -> int:
+        """Bytes that the client has taken since `taken` was `before`.
+
+        All bytes count while the socket is full. Otherwise only replies count: a client that never opens its window
+        still takes the answers to its PINGs.
+        """
+        which = 1 if self._unsent is None else 0
+        return self.taken[which] - before[which]
 
     @property
     def owes(self) -> int:
         """Reply bytes that the client has not taken."""
         return self._owed + (self.session.pending_output if self.session is not None else 0)
 
-    def _watch_progress(self, stuck: bool) -> None:
+    def _watch_progress(self, stuck: int) -> None:
         """Begin to watch whether the client takes what it asked for, or end that."""
         if stuck == self._stuck:
             return
         self._stuck = stuck
         if stuck:
-            self._progress = self.taken
-            self.set_deadline(self._listener.conn_limits.grace)
+            self._watch_again()
         else:
             assert self.session is not None
+            self.stalled = False
             self.set_deadline(None if self.session.asked else max(0.0, self._first_by() - self._loop.now()))
+
+    def _watch_again(self) -> None:
+        """From now on the client has `grace` seconds to take what it should."""
+        self._progress = self.taken
+        self._waited = self.owes
+        self._stuck_at = self._loop.now()
+        self.set_deadline(self._listener.conn_limits.grace)
 
     def _first_by(self) -> float:
         """The time by which the first request must be complete.
@@ -351,14 +379,20 @@ class ClientConn:
         limits = self._listener.conn_limits
         if self.session is not None:
             if self._stuck:
-                if self.taken - self._progress >= limits.min_rate * limits.grace:
-                    self._progress = self.taken
+                taken = self.took(self._progress)
+                if self._stuck == MUCH and taken < limits.min_rate * limits.grace:
+                    self.dismiss()
+                    return True
+                self.stalled = self._stuck == LITTLE and taken < self._waited
+                if self.stalled:
                     self.set_deadline(limits.grace)
-                    return False
-            elif self.session.asked:
+                else:
+                    self._watch_again()
+                return False
+            if self.session.asked:
                 self.set_deadline(None)
                 return False
-            elif (left := self._first_by() - self._loop.now()) > 0:
+            if (left := self._first_by() - self._loop.now()) > 0:
                 self.set_deadline(left)
                 return False
         self.dismiss()
@@ -373,14 +407,18 @@ class ClientConn:
 
     @property
     def asked_at(self) -> float:
-        """The time when the last whole request came."""
+        """The time when the last whole request came, or since when the client has taken nothing."""
+        if self.stalled:
+            return self._stuck_at
         return self.session.asked_at if self.session is not None else self.since
 
     @property
     def busy(self) -> bool:
-        """Whether a whole request or a reply is under way. A page that its client does not take does not count."""
+        """Whether a whole request or a reply is under way. What its client does not take does not count."""
         if self.http is not None:
             return self.http.waiting and self._unsent is None
+        if self.stalled:
+            return False
         return self.has_asked and self.session is not None and bool(self.session.open_streams or self._owed)
 
     def update(self) -> None:
@@ -474,7 +512,7 @@ class Listener:
         self._unflushed: dict[ClientConn, None] = {}
         self._unanswered: dict[ClientConn, None] = {}
         self._posted = False
-        self._taken: dict[ClientConn, int] = {}
+        self._taken: dict[ClientConn, tuple[int, int]] = {}
         self._acceptor = Acceptor(loop, addresses, self._take_in, backlog=BACKLOG, per_turn=ACCEPTS_PER_TURN)
         self.bound = self._acceptor.bound
         self._sweeper: Timer = loop.call_later(self.conn_limits.sweep, self._sweep)
@@ -677,6 +715,8 @@ class Listener:
             self._relieve()
         else:
             self._taken.clear()
+        if self.server.limits.total_buffered >= self.server.limits.max_total_buffered // 2:
+            self._relieve_requests()
         if self.dropped and self._tells("dropped"):
             log.info(
                 "%d connections were closed that made no first request, or took their replies too slowly", self.dropped
@@ -695,7 +735,7 @@ class Listener:
             (
                 (conn.owes, conn.fd, conn)
                 for conn in self.conns
-                if conn in before and conn.owes and conn.taken - before[conn] < least
+                if conn in before and conn.owes and conn.took(before[conn]) < least
             ),
             reverse=True,
         )
@@ -706,3 +746,22 @@ class Listener:
             log.debug("closing a client that takes nothing of %d bytes", owed)
             conn.close()
         self._taken = {conn: conn.taken for conn in self.conns if conn.owes}
+
+    def _relieve_requests(self) -> None:
+        """Drops clients that take nothing of small replies, until less than half of the room for requests is used.
+
+        A call counts until its reply is taken, and no client gets more room than is still free, so those that take
+        nothing would leave others with too little for a large request. Those with the most bytes go first.
+        """
+        limits = self.server.limits
+        held = ((conn.session.buffered, conn.fd, conn) for conn in self.conns if conn.stalled and conn.session)
+        for _, _, conn in sorted(held, reverse=True):
+            if limits.total_buffered < limits.max_total_buffered // 2:
+                break
+            self.dropped += 1
+            conn.close()
+
+    @property
+    def stalled(self) -> int:
+        """How many clients take nothing of small replies."""
+        return sum(conn.stalled for conn in self.suspects)

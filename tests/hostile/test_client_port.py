@@ -254,6 +254,19 @@ def test_descriptors_are_kept_for_our_own_files(fresh: Make, engine: str) -> Non
     assert node.stop() == 0
 
 
+def test_answers_that_nobody_reads_do_not_keep_their_requests(fresh: Make) -> None:
+    """300 ranges with a key of 1 MB, each answered by a few bytes for which the client opens no window."""
+    node = fresh().start()
+    with attacked(node, 48 * MIB), Raw(node) as raw:
+        raw.send(h.frame(h.SETTINGS, 0, 0, b"\x00\x04" + bytes(4)))
+        wire = h.message(m.RangeRequest(key=bytes(1_000_000)).SerializeToString())
+        for number in range(300):
+            stream = 2 * number + 1
+            raw.send(begin(stream, h.head(RANGE_PATH)) + in_frames(stream, wire))
+        wait_until(lambda: metric(node, "metastore_client_request_bytes") <= 302 * 1024, what="an answer to each")
+        assert metric(node, "metastore_client_reply_bytes") > 0
+
+
 def test_gzip_by_a_real_client(fresh: Make) -> None:
     node = fresh().start()
     with grpc.insecure_channel(node.address, compression=grpc.Compression.Gzip) as channel:

@@ -11,20 +11,36 @@ import time
 from . import http2 as h
 from . import messages as m
 from .client import Client, Failure
-from .processes import Server, wait_until
+from .processes import Server, metric, wait_until
 
 MIB = 1 << 20
+STREAMS = 200
 #: Small bounds, so that they are met.
 SETTINGS = {
     "limits.max_connections": "30", "limits.max_inflight_bytes": '"8MiB"', "limits.max_reply_bytes": '"8MiB"',
     "limits.max_output_bytes": '"1MiB"', "limits.output_timeout": '"2s"', "limits.handshake_timeout": '"1s"',
-    "limits.max_concurrent_streams": "200", "wal.segment_size": '"4MiB"',
+    "limits.max_concurrent_streams": str(STREAMS), "wal.segment_size": '"4MiB"',
 }  # fmt: skip
 #: Twice what requests may hold, what replies may, what is gathered for them, and what the allocator keeps.
 GROWTH = 160 * MIB
 KV = (b"Put", b"Range", b"DeleteRange", b"Txn", b"Compact")
 NUMBERS = (0, 1, 2, 5, 255, 256, 16383, 16384, 16385, 65535, 1 << 20, (1 << 24) - 1, (1 << 31) - 1, (1 << 32) - 1)
-PAGES = (b"/metrics", b"/health", b"/readyz?verbose", b"/status", b"/version", b"/none")
+CLIENTS = 20
+#: What an answered call counts until its client has read the answer, and how much of answers a client may leave unread
+#: while nobody needs the room: see `net/client_conn.py`.
+CALL_COST = 1024
+UNREAD = 64 * 1024
+REQUESTS, REPLIES = "metastore_client_request_bytes", "metastore_client_reply_bytes"
+PAGES = (
+    b"/metrics",
+    b"/health",
+    b"/readyz?verbose",
+    b"/status",
+    b"/version",
+    b"/none",
+    b"//[",
+    b"/health?" + b"&a" * 100,
+)
 
 
 class Fuzzer:
@@ -51,17 +67,20 @@ class Fuzzer:
         if way < 0.7:
             return h.message(body)
         if way < 0.8:
-            return h.message(gzip.compress(body), 1)
+            packed = bytearray(gzip.compress(body))
+            if rng.random() < 0.3:
+                packed[rng.randrange(len(packed))] ^= 1 << rng.randrange(8)
+            return h.message(bytes(packed), 1)
         if way < 0.85:
             return h.message(gzip.compress(bytes(rng.choice((10, 3 * MIB)))), 1)
         return bytes([rng.choice((0, 1, 2, 255))]) + rng.choice(NUMBERS).to_bytes(4, "big") + body
 
-    def head(self) -> bytes:
+    def head(self, packed: bool) -> bytes:
         rng = self.rng
         path = b"/etcdserverpb.KV/" + rng.choice(KV)
         if rng.random() < 0.1:
             path = rng.choice((b"/", b"", b"x" * 9000, b"/etcdserverpb.Maintenance/Snapshot", rng.randbytes(20)))
-        extra = []
+        extra = [(b"grpc-encoding", b"gzip")] if packed and rng.random() < 0.8 else []
         for _ in range(rng.choice((0, 0, 1, 2, 20))):
             name = rng.choice(
                 (
@@ -96,8 +115,9 @@ class Fuzzer:
     def call(self) -> bytes:
         rng = self.rng
         self.stream += 2
-        out = h.frame(h.HEADERS, h.END_HEADERS | (rng.random() < 0.03), self.stream, self.head()[:16_000])
         wire = self.message()
+        head = self.head(wire[:1] == b"\1")[:16_000]
+        out = h.frame(h.HEADERS, h.END_HEADERS | (rng.random() < 0.03), self.stream, head)
         if rng.random() < 0.2:
             wire = wire[: rng.randrange(len(wire) + 1)]
         for at in range(0, len(wire), 16_000):
@@ -176,6 +196,19 @@ def serves(node: Server, client: Client, number: int, seed: int) -> None:
     wait_until(served, 30, f"seed {seed}: a write beside the attack")
 
 
+def at_rest(node: Server) -> bool:
+    """Whether all that is whole is answered and all else is given up, although the clients have not hung up: nothing is
+    left but calls whose answers they do not read."""
+    requests, replies = int(metric(node, REQUESTS)), metric(node, REPLIES)
+    calls, rest = divmod(requests, CALL_COST)
+    return rest == 0 and calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD
+
+
+def nothing_left(node: Server) -> bool:
+    """Whether nothing is left of clients that have hung up. One client stays, and one asks."""
+    return metric(node, REQUESTS) == metric(node, REPLIES) == 0 and metric(node, "metastore_client_connections") <= 2
+
+
 def attack(node: Server, seed: int, seconds: float) -> None:
     rng = random.Random(seed)
     host, _, port = node.address.rpartition(":")
@@ -185,7 +218,7 @@ def attack(node: Server, seed: int, seconds: float) -> None:
         rss = node.running().rss()
         busy: dict[socket.socket, Fuzzer] = {}
         while time.monotonic() < until:
-            if len(busy) < 20:
+            if len(busy) < CLIENTS:
                 sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
                 sock.settimeout(0.02)
                 busy[sock] = Fuzzer(rng)
@@ -207,6 +240,9 @@ def attack(node: Server, seed: int, seconds: float) -> None:
             if number % 200 == 0:
                 serves(node, client, number, seed)
         serves(node, client, number, seed)
+        wait_until(lambda: at_rest(node), 30, f"seed {seed}: the end of all calls")
+        stack.close()
+        wait_until(lambda: nothing_left(node), 30, f"seed {seed}: the end of all that clients held")
         grown = node.running().peak_rss() - rss
         assert grown < GROWTH, f"seed {seed}: the node has grown by {grown >> 20} MiB"
     # A stop is in order after all that, and so is what the log holds.

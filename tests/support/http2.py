@@ -81,6 +81,10 @@ def hello(window: int = 0) -> bytes:
     )
 
 
+#: Preface and SETTINGS of a client that takes no reply: the windows of its streams are 0 until it opens them.
+SHUT = PREFACE + frame(SETTINGS, 0, 0, b"\x00\x04" + bytes(4))
+
+
 @dataclass
 class Stream:
     """What came back on one stream."""

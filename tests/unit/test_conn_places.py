@@ -6,11 +6,13 @@ import contextlib
 import socket
 import threading
 
+import pytest
 from support import http2 as h
 from support.dialling import dial, put_works, read_all, read_until, served_until
 from support.echo_server import Running
 from support.processes import wait_until
 
+from metastore.net import places
 from metastore.net.client_conn import ConnLimits
 
 
@@ -117,6 +119,41 @@ def test_places_are_shared_among_addresses() -> None:
         # Those that had made no request for longest have gone, and were told.
         assert [is_open(*each) for each in held] == [False, False, True, True]
         assert [reader.goaway for _, reader in held] == [(1, 0), (1, 0), None, None]
+
+
+def test_clients_that_take_nothing_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two have an answer that they do not take. They go on asking, and their PINGs are answered, which is no taking.
+    A third one has a call without an answer."""
+    monkeypatch.setattr(places, "IDLE", 0.5)
+    limits = ConnLimits(max_connections=3, grace=0.2, sweep=0.05)
+    with Running(conn_limits=limits) as running, contextlib.ExitStack() as stack:
+        shut = [stack.enter_context(dial(running, f"127.0.0.{at}")) for at in (2, 3)]
+        for sock in shut:
+            sock.sendall(h.SHUT + h.call(1, b"never read"))
+        other = asks(running, "127.0.0.4", b"/test.Test/Hold")
+        stack.enter_context(other[0])
+        stream = 1
+
+        def taken_in() -> bool:
+            nonlocal stream
+            stream += 2
+            for sock in shut:
+                with contextlib.suppress(OSError):
+                    sock.sendall(h.call(stream, b"x") + h.frame(h.PING, 0, 0, bytes(8)))
+            newcomer = dial(running)
+            with contextlib.suppress(ConnectionError, AssertionError):
+                newcomer.sendall(h.hello() + h.call(1, b"x"))
+                reader = h.Reader()
+                read_until(newcomer, reader, lambda: reader.stream(1).ended)
+                stack.enter_context(newcomer)
+                return True
+            newcomer.close()
+            return False
+
+        for number in (1, 2):
+            wait_until(taken_in, what="a place")
+            assert counts(running)[0] == number
+        assert is_open(*other)
 
 
 def test_calls_under_way_give_way_only_where_one_address_has_most_places() -> None:

@@ -47,6 +47,24 @@ def test_refused_streams_end_the_connection_that_takes_nothing() -> None:
     assert limits.total_queued == 0
 
 
+def test_the_bytes_of_an_answered_call_are_given_back_before_its_client_reads_the_answer() -> None:
+    """They do not count any more, and a stream lives until its client has read the answer."""
+    session = Session(TABLE, Limits(max_buffered=1 << 30, max_total_buffered=1 << 30))
+    session.feed(h.SHUT)
+    size, calls = 10_000, 50
+    tracemalloc.start()
+    try:
+        for number in range(calls):
+            [request] = session.feed(h.call(2 * number + 1, bytes(size), h.PUT_PATH, (b"token", b"t" * 8000)))
+            [request.complete, request.fail][number % 2]([b"short", errors.Compacted()][number % 2])
+            session.take_output()
+        held = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert session.open_streams == calls // 2 and request.body is None and request.headers == []
+    assert held < calls * size // 10, held
+
+
 def test_refused_streams_are_counted_like_resets() -> None:
     talk = Talk(max_concurrent_streams=10, reset_burst=50)
     for number in range(200):
