@@ -436,7 +436,7 @@ EXIT_CODES = {
     6: "the disk or the storage engine failed: what was to be read, written or synced was not",
     7: "cannot run here: no Linux, or compiled modules or Python packages are missing",
     8: "removed from the cluster",
-    9: "the data directory was lost: the member must be removed and added anew",
+    9: "the data directory was lost: the member must be removed and added again",
     10: "another process runs as this member, on a copy of its data directory",
     11: "the data does not fit into the memory that the process may use",
     12: "the process may have no more threads or file descriptors",
