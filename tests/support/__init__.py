@@ -1,7 +1,8 @@
-"""What the tests and the benches share: servers and clients, clusters, wire formats, models, states made by hand."""
+"""Code that the tests and the benches share: servers and clients, clusters, wire formats, models, states made by
+hand."""
 
 from pathlib import Path
 
-#: The checkout, and its tests; no test looks for them from where its own file lies.
+#: The checkout and its tests. No test derives these paths from the place of its own file.
 ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"

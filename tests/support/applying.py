@@ -1,4 +1,4 @@
-"""Entries for the applier, and callers that keep what they are told."""
+"""Entries for the applier, and callers that keep their results."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What an attack on a live node costs, and how another client fares beside it.
+"""Measures the cost of an attack on a live node, and the effect on another client.
 
-A machine's load says nothing about the node, so times are the node's own: the processor time that it spent while the
-attack lasted, of that the longest turn of its loop, and what of it another client had to wait for.
+The load of the machine says nothing about the node, so all times are the node's own: the processor time that it spent
+while the attack lasted, the longest turn of its loop in that time, and the part that another client had to wait for.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from .processes import Server, metric, wait_until
 
 RANGE_PATH = b"/etcdserverpb.KV/Range"
 MIB = 1 << 20
-TURN = 0.02  # seconds of its processor that no request may take of the loop in one turn
+TURN = 0.02  # seconds of processor time that one request may take in one turn of the loop
 
 
 class Raw:
-    """A connection that sends what it is told and understands what comes back. `agrees`: with the server's settings,
-    without which windows are small and the number of streams is not bounded. `source`: the address to dial from."""
+    """A connection that sends any bytes and decodes the answers. `agrees` says whether it acknowledges the server's
+    settings; without that, windows are small and the number of streams is not bounded. `source` is the address to dial
+    from."""
 
     def __init__(
         self, server: Server, window: int = 1 << 24, receive_buffer: int = 0, timeout: float = 20, agrees: bool = True,
@@ -49,7 +50,7 @@ class Raw:
         self.socket.close()
 
     def send(self, data: bytes) -> bool:
-        """Whether the server still took it; what it cuts off is the attack's end."""
+        """Send bytes. Return whether the server still took them; if it cuts the connection, the attack is over."""
         try:
             self.socket.sendall(data)
         except OSError:
@@ -57,7 +58,7 @@ class Raw:
         return True
 
     def receive(self) -> bool:
-        """Take what comes; False at the connection's end."""
+        """Take the bytes that come. Return False at the end of the connection."""
         try:
             data = self.socket.recv(1 << 18)
         except TimeoutError:
@@ -69,22 +70,22 @@ class Raw:
         return bool(data)
 
     def answer(self, stream: int) -> h.Stream:
-        """What came back on `stream`, once it has ended or the connection has."""
+        """Return the answer on `stream` when the stream or the connection has ended."""
         found = self.reader.stream(stream)
         while not found.ended and found.reset is None and self.receive():
             pass
         return found
 
     def ask(self, stream: int, request: Any, timeout: bytes = b"200m") -> tuple[int | None, str]:
-        """(code, text) that a message is answered with, in a call with this grpc-timeout. No library of gRPC ends the
-        call here before the server does."""
+        """Return the (code, text) that a message is answered with in a call with this grpc-timeout. No gRPC library
+        ends the call here before the server does."""
         path = ROUTES[type(request).__name__][0].encode()
         self.send(h.call(stream, request.SerializeToString(), path, (b"grpc-timeout", timeout)))
         found = self.answer(stream)
         return found.status, found.text
 
     def to_end(self) -> h.Reader:
-        """Read until the server closes."""
+        """Read until the server closes the connection."""
         while self.receive():
             pass
         return self.reader
@@ -135,7 +136,7 @@ class Probe:
 
 @dataclass
 class Cost:
-    """What an attack cost the node: processor seconds, the longest turn of its loop in them, bytes of memory."""
+    """The cost of an attack for the node: processor seconds, the longest turn of its loop in them, bytes of memory."""
 
     cpu: float = 0.0
     longest: float = 0.0
@@ -144,9 +145,9 @@ class Cost:
 
 @contextlib.contextmanager
 def attacked(server: Server, memory: int) -> contextlib.nullcontext[Cost]:  # type: ignore[misc]
-    """While this lasts the node is attacked, and a probe works beside. Afterwards the probe had no error, the node took
-    at most `memory` bytes more than before, and never worked for long on the attack while the probe waited: not for
-    more than some turns, or a part of all that the attack cost."""
+    """Let the body attack the node while a probe works beside it. Then check three things: the probe had no error; the
+    node took at most `memory` bytes more than before; and the node never worked long on the attack while the probe
+    waited, which means not longer than some turns, or than a part of the attack's whole cost."""
     process, cost = server.running(), Cost()
     with Probe(server) as calm:
         wait_until(lambda: calm.errors or len(calm.times) >= 50, what="a calm node")
@@ -159,7 +160,7 @@ def attacked(server: Server, memory: int) -> contextlib.nullcontext[Cost]:  # ty
     assert calm.errors == probe.errors == [], (calm.errors, probe.errors)
     assert process.popen.poll() is None
     assert cost.memory < memory, f"{cost.memory / MIB:.0f} MiB more"
-    # The longest turn is part of the attack: were it a large part, then the attack would be one turn.
+    # The longest turn is part of the attack. If it were a large part, the attack would be a single turn.
     assert cost.longest < max(TURN, cost.cpu / 8), cost
     worst = max(probe.costs)
     assert worst < max(10 * TURN, cost.cpu / 4), (worst, max(calm.costs), cost)

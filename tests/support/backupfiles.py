@@ -21,7 +21,7 @@ Make = Callable[..., Server]
 
 
 def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: int = 55, count: int = 500) -> Path:
-    """A backup of some chunks, made without a node."""
+    """Make a backup of some chunks without a node."""
     store = SnapshotStore(path.parent / "snap", chunk_size=4096, make_codec=make_codec)
     state = records(count) | {b"mmembers": b"x", b"mconf_state": b"y", b"malarms": b"z"} | (meta or {})
     state |= {b"mrevision": number_record(revision)}
@@ -34,14 +34,14 @@ def backup_file(path: Path, meta: dict[bytes, bytes] | None = None, revision: in
 
 
 def fill(node: Server, first: int, last: int, value: bytes = b"value") -> None:
-    """Put keys k00000 and on, one after the other."""
+    """Put the keys from k00000 on, one after the other."""
     with node.client() as client:
         for number in range(first, last):
             client.put(b"k%05d" % number, value)
 
 
 def works(client: Client) -> bool:
-    """Whether a backup is to be had."""
+    """Whether the node gives a backup."""
     try:
         return bool(client.backup())
     except Failure:
@@ -49,7 +49,7 @@ def works(client: Client) -> bool:
 
 
 def everything(client: Client) -> dict[int, object]:
-    """Answers at every revision: keys with all their numbers, or the error."""
+    """Return the answers at every revision: keys with all their numbers, or the error."""
     answers: dict[int, object] = {}
     for revision in range(1, client.revision() + 1):
         try:
@@ -61,7 +61,7 @@ def everything(client: Client) -> dict[int, object]:
 
 
 def restored(fresh: Make, backup: Path, *more: str, name: str = "restored") -> Server:
-    """A node on a directory that `backup` was restored to."""
+    """Start a node on a directory that `backup` was restored to."""
     node = fresh(name, settings={"node.name": '"r1"', "cluster.token": '"other"'})
     arguments = ["snapshot", "restore", str(backup), "--name", "r1", "--token", "other", "--data-dir"]
     assert cli.main([*arguments, str(node.data_dir), *more]) == 0

@@ -1,4 +1,4 @@
-"""Somebody who waits for the outcome of an operation."""
+"""A caller that waits for the outcome of an operation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from metastore._core.waiter import Waiter
 
 
 class Caller(Waiter):
-    """Keeps what it is told: `reply` or `error`, None before. Being told twice is an error."""
+    """Keeps the outcome in `reply` or `error`; both are None before. A second outcome is an error."""
 
     def __init__(self) -> None:
         self.reply: Any = None
@@ -29,5 +29,5 @@ class Caller(Waiter):
 
     @property
     def result(self) -> Any:
-        """The reply, or the kind of the error."""
+        """The reply, or the class of the error."""
         return self.reply if self.error is None else type(self.error)

@@ -10,7 +10,7 @@ from . import messages as m
 
 MIB = 1 << 20
 
-# Method -> (path, response type). The request's own type says which method it goes to.
+# Method -> (path, response type). The type of a request says which method it goes to.
 METHODS = {
     "RangeRequest": ("/etcdserverpb.KV/Range", m.RangeResponse),
     "PutRequest": ("/etcdserverpb.KV/Put", m.PutResponse),
@@ -39,7 +39,7 @@ ROUTES = METHODS | CLUSTER_METHODS
 
 
 class Failure(Exception):
-    """A call that ended with a status other than OK: numeric gRPC code and the text the client sees."""
+    """A call that ended with a status other than OK: the numeric gRPC code and the text that the client sees."""
 
     def __init__(self, code: int, text: str) -> None:
         super().__init__(f"code={code} text={text!r}")
@@ -48,8 +48,8 @@ class Failure(Exception):
 
 
 class Client:
-    """One channel to one address; usable from several threads. `timeout` (seconds) bounds every call,
-    `metadata` goes with every one but futures. `policy` says how several addresses are used ("ipv4:A,B,C")."""
+    """One channel to one address; several threads may use it. `timeout` (seconds) bounds every call, and `metadata`
+    goes with every call except futures. `policy` says how several addresses ("ipv4:A,B,C") are used."""
 
     def __init__(
         self,
@@ -82,42 +82,42 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Closes the channel; calls in flight fail with CANCELLED."""
+        """Close the channel. Calls in flight fail with CANCELLED."""
         self._channel.close()
 
     def stub(self, path: str) -> Any:
-        """The unary call at `path`, bytes in and bytes out."""
+        """Return the unary call at `path`, bytes in and bytes out."""
         if path not in self._raw:
             self._raw[path] = self._channel.unary_unary(path)
         return self._raw[path]
 
     def raw(self, path: str, body: bytes, timeout: float | None = None) -> bytes:
-        """Sends `body` as it is and returns the reply's bytes. Raises Failure."""
+        """Send `body` as it is and return the reply's bytes. Raises Failure."""
         try:
             return self.stub(path)(body, timeout=timeout or self.timeout, metadata=self.metadata)
         except grpc.RpcError as error:
             raise Failure(error.code().value[0], error.details() or "") from None
 
     def snapshot(self, timeout: float | None = None) -> Any:
-        """Maintenance.Snapshot: grpcio's call, an iterator of the replies' bytes."""
+        """Call Maintenance.Snapshot. Return grpcio's call, an iterator of the replies' bytes."""
         call = self._channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")
         return call(b"", timeout=timeout or self.timeout)
 
     def backup(self) -> bytes:
-        """A whole backup. Raises Failure."""
+        """Return a whole backup. Raises Failure."""
         try:
             return b"".join(m.TYPES["SnapshotResponse"].FromString(data).blob for data in self.snapshot(60))
         except grpc.RpcError as error:
             raise Failure(error.code().value[0], error.details() or "") from None
 
     def future(self, request: Any, timeout: float | None = None) -> Any:
-        """Starts a call; returns grpcio's future of the reply's bytes."""
+        """Start a call. Return grpcio's future of the reply's bytes."""
         return self.stub(ROUTES[type(request).__name__][0]).future(
             request.SerializeToString(), timeout=timeout or self.timeout
         )
 
     def call(self, request: Any, timeout: float | None = None) -> Any:
-        """Sends a message to the method its type belongs to; returns the reply message. Raises Failure."""
+        """Send a message to the method that its type belongs to. Return the reply message. Raises Failure."""
         path, kind = ROUTES[type(request).__name__]
         return kind.FromString(self.raw(path, request.SerializeToString(), timeout))
 
@@ -128,12 +128,12 @@ class Client:
         return self.call(m.RangeRequest(key=key, range_end=range_end, **flags))
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of one key, or None."""
+        """Return the value of one key, or None."""
         kvs = self.range(key).kvs
         return kvs[0].value if kvs else None
 
     def prefix(self, prefix: bytes) -> dict[bytes, bytes]:
-        """All keys under `prefix` with their values."""
+        """Return all keys under `prefix` with their values."""
         return {kv.key: kv.value for kv in self.range(prefix or b"\0", prefix_end(prefix)).kvs}
 
     def delete(self, key: bytes, range_end: bytes = b"", **flags: Any) -> Any:
@@ -149,7 +149,7 @@ class Client:
         return self.call(m.StatusRequest())
 
     def alarm(self, action: int = 0, member: int = 0, kind: int = 0) -> list[tuple[int, int]]:
-        """(member, alarm) pairs that an AlarmRequest is answered with; 0 get, 1 activate, 2 deactivate."""
+        """Return the (member, alarm) pairs in the answer to an AlarmRequest; 0 get, 1 activate, 2 deactivate."""
         found = self.call(m.AlarmRequest(action=action, memberID=member, alarm=kind)).alarms
         return [(alarm.memberID, alarm.alarm) for alarm in found]
 
@@ -160,18 +160,18 @@ class Client:
         return self.call(m.TYPES["DefragmentRequest"]())
 
     def revision(self) -> int:
-        """The store's current revision, by a linearizable read."""
+        """Return the store's current revision, by a linearizable read."""
         return self.range(b"\0", count_only=True).header.revision
 
 
 def prefix_end(prefix: bytes) -> bytes:
-    """The range end that together with `prefix` covers exactly the keys that begin with it."""
+    """Return the range end that covers, together with `prefix`, exactly the keys that begin with it."""
     trimmed = prefix.rstrip(b"\xff")
     return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\0"
 
 
 def op(request: Any) -> Any:
-    """Wraps a KV request as an operation of a transaction."""
+    """Wrap a KV request as an operation of a transaction."""
     field = {
         "RangeRequest": "request_range",
         "PutRequest": "request_put",

@@ -15,13 +15,13 @@ from .processes import Server, metric, wait_until
 
 MIB = 1 << 20
 STREAMS = 200
-#: Small bounds, so that they are met.
+#: The bounds are small, so the traffic reaches them.
 SETTINGS = {
     "limits.max_connections": "30", "limits.max_inflight_bytes": '"8MiB"', "limits.max_reply_bytes": '"8MiB"',
     "limits.max_output_bytes": '"1MiB"', "limits.output_timeout": '"2s"', "limits.handshake_timeout": '"1s"',
     "limits.max_concurrent_streams": str(STREAMS), "wal.segment_size": '"4MiB"',
 }  # fmt: skip
-#: Twice what requests may hold, what replies may, what is gathered for them, and what the allocator keeps.
+#: Twice what requests may hold, what replies may hold, what is gathered for them, and what the allocator keeps.
 GROWTH = 160 * MIB
 KV = (b"Put", b"Range", b"DeleteRange", b"Txn", b"Compact")
 NUMBERS = (0, 1, 2, 5, 255, 256, 16383, 16384, 16385, 65535, 1 << 20, (1 << 24) - 1, (1 << 31) - 1, (1 << 32) - 1)
@@ -44,7 +44,7 @@ PAGES = (
 
 
 class Fuzzer:
-    """Makes the bytes of one client; all of it follows from `rng`."""
+    """Makes the bytes of one client. All of them follow from `rng`."""
 
     def __init__(self, rng: random.Random) -> None:
         self.rng = rng
@@ -245,6 +245,6 @@ def attack(node: Server, seed: int, seconds: float) -> None:
         wait_until(lambda: nothing_left(node), 30, f"seed {seed}: the end of all that clients held")
         grown = node.running().peak_rss() - rss
         assert grown < GROWTH, f"seed {seed}: the node has grown by {grown >> 20} MiB"
-    # A stop is in order after all that, and so is what the log holds.
+    # After all that the node must still stop in order, and its log must be sound.
     assert "Traceback" not in node.running().log, node.running().log[-3000:]
     assert node.stop() == 0

@@ -1,7 +1,7 @@
 """Clusters of real processes on loopback: members of MetaStore, or members of the real etcd.
 
 Every member has ports of its own that stay the same over restarts. The peer addresses that the members tell each other
-may be those of somebody in between (`proxy.Network`), who then can cut and slow the links.
+may be those of a proxy in between (`proxy.Network`), which can then cut and slow the links.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from . import messages as m
 from .client import Client, Failure
 from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, metric, node_argv, wait_until
 
-# Default timing of a node: ten ticks of 100 ms.
+# The default timing of a node: ten ticks of 100 ms.
 ELECTION_TIMEOUT = 1.0
 
 
-# Snapshots often, and little of the log in memory, so that what was cut off is gone.
+# Snapshots are frequent and little of the log is in memory, so the part that was cut off is really gone.
 EAGER = {
     "maintenance.snapshot_count": "20",
     "maintenance.snapshot_min_size": '"1KiB"',
@@ -37,8 +37,8 @@ EAGER = {
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody had a moment ago. Below those that the system gives to whoever dials out: of those one could be
-    taken while its member is being restarted."""
+    """Return ports that nobody had a moment ago. They lie below the ports that the system gives to processes that dial
+    out: one of those could be taken while a member is being restarted."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     found: list[int] = []
     while len(found) < count:
@@ -51,7 +51,8 @@ def free_ports(count: int) -> list[int]:
 
 
 class Member(Server):
-    """One process of a cluster. `client` and `peer` are where it listens, `advertised` is the peer address it tells."""
+    """One process of a cluster. `client` and `peer` are where it listens; `advertised` is the peer address that it
+    tells others."""
 
     def __init__(self, name: str, data_dir: Path, client: str, peer: str, advertised: str = "") -> None:
         super().__init__(data_dir)
@@ -65,13 +66,13 @@ class Member(Server):
         self._past: list[str] = []
 
     def launch(self) -> Self:
-        """Starts the process and returns at once."""
+        """Start the process and return at once."""
         assert self.process is None, "already started"
         self.process = Process(self.argv(), self.env)
         return self
 
     def await_ready(self, timeout: float = START_SECONDS) -> Self:
-        """Returns when it serves. Raises StartError."""
+        """Return when the member serves. Raises StartError."""
         try:
             self.address = self._await_ready(self.running(), timeout)
         except StartError:
@@ -80,7 +81,7 @@ class Member(Server):
         return self
 
     def wait(self, timeout: float = START_SECONDS) -> tuple[int, str]:
-        """(exit code, log) of a process that ends by itself."""
+        """Return (exit code, log) of a process that ends by itself."""
         process = self.running()
         code = process.wait(timeout)
         self.process = None
@@ -88,14 +89,14 @@ class Member(Server):
         return code, process.log
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         process = self.process
         super().kill()
         if process is not None:
             self._past.append(process.log)
 
     def stop(self) -> int:
-        """SIGTERM and wait; the exit code (0 when it did not run)."""
+        """Stop it with SIGTERM. Return the exit code (0 if it did not run)."""
         process = self.process
         code = super().stop()
         if process is not None:
@@ -104,11 +105,11 @@ class Member(Server):
 
     @property
     def logs(self) -> str:
-        """What all of its processes have written (see `Process.log`)."""
+        """Return everything that its processes have written (see `Process.log`)."""
         return "".join([*self._past, self.process.log if self.process is not None else ""])
 
     def status(self) -> m.StatusResponse:
-        """What the member says of itself. Raises Failure."""
+        """Return the member's status. Raises Failure."""
         with self.client(timeout=2) as client:
             return client.status()
 
@@ -156,7 +157,7 @@ class EtcdMember(Member):
 
 
 class Cluster:
-    """Members of one kind. `via` maps a peer's real address to the one the others are told (default: the same)."""
+    """Members of one kind. `via` maps a peer's real address to the one that the others get (default: the same)."""
 
     def __init__(
         self,
@@ -178,7 +179,7 @@ class Cluster:
             member.initial = initial
 
     def new_member(self) -> Member:
-        """One more, with the next name; it is not started, and nobody knows it yet."""
+        """Return one more member, with the next name. It is not started, and no member knows it yet."""
         name = f"n{len(self.members) + 1}"
         client, peer = (f"127.0.0.1:{port}" for port in free_ports(2))
         member = self.kind(name, self.folder / name, client, peer, self.via(peer))
@@ -187,7 +188,7 @@ class Cluster:
         return member
 
     def start(self) -> Self:
-        """Starts all and returns when all serve."""
+        """Start all members and return when all serve."""
         for member in self.members:
             member.launch()
         for member in self.members:
@@ -201,12 +202,12 @@ class Cluster:
         self.discard()
 
     def discard(self) -> None:
-        """Kills all and removes their data."""
+        """Kill all members and remove their data."""
         for member in self.members:
             member.discard()
 
     def check_logs(self) -> None:
-        """Raises AssertionError when a member came to an error that nobody had thought of."""
+        """Raise AssertionError if a member logged an error that no test expects."""
         for member in self.members:
             log = member.logs
             at = log.find("Traceback")
@@ -222,7 +223,8 @@ class Cluster:
         return [member for member in self.members if member.process is not None]
 
     def leader(self, among: Sequence[Member] | None = None, timeout: float = 30.0) -> Member:
-        """The member that all of `among` (default: all that run) take for the leader, and which is one of them."""
+        """Return the member that all of `among` (default: all that run) take for the leader, and which is one of
+        them."""
         found: list[Member] = []
 
         def agreed() -> bool:
@@ -239,18 +241,18 @@ class Cluster:
         return found[0]
 
     def followers(self) -> list[Member]:
-        """All that run but the leader."""
+        """All running members except the leader."""
         leader = self.leader()
         return [member for member in self.running() if member is not leader]
 
     def lead(self, member: Member) -> None:
-        """Have `member` lead."""
+        """Make `member` the leader."""
         ident = self.member_id(member)
 
         def leads() -> bool:
             leader = self.leader()
             if leader is not member:
-                # On a busy machine it may take longer than the leader waits, or somebody else leads by now.
+                # On a busy machine this may take longer than the leader waits, or another member leads by now.
                 with leader.client() as client, contextlib.suppress(Failure):
                     client.call(m.MoveLeaderRequest(targetID=ident))
             return self.leader() is member
@@ -258,7 +260,7 @@ class Cluster:
         wait_until(leads, 60, f"{member.name} as the leader")
 
     def member_id(self, member: Member) -> int:
-        """The id of a member, as one that runs knows it."""
+        """Return the id of a member, as a running member knows it."""
         with self.running()[0].client() as client:
             return next(
                 known.ID
@@ -267,8 +269,8 @@ class Cluster:
             )
 
     def same_everywhere(self, timeout: float = 30.0) -> None:
-        """Waits until every running member has applied the same, and checks that all hold the same keys and, by
-        themselves, the same members."""
+        """Wait until every running member has applied the same entries. Check that all hold the same keys and, each by
+        itself, the same members."""
 
         def level() -> bool:
             applied = [client.range(b"\0", count_only=True, serializable=True) for client in clients]
@@ -277,7 +279,7 @@ class Cluster:
         def rosters() -> set[tuple[str, ...]]:
             found = set()
             for client in clients:
-                with contextlib.suppress(Failure):  # a learner tells nobody
+                with contextlib.suppress(Failure):  # a learner gives no answer
                     members = client.call(m.MemberListRequest(linearizable=False)).members
                     found.add(tuple(sorted(map(str, members))))
             return found
@@ -290,7 +292,7 @@ class Cluster:
         assert all(content == contents[0] for content in contents[1:]), "members hold different keys"
 
     def same_history(self) -> None:
-        """All members hold the same keys, and the same history since the last compaction (HashKV)."""
+        """Check that all members hold the same keys, and the same history since the last compaction (HashKV)."""
         self.same_everywhere()
         with self.leader().client() as client:
             revision = client.revision()
@@ -302,7 +304,7 @@ class Cluster:
         assert len(found) == 1, found
 
     def ctl(self, program: str, line: str, endpoints: str = "") -> str:
-        """What etcdctl prints for a command that works."""
+        """Return what etcdctl prints for a command that works."""
         done = etcdctl.run(program, endpoints or self.endpoints, *line.split())
         assert done.returncode == 0, f"etcdctl {line}: {done.stderr}"
         return done.stdout
@@ -310,7 +312,7 @@ class Cluster:
 
 @contextmanager
 def clients_of(members: Sequence[Member]) -> Iterator[list[Client]]:
-    """A client for each member."""
+    """Yield a client for each member."""
     clients = [member.client() for member in members]
     try:
         yield clients
@@ -320,15 +322,15 @@ def clients_of(members: Sequence[Member]) -> Iterator[list[Client]]:
 
 
 def cut_behind(leader: Server, behind: Server, write: Callable[[], object]) -> None:
-    """Kill `behind`, and call `write` until the leader's log begins after what `behind` has: a leader keeps, for up to
-    two election timeouts, what a member that it has heard of still needs."""
+    """Kill `behind`, and call `write` until the leader's log begins after the entries of `behind`. A leader keeps, for
+    up to two election timeouts, the entries that a member needs which it has heard of."""
     with behind.client() as client:
         last = client.status().raftIndex
     behind.kill()
 
     def cut() -> bool:
         write()
-        # With room for what it may have got after it was asked.
+        # This leaves room for entries that the member may have got after it was asked.
         return metric(leader, "metastore_wal_first_index") > last + 20
 
     wait_until(cut, what="a log that begins later")
@@ -342,19 +344,19 @@ def fill(member: Server, first: int, last: int) -> None:
 
 
 def left_behind(cluster: Cluster, follower: Member, count: int) -> None:
-    """Kill a follower, and have the others' logs begin after its end; then there are the keys up to `count`."""
+    """Kill a follower, and let the others' logs begin after its end. Afterwards the keys up to `count` exist."""
     leader = cluster.leader()
     fill(leader, 0, 60)
     cut_behind(leader, follower, lambda: fill(leader, 60, count))
 
 
 def installed(member: Server) -> list[int]:
-    """Indexes of the snapshots that a running member got from a leader."""
+    """Return the indexes of the snapshots that a running member got from a leader."""
     return [int(found) for found in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
 
 
 def time_to_write(client: Client, key: bytes, limit: float = 30.0) -> float:
-    """Seconds until a put through `client` is acknowledged; errors before that are expected."""
+    """Return the seconds until a put through `client` is acknowledged. Errors before that are expected."""
     began = time.monotonic()
     while True:
         try:
@@ -365,7 +367,8 @@ def time_to_write(client: Client, key: bytes, limit: float = 30.0) -> float:
 
 
 def error_of(client: Client, request: object, timeout: float = 10.0) -> tuple[int, str] | None:
-    """(code, text) of a call that fails, None for one that works. Ids and addresses in the text become words."""
+    """Return (code, text) of a call that fails, or None if it works. Words replace the ids and addresses in the
+    text."""
     try:
         client.call(request, timeout)
     except Failure as failure:

@@ -1,4 +1,4 @@
-"""Connections to an `echo_server`: by grpcio, and by sockets of one's own."""
+"""Connections to an `echo_server`, by grpcio and by raw sockets."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PUT = "/etcdserverpb.KV/Put"
 
 @contextlib.contextmanager
 def channel(running: Running) -> Iterator[grpc.Channel]:
-    # A subchannel of its own: grpcio shares connections between equal channels.
+    # The channel has a subchannel of its own, because grpcio shares connections between equal channels.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
     with grpc.insecure_channel(running.address, options=options) as made:
         yield made
@@ -29,7 +29,7 @@ def dial(running: Running, source: str = "127.0.0.1") -> socket.socket:
 
 
 def read_all(sock: socket.socket) -> bytes:
-    """Everything until the server closes the connection; fails after the socket's timeout."""
+    """Return everything until the server closes the connection. Fails after the socket's timeout."""
     data = b""
     while True:
         try:
@@ -42,7 +42,7 @@ def read_all(sock: socket.socket) -> bytes:
 
 
 def read_until(sock: socket.socket, reader: h.Reader, done: Callable[[], object]) -> None:
-    """Feed `reader` until `done()`; fails when the server ends the connection first."""
+    """Feed `reader` until `done()`. Fails if the server ends the connection first."""
     while not done():
         data = sock.recv(65536)
         assert data, "connection closed too early"
@@ -61,7 +61,7 @@ def put_works(running: Running) -> None:
 
 
 def served_until(running: Running, done: Callable[[], bool]) -> None:
-    """Serve other clients until `done()`, seen from the loop's thread, is true."""
+    """Serve other clients until `done()`, evaluated in the loop's thread, is true."""
     for _ in range(5000):
         if running.call(done):
             return

@@ -1,4 +1,4 @@
-"""Sends the same calls to two servers and says where they differ; shrinks what differs."""
+"""Sends the same calls to two servers, reports where they differ, and shrinks the difference."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from .processes import Server
 SHRINK_SECONDS = 20.0
 UNAVAILABLE = 14
 
-# An outcome is what a client sees: a reply message with what may differ taken out, or (code, text).
+# An outcome is what a client sees: a reply message without the parts that may differ, or (code, text).
 Outcome = Any
 
 
 @dataclass
 class Difference:
-    """The calls up to and with the first one that was answered differently, and both answers."""
+    """The calls up to the first one that was answered differently, that one included, and both answers."""
 
     calls: list[Any]
     expected: Outcome
     actual: Outcome
 
     def report(self) -> str:
-        """What a person needs to see it again."""
+        """Return the text that a person needs to repeat it."""
         lines = [f"--- {len(self.calls)} calls reproduce it on fresh servers; the last one differs"]
         lines += [f"{i}: {type(call).__name__} {shorten(call)}" for i, call in enumerate(self.calls)]
         lines += ["--- etcd answers", shorten(self.expected), "--- the other answers", shorten(self.actual)]
@@ -37,7 +37,7 @@ class Difference:
 
 
 def shorten(value: Any) -> str:
-    """One line of at most a few thousand characters, long byte strings cut."""
+    """Return one line of at most a few thousand characters, with long byte strings cut."""
     text = " ".join(str(value).split())
     text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: found[0] if len(found[0]) < 60 else found[0][:40] + '..."', text)
     return text if len(text) <= 4000 else f"{text[:4000]}... ({len(text)} characters)"
@@ -47,10 +47,10 @@ SORTED_BY = {m.VERSION: "version", m.CREATE: "create_revision", m.MOD: "mod_revi
 
 
 def untie(request: Any, reply: Any) -> None:
-    """Puts keys that are equal in what a range is sorted by into the order of the keys.
+    """Put keys that are equal in the sort target of a range into the order of the keys.
 
-    etcd leaves their order to Go's sort, which is not stable; here it is that of the keys. Where a limit cuts, which of
-    the last equal ones are in is open too: of these only what they are sorted by is left to compare.
+    etcd leaves their order to Go's sort, which is not stable; here it is that of the keys. If a limit cuts, it is also
+    open which of the last equal keys are in the reply; only their sort value is then left to compare.
     """
     field = SORTED_BY.get(request.sort_target)
     if field is None:
@@ -72,7 +72,7 @@ def untie(request: Any, reply: Any) -> None:
 
 
 def untie_all(request: Any, reply: Any) -> None:
-    """`untie` for a range and for those inside a transaction, nested ones too."""
+    """Call `untie` for a range and for those inside a transaction, also nested ones."""
     kind = type(request).__name__
     if kind == "RangeRequest":
         untie(request, reply)
@@ -85,14 +85,14 @@ def untie_all(request: Any, reply: Any) -> None:
 
 
 def normalised(reply: Any) -> Any:
-    """The reply with the ids and the term of its header replaced by whether they are set at all."""
+    """Return the reply with the ids and the term of its header replaced by whether they are set at all."""
     for field in ("cluster_id", "member_id", "raft_term"):
         setattr(reply.header, field, 1 if getattr(reply.header, field) else 0)
     return reply
 
 
 def outcome(client: Client, call: Any) -> Outcome:
-    """What `call` gives: a normalised reply or (code, text)."""
+    """Return the outcome of `call`: a normalised reply or (code, text)."""
     try:
         reply = client.call(call)
     except Failure as failure:
@@ -102,7 +102,7 @@ def outcome(client: Client, call: Any) -> Outcome:
 
 
 def compare(first: Client, second: Client, calls: Iterable[Any]) -> Difference | None:
-    """Sends `calls` to both until an answer differs."""
+    """Send `calls` to both servers until an answer differs."""
     done = []
     for call in calls:
         done.append(call)
@@ -114,7 +114,7 @@ def compare(first: Client, second: Client, calls: Iterable[Any]) -> Difference |
 
 
 def episode(generator: Generator, count: int, first: Client, second: Client) -> Difference | None:
-    """`count` random calls, each made with what the answers so far told about the revisions."""
+    """Send `count` random calls. Each is made with the revisions that the answers so far have shown."""
 
     def calls() -> Iterable[Any]:
         for _ in range(count):
@@ -126,7 +126,7 @@ def episode(generator: Generator, count: int, first: Client, second: Client) -> 
 
 
 def observe(generator: Generator, client: Client, request: Any) -> None:
-    """Tells the generator where the store is, after a request that may have moved it."""
+    """Tell the generator the store's revisions after a request that may have changed them."""
     kind = type(request).__name__
     if kind == "RangeRequest":
         return
@@ -136,7 +136,7 @@ def observe(generator: Generator, client: Client, request: Any) -> None:
 
 
 def shrink(found: Difference, start: Callable[[], tuple[Server, Server]]) -> Difference:
-    """Leaves out calls, in halves, quarters and so on, as long as the servers from `start` still differ."""
+    """Leave out calls, in halves, quarters and so on, as long as the servers from `start` still differ."""
     deadline = time.monotonic() + SHRINK_SECONDS
     best = found
     size = max(1, len(best.calls) // 2)

@@ -1,8 +1,8 @@
 """Members for the transcripts of the driver: the real core, driver, proposer, applier and store over a log, a network
-and an engine that a transcript moves by hand. Whatever the driver does at one of its seams is a line, in the order in
-which it does it.
+and an engine that a transcript moves by hand. Each action of the driver at one of its seams is a line, in the order of
+the actions.
 
-Nothing here knows time or chance: a disk finishes, a message arrives and a second passes when a command says so.
+Nothing here knows time or randomness: a disk finishes, a message arrives and a second passes when a command says so.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ LIMITS: Any = SimpleNamespace(
 Show = Callable[[str], None]
 
 
-# ---- what entries and operations look like
+# ---- the form of entries and operations
 
 
 def operation_text(data: bytes) -> str:
-    """An encoded operation for people."""
+    """Show an encoded operation to people."""
     operation = decode_op(data)
     if operation.kind == PUT:
         put = pb.PutRequest.FromString(operation.request)
@@ -61,12 +61,12 @@ def operation_text(data: bytes) -> str:
 
 
 def change_text(change: Change) -> str:
-    """A change of the membership for people."""
+    """Show a change of the membership to people."""
     return "restate" if change.roster is not None else f"{change.action} {change.member.id}"
 
 
 def entry_text(entry: Entry) -> str:
-    """An entry for people: term/index and what is in it."""
+    """Show an entry to people: term/index and contents."""
     text = f"{entry.term}/{entry.index}"
     if entry.type:
         context = decode_conf_change(entry.type, entry.data).context
@@ -89,7 +89,7 @@ class HandLog:
         self.durable = 0
         self.durable_commit = storage.hard.commit if storage.hard is not None else 0
         self.gathering: list[tuple[int, list[Entry], Any, int]] = []
-        self.urgent = False  # whether what gathers must be synced
+        self.urgent = False  # whether the gathered group must be synced
         self.group: list[tuple[int, list[Entry], Any, int]] | None = None
 
     @property
@@ -132,7 +132,7 @@ class HandLog:
         self.show(f"{text}{': Ready ' if numbers else ''}{', '.join(numbers)}")
 
     def finish(self) -> None:
-        """The group under way is durable."""
+        """Make the group under way durable."""
         group, self.group = self.group, None
         assert group is not None, "the disk has nothing to do"
         for number, entries, hard_state, commit in group:
@@ -149,8 +149,7 @@ class HandLog:
 
 
 class HandEngine(MemoryEngine):
-    """The engine in memory; shows what it is given, and takes nothing while `busy`, for want of room if
-    `full`."""
+    """The engine in memory. It shows its writes, and refuses them while `busy`, or for lack of room if `full`."""
 
     show: Show
     seen: Callable[[int, object], None]
@@ -166,7 +165,7 @@ class HandEngine(MemoryEngine):
 
 
 class Client(Waiter):
-    """Somebody who waits for an answer, which is a line."""
+    """A client that waits for an answer, which becomes a line."""
 
     def __init__(self, label: str, show: Show) -> None:
         self.label = label
@@ -189,7 +188,8 @@ class Client(Waiter):
 
 @dataclass
 class Settings:
-    """Of all members. timeout, delay: seconds; batch: operations; tail: bytes of entries that the core keeps."""
+    """Settings of all members. timeout, delay: seconds; batch: operations; tail: bytes of entries that the core
+    keeps."""
 
     timeout: float = 5.0
     batch: int = 100
@@ -198,7 +198,7 @@ class Settings:
 
 
 class Parcel(NamedTuple):
-    """Something on its way between two members: a Raft message, framed operations, or (code, ids)."""
+    """Anything on its way between two members: a Raft message, framed operations, or (code, ids)."""
 
     sender: int
     to: int
@@ -208,7 +208,7 @@ class Parcel(NamedTuple):
 
 
 class World:
-    """What the members share: time, the network, and the lines that a command has caused so far."""
+    """The shared parts of the members: time, the network, and the lines that a command has caused so far."""
 
     def __init__(self, initial: list[int], settings: Settings, made: type[Driver]) -> None:
         self.initial = initial
@@ -218,17 +218,17 @@ class World:
         self.lines: list[str] = []
         self.queue: list[Parcel] = []
         self.down: set[tuple[int, int]] = set()  # (from, to)
-        self.labels: dict[int, str] = {}  # what the clients call their operations, by request id
+        self.labels: dict[int, str] = {}  # names that the clients give to their operations, by request id
         self.snapshots: dict[int, list[tuple[bytes, bytes]]] = {}  # contents of engines, by the last entry
         self._contents: dict[int, object] = {}
 
     def seen(self, index: int, contents: object) -> None:
-        """An engine holds everything up to entry `index`: all engines must hold the same there."""
+        """Note that an engine holds everything up to entry `index`. All engines must hold the same there."""
         assert self._contents.setdefault(index, contents) == contents, f"two states behind entry {index}"
 
     @staticmethod
     def record(ident: int, learner: bool = False) -> Record:
-        """A member's record."""
+        """Return a member's record."""
         return Record(ident, f"n{ident}", (f"http://n{ident}:2",), (), learner)
 
 
@@ -276,11 +276,11 @@ class Member:
         )
 
     def show(self, text: str) -> None:
-        """Something has happened here."""
+        """Add a line about this member."""
         self.world.lines.append(f"{self.id} {text}")
 
     def turn(self) -> None:
-        """The end of a turn of the loop."""
+        """End a turn of the loop."""
         self.driver.pump(self.world.now)
 
     def compact(self) -> None:
@@ -294,7 +294,7 @@ class Member:
         self.installing = (snapshot.index, done)
 
     def installed(self) -> None:
-        """The engine has what was to be installed."""
+        """The engine now has the contents of the snapshot."""
         assert self.installing is not None, "nothing is"
         (index, done), self.installing = self.installing, None
         self.engine.restore(self.world.snapshots[index])
@@ -302,7 +302,7 @@ class Member:
         self.turn()
 
     def disk_done(self) -> None:
-        """The group under way is durable, and the log's event tells."""
+        """The group under way is durable, and the log's event says so."""
         if self.log.idle:
             self.show("disk has nothing to do")
             return
@@ -322,7 +322,7 @@ class Member:
     # ---- the transport
 
     def send(self, messages: list[Message]) -> None:
-        """Raft messages of a Ready."""
+        """Send the Raft messages of a Ready."""
         for message in messages:
             text = message_text(message, entry_text)
             if (self.id, message.to) in self.world.down:
@@ -332,7 +332,7 @@ class Member:
                 self.world.queue.append(Parcel(self.id, message.to, MessageType(message.type).name, message, text))
 
     def forward(self, to: int, batch: bytes) -> bool:
-        """Operations for the leader."""
+        """Send operations to the leader."""
         text = " + ".join(map(operation_text, unframe(batch)))
         if (self.id, to) in self.world.down:
             self.show(f"cannot forward to {to}: {text}")
@@ -342,13 +342,13 @@ class Member:
         return True
 
     def refuse(self, to: int, code: int, ids: list[int]) -> None:
-        """Operations that were surely not logged."""
+        """Return operations that were surely not logged."""
         text = f"{' + '.join(self.world.labels[ident] for ident in ids)}: {refusal_type(code).__name__}"
         self.show(f"refuses to {to}: {text}")
         self.world.queue.append(Parcel(self.id, to, "refusal", (code, ids), f"{self.id}->{to} refusal: {text}"))
 
     def withdraw(self, to: int, ids: list[int]) -> None:
-        """Operations that nobody waits for any more."""
+        """Withdraw operations that nobody waits for any more."""
         text = " + ".join(self.world.labels[ident] for ident in ids)
         if (self.id, to) in self.world.down:
             self.show(f"cannot withdraw from {to}: {text}")
@@ -357,7 +357,7 @@ class Member:
         self.world.queue.append(Parcel(self.id, to, "refusal", (WITHDRAWN, ids), f"{self.id}->{to} withdrawal: {text}"))
 
     def receive(self, parcel: Parcel) -> None:
-        """Something arrives, and the turn ends."""
+        """Let a parcel arrive, and end the turn."""
         if parcel.kind == "forward":
             self.driver.receive_forward(parcel.sender, parcel.data, self.world.now)
         elif parcel.kind == "refusal":
@@ -369,12 +369,12 @@ class Member:
     # ---- clients
 
     def call(self, method: str, label: str, request: Any) -> None:
-        """A client's call; the turn that it came in with has still to end."""
+        """Begin a client's call. The turn that it came in with has still to end."""
         self.world.labels[self.kv.next_id] = label
         self.kv.call(method, request.SerializeToString(), Client(label, self.show), self.world.now)
 
     def change(self, action: str, ident: int) -> None:
-        """Somebody asks for a change of the membership."""
+        """Ask for a change of the membership."""
         label, change = f"{action} {ident}", Change(action, self.world.record(ident, action == "add_learner"))
         self.world.labels[self.kv.next_id] = label
 
@@ -385,12 +385,12 @@ class Member:
         hand_in(self.kv, MEMBER, change.encode(), outcome(done), lambda op: self.driver.change_members(op, now), None)
 
     def give_up(self, label: str) -> None:
-        """The time of the client that asked for this is over, by its own word."""
+        """Let the grpc-timeout of the client that asked for this pass."""
         self.driver.withdraw([ident for ident, told in self.world.labels.items() if told == label])
 
     @property
     def state(self) -> str:
-        """What there is to say about it."""
+        """Return the state of the member in words."""
         driver, proposer, leader = self.driver, self.proposer, self.driver.leader_id
         role = "leads" if driver.is_leader else f"follows {leader}" if leader else "knows no leader"
         return (

@@ -84,13 +84,13 @@ class EchoServer:
 
 
 class Running:
-    """A server (an EchoServer if none is given) on a port of its own, its loop in a thread; a context manager."""
+    """A server (an EchoServer by default) on a port of its own, with its loop in a thread; a context manager."""
 
     def __init__(self, limits: Limits | None = None, conn_limits: ConnLimits | None = None, server: Any = None) -> None:
         self.loop = Loop()
         self.server = EchoServer(limits) if server is None else server
         self.listener = Listener(self.loop, "127.0.0.1:0", self.server, limits=conn_limits)
-        #: Called at the end of each turn; a test may put something of its own around it.
+        #: It is called at the end of each turn. A test may put a function of its own around it.
         self.turn: Callable[[], object] = self.listener.flush_dirty
         self.address = self.listener.bound[0]
         self.host, _, port = self.address.rpartition(":")
@@ -109,7 +109,7 @@ class Running:
         self.loop.close()
 
     def call(self, work: Callable[[], object], timeout: float = 10) -> object:
-        """Run `work` in the loop's thread and give back what it returns."""
+        """Run `work` in the loop's thread and return its result."""
         done = threading.Event()
         result: list[object] = []
 
@@ -123,7 +123,7 @@ class Running:
 
 
 def main() -> None:
-    """Serve until killed; prints the address."""
+    """Serve until killed. Prints the address."""
     loop = Loop()
     listener = Listener(loop, sys.argv[1] if len(sys.argv) > 1 else "127.0.0.1:0", EchoServer())
     sys.stdout.write(listener.bound[0] + "\n")

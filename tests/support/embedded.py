@@ -12,7 +12,7 @@ from metastore import Config, Node
 
 
 def settings(folder: Path, **tables: Any) -> Config:
-    """A node of its own on a free port, with its data in `folder`. What is pipelined needs no disk that is quick."""
+    """Settings of a node on a free port, with its data in `folder`. Pipelined calls need no quick disk."""
     given: dict[str, Any] = {
         "node": {"data_dir": str(folder)}, "listen": {"client": "127.0.0.1:0"}, "wal": {"sync": "async"},
     }  # fmt: skip
@@ -22,13 +22,13 @@ def settings(folder: Path, **tables: Any) -> Config:
 
 
 def make(folder: Path, **tables: Any) -> Node:
-    """A node with these settings, not started."""
+    """Make a node with these settings; it is not started."""
     return Node(settings(folder, **tables))
 
 
 @contextlib.contextmanager
 def standing(node: Node) -> Iterator[None]:
-    """The node's loop stands still inside, so that nothing is answered before the test is ready for it."""
+    """Hold the node's loop inside the body, so nothing is answered before the test is ready for it."""
     held, hold = threading.Event(), threading.Event()
 
     def stand() -> None:

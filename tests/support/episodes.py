@@ -1,4 +1,4 @@
-"""The same random calls to two servers, from their start to the report of a difference."""
+"""Sends the same random calls to two servers, and reports a difference."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ Make = Callable[..., Server]
 
 
 def fail(found: Difference, seed: int | str, start: Callable[[], tuple[Server, Server]]) -> None:
-    """Fails the test with the seed and the shortest sequence found that shows the difference."""
+    """Fail the test with the seed and the shortest sequence that shows the difference."""
     pytest.fail(f"seed {seed!r}\n{shrink(found, start).report()}", pytrace=False)
 
 
 def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, restart: bool = False) -> None:
-    """One episode on two fresh servers; with `restart`, both are stopped and started again half way."""
+    """Run one episode on two fresh servers. With `restart`, both are stopped and started again half way."""
     numbers = itertools.count()
 
     def start() -> tuple[Server, Server]:

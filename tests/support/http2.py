@@ -1,5 +1,5 @@
-"""HTTP/2 from the client's side for tests: frames by hand, so that wrong ones can be made, and HPACK decoding by
-libnghttp2 through ctypes, so that what the server says can be read."""
+"""HTTP/2 from the client's side for tests. Frames are made by hand, so wrong ones can be made. HPACK is decoded by
+libnghttp2 through ctypes, so the server's answers can be read."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class _Nv(ctypes.Structure):
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """One frame, whether it makes sense or not."""
+    """Return one frame, whether it makes sense or not."""
     return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """A header as HPACK literal without indexing: needs no state on our side. Lengths up to 2^14."""
+    """Encode a header as an HPACK literal without indexing, which needs no state on our side. Lengths up to 2^14."""
     return b"\x00" + _length(len(name)) + name + _length(len(value)) + value
 
 
@@ -53,7 +53,7 @@ def head(
     method: bytes = b"POST",
     content_type: bytes | None = b"application/grpc",
 ) -> bytes:
-    """A header block of a gRPC request."""
+    """Return the header block of a gRPC request."""
     fields = [(b":method", method), (b":scheme", b"http"), (b":path", path), (b":authority", b"test")]
     if content_type is not None:
         fields.append((b"content-type", content_type))
@@ -61,17 +61,18 @@ def head(
 
 
 def message(body: bytes, compressed: int = 0) -> bytes:
-    """A gRPC message with its prefix."""
+    """Return a gRPC message with its prefix."""
     return bytes([compressed]) + len(body).to_bytes(4, "big") + body
 
 
 def call(stream: int, body: bytes, path: bytes = PUT_PATH, *extra: tuple[bytes, bytes]) -> bytes:
-    """The frames of a whole unary call."""
+    """Return the frames of a whole unary call."""
     return frame(HEADERS, END_HEADERS, stream, head(path, *extra)) + frame(DATA, END_STREAM, stream, message(body))
 
 
 def hello(window: int = 0) -> bytes:
-    """Preface and SETTINGS; `window` sets the initial window of streams, and opens the connection's by as much."""
+    """Return preface and SETTINGS. `window` sets the initial window of streams, and opens the connection's by as
+    much."""
     if not window:
         return PREFACE + frame(SETTINGS, 0, 0)
     return (
@@ -95,7 +96,7 @@ class Stream:
     reset: int | None = None
 
     def get(self, name: bytes) -> bytes | None:
-        """Last value of a header or trailer."""
+        """Return the last value of a header or trailer."""
         found = [value for key, value in self.headers if key == name]
         return found[-1] if found else None
 
@@ -122,12 +123,12 @@ class Stream:
 
 
 class Reader:
-    """Takes the server's bytes, keeps what they said."""
+    """Takes the server's bytes and keeps what they said."""
 
     def __init__(self) -> None:
         self.streams: dict[int, Stream] = {}
         self.goaway: tuple[int, int] | None = None  # (last stream, error code)
-        self.goaway_text = b""  # the first that came
+        self.goaway_text = b""  # of the first GOAWAY
         self.pings: list[bytes] = []
         self.settings: dict[int, int] = {}
         self.settings_acks = 0
@@ -140,7 +141,7 @@ class Reader:
         _lib.nghttp2_hd_inflate_del(self._inflater)
 
     def stream(self, number: int) -> Stream:
-        """The stream, empty when nothing came on it."""
+        """Return the stream; it is empty if nothing came on it."""
         return self.streams.setdefault(number, Stream())
 
     def feed(self, data: bytes) -> None:

@@ -11,7 +11,7 @@ SMALL_SEGMENTS = {"wal.segment_size": '"64KiB"'}
 
 
 def kill_in_a_loop(server: Server, rounds: int, rng: random.Random) -> History:
-    """Load, kill, start, check; `rounds` times on one data directory."""
+    """Load, kill, start and check a node, `rounds` times on one data directory."""
     history = History()
     for _ in range(rounds):
         server.start()

@@ -1,6 +1,6 @@
-"""The KV messages as protobuf classes in a private descriptor pool: the reference for codec and store tests.
+"""The KV messages as protobuf classes in a private descriptor pool, as the reference for the tests of codec and store.
 
-Names and numbers are etcd's; built here by hand, so that the tests do not lean on what the product ships.
+Names and numbers are etcd's. They are written here by hand, so the tests do not depend on what the product ships.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A model of the revisioned store on plain dicts, written for clearness: what the tests compare the real one with."""
+"""A model of the revisioned store on plain dicts, written for clarity. The tests compare the real store with it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import kvmessages as pb
 
 
 class Version(NamedTuple):
-    """One version of a key; value None is a tombstone."""
+    """One version of a key. The value None is a tombstone."""
 
     key: bytes
     mod: int
@@ -35,7 +35,7 @@ class Model:
         return self.revision + self.changed
 
     def at(self, revision: int) -> dict[bytes, Version]:
-        """The live versions at a revision, in key order."""
+        """Return the live versions at a revision, in key order."""
         state = {}
         for key in sorted(self.versions):
             seen = [version for version in self.versions[key] if version.mod <= revision]
@@ -143,14 +143,14 @@ class Model:
         return [mine == given, mine > given, mine < given, mine != given][compare.result]
 
     def plan(self, req: Any) -> dict[str, Any]:
-        """Which branch runs, and the plans of the transactions in it."""
+        """Return which branch runs, and the plans of the transactions in it."""
         succeeded = all(self.holds(compare) for compare in req.compare)
         ops = list(req.success if succeeded else req.failure)
         nested = [self.plan(op.request_txn) if op.WhichOneof("union") == "request_txn" else None for op in ops]
         return {"succeeded": succeeded, "ops": ops, "nested": nested}
 
     def check(self, plan: dict[str, Any]) -> None:
-        """Puts first, then ranges, both in the order in which they will run."""
+        """Check puts first, then ranges, both in the order in which they will run."""
         for put in self.chosen(plan, "request_put"):
             if (put.ignore_value or put.ignore_lease) and put.key not in self.at(self.revision):
                 raise errors.KeyNotFound
@@ -163,7 +163,7 @@ class Model:
                 raise errors.Compacted
 
     def chosen(self, plan: dict[str, Any], kind: str) -> Iterator[Any]:
-        """The operations of a kind that will run, nested ones in their place."""
+        """Yield the operations of a kind that will run, nested ones in their place."""
         for op, nested in zip(plan["ops"], plan["nested"], strict=True):
             if nested is not None:
                 yield from self.chosen(nested, kind)
@@ -192,10 +192,10 @@ class Model:
         reply.header.revision = self.now()
         return reply
 
-    # -- entrance --
+    # -- entry points --
 
     def execute(self, name: str, req: Any) -> Any:
-        """Run a request by the name of its method; on an error nothing stays changed."""
+        """Run a request by the name of its method. After an error nothing has changed."""
         before = {key: list(versions) for key, versions in self.versions.items()}
         try:
             reply = getattr(self, name)(req)

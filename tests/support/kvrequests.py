@@ -1,4 +1,4 @@
-"""Random requests to the store as hypothesis strategies, and what puts them onto the wire."""
+"""Random requests to the store as hypothesis strategies, and the code that encodes them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ COMPARES = st.builds(
 
 
 def ops_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """A transaction whose nested transactions are drawn from `inner`."""
+    """Draw a transaction whose nested transactions come from `inner`."""
     op = st.one_of(
         st.tuples(st.just("request_put"), PUTS),
         st.tuples(st.just("request_range"), RANGES),
@@ -71,7 +71,7 @@ TXNS = st.recursive(EMPTY, ops_of, max_leaves=6)
 
 
 def build(kind: str, fields: Any, revision: int) -> Any:
-    """The request message; revisions are drawn as distances back from the present one."""
+    """Make the request message. Revisions are drawn as distances back from the present one."""
     if kind == "range":
         fields = {k: v for k, v in fields.items() if k != "revision"} | {
             "revision": 0 if fields["revision"] is None else revision - fields["revision"]

@@ -1,4 +1,4 @@
-"""The KV service over a store in memory, and callers that keep what they are told."""
+"""The KV service over a store in memory, and callers that keep their results."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from . import kvmessages as pb
 
 
 def server(keys: int, walk: int = 1 << 30) -> KVServer:
-    """A KV service over so many keys, `walk` of which a transaction that writes may look at."""
+    """Make a KV service over so many keys. A transaction that writes may look at `walk` of these."""
     store = Store(MemoryEngine())
     for number in range(keys):
         store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())

@@ -1,4 +1,4 @@
-"""Nodes with little memory are filled, and find the way out."""
+"""Nodes with little memory are filled, and have to become writable again."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BUSY = (8, "etcdserver: too many requests")
 
 
 def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
-    """Puts new keys, many at a time, until one is refused; how many were acknowledged, at the least."""
+    """Put new keys, many at a time, until one is refused. Return how many were acknowledged, at least."""
     value = bytes(range(256)) * (size // 256 + 1)
     number = first
     while number < first + most:
@@ -41,7 +41,7 @@ def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
 
 
 def deleted(client: Client, first: int, count: int) -> bool:
-    """Whether that was not refused."""
+    """Delete keys. Return whether that was not refused."""
     try:
         client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + count))
     except Failure:
@@ -50,7 +50,7 @@ def deleted(client: Client, first: int, count: int) -> bool:
 
 
 def way_out(client: Client, count: int) -> None:
-    """Delete, compact, disarm, write again."""
+    """Delete, compact, disarm, and write again."""
     for first in range(0, count, 500):
         try:
             client.delete(b"fill/%09d" % first, b"fill/%09d" % (first + 500))
@@ -68,7 +68,7 @@ def way_out(client: Client, count: int) -> None:
 
 @contextlib.contextmanager
 def backups(address: str) -> Iterator[list[int]]:
-    """Takes one after the other, in a thread; how long each was."""
+    """Take one backup after the other in a thread. The list has the length of each."""
     stop, taken = threading.Event(), []
 
     def go() -> None:
@@ -85,7 +85,8 @@ def backups(address: str) -> Iterator[list[int]]:
 
 
 def full_and_the_way_out(node: LimitedNode, size: int) -> None:
-    """With snapshots all the time: refused, killed, started, emptied, written again, and filled once more."""
+    """Fill the node while snapshots run all the time; it refuses, is killed, started, emptied, written again, and
+    filled once more."""
     node.start()
     with node.client(60) as client, backups(node.address) as taken:
         count = fill(client, size)
@@ -107,7 +108,7 @@ def full_and_the_way_out(node: LimitedNode, size: int) -> None:
 
 
 def written(client: Client) -> bool:
-    """Whether there is room, once the alarms are off."""
+    """Whether there is room when the alarms are off."""
     for member, kind in client.alarm():
         client.alarm(2, member, kind)
     try:
@@ -118,8 +119,8 @@ def written(client: Client) -> bool:
 
 
 def overwritten_for_ever(node: LimitedNode, puts: int) -> None:
-    """A thousand keys, automatic compaction, backups: never a kill. Where writing outruns compaction on a slow machine
-    it is full for a moment, and goes on without a word of anybody but to disarm."""
+    """Overwrite a thousand keys with automatic compaction and backups; the node is never killed. If writing outruns
+    compaction on a slow machine, it is full for a moment, and goes on when nobody does anything but disarm."""
     node.settings |= {
         "maintenance.auto_compaction_mode": '"revision"',
         "maintenance.auto_compaction_revisions": "1000",

@@ -1,12 +1,11 @@
-"""Was that history linearizable? Two checks that know nothing of each other.
+"""Was that history linearizable? Two independent checks answer this.
 
-`check_revisions` is exact and cheap: every value is written once, and the store says of every change and of every read
-at which revision it stands. So the order is known; what is left is whether it fits the clocks of the clients and
-whether every read shows what the order demands, over all keys at once (strict serialisability).
+`check_revisions` is exact and cheap. Every value is written once, and the store gives the revision of every change and
+of every read, so the order is known. The check is whether this order fits the clocks of the clients and whether every
+read shows what the order demands, over all keys at once (strict serialisability).
 
-`check_key` believes no revision. It searches for an order of one key's operations (Wing and Gong, "Testing and
-verifying concurrent objects", 1993, with the memory of Lowe, "Testing for linearizability", 2017), within a budget of
-states.
+`check_key` trusts no revision. It searches for an order of one key's operations (Wing and Gong, "Testing and verifying
+concurrent objects", 1993, with the memory of Lowe, "Testing for linearizability", 2017), within a budget of states.
 """
 
 from __future__ import annotations
@@ -30,9 +29,9 @@ class Violation(AssertionError):
 class Operation:
     """One call of a client: a read, a write, or a transaction.
 
-    `expected` is what a transaction compared, and it is only there when the comparison decided about `written`.
-    `glimpsed` is what a read that may be stale showed before. A FAILED one surely did nothing; of an UNKNOWN one nobody
-    knows. Times are seconds of one clock.
+    `expected` is what a transaction compared; it is only there if the comparison decided about `written`. `glimpsed` is
+    what an earlier read showed that may be stale. A FAILED operation surely did nothing. Nobody knows whether an
+    UNKNOWN one was done. Times are seconds of one clock.
     """
 
     client: int
@@ -57,7 +56,7 @@ class Operation:
 
 
 def check_revisions(history: Sequence[Operation]) -> None:
-    """Raises Violation unless the revisions are a legal order of the whole history."""
+    """Raise Violation unless the revisions are a legal order of the whole history."""
     writers = _writers(history)
     _reveal(history, writers)
     changes = _changes(history)
@@ -77,7 +76,7 @@ def _writers(history: Iterable[Operation]) -> dict[bytes, Operation]:
 
 
 def _reveal(history: Iterable[Operation], writers: dict[bytes, Operation]) -> None:
-    """Gives operations of unknown outcome the revision at which somebody saw what they wrote."""
+    """Give operations of unknown outcome the revision at which a client saw what they wrote."""
     for op in history:
         for key, seen in (*op.seen.items(), *op.glimpsed.items()):
             if seen is None:
@@ -96,7 +95,7 @@ def _reveal(history: Iterable[Operation], writers: dict[bytes, Operation]) -> No
 
 
 def _changes(history: Iterable[Operation]) -> dict[bytes, tuple[list[int], list[Operation]]]:
-    """For each key its changes in the order of their revisions."""
+    """Return the changes of each key in the order of their revisions."""
     at: dict[int, Operation] = {}
     for op in history:
         if not (op.written and op.revision):
@@ -114,7 +113,7 @@ def _changes(history: Iterable[Operation]) -> dict[bytes, tuple[list[int], list[
 
 
 def _check_seen(op: Operation, changes: dict[bytes, tuple[list[int], list[Operation]]]) -> None:
-    """What `op` saw and compared must be what the changes before it left behind."""
+    """Check that `op` saw and compared what the changes before it left behind."""
     demands: dict[bytes, bytes | None] = dict(op.expected)
     demands.update({key: None if seen is None else seen[0] for key, seen in op.seen.items()})
     for key, value in demands.items():
@@ -127,7 +126,7 @@ def _check_seen(op: Operation, changes: dict[bytes, tuple[list[int], list[Operat
 
 
 def _check_clocks(history: Iterable[Operation]) -> None:
-    """What ended before another began stands before it."""
+    """Check that an operation that ended before another began stands before it."""
 
     def place(op: Operation) -> tuple[int, bool]:
         return op.revision, not op.written
@@ -150,7 +149,7 @@ def _check_clocks(history: Iterable[Operation]) -> None:
 
 @dataclass(frozen=True)
 class _Step:
-    """An operation as one key has it: demands `before` (if `demands`), leaves `after` (if `writes`)."""
+    """An operation from the view of one key: it demands `before` (if `demands`) and leaves `after` (if `writes`)."""
 
     start: float
     end: float
@@ -161,7 +160,7 @@ class _Step:
 
 
 def _steps(history: Iterable[Operation], key: bytes) -> tuple[list[_Step], list[_Step]]:
-    """(completed steps by start, steps of unknown outcome whose value somebody saw)."""
+    """Return (completed steps by start, steps of unknown outcome whose value a client saw)."""
     completed, unknown = [], []
     observed = {seen[0] for op in history if (seen := op.seen.get(key)) is not None}
     observed |= {value for op in history if op.status == OK and (value := op.expected.get(key)) is not None}
@@ -181,7 +180,7 @@ def _steps(history: Iterable[Operation], key: bytes) -> tuple[list[_Step], list[
 
 
 def check_key(history: Iterable[Operation], key: bytes, budget: int = 200_000) -> bool:
-    """Whether the search came to an end within `budget` states. Raises Violation when there is no order."""
+    """Return whether the search came to an end within `budget` states. Raises Violation if there is no order."""
     steps, unknown = _steps(list(history), key)
     count = len(steps)
     everything = steps + unknown
@@ -208,7 +207,7 @@ def check_key(history: Iterable[Operation], key: bytes, budget: int = 200_000) -
 
 
 def _bound(steps: list[_Step], done: int, first: int) -> float:
-    """When the first step that is not done ended: what began later cannot come before it."""
+    """Return when the first step that is not done ended. A step that began later cannot come before it."""
     bound = math.inf
     for number in range(first, len(steps)):
         step = steps[number]
@@ -220,7 +219,7 @@ def _bound(steps: list[_Step], done: int, first: int) -> float:
 
 
 def _take_reads(steps: list[_Step], done: int, value: bytes | None, first: int) -> tuple[int, int]:
-    """Orders every read that fits now; that can never be wrong, for it changes nothing."""
+    """Order every read that fits now. That can never be wrong, because a read changes nothing."""
     again = True
     while again:
         again = False
@@ -238,7 +237,7 @@ def _take_reads(steps: list[_Step], done: int, value: bytes | None, first: int) 
 
 
 def _candidates(everything: list[_Step], count: int, done: int, first: int) -> list[int]:
-    """The steps that may come next; the one to try first is the last."""
+    """Return the steps that may come next; the one to try first is the last."""
     bound = _bound(everything[:count], done, first)
     found = [number for number in range(count, len(everything)) if everything[number].start <= bound]
     for number in range(first, count):
@@ -249,7 +248,7 @@ def _candidates(everything: list[_Step], count: int, done: int, first: int) -> l
 
 
 def check_all(history: Sequence[Operation]) -> list[bytes]:
-    """Both checks over all keys; the keys whose search was given up. Raises Violation."""
+    """Make both checks over all keys. Return the keys whose search was given up. Raises Violation."""
     check_revisions(history)
     keys = sorted({key for op in history for key in (*op.written, *op.seen)})
     return [key for key in keys if not check_key(history, key)]

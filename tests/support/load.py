@@ -16,7 +16,7 @@ VALUE_SIZES = [20, 20, 20, 300, 3000]
 
 @dataclass
 class Slot:
-    """One key's story: the numbers sent so far, the highest acknowledged one and its revision."""
+    """The history of one key: the numbers sent so far, the highest acknowledged one and its revision."""
 
     sent: int = 0
     acked: int = 0
@@ -31,7 +31,7 @@ class History:
     acks: int = 0
 
     def check(self, client: Client) -> None:
-        """Raises AssertionError unless the store holds what was acknowledged, and nothing that was not sent."""
+        """Raise AssertionError unless the store holds what was acknowledged, and nothing that was not sent."""
         reply = client.range(PREFIX, PREFIX[:-1] + b"0")
         found = {kv.key: kv for kv in reply.kvs}
         invented = set(found) - set(self.slots)
@@ -49,13 +49,14 @@ class History:
             if number == slot.acked:
                 assert kv.mod_revision == slot.revision, f"{key!r}: acknowledged at {slot.revision}: {kv}"
             assert kv.version <= number
-            # From here on this is the truth: a put of unknown outcome has come to an end, one way or the other.
+            # This value counts as acknowledged from here on: a put of unknown outcome has been decided, one way or the
+            # other.
             slot.acked, slot.revision = number, kv.mod_revision
         assert reply.header.revision >= max((slot.revision for slot in self.slots.values()), default=1)
 
 
 def value_of(key: bytes, number: int) -> bytes:
-    """The value that belongs to a number: recognisable, of varying size, partly compressible."""
+    """Return the value that belongs to a number. It is recognisable, of varying size, and partly compressible."""
     rng = random.Random(key + b"%d" % number)
     size = rng.choice(VALUE_SIZES)
     return b"%012d" % number + (rng.randbytes(size) if number % 2 else b"x" * size)
@@ -119,17 +120,17 @@ class Load:
                 self._changed.notify_all()
 
     def wait_acks(self, count: int, timeout: float = 60.0) -> None:
-        """Returns once `count` puts were acknowledged, or all writers have ended."""
+        """Return once `count` puts were acknowledged, or all writers have ended."""
         with self._changed:
             assert self._changed.wait_for(lambda: self.acked >= count or self._left == 0, timeout), f"{self.acked} acks"
 
     def stop(self) -> None:
-        """Lets the writers end after the put they are at, and joins them."""
+        """Let the writers end after their present puts, and join them."""
         self._stopping = True
         self.join()
 
     def join(self, timeout: float = 60.0) -> None:
-        """Waits for the end of all writers. Raises what went wrong in one."""
+        """Wait for the end of all writers. Raises the error that ended one."""
         for thread in self._threads:
             thread.join(timeout)
             assert not thread.is_alive(), "a writer hangs: a put got neither a reply nor an error"
@@ -139,7 +140,7 @@ class Load:
 
 
 def write_until_end(server: Server, history: History, code: int = -signal.SIGKILL, writers: int = 6) -> None:
-    """Writes to a server that is running until it ends by itself, which must be with exit code `code`."""
+    """Write to a running server until it ends by itself, which must be with exit code `code`."""
     with server.client(timeout=60) as client:
         load = Load(client, history, writers).start()
         assert server.running().wait(60) == code, server.running().log
@@ -147,7 +148,7 @@ def write_until_end(server: Server, history: History, code: int = -signal.SIGKIL
 
 
 def goes_on(client: Client, history: History, acks: int = 60) -> None:
-    """The store holds what it must, takes `acks` writes more, and holds those too."""
+    """Check that the store holds what it must, takes `acks` further writes, and holds those too."""
     history.check(client)
     load = Load(client, history, expect_end=False).start()
     load.wait_acks(acks)

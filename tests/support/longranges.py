@@ -1,4 +1,4 @@
-"""Ranges in pieces, while somebody else writes."""
+"""Ranges in pieces, while other clients write."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
 
 
 class Writer:
-    """A store that changes at random; nearly every call is a commit, the engine is busy at others."""
+    """A store that changes at random. Nearly every call is a commit; at the others the engine is busy."""
 
     def __init__(self, seed: int) -> None:
         self.store = Store(MemoryEngine(), 5, 6)
@@ -26,7 +26,7 @@ class Writer:
         self.index = 0
 
     def change(self, compactions: float = 0.1) -> None:
-        """A few puts and deletes, now and then a compaction with its sweep."""
+        """Make a few puts and deletes, now and then a compaction with its sweep."""
         rng, store = self.rng, self.store
         for _ in range(rng.randint(1, 4)):
             key = rng.choice(KEYS)
@@ -44,12 +44,12 @@ class Writer:
             pass
 
     def change_much(self) -> None:
-        """What a range in pieces lives through: what it is about to read is overwritten, compacted and swept."""
+        """Overwrite, compact and sweep the keys that a range in pieces is about to read."""
         self.change(0.7)
 
 
 def outcome(ask: Callable[[], bytes]) -> Any:
-    """The reply, or the kind of the error."""
+    """Return the reply, or the class of the error."""
     try:
         return ask()
     except errors.ApiError as error:

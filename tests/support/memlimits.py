@@ -1,5 +1,5 @@
-"""Processes that may use only so much memory: in a cgroup of their own where this user may make one, else under
-RLIMIT_DATA, which refuses memory where a cgroup kills. METASTORE_NO_CGROUPS in the environment: the latter anyway."""
+"""Processes that may use only so much memory. They run in a cgroup of their own if this user may make one, else under
+RLIMIT_DATA, which refuses memory where a cgroup kills. METASTORE_NO_CGROUPS in the environment forces the latter."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from .processes import Node
 
 MIB = 1 << 20
-#: Of a limit on data, what goes to the stacks of threads, those that are there and those to come, which is left free
-#: (metastore/member/memory_limit.py); in a cgroup they do not count.
+#: The part of a limit on data that stays free for the stacks of present and future threads
+#: (metastore/member/memory_limit.py). In a cgroup they do not count.
 STACKS = 128 * MIB
 
 _numbers = itertools.count()
-# version -> (where groups are made, the file with the limit)
+# version -> (folder in which groups are made, the file with the limit)
 _PLACES = {1: (Path("/sys/fs/cgroup/memory"), "memory.limit_in_bytes"), 2: (Path("/sys/fs/cgroup"), "memory.max")}
 
 
 class Group:
-    """A bound of `nbytes`. `kind`: "cgroup" or "RLIMIT_DATA"."""
+    """A bound of `nbytes`. `kind` is "cgroup" or "RLIMIT_DATA"."""
 
     def __init__(self, nbytes: int) -> None:
         self.nbytes = nbytes
@@ -45,19 +45,19 @@ class Group:
         self.kind = "RLIMIT_DATA" if self.folder is None else "cgroup"
 
     def wrap(self, argv: list[str]) -> list[str]:
-        """The command that runs within the bound."""
+        """Return the command that runs within the bound."""
         if self.folder is None:
             return ["prlimit", f"--data={self.nbytes + self.stacks}", *argv]
         return ["sh", "-c", 'echo $$ > "$0/cgroup.procs" && exec "$@"', str(self.folder), *argv]
 
     def change(self, nbytes: int) -> None:
-        """Another bound for the next process."""
+        """Set another bound for the next process."""
         self.nbytes = nbytes
         if self.folder is not None:
             (self.folder / self._file).write_text(str(nbytes))
 
     def kills(self) -> int:
-        """How often the kernel killed somebody in it for want of memory."""
+        """Return how often the kernel killed a process in the group for lack of memory."""
         if self.folder is None:
             return 0
         for file in ("memory.oom_control", "memory.events"):
@@ -67,10 +67,10 @@ class Group:
         return 0
 
     def close(self) -> None:
-        """Remove it; nobody may be in it any more."""
+        """Remove the group; no process may be in it any more."""
         if self.folder is None:
             return
-        # The kernel lets go of a process a moment after its end was told.
+        # The kernel releases the process a moment after it has reported its end.
         deadline = time.monotonic() + 10
         while True:
             try:

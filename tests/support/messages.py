@@ -1,7 +1,7 @@
-"""The etcd v3 messages the tests speak, built from a table in a private descriptor pool.
+"""The etcd v3 messages that the tests speak, built from a table in a private descriptor pool.
 
-They are a witness of their own: names and numbers are facts of the interface, written down here a second time, so
-that a slip in the project's .proto files shows up as a difference instead of hiding on both sides.
+They are an independent witness. Names and numbers are facts of the interface, written down here a second time, so a
+slip in the project's .proto files shows up as a difference and does not hide on both sides.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ ROCKSDB = {"storage.engine": '"rocksdb"', "storage.rocksdb.write_buffer_size": '
 
 
 def newcomer_of_a_leader_on_rocksdb(engine: str, cluster_of: MakeCluster) -> None:
-    """The snapshot is written for the newcomer: an engine with files keeps none for itself."""
+    """Check that the snapshot is written for the newcomer, because an engine with files keeps none for itself."""
     cluster = cluster_of(1, settings={**EAGER, **ROCKSDB, "raft.batch_max_size": "1"})
     (leader,) = cluster.start().members
     kept = 5000  # entries that stay in the log for slow followers (metastore/snapshots/coordinator.py, CATCH_UP)
@@ -42,5 +42,5 @@ def newcomer_of_a_leader_on_rocksdb(engine: str, cluster_of: MakeCluster) -> Non
 
 
 def first_segment(member: Member) -> int:
-    """Number of the oldest segment of the log."""
+    """Return the number of the oldest segment of the log."""
     return min((int(path.name[:8], 16) for path in member.data_dir.glob("wal/*.wal")), default=0)

@@ -18,12 +18,12 @@ QUICK = {"raft.tick_interval": '"30ms"', "wal.segment_size": '"1MiB"'}
 ROUND = 1.0  # seconds of attack between two probes
 #: A write has this many seconds: an attack in a member's name may cost an election, or a few.
 PATIENCE = 30.0
-#: Bytes that a member's memory may grow by: two unfinished frames of the largest size, and what the interpreter keeps.
+#: Bytes by which a member's memory may grow: two unfinished frames of the largest size, and what the interpreter keeps.
 GROWTH = 256 << 20
 
 
 def resident(member: Member) -> int:
-    """Bytes of memory of a member's process."""
+    """Return the bytes of memory of a member's process."""
     pages = Path(f"/proc/{member.running().popen.pid}/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
@@ -35,7 +35,7 @@ def alive(cluster: Cluster, seed: int) -> None:
 
 
 def probe(cluster: Cluster, number: int, seed: int) -> None:
-    """Every member takes a write, and knows it."""
+    """Check that every member takes a write and then knows it."""
     for member in cluster.members:
         key = b"%s/%d" % (member.name.encode(), number)
 
@@ -56,7 +56,7 @@ def probe(cluster: Cluster, number: int, seed: int) -> None:
 
 
 def attack(cluster: Cluster, seed: int, seconds: float) -> None:
-    """Attack for `seconds`, probe in between, and look at everything in the end."""
+    """Attack for `seconds`, probe in between, and check everything at the end."""
     cluster.start()
     probe(cluster, 0, seed)
     with cluster.members[0].client() as client:

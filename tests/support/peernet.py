@@ -26,7 +26,7 @@ CODECS = ((1, "snappy"), (1, "zstd"))
 
 
 class Handler:
-    """Keeps what it is told."""
+    """Keeps everything that it receives."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -39,7 +39,7 @@ class Handler:
         self.rosters: list[tuple[int, bytes]] = []
         self.needed: set[tuple[int, str]] = set()
         self.record = b"the roster"
-        self.refuse = ""  # reason to refuse messages with
+        self.refuse = ""  # the reason for which messages are refused
 
     def on_message(self, message: Message) -> None:
         if self.refuse:
@@ -92,7 +92,7 @@ class Net:
         self.raw: list[socket.socket] = []
 
     def turn(self, seconds: float = 0.01) -> None:
-        """One turn of the loop, which waits for so long at most."""
+        """Turn the loop once. It waits for so long at most."""
         self.loop.run_once(seconds, self._flush)
 
     def _flush(self) -> None:
@@ -109,7 +109,7 @@ class Net:
         failpoints: Failpoints | None = None,
         **fields: Any,
     ) -> Any:
-        """A transport of member `member` of cluster 77; its handler is its attribute."""
+        """Return a transport of member `member` of cluster 77; its handler is its attribute."""
         made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
         made |= {"start": 1, "life": member}
         transport = PeerTransport(
@@ -125,7 +125,7 @@ class Net:
         return transport
 
     def pair(self, **options: Any) -> tuple[Any, Any]:
-        """Members 1 and 2, who know each other and are connected both ways."""
+        """Return members 1 and 2, which know each other and are connected both ways."""
         one, two = self.add(1, **options), self.add(2, **options)
         one.set_peers({1: one.bound[0], 2: two.bound[0]})
         two.set_peers({1: one.bound[0], 2: two.bound[0]})
@@ -133,7 +133,7 @@ class Net:
         return one, two
 
     def until(self, done: Callable[[], object], seconds: float = 10.0) -> None:
-        """Turn the loop until `done()`; fails after `seconds`."""
+        """Turn the loop until `done()`. Fails after `seconds`."""
         end = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < end, "it did not come to that"
@@ -146,14 +146,14 @@ class Net:
             self.turn()
 
     def listen(self) -> socket.socket:
-        """A raw listener in a member's place."""
+        """Return a raw listener in a member's place."""
         sock = socket.create_server(("127.0.0.1", 0))
         sock.setblocking(False)
         self.raw.append(sock)
         return sock
 
     def accept(self, listener: socket.socket, answer: hs.Answer | None) -> tuple[socket.socket, hs.Hello]:
-        """The next connection and its hello, answered unless `answer` is None."""
+        """Return the next connection and its hello, answered unless `answer` is None."""
         found: list[socket.socket] = []
 
         def try_accept() -> bool:
@@ -173,7 +173,7 @@ class Net:
         return sock, hs.decode_hello(data)
 
     def dial(self, transport: PeerTransport, data: bytes) -> socket.socket:
-        """A raw connection to a member that says `data`."""
+        """Return a raw connection to a member that sends `data`."""
         host, port = transport.bound[0].split(":")
         sock = socket.create_connection((host, int(port)))
         sock.setblocking(False)
@@ -182,7 +182,7 @@ class Net:
         return sock
 
     def receive(self, sock: socket.socket) -> bytes:
-        """What comes next; empty at the end of the connection."""
+        """Return what comes next; empty at the end of the connection."""
         got: list[bytes] = []
 
         def try_receive() -> bool:
@@ -198,7 +198,7 @@ class Net:
         return got[0]
 
     def greet(self, transport: PeerTransport, member: int, kind: int = hs.CONTROL) -> socket.socket:
-        """A raw connection as `member`, accepted."""
+        """Return a raw connection as `member`, accepted."""
         sock = self.dial(transport, hello(member, transport.me.member_id, kind))
         assert hs.decode_answer(self.receive(sock)).status == hs.OK
         return sock

@@ -53,7 +53,7 @@ class Undeclared(Volatile):
 
 
 def install_in_memory(folder: Path) -> dict[str, str]:
-    """The environment with an engine in memory, written after the documents."""
+    """Return the environment with an engine in memory that was written by the documentation."""
     info = folder / "site" / "volatile-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: volatile\nVersion: 1\n")

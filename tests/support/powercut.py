@@ -1,4 +1,4 @@
-"""Runs a node so that what a power cut would leave can be rebuilt: only synced bytes, only synced names."""
+"""Runs a node and rebuilds what a power cut would leave: only synced bytes, only synced names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SOURCE = Path(__file__).with_name("powercut.c")
 
 
 def build(folder: Path) -> Path:
-    """Compiles the preloaded library into `folder`."""
+    """Compile the preloaded library into `folder`."""
     library = folder / "powercut.so"
     command = [
         "gcc",
@@ -34,7 +34,8 @@ def build(folder: Path) -> Path:
 
 
 def environment(library: Path, root: Path, copy: Path) -> Mapping[str, str]:
-    """What to start the node with. `root` is the parent of its data directory; what is under it counts as synced."""
+    """Return the environment for the node. `root` is the parent of its data directory; what is under it counts as
+    synced."""
     copy.mkdir()
     for path in root.rglob("*"):
         inode = path.stat().st_ino
@@ -47,10 +48,10 @@ def environment(library: Path, root: Path, copy: Path) -> Mapping[str, str]:
 
 
 def rebuild(data_dir: Path, copy: Path, target: Path) -> list[str]:
-    """Builds `target`: `data_dir` as its last syncs left it. Returns the names of the files in it.
+    """Build `target`: `data_dir` as its last syncs left it. Return the names of the files in it.
 
-    A name is there if its directory was synced after it was made; a file holds what it held at its last sync, or
-    nothing. The data directory itself is taken as there.
+    A name is there if its directory was synced after the name was made. A file holds what it held at its last sync, or
+    nothing. The data directory itself counts as synced.
     """
     names = []
     target.mkdir(parents=True)
@@ -73,7 +74,7 @@ def rebuild(data_dir: Path, copy: Path, target: Path) -> list[str]:
 
 
 class Lives:
-    """A node whose power is cut again and again: each life begins on what the cut has left of the one before."""
+    """A node whose power is cut again and again. Each life begins with what the cut has left of the one before."""
 
     def __init__(self, folder: Path, settings: Mapping[str, str]) -> None:
         self._folder = folder
@@ -85,7 +86,7 @@ class Lives:
 
     @contextmanager
     def life(self) -> Iterator[Node]:
-        """A node that runs. At the end it is killed, and `data_dir` has what was synced."""
+        """Run the node. At the end it is killed, and `data_dir` has what was synced."""
         copy = self._folder / f"copy-{self._number}"
         node = Node(self.data_dir, self._settings, env=environment(self._library, self.data_dir.parent, copy))
         try:

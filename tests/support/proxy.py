@@ -1,8 +1,8 @@
 """TCP proxies between the members of a cluster, whose links can be cut, one way or both.
 
-Each member tells the others a proxy's address in place of its own. A connection's greeting says who dials whom; a link
-is (who sends, who receives), by member id. What a link carries while it is held arrives late, as after a real network's
-retransmissions; a broken link ends its connections and refuses new ones.
+Each member tells the others a proxy's address in place of its own. A connection's greeting says which member dials
+which; a link is (sender, receiver), by member id. Bytes on a link that is held arrive late, as after a real network's
+retransmissions. A broken link ends its connections and refuses new ones.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Network:
         self.close()
 
     def via(self, target: str) -> str:
-        """Address of a new proxy in front of `target` (host:port)."""
+        """Return the address of a new proxy in front of `target` (host:port)."""
         listener = socket.create_server(("127.0.0.1", 0))
         self._listeners.append(listener)
         threading.Thread(target=self._accept, args=(listener, target), daemon=True).start()
@@ -47,12 +47,12 @@ class Network:
     # ---- faults
 
     def hold(self, links: Iterable[Link]) -> None:
-        """Nothing passes on these links until `heal`."""
+        """Let nothing pass on these links until `heal`."""
         with self._changed:
             self._held |= set(links)
 
     def sever(self, links: Iterable[Link]) -> None:
-        """Connections with these links end, and new ones too, until `heal`."""
+        """End connections with these links, also new ones, until `heal`."""
         wanted = set(links)
         with self._changed:
             self._broken |= wanted
@@ -62,14 +62,14 @@ class Network:
             _end(sock)
 
     def heal(self) -> None:
-        """All links work."""
+        """Let all links work."""
         with self._changed:
             self._held.clear()
             self._broken.clear()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Ends everything."""
+        """End everything."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -118,7 +118,7 @@ class Network:
                 self._open.pop(sock, None)
 
     def _carry(self, source: socket.socket, sink: socket.socket, link: Link, data: bytes) -> None:
-        """Bytes of one direction until its end; then both sockets end."""
+        """Carry the bytes of one direction until its end; then end both sockets."""
         with contextlib.suppress(OSError):
             while True:
                 with self._changed:
@@ -138,7 +138,7 @@ def _end(sock: socket.socket) -> None:
 
 
 def _greeting(sock: socket.socket) -> bytes:
-    """The first bytes of a connection, as many as its greeting has."""
+    """Return the first bytes of a connection, as many as its greeting has."""
     data = b""
     while (size := handshake.greeting_size(data)) is None or len(data) < size:
         more = sock.recv(handshake.HEADER - len(data) if size is None else size - len(data))

@@ -1,6 +1,6 @@
 """What the Raft tests share: a storage in plain Python, and a small network of nodes in one process.
 
-Nothing here knows time or chance: a test delivers, drops and reorders by hand.
+Nothing here knows time or randomness: a test delivers, drops and reorders by hand.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from metastore._core.raft_types import (
 
 
 class MemoryStorage:
-    """A storage as the core asks for it (ports.LogStore). What `store` was given counts as durable."""
+    """A storage with the methods that the core calls (ports.LogStore). What `store` was given counts as durable."""
 
     def __init__(self, conf: ConfState | None = None, hard: HardState | None = None) -> None:
         self.hard = hard
@@ -88,7 +88,7 @@ class MemoryStorage:
 
 
 class Node:
-    """A RawNode with its storage and what it applied. `hold_disk` keeps Readies from becoming durable."""
+    """A RawNode with its storage and its applied entries. `hold_disk` keeps Readies from becoming durable."""
 
     def __init__(self, config: RaftConfig, storage: MemoryStorage) -> None:
         self.storage = storage
@@ -101,7 +101,7 @@ class Node:
         self.last_ready: Ready | None = None
 
     def take(self) -> list[Message]:
-        """Do everything that is ready -> the messages to send."""
+        """Do everything that is ready. Return the messages to send."""
         out: list[Message] = []
         while self.raw.has_ready():
             ready = self.raw.ready()
@@ -140,8 +140,8 @@ class Network:
     def __init__(
         self, ids: Iterable[int], *, learners: Iterable[int] = (), bootstrap: bool = False, **config: object
     ) -> None:
-        """bootstrap: the log begins after index 1, whose snapshot holds the membership, so that members who join later
-        get it from there."""
+        """bootstrap: the log begins after index 1, whose snapshot holds the membership. Members that join later get it
+        from there."""
         self.config = config
         ids, learners = list(ids), list(learners)
         self.conf = ConfState(ids, learners)
@@ -156,14 +156,14 @@ class Network:
             self.add(id, storage)
 
     def add(self, id: int, storage: MemoryStorage, **config: object) -> Node:
-        """(Re)start a node on a storage."""
+        """Start or restart a node on a storage."""
         settings: dict = {"seed": 7, "pre_vote": False, "check_quorum": False, **self.config, **config}
         self.nodes[id] = Node(RaftConfig(id, **settings), storage)
         self.nodes[id].raw.election_timeout_ticks = 10 + id
         return self.nodes[id]
 
     def restart(self, id: int, **config: object) -> Node:
-        """Crash a node: only what its storage holds comes back."""
+        """Crash a node and start it again. Only what its storage holds comes back."""
         return self.add(id, self.nodes[id].storage, **config)
 
     def __getitem__(self, id: int) -> RawNode:
@@ -178,12 +178,12 @@ class Network:
         self.cut.clear()
 
     def collect(self) -> None:
-        """Move what the nodes want to send into the queue."""
+        """Move the messages that the nodes want to send into the queue."""
         for id in sorted(self.nodes):
             self.queue += self.nodes[id].take()
 
     def deliver(self) -> int:
-        """One hop: deliver what is in the queue -> how many messages arrived."""
+        """Deliver the messages in the queue, which is one hop. Return how many messages arrived."""
         batch, self.queue = self.queue, []
         count = 0
         for message in batch:
@@ -208,17 +208,17 @@ class Network:
         self.settle()
 
     def tick(self, *ids: int, count: int = 1, now: float = 0.0) -> None:
-        """Tick these nodes (default: all), settling after each."""
+        """Tick these nodes (default: all), settling after each tick."""
         for _ in range(count):
             for id in ids or sorted(self.nodes):
                 self[id].tick(now)
             self.settle()
 
     def leader(self) -> int:
-        """The one leader of the newest term; 0 if there is none."""
+        """Return the one leader of the newest term, or 0 if there is none."""
         leading = [(node.raw.term, id) for id, node in self.nodes.items() if node.raw.is_leader]
         return max(leading)[1] if leading else 0
 
     def data(self, id: int) -> list[bytes]:
-        """Payloads of the normal entries this node applied."""
+        """Return the payloads of the normal entries that this node applied."""
         return [entry.data for entry in self.nodes[id].applied if entry.type == 0 and entry.data]

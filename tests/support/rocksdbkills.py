@@ -46,7 +46,7 @@ def killed_at(point: str, fresh: Make) -> None:
 
 
 def put_many(node: Server, first: int, last: int) -> int:
-    """Many puts under way at once, an entry each; how many were acknowledged, all of which come before the others."""
+    """Put many keys at once, an entry each. Return how many were acknowledged; all of these come before the others."""
     with node.client(timeout=60) as client:
         puts = [client.future(m.PutRequest(key=b"k%06d" % n, value=b"%d" % n * 20), 60) for n in range(first, last)]
         for done, put in enumerate(puts):
@@ -58,7 +58,7 @@ def put_many(node: Server, first: int, last: int) -> int:
 
 
 def killed_behind_a_flush(point: str, fresh: Make) -> None:
-    """A node dies when it has cut its log behind a flush: at `point`, or by a kill when that is empty."""
+    """A node dies when it has cut its log behind a flush: at `point`, or by a kill if `point` is empty."""
     node = fresh(settings={**SMALL, "raft.batch_max_size": "1"})
     if point:
         node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}

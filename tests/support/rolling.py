@@ -1,4 +1,4 @@
-"""A rolling restart under writers who reach all members, as etcd's clients do: one member after the other is stopped
+"""A rolling restart under writers that reach all members, as etcd's clients do. One member after the other is stopped
 and started, and the writers choose among those that are there."""
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Outcome:
 class Writers:
     """Threads that put without a pause through a channel that balances over all endpoints, from `with` to its end.
 
-    A put that fails is noted and not repeated: repeating what may have been done is the application's affair, and
+    A put that fails is noted and not repeated. Only the application can decide to repeat what may have been done, and
     etcd's own clients do not do it either.
     """
 
@@ -60,7 +60,7 @@ class Writers:
             last = now
 
     def wait_acks(self, more: int, timeout: float = 60.0) -> None:
-        """Returns once `more` further puts were acknowledged."""
+        """Return once `more` further puts were acknowledged."""
         with self._changed:
             wanted = self.outcome.acked + more
             assert self._changed.wait_for(lambda: self.outcome.acked >= wanted, timeout), self.outcome
@@ -69,7 +69,7 @@ class Writers:
         for thread in self._threads:
             thread.start()
         self.wait_acks(len(self._threads))
-        # From here on: what the first connections take is no gap.
+        # The measurement begins here, so the time of the first connections is no gap.
         with self._changed:
             self.outcome = Outcome()
         return self
@@ -84,7 +84,7 @@ class Writers:
 
 
 def stop_cleanly(member: Member) -> None:
-    """SIGTERM, and the member's end; etcd ends by the signal itself."""
+    """Stop a member with SIGTERM and wait for its end. etcd ends by the signal itself."""
     code = member.stop()
     assert code == (-signal.SIGTERM if member.kind == "etcd" else 0), code
 
@@ -92,7 +92,7 @@ def stop_cleanly(member: Member) -> None:
 def restart_all(
     cluster: Cluster, writers: Writers, stop: Callable[[Member], None] = stop_cleanly, leader_last: bool = True
 ) -> None:
-    """Restart every member once, the leader of the beginning last or first, while the writers go on."""
+    """Restart every member once, the first leader last or first, while the writers go on."""
     leader = cluster.leader()
     order = sorted(cluster.members, key=lambda member: (member is leader) == leader_last)
     for member in order:

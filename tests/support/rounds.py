@@ -25,7 +25,7 @@ SETTINGS = {
 
 
 def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
-    """Every member serves, and after that all hold the same keys and the same history of them."""
+    """Check that every member serves, and that all hold the same keys and the same history of these keys."""
     with clients_of(cluster.members) as clients:
         for number, client in enumerate(clients):
             time_to_write(client, b"after/" + prefix + b"%d" % number)
@@ -36,7 +36,7 @@ def read_everywhere(cluster: Cluster, prefix: bytes) -> None:
 
 
 def made_of(folder: Path, own: Sequence[Mapping[str, str]], settings: dict[str, str], network: Network) -> Cluster:
-    """A cluster whose members have settings of their own, not started."""
+    """Return a cluster whose members have settings of their own. It is not started."""
     cluster = Cluster(folder, len(own), settings=settings, via=network.via)
     for member, more in zip(cluster.members, own, strict=True):
         member.settings.update(more)
@@ -46,8 +46,8 @@ def made_of(folder: Path, own: Sequence[Mapping[str, str]], settings: dict[str, 
 def run_rounds(
     folder: Path, rounds: int, seed: int, own: Sequence[Mapping[str, str]] = ({}, {}, {}), **settings: str
 ) -> None:
-    """One fault a round, with clients before, during and after it; then every history is checked. `own`: settings of
-    each of the three members, beside those of all."""
+    """Cause one fault a round, with clients before, during and after it; then check every history. `own` has settings
+    of each of the three members, which go before those of all members."""
     print(f"seed {seed}")
     rng = random.Random(seed)
     kinds: list[int] = []
@@ -77,7 +77,7 @@ def run_rounds(
             read_everywhere(cluster, prefix)
             cluster.check_logs()
             if rng.random() < 0.3:
-                # What is older than the last one has been compacted before.
+                # Revisions before the last compaction are gone.
                 with cluster.leader().client() as client, contextlib.suppress(Failure):
                     client.compact(client.revision() - rng.randint(0, 100))
         installed = sum(member.logs.count("installed snapshot index=") for member in cluster.members)

@@ -1,4 +1,4 @@
-"""Which run a test belongs to, and how long it may take: both follow from the folder that it lies in."""
+"""Which run a test belongs to, and how long it may take. Both follow from the folder of the test."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from . import TESTS
 
-#: What lies in each folder of tests. CI runs those without a mark four times: on three Pythons and on a debug build.
+#: The contents of each folder of tests. CI runs those without a mark four times: on three Pythons and on a debug build.
 FOLDERS = {
     "unit": "a module or a few, in this process; no server",
     "raft": "the Raft core alone",
@@ -20,7 +20,7 @@ FOLDERS = {
     "sim": "simulated clusters",
 }
 MARKS = {"once": "once", "hostile": "once", "cluster": "cluster", "sim": "cluster"}
-#: A folder of this name inside of one of these: its tests take minutes to hours, and run with --long only.
+#: Tests in a folder of this name inside one of these take minutes to hours, and run with --long only.
 LONG = "long"
 LONG_IN = ("once", "hostile", "cluster")
 #: Seconds that a test without a mark may take: of processors, and by the clock while processors were free.
@@ -28,7 +28,7 @@ MOST_SECONDS = 10.0
 
 
 def marks_of(path: Path) -> list[str]:
-    """The marks of the tests in this file; none for a file that is not one of ours."""
+    """Return the marks of the tests in this file; none if the file is not one of ours."""
     if not path.is_relative_to(TESTS):
         return []
     folders = path.relative_to(TESTS).parts[:-1]

@@ -48,7 +48,7 @@ def save(store: SnapshotStore, engine: Engine | None = None, stream: int = 1) ->
 
 
 def images(path: Path) -> tuple[bytes, list[bytes], bytes]:
-    """Header, chunk images and trailer of a file."""
+    """Return header, chunk images and trailer of a file."""
     data = path.read_bytes()
     at = header_size(data[:16])
     head, found = data[:at], []
@@ -60,8 +60,8 @@ def images(path: Path) -> tuple[bytes, list[bytes], bytes]:
 
 
 def bomb(path: Path, inside: int) -> bytes:
-    """The first chunk of a file again, small as before, but what it holds unfolds to `inside` bytes. Its sum is right,
-    and it says that it holds what the honest one does."""
+    """Rewrite the first chunk of a file, small as before, with contents that unpack to `inside` bytes. Its sum is
+    right, and it claims the size of the honest chunk."""
     image = images(path)[1][0]
     packed = b"\1" + zstandard.ZstdCompressor().compress(bytes(inside))
     head = struct.pack("<I", len(packed)) + image[8:40]

@@ -12,7 +12,7 @@ PUT, OTHER, BIDI = 0, 1, 2
 OTHER_PATH, BIDI_PATH = b"/test.Test/Other", b"/test.Test/Bidi"
 TABLE = MethodTable({h.PUT_PATH: PUT, OTHER_PATH: OTHER, BIDI_PATH: BIDI}, streaming=[BIDI_PATH])
 NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CALM = 0, 1, 7, 11
-CALL = 1024  # what a call is taken to need beside its bytes
+CALL = 1024  # bytes that a call counts besides its own
 
 
 class Talk:
@@ -39,13 +39,14 @@ class Talk:
         return self.reader
 
     def answer(self, data: bytes, stream: int = 1) -> h.Stream:
-        """Feed, and what came back on `stream` without any help of the server."""
+        """Feed the session, and return what came back on `stream` without any help of the server."""
         assert self.feed(data) == []
         return self.flush().stream(stream)
 
 
 def finished(talk: Talk, code: int) -> None:
-    """The session said GOAWAY with `code`, or failed outright, and is over; its requests are gone."""
+    """Check that the session sent GOAWAY with `code`, or failed outright, and is over, and that its requests are
+    gone."""
     reader = talk.flush()
     assert talk.session.closed
     assert talk.session.failed or (reader.goaway is not None and reader.goaway[1] == code)

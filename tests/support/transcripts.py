@@ -1,6 +1,6 @@
-"""What the transcripts share: scenarios as text, which hold commands and what was answered to them.
+"""Transcripts are scenarios as text, with commands and the answers to them.
 
-A line that begins with "> " is a command, what follows it until the next one is the answer; lines with # are comments.
+A line that begins with "> " is a command; the lines up to the next one are the answer. Lines with # are comments.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ POSITIONED = {
 
 
 def replay(text: str, run: Callable[[str], list[str]]) -> str:
-    """The transcript's text with the answers of today; `run` carries out a command and gives its lines."""
+    """Return the transcript's text with the answers of today. `run` carries out a command and returns its lines."""
     out: list[str] = []
     for line in text.splitlines():
         if line.startswith("> "):
@@ -30,7 +30,7 @@ def replay(text: str, run: Callable[[str], list[str]]) -> str:
 
 
 def rewrite(folder: Path, replayed: Callable[[str], str], arguments: list[str]) -> None:
-    """Write the answers of all transcripts in `folder` anew, or of those named."""
+    """Write the answers of all transcripts in `folder`, or of the named ones, again."""
     if not arguments or arguments[0] != "--rewrite":
         sys.exit(f"usage: {Path(sys.argv[0]).name} --rewrite [name ...]")
     for path in sorted(folder.glob("*.txt")):
@@ -58,7 +58,7 @@ def keyword(words: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def message_text(m: Message, entry_text: Callable[[Any], str]) -> str:
-    """A Raft message for people; `entry_text` shows an entry."""
+    """Show a Raft message to people; `entry_text` shows an entry."""
     out = f"{m.from_}->{m.to} {MessageType(m.type).name}"
     if m.term:
         out += f" term:{m.term}"

@@ -16,18 +16,18 @@ Files = dict[int, bytearray]
 
 
 def name(generation: int) -> str:
-    """The name that a segment has in reports."""
+    """Return the name that a segment has in reports."""
     return f"{generation:016x}.wal"
 
 
 def image(index: int, term: int = 1, size: int = 20) -> bytes:
-    """An entry whose payload tells entries apart."""
+    """Return an entry whose payload distinguishes it from other entries."""
     data = (f"{term}/{index}/".encode() * (size // 4 + 1))[:size]
     return bytes(encode_entry(Entry(term, index, 0, data)))
 
 
 def recovered(files: Files, **options: int) -> Recovered:
-    """What `recover` says about these files."""
+    """Return what `recover` says about these files."""
     found = recover([(name(generation), generation, bytes(data)) for generation, data in files.items()], **options)
     assert found is not None
     return found
@@ -35,7 +35,7 @@ def recovered(files: Files, **options: int) -> Recovered:
 
 @dataclass
 class Picture:
-    """What a log says, comparable."""
+    """The contents of a log in a form that can be compared."""
 
     snapshot: tuple[int, int, bytes] = (0, 0, b"")
     hard: tuple[int, int, int] = (0, 0, 0)
@@ -47,11 +47,11 @@ class Picture:
         return self.snapshot[0] + len(self.entries)
 
     def copy(self) -> Picture:
-        """One that does not change any more."""
+        """Return a copy that does not change any more."""
         return Picture(self.snapshot, self.hard, list(self.entries))
 
     def clamped(self) -> Picture:
-        """With the commit index lowered to the last entry, as repair does."""
+        """Return the picture with the commit index lowered to the last entry, as repair does."""
         return Picture(self.snapshot, (*self.hard[:2], min(self.hard[2], self.last)), list(self.entries))
 
     def put(self, index: int, one: bytes) -> None:
@@ -71,8 +71,9 @@ class Picture:
 class Log:
     """A log whose groups wait in the writer until `write` puts them on the disk `files`.
 
-    `steps` holds the picture after every record queued, with the number of its group; `stale` gives new segments the
-    bytes of an old one, as recycled files have them."""
+    `steps` holds the picture after every record queued, with the number of its group. `stale` gives new segments the
+    bytes of an old one, as recycled files have them.
+    """
 
     def __init__(
         self, size: int = 4096, *, stale: bool = False, seed: int = 0, group_commit: bool = True,
@@ -95,11 +96,11 @@ class Log:
         self.note()
 
     def generation(self, number: int) -> int:
-        """A fresh generation."""
+        """Return a fresh generation."""
         return int(make_generation(number, self.random.getrandbits(32)))
 
     def blank(self, generation: int, data: bytes = b"", size: int = 0) -> bytearray:
-        """A prepared segment, which may be a recycled one, with `data` at its start."""
+        """Return a prepared segment, which may be a recycled one, with `data` at its start."""
         size = max(size or self.size, len(data))
         body = bytearray(size)
         if self.stale and self.files:
@@ -110,7 +111,7 @@ class Log:
         return body
 
     def plan(self, need: int) -> tuple[int, int]:
-        """The writer's next segment; made at once, as the preparing thread would have."""
+        """Return the writer's next segment. It is made at once, as the preparing thread would have done."""
         generation = self.generation((self.writer.generation >> 32) + 1)
         size = max(need, self.size)
         self.files[generation] = self.blank(generation, size=size)
@@ -121,7 +122,7 @@ class Log:
         self.steps.append((self.writer.group, self.live.copy()))
 
     def append(self, images: Iterable[bytes] = (), hard: tuple[int, int, int] | None = None, sync: bool = True) -> int:
-        """Queue an append; gives its number."""
+        """Queue an append. Return its number."""
         self.number += 1
         images = list(images)
         if hard is not None:
@@ -148,7 +149,7 @@ class Log:
             self.written = group.group
 
     def flush(self) -> list[Group]:
-        """Write all that must be synced; gives the groups."""
+        """Write all groups that must be synced, and return them."""
         done = []
         while (group := self.writer.take()) is not None:
             self.write(group)
@@ -156,7 +157,7 @@ class Log:
         return done
 
     def torn(self, group: Group, blocks: Iterable[int], block: int) -> Files:
-        """The disk after a crash while `group` was being written: only those blocks of the file reached it."""
+        """Return the disk after a crash while `group` was being written: only those blocks of the file reached it."""
         after = {generation: bytearray(data) for generation, data in self.files.items()}
         self.write(group, after)
         torn = {generation: bytearray(data) for generation, data in self.files.items()}
@@ -169,12 +170,13 @@ class Log:
 
     @staticmethod
     def blocks(group: Group, block: int) -> range:
-        """The blocks of the file that a group touches."""
+        """Return the blocks of the file that a group touches."""
         return range(group.offset // block, (group.end + block - 1) // block)
 
 
 def reopened(files: Files, size: int = 4096, seed: int = 1, **options: int) -> tuple[Picture, Files, Writer, Recovered]:
-    """Open the log in these files and do what the disk side does then: (picture, files after it, writer, found)."""
+    """Open the log in these files and do what the disk side does then. Return (picture, files after it, writer,
+    recovered)."""
     found = recovered(files, **options)
     generation = (found.max_number + 1) << 32 | random.Random(seed).getrandbits(32)
 
