@@ -68,7 +68,7 @@ FOLDER = Path(__file__).parent / "transcripts" / "driver"
 
 
 class Transcript:
-    """Carries out commands and collects what there is to show."""
+    """Carries out commands and collects the lines to show."""
 
     def __init__(self, made: type[Driver] = Driver) -> None:
         self.made = made
@@ -76,7 +76,7 @@ class Transcript:
         self.members: dict[int, Member] = {}
 
     def run(self, command: str) -> list[str]:
-        """The lines that a command causes."""
+        """Return the lines that a command causes."""
         self.world.lines.clear()
         words = shlex.split(command)
         quiet = words[0] == "quiet"
@@ -227,7 +227,7 @@ class Transcript:
 
 
 def replayed(text: str, made: type[Driver] = Driver) -> str:
-    """The transcript's text with the answers of today, of drivers of this kind."""
+    """Return the transcript's text with the answers of today, of drivers of this kind."""
     return replay(text, Transcript(made).run)
 
 
@@ -243,21 +243,21 @@ Plant = Callable[[pytest.MonkeyPatch], "type[Driver] | None"]
 
 
 def kind(made: type[Driver]) -> Plant:
-    """Another kind of driver."""
+    """Replace the driver by another kind."""
     return lambda _patch: made
 
 
 def part(of: type, name: str, call: Callable[..., object]) -> Plant:
-    """Something else in the place of a method."""
+    """Replace a method by something else."""
     return lambda patch: patch.setattr(of, name, call)
 
 
 def nothing(*_arguments: object) -> None:
-    """Stands for a method that does its work."""
+    """Replaces a method, and does nothing."""
 
 
 def taken(link: PeerLink, to: int, batch: bytes) -> bool:
-    """Takes whatever the connection did not take for sent."""
+    """Treats an operation that the connection did not take as sent."""
     return link._transport.forward(to, batch) or True
 
 
@@ -267,7 +267,7 @@ def refused(_pending: Pending, sender: int, data: bytes, operation: Any, now: fl
 
 
 def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
-    """Serves reads without asking anybody."""
+    """Serves reads without asking any member."""
     rounds._kv.serve_reads(rounds._kv.take_reads())
 
 
@@ -281,12 +281,12 @@ def overtaking(rounds: ReadRounds, state: Any, applied: int) -> None:
 
 
 def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> Any:
-    """Fails all who wait when the first deadline is over."""
+    """Fails all waiting operations when the first deadline has passed."""
     return fail(pending, pending._kv.next_id, error)
 
 
 class NotHeld(Driver):
-    """Takes a snapshot for installed when it has come."""
+    """Treats a snapshot as installed as soon as it has come."""
 
     def _persist(self, ready: Any, now: float) -> bool:
         news = super()._persist(ready, now)

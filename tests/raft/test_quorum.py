@@ -1,4 +1,4 @@
-"""Quorum functions, membership changer, in-flight window; and the words of the core on the wire."""
+"""Quorum functions, membership changer, in-flight window, and the core's messages on the wire."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def test_joint_changes() -> None:
         raft_quorum.leave_joint(ConfState([1]))
     with pytest.raises(ConfChangeError, match="without voters"):
         raft_quorum.enter_joint(ConfState(), False, [ConfChange(0, 1)])
-    # Back among the voters before the joint configuration is left.
+    # The member is a voter again before the joint configuration is left.
     changes = [ConfChange(3, 2), ConfChange(0, 2)]
     assert raft_quorum.enter_joint(ConfState([1, 2]), False, changes) == ConfState([1, 2], (), [1, 2])
 
@@ -143,7 +143,7 @@ def test_joint_changes() -> None:
 )
 @settings(max_examples=300)
 def test_joint_change_ends_where_the_changes_lead(voters: set[int], changes: list[ConfChange]) -> None:
-    """Against the plainest model: two sets."""
+    """The result is compared with the plainest model: two sets."""
     want_voters, want_learners = set(voters), set()
     for change in changes:
         if change.type != 2:
@@ -257,7 +257,7 @@ def test_message_round_trip_and_damage(message: Message) -> None:
 
 @pytest.mark.parametrize("message", MESSAGES, ids=NAMES)
 def test_every_flipped_bit_is_an_error_or_another_message(message: Message) -> None:
-    """The frame around a message has the sum; here it matters that nothing but FormatError is raised."""
+    """The frame around a message has the sum. Here it matters that nothing but FormatError is raised."""
     data = message.encode()
     for at in range(len(data)):
         for bit in range(8):

@@ -1,5 +1,5 @@
-"""A member that lost acknowledged entries to a power cut (wal.sync = "async"): whom it may help to lead, and how the
-others learn what it still has."""
+"""A member that lost acknowledged entries in a power cut (wal.sync = "async"): which candidates it may help, and how
+the others learn what it still has."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def written(net: Network, count: int, leader: int = 1) -> None:
 
 
 def power_cut(net: Network, id: int, lost: int) -> None:
-    """The member comes back without the last `lost` entries, which it had acknowledged."""
+    """Let the member come back without its last `lost` entries, which it had acknowledged."""
     storage = net.nodes[id].storage
     del storage.log[len(storage.log) - lost :]
     last = storage.last_index()
@@ -57,7 +57,7 @@ def power_cut(net: Network, id: int, lost: int) -> None:
 
 
 def three(**config: object) -> Network:
-    """Member 1 leads, and 1 and 2 have committed what 3 has never heard of."""
+    """Return a network in which member 1 leads, and 1 and 2 have committed entries that 3 has never heard of."""
     net = Network([1, 2, 3], **config)
     net.campaign(1)
     written(net, 3)
@@ -68,7 +68,7 @@ def three(**config: object) -> Network:
 
 
 def test_without_the_doubt_a_committed_entry_would_be_lost() -> None:
-    """Why all this is there: this is what Raft does with a follower that forgot what it acknowledged."""
+    """This is the reason for the doubt: Raft does this with a follower that forgot what it acknowledged."""
     net = three()
     committed = net[1].commit
     power_cut(net, 2, 4)
@@ -98,7 +98,7 @@ def test_a_follower_that_forgot_helps_nobody_who_may_lack_it_too() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"check_quorum": True}, {"pre_vote": True, "check_quorum": True}])
 def test_the_leader_learns_anew_what_the_follower_has(options: dict[str, bool]) -> None:
-    """Its match is too high: it would send what comes after, and a commit index beyond the follower's log."""
+    """The leader's match is too high: it would send later entries, and a commit index beyond the follower's log."""
     net = Network([1, 2, 3], **options)
     net.campaign(1)
     written(net, 5)

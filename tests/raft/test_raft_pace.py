@@ -1,4 +1,4 @@
-"""What a leader sends of entries that nobody waits for: little at a time, and more where the way is long."""
+"""How many entries a leader sends that nobody waits for: little at a time, and more where the way is long."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ FAR = 3
 
 
 def behind(entries: int, **config: object) -> Network:
-    """A leader, a member that is level, and one that lacks `entries` committed ones and has just been found."""
+    """Return a leader, a member that is level, and one that lacks `entries` committed ones and has just been
+    reached."""
     network = Network([1, 2, FAR], **config)
     network.campaign(1)
     network.isolate(FAR)
@@ -29,7 +30,7 @@ def behind(entries: int, **config: object) -> Network:
 
 
 def bulk(network: Network) -> list[Message]:
-    """Entries on their way to the member that is behind."""
+    """Return the entries on their way to the member that is behind."""
     return [m for m in network.queue if m.to == FAR and m.type == MessageType.MsgApp and m.entries]
 
 
@@ -87,7 +88,7 @@ def test_the_pace_doubles_with_each_heartbeat_where_answers_take_long() -> None:
             held.append(message)
         return late
 
-    # The way back and forth takes one heartbeat.
+    # The way there and back takes one heartbeat.
     underway = []
     network.drop = slow
     for _ in range(14):

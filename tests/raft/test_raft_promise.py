@@ -1,5 +1,6 @@
-"""The promise that lease reads rest on: who answered a leader's heartbeat helps nobody else to lead for one election
-timeout, whatever it hears meanwhile. Only the candidate to whom the leader itself hands over is helped at once."""
+"""The promise on which lease reads rest: a member that answered a leader's heartbeat helps no other member to lead for
+one election timeout, whatever it hears meanwhile. Only a candidate to which the leader itself hands over is helped at
+once."""
 
 from __future__ import annotations
 
@@ -35,8 +36,8 @@ ADD_LEARNER = ConfChange(3, 4)
 
 
 def follower(planted: int = 0, **config: object) -> RawNode:
-    """Member 2 of three. 1 leads term 1 and has sent it a membership change, of which is not known that it is
-    committed."""
+    """Return member 2 of three. Member 1 leads term 1 and has sent it a membership change that may be committed or
+    not."""
     settings = {"election_ticks": TICKS, "planted": planted, **LEASE, **config}
     node = RawNode(RaftConfig(2, **settings), MemoryStorage(ConfState((1, 2, 3))))
     node.step(Message(MsgApp, 2, 1, 1, 0, 0, [Entry(1, 1, 1, ADD_LEARNER.encode())], commit=0))
@@ -45,7 +46,7 @@ def follower(planted: int = 0, **config: object) -> RawNode:
 
 
 def said(node: RawNode) -> list[Message]:
-    """What it says now, all of it durable."""
+    """Return its messages, all of its state durable."""
     out = []
     while node.has_ready():
         ready = node.ready()
@@ -55,7 +56,7 @@ def said(node: RawNode) -> list[Message]:
 
 
 def beat(node: RawNode, commit: int = 0) -> None:
-    """The leader's heartbeat, answered."""
+    """Deliver the leader's heartbeat, which is answered."""
     node.step(Message(MsgHeartbeat, 2, 1, 1, commit=commit))
     assert said(node)[-1].type == MsgHeartbeatResp
 
@@ -68,7 +69,7 @@ def helped(node: RawNode, term: int, kind: int = MsgPreVote, context: bytes = b"
 
 
 def keep(node: RawNode) -> None:
-    """Nobody is helped for an election timeout, then somebody is."""
+    """Check that nobody is helped for an election timeout, and then somebody is."""
     for _ in range(TICKS):
         assert not helped(node, node.term + 1) and not helped(node, node.term + 1, MsgVote)
         node.tick()
@@ -118,7 +119,7 @@ def test_a_deferred_election_ends_when_the_leader_is_heard_again(mode: str) -> N
 
 
 def test_a_deferred_election_waits_for_the_next_timeout() -> None:
-    """What the leader has sent meanwhile may be unread yet."""
+    """Messages that the leader has sent meanwhile may be unread yet."""
     node = follower(read_only_option="safe")
     beat(node, commit=1)
     for _ in range(2 * TICKS):
@@ -196,7 +197,7 @@ def test_the_old_leader_reads_nothing_stale_when_a_follower_was_slow_to_apply() 
 
 
 class Fuzz:
-    """One node that hears what may come from two others, in an order out of a hat."""
+    """One node that gets messages which two others may send, in random order."""
 
     def __init__(self, seed: int, planted: int) -> None:
         self.chance = random.Random(seed)
@@ -210,7 +211,7 @@ class Fuzz:
         self.slow = self.chance.random() < 0.3
 
     def run(self) -> str:
-        """What it did against its promise; empty when it kept it."""
+        """Run, and return what the node did against its promise; empty if it kept it."""
         for _ in range(60):
             try:
                 for what in self.event():
@@ -218,11 +219,11 @@ class Fuzz:
                     if broken:
                         return f"{broken} after {what}"
             except RaftInvariantBroken:
-                return ""  # two leaders of one term, which the hat may draw
+                return ""  # two leaders of one term, which random messages may include
         return ""
 
     def look(self) -> str:
-        """Take what it says, and hold it against the promise."""
+        """Take its messages, and compare them with the promise."""
         broken = ""
         while self.node.has_ready():
             ready = self.node.ready()
@@ -238,7 +239,7 @@ class Fuzz:
         return broken
 
     def event(self) -> Iterator[str]:
-        """Something happens to it."""
+        """Choose a random event."""
         node, chance = self.node, self.chance
         term = max(1, max(node.term, 1) + chance.choice((-1, 0, 0, 0, 0, 1)))
         peer, drawn, last = chance.choice((1, 3)), chance.random(), node.last_index
@@ -281,7 +282,7 @@ class Fuzz:
 
 
 def helps(message: Message) -> bool:
-    """Whether a message helps somebody to be elected."""
+    """Whether a message helps a candidate."""
     if message.type in (MsgVoteResp, MsgPreVoteResp):
         return not message.reject
     return message.type in (MsgVote, MsgPreVote)

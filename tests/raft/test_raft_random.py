@@ -29,13 +29,13 @@ class Unsafe(AssertionError):
 
 
 class Chaos:
-    """A cluster of which any step may be next."""
+    """A cluster in which any step may be next."""
 
     def __init__(self, seed: int, planted: int = 0, members: int = 3, **config: object) -> None:
         self.random = random.Random(seed)
         self.lease = self.random.random() < 0.3
         if self.lease:
-            # All clocks tick together every 0.1 s here; drift is the simulator's business.
+            # All clocks tick together every 0.1 s here; the simulator has drift.
             config |= {"read_only_option": "lease", "lease_seconds": 0.9}
         self.now = 0.0
         self.net = Network(
@@ -119,7 +119,7 @@ class Chaos:
         self.check(id)
 
     def mishap(self, id: int) -> None:
-        """What happens now and then."""
+        """Let a mishap happen now and then."""
         net, rnd = self.net, self.random
         node = net.nodes[id]
         what = rnd.random()
@@ -206,7 +206,7 @@ class Chaos:
             self.step()
 
     def heal_and_progress(self) -> None:
-        """All is well from here on: a leader is found, and a proposal reaches every member."""
+        """From here on everything works: a leader is found, and a proposal reaches every member."""
         net = self.net
         net.heal()
         for node in net.nodes.values():
@@ -271,7 +271,7 @@ def found_within(planted: int, seeds: int, steps: int = 4000) -> int | None:
     "name", ["PLANT_VOTE_NOT_PERSISTED", "PLANT_ACK_BEFORE_SYNC", "PLANT_READ_WITHOUT_ROUND", "PLANT_JOINT_HALF"]
 )
 def test_planted_bugs_are_found(name: str) -> None:
-    """The other planted bugs need schedules too rare for chance here: transcripts and the simulator have them."""
+    """The other planted bugs need schedules that are too rare here; the transcripts and the simulator have them."""
     assert found_within(getattr(raft, name), 400) is not None
 
 

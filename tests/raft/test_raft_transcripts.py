@@ -63,7 +63,7 @@ KINDS = {"+": 0, "-": 1, "~": 3}
 
 
 class Transcript:
-    """Carries out commands and collects what there is to show."""
+    """Carries out commands and collects the lines to show."""
 
     def __init__(self, **extra: object) -> None:
         self.extra = extra
@@ -343,7 +343,7 @@ class Transcript:
 
 
 def replayed(text: str, **extra: object) -> str:
-    """The transcript's text with the answers of today; extra: settings for all nodes."""
+    """Return the transcript's text with the answers of today. `extra` has settings for all nodes."""
     return replay(text, Transcript(**extra).run)
 
 

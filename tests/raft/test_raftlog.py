@@ -1,4 +1,5 @@
-"""The Raft log through a follower's RawNode: tail, truncation, trimming, reading behind the tail, against a list."""
+"""The Raft log through a follower's RawNode: tail, truncation, trimming, reading behind the tail, compared with a
+list."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def follower(storage: MemoryStorage | None = None, **config: object) -> Node:
 
 @pytest.mark.parametrize("seed", range(25))
 def test_against_a_list(seed: int) -> None:
-    """Random appends of random leaders, slow disk, crashes: what is durable and what is in the log stay right."""
+    """Random leaders append at random, with a slow disk and crashes. The durable part and the log stay right."""
     rnd = random.Random(seed)
     node = follower(max_tail_bytes=rnd.choice([1, 600, 1 << 20]), read_ahead_bytes=rnd.choice([1, 500]))
     node.hold_disk = True
@@ -148,7 +149,7 @@ def test_snapshot_replaces_log_and_membership() -> None:
     assert (third.committed_first, third.committed_last) == (10, 10)
     assert [m.index for m in third.messages] == [10]
     assert node.raw.conf_state == ConfState([1, 3, 4])
-    # An older snapshot is answered with what is there.
+    # An older snapshot is answered with the present position.
     node.raw.step(Message(MessageType.MsgSnap, 3, 1, 2, snapshot=Snapshot(4, 1, ConfState([1]))))
     assert [(m.index, m.reject) for m in node.raw.ready().messages] == [(10, False)]
 
@@ -187,7 +188,7 @@ def test_read_ahead_serves_a_lagging_peer_from_few_reads() -> None:
 
 
 def test_an_engine_that_lags_does_not_keep_the_log_in_memory() -> None:
-    """What is committed and not applied is on disk, and comes back from there, in order, when the engine goes on."""
+    """Entries that are committed and not applied are on disk, and are read back in order when the engine goes on."""
     limit, size, count = 64 << 10, 3000, 200
     node = follower(max_tail_bytes=limit, read_ahead_bytes=10_000, max_committed_size_per_ready=20_000)
     node.raw.apply_held = True
@@ -196,7 +197,7 @@ def test_an_engine_that_lags_does_not_keep_the_log_in_memory() -> None:
         append(node.raw, 1, (1 if number else 0, number), [entry], commit=number)
         node.take()
         assert node.raw.log.settled_bytes <= limit
-    # What is committed late is given back too, without another entry.
+    # Entries that are committed late are given back too, without another entry.
     more = [Entry(1, count + n, 0, bytes(size)) for n in range(1, 101)]
     append(node.raw, 1, (1, count), more, commit=count)
     node.take()

@@ -29,5 +29,5 @@ def points() -> Iterator[Failpoints]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Where a log may be made."""
+    """The folder in which a test may make a log."""
     return tmp_path / "data" / "wal"

@@ -1,5 +1,5 @@
-"""Quota and alarms: the replicated record, what is refused and with which words, and the way out. Against a real etcd,
-by both etcdctl, over restarts."""
+"""Quota and alarms: the replicated record, the refused operations with their texts, and the way out. The same is
+compared with a real etcd, by both versions of etcdctl, over restarts."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_records_that_cannot_be(data: bytes) -> None:
 
 
 def test_every_wrong_byte_is_an_error_or_another_alarm() -> None:
-    """What stands around them has a sum; they have a length, and no spare bits."""
+    """The bytes around them have a sum. The record itself has a length, and no spare bits."""
     for good, decode, encode in (
         (GOOD, decode_change, lambda found: encode_change(found[0], *found[1])),
         (RECORD, decode_alarms, encode_alarms),
@@ -133,7 +133,7 @@ OPERATIONS = [
 
 
 def run(made: Applier, *operations: tuple[int, bytes]) -> list[Any]:
-    """The outcomes of operations in one entry."""
+    """Return the outcomes of operations in one entry."""
     index = made.applied_index + 1
     callers = {index * 100 + at: Caller() for at in range(len(operations))}
     made.waiters.update(callers)
@@ -150,7 +150,8 @@ def applier(engine: MemoryEngine) -> Applier:
 
 @pytest.mark.parametrize("kinds", [0, NOSPACE, CORRUPT, NOSPACE | CORRUPT])
 def test_what_is_refused_when_it_is_applied(kinds: int) -> None:
-    """In the same entry as the alarm already, by the alarm's kind; and again after a restart, from the engine."""
+    """Operations are refused in the same entry as the alarm already, by the alarm's kind, and again after a restart,
+    from the engine."""
     engine = MemoryEngine()
     made = applier(engine)
     assert type(run(made, (PUT, PUT_BODY))[0]) is bytes

@@ -38,7 +38,7 @@ class Member:
 
 @dataclass
 class FakeNode:
-    """A node that says what the test wants."""
+    """A node that answers what the test sets."""
 
     name: str = "n1"
     member_id: int = 0xFEDCBA9876543210
@@ -106,7 +106,7 @@ class FakeNode:
 
 
 def ports_of(node: FakeNode) -> Ports:
-    """One node behind all ports."""
+    """Return one node behind all ports."""
     return Ports(**dict.fromkeys((port.name for port in fields(Ports)), cast(Any, node)))
 
 
@@ -123,7 +123,7 @@ class ApiServer:
     def handle(self, requests: list[Request]) -> None:
         for request in requests:
             if request.method < FIRST_OTHER:
-                # etcdctl's health check reads a key; the answer of a store that has none.
+                # etcdctl's health check reads a key. This is the answer of a store without keys.
                 request.complete(pb.RangeResponse().SerializeToString())
             else:
                 self.services.dispatch(request)
@@ -298,7 +298,7 @@ def test_health_watch(node: FakeNode, running: Running) -> None:
         unknown.cancel()
         stream = watch(pb.HealthCheckRequest(), timeout=10)
         assert next(stream).status == kind.SERVING
-        running.call(server.health.changed)  # nothing did
+        running.call(server.health.changed)  # nothing has changed
         node.serving = False
         running.call(server.health.changed)
         assert next(stream).status == kind.NOT_SERVING
@@ -370,7 +370,7 @@ def test_health_page(node: FakeNode, running: Running) -> None:
 
 
 def test_health_of_one_member_alone(node: FakeNode, running: Running) -> None:
-    """A liveness probe must not kill the minority, nor a member that is stopping."""
+    """A liveness probe must kill neither a member of a minority nor a member that is stopping."""
     node.leader_id, node.serving, node.read_error = 0, False, errors.NoLeader()
     assert get(running, "/health?serializable=true")[::2] == (200, b'{"health":"true","reason":""}')
     assert get(running, "/livez")[0] == 200
@@ -422,7 +422,7 @@ def test_answers_that_come_later_keep_their_order(node: FakeNode, running: Runni
             sock.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         wait_until(lambda: node.held, 10, "a read")
         running.call(lambda: node.held[0](None))
-        # One request of a connection is under way at a time.
+        # A connection has one request under way at a time.
         wait_until(lambda: len(node.held) == 2, 10, "the second read")
         running.call(lambda: node.held[1](errors.Timeout()))
         answers = b""

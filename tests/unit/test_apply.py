@@ -168,7 +168,7 @@ def test_damage_is_this_nodes_trouble() -> None:
 
 
 def test_nobody_waiting_gives_the_same_state() -> None:
-    """With and without waiters, in one Ready or in many: the same engine contents."""
+    """The engine contents are the same with and without waiters, in one Ready or in many."""
     rng = random.Random(5)
     ops = []
     for number in range(600):

@@ -1,8 +1,8 @@
-"""What a log means does not hang on how it was cut up: into Readies, by restarts, by an engine that was busy.
+"""The meaning of a log does not depend on how it was cut up: into Readies, by restarts, by a busy engine.
 
 A follower gets a random log of everything that changes the state (keys, alarms, the roster, Raft's membership) from a
-leader that tells its commit index bit by bit; it is killed and started again on the way. Whatever it was given at once,
-engine, roster and membership after an entry are those of a member that applied one entry at a time.
+leader that reveals its commit index bit by bit. The follower is killed and started again on the way. Whatever it was
+given at once, its engine, roster and membership after an entry are those of a member that applied one entry at a time.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ State = tuple[list[tuple[bytes, bytes]], RosterState, ConfState]
 
 
 def a_member(chance: random.Random) -> Member:
-    """Few ids and few addresses, so that operations stand in each other's way."""
+    """There are few ids and few addresses, so operations get in each other's way."""
     return Member(
         chance.randint(1, 5), chance.choice(("", "a", "b")), (f"http://n{chance.randint(1, 7)}:2",), ("http://c:1",)
     )
@@ -113,7 +113,7 @@ def a_roster_operation(chance: random.Random) -> Change:
 
 
 class Log:
-    """The write-ahead log as the driver sees it. What it is told is durable when `sync` comes."""
+    """The write-ahead log as the driver sees it. Appends become durable when `sync` is called."""
 
     def __init__(self, storage: MemoryStorage, chance: random.Random) -> None:
         self.storage = storage
@@ -151,7 +151,7 @@ class Log:
 
 
 class Busy(MemoryEngine):
-    """Refuses every other write or so."""
+    """Refuses about every other write."""
 
     chance: random.Random
 
@@ -208,18 +208,18 @@ class Follower:
         self.driver.on_disk(self.now)
 
     def state(self) -> State | None:
-        """What it has come to; None while the engine is behind what is applied."""
+        """Return the state reached, or None while the engine is behind the applied entries."""
         if self.driver.retry_at is not None:
             return None
         contents = [pair for pair in self.engine.scan(b"", None, False, 0) if pair[0] != b"mapplied"]
-        # The core takes over a membership that was restated when the commit index is durable, before anything else.
+        # The core takes over a restated membership when the commit index is durable, before anything else.
         conf_state = self.driver.committed.due or self.raw.conf_state
         assert self.engine.applied()[0] == self.applier.applied_index
         return contents, self.roster.state, conf_state
 
 
 def one_by_one(entries: list[Entry]) -> list[State]:
-    """The state after each entry, where each is a Ready of its own."""
+    """Return the state after each entry, with a Ready for each entry."""
     follower = Follower(MemoryStorage(), MemoryEngine(), random.Random(0), 1)
     states = []
     for index in range(len(entries) + 1):
@@ -236,7 +236,8 @@ def differs(
     entries: list[Entry], chance: random.Random, engine: Callable[[], Engine], kill: Callable[[Engine], None],
     made: type[Driver] = Driver,
 ) -> list[int]:  # fmt: skip
-    """Where a member that is fed at random, and killed at random, comes to another state than one entry at a time."""
+    """Return the entries at which a member that is fed and killed at random differs from one that applies one entry at
+    a time."""
     wanted, wrong = one_by_one(entries), []
     storage = MemoryStorage()
     lives = 0
@@ -296,7 +297,8 @@ def test_with_an_engine_that_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_the_logs_hold_what_stands_in_each_others_way() -> None:
-    """Operations that are possible, and ones that are not because of others before them; several memberships."""
+    """The logs hold operations that are possible, operations that others before them prevent, and several
+    memberships."""
     alarms: set[bytes] = set()
     for seed, entries in logs(4):
         states = one_by_one(entries)
@@ -308,7 +310,7 @@ def test_the_logs_hold_what_stands_in_each_others_way() -> None:
 
 
 class ChangesLast(Driver):
-    """What the driver did once: the membership changes of a Ready behind all of its other entries."""
+    """What the driver once did: it applied the membership changes of a Ready after all other entries of it."""
 
     def _apply_on(self, now: float) -> None:
         images, at, held = self._images, 0, []

@@ -10,7 +10,7 @@ HOUR = 3600.0
 
 
 class World:
-    """A store that is written at a steady pace, and a leader who looks every tenth of a second."""
+    """A store that is written at a steady pace, and a leader that looks every tenth of a second."""
 
     def __init__(self, compactor: AutoCompactor, rate: float = 10.0) -> None:
         self.compactor = compactor
@@ -36,7 +36,7 @@ class World:
                     self.compactor.compacted(self.now)
 
     def age(self, at: float, revision: int) -> float:
-        """How old a revision is at a time, in a world that never paused writing."""
+        """Return how old a revision is at a time, in a world that never paused writing."""
         return at - (revision - 1) / self.rate
 
 
@@ -50,7 +50,8 @@ def test_off() -> None:
 
 @pytest.mark.parametrize("retention, tick", [(1.0, 0.01), (60.0, 0.1), (HOUR, 1.0)])
 def test_periodic(retention: float, tick: float) -> None:
-    """Nothing before one retention has passed, then once every retention; never younger history than that."""
+    """Nothing happens before one retention has passed. Then a compaction comes once every retention, and never cuts
+    younger history."""
     world = World(AutoCompactor(PERIODIC, retention))
     world.pass_(retention * 0.95, tick=tick)
     assert world.asked == []
@@ -99,7 +100,7 @@ def test_a_new_leader_begins_anew() -> None:
 
 
 def test_what_fails_is_tried_again() -> None:
-    """With the window as it is then, a step later."""
+    """The next attempt comes a step later, with the window of that time."""
     world = World(AutoCompactor(PERIODIC, 10.0))
     world.works = False
     world.pass_(15)
@@ -112,7 +113,7 @@ def test_what_fails_is_tried_again() -> None:
 
 
 def test_a_process_that_stood_still() -> None:
-    """The clock went on without samples: history is kept rather too long than too short."""
+    """The clock went on without samples. History is then kept rather too long than too short."""
     world = World(AutoCompactor(PERIODIC, 10.0))
     world.pass_(12)
     world.now += 1000

@@ -1,4 +1,5 @@
-"""Which clients keep their places while they take backups: real files, sessions and threads, a clock of the test."""
+"""Which clients keep their places while they take backups. Files, sessions and threads are real; the clock is the
+test's."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ CHUNK = 256 << 10
 
 
 class Reader:
-    """A client that takes as many bytes of its backup as it is told to."""
+    """A client that takes as many bytes of its backup as the test says."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -32,7 +33,7 @@ class Reader:
         [request] = self.talk.feed(h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(BIDI_PATH)))
         desk.backups.begin(request)
         self.sending = desk.backups.running[-1]
-        self.gulp(65_535, grant=False)  # what a client may be sent before it says anything
+        self.gulp(65_535, grant=False)  # as many bytes as a server may send before the client says anything
 
     @property
     def taken(self) -> int:
@@ -50,7 +51,7 @@ class Reader:
             self.talk.feed(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
         wanted = self.taken + size
         for _ in range(3):
-            # What is there, before anything more comes from the disk.
+            # Take what is there before anything more comes from the disk.
             self.talk.flush()
             self.desk.backups.turn(self.desk.time)
 
@@ -81,7 +82,7 @@ class Desk:
         self.backups.turn(self.time)
 
     def filled(self) -> None:
-        """Let what is read from the disk come."""
+        """Let the bytes that are being read from the disk come."""
 
         def ready() -> bool:
             self.turn()
@@ -112,7 +113,7 @@ def test_four_that_take_next_to_nothing_are_ended_after_their_timeout(desk: Desk
     with pytest.raises(errors.TooManyRequests):
         Reader(desk)
     for number in range(25):
-        # In their first timeout they take what a client may be sent before it says anything.
+        # In their first timeout they take what a server may send before they say anything.
         assert len(desk.running) == MAX_BACKUPS or number > 10
         desk.passes(TIMEOUT / 10)
         for reader in readers:
@@ -122,7 +123,7 @@ def test_four_that_take_next_to_nothing_are_ended_after_their_timeout(desk: Desk
 
 
 def test_the_slowest_gives_way(desk: Desk) -> None:
-    """All take enough to stay for as long as nobody else wants to: one after the other goes when somebody does."""
+    """All take enough to stay while no further client comes. When further ones come, one after the other has to go."""
     rates = [3 * MIN_RATE, 2 * MIN_RATE, 5 * MIN_RATE, 4 * MIN_RATE]
     readers = [Reader(desk) for _ in rates]
     for _ in range(11):
@@ -135,13 +136,13 @@ def test_the_slowest_gives_way(desk: Desk) -> None:
         newcomers.append(Reader(desk))
         assert readers[expected].ended
     assert len(desk.running) == MAX_BACKUPS and not any(one.ended for one in newcomers)
-    # Of these none is known to be slow yet.
+    # None of these is known to be slow yet.
     with pytest.raises(errors.TooManyRequests):
         Reader(desk)
 
 
 def test_gulps_now_and_then_are_slow_as_well(desk: Desk) -> None:
-    """All that is there, and more than that, shortly before each timeout: so it never owes for a whole one."""
+    """A client takes all that is there, and more, shortly before each timeout. So it never owes for a whole timeout."""
     reader = Reader(desk)
     for _ in range(3):
         desk.passes(TIMEOUT * 0.9)
@@ -153,7 +154,7 @@ def test_gulps_now_and_then_are_slow_as_well(desk: Desk) -> None:
 
 
 def test_those_that_take_much_keep_their_places(desk: Desk) -> None:
-    """Also when they never take all that there is, and when the disk is what makes them wait."""
+    """They keep their places even if they never take all that there is, and if they wait for the disk."""
     readers = [Reader(desk) for _ in range(MAX_BACKUPS)]
     for _ in range(12):
         desk.passes(TIMEOUT / 10)

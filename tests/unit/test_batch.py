@@ -1,4 +1,4 @@
-"""Batch framing, reversible for every input, and the collector against a plain model of its rules."""
+"""Batch framing, which is reversible for every input, and the collector against a plain model of its rules."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from metastore.errors import FormatError, RequestTooLarge, TooManyRequests
 
 SEP = b"|BATCH_SEP|"
 MARK = b"|BATCH_SEP"
-# All proper beginnings and ends of the separator, the escape, and what looks like both.
+# All proper beginnings and ends of the separator, the escape, and strings that look like both.
 PIECES = sorted(
     {SEP[:n] for n in range(len(SEP) + 1)}
     | {SEP[n:] for n in range(len(SEP))}
@@ -30,7 +30,7 @@ OPS = st.lists(OP, min_size=1, max_size=6)
 
 
 def model_frame(ops: list[bytes]) -> bytes:
-    """The format's own words."""
+    """Frame operations as the format describes it."""
     return SEP.join(op.replace(MARK, MARK + b"~") for op in ops)
 
 
@@ -62,7 +62,7 @@ def test_plain_join_where_nothing_needs_an_escape(ops: list[bytes]) -> None:
 
 
 def test_every_pair_and_triple_of_pieces() -> None:
-    """Operations that end in a beginning of the separator, begin with an end of it, are empty: all of them."""
+    """The operations end in a beginning of the separator, begin with an end of it, or are empty."""
     for ops in itertools.product(PIECES, repeat=2):
         assert unframe(frame(list(ops))) == list(ops)
         joined = b"".join(ops)
@@ -81,7 +81,7 @@ def test_a_hundred_thousand_adversarial_batches() -> None:
         framed = frame(ops)
         if number % 8 == 0:
             assert framed == model_frame(ops), ops
-            # Two batches never have the same bytes.
+            # Two different batches never have the same bytes.
             assert seen.setdefault(framed, ops) == ops
         assert unframe(framed) == ops, ops
 
@@ -113,7 +113,7 @@ def test_bytes_that_framing_never_makes_are_refused(wrong: bytes) -> None:
 
 @given(st.lists(PIECE, max_size=8).map(b"".join))
 def test_what_can_be_read_is_what_would_be_written(framed: bytes) -> None:
-    """Any bytes either are refused or are the one framing of what they read as."""
+    """Any bytes are either refused or the one framing of the operations that they decode to."""
     try:
         ops = unframe(framed)
     except FormatError:
@@ -129,7 +129,7 @@ def test_many_bars_and_large_operations() -> None:
 
 
 def test_request_ids_of_a_framed_batch() -> None:
-    # An id whose bytes end in a bar, before a body that goes on with the separator.
+    # The bytes of this id end in a bar, before a body that goes on with the separator.
     straddling = int.from_bytes(b"1234567|", "little")
     ops = [
         encode_op(PUT, straddling, b"BATCH_SEP|rest"),
@@ -142,7 +142,7 @@ def test_request_ids_of_a_framed_batch() -> None:
         request_ids(frame([ops[0], ops[1][:11]]))
 
 
-# The collector: one rule a test, then all of them against a model.
+# The collector: one rule for each test, then all rules against a model.
 
 
 def test_idle_disk_takes_a_lone_operation_at_once() -> None:
@@ -275,7 +275,7 @@ def test_a_batch_that_could_not_be_proposed_goes_back_first_in_line() -> None:
     assert (proposer.stats(), proposer.queued, proposer.queued_bytes) == before
     assert (proposer.inflight, proposer.inflight_bytes) == (0, 0)
     assert proposer.take(1.0, False, False) == first
-    # An open batch goes on filling after it came back.
+    # An open batch can still be filled after it came back.
     assert proposer.take(1.0, True, False) == frame([b"4", b"5"])
     proposer.untake()
     proposer.add(b"6", 2.0)
@@ -340,7 +340,7 @@ def test_the_buffer_grows_moves_and_shrinks_without_losing_a_byte() -> None:
 
 @pytest.mark.parametrize("lead", range(1, 60_000, 2999))
 def test_an_escape_that_just_does_not_fit_any_more(lead: int) -> None:
-    """The buffer has room for the operation, but not for its escapes: it moves with the operation inside."""
+    """The buffer has room for the operation, but not for its escapes. It moves with the operation inside."""
     proposer = plain_proposer(max_count=1, max_bytes=100_000, limit_bytes=1_000_000)
     proposer.add(bytes(lead // 2), 0.0)
     proposer.add(b"l" * (lead // 2), 0.0)
@@ -427,7 +427,7 @@ class Collector(RuleBasedStateMachine):
 TestCollector = Collector.TestCase
 
 
-# ---- operations whose client's patience ended
+# ---- operations that expired
 
 
 def test_dropped_operations_are_not_handed_out() -> None:
@@ -444,7 +444,7 @@ def test_dropped_operations_are_not_handed_out() -> None:
     assert taken == [[0, 3], [8, 9]]
     assert sorted(waiters) == [0, 3, 8, 9]
     assert (proposer.queued, proposer.queued_bytes, proposer.inflight_bytes) == (0, 0, 0)
-    # Ids that had been handed out before are forgotten: nothing is searched for them any more.
+    # Ids that were handed out before are forgotten: nothing is searched for them any more.
     proposer.add(encode_op(PUT, 99, b"later"), 0.0)
     assert proposer.take(0.0, True, True) is not None and proposer.untake() is None
     assert request_ids(proposer.take(0.0, True, True)) == [99]
@@ -460,7 +460,8 @@ def test_dropping_the_only_operation_leaves_nothing() -> None:
 
 
 def drop_pairs(proposer: BatchProposer, most: int) -> list[int]:
-    """Batches of two operations come and go, and each time an id that is in none is dropped: `dropped` as it goes."""
+    """Let batches of two operations come and go, and drop an id that is in none of them each time. Return the dropped
+    ids."""
     sizes = []
     for ident in range(0, 2 * most, 2):
         proposer.add(encode_op(PUT, ident, b"x"), 0.0)

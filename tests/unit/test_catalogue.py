@@ -10,15 +10,15 @@ from metastore.snapshots.catalogue import RECEIVED, Catalogue
 
 
 def snapshot(folder: Path, index: int) -> Any:
-    """What a catalogue asks of a verified file."""
+    """Return what a catalogue needs of a verified file."""
     path = folder / f"{index}"
     path.touch()
     return SimpleNamespace(path=path, header=SimpleNamespace(index=index, term=1))
 
 
 def test_a_received_snapshot_waits_for_its_turn_though_another_one_comes(tmp_path: Path) -> None:
-    """Found by the simulator: the core had taken one, another arrived before it was installed, and the member stopped
-    because the first one was gone."""
+    """The simulator found this: the core had taken one snapshot, another arrived before it was installed, and the
+    member stopped because the first file was gone."""
     catalogue = Catalogue(None)
     first, second = snapshot(tmp_path, 9), snapshot(tmp_path, 15)
     catalogue.arrived(first)

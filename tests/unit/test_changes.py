@@ -1,4 +1,4 @@
-"""The leader's queue of operations on the roster: each waits for those before it, of whatever kind."""
+"""The leader's queue of operations on the roster. Each operation waits for those before it, of whatever kind."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CODEC = PayloadCodec(None, 1 << 20, 1 << 24)
 
 
 class Leader:
-    """A Raft core that leads, as far as `Judge` looks at it."""
+    """The parts of a leading Raft core that `Judge` looks at."""
 
     id = 1
     term = 5
@@ -61,7 +61,7 @@ class Leader:
         return self.last_index
 
     def actions(self) -> list[str]:
-        """What was logged since the last time."""
+        """Return the actions that were logged since the last call."""
         logged, self.logged = self.logged, []
         return [change.action for change in logged]
 
@@ -98,7 +98,7 @@ def member(ident: int, url: str = "", name: str = "n") -> Member:
 
 
 def test_each_waits_until_the_one_before_is_applied() -> None:
-    """An update waits for an addition, an addition for an update: one may need what the other one gives up."""
+    """An update waits for an addition, and an addition for an update, because one may need what the other gives up."""
     case = Case()
     case.queue(ADD_LEARNER, member(4, name=""))
     case.queue(UPDATE, member(2, "http://moved:2"))
@@ -116,7 +116,7 @@ def test_each_waits_until_the_one_before_is_applied() -> None:
 
 
 def test_one_waits_for_all_that_the_log_held_as_it_came_in() -> None:
-    """A new leader's log may hold operations of the leaders before."""
+    """A new leader's log may hold operations of earlier leaders."""
     case = Case()
     case.raw.last_index += 3
     case.queue(UPDATE, member(2, "http://moved:2"))

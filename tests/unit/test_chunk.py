@@ -1,4 +1,4 @@
-"""Chunks: splitting and joining, resuming, and every kind of damage told from the others."""
+"""Chunks: splitting and joining, resuming, and every kind of damage, each recognised as such."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STREAM = 0xABCDEF
 
 
 def drop(image: bytes) -> None:
-    """A sink for images that nobody looks at."""
+    """A sink for images that the test does not need."""
 
 
 def split(data: bytes, size: int, codec: PayloadCodec = RAW, stream: int = STREAM) -> list[bytes]:
@@ -158,12 +158,12 @@ def test_sizes_are_bounded_before_anything_is_read_or_unpacked() -> None:
             image_size(header, 100)
     with pytest.raises(FormatError, match="impossible header"):
         image_size(image[:39], 100)
-    # More inside than the header says: found, though the sum is right.
+    # The chunk holds more than its header says. This is found although the sum is right.
     more = bytearray(image)
     struct.pack_into("<I", more, 12, 99)
     with pytest.raises(FormatError, match="100 bytes instead of 99"):
         ChunkJoiner(STREAM, 100, RAW).feed(resealed(bytes(more)))
-    # A payload that unfolds to more than the joiner's codec allows.
+    # This payload unpacks to more than the joiner's codec allows.
     bomb = split(bytes(1 << 22), 1 << 22, CODECS[2])[0]
     sealed = bytearray(bomb)
     struct.pack_into("<I", sealed, 12, 4096)
@@ -172,7 +172,7 @@ def test_sizes_are_bounded_before_anything_is_read_or_unpacked() -> None:
 
 
 def test_memory_is_bounded_by_chunks_not_by_the_stream() -> None:
-    """16 MiB through both ends in chunks of 256 KiB."""
+    """16 MiB go through both ends in chunks of 256 KiB."""
     rng = random.Random(1)
     piece = rng.randbytes(1 << 20)
     joiner = ChunkJoiner(STREAM, 1 << 18, RAW)

@@ -27,7 +27,7 @@ MIXED = st.lists(st.binary(max_size=30) | st.builds(bytes, st.integers(0, 3000))
 
 
 class Reverse:
-    """A codec of a plug-in: honest, useless."""
+    """A codec of a plug-in that works, but is useless."""
 
     name = "reverse"
     flag = 16
@@ -40,7 +40,7 @@ class Reverse:
 
 
 class Liar(Reverse):
-    """Breaks the contract: ignores its limit, and raises what it likes."""
+    """A codec that breaks the contract: it ignores its limit, and raises anything."""
 
     name = "liar"
     flag = 17
@@ -93,7 +93,8 @@ def test_a_cluster_can_change_its_codec() -> None:
 
 
 def test_no_snappy_block_starts_like_a_zstd_frame() -> None:
-    """40 bytes declared, then a copy with nothing before it to copy: the magic number is no block's beginning."""
+    """The magic number would declare 40 bytes and then a copy with nothing before it to copy, so no block begins with
+    it."""
     for tail in (b"", bytes(50), b"\xff" * 50, bytes(range(60))):
         with pytest.raises(FormatError):
             Snappy().decompress(codecs.ZSTD_MAGIC + tail, MIB)
@@ -125,7 +126,7 @@ def test_limits_of_what_is_decoded_and_encoded() -> None:
         assert PayloadCodec(None, 0, 1001).decode(payload) == bytes(1001)
         with pytest.raises(FormatError, match="1001 bytes declared, at most 1000"):
             PayloadCodec(None, 0, 1000).decode(payload)
-        # What could not be read again is not written.
+        # Content that could not be read again is not written.
         with pytest.raises(RequestTooLarge):
             PayloadCodec(codec, 0, 1000).encode(bytes(1001))
     assert PayloadCodec(None, 0, 1000).decode(bytes(1001)) == bytes(1000)
@@ -152,7 +153,7 @@ def test_every_cut_and_every_trailing_byte_is_refused(codec: Codec) -> None:
 
 @pytest.mark.parametrize("codec", BUILT_IN, ids=NAMES)
 def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: Codec) -> None:
-    """The sum of the entry or chunk finds damage; a codec only must not crash, hang, or go over its limit."""
+    """The sum of the entry or chunk finds damage. A codec only must not crash, hang, or exceed its limit."""
     whole, limit = codec.compress(JSON), 2 * len(JSON)
     rng = random.Random(3)
     for at in range(len(whole)):
@@ -172,11 +173,11 @@ def test_damaged_bytes_give_an_error_or_bounded_bytes(codec: Codec) -> None:
             pass
 
 
-# Bombs: what little bytes may claim or unfold to.
+# Bombs: few bytes that claim or unpack to much.
 
 
 def peak_of(codec: Codec, data: bytes, limit: int) -> int:
-    """The most bytes Python held while refusing the data."""
+    """Return the most bytes that Python held while it refused the data."""
     tracemalloc.start()
     try:
         with pytest.raises(FormatError):
@@ -187,7 +188,7 @@ def peak_of(codec: Codec, data: bytes, limit: int) -> int:
 
 
 def streamed(data: bytes) -> bytes:
-    """A zstd frame that does not declare its content's size."""
+    """Return a zstd frame that does not declare the size of its content."""
     step = zstandard.ZstdCompressor(level=3, write_content_size=False).compressobj()
     return step.compress(data) + step.flush()
 
@@ -217,7 +218,7 @@ def test_a_zstd_frame_that_declares_more_than_it_has() -> None:
 
 def test_a_snappy_block_that_declares_gigabytes() -> None:
     assert peak_of(Snappy(), b"\xff\xff\xff\xff\x0f" + bytes(200), MIB) < MIB
-    # Within the limit, but more than its few bytes can hold: refused before anything is allocated.
+    # The claim is within the limit, but more than the few bytes can hold. It is refused before anything is allocated.
     with pytest.raises(FormatError, match="206 bytes cannot hold the 67108864 declared"):
         Snappy().decompress(b"\x80\x80\x80\x20" + b"\x00a" + bytes(200), 64 * MIB)
 
@@ -229,7 +230,7 @@ def test_snappys_best_case_is_below_the_bound() -> None:
             assert Snappy().decompress(Snappy().compress(data), MIB) == data
 
 
-# Frames that we do not write, but others may.
+# Frames that we do not write, but others may write.
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 300_000, 2 * MIB])
@@ -338,7 +339,7 @@ def test_an_unknown_codec_names_its_key() -> None:
 
 
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> None:
-    """A distribution with entry points, as an installer would leave it."""
+    """Make a distribution with entry points, as an installer would leave it."""
     info = folder / "plug_in-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: plug-in\nVersion: 1.0\n")

@@ -1,4 +1,4 @@
-"""Settings: what is accepted, what is refused and with which words, and which source wins."""
+"""Settings: the accepted values, the refused ones with their texts, and the order of the sources."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CONF = ROOT / "conf" / "metastore.toml"
 
 
 def refusal(text: str = "", **options: object) -> str:
-    """The text of the ConfigError that this configuration gives."""
+    """Return the text of the ConfigError for this configuration."""
     with pytest.raises(ConfigError) as caught:
         Config.load(text, "m.toml", **options)
     return caught.value.text
@@ -46,7 +46,7 @@ def test_type_checkers_know_the_tables() -> None:
 
 def test_conf_file_gives_the_defaults_and_names_every_key() -> None:
     text = CONF.read_text()
-    # The one thing that an operator should have and that is off by default, as in etcd.
+    # The one setting that an operator should have and that is off by default, as in etcd.
     sample = Config.from_toml(text, str(CONF))
     assert sample.maintenance.auto_compaction_mode == "periodic"
     assert sample == Config(maintenance={"auto_compaction_mode": "periodic"})
@@ -360,7 +360,7 @@ def test_to_dict_reads_back() -> None:
 
 
 def test_every_key_is_read_by_somebody() -> None:
-    """metrics.enabled was not: the page was there whatever it said."""
+    """Nothing read metrics.enabled once: the page was there whatever the setting was."""
     read = set()
     for path in (CONF.parent.parent / "metastore").rglob("*.py"):
         if path.name != "config.py":

@@ -83,7 +83,7 @@ def test_grpcio_errors(echo: Running) -> None:
             ch.unary_unary(PUT)(b"x", timeout=10, compression=grpc.Compression.Deflate)
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert ch.unary_unary(PUT)(b"x" * 100_000, timeout=10, compression=grpc.Compression.Gzip) == b"x" * 100_000
-        # A streaming client of an unknown method gets its answer without ending its request.
+        # A streaming client of an unknown method gets its answer before its request has ended.
         with pytest.raises(grpc.RpcError) as caught:
             next(ch.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"a"]), timeout=10))
         assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
@@ -267,7 +267,7 @@ def test_http_requests_sent_at_once_are_answered_one_a_turn(echo: Running) -> No
 
 
 class Turns:
-    """What is done in each turn of a loop whose clock goes on by `cost` seconds with everything that is done."""
+    """What each turn of a loop does. The loop's clock goes on by `cost` seconds with everything that is done."""
 
     def __init__(self, running: Running, cost: float) -> None:
         self.cost, self.time, self.done = cost, running.loop.now(), 0
@@ -288,7 +288,7 @@ class Turns:
 
 @contextlib.contextmanager
 def held(running: Running) -> Iterator[None]:
-    """The loop stands still, so that what is sent meanwhile comes in one turn."""
+    """Hold the loop, so everything that is sent meanwhile comes in one turn."""
     gate = threading.Event()
     running.loop.call_soon_threadsafe(lambda: gate.wait(10))
     yield
@@ -326,7 +326,7 @@ def test_sending_to_many_shares_the_time_of_a_turn(monkeypatch: pytest.MonkeyPat
                 sock.sendall(h.call(1, b"x"))
         for sock, reader in clients:
             read_until(sock, reader, lambda reader=reader: reader.stream(1).ended)
-        # Of forty, for each takes its output until there is no more; and there may be two rounds in a turn.
+        # There are forty because each takes its output until there is no more, and a turn may have two rounds.
         assert turns.most <= 12
 
 
@@ -345,12 +345,12 @@ def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatc
         sock.sendall(h.hello(1 << 30) + h.call(1, b"9000000", b"/test.Test/Big"))
         reader = h.Reader()
         read_until(sock, reader, lambda: reader.stream(1).ended)
-        # One piece of what the session has, which is 1 MiB and a frame.
+        # One piece of the session's output, which is 1 MiB and a frame.
         assert 1 << 20 <= max(sent) < 1_100_000
 
 
 def test_requests_sent_at_once_are_read_little_by_little() -> None:
-    """Parsing them is work of the interpreter: 256 KiB of the shortest ones took a tenth of a second, in one turn."""
+    """The interpreter parses them: 256 KiB of the shortest requests took a tenth of a second, in one turn."""
     shortest = b"GET / HTTP/1.1\r\n\r\n"
     with Running() as running:
         flush, waiting = running.turn, [0]
@@ -438,12 +438,12 @@ def test_a_client_that_never_reads_is_held_and_dropped() -> None:
         size = b"100000".rjust(4000, b"0")
         calls = b"".join(h.call(1 + 2 * i, size, b"/test.Test/Big") for i in range(2000))
         with contextlib.suppress(ConnectionError):
-            sock.sendall(h.hello(1 << 30) + calls)  # ends with a reset: the server stops reading, then drops us
+            sock.sendall(h.hello(1 << 30) + calls)  # it ends with a reset: the server stops reading, then drops us
         put_works(running)
         served_until(
             running, lambda: not any(conn.session and conn.session.taken > 100_000 for conn in running.listener.conns)
         )
-        # What it asked for was not all worked off: reading stopped long before.
+        # Not all of its requests were handled, because reading stopped long before.
         assert running.server.big < 600
 
 
@@ -515,7 +515,7 @@ def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
         for sock in sockets:
             read_all(sock)
             sock.close()
-        # One that made a request may be silent as long as it likes: others come and go while it stays.
+        # A connection that made a request may be silent for as long as it likes. Others come and go meanwhile.
         with dial(running) as quiet:
             quiet.sendall(h.hello() + h.call(1, b"x"))
             with dial(running) as other:
@@ -528,7 +528,7 @@ def test_clients_that_say_nothing_or_too_slowly_are_dropped() -> None:
 
 
 def test_a_large_first_request_over_a_slow_link_may_take_its_time() -> None:
-    """It was cut off after `handshake` seconds, and again with each connection that the client made for it."""
+    """It was cut off after `handshake` seconds, and so was each connection that the client made to try again."""
     whole = h.message(bytes(60_000))
     frames = [
         h.frame(h.DATA, h.END_STREAM if at + 10_000 >= len(whole) else 0, 1, whole[at : at + 10_000])
@@ -538,7 +538,7 @@ def test_a_large_first_request_over_a_slow_link_may_take_its_time() -> None:
         slow.sendall(h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, h.head()) + b"".join(frames[:4]))
         for _ in range(2):
             with dial(running) as silent:
-                read_all(silent)  # its time is over, so the time of the first one would be
+                read_all(silent)  # the time of this one has passed, so the time of the first one would have passed too
         slow.sendall(b"".join(frames[4:]))
         reader = h.Reader()
         read_until(slow, reader, lambda: reader.stream(1).data)
@@ -584,19 +584,19 @@ def test_out_of_file_descriptors() -> None:
         assert server.stdout is not None and server.stderr is not None
         host, _, port = server.stdout.readline().strip().rpartition(":")
         sockets = [socket.create_connection((host, int(port)), timeout=10) for _ in range(60)]
-        # Those that were accepted before the limit are served.
+        # The connections that were accepted before the limit are served.
         sockets[0].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sockets[0].recv(100).startswith(b"HTTP/1.1 200")
         assert "Too many open files; no connection is taken" in server.stderr.readline()
         for sock in sockets[1:50]:
             sock.close()
-        # And those that had to wait, as soon as there is room.
+        # The ones that had to wait are served as soon as there is room.
         sockets[-1].sendall(b"GET /version HTTP/1.1\r\nHost: x\r\n\r\n")
         assert sockets[-1].recv(100).startswith(b"HTTP/1.1 200")
         for sock in sockets:
             sock.close()
         server.terminate()
-        # It waited rather than spun.
+        # The listener waited and did not spin.
         assert len(server.stderr.readlines()) < 50
 
 

@@ -1,4 +1,4 @@
-"""Who gets a place when all are taken, with real sockets."""
+"""Who gets a place when all places are taken, with real sockets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from metastore.net.client_conn import ConnLimits
 
 
 def asks(running: Running, source: str, path: bytes = h.PUT_PATH) -> tuple[socket.socket, h.Reader]:
-    """A new client, whose first request was taken, and answered if it is one that is."""
+    """Return a new client whose first request was taken, and answered if the path exists."""
     sock, reader = dial(running, source), h.Reader()
     sock.sendall(h.hello() + h.call(1, b"x", path) + h.frame(h.PING, 0, 0, bytes(8)))
     read_until(sock, reader, lambda: reader.pings and (path != h.PUT_PATH or reader.stream(1).ended))
@@ -40,7 +40,7 @@ def is_open(sock: socket.socket, reader: h.Reader) -> bool:
 
 
 def counts(running: Running) -> tuple[int, int]:
-    """How many were closed for newcomers, and how many newcomers were refused."""
+    """Return how many connections were closed for newcomers, and how many newcomers were refused."""
     return running.call(lambda: (running.listener.evicted, running.listener.refused))  # type: ignore[return-value]
 
 
@@ -51,9 +51,9 @@ def test_newcomers_displace_those_without_a_request_however_young() -> None:
         for number in range(100):
             crowd = stack.enter_context(dial(running))
             crowd.sendall([b"", h.hello(), h.hello() + h.call(1, b"never whole")[:-1], b"GET /"][number % 4])
-        put_works(running)  # comes last of all
+        put_works(running)  # this one comes last of all
         assert counts(running) == (94, 0)
-        # Whoever comes from elsewhere, and is slow, is none of the crowd.
+        # A slow connection from another address does not belong to the crowd.
         slow.sendall(h.hello()[30:] + h.call(1, b"x"))
         reader = h.Reader()
         read_until(slow, reader, lambda: reader.stream(1).ended)
@@ -61,7 +61,7 @@ def test_newcomers_displace_those_without_a_request_however_young() -> None:
 
 
 def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
-    """In one turn of the loop several are accepted before anything is read in the usual way."""
+    """Several connections are accepted in one turn of the loop, before anything is read in the usual way."""
     with Running(conn_limits=ConnLimits(max_connections=1)) as running:
         gate = threading.Event()
         running.loop.call_soon_threadsafe(lambda: gate.wait(10))
@@ -74,7 +74,7 @@ def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
 
 
 def test_a_request_that_waits_to_be_read_counts() -> None:
-    """The newcomer is accepted first in the turn in which the request of the other one would be read."""
+    """The newcomer is accepted first in the turn in which the other connection's request would be read."""
     with Running(conn_limits=ConnLimits(max_connections=1)) as running:
         gate = threading.Event()
         with dial(running) as first:
@@ -104,7 +104,7 @@ def test_places_are_shared_among_addresses() -> None:
         held = [asks(running, first) for _ in range(4)]
         for sock, _ in held:
             stack.enter_context(sock)
-        # Nobody has to look for those that made their first request.
+        # The connections that made their first request need no further check.
         assert running.call(lambda: all(conn.settled for conn in running.listener.conns))
         with dial(running, first) as third:
             assert read_all(third) == b""
@@ -116,7 +116,7 @@ def test_places_are_shared_among_addresses() -> None:
         with dial(running, second) as fifth:
             assert read_all(fifth) == b""
         assert counts(running) == (2, 2)
-        # Those that had made no request for longest have gone, and were told.
+        # The connections that had made no request for longest are gone, and were told why.
         assert [is_open(*each) for each in held] == [False, False, True, True]
         assert [reader.goaway for _, reader in held] == [(1, 0), (1, 0), None, None]
 

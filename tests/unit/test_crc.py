@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from metastore._core.crc import checksum, checksum_by, implementations
 
-# 3 pages and some: the folding takes in 64 bytes a turn, then 16, the table 8, then single ones.
+# 3 pages and some bytes: the folding takes 64 bytes a turn, then 16, the table 8, then single ones.
 DATA = random.Random(7).randbytes(13_000)
 STARTS = (0, 1, 0xFFFFFFFF, 0x80000000, 0xDEADBEEF)
 
 
 def flags() -> set[str]:
-    """What the kernel says of the processor."""
+    """Return the flags that the kernel reports for the processor."""
     found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     return set(found[1].split()) if found else set()
 
@@ -30,7 +30,7 @@ def test_the_fastest_way_that_the_processor_has_is_chosen() -> None:
 
 
 def test_known_values() -> None:
-    # The check value of CRC-32/ISO-HDLC in the catalogue of parametrised CRC algorithms; zeros keep a zero register.
+    # The check value of CRC-32/ISO-HDLC in the catalogue of parametrised CRC algorithms. Zeros keep a zero register.
     for name in implementations():
         assert checksum_by(name, b"123456789") == 0xCBF43926
         assert checksum_by(name, bytes(200), 0xFFFFFFFF) == 0xFFFFFFFF

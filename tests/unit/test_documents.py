@@ -1,4 +1,4 @@
-"""The documents name files, classes and functions of the tree: all of them are there."""
+"""The documents name files, classes and functions of the tree. All of these exist."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ MODULE = re.compile(r"`(?:metastore/)?_core/(\w+)`")
 
 
 def places(page: Path) -> Iterator[tuple[str, str, str]]:
-    """(path, class or function, method) of each mention on a page."""
+    """Return (path, class or function, method) of each mention on a page."""
     yield from SOURCE.findall(page.read_text())
 
 
 def found(path: str) -> Path | None:
-    """The file that a page means by `path`, which may begin in the package or at the root."""
+    """Return the file that a page means by `path`, which may begin in the package or at the root."""
     return next((place for place in (ROOT / "metastore" / path, ROOT / path) if place.is_file()), None)
 
 
 def body_of(text: str, name: str) -> str | None:
-    """The source of a class or function at the top of a module, up to the next line that begins at the margin."""
+    """Return the source of a class or function at the top of a module, up to the next line that begins at the
+    margin."""
     pattern = rf"^(?:cdef )?(?:class|def|cpdef|cdef)\b[^\n]*?\b{name}\b.*?(?=^\S|\Z)"
     match = re.search(pattern, text, re.MULTILINE | re.DOTALL)
     return match[0] if match else None
 
 
 def lacks(path: str, name: str, method: str) -> str:
-    """What is missing of a mention; empty when all of it is there."""
+    """Return what a mention lacks; empty if everything exists."""
     file = found(path)
     if file is None:
         return f"there is no file {path}"
@@ -64,7 +65,7 @@ def test_what_is_not_there_is_noticed() -> None:
 
 
 def test_the_lives_name_their_functions() -> None:
-    """Each step of a life that ARCHITECTURE tells names a place in the code."""
+    """Each step of a life in ARCHITECTURE names a place in the code."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     lives = re.findall(r"^## (The (?:life|start|stop).*?)\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
     assert len(lives) == 6

@@ -68,23 +68,23 @@ class TestRocksEngine(EngineContract):
         return RocksEngine(folder)
 
 
-# ---- an engine that says nothing of whether it lasts, or what is not true
+# ---- engines that declare nothing, or something wrong
 
 
 class Undeclared(DictEngine):
-    """What the documents asked for before there was `persistent`."""
+    """This is what the documents asked for before there was `persistent`."""
 
     persistent = None  # type: ignore[assignment]
 
 
 class Silent(DictEngine):
-    """Says that it lasts, and not up to where."""
+    """Declares that it is persistent, but has no durable_applied."""
 
     persistent = True
 
 
 class Liar(DictEngine):
-    """In memory, and says that it lasts."""
+    """Is in memory, and declares that it is persistent."""
 
     persistent = True
 
@@ -93,7 +93,7 @@ class Liar(DictEngine):
 
 
 class Hasty(RocksEngine):
-    """Takes what is written for durable."""
+    """Reports what is written as durable."""
 
     def durable_applied(self) -> int:
         return self.applied()[0]

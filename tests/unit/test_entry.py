@@ -27,7 +27,7 @@ ENTRIES = st.builds(Entry, U64, U64, st.sampled_from([NORMAL, CONF_CHANGE, CONF_
 
 
 def resealed(image: bytes) -> bytes:
-    """The image with its checksum made right again, to reach the checks behind it."""
+    """Return the image with its checksum corrected, to reach the checks behind it."""
     return struct.pack("<I", zlib.crc32(image[4:])) + image[4:]
 
 

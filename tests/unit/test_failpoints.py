@@ -1,4 +1,4 @@
-"""Failpoints: off by default, strict about what they are told, doing what they say."""
+"""Failpoints are off by default, parse their settings strictly, and do what these say."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Who may begin a cluster: members in every order of starting, some of them wiped, over the real judgements.
+"""Who may begin a cluster: members in every order of starting, some with wiped directories, over the real decisions.
 
-A small world: members that are up greet each other in turns of a second; those that may begin and see a majority elect
-a leader; a leader's members know every directory that took part.
+In a small world, the running members greet each other in turns of a second. Members that may begin and see a majority
+elect a leader. A leader's members know every directory that took part.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ CLUSTER = 7
 
 
 def orders(size: int) -> list[tuple[int, ...]]:
-    """In which members are started; of the many orders of five every seventh."""
+    """Return the orders in which members are started; of the many orders of five every seventh."""
     return list(itertools.permutations(range(1, size + 1)))[:: 7 if size > 4 else 1]
 
 
 class Member:
-    """One member of the world. `kept` has the log of a running cluster, all others have an empty one."""
+    """One member of the world. A `kept` member has the log of a running cluster; all others have an empty log."""
 
     def __init__(self, world: World, ident: int, kept: bool) -> None:
         self.world = world
         self.id = ident
         self.kept = kept
         self.incarnation = f"dir-{ident}" if kept else f"fresh-{ident}"
-        #: What its roster says of the others' directories.
+        #: The directories of the others, as its roster has them.
         self.known = dict(world.directories) if kept else {}
         self.up = False
         self.ended = 0
@@ -65,8 +65,8 @@ class Member:
 
 
 class World:
-    """`kept` are the members of the running cluster that have their directories still, `stale` those among them whose
-    rosters do not know the others' directories (they were started anew and know little of what is committed)."""
+    """`kept` are the members of the running cluster that still have their directories. `stale` are those whose rosters
+    do not know the others' directories (they know little of what is committed)."""
 
     def __init__(self, ids: Iterable[int], kept: Iterable[int] = (), stale: Iterable[int] = ()) -> None:
         self.ids = tuple(ids)
@@ -78,7 +78,7 @@ class World:
         self.now = 0.0
 
     def turn(self) -> None:
-        """One second."""
+        """Let one second pass."""
         self.now += 1.0
         for one, other in itertools.permutations(self.members.values(), 2):
             if one.up and other.up:
@@ -90,7 +90,8 @@ class World:
         self.elect()
 
     def elect(self) -> None:
-        """Members that take part and are a majority have a leader; a majority without any log would begin anew."""
+        """Members that take part and are a majority have a leader. A majority without any log would begin a new
+        history."""
         ready = [member for member in self.members.values() if member.up and member.founding is None]
         leads = len(ready) > len(self.ids) // 2
         for member in self.members.values():
@@ -123,7 +124,7 @@ def test_a_majority_of_new_members_begins_after_a_while() -> None:
     assert world.began == set()
     world.run((), turns=int(WAIT))
     assert world.began == {1, 2}
-    # The one that comes later is taken in.
+    # The member that comes later is taken in.
     world.run((3,), turns=3)
     assert world.began == {1, 2, 3}
 
@@ -137,8 +138,8 @@ def test_less_than_a_majority_never_begins() -> None:
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize(("size", "kept"), [(3, (1,)), (5, (1,)), (5, (1, 2)), (4, (1, 2))])
 def test_wiped_members_never_begin_beside_one_that_was_kept(size: int, kept: tuple[int, ...], stale: bool) -> None:
-    """In every order of starting, as long as the one that was kept comes within `begin_wait`. One that knows the
-    others' directories ends them; one that does not (it has no leader) keeps them waiting."""
+    """This holds in every order of starting, if the kept member comes within `begin_wait`. If it knows the others'
+    directories, it ends them. If it does not (it has no leader), it keeps them waiting."""
     for order in orders(size):
         world = World(range(1, size + 1), kept, kept if stale else ())
         world.run(order)
@@ -156,8 +157,8 @@ def test_one_wiped_member_of_a_running_cluster_ends() -> None:
 
 
 def test_what_cannot_be_told_apart() -> None:
-    """The only member that was kept is down for longer than new members wait: they look like a new cluster. When it
-    comes back its word ends them, and nothing of what they wrote is mixed with what it has."""
+    """The only kept member is down for longer than new members wait, so they look like a new cluster. When it comes
+    back its answer ends them, and none of their writes is mixed with its data."""
     world = World((1, 2, 3), kept=(1,))
     world.run((2, 3), turns=20)
     assert world.began == {2, 3}
@@ -166,13 +167,13 @@ def test_what_cannot_be_told_apart() -> None:
 
 
 def test_a_member_that_only_dials_us_keeps_us_from_beginning() -> None:
-    """It cannot be asked what it thinks of us, but it is no new one."""
+    """That member cannot be asked what it knows about us, but it is no new one."""
     founding = Founding(2, (1, 2, 3), 1.0)
     founding.answered(3, hs.OK, hs.NEW | hs.FORMING)
     assert not founding.greeted(1, hs.LEADER, now=10.0)
     assert not founding.may_begin(10.0 + SHOWN / 2)
     assert not founding.may_begin(10.0 + SHOWN) and founding.may_begin(12.0 + SHOWN)
-    # One that said that it is new must be asked again.
+    # A member that said that it is new must be asked again.
     again = Founding(2, (1, 2, 3), 1.0)
     again.answered(1, hs.OK, hs.NEW)
     assert again.greeted(1, 0, 0.0) and not again.greeted(9, 0, 0.0) and not again.greeted(3, hs.NEW, 0.0)
@@ -182,7 +183,8 @@ def test_a_member_that_only_dials_us_keeps_us_from_beginning() -> None:
     ("change", "asks"),
     [
         ({}, True),
-        # Its log is empty, for all stopped when the first leader was alone with the first entry; it voted for it.
+        # Its log is empty, because all members stopped when only the first leader had the first entry; it voted for
+        # that leader.
         ({"term": 1}, False),
         ({"last_index": 1}, False),
         ({"doubt": 3}, False),
@@ -216,24 +218,25 @@ def test_strangers_have_no_say() -> None:
 def test_which_process_is_the_member() -> None:
     lives, old, new = Lives(), (3, 111), (4, 222)
     assert lives.judge(1, old, None, 0.0)[0] == hs.OK
-    # The old one's streams are open: it is asked once, and says nothing.
+    # The streams of the old process are open. It is asked once, and does not answer.
     assert lives.judge(1, new, old, 1.0)[::2] == (hs.BUSY, True)
     assert lives.judge(1, new, old, 1.0 + PROOF / 2)[::2] == (hs.BUSY, False)
     assert lives.judge(1, new, old, 1.0 + PROOF)[0] == hs.OK
-    # Now it speaks.
+    # Now it answers.
     assert lives.judge(1, old, new, 5.0)[::2] == (hs.BUSY, True)
     lives.alive(1, 5.1)
     status, text, _ = lives.judge(1, old, new, 5.2)
     assert status == hs.TWIN and "start 4 of the directory; this is start 3" in text
-    # What it said then counts for a moment only.
+    # Its answer counts only for a moment.
     assert lives.judge(1, old, new, 60.0)[::2] == (hs.BUSY, True)
     lives.forget(1)
     assert lives.judge(1, old, None, 60.0)[0] == hs.OK
 
 
 def test_what_one_process_was_told_says_nothing_about_another() -> None:
-    """Found by the simulator: a late greeting of the start before had the member asked, which lost its power a moment
-    later; its next start was sent away for good, for the sign of life that the one in between had given."""
+    """The simulator found this: a late greeting of the previous start made the other side ask the member, which lost
+    its power a moment later. Its next start was sent away for good, because of the sign of life that the start in
+    between had given."""
     lives, first, second, third = Lives(), (1, 11), (2, 22), (3, 33)
     assert lives.judge(1, first, second, 1.0)[::2] == (hs.BUSY, True)
     lives.alive(1, 1.1)
@@ -242,15 +245,15 @@ def test_what_one_process_was_told_says_nothing_about_another() -> None:
 
 
 def test_a_process_that_gave_no_sign_of_life_is_not_asked_again_and_again() -> None:
-    """Found by the simulator: whoever came back later than two seconds, because it dials several addresses in turn, was
-    put off each time, for as long as the dead one's stream seemed to be open."""
+    """The simulator found this: a process that came back after more than two seconds, because it dials several
+    addresses in turn, had to wait each time, for as long as the dead process's stream seemed to be open."""
     lives, old, new = Lives(), (3, 111), (4, 222)
     assert lives.judge(1, new, old, 1.0)[::2] == (hs.BUSY, True)
     assert lives.judge(1, new, old, 1.0 + 5 * PROOF)[0] == hs.OK
 
 
 def test_silence_of_one_process_says_nothing_about_the_next() -> None:
-    """The one that did not answer is gone, and its next start is connected by now: that one is asked first."""
+    """The process that did not answer is gone, and its next start is connected by now. That one is asked first."""
     lives, old, new, copy = Lives(), (3, 111), (4, 222), (5, 333)
     assert lives.judge(1, copy, old, 1.0)[::2] == (hs.BUSY, True)
     assert lives.judge(1, copy, new, 1.0 + 5 * PROOF)[::2] == (hs.BUSY, True)

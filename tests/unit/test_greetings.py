@@ -1,4 +1,4 @@
-"""Members that greet each other: those the roster does not know yet, those that run twice, and what that may cause."""
+"""Members greet each other: members that the roster does not know yet, members that run twice, and the effects."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def place(transport: Any) -> str:
     return str(transport.bound[0])
 
 
-# ---- members that the roster does not know yet, or elsewhere
+# ---- members that the roster does not know yet, or at another address
 
 
 def test_an_unknown_member_is_heard_and_answered_where_it_says_it_is(net: Net) -> None:
-    """A follower that was away, or was killed before it applied the change, must hear whoever leads now."""
+    """A follower that was away, or was killed before it applied the change, must hear the present leader."""
     behind = net.add(1)
     newcomer = net.add(2, places=("127.0.0.1:2",), name="n2")
     newcomer.me = hs.replace(newcomer.me, places=(place(newcomer),))
@@ -41,7 +41,7 @@ def test_an_unknown_member_is_heard_and_answered_where_it_says_it_is(net: Net) -
     net.until(lambda: behind.handler.messages)
     behind.send([heartbeat(2, 1)])
     net.until(lambda: newcomer.handler.messages)
-    # The log tells of it later: nothing is dialled anew.
+    # The log tells of it later, and nothing is dialled again.
     behind.set_peers({2: place(newcomer)}, {2: "n2"})
     net.during(0.05)
     stats = behind.stats()[2]
@@ -58,7 +58,7 @@ def test_a_member_that_moved_is_answered_at_its_new_address(net: Net) -> None:
     net.until(lambda: connected(behind, 2))
     behind.send([append(10)])
     net.until(lambda: moved.handler.messages)
-    # What the roster says stays the first choice.
+    # The address in the roster stays the first choice.
     assert behind.stats()[2]["address"] == place(moved)
     behind.set_peers({2: place(moved)})
     net.during(0.05)
@@ -129,7 +129,7 @@ def test_the_roster_costs_bounded_memory(net: Net) -> None:
     for sock in kept:
         assert net.receive(sock)
     assert hs.decode_answer(net.receive(net.dial(one, asks))).status == hs.BUSY
-    # Those who do not read to the end are cut off.
+    # A client that does not read to the end is cut off.
     net.until(lambda: not one._accepted)
     data = b""
     sock = net.dial(one, asks)
@@ -150,7 +150,7 @@ def test_who_asks_for_the_roster_may_say_nothing_more(net: Net) -> None:
 
 
 def test_hearsay_is_dialled_and_not_believed(net: Net) -> None:
-    """A roster, and an address in a greeting, may be anybody's: they find members, and end nobody."""
+    """A roster, and an address in a greeting, may come from anybody. They help to find members, and end nobody."""
     one, listener = net.add(1), net.listen()
     one.hear(2, f"127.0.0.1:{listener.getsockname()[1]}")
     verdict = hs.Answer(hs.REMOVED, "go away", accepted(2).sender)
@@ -175,7 +175,7 @@ def ping_of(net: Net, sock: Any) -> None:
 
 
 def test_a_second_process_of_a_member_is_sent_away(net: Net) -> None:
-    """Both run on copies of one directory. The one that was there first gives a sign of life."""
+    """Both processes run on copies of one directory. The first one gives a sign of life."""
     one, two = net.pair()
     answers = []
     while not answers or answers[-1].status == hs.BUSY:
@@ -195,7 +195,7 @@ def test_the_second_process_hears_it_whatever_its_number(net: Net) -> None:
 
 
 def test_a_process_that_gives_no_sign_of_life_is_replaced(net: Net) -> None:
-    """Its machine is gone, or it was stopped: a restart elsewhere must not wait for it."""
+    """Its machine is gone, or the process was stopped. A restart elsewhere must not wait for it."""
     one = net.add(1)
     one.set_peers({2: NOWHERE})
     old = net.greet(one, 2)
@@ -205,7 +205,7 @@ def test_a_process_that_gives_no_sign_of_life_is_replaced(net: Net) -> None:
     net.during(PROOF + 0.05)
     assert hs.decode_answer(net.receive(net.dial(one, hello(2, 1, start=2, life=99)))).status == hs.OK
     assert net.receive(old) == b""
-    # It wakes up again: now it is the second one.
+    # The process wakes up again. Now it is the second one.
     outbox = Outbox()
     assert outbox.add_blob(PONG, b"")
     late = net.dial(one, hello(2, 1))
@@ -243,7 +243,7 @@ def test_a_directory_that_took_part_is_remembered_before_the_roster_has_it(net: 
     assert wiped.status == hs.OTHER_INCARNATION
 
 
-# ---- nothing but the connection
+# ---- only the connection ends
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_strangers_cannot_flood_the_log(net: Net, caplog: pytest.LogCaptureFixtu
 
 
 def test_a_hello_of_version_1_is_refused_by_name(net: Net) -> None:
-    """Its token could be so long that the refusal, which quoted it, did not fit."""
+    """The token could be so long that the refusal, which quoted it, did not fit."""
     one, _ = net.pair()
     body = struct.pack("<BQQQ", 1, 77, 2, 1) + struct.pack("<H", 16300) + b"x" * 16300 + b"\0\0" * 2 + b"\0"
     head = struct.pack("<BBHI", 1, 0x80, 0, len(body))

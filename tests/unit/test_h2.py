@@ -1,4 +1,4 @@
-"""The HTTP/2 session, without sockets: what comes in is fed whole and byte by byte, what goes out is read back."""
+"""The HTTP/2 session, without sockets. Input is fed whole and byte by byte, and output is read back."""
 
 from __future__ import annotations
 
@@ -159,12 +159,12 @@ def test_method_unknown() -> None:
         (b"/nothing", 'malformed method name: "/nothing"'),
     ]:
         talk = Talk()
-        # The answer does not wait for the end of the request: a streaming client never ends it.
+        # The answer does not wait for the end of the request, because a streaming client never ends it.
         stream = talk.answer(h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(path)))
         assert (stream.status, stream.text, stream.ended) == (errors.UNIMPLEMENTED, text, True)
         assert stream.reset == NO_ERROR
         assert [kind for kind, _flags, number in talk.reader.frames if number == 1] == [h.HEADERS, h.RST_STREAM]
-        # What was on its way does no harm.
+        # Bytes that were on their way do no harm.
         assert talk.feed(h.frame(h.DATA, h.END_STREAM, 1, h.message(b"late"))) == []
         assert len(talk.feed(h.call(3, b"next"))) == 1
 
@@ -265,7 +265,7 @@ def test_all_sessions_share_a_bound() -> None:
 
 
 def test_who_holds_much_leaves_room_for_others() -> None:
-    """However many sessions hold as much as they are given, one that holds nothing may still send a request."""
+    """However many sessions hold as much as they may, a session that holds nothing may still send a request."""
     limits = Limits(max_total_buffered=1 << 20)
     greedy = [Session(TABLE, limits) for _ in range(14)]
     part = h.message(bytes(1 << 20))[:8000]
@@ -369,7 +369,7 @@ def test_streaming_call(way: str) -> None:
     assert request.queued_bytes == 13
     assert talk.flush().stream(1).messages == [b"1", b"22"]
     assert request.queued_bytes == 0
-    request.send(b"333")  # wakes the provider up
+    request.send(b"333")  # this wakes the provider up
     assert talk.flush().stream(1).messages == [b"1", b"22", b"333"]
     getattr(talk, way)(h.frame(h.DATA, h.END_STREAM, 1))
     assert seen[3:] == ["end"]
@@ -552,7 +552,8 @@ def test_continuation_flood() -> None:
         talk.flush()
         if talk.session.closed:
             break
-    # Either the library counts frames, or we count bytes and the stream is reset while its headers are read off.
+    # Either the library counts frames, or we count bytes and the stream is reset while its headers are still being
+    # read.
     assert talk.session.closed or talk.reader.stream(1).reset is not None
     assert talk.session.pending_output == 0
 
@@ -682,7 +683,7 @@ CONVERSATION = (
 
 
 def serve_blindly(session: Session, data: bytes) -> None:
-    """Answer whatever comes of `data`; the session must neither raise nor forget to count."""
+    """Answer all requests in `data`. The session must neither raise nor lose count."""
     for request in session.feed(data):
         if request.method == BIDI:
             request.start(request.send, request.finish)

@@ -1,4 +1,4 @@
-"""The sum over the logical records: what it depends on and what not."""
+"""The hash of the logical records: what it depends on, and what not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from metastore.storage.engines.memory import MemoryEngine
 
 
 class ListEngine(Engine):
-    """An engine written in Python, as plug-ins are: what it holds is a dict, sorted when it is asked."""
+    """An engine written in Python, as plug-ins are. Its contents are a dict, which is sorted at each access."""
 
     def __init__(self, data: dict[bytes, bytes] | None = None, where: tuple[int, int] = (0, 0)) -> None:
         self.data = data or {}
@@ -52,7 +52,7 @@ class ListEngine(Engine):
 
 
 def history(seed: int, count: int = 150) -> Iterable[tuple[str, bytes]]:
-    """Puts, deletes and transactions over few keys, among them one that needs the escape."""
+    """Yield puts, deletes and transactions over few keys, among these one that needs the escape."""
     rng = random.Random(seed)
     keys = [b"a", b"a\0", b"a\0b", b"b", b"bb", b"\xff"]
     for _ in range(count):
@@ -95,7 +95,8 @@ def sum_of(engine: Engine, revision: int = 0, whole: bool = False, budget: int =
 
 @pytest.mark.parametrize("seed", range(4))
 def test_equal_however_far_the_sweep_is_and_on_every_engine(seed: int) -> None:
-    """Two compactions, the sum after every slice of their sweeps, on two engines; the slices' size does not matter."""
+    """Two compactions run on two engines, and the hash is compared after every slice of their sweeps. The size of the
+    slices does not matter."""
     memory, other = filled(MemoryEngine(), seed), filled(ListEngine(), seed)
     last = memory.revision
     assert last == other.revision
@@ -115,7 +116,7 @@ def test_equal_however_far_the_sweep_is_and_on_every_engine(seed: int) -> None:
             assert sum_of(memory.engine) == wanted[-1]
         assert steps > 10
         assert [sum_of(memory.engine, revision) for revision in range(at, last + 1)] == wanted
-        # The other engine is a compaction behind with its sweep from here on.
+        # From here on the sweep of the other engine is a compaction behind.
 
 
 def test_a_sweep_cut_short_by_the_next_compaction() -> None:
@@ -131,7 +132,7 @@ def test_a_sweep_cut_short_by_the_next_compaction() -> None:
 
 
 def test_every_bit_counts() -> None:
-    """One byte of any record of the history changed, one record gone: another sum."""
+    """If one byte of any record of the history changes, or one record is gone, the hash differs."""
     engine = ListEngine()
     store = filled(engine, 3, 40)
     right = sum_of(engine)
@@ -165,7 +166,7 @@ def test_revisions_that_cannot_be_had() -> None:
 
 
 def test_the_whole_state() -> None:
-    """Hash: replicated meta records count too; the log position and the sweep's progress do not."""
+    """Hash also covers replicated meta records, but not the log position and the progress of the sweep."""
     one, two = filled(MemoryEngine(), 5), filled(MemoryEngine(), 5)
     for store in (one, two):
         compact(store, 50)

@@ -29,7 +29,7 @@ READERS = {
 
 
 def messages(name: str) -> st.SearchStrategy[Any]:
-    """Random messages of a request type without nested messages."""
+    """Draw random messages of a request type without nested messages."""
     cls = getattr(pb, name)
     kinds = {
         "TYPE_BYTES": DATA,
@@ -51,7 +51,7 @@ def test_decodes_what_protobuf_encodes(name: str) -> None:
     @given(messages(name), messages(name))
     def run(first: Any, second: Any) -> None:
         assert READERS[name](first.SerializeToString()) == fields_of(first)
-        # Given twice, the last value of a field counts.
+        # If a field occurs twice, its last value is used.
         both = first.SerializeToString() + second.SerializeToString()
         assert READERS[name](both) == fields_of(getattr(pb, name).FromString(both))
 
@@ -79,7 +79,7 @@ def test_skips_unknown_fields(name: str) -> None:
 
 
 def strictly_parsed(name: str, body: bytes) -> Any:
-    """What protobuf makes of the bytes, or None when it refuses them."""
+    """Return what protobuf decodes from the bytes, or None if it refuses them."""
     try:
         return getattr(pb, name).FromString(body)
     except DecodeError:
@@ -88,7 +88,8 @@ def strictly_parsed(name: str, body: bytes) -> Any:
 
 @pytest.mark.parametrize("name", READERS)
 def test_damaged_bytes_give_protobufs_answer_or_an_error(name: str) -> None:
-    """Refused by protobuf: refused here. Accepted: the same fields, or refused where ours is the stricter."""
+    """What protobuf refuses is refused here. What it accepts has the same fields, or is refused because ours is
+    stricter."""
 
     @settings(max_examples=300, deadline=None)
     @given(messages(name), st.data())
@@ -103,7 +104,7 @@ def test_damaged_bytes_give_protobufs_answer_or_an_error(name: str) -> None:
             got = READERS[name](bytes(body))
         except errors.MalformedRequest:
             return
-        # Ours, as etcd's, drops what a ten-byte varint has beyond 64 bits, which protobuf's C library refuses.
+        # Like etcd's decoder, ours drops the bits of a ten-byte varint beyond 64, which protobuf's C library refuses.
         assert wanted is not None or overlong(bytes(body)), bytes(body)
         if wanted is not None:
             assert got == fields_of(wanted)
@@ -146,7 +147,7 @@ def test_every_length_cut() -> None:
             good.add(n)
         except (errors.MalformedRequest, errors.EmptyKey):
             continue
-    # Only where a field ends: after the key, the value, the lease.
+    # Only at the end of a field: after the key, the value, the lease.
     assert good == {5, 5 + 203, 5 + 203 + 11}
 
 
@@ -174,7 +175,7 @@ def test_admission() -> None:
 @settings(max_examples=400, deadline=None)
 @given(st.binary(max_size=60), st.data())
 def test_random_transactions_do_no_harm(junk: bytes, data: st.DataObject) -> None:
-    """Damaged TxnRequests are refused or run; either way the store stays usable."""
+    """Damaged TxnRequests are refused or run. In both cases the store stays usable."""
     req = pb.TxnRequest(
         compare=[pb.Compare(key=b"a", range_end=b"b", target=3, value=junk)],
         success=[

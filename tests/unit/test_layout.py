@@ -1,4 +1,4 @@
-"""The rules of the folder `tests`: where a test lies, what follows from that, and where its helpers are."""
+"""The rules of the folder `tests`: the place of a test, what follows from it, and the place of the helpers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_import_of_a_test_is_seen(line: str) -> None:
 
 
 def test_no_two_tests_have_the_same_name() -> None:
-    """pytest imports them by their file names, whatever the folder."""
+    """pytest imports tests by their file names, whatever the folder."""
     names = Counter(path.name for path in FILES)
     assert not [name for name, count in names.items() if count > 1]
 
@@ -83,7 +83,7 @@ def test_tests_of_units_start_no_server() -> None:
 
 
 def test_files_that_are_named_elsewhere_are_there() -> None:
-    """In tox.ini, scripts and pages; ruff and mypy do not see those."""
+    """These are names in tox.ini, scripts and pages, which ruff and mypy do not check."""
     pages = [ROOT / name for name in ("tox.ini", "dev", "pyproject.toml", "README.md", "ARCHITECTURE.md", "FORMATS.md")]
     pages += sorted((ROOT / ".ci").iterdir()) + sorted((ROOT / "docs").glob("*.md")) + SOURCES
     wrong = []

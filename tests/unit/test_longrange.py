@@ -1,5 +1,5 @@
-"""Ranges in pieces: every reply is byte for byte that of the range in one go, whatever happens to the store meanwhile;
-a turn of the loop answers only so much, and single keys do not wait."""
+"""Ranges in pieces. Every reply is byte for byte that of the range in one go, whatever happens to the store meanwhile.
+A turn of the loop answers only so much, and single keys do not wait."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_limits(limit: int, only: str, order: int) -> None:
 
 
 def server(most: int = 1000) -> KVServer:
-    """A KV service over MANY keys."""
+    """Make a KV service over MANY keys."""
     store = Store(MemoryEngine())
     for number in range(MANY):
         store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
@@ -82,7 +82,7 @@ def test_a_turn_does_only_so_much_and_single_keys_do_not_wait() -> None:
         turns += 1
         done.append(sum(one.reply is not None for one in counts))
         assert answer(ask(kv, b"k000007")).count == 1
-    # 32,768 keys a turn are counted, 8,192 fetched.
+    # A turn counts 32,768 keys and fetches 8,192.
     assert turns >= 10 * MANY // 32768 + MANY // 8192
     assert done == sorted(done) and done[0] <= 1, "one after the other"
     assert {answer(one).count for one in counts} == {MANY}
@@ -101,7 +101,8 @@ def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
 
 
 def test_nothing_waits_without_end_for_its_turn() -> None:
-    """What is begun goes on; a range that is not, and a transaction that is still to be checked, have a deadline."""
+    """A range that is begun goes on. A range that is not begun has a deadline, and so has a transaction that is still
+    to be checked."""
     kv = server()
     counts = [ask(kv, b"k", b"l", count_only=True) for _ in range(3)]
     put = [pb.RequestOp(request_put=pb.PutRequest(key=b"new%d" % number)) for number in range(100)]
@@ -112,7 +113,7 @@ def test_nothing_waits_without_end_for_its_turn() -> None:
         kv.call("Txn", pb.TxnRequest(success=put).SerializeToString(), writes[-1], now)
 
     while kv.late == len(counts):
-        write(1.0)  # until this turn has checked as many as it may
+        write(1.0)  # write until this turn has checked as many as it may
     write(2.0)
     checked = len(kv.waiters)
     kv.expire(6.9, 7.0)
@@ -129,7 +130,7 @@ def test_nothing_waits_without_end_for_its_turn() -> None:
 
 
 def test_ranges_that_were_begun_are_bounded_too() -> None:
-    """Each holds a view and a part of its reply; one more is begun in every turn."""
+    """Each begun range holds a view and a part of its reply. One more is begun in every turn."""
     kv = server(most=3)
     callers = []
     for _ in range(15):

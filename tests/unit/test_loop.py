@@ -1,4 +1,4 @@
-"""The event loop: readiness, timers, calls from other threads, and what an exception does."""
+"""The event loop: readiness, timers, calls from other threads, and the effect of an exception."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socke
     assert len(seen) == 3
     two.close()
     loop.run_once()
-    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)  # a hang-up is always told
+    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)  # a hang-up is always reported
     loop.remove(one.fileno())
     loop.remove(one.fileno())
     loop.run_once(0)
@@ -213,7 +213,7 @@ def test_closing_gives_back_the_descriptors() -> None:
 
 
 def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
-    """However many are ready all the time, all get their turn, and what is urgent gets it each time."""
+    """However many descriptors are ready all the time, each gets its turn, and urgent ones get it each time."""
     with contextlib.ExitStack() as stack:
         seen: list[int] = []
         pairs = [socket.socketpair() for _ in range(9)]
@@ -236,6 +236,6 @@ def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
             turns.append(seen[before:])
     assert all(len(turn) <= 4 for turn in turns)
     assert all(turn[0] == 8 for turn in turns[1:])
-    # Nobody comes again before all others had their turn.
+    # No descriptor comes again before all others had their turn.
     others = [number for number in seen if number != 8]
     assert sorted(others[:8]) == list(range(8))

@@ -1,5 +1,6 @@
-"""Changes of the membership wait for what a put waits for, a leader and the way to it, and for the connections that
-would make them safe; what would endanger the quorum for good is refused. On simulated members, in virtual time."""
+"""Membership changes wait for what a put waits for, a leader and the way to it, and also for the connections that would
+make them safe. A change that would endanger the quorum for good is refused. The members are simulated, in virtual
+time."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ LEARNER = 9
 
 
 class Cluster:
-    """Three members that run, and what became of the changes that they were asked for."""
+    """Three running members, and the results of the changes that were requested."""
 
     def __init__(self, timeout: float = 30.0) -> None:
         def set_up(scene: Scene) -> None:
@@ -144,7 +145,7 @@ def test_with_one_of_three_down_for_long_a_change_is_refused_at_once() -> None:
 
 
 def forgotten(cluster: Cluster) -> None:
-    """Go on to the moment at which Raft has just forgotten whom it has heard: there is one in an election timeout."""
+    """Go on to the moment at which Raft has just forgotten whom it has heard. There is one in each election timeout."""
     progress = cluster.leader.raw.status
     for _ in range(100_000):
         if sum(peer.recent_active for peer in progress().progress.values()) == 1:
@@ -169,7 +170,7 @@ def test_between_two_heartbeats_nobody_is_taken_to_be_down() -> None:
 
 @pytest.mark.parametrize("when", ["between two heartbeats", "a connection was lost"])
 def test_a_live_one_is_not_removed_as_if_it_were_dead(when: str) -> None:
-    """With one of three down, the leader and another one are left: neither may go."""
+    """With one of three members down, the leader and another one are left, and neither may go."""
     cluster = Cluster()
     down, live = cluster.followers
     down.crash(False)
@@ -183,7 +184,7 @@ def test_a_live_one_is_not_removed_as_if_it_were_dead(when: str) -> None:
     leader.membership.change(change, cluster.outcomes.append, leader.now())
     leader.driver.pump(leader.now())
     assert [type(error) for error in cluster.outcomes] == [errors.Unhealthy]
-    # The dead one may go.
+    # The dead member may go.
     change = Change(REMOVE, cluster.cluster.record(down.id))
     leader.membership.change(change, cluster.outcomes.append, leader.now())
     cluster.run(1.0)
@@ -206,7 +207,7 @@ def test_what_waits_for_connections_holds_up_nobody() -> None:
 
 
 def test_a_leader_knows_whether_the_others_go_on_without_its_disk() -> None:
-    """Only then may it hand over for its disk's sake: where its own vote is needed nobody could follow it."""
+    """Only then it may hand over because of its disk. If its own vote is needed, no other member could lead."""
     cluster = Cluster()
     leader, (first, second) = cluster.leader, cluster.followers
     cluster.run(1.0)
@@ -222,7 +223,7 @@ def test_a_leader_knows_whether_the_others_go_on_without_its_disk() -> None:
 
 
 def test_a_change_whose_client_is_gone_by_then_is_not_handed_in() -> None:
-    """Before a first member is added the peer port is opened, which may take longer than the client waits."""
+    """The peer port is opened before the first member is added, which may take longer than the client waits."""
     cluster = Cluster()
     leader = cluster.leader
     change, late = Change(ADD_LEARNER, cluster.cluster.record(LEARNER, True)), SimpleNamespace(ident=0, answered=True)
@@ -237,7 +238,7 @@ def test_a_change_whose_client_is_gone_by_then_is_not_handed_in() -> None:
 
 
 def roster(voters: int) -> Roster:
-    """So many voters, all of them started."""
+    """Return a roster with so many voters, all of them started."""
     return Roster(Store(MemoryEngine()), [Record(n, f"n{n}", (f"http://n{n}:2",), ()) for n in range(1, voters + 1)])
 
 
@@ -248,7 +249,7 @@ def roster(voters: int) -> Roster:
      (5, 2, False), (6, 2, True), (7, 2, True), (7, 3, False)],
 )  # fmt: skip
 def test_as_many_may_be_down_as_in_etcd(action: str, voters: int, down: int, allowed: bool) -> None:
-    """etcd 3.6: those connected must be a quorum when the new member is counted as a voter that does not answer."""
+    """etcd 3.6: the connected members must be a quorum if the new member counts as a voter that does not answer."""
     change = Change(action, Record(99, "", ("http://n99:2",), (), action == ADD_LEARNER))
     active = frozenset(range(1, voters - down + 1))
     if allowed:

@@ -1,4 +1,5 @@
-"""What a process may use of memory is found, shared out, and kept: full before killed, and a way out."""
+"""The memory that a process may use is found, shared out, and kept: the store is full before the process is killed, and
+there is a way out."""
 
 from __future__ import annotations
 
@@ -34,11 +35,11 @@ GIB = 1 << 30
 NONE_V1 = "9223372036854771712\n"
 
 
-# ---- what the machine says
+# ---- what the machine reports
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
-    """A root with these files, and with a machine of 8 GiB."""
+    """Make a root with these files, and with a machine of 8 GiB."""
     for name, text in {"proc/meminfo": f"MemTotal: {8 << 20} kB\nMemFree: 1 kB\n", **files}.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +125,7 @@ def test_resource_limits_are_found(name: str, kind: str) -> None:
     assert done.stdout.split() == [kind, name, str(GIB), "True"]
 
 
-# ---- how it is shared out
+# ---- the shares
 
 
 @pytest.mark.parametrize("most", [64 * MIB, 128 * MIB, 300 * MIB, GIB, 4 * GIB, 64 * GIB])
@@ -160,7 +161,7 @@ def test_only_what_is_at_its_default_gets_smaller() -> None:
 def test_a_quota_that_does_not_fit_is_warned_of(
     quota: str | int, warned: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What this process really takes depends on the tests that ran in it before.
+    # The memory of this process depends on the tests that ran in it before.
     monkeypatch.setattr(memory_limit, "used", lambda _kind=memory_limit.RESIDENT: 60 * MIB)
     limit = Limit(360 * MIB, "the test's limit")
     memory = memory_guard.Memory(Config(limits={"quota_bytes": quota}), limit)
@@ -187,7 +188,7 @@ def test_no_memory_at_all_is_told_in_one_sentence() -> None:
 
 
 class Watch:
-    """In the place of `memory_guard.Memory`: says that there is no room for two states, and notes the peak."""
+    """Replaces `memory_guard.Memory`: it reports that there is no room for two states, and notes the peak."""
 
     peak = 0
 

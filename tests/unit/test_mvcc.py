@@ -1,4 +1,4 @@
-"""The store against the plain-dict model: random requests, every reply and every error compared byte for byte."""
+"""The store against the plain-dict model: random requests, with every reply and every error compared byte for byte."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
 
 
 def normal(reply: Any) -> Any:
-    """Replies as bytes; errors stay what they are."""
+    """Return replies as bytes, and errors unchanged."""
     return reply if isinstance(reply, type) else reply.SerializeToString(deterministic=True)
 
 
@@ -209,7 +209,7 @@ def test_deleted_and_put_again_in_one_transaction() -> None:
 
 
 def nested(depth: int) -> bytes:
-    """A transaction `depth` levels deep, without building it as messages."""
+    """Return a transaction `depth` levels deep, without building it as messages."""
     heads: list[bytes] = []
     size = 0
     for _ in range(depth):
@@ -299,7 +299,7 @@ def test_overlaps_of_puts_and_deletes() -> None:
 
 
 def damaged(key: bytes, value: bytes) -> Store:
-    """A store with one pair whose engine record `key` has been replaced."""
+    """Return a store with one pair whose engine record `key` has been replaced."""
     store = Store(MemoryEngine())
     store.put(put(b"a", b"value"))
     store.commit(1, 1)

@@ -1,4 +1,4 @@
-"""The ordered map against a sorted dict, with views taken on the way and kept to the end."""
+"""The ordered map against a sorted dict, with views that are taken on the way and kept to the end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STEPS = st.lists(
 
 
 def apply_step(step: tuple, tree: OrderedMap, model: dict[bytes, bytes], views: list) -> None:
-    """Do one step to the tree and to the model."""
+    """Do one step on the tree and on the model."""
     if step[0] == "set":
         tree.set(step[1], step[2])
         model[step[1]] = step[2]
@@ -153,13 +153,14 @@ def test_dropped_trees_are_freed_in_slices() -> None:
 
 
 def malloced() -> int:
-    """Bytes that malloc has given out, chunk headers included."""
+    """Return the bytes that malloc has given out, including chunk headers."""
     return int(sum(getattr(LIBC.mallinfo2(), name) for name in ("uordblks", "hblkhd")))
 
 
 @pytest.mark.parametrize("size", [0, 3, 16, 100, 1000, 5000, 140_000])
 def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
-    """Keys in random order, half of them removed, half of the rest replaced by larger ones, with a view and without."""
+    """The keys come in random order. Half of them are removed, half of the rest are replaced by larger ones, with and
+    without a view."""
     rng = random.Random(size)
     keys = [b"%016x" % rng.getrandbits(64) for _ in range(20_000 if size <= 100 else 600)]
     held, given = held_now(), malloced()
@@ -167,7 +168,7 @@ def test_the_memory_that_is_told_is_what_malloc_gives(size: int) -> None:
     for key in keys:
         tree.set(key, b"v" * size)
     assert held_now() - held == tree.taken
-    glibc = malloced() > 0  # not under AddressSanitizer
+    glibc = malloced() > 0  # false under AddressSanitizer
     assert not glibc or malloced() - given == pytest.approx(tree.taken, rel=0.03, abs=20_000)
     view = tree.view()
     for key in keys[::2]:

@@ -1,4 +1,4 @@
-"""The operation's header: round trips, byte layout, and what is refused."""
+"""The operation's header: round trips, byte layout, and refused bytes."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def test_every_cut_inside_the_header_is_refused() -> None:
         (1, 255, "unknown kind"),
         (2, 8, "unknown flags"),
         (2, 128, "unknown flags"),
-        (2, 1, "unknown flags"),  # a user announced, of no bytes
-        (3, 1, "unknown flags"),  # a user's length that is not announced
+        (2, 1, "unknown flags"),  # a user is announced, but has no bytes
+        (3, 1, "unknown flags"),  # the length of a user that is not announced
     ],
 )
 def test_what_this_version_does_not_know_is_refused(at: int, value: int, text: str) -> None:

@@ -1,4 +1,4 @@
-"""The house rules: packages, sizes, stubs, entry points, what ships."""
+"""The house rules: packages, sizes, stubs, entry points, and the shipped files."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ from metastore._core import build_info
 PACKAGE = ROOT / "metastore"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
-# Who may import whom: a package imports from itself and from those before it in ORDER. The modules that lie in
-# `metastore/` itself are of the first rank, but for the two doors of the package. ARCHITECTURE shows the same order.
+# The order of imports: a package imports from itself and from those before it in ORDER. The modules directly in
+# `metastore/` belong to the first rank, except the two entrances of the package. ARCHITECTURE shows the same order.
 WORDS = "metastore"
 ORDER = (
     WORDS, "_core", "proto", "replica", "api", "storage", "net", "peers", "snapshots", "member", "embedded", "cli",
     "testing",
 )  # fmt: skip
-# Modules that stand elsewhere than their package, each with its reason.
+# Modules that belong to another package than their place says, each with its reason.
 DOORS = {
     "__main__": "cli",  # starts the command line
-    "plugin": "testing",  # what plug-ins are written with
+    "plugin": "testing",  # plug-ins are written with it
 }
-# No socket, file, thread, clock or chance: what a replica does follows from what it is given.
+# No socket, file, thread, clock or randomness: a replica's decisions follow from its inputs.
 PURE_PACKAGES = {WORDS, "_core", "replica", "api"}
 PURE_TOO = {
     "snapshots.format", "snapshots.policy", "peers.acquaintances", "peers.founding", "peers.handshake",
@@ -66,7 +66,7 @@ ALLOWED = {
     ("storage.contract", "testing.engine_contract"),  # the old place of the suite, for one release
     ("_core.mvcc_apply", "replica.alarms"),  # the alarms are part of the state that entries change
 }
-# Tools of those who work on the project; nothing that runs imports them.
+# Tools for people who work on the project. The running program does not import them.
 DEVELOPERS_ONLY = {"proto.generate"}
 LINES = 800
 SHIPPED = {".py", ".pyx", ".pxd", ".pyi", ".h", ".proto", ".binpb", ".typed"}
@@ -74,7 +74,7 @@ FUNCTION_LINES = 70
 
 
 def sources() -> Iterator[tuple[str, Path]]:
-    """(dotted name below the package, path) of all .py, .pyx and .pxd files."""
+    """Yield (dotted name below the package, path) of all .py, .pyx and .pxd files."""
     for path in sorted(PACKAGE.rglob("*.p[yx]*")):
         if path.suffix in (".py", ".pyx", ".pxd"):
             parts = path.relative_to(PACKAGE).with_suffix("").parts
@@ -82,7 +82,7 @@ def sources() -> Iterator[tuple[str, Path]]:
 
 
 def package_of(name: str) -> str:
-    """The package of a module, as ORDER has it."""
+    """Return the package of a module, as ORDER has it."""
     if name in DOORS:
         return DOORS[name]
     first, dot, _ = name.partition(".")
@@ -90,14 +90,14 @@ def package_of(name: str) -> str:
 
 
 def is_pure(name: str) -> bool:
-    """Whether the module must do without the world around it."""
+    """Whether the module must not touch the outside world."""
     return name in PURE_TOO or (package_of(name) in PURE_PACKAGES and name not in IMPURE)
 
 
 @functools.cache
 def imports(name: str, path: Path, typing_too: bool = False) -> tuple[tuple[int, str], ...]:
-    """(line, absolute dotted name) of each import and cimport. Those for type checkers only are left out, unless
-    `typing_too`."""
+    """Return (line, absolute dotted name) of each import and cimport. Imports for type checkers only are left out,
+    unless `typing_too`."""
     return tuple(_imports(name, path, typing_too))
 
 
@@ -124,7 +124,7 @@ def _imports(name: str, path: Path, typing_too: bool) -> Iterator[tuple[int, str
 
 @functools.cache
 def tree_of(path: Path) -> ast.Module:
-    """The syntax of a file of ours."""
+    """Return the syntax tree of one of our files."""
     return ast.parse(path.read_text())
 
 
@@ -162,7 +162,7 @@ def _absolute(package: list[str], module: str | None, word: str) -> str:
 
 
 def own_module(target: str, names: set[str]) -> str | None:
-    """The module of ours that an import means: the longest known prefix; None for foreign ones."""
+    """Return our module that an import means, which is the longest known prefix, or None for foreign modules."""
     parts = target.split(".")
     if parts[0] != "metastore":
         return None
@@ -188,7 +188,7 @@ def test_packages_import_only_from_those_before_them() -> None:
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that reach each other: where there is no circle of imports there are none."""
+    """Return the groups of modules that reach each other. Without circles of imports there are none."""
     reached: dict[str, set[str]] = {}
     for name in graph:
         seen, waiting = set[str](), [name]
@@ -202,10 +202,11 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_no_circle_of_imports() -> None:
-    """Also not of those that only type checkers follow: whoever reads a module need not have read what uses it."""
+    """The rule covers imports that only type checkers follow: a reader of a module need not have read its users."""
     assert circles({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": {"d"}}) == [["b", "c"]]
     names = {name for name, _ in sources()}
-    # The stub of the package itself names what it offers, and no module of ours may use that: the next test.
+    # The stub of the package itself names its exports, and none of our modules may use these; the next test checks
+    # that.
     paths = set(PACKAGE.rglob("*.pyi")) - {PACKAGE / "__init__.pyi"}
     stubs = [(".".join(path.relative_to(PACKAGE).with_suffix("").parts), path) for path in sorted(paths)]
     graph: dict[str, set[str]] = {name: set() for name in names}
@@ -217,7 +218,7 @@ def test_no_circle_of_imports() -> None:
 
 
 def test_nothing_inside_uses_what_the_package_offers() -> None:
-    """`from metastore import Node` is for users: inside it would be a circle, at the first use or for type checkers."""
+    """`from metastore import Node` is for users. Inside it would be a circle, at the first use or for type checkers."""
     offered = {f"metastore.{name}" for name in metastore.__all__} - {"metastore.errors", "metastore.__version__"}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {target}"
@@ -229,7 +230,7 @@ def test_nothing_inside_uses_what_the_package_offers() -> None:
 
 
 def test_the_core_asks_of_its_log_what_the_port_says() -> None:
-    """No more, no less: ports.LogStore has the calls that the modules of Raft make."""
+    """ports.LogStore has exactly the calls that the modules of Raft make."""
     asked = {
         call
         for path in (PACKAGE / "_core").glob("raft*.pyx")
@@ -240,7 +241,7 @@ def test_the_core_asks_of_its_log_what_the_port_says() -> None:
     }
 
 
-# What is written down in one place: how it looks, and the files of the package that may have it.
+# Facts that may be written down only in certain files: their pattern, and these files of the package.
 SINGLE_SOURCES = {
     "names of alarms": (r"[\"'](NOSPACE|CORRUPT)[\"']", {"replica/alarms.py"}),
     "numbers of alarms": (r"(NOSPACE|CORRUPT)\w* *=[ ,\d]*\d", {"replica/alarms.py"}),
@@ -296,7 +297,7 @@ def test_what_has_one_source(what: str) -> None:
 
 
 def test_the_page_shows_the_order_of_the_packages() -> None:
-    """ARCHITECTURE's table of packages has the packages of ORDER in its order, and says which are pure."""
+    """ARCHITECTURE's table has the packages of ORDER in its order, and says which are pure."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rows = re.findall(r"^\| `metastore/(\w*)/?` \| (pure|)", text, re.MULTILINE)
     shown = [(name or WORDS, kind == "pure") for name, kind in rows]
@@ -318,7 +319,7 @@ def test_the_core_is_pure() -> None:
 
 
 def test_what_is_pure_needs_only_what_is_pure() -> None:
-    """Else the world could come in by way of another module."""
+    """Otherwise the outside world could come in through another module."""
     names = {name for name, _ in sources()}
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {module} is not pure"
@@ -356,7 +357,7 @@ def test_files_are_short() -> None:
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
-    """(name, lines) of each function; those of .pyx by indentation, for ast knows no Cython."""
+    """Yield (name, lines) of each function. Functions of .pyx are found by indentation, because ast knows no Cython."""
     lines = path.read_text().splitlines()
     if path.suffix == ".py":
         for node in ast.walk(tree_of(path)):
@@ -410,7 +411,7 @@ def test_stubs_name_what_the_module_has(path: Path) -> None:
 
 
 def test_compiled_modules_match_the_sources() -> None:
-    """A module that was compiled from a file which is no longer there would hide a forgotten import."""
+    """A module that was compiled from a deleted file would hide a forgotten import."""
     installed = Path(metastore.__file__).parent / "_core"
     built = {path.name.partition(".")[0] for path in installed.glob("*.so")}
     assert built == {path.stem for path in (PACKAGE / "_core").glob("*.pyx")}, "delete metastore/_core/*.so and build/"
@@ -441,7 +442,7 @@ def test_entry_points_are_declared_and_load() -> None:
 
 
 def loaded_by(code: str, names: set[str]) -> set[str]:
-    """Which of these modules a fresh interpreter has loaded after `code`."""
+    """Return which of these modules a fresh interpreter has loaded after `code`."""
     code += f"; import sys; print(*sorted(set(sys.modules) & {names!r}))"
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 

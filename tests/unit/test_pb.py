@@ -1,5 +1,5 @@
-"""The message classes: what is committed is what the .proto files say, the numbers are etcd's, and another
-definition of the same packages can be in the same process."""
+"""The message classes: the committed descriptors match the .proto files, the numbers are etcd's, and another definition
+of the same packages can be in the same process."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def test_aetcd_in_the_same_process(order: str) -> None:
 
 
 def shape(field: FieldDescriptor) -> tuple[object, ...]:
-    """What of a field is seen on the wire, and its name."""
+    """Return the visible parts of a field on the wire, and its name."""
     of = field.message_type or field.enum_type
     return field.name, field.number, field.type, field.is_repeated, of.full_name if of else None
 
 
 def test_the_numbers_are_those_clients_use() -> None:
-    """Every message and enum that aetcd brings is the same in ours; ours may have fields of 3.6 on top."""
+    """Every message and enum of aetcd is the same in ours. Ours may have fields of 3.6 on top."""
     import aetcd.rpc  # noqa: F401
 
     theirs = descriptor_pool.Default()

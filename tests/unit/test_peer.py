@@ -41,7 +41,7 @@ class SnapshotHandler(Handler):
         stream.on_blob, stream.on_end = on_blob, self.ends.append
 
 
-# ---- what it is for
+# ---- its purpose
 
 
 def test_messages_forwards_and_refusals_arrive(net: Net) -> None:
@@ -104,7 +104,7 @@ def test_nothing_is_known_of_strangers(net: Net) -> None:
     assert one.handler.unreachable == []
 
 
-# ---- who may come in
+# ---- admission
 
 
 @pytest.mark.parametrize(
@@ -440,7 +440,7 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
         got += reader.feed(data, len(data))
     assert got == [heartbeat(commit=n) for n in range(10)]
     assert one.stats()[2]["queued_bytes"] == before > 1_000_000
-    # It takes nothing for too long: given up, and dialled again.
+    # The peer takes nothing for too long: the stream is given up, and the peer is dialled again.
     net.until(lambda: not connected(one, 2))
     assert f"member 0000000000000002 at {one.stats()[2]['address']}: connection lost: {reason}" in caplog.text
     assert one.stats()[2]["queued_bytes"] == 0 and one.connected(2)

@@ -1,4 +1,4 @@
-"""Frames and greetings between members: round trips, cuts, wrong bytes, limits, and what no member says."""
+"""Frames and greetings between members: round trips, cuts, wrong bytes, limits, and messages that no member sends."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def append(sizes: list[int], index: int = 7) -> Message:
 
 
 def drain(outbox: Outbox) -> bytes:
-    """All bytes of an outbox, taken out."""
+    """Return all bytes of an outbox, taken out."""
     out = b""
     while outbox.size:
         piece = b"".join(outbox.pieces())
@@ -49,7 +49,7 @@ def wire(*messages: Message) -> bytes:
 
 
 def sealed(kind: int, body: bytes, *, head: int | None = None, n: int | None = None, reserved: int = 0) -> bytes:
-    """A frame with right sums, whatever its content."""
+    """Return a frame with right sums, whatever its content."""
     head = len(body) if head is None else head
     start = struct.pack("<IIIB", zlib.crc32(body[:head]), len(body) if n is None else n, head, kind)
     start += reserved.to_bytes(3, "little")
@@ -61,7 +61,7 @@ def read(data: bytes, **options: Any) -> list[Any]:
 
 
 def plain(item: Any) -> Any:
-    """Items as values that compare."""
+    """Return items as values that can be compared."""
     if isinstance(item, Forward):
         return ("forward", item.frame)
     if isinstance(item, Refusal):
@@ -70,7 +70,7 @@ def plain(item: Any) -> Any:
 
 
 def mixed() -> tuple[bytes, list[Any]]:
-    """A stream with one of everything, and what it says."""
+    """Return a stream with one item of each kind, and these items."""
     snapshot = Snapshot(9, 4, ConfState((1, 2, 3), (4,), (1, 2), (), True))
     messages = [
         Message(T.MsgHeartbeat, 2, 1, 5, commit=6, context=b"\0\1" * 9),
@@ -203,7 +203,7 @@ def test_frames_that_nobody_sends(data: bytes, reason: str) -> None:
 
 
 def body(message: Message, **changes: int) -> bytes:
-    """Bytes of a message with single bytes changed: b12=255 sets byte 12."""
+    """Return the bytes of a message with single bytes changed: b12=255 sets byte 12."""
     data = bytearray(message.encode())
     for name, value in changes.items():
         data[int(name[1:])] = value
@@ -372,7 +372,7 @@ def test_every_wrong_byte_of_a_greeting_is_told(which: str) -> None:
 
 
 def regreet(data: bytes, *, version: int = hs.VERSION, mark: int | None = None, body: bytes | None = None) -> bytes:
-    """A greeting changed, with the right sum."""
+    """Return a changed greeting with the right sum."""
     body = data[hs.HEADER :] if body is None else body
     head = struct.pack("<BBHI", version, data[9] if mark is None else mark, 0, len(body))
     return data[:8] + head + struct.pack("<I", zlib.crc32(head + body)) + body
@@ -421,7 +421,7 @@ def test_the_largest_greetings_fit() -> None:
     ],
 )
 def test_greetings_are_bounded(field: str, value: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the sender, and by the receiver: a sender without bounds is told by the first field that is too long."""
+    """Sender and receiver both check the bounds. A sender without bounds is told the first field that is too long."""
     with pytest.raises(ValueError):
         hs.encode_hello(hello(changed(ME, **{field: value})))
     with monkeypatch.context() as lax:
@@ -458,12 +458,12 @@ def test_another_version_is_told_from_nonsense() -> None:
     [
         ({}, 1, hs.OK, ""),
         ({"token": 6, "cluster_id": 5}, 1, hs.OTHER_TOKEN, "cluster.token is another"),
-        # Whoever joined did not have to know the token: the cluster's id is what must agree.
+        # A joined member did not have to know the token. The cluster's id must agree.
         ({"token": 6}, 1, hs.OK, ""),
         ({"cluster_id": 5}, 1, hs.OTHER_CLUSTER, "0000000000000005"),
         ({}, 9, hs.OTHER_TARGET, "wants 0000000000000009"),
         ({"member_id": 1, "incarnation": "inc-1"}, 1, hs.OTHER_TARGET, "which is this one"),
-        # The roster may not know it yet.
+        # The roster may not know the member yet.
         ({"member_id": 4}, 1, hs.OK, ""),
         ({"member_id": 3}, 1, hs.REMOVED, "was removed"),
         ({"member_id": 3}, 9, hs.REMOVED, "was removed"),
@@ -503,7 +503,7 @@ def test_who_may_begin_a_cluster_is_for_those_with_a_leader_to_say(mine: int, kn
 
 
 def test_who_asks_for_the_roster() -> None:
-    """Whoever joins knows no ids; a member has to be one."""
+    """A joining process knows no ids; otherwise the asking process must be a member."""
     assert hs.judge_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0), ME, hs.Known())[0] == hs.TOLD
     assert hs.judge_hello(hello(OTHER, 1, hs.ROSTER), ME, hs.Known())[0] == hs.TOLD
     assert hs.judge_hello(hello(OTHER, 1, hs.ROSTER), ME, hs.Known({2}))[0] == hs.REMOVED
@@ -518,7 +518,7 @@ def test_who_asks_for_the_roster() -> None:
         (hs.OK, {"cluster_id": 5}, None, hs.OTHER_CLUSTER),
         (hs.OK, {"member_id": 3}, None, hs.OTHER_TARGET),
         (hs.OK, {"member_id": 1}, None, hs.OTHER_TARGET),
-        # The acceptor was wiped: that is no verdict about us.
+        # The acceptor was wiped. That is no verdict about us.
         (hs.OK, {}, "inc-0", hs.OTHER_TARGET),
         (hs.BUSY, {}, None, hs.BUSY),
         (hs.WAIT, {}, None, hs.WAIT),

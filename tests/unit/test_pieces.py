@@ -1,5 +1,5 @@
-"""Entries applied in pieces: whatever the operations and wherever the pieces end, replies and state are those of
-applying them at once; readers in between see whole operations only; a crash in between leaves nothing of an entry."""
+"""Entries applied in pieces. Whatever the operations are and wherever the pieces end, replies and state are those of
+applying them at once. Readers in between see whole operations only. A crash in between leaves nothing of an entry."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def images(entries: list[list[bytes]]) -> list[bytes]:
 
 
 def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
-    """Encoded; request ids count from 1. Revisions are taken from a store that has carried out what is before them."""
+    """Encode operations; request ids count from 1. Revisions come from a store that has carried out the operations
+    before."""
     store, ident, made = Store(MemoryEngine(), 1, 2), 0, []
     for ops in entries:
         encoded = []
@@ -76,7 +77,7 @@ def contents(store: Store) -> list[tuple[bytes, bytes]]:
 
 
 def at_once(entries: list[list[bytes]]) -> tuple[Applier, list[Any], list[bytes]]:
-    """The applier, the replies, and what a reader sees before the first operation and after each."""
+    """Return the applier, the replies, and what a reader sees before the first operation and after each."""
     made = applier(MemoryEngine())
     callers, seen, ident = [], [made.store.range_reply(ALL)], 0
     watcher = applier(MemoryEngine())
@@ -120,7 +121,7 @@ def put(key: bytes, **more: Any) -> dict[str, Any]:
     return {"key": key, **fields, **more}
 
 
-#: A deletion that the engine has a part of when the put behind it fails: nothing may stay of it, and the entry ends.
+#: The engine has a part of this deletion when the put behind it fails. Nothing of it may stay, and the entry ends.
 FAILS_LATE = [
     [("put", put(b"a\0"))],
     [("txn", {"compare": [], "failure": [], "success": [
@@ -161,7 +162,8 @@ def test_pieces_do_the_same(drawn: list[list[tuple[str, Any]]], seed: int) -> No
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, st.integers(0, 2**32))
 def test_a_crash_in_the_middle_leaves_nothing_of_an_entry(drawn: list[list[tuple[str, Any]]], seed: int) -> None:
-    """The engine keeps all that was written to it, as one with files does that was flushed at the worst moment."""
+    """The engine keeps everything that was written to it, like an engine with files that flushed at the worst
+    moment."""
     entries, chance = operations(drawn), random.Random(seed)
     wanted, _, _ = at_once(entries)
     log = images(entries)
@@ -201,12 +203,12 @@ def filled(keys: int) -> Applier:
 
 
 def second(*ops: bytes) -> bytes:
-    """The image of entry 2."""
+    """Return the image of entry 2."""
     return images([[b""], list(ops)])[1]
 
 
 def test_an_error_in_the_middle_takes_back_what_went_to_the_engine() -> None:
-    """No operation fails behind its checks; should one, `undo` must reach what was spilled."""
+    """No operation fails after its checks. If one did, `undo` must reach what was spilled."""
     made = filled(50)
     before = contents(made.store)
     request = pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()

@@ -1,4 +1,5 @@
-"""Who gives way to a newcomer, without sockets: the rules one by one, and random crowds against a plain reading."""
+"""Who gives way to a newcomer, without sockets: the rules one by one, and random crowds against a plain version of the
+rules."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from metastore.net.places import CROWD, IDLE, LOOKS, NEW, Places, Tally
 
 @dataclass(eq=False)
 class One:
-    """A connection as it is told to be."""
+    """A connection whose properties the test sets."""
 
     origin: str
     since: float = 0.0
@@ -49,7 +50,7 @@ def test_a_tally_knows_who_has_most(seed: int) -> None:
 
 
 def test_a_flood_displaces_its_own() -> None:
-    """Whatever else is there: the slow, the idle, and those of others."""
+    """This holds whatever else is there: slow connections, idle ones, and those of others."""
     now = 100.0
     others = [One(f"10.0.0.{n}", since=now - 5) for n in range(40)]
     idle = [One("10.1.0.1", has_asked=True, asked_at=now - 2 * IDLE) for _ in range(40)]
@@ -62,7 +63,7 @@ def test_a_flood_displaces_its_own() -> None:
         places.leave(gone)
         flood.append(One("6.6.6.6", since=now))
         places.take(flood[-1])
-    # Where it is no crowd any more, whoever was idle for long goes first.
+    # If the address has no crowd any more, the connection that was idle for longest goes first.
     for one in flood[100 // CROWD :]:
         places.leave(one)
     assert places.who_gives_way("6.6.6.6", now) in idle
@@ -82,7 +83,7 @@ def test_within_an_address_the_silent_go_first_and_the_young_by_chance() -> None
 
 
 def test_who_has_asked_unnoticed_is_noticed() -> None:
-    """Requests that were compressed, or are the first message of a stream, come to be known later."""
+    """Requests that were compressed, or are the first message of a stream, become known later."""
     asked = [One("a", has_asked=True, asked_at=99.0) for _ in range(50)]
     fresh = One("b", since=100.0)
     places = filled(51, *asked, fresh)
@@ -101,7 +102,7 @@ def test_the_longest_idle_goes_first() -> None:
     for expected in order:
         assert places.who_gives_way("b", now) is expected
         places.leave(expected)
-    # The fifth is not idle yet, but its address has more than its share; the sixth is busy.
+    # The fifth is not idle yet, but its address has more than its share. The sixth is busy.
     assert places.who_gives_way("a", now) is None
     assert places.who_gives_way("b", now) is ones[2]
 
@@ -109,7 +110,7 @@ def test_the_longest_idle_goes_first() -> None:
 @pytest.mark.parametrize("most", [12, 48])
 @pytest.mark.parametrize("seed", range(15))
 def test_random_crowds(seed: int, most: int) -> None:
-    """At most LOOKS of an address, so that chance decides nothing that the rules do not leave to it."""
+    """There are at most LOOKS of an address, so chance decides only what the rules leave open."""
     rng, now = random.Random(seed), 1000.0
     names = [f"n{n}" for n in range(most // 4)]
     places = filled(most)
@@ -133,7 +134,8 @@ def test_random_crowds(seed: int, most: int) -> None:
 
 
 def allowed(places: Places[One], name: str, now: float) -> list[One]:
-    """Those that the rules name, of which any may go. Of several addresses that have most the tally names one."""
+    """Return the connections of which the rules allow any to go. If several addresses have most, the tally names
+    one."""
     fresh, every = (
         Counter(one.origin for one in ones)
         for ones in ([one for one in places.taken if not one.has_asked], places.taken)

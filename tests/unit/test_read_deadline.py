@@ -1,5 +1,5 @@
-"""A linearizable read waits for a leader, for its round and for the state to be applied: all that within its deadline,
-and with no more others than the limit of requests in flight allows."""
+"""A linearizable read waits for a leader, for its round and for the state to be applied, but only within its deadline,
+and with no more other reads than the limit of requests in flight allows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Asker(Client):
         self.outcomes[error] += 1
 
     def ask(self, member: Member, count: int) -> None:
-        """So many reads at once."""
+        """Send so many reads at once."""
         for _ in range(count):
             call = Call("read", (b"k",))
             wire.encode(call)
@@ -36,7 +36,7 @@ class Asker(Client):
 
 @pytest.fixture
 def served() -> tuple[Simulation, Member, Asker]:
-    """A cluster, one of its followers and a client."""
+    """Return a cluster, one of its followers and a client."""
 
     def busy(scene: Scene) -> None:
         scene.settings.busy = 1e-9  # only when the test says so
@@ -55,7 +55,7 @@ def served() -> tuple[Simulation, Member, Asker]:
 
 
 def lag(simulation: Simulation, follower: Member) -> None:
-    """Something is committed that the follower does not apply."""
+    """Commit an entry that the follower does not apply."""
     cluster, clock = simulation.cluster, simulation.clock
     follower.engine.until = clock.now + 100
     leader = cluster.leader()

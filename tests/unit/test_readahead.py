@@ -1,5 +1,5 @@
-"""The read-ahead cache over a real log: what it answers, keeps, reads ahead and forgets. Reads are done by hand, in any
-order, or by its thread."""
+"""The read-ahead cache over a real log: its answers, its contents, and what it reads ahead and forgets. Reads are done
+by hand, in any order, or by its thread."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from metastore.storage.readahead import MAX_READS, ReadAhead
 from metastore.storage.reading import Reading
 from metastore.storage.wal import Wal
 
-SIZE = 132  # bytes of an entry as `put` makes them
+SIZE = 132  # bytes of an entry that `put` makes
 COST = SIZE + 24  # with its place in the table
 
 
@@ -35,7 +35,7 @@ class Bench:
         self.cache = ReadAhead(wal, capacity, self.waiting.append)
 
     def arrive(self, which: int = 0) -> None:
-        """One read is done and comes in."""
+        """Do one read and let its result arrive."""
         reading = self.waiting.pop(which)
         outcome: bytes | Exception
         try:
@@ -45,21 +45,21 @@ class Bench:
         self.cache.loaded(reading, outcome)
 
     def get(self, low: int, high: int, max_size: int = 1 << 20) -> bytes | None:
-        """What the cache answers at once, None if it must read first."""
+        """Return what the cache answers at once, or None if it must read first."""
         try:
             return bytes(self.cache.images(low, high, max_size))
         except NotYetLoaded:
             return None
 
     def wait(self, low: int, high: int, max_size: int = 1 << 20) -> bytes:
-        """The same, reading as much as it takes."""
+        """Return the answer after as many reads as it takes."""
         while (found := self.get(low, high, max_size)) is None:
             self.arrive()
         return found
 
     @property
     def ahead(self) -> list[tuple[int, int]]:
-        """What is being read."""
+        """Return the entries that are being read."""
         return [(reading.first, reading.end) for reading in self.waiting]
 
 
@@ -78,7 +78,7 @@ def wal(tmp_path: Path) -> Iterator[Wal]:
 
 @pytest.fixture
 def bench(wal: Wal) -> Bench:
-    """A log of 400 entries, and room for 80 of them: blocks of 11."""
+    """A log of 400 entries, and room for 80 entries in blocks of 11."""
     put(wal, 1, 400)
     return Bench(wal, 80 * COST)
 
@@ -168,13 +168,14 @@ def test_reading_ahead_drops_nothing_that_nobody_had_yet(bench: Bench) -> None:
         bench.wait(low, 401)
         while bench.waiting:
             bench.arrive()
-    # Seven blocks fit: what the first reader has not had yet is still there, and the last one got less ahead.
+    # Seven blocks fit. What the first reader has not received yet is still there, and the last reader got less ahead.
     assert {12, 23} <= set(bench.cache._blocks)
     assert bench.cache.cached_bytes <= bench.cache.capacity
 
 
 def test_many_readers_take_turns(bench: Bench) -> None:
-    """More at a time than are read at a time, in a cache too small for them: everybody gets on."""
+    """More reads are needed at a time than are done at a time, in a cache too small for them. Every reader makes
+    progress."""
     images = bench.wal.images(1, 401, 1 << 20)
     at = {reader: 1 + 37 * reader for reader in range(9)}
     for _ in range(400):
@@ -201,7 +202,7 @@ def test_entries_larger_than_the_cache_pass_one_by_one(wal: Wal) -> None:
 
 
 def test_two_who_wait_with_room_for_one_both_get_on(wal: Wal) -> None:
-    """Also when what they wait for comes in before either is told of it, in the worse order."""
+    """This holds even if both blocks arrive before either reader is told, in the worse order."""
     put(wal, 1, 40)
     bench = Bench(wal, 1)
     at = {1: 1, 20: 20}
@@ -267,7 +268,7 @@ def test_a_released_segment_is_no_damage(bench: Bench) -> None:
 
 
 def flip(wal: Wal, index: int) -> str:
-    """Damage entry `index` on the disk; the name of its segment."""
+    """Damage entry `index` on the disk. Return the name of its segment."""
     number, offset, _ = wal._state.where(index)
     path = wal._paths[number]
     with path.open("r+b") as file:
@@ -298,7 +299,7 @@ def test_a_read_that_fails(bench: Bench) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_never_anything_but_what_the_log_holds(seed: int, wal: Wal) -> None:
-    """Readers, arrivals in any order, new leaders and compaction, out of a hat."""
+    """Readers, arrivals in any order, new leaders and compactions come at random."""
     chance = random.Random(seed)
     bench = Bench(wal, chance.choice((1, 2000, 20_000)))
     put(wal, 1, 60)
@@ -339,7 +340,7 @@ def test_never_anything_but_what_the_log_holds(seed: int, wal: Wal) -> None:
 
 
 class Owner:
-    """A cache whose reads a thread does, and what stands in for the loop: it runs what the thread posts."""
+    """A cache whose reads a thread does. It replaces the loop: it runs what the thread posts."""
 
     def __init__(self, wal: Wal) -> None:
         self.posted: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()

@@ -15,7 +15,7 @@ from metastore.replica.driver import BUSY_RETRY
 
 
 class Lone:
-    """One simulated member that leads, and what a client asks of it between two turns."""
+    """One simulated member that leads, and a client's requests between two turns."""
 
     def __init__(self, members: int = 1, busy: float = 0.0) -> None:
         def set_up(scene: Scene) -> None:
@@ -31,11 +31,11 @@ class Lone:
         self.clock.run(5.0)
 
     def put(self, key: bytes = b"k") -> None:
-        """A client's put comes in; the turn has still to end."""
+        """Let a client's put come in. The turn has still to end."""
         self.ask(Call("put", (key,), b"v"))
 
     def ask(self, call: Call) -> None:
-        """A client's call comes in."""
+        """Let a client's call come in."""
         client = Client(0, self.simulation.cluster, self.simulation.scene.habits)
         client.stopped = True
         call.member = self.member.id
@@ -43,7 +43,7 @@ class Lone:
         client.arrive(self.member, call)
 
     def next_turn(self) -> float | None:
-        """In seconds from now."""
+        """Return the seconds until the next turn."""
         now = self.member.now()
         due = self.member.replica.next_turn(now)
         return None if due is None else due - now
@@ -54,7 +54,7 @@ def test_an_idle_member_needs_no_turn() -> None:
 
 
 def test_a_batch_wants_its_turn_when_it_is_due_and_is_not_asked_for_without_pause() -> None:
-    lone = Lone(members=3)  # two of them are down: there is no leader
+    lone = Lone(members=3)  # two of them are down, so there is no leader
     assert not lone.member.driver.leader_id
     lone.put()
     assert lone.next_turn() == pytest.approx(0.5)

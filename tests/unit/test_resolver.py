@@ -1,4 +1,4 @@
-"""Names are looked up beside the loop, by few threads that stay, and one question at a time for each name."""
+"""Names are looked up beside the loop, by few threads that stay, with one question at a time for each name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PLACE = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 80))
 
 
 class NameServer:
-    """Stands where the system's resolver does, and answers when it is told to; addresses are none of its affair."""
+    """Replaces the system's resolver, and answers when the test says so. It passes addresses on unchanged."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []

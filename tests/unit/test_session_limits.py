@@ -1,4 +1,4 @@
-"""What a session does with clients that cost more than they gain, without sockets: bounds, patience, and words."""
+"""What a session does with clients that cost too much, without sockets: bounds, timeouts, and texts."""
 
 from __future__ import annotations
 
@@ -156,7 +156,8 @@ def test_an_unfinished_call_has_so_long_and_longer_where_bytes_come() -> None:
 
 
 def test_calls_that_share_a_slow_link_wait_for_each_other() -> None:
-    """Of ten large calls on one connection those without bytes for ten seconds were ended, while the others came."""
+    """Ten large calls shared a connection. Those without bytes for ten seconds were once ended while the others
+    came."""
     talk = Talk(receive_timeout=10, receive_rate=1000)
     talk.feed(headers(1) + headers(3))
     whole = h.message(bytes(40_000))
@@ -165,7 +166,7 @@ def test_calls_that_share_a_slow_link_wait_for_each_other() -> None:
         talk.feed(h.frame(h.DATA, 0, 1, whole[second * 1000 : second * 1000 + 1000]))
         expire(talk.limits, talk.now)
     assert talk.flush().stream(3).status is None
-    # Silence ends both, as do fewer bytes: what came early counts for `receive_timeout` at the most.
+    # Silence ends both, and so do fewer bytes: bytes that came early count for `receive_timeout` at most.
     talk.now = 60.0
     expire(talk.limits, talk.now)
     reader = talk.flush()
@@ -173,7 +174,8 @@ def test_calls_that_share_a_slow_link_wait_for_each_other() -> None:
 
 
 def test_what_came_at_once_buys_no_more_patience_than_one_timeout() -> None:
-    """A thousand seconds' worth of bytes in the first one, then silence: who shares that connection waits no longer."""
+    """The first call gets a thousand seconds' worth of bytes, then silence. Others on that connection wait no longer
+    for it."""
     talk = Talk(receive_timeout=10, receive_rate=1000)
     talk.feed(headers(1) + headers(3))
     whole = h.message(bytes(1_000_000))
@@ -251,7 +253,7 @@ def test_frames_on_closed_or_lower_streams(data: bytes, code: int) -> None:
 
 
 def test_what_was_on_its_way_when_we_ended_a_stream_is_forgiven() -> None:
-    """An answer before the request's end, and a stream over the limit: the client could not know."""
+    """An answer came before the request's end, or a stream was over the limit. The client could not know."""
     talk = Talk(max_concurrent_streams=2, max_message=1000)
     assert talk.answer(headers(1) + h.frame(h.DATA, 0, 1, b"\0\0\xff\xff\xff")).reset == 0
     talk.feed(h.frame(h.DATA, 0, 1, b"rest") + h.frame(h.DATA, h.END_STREAM, 1, b"rest"))
@@ -312,7 +314,7 @@ def test_pings_while_a_stream_brings_messages_are_fine() -> None:
 
 
 def test_pings_within_a_long_reply_are_fine() -> None:
-    """A gRPC client measures the way with a PING for each stretch of a reply that it reads."""
+    """A gRPC client measures the round trip with a PING for each stretch of a reply that it reads."""
     talk = Talk(window=65_535)
     [request] = talk.feed(h.call(1, b""))
     request.complete(bytes(4_000_000))
@@ -325,7 +327,7 @@ def test_pings_within_a_long_reply_are_fine() -> None:
 
 
 def test_pings_while_a_large_reply_is_taken_are_fine() -> None:
-    """gRPC's C core measures with a PING each 100 ms while it reads; a list of 50 MB ended its connection."""
+    """gRPC's C core measures with a PING each 100 ms while it reads. A list of 50 MB once ended its connection."""
     talk = Talk()
     talk.now += 1
     [request] = talk.feed(h.call(1, b""))

@@ -1,4 +1,4 @@
-"""A disk that stands still: the log says since when, and closing it does not wait."""
+"""A disk that stands still: the log reports since when, and closing the log does not wait."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.node_only
 
 
 def watched(moments: list[tuple[float, float | None, float]]) -> list[str]:
-    """The lines about (now, pending since, longest that ended), one after the other."""
+    """Return the lines about (now, pending since, longest that ended), one after the other."""
     lines: list[str] = []
 
     class Log:
@@ -44,7 +44,7 @@ def test_lines_about_a_slow_disk() -> None:
     told = ["1.0", "2.0", "4.0", "8.0"]
     assert watched(waiting) == [f"wal: the disk has not finished a sync for {took} s" for took in told]
     assert watched([*waiting, (25.0, 24.9, 14.8)])[-1] == "wal: the disk took 14.8 s for a sync"
-    # Each second one of 1.2 s: one line in ten seconds.
+    # Each second a sync takes 1.2 s. There is one line in ten seconds.
     assert watched([(float(now), None, 1.2) for now in range(25)]) == ["wal: the disk took 1.2 s for a sync"] * 3
 
 
@@ -68,7 +68,7 @@ def test_a_log_says_since_when_it_waits(tmp_path: Path, point: str, lag: Lag | N
 
 
 def test_a_log_waits_for_a_segment(tmp_path: Path) -> None:
-    """What stands still is the making of the next segment: that is the disk, too; and closing gives up on it."""
+    """The making of the next segment stands still. That is the disk, too, and closing does not wait for it."""
     failpoints = Failpoints()
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=METADATA, failpoints=failpoints)
     wait_until(lambda: wal.poll() == 0 and not wal.preparing, what="the next segment")
@@ -85,7 +85,7 @@ def test_a_log_waits_for_a_segment(tmp_path: Path) -> None:
 
 
 def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And not again at once: only when some groups were written."""
+    """It does not wait again at once, but only after some groups were written."""
     failpoints = Failpoints()
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=METADATA, failpoints=failpoints)
     failpoints.set("wal.before_sync", "block")
@@ -110,14 +110,14 @@ def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize("lag", [None, Lag(0.001, 1 << 20)])
 def test_no_group_is_lost_between_waiting_and_the_event(tmp_path: Path, lag: Lag | None) -> None:
-    """Syncs that take about as long as somebody waits for them: whoever gave up hears of them by the event."""
+    """Syncs take about as long as the caller waits for them. A caller that gave up hears of them by the event."""
     failpoints = Failpoints()
     wal = Wal.open(tmp_path / "wal", metadata=METADATA, failpoints=failpoints, lag=lag, busy_poll=0.001)
     waiter = select.poll()
     waiter.register(wal.fileno(), select.POLLIN)
     ways = collections.Counter[bool]()
     for number in range(1, 300):
-        # A little less than what is waited for beside the sync itself, and a little more.
+        # A little less than the wait without the sync itself, and a little more.
         failpoints.set("wal.before_sync", f"sleep({QUICK_SYNC * 1000 * (0.5 + number % 50 / 50):.3f})")
         wal._quick = True
         wal.append(number, image(number), None)

@@ -296,7 +296,7 @@ def test_missing_swapped_doubled_and_foreign_chunks_are_found(store: SnapshotSto
 
 @pytest.mark.parametrize("inside", [4097, 1 << 20, 60 << 20])
 def test_a_chunk_that_unfolds_to_too_much_is_refused_unpacked_or_not(store: SnapshotStore, inside: int) -> None:
-    """It is found by what it says of itself, or by the limit: a chunk's size, which nothing is unpacked beyond."""
+    """The declared size reveals it, or the limit does: a chunk's size, beyond which nothing is unpacked."""
     info = save(store)
     head, chunks, tail = images(info.path)
     info.path.write_bytes(head + bomb(info.path, inside) + b"".join(chunks[1:]) + tail)
@@ -314,7 +314,7 @@ def test_a_chunk_that_unfolds_to_too_much_is_refused_unpacked_or_not(store: Snap
 
 
 def test_a_bomb_that_is_received_never_counts(store: SnapshotStore, tmp_path: Path) -> None:
-    """Chunks are not unpacked when they come in; the whole file is, before it gets its place."""
+    """Chunks are not unpacked when they come in. The whole file is unpacked before it gets its place."""
     info = save(store)
     other = SnapshotStore(tmp_path / "other", chunk_size=4096, make_codec=make_codec)
     part = receive(other, info)
@@ -412,7 +412,7 @@ def test_a_received_file_is_the_file(store: SnapshotStore, tmp_path: Path) -> No
     source, part = Source(info), receive(other, info)
     for number in range(info.trailer.chunks):
         assert part.add(source.chunk(number))
-        # In the wrong order, or a second time, is no error: it is just not the next one.
+        # A chunk in the wrong order, or a second time, is no error. It is just not the next one.
         assert not part.add(source.chunk(number))
         if number + 2 < info.trailer.chunks:
             assert not part.add(source.chunk(number + 2))
@@ -447,7 +447,7 @@ def test_receiving_goes_on_after_the_last_whole_chunk(store: SnapshotStore, tmp_
 
 
 def test_any_damage_of_what_was_received_costs_only_what_follows_it(tmp_path: Path) -> None:
-    """Each byte flipped and each length cut of a file that was received in part, trailer included."""
+    """Each byte is flipped and each length cut in a file that was received in part, including the trailer."""
     store = SnapshotStore(tmp_path / "snap", chunk_size=256, make_codec=lambda: RAW)
     info = save(store, engine_of(records(20)))
     whole, source = info.path.read_bytes(), Source(info)
@@ -468,7 +468,7 @@ def test_any_damage_of_what_was_received_costs_only_what_follows_it(tmp_path: Pa
 
 
 def images_of_part(path: Path) -> list[int]:
-    """Offsets of the whole chunks in a file that was received in part."""
+    """Return the offsets of the whole chunks in a file that was received in part."""
     data = path.read_bytes()
     at, found = header_size(data[:16]), []
     while at + 40 <= len(data):
@@ -493,7 +493,7 @@ def test_a_damaged_chunk_is_refused_and_nothing_has_changed(store: SnapshotStore
 
 
 def test_chunks_of_another_snapshot_are_not_taken(tmp_path: Path) -> None:
-    """Neither off the wire nor out of a file that was received in part, however well number and offset fit."""
+    """They are accepted neither from the wire nor from a partly received file, however well number and offset fit."""
     store = SnapshotStore(tmp_path / "snap", chunk_size=256, make_codec=lambda: RAW)
     info, foreign = save(store, engine_of(records(20))), save(store, engine_of(records(20)), stream=2)
     other = SnapshotStore(tmp_path / "other", chunk_size=256, make_codec=lambda: RAW)

@@ -1,4 +1,4 @@
-"""When snapshots are due: counts, sizes, and that they together write at most twice what was written."""
+"""When snapshots are due: counts, sizes, and the rule that they together write at most twice what clients wrote."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_large_state_waits_for_half_its_size_of_log() -> None:
 
 
 def test_a_state_that_compresses_well_waits_for_a_quarter_of_it() -> None:
-    """Files are small then, but all of the state is read and compressed for each."""
+    """The files are small, but all of the state is read and compressed for each of them."""
     policy = Policy(1, 0)
     policy.restored(10, 0, 50, 1000)
     assert not policy.due(1000, 2499, 10_000)
@@ -57,7 +57,7 @@ def test_all_together_cost_at_most_twice_what_was_written(seed: int) -> None:
             file_size = int(size * rng.uniform(0.1, 1.1)) + 200
             cost += file_size
             policy.taken(index, written, file_size, size)
-    # The last one may have cost more than was thought; the next comes as much later.
+    # The last snapshot may have cost more than expected. The next one then comes later accordingly.
     assert 0 < cost <= 2 * written + policy.debt
     assert policy.debt <= 2 * size + 400
 
@@ -77,8 +77,8 @@ def test_restart_time_is_bounded_by_the_size_of_the_state() -> None:
 
 @pytest.mark.parametrize("size", [10**power for power in range(3, 14)])
 def test_at_any_size_of_the_state(size: int) -> None:
-    """A state that stays as large as it is, and of which ever other parts are rewritten, under the default counts:
-    what is written is bounded, and so is what a start replays."""
+    """The state keeps its size, and other parts of it are rewritten all the time, under the default counts. The bytes
+    written are bounded, and so are the bytes that a start replays."""
     policy = Policy(10_000, 1 << 20, 0.4)
     rng = random.Random(size)
     written = index = 0
@@ -98,7 +98,8 @@ def test_at_any_size_of_the_state(size: int) -> None:
 
 
 def test_failed_attempts_cost_as_much_as_those_that_went_well() -> None:
-    """What they wrote before they failed counts too: a disk that is full is not written to for nothing all the time."""
+    """The bytes that they wrote before they failed count too, so a full disk is not written to again and again for
+    nothing."""
     policy = Policy(10, 1000)
     policy.restored(1, 0, 500, 1000)
     attempts, cost = 0, 0

@@ -1,4 +1,5 @@
-"""What a start begins with, and that `metastore wal verify` says the same; what of the log stays for whom."""
+"""What a start begins with, and that `metastore wal verify` says the same; which part of the log stays, and for
+whom."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from metastore.snapshots.files import Info, SnapshotStore
 from metastore.snapshots.policy import Policy
 from metastore.storage.wal import Wal
 
-CLUSTER = 99  # of the files that `save` makes
+CLUSTER = 99  # cluster id of the files that `save` makes
 LAST = 300
 MEMORY = Memory(Config(), None)
 
@@ -48,27 +49,27 @@ class Disk:
         return save(self.store, engine_of({b"at": b"%d" % index, **records(50)}, index, term), stream=index)
 
     def go_on(self) -> None:
-        """Wait until the log has written what it was told."""
+        """Wait until the log has written its queue."""
         number = self.wal.durable + 1
         self.wal.append(number, None, HardState(1, 1, LAST))
         self.wal.submit()
         durable(self.wal, number)
 
     def start(self) -> tuple[int, MemoryEngine]:
-        """(index of the snapshot that a start begins with, the engine); 0 for none. Raises DamagedData."""
+        """Return (index of the snapshot that a start begins with, the engine); 0 for none. Raises DamagedData."""
         engine = MemoryEngine()
         info = startup.begin(self.store, engine, self.wal, CLUSTER, MEMORY)
         return info.header.index if info is not None else 0, engine
 
     def verdict(self) -> str:
-        """What `wal verify` says of the snapshots; empty if a start finds one."""
+        """Return what `wal verify` says of the snapshots; empty if a start finds one."""
         begins = self.wal.snapshot_index, self.wal.snapshot_term
         found = snapshot_check.look(self.store.path, begins[0], CLUSTER, lambda *_: None)
         damage = snapshot_check.missing(self.store.path, begins, CLUSTER, found)
         return damage.text if damage is not None else ""
 
     def refused(self) -> str:
-        """Why a start is refused, which `wal verify` says too."""
+        """Return why a start is refused; `wal verify` must say so too."""
         with pytest.raises(DamagedData) as caught:
             self.start()
         assert self.verdict(), caught.value.text
@@ -90,7 +91,7 @@ def spoil(info: Info) -> None:
 
 
 def foreign(info: Info) -> None:
-    """The same file as one of another cluster."""
+    """Rewrite the file as one of another cluster."""
     data, head = info.path.read_bytes(), info.header.encode()
     info.path.write_bytes(replace(info.header, cluster_id=7).encode() + data[len(head) :])
 
@@ -116,7 +117,7 @@ def test_what_is_older_than_the_log_is_not_looked_at(disk: Disk) -> None:
 
 @pytest.mark.parametrize("behind", [False, True])
 def test_a_snapshot_of_another_cluster(behind: bool, disk: Disk) -> None:
-    """The newest one that can be read decides; behind a good one, it is not looked at."""
+    """The newest file that can be read decides. Behind a good file it is not looked at."""
     foreign(disk.infos[1])
     if behind:
         assert disk.start()[0] == 300 and disk.verdict() == ""
@@ -127,7 +128,7 @@ def test_a_snapshot_of_another_cluster(behind: bool, disk: Disk) -> None:
 
 
 def test_a_state_that_is_not_of_this_log(disk: Disk) -> None:
-    """Where the log begins, its own record says of which term that entry is."""
+    """If the log begins there, its own record has the term of that entry."""
     for info in disk.infos:
         info.path.unlink()
     disk.take(100, term=2)
@@ -161,7 +162,7 @@ def test_a_log_from_the_first_entry_on_needs_none(tmp_path: Path) -> None:
 
 
 class Lasting(MemoryEngine):
-    """Its folder is its memory."""
+    """An engine whose folder is its memory."""
 
     persistent = True
 
@@ -191,7 +192,7 @@ def keeper(disk: Disk) -> Iterator[Callable[..., Snapshots]]:
 
 
 def test_the_log_stays_for_who_is_sent_a_snapshot(disk: Disk, keeper: Callable[..., Snapshots]) -> None:
-    """It goes on behind that one."""
+    """The follower goes on behind that snapshot."""
     snapshots = keeper()
     snapshots.catalogue.good = [*disk.infos, disk.take(301)]
     snapshots.catalogue.sending |= {2: disk.infos[1], 3: disk.infos[2]}
@@ -203,7 +204,7 @@ def test_the_log_stays_for_who_is_sent_a_snapshot(disk: Disk, keeper: Callable[.
 
 
 def test_what_a_start_began_with_is_there_for_others(disk: Disk, keeper: Callable[..., Snapshots]) -> None:
-    """A follower can be sent it, and the next snapshot is due that many entries behind it."""
+    """It can be sent to a follower, and the next snapshot is due as many entries behind it."""
     snapshots = keeper(disk.infos[2])
     assert snapshots.newest().index == 300 and snapshots.catalogue.find(300, 1) is disk.infos[2]
     assert snapshots.policy.index == 300 and not snapshots.policy.due(309, 1 << 20, 0)

@@ -1,4 +1,4 @@
-"""Snapshots from member to member over real sockets, both in one loop: resumed, asked for again, given up, expired."""
+"""Snapshots from member to member over real sockets, both in one loop: resumed, requested again, given up, expired."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ CLUSTER = 99
 
 
 class Noting(Catalogue):
-    """Keeps all that has come."""
+    """Keeps everything that has come."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -46,7 +46,7 @@ class Noting(Catalogue):
 
 
 class Member:
-    """A transport, a store and its transfers; the handler of all three."""
+    """A transport, a store and its transfers, and the handler of all three."""
 
     def __init__(
         self, net: Net, number: int, folder: Path, codec: Callable[[], PayloadCodec], limits: PeerLimits
@@ -80,7 +80,7 @@ class Member:
     on_greeting = on_answer
 
     def make(self, timeout: float = 30.0, rate: int = 0) -> Transfers:
-        """(Another) set of transfers, as after a restart."""
+        """Make a new set of transfers, as after a restart."""
         self.transfers = Transfers(
             self.net.loop,
             self.store,
@@ -118,7 +118,7 @@ class Member:
         self.transfers.accept(stream)
 
     def offer(self, info: Info, to: int = 2) -> Message:
-        """What the Raft core would say to have `info` sent."""
+        """Return the message with which the Raft core would have `info` sent."""
         self.catalogue.good.append(info)
         message = Message(MessageType.MsgSnap, to, 1, 8, snapshot=Snapshot(info.header.index, info.header.term, CONF))
         self.transport.send([message])
@@ -163,7 +163,7 @@ def net(tmp_path: Path) -> Iterator[Net]:
     made = Net(tmp_path)
     yield made
     for member in made.members:
-        # Where a test failed a thread may still be held up.
+        # If a test failed, a thread may still be held up.
         member.points.set("snapshot.receive", "off")
         member.transfers.close()
         member.transport.close()
@@ -214,7 +214,7 @@ def test_a_second_request_gets_the_complete_file_at_once(net: Net) -> None:
 
 
 def part_chunks(path: Path) -> int:
-    """How many whole chunks a file that was received in part has. Raises FormatError, OSError."""
+    """Return how many whole chunks a file that was received in part has. Raises FormatError, OSError."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         header, at = read_header(fd)
@@ -231,7 +231,7 @@ def part_chunks(path: Path) -> int:
 
 
 def received(store: SnapshotStore) -> int:
-    """How many chunks of a file are there; -1 when there is none, or not even its header yet."""
+    """Return how many chunks of a file are there; -1 if there is no file, or not even its header yet."""
     parts = store.parts()
     try:
         return part_chunks(parts[0]) if parts else -1
@@ -240,7 +240,7 @@ def received(store: SnapshotStore) -> int:
 
 
 def spy(member: Member) -> list[tuple[int, Any]]:
-    """What a member's outgoing streams are told, from now on."""
+    """Note everything that a member's outgoing streams send from now on."""
     told: list[tuple[int, Any]] = []
     opened = member.transport.open_snapshot
 
@@ -301,7 +301,7 @@ def test_a_restarted_receiver_goes_on(net: Net) -> None:
     one.offer(info)
     net.until(lambda: one.reports)
     assert one.reports == [(2, False)] and part_chunks(two.store.parts()[0]) == 19
-    # A new process: new store and transfers over what is on the disk.
+    # A new process has a new store and new transfers over the files on the disk.
     two.transfers.close()
     two.points = Failpoints()
     two.store = SnapshotStore(two.store.path, chunk_size=1 << 20, make_codec=make_codec, failpoints=two.points)
@@ -354,7 +354,7 @@ MANGLES: dict[str, Callable[[list[bytes]], list[bytes]]] = {
 
 @pytest.mark.parametrize("mangle", MANGLES)
 def test_chunks_that_come_mangled_are_asked_for_again(net: Net, mangle: str) -> None:
-    """The 5th and 6th chunk reach the receiver changed; it ends with the same file, without a new attempt."""
+    """The 5th and 6th chunk reach the receiver changed. It ends with the same file, without a new attempt."""
     one, two = net.pair()
     info = big(one.store, 1000)
     assert info.trailer.chunks > 10
@@ -384,7 +384,8 @@ def test_chunks_that_come_mangled_are_asked_for_again(net: Net, mangle: str) -> 
 
 
 def test_both_ends_restarted_in_the_middle(net: Net) -> None:
-    """New stores and transfers on both sides, over what is on their disks, twice; only what is missing is sent."""
+    """Both sides get new stores and transfers over the files on their disks, twice. Only the missing chunks are
+    sent."""
     one, two = net.pair()
     info = big(one.store)
     sent = 0
@@ -559,12 +560,12 @@ def test_nonsense_from_a_receiver_ends_the_transfer(net: Net, answer: tuple[int,
     two.on_snapshot_stream = accept  # type: ignore[method-assign]
     one.offer(big(one.store))
     net.until(lambda: one.reports)
-    # Who says that it has the file is believed: the Raft core finds out.
+    # A peer that claims to have the file is believed. The Raft core finds out.
     assert one.reports == [(2, answer[0] == DONE)]
 
 
 class Posts:
-    """What threads post to a loop, taken one by one."""
+    """The calls that threads post to a loop, taken one by one."""
 
     def __init__(self) -> None:
         self.calls: queue.Queue[Callable[[], object]] = queue.Queue()
@@ -591,7 +592,7 @@ def test_a_fault_in_a_job_is_told_and_the_thread_goes_on() -> None:
 
 
 def test_a_fault_in_an_installation_ends_the_node() -> None:
-    """Its thread alone would end, and the node wait for the engine for ever."""
+    """Otherwise its thread alone would end, and the node would wait for the engine for ever."""
     posts = Posts()
     snapshots = Snapshots.__new__(Snapshots)
     snapshots.loop = posts  # type: ignore[assignment]

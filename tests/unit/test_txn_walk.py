@@ -1,4 +1,4 @@
-"""How many keys a transaction that writes may look at: counted when it comes, one by one and all together."""
+"""How many keys a transaction that writes may look at. Each is counted when it comes, and all together are bounded."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def compare_all(end: bytes = b"l") -> Any:
 
 
 def writing(compares: int = 0, *more: Any, **fields: Any) -> bytes:
-    """A put behind so many compares of all keys."""
+    """Return a put behind so many compares of all keys."""
     put = pb.RequestOp(request_put=pb.PutRequest(key=b"x"))
     return pb.TxnRequest(compare=[compare_all()] * compares, success=[put, *more], **fields).SerializeToString()
 
@@ -40,7 +40,7 @@ def call(kv: KVServer, body: bytes, now: float = 0.0) -> Caller:
 
 
 def every_way() -> dict[str, bytes]:
-    """Transactions that may look at all keys six times, or seven; a value counts for four more."""
+    """Return transactions that may look at all keys six or seven times; a value counts for four more."""
     delete = pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=b"k", range_end=b"\0"))
     keys, count = ops(whole(keys_only=True)), ops(whole(count_only=True))
     three = pb.RequestOp(request_txn=pb.TxnRequest(compare=[compare_all()], success=keys, failure=count))
@@ -103,7 +103,7 @@ def turns(kv: KVServer) -> None:
 
 
 def connection(kv: KVServer) -> Callable[[bytes], Waiter]:
-    """A client: its transactions reach the service as requests."""
+    """Return a client, whose transactions reach the service as requests."""
     session = Session(MethodTable({b"/t/Txn": METHODS["Txn"]}), Limits(), [])
     streams = itertools.count(1, 2)
     session.feed(hello := h.hello(), len(hello), 0.0)
@@ -119,7 +119,7 @@ def connection(kv: KVServer) -> Callable[[bytes], Waiter]:
 
 
 def test_those_under_way_together_look_at_no_more_keys_than_one_may() -> None:
-    """Whoever would bring them over it waits, and is not overtaken by those that look at fewer."""
+    """A transaction that would exceed the limit waits, and is not overtaken by those that look at fewer keys."""
     kv = server(1000, 2500)
     one, other, third = connection(kv), connection(kv), connection(kv)
     under_way = [one(writing(1)), one(writing(1))]
@@ -130,7 +130,7 @@ def test_those_under_way_together_look_at_no_more_keys_than_one_may() -> None:
     assert list(kv.waiters.values())[2:] == [put], "what looks at single keys waits for nobody"
 
     def answered(waiter: Waiter) -> list[Waiter]:
-        """Who is under way when this one no longer is."""
+        """Return the transactions under way after this one has ended."""
         del kv.waiters[next(ident for ident, found in kv.waiters.items() if found is waiter)]
         turns(kv)
         return list(kv.waiters.values())

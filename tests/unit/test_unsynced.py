@@ -1,5 +1,5 @@
-"""The file that says whether acknowledged entries may be missing: damage is told, and never taken for
-another boot or term."""
+"""The file that says whether acknowledged entries may be missing. Damage is reported, and never taken for another boot
+or term."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from metastore.storage.unsynced import Unsynced
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A file of a member that runs, and is in doubt up to term 17."""
+    """Return the file of a running member that is in doubt up to term 17."""
     path = tmp_path / "unsynced"
     path.write_text(json.dumps({"version": 1, "boot_id": "another boot", "doubt": 3}))
     one = Unsynced(path)

@@ -25,7 +25,7 @@ from metastore.storage.wal import Wal
 
 
 def test_a_block_that_the_medium_does_not_give_is_damage(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With file and offset, and not a SIGBUS out of a mapped page; nothing on disk changes."""
+    """The error has file and offset, there is no SIGBUS from a mapped page, and nothing on disk changes."""
     wal = opened(folder)
     put(wal, 1, 300)
     wal.close()
@@ -94,7 +94,7 @@ def test_a_folder_that_cannot_be_made_is_a_failed_disk(tmp_path: Path) -> None:
 
 
 def test_nothing_is_durable_while_the_sync_is_blocked(folder: Path, tmp_path: Path, points: Failpoints) -> None:
-    """And a restart from a copy that holds only synced bytes has everything that was reported."""
+    """A restart from a copy that holds only synced bytes has everything that was reported."""
     wal = opened(folder, points)
     put(wal, 1, 3)
     synced = tmp_path / "synced"
@@ -376,7 +376,7 @@ def test_what_failed_is_named(folder: Path, points: Failpoints, point: str, kind
 
 
 def test_no_space_for_the_next_segment_is_said_before_and_healed(folder: Path, points: Failpoints) -> None:
-    """Room is refused while the reserve is left; what was accepted is neither dropped nor failed; then it heals."""
+    """Room is refused while the reserve is left. What was accepted is neither dropped nor failed. Then it heals."""
     wal = opened(folder, points)
     assert wal.room(1000) is None
     wait(wal, lambda: not wal.preparing)
@@ -463,7 +463,8 @@ while True:
 
 
 def check_life(folder: Path, copy: Path, known: int) -> None:
-    """Open a copy of what a life left behind: all that was reported is there, and nothing that was not written."""
+    """Open a copy of what a life left behind: everything that was reported is there, and nothing that was not
+    written."""
     shutil.copytree(folder, copy)
     wal = Wal.open(copy, segment_size=SEGMENT, metadata=b"meta")
     last, first = wal.last_index(), wal.first_index()
@@ -476,7 +477,7 @@ def check_life(folder: Path, copy: Path, known: int) -> None:
 
 
 def live(folder: Path, points: str, known: int, more: dict[str, str]) -> int:
-    """Let a process append to the log until it dies at a failpoint; gives the highest index it reported."""
+    """Let a process append to the log until it dies at a failpoint. Return the highest index that it reported."""
     done = subprocess.run(
         [sys.executable, "-c", CHILD, str(folder), "", str(TESTS)],
         env={**os.environ, **more, "METASTORE_FAILPOINTS": points},
@@ -501,7 +502,7 @@ DEATHS = [
 
 @pytest.mark.parametrize("points", DEATHS)
 def test_sudden_death_loses_nothing_reported_and_invents_nothing(folder: Path, points: str) -> None:
-    """SIGKILL at every step of a group and of a segment change, three lives in a row."""
+    """SIGKILL comes at every step of a group and of a segment change, three lives in a row."""
     folder.parent.mkdir(parents=True)
     known = 0
     for _ in range(3):

@@ -1,8 +1,8 @@
-"""Damage to the log: every byte flipped, every length cut, segments missing or swapped; each case states what it
+"""Damage to the log: every byte flipped, every length cut, segments missing or swapped. Each case states what it
 expects.
 
-The log in these tests: segment 1, full, with slack behind its end; segment 2 with proven groups, the unproven last
-group, and zeros; segment 3, prepared and not used.
+The log in these tests has three segments. Segment 1 is full, with slack behind its end. Segment 2 has proven groups,
+the unproven last group, and zeros. Segment 3 is prepared and not used.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ SIZE = 1536
 
 @dataclass
 class Built:
-    """The log described above. `last_group`: offset of the last group in segment 2; `ends`: where records end."""
+    """The log described above. `last_group` is the offset of the last group in segment 2; `ends` has the ends of
+    records."""
 
     log: Log
     generations: list[int]
@@ -59,7 +60,7 @@ def build(*, stale: bool = False) -> Built:
 
 
 def record_at(built: Built, which: int, offset: int) -> tuple[int, str]:
-    """Offset and kind of the record that holds this byte."""
+    """Return offset and kind of the record that holds this byte."""
     generation = built.generations[which]
     return [(at, kind) for at, kind, *_ in records(built.log.files[generation], generation) if at <= offset][-1]
 
@@ -67,7 +68,7 @@ def record_at(built: Built, which: int, offset: int) -> tuple[int, str]:
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 def test_every_byte_of_the_full_segment_flipped(flip: int, stale: bool) -> None:
-    """Expected: refused with the file and the offset of the record; behind the stated end unaffected."""
+    """Expected: refused with the file and the offset of the record; behind the stated end there is no effect."""
     built = build(stale=stale)
     generation = built.generations[0]
     for offset in range(SIZE):
@@ -85,7 +86,8 @@ def test_every_byte_of_the_full_segment_flipped(flip: int, stale: bool) -> None:
 @pytest.mark.parametrize("stale", [False, True])
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 def test_every_byte_of_the_last_segment_flipped(flip: int, stale: bool) -> None:
-    """Expected: header and proven groups refused; the last group cut at the bad record; behind it unaffected."""
+    """Expected: header and proven groups are refused; the last group is cut at the bad record; behind it there is no
+    effect."""
     built = build(stale=stale)
     generation = built.generations[1]
     for offset in range(SIZE):
@@ -106,14 +108,15 @@ def test_every_byte_of_the_last_segment_flipped(flip: int, stale: bool) -> None:
             else:
                 first = at == max(at for at, k, *_ in records(built.log.files[generation], generation) if k == "ENTRY")
                 assert len(picture.entries) == len(built.before_last.entries) + (1 if first else 0)
-            # A last record whose generation changed claims nothing any more: FORMATS, "cannot be told apart".
+            # A last record whose generation changed proves nothing any more (FORMATS, "What cannot be told apart").
             last_record = offset >= built.ends[1] - 48 - 72
             silent = last_record and 16 <= offset - at < 24
             assert [(cut.name, cut.offset) for cut in found.cuts] == ([] if silent else [(name(generation), at)])
 
 
 def test_every_byte_of_the_prepared_segment_flipped() -> None:
-    """Expected: its header was synced before the file had its name, so refused; the rest unaffected."""
+    """Expected: a changed header is refused, because it was synced before the file had its name; the rest has no
+    effect."""
     built = build()
     generation = built.generations[2]
     for offset in range(SIZE):
@@ -127,7 +130,7 @@ def test_every_byte_of_the_prepared_segment_flipped() -> None:
 
 
 def test_every_length_of_the_full_segment() -> None:
-    """Expected: refused below the end that the next segment states; above it unaffected."""
+    """Expected: refused below the end that the next segment states; above it there is no effect."""
     built = build()
     generation = built.generations[0]
     for length in range(SIZE):
@@ -142,7 +145,7 @@ def test_every_length_of_the_full_segment() -> None:
 
 @pytest.mark.parametrize("which", [1, 2])
 def test_every_length_of_the_last_and_the_prepared_segment(which: int) -> None:
-    """Expected: refused, for a segment in use is never shorter than it was made."""
+    """Expected: refused, because a segment in use is never shorter than it was made."""
     built = build()
     generation = built.generations[which]
     for length in range(SIZE):
@@ -169,7 +172,7 @@ def test_a_missing_segment_is_refused_and_named() -> None:
         else:
             with pytest.raises(DamagedData, match=f"{name(built.generations[2])}: .*segment number 2 .* is missing"):
                 recovered(files)
-            # Without a prepared one either: segment 1 looks like a log that was never written further (FORMATS).
+            # Without a prepared one either, segment 1 looks like a log that was never written further (FORMATS).
             del files[built.generations[2]]
             assert reopened(files)[0].last < built.log.live.last
     only_spare = {built.generations[2]: built.log.files[built.generations[2]]}
@@ -218,7 +221,7 @@ def test_a_segment_of_another_log_with_a_later_number_does_not_hide_this_one() -
 
 
 def test_a_lost_record_in_the_middle_breaks_the_chain() -> None:
-    """A proven record replaced by the bytes that follow it: every CRC is right, only the chain tells."""
+    """A proven record is replaced by the bytes that follow it. Every CRC is right, and only the chain reveals it."""
     built = build()
     generation = built.generations[0]
     data = built.log.files[generation]
@@ -230,7 +233,7 @@ def test_a_lost_record_in_the_middle_breaks_the_chain() -> None:
 
 
 def test_a_segment_whose_end_differs_from_what_the_next_one_follows_on_is_refused() -> None:
-    """Two logs with the same generations and sizes, other values: every record is right in itself."""
+    """The two logs have the same generations and sizes, but other values. Every record is right in itself."""
     logs = []
     for term in (1, 2):
         log = Log(SIZE)
@@ -258,7 +261,7 @@ def test_a_version_from_the_future_is_named() -> None:
 
 
 def test_a_record_inside_a_value_is_not_taken_for_one() -> None:
-    """A client stores the log's own bytes: they carry another generation, so they prove nothing."""
+    """A client stores the log's own bytes. They carry another generation, so they prove nothing."""
     log = Log(8192)
     log.append([image(1)])
     log.flush()

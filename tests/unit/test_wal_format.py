@@ -331,7 +331,8 @@ def test_the_table_survives_growth_overwriting_and_compaction() -> None:
 
 
 def allowed(log: Log, acked_group: int) -> list[Picture]:
-    """Pictures that a crash may leave: after any record behind the last acknowledged group, or exactly after that."""
+    """Return the pictures that a crash may leave: after any record behind the last acknowledged group, or exactly after
+    it."""
     done = [picture for group, picture in log.steps if group <= acked_group]
     later = [picture for group, picture in log.steps if group > acked_group]
     return [picture.clamped() for picture in [done[-1], *later]]
@@ -339,8 +340,8 @@ def allowed(log: Log, acked_group: int) -> list[Picture]:
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_every_subset_of_blocks_of_the_unsynced_group_gives_a_prefix(stale: bool) -> None:
-    """Crash while the last group is written: whichever of its blocks reached the disk, nothing acknowledged is lost and
-    what is left of the group is its beginning."""
+    """The crash comes while the last group is written. Whichever of its blocks reached the disk, nothing acknowledged
+    is lost, and a beginning of the group is left."""
     log = Log(8192, stale=stale)
     for index in range(1, 6):
         log.append([image(index, 1, 90)], (1, 1, index - 1))
@@ -425,7 +426,7 @@ def test_random_histories_survive_a_crash_at_a_random_place(
     groups = []
     while (group := log.writer.take()) is not None:
         groups.append(group)
-    # What rides along unsynced was never written.
+    # Records that went along unsynced were never written.
     acked = log.written
     if groups:
         stop = rng.randrange(len(groups))
@@ -454,8 +455,8 @@ def test_commit_above_a_torn_tail_is_lowered_and_said() -> None:
 
 @pytest.mark.parametrize("segment", [True, False])
 def test_commit_of_entries_that_went_to_the_next_group_is_no_damage_before_them(segment: bool) -> None:
-    """Found by the simulator: an append is cut by the end of a segment or of a group between its hard state and its
-    entries, the first part is synced, the second is lost."""
+    """The simulator found this: the end of a segment or group cuts an append between its hard state and its entries.
+    The first part is synced, and the second is lost."""
     log = Log(1024, max_group=1024 if segment else 1)
     log.append([image(1)], (1, 1, 0))
     log.flush()

@@ -1,7 +1,7 @@
 """The log that reports entries before they are synced: its bounds, its order, and what a power cut leaves of it.
 
-The power cuts here keep, of all bytes written since the last sync, any blocks they like: several groups, in the segment
-in use and never beyond it, for a segment is begun only when the one before is synced.
+The power cuts here keep any of the blocks that were written since the last sync: several groups, in the segment in use
+and never beyond it, because a segment is begun only when the one before is synced.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ SEGMENT = 65536
 
 
 class Lagging(Log):
-    """A log on bytes in memory whose groups are written one by one and synced now and then; `platter` is what is."""
+    """A log on bytes in memory whose groups are written one by one and synced now and then. `platter` holds the synced
+    bytes."""
 
     def __init__(self, size: int = 4096, *, seed: int = 0, stale: bool = False, max_group: int = 1 << 20) -> None:
         super().__init__(size, seed=seed, stale=stale)
@@ -57,14 +58,14 @@ class Lagging(Log):
             self.written_end = (group.generation, group.end)
 
     def sync(self) -> None:
-        """All that is written reaches the platter."""
+        """Let everything that is written reach the platter."""
         self.platter = {generation: bytearray(data) for generation, data in self.files.items()}
         self.synced = self.written
         self.writer.synced(self.written_end[0], self.synced, self.written_end[1])
 
     def cut(self, keep: Callable[[int, int], bool], block: int = 512) -> Files:
-        """The disk after a power cut: of the blocks written since the last sync those for which `keep(generation,
-        offset)`."""
+        """Return the disk after a power cut. Of the blocks written since the last sync it has those for which
+        `keep(generation, offset)` is true."""
         after = {generation: bytearray(data) for generation, data in self.platter.items()}
         for generation, data in self.files.items():
             for offset in range(0, len(data), block):
@@ -74,20 +75,20 @@ class Lagging(Log):
         return after
 
     def unsynced_blocks(self, block: int = 512) -> list[tuple[int, int]]:
-        """(generation, offset) of the blocks that a power cut may take."""
+        """Return (generation, offset) of the blocks that a power cut may take."""
         found: list[tuple[int, int]] = []
         self.cut(lambda generation, offset: bool(found.append((generation, offset))), block)
         return found
 
     def allowed(self) -> list[Picture]:
-        """What a power cut may leave: all that is synced, and a beginning of what is written."""
+        """Return what a power cut may leave: everything that is synced, and a beginning of what is written."""
         done = [picture for group, picture in self.steps if group <= self.synced]
         later = [picture for group, picture in self.steps if self.synced < group <= self.written]
         return [picture.clamped() for picture in [done[-1], *later]]
 
 
 def window(groups: int, size: int = 8192) -> Lagging:
-    """A log with some synced groups and `groups` that are written and not synced."""
+    """Return a log with some synced groups and `groups` that are written and not synced."""
     log = Lagging(size)
     for index in range(1, 5):
         log.append([image(index, 1, 90)], (1, 1, index - 1))
@@ -141,14 +142,14 @@ def test_every_byte_of_the_unsynced_groups_flipped() -> None:
             assert picture in log.allowed() and picture != log.live.clamped()
             assert [cut.offset for cut in found.cuts] in ([bad], [])
         else:
-            # Bytes that a later record proves: all but the end of the last synced group without one behind it.
+            # Bytes that a later record proves: all except the end of the last synced group, which has none behind it.
             with pytest.raises(DamagedData, match=name(generation)):
                 reopened(files, size=8192)
 
 
 @pytest.mark.parametrize("stale", [False, True])
 def test_a_window_that_begins_with_a_new_segment(stale: bool) -> None:
-    """Its START is not synced either: without it, the segment before, which is synced, is the end of the log."""
+    """Its START is not synced either. Without it, the segment before, which is synced, is the end of the log."""
     log = Lagging(1536, stale=stale)
     index = 0
     while len(log.files) < 2 or log.written_end[0] == min(log.files):
@@ -179,7 +180,7 @@ def test_random_histories_survive_a_power_cut_at_a_random_place() -> None:
             what = chance.random()
             if what < 0.2 and last > commit:
                 term += 1
-                last = chance.randint(commit + 1, last)  # overwritten from here on
+                last = chance.randint(commit + 1, last)  # entries from here on are overwritten
                 log.append([image(last, term, chance.randint(20, 300))], (term, 0, commit))
             elif what < 0.3 and commit > log.live.snapshot[0]:
                 index = chance.randint(log.live.snapshot[0] + 1, commit)
@@ -233,7 +234,7 @@ def test_what_is_more_than_entries_and_a_commit_index_is_firm() -> None:
 
 
 def put(wal: Wal, first: int, count: int, size: int = 100) -> None:
-    """Append and have reported `count` entries, one append each; the number is the index."""
+    """Append `count` entries, one append each, and wait until they are reported; the number is the index."""
     for index in range(first, first + count):
         wal.append(index, image(index, 1, size), HardState(1, 1, index - 1))
         wal.submit()
@@ -315,7 +316,8 @@ def test_a_vote_waits_for_its_sync_and_takes_all_before_it_along(folder: Path, p
 
 
 def test_a_commit_index_that_is_asked_for_waits_for_its_sync(folder: Path, points: Failpoints) -> None:
-    """Its number is not a new one: it is not reported with the appends, and what was reported goes along."""
+    """Its number is not a new one, so it is not reported with the appends, and earlier reported appends are synced with
+    it."""
     wal = opened(folder, points)
     put(wal, 1, 3)
     assert wal.durable_commit == 0 and wal.unsynced[0]

@@ -1,5 +1,5 @@
-"""Work in pieces: a transaction done in pieces of any size answers and leaves what it does in one go; memory is given
-back; clients share a turn; and what a request may hold is counted before anything is made of it."""
+"""Work in pieces: a transaction in pieces of any size gives the same reply and state as in one go; memory is given
+back; clients share a turn; and the contents of a request are counted before any object is made from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from metastore.storage.engines.memory import MemoryEngine
 
 
 def reads_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """A read-only transaction whose nested ones are drawn from `inner`."""
+    """Draw a read-only transaction whose nested ones come from `inner`."""
     op = st.one_of(st.tuples(st.just("request_range"), RANGES), st.tuples(st.just("request_txn"), inner))
     return st.builds(
         dict, compare=st.lists(COMPARES, max_size=3), success=st.lists(op, max_size=4), failure=st.lists(op, max_size=4)
@@ -41,7 +41,7 @@ READS = st.recursive(EMPTY, reads_of, max_leaves=8)
 def test_a_readonly_transaction_in_pieces_answers_the_same(
     seed: int, changes: int, reads: list[dict], budget: int
 ) -> None:
-    """Whatever is written, compacted and swept between two of its pieces."""
+    """This holds whatever is written, compacted and swept between two of its pieces."""
     writer = Writer(seed)
     for _ in range(changes):
         writer.change()
@@ -52,13 +52,13 @@ def test_a_readonly_transaction_in_pieces_answers_the_same(
 
 
 def nest(body: bytes) -> bytes:
-    """An encoded transaction inside of another one."""
+    """Put an encoded transaction inside another one."""
     op = b"\x22" + varint(len(body)) + body
     return b"\x12" + varint(len(op)) + op
 
 
 def test_what_a_transaction_may_hold_is_counted_before_it_is_decoded() -> None:
-    """Two million bytes of operations without anything in them took half a second."""
+    """Two million bytes of empty operations took half a second once."""
     empty = b"\x12\x00" * 900_000
     deep = b""
     for _ in range(5000):
