@@ -171,7 +171,9 @@ class Follower:
         self.storage, self.engine = storage, engine
         self.store = Store(engine, 1, 0)
         waiters: dict[int, Any] = {}
-        self.applier = Applier(self.store, CODEC, waiters)
+        self.applier = Applier(
+            self.store, CODEC, waiters, lambda request: self.driver.committed.apply_operation(request)
+        )
         proposer = BatchProposer(100, 1 << 20, 0.01, 1000, 1 << 22, True)
         limits = SimpleNamespace(
             max_request_bytes=1 << 16, max_txn_ops=128, max_txn_walk=10**6, max_inflight_requests=1000
