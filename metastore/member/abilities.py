@@ -1,4 +1,4 @@
-"""What all members can do: the operation level of the cluster, and the codecs that every member can read."""
+"""What all members can do: this module knows the cluster's operation level and the codecs that all can read."""
 
 from __future__ import annotations
 
@@ -19,48 +19,48 @@ log = logging.getLogger("metastore.members")
 
 
 class CommonCodecs:
-    """What all members have said that they can read. Any thread may ask; the loop's thread sets it."""
+    """The codecs that all members say they can read. Any thread may ask; only the loop's thread changes them."""
 
     def __init__(self) -> None:
-        #: (flag byte, name) of the codecs that all other members can read; None: there are no others.
+        #: (flag byte, name) of each codec that all other members can read; None if there are no other members.
         self.known: frozenset[tuple[int, str]] | None = None
 
     def readable(self, codec: Codec) -> bool:
-        """Whether all members have said that they can read what this codec compressed."""
+        """Whether all members have said that they can read data that this codec compressed."""
         known = self.known
         return known is None or codec.flag == BUILT_IN_FLAG or (codec.flag, codec.name) in known
 
 
 class Abilities:
-    """Has this member log nothing that another one could not apply or read. Belongs to the loop's thread."""
+    """Makes this member log nothing that another member could not apply or read. It belongs to the loop's thread."""
 
     def __init__(self, kv: KVServer, codec: PayloadCodec, common: CommonCodecs) -> None:
         self._kv = kv
         self._codec = codec
-        self._wanted = codec.codec
+        self._configured = codec.codec
         self._common = common
 
     def update(self, others: Iterable[PeerIdentity | None]) -> None:
-        """`others`: what each other member last said of itself, None where it was not heard of."""
-        told = list(others)
-        # Who was not heard of may be of the first version that there was.
-        self._kv.cluster_level = min([LEVEL, *(1 if one is None else one.level for one in told)])
-        codecs = [frozenset(() if one is None else one.codecs) for one in told]
+        """`others` has the last description that each other member gave of itself; None for a member that gave none."""
+        identities = list(others)
+        # A member that gave no description may run the first version of the program.
+        self._kv.cluster_level = min([LEVEL, *(1 if one is None else one.level for one in identities)])
+        codecs = [frozenset(() if one is None else one.codecs) for one in identities]
         self._common.known = frozenset.intersection(*codecs) if codecs else None
         self._choose_codec()
 
     def _choose_codec(self) -> None:
-        """Compress by the codec that the configuration names, if all members have said that they can read it."""
-        wanted, codec = self._wanted, self._codec
-        if wanted is None:
+        """Uses the codec that the configuration names, or snappy until all members can read that one."""
+        configured, codec = self._configured, self._codec
+        if configured is None:
             return
-        usable = self._common.readable(wanted)
-        if usable and codec.codec is not wanted:
-            log.info("performance.compression_codec: all members can read %r, it is used", wanted.name)
-            codec.use(wanted)
-        elif not usable and codec.codec is wanted:
+        usable = self._common.readable(configured)
+        if usable and codec.codec is not configured:
+            log.info("performance.compression_codec: all members can read %r, it is used", configured.name)
+            codec.use(configured)
+        elif not usable and codec.codec is configured:
             log.warning(
                 "performance.compression_codec: not all members have said that they can read %r: snappy is used until "
-                "they have", wanted.name,
+                "they have", configured.name,
             )  # fmt: skip
             codec.use(Snappy())

@@ -1,4 +1,4 @@
-"""The alarms as this member sees, raises and clears them. Belongs to the loop's thread."""
+"""A member shows, raises and clears alarms with the class of this module, which belongs to the loop's thread."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ AlarmsDone = Callable[[list[Alarm], errors.MetaStoreError | None], object]
 
 
 class MemberAlarms:
-    """The `api.ports.Alarms` of a member. `turn` is to be called at the end of every turn of the loop.
+    """The `api.ports.Alarms` of a member. The owner calls `turn` at the end of every turn of the loop.
 
-    member: this member's id. disk_full: whether its disk has no room for the log, which shows as an alarm of it too.
+    `member` is this member's id. `disk_full` tells whether its disk has no room for the log; that shows as an alarm of
+    this member, too.
     """
 
     def __init__(self, driver: Driver, member: int, now: Callable[[], float], disk_full: Callable[[], bool]) -> None:
@@ -33,7 +34,7 @@ class MemberAlarms:
         self._member = member
         self._now = now
         self._disk_full = disk_full
-        self._told: frozenset[Alarm] = frozenset()
+        self._logged: frozenset[Alarm] = frozenset()
 
     @property
     def raised(self) -> frozenset[Alarm]:
@@ -47,28 +48,29 @@ class MemberAlarms:
 
     def turn(self) -> None:
         """Logs what has changed."""
-        if self.raised != self._told:
-            self._tell()
+        if self.raised != self._logged:
+            self._log()
 
-    def _tell(self) -> None:
+    def _log(self) -> None:
         now = self.raised
-        for member, kind in sorted(now - self._told):
+        for member, kind in sorted(now - self._logged):
             log.warning("alarm %s raised for member %016x", NAMES[kind], member)
-        for member, kind in sorted(self._told - now):
+        for member, kind in sorted(self._logged - now):
             log.warning("alarm %s of member %016x cleared", NAMES[kind], member)
-        self._told = now
+        self._logged = now
 
     def alarms(self) -> list[Alarm]:
-        """What is raised: what all know of, and that this member's disk has no room for the log."""
+        """Returns the replicated alarms, and NOSPACE of this member while its disk has no room for the log."""
         local = {(self._member, NOSPACE)} if self._disk_full() else set()
         return sorted(self.raised | local)
 
     def change_alarm(
         self, action: int, member: int, alarm: int, done: AlarmsDone, caller: Caller | None = None
     ) -> None:
-        """Have an alarm raised or cleared everywhere, for `caller`; `done` gets the alarm if it is or was raised.
+        """Raises or clears an alarm on all members, for `caller`. `done` gets the alarm if it is or was raised.
 
-        Raises InvalidAlarm."""
+        Raises InvalidAlarm.
+        """
         request = encode_change(action, member, alarm)
 
         def answer(reply: bytes, error: errors.MetaStoreError | None) -> None:

@@ -1,4 +1,4 @@
-"""What is closed at the end of a member, in the reverse order of its opening, and what of that may wait for a disk."""
+"""A member closes its parts at its end, in the reverse order of their opening. Some of these may wait for a disk."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable
 
 
 class Closing(contextlib.ExitStack):
-    """Closes at its end what it was told of. The thread that opens and closes owns it; any thread may ask `waits`."""
+    """Calls the functions that it was given, at its end. One thread opens and closes; any thread may call `waits`."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._now = ("", 0.0)  # what is being closed, if it may wait for the disk, and since when
+        self._now = ("", 0.0)  # the part that is being closed, if it may wait for the disk, and since when
 
     def at_end(self, what: str, close: Callable[[], object]) -> None:
-        """Have `close` called at the end. What it does is lost without harm where a stop gives up on it: the log has
-        everything, and what is left of files is removed by the next start."""
+        """Calls `close` at the end; `what` names the part. A stop may give up waiting for `close`. That does no harm,
+        because the log has everything and the next start removes unfinished files.
+        """
 
         def closing() -> None:
             self._now = (what, time.monotonic())
@@ -28,7 +29,7 @@ class Closing(contextlib.ExitStack):
         self.callback(closing)
 
     def waits(self, seconds: float) -> str:
-        """What has been closing for so many seconds by now; empty if nothing has."""
+        """Says which part has been closing for `seconds` or longer; empty if none has."""
         what, since = self._now
         took = time.monotonic() - since
         return f"closing {what} has taken {took:.1f} s" if what and took >= seconds else ""

@@ -1,4 +1,4 @@
-"""The compactions that a leader asks for by itself. Belongs to the loop's thread."""
+"""A leader compacts the history by itself, as the configuration says. This belongs to the loop's thread."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ log = logging.getLogger("metastore.upkeep")
 
 
 class AutoCompaction:
-    """Asks for the compactions that the configuration wants, while this member leads."""
+    """Requests the compactions that the configuration asks for, while this member leads."""
 
-    def __init__(self, wanted: MaintenanceTable, driver: Driver, loop: Loop) -> None:
+    def __init__(self, maintenance: MaintenanceTable, driver: Driver, loop: Loop) -> None:
         self._compactor = AutoCompactor(
-            wanted.auto_compaction_mode, wanted.auto_compaction_retention, wanted.auto_compaction_revisions
-        )
+            maintenance.auto_compaction_mode, maintenance.auto_compaction_retention,
+            maintenance.auto_compaction_revisions,
+        )  # fmt: skip
         self._driver = driver
         self._kv = driver.kv
         self._loop = loop
@@ -33,7 +34,7 @@ class AutoCompaction:
         self._compacted = self._failed = 0
 
     def tick(self, now: float, hurry: bool) -> None:
-        """Look whether history is to be compacted; `now` in seconds. `hurry`: there is little room."""
+        """Checks whether a compaction is due, at `now` (seconds). `hurry` says that there is little room."""
         if not self._driver.is_leader:
             self._compactor.follow()
         elif not self._asking and not self._stopped:
@@ -43,7 +44,7 @@ class AutoCompaction:
                 self._compact(revision, now)
 
     def stop(self) -> None:
-        """Ask for nothing more."""
+        """Requests nothing more."""
         self._stopped = True
 
     def _compact(self, revision: int, now: float) -> None:

@@ -1,4 +1,6 @@
-"""What a member finds on its disk: its data directory, who it is, its log, and whether that may lack something."""
+"""A member finds four things on its disk: its data directory, its identity, its log, and a note of entries that may be
+missing from the log.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,16 @@ CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has 
 
 
 class Disk:
-    """Open when it is made; `closing` closes it. A join that is under way ends when `stopping` is set.
+    """The constructor opens everything, and `closing` closes it. A join that is under way ends when `stopping` is set.
 
-    data_dir: locked. identity: whose it is. wal: the log, recovered. unsynced: whether the log may lack entries. start:
-    the number of this start. close_by: when the log is to be closed, in seconds of `now`; None: CLOSE_TIMEOUT after it
-    is asked to. Raises ConfigError, DataDirInUse, DamagedData, DiskFailed, Stopped.
+    The constructor raises ConfigError, DataDirInUse, DamagedData, DiskFailed and Stopped. Attributes:
+
+    data_dir: the data directory, which is locked.
+    identity: the member that the directory belongs to.
+    wal: the log, which is recovered.
+    unsynced: the note of entries that may be missing from the log.
+    start: the number of this start of the directory.
+    close_by: the time by which the log must be closed (seconds of `now`); None for CLOSE_TIMEOUT after the request.
     """
 
     def __init__(
@@ -61,7 +68,7 @@ class Disk:
             busy_poll=config.performance.busy_poll,
         )
         closing.callback(self._close_wal)
-        self.identity = self._whose(config)
+        self.identity = self._owner(config)
         if fresh is None and self.identity.differs(dict(config.cluster.initial)):
             log.info("cluster.initial is not that of %s, whose log says who the members are", self.data_dir.path)
         self.start = next_start(self.data_dir.path)
@@ -71,7 +78,7 @@ class Disk:
         except OSError as error:
             raise errors.DiskFailed(errors.reason(error)) from error
 
-    def _whose(self, config: Config) -> Identity:
+    def _owner(self, config: Config) -> Identity:
         try:
             identity = Identity.decode(self.wal.metadata)
         except errors.FormatError as error:
@@ -83,29 +90,29 @@ class Disk:
         return identity
 
     def _close_wal(self) -> None:
-        """Clean end of the log; after a failed disk there is nothing left to be said to it."""
+        """Closes the log. After a failure of the disk, nothing more is written to it."""
         left = CLOSE_TIMEOUT if self.close_by is None else self.close_by - self._now()
         with contextlib.suppress(errors.DiskFailed):
             self.wal.close(max(0.1, left))
         if self.wal.sync_pending_since is not None:
-            return  # what is written next would wait for that disk, too
+            return  # another write would wait for that disk, too
         with contextlib.suppress(OSError):
             self.unsynced.closed(synced=not self.wal.unsynced[0])
 
 
-def _lag(wanted: WalTable) -> Lag | None:
-    """How far syncs may lag behind acknowledgements, if at all."""
-    if wanted.sync != "async":
+def _lag(table: WalTable) -> Lag | None:
+    """The bounds within which syncs may lag behind acknowledgements; None if they may not."""
+    if table.sync != "async":
         return None
     log.warning(
         'wal.sync = "async": writes are acknowledged up to %g ms and %d bytes before they are synced; a power cut '
-        "can take that much", wanted.sync_interval * 1000, wanted.async_max_bytes,
+        "can take that much", table.sync_interval * 1000, table.async_max_bytes,
     )  # fmt: skip
-    return Lag(wanted.sync_interval, wanted.async_max_bytes)
+    return Lag(table.sync_interval, table.async_max_bytes)
 
 
 def _new_identity(config: Config, stopping: threading.Event) -> Identity:
-    """Who a new data directory belongs to: a member that begins the cluster, or one that joins it."""
+    """The identity for a new data directory, of a member that begins the cluster or joins it."""
     initial = dict(config.cluster.initial)
     own = initial[config.node.name] = real_address(initial[config.node.name])
     incarnation = secrets.token_hex(16)

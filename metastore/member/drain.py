@@ -1,7 +1,7 @@
-"""The stop of a member: clients go elsewhere, leadership goes elsewhere, and what was taken is finished.
+"""A member stops in three steps: it sends its clients elsewhere, hands leadership over, and finishes its open calls.
 
-Nothing is refused while that lasts. A client that has not heard yet goes on calling, and another member that has not
-heard yet goes on forwarding; both are served as ever, by way of the new leader if need be.
+It refuses nothing meanwhile. Clients that do not know of the stop yet go on calling, and members that do not know of it
+go on forwarding. This member serves both as before, through the new leader if it has to.
 """
 
 from __future__ import annotations
@@ -17,20 +17,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.node")
 
-#: Seconds that a client has to hear that it is to go elsewhere; calls that it makes later are not taken.
+#: Seconds that a client has to learn of the stop. Calls that it makes later are not taken.
 NOTICE: Final = 0.25
-#: Seconds after leadership went elsewhere in which members that have not heard of it still forward to this one.
+#: Seconds after the hand-over in which members that do not know the new leader yet still forward to this member.
 LINGER: Final = 0.2
-#: Seconds for closing everything, after `limits.drain_timeout`: then a disk that stands still is waited for no more.
+#: Seconds for closing everything, after `limits.drain_timeout`. After that the stop waits no longer for a stuck disk.
 CLOSING: Final = 1.0
 
 
 class Drain:
-    """The stop of one member, in its loop's thread: `begin` once, then `turn` at the end of each turn.
+    """The stop of one member, in its loop's thread. The owner calls `begin` once, then `turn` at the end of each turn.
 
-    patience: seconds in which all must be over. ends: called at the beginning, what begins nothing more from then on.
-    hand_over: gives leadership to another member and tells to whom, 0 for nobody. connected: whether the control stream
-    to a member is open.
+    patience: the seconds in which the stop must be over.
+    ends: functions that are called at the beginning; the parts behind them begin nothing more from then on.
+    hand_over: hands leadership over and returns the id of the new leader, 0 if there is none.
+    connected: whether the control stream to a member is open.
     """
 
     def __init__(
@@ -51,13 +52,13 @@ class Drain:
         self._hand_over = hand_over
         self._connected = connected
         self._until = loop.now() + patience
-        #: When all is to be closed, in seconds of the loop's clock.
+        #: The time by which everything must be closed, in seconds of the loop's clock.
         self.stop_by = self._until + CLOSING
         self._linger = 0.0
         self._successor = 0
 
     def begin(self) -> None:
-        """Send the clients and leadership away."""
+        """Sends the clients elsewhere, and hands leadership over."""
         for end in self._ends:
             end()
         self._successor = self._hand_over()
@@ -67,18 +68,18 @@ class Drain:
         self._loop.call_at(self._until, self._late)
 
     def _late(self) -> None:
-        """Time is up; the turn that follows sees it."""
+        """The time is up; the turn that follows ends the loop."""
         waiting = len(self._driver.kv.waiters)
         if waiting:
             log.warning("stopping with %d calls unanswered: limits.drain_timeout is over", waiting)
 
     def turn(self, now: float) -> None:
-        """Stop the loop when nobody waits any more, or when time is up."""
+        """Stops the loop when no caller waits any more, or when the time is up."""
         driver = self._driver
         if self._successor and not self._linger and not driver.is_leader:
             self._linger = now + LINGER
             self._loop.call_at(self._linger, lambda: None)
-        # Where all members are stopped together the successor may be gone before it leads.
+        # If all members are stopped together, the successor may be gone before it leads.
         leads = self._successor and driver.is_leader and self._connected(self._successor)
         busy = not driver.quiet or driver.kv.late or self._listener.conns
         if now >= self._until or not (leads or busy or now < self._linger):

@@ -1,4 +1,4 @@
-"""What clients meet: the ports that listen for them, the services, the pages, and the bounds on all of these."""
+"""The front of a member faces its clients: ports, services and pages, and the bounds on all of these."""
 
 from __future__ import annotations
 
@@ -36,10 +36,11 @@ GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest
 
 
 class Front:
-    """The `net.client_conn.RequestHandler` of a member. It listens when it is made; `closing` closes it.
+    """The `net.client_conn.RequestHandler` of a member. The constructor listens, and `closing` closes the ports.
 
-    descriptors: file descriptors that this process may have. sources: figures for /metrics, beside those of the
-    connections. ports: what the services need of the member, given all figures.
+    descriptors: the number of file descriptors that this process may have.
+    sources: figures for /metrics, in addition to those of the connections.
+    ports: given all figures, returns what the services need of the member.
     """
 
     def __init__(
@@ -55,20 +56,20 @@ class Front:
         self.listener = Listener(loop, config.listen.client, self, limits=bounds)
         closing.callback(self.listener.close)
         self.metrics = metrics.Metrics((*sources, metrics.of_clients(loop, self.listener, self.limits)))
-        offered = ports(self.metrics)
-        self._services, self.health = make_services(offered)
+        member = ports(self.metrics)
+        self._services, self.health = make_services(member)
         self.method_table = self._services.method_table
-        self._pages = make_pages(offered, metrics=config.metrics.enabled)
+        self._pages = make_pages(member, metrics=config.metrics.enabled)
 
     def client_urls(self) -> tuple[str, ...]:
-        """Where clients should dial this member: no address that only says "everywhere"."""
-        told = self._config.advertise.client or self.listener.bound
-        return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, told)))
+        """The URLs at which clients should dial this member. None of them is a wildcard address."""
+        addresses = self._config.advertise.client or self.listener.bound
+        return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, addresses)))
 
     # ---- for the connections
 
     def handle(self, requests: list[Request]) -> None:
-        """Requests that came in on one connection."""
+        """Takes the requests that came in on one connection."""
         if self._membership.learner:
             requests = self._for_learner(requests)
         if not self._driver.leader_id:
@@ -77,14 +78,18 @@ class Front:
             self._services.dispatch(request)
 
     def _without_leader(self, requests: list[Request]) -> list[Request]:
-        """Those that may wait for a leader; a client can demand not to (etcd's clientv3.WithRequireLeader)."""
+        """Returns the requests that may wait for a leader. The others demand one (etcd's clientv3.WithRequireLeader)
+        and fail.
+        """
         hasty = [request for request in requests if REQUIRE_LEADER in request.headers]
         for request in hasty:
             request.fail(errors.NoLeader())
         return [request for request in requests if request not in hasty] if hasty else requests
 
     def _for_learner(self, requests: list[Request]) -> list[Request]:
-        """Those a learner serves, as etcd's do: Status, backups, serializable ranges, health; the others are failed."""
+        """Returns the requests that a learner serves, as in etcd: Status, backups, serializable ranges and health.
+        The others fail.
+        """
         served = []
         for request in requests:
             allowed = request.path in (STATUS, SNAPSHOT) or not request.path.startswith(b"/etcdserverpb.")
@@ -98,24 +103,24 @@ class Front:
         return served
 
     def expired(self, requests: list[Request]) -> None:
-        """Requests whose client's patience ended."""
+        """The deadlines of these requests have passed."""
         ids = [request.ident for request in requests if request.ident]
         if ids:
             self._driver.withdraw(ids)
 
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
-        """One HTTP/1.1 request."""
+        """Answers one HTTP/1.1 request."""
         return self._pages.http(method, path, headers, body)
 
     # ---- how much there may be
 
     def crowded(self) -> bool:
-        """Whether half of what may be in flight is."""
+        """Whether at least half of the requests or bytes that may be in flight are in flight."""
         limits, (requests, nbytes) = self._config.limits, self._in_flight()
         return requests * 2 >= limits.max_inflight_requests or nbytes * 2 >= limits.max_inflight_bytes
 
     def balance(self) -> None:
-        """Read from no client while more than three quarters of what may be in flight are."""
+        """Stops reading from all clients while more than three quarters of what may be in flight is in flight."""
         limits, (requests, nbytes) = self._config.limits, self._in_flight()
         if requests * 4 > limits.max_inflight_requests * 3 or nbytes * 4 > limits.max_inflight_bytes * 3:
             self.listener.pause_all()
@@ -131,7 +136,7 @@ class Front:
 def call_limits(config: Config, memory: Memory) -> Limits:
     """The bounds on calls."""
     limits, calls = config.limits, memory.calls()
-    # Half for those that are whole, half for those on their way; less where there is little memory.
+    # One half is for complete calls, the other for calls that are still coming in. With little memory there is less.
     calls["max_total_buffered"] = min(2 * limits.max_inflight_bytes, calls.get("max_total_buffered", 1 << 62))
     return Limits(
         max_message=limits.max_request_bytes + GRPC_OVERHEAD,
@@ -141,13 +146,13 @@ def call_limits(config: Config, memory: Memory) -> Limits:
         max_total_output=limits.max_reply_bytes,
         **calls,
         receive_timeout=limits.handshake_timeout,
-        # A client may give up all its calls at once.
+        # A client may cancel all its calls at once.
         reset_burst=limits.max_concurrent_streams,
     )
 
 
 def connection_limits(config: Config, descriptors: int) -> ConnLimits:
-    """The bounds on connections, of which there are no more than file descriptors allow."""
+    """The bounds on connections. The number of connections is bounded by the file descriptors, too."""
     limits, allowed = config.limits, for_clients(config, descriptors)
     fewer = allowed < limits.max_connections
     if fewer:

@@ -1,4 +1,4 @@
-"""Sums over the state of this member, one at a time and in slices. Belongs to the loop's thread."""
+"""A member computes sums over its state, one sum at a time and in slices. This belongs to the loop's thread."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from ..net.loop import Loop
     from ..replica.driver import Driver
 
-HASH_SLICE = 1500  # records in memory summed up at a time: half a millisecond
-HASH_SLICE_DISK = 200  # of other engines, whose cursors are slower
-MAX_HASHES = 16  # that wait, those of one member together
+HASH_SLICE = 1500  # records of the memory engine in one slice, which takes half a millisecond
+HASH_SLICE_DISK = 200  # records of other engines in one slice; their cursors are slower
+MAX_HASHES = 16  # sums that may wait on one member
 
 HashDone = Callable[[Hasher | None, errors.MetaStoreError | None], object]
 
 
 @dataclass
 class _Sum:
-    """A sum that somebody wants."""
+    """A request for a sum."""
 
     revision: int
     whole: bool
@@ -35,7 +35,7 @@ class _Sum:
 
 
 class HashSums:
-    """The sums that are wanted. `freed` is called when a view of the engine was closed, which may have held room."""
+    """The requested sums. `freed` is called when a view of the engine was closed, since the view may have held room."""
 
     def __init__(self, engine: Engine, driver: Driver, loop: Loop, freed: Callable[[], object]) -> None:
         self._engine = engine
@@ -47,8 +47,11 @@ class HashSums:
         self._done = 0
 
     def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
-        """Sum up the state at `revision` (0: now); see `_core/mvcc_hash.pyx`. `done` gets the finished hasher or the
-        error; nobody is told once `gone` says so. One at a time. Raises TooManyRequests (MAX_HASHES), Stopped."""
+        """Computes the sum of the state at `revision` (0: the present one); see `_core/mvcc_hash.pyx`.
+
+        `done` gets the finished hasher or the error. It is not called any more once `gone` returns true. Raises
+        TooManyRequests (MAX_HASHES) and Stopped.
+        """
         if self._stopped:
             raise errors.Stopped()
         if len(self._sums) >= MAX_HASHES:
@@ -58,14 +61,14 @@ class HashSums:
             self._next_sum()
 
     def stop(self) -> None:
-        """Begin nothing more; those who wait are told so."""
+        """Begins nothing more, and answers the callers that wait with Stopped."""
         self._stopped = True
         sums, self._sums = self._sums, deque()
         for one in sums:
             one.done(None, errors.Stopped())
 
     def _next_sum(self) -> None:
-        """Begin with the first one that waits, as soon as the engine has all that is applied."""
+        """Begins with the oldest request, as soon as the engine has everything that is applied."""
         while self._sums:
             if not self._driver.whole:
                 self._loop.call_later(BUSY_RETRY, self._next_sum)

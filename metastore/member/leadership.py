@@ -1,4 +1,6 @@
-"""Giving leadership away: to a member that a client names, or to the one that is best for it. In the loop's thread."""
+"""A leader hands leadership to the member that a client names, or to the most suitable one. This belongs to the loop's
+thread.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,9 @@ class Leadership:
         self._loop = loop
 
     def move_leader(self, ident: int, done: Done) -> None:
-        """Hand leadership to `ident`; raises NotLeader, BadLeaderTransferee."""
+        """Hands leadership to member `ident`. Calls `done` when that member leads, or when an election timeout is over.
+        Raises NotLeader and BadLeaderTransferee.
+        """
         driver, loop, raft = self._driver, self._loop, self._raft
         if not driver.is_leader:
             raise errors.NotLeader()
@@ -49,8 +53,9 @@ class Leadership:
         look()
 
     def hand_over(self, besides: Container[int] = ()) -> int:
-        """Begin to hand leadership to another member, if we lead and there is one that can, not one of `besides`; its
-        id, or 0."""
+        """Begins to hand leadership to another member that is not in `besides`. Returns its id, or 0 if this member
+        does not lead or no other one can.
+        """
         successor = self._membership.best_successor(besides) if self._driver.is_leader else 0
         if successor:
             log.info("handing leadership to %s", self._membership.label(successor))

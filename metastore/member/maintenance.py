@@ -1,4 +1,6 @@
-"""Work on the state that clients ask for: defragmentation, sums, snapshots for backups. In the loop's thread."""
+"""Clients may request work on the state: defragmentation, sums, and snapshots for backups. This belongs to the loop's
+thread.
+"""
 
 from __future__ import annotations
 
@@ -29,13 +31,15 @@ class Maintenance:
         self._reclaim = reclaim
 
     def defragment(self, done: Done) -> None:
-        """Give back the room that is held and not needed."""
+        """Gives back the room that the engine holds and does not need."""
         self._reclaim.defragment(done)
 
     def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
-        """Sum up the state at `revision` (0: now), with all in it that was acknowledged before. Then members that are
-        asked after a compaction have all carried it out, and their sums can be compared. Who knows no leader tells what
-        it has."""
+        """Computes the sum of the state at `revision` (0: now) when everything acknowledged before is applied.
+
+        Members that are asked after a compaction have therefore all carried it out, and their sums can be compared. A
+        member that knows no leader uses the state that it has.
+        """
 
         def current(error: errors.MetaStoreError | None) -> None:
             if error is None:
@@ -53,14 +57,14 @@ class Maintenance:
 
 
 def fresh_snapshot(reads: MemberReads, loop: Loop, fresh: Fresh) -> Fresh:
-    """What calls back with a snapshot that holds all that was acknowledged before, made by `fresh`."""
+    """Returns a function like `fresh` whose snapshot holds everything that was acknowledged before the call."""
 
     def ask(done: Callable[[Result], object]) -> None:
         def confirmed(error: errors.MetaStoreError | None) -> None:
             if error is not None:
                 done(error)
             else:
-                # Not here: a view must be taken between two applies.
+                # This must happen between two applies, because it takes a view.
                 loop.call_later(0, lambda: fresh(done))
 
         reads.confirm_read(confirmed)

@@ -1,4 +1,4 @@
-"""Changes of the membership as clients ask for them. Belongs to the loop's thread."""
+"""A member changes the membership on behalf of clients. This belongs to the loop's thread."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from ..ports import Caller, Done
     from .membership_client import DoneWith, MembershipClient
 
-NOBODY = (1 << 64) - 1  # stands for an id of 0, which no member has; neither has any this one
+NOBODY = (1 << 64) - 1  # replaces an id of 0 in a request; no member has either id
 
 
 class Membership:
-    """The `api.ports.Membership` of a member. `listen` opens the peer port, if it is closed."""
+    """The `api.ports.Membership` of a member. `listen` opens the peer port if it is closed."""
 
     def __init__(self, client: MembershipClient, listen: Callable[[Done], object], now: Callable[[], float]) -> None:
         self._client = client
@@ -28,7 +28,7 @@ class Membership:
         return self._client.members()
 
     def add_member(self, peer_urls: list[str], learner: bool, done: DoneWith, caller: Caller | None = None) -> None:
-        """Add a member. `done` gets Unhealthy when it could not reach us; raises MemberBadURLs."""
+        """Adds a member. `done` gets Unhealthy if the new member could not reach us. Raises MemberBadURLs."""
         urls = check_peer_urls(peer_urls)
 
         def listening(error: errors.MetaStoreError | None) -> None:
@@ -37,19 +37,19 @@ class Membership:
             else:
                 self._client.add(urls, learner, done, self._now(), caller)
 
-        # Now, for once the change is committed there is no way back.
+        # The port is opened first, because a committed change cannot be taken back.
         self._listen(listening)
 
     def remove_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
-        """Remove a member."""
+        """Removes a member."""
         self._change(REMOVE, Member(ident or NOBODY, "", (), ()), done, caller)
 
     def update_member(self, ident: int, peer_urls: list[str], done: Done, caller: Caller | None = None) -> None:
-        """Change a member's peer URLs; raises MemberBadURLs."""
+        """Changes a member's peer URLs. Raises MemberBadURLs."""
         self._change(UPDATE, Member(ident or NOBODY, "", check_peer_urls(peer_urls), ()), done, caller)
 
     def promote_member(self, ident: int, done: Done, caller: Caller | None = None) -> None:
-        """Make a learner a voter."""
+        """Makes a learner a voter."""
         self._change(PROMOTE, Member(ident or NOBODY, "", (), ()), done, caller)
 
     def _change(self, action: str, member: Member, done: Done, caller: Caller | None) -> None:

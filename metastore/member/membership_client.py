@@ -1,4 +1,4 @@
-"""This member among the others: publishing itself, changing the membership, and whom the transport talks to."""
+"""A member publishes itself, changes the membership, and tells the transport whom to dial."""
 
 from __future__ import annotations
 
@@ -30,39 +30,41 @@ from .waiters import outcome
 
 log = logging.getLogger("metastore.members")
 
-PUBLISH_RETRY = 1.0  # seconds until a publication without an outcome is tried again
+PUBLISH_RETRY = 1.0  # seconds until a publication that had no outcome is tried again
 
 DoneWith = Callable[[Member, errors.MetaStoreError | None], object]
 
 
 class Peers(Protocol):
-    """What the transport is told about the others."""
+    """The transport learns about the other members by these methods."""
 
     def set_peers(self, peers: dict[int, str], names: dict[int, str]) -> None:
-        """Whom to dial, by id, and where (host:port), and what they are called."""
+        """Sets the members to dial: their addresses (host:port) and their names, by id."""
 
     def hear(self, member: int, place: str) -> None:
-        """Another member says that `member` is one, and listens there."""
+        """Another member says that `member` belongs to the cluster and listens at `place`."""
 
     def label(self, member: int) -> str:
         """A member's name and id, for people."""
 
     def set_removed(self, removed: Iterable[int]) -> None:
-        """Ids that must be told that they are removed."""
+        """Sets the ids of removed members. A process that comes with such an id is told so."""
 
     def expect(self, ident: int, incarnation: str) -> None:
-        """The data directory of that member has this incarnation; refuse another."""
+        """Sets the incarnation of that member's data directory. Another one is refused."""
 
 
 def _names(members: Iterable[Member]) -> str:
-    """Members for people."""
-    told = (f"{m.name or '(no name)'} {m.id:016x} {','.join(m.peer_urls)}" for m in members)
-    return "; ".join(sorted(told)) or "none"
+    """Names members for people."""
+    names = (f"{m.name or '(no name)'} {m.id:016x} {','.join(m.peer_urls)}" for m in members)
+    return "; ".join(sorted(names)) or "none"
 
 
 def dialled_address(member: Member) -> str:
-    """host:port at which `member` is dialled, "" if its record names none: a log of before there were checks may hold
-    anything, and must not stop a node."""
+    """The host:port at which `member` is dialled, "" if its record names none.
+
+    Early versions did not check the URLs, so an old log may hold anything. That must not stop a node.
+    """
     for url in member.peer_urls:
         with contextlib.suppress(ValueError):
             if urlsplit(url).netloc:
@@ -73,11 +75,14 @@ def dialled_address(member: Member) -> str:
 def hand_in(
     kv: KVServer, kind: int, request: bytes, waiter: Waiter, send: Callable[[bytes], object], caller: Caller | None
 ) -> None:
-    """Give an operation that is no KV call its request id and hand it in by `send`. `waiter` is answered once: here
-    when writes are refused or `send` raises an ApiError (it is surely not logged then), else when it was applied.
+    """Gives an operation that is no KV call its request id, and passes the encoded operation to `send`.
 
-    `caller` is the call on whose behalf this happens, or None. Where its time is over already nothing is handed in;
-    where its time ends later, the id that it gets here is the one to withdraw (`Driver.withdraw`)."""
+    `waiter` is answered once. If writes are refused, or `send` raises an ApiError, it is answered here, and the
+    operation is surely not logged. Otherwise it is answered when the operation was applied.
+
+    `caller` is the call on whose behalf this happens, or None. If its time is over already, nothing is handed in. If
+    its time ends later, the id that it gets here is the one to withdraw (`Driver.withdraw`).
+    """
     closed = kv.closed_to_writes
     if caller is not None and caller.answered:
         closed = errors.DeadlineExceeded()
@@ -98,8 +103,10 @@ def hand_in(
 
 
 class MembershipClient:
-    """The roster's user in the loop thread. `peers` is None while this member listens to no others. `chance` gives so
-    many random bits, for the ids of new members."""
+    """This class uses the roster on behalf of its member, in the loop's thread.
+
+    `peers` is None while this member listens to no others. `chance(n)` gives n random bits, for the ids of new members.
+    """
 
     def __init__(
         self, driver: Driver, kv: KVServer, roster: Roster, identity: Identity, chance: Callable[[int], int]
@@ -110,9 +117,9 @@ class MembershipClient:
         self.identity = identity
         self._chance = chance
         self.peers: Peers | None = None
-        self.published = False  # the roster says who and where we are
-        self.settled = False  # and the leader knows that we have started; nothing is left to be published
-        self._told = False
+        self.published = False  # the roster has our name and addresses
+        self.settled = False  # the leader also knows that we have started, so nothing is left to be published
+        self._announced = False  # a publication of this run was applied
         self._publishing = False
         self._publish_again = 0.0
         #: Whether this member has no vote.
@@ -124,11 +131,11 @@ class MembershipClient:
         return me is not None and me.is_learner
 
     def members(self) -> list[Member]:
-        """The members, as this node has applied them, in the order of their ids."""
+        """Returns the members that this node has applied, in the order of their ids."""
         return [member for _, member in sorted(self.roster.members.items())]
 
     def label(self, member: int) -> str:
-        """A member's name and id for people, or that there is none."""
+        """Names a member for people by its name and id; "no leader" for 0."""
         if not member:
             return "no leader"
         known = {record.id: record for record in self.identity.contacts} | self.roster.members
@@ -140,7 +147,7 @@ class MembershipClient:
     # ---- towards the transport
 
     def tell(self, peers: Peers) -> None:
-        """Keep `peers` informed of the roster from now on."""
+        """Keeps `peers` informed of the roster from now on."""
         self.peers = peers
         self.refresh()
 
@@ -165,7 +172,7 @@ class MembershipClient:
                 self.peers.expect(ident, member.incarnation)
 
     def mended(self, before: RosterState, told: RosterState) -> None:
-        """This member's roster was not the leader's, and is from now on."""
+        """Logs that this member's roster differed from the leader's and was replaced by it."""
         had, has = set(before.members), set(told.members)
         log.warning(
             "the roster of this member (%s) differs from the leader's (%s), which it takes over: gone are %s and "
@@ -176,7 +183,7 @@ class MembershipClient:
         )  # fmt: skip
 
     def hear(self, members: Iterable[Member]) -> None:
-        """Another member's roster, which may be newer than ours: where members are that we do not find, or know."""
+        """Takes another member's roster. It may be newer than ours, and say where members are that we cannot reach."""
         for member in members:
             place = dialled_address(member)
             unknown = member.id != self.identity.member_id and member.id not in self.roster.removed
@@ -185,21 +192,23 @@ class MembershipClient:
 
     @property
     def removed(self) -> bool:
-        """Whether the applied log says that this member is none any more."""
+        """Whether the applied log has removed this member."""
         return self.identity.member_id in self.roster.removed
 
     # ---- changes
 
     def publish(self, name: str, client_urls: tuple[str, ...], now: float) -> None:
-        """Have the roster say who and where we are; called until `settled`.
+        """Publishes our name and addresses in the roster. The owner calls this until `settled`.
 
-        Also once where ours says so already: the leader's may be another one, and states itself in answer to it."""
+        A member publishes itself once even if its own roster has everything already, because the leader's roster may
+        differ. The leader states its roster after a publication.
+        """
         own = self.roster.members.get(self.identity.member_id)
         if self.settled or self._publishing or now < self._publish_again or not self.driver.leader_id or own is None:
             return
-        told = Member(own.id, name, own.peer_urls, client_urls, own.is_learner, self.identity.incarnation)
-        self.published = told == own
-        if self.published and (self._told or len(self.roster.members) == 1):
+        record = Member(own.id, name, own.peer_urls, client_urls, own.is_learner, self.identity.incarnation)
+        self.published = record == own
+        if self.published and (self._announced or len(self.roster.members) == 1):
             self.settled = True
             return
         self._publishing = True
@@ -207,32 +216,34 @@ class MembershipClient:
 
         def done(error: errors.MetaStoreError | None) -> None:
             self._publishing = False
-            self._told = error is None
+            self._announced = error is None
             if error is not None:
-                # Where the roster has us already it may take until a newcomer is started: no news for people.
+                # If the roster has us already, this may last until a newcomer is started, and is no news for people.
                 level = logging.DEBUG if self.published else logging.INFO
                 log.log(level, "publishing this member again: %s", error)
-            self.published = self.published or self._told
+            self.published = self.published or self._announced
 
-        self.change(Change(PUBLISH, told), done, now)
+        self.change(Change(PUBLISH, record), done, now)
 
     def add(
         self, peer_urls: Iterable[str], learner: bool, done: DoneWith, now: float, caller: Caller | None = None
     ) -> None:
-        """Add a member that will be reached at `peer_urls`; `done` gets its record. Raises MemberBadURLs."""
+        """Adds a member that listens at `peer_urls`. `done` gets its record. Raises MemberBadURLs."""
         urls = check_peer_urls(peer_urls)
         token = f"{self._chance(64):016x}"
         member = Member(new_member_id(str(self.identity.cluster_id), urls, token), "", urls, (), learner)
         self.change(Change(ADD_LEARNER if learner else ADD, member), lambda error: done(member, error), now, caller)
 
     def change(self, change: Change, done: Done, now: float, caller: Caller | None = None) -> None:
-        """Have `change` carried out, for `caller` (see `hand_in`); `done` is called once, here or later."""
+        """Requests `change` for `caller` (see `hand_in`). `done` is called once, here or later."""
         waiter = outcome(done)
         hand_in(self.kv, MEMBER, change.encode(), waiter, lambda op: self.driver.change_members(op, now), caller)
 
     def others_go_on(self) -> bool:
-        """Whether the others could commit without this leader: a quorum of them has been heard lately and has more of
-        the log on disk than this member, so that their disks go on."""
+        """Whether the others could commit without this leader.
+
+        That needs a quorum of other members that were heard lately and have more of the log on disk than this member.
+        """
         status: Any = self.driver.raw.status()
         ahead = {ident for ident, peer in status.progress.items() if peer.heard and peer.match > status.persisted}
         ahead -= {self.identity.member_id}
@@ -240,8 +251,9 @@ class MembershipClient:
         return all(len(ahead.intersection(voters)) > len(voters) // 2 for voters in halves if voters)
 
     def best_successor(self, besides: Container[int] = ()) -> int:
-        """The voter that should lead when this leader goes: heard of lately, with the most of the log, and not one of
-        `besides`. 0: nobody."""
+        """The voter that should lead after this member: it was heard lately, has the most of the log, and is not in
+        `besides`. Returns 0 if there is none.
+        """
         status: Any = self.driver.raw.status()
         ready = [
             (peer.match, ident)

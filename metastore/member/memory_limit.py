@@ -1,8 +1,8 @@
-"""How much memory this process may use, and how much it uses now. Linux.
+"""This module finds out how much memory this process may use on Linux, and how much it uses now.
 
-The limits: the machine's memory, the limits of the process's memory cgroup (v1 and v2) and of the groups which that
-one is in, RLIMIT_AS and RLIMIT_DATA. A process that reaches a cgroup's limit is killed, and one that reaches a resource
-limit gets no more memory, so whoever wants to go on must stop before.
+The limits are the machine's memory, those of the process's memory cgroup (v1 and v2) and of the groups around it,
+RLIMIT_AS and RLIMIT_DATA. A process that reaches a cgroup's limit is killed, and one that reaches a resource limit gets
+no more memory. A process that wants to go on must therefore stay below them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-#: Which of the process's numbers counts against a limit.
+#: The number of the process that counts against a limit.
 RESIDENT, ADDRESSES, DATA = "resident", "addresses", "data"
 
-#: Of the machine's memory, what is left to the kernel and to others: this part of it, and so many bytes at least.
+#: The kernel and other processes keep this part of the machine's memory, and at least so many bytes.
 SYSTEM_PART, SYSTEM_BYTES = 8, 128 << 20
-#: A cgroup of version 1 without a limit says a number next to 2^63.
+#: A cgroup of version 1 without a limit has a number close to 2^63.
 UNLIMITED = 1 << 60
-#: Bytes of address space that threads still to come reserve for their stacks (8 MiB each, never used up).
+#: Bytes of address space that future threads reserve for their stacks (8 MiB each, never used up).
 STACKS = 64 << 20
 
 M_ARENA_MAX, M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -8, -3, -1  # malloc.h
@@ -31,49 +31,52 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """A bound on this process's memory. nbytes: the bound. source: words for people. kind: what counts against it."""
+    """A bound on this process's memory, in bytes. `source` names it for people; `kind` says what counts against it."""
 
     nbytes: int
     source: str
     kind: str = RESIDENT
 
     def left(self) -> int:
-        """Bytes from what is used now to the limit; negative beyond it."""
+        """The bytes that may still be taken before the limit is reached; negative beyond it."""
         return self.nbytes - used(self.kind) - (0 if self.kind == RESIDENT else STACKS)
 
     def whole(self) -> int:
-        """What the bound comes to as resident memory: addresses and data go to stacks too, mostly unused."""
+        """The bound as resident memory. Addresses and data also include stacks, most of which are never used."""
         return self.nbytes if self.kind == RESIDENT else max(0, self.left() + used(RESIDENT))
 
 
 def used(kind: str = RESIDENT, proc: Path = Path("/proc")) -> int:
-    """Bytes of this process that count against a limit of that kind: memory of its own that is resident (pages of files
-    are not counted, for the kernel takes those back), addresses, or data."""
+    """The bytes of this process that count against a limit of that kind: resident memory, addresses, or data.
+
+    Resident pages of files do not count, because the kernel can take them back.
+    """
     fields = (proc / "self/statm").read_text().split()
     size, resident, shared, data = int(fields[0]), int(fields[1]), int(fields[2]), int(fields[5])
     pages = {RESIDENT: resident - shared, ADDRESSES: size, DATA: data}[kind]
     return pages * _PAGE
 
 
-def limits(root: Path = Path("/"), given: int = 0) -> list[Limit]:
-    """All bounds that there are. `given`: that of the configuration, 0 for none. `root`: where proc is mounted, and
-    where the paths in it begin."""
-    found = [Limit(given, "limits.memory_bytes")] if given else []
-    found += _machine(root)
-    found += _groups(root)
+def limits(root: Path = Path("/"), configured: int = 0) -> list[Limit]:
+    """All bounds that apply. `configured` is the one of the configuration, 0 for none. `root` is the folder in which
+    proc is mounted, and where the paths in it begin.
+    """
+    bounds = [Limit(configured, "limits.memory_bytes")] if configured else []
+    bounds += _machine(root)
+    bounds += _groups(root)
     for name, which, kind in (
         ("RLIMIT_AS", resource.RLIMIT_AS, ADDRESSES),
         ("RLIMIT_DATA", resource.RLIMIT_DATA, DATA),
     ):
         soft, _hard = resource.getrlimit(which)
         if soft != resource.RLIM_INFINITY:
-            found.append(Limit(soft, name, kind))
-    return found
+            bounds.append(Limit(soft, name, kind))
+    return bounds
 
 
-def tightest(found: list[Limit]) -> Limit | None:
-    """The limit that is reached first, by what is used now."""
-    return min(found, key=Limit.left, default=None)
+def tightest(bounds: list[Limit]) -> Limit | None:
+    """The bound that will be reached first, by what is used now."""
+    return min(bounds, key=Limit.left, default=None)
 
 
 def _machine(root: Path) -> list[Limit]:
@@ -85,7 +88,7 @@ def _machine(root: Path) -> list[Limit]:
 
 
 def _groups(root: Path) -> Iterator[Limit]:
-    """The limits of the memory cgroup, from the group itself up to the outermost one that can be seen."""
+    """The limits of the memory cgroup, from the group itself up to the outermost visible one."""
     own = {}
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, group = line.split(":", 2)
@@ -104,7 +107,7 @@ def _groups(root: Path) -> Iterator[Limit]:
 
 
 def _mounts(root: Path) -> Iterator[tuple[bool, str, Path]]:
-    """(whether it is of version 1, the group that is mounted, where) of each hierarchy that limits memory."""
+    """(whether it has version 1, the mounted group, the mount point) of each hierarchy that limits memory."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
         kind, _, options = [*after.split(" "), "", ""][:3]
@@ -119,7 +122,7 @@ def _limits_of(group: Path) -> Iterator[Limit]:
             if line.isdecimal() and int(line) < UNLIMITED:
                 yield Limit(int(line), f"the cgroup's limit {group / name}")
     for line in _lines(group / "memory.stat"):
-        # Version 1: the limits of groups that cannot be seen from here are in it.
+        # In version 1 this file has the limits of groups that cannot be seen from here.
         name, _, number = line.partition(" ")
         if name == "hierarchical_memory_limit" and int(number) < UNLIMITED:
             yield Limit(int(number), f"the cgroup's limit {group / 'memory.stat'} (hierarchical)")
@@ -133,11 +136,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def settle_malloc() -> None:
-    """Have malloc give back what it can: for a program of its own, before it has threads.
+    """Makes malloc give back as much as it can. A program calls this for itself, before it has threads.
 
-    One arena instead of eight for each processor: what a thread frees serves all others. Large pieces (values, chunks,
-    batches) are pages of their own for good; by default malloc takes them from the heap once one was freed, and there
-    they hold on to what lies before them.
+    There is one arena instead of eight for each processor, so memory that one thread frees serves all others. Large
+    pieces (values, chunks, batches) always get pages of their own. By default malloc takes them from the heap once one
+    was freed, and there they keep what lies before them from being given back.
     """
     libc = ctypes.CDLL(None)
     mallopt = getattr(libc, "mallopt", None)

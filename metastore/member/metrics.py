@@ -1,4 +1,4 @@
-"""The figures of a member for /metrics: those of its parts, under the names that `api/numbers.py` explains."""
+"""A member collects the figures of its parts for /metrics, under the names that `api/numbers.py` explains."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Source = Callable[[], Mapping[str, float]]
 
 
 class Metrics:
-    """The `api.ports.Numbers` of a member: what its parts tell, put together."""
+    """The `api.ports.Numbers` of a member, which joins the figures of all its parts."""
 
     def __init__(self, sources: Iterable[Source]) -> None:
         self._sources = tuple(sources)
@@ -32,12 +32,12 @@ class Metrics:
 
 
 def named(stats: Source, prefix: str, suffix: str = "") -> Source:
-    """What `stats` tells, with something before and behind each name."""
+    """The figures of `stats`, with `prefix` before and `suffix` behind each name."""
     return lambda: {f"{prefix}{name}{suffix}": value for name, value in stats().items()}
 
 
-def of_log(wal: Wal, wanted: WalTable) -> Source:
-    """What the log has written, and what of it a power cut could take."""
+def of_log(wal: Wal, table: WalTable) -> Source:
+    """What the log has written, and how much of it a power cut could take."""
 
     def stats() -> dict[str, float]:
         counts = wal.stats()
@@ -45,14 +45,14 @@ def of_log(wal: Wal, wanted: WalTable) -> Source:
         numbers |= {f"wal_{name}_total": value for name, value in counts.items()}
         numbers["wal_unsynced_bytes"], numbers["wal_unsynced_seconds"] = wal.unsynced
         numbers["wal_sync_pending_seconds"] = wal.sync_pending_seconds
-        numbers["wal_sync_interval_seconds"] = wanted.sync_interval if wanted.sync == "async" else 0
+        numbers["wal_sync_interval_seconds"] = table.sync_interval if table.sync == "async" else 0
         return numbers
 
     return stats
 
 
 def of_replica(driver: Driver, codec: PayloadCodec) -> Source:
-    """Calls, what is in flight, and what became of it."""
+    """Calls, what is in flight, and the outcomes."""
     kv, proposer = driver.kv, driver.proposer
 
     def stats() -> dict[str, float]:
@@ -73,7 +73,7 @@ def of_replica(driver: Driver, codec: PayloadCodec) -> Source:
 
 
 def of_clients(loop: Loop, listener: Listener, limits: Limits) -> Source:
-    """Connections of clients, and how long they keep the loop busy."""
+    """Connections of clients, and how long the turns of the loop are."""
     return lambda: {
         "loop_turns_total": loop.turns,
         "loop_turn_seconds_total": loop.turn_seconds,

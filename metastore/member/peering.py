@@ -1,7 +1,8 @@
-"""This member among its peers: the peer port, what comes in by it, who may take part, and what all members can do.
+"""A member deals with its peers here: it opens the peer port, handles what comes in there, and decides whether it may
+take part.
 
-The transport's owner (PeerHandler) in the loop's thread. Verdicts of other members are acted on here: a member that
-was removed, lost its directory or runs twice ends; a member whose log is empty waits until it may begin
+`Peering` is the transport's owner (PeerHandler) in the loop's thread. It acts on the verdicts of other members: a
+member that was removed, lost its directory or runs twice ends. A member whose log is empty waits until it may begin
 (`peers/founding.py`).
 """
 
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.members")
 
-#: Seconds until a member that waits for others says for whom, and between such lines.
+#: Seconds until a member that waits for others logs for whom, and between such lines.
 FIRST_LINE: Final = 1.0
 NEXT_LINE: Final = 10.0
-#: Seconds between two questions for the roster, while there is no leader or somebody unknown has come.
+#: Seconds between two questions for the roster, while there is no leader or an unknown member has come.
 ASK_ROSTER: Final = 10.0
 #: Messages that only a leader sends.
 LEADERS: Final = frozenset({int(MessageType.MsgApp), int(MessageType.MsgHeartbeat), int(MessageType.MsgSnap)})
@@ -66,12 +67,12 @@ class SnapshotTraffic(Protocol):
 
 
 def own_address(config: Config) -> str:
-    """Where the others dial this member."""
+    """The address at which the others dial this member."""
     return real_address(config.advertise.peer or config.cluster.initial[config.node.name])
 
 
 class Peering:
-    """What a member has to do with its peers. `transport` is None while this member listens to no others.
+    """The dealings of a member with its peers. `transport` is None while this member listens to no others.
 
     connect: has the replica send by way of the transport. start: the number of this start of the data directory. life:
     drawn by this process, in 64 bits. doubt: not 0 where the log may have lost what was acknowledged. held: whether a
@@ -128,9 +129,11 @@ class Peering:
     # ---- beginning
 
     def _founding(self) -> Founding | None:
-        """The question whether this member may begin its cluster, if it is one: see peers/founding.py. A directory
-        that has a term took part before, so it was not lost; asked again, it could wait for ever for the first leader,
-        who was alone with the first entry when all members stopped."""
+        """Returns the `Founding` of a member that may have to wait before it begins, or None (see peers/founding.py).
+
+        A directory that has a term took part before, so it was not lost. If such a member asked again, it could wait
+        for ever: the first leader may have been alone with the first entry when all members stopped.
+        """
         identity = self._identity
         if not self._new() or self._driver.raw.term or len(identity.members) < 2:
             return None
@@ -153,26 +156,27 @@ class Peering:
     # ---- the port
 
     def watch(self) -> None:
-        """Open the port as soon as there is anybody else: a member that is alone takes no port that it does not use."""
+        """Opens the port as soon as there is another member. A member that is alone needs no port."""
         alone = set(self._roster.members) == {self._identity.member_id} and not self._identity.contacts
         if self.transport is None and not alone:
             self.open()
 
     def listen(self, done: Done) -> None:
-        """Open the port, if it is closed, and call `done`, with an error if it cannot be opened.
+        """Opens the port if it is closed, and calls `done`, with an error if it cannot be opened.
 
-        A name is looked up in a thread: the loop must not wait for a name server."""
+        A thread looks names up, because the loop must not wait for a name server.
+        """
         if self.transport is not None:
             done(None)
             return
         address = self._config.listen.peer
 
-        def resolved(found: Places | str) -> None:
+        def resolved(answer: Places | str) -> None:
             try:
-                if isinstance(found, str):
-                    raise errors.ConfigError(f"listen.peer {address!r}: {found}")
+                if isinstance(answer, str):
+                    raise errors.ConfigError(f"listen.peer {address!r}: {answer}")
                 if self.transport is None and not self._stopping():
-                    self.open(place(found[0][4]))
+                    self.open(place(answer[0][4]))
             except (errors.AddressInUse, errors.ConfigError, OSError) as error:
                 done(errors.Unhealthy(f"{errors.Unhealthy.default}: the peer port cannot be opened: {error}"))
             else:
@@ -181,7 +185,7 @@ class Peering:
         self._resolver.resolve(address, resolved)
 
     def open(self, address: str = "") -> None:
-        """Listen for peers at `address` (default: as configured). Raises AddressInUse, ConfigError, OSError."""
+        """Listens for peers at `address` (default: the configured one). Raises AddressInUse, ConfigError, OSError."""
         identity, config = self._identity, self._config
         start, life = self._process
         announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS]
@@ -211,7 +215,7 @@ class Peering:
         self.update()
 
     def close(self) -> None:
-        """End all streams. Idempotent."""
+        """Ends all streams. Idempotent."""
         if self.transport is not None:
             self.transport.close()
 
@@ -222,7 +226,7 @@ class Peering:
     # ---- what comes in (PeerHandler)
 
     def on_message(self, message: Message) -> None:
-        """A Raft message."""
+        """A Raft message has come."""
         if self._declines(message):
             return
         if self.founding is not None:
@@ -238,23 +242,23 @@ class Peering:
             self._transfers.send(self.transport, message)
 
     def on_snapshot_stream(self, stream: AcceptedStream) -> None:
-        """A leader begins to send us one."""
+        """A leader begins to send us a snapshot."""
         self._transfers.accept(stream)
 
     def on_forward(self, from_: int, frame: bytes) -> None:
-        """Operations that a follower wants proposed."""
+        """A follower forwards operations to be proposed."""
         self._driver.receive_forward(from_, frame, self._loop.now())
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
-        """Operations of ours that were not logged."""
+        """Operations of ours were not logged."""
         self._driver.receive_refusal(code, ids)
 
     def on_unreachable(self, member: int) -> None:
-        """Something for `member` was lost."""
+        """A message for `member` was lost."""
         self._driver.unreachable(member)
 
     def flags(self) -> int:
-        """What this member says of its state."""
+        """The flags by which this member describes its state."""
         return (
             (hs.NEW if self._new() else 0)
             | (hs.FORMING if self.founding is not None else 0)
@@ -262,11 +266,11 @@ class Peering:
         )
 
     def must_read(self) -> Set[tuple[int, str]]:
-        """Codecs that the log needs."""
+        """The codecs that a member must be able to read, because the log uses them."""
         return self._driver.codec.plugins
 
     def roster_record(self) -> bytes:
-        """What we tell somebody who is about to join, or in doubt."""
+        """The encoded roster, for a process that is about to join, or for a member that asks."""
         return roster_record(self._identity, self._roster)
 
     def on_answer(self, member: int, status: int, identity: PeerIdentity) -> None:
@@ -288,11 +292,11 @@ class Peering:
         self.update()
 
     def on_roster(self, member: int, record: bytes) -> None:
-        """What `member` has in its roster."""
-        told = read_record(record)
-        if told.cluster_id != self._identity.cluster_id:
+        """`member` has sent its roster."""
+        theirs = read_record(record)
+        if theirs.cluster_id != self._identity.cluster_id:
             raise errors.FormatError("a roster of another cluster")
-        self._membership.hear(told.contacts)
+        self._membership.hear(theirs.contacts)
 
     def on_verdict(self, status: int, text: str) -> None:
         """Another member says that this process must not go on."""
@@ -307,14 +311,14 @@ class Peering:
             else:
                 self._begin(f"it is as new as {self.names(founding.new)}")
 
-    # ---- now and then
+    # ---- time
 
     def names(self, members: Set[int]) -> str:
-        """Several members, for people."""
+        """Names several members for people."""
         return ", ".join(self._membership.label(member) for member in sorted(members))
 
     def tick(self, now: float) -> None:
-        """Once a tick: whether we may begin, and what we wait for."""
+        """Checks at each Raft tick whether we may begin, and logs now and then what we wait for."""
         self._try_to_begin()
         transport = self.transport
         if self._driver.leader_id or transport is None:
@@ -325,14 +329,14 @@ class Peering:
             self._since = now
         elif now >= self._line_at:
             self._line_at = now + NEXT_LINE
-            self._tell_waiting(transport.stats(), now)
+            self._log_waiting(transport.stats(), now)
         if now - self._asked_at >= ASK_ROSTER:
             self._asked_at = now
             for member, stats in transport.stats().items():
                 if stats["connected"]:
                     transport.ask_roster(member)
 
-    def _tell_waiting(self, stats: dict[int, dict[str, Any]], now: float) -> None:
+    def _log_waiting(self, stats: dict[int, dict[str, Any]], now: float) -> None:
         label = self._membership.label
         missing = [
             f"{label(member)} at {one['address'] or 'no address'} ({one['trouble'] or 'being dialled'})"
@@ -353,7 +357,7 @@ class Peering:
     # ---- what all members can do
 
     def update(self) -> None:
-        """Somebody has greeted, or the roster has changed."""
+        """A member has greeted, or the roster has changed: what all members can do may be different now."""
         others = [ident for ident in self._roster.members if ident != self._identity.member_id]
         transport = self.transport
         self._abilities.update(transport.identity_of(ident) if transport is not None else None for ident in others)

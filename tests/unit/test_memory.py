@@ -103,7 +103,7 @@ def test_the_tightest_limit_is_found(name: str, tmp_path: Path) -> None:
     found = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files)))
     assert found is not None and found.nbytes == nbytes, found
     assert found.kind == RESIDENT and (("cgroup" in found.source) == (nbytes < GIB))
-    given = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files), given=64 * MIB))
+    given = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files), configured=64 * MIB))
     assert given == Limit(64 * MIB, "limits.memory_bytes")
 
 
