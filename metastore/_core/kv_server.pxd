@@ -49,6 +49,7 @@ cdef class KVServer(Starter):
     cdef bint admitted                    # a call was admitted while late ones were served
     cdef Waiting starting                 # the request out of the queue that is being admitted
     cdef object walks                     # (request id, keys it looks at) of writing transactions, oldest first
+    cdef list late_writes                 # heap of (when it came, request id) of writes that waited for a later turn
     cdef readonly size_t walking          # the sum of those keys over the transactions that are not answered
     cdef double time                      # the newest moment that a caller has passed (seconds)
     cdef list held                        # compactions that wait for the space to be given back
@@ -68,6 +69,7 @@ cdef class KVServer(Starter):
     cdef int measure(self, WalkWork walk, bytes body, Waiter waiter, double now) except -1
     cdef bint may_walk(self, size_t walk) except -1
     cdef int walk(self, size_t walk, bytes body, Waiter waiter, double now) except -1
+    cdef int keep_time(self, double now) except -1
     cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=*) except -1
     cdef Work work_of(self, int method, bytes body)
     cdef object answer_now(self, int method, bytes body, Waiter waiter)

@@ -91,6 +91,7 @@ class KVServer:
     def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
     def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...
     def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun
+    def overdue(self, before: float) -> list[int]: ...  # ids of unanswered writes that came before, and waited first
     def swept(self) -> None: ...  # answers the physical compactions if nothing is left to sweep
     def refuse(self, error: MetaStoreError | None) -> None: ...  # every call gets `error` from now on
     def limit_log(self, room: int | None, left: int | None, refusal: type[MetaStoreError] = ...) -> None:

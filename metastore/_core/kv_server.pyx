@@ -6,6 +6,7 @@ BatchProposer and answers to the waiters.
 """
 
 from collections import deque
+from heapq import heapify, heappop, heappush
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
@@ -140,6 +141,7 @@ cdef class KVServer(Starter):
         self.max_txn_ops = limits.max_txn_ops
         self.max_txn_walk = limits.max_txn_walk
         self.walks = deque()
+        self.late_writes = []
         self.max_reads = limits.max_inflight_requests
 
     cpdef list handle(self, list requests, double now):
@@ -293,8 +295,28 @@ cdef class KVServer(Starter):
             waiter = (<HeldCompaction>waiter).inner
         if isinstance(waiter, Request):
             (<Request>waiter).ident = self.next_id
+        if now < self.time:
+            self.keep_time(now)
         self.next_id += 1
         return 0
+
+    cdef int keep_time(self, double now) except -1:
+        """Remember when a write came that is admitted in a later turn. Its time began then, not with its request id."""
+        if <size_t>len(self.late_writes) >= 2 * self.max_reads:
+            self.late_writes = [one for one in self.late_writes if one[1] in self.waiters]
+            heapify(self.late_writes)
+        heappush(self.late_writes, (now, self.next_id))
+        return 0
+
+    def overdue(self, double before) -> list:
+        """Return the request ids of the writes that came before a moment (seconds), were admitted later than that, and
+        are not answered."""
+        cdef list found = []
+        while self.late_writes and self.late_writes[0][0] <= before:
+            ident = heappop(self.late_writes)[1]
+            if ident in self.waiters:
+                found.append(ident)
+        return found
 
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1:
         """Subtract the operation from the room left in the log. Raises the error class that `limit_log` was given."""

@@ -170,6 +170,8 @@ class Pending:
             _, limit, reads = self._marks.popleft()
             late += self._fail_writes(limit, errors.Timeout)
             self._reads.fail(reads, errors.Timeout)
+        # Request ids rise with admission. What waited for its turn before that came earlier than its id says.
+        late += self._fail(self._kv.overdue(now - self._request_timeout), errors.Timeout)
         self._kv.expire(now, self._request_timeout)
         if self._forwarded:
             self._settle_forwarded()
@@ -192,5 +194,9 @@ class Pending:
             if ident >= below:
                 break
             late.append(ident)
-        fail_each([waiters.pop(ident) for ident in late], error)
+        return self._fail(late, error)
+
+    def _fail(self, late: list[int], error: Callable[[], errors.ApiError]) -> list[int]:
+        """Answer those who wait with these request ids, and return the ids."""
+        fail_each([self._kv.waiters.pop(ident) for ident in late], error)
         return late

@@ -167,6 +167,7 @@ class Settings:
     rot: float = 0.0
     taker: type[SimSnapshots] = SimSnapshots
     pieces: int = 0  # entries and reads are done in pieces of up to so many units; 0: at once
+    max_txn_walk: int = 10**6
     flaky: float = 0.0  # the chance that a call of the engine fails
     guard: Callable[[Engine, str], Engine] = guarded
     busy: float = 0.0  # the chance that the engine begins to refuse writes, at each of them
@@ -441,7 +442,7 @@ class Member(Greeted):
             max_inflight_bytes=1 << 22,
             max_request_bytes=1 << 16,
             max_txn_ops=128,
-            max_txn_walk=10**6,
+            max_txn_walk=settings.max_txn_walk,
             request_timeout=settings.request_timeout,
             read_ahead_cache=settings.read_ahead,
             raft={

@@ -174,6 +174,8 @@ def pieces(scene: Scene, chance: Any) -> None:
     scene.settings.filed, scene.settings.flushed = chance.choice((0.5, 1.0, 1.0)), 0.5
     scene.settings.busy = chance.choice((0.0, 0.0, 0.02))
     scene.settings.pieces = chance.choice((30, 100, 300))
+    # How many keys a transaction that writes may look at, and all that are under way: some are refused, some wait.
+    scene.settings.max_txn_walk = chance.choice((10**6, 10**6, 20, 200))
     scene.settings.members = 3
     scene.habits.wide, scene.habits.keys, scene.habits.reads = 8.0, 16, 2.0
     scene.plan.mishaps = {**scene.plan.mishaps, "crash_at_half": 80, "kill": 5, "power": 5}

@@ -1,5 +1,6 @@
 """A linearizable read waits for a leader, for its round and for the state to be applied, but only within its deadline,
-and with no more other reads than the limit of requests in flight allows."""
+and with no more other reads than the limit of requests in flight allows. A transaction that waits for its turn has a
+deadline, too."""
 
 from __future__ import annotations
 
@@ -41,6 +42,7 @@ def served() -> tuple[Simulation, Member, Asker]:
     def busy(scene: Scene) -> None:
         scene.settings.busy = 1e-9  # only when the test says so
         scene.settings.max_waiting = LIMIT
+        scene.settings.max_txn_walk = 8  # for one of the transactions here
 
     simulation = Simulation(3, "deposed_leaders", busy)
     cluster, clock = simulation.cluster, simulation.clock
@@ -112,3 +114,24 @@ def test_a_read_does_not_wait_for_a_leader_without_end(served: tuple[Simulation,
     assert asker.outcomes == {"Timeout": 1}
     clock.run(clock.now + 0.8)
     assert asker.outcomes == {"Timeout": 6}
+
+
+def test_a_transaction_that_waited_for_another_one_has_no_more_time_than_others(
+    served: tuple[Simulation, Member, Asker],
+) -> None:
+    """It may look at its keys only when the one before has been answered, and here nobody is: there is no leader."""
+    simulation, follower, asker = served
+    cluster, clock = simulation.cluster, simulation.clock
+    cluster.network.separate([follower.id], [ident for ident in cluster.members if ident != follower.id])
+    timeout = simulation.scene.settings.request_timeout
+    for _ in range(2):
+        call = Call("renew", (b"k",), b"v")
+        wire.encode(call)
+        follower.act(asker.arrive, follower, call)
+        clock.run(clock.now + timeout / 2)
+    assert (len(follower.kv.waiters), follower.kv.late) == (1, 1)
+    clock.run(clock.now + 0.25)
+    assert asker.outcomes == {"Timeout": 1}
+    assert (len(follower.kv.waiters), follower.kv.late) == (1, 0)
+    clock.run(clock.now + timeout / 2)
+    assert asker.outcomes == {"Timeout": 2}

@@ -156,3 +156,21 @@ def test_waiting_for_others_that_look_at_keys_has_an_end() -> None:
     stopped = call(kv, writing(1), 5.0)
     kv.abandon_late(errors.Stopped)
     assert isinstance(stopped.error, errors.Stopped) and kv.late == 0
+
+
+def test_the_time_of_a_transaction_begins_when_it_comes() -> None:
+    """Found by the simulator: one that had waited for others had all its time once more from then on."""
+    kv = server(1000, 1500)
+    for now in (1.0, 2.0, 3.0):
+        call(kv, writing(1), now)
+    turns(kv)
+    kv.expire(5.0, 7.0)
+    kv.waiters.clear()
+    turns(kv)
+    [ident] = kv.waiters
+    assert kv.overdue(1.9) == [] and kv.overdue(2.0) == [ident] and kv.overdue(2.0) == []
+    kv.waiters.clear()
+    turns(kv)
+    assert len(kv.waiters) == 1
+    kv.waiters.clear()
+    assert kv.overdue(9.0) == [], "it was answered in time"
