@@ -4,8 +4,8 @@
     python bench/bench.py all
     python bench/bench.py put --rounds 5 --requests 200000
 
-Runs are paired (A B A B ...), medians and the median of the paired ratios are printed; nothing here is a test. CPU is
-that of the server process, all threads, from schedstat. That puts were really done is checked by the revision.
+Runs are paired (A B A B ...). The program prints medians and the median of the paired ratios; nothing here is a test.
+CPU is that of all threads of the server process, from schedstat. The revision shows that the puts were really done.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from options import chosen, make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.processes import Etcd, Node, Server, etcd_binary  # noqa: E402
 
-# The kinds of node, by the settings that make them.
+# The kinds of node, with the settings that make them.
 VARIANTS = {
     "metastore": {},
     "uncompressed": {"performance.enable_compression": "false"},
@@ -59,13 +59,13 @@ class Sample:
 
 
 def percentile(values: list[int], share: float) -> float:
-    """Nearest-rank percentile."""
+    """Return the nearest-rank percentile."""
     ordered = sorted(values)
     return float(ordered[min(len(ordered) - 1, int(share * len(ordered)))])
 
 
 def prefixed(request: object) -> bytes:
-    """A request behind gRPC's 5-byte prefix."""
+    """Return a request behind gRPC's 5-byte prefix."""
     body = request.SerializeToString()  # type: ignore[attr-defined]
     return b"\0" + len(body).to_bytes(4, "big") + body
 
@@ -76,7 +76,7 @@ def revision(server: Server) -> int:
 
 
 def measured(server: Server, requests: int, work: Callable[[], tuple[float, list[int]]]) -> Sample:
-    """Runs `work` (which returns requests per second and latencies) between two looks at the server's CPU time."""
+    """Run `work` (which returns requests per second and latencies) between two looks at the server's CPU time."""
     process = server.running()
     before = process.cpu_ns()
     rate, latencies = work()
@@ -86,7 +86,7 @@ def measured(server: Server, requests: int, work: Callable[[], tuple[float, list
 
 
 def put_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
-    """Puts one key again and again by h2load."""
+    """Put one key again and again by h2load."""
     message = prefixed(m.PutRequest(key=KEY, value=value))
     before = revision(server)
 
@@ -106,7 +106,7 @@ def check_puts(server: Server, before: int, count: int) -> None:
 
 
 def range_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
-    """Linearizable ranges of one key by h2load."""
+    """Make linearizable ranges of one key by h2load."""
     with server.client() as client:
         client.put(KEY, value)
 
@@ -120,7 +120,7 @@ def range_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
 
 
 def distinct_sample(server: Server, load: h2load.Load, size: int, number: int) -> Sample:
-    """Puts a new key and a new value each, by the generator in loader.py."""
+    """Put a new key with a new value each time, by the generator in loader.py."""
     before = revision(server)
 
     def work() -> tuple[float, list[int]]:
@@ -139,7 +139,7 @@ def distinct_sample(server: Server, load: h2load.Load, size: int, number: int) -
 
 
 def report(title: str, samples: dict[str, list[Sample]]) -> None:
-    """Medians of each server, and the median of the ratios of paired runs, first server to each other one."""
+    """Print medians of each server, and the median of the ratios of paired runs, first server to each other one."""
     print(f"\n{title}")
     print(f"  {'':<12} {'req/s':>10} {'p50 ms':>9} {'p99 ms':>9} {'CPU us/req':>11}   all req/s")
     for name, runs in samples.items():
@@ -166,7 +166,7 @@ class Bench:
         self._made = 0
 
     def make(self, kind: str) -> Server:
-        """A server that is not started; `kind` is etcd or one of VARIANTS."""
+        """Return a server that is not started; `kind` is etcd or one of VARIANTS."""
         self._made += 1
         data_dir = self.folder / f"{kind}-{self._made}"
         if kind == "etcd":
@@ -176,12 +176,12 @@ class Bench:
 
     @contextmanager
     def servers(self, *kinds: str) -> Iterator[dict[str, Server]]:
-        """Runs one server of each kind."""
+        """Run one server of each kind."""
         with ExitStack() as stack:
             yield {kind: stack.enter_context(self.make(kind)) for kind in kinds}
 
     def paired(self, kinds: tuple[str, ...], run: Callable[[Server, int], Sample]) -> dict[str, list[Sample]]:
-        """A warm-up, then `rounds` times one run on each, in turn."""
+        """Do a warm-up, then `rounds` times one run on each server, in turn."""
         samples: dict[str, list[Sample]] = {kind: [] for kind in kinds}
         with self.servers(*kinds) as servers:
             for server in servers.values():
@@ -217,11 +217,11 @@ class Bench:
         )
 
     def million(self) -> None:
-        """Loads many keys, kills, starts again: memory after both, the time to a first linearizable answer."""
+        """Load many keys, kill, start again: memory after both, and the time to a first linearizable answer."""
         self.restarts("etcd", "metastore")
 
     def restarts(self, *kinds: str) -> None:
-        """`million` of these kinds."""
+        """Run `million` for these kinds."""
         keys = self.options.keys
         print(f"\n{keys} keys of {self.options.value_size} bytes: memory after loading, time to restart after kill -9")
         print(f"  {'':<12} {'load s':>8} {'RSS MB':>8} {'restart s':>10} {'RSS MB':>8} {'disk MB':>8}")
@@ -249,7 +249,7 @@ class Bench:
 
 
 def check_build() -> str:
-    """A line about the build; ends the program when it is a debug build."""
+    """Return a line about the build. Ends the program if it is a debug build."""
     from metastore._core import build_info
 
     info = build_info()
@@ -259,7 +259,7 @@ def check_build() -> str:
 
 
 def sync_latency(folder: Path) -> float:
-    """Median microseconds of an append of 4 KiB and its fdatasync."""
+    """Return the median microseconds of an append of 4 KiB and its fdatasync."""
     times = []
     with open(folder / "probe", "wb", buffering=0) as file:
         for _ in range(PROBES):

@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""What a follower that is catching up costs the writers: three nodes at half load, before, while and after.
+"""What a follower that is catching up costs the writers: three nodes at half load, before, during and after.
 
     python bench/catchup.py
     python bench/catchup.py --backlog 400000 --rounds 5 --seconds 24
 
 In each round a follower is stopped (SIGSTOP) while the leader takes `backlog` puts as fast as it can. The log's
-segments are then put out of the page cache, so that they must come from the disk, and a load of half of what the three
-nodes manage runs while the follower is woken up, catches up from the log, and is level again. Rounds alternate, so the
+segments are then put out of the page cache, so they must come from the disk. A load of half of what the three nodes
+manage runs while the follower is woken up, catches up from the log, and is level again. Rounds alternate, so the
 windows with and without catching up are paired: A B A B. The goal: the leader's puts are at most a tenth slower while
 it catches up than when all are level.
 
-All of this shares the processors and the disk of one machine, which a follower elsewhere would not: the more it takes,
+All of this shares the processors and the disk of one machine, which a follower elsewhere would not. The more it takes,
 the longer the leader, the other follower and the load generator wait. So there are two controls, in which all are level
-and a process that has nothing to do with the cluster takes what the follower took for catching up: as much of a
-processor ("like it: cpu"), and besides as many bytes written to the same file system, in pieces of as many bytes a sync
-("cpu, disk"). What these cost too is the machine's doing, the rest is the leader's.
+and a process that has nothing to do with the cluster takes what the follower took for catching up. The first takes as
+much of a processor ("like it: cpu"). The second also writes as many bytes to the same file system, with as many bytes
+in each sync ("cpu, disk"). The cost of these is caused by the machine; the rest is caused by the leader.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from support.cluster import Cluster, Member  # noqa: E402
 
 from bench import KEY, PUT, WARM_UP, check_build, percentile, prefixed, print_machine  # noqa: E402
 
-# Of the log all is kept on the disk and little in memory; what is written takes its real size.
+# All of the log is kept on the disk and little in memory. Entries take their real size.
 SETTINGS = {
     "raft.max_tail_bytes": '"1MiB"',
     "performance.enable_compression": "false",
@@ -60,8 +60,9 @@ PATIENCE = 120.0
 SETTLE = 0.5
 WAL, READ_AHEAD = "metastore_wal_", "metastore_read_ahead_"
 NAMES = ("asleep", "catching up", "level", "like it: cpu", "like it: cpu, disk")
-# Takes a share of a processor by summing up bytes, as a follower does, and of the disk by writing and syncing pieces
-# of a file whose room is reserved; sleeps when it is ahead of both. Arguments: share, bytes a second and a sync, file.
+# Takes a share of a processor by summing up bytes, as a follower does, and a share of the disk by writing and syncing
+# pieces of a file whose room is reserved. It sleeps when it is ahead of both. Arguments: share, bytes a second and a
+# sync, file.
 BURNER = """
 import os, sys, time, zlib
 share, rate, piece = float(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
@@ -84,8 +85,8 @@ while True:
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time (seconds since 1970), and of how many processors each process had (`cpu`) and waited for one
-    (`wait`), summed over its threads."""
+    """A stretch of time (seconds since 1970). `cpu` says how many processors each process had and `wait` how many it
+    waited for, summed over its threads."""
 
     begin: float
     end: float
@@ -98,7 +99,7 @@ class Span:
         return self.end - self.begin
 
     def sync_ms(self, who: str) -> float:
-        """What a sync of its log took on average."""
+        """Return the average time of a sync of its log, in ms."""
         return 1000 * self.wal[who]["sync_seconds_total"] / max(1.0, self.wal[who]["syncs_total"])
 
 
@@ -113,7 +114,7 @@ class Window:
 
 
 def window(outcome: h2load.Outcome, span: Span) -> Window:
-    """What was answered in the span, and the latencies of what began then."""
+    """Return what was answered in the span, and the latencies of what began then."""
     each = list(zip(outcome.starts, outcome.latencies, strict=True))
     answered = sum(span.begin <= (at + took) / 1e6 < span.end for at, took in each)
     latencies = [took for at, took in each if span.begin <= at / 1e6 < span.end]
@@ -133,14 +134,14 @@ def drop_cache(member: Member) -> None:
 
 
 def metrics(member: Member, prefix: str) -> dict[str, float]:
-    """The counters of /metrics whose names begin so."""
+    """Return the counters of /metrics whose names begin so."""
     with urllib.request.urlopen(f"http://{member.address}/metrics", timeout=10) as reply:
         lines = reply.read().decode().splitlines()
     return {line.split()[0][len(prefix) :]: float(line.split()[1]) for line in lines if line.startswith(prefix)}
 
 
 def schedstat(pid: int) -> tuple[float, float]:
-    """Seconds that the threads of a process have run, and waited for a processor (`h2load` may be gone)."""
+    """Return the seconds that the threads of a process have run, and waited for a processor (`h2load` may be gone)."""
     ran = waited = 0
     try:
         for task in Path(f"/proc/{pid}/task").iterdir():
@@ -152,14 +153,14 @@ def schedstat(pid: int) -> tuple[float, float]:
 
 
 def busiest_thread(pid: int) -> tuple[float, float]:
-    """The same of the thread that ran longest: in a node the loop's."""
+    """Return the same for the thread that ran longest; in a node that is the loop's."""
     each = [(task / "schedstat").read_text().split() for task in Path(f"/proc/{pid}/task").iterdir()]
     ran, waited = max((int(first), int(second)) for first, second, _ in each)
     return ran / 1e9, waited / 1e9
 
 
 def children_named(name: str) -> list[int]:
-    """Children of this process that run the program `name`."""
+    """Return the children of this process that run the program `name`."""
     own = str(os.getpid())
     found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
@@ -174,7 +175,8 @@ def children_named(name: str) -> list[int]:
 
 @contextmanager
 def burner(share: float, rate: float, piece: int, file: Path) -> Iterator[list[int]]:
-    """A process that takes `share` processors and writes `rate` bytes a second to `file`, with a sync each `piece`."""
+    """Run a process that takes `share` processors and writes `rate` bytes a second to `file`, with a sync each
+    `piece`."""
     process = subprocess.Popen([sys.executable, "-c", BURNER, f"{share:.3f}", f"{rate:.0f}", str(piece), str(file)])
     try:
         yield [process.pid]
@@ -201,7 +203,7 @@ class Bench:
         return h2load.run(self.leader.address, PUT, self.message, load)
 
     def behind(self) -> int:
-        """Entries that the follower has not applied and the leader has."""
+        """Return how many entries the leader has that the follower has not applied."""
         leads, follows = (client.status().raftAppliedIndex for client in self.asking)
         return int(leads - follows)
 
@@ -214,7 +216,7 @@ class Bench:
             time.sleep(LOOK_EVERY)
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, and look as often as while waiting for the follower: looking costs a little, too."""
+        """Let time pass, and look as often as while waiting for the follower, because looking costs a little, too."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.behind()
@@ -227,7 +229,7 @@ class Bench:
         print(f"\nall level, as fast as they can: {rate:.0f} puts/s; the load is {self.half} puts/s")
 
     def watched(self, work: Callable[[], object], others: Iterable[int] = (), asleep: bool = False) -> Span:
-        """Do something, and say who had the processors meanwhile."""
+        """Do something. Return who had the processors meanwhile."""
         members = {"leader": self.leader, "lagging": self.follower, "other": self.other}
         ids = {name: [member.running().pid] for name, member in members.items()}
         ids |= {"load": children_named("h2load"), "like it": list(others), "bench": [os.getpid()]}
@@ -237,7 +239,7 @@ class Bench:
             stats["its loop"] = [busiest_thread(ids["leader"][0])]
             return {name: (sum(s[0] for s in each), sum(s[1] for s in each)) for name, each in stats.items()}
 
-        # One that sleeps answers nothing; it counts from when it was last asked.
+        # A follower that sleeps answers nothing. It counts from when it was last asked.
         counted = {name: metrics(members[name], WAL) for name in ("leader", "other")}
         before, begin = look(), time.time()
         work()
@@ -255,7 +257,8 @@ class Bench:
         return Span(begin, end, cpu, wait, wal)
 
     def controls(self, during: Span, number: int) -> dict[str, Span]:
-        """All level: with nothing else, then with what takes as much as the follower did; or the other way round."""
+        """Measure with all members level: with nothing else, then with a process that takes as much as the follower
+        did; or the other way round."""
         seconds = min(max(during.seconds, 1.0), 4.0)
         spans = {}
         for name in NAMES[1:] if number % 2 == 0 else NAMES[:0:-1]:
@@ -266,7 +269,7 @@ class Bench:
             if name == "level":
                 spans[name] = self.watched(lambda: self.wait(seconds))
                 continue
-            # What it takes as all do, for the load, is about what the other follower takes.
+            # What it takes for the load, as all members do, is about what the other follower takes.
             share = max(0.05, during.cpu["lagging"] - during.cpu["other"])
             written = during.wal["lagging"]["bytes_total"] - during.wal["other"]["bytes_total"]
             piece = during.wal["lagging"]["bytes_total"] / max(1.0, during.wal["lagging"]["syncs_total"])
@@ -277,7 +280,7 @@ class Bench:
         return spans
 
     def round(self, number: int) -> dict[str, Window]:
-        """One load, in it: the follower asleep, catching up, then level, without and with the controls."""
+        """Run one load with the follower asleep, catching up, then level, without and with the controls."""
         process = self.follower.running()
         self.counted = metrics(self.follower, WAL)
         process.send_signal(signal.SIGSTOP)
@@ -305,7 +308,7 @@ class Bench:
         size = during.wal["lagging"]["bytes_total"] / 1e6
         print(f"  caught up on {size:.0f} MB in {during.seconds:.2f} s ({size / during.seconds:.0f} MB/s); {told}")
         self.await_level(slack=0)
-        # Else the history of all rounds together would fill the memory.
+        # Otherwise the history of all rounds together would fill the memory.
         self.asking[0].compact(self.asking[0].revision())
         return {name: window(outcome, span) for name, span in spans.items()}
 
@@ -318,7 +321,7 @@ def middle(windows: list[Window], value: Callable[[Window], float]) -> float:
 
 
 def shares(rounds: list[dict[str, Window]]) -> None:
-    """Who had the processors, and what a sync of the log took."""
+    """Print who had the processors, and what a sync of the log took."""
     print(f"\n{os.cpu_count()} processors for three nodes, the load and this bench: of them each had + waited for;")
     print("milliseconds that a sync of the leader's and of the other follower's log took")
     print(f"{'':<18} " + " ".join(f"{who:>11}" for who in WHO) + f" {'syncs':>13}")
@@ -333,7 +336,7 @@ def shares(rounds: list[dict[str, Window]]) -> None:
 
 
 def report(rounds: list[dict[str, Window]]) -> None:
-    """Medians of the rounds, and of the ratios within each."""
+    """Print medians of the rounds, and of the ratios within each."""
     print(f"\n{'follower':<18} {'seconds':>8} {'puts/s':>9} {'p50 ms':>8} {'p99 ms':>8}   p50/p99 of each round")
     for name in NAMES:
         each = [windows[name] for windows in rounds]

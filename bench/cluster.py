@@ -4,9 +4,9 @@
     python bench/cluster.py all
     python bench/cluster.py put failover --rounds 5 --requests 200000
 
-Both clusters run all the time, with their default timing; the runs on them are paired (A B A B ...). What is measured
-is what `bench.py` measures of single nodes, by the same code; beside it the CPU of a follower, and how long a kill -9
-of the leader keeps writers waiting.
+Both clusters run all the time, with their default timing. The runs on them are paired (A B A B ...). The same code as
+in `bench.py` measures the same figures as for single nodes. It also measures the CPU of a follower, and how long a kill
+-9 of the leader keeps writers waiting.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from bench import Sample, check_build, distinct_sample, print_machine, put_sampl
 
 KINDS: dict[str, type[Member]] = {"etcd": EtcdMember, "metastore": MetaStoreMember}
 WARM_UP = 2000
-# How often a put is tried while there is no leader, in seconds: the resolution of `failover`.
+# Seconds between two puts while there is no leader: the resolution of `failover`.
 TRY_EVERY = 0.01
 FAILOVER_SECONDS = 30.0
 
@@ -51,7 +51,7 @@ class Bench:
         self.lone_load = h2load.Load(max(100, options.requests // 50), 1, 1)
 
     def paired(self, run: Callable[[Cluster], Sample]) -> dict[str, list[Sample]]:
-        """`rounds` times one run on each cluster, in turn."""
+        """Do one run on each cluster, in turn, `rounds` times."""
         samples: dict[str, list[Sample]] = {kind: [] for kind in self.clusters}
         for _ in range(self.options.rounds):
             for kind, cluster in self.clusters.items():
@@ -59,11 +59,11 @@ class Bench:
         return samples
 
     def put(self) -> None:
-        """Many clients on the leader that put one key and value, and what that costs the leader and a follower."""
+        """Let many clients put one key and value on the leader, and measure the cost for the leader and a follower."""
         self._put("one key", lambda leader: put_sample(leader, self.many, self.value))
 
     def distinct(self) -> None:
-        """The same with a key and value of its own for each put, which no codec makes small."""
+        """Do the same with a key and value of its own for each put, which no codec makes small."""
         size = self.options.value_size
 
         def run(leader: Member) -> Sample:
@@ -91,21 +91,21 @@ class Bench:
         print(f"  CPU of a follower, us/req: {told}; metastore / etcd: x{statistics.median(ratios):.3f}")
 
     def lone(self) -> None:
-        """One client, one put at a time, on the leader and through a follower."""
+        """Let one client put one key at a time, on the leader and through a follower."""
         samples = self.paired(lambda cluster: put_sample(cluster.leader(), self.lone_load, self.value))
         report("Put on the leader, one client, one at a time", samples)
         samples = self.paired(lambda cluster: put_sample(cluster.followers()[0], self.lone_load, self.value))
         report("Put through a follower, one client, one at a time; CPU of the follower", samples)
 
     def range(self) -> None:
-        """Linearizable reads."""
+        """Make linearizable reads."""
         samples = self.paired(lambda cluster: range_sample(cluster.leader(), self.many, self.value))
         report("Range of one key, linearizable, on the leader, 10 connections x 100 streams", samples)
         samples = self.paired(lambda cluster: range_sample(cluster.followers()[0], self.many, self.value))
         report("Range of one key, linearizable, through a follower; CPU of the follower", samples)
 
     def failover(self) -> None:
-        """Kill -9 of the leader, until a put through a follower is acknowledged."""
+        """Kill the leader with SIGKILL, and measure until a put through a follower is acknowledged."""
         times: dict[str, list[float]] = {kind: [] for kind in self.clusters}
         for _ in range(self.options.kills):
             for kind, cluster in self.clusters.items():
@@ -117,7 +117,8 @@ class Bench:
 
 
 def first_acknowledged(client: Client) -> float:
-    """When the first of many puts, tried one after the other without waiting for each, was acknowledged."""
+    """Return when the first of many puts was acknowledged. They are tried one after the other without waiting for
+    each."""
     done = threading.Event()
     when: list[float] = []
 
@@ -136,7 +137,7 @@ def first_acknowledged(client: Client) -> float:
 
 
 def fail_over(cluster: Cluster) -> float:
-    """Kills the leader, measures, and starts it again."""
+    """Kill the leader, measure, and start it again."""
     leader, follower = cluster.leader(), cluster.followers()[0]
     with follower.client() as client:
         client.put(b"bench/failover")

@@ -11,8 +11,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Load:
-    """The shape of a load: `requests` in all, over `connections` with `streams` under way on each; `rate` requests per
-    second of each connection (0: as many as the server answers)."""
+    """The shape of a load: `requests` in all, over `connections` with `streams` under way on each. `rate` is in
+    requests per second of each connection (0: as many as the server answers)."""
 
     requests: int
     connections: int
@@ -22,8 +22,8 @@ class Load:
 
 @dataclass(frozen=True)
 class Outcome:
-    """`rate` in requests per second; latencies and starts (since the epoch) in microseconds, of each request;
-    `data` bytes of reply messages."""
+    """`rate` is in requests per second. Latencies and starts (since the epoch) of each request are in microseconds.
+    `data` is bytes of reply messages."""
 
     rate: float
     seconds: float
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
-    """One run. Raises RuntimeError unless every request got HTTP 200 (which says nothing about the gRPC status)."""
+    """Do one run. Raises RuntimeError unless every request got HTTP 200 (which says nothing about the gRPC status)."""
     with tempfile.TemporaryDirectory() as folder:
         body, log = Path(folder) / "message.bin", Path(folder) / "log"
         body.write_bytes(message)
@@ -55,7 +55,7 @@ def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
 
 
 def version() -> str:
-    """What h2load calls itself. Raises RuntimeError when it is missing."""
+    """Return the version of h2load. Raises RuntimeError if it is missing."""
     try:
         return subprocess.run(["h2load", "--version"], capture_output=True, text=True, check=True).stdout.strip()
     except FileNotFoundError:

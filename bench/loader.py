@@ -1,10 +1,10 @@
 """A load generator for puts with a key and a value of their own each, which h2load cannot make.
 
-`put_keys`: the HTTP/2 frames are built by numpy; the values are random bytes, so that no codec can make them smaller.
-`put_pairs`: keys and values as they are given.
+`put_keys` builds the HTTP/2 frames with numpy. The values are random bytes, so no codec can make them smaller.
+`put_pairs` sends given keys and values.
 
-Ten connections or so, many calls under way on each, one thread. It counts replies and nothing else: that the puts were
-really done is for the caller to check by the revision.
+One thread serves ten connections or so, with many calls under way on each. It counts replies and nothing else: the
+caller must check by the revision that the puts were really done.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ END_STREAM, ACK, END_HEADERS = 1, 1, 4
 SET_WINDOW, WINDOW = 4, (1 << 31) - 1
 FIRST_WINDOW = 65_535
 DIGITS = 12
-# Calls whose frames are built at once.
+# So many calls have their frames built at once.
 BLOCK = 20_000
 
 
@@ -35,11 +35,12 @@ def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
 
 
 def _text(first: int, value: str) -> bytes:
-    """A literal header value that goes into the dynamic table; `first` is the byte that names the field (RFC 7541)."""
+    """Encode a literal header value that goes into the dynamic table. `first` is the byte that names the field (RFC
+    7541)."""
     return bytes([first, len(value)]) + value.encode()
 
 
-# The first call of a connection teaches the server four fields, the others name them by index.
+# The first call of a connection teaches the server four fields; the others name these by index.
 FIRST_BLOCK = (
     b"\x83\x86"
     + _text(0x44, PUT)
@@ -52,7 +53,7 @@ BLOCK_AFTER = b"\x83\x86\xc1\xc0\xbf\xbe"
 
 
 def put_message(key: bytes, value: bytes) -> bytes:
-    """A PutRequest behind the 5-byte prefix of gRPC."""
+    """Return a PutRequest behind the 5-byte prefix of gRPC."""
     body = b"\n" + varint(len(key)) + key + b"\x12" + varint(len(value)) + value
     return b"\0" + len(body).to_bytes(4, "big") + body
 
@@ -67,12 +68,12 @@ class _Source(Protocol):
     count: int
 
     def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
-        """Frames of calls from `start` on, at most `room` calls and `window` bytes of messages: the bytes, how many
-        calls, and their messages' bytes."""
+        """Return the frames of calls from `start` on, at most `room` calls and `window` bytes of messages; how many
+        calls these are; and their messages' bytes."""
 
 
 class _Pairs:
-    """Calls with any keys and values; a message fits into one frame."""
+    """Calls with any keys and values. A message fits into one frame."""
 
     def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
         self.count = len(pairs)
@@ -109,7 +110,7 @@ class _Calls:
         return self._prefix + b"%0*d" % (DIGITS, number)
 
     def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
-        """See _Source; not beyond the end of start's block, and call 0 comes alone."""
+        """See _Source. It does not go beyond the end of start's block, and call 0 comes alone."""
         count = min(room, window // self.message_size, self.count - start)
         if count <= 0:
             return b"", 0, 0
@@ -153,7 +154,7 @@ class _Connection:
     out: bytearray = field(default_factory=bytearray)
 
     def fill(self) -> None:
-        """Adds as many calls as streams and window allow, and sends."""
+        """Add as many calls as streams and window allow, and send."""
         while (room := self.streams - (self.sent - self.done)) > 0 and self.sent < self.calls.count:
             data, taken, nbytes = self.calls.take(self.sent, room, self.window)
             if not taken:
@@ -172,7 +173,7 @@ class _Connection:
             del self.out[:n]
 
     def receive(self) -> None:
-        """Reads what is there. Raises RuntimeError when the server ends the connection or resets a stream."""
+        """Read what is there. Raises RuntimeError if the server ends the connection or resets a stream."""
         try:
             data = self.sock.recv(1 << 18)
         except BlockingIOError:
@@ -212,9 +213,9 @@ class _Connection:
 def put_keys(
     address: str, prefix: bytes, count: int, value_size: int, seed: int, connections: int = 10, streams: int = 100
 ) -> int:
-    """Puts keys prefix + 12 digits, `count` of them, each once; returns how many got a reply message.
+    """Put keys prefix + 12 digits, `count` of them, each once. Return how many got a reply message.
 
-    Raises RuntimeError when a connection fails.
+    Raises RuntimeError if a connection fails.
     """
     share = -(-count // connections)
     firsts = range(0, count, share)
@@ -225,9 +226,9 @@ def put_keys(
 def put_pairs(
     address: str, pairs: Iterable[tuple[bytes, bytes]], connections: int = 10, streams: int = 100
 ) -> tuple[int, int]:
-    """Puts keys with their values, which are taken a few thousand at a time: how many, and how many got a reply.
+    """Put keys with their values, taken a few thousand at a time. Return how many there were, and how many got a reply.
 
-    The order in which they are applied is that of `pairs` only roughly. Raises RuntimeError when a connection fails.
+    The order in which they are applied is only roughly that of `pairs`. Raises RuntimeError if a connection fails.
     """
     count = replies = 0
     left = iter(pairs)
@@ -238,7 +239,7 @@ def put_pairs(
 
 
 def _play(address: str, sources: Iterable[_Source], streams: int) -> int:
-    """One connection for each source, until all calls have ended; how many got a reply message."""
+    """Use one connection for each source, until all calls have ended. Return how many got a reply message."""
     host, _, port = address.rpartition(":")
     with selectors.DefaultSelector() as selector:
         made = []
@@ -269,7 +270,7 @@ def _play(address: str, sources: Iterable[_Source], streams: int) -> int:
 
 
 def _wait_writable(connection: _Connection) -> None:
-    """Waits until a full send buffer has drained; replies are read meanwhile, or both sides would wait."""
+    """Wait until a full send buffer has drained. Replies are read meanwhile; otherwise both sides would wait."""
     with selectors.DefaultSelector() as selector:
         selector.register(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE)
         while connection.out:

@@ -1,7 +1,7 @@
 """Realistic metadata by the gigabyte: machines, the services and tasks that run on them, the packages that they have.
 
-The package records come out of a Debian status file (/var/lib/dpkg/status), each as JSON with all of its fields; every
-machine has its own choice of them, with dates and checksums of its own. About a third of the bytes are other JSON
+The package records come from a Debian status file (/var/lib/dpkg/status), each as JSON with all of its fields. Every
+machine has its own choice of packages, with dates and checksums of its own. About a third of the bytes are other JSON
 objects, with ids, digests, addresses and times of their own. The same seed gives the same records.
 """
 
@@ -16,14 +16,14 @@ from pathlib import Path
 STATUS = Path("/var/lib/dpkg/status")
 # A value goes into one HTTP/2 frame; see loader.py.
 MAX_VALUE = 12_000
-# Of 100 packages: how many a machine has, and how many of those in another version than most.
+# Of 100 packages: how many a machine has, and how many of these have another version than most machines.
 INSTALLED, OTHER_VERSION = 85, 4
 SERVICES = ("api", "auth", "billing", "cache", "catalog", "ingest", "mail", "queue", "search", "web")
 ZONES = ("eu-1a", "eu-1b", "eu-2a", "us-1a")
 
 
 def read_packages(path: Path = STATUS) -> list[dict[str, str]]:
-    """The stanzas of a status file, field by field. Raises SystemExit when there is none."""
+    """Return the stanzas of a status file, field by field. Raises SystemExit if there is none."""
     try:
         text = path.read_text(errors="replace")
     except OSError as error:
@@ -58,7 +58,7 @@ class _Package:
 
 
 def _machine(chance: random.Random, number: int, host: str) -> Iterator[tuple[bytes, bytes]]:
-    """What a machine is and what runs on it."""
+    """Yield the records of a machine and of what runs on it."""
     address = f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
     facts = {
         "host": host, "address": address, "zone": chance.choice(ZONES), "cpus": chance.choice((4, 8, 16, 64)),
@@ -78,7 +78,7 @@ def _machine(chance: random.Random, number: int, host: str) -> Iterator[tuple[by
 
 
 def _task(chance: random.Random, host: str) -> tuple[bytes, bytes]:
-    """Something that a scheduler has put on a machine."""
+    """Return the record of a task that a scheduler has put on a machine."""
     app, ident = chance.choice(SERVICES), f"{chance.getrandbits(128):032x}"
     address = f"10.{chance.randrange(256)}.{chance.randrange(256)}.{chance.randrange(256)}"
     owner = {"kind": "Deployment", "name": f"{app}-{chance.getrandbits(36):09x}", "generation": chance.randrange(40)}
@@ -100,7 +100,7 @@ def _task(chance: random.Random, host: str) -> tuple[bytes, bytes]:
 
 
 def records(seed: int, nbytes: int, packages: list[dict[str, str]]) -> Iterator[tuple[bytes, bytes]]:
-    """Keys and values, of `nbytes` together or a little more."""
+    """Yield keys and values, of `nbytes` together or a little more."""
     chance = random.Random(seed)
     kinds = [_Package(fields) for fields in packages]
     total = 0

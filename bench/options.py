@@ -1,4 +1,4 @@
-"""The options that several benchmarks have, each with one meaning; their defaults are the benchmarks'."""
+"""The options that several benchmarks have, each with one meaning. The benchmarks set the defaults."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MEANINGS = {
 
 
 def make_parser(doc: str | None, what: Sequence[str] = (), **defaults: int) -> argparse.ArgumentParser:
-    """A parser with --dir and the options of MEANINGS that `defaults` names; `what`: the measurements to choose from.
-    `doc` is the benchmark's own, whose first line says what it is."""
+    """Return a parser with --dir and the options of MEANINGS that `defaults` names. `what` has the measurements to
+    choose from. `doc` is the benchmark's own docstring, whose first line says what it is."""
     made = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
     if what:
         made.add_argument("what", choices=[*what, "all"], nargs="+")
@@ -28,5 +28,5 @@ def make_parser(doc: str | None, what: Sequence[str] = (), **defaults: int) -> a
 
 
 def chosen(options: argparse.Namespace, what: Sequence[str]) -> Sequence[str]:
-    """The measurements that were asked for."""
+    """Return the measurements that were asked for."""
     return what if "all" in options.what else options.what

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""What a rolling restart costs those who write meanwhile: errors, and the longest time without an answer.
+"""What a rolling restart costs clients that write meanwhile: errors, and the longest time without an answer.
 
     python bench/rolling.py
     python bench/rolling.py --kinds metastore --rounds 5 --writers 10
 
-Three members of MetaStore, and three of etcd, each restarted once a round by SIGTERM, the leader last; then once more
-with a kill -9 of the leader in it. The writers' channels balance over all three endpoints, as etcd's clients do.
+Three members of MetaStore, and three of etcd, are each restarted once a round by SIGTERM, the leader last. Then comes
+one more round with a kill -9 of the leader in it. The writers' channels balance over all three endpoints, as etcd's
+clients do.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ KINDS: dict[str, type[Member]] = {"etcd": EtcdMember, "metastore": MetaStoreMemb
 
 
 def measure(cluster: Cluster, writers: int, stop: Callable[[Member], None]) -> Outcome:
-    """One rolling restart."""
+    """Do one rolling restart."""
     with Writers(cluster, writers) as load:
         restart_all(cluster, load, stop)
     return load.outcome
 
 
 def killing(cluster: Cluster) -> Callable[[Member], None]:
-    """Stops followers by SIGTERM and a leader by kill -9."""
+    """Stop followers by SIGTERM and a leader by kill -9."""
 
     def stop(member: Member) -> None:
         if cluster.leader() is member:
@@ -47,7 +48,7 @@ def killing(cluster: Cluster) -> Callable[[Member], None]:
 
 
 def main() -> None:
-    """The figures of all kinds."""
+    """Print the figures of all kinds."""
     parser = make_parser(__doc__, rounds=3)
     parser.add_argument("--kinds", nargs="+", choices=sorted(KINDS), default=sorted(KINDS))
     parser.add_argument("--writers", type=int, default=6, help="threads that put (default: %(default)s)")

@@ -5,7 +5,7 @@
     python bench/storage.py snapshot transfer --scale 0.1
 
 `snapshot` and `transfer` use one set of realistic metadata (see metadata.py), of a gigabyte at scale 1. The others run
-each kind of node in turn, as bench.py does; `--scale` makes all of them smaller. Nothing here is a test.
+each kind of node in turn, as bench.py does. `--scale` makes all sets smaller. Nothing here is a test.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ PUT = bench.PUT
 MB = 1e6
 NEVER = str((1 << 31) - 1)
 CONNECTIONS, STREAMS = 10, 100
-# Of `snapshot`: the length of a run of puts in seconds.
+# The length of a run of puts in `snapshot`, in seconds.
 CALM = 8.0
-# Of `transfer`: below this scale the transfer is slowed down.
+# Below this scale `transfer` slows the transfer down.
 SMALL = 0.02
 SLOW_SYNC = {"METASTORE_FAILPOINTS": "wal.before_sync=sleep(1.25)"}
 ROCKSDB = {"storage.engine": '"rocksdb"'}
@@ -55,7 +55,7 @@ SENT = re.compile(r"snapshot sent bytes=(\d+) after=([\d.]+)s")
 
 @dataclass(frozen=True)
 class Taken:
-    """A snapshot out of a node's log: its file and its stream in bytes, when it began and ended (time.time())."""
+    """A snapshot from a node's log: its file and its stream in bytes, when it began and ended (time.time())."""
 
     records: int
     size: int
@@ -65,12 +65,12 @@ class Taken:
 
     @property
     def seconds(self) -> float:
-        """From the view to the verified file."""
+        """The seconds from the view to the verified file."""
         return self.ended - self.began
 
 
 def await_snapshot(process: Process, nth: int = 1, timeout: float = 600.0) -> Taken:
-    """Waits for the nth snapshot of a process. Raises SystemExit when there is none in time."""
+    """Wait for the nth snapshot of a process. Raises SystemExit if there is none in time."""
 
     def there() -> bool:
         return len(TAKEN.findall(process.log)) >= nth
@@ -85,12 +85,12 @@ def await_snapshot(process: Process, nth: int = 1, timeout: float = 600.0) -> Ta
 
 
 def forget_peak(process: Process) -> None:
-    """The highest memory counts from now on (proc(5), clear_refs)."""
+    """Let the peak of memory count from now on (proc(5), clear_refs)."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
 
 
 def cpu_seconds(process: Process) -> float:
-    """CPU time of all threads, also of those that have ended."""
+    """Return the CPU time of all threads, also of those that have ended."""
     fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -101,7 +101,7 @@ def applied(server: Server) -> int:
 
 
 def spread(values: list[float]) -> str:
-    """The median and, in brackets, all of them."""
+    """Return the median and, in brackets, all values."""
     return f"{statistics.median(values):.2f} ({' '.join(f'{value:.2f}' for value in values)})"
 
 
@@ -116,10 +116,10 @@ class Storage:
         self.bench = bench.Bench(options, folder)
         self._pairs: Iterator[tuple[bytes, bytes]] | None = None
         self._experiments = 0
-        self._last = 0  # entry that the member had applied when it was ended
+        self._last = 0  # the last entry that the member had applied when it was ended
 
     def close(self) -> None:
-        """Ends all processes and removes their data."""
+        """End all processes and remove their data."""
         if self.cluster is not None:
             self.cluster.discard()
         self.network.close()
@@ -127,7 +127,7 @@ class Storage:
     # ---- the data
 
     def loaded(self) -> Member:
-        """A member, stopped, whose log holds all of the data, and which has taken no snapshot."""
+        """Return a stopped member whose log holds all of the data, and which has taken no snapshot."""
         if self.cluster is not None:
             return self.cluster.members[0]
         wanted = int(self.options.size * self.options.scale)
@@ -148,7 +148,7 @@ class Storage:
         member.kill()
 
     def _feed(self, member: Member, wanted: int) -> tuple[int, int]:
-        """Puts more of the records, of `wanted` bytes: how many, and their bytes."""
+        """Put further records of `wanted` bytes. Return how many, and their bytes."""
         assert self._pairs is not None
         pairs, total = self._pairs, [0]
 
@@ -176,7 +176,7 @@ class Storage:
     # ---- snapshot
 
     def snapshot(self) -> None:
-        """One snapshot in peace, and some while clients put at a steady rate, with runs before and after them."""
+        """Take one snapshot in peace, and some while clients put at a steady rate, with runs before and after them."""
         member = self.loaded()
         calm_memory = self._in_peace(member)
         rows = [self._under_load(member) for _ in range(self.options.rounds)]
@@ -195,7 +195,8 @@ class Storage:
         print(f"  in peace {calm_memory:.1f} MB (goal: 3 chunks of 4 MiB, 12.6 MB)")
 
     def _experiment(self, member: Member, entries: int) -> tuple[int, int]:
-        """Starts the member so that it takes a snapshot when `entries` more are applied: (that index, last one now)."""
+        """Start the member so that it takes a snapshot when `entries` more are applied. Return (that index, the last
+        one now)."""
         for path in member.data_dir.glob("snap/*"):
             path.unlink()
         index = self._last + entries
@@ -207,7 +208,7 @@ class Storage:
         return index, now
 
     def _pump(self, member: Member, index: int) -> None:
-        """Lone puts, an entry each, until the applied index is just below `index`."""
+        """Put one key at a time, an entry each, until the applied index is just below `index`."""
         while (left := index - 3 - applied(member)) > 0:
             h2load.run(member.address, PUT, self._message(), h2load.Load(left, 1, 1))
 
@@ -226,8 +227,8 @@ class Storage:
         return above
 
     def _take_one(self, member: Member) -> tuple[Taken, int, float, float]:
-        """Starts the member and lets it take a snapshot of everything: that, the memory before in bytes, the peak above
-        it in MB, CPU seconds."""
+        """Start the member and let it take a snapshot of everything. Return the snapshot, the memory before in bytes,
+        the peak above it in MB, and CPU seconds."""
         index, _ = self._experiment(member, 100)
         process = member.running()
         self._pump(member, index)
@@ -240,7 +241,8 @@ class Storage:
         return taken, before, (process.peak_rss() - before) / MB, cpu_seconds(process) - cpu
 
     def _under_load(self, member: Member) -> tuple[list[list[int]], Taken, float]:
-        """Latencies (us) before, during and after a snapshot; the snapshot; peak memory above that before, in MB."""
+        """Return latencies (us) before, during and after a snapshot, the snapshot, and the peak memory above that
+        before, in MB."""
         rate, seconds = self.options.rate, CALM * max(0.1, min(1.0, self.options.scale))
         count = int(rate * seconds)
         load = h2load.Load(count, CONNECTIONS, STREAMS, max(1, rate // CONNECTIONS))
@@ -258,7 +260,7 @@ class Storage:
         return [calm, during, after], taken, above
 
     def _until_taken(self, member: Member, load: h2load.Load) -> tuple[list[int], list[int], Taken]:
-        """Puts until a snapshot is complete: latencies of those meanwhile, of those after it, and the snapshot."""
+        """Put until a snapshot is complete. Return the latencies during it, those after it, and the snapshot."""
         found: list[Taken] = []
         waiting = threading.Thread(target=lambda: found.append(await_snapshot(member.running())))
         waiting.start()
@@ -281,13 +283,13 @@ class Storage:
     # ---- transfer
 
     def transfer(self) -> None:
-        """A newcomer, a learner, gets all of it: undisturbed, and with the link cut in the middle."""
+        """Let a newcomer, a learner, get all of it: undisturbed, and with the link cut in the middle."""
         member = self.loaded()
         assert self.cluster is not None
         self._take_one(member)
         self._end(member)
-        # The second snapshot lets the log begin at the first: only then does a newcomer need one. A small file is
-        # sent slowly, in small chunks, or there is nothing to cut.
+        # The second snapshot lets the log begin at the first; only then a newcomer needs one. A small file is sent
+        # slowly, in small chunks, because otherwise there would be nothing to cut.
         small = {"maintenance.snapshot_chunk_size": '"16KiB"', "maintenance.snapshot_send_rate": '"1MiB"'}
         self._settings(member, count="1", **(small if self.options.scale < SMALL else {}))
         member.start(timeout=600)
@@ -305,7 +307,7 @@ class Storage:
         self._end(member)
 
     def _to_newcomer(self, member: Member, size: int, cut: bool) -> float:
-        """Seconds from the start of a new member's process until it has applied what the leader has."""
+        """Return the seconds from the start of a new member's process until it has applied what the leader has."""
         assert self.cluster is not None
         newcomer = self.cluster.new_member()
         newcomer.settings = dict(member.settings)
@@ -339,7 +341,7 @@ class Storage:
         return took
 
     def _cut(self, newcomer: Member, size: int, link: tuple[int, int]) -> int:
-        """Breaks the link when half of the file is there; returns after a second, with the bytes that were."""
+        """Break the link when half of the file is there. Return after a second, with the bytes that were there."""
 
         def received() -> int:
             return sum(path.stat().st_size for path in newcomer.data_dir.glob("snap/*.part"))
@@ -372,7 +374,7 @@ class Storage:
     # ---- engines, syncs, restarts
 
     def engines(self) -> None:
-        """The same puts on both engines and on etcd."""
+        """Make the same puts on both engines and on etcd."""
         need_engine("rocksdb")
         bench.VARIANTS["rocksdb"] = ROCKSDB
         kinds = ("metastore", "rocksdb", "etcd")
@@ -385,7 +387,8 @@ class Storage:
         bench.report(f"Put, a new key and value each, {shape} (the generator takes part of a core)", samples)
 
     def sync(self) -> None:
-        """Synced before acknowledged, after it, and one proposal a sync; on the real disk and on a slow one."""
+        """Compare writes synced before and after they are acknowledged, and one proposal a sync, on the real disk and a
+        slow one."""
         variants = {"always": {}, "async": ASYNC, "baseline": bench.VARIANTS["baseline"]}
         load = h2load.Load(self.options.requests, CONNECTIONS, STREAMS)
         for title, env in (("the real disk", {}), ("every sync 1.25 ms slower", SLOW_SYNC)):
@@ -423,24 +426,24 @@ class Storage:
         return samples
 
     def restart(self) -> None:
-        """Many keys, kill -9, start: on both engines and on etcd."""
+        """Load many keys, kill -9, start: on both engines and on etcd."""
         need_engine("rocksdb")
         bench.VARIANTS["rocksdb"] = ROCKSDB
         self.bench.restarts("metastore", "rocksdb", "etcd")
 
 
 def lone(load: h2load.Load) -> h2load.Load:
-    """A fiftieth of the requests, one at a time."""
+    """Return a load with a fiftieth of the requests, one at a time."""
     return h2load.Load(max(100, load.requests // 50), 1, 1)
 
 
 def p999(latencies: list[int]) -> float:
-    """The 99.9th percentile in ms."""
+    """Return the 99.9th percentile in ms."""
     return bench.percentile(latencies, 0.999) / 1000
 
 
 def need_engine(name: str) -> None:
-    """Raises SystemExit when there is no such engine, or when its library is missing."""
+    """Raise SystemExit if there is no such engine, or if its library is missing."""
     found = {point.name: point for point in entry_points(group="metastore.storage")}
     if name not in found:
         raise SystemExit(f"no engine {name!r} is installed: {', '.join(sorted(found))} are")

@@ -1,7 +1,7 @@
 """Fixtures of the end-to-end tests, and the two switches of the test run.
 
-`--server etcd` runs the end-to-end tests against a real etcd in place of a node: what fails there is wrong in the
-test. `--long` adds the tests in folders named `long`, which take minutes to hours.
+`--server etcd` runs the end-to-end tests against a real etcd in place of a node: what fails there is wrong in the test.
+`--long` adds the tests in folders named `long`, which take minutes to hours.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-# Before anything of it is imported: a helper that finds a difference shows it, as a test does.
+# This comes before any import of it, so a helper that finds a difference shows it as a test does.
 pytest.register_assert_rewrite("support")
 
 from support import etcdctl, runs
@@ -46,7 +46,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Marks by folder; a run of everything that names no tests, markers or words leaves the clusters out."""
+    """Mark tests by folder. A run of everything that names no tests, markers or words leaves the clusters out."""
     for item in items:
         for mark in runs.marks_of(item.path):
             item.add_marker(mark)
@@ -73,7 +73,7 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """A test that CI runs four times fails when it takes too long."""
+    """Fail a test that CI runs four times if it takes too long."""
     report = yield
     if call.when != "call" or not report.passed or runs.marks_of(item.path):
         return report
@@ -94,7 +94,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Server]:
-    """One server under test for the whole run; tests keep to keys under their own `prefix`."""
+    """One server under test for the whole run. Tests keep to keys under their own `prefix`."""
     with make_server(pytestconfig.getoption("--server"), tmp_path_factory.mktemp("server") / "data") as server:
         yield server
         server.discard()
@@ -114,7 +114,8 @@ def prefix(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Server]]:
-    """Makes servers under test with data directories of their own; not started, killed at the end of the test."""
+    """Make servers under test with data directories of their own. They are not started, and killed at the end of the
+    test."""
     made: list[Server] = []
 
     def make(name: str = "data", **options: Any) -> Server:
@@ -128,7 +129,7 @@ def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[...,
 
 @pytest.fixture
 def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Makes real etcds with data directories of their own; not started, killed at the end of the test."""
+    """Make real etcds with data directories of their own. They are not started, and killed at the end of the test."""
     made: list[Server] = []
 
     def make(name: str = "etcd", **options: Any) -> Server:
@@ -142,7 +143,8 @@ def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
-    """Makes clusters (`Cluster`'s arguments) in folders of their own; not started, killed at the end of the test."""
+    """Make clusters (`Cluster`'s arguments) in folders of their own. They are not started, and killed at the end of the
+    test."""
     made: list[Cluster] = []
 
     def make(size: int = 3, **options: Any) -> Cluster:

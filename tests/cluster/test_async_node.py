@@ -1,7 +1,7 @@
 """`wal.sync = "async"` on real processes: what a kill and a power cut take, what a user sees of the window, and
 clusters whose members lost acknowledged entries.
 
-The window here is bounded by bytes, with an interval that never ends, so that no test depends on time.
+Bytes bound the window here, with an interval that never ends, so no test depends on time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def page(server: Server, path: str) -> str:
 
 
 def said(server: Server) -> dict[str, object]:
-    """What the file `unsynced` says; empty when it is not there."""
+    """Return the contents of the file `unsynced`; empty if it is not there."""
     path = server.data_dir / "unsynced"
     return dict(json.loads(path.read_text())) if path.exists() else {}
 
@@ -77,7 +77,7 @@ def test_the_window_is_told_and_empties(fresh: Make) -> None:
         assert "metastore_wal_sync_interval_seconds 30.0" in page(node, "/metrics")
         assert "metastore_wal_unsynced_seconds" in page(node, "/metrics")
         assert json.loads(page(node, "/status"))["log"]["unsynced_bytes"] >= 0
-        # Nobody writes any more: what is there is synced and proven long before the interval is over.
+        # No client writes any more. What is there is synced and proven long before the interval is over.
         wait_until(lambda: "metastore_wal_unsynced_bytes 0.0" in page(node, "/metrics"), what="an empty window")
     assert said(node)["boot_id"] and said(node)["doubt"] == 0
     assert node.stop() == 0
@@ -86,7 +86,7 @@ def test_the_window_is_told_and_empties(fresh: Make) -> None:
 
 @pytest.mark.node_only
 def test_a_power_cut_takes_the_window_at_most(fresh: Make, tmp_path: Path) -> None:
-    """Only what was synced survives. One client puts one key after the other: what is left is a beginning of that."""
+    """Only what was synced survives. One client puts one key after the other, so a beginning of these keys is left."""
     lives = powercut.Lives(tmp_path, ASYNC)
     rng, done, lost = random.Random(3), 0, 0
     for _ in range(3):
@@ -149,7 +149,7 @@ def test_a_file_that_cannot_be_understood_stops_the_start(fresh: Make) -> None:
 
 
 def put_all(cluster: Cluster, wanted: dict[bytes, bytes], count: int, among: list[Member] | None = None) -> None:
-    """Puts more keys; what is acknowledged is remembered."""
+    """Put more keys, and remember those that are acknowledged."""
     with cluster.leader(among).client() as client:
         for _ in range(count):
             key = b"%06d" % len(wanted)
@@ -158,7 +158,7 @@ def put_all(cluster: Cluster, wanted: dict[bytes, bytes], count: int, among: lis
 
 
 def cut_power(member: Member, copy: Path, target: Path) -> None:
-    """The member's machine goes down at once; `member` can be started again on what is left of its data."""
+    """Cut the power of the member's machine. `member` can then be started on what is left of its data."""
     member.kill()
     target.parent.mkdir()
     powercut.rebuild(member.data_dir, copy, target)
@@ -181,7 +181,7 @@ def test_a_follower_that_lost_acknowledged_entries_is_brought_up_and_nothing_is_
     wanted: dict[bytes, bytes] = {}
     victim, other = cluster.followers()
     leader = cluster.leader()
-    # The third one knows nothing of what the leader and the victim have acknowledged.
+    # The third member knows nothing of what the leader and the victim have acknowledged.
     other.running().send_signal(signal.SIGSTOP)
     put_all(cluster, wanted, 50, [leader, victim])
     cut_power(victim, tmp_path / f"copy-{victim.name}", cluster.folder / f"{victim.name}-1" / "data")
@@ -243,7 +243,8 @@ def test_without_one_of_them_it_must_be_told_to_accept_the_loss(cluster_of: Call
 
 @pytest.mark.node_only
 def test_an_engine_that_is_ahead_of_its_log_keeps_what_it_has(fresh: Make, tmp_path: Path) -> None:
-    """Its files may be synced when the log's end is not: a power cut leaves a state that the log does not reach."""
+    """The engine's files may be synced when the log's end is not. A power cut leaves a state that the log does not
+    reach."""
     node = fresh(settings={**ASYNC, "storage.engine": '"rocksdb"'}).start()
     with node.client() as client:
         client.put(b"1", b"in the log")

@@ -1,4 +1,4 @@
-"""A backup of one cluster becomes another one of three."""
+"""A backup of one cluster becomes another cluster of three members."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_three_nodes_out_of_one_file(cluster_of: MakeCluster, tmp_path: Path) ->
         for number in range(200):
             client.put(b"k%05d" % number, b"%d" % number)
     with old.followers()[0].client() as client:
-        # Linearizable through any member.
+        # Reads are linearizable through any member.
         data = client.backup()
         before = client.range(b"\0", b"\0")
     old.discard()
@@ -42,7 +42,7 @@ def test_three_nodes_out_of_one_file(cluster_of: MakeCluster, tmp_path: Path) ->
     with new.followers()[0].client() as client:
         assert client.put(b"more").header.revision == before.header.revision + 1
     new.same_everywhere()
-    # One that joins later learns the members from the log or a snapshot, as in any cluster.
+    # A member that joins later learns the members from the log or a snapshot, as in any cluster.
     with new.leader().client() as client:
         newcomer = new.new_member()
         newcomer.existing = True
@@ -50,7 +50,7 @@ def test_three_nodes_out_of_one_file(cluster_of: MakeCluster, tmp_path: Path) ->
         client.call(m.MemberAddRequest(peerURLs=[f"http://{newcomer.advertised}"], isLearner=True))
         last = client.put(b"last").header.revision
     newcomer.launch().await_ready()
-    # A learner gives backups, as etcd's do, and they lack nothing.
+    # A learner gives backups, as etcd's learners do, and they lack nothing.
     with newcomer.client() as client:
         backup.write_bytes(client.backup())
     assert verify(backup).header.revision >= last

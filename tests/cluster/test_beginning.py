@@ -1,4 +1,5 @@
-"""Who is a member, and where: clusters that begin, lose directories, move, and run twice, with real processes."""
+"""Who is a member, and at which address: clusters that begin, lose directories, move, and run twice, with real
+processes."""
 
 from __future__ import annotations
 
@@ -19,14 +20,14 @@ from metastore.errors import AnotherProcess, ConfigError, MustJoinAnew
 pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
-#: Elections and heartbeats ten times as fast: these tests are about who takes part, not about how long it takes.
+#: Elections and heartbeats are ten times as fast, because these tests are not about how long they take.
 QUICK = {"raft.tick_interval": '"30ms"', "wal.segment_size": '"1MiB"'}
 ORDERS = list(itertools.permutations(range(3)))
 UNAVAILABLE = 14
 
 
 def serializable(member: Member) -> list[bytes]:
-    """What a member answers for the key k by itself; nothing while it does not listen yet."""
+    """Return what a member answers for the key k by itself; nothing while it does not listen yet."""
     try:
         with member.client(timeout=2) as client:
             return [kv.value for kv in client.range(b"k", serializable=True).kvs]
@@ -35,7 +36,7 @@ def serializable(member: Member) -> list[bytes]:
 
 
 def write_often(member: Member) -> None:
-    """The same again and again: what a member that is alone knows to be committed may be less than all."""
+    """Write the same value again and again, because a member alone may know only a part as committed."""
     with member.client() as client:
         for _ in range(5):
             client.put(b"k", b"kept")
@@ -49,7 +50,7 @@ def term_of(member: Member) -> int:
 
 
 def test_three_new_members_begin_in_every_order(cluster_of: MakeCluster) -> None:
-    """The third one is started when the second one waits already."""
+    """The third member is started when the second one waits already."""
     cluster = cluster_of(settings=QUICK)
     for order in ORDERS:
         first, second, third = (cluster.members[number] for number in order)
@@ -75,7 +76,8 @@ def test_a_majority_of_new_members_begins_without_the_third(cluster_of: MakeClus
 
 
 def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> None:
-    """The third one lives, or comes back a little later than they: its word ends them before they vote or serve."""
+    """The third member lives, or comes back a little later than they do. Its answer ends them before they vote or
+    serve."""
     cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"20s"'}).start()
     kept, *wiped = cluster.members
     write_often(kept)
@@ -94,8 +96,8 @@ def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> No
 
 
 def test_what_cannot_be_told_apart(cluster_of: MakeCluster) -> None:
-    """The only kept member is down for longer than new ones wait: two wiped ones take themselves for a new cluster.
-    When it comes back its word ends them, the leader too, and its data are what they were."""
+    """The only kept member is down for longer than new ones wait, so two wiped ones take themselves for a new cluster.
+    When it comes back its answer ends them, the leader too, and its data are unchanged."""
     cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"100ms"'}).start()
     kept, *wiped = cluster.members
     write_often(kept)
@@ -116,7 +118,7 @@ def test_what_cannot_be_told_apart(cluster_of: MakeCluster) -> None:
 
 
 def test_a_wiped_member_serves_nothing(cluster_of: MakeCluster) -> None:
-    """While nobody can tell it what it is, it answers no read from its empty store."""
+    """While no member can tell it whether it is new, it answers no read from its empty store."""
     cluster = cluster_of(settings=QUICK).start()
     with cluster.members[0].client() as client:
         client.put(b"k", b"1")
@@ -155,12 +157,13 @@ def test_a_directory_of_another_member_or_cluster_is_refused(fresh: Callable[...
 
 
 def test_a_member_that_runs_twice(cluster_of: MakeCluster, tmp_path: Path) -> None:
-    """On a copy of its directory, at another address. The copy ends, the cluster does not notice."""
+    """The second process runs on a copy of the directory, at another address. The copy ends, and the cluster does not
+    notice."""
     cluster = cluster_of(settings=QUICK).start()
     member = cluster.followers()[0]
     shutil.copytree(member.data_dir, tmp_path / "copy")
     copy = MetaStoreMember(member.name, tmp_path / "copy", "127.0.0.1:0", f"127.0.0.1:{free_ports(1)[0]}")
-    # All that knows the member's address is the roster: the copy says that it has moved.
+    # Only the roster knows the member's address: the copy says that it has moved.
     copy.initial = member.initial
     copy.settings = member.settings
     term = term_of(member)
@@ -199,7 +202,7 @@ def test_a_member_that_was_away_while_the_leader_moved(cluster_of: MakeCluster) 
     with moved.client() as client:
         client.put(b"k", b"2")
     away.launch().await_ready()
-    # Also when these two are all there is.
+    # This also holds when only these two are left.
     other.kill()
     with away.client() as client:
         wait_until(lambda: error_of(client, m.PutRequest(key=b"k", value=b"3"), 3) is None, 20, "a leader of two")
@@ -207,7 +210,7 @@ def test_a_member_that_was_away_while_the_leader_moved(cluster_of: MakeCluster) 
 
 
 def test_a_member_that_was_away_while_another_joined_and_one_left(cluster_of: MakeCluster) -> None:
-    """Killed as `member add` is answered, and not told of it any more. In the end two of three live."""
+    """The member is killed when `member add` is answered, before it hears of it. In the end two of three live."""
     cluster = cluster_of(settings=QUICK).start()
     leader = cluster.leader()
     gone, away = cluster.followers()
@@ -215,7 +218,7 @@ def test_a_member_that_was_away_while_another_joined_and_one_left(cluster_of: Ma
     ask = m.MemberAddRequest(peerURLs=[f"http://{new.advertised}"])
 
     def added() -> bool:
-        """Held up, so that the others go on without it, and for too short a time for the leader to miss it."""
+        """The member is held up so that the others go on without it, but too short for the leader to miss it."""
         away.running().popen.send_signal(signal.SIGSTOP)
         with leader.client() as client:
             if error_of(client, ask) is None:

@@ -1,4 +1,4 @@
-"""The bench script runs and checks itself. Its figures are no test; with sizes this small they mean nothing."""
+"""The bench script runs and checks itself. Its figures are not tested; with sizes this small they mean nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ pytestmark = pytest.mark.node_only
 
 
 def run_bench(program: str, folder: Path, *sizes: str, what: tuple[str, ...] = ("all",)) -> str:
-    """Output of a script with these measurements; in a debug build it must refuse, and nothing is said."""
+    """Return the output of a script with these measurements. In a debug build it must refuse, and nothing is
+    returned."""
     command = [sys.executable, str(BENCH / program), *what, "--rounds", "1", "--dir", str(folder), *sizes]
     result = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert not list(folder.iterdir()), "data was left behind"

@@ -1,4 +1,4 @@
-"""Log entries that left memory, in real processes: a member that is behind gets them, and a start replays them, while
+"""Log entries that left memory, in real processes. A member that is behind gets them, and a start replays them, while
 the loop goes on, however slow the disk is to read."""
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ EXIT_DISK = 6
 
 
 def numbers(member: Member) -> dict[str, float]:
-    """What /metrics says of reading ahead, without prefix and suffixes."""
+    """Return the numbers of /metrics about reading ahead, without prefix and suffixes."""
     with urllib.request.urlopen(f"http://{member.address}/metrics", timeout=10) as reply:
         text = reply.read().decode()
     found = re.findall(r"^metastore_read_ahead_(\w+?)(?:_total)? ([\d.e+]+)$", text, re.MULTILINE)
@@ -61,7 +61,7 @@ def test_a_member_that_slept_gets_what_left_memory(make: MakeCluster) -> None:
     cluster = make()
     leader, follower = cluster.leader(), cluster.followers()[0]
     found = {"hits": 0.0}
-    # The sender asks for the next block as soon as it has one, so that it may always be a little too early.
+    # The sender asks for the next block as soon as it has one, so it may always be a little too early.
     for number in range(0, ROUNDS * COUNT, COUNT):
         follower.running().send_signal(signal.SIGSTOP)
         fill(leader, number, number + COUNT)
@@ -86,7 +86,7 @@ def test_writes_and_heartbeats_go_on_while_the_disk_hangs(make: MakeCluster, tmp
     term = leader.status().raftTerm
     follower.running().send_signal(signal.SIGCONT)
     wait_until(lambda: numbers(leader)["misses"] > 0, what="the follower's wish for an entry that left memory")
-    # Nothing can be read, and nobody notices but the one who is behind.
+    # Nothing can be read, and only the member that is behind notices.
     for number in range(COUNT, COUNT + 100):
         fill(leader if number % 2 else other, number, number + 1)
     assert cluster.leader([leader, other]) is leader and leader.status().raftTerm == term
@@ -136,7 +136,7 @@ def test_a_read_that_fails_stops_the_node(make: MakeCluster) -> None:
 
 
 def test_damage_that_a_follower_needs_stops_the_leader(make: MakeCluster) -> None:
-    """The others go on, and one of them brings the follower up."""
+    """The others go on, and one of them brings the follower up to date."""
     cluster = make()
     leader, follower = cluster.leader(), cluster.followers()[0]
     follower.running().send_signal(signal.SIGSTOP)

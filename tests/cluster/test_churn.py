@@ -1,8 +1,8 @@
 """Clusters that are stopped and started in all orders, in the middle of writes, elections and other starts.
 
-What it is after: a signal that nobody hears, a member that waits for one that is gone, a stop that takes longer than it
-may. The system may give a signal to any thread that does not block it, so here chance decides which one gets it. The
-members reach each other by names, as they do in real life, so that looking these up is part of it.
+The test looks for a signal that no thread hears, a member that waits for one that is gone, and a stop that takes longer
+than it may. The system may give a signal to any thread that does not block it, so here chance decides which thread gets
+it. The members reach each other by names, as in real life, so looking these up is part of the test.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from support.processes import signal_thread, takers
 pytestmark = pytest.mark.node_only
 
 SEED = 20261129
-#: The promise is two seconds; a machine that is shared is slower, and a signal that is lost takes for ever.
+#: The promise is two seconds. A shared machine is slower, and a lost signal takes for ever.
 STOP_SECONDS = 6.0
 
 
 def by_name(address: str) -> str:
-    """The same address with a name that has to be looked up, where there is one (a bare chroot has no /etc/hosts)."""
+    """Return the same address with a name that has to be looked up, if there is one (a bare chroot has no
+    /etc/hosts)."""
     host, port = address.rsplit(":", 1)
     try:
         found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
@@ -38,14 +39,14 @@ def by_name(address: str) -> str:
 
 
 def ask(member: Member, rng: random.Random) -> float:
-    """SIGTERM; when that was."""
+    """Send SIGTERM. Return when that was."""
     pid = member.running().pid
     signal_thread(pid, rng.choice(takers(pid, signal.SIGTERM)), signal.SIGTERM)
     return time.monotonic()
 
 
 def ended(member: Member, began: float, limit: float = STOP_SECONDS) -> None:
-    """It ends by itself, in time and without an error."""
+    """Check that the member ends by itself, in time and without an error."""
     code, log = member.wait()
     took = time.monotonic() - began
     assert code == 0, log
@@ -53,7 +54,7 @@ def ended(member: Member, began: float, limit: float = STOP_SECONDS) -> None:
 
 
 def stop_all(members: list[Member], rng: random.Random) -> None:
-    """SIGTERM in this order; some are seen to end before the next one gets it."""
+    """Send SIGTERM in this order. Some members end before the next one gets it."""
     began = {}
     for member in members:
         began[member] = ask(member, rng)
@@ -64,7 +65,7 @@ def stop_all(members: list[Member], rng: random.Random) -> None:
 
 
 def start_all(members: list[Member], rng: random.Random) -> None:
-    """Start in this order; some are stopped again while they wait for the others, or vote."""
+    """Start in this order. Some members are stopped again while they wait for the others, or vote."""
     for member in members:
         member.launch()
         if rng.random() < 0.3:
@@ -92,7 +93,7 @@ def test_stopped_and_started_in_all_orders(cluster_of: Callable[..., Cluster]) -
 
 
 def test_one_that_waits_for_the_others_stops_at_once(cluster_of: Callable[..., Cluster]) -> None:
-    """Neither alone, where there is no leader, nor as the last one, whose leader is gone."""
+    """This holds for a member alone, where there is no leader, and for the last one, whose leader is gone."""
     rng = random.Random(SEED)
     cluster = cluster_of(via=by_name)
     alone = cluster.members[0].launch()
@@ -110,7 +111,7 @@ def test_one_that_waits_for_the_others_stops_at_once(cluster_of: Callable[..., C
 
 
 def test_one_that_joins_stops_at_once(cluster_of: Callable[..., Cluster]) -> None:
-    """Whoever it asks may not answer; that it goes on asking for ten seconds is no reason."""
+    """The member that it asks may not answer. That it goes on asking for ten seconds is no reason to wait."""
     rng = random.Random(SEED)
     newcomer = cluster_of(2).members[1]
     with socket.create_server(("127.0.0.1", 0)) as silent:

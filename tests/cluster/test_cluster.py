@@ -1,6 +1,6 @@
 """Three and five real processes as one store: start, membership, leaders that come and go, strangers.
 
-What etcd answers is asked of a real cluster of etcd where the texts matter.
+Where the texts matter, the same requests go to a real cluster of etcd.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ UNAVAILABLE = 14
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """One cluster for the tests that leave it as they found it."""
+    """One cluster for the tests that leave it unchanged."""
     with Cluster(tmp_path_factory.mktemp("shared")) as cluster:
         yield cluster
 
@@ -140,11 +140,12 @@ def test_move_leader(shared: Cluster, etcdctl_program: str) -> None:
     assert before.status().raftTerm == target.status().raftTerm
 
 
-# ---- what etcd refuses, and with what words
+# ---- what etcd refuses, and with which texts
 
 
 def refusals(cluster: Cluster) -> dict[str, Any]:
-    """Answers to changes that must be refused, through the leader and through a follower; they change nothing."""
+    """Return the answers to changes that must be refused, through the leader and through a follower. They change
+    nothing."""
     leader = cluster.leader()
     out: dict[str, Any] = {}
     with clients_of([leader, *cluster.followers()]) as clients:
@@ -154,7 +155,8 @@ def refusals(cluster: Cluster) -> dict[str, Any]:
         twice = m.MemberAddRequest(peerURLs=[first.peerURLs[0]])
         wait_until(lambda: (error_of(clients[0], twice) or ())[:1] != (UNAVAILABLE,), 20, "a healthy cluster")
         for n in range(50):
-            # A voter with less than nine tenths of the leader's log would be "not ready", of a short one soon.
+            # A voter with less than nine tenths of the leader's log would be "not ready", which is soon true of a short
+            # log.
             clients[0].put(b"longer", b"%d" % n)
         for who, client in zip(("leader", "follower"), clients, strict=False):
             requests = {
@@ -179,7 +181,7 @@ def refusals(cluster: Cluster) -> dict[str, Any]:
 
 
 def learner_refusals(cluster: Cluster) -> dict[str, Any]:
-    """Answers about a learner that was added and never started."""
+    """Return the answers about a learner that was added and never started."""
     out: dict[str, Any] = {}
     leader = cluster.leader()
     with clients_of([leader, *cluster.followers()]) as clients:
@@ -200,7 +202,7 @@ def learner_refusals(cluster: Cluster) -> dict[str, Any]:
 
 
 def down_refusals(cluster: Cluster) -> dict[str, Any]:
-    """Answers while one of three is down: changes that would endanger the quorum."""
+    """Return the answers while one of three members is down, to changes that would endanger the quorum."""
     out: dict[str, Any] = {}
     down = cluster.followers()[0]
     ident = down.status().header.member_id
@@ -219,7 +221,7 @@ def down_refusals(cluster: Cluster) -> dict[str, Any]:
 
 
 def test_refused_changes_are_etcds(cluster_of: MakeCluster) -> None:
-    """The same requests to three nodes of etcd and of ours; only what names a path or an address may differ."""
+    """The same requests go to three nodes of etcd and of ours. Only the names of paths and addresses may differ."""
 
     def answers(cluster: Cluster) -> dict[str, Any]:
         cluster.start()

@@ -1,4 +1,4 @@
-"""What happens to members of a cluster: they join, leave, die, come back, are moved, wiped and mistaken for others."""
+"""The lives of members: they join, leave, die, come back, are moved, wiped and mistaken for others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ UNAVAILABLE = 14
 
 
 def add(cluster: Cluster, through: Member, learner: bool = False) -> Member:
-    """One more member, known to the cluster and ready to be started."""
+    """Return one more member, known to the cluster and ready to be started."""
     member = cluster.new_member()
     with through.client() as client:
         request = m.MemberAddRequest(peerURLs=[f"http://{member.advertised}"], isLearner=learner)
@@ -50,7 +50,7 @@ def add(cluster: Cluster, through: Member, learner: bool = False) -> Member:
 
 
 def remove(through: Member, gone: Member, cluster: Cluster) -> None:
-    """Removes `gone`, which may not run, by its id."""
+    """Remove `gone`, which need not run, by its id."""
     ident = cluster.member_id(gone)
     with through.client() as client:
         reply = client.call(m.MemberRemoveRequest(ID=ident))
@@ -61,7 +61,7 @@ def remove(through: Member, gone: Member, cluster: Cluster) -> None:
 
 
 def test_a_voter_joins_and_leaves(cluster_of: MakeCluster, etcdctl_program: str) -> None:
-    """By etcdctl, through a follower, with data to catch up."""
+    """The change is made by etcdctl, through a follower, with data to catch up."""
     cluster = cluster_of().start()
     follower = cluster.followers()[0]
     with follower.client() as client:
@@ -112,7 +112,7 @@ def test_a_learner_is_promoted(cluster_of: MakeCluster, etcdctl_program: str) ->
 
 
 def what_a_learner_answers(cluster: Cluster) -> dict[str, object]:
-    """Answers of a learner that has everything."""
+    """Return the answers of a learner that has everything."""
     leader = cluster.leader()
     with leader.client() as client:
         # etcd calls a cluster unhealthy until all members were connected for five seconds.
@@ -138,13 +138,14 @@ def what_a_learner_answers(cluster: Cluster) -> dict[str, object]:
 
 
 def test_what_a_learner_serves(cluster_of: MakeCluster) -> None:
-    """Serializable reads, Status and nothing else, in the words of etcd."""
+    """A learner serves serializable reads, Status and nothing else, with the texts of etcd."""
     etcd = what_a_learner_answers(cluster_of(kind=EtcdMember).start())
     assert what_a_learner_answers(cluster_of().start()) == etcd
 
 
 def test_changes_of_the_membership_follow_each_other(cluster_of: MakeCluster) -> None:
-    """What one member has answered, every member builds upon: a leader's disk may be the last that has the change."""
+    """Every member builds upon what one member has answered, although a leader's disk may be the last that has the
+    change."""
     cluster = cluster_of()
     slow, *others = cluster.members
     slow.env = {"METASTORE_FAILPOINTS": "wal.before_sync=sleep(20)"}
@@ -162,7 +163,7 @@ def test_changes_of_the_membership_follow_each_other(cluster_of: MakeCluster) ->
 
 
 def test_a_member_is_replaced(cluster_of: MakeCluster) -> None:
-    """What an operator does about a lost disk: remove the member, add a new one at its address."""
+    """An operator does this about a lost disk: remove the member, and add a new one at its address."""
     cluster = cluster_of().start()
     leader, lost = cluster.leader(), cluster.followers()[0]
     lost.kill()
@@ -190,7 +191,7 @@ def test_the_leader_is_removed(cluster_of: MakeCluster) -> None:
 
 
 def test_removed_while_it_was_down(cluster_of: MakeCluster) -> None:
-    """A member that comes back and is none any more hears it from the others, and ends."""
+    """A member that comes back after its removal hears of it from the others, and ends."""
     cluster = cluster_of().start()
     leader, gone = cluster.leader(), cluster.followers()[0]
     gone.kill()
@@ -201,7 +202,7 @@ def test_removed_while_it_was_down(cluster_of: MakeCluster) -> None:
 
 
 def test_a_member_moves(cluster_of: MakeCluster, etcdctl_program: str) -> None:
-    """Another peer address, told to the cluster before; and another client address, which the member tells itself."""
+    """The cluster is told another peer address before. The member itself tells another client address."""
     cluster = cluster_of().start()
     leader, moved = cluster.leader(), cluster.followers()[0]
     ident = cluster.member_id(moved)
@@ -224,7 +225,8 @@ def test_a_member_moves(cluster_of: MakeCluster, etcdctl_program: str) -> None:
 
 
 def test_sigterm_hands_leadership_over_first(cluster_of: MakeCluster) -> None:
-    """Nobody has to wait for an election timeout. Best of a few: other processes share the machine."""
+    """No client has to wait for an election timeout. The best of a few counts, because other processes share the
+    machine."""
     cluster = cluster_of().start()
     times: list[float] = []
     stops: list[float] = []
@@ -247,7 +249,8 @@ def test_sigterm_hands_leadership_over_first(cluster_of: MakeCluster) -> None:
 
 @pytest.mark.parametrize("role", ["leader", "follower"])
 def test_killed_under_load_and_back(cluster_of: MakeCluster, role: str) -> None:
-    """kill -9 while others write through all members: nothing acknowledged is lost, and the killed one catches up."""
+    """kill -9 comes while others write through all members. Nothing acknowledged is lost, and the killed member catches
+    up."""
     cluster = cluster_of().start()
     history = History()
     for _ in range(2):
@@ -286,7 +289,7 @@ def test_all_killed_at_once(cluster_of: MakeCluster) -> None:
 
 
 def test_all_terminated_at_once(cluster_of: MakeCluster) -> None:
-    """Nobody waits for somebody who is going too; what was acknowledged is there after the next start."""
+    """No member waits for another one that ends too. What was acknowledged is there after the next start."""
     cluster = cluster_of().start()
     history = History()
     with cluster.followers()[0].client() as client:
@@ -305,7 +308,7 @@ def test_all_terminated_at_once(cluster_of: MakeCluster) -> None:
 
 
 def test_rolling_restart_under_load(cluster_of: MakeCluster) -> None:
-    """One after the other, as for an update: clients that can choose between members hardly notice."""
+    """Members are restarted one by one, as for an update. Clients that can choose between members hardly notice."""
     cluster = cluster_of().start()
     with clients_of(cluster.members) as clients:
         for turn, member in enumerate(cluster.members):
@@ -335,7 +338,7 @@ def test_five_members_bear_two_dead(cluster_of: MakeCluster) -> None:
 
 
 def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
-    """What the last of three members says."""
+    """Return the answers of the last of three members."""
     left = cluster.followers()[0]
     with left.client(timeout=30) as client:
         client.put(b"k", b"1")
@@ -349,7 +352,7 @@ def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
             required = [error_of(hasty, request) for request in (*requests[:2], serializable)]
         with ThreadPoolExecutor() as pool:
             put, read, members = pool.map(lambda request: error_of(client, request, 30), requests)
-        with Raw(left) as raw:  # grpcio ends a call itself when its time is over
+        with Raw(left) as raw:  # grpcio ends a call itself when its deadline has passed
             late = m.PutRequest(key=b"expired").SerializeToString()
             raw.send(h.call(1, late, h.PUT_PATH, (b"grpc-timeout", b"300m")))
             expired = raw.answer(1)
@@ -371,14 +374,15 @@ def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
 
 
 def test_no_quorum(cluster_of: MakeCluster) -> None:
-    """Writes and linearizable reads fail with what etcd says; serializable reads and Status are served."""
+    """Writes and linearizable reads fail with etcd's texts. Serializable reads and Status are served."""
     clusters = [cluster_of(kind=EtcdMember), cluster_of(settings={"limits.request_timeout": '"1s"'})]
     with ThreadPoolExecutor() as pool:  # most of it is waiting
         etcd, ours = pool.map(lambda cluster: answers_without_quorum(cluster.start()), clusters)
-    # Without a leader etcd's raft library lets the caller's time run out, of which the server tells in these words.
+    # Without a leader etcd's raft library lets the caller's deadline pass, and the server reports that with these
+    # words.
     assert etcd.pop("put") == (2, "context deadline exceeded")
     assert ours.pop("put") == (UNAVAILABLE, "etcdserver: request timed out")
-    # And with the code that its gRPC library, in that version, makes of any error without one.
+    # The code is the one that its gRPC library, in that version, makes of any error without a code.
     assert etcd.pop("expired") == (2, "context deadline exceeded")
     assert ours.pop("expired") == (4, "context deadline exceeded")
     assert ours == etcd
@@ -388,7 +392,7 @@ def test_no_quorum(cluster_of: MakeCluster) -> None:
 
 
 def test_large_requests_through_a_follower(cluster_of: MakeCluster) -> None:
-    """As large as a request may be, many at once; and what is larger gets the answer that a leader would give."""
+    """The requests are as large as they may be, many at once. Larger ones get the answer that a leader would give."""
     cluster = cluster_of().start()
     value = random.Random(1).randbytes(1 << 20)
     with clients_of([cluster.leader(), *cluster.followers()]) as clients:
@@ -407,7 +411,8 @@ def test_large_requests_through_a_follower(cluster_of: MakeCluster) -> None:
 
 
 def test_far_behind(cluster_of: MakeCluster) -> None:
-    """A member that comes back when the log it needs is gone gets a snapshot, under load; a new one as well."""
+    """A member that comes back when the log that it needs is gone gets a snapshot, under load; and so does a new
+    one."""
     settings = {
         "wal.segment_size": '"64KiB"',
         "maintenance.snapshot_count": "200",
@@ -435,7 +440,7 @@ def test_far_behind(cluster_of: MakeCluster) -> None:
 
 
 def add_when_healthy(cluster: Cluster, through: Member) -> Member:
-    """`add`, once the leader has heard of everybody."""
+    """Add a member when the leader has heard of all members."""
     with through.client() as client:
         twice = m.MemberAddRequest(peerURLs=[f"http://{through.advertised}"])
         wait_until(lambda: (error_of(client, twice) or ())[:1] != (UNAVAILABLE,), 20, "a healthy cluster")
@@ -446,12 +451,12 @@ def add_when_healthy(cluster: Cluster, through: Member) -> Member:
 
 
 def log_of(member: Member, pattern: str) -> None:
-    """Waits for a line in a member's log."""
+    """Wait for a line in a member's log."""
     member.running().wait_line(pattern, 10)
 
 
 def test_a_wiped_directory_under_an_old_id_ends(cluster_of: MakeCluster) -> None:
-    """It would have forgotten its votes. It says what is wrong, the others go on."""
+    """It would have forgotten its votes. It reports what is wrong, and the others go on."""
     cluster = cluster_of().start()
     leader, wiped = cluster.leader(), cluster.followers()[0]
     wiped.kill()
@@ -465,7 +470,8 @@ def test_a_wiped_directory_under_an_old_id_ends(cluster_of: MakeCluster) -> None
 
 
 def stranger(cluster: Cluster, change: Callable[[Member], None]) -> tuple[Member, Member]:
-    """The leader of a running cluster, and a member of it that is started with an empty directory, after `change`."""
+    """Return the leader of a running cluster, and a member of it that is started with an empty directory, after
+    `change`."""
     cluster.start()
     leader, other = cluster.leader(), cluster.followers()[0]
     other.kill()
@@ -486,7 +492,7 @@ def test_another_token_is_refused(cluster_of: MakeCluster) -> None:
 
 
 def test_another_cluster_is_refused(cluster_of: MakeCluster) -> None:
-    """Same token, another list of members: a file that was edited on one machine only."""
+    """The token is the same, but the list of members is another one: a file was edited on one machine only."""
 
     def change(member: Member) -> None:
         member.initial = {**member.initial, "n9": "127.0.0.1:9"}

@@ -1,4 +1,4 @@
-"""Members of a cluster that lack something: one without room for its log, one whose disk stands still, one that takes
+"""Members of a cluster that lack something: one has no room for its log, the disk of one stands still, and one takes
 nothing from its sockets."""
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FULL = {"METASTORE_FAILPOINTS": "wal.segment=error(ENOSPC)@6"}
 
 
 def lead(cluster: Cluster, member: Member) -> None:
-    """Makes `member` the leader."""
+    """Make `member` the leader."""
     leader = cluster.leader()
     if leader is not member:
         with leader.client() as client:
@@ -43,14 +43,14 @@ def lead(cluster: Cluster, member: Member) -> None:
 
 
 def fill(client: Client, most: int, until: Callable[[], bool]) -> dict[bytes, bytes]:
-    """Puts 8 KiB values until `until()`; what was acknowledged."""
+    """Put 8 KiB values until `until()`. Return what was acknowledged."""
     acked = {}
     for number in range(most):
         key, value = b"fill/%05d" % number, os.urandom(8 * KIB)
         try:
             client.put(key, value)
         except Failure as failure:
-            # Leadership on its way, or the leader's refusal through a follower.
+            # Leadership is on its way, or a follower passes on the leader's refusal.
             assert failure.code == UNAVAILABLE or (failure.code, failure.text) == NO_SPACE
         else:
             acked[key] = value
@@ -93,7 +93,7 @@ def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: Make
             refused.put(b"refused", b"1")
         assert (caught.value.code, caught.value.text) == NO_SPACE
         assert refused.range(b"fill/00000", serializable=True).count == 1
-        # Nobody makes it lead again while it lacks room.
+        # No member makes it lead again while it lacks room.
         with pytest.raises(Failure):
             lead(cluster, full)
         assert "does not take leadership" in full.logs and cluster.leader() is not full
@@ -141,7 +141,7 @@ def test_where_all_lack_room_leadership_stays_and_the_way_out_is_open(cluster_of
 
 
 def time_to_delete(client: Client, key: bytes) -> Any:
-    """The reply to a delete, which waits while leadership is being offered to others."""
+    """Return the reply to a delete, which waits while leadership is being offered to others."""
     while True:
         try:
             return client.delete(key)
@@ -166,7 +166,7 @@ def test_a_follower_without_room_neither_acknowledges_nor_votes(cluster_of: Make
             client.put(b"open", b"1")
         assert caught.value.code == UNAVAILABLE
     others[0].kill()
-    # Two of three are there: they try again and again to elect one of them, and nobody has a vote that is on disk.
+    # Two of three are there. They try again and again to elect one of them, and no vote reaches a disk.
     third = others[1].launch()
     term = full.status().raftTerm
     wait_until(lambda: max(term_of(third), term_of(full)) >= term + 2, 60, "elections that nobody wins")
@@ -184,7 +184,7 @@ def test_a_follower_without_room_neither_acknowledges_nor_votes(cluster_of: Make
 
 
 def term_of(member: Member) -> int:
-    """The term of a member that may not listen yet; 0 then."""
+    """Return the term of a member that may not listen yet; 0 then."""
     try:
         return int(member.status().raftTerm)
     except Failure:
@@ -192,8 +192,8 @@ def term_of(member: Member) -> int:
 
 
 def test_a_follower_that_stands_still_costs_bounded_memory(cluster_of: MakeCluster) -> None:
-    """The leader holds for it what is in flight and a tail of the log, and not all that it misses. The follower that
-    keeps up holds the same keys, so the difference is what the slow one costs."""
+    """The leader holds for it what is in flight and a tail of the log, and not everything that it misses. The follower
+    that keeps up holds the same keys, so the difference is the cost of the slow one."""
     cluster = cluster_of(
         settings={**SETTINGS, "wal.segment_size": '"16MiB"', "limits.request_timeout": '"10s"'}
     ).start()

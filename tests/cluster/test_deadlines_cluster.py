@@ -1,4 +1,4 @@
-"""A request whose time is over while it waits at another member, or for a leader, is never logged."""
+"""A request whose deadline passes while it waits at another member, or for a leader, is never logged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LATE = {
 
 
 def test_forwarded_requests_that_expire_at_the_leader(cluster_of: MakeCluster, tmp_path: Path) -> None:
-    """The disks of all members work on and on, so nothing is committed, and what comes waits at the leader."""
+    """The disks of all members take very long, so nothing is committed, and further requests wait at the leader."""
     gate = tmp_path / "gate"
     cluster = cluster_of(settings={"raft.batch_max_time": '"10s"', "limits.request_timeout": '"60s"'})
     for member in cluster.members:
@@ -46,7 +46,7 @@ def test_forwarded_requests_that_expire_at_the_leader(cluster_of: MakeCluster, t
         assert not held.done()
         gate.unlink()
         assert held.result(timeout=60) and behind.result(timeout=60)
-        # What is judged later goes through; what came before it did not.
+        # A later change is judged and goes through. The earlier ones did not.
         added = client.call(m.MemberAddRequest(peerURLs=["http://127.0.0.1:2"], isLearner=True)).member
         members = client.call(m.MemberListRequest()).members
         assert {one.ID for one in members} == {one.ID for one in before} | {added.ID}
@@ -60,7 +60,7 @@ def test_forwarded_requests_that_expire_at_the_leader(cluster_of: MakeCluster, t
 
 @pytest.mark.parametrize("kind", LATE)
 def test_requests_that_expire_without_a_leader(kind: str, cluster_of: MakeCluster) -> None:
-    """They wait at the member that was asked, which sends them to the next leader; those that are over it does not."""
+    """They wait at the member that got them, which sends them to the next leader, except those that have expired."""
     cluster = cluster_of(settings={"limits.request_timeout": '"60s"'}).start()
     left, others = cluster.followers()[0], [cluster.leader(), cluster.followers()[1]]
     with left.client(timeout=60) as client, Raw(left) as raw:

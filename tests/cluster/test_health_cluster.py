@@ -16,7 +16,7 @@ pytestmark = pytest.mark.node_only
 
 
 def page(member: Member, path: str) -> tuple[int, str]:
-    """(status, body) of a page; no answer within 20 s is an error."""
+    """Return (status, body) of a page. No answer within 20 s is an error."""
     try:
         with urllib.request.urlopen(f"http://{member.address}{path}", timeout=20) as reply:
             return reply.status, reply.read().decode()
@@ -26,7 +26,8 @@ def page(member: Member, path: str) -> tuple[int, str]:
 
 @pytest.mark.parametrize("survivor", ["leader", "follower"])
 def test_without_a_majority(cluster_of: Callable[..., Cluster], survivor: str) -> None:
-    """At once, while the member still takes the old leader (perhaps itself) for one, and when it knows better."""
+    """The pages answer at once, while the member still takes the old leader (perhaps itself) for one, and when it knows
+    better."""
     cluster = cluster_of(settings={"limits.request_timeout": '"2s"'}).start()
     leader = cluster.leader()
     left = leader if survivor == "leader" else cluster.followers()[0]

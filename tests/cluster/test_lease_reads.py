@@ -1,4 +1,4 @@
-"""`raft.read_only`: reads by lease go without the other members, and are never stale for that; "safe" ones ask."""
+"""`raft.read_only`: reads by lease need no other member, and are never stale; "safe" reads ask the others."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ATTEMPTS = 20
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    """What stands between the members."""
+    """The network between the members."""
     with Network() as network:
         yield network
 
@@ -37,14 +37,14 @@ def lease(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterato
 
 @pytest.fixture(scope="module")
 def safe(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterator[Cluster]:
-    """The other kind, to compare with."""
+    """A cluster with safe reads, to compare with."""
     with Cluster(tmp_path_factory.mktemp("safe"), settings=SAFE, via=network.via) as cluster:
         yield cluster
 
 
 @contextmanager
 def stopped(*members: Member) -> Iterator[None]:
-    """The processes of `members` get no time."""
+    """The processes of `members` get no processor time."""
     for member in members:
         member.running().send_signal(signal.SIGSTOP)
     try:
@@ -55,12 +55,12 @@ def stopped(*members: Member) -> Iterator[None]:
 
 
 def read_alone(cluster: Cluster) -> Member | None:
-    """The leader, if it answers a linearizable read that is sent when the other members stand still."""
+    """Return the leader, if it answers a linearizable read that is sent when the other members stand still."""
     leader, others = cluster.leader(), cluster.followers()
     with leader.client() as client:
         time_to_write(client, b"k")
         with stopped(*others):
-            # What they had sent before belongs to rounds made before.
+            # Messages that they had sent before belong to earlier rounds.
             try:
                 return leader if client.range(b"k").count else None
             except Failure as failure:
@@ -69,7 +69,7 @@ def read_alone(cluster: Cluster) -> Member | None:
 
 
 def with_lease(cluster: Cluster) -> Member:
-    """The leader, when it has a lease, which one that has just been elected has not."""
+    """Return the leader when it has a lease; a leader that was just elected has none."""
     for _ in range(ATTEMPTS):
         leader = read_alone(cluster)
         if leader is not None and cluster.leader() is leader:
@@ -78,7 +78,7 @@ def with_lease(cluster: Cluster) -> Member:
 
 
 def test_a_lease_needs_nobody(lease: Cluster) -> None:
-    """It lasts for 0.7 s: on a busy machine the first attempts may come too late."""
+    """The lease lasts for 0.7 s. On a busy machine the first attempts may come too late."""
     with_lease(lease)
     with lease.followers()[0].client() as client:
         time_to_write(client, b"through a follower")
@@ -92,7 +92,7 @@ def test_a_safe_read_asks(safe: Cluster) -> None:
 
 
 def test_a_lease_ends(lease: Cluster) -> None:
-    """A leader that hears of nobody stops reading by lease before an election timeout is over."""
+    """A leader that hears from no member stops reading by lease before an election timeout is over."""
     leader, others = lease.leader(), lease.followers()
     with leader.client() as client, stopped(*others):
 
@@ -111,8 +111,8 @@ def test_a_lease_ends(lease: Cluster) -> None:
 def test_a_leader_that_stood_still_reads_nothing_stale(
     kind: str, network: Network, request: pytest.FixtureRequest
 ) -> None:
-    """Its last heartbeats were answered, as far as it knows only a moment ago; meanwhile others went on without it.
-    The reads are in its socket before it goes on, and nothing from the others is."""
+    """As far as it knows its last heartbeats were answered a moment ago; meanwhile the others went on without it. The
+    reads are in its socket before it goes on, and nothing from the others is."""
     cluster: Cluster = request.getfixturevalue(kind)
     old = with_lease(cluster) if kind == "lease" else cluster.leader()
     rest = [member for member in cluster.members if member is not old]
@@ -136,7 +136,7 @@ def test_a_leader_that_stood_still_reads_nothing_stale(
 
 
 def value_of(client: Client) -> bytes | None:
-    """The value of `k`, None if it cannot be told."""
+    """Return the value of `k`, or None if it cannot be read."""
     try:
         return client.get(b"k")
     except Failure:

@@ -1,7 +1,7 @@
 """Histories of real clients against a cluster under faults are linearizable: per key, and over all keys by revision.
 
-METASTORE_ROUNDS=1000 makes the rounds as many as wanted. The seed of a run is printed; METASTORE_SEED=... takes it
-again (the faults are then the same, the timing is the machine's).
+METASTORE_ROUNDS=1000 sets the number of rounds. The seed of a run is printed. METASTORE_SEED=... repeats it (the faults
+are then the same; the timing is the machine's).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ GOOD: dict[str, list[Operation]] = {
     "swapped": [wrote(0, 1, 2, b"a"), wrote(2, 3, 3, b"b", expected={b"k": b"a"}), saw(4, 5, 3, b"b", 3)],
 }
 
-# Histories that no linearizable store gives; those that only revisions or several keys betray are marked.
+# Histories that no linearizable store gives. A mark shows those that only revisions or several keys reveal.
 BAD: dict[str, list[Operation]] = {
     "a write is lost": [wrote(0, 1, 2, b"a"), saw(2, 3, 2, None)],
     "a stale read": [wrote(0, 1, 2, b"a"), wrote(2, 3, 3, b"b"), saw(4, 5, 2, b"a", 2)],
@@ -88,7 +88,7 @@ ONLY_BY_REVISION: dict[str, list[Operation]] = {
 
 
 def copied(history: list[Operation]) -> list[Operation]:
-    """The checks note revisions in the operations."""
+    """Return a copy, because the checks note revisions in the operations."""
     return [Operation(**{name: getattr(one, name) for name in Operation.__dataclass_fields__}) for one in history]
 
 
@@ -115,7 +115,7 @@ def test_the_search_gives_up_within_its_budget() -> None:
 
 
 def test_random_histories_of_a_register_pass_and_damaged_ones_do_not() -> None:
-    """A register that is right by construction: each call takes effect at a moment between its start and its end."""
+    """The register is right by construction: each call takes effect at a moment between its start and its end."""
     rng = random.Random(5)
     for _ in range(30):
         moments = sorted((rng.random() * 100, number) for number in range(60))
@@ -145,7 +145,7 @@ def test_random_histories_of_a_register_pass_and_damaged_ones_do_not() -> None:
 @pytest.mark.node_only
 @pytest.mark.parametrize(("out", "back"), [(True, True), (True, False), (False, True)], ids=["both", "mute", "deaf"])
 def test_a_cut_off_leader_is_replaced(cluster_of: Callable[..., Cluster], out: bool, back: bool) -> None:
-    """Over a held link nobody is heard, or hears. The old leader serves no stale read, and comes back as a follower."""
+    """Nothing passes over a held link. The old leader serves no stale read, and comes back as a follower."""
     with Network() as network:
         cluster = cluster_of(settings={**SETTINGS, "limits.request_timeout": '"1s"'}, via=network.via).start()
         old = cluster.leader()

@@ -24,7 +24,7 @@ class LimitedMember(MetaStoreMember):
 
 
 def level(cluster: Cluster) -> None:
-    """Wait until all have the same history. A range over everything would be a reply that is too large here."""
+    """Wait until all have the same history. A range over everything would be too large a reply here."""
 
     def told() -> set[tuple[int, int]]:
         with contextlib.ExitStack() as stack:
@@ -37,8 +37,8 @@ def level(cluster: Cluster) -> None:
 
 
 def test_a_full_leader_feeds_a_follower(tmp_path: Path) -> None:
-    """A follower comes back when the leader is full and takes backups: it gets a snapshot and what came after; then the
-    way out through a follower, and a start of all."""
+    """A follower comes back when the leader is full and takes backups. It gets a snapshot and the later entries. Then
+    come the way out through a follower, and a start of all members."""
     eager = {
         "maintenance.snapshot_count": "50", "maintenance.snapshot_min_size": '"1MiB"', "wal.segment_size": '"1MiB"',
     }  # fmt: skip

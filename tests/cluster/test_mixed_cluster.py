@@ -1,5 +1,5 @@
-"""Members on different engines in one cluster, under load, killed, behind the log; and more data than an engine's cache
-holds."""
+"""Members on different engines in one cluster, under load, killed, and behind the log; and more data than an engine's
+cache holds."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from support.processes import Server, dies_at
 pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
-# What each of three members has of its own: engines, and codecs of what it writes.
+# The settings that each of three members has of its own: engines, and codecs for what it writes.
 KINDS = [
     {"maintenance.snapshot_compression_codec": '"zstd"'},
     {"maintenance.enable_snapshot_compression": "false"},
@@ -26,7 +26,7 @@ KINDS = [
 
 
 def mixed(cluster_of: MakeCluster, **settings: str) -> Cluster:
-    """Two members in memory and one on RocksDB, started."""
+    """Return a started cluster with two members in memory and one on RocksDB."""
     cluster = cluster_of(3, settings={**EAGER, **settings})
     for member, own in zip(cluster.members, KINDS, strict=True):
         member.settings.update(own)
@@ -34,14 +34,15 @@ def mixed(cluster_of: MakeCluster, **settings: str) -> Cluster:
 
 
 def overwrite(member: Member, count: int) -> None:
-    """Lone puts, an entry each."""
+    """Put one key after the other, an entry each."""
     with member.client() as client:
         for number in range(count):
             client.put(b"key/%03d" % (number % 150), b"value %d " % number * 30)
 
 
 def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
-    """Each is killed, one left behind on each engine is brought up by a snapshot, each engine leads."""
+    """Each member is killed. On each engine one that was left behind is brought up by a snapshot, and each engine
+    leads."""
     cluster = mixed(cluster_of)
     memory, other, rocks = cluster.members
     history = History()
@@ -73,7 +74,8 @@ def test_mixed_engines_under_load_and_kills(cluster_of: MakeCluster) -> None:
 
 @pytest.mark.parametrize("point", ["snapshot.restore@4", "snapshot.seal", "snapshot.adopt"])
 def test_rocksdb_killed_while_it_installs(point: str, cluster_of: MakeCluster) -> None:
-    """In the state beside the old one, when that is complete, and when it is about to take its place."""
+    """The kill comes while the state beside the old one is written, when it is complete, and when it is about to take
+    its place."""
     cluster = mixed(cluster_of)
     leader, _, rocks = cluster.members
     cluster.lead(leader)
@@ -106,7 +108,7 @@ def value_of(number: int) -> bytes:
 
 
 def put_many(client: Client, first: int, last: int) -> None:
-    """Some at a time, so that our own memory stays small too."""
+    """Put some at a time, so our own memory stays small too."""
     for start in range(first, last, 200):
         numbers = range(start, min(start + 200, last))
         puts = [client.future(m.PutRequest(key=b"k%06d" % n, value=value_of(n)), 60) for n in numbers]
@@ -115,7 +117,7 @@ def put_many(client: Client, first: int, last: int) -> None:
 
 
 def test_more_data_than_the_cache_holds(fresh: Callable[..., Server]) -> None:
-    """Ten times the cache and buffers: all of it is served, and again after a kill, in little memory."""
+    """The data is ten times the cache and buffers. All of it is served, also after a kill, in little memory."""
     count = 9000
     node = fresh(settings=SMALL).start()
     chance = random.Random(1)

@@ -26,7 +26,7 @@ Make = Callable[..., Cluster]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
-    """Makes clusters of members with these engines' settings; killed at the end of the test."""
+    """Make clusters of members with these engines' settings. They are killed at the end of the test."""
     made: list[Cluster] = []
 
     def make(*engines: dict[str, str], **settings: str) -> Cluster:
@@ -60,7 +60,8 @@ def test_snapshots_between_different_engines(sender: str, make: Make) -> None:
 
 
 def test_engines_that_stall_under_load_depose_nobody(make: Make) -> None:
-    """Members whose RocksDB refuses all the time, the leader among them: no election, nothing lost, all the same."""
+    """The RocksDB of these members refuses all the time, also the leader's. There is no election, and nothing is
+    lost."""
     narrow = {**ROCKS, **NARROW}
     cluster = make(narrow, {}, narrow, **{"maintenance.snapshot_count": "1000"})
     cluster.lead(cluster.members[0])

@@ -1,4 +1,4 @@
-"""A cluster that is restarted member by member: nobody who writes through it sees an error."""
+"""A cluster is restarted member by member, and no client that writes through it sees an error."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = pytest.mark.node_only
 
 
 def test_writers_through_all_members_see_no_error_in_a_rolling_restart(cluster_of: Callable[..., Cluster]) -> None:
-    # A stop may take its time on a machine that is shared; how long it takes is not what this is about.
+    # A stop may take long on a shared machine; this test is not about that time.
     cluster = cluster_of(settings={"limits.drain_timeout": '"5s"'}).start()
     with Writers(cluster) as writers:
         for leader_last in (True, False):

@@ -1,4 +1,4 @@
-"""The roster on real processes: the same after a restart, there after a crash, and mended where it differs."""
+"""The roster on real processes: the same after a restart, there after a crash, and repaired where it differs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONF_STATE, MEMBERS = b"mconf_state", b"mmembers"
 
 
 def call(member: Member, request: Any) -> Any:
-    """Done when the cluster is healthy enough for it: the first seconds after a start it may not be."""
+    """Make a call when the cluster is healthy enough for it; in the first seconds after a start it may not be."""
     found: list[Any] = []
 
     def done() -> bool:
@@ -41,14 +41,14 @@ def call(member: Member, request: Any) -> Any:
 
 
 def roster(member: Member) -> list[str]:
-    """What one member, asked by itself, has of the members."""
+    """Return the members that one member, asked by itself, has in its roster."""
     with member.client() as client:
         known = client.call(m.MemberListRequest(linearizable=False)).members
     return sorted(str(one) for one in known)
 
 
 def whole_state(member: Member) -> int:
-    """The hash over all that its engine holds."""
+    """Return the hash over everything that its engine holds."""
     with member.client() as client:
         return int(client.call(m.TYPES["HashRequest"]()).hash)
 
@@ -60,8 +60,8 @@ def same_rosters(members: list[Member]) -> None:
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])
 def test_a_restart_changes_no_roster(cluster_of: MakeCluster, engine: str) -> None:
-    """A restarted member replays in one piece what came to it bit by bit: a learner that joined and published itself,
-    and addresses that were given away and taken back behind an addition that needed one of them."""
+    """A restarted member replays at once what came to it bit by bit: a learner that joined and published itself, and
+    addresses that were given away and taken back behind an addition that needed one of them."""
     cluster = cluster_of(settings={"storage.engine": f'"{engine}"'}).start()
     leader = cluster.leader()
     other, restarted = cluster.followers()
@@ -84,7 +84,7 @@ def test_a_restart_changes_no_roster(cluster_of: MakeCluster, engine: str) -> No
 
 
 def test_the_last_of_two_members_survives_its_crash(cluster_of: MakeCluster) -> None:
-    """It is killed the moment that the other one's removal has taken effect; the other one is gone."""
+    """It is killed at the moment when the other one's removal has taken effect. The other one is gone."""
     cluster = cluster_of(size=2)
     for member in cluster.members:
         member.env = {"METASTORE_FAILPOINTS": "apply.member=panic"}
@@ -125,7 +125,7 @@ def test_rosters_that_differ_are_mended(cluster_of: MakeCluster) -> None:
     same_rosters(cluster.members)
     assert len(roster(wrong)) == 3 and not any('name: ""' in one for one in roster(wrong))
     assert "differs from the leader's" in wrong.logs
-    # It works with all three again: without one of them it finds a quorum in the two others.
+    # It works with all three again. Without one of them it finds a quorum in the two others.
     cluster.lead(wrong)
     other.kill()
     with wrong.client() as client:

@@ -1,4 +1,4 @@
-"""Members that are behind the log are brought up by a snapshot: over kills at every step, under load, and newcomers."""
+"""A snapshot brings up members that are behind the log: over kills at every step, under load, and newcomers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeCluster = Callable[..., Cluster]
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[MakeCluster]:
-    """Makes clusters that take snapshots often; killed at the end of the test."""
+    """Make clusters that take snapshots often. They are killed at the end of the test."""
     made: list[Cluster] = []
 
     def make(**settings: str) -> Cluster:
@@ -39,7 +39,7 @@ def test_a_follower_behind_the_log_gets_a_snapshot(make: MakeCluster) -> None:
     cluster.same_everywhere()
     assert len(installed(follower)) == 1
     fill(follower, 400, 450)
-    # What was installed is the beginning of the next life.
+    # The next life begins with what was installed.
     follower.kill()
     follower.start()
     assert installed(follower) == []
@@ -64,7 +64,7 @@ def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None
     if point == "snapshot.receive@20":
         assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
     if point.partition("@")[0] in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
-        # The file was complete: the node began with it. (The leader may have had a newer one meanwhile.)
+        # The file was complete, so the node began with it. (The leader may have had a newer one meanwhile.)
         assert "restored snapshot" in follower.running().log
     fill(follower, 400, 410)
     cluster.same_everywhere()
@@ -87,7 +87,7 @@ def test_the_leader_dies_while_it_sends(make: MakeCluster) -> None:
 
 
 def learner_of(cluster: Cluster, leader: Member) -> Member:
-    """A new learner, known to the cluster of which `leader` is the only voter; not started."""
+    """Return a new learner, known to the cluster whose only voter is `leader`. It is not started."""
     newcomer = cluster.new_member()
     newcomer.existing = True
     newcomer.initial = {member.name: member.advertised for member in cluster.members}
@@ -98,7 +98,7 @@ def learner_of(cluster: Cluster, leader: Member) -> Member:
 
 
 def test_both_ends_are_killed_in_mid_transfer(tmp_path: Path) -> None:
-    """And go on where they stopped, each with what is on its disk. The leader takes no snapshot in its second life, so
+    """Both go on where they stopped, with what is on their disks. The leader takes no snapshot in its second life, so
     it is the same file."""
     cluster = Cluster(tmp_path / "cluster", 1, settings={**EAGER, "maintenance.snapshot_send_rate": '"300KiB"'})
     try:

@@ -1,4 +1,4 @@
-"""Quota, alarms, automatic compaction and HashKV in clusters of three."""
+"""Quota, alarms, automatic compaction and HashKV in clusters of three members."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Make = Callable[..., Cluster]
 
 
 def fill(client: Client) -> None:
-    """Overwrites one key until that is refused."""
+    """Overwrite one key until that is refused."""
     for _ in range(1000):
         try:
             client.put(b"big", b"x" * 30_000)
@@ -43,7 +43,8 @@ def refused(client: Client) -> bool:
 
 
 def check_closed_and_open(cluster: Cluster, clients: Sequence[Client], raiser: int) -> None:
-    """All refuse puts and know why; then the way out, through another member, opens all of them."""
+    """Check that all members refuse puts and name the alarm. Then the way out, through another member, opens all of
+    them."""
     for client in clients:
         wait_until(lambda client=client: (raiser, NOSPACE) in client.alarm(), what="the alarm is known")
         wait_until(lambda client=client: refused(client), what="puts are refused")
@@ -76,7 +77,7 @@ def test_quota_through_a_leader_and_through_a_follower(cluster_of: Make) -> None
 
 
 def test_one_member_with_less_room(cluster_of: Make) -> None:
-    """It speaks for all; also over a restart of itself, and when a new leader comes."""
+    """One member's alarm counts for all, also over a restart of that member, and when a new leader comes."""
     cluster = cluster_of(3)
     for member in cluster.members:
         member.settings["limits.quota_bytes"] = '"64MiB"'
@@ -91,7 +92,7 @@ def test_one_member_with_less_room(cluster_of: Make) -> None:
             client.put(b"big", b"x" * 30_000)
         with poor.client() as small:
             wait_until(lambda: small.status().dbSize > MIB, what="the follower has it all")
-            # Its counter of the room that is left is set anew at every tick.
+            # Its counter of the room that is left is set again at every tick.
             wait_until(lambda: refused(small), what="its own quota counts")
             own = small.status().header.member_id
             assert (own, NOSPACE) in small.alarm()
@@ -118,7 +119,7 @@ def hashes(members: Sequence[Member], revision: int) -> set[tuple[int, int]]:
 
 
 def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
-    """History compacted by the leader by itself, members on two engines, a leader that is gone."""
+    """The leader compacts the history by itself, the members have two engines, and a leader goes away."""
     settings = {"maintenance.auto_compaction_mode": "revision", "maintenance.auto_compaction_revisions": "100"}
     cluster = cluster_of(3, settings=settings)
     cluster.members[2].settings["storage.engine"] = "rocksdb"
@@ -150,8 +151,8 @@ def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
 
 
 def test_sums_at_the_compacted_revision_can_be_compared_at_once(cluster_of: Make) -> None:
-    """A member that has not heard of a compaction yet answers when it has carried it out, and one that was restarted
-    since answers the same, whatever their engines."""
+    """A member that has not heard of a compaction yet answers when it has carried it out. A member that was restarted
+    since answers the same, whatever the engines are."""
     with Network() as network:
         cluster = cluster_of(3, via=network.via)
         cluster.members[1].settings["storage.engine"] = "rocksdb"

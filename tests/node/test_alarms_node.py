@@ -1,4 +1,4 @@
-"""Quota and alarms of a node, against a real etcd where both have them."""
+"""Quota and alarms of a node, compared with a real etcd where both have them."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ def ordered(answer: Any) -> Any:
 
 
 def test_same_answers_as_etcd(fresh: Make, fresh_etcd: Make) -> None:
-    """Not sent to it: alarms and actions outside the enums, of which 3.5.1 dies. And where both alarms are raised, it
-    lets everything pass once either is cleared; here the other one still counts."""
+    """etcd does not get alarms and actions outside the enums, because 3.5.1 dies of them. When both alarms are raised,
+    etcd lets everything pass once either is cleared; here the other one still counts."""
     real, node = fresh_etcd().start(), fresh().start()
     with real.client() as a, node.client() as b:
         for number, request in enumerate(STEPS):
@@ -73,14 +73,15 @@ def test_same_answers_as_etcd(fresh: Make, fresh_etcd: Make) -> None:
             if isinstance(request, m.AlarmRequest):
                 status = [sorted(client.status().errors) for client in (a, b)]
                 assert status[1] == ([f"memberID:0 {text}" if text.startswith("alarm") else text for text in status[0]])
-                # Of several alarms etcd names any, and 3.5.1 excludes only the first of the kind it is told to.
+                # Of several alarms etcd names any, and 3.5.1 leaves out only the first one of the kind that it is told
+                # to.
                 assert health(node)[0] == health(real)[0]
                 for query in ("", "?exclude=CORRUPT", "?exclude=NOSPACE") if len(status[0]) < 2 else ():
                     assert health(node, query) == health(real, query)
 
 
 def fill(client: Client, value: bytes, most: int = 10_000) -> int:
-    """Overwrites one key until that is refused; how often that went."""
+    """Overwrite one key until that is refused. Return how often it worked."""
     for number in range(most):
         try:
             client.put(b"big", value)
@@ -92,7 +93,8 @@ def fill(client: Client, value: bytes, most: int = 10_000) -> int:
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])
 def test_quota_and_the_way_out(engine: str, fresh: Make) -> None:
-    """Over the quota: told at once and to all, history compacted, disarmed, written again; without a restart."""
+    """The node is over its quota: all clients learn it at once, history is compacted, the alarm is disarmed, and the
+    node is written to again, without a restart."""
     node = fresh(settings={**QUOTA, "storage.engine": engine}).start()
     with node.client() as client:
         member = client.status().header.member_id

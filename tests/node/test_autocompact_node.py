@@ -43,8 +43,8 @@ def test_a_node_compacts_by_itself(settings: dict[str, str], fresh: Make) -> Non
 
 @pytest.mark.node_only
 def test_the_same_data_written_again_and_again_takes_no_more_room(fresh: Make) -> None:
-    """300 keys of 8 KiB overwritten 15 times with a compaction after each: neither the engine's size nor the process
-    grows after the first rounds."""
+    """300 keys of 8 KiB are overwritten 15 times with a compaction after each round. Neither the engine's size nor the
+    process grows after the first rounds."""
     node = fresh(settings={"maintenance.snapshot_count": "1000000"}).start()
     assert isinstance(node, Node)
     sizes, memory = [], []

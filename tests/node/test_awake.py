@@ -1,4 +1,4 @@
-"""Polling beside a lone writer's wait: when it is allowed, that it is used, and that it ends."""
+"""Polling during a lone writer's wait: when it is allowed, that it is used, and that it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TWO = len(os.sched_getaffinity(0)) >= 2
 
 
 def group(tmp_path: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
-    """A /proc/self/cgroup and the tree it tells of."""
+    """Return a /proc/self/cgroup and the tree that it describes."""
     for name, text in files.items():
         path = tmp_path / "mount" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def test_threads_end(cpus: tuple[int, ...]) -> None:
 
 
 def idle_threads(node: Server) -> list[Path]:
-    """Threads of the process that are of the scheduler's idle class (proc(5): field 41, 5)."""
+    """Return the threads of the process that are of the scheduler's idle class (proc(5): field 41, 5)."""
     found = []
     for task in Path(f"/proc/{node.running().pid}/task").iterdir():
         fields = (task / "stat").read_text().rpartition(")")[2].split()
@@ -88,7 +88,7 @@ def seconds(task: Path) -> float:
 @pytest.mark.skipif(not TWO or idle_awake.has_quota(), reason="polling is off here")
 @pytest.mark.node_only
 def test_a_lone_writer_is_waited_for_awake(fresh: Make) -> None:
-    """They poll while one client writes, and sleep when it stops."""
+    """The threads poll while one client writes, and sleep when it stops."""
     node = fresh(settings={"performance.busy_poll": '"10ms"'}).start()
     wait_until(lambda: idle_threads(node), what="threads of the idle class")
     with node.client() as client:

@@ -1,4 +1,5 @@
-"""Backups of a running node: what is streamed, to whom, and that nobody else feels it; then status, verify, restore."""
+"""Backups of a running node: the stream, the clients that get it, and the effect on others; then status, verify,
+restore."""
 
 from __future__ import annotations
 
@@ -281,7 +282,7 @@ def test_every_damage_is_found_and_changes_nothing(tmp_path: Path, capsys: pytes
 
 
 def test_a_snapshot_of_etcd_is_told_as_such(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A page of bbolt, whose header is: number 0, kind 4."""
+    """This is a page of bbolt with the header: number 0, kind 4."""
     path = tmp_path / "etcd.db"
     path.write_bytes(bytes(8) + b"\x04" + bytes(7) + b"\xed\xda\x0c\xed" + bytes(4076))
     for command in (["status"], ["verify"], ["restore", "--data-dir", str(tmp_path / "target")]):

@@ -1,4 +1,4 @@
-"""What a broken or hostile client sends: an error or a closed connection, bounded memory, and the others are served."""
+"""A broken or hostile client gets an error or a closed connection, memory stays bounded, and the others are served."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Make = Callable[..., Server]
 
 @pytest.fixture
 def served(server: Server, client: Client) -> Iterator[Client]:
-    """A well-behaved client beside; after the test it must still be served, by the same process."""
+    """Yield a well-behaved client. After the test the same process must still serve it."""
     pid = server.running().pid
     client.put(b"bystander", b"before")
     yield client
@@ -47,7 +47,7 @@ def connect(server: Server) -> socket.socket:
 
 
 def reads_to_end(sock: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """Return everything until the server closes the connection."""
     out = b""
     with contextlib.suppress(ConnectionResetError):
         while data := sock.recv(65_536):
@@ -67,7 +67,7 @@ def test_random_bytes_after_the_preface(seed: int, server: Server, served: Clien
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_frames(seed: int, server: Server, served: Client) -> None:
-    """Frames of every type with random flags, streams and payloads, some in between that are right."""
+    """Frames of every type come with random flags, streams and payloads, with some correct ones in between."""
     rng = random.Random(seed)
     right = h2raw.call(1, RANGE, h2raw.message(m.RangeRequest(key=b"bystander").SerializeToString()))
     for _ in range(25):
@@ -114,7 +114,7 @@ def test_endless_http1_header(server: Server, served: Client) -> None:
 
 @pytest.mark.node_only
 def test_endless_http2_headers(server: Server, served: Client) -> None:
-    """CONTINUATION frames without end."""
+    """CONTINUATION frames come without end."""
     before = server.running().rss()
     block = h2raw.grpc_headers(PUT)
     with h2raw.Connection(server.address) as connection:
@@ -129,7 +129,7 @@ def test_endless_http2_headers(server: Server, served: Client) -> None:
 
 @pytest.mark.parametrize("claimed", [3 * MIB, 1 << 30, (1 << 32) - 1])
 def test_length_prefix_beyond_the_limit(claimed: int, server: Server, served: Client) -> None:
-    """The call ends at the prefix: nobody waits for the rest, or makes room for it."""
+    """The call ends at the prefix. The server neither waits for the rest nor makes room for it."""
     before = server.running().rss()
     with h2raw.Connection(server.address) as connection:
         connection.send(h2raw.call(1, PUT, h2raw.message(b"\n\x01a", claimed), end=False))
@@ -167,12 +167,12 @@ def test_malformed_messages(request_type: str, served: Client) -> None:
         try:
             served.raw(path, body)
         except Failure as failure:
-            if failure.code == 12:  # a service of a later issue
+            if failure.code == 12:  # a service that does not exist yet
                 return
             assert failure.code == 13, (body, failure)
             assert failure.text.startswith("grpc: error unmarshalling request"), (body, failure)
         else:
-            # A message without this field skips it as unknown; one that has it must not take it.
+            # A message without this field skips it as unknown. A message that has the field must not accept it.
             assert request_type not in ("PutRequest", "RangeRequest", "DeleteRangeRequest"), body
 
 
@@ -189,7 +189,8 @@ def test_unknown_methods(path: str, served: Client, reference: Server) -> None:
 
 
 def test_connection_closed_in_the_middle_of_a_put(server: Server, served: Client) -> None:
-    """At every byte of the call, right after it, and while it is in the log; no descriptor is left behind."""
+    """The connection closes at every byte of the call, right after it, and while it is in the log. No descriptor is
+    left behind."""
     body = m.PutRequest(key=b"half", value=b"v" * 50).SerializeToString()
     whole = h2raw.call(1, PUT, h2raw.message(body))
     before = open_files(server)
@@ -202,7 +203,7 @@ def test_connection_closed_in_the_middle_of_a_put(server: Server, served: Client
 
 
 def test_puts_of_a_closed_connection_are_whole(server: Server, served: Client, prefix: str) -> None:
-    """A thousand puts and then away: each is done or not done, and counted once."""
+    """A client sends a thousand puts and goes away. Each put is done or not done, and counted once."""
     key = prefix.encode()
     before, files = served.revision(), open_files(server)
     with h2raw.Connection(server.address) as connection:
@@ -218,7 +219,7 @@ def test_puts_of_a_closed_connection_are_whole(server: Server, served: Client, p
 
 
 def test_reset_flood(server: Server, served: Client) -> None:
-    """Streams opened and reset at once, a hundred thousand of them: bounded memory, and others get answers."""
+    """A hundred thousand streams are opened and reset at once. Memory stays bounded, and others get answers."""
     before = server.running().rss()
     body = h2raw.message(m.RangeRequest(key=b"bystander").SerializeToString())
     with h2raw.Connection(server.address) as connection:
@@ -237,7 +238,7 @@ def test_reset_flood(server: Server, served: Client) -> None:
 
 @pytest.mark.parametrize("kind", [h2raw.PING, h2raw.SETTINGS])
 def test_flood_of_frames_that_want_an_answer(kind: int, server: Server, served: Client) -> None:
-    """PING or SETTINGS without end from a client that does not read the acknowledgements."""
+    """PING or SETTINGS come without end from a client that does not read the acknowledgements."""
     before = server.running().rss()
     one = h2raw.frame(kind, 0, 0, b"\0" * 8 if kind == h2raw.PING else b"")
     with h2raw.Connection(server.address, receive_buffer=4096) as connection:
@@ -251,7 +252,8 @@ def test_flood_of_frames_that_want_an_answer(kind: int, server: Server, served: 
 
 @pytest.mark.node_only
 def test_client_that_never_reads(fresh: Make) -> None:
-    """It asks for gigabytes and takes none: the output held for it stays under the limit, then it is cut off."""
+    """The client asks for gigabytes and takes none. The output held for it stays under the limit, then it is cut
+    off."""
     settings = {"limits.max_output_bytes": '"1MiB"', "limits.output_timeout": '"500ms"'}
     node = fresh(settings=settings).start()
     with node.client() as client:
@@ -268,7 +270,7 @@ def test_client_that_never_reads(fresh: Make) -> None:
             client.put(b"others", b"%d" % number)
             assert client.get(b"others") == b"%d" % number
         wait_until(lambda: open_files(node) <= base_files, 30, "the silent clients are cut off")
-        # Each may have held its limit and one reply more; some slack for the allocator.
+        # Each client may have held its limit and one reply more; the rest is slack for the allocator.
         assert node.running().peak_rss() < base_rss + 5 * 8 * MIB
         for connection in silent:
             connection.close()
@@ -285,7 +287,7 @@ def test_client_that_says_nothing_is_closed(fresh: Make) -> None:
 
 @pytest.mark.node_only
 def test_connections_over_the_limit(fresh: Make) -> None:
-    """Those over it are refused; when one of the others goes, the next is served."""
+    """Connections over the limit are refused. When one of the others goes, the next is served."""
     node = fresh(settings={"limits.max_connections": "5"}).start()
     with contextlib.ExitStack() as stack:
         held = [stack.enter_context(h2raw.Connection(node.address)) for _ in range(5)]
@@ -298,7 +300,7 @@ def test_connections_over_the_limit(fresh: Make) -> None:
         held[0].close()
 
         def served() -> bool:
-            # The node may hear of the place that is free after it has heard of this one.
+            # The node may learn of the free place after it has learned of this connection.
             with contextlib.suppress(Failure), node.client() as client:
                 client.put(b"a", b"1")
                 return client.get(b"a") == b"1"

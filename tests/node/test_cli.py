@@ -26,7 +26,7 @@ NOTE = "ready to serve client requests"
 
 
 def program(*arguments: str, cwd: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """`python -m metastore` with `arguments`, to its end."""
+    """Run `python -m metastore` with `arguments` to its end."""
     argv = [sys.executable, "-m", "metastore", *arguments]
     return subprocess.run(argv, capture_output=True, text=True, timeout=30, cwd=cwd, check=False, **options)
 
@@ -103,7 +103,7 @@ def test_other_systems_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPat
 
 
 def checkout(folder: Path) -> Path:
-    """A copy of the sources as they lie in a checkout that was never built."""
+    """Return a copy of the sources as they lie in a checkout that was never built."""
     shutil.copytree(
         ROOT / "metastore", folder / "metastore", ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.pyx")
     )
@@ -126,7 +126,8 @@ def test_a_checkout_gives_way_to_the_installed_package(tmp_path: Path) -> None:
 
 
 def test_two_checkouts_give_way_once(tmp_path: Path) -> None:
-    """Run in one checkout with the environment of another, which is installed there as it lies (pip install -e)."""
+    """A command runs in one checkout with the environment of another, which is installed there in place (pip install
+    -e)."""
     run_in, installed = checkout(tmp_path / "one"), checkout(tmp_path / "two")
     env = {**os.environ, "PYTHONPATH": str(installed)}
     code = "import metastore, metastore.config as config; print(metastore.__file__, config.__file__)"
@@ -148,7 +149,7 @@ def test_a_checkout_without_compiled_modules_says_what_to_do(tmp_path: Path) -> 
 
 
 def test_a_python_without_our_packages_says_which_and_what_to_do(tmp_path: Path) -> None:
-    """As `python3 -m metastore` in the source folder, outside of .venv: the compiled modules are there."""
+    """This is like `python3 -m metastore` in the source folder, outside of .venv: the compiled modules are there."""
     (tmp_path / "metastore").symlink_to(Path(metastore.__file__).parent)
     for module in (".", "wal"):
         argv = [sys.executable, "-S", "-m", "metastore", *([module] if module != "." else ["--conf", "nothing.toml"])]
@@ -239,7 +240,7 @@ def test_from_start_to_ready_is_quick(tmp_path: Path) -> None:
     began = time.monotonic()
     with Node(tmp_path / "data"):
         took = time.monotonic() - began
-    # The promise is a second; a debug build on a busy machine may take longer, a blocking wait would take more.
+    # The promise is a second. A debug build on a busy machine may take longer; a blocking wait would take more.
     assert took < 5.0
 
 

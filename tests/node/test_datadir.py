@@ -1,4 +1,5 @@
-"""One process a data directory: whatever is deleted, linked or renamed in it, a second one is kept out by name."""
+"""A data directory has one process: whatever is deleted, linked or renamed in it, a second process is kept out by
+name."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.node_only
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """All files below `folder` but the lock's."""
+    """Return all files below `folder` except the lock's."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "LOCK"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(files)}
 
@@ -37,7 +38,7 @@ def test_lock_file_deleted(tmp_path: Path) -> None:
 
 
 def test_an_older_version_runs(tmp_path: Path) -> None:
-    """It holds the lock file alone."""
+    """An older version holds the lock file alone."""
     (tmp_path / "LOCK").write_text("4711\n")
     with (tmp_path / "LOCK").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -50,7 +51,7 @@ def test_an_older_version_runs(tmp_path: Path) -> None:
 
 
 def test_a_log_reached_by_two_names(tmp_path: Path) -> None:
-    """The log's folder by a symbolic link, then its newest segment alone by a second name."""
+    """The log's folder has a symbolic link; then its newest segment alone has a second name."""
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=b"m")
     wait_until(lambda: wal.poll() == 0 and not wal.preparing, what="the next segment")
     (tmp_path / "link").symlink_to(tmp_path / "wal")
@@ -79,7 +80,8 @@ def test_what_cannot_be_a_data_directory(tmp_path: Path) -> None:
 
 
 def test_a_second_process_beside_a_node(tmp_path: Path) -> None:
-    """Without LOCK: another node, and a restore; what reads the log may, and changes nothing."""
+    """Without LOCK, another node and a restore are kept out. A command that reads the log may run, and changes
+    nothing."""
     data = tmp_path / "data"
     with Node(data) as node, node.client() as client:
         client.put(b"k", b"v")
@@ -100,7 +102,7 @@ def test_a_second_process_beside_a_node(tmp_path: Path) -> None:
 
 
 def test_the_folder_is_replaced_beneath_a_log(tmp_path: Path) -> None:
-    """No segment is made in a folder that took the place of the log's."""
+    """No segment is made in a folder that took the place of the log's folder."""
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=b"m")
     wal._folder.check_place()
     shutil.move(tmp_path / "wal", tmp_path / "moved")

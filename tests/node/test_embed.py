@@ -1,4 +1,4 @@
-"""Calls out of the node's own process that are many: they wait for room, keep their order, and let the loop go on."""
+"""Many calls from the node's own process: they wait for room, keep their order, and let the loop go on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NARROW = {"max_inflight_requests": 100, "max_request_bytes": "64KiB", "max_infli
 
 
 def make(folder: Path, **limits: Any) -> Node:
-    # What is pipelined needs no disk that is quick.
+    # Pipelined calls need no quick disk.
     return Node(Config(
         node={"data_dir": str(folder)}, listen={"client": "127.0.0.1:0"}, limits=limits,
         wal={"sync": "async"}, raft={"batch_max_size": 50, "batch_max_bytes": "128KiB"},
@@ -62,7 +62,7 @@ def test_futures_wait_for_room_too(tmp_path: Path) -> None:
 
 
 def test_the_loop_gets_its_turn_between_slices(tmp_path: Path) -> None:
-    """A thousand calls that lie there at once are not taken in by one turn."""
+    """A single turn does not take in a thousand waiting calls."""
     with make(tmp_path, max_request_bytes="64KiB") as node:
         running: Any = node._running()
         hold, held, seen = threading.Event(), threading.Event(), []

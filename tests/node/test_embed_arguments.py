@@ -1,4 +1,4 @@
-"""What a program gives wrongly is refused by name, before anything is done; times that are over are of one class."""
+"""Wrong arguments of a program are refused by name before anything is done, and all timeouts are of one class."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         assert node.revision == 2, "something was done"
 
 
-# How to make the call, and the beginning of what it says.
+# How to make the call, and the beginning of the error's text.
 WRONG: list[tuple[Callable[[Any], object], type[Exception], str]] = [
     (lambda node: node.put(1, "v"), TypeError, "key must be bytes or str, not int"),
     (lambda node: node.put("k", None), TypeError, "value must be bytes or str, not None"),
@@ -118,7 +118,7 @@ def test_right_arguments_of_other_types_are_taken(node: Any) -> None:
 
 
 def test_a_time_that_is_over_is_of_one_class(tmp_path: Path) -> None:
-    """Python's own and the store's: whoever catches either catches all of them."""
+    """The class is Python's own and the store's: a program that catches either catches all timeouts."""
     failpoints = Failpoints()
     config = Config(
         node={"data_dir": str(tmp_path)}, listen={"client": "127.0.0.1:0"}, limits={"request_timeout": "300ms"}

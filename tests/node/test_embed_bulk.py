@@ -1,4 +1,5 @@
-"""`put_many` says what became of every pair; large replies are decoded by who asks; a slice at a time for the loop."""
+"""`put_many` reports the outcome of every pair, the calling thread decodes large replies, and the loop gets one slice
+at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ NARROW = {"max_inflight_requests": 100, "max_inflight_bytes": "256KiB"}
 
 
 def make(folder: Path, failpoints: Failpoints | None = None, **limits: Any) -> Node:
-    # What is pipelined needs no disk that is quick.
+    # Pipelined calls need no quick disk.
     config = Config(
         node={"data_dir": str(folder)}, listen={"client": "127.0.0.1:0"},
         limits={"max_request_bytes": "64KiB", **limits},
@@ -37,7 +38,7 @@ def positions(spans: tuple[range, ...]) -> set[int]:
 
 
 def check(failure: errors.PutManyFailed, node: Node, total: int) -> None:
-    """What the exception says is true: key `k<n>` is that of pair n."""
+    """Check that the exception tells the truth: key `k<n>` is that of pair n."""
     there = {int(item.key[1:]): item.mod_revision for item in node.get_prefix("k").kvs}
     written, refused, unknown = map(positions, (failure.written, failure.not_written, failure.open))
     assert written | refused | unknown == set(range(failure.taken)) and failure.taken <= total
@@ -129,7 +130,8 @@ def test_what_is_no_iterable_of_pairs_is_refused_at_once(tmp_path: Path) -> None
 
 
 def test_one_timeout_is_for_all_pairs(tmp_path: Path) -> None:
-    """The disk stands still after the first slices: what it holds up is open, and the time is not begun again."""
+    """The disk stands still after the first slices. The outcome of the slices that it holds up is open, and the timeout
+    does not start again."""
     failpoints = Failpoints()
     with make(tmp_path, failpoints, **NARROW) as node:
         taken = 0
@@ -180,7 +182,7 @@ def test_a_stop_leaves_nobody_in_doubt_about_what_is_stored(tmp_path: Path) -> N
 
 
 def test_a_get_overtakes_what_waits(tmp_path: Path) -> None:
-    """Counted in puts that are taken in before it is answered, while 60,000 of them wait."""
+    """The test counts the puts that are taken in before the get is answered, while 60,000 puts wait."""
     with make(tmp_path) as node:
         running: Any = node._running()
         node.put("key", "value")
@@ -190,7 +192,7 @@ def test_a_get_overtakes_what_waits(tmp_path: Path) -> None:
             assert node.get("key") is not None
             if futures[-1].done():
                 break
-            # The turn that was under way, the one that takes the get in, and those whose puts the read has to see.
+            # The turn under way, the one that takes the get in, and the turns whose puts the read has to see.
             assert running.kv.call_counts["Put"] - before <= 60 * INBOX_SLICE
         assert futures[-1].result(60).revision == 60_002
 

@@ -1,4 +1,4 @@
-"""Callbacks of an embedded node's Futures: none of them stops the store, and whoever waits is answered."""
+"""Callbacks of an embedded node's Futures: none of them stops the store, and all callers are answered."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_future_that_the_program_resolved_is_left_alone(node: Node, caplog: py
 
 
 def test_a_blocking_call_in_a_callback_is_refused_at_once(node: Node) -> None:
-    """It would wait for the very thread that it runs in."""
+    """Otherwise it would wait for the very thread that it runs in."""
     outcome: dict[str, Any] = {}
     pending: list[Any] = []
     calls: dict[str, Callable[[], Any]] = {

@@ -1,4 +1,4 @@
-"""The calls of an embedded node: transactions out of `Compare` and `Op`, ranges, deletions, and what is refused."""
+"""The calls of an embedded node: transactions made of `Compare` and `Op`, ranges, deletions, and refused calls."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_wrong_arguments_never_reach_the_node(node: Node) -> None:
 
 
 def test_a_call_that_takes_too_long_says_so_and_is_done_all_the_same(tmp_path: Path) -> None:
-    """The `timeout` of a call is the caller's; the disk stands still here."""
+    """The `timeout` of a call belongs to the caller. The disk stands still here."""
     failpoints = Failpoints()
     config = Config(node={"data_dir": str(tmp_path / "data")}, listen={"client": "127.0.0.1:0"})
     with Node(config, failpoints=failpoints) as node:
@@ -183,7 +183,7 @@ def test_a_node_that_does_not_run_says_so(tmp_path: Path) -> None:
 
 
 def test_the_three_forms_take_the_same_arguments() -> None:
-    """A call of `Node` has a `timeout` beside those of the Future and of the operation."""
+    """A call of `Node` has a `timeout` besides the arguments of the Future and of the operation."""
 
     def given(call: Any) -> list[tuple[str, Any, Any, Any]]:
         parameters = inspect.signature(call).parameters.values()

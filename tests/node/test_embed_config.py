@@ -1,4 +1,5 @@
-"""A Config in a program: pickled, copied, sent to other processes, made tables and back, with paths and seconds."""
+"""A Config in a program: pickled, copied, sent to other processes, turned into tables and back, with paths and
+seconds."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ EVERYTHING = Config(
 )
 
 
-# Its tables are not only what a program writes: they may come from another Config.
+# Its tables may come not only from a program, but from another Config.
 TAKEN = Config(
     node={"name": "n1"}, cluster={"initial": EVERYTHING.cluster.initial}, listen=EVERYTHING.to_dict()["listen"]
 )

@@ -1,5 +1,5 @@
-"""An engine that fails in any of its calls, by whatever exception: the node stops, and nobody is told that his request
-was at fault. Else the member would go on with another state than the others."""
+"""An engine fails in any of its calls with any exception. The node stops, and no client is told that its request was at
+fault; otherwise the member would go on with another state than the others."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CALLS = (
     "defragment",
     "durable_applied", "begin_flush", "stage", "restore", "seal", "adopt", "close",
 )  # fmt: skip
-# What an engine may raise: its library's, Python's own, and what looks like an error of a request.
+# Exceptions that an engine may raise: its library's, Python's own, and some that look like an error of a request.
 EXCEPTIONS: list[Callable[[], Exception]] = [
     lambda: sqlite3.OperationalError("disk I/O error"), lambda: KeyError("k"), lambda: OSError(5, "Input/output error"),
     lambda: errors.KeyNotFound(), lambda: errors.FormatError("of its own"), lambda: errors.EngineBusy("reading"),
@@ -47,7 +47,7 @@ EXCEPTIONS: list[Callable[[], Exception]] = [
 
 
 class Flaky(Engine):
-    """An engine with files, as far as its callers can tell, that asks `trouble` in each call."""
+    """An engine that has files, as far as its callers can tell, and calls `trouble` in each call."""
 
     persistent = True
 
@@ -133,7 +133,7 @@ class Flaky(Engine):
 
 
 def armed(call: str, make: Callable[[], Exception]) -> Callable[[str], None]:
-    """Raises in `call`."""
+    """Return a function that raises in `call`."""
 
     def trouble(now: str) -> None:
         if now == call:
@@ -166,14 +166,14 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
             use(engine, call)
         return
     if call == "restore" and isinstance(error, errors.FormatError):
-        with pytest.raises(errors.FormatError):  # by which an engine says that something is missing in the stream
+        with pytest.raises(errors.FormatError):  # an engine says by this that something is missing in the stream
             use(engine, call)
         return
     with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as caught:
         use(engine, call)
     assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in caught.value.text
     assert caught.value.exit_code == 6 and type(caught.value.__cause__) is type(error)
-    # The very same by what the engine gives away.
+    # The same holds for the objects that the engine returns.
     if call in ("get", "scan", "iterate", "seek_le", "close"):
         quiet = Flaky(lambda _call: None)
         view, staged = guarded(quiet, "flaky").view(), guarded(quiet, "flaky").stage()
@@ -218,7 +218,7 @@ def test_what_is_not_the_engines_fault_passes() -> None:
 
 
 def operation(chance: random.Random, number: int, revision: int) -> bytes:
-    """One of any kind, some of them at fault themselves."""
+    """Return an operation of any kind; some are at fault themselves."""
     key = bytes([chance.choice(b"abcd")])
     kind = chance.random()
     if kind < 0.4:
@@ -241,7 +241,8 @@ def operation(chance: random.Random, number: int, revision: int) -> bytes:
 
 
 def test_a_member_on_a_flaky_engine_has_the_state_of_the_others() -> None:
-    """It stops at each failure, is started again from what the engine holds, and applies the rest of the log."""
+    """The member stops at each failure, is started again from the engine's contents, and applies the rest of the
+    log."""
     stops, chance = 0, random.Random(6)
     for _ in range(25):
         healthy = Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
@@ -279,7 +280,7 @@ def test_a_member_on_a_flaky_engine_has_the_state_of_the_others() -> None:
             except errors.EngineFailed:
                 stops += 1
             except errors.EngineBusy:
-                pass  # of a write: nothing is stored then
+                pass  # in a write nothing is stored then
         while sweep_slice(healthy.store, 100):
             pass
         while sweep_slice((swept := Store(memory, 3, 4)), 100):
@@ -317,7 +318,7 @@ def test_reads_stop_the_node_too() -> None:
 
 
 def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reads go on, writes are refused, and when the disk has room again the node ends, to be started again."""
+    """Reads go on, and writes are refused. When the disk has room again the node ends, to be started again."""
     engine = Flaky(lambda _call: None)
     monkeypatch.setattr(storage, "load", lambda _name: lambda _path: engine)
     monkeypatch.setattr(space, "PATIENCE", 3.0)

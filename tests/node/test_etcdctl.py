@@ -101,12 +101,12 @@ CHANGES = [
 
 
 def arguments(line: str) -> list[str]:
-    """`line` split at single blanks; two blanks in a row stand for an empty argument."""
+    """Split `line` at single blanks. Two blanks in a row stand for an empty argument."""
     return line.rstrip(" ").split(" ") + ([""] if line.endswith(" ") else [])
 
 
 def seen(output: Any) -> tuple[int, str, list[str]]:
-    """Exit code, standard output and error lines without what differs between two clusters."""
+    """Return exit code, standard output and error lines without the parts that differ between two clusters."""
     out = re.sub(r'"(cluster_id|member_id|raft_term)":\d+', r'"\1":N', output.stdout)
     out = re.sub(r'"(ClusterID|MemberID|RaftTerm)" : \d+', r'"\1" : N', out)
     errors = [line for line in output.stderr.splitlines() if line.startswith("Error")]
@@ -114,7 +114,7 @@ def seen(output: Any) -> tuple[int, str, list[str]]:
 
 
 def seen_protobuf(output: Any) -> tuple[int, Any, list[str]]:
-    """As `seen`, for a RangeResponse printed with -w protobuf."""
+    """Return the same as `seen` for a RangeResponse that was printed with -w protobuf."""
     reply = m.RangeResponse.FromString(output.stdout.encode("utf-8", "surrogateescape"))
     return output.returncode, normalised(reply), output.stderr.splitlines()
 

@@ -1,4 +1,5 @@
-"""The example program against a server: a small status file whose keys are known, and this machine's own one."""
+"""The example program against a server, with a small status file whose keys are known, and with this machine's own
+file."""
 
 from __future__ import annotations
 

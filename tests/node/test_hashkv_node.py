@@ -1,4 +1,4 @@
-"""HashKV of a node, asked by many and against a real etcd."""
+"""HashKV of a node, for many callers and compared with a real etcd."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def ask(revision: int) -> Any:
 
 
 def test_errors_and_fields_as_in_etcd(fresh: Make, fresh_etcd: Make) -> None:
-    """But for the sum itself; and at the compact revision, where 3.5.1 refuses and 3.6 answers."""
+    """Only the hash itself differs, and the compact revision, where 3.5.1 refuses and 3.6 answers."""
     with fresh_etcd().start().client() as a, fresh().start().client() as b:
         for client in (a, b):
             for number in range(9):
@@ -49,7 +49,8 @@ def test_errors_and_fields_as_in_etcd(fresh: Make, fresh_etcd: Make) -> None:
 
 @pytest.mark.node_only
 def test_many_at_a_time(fresh: Make) -> None:
-    """Those that wait are bounded; who is served gets the same sum; callers that go away do no harm."""
+    """The number of waiting calls is bounded. All served callers get the same hash, and callers that go away do no
+    harm."""
     node = fresh().start()
     with node.client() as client:
         puts = [client.future(m.PutRequest(key=b"%05d" % number, value=b"x" * 100)) for number in range(3000)]

@@ -1,4 +1,4 @@
-"""Joining a cluster that is there: real members asked by `join`, and a member that joins and catches up."""
+"""Joining a running cluster: `join` asks real members, and a member joins and catches up."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def configured(folder: Path, name: str, port: int, **cluster: Any) -> Config:
 
 
 def add(node: Node, port: int, learner: bool) -> Any:
-    """Have `node` add a member; its record."""
+    """Let `node` add a member. Return its record."""
     outcome: Future[Any] = Future()
     running = node._running()
 
@@ -82,7 +82,7 @@ def test_a_learner_joins_and_has_everything(
     told = [record.getMessage() for record in caplog.records if record.name == "metastore.join"]
     assert told[0].endswith(f"the peer URL http://127.0.0.1:{ports[1]}; asking 127.0.0.1:{ports[0]}")
     assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in told[1]
-    # Once joined, the directory says who it is; `state` has no say any more.
+    # Once joined, the directory says which member it belongs to, and `state` no longer counts.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
         assert again._running().disk.identity.member_id == member.id
         assert again.get("after") is not None
@@ -95,7 +95,7 @@ def test_who_was_not_added_is_refused(first: Node, ports: list[int]) -> None:
 
 
 def test_the_token_need_not_be_known(first: Node, tmp_path: Path, ports: list[int]) -> None:
-    """`member add` does not print it. What a directory was made with counts from then on."""
+    """`member add` does not print it. From then on the token with which the directory was made counts."""
     add(first, ports[1], learner=True)
     both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
     config = configured(tmp_path, "n2", ports[1], initial=both, state="existing", token="unknown")
@@ -120,7 +120,7 @@ def test_members_of_several_clusters_are_refused(first: Node, tmp_path: Path, po
 
 
 def test_a_roster_as_long_as_it_may_be(first: Node, ports: list[int]) -> None:
-    """It was bound to 16 KiB, and one that was longer stopped whoever was asked for it."""
+    """It was bound to 16 KiB, and a longer one stopped the member that was asked for it."""
     urls = [f"http://{'h' * 200}:{port}" for port in range(1, 17)]
     assert asked(first, urls) is None
     add(first, ports[1], learner=False)
@@ -153,7 +153,7 @@ def test_a_roster_that_is_none(record: bytes) -> None:
 
 
 def test_who_a_directory_is_of() -> None:
-    """Directories of before have neither name nor token in their identity: both are told all the same."""
+    """Older directories have neither name nor token in their identity. Both are found all the same."""
     made = roster.Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
     assert roster.Identity.decode(made.encode()) == made
     record = {key: value for key, value in json.loads(made.encode()).items() if key not in ("name", "token")}
@@ -209,11 +209,11 @@ def test_nobody_there(ports: list[int]) -> None:
         join.join([f"127.0.0.1:{ports[1]}"], "n2", "joiners", f"127.0.0.1:{ports[1]}", "x")
 
 
-# ---- what another member may say
+# ---- messages of other members
 
 
 def called(node: Node, call: Any) -> Any:
-    """What `call(running)` gives in the loop's thread, or the exception that it raises."""
+    """Return what `call(running)` returns in the loop's thread, or the exception that it raises."""
     outcome: Future[Any] = Future()
 
     def run() -> None:
@@ -227,7 +227,7 @@ def called(node: Node, call: Any) -> Any:
 
 
 def test_no_message_takes_the_last_terms(first: Node) -> None:
-    """After the last number there is no cluster could hold an election ever again."""
+    """After the last term no cluster could ever hold an election again."""
     running = first._running()
     for term in ((1 << 64) - 1, 1 << 62, running.driver.raw.term + (1 << 32) + 1):
         for kind in (MessageType.MsgApp, MessageType.MsgVote, MessageType.MsgPreVote, MessageType.MsgHeartbeatResp):
@@ -237,7 +237,7 @@ def test_no_message_takes_the_last_terms(first: Node) -> None:
 
 
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for here, or forwarded by another member."""
+    """The operation was requested here, or another member forwarded it."""
     monkeypatch.setattr(membership_client, "level_of", lambda operation: 2)
     monkeypatch.setattr(pending, "level_of", lambda operation: 2)
     assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
@@ -267,7 +267,7 @@ class Lzma:
 def test_a_codec_is_used_when_all_members_can_read_it(
     tmp_path: Path, ports: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a member that cannot read what the log holds is told so, by name, instead of stopping at each start."""
+    """A member that cannot read the log's entries is told so, by name, and does not stop at each start."""
     known = [codecs.Snappy(), codecs.Zstd(), Lzma()]
     compressed = {"performance": {"compression_codec": "lzma", "compression_min_size": 1}}
     value = "x" * 1000
@@ -280,7 +280,7 @@ def test_a_codec_is_used_when_all_members_can_read_it(
             one.put("alone", value)
             assert called(one, lambda at: set(at.replica.codec.plugins)) == {(20, "lzma")}
             add(one, ports[1], learner=True)
-            # The newcomer has not said yet what it can read.
+            # The newcomer has not yet told which codecs it can read.
             assert called(one, lambda at: at.replica.codec.codec.name) == "snappy"
             both = {"n1": f"127.0.0.1:{ports[0]}", "n2": f"127.0.0.1:{ports[1]}"}
             config = configured(tmp_path, "n2", ports[1], initial=both, state="existing")
@@ -290,7 +290,7 @@ def test_a_codec_is_used_when_all_members_can_read_it(
             patch.setattr(peering, "load_all", lambda: known[:2])
             patch.setattr(state, "load_all_codecs", lambda: known[:2])
             second = Node(config)
-            # Whichever it meets first: another member's word, or the entry itself.
+            # It meets one of these first: another member's word, or the entry itself.
             with pytest.raises(errors.CodecMissing, match=r"'lzma' \(flag 20\), which member|flag byte 20"):
                 second.start()
                 second.wait(20)
@@ -311,11 +311,11 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
         assert made().codec.name == "lzma"
 
 
-# ---- what a change of the membership may ask for
+# ---- what a membership change may ask for
 
 
 def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
-    """Have `node` add a member at `urls`, or move the member `ident` there; the error that comes of it."""
+    """Let `node` add a member at `urls`, or move the member `ident` there. Return the resulting error."""
     outcome: Future[Any] = Future()
     running = node._running()
 
@@ -345,7 +345,7 @@ def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
     ],
 )
 def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str], reason: str) -> None:
-    """Also those that come from another member, which may not have judged them."""
+    """URLs from another member are checked, too, because that member may not have checked them."""
     for ident in (0, first._running().disk.identity.member_id):
         error = asked(first, urls, ident)
         assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
@@ -374,7 +374,7 @@ def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
 
 
 def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:
-    """Older versions let them into the log."""
+    """Older versions let such addresses into the log."""
     broken = roster.Member(9, "", ("http://[", "nonsense"), ())
     assert dialled_address(broken) == ""
     assert dialled_address(roster.Member(9, "", ("http://[", "https://b:2"), ())) == "b:2"

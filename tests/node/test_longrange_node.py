@@ -13,20 +13,20 @@ from support.processes import Server
 
 
 def fill(client: Client, count: int) -> None:
-    """`count` keys in few transactions."""
+    """Put `count` keys in few transactions."""
     for first in range(0, count, 10000):
         puts = [op(m.PutRequest(key=b"k%06d" % number, value=b"v")) for number in range(first, first + 10000)]
         client.txn(success=puts)
 
 
 def whole(**more: Any) -> Any:
-    """A request for all of them."""
+    """Return a request for all keys."""
     return m.RangeRequest(key=b"k", range_end=b"l", **more)
 
 
 @pytest.mark.node_only
 def test_many_long_ranges_of_real_clients(fresh: Callable[..., Server]) -> None:
-    """All are answered, each out of one revision, while a writer goes on and some clients go away."""
+    """All ranges are answered, each from one revision, while a writer goes on and some clients go away."""
     # A build with bounds checks is slow, and a range that waits for its turn has a deadline.
     node = fresh(settings={"limits.max_txn_ops": "10000", "limits.request_timeout": '"60s"'}).start()
     with node.client(60) as client, node.client(60) as leaver:

@@ -1,4 +1,4 @@
-"""aetcd, an asyncio client that users have, against a server: what its callers do daily."""
+"""aetcd, an asyncio client that users have, against a server, with the calls that its users make daily."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.processes import Server
 
 
 def run(server: Server, body: Callable[[aetcd.Client], Awaitable[Any]]) -> Any:
-    """Runs `body` with a connected aetcd client."""
+    """Run `body` with a connected aetcd client."""
     host, _, port = server.address.rpartition(":")
 
     async def main() -> Any:
@@ -86,7 +86,7 @@ def test_transactions(server: Server, prefix: str) -> None:
 
 
 def test_many_clients_count_together(server: Server, prefix: str) -> None:
-    """Compare-and-swap from several connections at once: no step may be lost or counted twice."""
+    """Several connections compare and swap at once. No step may be lost or counted twice."""
     key = f"{prefix}counter".encode()
     workers, steps = 5, 20
 

@@ -1,4 +1,4 @@
-"""What README and the pages in docs/ say is true: examples run, tables are those of the code, links lead somewhere."""
+"""README and the pages in docs/ tell the truth: examples run, tables match the code, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ BLOCKS = re.findall(r"<!-- run: (\w+) -->\n```\w+\n(.*?)```", README, re.DOTALL)
 
 
 def run_block(kind: str, text: str, address: str, cwd: Path) -> str:
-    """Output of one code block, with the address of the node under test in place of the default one."""
+    """Return the output of one code block, with the address of the node under test in place of the default one."""
     host, port = address.rsplit(":", 1)
     text = text.replace("127.0.0.1:2379", address).replace('host="127.0.0.1", port=2379', f'host="{host}", port={port}')
     text = text.replace(".venv/bin/", f"{Path(sys.executable).parent}/")
     argv = ["sh", "-eu", "-c", text] if kind == "sh" else [sys.executable, "-c", text]
-    # Whatever etcdctl of a machine comes first in PATH will do; an outer ETCDCTL_ variable must not.
+    # Any etcdctl that comes first in PATH will do. An ETCDCTL_ variable of the caller must not be inherited.
     env = {key: value for key, value in os.environ.items() if not key.startswith("ETCDCTL_")}
     run = subprocess.run(argv, capture_output=True, text=True, timeout=60, cwd=cwd, env=env, check=False)
     assert run.returncode == 0, run.stderr
@@ -88,7 +88,7 @@ def test_the_page_of_settings_is_made_of_the_settings() -> None:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link may name behind its #: the headings of a page, as the usual renderers spell them."""
+    """Return what a link may name behind its #: the headings of a page, as the usual renderers spell them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 

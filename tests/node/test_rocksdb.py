@@ -53,7 +53,7 @@ def test_a_busy_engine_refuses_at_once_and_takes_the_batch_later(tmp_path: Path)
                 engine.write(batch, index, 1)
                 break
             except EngineBusy:
-                # Nothing of it is there, and the batch is as it was.
+                # Nothing of the batch is stored, and the batch itself is unchanged.
                 refused += 1
                 assert engine.applied() == (index - 1, 1 if index > 1 else 0)
                 assert engine.get(b"r%06d/00" % index) is None and dict(batch.items()) == pairs
@@ -104,7 +104,7 @@ def test_a_flush_in_the_background_moves_the_durable_position(tmp_path: Path) ->
 
 
 class Hasty(RocksEngine):
-    """Is asked for another flush when the thread of the first has just seen that nobody wants one."""
+    """It is asked for another flush when the thread of the first has just seen that no further one is wanted."""
 
     asked: threading.Thread | None = None
     due = False
@@ -146,7 +146,7 @@ def test_what_was_sealed_and_overtaken_goes_with_the_old_database(tmp_path: Path
         fresh.seal()
         if index == 5:
             fresh.close()
-    # A view that nobody closes, as of a reader that failed, keeps nothing.
+    # A view that nobody closes, as of a failed reader, keeps nothing.
     engine.view()
     engine.adopt(fresh)
     wait_until(lambda: len(list((tmp_path / "engine").glob("db-*"))) == 1, what="the end of the other folders")
@@ -166,7 +166,7 @@ def test_a_view_is_read_in_another_thread_and_in_turns(tmp_path: Path) -> None:
         walker = Walker(view, lambda: pauses.append(1))
         while not walker.done:
             pieces.append(walker.take(60_000))
-            # Somebody else reads the same view in between.
+            # Another reader reads the same view in between.
             assert view.get(b"k00007") == b"old" * 50 and view.seek_le(b"k00009x") == (b"k00009", b"old" * 50)
 
     thread = threading.Thread(target=walk)
@@ -251,7 +251,7 @@ def test_every_wrong_byte_and_every_missing_one_of_the_record_is_told(tmp_path: 
 
 
 def test_closing_while_files_are_rewritten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is wrong then, so nothing is said, and what was in memory is in the files."""
+    """Nothing is wrong then, so nothing is logged, and the contents of memory are in the files."""
     engine = RocksEngine(str(tmp_path / "engine"))
     for number in range(40):
         keys = (b"k%06d" % (n * 7919 % 99991) for n in range(number * 500, number * 500 + 500))
@@ -383,7 +383,7 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         Stalling.stalled.set()
         late = node.futures.put("late", "2")
         wait_until(lambda: Stalling.refused > 3, what="the first refusals")
-        # Linearizable reads, of what the engine does not have too; and the log goes on.
+        # Linearizable reads of keys that the engine does not have are served too, and the log goes on.
         for key, value in (("before", b"1"), ("late", b"2")):
             found = node.get(key)
             assert found is not None and found.value == value
@@ -393,14 +393,15 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         applied = server.status.applied_index
         wait_until(lambda: Stalling.refused > 250, timeout=60, what="a long stall")
         assert server.status.applied_index == applied, "applying went on over a refused write"
-        # What was applied is decided, and its deadline may not pass while the engine is busy: it is answered.
+        # Applied operations are decided, and their deadlines must not pass while the engine is busy. So they are
+        # answered.
         assert late.result(30).revision == 3
         assert not any(future.done() for future in more)
         took = time.monotonic() - began
         Stalling.stalled.clear()
         assert [future.result(30).revision for future in more] == list(range(4, 504))
         assert node.stats()["engine_busy_total"] == Stalling.refused
-    # The stall took 1.25 s or more; a loop that waited for it would show it in one piece.
+    # The stall took 1.25 s or more. A loop that waited for it would show that as one turn.
     assert max(gaps) < took / 2, f"the loop stood still for {max(gaps):.3f} s of {took:.3f}"
     with EmbeddedNode(config) as node:
         assert len(node.get_prefix("more/").kvs) == 500

@@ -1,4 +1,4 @@
-"""`metastore wal dump|verify`: the log of a node that was killed, one that runs, and damaged copies."""
+"""`metastore wal dump|verify` on the log of a node that was killed, of a running one, and on damaged copies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL = {"wal.segment_size": '"64KiB"'}
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data directory of a node that did one of each and was killed; not to be changed."""
+    """The data directory of a node that did one operation of each kind and was killed. Tests must not change it."""
     node = Node(tmp_path_factory.mktemp("wal") / "data", SMALL).start()
     with node.client() as client:
         client.put(b"plain", b"value")
@@ -71,7 +71,7 @@ def contents(path: Path) -> dict[Path, bytes]:
 
 
 def newest(path: Path) -> Path:
-    """The segment that was written last."""
+    """Return the segment that was written last."""
     with waltool.Log(path / "wal") as log:
         assert log.recovered is not None
         return next(file.path for file in log.files if file.generation == log.recovered.last_generation)
@@ -83,7 +83,7 @@ def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[st
     assert (code, told["verdict"], told["damage"], told["node"]) == (0, "good", "", "not running")
     assert (told["last_index"], told["term"], told["snapshot_index"]) == (39, 1, 0) and told["commit"] in (38, 39)
     states = " ".join(segment["state"] for segment in told["segments"])
-    # The kill may have come while the next one was being made.
+    # The kill may have come while the next segment was being made.
     assert re.fullmatch("(proven )+newest( prepared)?", states)
     assert sum(segment["entries"] for segment in told["segments"]) == 39
     assert told["segments"][0]["indexes"].startswith("1-")
@@ -112,7 +112,7 @@ def test_dump_shows_every_operation(copy: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bytes are flipped here and there: refused by one is refused by the other, with the same words."""
+    """Bytes are flipped here and there. What one refuses, the other refuses too, with the same words."""
     last = newest(copy)
     good = last.read_bytes()
     _, told = verified(capsys, copy)
@@ -147,7 +147,7 @@ def test_an_unfinished_group_is_shown_as_such(copy: Path, capsys: pytest.Capture
     code, told = verified(capsys, copy)
     (after,) = (segment for segment in told["segments"] if segment["file"] == last.name)
     assert code == 0 and f"cut at {row['proven_to']} to " in after["note"]
-    # What proved the group before is gone with it.
+    # The record that proved the group before is gone with it.
     assert after["proven_to"] + after["unproven"] == row["proven_to"]
 
 
@@ -166,7 +166,7 @@ def test_damage_has_a_file_and_an_offset(copy: Path, capsys: pytest.CaptureFixtu
 
 
 def test_a_running_node_is_left_alone(fresh: Callable[..., Server], capsys: pytest.CaptureFixture[str]) -> None:
-    """While segments are filled, released and used anew."""
+    """This goes on while segments are filled, released and recycled."""
     eager = {"maintenance.snapshot_count": "20", "maintenance.snapshot_min_size": '"1KiB"'}
     node = fresh(settings={**SMALL, **eager}).start()
     history = History()
@@ -184,12 +184,12 @@ def test_a_running_node_is_left_alone(fresh: Callable[..., Server], capsys: pyte
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The data directory of a node whose log begins with a snapshot; not to be changed."""
+    """The data directory of a node whose log begins with a snapshot. Tests must not change it."""
     node = Node(tmp_path_factory.mktemp("cut") / "data", SMALL).start()
     with node.client() as client:
         for number in range(3):
             client.put(b"key", random.Random(number).randbytes(5000))
-            client.backup()  # for which a snapshot is taken
+            client.backup()  # a snapshot is taken for it
     assert node.stop() == 0
     yield node.data_dir
     node.discard()
@@ -197,14 +197,14 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.mark.parametrize("width", [80, 200])
 def test_a_terminal_breaks_no_name(cut: Path, width: int) -> None:
-    """Names are there to be copied: a table where it fits, else lines."""
+    """Names must be copyable: the output is a table if it fits, else lines."""
     reader, writer = os.openpty()
     env = {**os.environ, "COLUMNS": str(width), "TERM": "xterm"}
     command = [sys.executable, "-m", "metastore", "wal", "verify", str(cut)]
     with subprocess.Popen(command, env=env, stdout=writer, stderr=subprocess.PIPE) as process:
         os.close(writer)
         output = b""
-        with contextlib.suppress(OSError):  # which is how a terminal ends
+        with contextlib.suppress(OSError):  # this is how a terminal ends
             while part := os.read(reader, 1 << 16):
                 output += part
         assert process.wait(60) == 0
@@ -244,7 +244,7 @@ def test_verify_looks_at_the_snapshots_that_a_start_would_take(
     # A log alone is judged alone.
     shutil.copytree(cut / "wal", tmp_path / "alone")
     assert "good, its snapshots aside" in run(capsys, "verify", tmp_path / "alone")[1]
-    # Of another cluster: as a start says.
+    # The snapshot is of another cluster, and the text is that of a start.
     shutil.rmtree(node.data_dir / "engine")
     header = Header.decode(good[: header_size(good)])
     foreign = replace(header, cluster_id=7)

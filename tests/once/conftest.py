@@ -11,7 +11,7 @@ from support.memlimits import MIB, Group, LimitedNode
 
 @pytest.fixture
 def memory_group(request: pytest.FixtureRequest) -> Iterator[Group]:
-    """A bound on memory: of 128 MiB, or of what the test says."""
+    """A bound on memory of 128 MiB, or of what the test asks for."""
     made = Group(getattr(request, "param", 128 * MIB))
     yield made
     made.close()
@@ -19,7 +19,7 @@ def memory_group(request: pytest.FixtureRequest) -> Iterator[Group]:
 
 @pytest.fixture
 def limited_node(memory_group: Group, tmp_path: Path) -> Iterator[LimitedNode]:
-    """A node in the group, not started; it must not have been killed for want of memory."""
+    """A node in the group, not started. The kernel must not have killed it for lack of memory."""
     made = LimitedNode(tmp_path / "data", memory_group)
     yield made
     made.discard()

@@ -30,10 +30,10 @@ pytestmark = pytest.mark.node_only
 
 
 def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> None:
-    """24 MB that do not compress, as many stuck clients as there may be, and one who works meanwhile."""
+    """There are 24 MB that do not compress, as many stuck clients as possible, and one that works meanwhile."""
     node = fresh(
         settings={
-            # Long enough for all of them to be stuck at a time on a busy machine.
+            # This is long enough for all of them to be stuck at the same time on a busy machine.
             "limits.output_timeout": '"4s"',
             "maintenance.snapshot_chunk_size": '"256KiB"',
             "wal.segment_size": '"16MiB"',
@@ -54,7 +54,7 @@ def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> N
         assert node.running().rss() - idle < MAX_BACKUPS * (4 << 20)
         for call in calls:
             with pytest.raises(grpc.RpcError):
-                # This client, and the one that asks.
+                # this client, and the one that asks
                 wait_until(lambda: metric(node, "metastore_client_connections") <= 2, 30, "the end of them all")
                 for _ in call:
                     pass
@@ -64,7 +64,7 @@ def test_a_client_that_does_not_read_is_ended_and_costs_little(fresh: Make) -> N
 
 
 def test_slow_readers_do_not_keep_others_out(fresh: Make) -> None:
-    """They take enough to go on for as long as nobody else wants a backup, and then the slowest gives way."""
+    """They take enough to go on while no other client wants a backup; then the slowest one gives way."""
     node = fresh(settings={"limits.output_timeout": '"4s"', "maintenance.snapshot_chunk_size": '"256KiB"'}).start()
     fill(node, 0, 12, os.urandom(1 << 20))
     more = (16 << 10).to_bytes(4, "big")
@@ -75,7 +75,7 @@ def test_slow_readers_do_not_keep_others_out(fresh: Make) -> None:
             raw.send(h.call(1, b"", b"/etcdserverpb.Maintenance/Snapshot"))
 
         def read() -> None:
-            while not done.wait(0.1):  # their pace is what this is about
+            while not done.wait(0.1):  # this test is about their pace
                 for raw in slow:
                     raw.send(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
 
@@ -115,7 +115,7 @@ STEPS = ["snapshot.rename", "restore.log", "wal.segment", "restore.end"]
 
 
 def test_killed_in_the_middle_of_a_restore(fresh: Make, tmp_path: Path) -> None:
-    """At each step: no node starts from what is left, and a restore goes through after it."""
+    """The restore is killed at each step. No node starts from what is left, and another restore completes."""
     node = fresh().start()
     fill(node, 0, 50)
     backup = tmp_path / "backup"

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, under load: what was acknowledged is there, and nothing that nobody sent.
+"""kill -9 at any moment, under load. What was acknowledged is there, and nothing that no client sent.
 
 The kill comes after a random number of acknowledgements, so no test waits for time to pass.
 """
@@ -49,7 +49,7 @@ POINTS = [
 @pytest.mark.node_only
 @pytest.mark.parametrize("point", POINTS)
 def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
-    """The process dies by itself at a chosen place of the write path, twice; then it runs through."""
+    """The process kills itself at a chosen place of the write path, twice; then it runs through."""
     node = fresh(settings=SMALL_SEGMENTS)
     history = History()
     for hit in (3, 40) if point != "wal.segment" else (2, 3):
@@ -69,7 +69,8 @@ def test_killed_at_a_failpoint(point: str, fresh: Make) -> None:
 
 @pytest.mark.node_only
 def test_power_cut_at_random_moments(fresh: Make, tmp_path: Path) -> None:
-    """Only what was synced survives here, file bytes and directory entries alike: a missing sync loses something."""
+    """Only what was synced survives here, both file bytes and directory entries. A missing sync would lose
+    something."""
     lives = powercut.Lives(tmp_path, SMALL_SEGMENTS)
     rng = random.Random(3)
     history = History()
@@ -87,7 +88,8 @@ def test_power_cut_at_random_moments(fresh: Make, tmp_path: Path) -> None:
 
 @pytest.mark.node_only
 def test_no_reply_while_the_sync_is_blocked(fresh: Make, tmp_path: Path) -> None:
-    """A put whose sync does not come back is not answered; a copy without its bytes has all that was acknowledged."""
+    """A put whose sync does not return is not answered. A copy without its bytes has everything that was
+    acknowledged."""
     gate = tmp_path / "gate"
     node = fresh(settings=SMALL_SEGMENTS, env={"METASTORE_FAILPOINTS": f"wal.before_sync=block({gate})"})
     node.start()
@@ -116,37 +118,37 @@ def test_no_reply_while_the_sync_is_blocked(fresh: Make, tmp_path: Path) -> None
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files under `folder` but the lock, by relative name."""
+    """Return all files under `folder` except the lock, by relative name."""
     found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "LOCK"]
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
 def segments(node: Server) -> list[Path]:
-    """The log's segment files, oldest first."""
+    """Return the log's segment files, oldest first."""
     found = sorted(node.data_dir.rglob("*.wal"))
     assert found, f"no segment under {node.data_dir}"
     return found
 
 
 def used_length(path: Path) -> int:
-    """How far a segment holds bytes other than zero."""
+    """Return up to where a segment holds bytes other than zero."""
     return len(path.read_bytes().rstrip(b"\0"))
 
 
 def newest_used(node: Server) -> Path:
-    """The newest segment that holds more than its header."""
+    """Return the newest segment that holds more than its header."""
     return [path for path in segments(node) if used_length(path) > 64][-1]
 
 
 def flip(path: Path, offset: int) -> None:
-    """Inverts one byte of a file."""
+    """Invert one byte of a file."""
     data = bytearray(path.read_bytes())
     data[offset] ^= 0xFF
     path.write_bytes(data)
 
 
 def fill(node: Server, count: int = 100) -> dict[bytes, bytes]:
-    """Puts `count` keys into a node that runs, and stops it; returns them."""
+    """Put `count` keys into a running node, and stop it. Return the keys."""
     wanted = {b"k%03d" % n: b"value %d" % n for n in range(count)}
     with node.client() as client:
         for key, value in wanted.items():
@@ -221,7 +223,7 @@ def test_address_in_use_is_refused(fresh: Make) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("loaded", [False, True])
 def test_signals_stop_within_two_seconds(number: signal.Signals, loaded: bool, fresh: Make) -> None:
-    """Judged by the best of a few stops, for other processes share the machine."""
+    """The best of a few stops counts, because other processes share the machine."""
     server = fresh().start()
     history = History()
     times: list[float] = []
@@ -252,7 +254,7 @@ def test_signals_stop_within_two_seconds(number: signal.Signals, loaded: bool, f
 
 @pytest.mark.node_only
 def test_start_to_ready_within_a_second(fresh: Make) -> None:
-    """Judged by the best of a few starts, for other processes share the machine."""
+    """The best of a few starts counts, because other processes share the machine."""
     times = []
     for number in range(5):
         node = fresh(f"data-{number}")
@@ -265,7 +267,8 @@ def test_start_to_ready_within_a_second(fresh: Make) -> None:
 
 @pytest.mark.node_only
 def test_failed_sync_stops_the_node(fresh: Make) -> None:
-    """After a sync that failed the page cache lies: no retry, a clear message, its own exit code, nothing lost."""
+    """After a failed sync the page cache lies. There is no retry, but a clear message and an exit code of its own, and
+    nothing is lost."""
     node = fresh(env={"METASTORE_FAILPOINTS": "wal.before_sync=error(EIO)@30"}).start()
     history = History()
     write_until_end(node, history, 6, writers=2)
@@ -321,7 +324,7 @@ def test_everything_survives_a_restart(fresh: Make) -> None:
 
 
 def look(server: Server) -> list[object]:
-    """What can be read of a store: now, at old revisions, and below the compact revision."""
+    """Return what can be read of a store: now, at old revisions, and below the compact revision."""
     answers: list[object] = []
     with server.client() as client:
         for revision in (0, 21, 25, 40, 19):

@@ -1,8 +1,8 @@
-"""The same random calls to a real etcd 3.5.1 and to a node: every answer must be equal, but for ids and term.
+"""The same random calls to a real etcd 3.5.1 and to a node. Every answer must be equal, except for ids and term.
 
-What etcd 3.5.1 itself cannot answer (it dies of a sort target outside the enum) or answers otherwise than 3.6 (it
-ignores a sort order outside the enum) is not sent to it; the tests below name these differences. One more: where keys
-are equal in what a range is sorted by, etcd leaves their order to an unstable sort (see `untie`).
+etcd does not get calls that 3.5.1 cannot answer (it dies of a sort target outside the enum) or answers differently from
+3.6 (it ignores a sort order outside the enum); the tests below name these differences. One more difference: if keys are
+equal in the sort target of a range, etcd leaves their order to an unstable sort (see `untie`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def test_random_calls(seed: int, fresh: Make, fresh_etcd: Make) -> None:
 
 
 def test_an_altered_store_is_noticed(fresh_etcd: Make) -> None:
-    """The check itself is checked: one extra put on one of two etcds must be found and shrunk to few calls."""
+    """This tests the check itself: one extra put on one of two etcds must be found and shrunk to few calls."""
     numbers = itertools.count()
 
     def start() -> tuple[Server, Server]:
@@ -55,7 +55,7 @@ def test_an_altered_store_is_noticed(fresh_etcd: Make) -> None:
 
 
 def differs_by_version(request: object) -> bool:
-    """True where etcd 3.5.1 answers otherwise than 3.6: a sort order outside the enum."""
+    """Whether etcd 3.5.1 and 3.6 answer differently: a sort order outside the enum."""
     kind = type(request).__name__
     if kind == "RangeRequest":
         return not 0 <= request.sort_order <= m.DESCEND  # type: ignore[attr-defined]
@@ -63,7 +63,7 @@ def differs_by_version(request: object) -> bool:
 
 
 def mutated(rng: random.Random, body: bytes) -> bytes:
-    """`body` with one to three bytes changed, put in or taken out, or cut."""
+    """Return `body` with one to three bytes changed, inserted or removed, or cut."""
     data = bytearray(body)
     for _ in range(rng.randint(1, 3)):
         position = rng.randrange(len(data) + 1)
@@ -80,7 +80,8 @@ def mutated(rng: random.Random, body: bytes) -> bytes:
 
 
 def raw_outcome(client: Client, request: object, body: bytes) -> object:
-    """As `outcome`, for bytes (`request` is what protobuf makes of them); of undecodable ones only that they are."""
+    """Return the outcome for bytes (`request` is what protobuf decodes from them). Of undecodable bytes only that
+    counts."""
     path, kind = METHODS[type(request).__name__]
     try:
         reply = kind.FromString(client.raw(path, body))
@@ -94,7 +95,7 @@ def raw_outcome(client: Client, request: object, body: bytes) -> object:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_damaged_request_bytes(seed: int, fresh: Make, fresh_etcd: Make) -> None:
-    """Requests with bytes flipped, cut and put in: both decode them alike, or both refuse them."""
+    """Requests have bytes flipped, cut and inserted. Both servers decode them alike, or both refuse them."""
     rng = random.Random(seed)
     generator = Generator(seed)
     with fresh_etcd().start().client() as a, fresh().start().client() as b:
@@ -103,7 +104,7 @@ def test_damaged_request_bytes(seed: int, fresh: Make, fresh_etcd: Make) -> None
             body = mutated(rng, request.SerializeToString())
             try:
                 request = type(request).FromString(body)
-            except DecodeError:  # then etcd does not get as far as to die of it
+            except DecodeError:  # etcd then does not get far enough to die of it
                 pass
             if kills_etcd(request) or differs_by_version(request):
                 continue
@@ -116,7 +117,7 @@ FUTURE = 1_000_000
 
 
 def future_ranges() -> list[m.TxnRequest]:
-    """Transactions with a range at a revision that does not exist yet, at every place where one can stand."""
+    """Return transactions with a range at a future revision, at every place where one can stand."""
     put = op(m.PutRequest(key=b"poison", value=b"v"))
     future = op(m.RangeRequest(key=b"a", revision=FUTURE))
     nested = op(m.TxnRequest(success=[put, future]))
@@ -138,7 +139,7 @@ def future_ranges() -> list[m.TxnRequest]:
 
 @pytest.mark.node_only
 def test_no_transaction_with_a_future_revision_poisons_the_log(fresh: Make) -> None:
-    """Each is refused, changes nothing, and the node lives on, also over the next start."""
+    """Each is refused and changes nothing, and the node lives on, also over the next start."""
     node = fresh().start()
     with node.client() as client:
         client.put(b"a", b"1")
@@ -158,7 +159,7 @@ def test_no_transaction_with_a_future_revision_poisons_the_log(fresh: Make) -> N
 @pytest.mark.parametrize("flag", ["ignore_value", "ignore_lease"])
 @pytest.mark.parametrize("nested", [False, True])
 def test_put_that_keeps_what_its_own_transaction_deleted(flag: str, nested: bool, fresh: Make) -> None:
-    """Kills etcd 3.5.1 for good; here the key is not found, nothing is changed, and the next start works."""
+    """This kills etcd 3.5.1 for good. Here the key is not found, nothing is changed, and the next start works."""
     delete = op(m.DeleteRangeRequest(key=b"a", range_end=b"\0"))
     put = op(m.PutRequest(key=b"b", **{flag: True}))
     request = m.TxnRequest(success=[delete, op(m.TxnRequest(success=[put])) if nested else put])
@@ -181,7 +182,7 @@ INVALID_SORT = (3, "etcdserver: invalid sort option")
 @pytest.mark.node_only
 @pytest.mark.parametrize("order, target", [(3, 0), (-1, 0), (0, 5), (0, -1), (1, 99), (7, 7)])
 def test_sort_options_outside_the_enum(order: int, target: int, fresh: Make) -> None:
-    """etcd 3.5.1 ignores such an order and dies of such a target; 3.6 refuses both, alone and inside a transaction."""
+    """etcd 3.5.1 ignores such an order and dies of such a target. 3.6 refuses both, alone and inside a transaction."""
     bad = m.RangeRequest(key=b"a", range_end=b"\0", sort_order=order, sort_target=target)
     put = op(m.PutRequest(key=b"poison"))
     node = fresh().start()
@@ -198,7 +199,7 @@ def test_sort_options_outside_the_enum(order: int, target: int, fresh: Make) -> 
 
 
 def test_requests_at_the_size_limits(fresh: Make, fresh_etcd: Make) -> None:
-    """1.5 MiB is the limit of a request, 512 KiB more that of a message; texts and codes as etcd has them."""
+    """A request may have 1.5 MiB, and a message 512 KiB more. Texts and codes are etcd's."""
     mib = 1 << 20
     sizes = [mib, mib * 3 // 2 - 100, mib * 3 // 2 + 1, mib * 7 // 4, 2 * mib - 64, 2 * mib, 3 * mib]
     calls = [m.PutRequest(key=b"big", value=b"x" * size) for size in sizes]
@@ -209,7 +210,7 @@ def test_requests_at_the_size_limits(fresh: Make, fresh_etcd: Make) -> None:
 
 
 def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path) -> None:
-    """Thirty transactions in each other, with writes on the way down."""
+    """Thirty transactions are nested, with writes on the way down."""
     request = m.TxnRequest(success=[op(m.PutRequest(key=b"bottom", value=b"1"))])
     for depth in range(30):
         request = m.TxnRequest(
@@ -222,7 +223,7 @@ def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path
 
 
 def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
-    """The text is etcd's. Its code is UNKNOWN where a handler notices first, DEADLINE_EXCEEDED where gRPC does; the
+    """The text is etcd's. Its code is UNKNOWN if a handler notices first, and DEADLINE_EXCEEDED if gRPC does. The
     library of later versions says DEADLINE_EXCEEDED in both cases, and so do we."""
     answers = []
     for server in (fresh(), fresh_etcd()):
@@ -241,7 +242,7 @@ def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
 
 @pytest.mark.parametrize("page", ["/health", "/version", "/nothing", "/metrics"])
 def test_methods_of_the_pages(page: str, fresh: Make, fresh_etcd: Make) -> None:
-    """etcd answers whatever it is asked on /metrics; we do so to GET and HEAD."""
+    """etcd answers any method on /metrics. We answer GET and HEAD."""
     methods = ["GET", "HEAD"] if page == "/metrics" else ["GET", "HEAD", "POST", "PUT", "DELETE"]
 
     def answers(server: Server) -> list[tuple[object, ...]]:

@@ -1,5 +1,5 @@
-"""What a stop promises: nothing that was taken is left unanswered, and nobody who writes through a cluster that is
-restarted member by member sees an error."""
+"""What a stop promises: every accepted call is answered, and no client that writes through a cluster sees an error
+while the members are restarted one by one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Wire:
         self.socket.sendall(h.hello())
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Read until `condition` holds; the connection's end is an error."""
+        """Read until `condition` holds. The connection's end is an error."""
         while not condition():
             data = self.socket.recv(65536)
             assert data, "the connection ended"
@@ -45,7 +45,7 @@ class Wire:
 
 
 def put_in_parts(stream: int) -> tuple[bytes, bytes]:
-    """The frames of a put, and how they are cut: the body comes later than the headers."""
+    """Return the frames of a put in two parts: the body comes later than the headers."""
     body = h.message(m.PutRequest(key=b"k%d" % stream, value=b"v").SerializeToString())
     return h.frame(h.HEADERS, h.END_HEADERS, stream, h.head()), h.frame(h.DATA, h.END_STREAM, stream, body)
 
@@ -66,7 +66,7 @@ def test_calls_made_before_the_client_has_heard_are_answered(tmp_path: Path) -> 
         process.send_signal(signal.SIGTERM)
         wire.until(lambda: wire.reader.goaway)
         assert wire.reader.goaway == (MAX_STREAM, 0)
-        # The client has it in its socket, and has not looked at it yet.
+        # The client has it in its socket, and has not read it yet.
         wire.socket.sendall(rest + b"".join(put_in_parts(3)))
         wire.until(wire.ended(1, 3))
         assert [wire.reader.stream(number).status for number in (1, 3)] == [0, 0]
@@ -84,7 +84,8 @@ def test_calls_made_before_the_client_has_heard_are_answered(tmp_path: Path) -> 
 
 
 def test_a_client_that_never_hears_holds_up_nothing(tmp_path: Path) -> None:
-    """Neither one that answers no PING, nor one whose call never ends, nor half a request of HTTP/1.1."""
+    """The stop waits neither for a client that answers no PING, nor for a call that never ends, nor for half a request
+    of HTTP/1.1."""
     with Node(tmp_path / "data", {"limits.drain_timeout": '"500ms"'}) as node:
         process = node.running()
         deaf, stuck = Wire(node.address), Wire(node.address)

@@ -76,7 +76,7 @@ def test_too_many_nodes_are_refused() -> None:
 
 
 def test_a_node_that_does_not_start_ends_it(tmp_path: Path) -> None:
-    """The folder of n2 is a file: it cannot start, and the others are stopped."""
+    """The folder of n2 is a file, so n2 cannot start, and the others are stopped."""
     (tmp_path / "n2").write_text("")
     cluster = start("--nodes", "3", "--dir", str(tmp_path))
     _, errors = cluster.communicate(timeout=30)
@@ -86,7 +86,7 @@ def test_a_node_that_does_not_start_ends_it(tmp_path: Path) -> None:
 
 
 def test_one_that_waits_for_nobody_is_not_waited_for(tmp_path: Path) -> None:
-    """Of two, the other cannot get ready alone."""
+    """There are two nodes, and one cannot get ready alone."""
     (tmp_path / "n2").write_text("")
     cluster = start("--nodes", "2", "--dir", str(tmp_path))
     _, errors = cluster.communicate(timeout=30)
@@ -94,7 +94,7 @@ def test_one_that_waits_for_nobody_is_not_waited_for(tmp_path: Path) -> None:
 
 
 def test_what_one_copies_is_printed_last(tmp_path: Path) -> None:
-    """In one terminal, as a person has it."""
+    """All is in one terminal, as a user has it."""
     argv = [sys.executable, "-m", "metastore", "cluster", *ARGUMENTS, "--nodes", "3", "--dir", str(tmp_path)]
     cluster = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:

@@ -1,4 +1,4 @@
-"""Nothing that a client asks for, over however many keys, makes a turn of the loop long."""
+"""No request of a client makes a turn of the loop long, however many keys it is about."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from metastore._core.kv_server import KVServer
 
 
 def longest_turn(kv: KVServer, call: Callable[[], Any]) -> float:
-    """Seconds of this thread's processor time that the longest turn took; `call` begins it."""
+    """Return the seconds of this thread's processor time that the longest turn took. `call` begins the work."""
     worst, busy = 0.0, True
     while busy:
         began = time.thread_time()
@@ -39,7 +39,7 @@ def large() -> KVServer:
     ["counts", "sorted", "sorted by value", "filtered", "list", "last keys", "counts in counts", "compares"],
 )
 def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
-    """Each took between 0.1 and 15 s in one turn, with all that many keys."""
+    """Each of these once took between 0.1 and 15 s in one turn, with that many keys."""
     kv = large
     count = ops(*[whole(count_only=True)] * 120)
     nested = pb.TxnRequest(success=[pb.RequestOp(request_txn=pb.TxnRequest(success=count[:12]))] * 10)
@@ -58,7 +58,7 @@ def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
     method = "Txn" if isinstance(request, pb.TxnRequest) else "Range"
     worst = longest_turn(kv, lambda: kv.call(method, request.SerializeToString(), caller, 0.0))
     if kv.reads:
-        # One that is not serializable waits for a round.
+        # A request that is not serializable waits for a round.
         reads = kv.take_reads()
         worst = longest_turn(kv, lambda: kv.serve_reads(reads))
     assert caller.error is None

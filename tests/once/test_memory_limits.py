@@ -1,4 +1,4 @@
-"""Nodes that may use little memory: full before killed, and a way out."""
+"""Nodes that may use little memory: they are full before they are killed, and there is a way out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from metastore import errors
 pytestmark = pytest.mark.node_only
 
 
-FEW = 52 * MIB  # enough for a node, and not for the data of one that had three times as much
+FEW = 52 * MIB  # enough for a node, but not for the data of one that had three times as much
 
 
 @pytest.mark.parametrize("memory_group", [160 * MIB], indirect=True)
@@ -29,7 +29,7 @@ def test_a_start_that_cannot_fit_says_what_to_do(limited_node: LimitedNode, memo
     node.kill()
     before = group.nbytes
     group.change(FEW)
-    group.stacks = STACKS // 2  # a start that does not fit has threads, and will have no more
+    group.stacks = STACKS // 2  # a start that does not fit has its threads already, and gets no more
     with pytest.raises(StartError, match="the data does not fit into memory") as caught:
         node.start()
     assert caught.value.returncode == errors.OutOfMemory.exit_code
@@ -42,7 +42,7 @@ def test_a_start_that_cannot_fit_says_what_to_do(limited_node: LimitedNode, memo
     with node.client(60) as client:
         assert (client.revision(), client.hash_kv().hash) == (revision, whole)
     assert node.stop() == 0
-    # And back, where there is room again.
+    # The other way round, with room again.
     group.change(before)
     node.settings.pop("storage.engine")
     node.start()
@@ -52,7 +52,8 @@ def test_a_start_that_cannot_fit_says_what_to_do(limited_node: LimitedNode, memo
 
 
 def test_deleting_all_at_once_is_refused_where_it_would_take_too_much(limited_node: LimitedNode) -> None:
-    """Small keys, whose tombstones take as much as they do: the number that may go is told, and it may."""
+    """The keys are small, and their tombstones take as much as they do. The error names the number that fits, and so
+    many work."""
     node = limited_node.start()
     with node.client(60) as client:
         count = fill(client, 600)

@@ -1,6 +1,6 @@
-"""A full disk: new writes are refused before they enter the log, reads go on, writes resume when there is room.
+"""A full disk: new writes are refused before they enter the log, reads go on, and writes resume when there is room.
 
-With root on a real file system that is small; always also by a failpoint that refuses new log segments.
+As root the tests use a real, small file system. They always use a failpoint, too, which refuses new log segments.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ pytestmark = pytest.mark.node_only
 
 
 def fill(client: Client, start: int = 0, most: int = 4000) -> tuple[dict[bytes, bytes], int]:
-    """Puts 8 KiB values until one is refused for lack of space; what was acknowledged, and how many were sent."""
+    """Put 8 KiB values until one is refused for lack of space. Return what was acknowledged, and how many were sent."""
     acked: dict[bytes, bytes] = {}
     for number in range(start, start + most):
         key, value = b"fill/%05d" % number, os.urandom(8 * KIB)
@@ -57,7 +57,7 @@ def fill(client: Client, start: int = 0, most: int = 4000) -> tuple[dict[bytes, 
 
 
 def contents(client: Client) -> dict[bytes, bytes]:
-    """What `fill` has written, a few MiB at a time."""
+    """Return what `fill` has written, read a few MiB at a time."""
     found: dict[bytes, bytes] = {}
     start = b"fill/"
     while True:
@@ -78,7 +78,7 @@ def can_write(client: Client) -> bool:
 
 
 def check_full(client: Client, acked: dict[bytes, bytes]) -> None:
-    """Every kind of write is refused, and changes nothing; every kind of read is answered."""
+    """Check that every kind of write is refused and changes nothing, and that every kind of read is answered."""
     before = client.revision()
     assert contents(client) == acked
     assert client.range(b"fill/00000", serializable=True).count == 1
@@ -93,7 +93,7 @@ def check_full(client: Client, acked: dict[bytes, bytes]) -> None:
 
 @contextlib.contextmanager
 def disk(folder: Path, size: int) -> Iterator[Path]:
-    """A file system of `size` bytes."""
+    """Mount a file system of `size` bytes."""
     folder.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=700", "tmpfs", str(folder)], check=True)
     try:
@@ -104,14 +104,14 @@ def disk(folder: Path, size: int) -> Iterator[Path]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of a few MiB, part of it taken by a file `ballast`."""
+    """Mount a file system of a few MiB. A file `ballast` takes a part of it."""
     with disk(tmp_path / "disk", DISK) as folder:
         (folder / "ballast").write_bytes(b"b" * BALLAST)
         yield folder
 
 
 def may_mount() -> bool:
-    """Whether this process can make a small file system: root, in a container that allows it."""
+    """Whether this process can make a small file system: as root, in a container that allows it."""
     if os.geteuid() != 0:
         return False
     probe = "mount -t tmpfs tmpfs /mnt"
@@ -137,7 +137,7 @@ if may_mount():
                 assert again.get(b"refused") is None
 
     def test_snapshots_on_a_full_disk(small_disk: Path) -> None:
-        """What fills the disk is a snapshot: it is given up and its file removed, the log and all readers go on."""
+        """A snapshot fills the disk. It is given up and its file removed; the log and all readers go on."""
         settings = {
             **LIMITS, "maintenance.snapshot_count": "20", "maintenance.snapshot_min_size": '"64KiB"',
             "maintenance.enable_snapshot_compression": "false",
@@ -162,7 +162,7 @@ if may_mount():
                 assert contents(client) == acked
 
     def test_start_on_a_full_disk(small_disk: Path) -> None:
-        """Killed when full, started when still full: it comes up, serves reads, refuses writes."""
+        """The node is killed when full, and started when still full. It comes up, serves reads, and refuses writes."""
         with Node(small_disk / "data", LIMITS) as node:
             with node.client() as client:
                 acked, sent = fill(client)
@@ -171,15 +171,15 @@ if may_mount():
             (small_disk / "more-ballast").write_bytes(b"b" * max(0, room.f_bavail * room.f_frsize - 1 * MIB))
             node.start()
             with node.client() as client:
-                more, _ = fill(client, sent)  # what the segment begun at the start still takes
+                more, _ = fill(client, sent)  # what the segment takes that was begun at the start
                 check_full(client, acked | more)
                 (small_disk / "more-ballast").unlink()
                 (small_disk / "ballast").unlink()
                 wait_until(lambda: can_write(client), 20, "writes resume")
 
     def test_the_way_out_of_a_full_disk(tmp_path: Path) -> None:
-        """With the default settings nearly all of a small disk is used; delete, compact and disarm are taken when puts
-        are not, and after them there is room again without anybody's help, also when the node was killed meanwhile."""
+        """With the default settings nearly all of a small disk is used. Delete, compact and disarm are accepted when
+        puts are not. After them there is room again without further help, also if the node was killed meanwhile."""
         with disk(tmp_path / "disk", 80 * MIB) as folder, Node(folder / "data") as node:
             with node.client() as client:
                 acked, _ = fill(client, 0, 12_000)
@@ -206,7 +206,7 @@ if may_mount():
     def test_a_compaction_is_followed_by_a_snapshot(
         small_disk: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """The one that was tried on the full disk failed, and others would come in a thousand seconds."""
+        """The snapshot that was tried on the full disk failed, and others would come only after a thousand seconds."""
         monkeypatch.setattr(coordinator, "RETRY", 1000.0)
         config = Config(
             node={"data_dir": str(small_disk / "data")},
@@ -222,7 +222,7 @@ if may_mount():
             wait_until(lambda: can_write(client), 60, "writes resume")
 
     def test_disks_that_hold_next_to_nothing(tmp_path: Path) -> None:
-        """8 MiB do for a small store; a disk that has no room for a first segment is said so, with the numbers."""
+        """8 MiB suffice for a small store. A disk without room for a first segment is reported with the numbers."""
         with disk(tmp_path / "small", 8 * MIB) as folder, Node(folder / "data") as node, node.client() as client:
             acked, _ = fill(client)
             assert len(acked) * 8 * KIB > 3 * MIB
@@ -234,8 +234,8 @@ if may_mount():
         assert re.search(rf"{tmp_path}/tiny/data/wal.*{numbers}", str(caught.value))
 
     def test_segments_made_beforehand_take_a_part_of_what_is_free(tmp_path: Path) -> None:
-        """Of a disk that others use, too, a segment takes a quarter at most, but what it must have; nothing below what
-        is to be left alone."""
+        """On a disk that others use, too, a segment takes at most a quarter, except what it must have, and it takes
+        nothing of the bytes that must stay free."""
         with disk(tmp_path / "disk", 64 * MIB) as folder:
             log = Folder(folder, 64 * MIB, Failpoints())
             log.hold()
@@ -253,8 +253,8 @@ if may_mount():
             log.release()
 
     def test_what_is_set_aside_is_there_however_little_is_free(tmp_path: Path) -> None:
-        """A snapshot took more than what was left for it. Else what makes room would be refused, and what a start has
-        to publish: it never became ready."""
+        """A snapshot took more than what was left for it. Otherwise the operations that make room would be refused, and
+        so would what a start has to publish: it never became ready."""
         with disk(tmp_path / "disk", 64 * MIB) as folder:
             wal = Wal.open(folder / "wal", segment_size=4 * MIB, metadata=METADATA)
             try:
@@ -274,13 +274,13 @@ if may_mount():
     }  # fmt: skip
 
     def test_rocksdb_on_a_full_disk(tmp_path: Path) -> None:
-        """It refuses puts before it runs out of room; when a third of the disk is free it goes on by itself."""
+        """The node refuses puts before it runs out of room. When a third of the disk is free it goes on by itself."""
         with disk(tmp_path / "disk", 80 * MIB) as folder, Node(folder / "data", ROCKS) as node:
             (folder / "ballast").write_bytes(b"b" * 20 * MIB)
             with node.client() as client:
                 acked: dict[bytes, bytes] = {}
                 sent = 0
-                for _ in range(3):  # where the log was cut, or files are rewritten, puts are taken again by themselves
+                for _ in range(3):  # puts work again by themselves when the log is cut or files are rewritten
                     more, sent = fill(client, sent, 4001)
                     acked |= more
                 assert len(acked) * 8 * KIB > 8 * MIB
@@ -294,14 +294,14 @@ if may_mount():
 
     @pytest.mark.parametrize("killed", [False, True])
     def test_rocksdb_on_a_disk_that_others_fill(killed: bool, tmp_path: Path) -> None:
-        """RocksDB itself finds no room. The node refuses writes and serves reads, and goes on when there is room again:
-        in the same process, or in another one after a kill, with all that was acknowledged."""
+        """RocksDB itself finds no room. The node refuses writes and serves reads. It goes on when there is room again,
+        in the same process, or in another one after a kill, with everything that was acknowledged."""
         with disk(tmp_path / "disk", 80 * MIB) as folder, Node(folder / "data", ROCKS) as node:
             with node.client() as client:
                 acked, sent = fill(client, 0, 200)  # half of what RocksDB keeps in memory
                 room = os.statvfs(folder)
                 (folder / "ballast").write_bytes(b"b" * (room.f_bavail * room.f_frsize))
-                # All at once, so that some are logged and not applied when RocksDB finds no room.
+                # They come all at once, so some are logged and not applied when RocksDB finds no room.
                 puts = {}
                 for number in range(sent, sent + 1000):
                     key, value = b"fill/%05d" % number, os.urandom(8 * KIB)
@@ -331,7 +331,7 @@ if may_mount():
 
 
 def settle(puts: dict[bytes, tuple[bytes, Any]], acked: dict[bytes, bytes]) -> set[bytes]:
-    """Wait for the answer to each put. Those acknowledged go to `acked`; the keys of those whose outcome is open."""
+    """Wait for the answer to each put. Acknowledged pairs go to `acked`. Return the keys whose outcome is open."""
     unknown = set()
     for key, (value, future) in puts.items():
         try:
@@ -345,7 +345,8 @@ def settle(puts: dict[bytes, tuple[bytes, Any]], acked: dict[bytes, bytes]) -> s
 
 
 def check_readable(client: Client, acked: dict[bytes, bytes], unknown: set[bytes]) -> None:
-    """Serializable reads are served; linearizable ones too, or refused at once where the state is behind the log."""
+    """Check that serializable reads are served, and that linearizable ones are too, or are refused at once while the
+    state is behind the log."""
     found = client.range(b"fill/", b"fill0", serializable=True, keys_only=True)
     assert acked.keys() <= {kv.key for kv in found.kvs} <= acked.keys() | unknown
     try:
@@ -355,21 +356,21 @@ def check_readable(client: Client, acked: dict[bytes, bytes], unknown: set[bytes
 
 
 def leave_a_third(folder: Path) -> None:
-    """Take so much off the ballast that a third of the disk is free, if it is not anyway."""
+    """Shrink the ballast until a third of the disk is free."""
     room = os.statvfs(folder)
     missing = room.f_blocks * room.f_frsize // 3 - room.f_bavail * room.f_frsize
     os.truncate(folder / "ballast", (folder / "ballast").stat().st_size - max(0, missing))
 
 
 def resumes(client: Client) -> bool:
-    """Whether a write is taken; one that was under way may have an open end."""
+    """Whether a write is accepted. A write that was under way may have an open outcome."""
     with contextlib.suppress(Failure):
         client.put(b"again", b"1")
         return True
     return False
 
 
-# errno of the preparing thread -> what becomes of it
+# errno of the preparing thread -> the effect
 KINDS = {
     "ENOSPC": NO_SPACE,
     "EDQUOT": NO_SPACE,
@@ -379,7 +380,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", ["ENOSPC", "EDQUOT", "EMFILE", "EINVAL", "EROFS"])
 def test_each_error_is_what_it_is(kind: str, tmp_path: Path) -> None:
-    """Only two errors mean that the disk is full, and two that descriptors have run out; the others stop the node."""
+    """Only two errors mean that the disk is full, and two that descriptors have run out. The others stop the node."""
     failpoints = Failpoints()
     config = Config(
         node={"data_dir": str(tmp_path / "data")},
@@ -423,7 +424,7 @@ def test_the_folder_is_removed(tmp_path: Path) -> None:
 
 
 def test_segments_refused(tmp_path: Path) -> None:
-    """The same by a failpoint, in a node inside this process: no new segment can be made for a while."""
+    """A failpoint does the same in a node inside this process: no new segment can be made for a while."""
     failpoints = Failpoints()
     config = Config(
         node={"data_dir": str(tmp_path / "data")},

@@ -18,7 +18,7 @@ SOURCE = ROOT / "examples" / "sqlite_engine"
 
 
 def test_it_keeps_the_contract(tmp_path: Path) -> None:
-    """As the user's own test does; test_plugin.py installs the package."""
+    """The user's own test does the same; test_plugin.py installs the package."""
     shutil.copy(SOURCE / "test_sqlite_engine.py", tmp_path)
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite_engine.py"]
     done = subprocess.run(

@@ -15,7 +15,7 @@ Make = Callable[..., Server]
 pytestmark = pytest.mark.node_only
 
 
-# Snapshots all the time, and a log that is cut behind them.
+# Snapshots are taken all the time, and the log is cut behind them.
 EAGER = {
     "maintenance.snapshot_count": "20",
     "maintenance.snapshot_min_size": '"1KiB"',

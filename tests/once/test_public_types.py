@@ -117,7 +117,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def said_of(program: str, python: Path, folder: Path, cache: Path) -> str:
-    """What mypy says of a user's program."""
+    """Return mypy's output for a user's program."""
     path = folder / "program.py"
     path.write_text(program)
     argv = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(python), "--config-file", ""]
@@ -169,7 +169,7 @@ def test_each_mistake_is_found_by_pyright(python: Path, tmp_path: Path) -> None:
 
 
 def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, cache: Path) -> None:
-    """mypy finds nothing wrong with what is Any: so it is asked whether an expression is."""
+    """mypy reports nothing about an expression of type Any, so it is asked for the types."""
     program = "from metastore import *\nimport metastore\nnode: metastore.Node\n"
     calls = ("get('k')", "range('k')", "put('k', 'v')", "txn()", "delete('k')", "delete_prefix('k')", "compact(1)")
     shown = [f"node.{call}" for call in calls] + [f"node.futures.{call}" for call in calls[1:]]

@@ -1,4 +1,4 @@
-"""The RocksDB engine on a disk that is full."""
+"""The RocksDB engine on a full disk."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ def take(engine: RocksEngine, index: int) -> bool:
 
 
 def take_or_full(engine: RocksEngine, index: int) -> bool:
-    """Whether the engine takes the batch, or has no room for it."""
+    """Whether the engine takes the batch. False means that it has no room for it."""
     return take(engine, index) or engine.full
 
 
 def fill_up(engine: RocksEngine) -> tuple[int, int]:
-    """Write until the engine is full; the first batch that it did not take, and what was durable for certain."""
+    """Write until the engine is full. Return the first batch that it did not take, and the last one known to be
+    durable."""
     index = durable = 0
     while not engine.full:
         index += 1
@@ -59,8 +60,8 @@ TINY = RocksdbTable(write_buffer_size=256 << 10, compression="none")
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small file system")
 @pytest.mark.parametrize("end", ["goes on", "is opened anew"])
 def test_an_engine_on_a_full_disk(end: str, tmp_path: Path) -> None:
-    """It says that it is full, takes nothing and can be read. Where there is room again it goes on by itself and has
-    lost nothing, views included; opened anew it goes on from what its files hold."""
+    """The engine reports that it is full, takes nothing and can be read. When there is room again it goes on by itself
+    and has lost nothing, views included. An engine that is opened again goes on from its files."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]

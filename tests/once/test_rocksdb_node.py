@@ -18,7 +18,7 @@ ROCKS = {"storage.engine": '"rocksdb"'}
 pytestmark = pytest.mark.node_only
 
 
-# Flushes all the time, so that kills come between them and the log is cut behind them.
+# It flushes all the time, so kills come between flushes and the log is cut behind them.
 EAGER = {
     **ROCKS,
     "maintenance.snapshot_count": "20",
@@ -26,7 +26,7 @@ EAGER = {
     "wal.segment_size": '"64KiB"',
     "raft.max_tail_bytes": '"64KiB"',
 }
-# Hardly any room before RocksDB refuses.
+# RocksDB has hardly any room before it refuses.
 NARROW = {
     "storage.rocksdb.write_buffer_size": '"64KiB"',
     "storage.rocksdb.max_write_buffers": "2",
@@ -37,7 +37,7 @@ NARROW = {
 
 @pytest.mark.skipif(build_info()["flavour"] != "release", reason="too slow to write more than RocksDB takes")
 def test_stalls_of_rocksdb_itself(fresh: Make) -> None:
-    """With hardly any buffers RocksDB refuses all the time: everything is acknowledged all the same, and read back."""
+    """With hardly any buffers RocksDB refuses all the time. Still, everything is acknowledged and read back."""
     node = fresh(settings={**ROCKS, **NARROW}).start()
     values: dict[bytes, bytes] = {}
 

@@ -1,4 +1,4 @@
-"""The program hears its signals whichever thread gets them; a node inside another program leaves them alone."""
+"""The program hears its signals whichever thread gets them. A node inside another program leaves them alone."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_node_inside_a_program_takes_no_signals(tmp_path: Path) -> None:
 
 
 def test_a_node_that_was_stopped_does_not_start(tmp_path: Path) -> None:
-    """What a signal in the first moment comes to."""
+    """A signal in the first moment leads to this."""
     node = EmbeddedNode(Config(node={"data_dir": str(tmp_path / "data")}))
     node.stop()
     with pytest.raises(errors.Stopped):
@@ -85,7 +85,7 @@ def test_a_second_signal_after_a_quick_stop_changes_nothing(number: int, tmp_pat
 
 @pytest.fixture
 def log_file(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
-    """A node whose standard error is a file, ready."""
+    """A node whose standard error is a file; it is ready."""
     path = tmp_path / "node.log"
     with path.open("wb") as output:
         process = subprocess.Popen(node_argv(tmp_path / "data", {"wal.segment_size": '"1MiB"'}), stderr=output)
@@ -104,7 +104,7 @@ def test_hangup_opens_the_log_again(log_file: tuple[subprocess.Popen[bytes], Pat
     process.send_signal(signal.SIGHUP)
     wait_until(lambda: path.exists() and "newly opened" in path.read_text(), what="a new log")
     size = old.stat().st_size
-    # Where it cannot be opened the old one goes on.
+    # If the file cannot be opened, the old one is used on.
     path.unlink()
     path.mkdir()
     process.send_signal(signal.SIGHUP)
@@ -127,7 +127,7 @@ def test_signals_without_a_meaning_are_told(tmp_path: Path) -> None:
 
 
 def read_until(terminal: int, text: bytes) -> bytes:
-    """What a terminal prints up to `text`; fails when it prints nothing for half a minute."""
+    """Return what a terminal prints up to `text`. Fails if it prints nothing for half a minute."""
     seen = b""
     while text not in seen:
         assert select.select([terminal], [], [], 30)[0], seen
@@ -141,7 +141,7 @@ def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
     process = subprocess.Popen(
         node_argv(tmp_path / "data", {"wal.segment_size": '"1MiB"'}),
         stderr=theirs,
-        # Under nohup a child inherits that SIGHUP is ignored, and then a closed terminal must not end the node.
+        # Under nohup a child inherits that SIGHUP is ignored. A closed terminal must not end the node then.
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
     )
     os.close(theirs)
@@ -161,7 +161,7 @@ def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
 def test_signals_stop_cleanly_within_two_seconds(number: int, tmp_path: Path) -> None:
     node = Node(tmp_path / "data")
     times: list[float] = []
-    # Judged by the best of a few, for other processes share the machine.
+    # The best of a few counts, because other processes share the machine.
     while not times or (min(times) >= 2.0 and len(times) < 4):
         process = node.start().running()
         began = time.monotonic()

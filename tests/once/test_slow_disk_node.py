@@ -1,4 +1,4 @@
-"""A node whose disk stands still: it says so, is not ready, and a stop does not wait for the disk."""
+"""A node whose disk stands still reports it and is not ready, and a stop does not wait for the disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.node_only
 
 
 def readyz(node: Node) -> str:
-    """The page, or why there is none."""
+    """Return the page, or why there is none."""
     try:
         with urllib.request.urlopen(f"http://{node.address}/readyz?verbose", timeout=5) as reply:
             return str(reply.read().decode())
@@ -27,7 +27,7 @@ def readyz(node: Node) -> str:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is preloaded to have a disk stand still."""
+    """Return the library that is preloaded to make a disk stand still."""
     made = tmp_path_factory.mktemp("hungdisk") / "hungdisk.so"
     source = TESTS / "support" / "hungdisk.c"
     command = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
@@ -49,7 +49,7 @@ def test_the_loop_goes_on_while_a_lone_write_waits_for_the_disk(library: Path, s
         hung.touch()
         first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
         if sync == "async":
-            # It is answered before it is synced. What comes behind the sync that hangs waits.
+            # The write is answered before it is synced. Writes behind the sync that hangs have to wait.
             first.result()
             wait_until(lambda: metric(node, "metastore_wal_sync_pending_seconds") > 0, what="the disk at work")
             first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
@@ -67,7 +67,7 @@ def test_the_loop_goes_on_while_a_lone_write_waits_for_the_disk(library: Path, s
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])
 def test_a_stop_while_a_lone_write_waits_for_the_disk(library: Path, engine: str, tmp_path: Path) -> None:
-    """The log says that the disk stands still, and a stop gives up on it."""
+    """The log reports that the disk stands still, and a stop does not wait for it."""
     hung = tmp_path / "hung"
     node = Node(tmp_path / "data", {"storage.engine": f'"{engine}"'})
     node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung)}
@@ -90,8 +90,8 @@ def test_a_stop_while_a_lone_write_waits_for_the_disk(library: Path, engine: str
 
 
 def test_a_storage_engine_that_cannot_be_closed(library: Path, tmp_path: Path) -> None:
-    """Nobody writes, so the log waits for nothing; RocksDB flushes when it is closed. A stop gives up on that too, for
-    the log has it all."""
+    """No client writes, so the log waits for nothing. RocksDB flushes when it is closed. A stop does not wait for that
+    either, because the log has everything."""
     hung = tmp_path / "hung"
     node = Node(tmp_path / "data", {"storage.engine": '"rocksdb"'})
     node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung), "HUNG_PART": "/engine/db-"}
@@ -111,7 +111,7 @@ def test_a_storage_engine_that_cannot_be_closed(library: Path, tmp_path: Path) -
 
 
 def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:
-    """Not ready, a line in the log, and a stop within its two seconds; the next start has what was acknowledged."""
+    """The node is not ready, logs a line, and stops within two seconds. The next start has what was acknowledged."""
     hung = tmp_path / "hung"
     node = Node(tmp_path / "data", {"limits.request_timeout": '"2s"'})
     node.env = {"METASTORE_FAILPOINTS": f"wal.before_sync=block({hung})"}

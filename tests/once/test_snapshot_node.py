@@ -25,7 +25,7 @@ EAGER = {
 
 
 def snapshots(node: Server) -> list[Path]:
-    """Complete files, the oldest first."""
+    """Return the complete files, the oldest first."""
     return sorted(node.data_dir.glob("snap/*.snap"))
 
 
@@ -42,8 +42,8 @@ def check(node: Server, count: int) -> None:
 
 
 def fill_until(node: Server, count: int, wanted: int) -> None:
-    """Writes the last of `count` keys again until there are so many snapshots: on a slow machine, where one is still
-    under way when the next would be due, there are fewer of them than entries would make."""
+    """Write the last of `count` keys again until there are so many snapshots. On a slow machine a snapshot may still be
+    under way when the next would be due, so there are fewer than the number of entries suggests."""
 
     def enough() -> bool:
         fill(node, count - 1, count)
@@ -70,14 +70,14 @@ def template(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Conf
 
 @pytest.fixture
 def filled(fresh: Make, template: Path) -> Server:
-    """A node of this test's own that begins with the template's data; not started."""
+    """A node of this test's own that begins with the template's data; it is not started."""
     node = fresh("filled", settings=EAGER)
     shutil.copytree(template, node.data_dir)
     return node
 
 
 def restored(node: Server) -> int:
-    """Index of the snapshot that the running node began with; 0 if with none."""
+    """Return the index of the snapshot that the running node began with; 0 if it began with none."""
     found = re.search(r"restored snapshot index=(\d+)", node.running().log)
     return int(found[1]) if found else 0
 
@@ -96,7 +96,7 @@ def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -
     assert restored(node) == index_of(newest)
     check(node, 1500)
     with node.client() as client:
-        # History, versions and revisions are in it too.
+        # The snapshot also has history, versions and revisions.
         assert client.range(b"k00000").kvs[0].mod_revision == 2
         assert client.range(b"k00000", revision=3).header.revision >= 1501
     fill(node, 1500, 1600)
@@ -106,7 +106,7 @@ def test_the_log_is_compacted_and_a_start_goes_on_from_the_newest(fresh: Make) -
 
 
 def test_a_log_that_is_gone_is_damage(fresh: Make) -> None:
-    """Beginning anew beside the snapshots of an old life would be a loss that nobody notices."""
+    """A new log beside the snapshots of an old life would be a loss that nobody notices."""
     node = make_filled(fresh(settings=EAGER), 100)
     shutil.copytree(node.data_dir / "wal", node.data_dir / "kept")
     for path in (node.data_dir / "wal").iterdir():
@@ -156,8 +156,8 @@ def test_killed_at_every_step(point: str, hit: int, fresh: Make) -> None:
 
 @pytest.mark.parametrize("hit", [9, 12])
 def test_killed_when_a_used_segment_becomes_the_next_one(hit: int, fresh: Make) -> None:
-    """The log's end is cut all the time here, and what was released is what the next segment is made of: some segments
-    later where snapshots are slow."""
+    """The log's end is cut all the time here, and the next segment is made of a released one; if snapshots are slow,
+    this takes some segments longer."""
     for more in range(0, 40, 10):
         node = fresh(f"data-{more}", settings=EAGER)
         history = killed_under_load(node, f"wal.segment=panic@{hit + more}")
@@ -172,7 +172,8 @@ def test_killed_when_a_used_segment_becomes_the_next_one(hit: int, fresh: Make) 
 
 @pytest.mark.parametrize("point", ["snapshot.restore@1", "snapshot.restore@4", "wal.segment@1"])
 def test_killed_in_the_middle_of_a_restore(point: str, filled: Server) -> None:
-    """While the engine is filled, or when the log is opened before that: the next start finds everything as it was."""
+    """The kill comes while the engine is filled, or before that when the log is opened. The next start finds everything
+    unchanged."""
     node = filled
     wal, snap = (sorted(node.data_dir.glob(what)) for what in ("wal/*.wal", "snap/*"))
     node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
@@ -193,14 +194,14 @@ def flip(path: Path, at: int) -> None:
 
 
 def cut_up(path: Path, order: Callable[[list[bytes]], list[bytes]]) -> None:
-    """The chunks of a file in another order, or not all of them; every byte is one of its own."""
+    """Put the chunks of a file in another order, or leave some out. Every byte is one of its own."""
     head, chunks, tail = images(path)
     assert len(chunks) > 2
     path.write_bytes(head + b"".join(order(chunks)) + tail)
 
 
 def pack_a_bomb(path: Path) -> None:
-    """Some chunk unfolds to far more than it may."""
+    """Let some chunk unpack to far more than it may."""
     head, chunks, tail = images(path)
     path.write_bytes(head + bomb(path, 60 << 20) + b"".join(chunks[1:]) + tail)
 
@@ -237,7 +238,8 @@ def test_a_damaged_newest_is_reported_and_skipped(damage: str, filled: Server) -
 
 
 def test_the_newest_good_one_stays_beside_damaged_ones(filled: Server) -> None:
-    """The log begins with it until there are two good ones again: the one taken after the damage may go bad as well."""
+    """The log begins with it until there are two good ones again, because the one taken after the damage may go bad as
+    well."""
     node = filled
     assert isinstance(node, Node)
     second, newest = snapshots(node)[-2:]
@@ -245,7 +247,7 @@ def test_the_newest_good_one_stays_beside_damaged_ones(filled: Server) -> None:
     node.settings = {**EAGER, "maintenance.snapshot_retention": "2", "maintenance.snapshot_count": "1000000"}
     node.start()
     with node.client() as client:
-        client.backup()  # so that there is exactly one new snapshot
+        client.backup()  # so there is exactly one new snapshot
     node.stop()
     assert second.exists() and newest.exists() and len(snapshots(node)) == 3
     flip(snapshots(node)[-1], 2000)
@@ -278,7 +280,7 @@ def test_a_snapshot_of_another_cluster_refuses_the_start(filled: Server, fresh: 
     assert other.stop() == 0
     foreign = snapshots(other)[-1]
     name = f"{index_of(snapshots(node)[-1]) + 1:016x}{foreign.name[16:]}"
-    # Even under a name that makes it the newest: the name is checked against the contents.
+    # This holds even under a name that makes it the newest, because the name is checked against the contents.
     (node.data_dir / "snap" / name).write_bytes(foreign.read_bytes())
     node.start()
     check(node, 300)
@@ -311,7 +313,7 @@ def test_a_full_disk_stops_no_client(point: str, fresh: Make) -> None:
     wait_until(lambda: "could not be taken" in node.running().log, what="a report")
     assert re.search(f"the log is kept: {node.data_dir / 'snap'}: .*No space left on device", node.running().log)
     before = snapshots(node)
-    # One is complete before the third chunk; what the failed one wrote is gone.
+    # One is complete before the third chunk. The file of the failed one is gone.
     assert sorted(node.data_dir.glob("snap/*")) == before and len(before) == (1 if hit else 0)
     node.kill()
     node.env = {}
@@ -342,7 +344,7 @@ def test_compression_switched_between_two_runs(fresh: Make) -> None:
 
 
 def test_snapshots_cost_at_most_twice_what_was_written(fresh: Make) -> None:
-    """A state that grows: were one taken every 20 entries, most bytes would go into snapshots."""
+    """The state grows. If a snapshot were taken every 20 entries, most bytes would go into snapshots."""
     node = fresh(settings={**EAGER, "maintenance.enable_snapshot_compression": "false"}).start()
     fill(node, 0, 1500)
     files = [int(size) for size in re.findall(r"snapshot index=\d+ records=\d+ bytes=(\d+)", node.running().log)]

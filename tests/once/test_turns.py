@@ -1,7 +1,7 @@
-"""What no request may do to a live node: make a turn of its loop work for more than 20 ms, and keep others waiting.
+"""No request may make a turn of a live node's loop work for more than 20 ms, or keep other clients waiting.
 
-The node counts such turns by its loop thread's own processor time, so that a busy machine does not show. Each attack
-took between 0.1 and 15 seconds in one turn once.
+The node counts such turns by its loop thread's own processor time, so a busy machine has no effect. Each of these
+attacks once took between 0.1 and 15 seconds in one turn.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from support.processes import Node, Server, make_server, metric
 pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 150_000, "rocksdb": 15_000}
-WALK = 40  # so many times a transaction that writes may look at all keys
+WALK = 40  # a transaction that writes may look at all keys so many times
 SLOW = "metastore_loop_slow_turns_total"
 
 
 @pytest.fixture(scope="module", params=sorted(KEYS))
 def node(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, int]]:
-    """A node with many keys, and how many."""
+    """Yield a node with many keys, and their number."""
     engine = request.param
     settings = {
         "storage.engine": f'"{engine}"',
         "limits.max_txn_ops": "5000",
         "limits.max_txn_walk": str(KEYS[engine] * WALK),
-        # What one client asks for at once is done one after the other. On a busy machine the last waits for long.
+        # The requests of one client are done one after the other. On a busy machine the last one waits for a long time.
         "limits.request_timeout": '"60s"',
     }
     kind = request.config.getoption("--server")
@@ -54,7 +54,7 @@ def txn(*success: Any, compare: Any = ()) -> Any:
 
 
 class Probe:
-    """Reads a key all the time and notes the longest it had to wait."""
+    """Reads a key all the time and notes its longest wait."""
 
     def __init__(self, server: Server) -> None:
         self.worst = 0.0
@@ -80,7 +80,7 @@ class Probe:
 
 
 def attack(server: Server, act: Callable[[Client], Any]) -> tuple[Any, float, float]:
-    """(what `act` gives, how long it took, the longest that somebody else waited)."""
+    """Return (result of `act`, how long it took, the longest wait of another client)."""
     before = metric(server, SLOW)
     with server.client(120) as client, Probe(server) as probe:
         began = time.monotonic()
@@ -119,7 +119,7 @@ def test_reads_hold_nobody_up(node: tuple[Server, int], name: str) -> None:
     try:
         _, took, worst = attack(server, lambda client: together(client, READS[name]))
     except AssertionError:
-        # The host of a virtual machine may take its processor away; a turn that is too long is so again.
+        # The host of a virtual machine may take its processor away. A turn that really is too long is so again.
         _, took, worst = attack(server, lambda client: together(client, READS[name]))
     assert worst < max(0.3, took / 3), f"somebody waited for {worst:.2f} s of {took:.2f}"
 
@@ -137,7 +137,8 @@ def test_operations_without_a_request_are_counted_first(node: tuple[Server, int]
 
 
 def test_a_transaction_that_fails_late_is_answered(node: tuple[Server, int]) -> None:
-    """The engine has most of its deletion when the put behind it fails: all of that goes away first, and by itself."""
+    """The engine has most of its deletion when the put behind it fails. All of that is removed first, without further
+    help."""
     server, count = node
     with server.client(30) as client:
         revision = client.revision()
@@ -152,7 +153,7 @@ ALL_KEYS = m.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revisi
 
 
 class Writer(Probe):
-    """Writes a key all the time, likewise."""
+    """Writes a key all the time and notes its longest wait."""
 
     def _run(self) -> None:
         while not self.stopped:
@@ -162,7 +163,8 @@ class Writer(Probe):
 
 
 def test_a_transaction_that_would_hold_up_all_writers_is_refused(node: tuple[Server, int]) -> None:
-    """What it looks at is counted first, in pieces; one that may be carried out is, and many at once wait."""
+    """The keys it looks at are counted first, in pieces. A transaction that may be carried out is, and of many at once
+    some wait."""
     server, keys = node
     too_many = txn(m.PutRequest(key=b"x"), compare=[ALL_KEYS] * 128)
     allowed = txn(m.PutRequest(key=b"x"), compare=[ALL_KEYS] * (WALK * 3 // 4))
@@ -183,7 +185,7 @@ def test_a_transaction_that_would_hold_up_all_writers_is_refused(node: tuple[Ser
 
 
 def test_what_is_in_the_log_is_carried_out_whatever_the_limit_is(tmp_path: Path) -> None:
-    """It was admitted by another version, or with another limit, or by another member."""
+    """Another version, another limit or another member admitted it."""
     server = Node(tmp_path / "data", {"maintenance.snapshot_count": "1000000"})
     many = txn(m.PutRequest(key=b"x"), everything(count_only=True), compare=[ALL_KEYS] * 50)
     with server.start(), server.client() as client:
@@ -201,7 +203,8 @@ def test_what_is_in_the_log_is_carried_out_whatever_the_limit_is(tmp_path: Path)
 
 
 def test_writes_about_many_keys_hold_nobody_up(node: tuple[Server, int]) -> None:
-    """Compares of all keys and a put; a transaction that lists and deletes half of them; a deletion of the others."""
+    """The writes are: compares of all keys and a put; a transaction that lists and deletes half of them; a deletion of
+    the others."""
     server, keys = node
     half = b"k%06d" % (keys // 2)
     requests = [

@@ -1,4 +1,4 @@
-"""Histories under faults for long: with each engine, with both at once, and with both kinds of reads."""
+"""Histories under faults for a long time: with each engine, with both at once, and with both kinds of reads."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 from support.rounds import run_rounds
 
 LONG_ROUNDS = 50
-# Who is away for a second comes back by a snapshot of many chunks, and the log is read back from many segments.
+# A member that is away for a second comes back by a snapshot of many chunks, and the log is read back from many
+# segments.
 EAGER = {
     "wal.segment_size": '"64KiB"',
     "raft.max_tail_bytes": '"64KiB"',
