@@ -40,17 +40,19 @@ BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the co
 
 
 def first_id(member_id: int, wall: float) -> int:
-    """Where the request ids of one run of a member begin: unique over members and restarts. `wall`: seconds since 1970.
+    """The first request id of one run of a member, unique over members and restarts. `wall` is in seconds since 1970.
 
-    16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years) and 8 bits to count in: a run would
-    have to admit 256,000 requests a second from its first millisecond on to reach ids that a later run begins with.
+    It has 16 bits of the member's id, then milliseconds since 1970 (40 bits, 34 years), and 8 bits to count in. A run
+    would have to admit 256,000 requests a second from its first millisecond on to reach the ids of a later run.
     """
     return ((member_id & 0xFFFF) << 48) | ((int(wall * 1000) & 0xFFFFFFFFFF) << 8)
 
 
 class RaftStorage:
-    """The log as the Raft core asks for it (ports.LogStore): entries come from the read-ahead cache, and the membership
-    from the state, for the log does not decode it."""
+    """The log with the interface that the Raft core needs (ports.LogStore).
+
+    Entries come from the read-ahead cache. The membership comes from the state, because the log does not decode it.
+    """
 
     def __init__(self, log: Wal, cache: ReadAhead, conf_state: ConfState, snapshot: Callable[[], Snapshot]) -> None:
         self._conf_state = conf_state
@@ -63,15 +65,15 @@ class RaftStorage:
         self.snapshot = snapshot
 
     def initial_state(self) -> tuple[HardState, ConfState]:
-        """What was recovered."""
+        """The recovered hard state and membership."""
         return self._log.initial_state()[0], self._conf_state
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What of a configuration a replica works by: sizes in bytes, times in seconds.
+    """The part of a configuration that a replica needs. Sizes are in bytes, times in seconds.
 
-    raft: keywords of `RaftConfig`, but for those that belong to one start (id, applied, seed, doubt).
+    `raft` has keywords of `RaftConfig`, but not those that belong to one start (id, applied, seed, doubt).
     """
 
     batch_max_size: int
@@ -89,7 +91,7 @@ class Settings:
 
 
 def settings_of(config: Config) -> Settings:
-    """What the configuration of a node says."""
+    """The settings that follow from the configuration of a node."""
     raft, limits = config.raft, config.limits
     return Settings(
         batch_max_size=raft.batch_max_size,
@@ -117,7 +119,7 @@ def settings_of(config: Config) -> Settings:
 
 @dataclass(frozen=True, slots=True)
 class Kinds:
-    """What makes the parts. The simulator takes classes that are watched, or that have a bug planted in them."""
+    """The classes of the parts. The simulator uses classes that it watches, or that have a planted bug."""
 
     applier: Callable[..., Applier] = Applier
     raw: Callable[..., RawNode] = RawNode
@@ -132,10 +134,10 @@ class Keeper(Protocol):
         """Begins a snapshot if one is due at `now` (seconds). `pressed`: the log has no room left on the disk."""
 
     def newest(self) -> Snapshot:
-        """The newest snapshot that a follower can go on from. Raises SnapshotNotReady."""
+        """The newest snapshot from which a follower can go on. Raises SnapshotNotReady."""
 
     def install(self, snapshot: Snapshot, done: Callable[[], None]) -> None:
-        """Fill the engine from a snapshot that arrived, then call `done` in this thread."""
+        """Fills the engine from a snapshot that arrived, then calls `done` in this thread."""
 
 
 class PeerPort(Transport, Peers, Protocol):
@@ -147,18 +149,24 @@ Loaded = Callable[["Reading", "bytes | Exception"], None]
 
 
 def _ignore(*_news: object) -> None:
-    """Nobody wants to know."""
+    """Does nothing with the news."""
 
 
 class Replica(Generic[AnyKeeper]):
-    """The parts of one member that decide. All are there when it is made, and none is replaced.
+    """The parts of one member that decide. The constructor makes all of them, and none is replaced later.
 
-    log: recovered. engine: holds a state that the log goes on from. link: leads to the other members. read: has a
-    `Reading` read by whom it likes, then calls in this thread with it and with the outcome. snapshots: makes the keeper
-    of the snapshots of a driver. wall: seconds since 1970. chance: gives so many random bits. doubt: the term up to
-    which entries may be missing (`storage/unsynced.py`). passing: is told failpoints. members_changed: called when the
-    roster has changed. roster_mended: called with the roster that was not the leader's, and with the leader's. budgets:
-    what one turn may cost.
+    log: the log, which is recovered.
+    engine: the storage engine, with a state from which the log goes on.
+    link: leads to the other members.
+    read: reads a `Reading` in another thread, then calls back in this thread with the `Reading` and the outcome.
+    snapshots: makes the keeper of the snapshots for a driver.
+    wall: the time in seconds since 1970.
+    chance: `chance(n)` gives n random bits.
+    doubt: the term up to which entries may be missing (`storage/unsynced.py`).
+    passing: called with the name of each failpoint that is passed.
+    members_changed: called when the roster has changed.
+    roster_mended: called with this member's roster and the different one of the leader that replaced it.
+    budgets: what one turn may cost.
     """
 
     def __init__(
@@ -173,8 +181,8 @@ class Replica(Generic[AnyKeeper]):
         self.log = log
         self.engine = engine
         self.codec = codec
-        self._tell_change = members_changed
-        self._tell_mended = roster_mended
+        self._on_change = members_changed
+        self._on_mended = roster_mended
         self._link = link
         self._budgets = budgets = budgets if budgets is not None else Budgets()
         self._more = False  # whether the last turn left requests that it can go on with at once
@@ -203,7 +211,7 @@ class Replica(Generic[AnyKeeper]):
         self.snapshots = snapshots(self.driver)
 
     def loaded(self, reading: Reading, outcome: bytes | Exception) -> None:
-        """A read of the log is done. Raises DiskFailed, DamagedData."""
+        """A read of the log has ended. Raises DiskFailed, DamagedData."""
         self.cache.loaded(reading, outcome)
         self.raw.entries_loaded()
 
@@ -256,8 +264,8 @@ class Replica(Generic[AnyKeeper]):
 
     def _members_changed(self) -> None:
         self.membership.refresh()
-        self._tell_change()
+        self._on_change()
 
-    def _roster_mended(self, before: RosterState, told: RosterState) -> None:
-        self.membership.mended(before, told)
-        self._tell_mended(before, told)
+    def _roster_mended(self, before: RosterState, after: RosterState) -> None:
+        self.membership.mended(before, after)
+        self._on_mended(before, after)

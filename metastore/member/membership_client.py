@@ -171,15 +171,15 @@ class MembershipClient:
             if member.incarnation:
                 self.peers.expect(ident, member.incarnation)
 
-    def mended(self, before: RosterState, told: RosterState) -> None:
+    def mended(self, before: RosterState, after: RosterState) -> None:
         """Logs that this member's roster differed from the leader's and was replaced by it."""
-        had, has = set(before.members), set(told.members)
+        had, has = set(before.members), set(after.members)
         log.warning(
             "the roster of this member (%s) differs from the leader's (%s), which it takes over: gone are %s and "
             "removed ids %s, %s; instead there are %s and removed ids %s, %s",
-            before.digest, told.digest, _names(had - has),
-            sorted(before.removed - told.removed), before.conf_state, _names(has - had),
-            sorted(told.removed - before.removed), told.conf_state,
+            before.digest, after.digest, _names(had - has),
+            sorted(before.removed - after.removed), before.conf_state, _names(has - had),
+            sorted(after.removed - before.removed), after.conf_state,
         )  # fmt: skip
 
     def hear(self, members: Iterable[Member]) -> None:

@@ -1,6 +1,6 @@
-"""Room for the state: the quota of the store and the memory of the process, and what is refused when either is used up.
+"""The quota of the store and the memory of the process bound the state. Writes are refused when either is used up.
 
-Belongs to the loop's thread.
+This belongs to the loop's thread.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.upkeep")
 
-PUT_COST = 256  # bytes of contents that a put in flight is taken to become beside its own
-TOMBSTONE = 512  # bytes of memory, at most, for a key that is being deleted: once in the batch, once in the store
-LEAST_KEY = 160  # bytes that a key takes with all that is of it
-SHORT_TOLD = 10.0  # seconds between two warnings that memory is short
-MAX_HELD = 1000  # refused puts that wait until all know of the alarm
+PUT_COST = 256  # bytes of contents that a put in flight counts for beside its own
+TOMBSTONE = 512  # bytes of memory that the deletion of a key takes at most, in the batch and in the store together
+LEAST_KEY = 160  # bytes that a key takes at least, with all its records
+WARN_EVERY = 10.0  # seconds between two warnings that memory is short
+MAX_HELD = 1000  # refused puts that wait until all members know of the alarm
 
 
 def _ranges_deleted(kind: int, body: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -47,9 +47,9 @@ def _ranges_deleted(kind: int, body: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 class Quota:
-    """What KVServer asks whether there is room (its Protocol `Quota`). `tick` is to be called at every Raft tick.
+    """KVServer asks this object whether there is room (its Protocol `Quota`). The owner calls `tick` at each Raft tick.
 
-    member: this member's id, for which NOSPACE is raised.
+    `member` is this member's id, for which NOSPACE is raised.
     """
 
     def __init__(self, memory: Memory, engine: Engine, kv: KVServer, alarms: MemberAlarms, member: int) -> None:
@@ -58,12 +58,12 @@ class Quota:
         self._kv = kv
         self._alarms = alarms
         self._member = member
-        #: Bytes that the store may take; below 1: no quota.
+        #: Bytes that the store may take; below 1 there is no quota.
         self.nbytes = memory.quota
-        #: Whether the state is up to date and clients are served: before, nothing can be helped by refusing or alarms.
+        #: Whether the state is up to date and clients are served. Before that, refusals and alarms would help nobody.
         self.serving = False
-        self._short_told = -SHORT_TOLD
-        self._looked_at = kv.store.revision
+        self._warned_at = -WARN_EVERY
+        self._last_revision = kv.store.revision
         self._stopped = False
         self._raising = False
         self._held: list[tuple[Waiter, errors.MetaStoreError]] = []
@@ -72,18 +72,18 @@ class Quota:
             kv.room = 0
 
     def tick(self, now: float) -> None:
-        """Look at the room that is left; `now` in seconds."""
+        """Checks the room that is left, at `now` (seconds)."""
         revision = self._kv.store.revision
         self._watch_memory(now)
         if self._kv.quota is not None:
             self._kv.room = max(0, self.room())
-            if self.serving and revision != self._looked_at and self._left() < 0:
-                # Nobody may ask this member, and what the others take grows here too.
+            if self.serving and revision != self._last_revision and self._left() < 0:
+                # What other members accept grows this store as well, even if no client asks this member.
                 self._raise_nospace()
-        self._looked_at = revision
+        self._last_revision = revision
 
     def stop(self) -> None:
-        """Raise no alarm any more."""
+        """Raises no alarm from now on."""
         self._stopped = True
 
     @property
@@ -94,18 +94,20 @@ class Quota:
     # ---- what KVServer asks
 
     def room(self) -> int:
-        """Bytes that puts may still take: of the quota, and of memory where that is less."""
+        """The bytes that puts may still take, by the quota and by memory."""
         return min(self._left(), self._memory_left())
 
     def check_delete(self, kind: int, body: bytes) -> None:
-        """Refuse to delete so many keys at once that there is no memory for what marks them as deleted. Called while
-        that could be; raises TooManyRequests, with the number that is allowed. A transaction counts with both its
-        branches."""
+        """Refuses to delete so many keys at once that their tombstones do not fit into memory.
+
+        KVServer calls this while memory could be too little. Raises TooManyRequests with the number that is allowed.
+        Both branches of a transaction count.
+        """
         most = max(0, self._memory_left()) // TOMBSTONE
         left = most
         for key, end in _ranges_deleted(kind, body):
-            wanted = pb.RangeRequest(key=key, range_end=end, count_only=True)
-            left -= self._kv.count_some(wanted.SerializeToString(), left)
+            count = pb.RangeRequest(key=key, range_end=end, count_only=True)
+            left -= self._kv.count_some(count.SerializeToString(), left)
             if left < 0:
                 raise errors.TooManyRequests(
                     f"metastore: there is memory to delete {most} keys and versions of keys at once, not more: delete "
@@ -113,16 +115,17 @@ class Quota:
                 )
 
     def exceeded(self) -> errors.MetaStoreError:
-        """A put was refused because there is no room: say so to all, if that does not pass by itself. Gives what the
-        put is refused with."""
+        """Returns the error for a put that finds no room. Raises the alarm, unless the lack will pass by itself."""
         if self._memory_left() < self._left():
             return errors.TooManyRequests()
         self._raise_nospace()
         return errors.NoSpace()
 
     def hold(self, waiter: Waiter, error: errors.MetaStoreError) -> bool:
-        """Whether `waiter` gets its error only when the alarm that is under way was raised: who is refused for lack of
-        room, and then asks for the alarms, must see it (as in etcd)."""
+        """Whether `waiter` gets its error later, when the alarm under way was raised.
+
+        A client whose put was refused for lack of room, and that then asks for the alarms, must see it (as in etcd).
+        """
         if not self._raising or len(self._held) >= MAX_HELD:
             return False
         self._held.append((waiter, error))
@@ -131,7 +134,7 @@ class Quota:
     # ---- how much there is
 
     def _left(self) -> int:
-        """Bytes that are left of the quota, what was admitted and is not applied yet counted as if it were."""
+        """The bytes that are left of the quota. Requests that are admitted count as if they were applied."""
         contents = self._engine.size() if self._memory.plan is None else self._engine.size_in_use()
         return int(self.nbytes - contents - self._in_flight())
 
@@ -140,17 +143,19 @@ class Quota:
         return int(queue.queued_bytes + queue.inflight_bytes + PUT_COST * (queue.queued + queue.inflight))
 
     def _memory_left(self) -> int:
-        """Bytes that the contents may grow by, with what only views still see and what waits to be freed."""
+        """The bytes by which the contents may grow, together with what only views see and what waits to be freed."""
         plan = self._memory.plan
         return 1 << 62 if plan is None else int(plan.room - self._engine.size() - self._in_flight())
 
     def _watch_memory(self, now: float) -> None:
-        """Take no writes while memory is short: by what the contents hold, or by what the process really uses, which is
-        more when malloc cannot use the gaps that were left by others sizes."""
+        """Refuses writes while memory is short, by what the contents hold or by what the process really uses.
+
+        The process uses more than the contents if malloc cannot use the gaps between records of other sizes.
+        """
         memory, engine = self._memory, self._engine
         short = self._memory_left() < 0 or memory.short()
-        if short and self.serving and now - self._short_told >= SHORT_TOLD:
-            self._short_told = now
+        if short and self.serving and now - self._warned_at >= WARN_EVERY:
+            self._warned_at = now
             log.warning(
                 "memory is short: %d bytes are used, %d of them by the store, whose contents are %d: writes are "
                 "refused until it is less; if that does not happen, a restart gives back what lies between them",

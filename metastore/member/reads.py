@@ -1,4 +1,4 @@
-"""Reads that the member itself makes: whether what is here is current, and whether it can be read at all."""
+"""A member makes reads itself, to find out whether its state is current and whether it can be read at all."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class MemberReads:
 
     def __init__(self, kv: KVServer) -> None:
         self._kv = kv
-        # The read of a health check: a key that is hardly there, so that its cost does not depend on the data.
+        # A health check reads a key that hardly ever exists, so its cost does not depend on the data.
         self._probe: bytes = pb.RangeRequest(key=b"health", keys_only=True).SerializeToString()
 
     def local_read(self) -> None:
-        """Read a key out of what this member has applied. Raises ApiError."""
+        """Reads a key in the state that this member has applied. Raises ApiError."""
         self._kv.store.range_reply(self._probe)
 
     def confirm_read(self, done: Done) -> None:
-        """Call `done` when a read is linearizable, or with the error."""
+        """Calls `done` when a read is linearizable, or with the error."""
         self._kv.confirm(outcome(done))

@@ -1,6 +1,6 @@
-"""Room that the engine holds and does not need: defragmentation, and what only closed views still held.
+"""The engine may hold room that it does not need. Defragmentation gives it back, and so does the end of a view.
 
-Belongs to the loop's thread; nothing here holds the loop for more than a millisecond.
+This belongs to the loop's thread and never holds it for more than a millisecond.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from ..net.loop import Loop
     from ..ports import Done
 
-MAX_DEFRAGMENTS = 64  # callers that wait for the one that is under way
-SWEEP_WAIT = 0.005  # seconds between two looks whether a compaction has given back its room
+MAX_DEFRAGMENTS = 64  # callers that may wait for the defragmentation under way
+SWEEP_WAIT = 0.005  # seconds between two checks whether a compaction has given back its room
 
 
 class Reclaim:
-    """Gives back room, in slices."""
+    """Gives back room in slices."""
 
     def __init__(self, engine: Engine, kv: KVServer, loop: Loop) -> None:
         self._engine = engine
@@ -32,8 +32,10 @@ class Reclaim:
         self._defragmented = 0
 
     def defragment(self, done: Done) -> None:
-        """Give back the room that is held and not needed, that of a compaction under way included; `done` is called
-        when that is done. Those who ask meanwhile share it. Raises TooManyRequests (MAX_DEFRAGMENTS), Stopped."""
+        """Gives back the room that the engine does not need, and that of a compaction under way. Then calls `done`.
+
+        Callers that ask meanwhile share one defragmentation. Raises TooManyRequests (MAX_DEFRAGMENTS) and Stopped.
+        """
         if self._stopped:
             raise errors.Stopped()
         if len(self._waiting) >= MAX_DEFRAGMENTS:
@@ -58,7 +60,7 @@ class Reclaim:
             done(error)
 
     def free(self) -> None:
-        """Free what only a view still held, in slices."""
+        """Frees in slices what only a closed view held."""
         if not self._reclaiming:
             self._free_some()
 
@@ -68,7 +70,7 @@ class Reclaim:
             self._loop.call_later(0, self._free_some)
 
     def stop(self) -> None:
-        """Begin nothing more; those who wait are told so."""
+        """Begins nothing more, and answers the callers that wait with Stopped."""
         self._stopped = True
         self._answer(errors.Stopped())
 

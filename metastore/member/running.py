@@ -1,4 +1,4 @@
-"""A member that is open: its parts, and what is done with them in each turn of the loop and at each tick."""
+"""A running member has all its parts, and uses them in each turn of the loop and at each Raft tick."""
 
 from __future__ import annotations
 
@@ -46,15 +46,16 @@ DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk bef
 
 
 def _nothing() -> None:
-    """A timer calls this: what it brings is the turn that follows."""
+    """A timer calls this. It only brings about the turn that follows."""
 
 
 class RunningMember:
-    """Open when it is made; `closing` closes it. All of it belongs to the loop's thread.
+    """The constructor opens the member, and `closing` closes it. All of it belongs to the loop's thread.
 
-    descriptors: file descriptors that this process may have. stopping: set by whoever wants the member to stop; the
-    turn that follows sees it. started_at: when the process began (time.monotonic()). on_ready: called when the member
-    serves.
+    descriptors: the number of file descriptors that this process may have.
+    stopping: set to make the member stop; the next turn begins the stop.
+    started_at: the time when the process began (time.monotonic()).
+    on_ready: called when the member serves.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class RunningMember:
         self._on_ready = on_ready
         self._started_at = started_at
         self._next_turn: Timer | None = None
-        self._told_leader = 0
+        self._logged_leader = 0
         self._next_tick = 0.0
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
         self.replica = replica = state.replica
@@ -116,7 +117,7 @@ class RunningMember:
         )  # fmt: skip
 
     def _sources(self) -> tuple[metrics.Source, ...]:
-        """The figures of this member."""
+        """The figures of this member for /metrics."""
         return (
             metrics.of_log(self.disk.wal, self.config.wal),
             metrics.named(self.replica.cache.stats, "read_ahead_"),
@@ -126,7 +127,7 @@ class RunningMember:
         )
 
     def _ports(self, numbers: metrics.Metrics) -> Ports:
-        """What the services need of this member."""
+        """The parts of this member that the services need."""
         return Ports(
             status=self.status,
             serving=MemberServing(lambda: self.ready and self.drain is None, self.driver, self.disk.wal),
@@ -146,7 +147,7 @@ class RunningMember:
     # ---- serving
 
     def serve(self) -> None:
-        """Serve until stopped. Raises what ended the member."""
+        """Serves until the member is stopped. Raises the error that ended it."""
         self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True)
         self._next_tick = self.loop.now()
         self._tick()
@@ -156,7 +157,7 @@ class RunningMember:
         try:
             self.loop.run(self._turn)
         except OSError as error:
-            # Sockets deal with theirs; what gets here is the engine's or the log's.
+            # The errors of sockets are handled where they occur. This one comes from the engine or the log.
             failure = errors.DiskFailed(f"the disk failed: {errors.reason(error)}")
             failure.__cause__ = error
         except MemoryError as error:
@@ -199,9 +200,9 @@ class RunningMember:
         self.driver.on_disk(self.loop.now())
 
     def _turn(self) -> None:
-        """The end of a turn of the loop: everything that came in goes on, everything answered goes out."""
+        """Ends a turn of the loop: goes on with everything that came in, and sends every answer."""
         if self.ended_by is not None and self.drain is None:
-            return  # nothing more goes out: see `end`
+            return  # nothing more is sent, see `end`
         if self._stopping.is_set() and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
@@ -212,8 +213,8 @@ class RunningMember:
             self._announce(now)
         elif not self.membership.settled:
             self.membership.publish(self.config.node.name, self.front.client_urls(), now)
-        if driver.leader_id != self._told_leader:
-            self._tell_leader()
+        if driver.leader_id != self._logged_leader:
+            self._log_leader()
         flush()
         streaming = self.backups.turn(now)
         if streaming:
@@ -232,14 +233,14 @@ class RunningMember:
         if self.drain is not None:
             self.drain.turn(now)
 
-    def _tell_leader(self) -> None:
-        self._told_leader = self.driver.leader_id
-        leads = "the leader is " if self._told_leader else ""
-        log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(self._told_leader))
+    def _log_leader(self) -> None:
+        leader = self._logged_leader = self.driver.leader_id
+        leads = "the leader is " if leader else ""
+        log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(leader))
         self.front.health.changed()
 
     def _turn_at(self, due: float | None) -> None:
-        """Have a turn of the loop come at `due` (seconds), if none comes before; None: there is no need."""
+        """Makes sure that a turn of the loop comes at `due` (seconds) at the latest. None asks for nothing."""
         timer = self._next_turn
         if due is None or (timer is not None and timer.call is not None and timer.when <= due):
             return
@@ -257,12 +258,12 @@ class RunningMember:
         self.space.tick(now)
         if unsynced.doubt and (raw.term_of(raw.persisted) or 0) > unsynced.doubt:
             unsynced.settled()
-        # After a stop of the process the missed ticks are not made up for: one is enough to look around.
+        # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
         self._next_tick = max(self._next_tick + interval, now + interval / 2)
         self.loop.call_at(self._next_tick, self._tick)
 
     def _watch_disk(self, now: float) -> None:
-        """A leader whose disk stands still can apply and answer nothing: let somebody lead whose disk goes on."""
+        """Hands leadership over if this leader's disk does not answer, because such a leader can apply nothing."""
         since, raft = self.disk.wal.sync_pending_since, self.config.raft
         if since is None or now - since <= DISK_PATIENCE * raft.election_ticks * raft.tick_interval:
             return
@@ -270,7 +271,7 @@ class RunningMember:
             self.space.lead_no_more()
 
     def _announce(self, now: float) -> None:
-        """Say that we serve, once a leader is known and the others know who and where we are."""
+        """Reports that this member serves, once it knows a leader and the others know its name and addresses."""
         driver, identity = self.driver, self.disk.identity
         behind = driver.backlog or driver.raw.apply_waiting  # more to apply, here or still on its way from the log
         if not driver.leader_id or not driver.applier.applied_index or behind:
@@ -291,8 +292,11 @@ class RunningMember:
     # ---- stopping
 
     def end(self, why: errors.MetaStoreError) -> None:
-        """This process must not go on. One that was removed finishes what it has taken; any other stops at once, before
-        it votes or answers anything more."""
+        """This process must end for the reason `why`.
+
+        A member that was removed finishes the calls that it has taken. Any other stops at once, before it votes or
+        answers anything more.
+        """
         if self.ended_by is None:
             log.warning("stopping: %s", why.text)
             self.ended_by = why

@@ -1,4 +1,4 @@
-"""The thread of a member: it opens the member step by step, has it serve, and closes it."""
+"""The thread of a member opens the member step by step, lets it serve, and closes it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ STUCK = 0.5  # seconds of a write or sync after which a stop takes the disk for 
 
 class Server:
     """`run` opens a member, serves and closes it, in the thread that calls it. The other methods are for other threads.
-    `on_ready` is called with the member, in the thread of `run`, when it serves."""
+
+    `on_ready` is called with the member, in the thread of `run`, when the member serves.
+    """
 
     def __init__(
         self, config: Config, failpoints: Failpoints, on_ready: Callable[[RunningMember], object]
@@ -42,12 +44,14 @@ class Server:
         self._resolver = Resolver(self._loop)
         self._closing.callback(self._resolver.close)
         self._disk: Disk | None = None
-        self._stopping = threading.Event()  # somebody asked for it, perhaps before the loop runs
-        self._stop_asked = math.inf  # when that was (time.monotonic())
+        self._stopping = threading.Event()  # a stop was requested, perhaps before the loop runs
+        self._stop_asked = math.inf  # the time of that request (time.monotonic())
 
     def run(self) -> None:
-        """Open everything, serve until stopped, close everything. Raises MetaStoreError; Stopped when it was to stop
-        before everything was open."""
+        """Opens everything, serves until the member is stopped, and closes everything.
+
+        Raises MetaStoreError, and Stopped if the stop was requested before everything was open.
+        """
         with self._closing:
             descriptors = raise_limit()
             self._go_on()
@@ -69,7 +73,7 @@ class Server:
             raise errors.Stopped()
 
     def disk_waits(self) -> str:
-        """What waits for a disk that stands still, empty if nothing does."""
+        """Says what waits for a disk that does not answer; empty if nothing does."""
         if time.monotonic() - self._stop_asked >= CLOSE_TIMEOUT:
             return f"closing has taken {CLOSE_TIMEOUT:.0f} s"
         closing = self._closing.waits(STUCK)
@@ -79,7 +83,7 @@ class Server:
         return f"a sync of the log has been under way for {took:.1f} s" if took >= STUCK else ""
 
     def stop_soon(self) -> None:
-        """Begin to drain, or give up the opening that is under way; idempotent."""
+        """Begins to drain, or gives up opening. Idempotent."""
         self._stopping.set()
         self._stop_asked = min(self._stop_asked, time.monotonic())
         with contextlib.suppress(OSError, ValueError):
@@ -96,11 +100,11 @@ def clock_of(config: Config) -> Callable[[], float]:
 
 
 def _look() -> None:
-    """The turn that follows sees that it is to be the first of the end."""
+    """The turn that follows begins the stop."""
 
 
 def check_supported(config: Config) -> None:
-    """Refuse settings that contradict each other or belong to features this version lacks. Raises ConfigError."""
+    """Refuses settings that contradict each other. Raises ConfigError."""
     raft, limits = config.raft, config.limits
     if limits.max_inflight_requests < raft.batch_max_size:
         raise errors.ConfigError("limits.max_inflight_requests is less than raft.batch_max_size")

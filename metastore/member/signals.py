@@ -1,9 +1,9 @@
-"""The signals of the program, as numbers that its main thread waits for.
+"""The main thread of the program waits for signals, which it gets as numbers.
 
-Python runs a signal's handler in the main thread only, and only when that thread runs Python code. The system however
-gives a signal to any thread that does not block it; a main thread that waits for a lock would then sleep on, and the
-signal would be lost. So the main thread waits for nothing but the pipe that the handler in C writes to, in whichever
-thread.
+Python runs a signal's handler only in the main thread, and only while that thread runs Python code. The system however
+gives a signal to any thread that does not block it. A main thread that waits for a lock would then go on sleeping, and
+the signal would be lost. Therefore the main thread waits for nothing but a pipe. Python's handler in C writes to this
+pipe, whichever thread gets the signal.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from types import FrameType
 from typing import Any, Final, Self
 
-#: What `Signals.wait` gives for a `wake`; no signal has this number.
+#: `Signals.wait` returns this number for a `wake`. No signal has it.
 WOKEN: Final = 0
-#: Signals that tell of a fault in the very thread that gets them, and those of profilers: no thread may block these.
+#: No thread may block these signals: they report a fault in the thread that gets them, or belong to profilers.
 NEVER_BLOCKED: Final = frozenset({
     signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP, signal.SIGABRT, signal.SIGSYS,
     signal.SIGPROF, signal.SIGVTALRM,
@@ -25,13 +25,13 @@ NEVER_BLOCKED: Final = frozenset({
 
 
 def _noted(_number: int, _frame: FrameType | None) -> None:
-    """Nothing to do: the number is in the pipe."""
+    """Does nothing, because the number is in the pipe already."""
 
 
 class Signals:
-    """Catches the signals `numbers` from `with` to its end, where the former handlers come back.
+    """Catches the signals `numbers` within a `with` statement. At its end the former handlers come back.
 
-    For the main thread; ValueError in any other.
+    Only the main thread may use it; any other thread gets ValueError.
     """
 
     def __init__(self, numbers: Iterable[int]) -> None:
@@ -43,7 +43,7 @@ class Signals:
     def __enter__(self) -> Self:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
-        # A full pipe holds 65,536 signals that nobody looked at yet: one more changes nothing.
+        # A full pipe holds 65,536 signals that were not read yet. One more changes nothing.
         self._former_descriptor = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in self._numbers:
             self._before[number] = signal.signal(number, _noted)
@@ -57,24 +57,24 @@ class Signals:
         os.close(self._write)
 
     def ignore_afterwards(self) -> None:
-        """Leave the signals ignored at the end of `with`: the process ends, and they could ask for nothing else."""
+        """Leaves the signals ignored at the end of `with`, because the process ends then anyway."""
         self._before = dict.fromkeys(self._numbers, signal.SIG_IGN)
 
     def wait(self) -> list[int]:
-        """Sleep until something comes; the numbers of the signals in their order, and WOKEN for each `wake`."""
+        """Sleeps until a signal comes. Returns the numbers of the signals in their order, and WOKEN for each `wake`."""
         return list(os.read(self._read, 256))
 
     def wake(self) -> None:
-        """End a `wait`; from any thread, before the end of `with`."""
+        """Ends a `wait`. Any thread may call this before the end of `with`."""
         with contextlib.suppress(BlockingIOError):
             os.write(self._write, bytes([WOKEN]))
 
 
 @contextlib.contextmanager
 def kept_away() -> Iterator[None]:
-    """Threads that are started inside get no signals, and neither do the threads that these start.
+    """Threads that are started within this context get no signals, and neither do the threads that these start.
 
-    The caller's own mask is the same again afterwards; what came meanwhile is delivered to it then.
+    Afterwards the caller has its former mask again, and gets the signals that came meanwhile.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     try:

@@ -1,8 +1,9 @@
-"""Room for the log: what clients may write while the disk is nearly full, and who leads then.
+"""The log needs room on its disk. While the disk is nearly full, this module bounds what clients may write, and lets
+another member lead.
 
-What clients write is bounded by what is set aside on the disk, before it enters any queue. When that is used up puts
-are refused, and what makes room is not: deletes, compaction, the disarming of alarms, the membership have a reserve.
-The snapshots are asked to have the log cut. Belongs to the loop's thread.
+The room that is set aside on the disk bounds what clients write, before it enters any queue. When this room is used up,
+puts are refused. Deletes, compaction, the disarming of alarms and membership changes have a reserve, because they make
+room. The snapshots then have the log cut. This belongs to the loop's thread.
 """
 
 from __future__ import annotations
@@ -28,17 +29,19 @@ log = logging.getLogger("metastore.node")
 ENTRY_OVERHEAD: Final = 128  # bytes: record header, entry header, flag byte, padding
 RETRY: Final = 0.5  # seconds between attempts to make room after the disk was full
 MEASURE: Final = 0.5  # seconds between two looks at the disk's free bytes
-# Seconds that a storage engine has to go on by itself when its disk has room again. RocksDB looks every five seconds,
-# and flushes what it has in memory first (up to 128 MiB).
+# Seconds within which a storage engine must go on by itself when its disk has room again. RocksDB looks for room every
+# five seconds, and first flushes what it has in memory (up to 128 MiB).
 PATIENCE: Final = 30.0
-ASK: Final = 30.0  # seconds until such a leader hands over to the same member again
+ASK: Final = 30.0  # seconds until a leader without room hands over to the same member again
 
 
 class Space:
-    """The room of one member's log. full: puts are refused. `turn` and `tick` come with each turn and each tick.
+    """The room of one member's log. `full` says that puts are refused. The owner calls `turn` at the end of each turn
+    of the loop and `tick` at each Raft tick.
 
-    segment_size: bytes of a segment of the log. engine_path: where the engine has its files. hand_over: gives
-    leadership to another member but those that it gets, and tells to whom, 0 for nobody.
+    segment_size: the bytes of a segment of the log.
+    engine_path: the folder of the engine's files.
+    hand_over: hands leadership to a member that is not among those given, and returns its id, 0 if there is none.
     """
 
     def __init__(
@@ -59,28 +62,28 @@ class Space:
         self._kv = driver.kv
         self._loop = loop
         self._hand_over = hand_over
-        # All that may be in flight at once must fit, with the largest overhead: every operation an entry of its own.
-        self._wanted = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
-        # Less than the largest request, and nothing more is begun with.
+        # Everything that may be in flight at once must fit. The overhead is largest if each operation is an entry.
+        self._most_in_flight = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
+        # With less room than for the largest request, puts are refused.
         self._least = min(limits.max_request_bytes, segment_size // 4)
         self.full = False
         self._limited = False
-        self._asked: dict[int, float] = {}  # member that we handed leadership to for our disk's sake -> when
+        self._asked: dict[int, float] = {}  # when we handed leadership to which member, because of our disk
         self._measure_at = 0.0
-        self._room_since = 0.0  # since when there is room for an engine that was full
+        self._room_since = 0.0  # the time since which an engine that is full has had room
         self._has_files = engine.headroom is not None  # whether the engine needs room on the same disk
-        self._tight = ""  # why the storage engine may run out of room, with the numbers
-        self._applied = 0  # bytes that were applied when the disk was looked at
+        self._tight = ""  # the reason why the storage engine may run out of room, with the numbers
+        self._applied = 0  # the bytes that had been applied at the last measurement of the disk
 
     @property
     def disk_full(self) -> bool:
-        """Whether it is the disk that lacks room, and not the process that lacks descriptors."""
+        """Whether puts are refused because the disk lacks room, and not because the process lacks descriptors."""
         return self.full and (self._wal.refusal is NoSpace or bool(self._tight))
 
     def turn(self) -> None:
-        """Tell the KV server how much may be written until the next turn."""
+        """Tells the KV server how much clients may write until the next turn."""
         wal, kv, proposer = self._wal, self._kv, self._kv.proposer
-        left = wal.room(self._wanted)
+        left = wal.room(self._most_in_flight)
         if self._tight:
             left = 0 if left is None else min(left, 0)
         if left is None:
@@ -92,14 +95,14 @@ class Space:
         self._limited = True
         waiting, nbytes = proposer.queued, proposer.queued_bytes
         if not self._driver.is_leader:
-            # What the leader has of them is not in this log yet.
+            # The operations that the leader has are not in this log yet.
             waiting, nbytes = waiting + proposer.inflight, nbytes + proposer.inflight_bytes
         left -= nbytes + nbytes // 8 + waiting * ENTRY_OVERHEAD
         if not self.full and left < self._least:
             self._begin(left)
         elif self.full and left >= 2 * self._least:
             self._over()
-        # A quarter of the reserve is for votes and the like alone. An engine without room takes nothing at all.
+        # A quarter of the reserve is only for votes and the like. An engine without room takes nothing at all.
         most = -1 if self._engine.full else left + wal.reserve * 3 // 4
         kv.limit_log(min(left, 0) if self.full else left, most, NoSpace if self._tight else wal.refusal)
 
@@ -124,7 +127,7 @@ class Space:
             self._loop.call_later(RETRY, self._retry)
 
     def tick(self, now: float) -> None:
-        """Have the disk looked at now and then; `now` in seconds."""
+        """Measures the disk now and then, at `now` (seconds)."""
         self._tight = self._engine_lacks(now)
         if now >= self._measure_at or self._much_written():
             self._measure_at = now + MEASURE
@@ -132,23 +135,31 @@ class Space:
             self._wal.measure(self._engine.headroom or 0)
 
     def _much_written(self) -> bool:
-        """Whether so much was applied since the disk was looked at that the engine may lack room by now: it is in
-        memory, which counts twice, or in a file that may be rewritten."""
+        """Whether so much was applied since the last measurement that the engine may lack room by now.
+
+        What was applied is in memory, which counts twice, or in a file that may be rewritten.
+        """
         written = self._driver.applier.nbytes - self._applied
         return self._has_files and 2 * written > max(0, self._wal.free - self._needed())
 
     def _needed(self) -> int:
-        """Bytes that must be free on the disk for an engine with files; a little less where there were enough before,
-        so that puts are not refused and taken in turn. Segments made beforehand leave the larger number alone."""
+        """The bytes that must be free on the disk for an engine with files.
+
+        The number is a little less if there were enough before. Otherwise puts would be refused and accepted in turn.
+        Segments that are made in advance leave the larger number free.
+        """
         spare = self._wal.spare
         return spare if self._tight else spare - min(self._least, spare // 20)
 
     def _engine_lacks(self, now: float) -> str:
-        """Why an engine with files may find too little room; empty if it has enough. Raises DiskFailed when one that
-        has found too little goes on to take nothing although there is room: it must be opened anew."""
+        """The reason why an engine with files may find too little room; empty if it has enough.
+
+        Raises DiskFailed if an engine that found too little room still takes no writes although there is room now.
+        Such an engine must be opened again.
+        """
         wal, engine = self._wal, self._engine
         needed = self._needed()
-        # More room than half may never come, for the log cannot be cut meanwhile.
+        # There may never be more than half of the room, because the log cannot be cut meanwhile.
         if not engine.full or wal.free < needed // 2:
             self._room_since = now
         elif now - self._room_since >= PATIENCE:
@@ -163,16 +174,20 @@ class Space:
         return f"{self._engine_path}: {needed} bytes are needed on the disk, {wal.free} are free"
 
     def lead_no_more(self) -> None:
-        """Without room, or with a disk that stands still, let somebody else lead who may be better off; each is asked
-        once in a while only."""
+        """Hands leadership to another member, because this one has no room or its disk does not answer.
+
+        No member is asked more often than once in ASK seconds.
+        """
         driver, now = self._driver, self._loop.now()
         self._asked = {ident: when for ident, when in self._asked.items() if now - when < ASK}
         if driver.is_leader and not driver.raw.status().lead_transferee:
             self._asked[self._hand_over(self._asked)] = now
 
     def declines(self, message: Message) -> bool:
-        """Whether `message` is a leader's request to lead, and there is no room for that: where all members are full
-        leadership stays where it is."""
+        """Whether `message` asks this member to lead although it has no room. It does not act on such a message.
+
+        Where all members are full, leadership therefore stays where it is.
+        """
         if message.type != MsgTimeoutNow or not self.full:
             return False
         log.info("there is no room for the log here, so this member does not take leadership from %016x", message.from_)

@@ -1,4 +1,4 @@
-"""What a member holds and decides: its engine, its snapshots, and the replica around them."""
+"""A member's state: its engine, its snapshots, and the replica around them."""
 
 from __future__ import annotations
 
@@ -33,37 +33,40 @@ if TYPE_CHECKING:
     from .disk import Disk
     from .memory_guard import Memory
 
-# What an entry may hold when decoded. A constant: it must not be lower on one member than on another, nor than it was
-# when an old entry was written.
+# The bytes that an entry may hold when decoded. This is a constant, because it must not be lower on one member than on
+# another, or than it was when an old entry was written.
 MAX_DECODED = MAX_PAYLOAD
 
 
 class State:
-    """Recovered when it is made; `closing` closes it. `members_changed` is called when the roster has changed.
+    """The constructor recovers the state, and `closing` closes it. `members_changed` is called when the roster changed.
 
-    engine: has the state that the log goes on from. replica: the parts that decide. transfers: snapshots on their way
-    between members. codecs: what all members can read. Raises ConfigError, DamagedData, OutOfMemory, and what of errors
-    the engine raises.
+    The constructor raises ConfigError, DamagedData, OutOfMemory and the errors of the engine. Attributes:
+
+    engine: the storage engine, with the state from which the log goes on.
+    replica: the parts that decide.
+    transfers: the snapshots on their way between members.
+    codecs: the codecs that all members can read.
     """
 
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, failpoints: Failpoints,
         closing: Closing, members_changed: Callable[[], None],
     ) -> None:  # fmt: skip
-        identity, wanted = disk.identity, config.maintenance
+        identity, maintenance = disk.identity, config.maintenance
         self.engine = storage.open_engine(config.storage, str(disk.data_dir.engine))
         closing.at_end("the storage engine", self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
         memory.share_out(peers=peers, contents=not self.engine.persistent)
         self.codecs = CommonCodecs()
-        store = open_store(wanted, disk.data_dir.snapshots, failpoints, self.codecs.readable)
+        store = open_store(maintenance, disk.data_dir.snapshots, failpoints, self.codecs.readable)
         catalogue = Catalogue(startup.begin(store, self.engine, disk.wal, identity.cluster_id, memory))
         read_thread = ReadThread(loop.call_soon_threadsafe)
         closing.callback(read_thread.close)
 
         def snapshots(driver: Driver) -> Snapshots:
             return Snapshots(
-                store, catalogue, self.engine, disk.wal, driver, loop, policy_of(wanted),
+                store, catalogue, self.engine, disk.wal, driver, loop, policy_of(maintenance),
                 cluster_id=identity.cluster_id, failpoints=failpoints, memory=memory,
             )  # fmt: skip
 
@@ -82,18 +85,17 @@ class State:
             passing=failpoints.hit,
             members_changed=members_changed,
         )
-        kept = self.replica.snapshots
-        closing.at_end("the snapshots", kept.close)
+        snapshots_of_replica = self.replica.snapshots
+        closing.at_end("the snapshots", snapshots_of_replica.close)
         self.transfers = Transfers(
-            loop, store, catalogue, identity.cluster_id, wanted.snapshot_chunk_timeout,
-            report=self.replica.raw.report_snapshot, bad=kept.bad, rate=wanted.snapshot_send_rate,
+            loop, store, catalogue, identity.cluster_id, maintenance.snapshot_chunk_timeout,
+            report=self.replica.raw.report_snapshot, bad=snapshots_of_replica.bad,
+            rate=maintenance.snapshot_send_rate,
         )  # fmt: skip
         closing.at_end("the transfers of snapshots", self.transfers.close)
 
 
 def _codec(config: Config) -> PayloadCodec:
     """The codec of entries."""
-    wanted = config.performance
-    return PayloadCodec(
-        codec_for_proposals(wanted), wanted.compression_min_size, MAX_DECODED, decoders=load_all_codecs()
-    )
+    table = config.performance
+    return PayloadCodec(codec_for_proposals(table), table.compression_min_size, MAX_DECODED, decoders=load_all_codecs())

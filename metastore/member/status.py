@@ -1,4 +1,4 @@
-"""What a member tells of itself and of the others. Belongs to the loop's thread."""
+"""A member describes itself and the other members. This belongs to the loop's thread."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class MemberStatus:
     """The `api.ports.Status` of a member.
 
-    quota_bytes: what the store may take, 0 for no limit. connected: whether a member's control stream is open.
-    started_at: when this process began (time.monotonic()).
+    quota_bytes: the bytes that the store may take, 0 for no limit.
+    connected: whether the control stream to a member is open.
+    started_at: the time when this process began (time.monotonic()).
     """
 
     def __init__(
@@ -64,31 +65,31 @@ class MemberStatus:
 
     @property
     def raft_index(self) -> int:
-        """Index of the last committed entry."""
+        """The index of the last committed entry."""
         return self._driver.raw.status().commit
 
     @property
     def applied_index(self) -> int:
-        """Index of the last applied entry."""
+        """The index of the last applied entry."""
         return self._driver.applier.applied_index
 
     @property
     def leader_id(self) -> int:
-        """The leader's member id; 0 while none is known."""
+        """The leader's member id; 0 while no leader is known."""
         return self._driver.leader_id
 
     @property
     def db_size(self) -> int:
-        """Bytes the engine takes."""
+        """The bytes that the engine takes."""
         return self._engine.size()
 
     @property
     def db_size_in_use(self) -> int:
-        """Bytes of it that are in use."""
+        """The bytes of the engine that are in use."""
         return self._engine.size_in_use()
 
     def about(self) -> dict[str, Any]:
-        """What /status tells of the program and of the other members."""
+        """The description of the program and of the other members for /status."""
         others = (member for member in self._membership.members() if member.id != self.member_id)
         return {
             "version": __version__,
@@ -109,7 +110,7 @@ class MemberStatus:
 
 
 class MemberServing:
-    """The `api.ports.Serving` of a member. `serves` tells whether it is ready and not stopping."""
+    """The `api.ports.Serving` of a member. `serves` tells whether the member is ready and not stopping."""
 
     def __init__(self, serves: Callable[[], bool], driver: Driver, wal: Wal) -> None:
         self._serves = serves
@@ -121,6 +122,6 @@ class MemberServing:
         return self._serves() and self._driver.leader_id != 0
 
     def disk_trouble(self) -> str:
-        """What is wrong with the disk of the log; empty if nothing is."""
+        """Says what is wrong with the disk of the log; empty if nothing is."""
         took = self._wal.sync_pending_seconds
         return f"a sync of the log has been under way for {took:.1f} s" if took >= SLOW else ""

@@ -1,6 +1,6 @@
-"""What a running member does to keep its state small and sound, put together: each part has a module of its own.
+"""A running member keeps its state small and sound. Each part of this upkeep has a module of its own.
 
-Belongs to the loop's thread; nothing here holds the loop for more than a millisecond.
+The upkeep belongs to the loop's thread and never holds it for more than a millisecond.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 
 class Upkeep:
-    """See the module. `turn` and `tick` are to be called at the end of every turn of the loop and at every Raft tick;
-    `disk_full` tells whether the disk has no room for the log, which shows as an alarm of this member too."""
+    """The parts of the upkeep. The owner calls `turn` at the end of each turn, and `tick` at each Raft tick.
+
+    `disk_full` tells whether the disk has no room for the log. That shows as an alarm of this member, too.
+    """
 
     def __init__(
         self,
@@ -44,21 +46,21 @@ class Upkeep:
         self.sweep = Sweep(driver, loop.call_later, lambda: not self.quota.serving or self.quota.tight)
 
     def turn(self) -> None:
-        """What has changed is acted on."""
+        """Acts on what has changed."""
         self.alarms.turn()
 
     def tick(self, now: float) -> None:
-        """Look at the room that is left, and whether history is to be compacted; `now` in seconds."""
+        """Checks the room that is left, and whether a compaction is due, at `now` (seconds)."""
         self.reclaim.free()
         self.quota.tick(now)
         self.compaction.tick(now, hurry=self.quota.tight)
 
     def serve(self) -> None:
-        """The state is up to date and clients are served."""
+        """The state is up to date, and clients are served from now on."""
         self.quota.serving = True
 
     def stop(self) -> None:
-        """Begin nothing more; those who wait are told so."""
+        """Begins nothing more, and answers the callers that wait with Stopped."""
         self.quota.stop()
         self.compaction.stop()
         self.sums.stop()

@@ -1,4 +1,4 @@
-"""Waiters that call back, for operations that this process itself asks for."""
+"""These waiters call back. They are for operations that this process requests itself."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ if TYPE_CHECKING:
 
 
 class Reply(Waiter):
-    """Calls `done` with the reply, or with no bytes and the error: it was not done, or nobody knows."""
+    """Calls `done` with the reply, or with no bytes and the error. An error may leave the outcome open."""
 
     def __init__(self, done: Callable[[bytes, errors.MetaStoreError | None], object]) -> None:
         self.done = done
 
     def complete(self, reply: bytes) -> None:
-        """It was done."""
+        """The operation was carried out."""
         self.done(reply, None)
 
     def fail(self, error: errors.MetaStoreError) -> None:
-        """It was not, or nobody knows."""
+        """The operation failed, or its outcome is open."""
         self.done(b"", error)
 
 
 def outcome(done: Done) -> Reply:
-    """A waiter that only wants to know whether it worked."""
+    """A waiter for callers that need only the error, not the reply."""
     return Reply(lambda _reply, error: done(error))
