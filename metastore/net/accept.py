@@ -18,9 +18,9 @@ log = logging.getLogger("metastore.accept")
 
 #: Seconds without accepting after the process ran out of descriptors or memory.
 PAUSE: Final = 0.1
-#: Seconds between two lines in the log about that.
+#: Seconds between two log lines about such a pause.
 SAY_AGAIN: Final = 10.0
-#: How IPv6 addresses begin that stand for IPv4 addresses.
+#: The first bytes of IPv6 addresses that stand for IPv4 addresses.
 MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
@@ -92,12 +92,12 @@ class Acceptor:
                     self._off()
                     self._resume = self._loop.call_later(PAUSE, self._on)
                     return
-                    # The client went away before its connection was accepted, which concerns nobody else.
+                # The client went away before its connection was accepted. This concerns no other connection.
                 continue
             self._take(sock, place(where))
 
     def close(self) -> None:
-        """Accept nothing more. Idempotent."""
+        """Accepts nothing more. Idempotent."""
         self._off()
         if self._resume is not None:
             self._resume.cancel()
@@ -108,7 +108,7 @@ class Acceptor:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """The two of an address, as `split_address` has them. Raises errors.ConfigError."""
+    """Splits an address like `split_address`, but raises errors.ConfigError."""
     try:
         return split_address(address)
     except ValueError as error:
@@ -116,13 +116,13 @@ def host_and_port(address: str) -> tuple[str, int]:
 
 
 def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str]:
-    """A listening socket at an address and where that is; see Acceptor."""
+    """Returns a listening socket at `address`, and the place that it is bound to; see Acceptor."""
     host, port = host_and_port(address)
     try:
-        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        places = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise errors.ConfigError(f"cannot listen {whom}on {address!r}: {error.strerror or error}") from error
-    family, kind, proto, _, where = found[0]
+    family, kind, proto, _, where = places[0]
     sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -137,19 +137,22 @@ def listening(address: str, whom: str, backlog: int) -> tuple[socket.socket, str
 
 
 def real_address(address: str) -> str:
-    """What others can dial for a listen address: "0.0.0.0:2379" and "[::]:2379", which listen everywhere, become the
-    address of this machine that its default route uses (without a route: the loopback address)."""
+    """Returns the address at which others can dial a listen address.
+
+    "0.0.0.0:2379" and "[::]:2379" listen on all interfaces. They become the address of this machine that its default
+    route uses, or the loopback address if there is no route.
+    """
     host, port = host_and_port(address)
     family = {"0.0.0.0": socket.AF_INET, "::": socket.AF_INET6, "": socket.AF_INET}.get(host)
     if family is None:
         return address
-    # Addresses of documentation (RFC 5737, 3849): nothing is sent by connecting a datagram socket.
+    # These are addresses for documentation (RFC 5737, 3849). Connecting a datagram socket sends nothing.
     far = "192.0.2.1" if family == socket.AF_INET else "2001:db8::1"
-    found = "127.0.0.1" if family == socket.AF_INET else "::1"
+    own = "127.0.0.1" if family == socket.AF_INET else "::1"
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.connect((far, 9))
-        found = sock.getsockname()[0]
-    return place((found, port))
+        own = sock.getsockname()[0]
+    return place((own, port))
 
 
 def origin(where: str) -> str:
@@ -168,5 +171,5 @@ def origin(where: str) -> str:
 
 
 def place(where: tuple[Any, ...]) -> str:
-    """A socket's address as text."""
+    """Formats a socket's address as text."""
     return f"[{where[0]}]:{where[1]}" if ":" in where[0] else f"{where[0]}:{where[1]}"

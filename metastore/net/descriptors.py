@@ -1,4 +1,4 @@
-"""How many file descriptors this process may have, and how many of them its clients may use.
+"""This module bounds the file descriptors of the process, and the share that its clients may use.
 
 When descriptors run out, a client only loses its connection, but a log cannot open its next segment, and then the node
 dies. That is why clients are bounded well below the limit of the process.
@@ -11,20 +11,20 @@ from typing import Final
 
 from metastore.config import Config
 
-#: Descriptors for our own files beside the engine's: log segments and what reads them back, snapshots and backups, the
-#: connections of 20 peers, listening sockets, standard streams, libraries.
+#: Descriptors for our own files, without the engine's: log segments and the readers of these, snapshots and backups,
+#: the connections of 20 peers, listening sockets, standard streams, libraries.
 RESERVE: Final = 160
-#: More than that is not asked for: what the hard limit calls infinite may be a billion.
+#: We ask for no more than this, because an infinite hard limit may mean a billion.
 MOST: Final = 1 << 20
 
 
 def raise_limit() -> int:
     """Raises the soft limit on open files (RLIMIT_NOFILE) to the hard one. Returns the limit that now holds."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-        return wanted
+    limit = MOST if hard == resource.RLIM_INFINITY else min(hard, MOST)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        return limit
     return MOST if soft == resource.RLIM_INFINITY else soft
 
 

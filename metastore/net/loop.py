@@ -103,13 +103,13 @@ class Loop:
             self._urgent.add(fd)
 
     def modify(self, fd: int, mask: int) -> None:
-        """Change what `fd` is watched for; KeyError if it is not watched."""
+        """Changes the events for which `fd` is watched. KeyError if it is not watched."""
         if fd not in self._callbacks:
             raise KeyError(fd)
         self._epoll.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
-        """Stop watching `fd`; to be called before it is closed. Harmless when it is not watched."""
+        """Stops watching `fd`. The owner calls this before it closes `fd`. Harmless if `fd` is not watched."""
         if self._callbacks.pop(fd, None) is not None:
             self._urgent.discard(fd)
             self._epoll.unregister(fd)
@@ -117,18 +117,18 @@ class Loop:
     # ---- timers and posted calls
 
     def call_at(self, when: float, call: Callable[[], object]) -> Timer:
-        """Run `call()` in the first turn at or after `when` (seconds of `now()`)."""
+        """Runs `call()` in the first turn at or after `when` (seconds of `now()`)."""
         timer = Timer(self, when, call)
         self._sequence += 1
         heapq.heappush(self._timers, (when, self._sequence, timer))
         return timer
 
     def call_later(self, delay: float, call: Callable[[], object]) -> Timer:
-        """Run `call()` `delay` seconds from now."""
+        """Runs `call()` `delay` seconds from now."""
         return self.call_at(self.now() + delay, call)
 
     def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
-        """Run `call()` in the loop's thread soon; from any thread. A no-op once the loop is closed."""
+        """Runs `call()` in the loop's thread soon. Any thread may call this. A closed loop ignores it."""
         self._posted.append(call)
         self._wake_up()
 
@@ -139,7 +139,7 @@ class Loop:
                 os.eventfd_write(self._wake, 1)
 
     def stop(self) -> None:
-        """End `run` after the turn that is under way; from any thread."""
+        """Ends `run` after the turn that is under way. Any thread may call this."""
         self._stopping = True
         self._wake_up()
 
@@ -179,14 +179,14 @@ class Loop:
 
     # ---- turns
 
-    def _in_order(self, found: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    def _in_order(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Returns the ready descriptors: the urgent ones, then those left over from the previous turn, then
         the rest.
         """
         place = {fd: at for at, fd in enumerate(self._left)}
         last, urgent = len(place), self._urgent
         self._left = []
-        return sorted(found, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
+        return sorted(ready, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
 
     def run_once(self, timeout: float | None = None, turn: Callable[[], object] | None = None) -> None:
         """Runs one turn, which waits at most `timeout` seconds (None: until an event comes). `turn` is called at its

@@ -66,15 +66,15 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}
-        self._names: dict[int, dict[str, None]] = {}  # those that have so many
+        self._names: dict[int, dict[str, None]] = {}  # the names with each count
         self.most = 0
 
     def count(self, name: str) -> int:
-        """How many `name` has."""
+        """The count of `name`."""
         return self._counts.get(name, 0)
 
     def top(self) -> str:
-        """The name that has most, of several the one that has had so many for longest; "" where nobody has any."""
+        """The name with the highest count, among equals the one that has had it for longest; "" if there is none."""
         return next(iter(self._names[self.most])) if self.most else ""
 
     def more(self, name: str) -> None:
@@ -111,27 +111,27 @@ class _Group(Generic[G]):
         self._of: dict[str, list[G]] = {}
 
     def add(self, guest: G) -> None:
-        kept = self._of.setdefault(guest.origin, [])
-        guest.at = len(kept)
-        kept.append(guest)
+        guests = self._of.setdefault(guest.origin, [])
+        guest.at = len(guests)
+        guests.append(guest)
         self.tally.more(guest.origin)
 
     def remove(self, guest: G) -> None:
-        kept = self._of[guest.origin]
-        last = kept.pop()
+        guests = self._of[guest.origin]
+        last = guests.pop()
         if last is not guest:
-            kept[guest.at] = last
+            guests[guest.at] = last
             last.at = guest.at
-        if not kept:
+        if not guests:
             del self._of[guest.origin]
         self.tally.less(guest.origin)
 
     def some(self, origin: str) -> list[G]:
         """Returns random connections of an address, or all if there are few."""
-        kept = self._of.get(origin, [])
-        if len(kept) <= LOOKS:
-            return kept[:]
-        return [kept[int(random.random() * len(kept))] for _ in range(LOOKS)]
+        guests = self._of.get(origin, [])
+        if len(guests) <= LOOKS:
+            return guests[:]
+        return [guests[int(random.random() * len(guests))] for _ in range(LOOKS)]
 
 
 class Places(Generic[G]):

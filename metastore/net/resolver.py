@@ -13,12 +13,12 @@ from typing import Any, Final
 from ..addresses import split_address
 from .loop import Loop
 
-#: Threads that ask at a time. They stay: a peer whose name is wrong is asked for again every two seconds, for ever.
+#: The number of threads that ask. They do not end, because a peer with a wrong name is looked up every two seconds.
 MAX_THREADS: Final = 4
-#: Names that may be waiting to be asked for, or be asked for; one more gets an error at once.
+#: The number of names that may wait or be asked for. One more name gets an error at once.
 MAX_NAMES: Final = 256
 
-#: Address families and socket addresses, as getaddrinfo gives them.
+#: Address families and socket addresses, as getaddrinfo returns them.
 Places = list[tuple[Any, ...]]
 Resolved = Callable[[Places | str], object]
 
@@ -54,7 +54,7 @@ class Resolver:
             done(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
             return
         except (OSError, UnicodeError):
-            self._ask((host, port), done)  # a name, then
+            self._ask((host, port), done)  # the host is a name
 
     def _ask(self, name: tuple[str, int], done: Resolved) -> None:
         waiting = self._waiting.get(name)
@@ -73,16 +73,16 @@ class Resolver:
     def _run(self) -> None:
         while (name := self._questions.get()) is not None:
             try:
-                found: Places | str = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
+                answer: Places | str = socket.getaddrinfo(*name, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
-                found = f"{name[0]}: {error}"
-            # Unless the loop was closed meanwhile: then nobody waits any more.
+                answer = f"{name[0]}: {error}"
+            # If the loop was closed meanwhile, no caller waits any more.
             with contextlib.suppress(OSError):
-                self._loop.call_soon_threadsafe(partial(self._answered, name, found))
+                self._loop.call_soon_threadsafe(partial(self._answered, name, answer))
 
-    def _answered(self, name: tuple[str, int], found: Places | str) -> None:
+    def _answered(self, name: tuple[str, int], answer: Places | str) -> None:
         for done in self._waiting.pop(name, ()):
-            done(found)
+            done(answer)
 
     def close(self) -> None:
         """Answers no more calls; the threads end after their present question. Idempotent."""

@@ -1,5 +1,5 @@
-"""What a member knows about the others: whose streams it accepts, how it answers their hellos, where it dials them, and
-whose answers it acts on.
+"""A member's knowledge of the others decides whose streams it accepts, how it answers their hellos, where it dials
+them, and whose answers it acts on.
 
 This module is pure. The transport owns the streams and the clock. It reports events to this module and carries out the
 decisions that this module returns.
@@ -13,9 +13,9 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from . import handshake as hs
 from .founding import Lives
 
-#: Members at a time that are heard and answered although the roster does not have them yet.
+#: The number of members that this member answers at a time although the roster does not have them yet.
 MAX_STRANGERS: Final = 8
-#: Addresses of one member that are remembered because rosters of others name them, the newest ones.
+#: The number of addresses of one member that are kept because rosters of others name them. The newest ones stay.
 MAX_HEARSAY: Final = 4
 
 
@@ -31,8 +31,8 @@ class Acquaintance:
         self.name = ""
         self.known = known
         self.address = address  # as the roster says
-        self.greeted: tuple[str, ...] = ()  # where its last greeting says that it is
-        self.hearsay: tuple[str, ...] = ()  # where rosters of others have it, which may be older than its greeting
+        self.greeted: tuple[str, ...] = ()  # its addresses according to its last greeting
+        self.hearsay: tuple[str, ...] = ()  # its addresses in rosters of others, which may be older than its greeting
         self.heard = now
         self.connected = False
         self.identity: hs.PeerIdentity | None = None
@@ -82,9 +82,9 @@ class Acquaintances(Generic[A]):
         self.own = own
         self.members: dict[int, A] = {}
         self.removed: frozenset[int] = frozenset()
-        self.incarnations: dict[int, str] = {}  # of the members' data directories, as the roster says
+        self.incarnations: dict[int, str] = {}  # those of the members' data directories in the roster
         self.lives = Lives()
-        self._seen: dict[int, str] = {}  # of members that took part, for those that the roster has none of
+        self._seen: dict[int, str] = {}  # incarnations of members that took part, in case the roster has none
         self._make = make
         self._ends = False
 
@@ -159,13 +159,13 @@ class Acquaintances(Generic[A]):
 
         `heard` holds the members that have streams open to us.
         """
-        found = []
+        strangers = []
         for member, one in self.members.items():
             if member in heard:
                 one.heard = now
             elif not one.known and now - one.heard > patience:
-                found.append(member)
-        return found
+                strangers.append(member)
+        return strangers
 
     # ---- greetings
 

@@ -60,7 +60,7 @@ class DialOwner(StreamOwner, Protocol):
     def snapshot_over(self, stream: SnapshotSender) -> None:
         """A snapshot stream is closed, whether it succeeded or failed."""
 
-    def told_roster(self, member: int, record: bytes) -> None:
+    def roster_came(self, member: int, record: bytes) -> None:
         """`member` answered with its roster. Raises FormatError if the roster cannot be read."""
 
 
@@ -130,17 +130,17 @@ class DialledStream(Stream):
             return
         self.address = places[self._place % len(places)]
 
-        def resolved(found: Places | str) -> None:
+        def resolved(answer: Places | str) -> None:
             if attempt == self._attempt and self.state == CONNECTING:
-                self._connect(found)
+                self._connect(answer)
 
         self.transport.resolver.resolve(self.address, resolved)
 
-    def _connect(self, found: Places | str) -> None:
-        if isinstance(found, str):
-            self.fail(found)
+    def _connect(self, answer: Places | str) -> None:
+        if isinstance(answer, str):
+            self.fail(answer)
             return
-        family, kind, proto, _, where = found[self._turn % len(found)]
+        family, kind, proto, _, where = answer[self._turn % len(answer)]
         self._turn += 1
         try:
             sock = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, proto)
@@ -348,7 +348,7 @@ class RosterStream(DialledStream):
             if not isinstance(item, Blob) or item.tag != ROSTER_RECORD:
                 raise FormatError("not a roster")
             self.close()
-            self.transport.told_roster(self.peer, item.data)
+            self.transport.roster_came(self.peer, item.data)
             return
 
     def close(self) -> None:

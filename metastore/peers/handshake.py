@@ -113,14 +113,14 @@ def clip(text: str, limit: int = 300) -> str:
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """Bytes of a hello. Raises ValueError for texts that are too long."""
+    """Encodes a hello. Raises ValueError for texts that are too long."""
     me = hello.sender
     body = struct.pack("<BB", hello.kind, me.flags) + _identity(me) + struct.pack("<QQ", hello.target, me.token)
     return _greeting(HELLO_MARK, body)
 
 
 def encode_answer(answer: Answer) -> bytes:
-    """Bytes of an answer; its text is clipped. Raises ValueError for texts of an identity that are too long."""
+    """Encodes an answer and clips its text. Raises ValueError for texts of an identity that are too long."""
     reason = clip(answer.text, MAX_REASON).encode("utf-8", "replace")[:MAX_REASON].decode(errors="ignore")
     body = _text(reason, MAX_REASON) + struct.pack("<BB", answer.sender.flags, 0) + _identity(answer.sender)
     return _greeting(answer.status, body)
@@ -244,9 +244,9 @@ def decode_hello(data: bytes) -> Hello:
 
 
 def decode_answer(data: bytes) -> Answer:
-    """Answer from its bytes (greeting_size of them). Raises FormatError.
+    """Decodes an answer from its bytes (greeting_size of them). Raises FormatError.
 
-    Of another version only the status and the text are read; the status is then never OK.
+    Only the status and the text of another version are read. The status is then never OK.
     """
     version, mark, body = _open(data)
     if version != VERSION:

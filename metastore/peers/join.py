@@ -27,16 +27,16 @@ log = logging.getLogger("metastore.join")
 
 VERSION = 1
 ASK_TIMEOUT = 2.0  # seconds for one member to answer
-PATIENCE = 10.0  # seconds for all members: the one that can answer may be starting, or may not have applied the change
+PATIENCE = 10.0  # seconds for all members; the only one that can answer may be starting, or be behind in its log
 PAUSE = 0.2  # seconds between rounds
 LOOK_EVERY = 0.05  # seconds after which a stop is noticed
-TELL_EVERY = 2.0  # seconds between lines about what is waited for
-MAX_RECORD = 16 * 1024 * 1024  # bytes; members and URLs are bounded where they are added, older ones were not
+LOG_EVERY = 2.0  # seconds between log lines that say why the member waits
+MAX_RECORD = 16 * 1024 * 1024  # bytes; members and URLs have bounds when they are added, but had none in early versions
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """The roster as one member tells it: the cluster, the members that began it, and the present members."""
+class PeerRoster:
+    """The roster of one member: the cluster, the members that began it, and the present members."""
 
     cluster_id: int
     members: tuple[Member, ...]
@@ -44,9 +44,7 @@ class Told:
 
 
 def roster_record(identity: Identity, roster: Roster) -> bytes:
-    """Encodes what a member tells one that joins or is in doubt: the cluster, its first members and its
-    present members.
-    """
+    """Encodes the roster for a member that joins, or that asks: the cluster, its first and its present members."""
     return json.dumps(
         {
             "version": VERSION,
@@ -59,8 +57,8 @@ def roster_record(identity: Identity, roster: Roster) -> bytes:
     ).encode()
 
 
-def read_record(data: bytes) -> Told:
-    """Inverse of `roster_record`. Raises FormatError."""
+def read_record(data: bytes) -> PeerRoster:
+    """The inverse of `roster_record`. Raises FormatError."""
     try:
         record = json.loads(data)
         if record["version"] != VERSION:
@@ -73,21 +71,23 @@ def read_record(data: bytes) -> Told:
             raise ValueError("an id that is none")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise errors.FormatError(f"its roster cannot be read: {hs.clip(str(error))}") from error
-    return Told(cluster_id, members, contacts)
+    return PeerRoster(cluster_id, members, contacts)
 
 
 def join_unless(
     stopping: threading.Event, addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str
 ) -> Identity:
-    """What `join` gives, or errors.Stopped soon after `stopping` was set: a name server or a member that does not
-    answer must not hold up a stop."""
+    """Returns the result of `join`, but raises errors.Stopped soon after `stopping` was set.
+
+    A name server or a member that does not answer must not hold up a stop.
+    """
     outcome: list[Identity | BaseException] = []
     over = threading.Event()
 
     def work() -> None:
         try:
             outcome.append(join(addresses, name, token, peer_address, incarnation, stopping.wait))
-        except BaseException as error:  # noqa: BLE001 - carried to who asked, whatever it is
+        except BaseException as error:  # noqa: BLE001 - the calling thread raises it, whatever it is
             outcome.append(error)
         over.set()
 
@@ -107,42 +107,42 @@ def join(
     """The identity of a new data directory in the cluster whose members listen at `addresses` (host:port).
 
     `peer_address` is where the others will dial us, as it was given when we were added. `pause(seconds)` waits between
-    two rounds; when it returns something true nobody waits for the outcome any more. Raises ConfigError when nobody
-    answers, nobody knows us, or the members at the addresses are not of one cluster; Stopped.
+    two rounds; if it returns something true, no caller waits for the outcome any more, and Stopped is raised. Raises
+    ConfigError if no member answers, no member knows us, or the members belong to different clusters.
     """
     others = [address for address in addresses if address != peer_address]
     if not others:
         raise errors.ConfigError('cluster.initial: with cluster.state "existing" it must name a member that is there')
     log.info("joining: looking for the member with the peer URL http://%s; asking %s", peer_address, ", ".join(others))
-    began = told_at = time.monotonic()
+    began = logged_at = time.monotonic()
     while True:
-        reasons, found = {}, {}
+        reasons, rosters = {}, {}
         for address in others:
             try:
-                found[address] = _ask(address)
+                rosters[address] = _ask(address)
             except (OSError, errors.FormatError, errors.ConfigError) as error:
                 reasons[address] = str(error)
-        if len({told.cluster_id for told in found.values()}) > 1:
+        if len({roster.cluster_id for roster in rosters.values()}) > 1:
             raise errors.ConfigError("cluster.initial names members of several clusters: " + ", ".join(
-                f"{address} is of {told.cluster_id:016x}" for address, told in found.items()))  # fmt: skip
-        for address, told in found.items():
+                f"{address} is of {roster.cluster_id:016x}" for address, roster in rosters.items()))  # fmt: skip
+        for address, roster in rosters.items():
             try:
-                return _identity(told, name, token, peer_address, incarnation)
+                return _identity(roster, name, token, peer_address, incarnation)
             except errors.ConfigError as error:
                 reasons[address] = str(error)
         now = time.monotonic()
         why = "; ".join(f"{address}: {reasons[address]}" for address in others)
         if now >= began + PATIENCE:
             raise errors.ConfigError(f"cannot join the cluster: {why}")
-        if now >= told_at + TELL_EVERY:
-            told_at = now
+        if now >= logged_at + LOG_EVERY:
+            logged_at = now
             log.info("joining: asking again for %.0f s (%s)", began + PATIENCE - now, why)
         if pause(PAUSE):
             raise errors.Stopped()
 
 
-def _ask(address: str) -> Told:
-    """Returns what the member at `address` tells. Raises OSError, FormatError, ConfigError."""
+def _ask(address: str) -> PeerRoster:
+    """Returns the roster of the member at `address`. Raises OSError, FormatError, ConfigError."""
     with socket.create_connection(host_and_port(address), ASK_TIMEOUT) as sock:
         sock.settimeout(ASK_TIMEOUT)
         # The ids in this hello are placeholders, because we have no ids yet.
@@ -175,8 +175,8 @@ def _more(sock: socket.socket) -> bytes:
     return more
 
 
-def _identity(told: Told, name: str, token: str, peer_address: str, incarnation: str) -> Identity:
-    ours = [member for member in told.contacts if f"http://{peer_address}" in member.peer_urls]
+def _identity(roster: PeerRoster, name: str, token: str, peer_address: str, incarnation: str) -> Identity:
+    ours = [member for member in roster.contacts if f"http://{peer_address}" in member.peer_urls]
     if not ours:
         raise errors.ConfigError(f"no member has the peer URL http://{peer_address}; add it first (member add)")
     own = ours[0]
@@ -186,9 +186,9 @@ def _identity(told: Told, name: str, token: str, peer_address: str, incarnation:
             "remove it and add it anew"
         )
     log.info(
-        "joining cluster %016x as %s (%016x)%s; members: %s", told.cluster_id, name, own.id,
+        "joining cluster %016x as %s (%016x)%s; members: %s", roster.cluster_id, name, own.id,
         ", a learner" if own.is_learner else "",
         ", ".join(f"{member.name or format(member.id, '016x')} at {' '.join(member.peer_urls)}"
-                  for member in told.contacts if member is not own),
+                  for member in roster.contacts if member is not own),
     )  # fmt: skip
-    return Identity(told.cluster_id, own.id, incarnation, told.members, told.contacts, name, token_number(token))
+    return Identity(roster.cluster_id, own.id, incarnation, roster.members, roster.contacts, name, token_number(token))

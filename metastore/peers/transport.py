@@ -42,11 +42,12 @@ BACKLOG: Final = 128
 #: Seconds between two equal log lines about the same peer.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
-#: Log lines about ended connections in that time, whatever their text: a stranger may have chosen the reason.
+#: The number of log lines about ended connections in that time. It bounds all texts together, because a stranger may
+#: have chosen the reason.
 MAX_LINES: Final = 100
 MSG_APP: Final = int(MessageType.MsgApp)
 MSG_SNAP: Final = int(MessageType.MsgSnap)
-#: Where struct tcp_info of Linux has the smoothed round-trip time, in microseconds.
+#: The offset of the smoothed round-trip time (microseconds) in struct tcp_info of Linux.
 TCP_INFO_RTT: Final = 68
 
 
@@ -69,7 +70,7 @@ class PeerHandler(Protocol):
         """
 
     def on_snapshot(self, message: Message) -> None:
-        """`send` was given this MsgSnap. Whoever handles it opens a stream for it (`open_snapshot`)."""
+        """`send` was given this MsgSnap. The handler opens a stream for it (`open_snapshot`)."""
 
     def on_snapshot_stream(self, stream: AcceptedStream) -> None:
         """Another member opened this stream to send a snapshot. The stream needs its `on_blob` and `on_end` now."""
@@ -260,7 +261,7 @@ class PeerTransport:
         return self._queued(peer, peer.bulk, peer.bulk.is_open and peer.bulk.outbox.add_forward(frame))
 
     def refuse(self, to: int, code: int, ids: list[int]) -> bool:
-        """Queue the answer to a forward that its operations `ids` were not logged, because of REFUSALS[code]."""
+        """Queues the answer to a forward that its operations `ids` were not logged, because of REFUSALS[code]."""
         peer = self._peers.get(to)
         if peer is None:
             self.strays += 1
@@ -324,7 +325,7 @@ class PeerTransport:
                 stream.queued = False
                 stream.flush()
 
-    # ---- what streams tell
+    # ---- calls of the streams
 
     def greeting(self) -> PeerIdentity:
         """This member's present description of itself, for greetings."""
@@ -334,7 +335,7 @@ class PeerTransport:
         """The encoded roster, for a process that asks for it."""
         return self.handler.roster_record()
 
-    def told_roster(self, member: int, record: bytes) -> None:
+    def roster_came(self, member: int, record: bytes) -> None:
         """`member` answered with its roster. Raises FormatError if the roster cannot be read."""
         self.handler.on_roster(member, record)
 
@@ -443,7 +444,9 @@ class PeerTransport:
             self._report((stream.from_, stream.kind, "accepted"), level, repr(stream), reason)
 
     def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
-        """Hand on what came in. FormatError if a frame has no place on that stream, and whatever the handler raises."""
+        """Passes received frames on. Raises FormatError for a frame that is not allowed on that stream, and the errors
+        of the handler.
+        """
         handler = self.handler
         if items and not stream.took_part:
             stream.took_part = True
@@ -519,7 +522,7 @@ class PeerTransport:
             accepted.check(now)
 
     def close(self) -> None:
-        """End all streams, after what can be sent at once was sent. Idempotent."""
+        """Ends all streams, after output that can be sent at once was sent. Idempotent."""
         if self._closed:
             return
         self._closed = True
