@@ -15,7 +15,7 @@ import pytest
 from metastore import Config, Node, codecs, errors
 from metastore._core.batch import frame
 from metastore._core.op import MEMBER, encode_op
-from metastore._core.raft_types import Message, MessageType
+from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import REFUSALS
 from metastore.cli.cluster import free_ports
 from metastore.member import membership_client, peering, state
@@ -371,6 +371,23 @@ def test_a_forwarded_change_is_judged_by_the_leader(first: Node) -> None:
     to, code, ids = refused.result(10)
     assert (to, REFUSALS[code], ids) == (99, errors.MemberBadURLs, [5])
     assert next(iter(running.changes.members())).peer_urls != ("http://[",)
+
+
+def test_a_snapshot_that_is_not_here_is_not_begun(first: Node) -> None:
+    """A stranger in a leader's name announces one: a core that believes it gives up its log for it."""
+    running = first._running()
+    far = Snapshot(1000, 2, ConfState((running.disk.identity.member_id,)))
+    message = Message(MessageType.MsgSnap, running.disk.identity.member_id, 9, 2, snapshot=far)
+    assert called(first, lambda at: at.peering.on_message(message)) is None
+    assert first.put("k", "v") is not None and running.driver.raw.term == 1
+
+
+def test_the_roster_of_another_cluster_tells_nothing(first: Node) -> None:
+    running = first._running()
+    record = join.roster_record(running.disk.identity, running.driver.roster)
+    other = json.dumps({**json.loads(record), "cluster_id": 7}).encode()
+    error = called(first, lambda at: at.peering.on_roster(9, other))
+    assert isinstance(error, errors.FormatError) and error.text == "a roster of another cluster"
 
 
 def test_a_roster_with_addresses_that_are_none_stops_nobody(first: Node) -> None:

@@ -17,7 +17,7 @@ from metastore.peers import handshake as hs
 from metastore.peers.acquaintances import MAX_HEARSAY, MAX_STRANGERS, Acquaintance, Acquaintances
 from metastore.peers.founding import PROOF
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD, PeerLimits
-from metastore.peers.transport import MAX_LINES
+from metastore.peers.transport import MAX_LINES, MAX_REPORTS
 
 NOWHERE = "127.0.0.1:1"
 
@@ -142,11 +142,19 @@ def test_the_roster_costs_bounded_memory(net: Net) -> None:
 
 
 def test_who_asks_for_the_roster_may_say_nothing_more(net: Net) -> None:
-    one = net.add(1)
+    one = net.add(1, limits=PeerLimits(handshake_timeout=60.0))
     sock = net.dial(one, hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)) + framed(heartbeat(1, 2)))
     while net.receive(sock):
         pass
     assert one.handler.messages == []
+
+
+def test_who_asked_for_the_roster_may_not_stay(net: Net) -> None:
+    """It would keep one of the few streams for the roster."""
+    one = net.add(1)
+    sock = net.dial(one, hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0)))
+    while net.receive(sock):
+        pass
 
 
 def test_hearsay_is_dialled_and_not_believed(net: Net) -> None:
@@ -163,6 +171,20 @@ def test_hearsay_is_dialled_and_not_believed(net: Net) -> None:
         net.accept(listener, verdict)
         net.during(0.02)
     assert one.handler.verdicts == [(hs.REMOVED, "member 0000000000000002 says: go away")]
+
+
+def test_hearsay_does_not_count_as_a_member_s_word(net: Net) -> None:
+    """A new member may begin when enough of the others have answered: at the addresses that it knows itself."""
+    one, listener = net.add(1), net.listen()
+    one.hear(2, f"127.0.0.1:{listener.getsockname()[1]}")
+    while not connected(one, 2):
+        net.accept(listener, accepted(2))
+        net.during(0.02)
+    assert one.handler.answers == []
+    one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
+    one.ask_again(2)
+    net.accept(listener, accepted(2))
+    net.until(lambda: one.handler.answers)
 
 
 # ---- one member, several processes
@@ -304,6 +326,14 @@ def test_strangers_cannot_flood_the_log(net: Net, caplog: pytest.LogCaptureFixtu
     lines = [record.getMessage() for record in caplog.records]
     assert sum("refused: cluster id" in line for line in lines) == MAX_LINES
     assert sum("the others are left out" in line for line in lines) == 1
+
+
+def test_what_was_logged_last_of_strangers_takes_bounded_memory(net: Net) -> None:
+    """A stranger chooses the reasons, and one that has many addresses chooses those."""
+    one = net.add(1)
+    for number in range(2 * MAX_REPORTS):
+        one._report((f"10.0.{number // 250}.{number % 250}", "reason"), logging.INFO, "new stream", "reason")
+    assert len(one._reports) <= MAX_REPORTS
 
 
 def test_a_hello_of_version_1_is_refused_by_name(net: Net) -> None:

@@ -5,6 +5,7 @@ time."""
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,11 +13,15 @@ from sim.node import Member
 from sim.runner import Scene, Simulation
 
 from metastore import errors
+from metastore._core.batch import frame
 from metastore._core.engine import MemoryEngine
 from metastore._core.mvcc import Store
+from metastore._core.op import MEMBER, PUT, encode_op
 from metastore.replica.membership_changes import FIRST_CONNECTIONS, MAX_CHANGES
-from metastore.replica.roster import ADD, ADD_LEARNER, REMOVE, Change, Roster, check_healthy
+from metastore.replica.peer_link import refusal_type
+from metastore.replica.roster import ADD, ADD_LEARNER, PUBLISH, REMOVE, RESTATE, Change, Roster, check_healthy
 from metastore.replica.roster import Member as Record
+from metastore.settings import MAX_BATCH_OPS
 
 LEARNER = 9
 
@@ -120,6 +125,54 @@ def test_no_more_changes_wait_than_the_limit() -> None:
     assert not cluster.outcomes
     cluster.ask(follower)
     assert [type(error) for error in cluster.outcomes] == [errors.TooManyRequests]
+
+
+def forwarded(cluster: Cluster, operations: list[bytes]) -> list[tuple[type[errors.MetaStoreError], int]]:
+    """What the leader refuses of operations that a follower forwards: (error, request id). Raises FormatError."""
+    leader, refused, bad = cluster.leader, [], []
+
+    def refuse(_to: int, code: int, ids: list[int]) -> None:
+        refused.extend((refusal_type(code), ident) for ident in ids)
+
+    leader.driver.link.refuse = refuse  # type: ignore[method-assign]
+
+    def receive() -> None:
+        try:
+            leader.driver.receive_forward(cluster.followers[0].id, frame(operations), leader.now())
+        except errors.FormatError as error:
+            bad.append(error)
+
+    leader.act(receive)
+    if bad:
+        raise bad[0]
+    return refused
+
+
+def test_what_one_member_forwards_is_bounded() -> None:
+    """Batches have at most so many operations, and of changes of the membership only so many wait."""
+    cluster = Cluster()
+    with pytest.raises(errors.FormatError, match="more than 5000 operations"):
+        forwarded(cluster, [encode_op(PUT, ident, b"") for ident in range(MAX_BATCH_OPS + 1)])
+    changes = [Change(ADD_LEARNER, cluster.cluster.record(100 + n, True)).encode() for n in range(MAX_CHANGES + 1)]
+    refused = forwarded(cluster, [encode_op(MEMBER, ident, change) for ident, change in enumerate(changes, 1)])
+    assert refused == [(errors.TooManyRequests, MAX_CHANGES + 1)]
+
+
+def test_only_a_leader_states_its_roster() -> None:
+    cluster = Cluster()
+    leader = cluster.leader
+    forged = replace(leader.roster.state, removed=frozenset({leader.id}))
+    operation = encode_op(MEMBER, 1, Change(RESTATE, leader.roster.members[leader.id], forged).encode())
+    with pytest.raises(errors.FormatError, match="only a leader states its roster"):
+        forwarded(cluster, [operation])
+    cluster.run(1.0)
+    assert not cluster.leader.roster.removed
+
+
+def test_a_forwarded_change_is_no_longer_than_a_record_may_be() -> None:
+    cluster = Cluster()
+    long = Record(LEARNER, "n" * 1000, (), ())
+    assert forwarded(cluster, [encode_op(MEMBER, 1, Change(PUBLISH, long).encode())]) == [(errors.RequestTooLarge, 1)]
 
 
 def test_a_new_leader_waits_for_its_first_connections() -> None:

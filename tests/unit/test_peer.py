@@ -13,9 +13,10 @@ from support.peernet import CODECS, FAST, Handler, Net, T, accepted, append, con
 
 from metastore import errors
 from metastore._core.raft_types import ConfState, Message, Snapshot
-from metastore._core.raft_wire import REFUSALS, WITHDRAWN, FrameReader, Outbox
+from metastore._core.raft_wire import MAX_FRAME, REFUSALS, WITHDRAWN, FrameReader, Outbox
 from metastore.failpoints import Failpoints
 from metastore.peers import handshake as hs
+from metastore.peers.stream import SMALL_FRAME
 from metastore.peers.transport import PeerIdentity, PeerLimits
 
 
@@ -366,6 +367,30 @@ def test_a_node_that_stops_gets_no_more_messages(net: Net) -> None:
     net.until(lambda: got)
     net.during(0.05)
     assert got == [heartbeat()]
+
+
+def announced(size: int) -> bytes:
+    """The header of a frame with so many bytes, of which none is summed."""
+    start = struct.pack("<IIIB3x", 0, size, 84, 1)
+    return start + struct.pack("<I", zlib.crc32(start))
+
+
+@pytest.mark.parametrize(
+    ("kind", "most"), [(hs.CONTROL, SMALL_FRAME), (hs.SNAPSHOT, SMALL_FRAME), (hs.BULK, MAX_FRAME)]
+)
+def test_what_one_stream_may_announce(net: Net, kind: int, most: int) -> None:
+    """Memory is set aside for an unfinished frame. Only one stream of each member may have large ones."""
+    one = net.add(1, handler=SnapshotHandler())
+    one.set_peers({2: "127.0.0.1:1"})
+    fits = net.greet(one, 2, kind)
+    fits.send(announced(most))
+    net.during(0.1)
+    assert len(one._accepted) == 1, "it waits for the rest"
+    fits.close()
+    net.until(lambda: not one._accepted)
+    sock = net.greet(one, 2, kind)
+    sock.send(announced(most + 1))
+    assert net.receive(sock) == b""
 
 
 def test_blobs_are_for_snapshot_streams(net: Net) -> None:

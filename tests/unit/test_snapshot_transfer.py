@@ -27,7 +27,7 @@ from metastore.snapshots.catalogue import Catalogue
 from metastore.snapshots.coordinator import Snapshots
 from metastore.snapshots.files import Info, SnapshotStore, read_header, read_image
 from metastore.snapshots.format import Header
-from metastore.snapshots.transfer import CHUNK, DONE, NO, TRAILER, WANT, WINDOW, Transfers, Worker
+from metastore.snapshots.transfer import BEGIN, CHUNK, DONE, NO, PART, TRAILER, WANT, WINDOW, Transfers, Worker
 
 LIMITS = PeerLimits(backoff_min=0.01, backoff_max=0.05, sweep=0.02)
 CLUSTER = 99
@@ -548,6 +548,27 @@ def test_nonsense_ends_the_stream_and_nothing_else(net: Net, play: Callable[[Any
     one.offer(big(one.store))
     net.until(lambda: one.reports)
     assert one.reports == [(2, True)]
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason"),
+    [([(CHUNK, b"x")] * (WINDOW + 5), "more chunks than were asked for"), ([(PART, bytes(3000))] * 2, "too long")],
+)
+def test_a_sender_without_measure_is_cut_off(
+    net: Net, caplog: pytest.LogCaptureFixture, sent: list[tuple[int, bytes]], reason: str
+) -> None:
+    """Chunks are kept until the thread has written them, and the parts of one until it is whole."""
+    one, two = net.pair()
+    two.points.set("snapshot.receive", "block")
+    stream = one.transport.open_snapshot(2)
+    assert stream is not None
+    ends: list[str] = []
+    stream.on_open = lambda: stream.send(BEGIN, Header(5, 1, CONF, 1, 1, CLUSTER, 4096).encode())
+    stream.on_blob = lambda _tag, _data: blobs(*sent)(stream)
+    stream.on_end = ends.append
+    net.until(lambda: ends)
+    assert reason in caplog.text and two.transfers.incoming is None
+    two.points.set("snapshot.receive", "off")
 
 
 @pytest.mark.parametrize("answer", [(WANT, b"short"), (WANT, b"\xff" * 8 + b"\0"), (77, b""), (NO, b"no"), (DONE, b"")])
