@@ -460,6 +460,8 @@ class Checker:
             if call.failed != error:
                 outcome = call.failed or "done"
                 self.fail(f"{call.kind} is answered {error}, but entry {call.applied} holds it ({outcome})")
+            if call.kind == "late":
+                self.count("failed late")
             return
         self.counts["not done"] += 1
         if call.ident:

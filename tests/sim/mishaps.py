@@ -76,12 +76,15 @@ class Mishaps:
     def _pause(self) -> float:
         return self.chance.expovariate(1 / self.plan.pause)
 
+    def _count(self, what: str) -> None:
+        self.counts[what] = self.counts.get(what, 0) + 1
+
     def _next(self) -> None:
         if self.stopped:
             return
         name = self.chance.choices(self.names, self.weights)[0]
         self.clock.note(name.encode())
-        self.counts[name] = self.counts.get(name, 0) + 1
+        self._count(name)
         getattr(self, name)()
         self._leave()
         self.clock.after(self._pause(), self._next)
@@ -197,7 +200,7 @@ class Mishaps:
                 if one is not None and not one.finishing and one.part.chunks:
                     hit = member if self.chance.random() < 0.6 else self.cluster.members.get(one.sender)
                     self._crash(hit, self.chance.random() < 0.7)
-                    self.counts["struck"] = self.counts.get("struck", 0) + 1
+                    self._count("struck")
                     return
             if patience and not self.stopped:
                 self.clock.after(0.02 * self.chance.random(), look, patience - 1)
@@ -329,7 +332,7 @@ class Mishaps:
         self.striking = False
         behind = [member for member in self.alive() if fresh not in member.roster.members]
         if behind:
-            self.counts["struck at add"] = self.counts.get("struck at add", 0) + 1
+            self._count("struck at add")
             self._crash(self.chance.choice(behind), False)
 
     def move(self) -> None:
@@ -361,6 +364,7 @@ class Mishaps:
         return [member.roster.members[ident] for member in alive if ident in member.roster.members]
 
     def _moved(self, member: Member, place: str) -> None:
+        self._count("moved")
         member.crash(False)
         member.place = place
         self._again(member)
@@ -379,19 +383,26 @@ class Mishaps:
         self.clock.after(1.0, self._tell_move)
 
     def wipe(self) -> None:
-        """Somebody who is known to all that live comes back with an empty directory; an operator gives the old one back
-        some time later, or removes the member."""
-        member = self._some()
-        if member is None or self._wiped() or not member.fresh.founder or len(member.raw.conf_state.voters) < 3:
+        """Somebody who is known to all that may talk to it comes back with an empty directory. An operator gives the
+        old one back some time later, or removes the member."""
+        known = [member for member in self.alive() if member.fresh.founder and self._is_known(member)]
+        if self._wiped() or not known:
             return
-        own = member.identity.incarnation
-        records = [other.roster.members.get(member.id) for other in self.cluster.started()]
-        if not all(record is not None and record.incarnation == own for record in records):
-            return
+        member = self.chance.choice(known)
+        self._count("wiped")
         member.crash(self.chance.random() < 0.5)
         member.wipe()
         self._again(member)
         self.clock.after(1.0 + 5.0 * self.chance.random(), self._mend, member, self.chance.random() < 0.5)
+
+    def _is_known(self, member: Member) -> bool:
+        """Whether all others would tell its directory from an empty one, and can do without it."""
+        own = member.identity.incarnation
+        others = [one for one in self.cluster.started() if one.alive or one.id not in self.leaving]
+        records = [one.roster.members.get(member.id) for one in others]
+        return len(member.raw.conf_state.voters) > 2 and all(
+            record is not None and record.incarnation == own for record in records
+        )
 
     def _wiped(self) -> list[Member]:
         return [one for one in self.cluster.members.values() if one.kept is not None and one.id not in self.leaving]

@@ -343,7 +343,7 @@ def strays(scene: Scene, chance: Any) -> None:
     scene.settings.begin_wait = chance.choice((1.0, 3.0))
     scene.settings.max_size_per_msg = 1 << 20  # as in `shrinking`
     del scene.plan.mishaps["update"]
-    scene.plan.mishaps |= {"move": 8, "add_struck": 6, "wipe": 4, "add": 3}
+    scene.plan.mishaps |= {"move": 8, "add_struck": 6, "wipe": 12, "add": 3}
 
 
 def absences(scene: Scene, chance: Any) -> None:

@@ -131,6 +131,17 @@ def test_the_simulation_is_not_idle() -> None:
     assert counts["power"] and counts["crash_at_disk"] and counts["cut"] and counts["add"] and counts["remove"]
 
 
+def test_members_do_come_back_late_and_with_empty_directories() -> None:
+    counts: dict[str, int] = {}
+    seeds = {"absences": 2, "lost_directories": 2, "strays": 8, "beginnings": 2, "pieces": 2}
+    for profile, seed in [(profile, seed) for profile, count in seeds.items() for seed in range(count)]:
+        for name, count in simulate(seed, profile).counts.items():
+            counts[name] = counts.get(name, 0) + count
+    assert counts["absences"] >= 4 and counts["wiped"] >= 8 and counts["sent away"] >= 8
+    assert counts["begun"] >= 20 and counts["removed"] and counts["struck at add"] and counts["moved"] >= 4
+    assert counts["failed late"] >= 4
+
+
 def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
     outcomes = set()
     for seed in range(60):
