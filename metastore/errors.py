@@ -221,6 +221,15 @@ DowngradeInProcess = _api(
 NoInflightDowngrade = _api("NoInflightDowngrade", FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")
 
 
+class Forked(ApiError):
+    """The node, or the library that it needs, belongs to the process that this one was forked from. The text names
+    that process.
+    """
+
+    code = FAILED_PRECONDITION
+    default = "metastore: this Node belongs to another process, which this one was forked from"
+
+
 class ReplyTooLarge(ApiError):
     """A reply needs more memory than a request may hold. For a write, only the reply is refused; the write
     itself was done.

@@ -7,15 +7,27 @@ of a loop could give.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from typing import Any
 
+from .. import errors
+from . import forks
+
 log = logging.getLogger("metastore.embedded")
 
-#: The threads in which loops of this process run.
+#: The threads in which loops of this process run; in a fork of it those that ran loops when they forked.
 _loops: set[int] = set()
+
+
+def _in_a_fork() -> None:
+    """The numbers of threads that are not here may be given again."""
+    _loops.intersection_update({threading.get_ident()})
+
+
+os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def enter_loop() -> None:
@@ -37,6 +49,21 @@ def may_block() -> None:
         )
 
 
+def belongs_to(process: int) -> errors.Forked:
+    """The error of a call in a fork of the node's process."""
+    return errors.Forked(
+        f"metastore: this Node belongs to process {process}; this is process {forks.process}, which was forked from "
+        "it: make a Node here, or dial the client port"
+    )
+
+
+def _end_of_a_fork(error: BaseException | None) -> None:
+    """A callback has forked, and the new process comes out of it. It has no loop to go on with, so it ends here."""
+    if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
+        os._exit(error.code or 0)
+    os._exit(0 if error is None else 1)
+
+
 class Answer(Future[Any]):
     """The outcome of one call. It cannot be cancelled, for what was handed over is done.
 
@@ -49,18 +76,24 @@ class Answer(Future[Any]):
     def __init__(self) -> None:
         super().__init__()
         self.set_running_or_notify_cancel()
+        self._process = forks.process
 
     def result(self, timeout: float | None = None) -> Any:
         """See `concurrent.futures.Future`."""
         if not self.done():
-            may_block()
+            self._may_wait()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """See `concurrent.futures.Future`."""
         if not self.done():
-            may_block()
+            self._may_wait()
         return super().exception(timeout)
+
+    def _may_wait(self) -> None:
+        if self._process != forks.process:
+            raise belongs_to(self._process)
+        may_block()
 
     def add_done_callback(self, fn: Callable[[Future[Any]], object]) -> None:
         """See `concurrent.futures.Future`. In a callback that is called right here, an exception that is no Exception
@@ -68,12 +101,17 @@ class Answer(Future[Any]):
         adder, adding = threading.get_ident(), True
 
         def guarded(future: Future[Any]) -> None:
+            raised: BaseException | None = None
             try:
                 fn(future)
-            except BaseException:
+            except BaseException as error:
                 if adding and threading.get_ident() == adder:
                     raise
-                log.exception("a callback of a Future raised; the node goes on: %r", fn)
+                raised = error
+            if forks.process != self._process and threading.get_ident() in _loops:
+                _end_of_a_fork(raised)
+            if raised is not None:
+                log.error("a callback of a Future raised; the node goes on: %r", fn, exc_info=raised)
 
         try:
             super().add_done_callback(guarded)

@@ -17,6 +17,7 @@ from ..member.drain import CLOSING
 from ..member.running import RunningMember
 from ..member.server import Server
 from ..member.signals import kept_away
+from . import forks
 from .answers import enter_loop, leave_loop
 from .inbox import Inbox
 
@@ -37,6 +38,9 @@ class Life:
         self.told = False
         self.gave_up = False
         self.stop_asked = False
+        #: The process that the node belongs to, where this is a copy in another one; else 0.
+        self.elsewhere = 0
+        self._process = forks.process
         self._begun = False
         self._lock = threading.RLock()  # a handler of a signal may stop what the same thread is starting
         self.up = threading.Event()
@@ -71,13 +75,28 @@ class Life:
         if self.down.is_set():
             return
         enter_loop()
+        forks.watch(self)
         try:
             self._server.run()
         except BaseException as failure:  # noqa: BLE001 - carried to the thread that waits, whatever it is
             self._failed(failure)
         finally:
+            forks.forget(self)
             self._over()
             leave_loop()
+
+    def left_behind(self) -> None:
+        """This is a copy in a fork of the node's process, where none of its threads is."""
+        if self.elsewhere:
+            return
+        self.elsewhere = self._process
+        self.member = None
+        # Those threads may have held any of these.
+        self._lock = threading.RLock()
+        self.up, self.down = threading.Event(), threading.Event()
+        self.up.set()
+        self.down.set()
+        self._server.left_behind()
 
     def _failed(self, failure: BaseException) -> None:
         if self.stop_asked and isinstance(failure, errors.Stopped):
@@ -101,6 +120,8 @@ class Life:
 
     def stop(self) -> None:
         """See `Node.stop`."""
+        if self.elsewhere:
+            return
         with self._lock:
             self.stop_asked = True
             if not self._begun:

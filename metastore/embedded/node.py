@@ -9,7 +9,8 @@ from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.running import RunningMember
-from .answers import may_block
+from . import forks
+from .answers import belongs_to, may_block
 from .bulk import Call
 from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
@@ -37,6 +38,7 @@ class Node(EmbeddedKV):
         self._lock = threading.RLock()  # a handler of a signal may call `stop` while this thread is in `start`
         self._life: Life | None = None
         self._stopped = threading.Event()  # before it was started
+        forks.watch(self)
 
     def start(self, timeout: float | None = None) -> None:
         """Open the data directory, recover, bind the addresses and serve.
@@ -68,6 +70,10 @@ class Node(EmbeddedKV):
         if life.member is None:
             raise errors.Stopped()
 
+    def left_behind(self) -> None:
+        """For `forks`: this is a copy in another process, where no thread holds the lock."""
+        self._lock = threading.RLock()
+
     def wait(self, timeout: float | None = None) -> bool:
         """Block until the node has stopped, at most `timeout` seconds, without one for ever; whether it has.
 
@@ -75,6 +81,8 @@ class Node(EmbeddedKV):
         loop's thread it raises RuntimeError."""
         may_block()
         life = self._life
+        if life is not None and life.elsewhere:
+            raise belongs_to(life.elsewhere)
         stopped = (self._stopped if life is None else life.down).wait(timeout)
         failure = life.fresh_failure() if stopped and life is not None else None
         if failure is not None:
@@ -144,6 +152,8 @@ class Node(EmbeddedKV):
 
     def _why_not(self, life: Life | None) -> errors.ApiError:
         """Why no call can be taken."""
+        if life is not None and life.elsewhere:
+            return belongs_to(life.elsewhere)
         if (life is None and not self._stopped.is_set()) or (life is not None and not life.up.is_set()):
             return errors.NotStarted()
         return errors.caused(errors.Stopped, life.failure if life is not None else None)()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import threading
 from typing import TYPE_CHECKING
@@ -89,6 +90,10 @@ class Disk:
             raise errors.ConfigError(f"{self.data_dir.path}: {error.text}") from error
         return identity
 
+    def descriptors(self) -> list[int]:
+        """Those of the locks and of the log."""
+        return [*self.data_dir.descriptors(), *self.wal.descriptors()]
+
     def _close_wal(self) -> None:
         """Closes the log. After a failure of the disk, nothing more is written to it."""
         left = CLOSE_TIMEOUT if self.close_by is None else self.close_by - self._now()
@@ -98,6 +103,15 @@ class Disk:
             return  # another write would wait for that disk, too
         with contextlib.suppress(OSError):
             self.unsynced.closed(synced=not self.wal.unsynced[0])
+
+
+def absolute(data_dir: str) -> str:
+    """The data directory as an absolute path. Raises ConfigError."""
+    try:
+        return os.path.abspath(data_dir)
+    except OSError as error:
+        why = f"the working directory is gone: {error.strerror}"
+        raise errors.ConfigError(f"node.data_dir {data_dir}: {why}") from error
 
 
 def _lag(table: WalTable) -> Lag | None:

@@ -73,6 +73,7 @@ class RunningMember:
         self._stopping = stopping
         self._on_ready = on_ready
         self._started_at = started_at
+        self._log_held = disk.wal.last_index()
         self._next_turn: Timer | None = None
         self._logged_leader = 0
         self._next_tick = 0.0
@@ -276,6 +277,8 @@ class RunningMember:
         behind = driver.backlog or driver.raw.apply_waiting  # more to apply, here or still on its way from the log
         if not driver.leader_id or not driver.applier.applied_index or behind:
             return
+        if driver.is_leader and driver.raw.status().commit < self._log_held:
+            return  # its log holds entries of earlier terms, which are committed with the first one of its own term
         self.membership.publish(self.config.node.name, self.front.client_urls(), now)
         if not self.membership.published:
             return

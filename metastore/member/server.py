@@ -12,12 +12,12 @@ from functools import partial
 from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
-from ..net.descriptors import raise_limit
+from ..net.descriptors import let_go, raise_limit
 from ..net.loop import Loop
 from ..net.resolver import Resolver
 from . import memory_guard
 from .closing import Closing
-from .disk import CLOSE_TIMEOUT, Disk
+from .disk import CLOSE_TIMEOUT, Disk, absolute
 from .running import RunningMember
 
 STUCK = 0.5  # seconds of a write or sync after which a stop takes the disk for one that stands still
@@ -32,7 +32,8 @@ class Server:
     def __init__(
         self, config: Config, failpoints: Failpoints, on_ready: Callable[[RunningMember], object]
     ) -> None:  # fmt: skip
-        self._memory = memory_guard.find(config)
+        # Once and for all, for the program may change its working directory.
+        self._memory = memory_guard.find(config.changed(node={"data_dir": absolute(config.node.data_dir)}))
         self._config = self._memory.config
         check_supported(self._config)
         self._failpoints = failpoints
@@ -67,6 +68,11 @@ class Server:
     def close(self) -> None:
         """Give up a server that `run` was not called of."""
         self._closing.close()
+
+    def left_behind(self) -> None:
+        """This is a copy in a fork of the process that serves. Keep nothing open that it closes: its port, its locks,
+        the connections of its clients."""
+        let_go(self._loop.descriptors() + (self._disk.descriptors() if self._disk is not None else []))
 
     def _go_on(self) -> None:
         if self._stopping.is_set():

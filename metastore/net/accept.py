@@ -103,6 +103,9 @@ class Acceptor:
             self._resume.cancel()
             self._resume = None
         for sock in self._sockets:
+            # To close it is not enough where a fork of this process has a copy: that would keep the port.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
             sock.close()
         self._sockets.clear()
 

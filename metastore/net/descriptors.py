@@ -6,7 +6,10 @@ dies. That is why clients are bounded well below the limit of the process.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
+from collections.abc import Iterable
 from typing import Final
 
 from metastore.config import Config
@@ -26,6 +29,17 @@ def raise_limit() -> int:
         resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
         return limit
     return MOST if soft == resource.RLIM_INFINITY else soft
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Have these lead nowhere. For the copies in a fork of this process: their objects still own the numbers, so they
+    are not closed, but what they were open on is.
+    """
+    with contextlib.suppress(OSError):
+        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        for descriptor in descriptors:
+            os.dup2(nowhere, descriptor, inheritable=False)
+        os.close(nowhere)
 
 
 def reserved(config: Config) -> int:

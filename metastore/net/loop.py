@@ -114,6 +114,10 @@ class Loop:
             self._urgent.discard(fd)
             self._epoll.unregister(fd)
 
+    def descriptors(self) -> list[int]:
+        """All that are watched, and the loop's own."""
+        return [] if self._closed else [self._epoll.fileno(), *list(self._callbacks)]
+
     # ---- timers and posted calls
 
     def call_at(self, when: float, call: Callable[[], object]) -> Timer:

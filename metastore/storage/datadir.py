@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .. import errors
-from .locks import lock
+from .locks import lock, unlock
 
 LOCK = "LOCK"
 
@@ -100,4 +100,9 @@ class DataDir:
     def close(self) -> None:
         """Releases the locks."""
         while self._fds:
+            unlock(self._fds[-1])
             os.close(self._fds.pop())
+
+    def descriptors(self) -> list[int]:
+        """Those that hold the locks."""
+        return list(self._fds)

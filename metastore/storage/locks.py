@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 
 # The errors of file systems that have no locks of this kind. NFS wants a descriptor that is open for writing, which no
 # directory has.
 _NO_LOCKS = (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+def unlock(fd: int) -> None:
+    """Unlock what `fd` is open on. To close `fd` is not enough where a fork of this process has a copy of it."""
+    with contextlib.suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def lock(fd: int) -> bool:

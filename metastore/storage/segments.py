@@ -30,7 +30,7 @@ from typing import Any
 from .._core.wal_records import encode_header, make_generation
 from ..errors import DamagedData, DataDirInUse, DiskFailed
 from ..failpoints import Failpoints
-from .locks import lock
+from .locks import lock, unlock
 
 FIRST_SIZE = 4 << 20
 # The background thread writes zeros in small slices, syncs each slice, and pauses between them (seconds), because the
@@ -111,6 +111,7 @@ class Segment:
     def close(self) -> None:
         """Close the file."""
         if self.fd >= 0:
+            unlock(self.fd)
             os.close(self.fd)
             self.fd = -1
 
@@ -152,8 +153,13 @@ class Folder:
     def release(self) -> None:
         """Lets other processes in again."""
         if self._fd >= 0:
+            unlock(self._fd)
             os.close(self._fd)
             self._fd = -1
+
+    def descriptors(self) -> list[int]:
+        """The one that holds the lock of the folder, if it is held."""
+        return [self._fd] if self._fd >= 0 else []
 
     def measure(self) -> None:
         """Checks how much room there is on the disk. Raises OSError."""

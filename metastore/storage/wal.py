@@ -669,8 +669,7 @@ class Wal:
     def close(self, timeout: float = 10.0) -> None:
         """Writes what is queued, proves it with a marker, and ends the threads. `timeout` in seconds bounds the
         waiting; data that is not durable by then stays unproven. Raises DiskFailed if the disk fails meanwhile. Always
-        closes the log.
-        """
+        closes the log."""
         if self._closed:
             return
         self._closed = True
@@ -696,6 +695,10 @@ class Wal:
                 return
             waiter.poll(left * 1000)
             self.poll()
+
+    def descriptors(self) -> list[int]:
+        """Those of the segments that are open for writing, and of the folder's lock."""
+        return [*(segment.fd for segment in self._made.values()), *self._folder.descriptors()]
 
     def _shut(self, deadline: float) -> None:
         for unbind in self._unbind:

@@ -113,6 +113,16 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
             thread.join()
 
 
+def test_a_start_returns_when_the_node_has_all_that_its_log_held(tmp_path: Path) -> None:
+    """The same address again: then the members' list says nothing new, for which the node would wait otherwise."""
+    node = make(tmp_path)
+    with node:
+        address = node.client_addresses[0]
+        node.put_many([(f"k{n}", "v" * 10_000) for n in range(200)])
+    with make(tmp_path, listen={"client": address}) as again:
+        assert again.revision == 201
+
+
 def fail(node: Node) -> None:
     """The disk fails."""
     node.failpoints.set("wal.before_sync", "error")

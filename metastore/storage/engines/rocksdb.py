@@ -39,6 +39,7 @@ from ...errors import (
     DiskFailed,
     EngineBusy,
     EngineFull,
+    Forked,
     FormatError,
     MetaStoreError,
     reason,
@@ -118,8 +119,28 @@ def _options(table: RocksdbTable) -> Any:
     return options
 
 
+#: The process in which RocksDB runs, once it was used.
+_process = 0
+
+
+def _refuse_in_a_fork() -> None:
+    """Raises Forked where this process was forked from one that used RocksDB.
+
+    Its threads write files in the background, they are started once, and a fork copies none of them. RocksDB does not
+    notice that, and waits for them for ever when it flushes or closes (tried with rocksdict 0.3.29).
+    """
+    global _process
+    if _process not in (0, os.getpid()):
+        raise Forked(
+            f"storage.engine: RocksDB was used in process {_process}, which process {os.getpid()} was forked from, and "
+            'its threads are only there: start a fresh process (exec, or multiprocessing\'s "spawn")'
+        )
+    _process = os.getpid()
+
+
 def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
     """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed."""
+    _refuse_in_a_fork()
     options = _options(table)
     options.create_if_missing(fresh)
     try:
