@@ -23,6 +23,7 @@ __version__ = "0.1.0"
 # Each name, and the module that it is loaded from; `errors` is a module itself.
 _LAZY = {
     "ApiError": "metastore.errors",
+    "AsyncKV": "metastore.embedded.aio",
     "CompactResult": "metastore.embedded.results",
     "Compare": "metastore.embedded.transactions",
     "Config": "metastore.config",

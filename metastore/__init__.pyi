@@ -2,6 +2,7 @@
 
 from . import errors as errors
 from .config import Config as Config
+from .embedded.aio import AsyncKV as AsyncKV
 from .embedded.calls import Futures as Futures
 from .embedded.node import Node as Node
 from .embedded.requests import SortOrder as SortOrder

@@ -157,12 +157,15 @@ class Waiting:
         self._answered: dict[Slice, threading.Event] = {}
 
     def hand_over(self, bulk: Bulk) -> None:
-        """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile."""
+        """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile, and
+        Timeout."""
         while bulk.crowded():
             self.settle(bulk)
         error = bulk.error
         if error is not None:
             raise error
+        if self._until is not None and time.monotonic() >= self._until:
+            raise overdue(self._timeout)
         answered = threading.Event()
         self._answered[bulk.hand_over(answered.set)] = answered
 

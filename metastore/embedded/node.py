@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import errors
 from ..config import Config
@@ -16,6 +17,9 @@ from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
 from .life import Life
 
+if TYPE_CHECKING:
+    from .aio import AsyncKV
+
 
 class Node(EmbeddedKV):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
@@ -24,7 +28,8 @@ class Node(EmbeddedKV):
     at most `limits.drain_timeout` seconds and may be called from any thread, any number of times. A stopped node cannot
     be started again: make another. The calls of the store (`put`, `range`, `txn`, ...) are thread-safe; they raise
     `errors.Stopped` when the node does not run, from what ended it if that was a failure. `futures` has the same calls,
-    each giving a Future. At the end of `with` such a failure is raised, unless an exception is on its way already.
+    each giving a Future, and `aio` has them for `await`; `async with` works as `with` does. At the end of either such a
+    failure is raised, unless an exception is on its way already.
     docs/embedding.md tells more.
     """
 
@@ -111,6 +116,25 @@ class Node(EmbeddedKV):
         failure = self._life.fresh_failure() if self._life is not None else None
         if kind is None and failure is not None:
             raise failure
+
+    async def __aenter__(self) -> Node:
+        from . import aio
+
+        await aio.start(self)
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        from . import aio
+
+        await aio.stop(self)
+        self.__exit__(kind, *rest)
+
+    @property
+    def aio(self) -> AsyncKV:
+        """The calls of the store for asyncio: `await node.aio.put(key, value)`, in any event loop, without a thread."""
+        from .aio import AsyncKV  # asyncio is not loaded in programs that do without it
+
+        return AsyncKV(self.futures)
 
     @property
     def told(self) -> bool:

@@ -3,9 +3,11 @@ at a time."""
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import pickle
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -146,10 +148,57 @@ def test_one_timeout_is_for_all_pairs(tmp_path: Path) -> None:
         with pytest.raises(errors.PutManyTimeout, match="request timed out: no answer within 2 s") as caught:
             node.put_many(pairs(), timeout=2)
         failpoints.clear()
+        node.put("done", "", timeout=30)
         failure = caught.value
         assert isinstance(failure, TimeoutError) and isinstance(failure, errors.Timeout)
         assert failure.open and taken <= 5000 + bulk.WINDOW + bulk.SLICE
         check(failure, node, 60_000)
+
+
+def test_the_time_is_over_also_where_every_slice_is_quick(tmp_path: Path) -> None:
+    """Nothing ever waits for room, for the pairs come no faster than they are stored."""
+    begun = time.monotonic()
+
+    def endless() -> Iterator[tuple[str, str]]:
+        stored = node.revision
+        for n in itertools.count():
+            if n % bulk.SLICE == 0:
+                while node.revision < stored + n:
+                    node.get("key")
+            if time.monotonic() > begun + 20:
+                raise AssertionError("the time is not looked at")
+            yield f"k{n}", "v"
+
+    with make(tmp_path) as node:
+        with pytest.raises(errors.PutManyTimeout) as caught:
+            node.put_many(endless(), timeout=0.3)
+        node.put("done", "")
+        check(caught.value, node, 1 << 62)
+
+        async def awaited() -> None:
+            await node.aio.put_many(endless(), timeout=0.3)
+
+        begun = time.monotonic()
+        with pytest.raises(errors.PutManyTimeout):
+            asyncio.run(awaited())
+
+
+def test_what_the_node_gave_up_is_open(tmp_path: Path) -> None:
+    failpoints = Failpoints()
+    with make(tmp_path, failpoints, request_timeout=0.3) as node:
+
+        def pairs() -> Iterator[tuple[str, str]]:
+            for n in range(1200):
+                if n == 500:
+                    failpoints.set("wal.before_sync", "block")
+                yield f"k{n}", "v"
+
+        with pytest.raises(errors.PutManyTimeout, match="request timed out") as caught:
+            node.put_many(pairs())
+        failpoints.clear()
+        node.put("done", "", timeout=30)
+        assert caught.value.open and node.get("k600") is not None
+        check(caught.value, node, 1200)
 
 
 def test_a_stop_leaves_nobody_in_doubt_about_what_is_stored(tmp_path: Path) -> None:

@@ -1,0 +1,330 @@
+"""The calls of a node for asyncio: `await node.aio.put(key, value)`, and `async with Node(config) as node:`.
+
+No call takes a thread. It is handed to the node's loop as all calls are, and the answer wakes the task that waits for
+it. A large reply is decoded in the thread of asyncio, in pieces of a millisecond or so, between which other tasks run.
+Only the start and the stop of a node take a thread while they last, for they wait for disks and for other members.
+
+A task that is cancelled waits no longer. What it has handed over is not taken back: a write is done all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from concurrent.futures import Future
+from typing import Protocol, TypeVar
+
+from .arguments import Key, Pairs, seconds
+from .bulk import Bulk, Slice, pairs_of
+from .calls import Futures
+from .outcome import Outcome, overdue
+from .requests import SortOrder, SortTarget, prefix_range
+from .results import CompactResult, DeleteResult, KeyValue, PutManyResult, PutResult, RangeResult, TxnResult
+from .transactions import Compare, Op
+
+T = TypeVar("T")
+
+
+class Lives(Protocol):
+    """What is started and stopped by calls that block."""
+
+    def start(self) -> None:
+        """Returns when it runs."""
+
+    def stop(self) -> None:
+        """Returns when it has ended; never raises."""
+
+
+async def start(node: Lives) -> None:
+    """Start a node in a thread of its own. A task that is cancelled meanwhile stops the node before it ends."""
+    starting = asyncio.ensure_future(_aside(node.start, "metastore-start"))
+    try:
+        await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await stop(node)
+        with contextlib.suppress(Exception):
+            await _to_its_end(starting)
+        raise
+
+
+async def stop(node: Lives) -> None:
+    """Stop a node in a thread of its own. A task that is cancelled meanwhile waits on, and is cancelled then."""
+    await _to_its_end(asyncio.ensure_future(_aside(node.stop, "metastore-stop")))
+
+
+async def _to_its_end(task: asyncio.Future[None]) -> None:
+    """Wait for a task, whoever cancels the waiting; that is raised at the end."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
+    task.result()
+
+
+async def _aside(call: Callable[[], None], name: str) -> None:
+    """Have a thread make a call, and wait for it."""
+    done: Future[None] = Future()
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:  # noqa: BLE001 it is raised where the call is waited for
+            done.set_exception(error)
+        else:
+            done.set_result(None)
+
+    thread = threading.Thread(target=run, name=name, daemon=True)
+    thread.start()
+    try:
+        await answered(done, None)
+    finally:
+        if done.done():
+            thread.join()
+
+
+async def answered(future: Future[T], timeout: float | None) -> T:
+    """The result of a Future. Raises its error, and Timeout after `timeout` seconds."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not waiting.done():
+            waiting.set_result(None)
+
+    future.add_done_callback(lambda _: _post(loop, wake))
+    timer = None if timeout is None else loop.call_later(timeout, wake)
+    try:
+        await waiting
+    finally:
+        if timer is not None:
+            timer.cancel()
+    if not future.done():
+        raise overdue(timeout)
+    if isinstance(future, Outcome):
+        for _ in future.steps():
+            await asyncio.sleep(0)
+    return future.result()
+
+
+def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
+    """Have a loop of asyncio make a call; from any thread. One that is closed has nobody left who waits."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(call)
+
+
+class Waiting:
+    """The task that waits in `put_many`, for `timeout` seconds in all."""
+
+    def __init__(self, timeout: float | None) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._timeout = timeout
+        self._until = None if timeout is None else self._loop.time() + timeout
+        self._answered: dict[Slice, asyncio.Event] = {}
+
+    async def hand_over(self, bulk: Bulk) -> None:
+        """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile, and
+        Timeout."""
+        while bulk.crowded():
+            await self.settle(bulk)
+        error = bulk.error
+        if error is not None:
+            raise error
+        if self._until is not None and self._loop.time() >= self._until:
+            raise overdue(self._timeout)
+        answer = asyncio.Event()
+        self._answered[bulk.hand_over(lambda: _post(self._loop, answer.set))] = answer
+        await asyncio.sleep(0)
+
+    async def settle(self, bulk: Bulk) -> None:
+        """Wait for the oldest slice. Raises its error, Timeout."""
+        if not await self._wait(bulk.window[0]):
+            raise overdue(self._timeout)
+        error = bulk.error if bulk.window[0].failed else None
+        if error is not None:
+            raise error
+        del self._answered[bulk.window[0]]
+        bulk.settle()
+
+    async def see_the_end(self, bulk: Bulk) -> None:
+        """Wait until all that was handed over has an outcome, or the time is over."""
+        for part in bulk.window:
+            if not await self._wait(part):
+                return
+
+    async def _wait(self, part: Slice) -> bool:
+        answer = self._answered[part]
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(self._until):
+                await answer.wait()
+        return answer.is_set()
+
+
+async def _each(pairs: Pairs | AsyncIterable[tuple[Key, Key]]) -> AsyncIterator[object]:
+    if isinstance(pairs, AsyncIterable):
+        async for pair in pairs:
+            yield pair
+    else:
+        for one in pairs_of(pairs):
+            yield one
+
+
+class AsyncKV:
+    """The calls of a node, to be awaited in any event loop of asyncio: `node.aio`.
+
+    Arguments, results and errors are those of the calls of the same names of `Node`, and so is `timeout`, in seconds. A
+    call is handed over when it is awaited. Cancelling it ends the wait and takes nothing back.
+    """
+
+    def __init__(self, futures: Futures) -> None:
+        self._futures = futures
+
+    async def put(
+        self,
+        key: Key,
+        value: Key,
+        *,
+        lease: int = 0,
+        prev_kv: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
+        timeout: float | None = None,
+    ) -> PutResult:
+        """As `Node.put`."""
+        bound = seconds(timeout)
+        future = self._futures.put(
+            key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
+        )
+        return await answered(future, bound)
+
+    async def put_many(
+        self, pairs: Pairs | AsyncIterable[tuple[Key, Key]], *, timeout: float | None = None
+    ) -> PutManyResult:
+        """As `Node.put_many`; `pairs` may be an asynchronous iterable too. Other tasks run between the slices."""
+        waiting, bulk = Waiting(seconds(timeout)), self._futures.bulk()
+        if not isinstance(pairs, AsyncIterable):
+            pairs_of(pairs)  # raises TypeError
+        try:
+            async for pair in _each(pairs):
+                if bulk.add(pair):
+                    await waiting.hand_over(bulk)
+            if bulk.gathered:
+                await waiting.hand_over(bulk)
+            while bulk.window:
+                await waiting.settle(bulk)
+        except Exception as reason:
+            await waiting.see_the_end(bulk)
+            raise bulk.failure(reason) from reason
+        return bulk.result()
+
+    async def range(
+        self,
+        key: Key,
+        range_end: Key | None = None,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        sort_order: SortOrder = SortOrder.NONE,
+        sort_target: SortTarget = SortTarget.KEY,
+        serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """As `Node.range`."""
+        bound = seconds(timeout)
+        future = self._futures.range(
+            key,
+            range_end,
+            limit=limit,
+            revision=revision,
+            sort_order=sort_order,
+            sort_target=sort_target,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
+            min_mod_revision=min_mod_revision,
+            max_mod_revision=max_mod_revision,
+            min_create_revision=min_create_revision,
+            max_create_revision=max_create_revision,
+        )
+        return await answered(future, bound)
+
+    async def get(
+        self,
+        key: Key,
+        *,
+        revision: int = 0,
+        serializable: bool = False,
+        keys_only: bool = False,
+        timeout: float | None = None,
+    ) -> KeyValue | None:
+        """As `Node.get`."""
+        found = await self.range(
+            key, revision=revision, serializable=serializable, keys_only=keys_only, timeout=timeout
+        )
+        return found.kvs[0] if found.kvs else None
+
+    async def get_prefix(
+        self,
+        prefix: Key,
+        *,
+        limit: int = 0,
+        revision: int = 0,
+        sort_order: SortOrder = SortOrder.NONE,
+        sort_target: SortTarget = SortTarget.KEY,
+        serializable: bool = False,
+        keys_only: bool = False,
+        count_only: bool = False,
+        timeout: float | None = None,
+    ) -> RangeResult:
+        """As `Node.get_prefix`."""
+        return await self.range(
+            *prefix_range(prefix),
+            limit=limit,
+            revision=revision,
+            sort_order=sort_order,
+            sort_target=sort_target,
+            serializable=serializable,
+            keys_only=keys_only,
+            count_only=count_only,
+            timeout=timeout,
+        )
+
+    async def delete(
+        self, key: Key, range_end: Key | None = None, *, prev_kv: bool = False, timeout: float | None = None
+    ) -> DeleteResult:
+        """As `Node.delete`."""
+        bound = seconds(timeout)
+        return await answered(self._futures.delete(key, range_end, prev_kv=prev_kv), bound)
+
+    async def delete_prefix(self, prefix: Key, *, prev_kv: bool = False, timeout: float | None = None) -> DeleteResult:
+        """As `Node.delete_prefix`."""
+        bound = seconds(timeout)
+        return await answered(self._futures.delete_prefix(prefix, prev_kv=prev_kv), bound)
+
+    async def txn(
+        self,
+        compare: Sequence[Compare] = (),
+        success: Sequence[Op] = (),
+        failure: Sequence[Op] = (),
+        *,
+        timeout: float | None = None,
+    ) -> TxnResult:
+        """As `Node.txn`."""
+        bound = seconds(timeout)
+        return await answered(self._futures.txn(compare, success, failure), bound)
+
+    async def compact(self, revision: int, *, physical: bool = False, timeout: float | None = None) -> CompactResult:
+        """As `Node.compact`."""
+        bound = seconds(timeout)
+        return await answered(self._futures.compact(revision, physical=physical), bound)
