@@ -163,12 +163,12 @@ class Bench:
         self.options = options
         self.folder = folder
         self.value = random.Random(options.seed).randbytes(options.value_size)
-        self._made = 0
+        self._count = 0
 
     def make(self, kind: str) -> Server:
         """Return a server that is not started; `kind` is etcd or one of VARIANTS."""
-        self._made += 1
-        data_dir = self.folder / f"{kind}-{self._made}"
+        self._count += 1
+        data_dir = self.folder / f"{kind}-{self._count}"
         if kind == "etcd":
             # The default quota of 2 GiB would end a long run.
             return Etcd(data_dir, extra=["--quota-backend-bytes", str(8 << 30)])

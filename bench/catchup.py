@@ -162,15 +162,15 @@ def busiest_thread(pid: int) -> tuple[float, float]:
 def children_named(name: str) -> list[int]:
     """Return the children of this process that run the program `name`."""
     own = str(os.getpid())
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             head, _, rest = stat.read_text().rpartition(")")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if head.partition("(")[2] == name and rest.split()[1] == own:
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
 @contextmanager
@@ -304,9 +304,9 @@ class Bench:
         if max(span.end for span in spans.values()) > max(outcome.starts) / 1e6:
             raise SystemExit("the load ended before the last window did, see --seconds")
         after = metrics(self.leader, READ_AHEAD)
-        told = ", ".join(f"{name} {after[name] - before[name]:.0f}" for name in sorted(after) if "total" in name)
+        text = ", ".join(f"{name} {after[name] - before[name]:.0f}" for name in sorted(after) if "total" in name)
         size = during.wal["lagging"]["bytes_total"] / 1e6
-        print(f"  caught up on {size:.0f} MB in {during.seconds:.2f} s ({size / during.seconds:.0f} MB/s); {told}")
+        print(f"  caught up on {size:.0f} MB in {during.seconds:.2f} s ({size / during.seconds:.0f} MB/s); {text}")
         self.await_level(slack=0)
         # Otherwise the history of all rounds together would fill the memory.
         self.asking[0].compact(self.asking[0].revision())

@@ -87,8 +87,8 @@ class Bench:
         report(f"Put on the leader, {what}, 10 connections x 100 streams, durable on a quorum; CPU: leader", samples)
         medians = {kind: statistics.median(values) for kind, values in others.items()}
         ratios = [ours / etcd for etcd, ours in zip(others["etcd"], others["metastore"], strict=True)]
-        told = ", ".join(f"{kind} {value:.2f}" for kind, value in medians.items())
-        print(f"  CPU of a follower, us/req: {told}; metastore / etcd: x{statistics.median(ratios):.3f}")
+        text = ", ".join(f"{kind} {value:.2f}" for kind, value in medians.items())
+        print(f"  CPU of a follower, us/req: {text}; metastore / etcd: x{statistics.median(ratios):.3f}")
 
     def lone(self) -> None:
         """Let one client put one key at a time, on the leader and through a follower."""

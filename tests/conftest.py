@@ -116,28 +116,28 @@ def prefix(request: pytest.FixtureRequest) -> str:
 def fresh(tmp_path: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Server]]:
     """Make servers under test with data directories of their own. They are not started, and killed at the end of the
     test."""
-    made: list[Server] = []
+    servers: list[Server] = []
 
     def make(name: str = "data", **options: Any) -> Server:
-        made.append(make_server(pytestconfig.getoption("--server"), tmp_path / name, **options))
-        return made[-1]
+        servers.append(make_server(pytestconfig.getoption("--server"), tmp_path / name, **options))
+        return servers[-1]
 
     yield make
-    for server in made:
+    for server in servers:
         server.discard()
 
 
 @pytest.fixture
 def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Make real etcds with data directories of their own. They are not started, and killed at the end of the test."""
-    made: list[Server] = []
+    servers: list[Server] = []
 
     def make(name: str = "etcd", **options: Any) -> Server:
-        made.append(Etcd(tmp_path / name, **{"durable": False, **options}))
-        return made[-1]
+        servers.append(Etcd(tmp_path / name, **{"durable": False, **options}))
+        return servers[-1]
 
     yield make
-    for server in made:
+    for server in servers:
         server.discard()
 
 
@@ -145,16 +145,16 @@ def fresh_etcd(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 def cluster_of(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
     """Make clusters (`Cluster`'s arguments) in folders of their own. They are not started, and killed at the end of the
     test."""
-    made: list[Cluster] = []
+    clusters: list[Cluster] = []
 
     def make(size: int = 3, **options: Any) -> Cluster:
-        made.append(Cluster(tmp_path / f"cluster-{len(made)}", size, **options))
-        return made[-1]
+        clusters.append(Cluster(tmp_path / f"cluster-{len(clusters)}", size, **options))
+        return clusters[-1]
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         cluster.discard()
-    for cluster in made:
+    for cluster in clusters:
         cluster.check_logs()
 
 

@@ -35,7 +35,7 @@ def page(server: Server, path: str) -> str:
         return str(reply.read().decode())
 
 
-def said(server: Server) -> dict[str, object]:
+def unsynced_record(server: Server) -> dict[str, object]:
     """Return the contents of the file `unsynced`; empty if it is not there."""
     path = server.data_dir / "unsynced"
     return dict(json.loads(path.read_text())) if path.exists() else {}
@@ -44,7 +44,7 @@ def said(server: Server) -> dict[str, object]:
 def other_boot(server: Server) -> None:
     """Let the file say that the machine was started since."""
     path = server.data_dir / "unsynced"
-    record = {**said(server), "boot_id": "another boot"}
+    record = {**unsynced_record(server), "boot_id": "another boot"}
     del record["sum"]
     path.write_text(json.dumps(record))
 
@@ -79,9 +79,9 @@ def test_the_window_is_told_and_empties(fresh: Make) -> None:
         assert json.loads(page(node, "/status"))["log"]["unsynced_bytes"] >= 0
         # No client writes any more. What is there is synced and proven long before the interval is over.
         wait_until(lambda: "metastore_wal_unsynced_bytes 0.0" in page(node, "/metrics"), what="an empty window")
-    assert said(node)["boot_id"] and said(node)["doubt"] == 0
+    assert unsynced_record(node)["boot_id"] and unsynced_record(node)["doubt"] == 0
     assert node.stop() == 0
-    assert said(node) == {}, "all is synced"
+    assert unsynced_record(node) == {}, "all is synced"
 
 
 @pytest.mark.node_only
@@ -96,11 +96,11 @@ def test_a_power_cut_takes_the_window_at_most(fresh: Make, tmp_path: Path) -> No
                 client.put(b"%06d" % done, b"x" * rng.choice([100, 1000]))
             node.kill()
         with Node(lives.data_dir, ASYNC) as node, node.client() as client:
-            found = client.prefix(b"")
-            assert sorted(found) == [b"%06d" % n for n in range(1, len(found) + 1)], "there is a hole"
-            missing = done - len(found)
+            pairs = client.prefix(b"")
+            assert sorted(pairs) == [b"%06d" % n for n in range(1, len(pairs) + 1)], "there is a hole"
+            missing = done - len(pairs)
             assert missing * 100 <= WINDOW, f"{missing} of {done} are gone"
-            lost, done = lost + missing, len(found)
+            lost, done = lost + missing, len(pairs)
             assert node.stop() == 0
     assert lost, "nothing was ever at risk"
 
@@ -112,7 +112,7 @@ def test_a_failed_sync_stops_the_node(fresh: Make) -> None:
     write_until_end(node, history, 6, writers=2)
     assert "sync failed" in node.running().log
     node.kill()
-    assert said(node)["boot_id"] == "failed sync", "the page cache may have dropped what it could not write"
+    assert unsynced_record(node)["boot_id"] == "failed sync", "the page cache may have dropped what it could not write"
     node.env = {}
     node.start()
     assert "may lack entries" in node.running().log
@@ -133,7 +133,7 @@ def test_switched_on_and_off_on_the_same_data(fresh: Make) -> None:
         with node.client() as client:
             goes_on(client, history)
         node.kill()
-    assert said(node) == {}
+    assert unsynced_record(node) == {}
 
 
 @pytest.mark.node_only
@@ -148,13 +148,13 @@ def test_a_file_that_cannot_be_understood_stops_the_start(fresh: Make) -> None:
             raise AssertionError(str(error)) from error
 
 
-def put_all(cluster: Cluster, wanted: dict[bytes, bytes], count: int, among: list[Member] | None = None) -> None:
+def put_all(cluster: Cluster, pairs: dict[bytes, bytes], count: int, among: list[Member] | None = None) -> None:
     """Put more keys, and remember those that are acknowledged."""
     with cluster.leader(among).client() as client:
         for _ in range(count):
-            key = b"%06d" % len(wanted)
+            key = b"%06d" % len(pairs)
             client.put(key, b"x" * 200)
-            wanted[key] = b"x" * 200
+            pairs[key] = b"x" * 200
 
 
 def cut_power(member: Member, copy: Path, target: Path) -> None:
@@ -178,12 +178,12 @@ def test_a_follower_that_lost_acknowledged_entries_is_brought_up_and_nothing_is_
         copy = tmp_path / f"copy-{member.name}"
         member.env = dict(powercut.environment(library, member.data_dir.parent, copy))
     cluster.start()
-    wanted: dict[bytes, bytes] = {}
+    pairs: dict[bytes, bytes] = {}
     victim, other = cluster.followers()
     leader = cluster.leader()
     # The third member knows nothing of what the leader and the victim have acknowledged.
     other.running().send_signal(signal.SIGSTOP)
-    put_all(cluster, wanted, 50, [leader, victim])
+    put_all(cluster, pairs, 50, [leader, victim])
     cut_power(victim, tmp_path / f"copy-{victim.name}", cluster.folder / f"{victim.name}-1" / "data")
     leader.running().send_signal(signal.SIGSTOP)
     other.running().send_signal(signal.SIGCONT)
@@ -194,50 +194,50 @@ def test_a_follower_that_lost_acknowledged_entries_is_brought_up_and_nothing_is_
     leader.running().send_signal(signal.SIGCONT)
     victim.await_ready()
     with cluster.leader().client() as client:
-        assert client.prefix(b"0") == wanted
+        assert client.prefix(b"0") == pairs
     cluster.same_everywhere()
-    wait_until(lambda: said(victim)["doubt"] == 0, what="the end of the doubt")
+    wait_until(lambda: unsynced_record(victim)["doubt"] == 0, what="the end of the doubt")
 
 
 def test_a_cluster_that_lost_power_comes_up_again(cluster_of: Callable[..., Cluster]) -> None:
     cluster = cluster_of(settings=ASYNC).start()
-    wanted: dict[bytes, bytes] = {}
-    put_all(cluster, wanted, 20)
+    pairs: dict[bytes, bytes] = {}
+    put_all(cluster, pairs, 20)
     for member in cluster.members:
         member.kill()
         other_boot(member)
     cluster.start()
-    put_all(cluster, wanted, 5)
+    put_all(cluster, pairs, 5)
     with clients_of(cluster.members) as clients:
-        assert all(client.prefix(b"0") == wanted for client in clients)
+        assert all(client.prefix(b"0") == pairs for client in clients)
     for member in cluster.members:
-        wait_until(lambda member=member: said(member)["doubt"] == 0, what="the end of the doubt")
+        wait_until(lambda member=member: unsynced_record(member)["doubt"] == 0, what="the end of the doubt")
         assert "may lack entries" in member.logs
 
 
 def test_without_one_of_them_it_must_be_told_to_accept_the_loss(cluster_of: Callable[..., Cluster]) -> None:
     cluster = cluster_of(settings=ASYNC).start()
-    wanted: dict[bytes, bytes] = {}
-    put_all(cluster, wanted, 5)
+    pairs: dict[bytes, bytes] = {}
+    put_all(cluster, pairs, 5)
     for member in cluster.members:
         member.kill()
         other_boot(member)
-    gone, *left = cluster.members
-    for member in left:
+    absent, *others = cluster.members
+    for member in others:
         member.launch()
-    with pytest.raises(Failure), left[0].client(timeout=4) as client:
-        wait_until(lambda: "may lack entries" in left[0].logs and "may lack entries" in left[1].logs, 30)
+    with pytest.raises(Failure), others[0].client(timeout=4) as client:
+        wait_until(lambda: "may lack entries" in others[0].logs and "may lack entries" in others[1].logs, 30)
         client.put(b"stray", b"")
-    for member in left:
+    for member in others:
         member.kill()
         member.settings["wal.accept_loss"] = "true"
         member.launch()
-    for member in left:
+    for member in others:
         member.await_ready()
-    put_all(cluster, wanted, 5, left)
-    with left[0].client() as client:
-        assert client.prefix(b"0") == wanted
-    gone.launch().await_ready()
+    put_all(cluster, pairs, 5, others)
+    with others[0].client() as client:
+        assert client.prefix(b"0") == pairs
+    absent.launch().await_ready()
     cluster.same_everywhere()
 
 

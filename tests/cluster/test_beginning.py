@@ -79,8 +79,8 @@ def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> No
     """The third member lives, or comes back a little later than they do. Its answer ends them before they vote or
     serve."""
     cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"20s"'}).start()
-    kept, *wiped = cluster.members
-    write_often(kept)
+    survivor, *wiped = cluster.members
+    write_often(survivor)
     for order in [(0, 1, 2), *ORDERS]:
         for member in wiped:
             member.discard()
@@ -91,16 +91,16 @@ def test_two_wiped_members_never_elect_each_other(cluster_of: MakeCluster) -> No
             code, log = member.wait()
             assert code == MustJoinAnew.exit_code, log
             assert "takes part from now on" not in log and "the leader is" not in log and "ready to serve" not in log
-        wait_until(lambda: serializable(kept) == [b"kept"], 10, "what was acknowledged")
-        kept.kill()
+        wait_until(lambda: serializable(survivor) == [b"kept"], 10, "what was acknowledged")
+        survivor.kill()
 
 
 def test_what_cannot_be_told_apart(cluster_of: MakeCluster) -> None:
     """The only kept member is down for longer than new ones wait, so two wiped ones take themselves for a new cluster.
     When it comes back its answer ends them, the leader too, and its data are unchanged."""
     cluster = cluster_of(settings={**QUICK, "cluster.begin_wait": '"100ms"'}).start()
-    kept, *wiped = cluster.members
-    write_often(kept)
+    survivor, *wiped = cluster.members
+    write_often(survivor)
     for member in cluster.members:
         member.kill()
     for member in wiped:
@@ -110,11 +110,11 @@ def test_what_cannot_be_told_apart(cluster_of: MakeCluster) -> None:
         member.await_ready()
     with wiped[0].client() as client:
         client.put(b"k", b"begun anew")
-    kept.launch()
+    survivor.launch()
     for member in wiped:
         code, log = member.wait()
         assert code == MustJoinAnew.exit_code, log
-    wait_until(lambda: serializable(kept) == [b"kept"], 10, "what was acknowledged")
+    wait_until(lambda: serializable(survivor) == [b"kept"], 10, "what was acknowledged")
 
 
 def test_a_wiped_member_serves_nothing(cluster_of: MakeCluster) -> None:

@@ -31,8 +31,8 @@ def numbers(member: Member) -> dict[str, float]:
     """Return the numbers of /metrics about reading ahead, without prefix and suffixes."""
     with urllib.request.urlopen(f"http://{member.address}/metrics", timeout=10) as reply:
         text = reply.read().decode()
-    found = re.findall(r"^metastore_read_ahead_(\w+?)(?:_total)? ([\d.e+]+)$", text, re.MULTILINE)
-    return {name: float(value) for name, value in found}
+    values = re.findall(r"^metastore_read_ahead_(\w+?)(?:_total)? ([\d.e+]+)$", text, re.MULTILINE)
+    return {name: float(value) for name, value in values}
 
 
 def fill(member: Member, first: int, last: int) -> None:
@@ -43,16 +43,16 @@ def fill(member: Member, first: int, last: int) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[MakeCluster]:
-    made: list[Cluster] = []
+    clusters: list[Cluster] = []
 
     def make(size: int = 3, failpoints: str = "") -> Cluster:
-        made.append(Cluster(tmp_path / f"cluster-{len(made)}", size, settings=SMALL))
-        for member in made[-1].members:
+        clusters.append(Cluster(tmp_path / f"cluster-{len(clusters)}", size, settings=SMALL))
+        for member in clusters[-1].members:
             member.env = {"METASTORE_FAILPOINTS": failpoints}
-        return made[-1].start()
+        return clusters[-1].start()
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         cluster.check_logs()
         cluster.discard()
 
@@ -60,18 +60,20 @@ def make(tmp_path: Path) -> Iterator[MakeCluster]:
 def test_a_member_that_slept_gets_what_left_memory(make: MakeCluster) -> None:
     cluster = make()
     leader, follower = cluster.leader(), cluster.followers()[0]
-    found = {"hits": 0.0}
+    counters = {"hits": 0.0}
     # The sender asks for the next block as soon as it has one, so it may always be a little too early.
     for number in range(0, ROUNDS * COUNT, COUNT):
         follower.running().send_signal(signal.SIGSTOP)
         fill(leader, number, number + COUNT)
         follower.running().send_signal(signal.SIGCONT)
         cluster.same_everywhere(60)
-        found = numbers(leader)
-        assert found["misses"] > 0 and found["read_bytes"] > 100_000 and 0 < found["cached_bytes"] <= 256 << 10, found
-        if found["hits"]:
+        counters = numbers(leader)
+        assert (
+            counters["misses"] > 0 and counters["read_bytes"] > 100_000 and 0 < counters["cached_bytes"] <= 256 << 10
+        ), counters
+        if counters["hits"]:
             break
-    assert found["hits"] > 0
+    assert counters["hits"] > 0
     assert "installed snapshot" not in follower.logs
 
 

@@ -32,10 +32,10 @@ def by_name(address: str) -> str:
     /etc/hosts)."""
     host, port = address.rsplit(":", 1)
     try:
-        found = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
+        addresses = socket.getaddrinfo("localhost", port, type=socket.SOCK_STREAM)
     except OSError:
         return address
-    return f"localhost:{port}" if any(place[4][0] == host for place in found) else address
+    return f"localhost:{port}" if any(place[4][0] == host for place in addresses) else address
 
 
 def ask(member: Member, rng: random.Random) -> float:

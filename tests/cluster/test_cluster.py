@@ -105,10 +105,10 @@ def test_aetcd_through_every_member(shared: Cluster, prefix: str) -> None:
 
 def test_endpoint_status_and_health_of_the_cluster(shared: Cluster, etcdctl_program: str) -> None:
     leader = shared.leader()
-    told = json.loads(shared.ctl(etcdctl_program, "endpoint status --cluster -w json", shared.members[1].address))
-    assert {one["Endpoint"] for one in told} == {f"http://{member.address}" for member in shared.members}
-    assert {one["Status"]["leader"] for one in told} == {leader.status().header.member_id}
-    assert len({one["Status"]["raftTerm"] for one in told}) == 1
+    statuses = json.loads(shared.ctl(etcdctl_program, "endpoint status --cluster -w json", shared.members[1].address))
+    assert {one["Endpoint"] for one in statuses} == {f"http://{member.address}" for member in shared.members}
+    assert {one["Status"]["leader"] for one in statuses} == {leader.status().header.member_id}
+    assert len({one["Status"]["raftTerm"] for one in statuses}) == 1
     table = shared.ctl(etcdctl_program, "endpoint status --cluster")
     assert [row.split(", ")[4] for row in sorted(table.splitlines())].count("true") == 1
     health = shared.ctl(etcdctl_program, "endpoint health --cluster -w json", shared.members[2].address)

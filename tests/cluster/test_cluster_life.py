@@ -49,9 +49,9 @@ def add(cluster: Cluster, through: Member, learner: bool = False) -> Member:
     return member
 
 
-def remove(through: Member, gone: Member, cluster: Cluster) -> None:
+def remove(through: Member, victim: Member, cluster: Cluster) -> None:
     """Remove `gone`, which need not run, by its id."""
-    ident = cluster.member_id(gone)
+    ident = cluster.member_id(victim)
     with through.client() as client:
         reply = client.call(m.MemberRemoveRequest(ID=ident))
     assert ident not in [member.ID for member in reply.members]
@@ -193,10 +193,10 @@ def test_the_leader_is_removed(cluster_of: MakeCluster) -> None:
 def test_removed_while_it_was_down(cluster_of: MakeCluster) -> None:
     """A member that comes back after its removal hears of it from the others, and ends."""
     cluster = cluster_of().start()
-    leader, gone = cluster.leader(), cluster.followers()[0]
-    gone.kill()
-    remove(leader, gone, cluster)
-    code, log = gone.launch().wait()
+    leader, victim = cluster.leader(), cluster.followers()[0]
+    victim.kill()
+    remove(leader, victim, cluster)
+    code, log = victim.launch().wait()
     assert code == RemovedFromCluster.exit_code, log
     assert "was removed from the cluster" in log
 

@@ -89,9 +89,9 @@ def test_a_leader_without_room_hands_over_and_does_not_stay_one(cluster_of: Make
         assert "no room for the log" in full.logs
         wait_until(lambda: cluster.leader() is not full, 30, "another leader")
         time_to_write(client, b"after")
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             refused.put(b"refused", b"1")
-        assert (caught.value.code, caught.value.text) == NO_SPACE
+        assert (failure.value.code, failure.value.text) == NO_SPACE
         assert refused.range(b"fill/00000", serializable=True).count == 1
         # No member makes it lead again while it lacks room.
         with pytest.raises(Failure):
@@ -121,9 +121,9 @@ def test_where_all_lack_room_leadership_stays_and_the_way_out_is_open(cluster_of
         for follower in cluster.followers():
             wait_until(lambda one=follower: "does not take leadership" in one.logs, 60, "everybody asked")  # type: ignore[misc]
         assert client.prefix(b"fill/").items() >= acked.items()
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             client.put(b"refused", b"1")
-        assert (caught.value.code, caught.value.text) == NO_SPACE
+        assert (failure.value.code, failure.value.text) == NO_SPACE
         deleted = time_to_delete(client, b"fill/00000")
         client.compact(deleted.header.revision)
         assert [member.status().raftTerm for member in cluster.members] == [term] * 3
@@ -162,9 +162,9 @@ def test_a_follower_without_room_neither_acknowledges_nor_votes(cluster_of: Make
     with others[0].client() as client:
         acked = fill(client, 2000, behind)
         others[1].kill()
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             client.put(b"open", b"1")
-        assert caught.value.code == UNAVAILABLE
+        assert failure.value.code == UNAVAILABLE
     others[0].kill()
     # Two of three are there. They try again and again to elect one of them, and no vote reaches a disk.
     third = others[1].launch()

@@ -26,14 +26,14 @@ class LimitedMember(MetaStoreMember):
 def level(cluster: Cluster) -> None:
     """Wait until all have the same history. A range over everything would be too large a reply here."""
 
-    def told() -> set[tuple[int, int]]:
+    def positions() -> set[tuple[int, int]]:
         with contextlib.ExitStack() as stack:
             clients = [stack.enter_context(member.client()) for member in cluster.running()]
             revision = clients[0].revision()
             answers = [client.hash_kv(revision) for client in clients if client.revision()]
         return {(answer.hash, answer.compact_revision) for answer in answers}
 
-    wait_until(lambda: len(told()) == 1, 60, "the same history everywhere")
+    wait_until(lambda: len(positions()) == 1, 60, "the same history everywhere")
 
 
 def test_a_full_leader_feeds_a_follower(tmp_path: Path) -> None:

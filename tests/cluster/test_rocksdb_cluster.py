@@ -27,17 +27,17 @@ Make = Callable[..., Cluster]
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[Make]:
     """Make clusters of members with these engines' settings. They are killed at the end of the test."""
-    made: list[Cluster] = []
+    clusters: list[Cluster] = []
 
     def make(*engines: dict[str, str], **settings: str) -> Cluster:
-        cluster = Cluster(tmp_path / f"cluster-{len(made)}", len(engines), settings={**EAGER, **settings})
-        made.append(cluster)
+        cluster = Cluster(tmp_path / f"cluster-{len(clusters)}", len(engines), settings={**EAGER, **settings})
+        clusters.append(cluster)
         for member, engine in zip(cluster.members, engines, strict=True):
             member.settings = {**member.settings, **engine}
         return cluster.start()
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         cluster.discard()
 
 

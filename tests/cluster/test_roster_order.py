@@ -25,19 +25,19 @@ CONF_STATE, MEMBERS = b"mconf_state", b"mmembers"
 
 def call(member: Member, request: Any) -> Any:
     """Make a call when the cluster is healthy enough for it; in the first seconds after a start it may not be."""
-    found: list[Any] = []
+    replies: list[Any] = []
 
     def done() -> bool:
         with member.client() as client:
             try:
-                found.append(client.call(request))
+                replies.append(client.call(request))
             except Failure as error:
                 assert "unhealthy" in error.text or "no leader" in error.text, error
                 return False
         return True
 
     wait_until(done, 20, f"{type(request).__name__} goes through")
-    return found[0]
+    return replies[0]
 
 
 def roster(member: Member) -> list[str]:
@@ -109,11 +109,11 @@ def test_rosters_that_differ_are_mended(cluster_of: MakeCluster) -> None:
     """One member has two voters where there are three, and does not know the name of one of those."""
     cluster = cluster_of(settings={"storage.engine": '"rocksdb"'}).start()
     wrong, other = cluster.followers()
-    gone, nameless = cluster.member_id(other), cluster.member_id(cluster.leader())
+    missing, nameless = cluster.member_id(other), cluster.member_id(cluster.leader())
     wrong.stop()
     engine = RocksEngine(str(wrong.data_dir / "engine"))
     record = json.loads(engine.get(MEMBERS) or b"")
-    record["members"] = [member for member in record["members"] if member["id"] != gone]
+    record["members"] = [member for member in record["members"] if member["id"] != missing]
     for member in record["members"]:
         member["name"] = "" if member["id"] == nameless else member["name"]
     conf_state = ConfState(voters=sorted(member["id"] for member in record["members"]))

@@ -20,14 +20,14 @@ MakeCluster = Callable[..., Cluster]
 @pytest.fixture
 def make(tmp_path: Path) -> Iterator[MakeCluster]:
     """Make clusters that take snapshots often. They are killed at the end of the test."""
-    made: list[Cluster] = []
+    clusters: list[Cluster] = []
 
     def make(**settings: str) -> Cluster:
-        made.append(Cluster(tmp_path / f"cluster-{len(made)}", settings={**EAGER, **settings}).start())
-        return made[-1]
+        clusters.append(Cluster(tmp_path / f"cluster-{len(clusters)}", settings={**EAGER, **settings}).start())
+        return clusters[-1]
 
     yield make
-    for cluster in made:
+    for cluster in clusters:
         cluster.discard()
 
 
@@ -121,7 +121,7 @@ def test_both_ends_are_killed_in_mid_transfer(tmp_path: Path) -> None:
             newcomer.launch()
         newcomer.await_ready()
         cluster.same_everywhere(30)
-        went_on = [int(found) for found in re.findall(r"goes on at chunk (\d+)", newcomer.logs)]
+        went_on = [int(number) for number in re.findall(r"goes on at chunk (\d+)", newcomer.logs)]
         assert len(went_on) >= 2 and went_on == sorted(went_on) and went_on[0] > 0, newcomer.logs
         with newcomer.client() as client:
             assert len(client.range(b"k", b"l", serializable=True).kvs) == 600

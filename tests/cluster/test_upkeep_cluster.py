@@ -110,12 +110,12 @@ def test_one_member_with_less_room(cluster_of: Make) -> None:
 
 
 def hashes(members: Sequence[Member], revision: int) -> set[tuple[int, int]]:
-    found = set()
+    sums = set()
     for member in members:
         with member.client() as client:
             answer = client.hash_kv(revision)
-            found.add((answer.hash, answer.compact_revision))
-    return found
+            sums.add((answer.hash, answer.compact_revision))
+    return sums
 
 
 def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
@@ -141,8 +141,8 @@ def test_equal_hashes_and_one_compaction_for_all(cluster_of: Make) -> None:
     wait_until(compacted, 20, wait)
     for at in (0, revision):
         wait_until(lambda at=at: len(hashes(cluster.members, at)) == 1, 20, "equal hashes")
-    told = [member.logs.count("by itself") for member in cluster.members]
-    assert told[cluster.members.index(leader)] >= 1 and sum(told) == max(told)
+    counts = [member.logs.count("by itself") for member in cluster.members]
+    assert counts[cluster.members.index(leader)] >= 1 and sum(counts) == max(counts)
     leader.kill()
     second = cluster.leader(cluster.running())
     put(second, 20)
@@ -171,9 +171,9 @@ def test_sums_at_the_compacted_revision_can_be_compared_at_once(cluster_of: Make
             with suppress(grpc.FutureTimeoutError):
                 answer.result(timeout=0.2)
             network.heal()
-            found = m.TYPES["HashKVResponse"].FromString(answer.result())
-            assert found.compact_revision == at
-            assert hashes(cluster.members, at) == {(found.hash, at)}
+            reply = m.TYPES["HashKVResponse"].FromString(answer.result())
+            assert reply.compact_revision == at
+            assert hashes(cluster.members, at) == {(reply.hash, at)}
             other.kill()
             other.launch().await_ready()
-            assert hashes([other, behind, leader], at) == {(found.hash, at)}
+            assert hashes([other, behind, leader], at) == {(reply.hash, at)}

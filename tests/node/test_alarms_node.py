@@ -170,14 +170,14 @@ def test_etcdctl_finds_the_way_out(etcdctl_program: str, fresh: Make) -> None:
         member = client.status().header.member_id
         assert ctl("alarm", "list").strip() == f"memberID:{member} alarm:NOSPACE"
         if etcdctl_program != etcdctl.binaries()["debian"]:
-            (told,) = json.loads(ctl("endpoint", "status", "-w", "json"))
-            assert told["Status"]["errors"] == [f"memberID:{member} alarm:NOSPACE "]
+            (status,) = json.loads(ctl("endpoint", "status", "-w", "json"))
+            assert status["Status"]["errors"] == [f"memberID:{member} alarm:NOSPACE "]
         ctl("compact", str(client.revision()))
         for flag in ([], ["--cluster"]):
             assert "Finished defragmenting etcd member" in ctl("defrag", *flag)
         assert ctl("alarm", "disarm").strip() == f"memberID:{member} alarm:NOSPACE"
         assert ctl("put", "a", "1").strip() == "OK"
         assert ctl("alarm", "list") == ""
-        found = json.loads(ctl("endpoint", "hashkv", "-w", "json"))
-        assert found[0]["HashKV"]["hash"] == client.hash_kv().hash
+        hashes = json.loads(ctl("endpoint", "hashkv", "-w", "json"))
+        assert hashes[0]["HashKV"]["hash"] == client.hash_kv().hash
         assert f", {client.hash_kv().hash}" in ctl("endpoint", "hashkv", "--cluster")

@@ -72,12 +72,12 @@ def test_threads_end(cpus: tuple[int, ...]) -> None:
 
 def idle_threads(node: Server) -> list[Path]:
     """Return the threads of the process that are of the scheduler's idle class (proc(5): field 41, 5)."""
-    found = []
+    threads = []
     for task in Path(f"/proc/{node.running().pid}/task").iterdir():
         fields = (task / "stat").read_text().rpartition(")")[2].split()
         if fields[41 - 3] == "5":
-            found.append(task)
-    return found
+            threads.append(task)
+    return threads
 
 
 def seconds(task: Path) -> float:

@@ -57,10 +57,10 @@ def test_the_stream_is_a_file_zeros_and_its_sum(fresh: Make, tmp_path: Path) -> 
     assert data[-32:] == hashlib.sha256(data[:-32]).digest() and len(data) % 512 == 32
     path = tmp_path / "backup"
     path.write_bytes(data)
-    found = verify(path)
-    assert (found.header.revision, found.digest) == (4, data[-32:])
+    summary = verify(path)
+    assert (summary.header.revision, summary.digest) == (4, data[-32:])
     inner = tmp_path / "inner"
-    inner.write_bytes(data[: found.trailer.size])
+    inner.write_bytes(data[: summary.trailer.size])
     assert verify(inner).digest is None, "without the end it is a snapshot file"
 
 
@@ -151,9 +151,9 @@ def test_a_node_that_stops_ends_its_backups(fresh: Make) -> None:
         call = client.snapshot(60)
         next(call)
         assert node.stop() == 0
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             list(call)
-        assert caught.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+        assert failure.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 
 
 def test_a_file_that_went_bad_is_not_sent_on(fresh: Make, tmp_path: Path) -> None:
@@ -163,9 +163,9 @@ def test_a_file_that_went_bad_is_not_sent_on(fresh: Make, tmp_path: Path) -> Non
         client.backup()
         (path,) = node.data_dir.glob("snap/*.snap")
         damaged(path, path.stat().st_size // 2)
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             client.backup()
-        assert caught.value.code == grpc.StatusCode.DATA_LOSS.value[0] and "damaged" in caught.value.text
+        assert failure.value.code == grpc.StatusCode.DATA_LOSS.value[0] and "damaged" in failure.value.text
         wait_until(lambda: works(client), what="another snapshot")
         (tmp_path / "good").write_bytes(client.backup())
     verify(tmp_path / "good")
@@ -229,8 +229,8 @@ def test_a_bumped_revision_and_what_it_compacts(fresh: Make, tmp_path: Path) -> 
             client.compact(1_000_008)
         assert client.put(b"k00009").header.revision == 1_000_009
         (tmp_path / "again").write_bytes(client.backup())
-    kept = [key for key, _ in BackupReader(tmp_path / "again").records() if key.startswith(b"k")]
-    assert len(kept) == 6, "versions that nobody can read are removed"
+    keys = [key for key, _ in BackupReader(tmp_path / "again").records() if key.startswith(b"k")]
+    assert len(keys) == 6, "versions that nobody can read are removed"
 
 
 # ---- files
@@ -244,10 +244,10 @@ def make_restore(source: Path, target: Path, **options: object) -> Restore:
 def test_status_and_verify_tell_the_facts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = backup_file(tmp_path / "b")
     assert cli.main(["snapshot", "status", str(path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert (told["index"], told["term"], told["revision"], told["cluster_id"]) == (1000, 7, 55, f"{99:016x}")
-    assert (told["records"], told["codec"], told["kind"]) == (505, "zstd", "backup")
-    assert told["sha256"] == path.read_bytes()[-32:].hex() and told["bytes"] == path.stat().st_size
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["index"], facts["term"], facts["revision"], facts["cluster_id"]) == (1000, 7, 55, f"{99:016x}")
+    assert (facts["records"], facts["codec"], facts["kind"]) == (505, "zstd", "backup")
+    assert facts["sha256"] == path.read_bytes()[-32:].hex() and facts["bytes"] == path.stat().st_size
     assert cli.main(["snapshot", "verify", str(path)]) == 0
     out, err = capsys.readouterr()
     assert "good: " in out and "SHA-256" in out and err == ""
@@ -346,9 +346,9 @@ def test_a_failing_disk_is_no_success(tmp_path: Path) -> None:
     path = backup_file(tmp_path / "b")
     for step in ("snapshot.write=error(ENOSPC)", "snapshot.sync=error", "wal.segment=error(ENOSPC)"):
         work = make_restore(path, tmp_path / "target", failpoints=Failpoints(step))
-        with pytest.raises(MetaStoreError) as caught:
+        with pytest.raises(MetaStoreError) as failure:
             work.run(work.check())
-        assert caught.value.exit_code == 6, caught.value
+        assert failure.value.exit_code == 6, failure.value
     work = make_restore(path, tmp_path / "target")
     work.run(work.check())
 

@@ -141,9 +141,9 @@ def test_length_prefix_beyond_the_limit(claimed: int, server: Server, served: Cl
 @pytest.mark.parametrize("size", [2 * MIB, 3 * MIB, 20 * MIB])
 def test_text_of_a_message_over_the_limit(size: int, served: Client) -> None:
     body = m.PutRequest(key=b"big", value=b"x" * size).SerializeToString()
-    with pytest.raises(Failure) as caught:
+    with pytest.raises(Failure) as failure:
         served.raw(PUT, body)
-    assert (caught.value.code, caught.value.text) == (
+    assert (failure.value.code, failure.value.text) == (
         8,
         f"grpc: received message larger than max ({len(body)} vs. 2097152)",
     )
@@ -181,10 +181,10 @@ def test_unknown_methods(path: str, served: Client, reference: Server) -> None:
     texts = []
     with reference.client() as etcd:
         for client in (served, etcd):
-            with pytest.raises(Failure) as caught:
+            with pytest.raises(Failure) as failure:
                 client.raw(path, b"")
-            assert caught.value.code == 12
-            texts.append(caught.value.text)
+            assert failure.value.code == 12
+            texts.append(failure.value.text)
     assert texts[0] == texts[1]
 
 
@@ -213,9 +213,9 @@ def test_puts_of_a_closed_connection_are_whole(server: Server, served: Client, p
             calls += h2raw.call(2 * number + 1, PUT, h2raw.message(body))
         connection.send(calls)
     wait_until(lambda: served.put(b"bystander", b"before") and open_files(server) <= files, what="the end")
-    found = served.prefix(key)
-    assert all(k == key + v for k, v in found.items())
-    assert served.revision() - before >= len(found)
+    pairs = served.prefix(key)
+    assert all(k == key + v for k, v in pairs.items())
+    assert served.revision() - before >= len(pairs)
 
 
 def test_reset_flood(server: Server, served: Client) -> None:
@@ -336,9 +336,9 @@ def test_health_service(server: Server, client: Client, reference: Server) -> No
         for name in ("etcdserverpb.KV", "nope"):
             answers = []
             for one in (client, etcd):
-                with pytest.raises(Failure) as caught:
+                with pytest.raises(Failure) as failure:
                     one.call(m.HealthCheckRequest(service=name))
-                answers.append((caught.value.code, caught.value.text))
+                answers.append((failure.value.code, failure.value.text))
             assert answers[0] == answers[1]
 
 

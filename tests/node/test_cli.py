@@ -55,9 +55,9 @@ def test_help_names_every_option_and_exit_code(tmp_path: Path) -> None:
 
 
 def test_every_error_has_an_exit_code_of_the_table() -> None:
-    found = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)]
-    assert {item.exit_code for item in found} == set(errors.EXIT_CODES) - {0}
-    texts = [item.default for item in found if issubclass(item, errors.ApiError) and item is not errors.ApiError]
+    classes = [item for item in vars(errors).values() if isinstance(item, type) and issubclass(item, Exception)]
+    assert {item.exit_code for item in classes} == set(errors.EXIT_CODES) - {0}
+    texts = [item.default for item in classes if issubclass(item, errors.ApiError) and item is not errors.ApiError]
     assert len(texts) == len(set(texts)), "clients tell errors by their texts"
 
 
@@ -92,8 +92,8 @@ def test_variables_reach_the_configuration(tmp_path: Path) -> None:
 
 def test_log_options_are_keys_like_others() -> None:
     options = cli.parser().parse_args(["--log-level", "error", "--log-json", "--set", "log.level=debug"])
-    made = cli.load_config(options)
-    assert made.log == config.LogTable(level="error", json=True)
+    settings = cli.load_config(options)
+    assert settings.log == config.LogTable(level="error", json=True)
 
 
 def test_other_systems_are_refused_in_one_sentence(monkeypatch: pytest.MonkeyPatch, capsys: object) -> None:
@@ -182,13 +182,13 @@ def test_the_start_says_what_it_starts(tmp_path: Path) -> None:
         f"metastore {__version__} starts: name=n1 data_dir={tmp_path}/data engine=rocksdb "
         f"configuration={tmp_path}/data.toml\n"
     ) in log
-    meant = {
+    hints = {
         "METASTORE_LOG_LEVEL": "METASTORE_LOG__LEVEL",
         "METASTORE_STORAGE_ROCKSDB_CACHE_SIZE": "METASTORE_STORAGE__ROCKSDB__CACHE_SIZE",
     }
-    for given, right in meant.items():
-        assert f"the environment variable {given} means nothing; {right} sets that key" in log
-    assert log.count("means nothing") == len(meant)
+    for variable, right in hints.items():
+        assert f"the environment variable {variable} means nothing; {right} sets that key" in log
+    assert log.count("means nothing") == len(hints)
 
 
 def test_ctrl_c_in_a_tool_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -224,9 +224,9 @@ def test_json_records_are_one_object_a_line() -> None:
         logger.getChild("node").info("a\nb", extra={"address": "127.0.0.1:1", "path": Path("/x")})
     finally:
         logs.setup("info")
-    made = json.loads(stream.getvalue())
-    assert made.pop("time").endswith("Z")
-    assert made == {"level": "info", "part": "node", "message": "a\nb", "address": "127.0.0.1:1", "path": "/x"}
+    record = json.loads(stream.getvalue())
+    assert record.pop("time").endswith("Z")
+    assert record == {"level": "info", "part": "node", "message": "a\nb", "address": "127.0.0.1:1", "path": "/x"}
     assert stream.getvalue().count("\n") == 1
 
 
@@ -247,19 +247,19 @@ def test_from_start_to_ready_is_quick(tmp_path: Path) -> None:
 @pytest.mark.node_only
 def test_a_data_directory_in_use_is_exit_code_3(tmp_path: Path) -> None:
     with Node(tmp_path / "data"):
-        with pytest.raises(StartError) as caught:
+        with pytest.raises(StartError) as failure:
             Node(tmp_path / "data").start()
-        assert caught.value.returncode == 3
-        assert str(tmp_path / "data") in str(caught.value)
+        assert failure.value.returncode == 3
+        assert str(tmp_path / "data") in str(failure.value)
 
 
 @pytest.mark.node_only
 def test_a_data_directory_of_etcd_is_not_begun_anew(tmp_path: Path) -> None:
     with Etcd(tmp_path / "data", durable=False):
         pass
-    with pytest.raises(StartError, match=r"node\.data_dir .*: is etcd's") as caught:
+    with pytest.raises(StartError, match=r"node\.data_dir .*: is etcd's") as failure:
         Node(tmp_path / "data").start()
-    assert caught.value.returncode == 2
+    assert failure.value.returncode == 2
 
 
 @pytest.mark.node_only
@@ -268,10 +268,10 @@ def test_a_port_in_use_is_exit_code_5(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(StartError) as caught:
+        with pytest.raises(StartError) as failure:
             Node(tmp_path / "data", {"listen.client": address}).start()
-        assert caught.value.returncode == 5
-        lines = [line for line in str(caught.value).splitlines()[1:] if " starts: " not in line]
+        assert failure.value.returncode == 5
+        lines = [line for line in str(failure.value).splitlines()[1:] if " starts: " not in line]
         assert len(lines) == 1 and lines[0].startswith("metastore: ") and address in lines[0], lines
 
 

@@ -88,9 +88,9 @@ def test_a_second_process_beside_a_node(tmp_path: Path) -> None:
         backup = tmp_path / "backup"
         backup.write_bytes(client.backup())
         (data / "LOCK").unlink()
-        with pytest.raises(StartError) as caught:
+        with pytest.raises(StartError) as failure:
             Node(data).start()
-        assert caught.value.returncode == 3 and "is in use by" in str(caught.value)
+        assert failure.value.returncode == 3 and "is in use by" in str(failure.value)
         restore = ["snapshot", "restore", str(backup), "--data-dir", str(data)]
         command = [sys.executable, "-m", "metastore", *restore]
         assert subprocess.run(command, capture_output=True, check=False, timeout=60).returncode in (2, 3)

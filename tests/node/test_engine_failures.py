@@ -169,19 +169,19 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
         with pytest.raises(errors.FormatError):  # an engine says by this that something is missing in the stream
             use(engine, call)
         return
-    with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as caught:
+    with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as failure:
         use(engine, call)
-    assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in caught.value.text
-    assert caught.value.exit_code == 6 and type(caught.value.__cause__) is type(error)
+    assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in failure.value.text
+    assert failure.value.exit_code == 6 and type(failure.value.__cause__) is type(error)
     # The same holds for the objects that the engine returns.
     if call in ("get", "scan", "iterate", "seek_le", "close"):
         quiet = Flaky(lambda _call: None)
         view, staged = guarded(quiet, "flaky").view(), guarded(quiet, "flaky").stage()
-        for given in (view, staged):
-            assert given is not None
-            given.inner.trouble = armed(call, make)  # type: ignore[attr-defined]
+        for part in (view, staged):
+            assert part is not None
+            part.inner.trouble = armed(call, make)  # type: ignore[attr-defined]
             with pytest.raises(errors.EngineFailed):
-                use(given, call)
+                use(part, call)
 
 
 def test_the_room_that_an_engine_needs_is_asked_for_by_way_of_the_guard() -> None:
@@ -210,9 +210,9 @@ def test_what_is_not_the_engines_fault_passes() -> None:
     quiet = guarded(Flaky(lambda _call: None), "flaky")
     with pytest.raises(ValueError, match="the stream's own"):
         quiet.restore(stream())
-    with pytest.raises(errors.EngineDamaged, match=r"storage engine 'flaky': get\(\) failed: block 7") as caught:
+    with pytest.raises(errors.EngineDamaged, match=r"storage engine 'flaky': get\(\) failed: block 7") as failure:
         guarded(Flaky(armed("get", lambda: errors.DamagedData("block 7"))), "flaky").get(b"k")
-    assert caught.value.exit_code == 4
+    assert failure.value.exit_code == 4
     with pytest.raises(MemoryError):
         guarded(Flaky(armed("get", MemoryError)), "flaky").get(b"k")
 
@@ -304,12 +304,12 @@ def test_reads_stop_the_node_too() -> None:
         ("iterate", m.RangeRequest(key=b"a", range_end=b"\0", serializable=True)),
     ):
         engine = Flaky(lambda _call: None)
-        made = Applier(Store(guarded(engine, "flaky"), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
-        waiting(made, 7)
-        made.apply_images(entry(made, 1, encode_op(PUT, 7, put(b"a"))))
-        made.commit()
+        applier = Applier(Store(guarded(engine, "flaky"), 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
+        waiting(applier, 7)
+        applier.apply_images(entry(applier, 1, encode_op(PUT, 7, put(b"a"))))
+        applier.commit()
         proposer = BatchProposer(50, 1 << 20, 0.002, 100, 1 << 20, True)
-        kv = KVServer(made.store, proposer, {}, 1, LimitsTable())
+        kv = KVServer(applier.store, proposer, {}, 1, LimitsTable())
         caller = Caller()
         engine.trouble = armed(call, lambda: errors.KeyNotFound())
         with pytest.raises(errors.EngineFailed, match=call):
@@ -336,8 +336,8 @@ def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: p
             node.put(b"a", b"2")
     with pytest.raises(errors.NoSpace):
         node.delete(b"a")
-    found = node.get(b"a", serializable=True)
-    assert found is not None and found.value == b"2"
+    value = node.get(b"a", serializable=True)
+    assert value is not None and value.value == b"2"
     with pytest.raises(errors.DiskFailed, match=r"there is room for the storage engine again .* after a restart"):
         node.wait(30)
 
@@ -376,8 +376,8 @@ def test_a_node_stops_with_the_engines_sentence(call: str, tmp_path: Path, monke
             node.stop()
     except (errors.Stopped, errors.Timeout):
         pass
-    with pytest.raises(errors.EngineFailed) as caught:
+    with pytest.raises(errors.EngineFailed) as failure:
         node.wait(20)
-    assert caught.value.text == (
+    assert failure.value.text == (
         f"storage engine 'flaky': {call}() failed: DatabaseError: database disk image is malformed"
     )

@@ -138,16 +138,16 @@ def test_endpoint_status(etcdctl_program: str, server: Server, client: Client) -
     result = etcdctl.run(etcdctl_program, server.address, "endpoint", "status", "-w", "json")
     assert result.returncode == 0, result.stderr
     (entry,) = json.loads(result.stdout)
-    told = entry["Status"]
+    shown_status = entry["Status"]
     assert entry["Endpoint"] == server.address
-    assert told["header"]["cluster_id"] == put.header.cluster_id != 0
-    assert told["header"]["member_id"] == put.header.member_id != 0
-    assert told["header"]["revision"] >= put.header.revision
-    assert told["leader"] == told["header"]["member_id"]
-    assert told["raftTerm"] == told["header"]["raft_term"] > 0
-    assert told["raftIndex"] >= told["raftAppliedIndex"] >= status.raftAppliedIndex > 0
-    assert told["dbSize"] >= told["dbSizeInUse"] > 1000
-    assert told["version"] == status.version
+    assert shown_status["header"]["cluster_id"] == put.header.cluster_id != 0
+    assert shown_status["header"]["member_id"] == put.header.member_id != 0
+    assert shown_status["header"]["revision"] >= put.header.revision
+    assert shown_status["leader"] == shown_status["header"]["member_id"]
+    assert shown_status["raftTerm"] == shown_status["header"]["raft_term"] > 0
+    assert shown_status["raftIndex"] >= shown_status["raftAppliedIndex"] >= status.raftAppliedIndex > 0
+    assert shown_status["dbSize"] >= shown_status["dbSizeInUse"] > 1000
+    assert shown_status["version"] == status.version
     table = etcdctl.run(etcdctl_program, server.address, "endpoint", "status", "-w", "table")
     assert table.returncode == 0, table.stderr
     row = [cell.strip() for cell in table.stdout.splitlines()[3].strip("|").split("|")]

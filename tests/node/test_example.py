@@ -55,10 +55,10 @@ def test_known_packages(status: Path, server: Server, client: Client, prefix: st
     client.put(f"{base}/left-over/version".encode(), b"from an earlier run")
     result = run(server, "--status", str(status), "--prefix", base)
     assert result.returncode == 0, result.stderr
-    found = {
+    pairs = {
         key.decode().removeprefix(f"{base}/"): value.decode() for key, value in client.prefix(base.encode()).items()
     }
-    assert found == {
+    assert pairs == {
         "alpha:amd64/package": "alpha",
         "alpha:amd64/status": "install ok installed",
         "alpha:amd64/section": "libs",

@@ -30,8 +30,8 @@ def test_errors_and_fields_as_in_etcd(fresh: Make, fresh_etcd: Make) -> None:
             if isinstance(answers[0], tuple):
                 assert answers[1] == answers[0]
             else:
-                told = [(one.header.revision, one.compact_revision, bool(one.hash)) for one in answers]
-                assert told[1] == told[0]
+                facts = [(one.header.revision, one.compact_revision, bool(one.hash)) for one in answers]
+                assert facts[1] == facts[0]
                 assert answers[1].hash_revision == (revision or 10)
         for client in (a, b):
             client.compact(5)

@@ -79,9 +79,9 @@ def test_a_learner_joins_and_has_everything(
         assert [kv.key for kv in second.range("a", "z", serializable=True).kvs] == [b"before", b"between"]
         first.put("after", "3")
         assert second.get("after") is not None
-    told = [record.getMessage() for record in caplog.records if record.name == "metastore.join"]
-    assert told[0].endswith(f"the peer URL http://127.0.0.1:{ports[1]}; asking 127.0.0.1:{ports[0]}")
-    assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in told[1]
+    lines = [record.getMessage() for record in caplog.records if record.name == "metastore.join"]
+    assert lines[0].endswith(f"the peer URL http://127.0.0.1:{ports[1]}; asking 127.0.0.1:{ports[0]}")
+    assert f"as n2 ({member.id:016x}), a learner; members: n1 at http://127.0.0.1:{ports[0]}" in lines[1]
     # Once joined, the directory says which member it belongs to, and `state` no longer counts.
     with Node(configured(tmp_path, "n2", ports[1], initial=both, state="new")) as again:
         assert again._running().disk.identity.member_id == member.id
@@ -124,8 +124,8 @@ def test_a_roster_as_long_as_it_may_be(first: Node, ports: list[int]) -> None:
     urls = [f"http://{'h' * 200}:{port}" for port in range(1, 17)]
     assert asked(first, urls) is None
     add(first, ports[1], learner=False)
-    told = join._ask(f"127.0.0.1:{ports[0]}")
-    assert [len(member.peer_urls) for member in told.contacts].count(16) == 1
+    answer = join._ask(f"127.0.0.1:{ports[0]}")
+    assert [len(member.peer_urls) for member in answer.contacts].count(16) == 1
     running = first._running()
     long = roster.Member(7, "", tuple(f"http://h{number}:1" for number in range(20_000)), ())
     done: Future[None] = Future()
@@ -154,13 +154,13 @@ def test_a_roster_that_is_none(record: bytes) -> None:
 
 def test_who_a_directory_is_of() -> None:
     """Older directories have neither name nor token in their identity. Both are found all the same."""
-    made = roster.Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
-    assert roster.Identity.decode(made.encode()) == made
-    record = {key: value for key, value in json.loads(made.encode()).items() if key not in ("name", "token")}
+    own = roster.Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
+    assert roster.Identity.decode(own.encode()) == own
+    record = {key: value for key, value in json.loads(own.encode()).items() if key not in ("name", "token")}
     old = roster.Identity.decode(json.dumps({**record, "version": 1}).encode())
     assert (old.name, old.token) == ("", 0)
     joined = roster.Identity(old.cluster_id, 9, "01", old.members, old.members)
-    for identity in (made, old):
+    for identity in (own, old):
         identity.check("a", "t")
         assert not identity.differs({"b": "h:2", "a": "h:1"}) and identity.differs({"a": "h:1"})
         for name, token in (("b", "t"), ("a", "u")):
@@ -274,8 +274,8 @@ def test_a_codec_is_used_when_all_members_can_read_it(
     with monkeypatch.context() as patch:
         patch.setattr(peering, "load_all", lambda: known)
         patch.setattr(state, "load_all_codecs", lambda: known)
-        wanted = {"lzma": known[2]}
-        patch.setattr(state, "codec_for_proposals", lambda table: wanted.get(table.compression_codec))
+        needed = {"lzma": known[2]}
+        patch.setattr(state, "codec_for_proposals", lambda table: needed.get(table.compression_codec))
         with Node(configured(tmp_path, "n1", ports[0]).changed(**compressed)) as one:
             one.put("alone", value)
             assert called(one, lambda at: set(at.replica.codec.plugins)) == {(20, "lzma")}
@@ -303,12 +303,12 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
     monkeypatch.setattr(snapshots, "codec_for_snapshots", lambda _table: Lzma())
     monkeypatch.setattr(snapshots, "load_all_codecs", lambda: [codecs.Snappy(), codecs.Zstd(), Lzma()])
     with Node(configured(tmp_path, "n1", ports[0])) as one:
-        made = one._running().snapshots.store.make_codec
-        assert made().codec.name == "lzma"
+        make_codec = one._running().snapshots.store.make_codec
+        assert make_codec().codec.name == "lzma"
         add(one, ports[1], learner=True)
-        assert made().codec.name == "zstd"
+        assert make_codec().codec.name == "zstd"
         called(one, lambda at: setattr(at.state.codecs, "known", frozenset({(20, "lzma")})))
-        assert made().codec.name == "lzma"
+        assert make_codec().codec.name == "lzma"
 
 
 # ---- what a membership change may ask for
@@ -412,6 +412,6 @@ def test_nobody_is_told_to_dial_everywhere(tmp_path: Path) -> None:
     )
     with Node(config) as node:
         member = next(iter(node._running().changes.members()))
-    told = [*member.client_urls, *member.peer_urls]
-    assert len(told) == 3 and not any("0.0.0.0" in url or url.endswith(":0") for url in told), told
+    urls = [*member.client_urls, *member.peer_urls]
+    assert len(urls) == 3 and not any("0.0.0.0" in url or url.endswith(":0") for url in urls), urls
     assert real_address("[::]:7").endswith("]:7") and "[::]" not in real_address("[::]:7")

@@ -32,13 +32,13 @@ def test_many_long_ranges_of_real_clients(fresh: Callable[..., Server]) -> None:
     with node.client(60) as client, node.client(60) as leaver:
         fill(client, MANY)
         requests = [whole(count_only=True), whole(), whole(keys_only=True), whole(sort_order=2, limit=5)]
-        gone = [leaver.future(request) for request in requests * 8]
+        calls = [leaver.future(request) for request in requests * 8]
         futures = [client.future(request) for request in requests * 4]
         leaver.close()
         for number in range(20):
             client.put(b"m/%d" % number)
         replies = [m.RangeResponse.FromString(future.result()) for future in futures]
-        assert all(future.done() for future in gone)
+        assert all(future.done() for future in calls)
         assert {reply.count for reply in replies} == {MANY}
         assert [len(reply.kvs) for reply in replies] == [0, MANY, MANY, 5] * 4
         assert replies[1].kvs == replies[-3].kvs

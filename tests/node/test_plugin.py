@@ -48,13 +48,13 @@ def test_a_node_runs_on_it(plugin: dict[str, str], fresh: Make) -> None:
 
 
 def test_without_it_the_name_is_refused(fresh: Make) -> None:
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         fresh(settings={"storage.engine": '"sqlite"'}).start()
-    assert caught.value.returncode == 2
-    assert "there is no engine 'sqlite'; found: memory, rocksdb" in str(caught.value)
+    assert failure.value.returncode == 2
+    assert "there is no engine 'sqlite'; found: memory, rocksdb" in str(failure.value)
 
 
 def test_an_engine_that_does_not_say_whether_it_lasts_is_refused(tmp_path: Path, fresh: Make) -> None:
-    with pytest.raises(StartError, match="'undeclared' does not declare `persistent`") as caught:
+    with pytest.raises(StartError, match="'undeclared' does not declare `persistent`") as failure:
         fresh(settings={"storage.engine": '"undeclared"'}, env=install_in_memory(tmp_path)).start()
-    assert caught.value.returncode == 2
+    assert failure.value.returncode == 2

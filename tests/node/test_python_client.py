@@ -32,11 +32,11 @@ def test_put_get_delete(server: Server, prefix: str) -> None:
         second = await client.put(key, b"two", prev_kv=True)
         assert second.prev_kv.value == b"one"
         assert second.header.revision == first.header.revision + 1
-        got = await client.get(key)
-        assert (got.key, got.value, got.version) == (key, b"two", 2)
-        assert (got.create_revision, got.mod_revision) == (first.header.revision, second.header.revision)
-        gone = await client.delete(key, prev_kv=True)
-        assert gone.prev_kv.value == b"two"
+        reply = await client.get(key)
+        assert (reply.key, reply.value, reply.version) == (key, b"two", 2)
+        assert (reply.create_revision, reply.mod_revision) == (first.header.revision, second.header.revision)
+        deletion = await client.delete(key, prev_kv=True)
+        assert deletion.prev_kv.value == b"two"
         assert await client.get(key) is None
         assert await client.delete(key) is None
 
@@ -49,8 +49,8 @@ def test_ranges(server: Server, prefix: str) -> None:
     async def body(client: aetcd.Client) -> None:
         for number in range(10):
             await client.put(base + b"%d" % number, b"%d" % (9 - number))
-        found = await client.get_prefix(base)
-        assert [kv.key for kv in found] == [base + b"%d" % n for n in range(10)]
+        pairs = await client.get_prefix(base)
+        assert [kv.key for kv in pairs] == [base + b"%d" % n for n in range(10)]
         down = await client.get_prefix(base, sort_order="descend", sort_target="key", keys_only=True)
         assert [kv.key for kv in down] == [base + b"%d" % n for n in range(9, -1, -1)]
         assert {kv.value for kv in down} == {b""}
@@ -119,13 +119,13 @@ def test_errors_reach_the_client(server: Server, client: Client) -> None:
 
 
 def test_status_and_members(server: Server, client: Client) -> None:
-    told = client.status()
+    state = client.status()
 
     async def body(other: aetcd.Client) -> None:
         status = await other.status()
-        assert status.version == told.version
-        assert status.leader.id == told.leader
+        assert status.version == state.version
+        assert status.leader.id == state.leader
         members = [member async for member in other.members()]
-        assert [member.id for member in members] == [told.header.member_id]
+        assert [member.id for member in members] == [state.header.member_id]
 
     run(server, body)

@@ -190,16 +190,16 @@ def test_a_view_is_read_in_another_thread_and_in_turns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("budget", [0, 400, 4096])
 def test_replies_are_the_same_however_little_is_kept_of_the_newest_records(budget: int, tmp_path: Path) -> None:
-    made: list[RocksEngine] = []
+    engines: list[RocksEngine] = []
 
     class Contract(EngineContract):
         def make_engine(self) -> RocksEngine:
-            made.append(RocksEngine(str(tmp_path / "engine"), RocksdbTable(recent_keys_size=budget)))
-            return made[0]
+            engines.append(RocksEngine(str(tmp_path / "engine"), RocksdbTable(recent_keys_size=budget)))
+            return engines[0]
 
     Contract().test_store_gives_the_same_replies_as_on_the_memory_engine()
-    assert made[0].misses > 10 and (made[0].hits > 10) == (budget > 0)
-    made[0].close()
+    assert engines[0].misses > 10 and (engines[0].hits > 10) == (budget > 0)
+    engines[0].close()
 
 
 def test_a_stage_takes_the_place_or_leaves_no_trace(tmp_path: Path) -> None:
@@ -301,9 +301,9 @@ def test_wrong_folders_are_refused_by_name(tmp_path: Path) -> None:
         (json.dumps({**json.loads(good), "engine": "other"}), ConfigError),
     ):  # fmt: skip
         record.write_text(text)
-        with pytest.raises(error, match=r"engine\.json") as caught:
+        with pytest.raises(error, match=r"engine\.json") as failure:
             RocksEngine(str(folder))
-        assert "Error" not in str(caught.value), "that is Python's, not a sentence"
+        assert "Error" not in str(failure.value), "that is Python's, not a sentence"
     record.unlink()
     with pytest.raises(ConfigError, match=r"has no engine\.json and holds 'db-1'"):
         RocksEngine(str(folder))
@@ -385,8 +385,8 @@ def test_a_stall_stops_neither_the_loop_nor_reads_nor_the_log(tmp_path: Path, mo
         wait_until(lambda: Stalling.refused > 3, what="the first refusals")
         # Linearizable reads of keys that the engine does not have are served too, and the log goes on.
         for key, value in (("before", b"1"), ("late", b"2")):
-            found = node.get(key)
-            assert found is not None and found.value == value
+            pair = node.get(key)
+            assert pair is not None and pair.value == value
         logged = server.driver.raw.last_index
         more = node.futures.put_many([(f"more/{n}", "3") for n in range(500)])
         wait_until(lambda: server.driver.raw.commit >= logged + 10, what="the log's growth")

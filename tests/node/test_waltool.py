@@ -79,14 +79,14 @@ def newest(path: Path) -> Path:
 
 def test_verify_tells_what_is_there(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(copy)
-    code, told = verified(capsys, copy)
-    assert (code, told["verdict"], told["damage"], told["node"]) == (0, "good", "", "not running")
-    assert (told["last_index"], told["term"], told["snapshot_index"]) == (39, 1, 0) and told["commit"] in (38, 39)
-    states = " ".join(segment["state"] for segment in told["segments"])
+    code, text = verified(capsys, copy)
+    assert (code, text["verdict"], text["damage"], text["node"]) == (0, "good", "", "not running")
+    assert (text["last_index"], text["term"], text["snapshot_index"]) == (39, 1, 0) and text["commit"] in (38, 39)
+    states = " ".join(segment["state"] for segment in text["segments"])
     # The kill may have come while the next segment was being made.
     assert re.fullmatch("(proven )+newest( prepared)?", states)
-    assert sum(segment["entries"] for segment in told["segments"]) == 39
-    assert told["segments"][0]["indexes"].startswith("1-")
+    assert sum(segment["entries"] for segment in text["segments"]) == 39
+    assert text["segments"][0]["indexes"].startswith("1-")
     code, out, err = run(capsys, "verify", copy / "wal")
     assert code == 0 and "verdict" in out and "newest" in out and err == ""
     assert contents(copy) == before
@@ -115,15 +115,15 @@ def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.C
     """Bytes are flipped here and there. What one refuses, the other refuses too, with the same words."""
     last = newest(copy)
     good = last.read_bytes()
-    _, told = verified(capsys, copy)
-    row = next(segment for segment in told["segments"] if segment["file"] == last.name)
+    _, text = verified(capsys, copy)
+    row = next(segment for segment in text["segments"] if segment["file"] == last.name)
     end = row["proven_to"] + row["unproven"]
     seen = set()
     for at in [0, 30, 70, *range(64, end, max(1, end // 12)), row["proven_to"] + 4, row["proven_to"] + 50, end + 100]:
         data = bytearray(good)
         data[at] ^= 1
         last.write_bytes(data)
-        code, told = verified(capsys, copy)
+        code, text = verified(capsys, copy)
         shutil.rmtree(tmp_path / "opened", ignore_errors=True)
         shutil.copytree(copy / "wal", tmp_path / "opened")
         try:
@@ -131,21 +131,21 @@ def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.C
             reason = ""
         except DamagedData as error:
             reason = error.text.replace(str(tmp_path / "opened"), str(copy / "wal"))
-        assert told["damage"] == reason and code == (4 if reason else 0), at
+        assert text["damage"] == reason and code == (4 if reason else 0), at
         seen.add(code)
     assert seen == {0, 4}
 
 
 def test_an_unfinished_group_is_shown_as_such(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     last = newest(copy)
-    _, told = verified(capsys, copy)
-    (row,) = (segment for segment in told["segments"] if segment["file"] == last.name)
+    _, text = verified(capsys, copy)
+    (row,) = (segment for segment in text["segments"] if segment["file"] == last.name)
     assert row["unproven"] and not row["note"]
     data = bytearray(last.read_bytes())
     data[row["proven_to"] + 4] ^= 0xFF
     last.write_bytes(data)
-    code, told = verified(capsys, copy)
-    (after,) = (segment for segment in told["segments"] if segment["file"] == last.name)
+    code, text = verified(capsys, copy)
+    (after,) = (segment for segment in text["segments"] if segment["file"] == last.name)
     assert code == 0 and f"cut at {row['proven_to']} to " in after["note"]
     # The record that proved the group before is gone with it.
     assert after["proven_to"] + after["unproven"] == row["proven_to"]
@@ -174,8 +174,8 @@ def test_a_running_node_is_left_alone(fresh: Callable[..., Server], capsys: pyte
         load = Load(client, history, expect_end=False).start()
         for _ in range(8):
             load.wait_acks(load.acked + 20)
-            code, told = verified(capsys, node.data_dir)
-            assert (code, told["node"]) == (0, "running"), told
+            code, text = verified(capsys, node.data_dir)
+            assert (code, text["node"]) == (0, "running"), text
             assert run(capsys, "dump", node.data_dir, "--json")[0] == 0
         load.stop()
         history.check(client)
@@ -221,16 +221,16 @@ def test_verify_looks_at_the_snapshots_that_a_start_would_take(
     node = Node(Path(shutil.copytree(cut, tmp_path / "copy")))
 
     def judged() -> tuple[int, str, list[str]]:
-        code, told = verified(capsys, node.data_dir)
-        return code, told["damage"], [one["state"] for one in told["snapshots"]]
+        code, text = verified(capsys, node.data_dir)
+        return code, text["damage"], [one["state"] for one in text["snapshots"]]
 
     newest, second, third = sorted(node.data_dir.glob("snap/*.snap"), reverse=True)
     assert judged() == (0, "", ["good", "good", "older"])
     good = newest.read_bytes()
     newest.write_bytes(good[:200] + bytes([good[200] ^ 1]) + good[201:])
     assert judged() == (0, "", ["damaged", "good", "older"])
-    kept = second.read_bytes()
-    second.write_bytes(kept[:-10])
+    contents = second.read_bytes()
+    second.write_bytes(contents[:-10])
     code, damage, states = judged()
     assert (code, states) == (4, ["damaged", "damaged", "older"])
     assert newest.name in damage and second.name in damage and third.name not in damage
@@ -257,9 +257,9 @@ def test_what_is_no_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for path in (tmp_path, tmp_path / "none"):
         code, _, err = run(capsys, "verify", path)
         assert code == 2 and "there is no write-ahead log" in err
-    with pytest.raises(SystemExit) as caught:
+    with pytest.raises(SystemExit) as failure:
         cli.main(["wal", "repair"])
-    assert caught.value.code == 2
+    assert failure.value.code == 2
 
 
 def test_a_reader_that_has_seen_enough(killed: Path) -> None:

@@ -130,9 +130,9 @@ def test_killed_in_the_middle_of_a_restore(fresh: Make, tmp_path: Path) -> None:
         assert killed.returncode == -signal.SIGKILL, (step, killed.stderr)
         with pytest.raises(DamagedData, match="was not finished"):
             DataDir(str(target.data_dir))
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         target.start()
-    assert caught.value.returncode == 4 and "metastore snapshot restore" in str(caught.value)
+    assert failure.value.returncode == 4 and "metastore snapshot restore" in str(failure.value)
     assert cli.main(arguments) == 0
     target.start()
     with target.client() as client:

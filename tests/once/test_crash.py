@@ -112,22 +112,22 @@ def test_no_reply_while_the_sync_is_blocked(fresh: Make, tmp_path: Path) -> None
     with Node(tmp_path / "synced" / "data") as copy, copy.client() as client:
         assert client.prefix(b"") == {b"k%d" % n: b"acknowledged" for n in range(20)}
     with Node(tmp_path / "written" / "data") as copy, copy.client() as client:
-        found = client.prefix(b"")
-        assert {key for key in found if key.startswith(b"k")} == {b"k%d" % n for n in range(20)}
-        assert set(found.values()) <= {b"acknowledged", b"unsynced"}
+        pairs = client.prefix(b"")
+        assert {key for key in pairs if key.startswith(b"k")} == {b"k%d" % n for n in range(20)}
+        assert set(pairs.values()) <= {b"acknowledged", b"unsynced"}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     """Return all files under `folder` except the lock, by relative name."""
-    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "LOCK"]
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "LOCK"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def segments(node: Server) -> list[Path]:
     """Return the log's segment files, oldest first."""
-    found = sorted(node.data_dir.rglob("*.wal"))
-    assert found, f"no segment under {node.data_dir}"
-    return found
+    files = sorted(node.data_dir.rglob("*.wal"))
+    assert files, f"no segment under {node.data_dir}"
+    return files
 
 
 def used_length(path: Path) -> int:
@@ -149,24 +149,24 @@ def flip(path: Path, offset: int) -> None:
 
 def fill(node: Server, count: int = 100) -> dict[bytes, bytes]:
     """Put `count` keys into a running node, and stop it. Return the keys."""
-    wanted = {b"k%03d" % n: b"value %d" % n for n in range(count)}
+    pairs = {b"k%03d" % n: b"value %d" % n for n in range(count)}
     with node.client() as client:
-        for key, value in wanted.items():
+        for key, value in pairs.items():
             client.put(key, value)
     assert node.stop() == 0
-    return wanted
+    return pairs
 
 
 def start_error(node: Server) -> StartError:
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         node.start()
-    return caught.value
+    return failure.value
 
 
 @pytest.mark.node_only
 def test_damage_in_what_was_synced_stops_the_start(fresh: Make) -> None:
     node = fresh().start()
-    wanted = fill(node)
+    pairs = fill(node)
     path = newest_used(node)
     offset = path.read_bytes().index(b"value 50")
     flip(path, offset)
@@ -178,24 +178,24 @@ def test_damage_in_what_was_synced_stops_the_start(fresh: Make) -> None:
     flip(path, offset)
     node.start()
     with node.client() as client:
-        assert client.prefix(b"k") == wanted
+        assert client.prefix(b"k") == pairs
 
 
 @pytest.mark.node_only
 def test_damage_in_the_unproven_end_is_cut_and_reported(fresh: Make) -> None:
     node = fresh().start()
-    wanted = fill(node)
+    pairs = fill(node)
     path = newest_used(node)
     flip(path, used_length(path) - 1)
     node.start()
     with node.client() as client:
-        assert client.prefix(b"k") == wanted
+        assert client.prefix(b"k") == pairs
         client.put(b"after", b"1")
     assert "cut" in node.running().log
     node.kill()
     node.start()
     with node.client() as client:
-        assert client.prefix(b"k") == wanted
+        assert client.prefix(b"k") == pairs
         assert client.get(b"after") == b"1"
 
 

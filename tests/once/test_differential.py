@@ -49,9 +49,9 @@ def test_an_altered_store_is_noticed(fresh_etcd: Make) -> None:
 
     first, second = start()
     with first.client() as a, second.client() as b:
-        found = episode(Generator(1), 50, a, b)
-    assert found is not None, "an extra put went unnoticed"
-    assert len(shrink(found, start).calls) == 1
+        difference = episode(Generator(1), 50, a, b)
+    assert difference is not None, "an extra put went unnoticed"
+    assert len(shrink(difference, start).calls) == 1
 
 
 def differs_by_version(request: object) -> bool:
@@ -205,8 +205,8 @@ def test_requests_at_the_size_limits(fresh: Make, fresh_etcd: Make) -> None:
     calls = [m.PutRequest(key=b"big", value=b"x" * size) for size in sizes]
     calls.append(m.RangeRequest(key=b"big"))
     with fresh_etcd().start().client() as a, fresh().start().client() as b:
-        found = compare(a, b, calls)
-    assert found is None, found.report()
+        difference = compare(a, b, calls)
+    assert difference is None, difference.report()
 
 
 def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_deeply_nested_transaction(fresh: Make, fresh_etcd: Make, tmp_path: Path
         )
     everything = m.RangeRequest(key=b"\0", range_end=b"\0")
     with fresh_etcd().start().client() as a, fresh().start().client() as b:
-        found = compare(a, b, [request, request, everything])
-    assert found is None, found.report()
+        difference = compare(a, b, [request, request, everything])
+    assert difference is None, difference.report()
 
 
 def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
@@ -228,13 +228,13 @@ def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
     answers = []
     for server in (fresh(), fresh_etcd()):
         with Raw(server.start()) as raw:
-            found, stream = [], 1
+            errors, stream = [], 1
             for timeout in (b"1n", b"0S", b"1u"):
                 for path, body in ((h.PUT_PATH, m.PutRequest(key=b"k")), (RANGE_PATH, m.RangeRequest(key=b"k"))):
                     raw.send(h.call(stream, body.SerializeToString(), path, (b"grpc-timeout", timeout)))
-                    found.append(raw.answer(stream))
+                    errors.append(raw.answer(stream))
                     stream += 2
-            answers.append(found)
+            answers.append(errors)
     ours, etcds = answers
     assert [answer.text for answer in ours] == [answer.text for answer in etcds] == ["context deadline exceeded"] * 6
     assert {answer.status for answer in ours} == {4} and {answer.status for answer in etcds} <= {2, 4}
@@ -246,15 +246,15 @@ def test_methods_of_the_pages(page: str, fresh: Make, fresh_etcd: Make) -> None:
     methods = ["GET", "HEAD"] if page == "/metrics" else ["GET", "HEAD", "POST", "PUT", "DELETE"]
 
     def answers(server: Server) -> list[tuple[object, ...]]:
-        found: list[tuple[object, ...]] = []
+        replies: list[tuple[object, ...]] = []
         for method in methods:
             connection = HTTPConnection(server.address, timeout=10)
             connection.request(method, page)
             reply = connection.getresponse()
             body = reply.read()
             fixed = method == "HEAD" or reply.status != 200
-            found.append((method, reply.status, reply.getheader("Allow"), body if fixed else len(body) > 0))
+            replies.append((method, reply.status, reply.getheader("Allow"), body if fixed else len(body) > 0))
             connection.close()
-        return found
+        return replies
 
     assert answers(fresh().start()) == answers(fresh_etcd().start())

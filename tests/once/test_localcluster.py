@@ -62,11 +62,11 @@ def test_nodes_do_not_outlive_a_launcher_that_is_killed(tmp_path: Path) -> None:
         cluster.kill()
     assert cluster.wait(20) == -signal.SIGKILL
 
-    def gone() -> bool:
+    def is_over() -> bool:
         with socket.socket() as sock:
             return sock.connect_ex((host, int(port))) == errno.ECONNREFUSED
 
-    wait_until(gone, what="the end of the node")
+    wait_until(is_over, what="the end of the node")
 
 
 def test_too_many_nodes_are_refused() -> None:

@@ -30,10 +30,10 @@ def test_a_start_that_cannot_fit_says_what_to_do(limited_node: LimitedNode, memo
     before = group.nbytes
     group.change(FEW)
     group.stacks = STACKS // 2  # a start that does not fit has its threads already, and gets no more
-    with pytest.raises(StartError, match="the data does not fit into memory") as caught:
+    with pytest.raises(StartError, match="the data does not fit into memory") as failure:
         node.start()
-    assert caught.value.returncode == errors.OutOfMemory.exit_code
-    assert 'storage.engine = "rocksdb"' in str(caught.value) and "Traceback" not in str(caught.value)
+    assert failure.value.returncode == errors.OutOfMemory.exit_code
+    assert 'storage.engine = "rocksdb"' in str(failure.value) and "Traceback" not in str(failure.value)
     group.stacks = STACKS
     if group.kind != "cgroup":
         group.change(before)  # RocksDB's threads reserve far more than they use
@@ -59,10 +59,10 @@ def test_deleting_all_at_once_is_refused_where_it_would_take_too_much(limited_no
         count = fill(client, 600)
         everything = m.DeleteRangeRequest(key=b"fill/", range_end=b"fill0")
         for request in (everything, m.TxnRequest(success=[m.RequestOp(request_delete_range=everything)])):
-            with pytest.raises(Failure, match="there is memory to delete") as caught:
+            with pytest.raises(Failure, match="there is memory to delete") as failure:
                 client.call(request)
-            assert caught.value.code == 8
-        number = re.search(r"delete (\d+) keys", caught.value.text)
+            assert failure.value.code == 8
+        number = re.search(r"delete (\d+) keys", failure.value.text)
         assert number and 1000 < int(number[1]) < count
         client.delete(b"fill/%09d" % 7)
         way_out(client, count + 100)

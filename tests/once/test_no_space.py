@@ -58,13 +58,13 @@ def fill(client: Client, start: int = 0, most: int = 4000) -> tuple[dict[bytes, 
 
 def contents(client: Client) -> dict[bytes, bytes]:
     """Return what `fill` has written, read a few MiB at a time."""
-    found: dict[bytes, bytes] = {}
+    pairs: dict[bytes, bytes] = {}
     start = b"fill/"
     while True:
         page = client.range(start, b"fill0", limit=300)
-        found |= {kv.key: kv.value for kv in page.kvs}
+        pairs |= {kv.key: kv.value for kv in page.kvs}
         if not page.more:
-            return found
+            return pairs
         start = page.kvs[-1].key + b"\0"
 
 
@@ -83,9 +83,9 @@ def check_full(client: Client, acked: dict[bytes, bytes]) -> None:
     assert contents(client) == acked
     assert client.range(b"fill/00000", serializable=True).count == 1
     for _ in range(3):
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             client.put(b"refused", os.urandom(8 * KIB))
-        assert (caught.value.code, caught.value.text) == NO_SPACE
+        assert (failure.value.code, failure.value.text) == NO_SPACE
     assert client.get(b"refused") is None
     assert client.revision() == before
     assert client.status().header.revision == before
@@ -227,11 +227,11 @@ if may_mount():
             acked, _ = fill(client)
             assert len(acked) * 8 * KIB > 3 * MIB
             assert client.delete(b"fill/", b"fill0").deleted == len(acked)
-        with disk(tmp_path / "tiny", 2 * MIB) as folder, pytest.raises(StartError) as caught:
+        with disk(tmp_path / "tiny", 2 * MIB) as folder, pytest.raises(StartError) as failure:
             Node(folder / "data").start()
-        assert caught.value.returncode == 6
+        assert failure.value.returncode == 6
         numbers = r"4\d+ bytes are needed on the disk, \d+ are free"
-        assert re.search(rf"{tmp_path}/tiny/data/wal.*{numbers}", str(caught.value))
+        assert re.search(rf"{tmp_path}/tiny/data/wal.*{numbers}", str(failure.value))
 
     def test_segments_made_beforehand_take_a_part_of_what_is_free(tmp_path: Path) -> None:
         """On a disk that others use, too, a segment takes at most a quarter, except what it must have, and it takes
@@ -241,12 +241,12 @@ if may_mount():
             log.hold()
             (folder / "ballast").write_bytes(b"b" * 20 * MIB)
             sizes = []
-            with pytest.raises(OSError, match="bytes are needed on the disk") as caught:
+            with pytest.raises(OSError, match="bytes are needed on the disk") as failure:
                 for number in range(1, 100):
-                    made = log.make(log.new_generation(number), 64 * MIB, lambda: True, 1 * MIB, 4 * MIB)
-                    made.close()
-                    sizes.append(made.size // MIB)
-            assert caught.value.errno == errno.ENOSPC
+                    segment = log.make(log.new_generation(number), 64 * MIB, lambda: True, 1 * MIB, 4 * MIB)
+                    segment.close()
+                    sizes.append(segment.size // MIB)
+            assert failure.value.errno == errno.ENOSPC
             log.measure()
             assert 4 * MIB <= log.free < 5 * MIB + 64 * KIB
             assert sizes[:4] == [8, 8, 4, 4] and sizes == sorted(sizes, reverse=True) and sizes[-1] == 1
@@ -309,9 +309,9 @@ if may_mount():
                 unknown = settle(puts, acked)
                 node.running().wait_line("engine: .*No space left on device")
                 check_readable(client, acked, unknown)
-                with pytest.raises(Failure) as caught:
+                with pytest.raises(Failure) as failure:
                     client.put(b"refused", b"1")
-                assert (caught.value.code, caught.value.text) == NO_SPACE
+                assert (failure.value.code, failure.value.text) == NO_SPACE
                 pid = node.running().pid
                 if killed:
                     node.kill()
@@ -320,14 +320,14 @@ if may_mount():
                     node.start()
             with node.client() as client:
                 wait_until(lambda: can_write(client), 60, "writes resume")
-                found = contents(client)
-                assert {key: value for key, value in found.items() if key not in unknown} == acked
+                pairs = contents(client)
+                assert {key: value for key, value in pairs.items() if key not in unknown} == acked
                 assert killed or node.running().pid == pid
                 more, _ = fill(client, sent + 1000, 300)
             node.kill()
             node.start()
             with node.client() as client:
-                assert contents(client) == found | more
+                assert contents(client) == pairs | more
 
 
 def settle(puts: dict[bytes, tuple[bytes, Any]], acked: dict[bytes, bytes]) -> set[bytes]:
@@ -347,8 +347,8 @@ def settle(puts: dict[bytes, tuple[bytes, Any]], acked: dict[bytes, bytes]) -> s
 def check_readable(client: Client, acked: dict[bytes, bytes], unknown: set[bytes]) -> None:
     """Check that serializable reads are served, and that linearizable ones are too, or are refused at once while the
     state is behind the log."""
-    found = client.range(b"fill/", b"fill0", serializable=True, keys_only=True)
-    assert acked.keys() <= {kv.key for kv in found.kvs} <= acked.keys() | unknown
+    reply = client.range(b"fill/", b"fill0", serializable=True, keys_only=True)
+    assert acked.keys() <= {kv.key for kv in reply.kvs} <= acked.keys() | unknown
     try:
         client.get(b"fill/00000")
     except Failure as failure:
@@ -391,11 +391,11 @@ def test_each_error_is_what_it_is(kind: str, tmp_path: Path) -> None:
         wal = node._running().disk.wal
         wait_until(lambda: not wal.preparing, what="the segment made beforehand")
         failpoints.set("wal.segment", f"error({kind})")
-        with pytest.raises(Failure) as caught:
+        with pytest.raises(Failure) as failure:
             for number in range(200):
                 client.put(b"k%d" % number, os.urandom(8 * KIB))
         if kind in KINDS:
-            assert (caught.value.code, caught.value.text) == KINDS[kind]
+            assert (failure.value.code, failure.value.text) == KINDS[kind]
             assert client.delete(b"k0").deleted == 1
             raised = [alarm.alarm for alarm in client.call(m.AlarmRequest()).alarms]
             assert raised == ([1] if kind in ("ENOSPC", "EDQUOT") else [])
@@ -440,6 +440,6 @@ def test_segments_refused(tmp_path: Path) -> None:
         wait_until(lambda: can_write(client), 20, "writes resume")
         client.put(b"fill/%05d" % sent, b"2")
     with EmbeddedNode(config) as node:
-        found = {kv.key: kv.value for kv in node.get_prefix(b"fill/").kvs}
-        assert found == acked | {b"fill/before": b"1", b"fill/%05d" % sent: b"2"}
+        pairs = {kv.key: kv.value for kv in node.get_prefix(b"fill/").kvs}
+        assert pairs == acked | {b"fill/before": b"1", b"fill/%05d" % sent: b"2"}
         assert node.get(b"refused") is None

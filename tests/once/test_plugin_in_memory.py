@@ -28,8 +28,8 @@ def test_an_engine_in_memory_is_filled_again_after_a_kill(tmp_path: Path, fresh:
     node = fresh(settings={"storage.engine": '"volatile"', **EAGER}, env=install_in_memory(tmp_path)).start()
     with node.client(timeout=60) as client:
         for first in range(0, 5000, 500):
-            wanted = [m.PutRequest(key=b"k%05d" % n, value=b"v" * 64) for n in range(first, first + 500)]
-            puts = [client.future(put, 60) for put in wanted]
+            requests = [m.PutRequest(key=b"k%05d" % n, value=b"v" * 64) for n in range(first, first + 500)]
+            puts = [client.future(put, 60) for put in requests]
             for put in puts:
                 put.result()
     wait_until(lambda: metric(node, "metastore_wal_first_index") > 1, what="a log that was cut")

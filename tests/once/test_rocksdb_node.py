@@ -95,10 +95,10 @@ def test_the_engine_is_not_changed_where_they_do_not(fresh: Make) -> None:
     node = filled(fresh, {})
     assert isinstance(node, Node)
     node.settings = {**node.settings, "storage.engine": '"memory"'}
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         node.start()
-    assert caught.value.returncode == 4
-    assert f"{node.data_dir}/engine holds the data of another engine" in str(caught.value)
+    assert failure.value.returncode == 4
+    assert f"{node.data_dir}/engine holds the data of another engine" in str(failure.value)
     node.settings = {**node.settings, **ROCKS}
     node.start()
     with node.client() as client:
@@ -111,6 +111,6 @@ def test_a_damaged_database_refuses_the_start(fresh: Make) -> None:
     data = bytearray(manifest.read_bytes())
     data[len(data) // 2] ^= 0xFF
     manifest.write_bytes(data)
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         node.start()
-    assert caught.value.returncode == 4 and str(node.data_dir / "engine") in str(caught.value)
+    assert failure.value.returncode == 4 and str(node.data_dir / "engine") in str(failure.value)

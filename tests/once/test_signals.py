@@ -43,10 +43,10 @@ def test_a_node_inside_a_program_takes_no_signals(tmp_path: Path) -> None:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     with EmbeddedNode(config) as node:
         node.put("a", "b")
-        made = threads_of(os.getpid()) - before
-        assert len(made) >= 3
+        threads = threads_of(os.getpid()) - before
+        assert len(threads) >= 3
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGALRM, signal.SIGCHLD):
-            assert not made & set(takers(os.getpid(), number)), signal.Signals(number).name
+            assert not threads & set(takers(os.getpid(), number)), signal.Signals(number).name
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == mask
 
 

@@ -28,11 +28,11 @@ def readyz(node: Node) -> str:
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the library that is preloaded to make a disk stand still."""
-    made = tmp_path_factory.mktemp("hungdisk") / "hungdisk.so"
+    path = tmp_path_factory.mktemp("hungdisk") / "hungdisk.so"
     source = TESTS / "support" / "hungdisk.c"
-    command = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(made), str(source), "-ldl"]
+    command = ["gcc", "-O1", "-Wall", "-Werror", "-shared", "-fPIC", "-o", str(path), str(source), "-ldl"]
     subprocess.run(command, check=True, timeout=60)
-    return made
+    return path
 
 
 FAILED = "[-]disk failed: a sync of the log has been under way for"
@@ -130,5 +130,5 @@ def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:
         hung.unlink()
         node.start()
         with node.client() as again:
-            found = again.get(b"a")
-            assert found == b"1"
+            pair = again.get(b"a")
+            assert pair == b"1"

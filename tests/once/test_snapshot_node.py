@@ -37,19 +37,19 @@ def fill(node: Server, first: int, last: int) -> None:
 
 def check(node: Server, count: int) -> None:
     with node.client() as client:
-        found = client.prefix(b"k")
-    assert found == {b"k%05d" % number: b"value of %d " % number * 8 for number in range(count)}
+        pairs = client.prefix(b"k")
+    assert pairs == {b"k%05d" % number: b"value of %d " % number * 8 for number in range(count)}
 
 
-def fill_until(node: Server, count: int, wanted: int) -> None:
+def fill_until(node: Server, count: int, least: int) -> None:
     """Write the last of `count` keys again until there are so many snapshots. On a slow machine a snapshot may still be
     under way when the next would be due, so there are fewer than the number of entries suggests."""
 
     def enough() -> bool:
         fill(node, count - 1, count)
-        return len(snapshots(node)) == wanted
+        return len(snapshots(node)) == least
 
-    wait_until(enough, what=f"{wanted} snapshots")
+    wait_until(enough, what=f"{least} snapshots")
 
 
 def make_filled(node: Server, count: int) -> Server:
@@ -78,8 +78,8 @@ def filled(fresh: Make, template: Path) -> Server:
 
 def restored(node: Server) -> int:
     """Return the index of the snapshot that the running node began with; 0 if it began with none."""
-    found = re.search(r"restored snapshot index=(\d+)", node.running().log)
-    return int(found[1]) if found else 0
+    match = re.search(r"restored snapshot index=(\d+)", node.running().log)
+    return int(match[1]) if match else 0
 
 
 def index_of(path: Path) -> int:
@@ -177,9 +177,9 @@ def test_killed_in_the_middle_of_a_restore(point: str, filled: Server) -> None:
     node = filled
     wal, snap = (sorted(node.data_dir.glob(what)) for what in ("wal/*.wal", "snap/*"))
     node.env = {"METASTORE_FAILPOINTS": point.replace("@", "=panic@")}
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         node.start()
-    assert caught.value.returncode == -signal.SIGKILL
+    assert failure.value.returncode == -signal.SIGKILL
     node.env = {}
     assert wal and sorted(node.data_dir.glob("snap/*")) == snap
     node.start()
@@ -258,15 +258,15 @@ def test_the_newest_good_one_stays_beside_damaged_ones(filled: Server) -> None:
 
 def test_no_snapshot_that_fits_the_log_refuses_the_start(filled: Server) -> None:
     node = filled
-    kept = {path: path.read_bytes() for path in snapshots(node)}
-    for path in kept:
+    contents = {path: path.read_bytes() for path in snapshots(node)}
+    for path in contents:
         flip(path, path.stat().st_size // 2)
     for _ in range(2):
-        with pytest.raises(StartError) as caught:
+        with pytest.raises(StartError) as failure:
             node.start()
-        assert caught.value.returncode == 4, caught.value
-        assert "log begins after entry" in str(caught.value) and "snap" in str(caught.value)
-    for path, data in kept.items():
+        assert failure.value.returncode == 4, failure.value
+        assert "log begins after entry" in str(failure.value) and "snap" in str(failure.value)
+    for path, data in contents.items():
         path.write_bytes(data)
     node.start()
     check(node, 300)
@@ -288,9 +288,9 @@ def test_a_snapshot_of_another_cluster_refuses_the_start(filled: Server, fresh: 
     for path in snapshots(node):
         path.unlink()
     (node.data_dir / "snap" / foreign.name).write_bytes(foreign.read_bytes())
-    with pytest.raises(StartError) as caught:
+    with pytest.raises(StartError) as failure:
         node.start()
-    assert caught.value.returncode == 4, caught.value
+    assert failure.value.returncode == 4, failure.value
 
 
 def test_retention(filled: Server) -> None:

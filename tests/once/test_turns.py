@@ -132,8 +132,8 @@ def test_operations_without_a_request_are_counted_first(node: tuple[Server, int]
         futures = [client.stub("/etcdserverpb.KV/Txn").future(body, timeout=60) for _ in range(8)]
         return [future.exception() for future in futures]
 
-    found, _, _ = attack(server, act)
-    assert {error.details() for error in found} == {"etcdserver: too many operations in txn request"}
+    outcome, _, _ = attack(server, act)
+    assert {error.details() for error in outcome} == {"etcdserver: too many operations in txn request"}
 
 
 def test_a_transaction_that_fails_late_is_answered(node: tuple[Server, int]) -> None:
@@ -214,9 +214,9 @@ def test_writes_about_many_keys_hold_nobody_up(node: tuple[Server, int]) -> None
     ]
     (first, second, third), took, worst = attack(server, lambda client: [client.call(one, 120) for one in requests])
     assert first.succeeded
-    listed, gone, left = (one for one in second.responses)
-    assert len(listed.response_range.kvs) == keys and gone.response_delete_range.deleted == keys // 2
-    assert left.response_range.count == keys - keys // 2
+    listing, deletion, rest = (one for one in second.responses)
+    assert len(listing.response_range.kvs) == keys and deletion.response_delete_range.deleted == keys // 2
+    assert rest.response_range.count == keys - keys // 2
     assert third.deleted == len(third.prev_kvs) == keys - keys // 2
     assert worst < max(0.3, took / 3), f"somebody waited for {worst:.2f} s of {took:.2f}"
     with server.client() as client:

@@ -70,9 +70,9 @@ FOLDER = Path(__file__).parent / "transcripts" / "driver"
 class Transcript:
     """Carries out commands and collects the lines to show."""
 
-    def __init__(self, made: type[Driver] = Driver) -> None:
-        self.made = made
-        self.world = World([], Settings(), made)
+    def __init__(self, kind: type[Driver] = Driver) -> None:
+        self.driver_class = kind
+        self.world = World([], Settings(), kind)
         self.members: dict[int, Member] = {}
 
     def run(self, command: str) -> list[str]:
@@ -91,7 +91,7 @@ class Transcript:
 
     def do_members(self, words: list[str]) -> None:
         plain, options = keyword(words)
-        self.world = World([int(word) for word in plain], Settings(**options), self.made)
+        self.world = World([int(word) for word in plain], Settings(**options), self.driver_class)
         self.members = {ident: Member(self.world, ident, MemoryStorage()) for ident in self.world.initial}
 
     def do_campaign(self, words: list[str]) -> None:
@@ -185,14 +185,14 @@ class Transcript:
     def _take(self, words: list[str]) -> list[Parcel]:
         links = [word.split("->") for word in words if "->" in word]
         kinds = [word for word in words if "->" not in word]
-        found = [
+        messages = [
             parcel
             for parcel in self.world.queue
             if (not links or any(a in ("", str(parcel.sender)) and b in ("", str(parcel.to)) for a, b in links))
             and (not kinds or parcel.kind in kinds)
         ]
-        self.world.queue = [parcel for parcel in self.world.queue if not any(parcel is other for other in found)]
-        return found
+        self.world.queue = [parcel for parcel in self.world.queue if not any(parcel is other for other in messages)]
+        return messages
 
     def do_deliver(self, words: list[str]) -> None:
         for parcel in self._take(words):
@@ -226,9 +226,9 @@ class Transcript:
             self.world.down.discard((sender, to))
 
 
-def replayed(text: str, made: type[Driver] = Driver) -> str:
+def replayed(text: str, driver: type[Driver] = Driver) -> str:
     """Return the transcript's text with the answers of today, of drivers of this kind."""
-    return replay(text, Transcript(made).run)
+    return replay(text, Transcript(driver).run)
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.txt")), ids=lambda path: path.stem)
@@ -242,9 +242,9 @@ def test_transcript(path: Path) -> None:
 Plant = Callable[[pytest.MonkeyPatch], "type[Driver] | None"]
 
 
-def kind(made: type[Driver]) -> Plant:
+def kind(driver: type[Driver]) -> Plant:
     """Replace the driver by another kind."""
-    return lambda _patch: made
+    return lambda _patch: driver
 
 
 def part(of: type, name: str, call: Callable[..., object]) -> Plant:
@@ -330,9 +330,9 @@ PLANTS: list[tuple[str, str, Plant]] = [
 @pytest.mark.parametrize(("name", "bug", "plant"), PLANTS, ids=lambda value: value if isinstance(value, str) else "")
 def test_planted_bugs_change_the_transcript(name: str, bug: str, plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     text = (FOLDER / f"{name}.txt").read_text()
-    made = plant(monkeypatch) or Driver
+    driver = plant(monkeypatch) or Driver
     try:
-        answers = replayed(text, made)
+        answers = replayed(text, driver)
     except AssertionError as error:
         assert "two states" in str(error)
         return

@@ -198,7 +198,7 @@ def test_inflights_against_a_list(steps: list, capacity: int) -> None:
                 model.append(index)
         else:
             window.free_le(step)
-            model = [kept for kept in model if kept > step]
+            model = [number for number in model if number > step]
         assert (window.count, window.bytes) == (len(model), 100 * len(model))
         assert window.is_full == (len(model) == capacity or len(model) >= 5)
 

@@ -41,11 +41,11 @@ def follower(planted: int = 0, **config: object) -> RawNode:
     settings = {"election_ticks": TICKS, "planted": planted, **LEASE, **config}
     node = RawNode(RaftConfig(2, **settings), MemoryStorage(ConfState((1, 2, 3))))
     node.step(Message(MsgApp, 2, 1, 1, 0, 0, [Entry(1, 1, 1, ADD_LEARNER.encode())], commit=0))
-    said(node)
+    messages_of(node)
     return node
 
 
-def said(node: RawNode) -> list[Message]:
+def messages_of(node: RawNode) -> list[Message]:
     """Return its messages, all of its state durable."""
     out = []
     while node.has_ready():
@@ -58,13 +58,13 @@ def said(node: RawNode) -> list[Message]:
 def beat(node: RawNode, commit: int = 0) -> None:
     """Deliver the leader's heartbeat, which is answered."""
     node.step(Message(MsgHeartbeat, 2, 1, 1, commit=commit))
-    assert said(node)[-1].type == MsgHeartbeatResp
+    assert messages_of(node)[-1].type == MsgHeartbeatResp
 
 
 def helped(node: RawNode, term: int, kind: int = MsgPreVote, context: bytes = b"") -> bool:
     """Whether it votes for 3, whose log is the longer one."""
     node.step(Message(kind, 2, 3, term, 1, 5, context=context))
-    answers = [message for message in said(node) if message.type in (MsgVoteResp, MsgPreVoteResp)]
+    answers = [message for message in messages_of(node) if message.type in (MsgVoteResp, MsgPreVoteResp)]
     return any(not message.reject for message in answers)
 
 
@@ -97,7 +97,7 @@ def test_a_late_refusal_of_a_later_term_does_not_end_it(kind: int) -> None:
     beat(node)
     node.election_timeout_ticks = 2 * TICKS
     node.step(Message(kind, 2, 3, 2, reject=True))
-    said(node)
+    messages_of(node)
     assert (node.term, node.lead) == (2, 0)
     assert not helped(node, 2) and not helped(node, 2, MsgVote), "a vote of the term that it is in already"
     node.election_timeout_ticks = 2 * TICKS
@@ -110,11 +110,11 @@ def test_a_deferred_election_ends_when_the_leader_is_heard_again(mode: str) -> N
     beat(node, commit=1)
     for _ in range(2 * TICKS):
         node.tick()  # committed, and the state machine is slow: no election by old rules
-    assert not said(node)
+    assert not messages_of(node)
     beat(node, commit=1)
     node.apply_conf_change(ADD_LEARNER)
     node.on_applied(1)
-    assert not said(node) and (node.lead, node.raft_state) == (1, StateType.StateFollower)
+    assert not messages_of(node) and (node.lead, node.raft_state) == (1, StateType.StateFollower)
     assert not helped(node, 2)
 
 
@@ -126,10 +126,10 @@ def test_a_deferred_election_waits_for_the_next_timeout() -> None:
         node.tick()
     node.apply_conf_change(ADD_LEARNER)
     node.on_applied(1)
-    assert not said(node)
+    assert not messages_of(node)
     node.election_timeout_ticks = 1
     node.tick()
-    assert {message.type for message in said(node)} == {MsgPreVote}
+    assert {message.type for message in messages_of(node)} == {MsgPreVote}
 
 
 def test_a_sole_voter_does_not_wait() -> None:
@@ -138,18 +138,18 @@ def test_a_sole_voter_does_not_wait() -> None:
     node = RawNode(RaftConfig(2), storage)
     for _ in range(2 * TICKS):
         node.tick()
-    said(node)
+    messages_of(node)
     assert node.is_leader
     node.apply_conf_change(ADD_LEARNER)
     storage.store(node.ready().entries)
     again = RawNode(RaftConfig(2), storage)
     again.step(Message(MsgHeartbeat, 2, 1, 2, commit=1))
     again.campaign()
-    said(again)
+    messages_of(again)
     assert not again.is_leader
     again.apply_conf_change(ADD_LEARNER)
     again.on_applied(1)
-    said(again)
+    messages_of(again)
     assert again.is_leader
 
 
@@ -242,17 +242,17 @@ class Fuzz:
         """Choose a random event."""
         node, chance = self.node, self.chance
         term = max(1, max(node.term, 1) + chance.choice((-1, 0, 0, 0, 0, 1)))
-        peer, drawn, last = chance.choice((1, 3)), chance.random(), node.last_index
+        peer, dice, last = chance.choice((1, 3)), chance.random(), node.last_index
         last_term = node.term_of(last) or 0
-        if drawn < 0.35:
+        if dice < 0.35:
             for _ in range(chance.choice((1, 1, 3, 12))):
                 node.tick()
                 self.ticks += 1
                 yield "a tick"
-        elif drawn < 0.7:
+        elif dice < 0.7:
             if term < node.term or self.leaders.setdefault(term, peer) != peer:
                 return
-            if drawn < 0.6:
+            if dice < 0.6:
                 node.step(Message(MsgHeartbeat, 2, peer, term, commit=0))
                 yield "a heartbeat"
                 return
@@ -261,12 +261,12 @@ class Fuzz:
             commit = chance.choice((node.commit, last))
             node.step(Message(MsgApp, 2, peer, term, last_term, last, [entry], commit=commit))
             yield "an append"
-        elif drawn < 0.8:
+        elif dice < 0.8:
             kind = chance.choice((MsgVote, MsgPreVote))
             if kind == MsgPreVote or self.leaders.get(term, peer) == peer:
                 node.step(Message(kind, 2, peer, term, last_term, last + chance.choice((0, 1))))
                 yield "a candidate's question"
-        elif drawn < 0.95:
+        elif dice < 0.95:
             kind, commit = chance.choice((MsgVoteResp, MsgPreVoteResp)), chance.randint(0, last)
             if kind == MsgPreVoteResp or term <= node.term:
                 known = node.term_of(commit) or 0

@@ -85,15 +85,15 @@ def test_persistence_is_asynchronous_and_cumulative() -> None:
 def test_images_stay_as_they_are_while_the_log_grows_and_is_trimmed() -> None:
     raw = alone(max_tail_bytes=1)
     elect(raw)
-    kept = []
+    copies = []
     for n in range(200):
         raw.propose(bytes([n]) * 20_000)
         ready = raw.ready()
-        kept.append((n, ready.entry_images))
+        copies.append((n, ready.entry_images))
         raw.on_persisted(ready.number)
         ready = raw.ready()
         raw.on_applied(ready.committed_last)
-    for n, images in kept:
+    for n, images in copies:
         assert [e.data for e in decode_entries(images)] == [bytes([n]) * 20_000]
     assert raw.log.tail_first > 100
 

@@ -257,9 +257,9 @@ class Transcript:
         return out[: options.get("count", len(out))]
 
     def take_from_queue(self, words: list[str]) -> list[Message]:
-        found = self.matching(words)
-        self.net.queue = [m for m in self.net.queue if not any(m is other for other in found)]
-        return found
+        messages = self.matching(words)
+        self.net.queue = [m for m in self.net.queue if not any(m is other for other in messages)]
+        return messages
 
     def do_deliver(self, words: list[str]) -> None:
         for message in self.take_from_queue(words):

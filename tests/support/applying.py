@@ -12,15 +12,15 @@ from . import kvmessages as pb
 from .caller import Caller
 
 
-def entry(made: Applier, index: int, *ops: bytes, term: int = 2) -> bytes:
-    return encode_entry(Entry(term, index, 0, made.codec.encode(frame(list(ops)))))
+def entry(applier: Applier, index: int, *ops: bytes, term: int = 2) -> bytes:
+    return encode_entry(Entry(term, index, 0, applier.codec.encode(frame(list(ops)))))
 
 
 def put(key: bytes, value: bytes = b"v", **more: Any) -> bytes:
     return pb.PutRequest(key=key, value=value, **more).SerializeToString()
 
 
-def waiting(made: Applier, *ids: int) -> list[Caller]:
+def waiting(applier: Applier, *ids: int) -> list[Caller]:
     callers = [Caller() for _ in ids]
-    made.waiters.update(zip(ids, callers, strict=True))
+    applier.waiters.update(zip(ids, callers, strict=True))
     return callers

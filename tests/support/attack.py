@@ -71,18 +71,18 @@ class Raw:
 
     def answer(self, stream: int) -> h.Stream:
         """Return the answer on `stream` when the stream or the connection has ended."""
-        found = self.reader.stream(stream)
-        while not found.ended and found.reset is None and self.receive():
+        reply = self.reader.stream(stream)
+        while not reply.ended and reply.reset is None and self.receive():
             pass
-        return found
+        return reply
 
     def ask(self, stream: int, request: Any, timeout: bytes = b"200m") -> tuple[int | None, str]:
         """Return the (code, text) that a message is answered with in a call with this grpc-timeout. No gRPC library
         ends the call here before the server does."""
         path = ROUTES[type(request).__name__][0].encode()
         self.send(h.call(stream, request.SerializeToString(), path, (b"grpc-timeout", timeout)))
-        found = self.answer(stream)
-        return found.status, found.text
+        answer = self.answer(stream)
+        return answer.status, answer.text
 
     def to_end(self) -> h.Reader:
         """Read until the server closes the connection."""

@@ -150,8 +150,8 @@ class Client:
 
     def alarm(self, action: int = 0, member: int = 0, kind: int = 0) -> list[tuple[int, int]]:
         """Return the (member, alarm) pairs in the answer to an AlarmRequest; 0 get, 1 activate, 2 deactivate."""
-        found = self.call(m.AlarmRequest(action=action, memberID=member, alarm=kind)).alarms
-        return [(alarm.memberID, alarm.alarm) for alarm in found]
+        alarms = self.call(m.AlarmRequest(action=action, memberID=member, alarm=kind)).alarms
+        return [(alarm.memberID, alarm.alarm) for alarm in alarms]
 
     def hash_kv(self, revision: int = 0) -> Any:
         return self.call(m.TYPES["HashKVRequest"](revision=revision))

@@ -40,14 +40,14 @@ def free_ports(count: int) -> list[int]:
     """Return ports that nobody had a moment ago. They lie below the ports that the system gives to processes that dial
     out: one of those could be taken while a member is being restarted."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    found: list[int] = []
-    while len(found) < count:
+    ports: list[int] = []
+    while len(ports) < count:
         port = random.randrange(min(10_000, low // 2), low)
         with socket.socket() as sock, contextlib.suppress(OSError):
             sock.bind(("127.0.0.1", port))
-            if port not in found:
-                found.append(port)
-    return found
+            if port not in ports:
+                ports.append(port)
+    return ports
 
 
 class Member(Server):
@@ -142,10 +142,10 @@ class EtcdMember(Member):
     durable = True
 
     def argv(self) -> list[str]:
-        client, peer, told = (f"http://{where}" for where in (self.address, self.peer, self.advertised))
+        client, peer, advertised = (f"http://{where}" for where in (self.address, self.peer, self.advertised))
         argv = [etcd_binary(), "--name", self.name, "--data-dir", str(self.data_dir), "--logger", "zap"]
         argv += ["--log-outputs", "stderr", "--listen-client-urls", client, "--advertise-client-urls", client]
-        argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", told]
+        argv += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", advertised]
         argv += ["--initial-cluster", ",".join(f"{k}=http://{v}" for k, v in self.initial.items())]
         argv += ["--initial-cluster-state", "existing" if self.existing else "new"]
         argv += ["--quota-backend-bytes", str(8 << 30)]
@@ -225,20 +225,20 @@ class Cluster:
     def leader(self, among: Sequence[Member] | None = None, timeout: float = 30.0) -> Member:
         """Return the member that all of `among` (default: all that run) take for the leader, and which is one of
         them."""
-        found: list[Member] = []
+        leaders: list[Member] = []
 
         def agreed() -> bool:
             members = list(among) if among is not None else self.running()
             try:
-                told = [(member, member.status()) for member in members]
+                statuses = [(member, member.status()) for member in members]
             except Failure:
                 return False
-            leads = {(status.leader, status.raftTerm) for _, status in told}
-            found[:] = [member for member, status in told if status.leader == status.header.member_id]
-            return len(leads) == 1 and len(found) == 1
+            leads = {(status.leader, status.raftTerm) for _, status in statuses}
+            leaders[:] = [member for member, status in statuses if status.leader == status.header.member_id]
+            return len(leads) == 1 and len(leaders) == 1
 
         wait_until(agreed, timeout, "agreement on a leader")
-        return found[0]
+        return leaders[0]
 
     def followers(self) -> list[Member]:
         """All running members except the leader."""
@@ -277,12 +277,12 @@ class Cluster:
             return len({reply.header.revision for reply in applied}) == 1
 
         def rosters() -> set[tuple[str, ...]]:
-            found = set()
+            variants = set()
             for client in clients:
                 with contextlib.suppress(Failure):  # a learner gives no answer
                     members = client.call(m.MemberListRequest(linearizable=False)).members
-                    found.add(tuple(sorted(map(str, members))))
-            return found
+                    variants.add(tuple(sorted(map(str, members))))
+            return variants
 
         with clients_of(self.running()) as clients:
             clients[0].revision()
@@ -296,12 +296,12 @@ class Cluster:
         self.same_everywhere()
         with self.leader().client() as client:
             revision = client.revision()
-        found = set()
+        hashes = set()
         for member in self.running():
             with member.client() as client:
                 answer = client.hash_kv(revision)
-                found.add((answer.hash, answer.compact_revision))
-        assert len(found) == 1, found
+                hashes.add((answer.hash, answer.compact_revision))
+        assert len(hashes) == 1, hashes
 
     def ctl(self, program: str, line: str, endpoints: str = "") -> str:
         """Return what etcdctl prints for a command that works."""
@@ -352,7 +352,7 @@ def left_behind(cluster: Cluster, follower: Member, count: int) -> None:
 
 def installed(member: Server) -> list[int]:
     """Return the indexes of the snapshots that a running member got from a leader."""
-    return [int(found) for found in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
+    return [int(index) for index in re.findall(r"installed snapshot index=(\d+)", member.running().log)]
 
 
 def time_to_write(client: Client, key: bytes, limit: float = 30.0) -> float:

@@ -18,8 +18,8 @@ PUT = "/etcdserverpb.KV/Put"
 def channel(running: Running) -> Iterator[grpc.Channel]:
     # The channel has a subchannel of its own, because grpcio shares connections between equal channels.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
-    with grpc.insecure_channel(running.address, options=options) as made:
-        yield made
+    with grpc.insecure_channel(running.address, options=options) as open_channel:
+        yield open_channel
 
 
 def dial(running: Running, source: str = "127.0.0.1") -> socket.socket:

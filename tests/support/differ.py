@@ -39,7 +39,7 @@ class Difference:
 def shorten(value: Any) -> str:
     """Return one line of at most a few thousand characters, with long byte strings cut."""
     text = " ".join(str(value).split())
-    text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda found: found[0] if len(found[0]) < 60 else found[0][:40] + '..."', text)
+    text = re.sub(r'"(?:[^"\\]|\\.)*"', lambda match: match[0] if len(match[0]) < 60 else match[0][:40] + '..."', text)
     return text if len(text) <= 4000 else f"{text[:4000]}... ({len(text)} characters)"
 
 
@@ -135,10 +135,10 @@ def observe(generator: Generator, client: Client, request: Any) -> None:
     generator.revision = client.revision()
 
 
-def shrink(found: Difference, start: Callable[[], tuple[Server, Server]]) -> Difference:
+def shrink(difference: Difference, start: Callable[[], tuple[Server, Server]]) -> Difference:
     """Leave out calls, in halves, quarters and so on, as long as the servers from `start` still differ."""
     deadline = time.monotonic() + SHRINK_SECONDS
-    best = found
+    best = difference
     size = max(1, len(best.calls) // 2)
     while time.monotonic() < deadline:
         position = 0

@@ -174,8 +174,8 @@ class Client(Waiter):
     def complete(self, reply: bytes) -> None:
         if self.label.startswith("get"):
             answer = pb.RangeResponse.FromString(reply)
-            found = [f"{kv.key.decode()}={kv.value.decode()}" for kv in answer.kvs]
-            self.show(f"answers {self.label}: {' '.join(found) or 'nothing'} at revision {answer.header.revision}")
+            pairs = [f"{kv.key.decode()}={kv.value.decode()}" for kv in answer.kvs]
+            self.show(f"answers {self.label}: {' '.join(pairs) or 'nothing'} at revision {answer.header.revision}")
         else:
             self.show(f"answers {self.label}: revision {pb.PutResponse.FromString(reply).header.revision}")
 
@@ -210,10 +210,10 @@ class Parcel(NamedTuple):
 class World:
     """The shared parts of the members: time, the network, and the lines that a command has caused so far."""
 
-    def __init__(self, initial: list[int], settings: Settings, made: type[Driver]) -> None:
+    def __init__(self, initial: list[int], settings: Settings, driver: type[Driver]) -> None:
         self.initial = initial
         self.settings = settings
-        self.made = made
+        self.driver_class = driver
         self.now = 0.0
         self.lines: list[str] = []
         self.queue: list[Parcel] = []
@@ -260,7 +260,7 @@ class Member:
         self.raw.election_timeout_ticks = 10 + ident
         self.log = HandLog(storage, self.show)
         self.installing: tuple[int, Callable[[], None]] | None = None
-        self.driver = world.made(
+        self.driver = world.driver_class(
             self.raw,
             self.log,
             self.applier,
@@ -386,7 +386,7 @@ class Member:
 
     def give_up(self, label: str) -> None:
         """Let the grpc-timeout of the client that asked for this pass."""
-        self.driver.withdraw([ident for ident, told in self.world.labels.items() if told == label])
+        self.driver.withdraw([ident for ident, name in self.world.labels.items() if name == label])
 
     @property
     def state(self) -> str:

@@ -13,12 +13,12 @@ from metastore import Config, Node
 
 def settings(folder: Path, **tables: Any) -> Config:
     """Settings of a node on a free port, with its data in `folder`. Pipelined calls need no quick disk."""
-    given: dict[str, Any] = {
+    values: dict[str, Any] = {
         "node": {"data_dir": str(folder)}, "listen": {"client": "127.0.0.1:0"}, "wal": {"sync": "async"},
     }  # fmt: skip
     for name, table in tables.items():
-        given[name] = {**given.get(name, {}), **table}
-    return Config(**given)
+        values[name] = {**values.get(name, {}), **table}
+    return Config(**values)
 
 
 def make(folder: Path, **tables: Any) -> Node:

@@ -14,9 +14,9 @@ from .processes import Server
 Make = Callable[..., Server]
 
 
-def fail(found: Difference, seed: int | str, start: Callable[[], tuple[Server, Server]]) -> None:
+def fail(difference: Difference, seed: int | str, start: Callable[[], tuple[Server, Server]]) -> None:
     """Fail the test with the seed and the shortest sequence that shows the difference."""
-    pytest.fail(f"seed {seed!r}\n{shrink(found, start).report()}", pytrace=False)
+    pytest.fail(f"seed {seed!r}\n{shrink(difference, start).report()}", pytrace=False)
 
 
 def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, restart: bool = False) -> None:
@@ -31,9 +31,9 @@ def run_episode(seed: int | str, calls: int, fresh: Make, fresh_etcd: Make, rest
     generator = Generator(seed)
     for half in range(2):
         with first.client() as a, second.client() as b:
-            found = episode(generator, calls // 2, a, b)
-        if found is not None:
-            fail(found, f"{seed} half {half} restart {restart}", start)
+            difference = episode(generator, calls // 2, a, b)
+        if difference is not None:
+            fail(difference, f"{seed} half {half} restart {restart}", start)
         if restart and half == 0:
             for server in (first, second):
                 server.stop()

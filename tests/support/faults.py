@@ -119,11 +119,11 @@ class Clients:
     def _swap(self, client: Client, operation: Operation, value: bytes, rng: random.Random) -> None:
         """Compare and swap with the value of a moment ago; the loser reads."""
         key = rng.choice(self._keys)
-        found = client.range(key, serializable=True).kvs
-        operation.glimpsed = {key: seen_in(found, key)}
+        kvs = client.range(key, serializable=True).kvs
+        operation.glimpsed = {key: seen_in(kvs, key)}
         operation.start = time.monotonic()
-        if found:
-            expected = found[0].value
+        if kvs:
+            expected = kvs[0].value
             compare = m.Compare(target=m.CMP_VALUE, key=key, value=expected)
         else:
             expected = None

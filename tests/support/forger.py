@@ -76,10 +76,10 @@ class Forger:
             host, _, port = address.rpartition(":")
             with socket.create_connection((host, int(port)), 5) as sock:
                 sock.sendall(data)
-                got = b""
-                while (size := hs.greeting_size(got)) is None or len(got) < size:
-                    got += sock.recv(1 << 16)
-            answer = hs.decode_answer(got[:size])
+                roster = b""
+                while (size := hs.greeting_size(roster)) is None or len(roster) < size:
+                    roster += sock.recv(1 << 16)
+            answer = hs.decode_answer(roster[:size])
             assert answer.status == hs.OK, answer.text
             self.members[address] = answer.sender
 
@@ -148,13 +148,13 @@ class Forger:
         with contextlib.ExitStack() as stack:
             stack.callback(sock.close)
             sock.sendall(hs.encode_hello(hs.Hello(kind, sender, target.member_id)))
-            got = b""
-            while (size := hs.greeting_size(got)) is None or len(got) < size:
+            answer = b""
+            while (size := hs.greeting_size(answer)) is None or len(answer) < size:
                 more = sock.recv(4096)
                 if not more:
                     return
-                got += more
-            if hs.decode_answer(got[:size]).status != hs.OK:
+                answer += more
+            if hs.decode_answer(answer[:size]).status != hs.OK:
                 self.refused += 1
                 return
             self.greeted += 1

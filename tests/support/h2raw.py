@@ -135,19 +135,19 @@ class Connection:
 
     def finish(self, stream: int) -> list[Frame]:
         """Return the frames of `stream` until it or the connection ends."""
-        got = []
+        frames = []
         while (received := self.receive()) is not None:
             if received.kind == GOAWAY:
-                got.append(received)
+                frames.append(received)
             if received.stream == stream:
-                got.append(received)
+                frames.append(received)
                 if received.kind == RST_STREAM or (received.kind in (DATA, HEADERS) and received.flags & END_STREAM):
-                    return got
-        return got
+                    return frames
+        return frames
 
     def drain(self) -> list[Frame]:
         """Return all frames until the server closes the connection."""
-        got = []
+        frames = []
         while (received := self.receive()) is not None:
-            got.append(received)
-        return got
+            frames.append(received)
+        return frames

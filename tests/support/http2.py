@@ -97,8 +97,8 @@ class Stream:
 
     def get(self, name: bytes) -> bytes | None:
         """Return the last value of a header or trailer."""
-        found = [value for key, value in self.headers if key == name]
-        return found[-1] if found else None
+        values = [value for key, value in self.headers if key == name]
+        return values[-1] if values else None
 
     @property
     def status(self) -> int | None:
@@ -114,12 +114,12 @@ class Stream:
     @property
     def messages(self) -> list[bytes]:
         """The complete gRPC messages of `data`."""
-        found, at = [], 0
+        bodies, at = [], 0
         while at + 5 <= len(self.data):
             size = int.from_bytes(self.data[at + 1 : at + 5], "big")
-            found.append(self.data[at + 5 : at + 5 + size])
+            bodies.append(self.data[at + 5 : at + 5 + size])
             at += 5 + size
-        return found
+        return bodies
 
 
 class Reader:
@@ -181,7 +181,7 @@ class Reader:
                 )
 
     def _inflate(self, block: bytes) -> list[tuple[bytes, bytes]]:
-        found = []
+        fields = []
         buffer = ctypes.create_string_buffer(block, len(block))
         at = 0
         while True:
@@ -197,8 +197,8 @@ class Reader:
             assert used >= 0
             at += used
             if flags.value & 2:
-                found.append((ctypes.string_at(nv.name, nv.namelen), ctypes.string_at(nv.value, nv.valuelen)))
+                fields.append((ctypes.string_at(nv.name, nv.namelen), ctypes.string_at(nv.value, nv.valuelen)))
             if flags.value & 1:
                 _lib.nghttp2_hd_inflate_end_headers(self._inflater)
-                return found
+                return fields
             assert used or flags.value & 2

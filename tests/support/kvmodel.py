@@ -81,12 +81,12 @@ class Model:
         return reply
 
     def delete_range(self, req: Any) -> Any:
-        gone = self.inside(req.key, req.range_end, self.now())
-        for version in gone:
+        victims = self.inside(req.key, req.range_end, self.now())
+        for version in victims:
             self.change(version.key, None)
-        reply = pb.DeleteRangeResponse(header=pb.ResponseHeader(revision=self.now()), deleted=len(gone))
+        reply = pb.DeleteRangeResponse(header=pb.ResponseHeader(revision=self.now()), deleted=len(victims))
         if req.prev_kv:
-            reply.prev_kvs.extend(self.pair(version) for version in gone)
+            reply.prev_kvs.extend(self.pair(version) for version in victims)
         return reply
 
     def range(self, req: Any) -> Any:
@@ -95,21 +95,21 @@ class Model:
         at = req.revision if req.revision > 0 else self.now()
         if at < self.compacted:
             raise errors.Compacted
-        found = self.inside(req.key, req.range_end, at)
-        reply = pb.RangeResponse(header=pb.ResponseHeader(revision=self.now()), count=len(found))
+        matches = self.inside(req.key, req.range_end, at)
+        reply = pb.RangeResponse(header=pb.ResponseHeader(revision=self.now()), count=len(matches))
         if req.count_only:
             return reply
         bounds = (req.min_mod_revision, req.max_mod_revision, req.min_create_revision, req.max_create_revision)
         if req.limit > 0 and req.sort_order == 0 and not any(bounds):
-            found = found[: req.limit + 1]
-        found = [v for v in found if self.within(v.mod, *bounds[:2]) and self.within(v.create, *bounds[2:])]
+            matches = matches[: req.limit + 1]
+        matches = [v for v in matches if self.within(v.mod, *bounds[:2]) and self.within(v.create, *bounds[2:])]
         column = [lambda v: v.key, lambda v: v.version, lambda v: v.create, lambda v: v.mod, lambda v: v.value]
         if req.sort_order or req.sort_target:
-            found.sort(key=column[req.sort_target], reverse=req.sort_order == 2)
-        if req.limit > 0 and len(found) > req.limit:
+            matches.sort(key=column[req.sort_target], reverse=req.sort_order == 2)
+        if req.limit > 0 and len(matches) > req.limit:
             reply.more = True
-            found = found[: req.limit]
-        for version in found:
+            matches = matches[: req.limit]
+        for version in matches:
             reply.kvs.append(self.pair(version))
             if req.keys_only:
                 reply.kvs[-1].value = b""
@@ -130,17 +130,17 @@ class Model:
     # -- transactions --
 
     def holds(self, compare: Any) -> bool:
-        found = self.inside(compare.key, compare.range_end, self.revision)
-        if not found:
+        matches = self.inside(compare.key, compare.range_end, self.revision)
+        if not matches:
             return compare.target != 3 and self.compare(compare, Version(b"", 0, 0, 0, b""))
-        return all(self.compare(compare, version) for version in found)
+        return all(self.compare(compare, version) for version in matches)
 
     @staticmethod
     def compare(compare: Any, version: Version) -> bool:
         mine = [version.version, version.create, version.mod, version.value, 0][compare.target]
         name = ["version", "create_revision", "mod_revision", "value", "lease"][compare.target]
-        given = getattr(compare, name)
-        return [mine == given, mine > given, mine < given, mine != given][compare.result]
+        operand = getattr(compare, name)
+        return [mine == operand, mine > operand, mine < operand, mine != operand][compare.result]
 
     def plan(self, req: Any) -> dict[str, Any]:
         """Return which branch runs, and the plans of the transactions in it."""
@@ -156,10 +156,10 @@ class Model:
                 raise errors.KeyNotFound
             if put.lease:
                 raise errors.LeaseNotFound
-        for wanted in self.chosen(plan, "request_range"):
-            if wanted.revision > self.revision:
+        for request in self.chosen(plan, "request_range"):
+            if request.revision > self.revision:
                 raise errors.FutureRevision
-            if wanted.revision and wanted.revision < self.compacted:
+            if request.revision and request.revision < self.compacted:
                 raise errors.Compacted
 
     def chosen(self, plan: dict[str, Any], kind: str) -> Iterator[Any]:

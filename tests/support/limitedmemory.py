@@ -30,9 +30,9 @@ def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
             try:
                 call.result()
             except grpc.RpcError as error:
-                told = (error.code().value[0], error.details())
-                assert told in (NO_SPACE, BUSY), told
-                if told == NO_SPACE:
+                outcome = (error.code().value[0], error.details())
+                assert outcome in (NO_SPACE, BUSY), outcome
+                if outcome == NO_SPACE:
                     for other in calls:
                         other.exception()
                     return number

@@ -103,13 +103,13 @@ def _changes(history: Iterable[Operation]) -> dict[bytes, tuple[list[int], list[
         if op.revision in at:
             raise Violation(f"one revision for two changes:\n{at[op.revision]}\n{op}")
         at[op.revision] = op
-    found: dict[bytes, tuple[list[int], list[Operation]]] = {}
+    changes: dict[bytes, tuple[list[int], list[Operation]]] = {}
     for revision in sorted(at):
         for key in at[revision].written:
-            revisions, ops = found.setdefault(key, ([], []))
+            revisions, ops = changes.setdefault(key, ([], []))
             revisions.append(revision)
             ops.append(at[revision])
-    return found
+    return changes
 
 
 def _check_seen(op: Operation, changes: dict[bytes, tuple[list[int], list[Operation]]]) -> None:
@@ -239,12 +239,12 @@ def _take_reads(steps: list[_Step], done: int, value: bytes | None, first: int) 
 def _candidates(everything: list[_Step], count: int, done: int, first: int) -> list[int]:
     """Return the steps that may come next; the one to try first is the last."""
     bound = _bound(everything[:count], done, first)
-    found = [number for number in range(count, len(everything)) if everything[number].start <= bound]
+    candidates = [number for number in range(count, len(everything)) if everything[number].start <= bound]
     for number in range(first, count):
         if everything[number].start > bound:
             break
-        found.append(number)
-    return sorted((n for n in found if not done >> n & 1), key=lambda n: -everything[n].end)
+        candidates.append(number)
+    return sorted((n for n in candidates if not done >> n & 1), key=lambda n: -everything[n].end)
 
 
 def check_all(history: Sequence[Operation]) -> list[bytes]:

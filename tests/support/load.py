@@ -33,14 +33,14 @@ class History:
     def check(self, client: Client) -> None:
         """Raise AssertionError unless the store holds what was acknowledged, and nothing that was not sent."""
         reply = client.range(PREFIX, PREFIX[:-1] + b"0")
-        found = {kv.key: kv for kv in reply.kvs}
-        invented = set(found) - set(self.slots)
+        pairs = {kv.key: kv for kv in reply.kvs}
+        invented = set(pairs) - set(self.slots)
         assert not invented, f"keys that nobody sent: {sorted(invented)[:5]}"
         for key, slot in self.slots.items():
-            if key not in found:
+            if key not in pairs:
                 assert slot.acked == 0, f"{key!r}: acknowledged number {slot.acked} at {slot.revision} is lost"
                 continue
-            kv = found[key]
+            kv = pairs[key]
             number = int(kv.value[:12])
             assert kv.value == value_of(key, number), f"{key!r}: the value of number {number} is not what was sent"
             assert slot.acked <= number <= slot.sent, (

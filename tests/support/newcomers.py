@@ -17,9 +17,9 @@ def newcomer_of_a_leader_on_rocksdb(engine: str, cluster_of: MakeCluster) -> Non
     """Check that the snapshot is written for the newcomer, because an engine with files keeps none for itself."""
     cluster = cluster_of(1, settings={**EAGER, **ROCKSDB, "raft.batch_max_size": "1"})
     (leader,) = cluster.start().members
-    kept = 5000  # entries that stay in the log for slow followers (metastore/snapshots/coordinator.py, CATCH_UP)
+    tail = 5000  # entries that stay in the log for slow followers (metastore/snapshots/coordinator.py, CATCH_UP)
     with leader.client(timeout=60) as client:
-        puts = [client.future(m.PutRequest(key=b"k%05d" % n, value=b"%d" % n * 20), 60) for n in range(kept + 1500)]
+        puts = [client.future(m.PutRequest(key=b"k%05d" % n, value=b"%d" % n * 20), 60) for n in range(tail + 1500)]
         for put in puts:
             put.result()
         wait_until(lambda: first_segment(leader) > 1, 20, "a log that begins later")
@@ -36,7 +36,7 @@ def newcomer_of_a_leader_on_rocksdb(engine: str, cluster_of: MakeCluster) -> Non
     newcomer.start()
     cluster.same_everywhere(30)
     with leader.client() as one, newcomer.client() as two:
-        assert two.range(b"k", b"l", count_only=True, serializable=True).count == kept + 1500
+        assert two.range(b"k", b"l", count_only=True, serializable=True).count == tail + 1500
         revision = one.revision()
         assert one.hash_kv(revision).hash == two.hash_kv(revision).hash
 

@@ -51,8 +51,8 @@ def probe(cluster: Cluster, number: int, seed: int) -> None:
         try:
             wait_until(served, PATIENCE, f"seed {seed}: a write through {member.name}")
         except AssertionError as failed:
-            told = "\n".join(f"{one.name}: {one.logs[-1500:]}" for one in cluster.members)
-            raise AssertionError(f"{failed}\n{told}") from None
+            logs = "\n".join(f"{one.name}: {one.logs[-1500:]}" for one in cluster.members)
+            raise AssertionError(f"{failed}\n{logs}") from None
 
 
 def attack(cluster: Cluster, seed: int, seconds: float) -> None:

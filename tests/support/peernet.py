@@ -110,11 +110,11 @@ class Net:
         **fields: Any,
     ) -> Any:
         """Return a transport of member `member` of cluster 77; its handler is its attribute."""
-        made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
-        made |= {"start": 1, "life": member}
+        settings = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}", "codecs": CODECS}
+        settings |= {"start": 1, "life": member}
         transport = PeerTransport(
             self.loop,
-            PeerIdentity(**{**made, **fields}),
+            PeerIdentity(**{**settings, **fields}),
             address,
             handler=handler or Handler(),
             random=random.Random(member).random,
@@ -154,15 +154,15 @@ class Net:
 
     def accept(self, listener: socket.socket, answer: hs.Answer | None) -> tuple[socket.socket, hs.Hello]:
         """Return the next connection and its hello, answered unless `answer` is None."""
-        found: list[socket.socket] = []
+        sockets: list[socket.socket] = []
 
         def try_accept() -> bool:
             with contextlib.suppress(BlockingIOError):
-                found.append(listener.accept()[0])
-            return bool(found)
+                sockets.append(listener.accept()[0])
+            return bool(sockets)
 
         self.until(try_accept)
-        sock = found[0]
+        sock = sockets[0]
         sock.setblocking(False)
         self.raw.append(sock)
         data = b""
@@ -183,19 +183,19 @@ class Net:
 
     def receive(self, sock: socket.socket) -> bytes:
         """Return what comes next; empty at the end of the connection."""
-        got: list[bytes] = []
+        data: list[bytes] = []
 
         def try_receive() -> bool:
             try:
-                got.append(sock.recv(1 << 16))
+                data.append(sock.recv(1 << 16))
             except BlockingIOError:
                 return False
             except ConnectionResetError:
-                got.append(b"")
+                data.append(b"")
             return True
 
         self.until(try_receive)
-        return got[0]
+        return data[0]
 
     def greet(self, transport: PeerTransport, member: int, kind: int = hs.CONTROL) -> socket.socket:
         """Return a raw connection as `member`, accepted."""
@@ -217,9 +217,9 @@ def connected(transport: PeerTransport, member: int) -> bool:
 
 
 def hello(member: int, target: int, kind: int = hs.CONTROL, **fields: Any) -> bytes:
-    made = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}"}
-    made |= {"start": 1, "life": member}
-    return hs.encode_hello(hs.Hello(kind, PeerIdentity(**{**made, **fields}), target))
+    settings = {"cluster_id": 77, "token": 5, "member_id": member, "incarnation": f"dir-{member}"}
+    settings |= {"start": 1, "life": member}
+    return hs.encode_hello(hs.Hello(kind, PeerIdentity(**{**settings, **fields}), target))
 
 
 def accepted(member: int) -> hs.Answer:

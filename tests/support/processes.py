@@ -282,14 +282,14 @@ def threads_of(pid: int) -> set[int]:
 
 def takers(pid: int, number: int) -> list[int]:
     """Return the threads of a process that do not block a signal. The system may give the signal to any of these."""
-    found = []
+    threads = []
     for thread in sorted(threads_of(pid)):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended meanwhile
             status = Path(f"/proc/{pid}/task/{thread}/status").read_text()
             blocked = next(line for line in status.splitlines() if line.startswith("SigBlk:"))
             if not int(blocked.split()[1], 16) >> (number - 1) & 1:
-                found.append(thread)
-    return found
+                threads.append(thread)
+    return threads
 
 
 def signal_thread(pid: int, thread: int, number: int) -> None:

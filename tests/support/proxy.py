@@ -53,12 +53,12 @@ class Network:
 
     def sever(self, links: Iterable[Link]) -> None:
         """End connections with these links, also new ones, until `heal`."""
-        wanted = set(links)
+        broken = set(links)
         with self._changed:
-            self._broken |= wanted
-            gone = [sock for sock, (one, other) in self._open.items() if wanted & {(one, other), (other, one)}]
+            self._broken |= broken
+            sockets = [sock for sock, (one, other) in self._open.items() if broken & {(one, other), (other, one)}]
             self._changed.notify_all()
-        for sock in gone:
+        for sock in sockets:
             _end(sock)
 
     def heal(self) -> None:

@@ -62,8 +62,8 @@ class Writers:
     def wait_acks(self, more: int, timeout: float = 60.0) -> None:
         """Return once `more` further puts were acknowledged."""
         with self._changed:
-            wanted = self.outcome.acked + more
-            assert self._changed.wait_for(lambda: self.outcome.acked >= wanted, timeout), self.outcome
+            target = self.outcome.acked + more
+            assert self._changed.wait_for(lambda: self.outcome.acked >= target, timeout), self.outcome
 
     def __enter__(self) -> Writers:
         for thread in self._threads:

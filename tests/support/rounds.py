@@ -69,9 +69,9 @@ def run_rounds(
             finally:
                 history = clients.stop()
             undecided = check_all(history)
-            told = {status: sum(one.status == status for one in history) for status in (OK, FAILED, UNKNOWN)}
-            print(f"round {number}: {kind.__name__}, {told}, undecided: {undecided}")
-            assert told[OK] > 20, "the clients hardly got anywhere"
+            counts = {status: sum(one.status == status for one in history) for status in (OK, FAILED, UNKNOWN)}
+            print(f"round {number}: {kind.__name__}, {counts}, undecided: {undecided}")
+            assert counts[OK] > 20, "the clients hardly got anywhere"
             for member in cluster.members:
                 member.await_ready()
             read_everywhere(cluster, prefix)

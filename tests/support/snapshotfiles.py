@@ -51,12 +51,12 @@ def images(path: Path) -> tuple[bytes, list[bytes], bytes]:
     """Return header, chunk images and trailer of a file."""
     data = path.read_bytes()
     at = header_size(data[:16])
-    head, found = data[:at], []
+    head, chunks = data[:at], []
     while at < len(data) - TRAILER_SIZE:
         size = 40 + struct.unpack_from("<I", data, at + 4)[0]
-        found.append(data[at : at + size])
+        chunks.append(data[at : at + size])
         at += size
-    return head, found, data[at:]
+    return head, chunks, data[at:]
 
 
 def bomb(path: Path, inside: int) -> bytes:

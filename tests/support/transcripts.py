@@ -41,20 +41,20 @@ def rewrite(folder: Path, replayed: Callable[[str], str], arguments: list[str]) 
 def keyword(words: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Split key=value words off."""
     plain = [word for word in words if "=" not in word]
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for word in words:
         if "=" in word:
             key, value = word.split("=", 1)
-            found[key] = value
+            options[key] = value
             for kind in (int, float):
                 try:
-                    found[key] = kind(value)
+                    options[key] = kind(value)
                     break
                 except ValueError:
                     continue
             if value in ("true", "false"):
-                found[key] = value == "true"
-    return plain, found
+                options[key] = value == "true"
+    return plain, options
 
 
 def message_text(m: Message, entry_text: Callable[[Any], str]) -> str:

@@ -28,9 +28,9 @@ def image(index: int, term: int = 1, size: int = 20) -> bytes:
 
 def recovered(files: Files, **options: int) -> Recovered:
     """Return what `recover` says about these files."""
-    found = recover([(name(generation), generation, bytes(data)) for generation, data in files.items()], **options)
-    assert found is not None
-    return found
+    result = recover([(name(generation), generation, bytes(data)) for generation, data in files.items()], **options)
+    assert result is not None
+    return result
 
 
 @dataclass
@@ -177,21 +177,21 @@ class Log:
 def reopened(files: Files, size: int = 4096, seed: int = 1, **options: int) -> tuple[Picture, Files, Writer, Recovered]:
     """Open the log in these files and do what the disk side does then. Return (picture, files after it, writer,
     recovered)."""
-    found = recovered(files, **options)
-    generation = (found.max_number + 1) << 32 | random.Random(seed).getrandbits(32)
+    result = recovered(files, **options)
+    generation = (result.max_number + 1) << 32 | random.Random(seed).getrandbits(32)
 
     def plan(need: int) -> tuple[int, int]:
         raise AssertionError(f"segment of {need} bytes asked for")
 
-    data, writer = reopen(found, generation, size, plan)
+    data, writer = reopen(result, generation, size, plan)
     body = bytearray(max(size, len(data)))
     body[: len(data)] = data
     after = {generation: body}
-    for used in found.used:
-        if used != found.last_generation:
+    for used in result.used:
+        if used != result.last_generation:
             after[used] = bytearray(files[used])
-        elif not found.superseded:
-            after[used] = bytearray(files[used][: found.cut_at])
+        elif not result.superseded:
+            after[used] = bytearray(files[used][: result.cut_at])
     state = writer.state
     picture = Picture(
         (state.snapshot_index, state.snapshot_term, state.conf_state),
@@ -203,4 +203,4 @@ def reopened(files: Files, size: int = 4096, seed: int = 1, **options: int) -> t
         segment = next(g for g in after if g >> 32 == number)
         picture.entries.append(Stretch(state, index, index + 1, 0).pick(after[segment], 0, index, index + 1))
         assert offset % 8 == 0
-    return picture, after, writer, found
+    return picture, after, writer, result

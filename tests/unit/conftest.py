@@ -22,9 +22,9 @@ def net(caplog: pytest.LogCaptureFixture) -> Iterator[Net]:
 
 @pytest.fixture
 def points() -> Iterator[Failpoints]:
-    made = Failpoints()
-    yield made
-    made.clear()
+    failpoints = Failpoints()
+    yield failpoints
+    failpoints.clear()
 
 
 @pytest.fixture

@@ -77,18 +77,18 @@ def test_records_that_cannot_be(data: bytes) -> None:
 def test_every_wrong_byte_is_an_error_or_another_alarm() -> None:
     """The bytes around them have a sum. The record itself has a length, and no spare bits."""
     for good, decode, encode in (
-        (GOOD, decode_change, lambda found: encode_change(found[0], *found[1])),
+        (GOOD, decode_change, lambda change: encode_change(change[0], *change[1])),
         (RECORD, decode_alarms, encode_alarms),
     ):
-        told = 0
+        decoded = 0
         for at in range(len(good)):
             for bit in range(8):
                 wrong = good[:at] + bytes([good[at] ^ (1 << bit)]) + good[at + 1 :]
                 try:
                     assert encode(decode(wrong)) == wrong
                 except (errors.FormatError, errors.DamagedData):
-                    told += 1
-        assert told >= 8 * 3
+                    decoded += 1
+        assert decoded >= 8 * 3
         for end in range(len(good)):
             if decode is decode_change or end % 12 != 1:
                 with pytest.raises((errors.FormatError, errors.DamagedData)):
@@ -132,19 +132,19 @@ OPERATIONS = [
 ]
 
 
-def run(made: Applier, *operations: tuple[int, bytes]) -> list[Any]:
+def run(applier: Applier, *operations: tuple[int, bytes]) -> list[Any]:
     """Return the outcomes of operations in one entry."""
-    index = made.applied_index + 1
+    index = applier.applied_index + 1
     callers = {index * 100 + at: Caller() for at in range(len(operations))}
-    made.waiters.update(callers)
+    applier.waiters.update(callers)
     data = frame([encode_op(kind, ident, body) for ident, (kind, body) in zip(callers, operations, strict=True)])
-    made.apply_images(encode_entry(Entry(1, index, 0, made.codec.encode(data))))
-    made.commit()
-    made.release()
+    applier.apply_images(encode_entry(Entry(1, index, 0, applier.codec.encode(data))))
+    applier.commit()
+    applier.release()
     return [caller.result for caller in callers.values()]
 
 
-def applier(engine: MemoryEngine) -> Applier:
+def make_applier(engine: MemoryEngine) -> Applier:
     return Applier(Store(engine, 3, 4), PayloadCodec(None, 1024, 1 << 20), {})
 
 
@@ -153,13 +153,13 @@ def test_what_is_refused_when_it_is_applied(kinds: int) -> None:
     """Operations are refused in the same entry as the alarm already, by the alarm's kind, and again after a restart,
     from the engine."""
     engine = MemoryEngine()
-    made = applier(engine)
-    assert type(run(made, (PUT, PUT_BODY))[0]) is bytes
+    applier = make_applier(engine)
+    assert type(run(applier, (PUT, PUT_BODY))[0]) is bytes
     raising = [(ALARM, encode_change(ACTIVATE, 9, kind)) for kind in (NOSPACE, CORRUPT) if kinds & kind]
-    for target in (made, None):
-        target = target or applier(engine)
+    for target in (applier, None):
+        target = target or make_applier(engine)
         for kind, body, by in OPERATIONS:
-            if kind == COMPACT and target is not made and not kinds & CORRUPT:
+            if kind == COMPACT and target is not applier and not kinds & CORRUPT:
                 continue
             expected = errors.Corrupt if kinds & by & CORRUPT else errors.NoSpace if kinds & by & NOSPACE else bytes
             before = target.store.revision
@@ -172,12 +172,12 @@ def test_what_is_refused_when_it_is_applied(kinds: int) -> None:
 
 
 def test_the_last_alarm_of_a_kind_opens_the_store_again() -> None:
-    made = applier(MemoryEngine())
-    run(made, *((ALARM, encode_change(ACTIVATE, member, NOSPACE)) for member in (1, 2)))
-    cleared, put = run(made, (ALARM, encode_change(DEACTIVATE, 1, NOSPACE)), (PUT, PUT_BODY))
+    applier = make_applier(MemoryEngine())
+    run(applier, *((ALARM, encode_change(ACTIVATE, member, NOSPACE)) for member in (1, 2)))
+    cleared, put = run(applier, (ALARM, encode_change(DEACTIVATE, 1, NOSPACE)), (PUT, PUT_BODY))
     assert decode_alarms(cleared) == [(1, NOSPACE)] and put is errors.NoSpace
     nothing, none, last, put = run(
-        made, (ALARM, encode_change(DEACTIVATE, 1, NOSPACE)), (ALARM, encode_change(ACTIVATE, 1, 0)),
+        applier, (ALARM, encode_change(DEACTIVATE, 1, NOSPACE)), (ALARM, encode_change(ACTIVATE, 1, 0)),
         (ALARM, encode_change(DEACTIVATE, 2, NOSPACE)), (PUT, PUT_BODY),
     )  # fmt: skip
     assert (decode_alarms(nothing), decode_alarms(none), decode_alarms(last)) == ([], [], [(2, NOSPACE)])
@@ -186,16 +186,16 @@ def test_the_last_alarm_of_a_kind_opens_the_store_again() -> None:
 
 def test_a_snapshot_brings_its_alarms() -> None:
     source, target = MemoryEngine(), MemoryEngine()
-    run(applier(source), (ALARM, encode_change(ACTIVATE, 1, NOSPACE)))
-    made = applier(target)
-    assert type(run(made, (PUT, PUT_BODY))[0]) is bytes
+    run(make_applier(source), (ALARM, encode_change(ACTIVATE, 1, NOSPACE)))
+    applier = make_applier(target)
+    assert type(run(applier, (PUT, PUT_BODY))[0]) is bytes
     target.restore(source.scan(b"", None, False, 0))
-    made.store.reload()
-    made.reload()
-    assert run(made, (PUT, PUT_BODY)) == [errors.NoSpace]
+    applier.store.reload()
+    applier.reload()
+    assert run(applier, (PUT, PUT_BODY)) == [errors.NoSpace]
 
 
 def test_an_alarm_operation_that_cannot_be_read_is_its_own_error() -> None:
-    made = applier(MemoryEngine())
-    bad, good = run(made, (ALARM, b"\1\1"), (PUT, PUT_BODY))
+    applier = make_applier(MemoryEngine())
+    bad, good = run(applier, (ALARM, b"\1\1"), (PUT, PUT_BODY))
     assert bad is errors.FormatError and type(good) is bytes

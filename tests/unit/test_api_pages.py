@@ -98,8 +98,8 @@ class FakeNode:
 
     def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: Callable[..., object]) -> None:
         assert not gone()
-        found = SimpleNamespace(hash=0xFFFFFFFF, revision=revision, current=11, compact_revision=-1)
-        done(None if self.changes else found, self.changes)
+        info = SimpleNamespace(hash=0xFFFFFFFF, revision=revision, current=11, compact_revision=-1)
+        done(None if self.changes else info, self.changes)
 
     def stats(self) -> dict[str, float]:
         return {"wal_syncs_total": 12, "wal_queued_bytes": 3.5}
@@ -194,28 +194,28 @@ def test_reported_version_has_progress_requests() -> None:
 def test_alarms(node: FakeNode, call: Callable[..., Any]) -> None:
     node.raised = [(1, 1), (2, 2)]
     path = "/etcdserverpb.Maintenance/Alarm"
-    found = call(path, pb.AlarmRequest(), pb.AlarmResponse)
-    assert [(alarm.memberID, alarm.alarm) for alarm in found.alarms] == [(1, 1), (2, 2)]
-    assert found.header.revision == 42
-    found = call(path, pb.AlarmRequest(alarm=2), pb.AlarmResponse)
-    assert [alarm.memberID for alarm in found.alarms] == [2]
+    reply = call(path, pb.AlarmRequest(), pb.AlarmResponse)
+    assert [(alarm.memberID, alarm.alarm) for alarm in reply.alarms] == [(1, 1), (2, 2)]
+    assert reply.header.revision == 42
+    reply = call(path, pb.AlarmRequest(alarm=2), pb.AlarmResponse)
+    assert [alarm.memberID for alarm in reply.alarms] == [2]
     assert node.reads == 2
-    found = call(path, pb.AlarmRequest(action=1, memberID=7, alarm=1), pb.AlarmResponse)
-    assert [(alarm.memberID, alarm.alarm) for alarm in found.alarms] == [(7, 1)]
+    reply = call(path, pb.AlarmRequest(action=1, memberID=7, alarm=1), pb.AlarmResponse)
+    assert [(alarm.memberID, alarm.alarm) for alarm in reply.alarms] == [(7, 1)]
     node.changes = errors.InvalidAlarm()
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call(path, pb.AlarmRequest(action=3, alarm=1), pb.AlarmResponse)
-    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     node.read_error = errors.NoLeader()
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call(path, pb.AlarmRequest(), pb.AlarmResponse)
-    assert caught.value.details() == errors.NoLeader.default
+    assert failure.value.details() == errors.NoLeader.default
 
 
 def test_hash_and_defragment(node: FakeNode, call: Callable[..., Any]) -> None:
     path = "/etcdserverpb.Maintenance/"
-    found = call(path + "HashKV", pb.HashKVRequest(revision=9), pb.HashKVResponse)
-    assert (found.hash, found.hash_revision, found.compact_revision, found.header.revision) == (0xFFFFFFFF, 9, -1, 11)
+    info = call(path + "HashKV", pb.HashKVRequest(revision=9), pb.HashKVResponse)
+    assert (info.hash, info.hash_revision, info.compact_revision, info.header.revision) == (0xFFFFFFFF, 9, -1, 11)
     assert call(path + "Hash", pb.HashRequest(), pb.HashResponse).hash == 0xFFFFFFFF
     assert call(path + "Defragment", pb.DefragmentRequest(), pb.DefragmentResponse).header.revision == 42
     node.changes = errors.Compacted()
@@ -223,9 +223,12 @@ def test_hash_and_defragment(node: FakeNode, call: Callable[..., Any]) -> None:
         ("HashKV", pb.HashKVRequest(), pb.HashKVResponse),
         ("Defragment", pb.DefragmentRequest(), pb.DefragmentResponse),
     ):
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             call(path + method, request, reply)
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.OUT_OF_RANGE, errors.Compacted.default)
+        assert (failure.value.code(), failure.value.details()) == (
+            grpc.StatusCode.OUT_OF_RANGE,
+            errors.Compacted.default,
+        )
 
 
 def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
@@ -239,9 +242,9 @@ def test_member_list(node: FakeNode, call: Callable[..., Any]) -> None:
     call(path, pb.MemberListRequest(linearizable=True), pb.MemberListResponse)
     assert node.reads == 1
     node.read_error = errors.NoLeader()
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call(path, pb.MemberListRequest(linearizable=True), pb.MemberListResponse)
-    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNAVAILABLE, errors.NoLeader.default)
+    assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.UNAVAILABLE, errors.NoLeader.default)
 
 
 def test_malformed_and_unknown(call: Callable[..., Any]) -> None:
@@ -249,16 +252,16 @@ def test_malformed_and_unknown(call: Callable[..., Any]) -> None:
         def SerializeToString(self) -> bytes:
             return b"\x08"
 
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call("/etcdserverpb.Cluster/MemberList", Raw(), pb.MemberListResponse)
-    assert caught.value.code() == grpc.StatusCode.INTERNAL
+    assert failure.value.code() == grpc.StatusCode.INTERNAL
     for path, text in [
         ("/etcdserverpb.Maintenance/Downgrade", "unknown method Downgrade for service etcdserverpb.Maintenance"),
         ("/etcdserverpb.Auth/AuthStatus", "unknown service etcdserverpb.Auth"),
     ]:
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             call(path, pb.StatusRequest(), pb.StatusResponse)
-        assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
+        assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.UNIMPLEMENTED, text)
 
 
 def test_a_mistake_in_one_call_is_that_calls_only(
@@ -268,9 +271,9 @@ def test_a_mistake_in_one_call_is_that_calls_only(
         raise KeyError("a bug")
 
     monkeypatch.setattr(node, "alarms", broken)
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call("/etcdserverpb.Maintenance/Alarm", pb.AlarmRequest(), pb.AlarmResponse)
-    assert caught.value.code() == grpc.StatusCode.UNKNOWN
+    assert failure.value.code() == grpc.StatusCode.UNKNOWN
     assert call("/etcdserverpb.Cluster/MemberList", pb.MemberListRequest(), pb.MemberListResponse).members
 
 
@@ -279,9 +282,9 @@ def test_health_check(node: FakeNode, call: Callable[..., Any]) -> None:
     assert call(path, pb.HealthCheckRequest(), kind).status == kind.SERVING
     node.serving = False
     assert call(path, pb.HealthCheckRequest(), kind).status == kind.NOT_SERVING
-    with pytest.raises(grpc.RpcError) as caught:
+    with pytest.raises(grpc.RpcError) as failure:
         call(path, pb.HealthCheckRequest(service="no"), kind)
-    assert (caught.value.code(), caught.value.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
+    assert (failure.value.code(), failure.value.details()) == (grpc.StatusCode.NOT_FOUND, "unknown service")
 
 
 def test_health_watch(node: FakeNode, running: Running) -> None:
@@ -307,9 +310,9 @@ def test_health_watch(node: FakeNode, running: Running) -> None:
         assert next(stream).status == kind.SERVING
         running.call(server.health.shutdown)
         assert next(stream).status == kind.NOT_SERVING
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             next(stream)
-        assert caught.value.code() == grpc.StatusCode.UNAVAILABLE
+        assert failure.value.code() == grpc.StatusCode.UNAVAILABLE
         channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10)
         assert running.call(lambda: len(server.health._watchers)) == 0
 

@@ -101,12 +101,12 @@ def an_operation(chance: random.Random, index: int) -> bytes:
 
 
 def a_roster_operation(chance: random.Random) -> Change:
-    told = a_member(chance)
+    subject = a_member(chance)
     if chance.random() > 0.08:
-        return Change(chance.choice((UPDATE, PUBLISH)), told)
-    known = {told.id: told, **{member.id: member for member in INITIAL[: chance.randint(1, 3)]}}
+        return Change(chance.choice((UPDATE, PUBLISH)), subject)
+    known = {subject.id: subject, **{member.id: member for member in INITIAL[: chance.randint(1, 3)]}}
     members = tuple(known[ident] for ident in sorted(known))
-    return Change(RESTATE, told, RosterState(members, frozenset([7]), ConfState(voters=sorted(known))))
+    return Change(RESTATE, subject, RosterState(members, frozenset([7]), ConfState(voters=sorted(known))))
 
 
 # ---- a follower that can be killed
@@ -166,7 +166,7 @@ class Follower:
 
     def __init__(
         self, storage: MemoryStorage, engine: Engine, chance: random.Random, per_ready: int,
-        made: type[Driver] = Driver,
+        driver_class: type[Driver] = Driver,
     ) -> None:  # fmt: skip
         self.storage, self.engine = storage, engine
         self.store = Store(engine, 1, 0)
@@ -190,7 +190,7 @@ class Follower:
         )
         self.raw = RawNode(config, storage)
         self.log = Log(storage, chance)
-        self.driver = made(
+        self.driver = driver_class(
             self.raw, self.log, self.applier, proposer, CODEC, kv, self.roster, PeerLink(), request_timeout=5.0
         )
         self.now = 0.0
@@ -236,23 +236,23 @@ def one_by_one(entries: list[Entry]) -> list[State]:
 
 def differs(
     entries: list[Entry], chance: random.Random, engine: Callable[[], Engine], kill: Callable[[Engine], None],
-    made: type[Driver] = Driver,
+    driver_class: type[Driver] = Driver,
 ) -> list[int]:  # fmt: skip
     """Return the entries at which a member that is fed and killed at random differs from one that applies one entry at
     a time."""
-    wanted, wrong = one_by_one(entries), []
+    states, wrong = one_by_one(entries), []
     storage = MemoryStorage()
     lives = 0
     while True:
-        follower = Follower(storage, engine(), chance, chance.choice((1, 200, 1 << 20)), made)
+        follower = Follower(storage, engine(), chance, chance.choice((1, 200, 1 << 20)), driver_class)
         lives += 1
         begun = follower.applier.applied_index
         for _ in range(chance.randint(1, 40) if lives < 8 else 1 << 30):
             last = follower.raw.last_index
-            given = entries[last : last + chance.choice((0, 0, 5, 40))]
-            follower.hear(given, chance.randint(follower.raw.commit, last + len(given)))
+            part = entries[last : last + chance.choice((0, 0, 5, 40))]
+            follower.hear(part, chance.randint(follower.raw.commit, last + len(part)))
             state = follower.state()
-            if state is not None and state != wanted[follower.applier.applied_index]:
+            if state is not None and state != states[follower.applier.applied_index]:
                 wrong.append(follower.applier.applied_index)
             if wrong or (state is not None and follower.applier.applied_index == len(entries)):
                 kill(follower.engine)
@@ -294,8 +294,8 @@ def test_with_an_engine_that_goes_on_where_it_was(tmp_path: Path) -> None:
     for seed, entries in logs(3):
         folder, chance = tmp_path / str(seed), random.Random(f"rocksdb {seed}")
         folder.mkdir()
-        made = lambda folder=folder: RocksEngine(str(folder), SMALL)  # noqa: E731
-        assert differs(entries, chance, made, lambda engine: engine.close()) == [], f"seed {seed}"
+        make = lambda folder=folder: RocksEngine(str(folder), SMALL)  # noqa: E731
+        assert differs(entries, chance, make, lambda engine: engine.close()) == [], f"seed {seed}"
 
 
 def test_the_logs_hold_what_stands_in_each_others_way() -> None:
@@ -333,7 +333,7 @@ class ChangesLast(Driver):
 
 
 def test_the_old_order_is_found() -> None:
-    found = [
+    differences = [
         differs(entries, random.Random(seed), MemoryEngine, nothing, ChangesLast) != [] for seed, entries in logs(12)
     ]
-    assert sum(found) >= 3
+    assert sum(differences) >= 3

@@ -49,7 +49,7 @@ class Reader:
         if grant:
             more = size.to_bytes(4, "big")
             self.talk.feed(h.frame(h.WINDOW_UPDATE, 0, 0, more) + h.frame(h.WINDOW_UPDATE, 0, 1, more))
-        wanted = self.taken + size
+        target = self.taken + size
         for _ in range(3):
             # Take what is there before anything more comes from the disk.
             self.talk.flush()
@@ -58,7 +58,7 @@ class Reader:
         def done() -> bool:
             self.desk.turn()
             self.talk.flush()
-            return self.taken >= wanted or self.ended
+            return self.taken >= target or self.ended
 
         wait_until(done, what="a gulp")
 
@@ -102,10 +102,10 @@ class Desk:
 
 @pytest.fixture
 def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
-    yield made
-    made.backups.stop()
-    made.loop.close()
+    one = Desk(tmp_path)
+    yield one
+    one.backups.stop()
+    one.loop.close()
 
 
 def test_four_that_take_next_to_nothing_are_ended_after_their_timeout(desk: Desk) -> None:

@@ -82,8 +82,8 @@ class Case:
     def refuse(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
         self.refused.append((sender, decode_op(operation).request_id, type(error).__name__))
 
-    def queue(self, action: str, told: Member, ident: int = 7) -> None:
-        self.changes.queue(2, encode_op(MEMBER, ident, Change(action, told).encode()), 1e9)
+    def queue(self, action: str, subject: Member, ident: int = 7) -> None:
+        self.changes.queue(2, encode_op(MEMBER, ident, Change(action, subject).encode()), 1e9)
 
     def judge(self, now: float = 2.0) -> None:
         self.changes.judge(now)
@@ -142,8 +142,8 @@ def test_the_roster_is_stated_after_a_publication_and_now_and_then() -> None:
     case.judge()
     assert case.raw.actions() == [PUBLISH]
     case.apply()
-    (told,) = case.raw.logged
-    assert told.action == RESTATE and told.roster == case.roster.state and told.member.id == 1
+    (action,) = case.raw.logged
+    assert action.action == RESTATE and action.roster == case.roster.state and action.member.id == 1
     case.raw.actions()
     case.apply()
     assert case.raw.actions() == []
@@ -201,14 +201,14 @@ def test_what_is_not_possible_is_refused() -> None:
 
 def test_nobody_else_states_a_roster_and_the_queue_is_bounded() -> None:
     case = Case()
-    told = Change(RESTATE, member(1), case.roster.state)
+    change = Change(RESTATE, member(1), case.roster.state)
     with pytest.raises(errors.FormatError):
-        case.changes.queue(2, encode_op(MEMBER, 1, told.encode()), 1e9)
+        case.changes.queue(2, encode_op(MEMBER, 1, change.encode()), 1e9)
     for ident in range(MAX_CHANGES):
         case.queue(UPDATE, member(2), ident)
     with pytest.raises(errors.TooManyRequests):
         case.queue(UPDATE, member(2))
-    assert Change.decode(told.encode()) == told
+    assert Change.decode(change.encode()) == change
 
 
 @pytest.mark.parametrize("spoil", [

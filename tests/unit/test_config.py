@@ -21,9 +21,9 @@ CONF = ROOT / "conf" / "metastore.toml"
 
 def refusal(text: str = "", **options: object) -> str:
     """Return the text of the ConfigError for this configuration."""
-    with pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as failure:
         Config.load(text, "m.toml", **options)
-    return caught.value.text
+    return failure.value.text
 
 
 def test_defaults_are_those_of_the_design() -> None:
@@ -324,11 +324,11 @@ def test_data_directory_follows_the_name() -> None:
 
 
 def test_embedding_forms_agree() -> None:
-    made = Config(node={"name": "a"}, listen={"client": "127.0.0.1:0"}, raft={"batch_max_time": "5ms"})
+    config = Config(node={"name": "a"}, listen={"client": "127.0.0.1:0"}, raft={"batch_max_time": "5ms"})
     same = Config.from_dict({"node": {"name": "a"}, "listen": {"client": "127.0.0.1:0"}}).changed(
         raft={"batch_max_time": "5ms"}
     )
-    assert made == same and made != Config()
+    assert config == same and config != Config()
     with pytest.raises(ConfigError, match=r"Config\(\): raft.batch_max_sise: unknown key; did you mean"):
         Config(raft={"batch_max_sise": 1})
     with pytest.raises(ConfigError, match="unknown table"):

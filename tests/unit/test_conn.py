@@ -76,17 +76,17 @@ def test_grpcio_errors(echo: Running) -> None:
                 "grpc: received message larger than max (2097153 vs. 2097152)",
             ),
         ]:
-            with pytest.raises(grpc.RpcError) as caught:
+            with pytest.raises(grpc.RpcError) as failure:
                 ch.unary_unary(method)(body, timeout=10)
-            assert (caught.value.code(), caught.value.details()) == (code, text)
-        with pytest.raises(grpc.RpcError) as caught:
+            assert (failure.value.code(), failure.value.details()) == (code, text)
+        with pytest.raises(grpc.RpcError) as failure:
             ch.unary_unary(PUT)(b"x", timeout=10, compression=grpc.Compression.Deflate)
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert failure.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert ch.unary_unary(PUT)(b"x" * 100_000, timeout=10, compression=grpc.Compression.Gzip) == b"x" * 100_000
         # A streaming client of an unknown method gets its answer before its request has ended.
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             next(ch.stream_stream("/etcdserverpb.Watch/Watch")(iter([b"a"]), timeout=10))
-        assert caught.value.code() == grpc.StatusCode.UNIMPLEMENTED
+        assert failure.value.code() == grpc.StatusCode.UNIMPLEMENTED
         assert ch.unary_unary(PUT)(b"fine", timeout=10) == b"fine"
 
 
@@ -112,9 +112,9 @@ def test_grpcio_bidi(echo: Running) -> None:
 
 def test_deadline_and_late_answer(echo: Running) -> None:
     with channel(echo) as ch:
-        with pytest.raises(grpc.RpcError) as caught:
+        with pytest.raises(grpc.RpcError) as failure:
             ch.unary_unary("/test.Test/Hold")(b"x", timeout=0.2)
-        assert caught.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+        assert failure.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
         assert ch.unary_unary(PUT)(b"x", timeout=10) == b"x"
         echo.call(echo.server.release)
         assert ch.unary_unary(PUT)(b"y", timeout=10) == b"y"
@@ -658,22 +658,22 @@ def test_shutdown_finishes_running_calls() -> None:
 
 def test_many_hear_of_a_stop_over_several_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     count = TOLD_PER_TURN + 30
-    told: list[ClientConn] = []
+    connections: list[ClientConn] = []
     retire = ClientConn.retire
-    monkeypatch.setattr(ClientConn, "retire", lambda conn: (told.append(conn), retire(conn)))
+    monkeypatch.setattr(ClientConn, "retire", lambda conn: (connections.append(conn), retire(conn)))
     with Running() as running, contextlib.ExitStack() as stack:
         socks = [stack.enter_context(dial(running)) for _ in range(count)]
         readers = [h.Reader() for _ in socks]
         for sock, reader in zip(socks, readers, strict=True):
             sock.sendall(h.hello())
             read_until(sock, reader, lambda reader=reader: reader.settings)
-        assert running.call(lambda: (running.listener.retire(), len(told)))[1] == TOLD_PER_TURN
+        assert running.call(lambda: (running.listener.retire(), len(connections)))[1] == TOLD_PER_TURN
         for sock, reader in zip(socks, readers, strict=True):
             read_until(sock, reader, lambda reader=reader: reader.goaway)
             sock.sendall(h.frame(h.PING, h.ACK, 0, bytes(8)))
             reader.feed(read_all(sock))
             assert reader.goaway == (0, 0)
-        assert len(told) == count and running.call(lambda: len(running.listener.conns)) == 0
+        assert len(connections) == count and running.call(lambda: len(running.listener.conns)) == 0
 
 
 def test_a_fatal_error_surfaces() -> None:

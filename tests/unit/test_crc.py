@@ -20,13 +20,13 @@ STARTS = (0, 1, 0xFFFFFFFF, 0x80000000, 0xDEADBEEF)
 
 def flags() -> set[str]:
     """Return the flags that the kernel reports for the processor."""
-    found = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return set(found[1].split()) if found else set()
+    match = re.search(r"^flags\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return set(match[1].split()) if match else set()
 
 
 def test_the_fastest_way_that_the_processor_has_is_chosen() -> None:
-    wanted = ("pclmul", "table") if "pclmulqdq" in flags() else ("table",)
-    assert implementations() == wanted
+    expected = ("pclmul", "table") if "pclmulqdq" in flags() else ("table",)
+    assert implementations() == expected
 
 
 def test_known_values() -> None:

@@ -21,7 +21,7 @@ def places(page: Path) -> Iterator[tuple[str, str, str]]:
     yield from SOURCE.findall(page.read_text())
 
 
-def found(path: str) -> Path | None:
+def file_of(path: str) -> Path | None:
     """Return the file that a page means by `path`, which may begin in the package or at the root."""
     return next((place for place in (ROOT / "metastore" / path, ROOT / path) if place.is_file()), None)
 
@@ -36,7 +36,7 @@ def body_of(text: str, name: str) -> str | None:
 
 def lacks(path: str, name: str, method: str) -> str:
     """Return what a mention lacks; empty if everything exists."""
-    file = found(path)
+    file = file_of(path)
     if file is None:
         return f"there is no file {path}"
     body = body_of(file.read_text(), name) if name else ""

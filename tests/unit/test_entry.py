@@ -48,11 +48,11 @@ def test_round_trip(entry: Entry) -> None:
 def test_concatenated_images(entries: list[Entry]) -> None:
     joined = b"".join(map(encode_entry, entries))
     assert decode_entries(bytearray(joined)) == entries
-    pos, found = 0, []
+    pos, copies = 0, []
     while pos < len(joined):
         entry, pos = decode_entry(memoryview(joined), pos)
-        found.append(entry)
-    assert found == entries
+        copies.append(entry)
+    assert copies == entries
 
 
 @pytest.mark.parametrize("data", [b"", b"\x00", b"\x00" + bytes(40), b"\x01" + bytes(range(256))])

@@ -82,9 +82,9 @@ def test_every_name_is_free_when_off_and_fails_when_told() -> None:
     for name in NAMES:
         points.hit(name)
         points.set(name, "error(ENOSPC)")
-        with pytest.raises(OSError, match=name) as caught:
+        with pytest.raises(OSError, match=name) as failure:
             points.hit(name)
-        assert caught.value.errno == errno.ENOSPC
+        assert failure.value.errno == errno.ENOSPC
         points.set(name, "off")
         points.hit(name)
     assert not points.active

@@ -33,21 +33,23 @@ def orders(size: int) -> list[tuple[int, ...]]:
 class Member:
     """One member of the world. A `kept` member has the log of a running cluster; all others have an empty log."""
 
-    def __init__(self, world: World, ident: int, kept: bool) -> None:
+    def __init__(self, world: World, ident: int, survivor: bool) -> None:
         self.world = world
         self.id = ident
-        self.kept = kept
-        self.incarnation = f"dir-{ident}" if kept else f"fresh-{ident}"
+        self.survivor = survivor
+        self.incarnation = f"dir-{ident}" if survivor else f"fresh-{ident}"
         #: The directories of the others, as its roster has them.
-        self.known = dict(world.directories) if kept else {}
+        self.known = dict(world.directories) if survivor else {}
         self.up = False
         self.ended = 0
         self.leads = False
-        self.founding: Founding | None = None if kept else Founding(ident, world.ids, WAIT)
+        self.founding: Founding | None = None if survivor else Founding(ident, world.ids, WAIT)
 
     @property
     def identity(self) -> hs.PeerIdentity:
-        flags = (0 if self.kept else hs.NEW) | (hs.FORMING if self.founding else 0) | (hs.LEADER if self.leads else 0)
+        flags = (
+            (0 if self.survivor else hs.NEW) | (hs.FORMING if self.founding else 0) | (hs.LEADER if self.leads else 0)
+        )
         return hs.PeerIdentity(CLUSTER, 1, self.id, self.incarnation, flags=flags)
 
     def greet(self, other: Member, now: float) -> None:
@@ -98,7 +100,7 @@ class World:
             member.leads = leads and member in ready
         if leads:
             for member in ready:
-                member.kept = True
+                member.survivor = True
                 member.known = member.known | {one.id: one.incarnation for one in ready}
 
     def run(self, order: Iterable[int], turns: int = 30) -> None:

@@ -125,8 +125,8 @@ def test_the_roster_costs_bounded_memory(net: Net) -> None:
     one = net.add(1, limits=limits)
     one.handler.record = b"x" * 8_000_000  # more than the kernel's buffers
     asks = hs.encode_hello(hs.Hello(hs.ROSTER, hs.NOBODY, 0))
-    kept = [net.dial(one, asks) for _ in range(2)]
-    for sock in kept:
+    sockets = [net.dial(one, asks) for _ in range(2)]
+    for sock in sockets:
         assert net.receive(sock)
     assert hs.decode_answer(net.receive(net.dial(one, asks))).status == hs.BUSY
     # A client that does not read to the end is cut off.
@@ -162,8 +162,8 @@ def test_hearsay_is_dialled_and_not_believed(net: Net) -> None:
     one, listener = net.add(1), net.listen()
     one.hear(2, f"127.0.0.1:{listener.getsockname()[1]}")
     verdict = hs.Answer(hs.REMOVED, "go away", accepted(2).sender)
-    sock, said = net.accept(listener, verdict)
-    assert said.target == 2 and net.receive(sock) == b""
+    sock, hello = net.accept(listener, verdict)
+    assert hello.target == 2 and net.receive(sock) == b""
     assert one.handler.verdicts == []
     one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
     net.until(lambda: one.stats()[2]["known"])

@@ -29,9 +29,9 @@ class ListEngine(Engine):
         return self.data.get(key)
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
-        found = sorted((k, v) for k, v in self.data.items() if k >= start and (end is None or k < end))
-        found = found[::-1] if reverse else found
-        return found[: limit or None]
+        pairs = sorted((k, v) for k, v in self.data.items() if k >= start and (end is None or k < end))
+        pairs = pairs[::-1] if reverse else pairs
+        return pairs[: limit or None]
 
     def write(self, batch: OrderedMap, index: int, term: int) -> None:
         for key, value in batch.items():
@@ -105,17 +105,17 @@ def test_equal_however_far_the_sweep_is_and_on_every_engine(seed: int) -> None:
         before = sum_of(memory.engine)
         for store in (memory, other):
             compact(store, at)
-        wanted = [sum_of(other.engine, revision) for revision in range(at, last + 1)]
+        expected = [sum_of(other.engine, revision) for revision in range(at, last + 1)]
         assert sum_of(memory.engine) != before, "what was cut off must not count"
-        assert len(set(wanted)) == len(wanted) and not set(wanted) & set(sums)
+        assert len(set(expected)) == len(expected) and not set(expected) & set(sums)
         steps = 0
         while sweep_slice(memory, 5):
             steps += 1
-            where = steps % len(wanted)
-            assert sum_of(memory.engine, at + where, budget=10**9) == wanted[where]
-            assert sum_of(memory.engine) == wanted[-1]
+            where = steps % len(expected)
+            assert sum_of(memory.engine, at + where, budget=10**9) == expected[where]
+            assert sum_of(memory.engine) == expected[-1]
         assert steps > 10
-        assert [sum_of(memory.engine, revision) for revision in range(at, last + 1)] == wanted
+        assert [sum_of(memory.engine, revision) for revision in range(at, last + 1)] == expected
         # From here on the sweep of the other engine is a compaction behind.
 
 

@@ -99,15 +99,15 @@ def test_damaged_bytes_give_protobufs_answer_or_an_error(name: str) -> None:
             if body:
                 body[data.draw(st.integers(0, len(body) - 1))] = data.draw(st.integers(0, 255))
         del body[data.draw(st.integers(0, len(body))) :]
-        wanted = strictly_parsed(name, bytes(body))
+        expected = strictly_parsed(name, bytes(body))
         try:
-            got = READERS[name](bytes(body))
+            fields = READERS[name](bytes(body))
         except errors.MalformedRequest:
             return
         # Like etcd's decoder, ours drops the bits of a ten-byte varint beyond 64, which protobuf's C library refuses.
-        assert wanted is not None or overlong(bytes(body)), bytes(body)
-        if wanted is not None:
-            assert got == fields_of(wanted)
+        assert expected is not None or overlong(bytes(body)), bytes(body)
+        if expected is not None:
+            assert fields == fields_of(expected)
 
     run()
 
@@ -152,12 +152,12 @@ def test_every_length_cut() -> None:
 
 
 def test_admission() -> None:
-    for body, wanted in [
+    for body, expected in [
         (pb.PutRequest(), errors.EmptyKey),
         (pb.PutRequest(key=b"a", value=b"1", ignore_value=True, ignore_lease=True, lease=1), errors.ValueProvided),
         (pb.PutRequest(key=b"a", ignore_value=True, ignore_lease=True, lease=1), errors.LeaseProvided),
     ]:
-        with pytest.raises(wanted):
+        with pytest.raises(expected):
             kv_messages.check_put(body.SerializeToString())
     kv_messages.check_put(pb.PutRequest(key=b"a", lease=5, ignore_value=True).SerializeToString())
     for order, target in [(3, 0), (-1, 0), (0, 5), (0, -1)]:

@@ -42,8 +42,8 @@ def test_the_marks_follow_from_the_folder() -> None:
     assert runs.marks_of(TESTS / "unit" / "test_x.py") == [] == runs.marks_of(Path("/else/where/once/test_x.py"))
     assert runs.marks_of(TESTS / "sim" / "test_x.py") == ["cluster"]
     assert runs.marks_of(TESTS / "hostile" / "long" / "test_x.py") == ["once", "long"]
-    given = re.compile(r"mark\.(once|cluster|long)\b")
-    wrong = [name_of(path) for path in FILES if given.search(path.read_text()) and path != Path(__file__)]
+    pattern = re.compile(r"mark\.(once|cluster|long)\b")
+    wrong = [name_of(path) for path in FILES if pattern.search(path.read_text()) and path != Path(__file__)]
     assert not wrong, f"the folder gives these marks: {wrong}"
 
 

@@ -30,8 +30,8 @@ def test_pieces_make_the_same_reply(seed: int, changes: int, ranges: list[dict],
         writer.change()
     for fields in ranges:
         body = build("range", fields, writer.store.revision).SerializeToString()
-        wanted = outcome(lambda body=body: writer.store.range_reply(body))
-        assert outcome(lambda body=body: sliced_reply(writer.store, body, budget, writer.change_much)) == wanted
+        expected = outcome(lambda body=body: writer.store.range_reply(body))
+        assert outcome(lambda body=body: sliced_reply(writer.store, body, budget, writer.change_much)) == expected
 
 
 @pytest.mark.parametrize("limit", [0, 1, 2, 3, 4, 5])

@@ -252,9 +252,9 @@ def test_what_waits_for_connections_holds_up_nobody() -> None:
     cluster.hand_over(follower)
     leader = cluster.leader
     cluster.ask(leader)
-    told = Record(leader.id, "somebody", ("http://n1:2",), ())
+    record = Record(leader.id, "somebody", ("http://n1:2",), ())
     published: list[errors.MetaStoreError | None] = []
-    leader.act(lambda: leader.membership.change(Change("publish", told), published.append, leader.now()))
+    leader.act(lambda: leader.membership.change(Change("publish", record), published.append, leader.now()))
     cluster.run(0.5)
     assert published == [None] and not cluster.outcomes
 

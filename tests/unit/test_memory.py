@@ -100,11 +100,11 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_tightest_limit_is_found(name: str, tmp_path: Path) -> None:
     files, nbytes = CASES[name]
-    found = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files)))
-    assert found is not None and found.nbytes == nbytes, found
-    assert found.kind == RESIDENT and (("cgroup" in found.source) == (nbytes < GIB))
-    given = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files), configured=64 * MIB))
-    assert given == Limit(64 * MIB, "limits.memory_bytes")
+    limit = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files)))
+    assert limit is not None and limit.nbytes == nbytes, limit
+    assert limit.kind == RESIDENT and (("cgroup" in limit.source) == (nbytes < GIB))
+    by_setting = memory_limit.tightest(memory_limit.limits(tree(tmp_path, files), configured=64 * MIB))
+    assert by_setting == Limit(64 * MIB, "limits.memory_bytes")
 
 
 LIMITED = """
@@ -148,11 +148,11 @@ def test_only_what_is_at_its_default_gets_smaller() -> None:
     assert memory_plan.fit(Config(), 16 * GIB) == Config()
     everything = Config.from_toml((ROOT / "conf" / "metastore.toml").read_text())
     assert memory_plan.fit(everything, 200 * MIB).limits == memory_plan.fit(Config(), 200 * MIB).limits
-    given = Config(raft={"max_tail_bytes": "31MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
-    small = memory_plan.fit(given, 200 * MIB)
+    config = Config(raft={"max_tail_bytes": "31MiB"}, storage={"rocksdb": {"cache_size": "100MiB"}})
+    small = memory_plan.fit(config, 200 * MIB)
     assert small.raft.max_tail_bytes == 31 * MIB and small.storage.rocksdb.cache_size == 100 * MIB
-    assert small.wal.read_ahead_cache < given.wal.read_ahead_cache
-    assert small.storage.rocksdb.write_buffer_size < given.storage.rocksdb.write_buffer_size
+    assert small.wal.read_ahead_cache < config.wal.read_ahead_cache
+    assert small.storage.rocksdb.write_buffer_size < config.storage.rocksdb.write_buffer_size
     assert small.limits.max_inflight_bytes >= small.raft.batch_max_bytes
     assert memory_plan.fit(small, 200 * MIB) == small
 
@@ -171,8 +171,8 @@ def test_a_quota_that_does_not_fit_is_warned_of(
     text = caplog.text
     assert bool(text) == warned
     if warned:
-        wanted = "no limit" if quota == -1 else str(150 * MIB)
-        assert wanted in text and str(limit.nbytes) in text and str(memory.plan.quota) in text
+        words = "no limit" if quota == -1 else str(150 * MIB)
+        assert words in text and str(limit.nbytes) in text and str(memory.plan.quota) in text
     assert memory.quota == {"0B": memory.plan.quota, "40MiB": 40 * MIB, "150MiB": 150 * MIB, -1: -1}[quota]
 
 
@@ -180,9 +180,9 @@ def test_no_memory_at_all_is_told_in_one_sentence() -> None:
     memory = memory_guard.Memory(Config(), Limit(memory_limit.used() + 4 * MIB, "the test's limit"))
     memory.share_out(peers=False, contents=True)
     taken = b"x" * (4 * MIB)
-    with pytest.raises(errors.OutOfMemory) as caught:
+    with pytest.raises(errors.OutOfMemory) as failure:
         memory.check()
-    text = caught.value.text
+    text = failure.value.text
     assert "more memory" in text and 'storage.engine = "rocksdb"' in text and "the test's limit" in text
     assert not memory.fits(1, 1) and memory.short() and taken
 
@@ -209,7 +209,7 @@ def test_a_snapshot_that_does_not_fit_beside_the_old_contents_takes_their_place(
     store = SnapshotStore(tmp_path, chunk_size=65536, make_codec=lambda: PayloadCodec(None, 64, 1 << 20))
     source = filled(b"new", 9)
     info = store.save(Header(9, 1, ConfState((1,)), 5, 1, 99, 65536), Walker(source.view()))
-    wanted = source.scan(b"", None, False, 0)
+    contents = source.scan(b"", None, False, 0)
     del source
     while reclaim():
         pass
@@ -220,5 +220,5 @@ def test_a_snapshot_that_does_not_fit_beside_the_old_contents_takes_their_place(
     snapshots.catalogue = Catalogue(info)
     snapshots._installed = lambda info, fresh, done: done()  # type: ignore[method-assign]
     snapshots.install(Snapshot(9, 1, ConfState((1,))), lambda: installed.append(True))
-    assert installed and snapshots.engine.scan(b"", None, False, 0) == wanted
+    assert installed and snapshots.engine.scan(b"", None, False, 0) == contents
     assert 0.9 * whole < snapshots.memory.peak - before < 1.3 * whole, "both were in memory"  # type: ignore[union-attr]

@@ -85,15 +85,15 @@ def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
             except errors.ApiError:
                 continue
             try:
-                wanted: Any = model.execute(kind, req)
+                expected: Any = model.execute(kind, req)
             except errors.ApiError as error:
-                wanted = type(error)
+                expected = type(error)
             try:
-                got: Any = REPLIES[kind].FromString(ask(store, kind, body))
+                reply: Any = REPLIES[kind].FromString(ask(store, kind, body))
             except errors.ApiError as error:
-                got = type(error)
+                reply = type(error)
             # Pairs that are equal in the sort column stay in key order, here and in the model.
-            assert normal(got) == normal(wanted), (kind, req)
+            assert normal(reply) == normal(expected), (kind, req)
             assert store.revision == model.revision
 
 
@@ -233,11 +233,11 @@ def test_nesting_is_bounded() -> None:
             mvcc_txn.check_txn(nested(depth), 10**6)
 
 
-def check_text(req: Any, wanted: type | None, max_ops: int = 128) -> None:
-    if wanted is None:
+def check_text(req: Any, expected: type | None, max_ops: int = 128) -> None:
+    if expected is None:
         mvcc_txn.check_txn(req.SerializeToString(), max_ops)
         return
-    with pytest.raises(wanted):
+    with pytest.raises(expected):
         mvcc_txn.check_txn(req.SerializeToString(), max_ops)
 
 
@@ -277,24 +277,24 @@ def test_overlaps_of_puts_and_deletes() -> None:
     def one(key: bytes) -> Any:
         return pb.RequestOp(request_put=pb.PutRequest(key=key))
 
-    def gone(key: bytes, end: bytes = b"") -> Any:
+    def deletion(key: bytes, end: bytes = b"") -> Any:
         return pb.RequestOp(request_delete_range=pb.DeleteRangeRequest(key=key, range_end=end))
 
     def sub(then: list, other: list = ()) -> Any:
         return pb.RequestOp(request_txn=pb.TxnRequest(success=then, failure=other))
 
-    check_text(overlap(gone(b"a"), one(b"a")), errors.DuplicateKey)
-    check_text(overlap(one(b"b"), gone(b"a", b"c")), errors.DuplicateKey)
-    check_text(overlap(one(b"c"), gone(b"a", b"c"), gone(b"a", b"b")), None)
-    check_text(overlap(gone(b"a", b"c"), gone(b"b", b"d")), None)
-    check_text(overlap(gone(b"c", b"a"), one(b"b")), None)
+    check_text(overlap(deletion(b"a"), one(b"a")), errors.DuplicateKey)
+    check_text(overlap(one(b"b"), deletion(b"a", b"c")), errors.DuplicateKey)
+    check_text(overlap(one(b"c"), deletion(b"a", b"c"), deletion(b"a", b"b")), None)
+    check_text(overlap(deletion(b"a", b"c"), deletion(b"b", b"d")), None)
+    check_text(overlap(deletion(b"c", b"a"), one(b"b")), None)
     check_text(overlap(one(b"a"), sub([one(b"a")])), errors.DuplicateKey)
     check_text(overlap(sub([one(b"a")], [one(b"a")])), None)
     check_text(overlap(sub([one(b"a")]), sub([], [one(b"a")])), errors.DuplicateKey)
-    check_text(overlap(gone(b"a", b"b"), sub([], [sub([one(b"aa")])])), errors.DuplicateKey)
-    check_text(overlap(one(b"aa"), sub([], [sub([gone(b"a", b"b")])])), errors.DuplicateKey)
-    check_text(overlap(sub([gone(b"a")]), sub([one(b"a")])), errors.DuplicateKey)
-    check_text(overlap(gone(b"a", b"\0"), one(b"b")), None)
+    check_text(overlap(deletion(b"a", b"b"), sub([], [sub([one(b"aa")])])), errors.DuplicateKey)
+    check_text(overlap(one(b"aa"), sub([], [sub([deletion(b"a", b"b")])])), errors.DuplicateKey)
+    check_text(overlap(sub([deletion(b"a")]), sub([one(b"a")])), errors.DuplicateKey)
+    check_text(overlap(deletion(b"a", b"\0"), one(b"b")), None)
     check_text(pb.TxnRequest(success=[one(b"a")], failure=[one(b"a")]), None)
 
 
@@ -330,12 +330,12 @@ def test_damaged_revision_records_are_told() -> None:
     for bad in [good[:n] for n in range(7)] + [b"\2" + good[1:], b"\1\0\xff\xff\xff\xff" + good[6:]]:
         with pytest.raises(errors.DamagedData):
             get(damaged(key, bad), b"a")
-    gone = damaged(b"m", b"")
+    store = damaged(b"m", b"")
     batch = OrderedMap()
     batch.set_deleted(key)
-    gone.engine.write(batch, 3, 1)
+    store.engine.write(batch, 3, 1)
     with pytest.raises(errors.DamagedData, match="2/0"):
-        get(gone, b"a")
+        get(store, b"a")
 
 
 @pytest.mark.parametrize("name", [b"mrevision", b"mcompact", b"mswept"])

@@ -75,22 +75,22 @@ def test_equals_a_sorted_dict(steps: list[tuple], probes: list[tuple]) -> None:
     for step in steps:
         apply_step(step, tree, model, views)
     check(tree)
-    for seen, wanted in [(tree, model), *views]:
+    for seen, model_of_it in [(tree, model), *views]:
         check(seen)
-        keys = sorted(wanted)
+        keys = sorted(model_of_it)
         assert len(seen) == len(keys)
-        assert list(seen.items(chunk=7)) == [(key, wanted[key]) for key in keys]
+        assert list(seen.items(chunk=7)) == [(key, model_of_it[key]) for key in keys]
         for low, high, limit in probes:
-            inside = [(key, wanted[key]) for key in keys if low <= key < high]
+            inside = [(key, model_of_it[key]) for key in keys if low <= key < high]
             assert seen.scan(low, high) == inside
             assert seen.scan(low, high, True) == inside[::-1]
             assert seen.scan(low, high, False, limit) == (inside[:limit] if limit else inside)
-            above = [(key, wanted[key]) for key in keys if key >= low]
+            above = [(key, model_of_it[key]) for key in keys if key >= low]
             assert seen.scan(low, None, True, limit) == above[::-1][: limit or None]
-            assert seen.get(low) == wanted.get(low)
-            assert (low in seen) == (low in wanted)
-            assert seen.seek_ge(low) == min(((k, wanted[k]) for k in keys if k >= low), default=None)
-            assert seen.seek_le(low) == max(((k, wanted[k]) for k in keys if k <= low), default=None)
+            assert seen.get(low) == model_of_it.get(low)
+            assert (low in seen) == (low in model_of_it)
+            assert seen.seek_ge(low) == min(((k, model_of_it[k]) for k in keys if k >= low), default=None)
+            assert seen.seek_le(low) == max(((k, model_of_it[k]) for k in keys if k <= low), default=None)
 
 
 @pytest.mark.parametrize("order", ["up", "down", "random"])
@@ -105,15 +105,15 @@ def test_large_tree_grows_and_shrinks(order: str) -> None:
     for key in keys:
         tree.set(key, key)
     check(tree)
-    kept = tree.view()
+    view = tree.view()
     rng.shuffle(keys)
     for count, key in enumerate(keys):
         assert tree.delete(key)
         if count % 4000 == 0:
             check(tree)
     assert len(tree) == 0 and tree.nbytes == 0 and tree.seek_ge(b"") is None
-    check(kept)
-    assert len(kept) == 20_000
+    check(view)
+    assert len(view) == 20_000
     tree.set(b"again", b"1")
     check(tree)
 

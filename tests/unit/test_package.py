@@ -213,8 +213,8 @@ def test_no_circle_of_imports() -> None:
     for name, path in [*sources(), *stubs]:
         targets = {own_module(target, names) for _, target in imports(name, path, typing_too=True)}
         graph[name] |= {target for target in targets if target and target != name}
-    found = circles(graph)
-    assert not found, "\n".join(" <-> ".join(group) for group in found)
+    groups = circles(graph)
+    assert not groups, "\n".join(" <-> ".join(group) for group in groups)
 
 
 def test_nothing_inside_uses_what_the_package_offers() -> None:
@@ -287,21 +287,21 @@ def lines_with(pattern: str, paths: Iterable[Path], folder: Path) -> set[str]:
 def test_what_has_one_source(what: str) -> None:
     if what in SINGLE_SOURCES:
         pattern, homes = SINGLE_SOURCES[what]
-        found = lines_with(pattern, (path for _, path in sources()), PACKAGE)
+        lines = lines_with(pattern, (path for _, path in sources()), PACKAGE)
     else:
         pattern, homes = SINGLE_SOURCES_BESIDE[what]
-        found = lines_with(pattern, (path for name in ("bench", "tests") for path in (ROOT / name).rglob("*.py")), ROOT)
-        found = {line for line in found if not line.startswith(f"{Path(__file__).relative_to(ROOT)}:")}
-    assert {line for line in found if line.partition(":")[0] not in homes} == set()
-    assert {line.partition(":")[0] for line in found} == homes, "nothing is there any more: mend the pattern"
+        lines = lines_with(pattern, (path for name in ("bench", "tests") for path in (ROOT / name).rglob("*.py")), ROOT)
+        lines = {line for line in lines if not line.startswith(f"{Path(__file__).relative_to(ROOT)}:")}
+    assert {line for line in lines if line.partition(":")[0] not in homes} == set()
+    assert {line.partition(":")[0] for line in lines} == homes, "nothing is there any more: mend the pattern"
 
 
 def test_the_page_shows_the_order_of_the_packages() -> None:
     """ARCHITECTURE's table has the packages of ORDER in its order, and says which are pure."""
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rows = re.findall(r"^\| `metastore/(\w*)/?` \| (pure|)", text, re.MULTILINE)
-    shown = [(name or WORDS, kind == "pure") for name, kind in rows]
-    assert shown == [(name, name in PURE_PACKAGES) for name in ORDER]
+    table = [(name or WORDS, kind == "pure") for name, kind in rows]
+    assert table == [(name, name in PURE_PACKAGES) for name in ORDER]
 
 
 def test_the_core_is_pure() -> None:
@@ -338,8 +338,8 @@ def test_the_import_scan_sees_all_forms(tmp_path: Path) -> None:
     )  # fmt: skip
     path = tmp_path / "x.pyx"
     path.write_text(text)
-    found = {target for _, target in imports("_core.x", path)}
-    assert found == {
+    targets = {target for _, target in imports("_core.x", path)}
+    assert targets == {
         "libc.time.time", "metastore._core.raft_log.A", "metastore._core.raft_log.B", "numpy", "os", "random",
         "metastore.embedded.node.Node", "<unistd.h>",
     }  # fmt: skip
@@ -404,17 +404,19 @@ def test_stubs_name_what_the_module_has(path: Path) -> None:
         if isinstance(node, ast.FunctionDef):
             assert callable(getattr(module, node.name)), node.name
         elif isinstance(node, ast.ClassDef) and not any("Protocol" in ast.unparse(base) for base in node.bases):
-            made = getattr(module, node.name)
+            thing = getattr(module, node.name)
             for item in node.body:
                 if isinstance(item, ast.FunctionDef):
-                    assert hasattr(made, item.name), f"{node.name}.{item.name}"
+                    assert hasattr(thing, item.name), f"{node.name}.{item.name}"
 
 
 def test_compiled_modules_match_the_sources() -> None:
     """A module that was compiled from a deleted file would hide a forgotten import."""
     installed = Path(metastore.__file__).parent / "_core"
-    built = {path.name.partition(".")[0] for path in installed.glob("*.so")}
-    assert built == {path.stem for path in (PACKAGE / "_core").glob("*.pyx")}, "delete metastore/_core/*.so and build/"
+    modules = {path.name.partition(".")[0] for path in installed.glob("*.so")}
+    assert modules == {path.stem for path in (PACKAGE / "_core").glob("*.pyx")}, (
+        "delete metastore/_core/*.so and build/"
+    )
 
 
 def test_build_info() -> None:
@@ -432,9 +434,9 @@ def test_version_is_the_same_everywhere() -> None:
 
 def test_entry_points_are_declared_and_load() -> None:
     for group, names in (("metastore.storage", {"memory"}), ("metastore.codecs", {"snappy", "zstd"})):
-        found = {item.name: item for item in importlib.metadata.entry_points(group=group)}
-        assert names <= set(found)
-        assert all(callable(item.load()) for item in found.values())
+        points = {item.name: item for item in importlib.metadata.entry_points(group=group)}
+        assert names <= set(points)
+        assert all(callable(item.load()) for item in points.values())
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="metastore")
     from metastore.cli.main import main
 
@@ -468,14 +470,14 @@ def test_lazy_exports() -> None:
 
 def test_type_checkers_find_the_lazy_exports_where_they_are() -> None:
     """`__init__.pyi` names what `__init__.py` loads, from the same modules."""
-    shown = {"__version__": ""}
+    exports = {"__version__": ""}
     for node in ast.parse((PACKAGE / "__init__.pyi").read_text()).body:
         if isinstance(node, ast.ImportFrom):
             for item in node.names:
                 assert item.asname == item.name, "that is how a stub gives a name on"
-                shown[item.name] = ".".join(["metastore", *([node.module] if node.module else [])])
-    assert set(shown) == set(metastore.__all__)
-    for name, module in shown.items():
+                exports[item.name] = ".".join(["metastore", *([node.module] if node.module else [])])
+    assert set(exports) == set(metastore.__all__)
+    for name, module in exports.items():
         if module:
             assert getattr(importlib.import_module(module), name) is getattr(metastore, name), name
 

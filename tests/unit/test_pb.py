@@ -17,8 +17,8 @@ from metastore.proto import generate
 
 def test_descriptors_are_what_the_protos_say() -> None:
     kind = descriptor_pb2.FileDescriptorSet
-    committed, made = kind.FromString(generate.TARGET.read_bytes()), kind.FromString(generate.compile_protos())
-    assert {file.name: file for file in committed.file} == {file.name: file for file in made.file}
+    committed, compiled = kind.FromString(generate.TARGET.read_bytes()), kind.FromString(generate.compile_protos())
+    assert {file.name: file for file in committed.file} == {file.name: file for file in compiled.file}
 
 
 def test_messages_round_trip() -> None:

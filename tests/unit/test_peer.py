@@ -25,13 +25,13 @@ class SnapshotHandler(Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.wanted: list[Message] = []
+        self.requests: list[Message] = []
         self.blobs: list[tuple[int, bytes]] = []
         self.ends: list[str] = []
         self.streams: list[Any] = []
 
     def on_snapshot(self, message: Message) -> None:
-        self.wanted.append(message)
+        self.requests.append(message)
 
     def on_snapshot_stream(self, stream: Any) -> None:
         def on_blob(tag: int, data: bytes) -> None:
@@ -62,12 +62,12 @@ def test_messages_forwards_and_refusals_arrive(net: Net) -> None:
 
 def test_a_withdrawal_arrives_behind_what_it_withdraws(net: Net) -> None:
     one, two = net.pair()
-    got: list[object] = []
-    two.handler.on_forward = lambda _from, frame: got.append(frame)
-    two.handler.on_refusal = lambda _from, code, ids: got.append((code, ids))
+    events: list[object] = []
+    two.handler.on_forward = lambda _from, frame: events.append(frame)
+    two.handler.on_refusal = lambda _from, code, ids: events.append((code, ids))
     assert one.forward(2, bytes(3_000_000)) and one.withdraw(2, [8, 9]) and one.forward(2, b"later")
-    net.until(lambda: len(got) == 3)
-    assert got == [bytes(3_000_000), (WITHDRAWN, [8, 9]), b"later"]
+    net.until(lambda: len(events) == 3)
+    assert events == [bytes(3_000_000), (WITHDRAWN, [8, 9]), b"later"]
     assert not one.withdraw(9, [1])
 
 
@@ -356,17 +356,17 @@ def test_a_message_that_the_node_finds_bad_ends_the_connection(net: Net) -> None
 
 def test_a_node_that_stops_gets_no_more_messages(net: Net) -> None:
     one, two = net.pair()
-    got = []
+    messages = []
 
     def stop(message: Message) -> None:
-        got.append(message)
+        messages.append(message)
         two.close()
 
     two.handler.on_message = stop
     one.send([heartbeat(commit=n) for n in range(3)])
-    net.until(lambda: got)
+    net.until(lambda: messages)
     net.during(0.05)
-    assert got == [heartbeat()]
+    assert messages == [heartbeat()]
 
 
 def announced(size: int) -> bytes:
@@ -448,10 +448,10 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
     one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
     streams = {}
     for _ in range(2):
-        sock, said = net.accept(listener, accepted(2))
-        streams[said.kind] = sock
+        sock, hello = net.accept(listener, accepted(2))
+        streams[hello.kind] = sock
     net.until(lambda: connected(one, 2))
-    control, reader, got = streams[hs.CONTROL], FrameReader(), []
+    control, reader, messages = streams[hs.CONTROL], FrameReader(), []
     while not one.stats()[2]["dropped"]:
         one.send([append(500_000)])
         net.turn(0)
@@ -460,10 +460,10 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
     net.during(0.02)
     assert one.handler.unreachable
     one.send([heartbeat(commit=n) for n in range(10)])
-    while len(got) < 10:
+    while len(messages) < 10:
         data = net.receive(control)
-        got += reader.feed(data, len(data))
-    assert got == [heartbeat(commit=n) for n in range(10)]
+        messages += reader.feed(data, len(data))
+    assert messages == [heartbeat(commit=n) for n in range(10)]
     assert one.stats()[2]["queued_bytes"] == before > 1_000_000
     # The peer takes nothing for too long: the stream is given up, and the peer is dialled again.
     net.until(lambda: not connected(one, 2))
@@ -475,17 +475,17 @@ def test_a_peer_that_stops_reading_costs_bounded_memory_and_no_heartbeat(
 def test_a_slow_reader_gets_everything(net: Net) -> None:
     one, listener = net.add(1), net.listen()
     one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
-    streams = {said.kind: sock for sock, said in (net.accept(listener, accepted(2)) for _ in range(2))}
+    streams = {hello.kind: sock for sock, hello in (net.accept(listener, accepted(2)) for _ in range(2))}
     net.until(lambda: connected(one, 2))
     sent = [append(700_000, index) for index in range(30)]
     one.send(sent)
     net.during(0.02)
     assert one.stats()[2]["queued_bytes"] > 0
-    reader, got = FrameReader(), []
-    while len(got) < len(sent):
+    reader, messages = FrameReader(), []
+    while len(messages) < len(sent):
         data = net.receive(streams[hs.BULK])
-        got += reader.feed(data, len(data))
-    assert got == sent and one.stats()[2]["queued_bytes"] == 0 and one.handler.unreachable == []
+        messages += reader.feed(data, len(data))
+    assert messages == sent and one.stats()[2]["queued_bytes"] == 0 and one.handler.unreachable == []
 
 
 # ---- snapshot streams
@@ -500,7 +500,7 @@ def test_a_snapshot_has_a_stream_of_its_own(net: Net) -> None:
     one.set_peers({2: two.bound[0]})
     two.set_peers({1: one.bound[0]})
     one.send([snap()])
-    assert one.handler.wanted == [snap()]
+    assert one.handler.requests == [snap()]
     stream, events = one.open_snapshot(2), []
     stream.on_open = lambda: events.append("open")
     stream.on_blob = lambda tag, data: events.append((tag, data))
@@ -528,8 +528,8 @@ def test_a_snapshot_stream_ends_with_its_first_failure(net: Net) -> None:
     net.until(lambda: ends)
     net.during(0.05)
     assert len(ends) == 1 and not stream.send(1, b"late")
-    gone = one.open_snapshot(2)
-    gone.on_end = ends.append
+    closed_stream = one.open_snapshot(2)
+    closed_stream.on_end = ends.append
     one.set_peers({})
     assert len(ends) == 2 and "no member" in ends[1]
 

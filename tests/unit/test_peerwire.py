@@ -102,10 +102,10 @@ def test_a_message_is_framed_as_it_encodes_itself(kind: MessageType) -> None:
 def test_everything_in_one_piece_and_byte_by_byte() -> None:
     data, expected = mixed()
     assert [plain(item) for item in read(data, from_=1, to=2)] == expected
-    reader, got = FrameReader(from_=1, to=2), []
+    reader, items = FrameReader(from_=1, to=2), []
     for at in range(len(data)):
-        got += reader.feed(data[at : at + 1], 1)
-    assert [plain(item) for item in got] == expected
+        items += reader.feed(data[at : at + 1], 1)
+    assert [plain(item) for item in items] == expected
     assert reader.frames == len(expected) and reader.waiting == 0
 
 
@@ -123,20 +123,20 @@ def test_any_partial_write_and_any_partial_read(cuts: list[int], takes: list[int
         data += now
     data += drain(outbox)
     assert data == wire(*expected[:5])
-    reader, got = FrameReader(), []
+    reader, items = FrameReader(), []
     for cut in cuts:
-        got += reader.feed(data, min(cut, len(data)))
+        items += reader.feed(data, min(cut, len(data)))
         data = data[cut:]
-    got += reader.feed(data, len(data))
-    assert got == expected[:5]
+    items += reader.feed(data, len(data))
+    assert items == expected[:5]
 
 
 def test_messages_own_their_bytes() -> None:
     data = wire(append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context"))
     buffer = bytearray(data)
-    got = FrameReader().feed(buffer, len(buffer))
+    items = FrameReader().feed(buffer, len(buffer))
     buffer[:] = bytes(len(buffer))
-    assert got == [append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context")]
+    assert items == [append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context")]
 
 
 def test_large_images_go_out_as_the_object_they_are() -> None:
@@ -150,8 +150,8 @@ def test_a_forward_is_a_batch() -> None:
     operations = [b"one", b"|BATCH_SEP|", b""]
     outbox = Outbox()
     assert outbox.add_forward(frame(operations))
-    (got,) = read(drain(outbox))
-    assert unframe(got.frame) == operations
+    (item,) = read(drain(outbox))
+    assert unframe(item.frame) == operations
 
 
 # ---- damage
@@ -161,14 +161,14 @@ def test_every_wrong_byte_ends_the_stream() -> None:
     data, expected = mixed()
     for at in range(len(data)):
         for wrong in (data[at] ^ 0xFF, data[at] ^ 0x01):
-            reader, got = FrameReader(from_=1, to=2), []
+            reader, items = FrameReader(from_=1, to=2), []
             with pytest.raises(FormatError):
                 for end in range(0, len(data), 512):
                     piece = bytearray(data[end : end + 512])
                     if end <= at < end + 512:
                         piece[at - end] = wrong
-                    got += reader.feed(piece, len(piece))
-            assert [plain(item) for item in got] == expected[: len(got)], f"byte {at}"
+                    items += reader.feed(piece, len(piece))
+            assert [plain(item) for item in items] == expected[: len(items)], f"byte {at}"
             with pytest.raises(FormatError, match="after an error"):
                 reader.feed(b"\0", 1)
 
@@ -176,8 +176,8 @@ def test_every_wrong_byte_ends_the_stream() -> None:
 def test_a_cut_stream_gives_what_is_whole() -> None:
     data, expected = mixed()
     for end in range(len(data)):
-        got = read(data[:end])
-        assert [plain(item) for item in got] == expected[: len(got)]
+        items = read(data[:end])
+        assert [plain(item) for item in items] == expected[: len(items)]
     assert len(read(data[:-1])) == len(expected) - 1
 
 
@@ -403,8 +403,8 @@ LARGEST = changed(
 
 def test_the_largest_greetings_fit() -> None:
     assert hs.decode_hello(hs.encode_hello(hello(LARGEST))).sender == LARGEST
-    got = hs.decode_answer(hs.encode_answer(hs.Answer(hs.BUSY, "\U0001f4a5" * 100_000, LARGEST)))
-    assert got.sender == changed(LARGEST, token=0) and len(got.text.encode()) == hs.MAX_REASON
+    copy = hs.decode_answer(hs.encode_answer(hs.Answer(hs.BUSY, "\U0001f4a5" * 100_000, LARGEST)))
+    assert copy.sender == changed(LARGEST, token=0) and len(copy.text.encode()) == hs.MAX_REASON
     assert hs.decode_answer(hs.encode_answer(answer(1, "one\nline\x1b[31m\ud800"))).text == "one?line?[31m?"
 
 
@@ -530,8 +530,8 @@ def test_who_asks_for_the_roster() -> None:
 def test_what_the_dialler_makes_of_an_answer(
     status: int, sender: dict[str, Any], known: str | None, judged: int
 ) -> None:
-    got = hs.Answer(status, "why", changed(OTHER, token=0, **sender))
-    assert hs.judge_answer(got, ME, 2, known)[0] == judged
+    answer = hs.Answer(status, "why", changed(OTHER, token=0, **sender))
+    assert hs.judge_answer(answer, ME, 2, known)[0] == judged
 
 
 def test_what_a_member_holds_is_bounded() -> None:

@@ -45,7 +45,7 @@ class Busy(MemoryEngine):
         MemoryEngine.write(self, batch, index, term)
 
 
-def applier(engine: MemoryEngine) -> Applier:
+def make_applier(engine: MemoryEngine) -> Applier:
     return Applier(Store(engine, 1, 2), PayloadCodec(None, 1024, 1 << 20), {})
 
 
@@ -57,7 +57,7 @@ def images(entries: list[list[bytes]]) -> list[bytes]:
 def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
     """Encode operations; request ids count from 1. Revisions come from a store that has carried out the operations
     before."""
-    store, ident, made = Store(MemoryEngine(), 1, 2), 0, []
+    store, ident, images = Store(MemoryEngine(), 1, 2), 0, []
     for ops in entries:
         encoded = []
         for kind, fields in ops:
@@ -68,8 +68,8 @@ def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
             except errors.ApiError:
                 pass
             encoded.append(encode_op(KINDS[kind], ident, body))
-        made.append(encoded)
-    return made
+        images.append(encoded)
+    return images
 
 
 def contents(store: Store) -> list[tuple[bytes, bytes]]:
@@ -78,39 +78,39 @@ def contents(store: Store) -> list[tuple[bytes, bytes]]:
 
 def at_once(entries: list[list[bytes]]) -> tuple[Applier, list[Any], list[bytes]]:
     """Return the applier, the replies, and what a reader sees before the first operation and after each."""
-    made = applier(MemoryEngine())
-    callers, seen, ident = [], [made.store.range_reply(ALL)], 0
-    watcher = applier(MemoryEngine())
+    applier = make_applier(MemoryEngine())
+    callers, seen, ident = [], [applier.store.range_reply(ALL)], 0
+    watcher = make_applier(MemoryEngine())
     for number, image in enumerate(images(entries)):
         for op in entries[number]:
             ident += 1
             caller = Caller()
             callers.append(caller)
-            made.waiters[ident] = caller
+            applier.waiters[ident] = caller
             watcher.apply_images(images([[op]] * (watcher.applied_index + 1))[-1])
             seen.append(watcher.store.range_reply(ALL))
-        made.apply_images(image)
-        made.commit()
-        made.release()
-    return made, [caller.result for caller in callers], seen
+        applier.apply_images(image)
+        applier.commit()
+        applier.release()
+    return applier, [caller.result for caller in callers], seen
 
 
-def push(made: Applier, image: bytes, chance: random.Random, look: Any) -> None:
+def push(applier: Applier, image: bytes, chance: random.Random, look: Any) -> None:
     """Apply one entry in pieces and write it. `look` is called in between."""
     while True:
-        made.spill_at = chance.randint(1, 12)
-        made.apply_images(image, 0, chance.randint(1, 120))
-        if not made.halted:
+        applier.spill_at = chance.randint(1, 12)
+        applier.apply_images(image, 0, chance.randint(1, 120))
+        if not applier.halted:
             break
         look()
         try:
-            made.relieve()
+            applier.relieve()
         except errors.EngineBusy:
             pass
         look()
     while True:
         try:
-            made.commit()
+            applier.commit()
             return
         except errors.EngineBusy:
             look()
@@ -134,29 +134,29 @@ FAILS_LATE = [
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, st.integers(0, 2**32))
 @example(FAILS_LATE, 0)
-def test_pieces_do_the_same(drawn: list[list[tuple[str, Any]]], seed: int) -> None:
-    entries, chance = operations(drawn), random.Random(seed)
-    wanted, replies, seen = at_once(entries)
+def test_pieces_do_the_same(script: list[list[tuple[str, Any]]], seed: int) -> None:
+    entries, chance = operations(script), random.Random(seed)
+    expected, replies, seen = at_once(entries)
     engine = Busy()
-    made = applier(engine)
+    applier = make_applier(engine)
     engine.chance = chance
     callers = [Caller() for _ in replies]
-    made.waiters.update({n + 1: caller for n, caller in enumerate(callers)})
-    shown = 0
+    applier.waiters.update({n + 1: caller for n, caller in enumerate(callers)})
+    last_shown = 0
 
     def look() -> None:
-        nonlocal shown
-        reply = made.store.range_reply(ALL)
-        assert reply in seen[shown:], "a reader sees a state that never was"
-        shown = seen.index(reply, shown)
+        nonlocal last_shown
+        reply = applier.store.range_reply(ALL)
+        assert reply in seen[last_shown:], "a reader sees a state that never was"
+        last_shown = seen.index(reply, last_shown)
 
     for image in images(entries):
-        push(made, image, chance, look)
-        made.release()
-        assert made.whole
+        push(applier, image, chance, look)
+        applier.release()
+        assert applier.whole
     assert [caller.result for caller in callers] == replies
-    assert contents(made.store) == contents(wanted.store)
-    assert (made.applied_index, made.rejected) == (wanted.applied_index, wanted.rejected)
+    assert contents(applier.store) == contents(expected.store)
+    assert (applier.applied_index, applier.rejected) == (expected.applied_index, expected.rejected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -165,41 +165,41 @@ def test_a_crash_in_the_middle_leaves_nothing_of_an_entry(drawn: list[list[tuple
     """The engine keeps everything that was written to it, like an engine with files that flushed at the worst
     moment."""
     entries, chance = operations(drawn), random.Random(seed)
-    wanted, _, _ = at_once(entries)
+    expected, _, _ = at_once(entries)
     log = images(entries)
-    made = applier(MemoryEngine())
+    applier = make_applier(MemoryEngine())
     for _ in range(6):
-        for image in log[made.applied_index :]:
+        for image in log[applier.applied_index :]:
             if chance.random() < 0.4:
                 break
-            push(made, image, chance, int)
-        if made.applied_index == len(log):
+            push(applier, image, chance, int)
+        if applier.applied_index == len(log):
             break
         for _ in range(chance.randint(1, 8)):
-            made.spill_at = 1
-            made.apply_images(log[made.applied_index], 0, chance.randint(1, 60))
-            if not made.halted:
+            applier.spill_at = 1
+            applier.apply_images(log[applier.applied_index], 0, chance.randint(1, 60))
+            if not applier.halted:
                 break
-            made.relieve()
+            applier.relieve()
         engine = MemoryEngine()
-        if not made.store.engine.applied()[0]:
-            batch = made.store.engine.scan(b"", None, False, 0)
+        if not applier.store.engine.applied()[0]:
+            batch = applier.store.engine.scan(b"", None, False, 0)
             engine.restore(batch if batch else [(b"mapplied", bytes(16))])
         else:
-            engine.restore(contents(made.store))
-        made = applier(engine)
-    for image in log[made.applied_index :]:
-        push(made, image, chance, int)
-    assert contents(made.store) == contents(wanted.store)
-    assert made.whole and made.store.revision == wanted.store.revision
+            engine.restore(contents(applier.store))
+        applier = make_applier(engine)
+    for image in log[applier.applied_index :]:
+        push(applier, image, chance, int)
+    assert contents(applier.store) == contents(expected.store)
+    assert applier.whole and applier.store.revision == expected.store.revision
 
 
 def filled(keys: int) -> Applier:
-    made = applier(MemoryEngine())
+    applier = make_applier(MemoryEngine())
     ops = [encode_op(PUT, 0, pb.PutRequest(key=b"k%06d" % n, value=b"v").SerializeToString()) for n in range(keys)]
-    made.apply_images(images([ops])[0])
-    made.commit()
-    return made
+    applier.apply_images(images([ops])[0])
+    applier.commit()
+    return applier
 
 
 def second(*ops: bytes) -> bytes:
@@ -209,53 +209,53 @@ def second(*ops: bytes) -> bytes:
 
 def test_an_error_in_the_middle_takes_back_what_went_to_the_engine() -> None:
     """No operation fails after its checks. If one did, `undo` must reach what was spilled."""
-    made = filled(50)
-    before = contents(made.store)
+    applier = filled(50)
+    before = contents(applier.store)
     request = pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()
-    made.apply_images(second(encode_op(DELETE_RANGE, 1, request)), 0, 200)
-    made.spill_at = 1
-    made.relieve()
-    assert made.inside and made.store.spilled and contents(made.store) != before
-    made.store.undo()
-    assert made.store.stale
-    while made.store.stale:
-        made.relieve()
-    assert contents(made.store) == before
+    applier.apply_images(second(encode_op(DELETE_RANGE, 1, request)), 0, 200)
+    applier.spill_at = 1
+    applier.relieve()
+    assert applier.inside and applier.store.spilled and contents(applier.store) != before
+    applier.store.undo()
+    assert applier.store.stale
+    while applier.store.stale:
+        applier.relieve()
+    assert contents(applier.store) == before
 
 
 def test_a_waiter_that_has_gone_is_not_answered_and_the_entry_goes_on() -> None:
-    made, caller = filled(500), Caller()
+    applier, caller = filled(500), Caller()
     request = pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()
-    made.waiters[7] = caller
+    applier.waiters[7] = caller
     image = second(encode_op(DELETE_RANGE, 7, request))
-    made.apply_images(image, 0, 500)
-    assert made.halted and made.inside and 7 in made.waiters
-    made.waiters.pop(7).fail(errors.Timeout())
-    while made.halted:
-        made.relieve()
-        made.apply_images(image, 0, 500)
-    made.commit()
-    made.release()
+    applier.apply_images(image, 0, 500)
+    assert applier.halted and applier.inside and 7 in applier.waiters
+    applier.waiters.pop(7).fail(errors.Timeout())
+    while applier.halted:
+        applier.relieve()
+        applier.apply_images(image, 0, 500)
+    applier.commit()
+    applier.release()
     assert caller.result is errors.Timeout
-    assert pb.RangeResponse.FromString(made.store.range_reply(ALL)).count == 0
+    assert pb.RangeResponse.FromString(applier.store.range_reply(ALL)).count == 0
 
 
 def test_what_is_done_before_a_long_operation_is_answered_before_its_end() -> None:
-    made = filled(2000)
+    applier = filled(2000)
     first, last = Caller(), Caller()
     put = pb.PutRequest(key=b"a", value=b"x").SerializeToString()
     request = pb.DeleteRangeRequest(key=b"k", range_end=b"l", prev_kv=True).SerializeToString()
-    made.waiters.update({7: first, 8: last})
+    applier.waiters.update({7: first, 8: last})
     image = second(encode_op(PUT, 7, put), encode_op(DELETE_RANGE, 8, request))
-    made.apply_images(image, 0, 1000)
-    made.release()
-    assert made.inside and first.told and not last.told
+    applier.apply_images(image, 0, 1000)
+    applier.release()
+    assert applier.inside and first.told and not last.told
     with pytest.raises(AssertionError):
-        made.commit()
-    while made.halted:
-        made.relieve()
-        made.apply_images(image, 0, 1000)
-    made.commit()
-    made.release()
+        applier.commit()
+    while applier.halted:
+        applier.relieve()
+        applier.apply_images(image, 0, 1000)
+    applier.commit()
+    applier.release()
     reply = pb.DeleteRangeResponse.FromString(last.reply)
-    assert reply.deleted == len(reply.prev_kvs) == 2000 and reply.header.revision == made.store.revision
+    assert reply.deleted == len(reply.prev_kvs) == 2000 and reply.header.revision == applier.store.revision

@@ -57,10 +57,10 @@ def test_a_flood_displaces_its_own() -> None:
     flood = [One("6.6.6.6", since=now) for _ in range(20)]
     places = filled(100, *others, *idle, *flood)
     for _ in range(1000):
-        gone = places.who_gives_way("6.6.6.6", now)
-        assert gone in flood
-        flood.remove(gone)
-        places.leave(gone)
+        loser = places.who_gives_way("6.6.6.6", now)
+        assert loser in flood
+        flood.remove(loser)
+        places.leave(loser)
         flood.append(One("6.6.6.6", since=now))
         places.take(flood[-1])
     # If the address has no crowd any more, the connection that was idle for longest goes first.
@@ -114,23 +114,23 @@ def test_random_crowds(seed: int, most: int) -> None:
     rng, now = random.Random(seed), 1000.0
     names = [f"n{n}" for n in range(most // 4)]
     places = filled(most)
-    given = Counter[bool]()
+    counts = Counter[bool]()
     for _ in range(600):
         now += NEW
         name = rng.choice(names)
         if len(places.taken) == places.most:
-            gone = places.who_gives_way(name, now)
+            loser = places.who_gives_way(name, now)
             expected = allowed(places, name, now)
-            assert gone in expected if gone else not expected
-            given[gone is not None] += 1
-            places.leave(gone or rng.choice(sorted(places.taken, key=lambda one: (one.origin, one.since))))
+            assert loser in expected if loser else not expected
+            counts[loser is not None] += 1
+            places.leave(loser or rng.choice(sorted(places.taken, key=lambda one: (one.origin, one.since))))
         if sum(one.origin == name for one in places.taken) < LOOKS:
             ago = rng.choice((0.5, 30.0, 30.0, IDLE + 1))
             one = One(name, now - rng.random() * 3 * NEW, rng.random() < 0.9, rng.random() < 0.6, now - ago)
             places.take(one)
             if one.has_asked:
                 places.settle(one)
-    assert given[True] > 50
+    assert counts[True] > 50
 
 
 def allowed(places: Places[One], name: str, now: float) -> list[One]:

@@ -53,9 +53,9 @@ class Bench:
 
     def wait(self, low: int, high: int, max_size: int = 1 << 20) -> bytes:
         """Return the answer after as many reads as it takes."""
-        while (found := self.get(low, high, max_size)) is None:
+        while (images := self.get(low, high, max_size)) is None:
             self.arrive()
-        return found
+        return images
 
     @property
     def ahead(self) -> list[tuple[int, int]]:
@@ -66,12 +66,12 @@ class Bench:
 @pytest.fixture
 def wal(tmp_path: Path) -> Iterator[Wal]:
     points = Failpoints()
-    made = opened(tmp_path / "wal", points)
-    made.points = points  # type: ignore[attr-defined]
-    yield made
+    log = opened(tmp_path / "wal", points)
+    log.points = points  # type: ignore[attr-defined]
+    yield log
     points.clear()
     try:
-        made.close()
+        log.close()
     except DiskFailed:
         pass
 
@@ -94,19 +94,19 @@ def compact(wal: Wal, index: int) -> None:
 
 
 def test_a_sequential_reader_waits_once(bench: Bench) -> None:
-    low, got, waited = 1, [], 0
+    low, images, waited = 1, [], 0
     while low < 401:
-        found = bench.get(low, 401)
-        if found is None:
+        piece = bench.get(low, 401)
+        if piece is None:
             waited += 1
         else:
-            got.append(found)
-            low += len(found) // SIZE
+            images.append(piece)
+            low += len(piece) // SIZE
         while bench.waiting:
             bench.arrive()
-    assert b"".join(got) == bench.wal.images(1, 401, 1 << 20)
+    assert b"".join(images) == bench.wal.images(1, 401, 1 << 20)
     assert waited == bench.cache.misses == 1
-    assert bench.cache.hits == len(got) - 1
+    assert bench.cache.hits == len(images) - 1
     assert bench.cache.read_bytes == 400 * SIZE
     assert bench.cache.stats()["cached_bytes"] == bench.cache.cached_bytes <= bench.cache.capacity
 
@@ -180,9 +180,9 @@ def test_many_readers_take_turns(bench: Bench) -> None:
     at = {reader: 1 + 37 * reader for reader in range(9)}
     for _ in range(400):
         for reader, low in at.items():
-            if low < 401 and (found := bench.get(low, 401)) is not None:
-                assert found == images[(low - 1) * SIZE : (low - 1) * SIZE + len(found)]
-                at[reader] += len(found) // SIZE
+            if low < 401 and (piece := bench.get(low, 401)) is not None:
+                assert piece == images[(low - 1) * SIZE : (low - 1) * SIZE + len(piece)]
+                at[reader] += len(piece) // SIZE
         assert len(bench.waiting) <= MAX_READS
         assert bench.cache._cached + bench.cache._underway <= bench.cache.capacity
         if bench.waiting:
@@ -326,12 +326,12 @@ def test_never_anything_but_what_the_log_holds(seed: int, wal: Wal) -> None:
             if chance.random() < 0.05 or low == last:
                 low = chance.randint(first, last)
             high, size = chance.randint(low + 1, last + 1), chance.choice((1, 500, 5000))
-            found = bench.get(low, high, size)
+            piece = bench.get(low, high, size)
             at[reader] = low
-            if found is not None:
+            if piece is not None:
                 right += 1
-                assert found and wal.images(low, high, size).startswith(found)
-                at[reader] = low + len(decode_entries(found))
+                assert piece and wal.images(low, high, size).startswith(piece)
+                at[reader] = low + len(decode_entries(piece))
         assert len(bench.waiting) <= MAX_READS and len(bench.waiting) == len(bench.cache._reads)
         held = sum(block.reading.cost for block in bench.cache._blocks.values())
         assert held == bench.cache.cached_bytes

@@ -61,44 +61,44 @@ def resolver(loop: Loop, server: NameServer) -> Iterator[Resolver]:
         assert not thread.is_alive()
 
 
-def answers(loop: Loop, found: list[Places | str], count: int) -> None:
-    while len(found) < count:
+def answers(loop: Loop, results: list[Places | str], count: int) -> None:
+    while len(results) < count:
         loop.run_once(20)
 
 
 def test_one_thread_asks_again_and_again(resolver: Resolver, loop: Loop, server: NameServer) -> None:
-    found: list[Places | str] = []
+    results: list[Places | str] = []
     for number in range(30):
-        resolver.resolve("http://wrong:80/" if number % 2 else "right:80", found.append)
-        answers(loop, found, number + 1)
-    assert found[0] == [PLACE] and "wrong: " in str(found[1])
+        resolver.resolve("http://wrong:80/" if number % 2 else "right:80", results.append)
+        answers(loop, results, number + 1)
+    assert results[0] == [PLACE] and "wrong: " in str(results[1])
     assert len(server.asked) == 30
     assert len(server.threads) == 1, "a thread for each attempt, of which any may get a signal of the process"
 
 
 def test_a_name_is_asked_for_once_at_a_time(resolver: Resolver, loop: Loop, server: NameServer) -> None:
     server.answering.clear()
-    found: list[Places | str] = []
+    results: list[Places | str] = []
     for _ in range(5):
-        resolver.resolve("right:80", found.append)
+        resolver.resolve("right:80", results.append)
     server.answering.set()
-    answers(loop, found, 5)
-    assert found == [[PLACE]] * 5 and server.asked == ["right"]
+    answers(loop, results, 5)
+    assert results == [[PLACE]] * 5 and server.asked == ["right"]
 
 
 def test_threads_and_names_are_bounded(resolver: Resolver, loop: Loop, server: NameServer) -> None:
     server.answering.clear()
-    found: list[Places | str] = []
+    results: list[Places | str] = []
     for number in range(MAX_NAMES):
-        resolver.resolve(f"right-{number}:80", found.append)
-    assert found == [] and len(resolver.threads) == MAX_THREADS
-    resolver.resolve("right-late:80", found.append)
-    assert found == [f"right-late: {MAX_NAMES} other names are being looked up"]
+        resolver.resolve(f"right-{number}:80", results.append)
+    assert results == [] and len(resolver.threads) == MAX_THREADS
+    resolver.resolve("right-late:80", results.append)
+    assert results == [f"right-late: {MAX_NAMES} other names are being looked up"]
     server.answering.set()
-    answers(loop, found, MAX_NAMES + 1)
-    resolver.resolve("right-late:80", found.append)
-    answers(loop, found, MAX_NAMES + 2)
-    assert found[-1] == [PLACE] and len(resolver.threads) == MAX_THREADS
+    answers(loop, results, MAX_NAMES + 1)
+    resolver.resolve("right-late:80", results.append)
+    answers(loop, results, MAX_NAMES + 2)
+    assert results[-1] == [PLACE] and len(resolver.threads) == MAX_THREADS
 
 
 @pytest.mark.parametrize(
@@ -106,19 +106,19 @@ def test_threads_and_names_are_bounded(resolver: Resolver, loop: Loop, server: N
     [("127.0.0.1:80", "127.0.0.1"), ("http://[::1]:80", "::1"), ("nonsense", "'nonsense' is no address: write")],
 )
 def test_addresses_are_nobodys_question(resolver: Resolver, server: NameServer, address: str, answer: str) -> None:
-    found: list[Places | str] = []
-    resolver.resolve(address, found.append)
-    assert answer in (found[0] if isinstance(found[0], str) else found[0][0][4])
+    results: list[Places | str] = []
+    resolver.resolve(address, results.append)
+    assert answer in (results[0] if isinstance(results[0], str) else results[0][0][4])
     assert not server.asked and not resolver.threads
 
 
 def test_nobody_is_answered_after_the_end(resolver: Resolver, loop: Loop, server: NameServer) -> None:
     server.answering.clear()
-    found: list[Places | str] = []
-    resolver.resolve("right:80", found.append)
+    results: list[Places | str] = []
+    resolver.resolve("right:80", results.append)
     resolver.close()
     server.answering.set()
     resolver.threads[0].join(20)
     loop.run_once(0)
-    resolver.resolve("127.0.0.1:80", found.append)
-    assert found == []
+    resolver.resolve("127.0.0.1:80", results.append)
+    assert results == []

@@ -41,8 +41,8 @@ def watched(moments: list[tuple[float, float | None, float]]) -> list[str]:
 def test_lines_about_a_slow_disk() -> None:
     assert watched([(10.0, None, 0.9), (10.5, 10.0, 0.3), (10.9, 10.0, 0.0)]) == []
     waiting = [(10.0 + tick / 2, 10.0, 0.0) for tick in range(30)]
-    told = ["1.0", "2.0", "4.0", "8.0"]
-    assert watched(waiting) == [f"wal: the disk has not finished a sync for {took} s" for took in told]
+    seconds = ["1.0", "2.0", "4.0", "8.0"]
+    assert watched(waiting) == [f"wal: the disk has not finished a sync for {took} s" for took in seconds]
     assert watched([*waiting, (25.0, 24.9, 14.8)])[-1] == "wal: the disk took 14.8 s for a sync"
     # Each second a sync takes 1.2 s. There is one line in ten seconds.
     assert watched([(float(now), None, 1.2) for now in range(25)]) == ["wal: the disk took 1.2 s for a sync"] * 3

@@ -66,8 +66,8 @@ def store(tmp_path: Path) -> SnapshotStore:
 
 def test_header_and_trailer_round_trip() -> None:
     data = HEADER.encode()
-    found = Header.decode(data)
-    assert found == HEADER and found.conf_state.encode() == CONF.encode()
+    copy = Header.decode(data)
+    assert copy == HEADER and copy.conf_state.encode() == CONF.encode()
     assert header_size(data[:16]) == len(data)
     trailer = Trailer(1, 2, 3, 4, 5)
     assert Trailer.decode(trailer.encode()) == trailer and len(trailer.encode()) == TRAILER_SIZE
@@ -383,9 +383,9 @@ def test_what_does_not_read_back_never_counts(store: SnapshotStore, monkeypatch:
 
 def test_retention_keeps_two_at_least_and_what_is_in_use(tmp_path: Path) -> None:
     store = SnapshotStore(tmp_path / "snap", chunk_size=4096, make_codec=make_codec, retention=1)
-    made = [save(store, engine_of(records(5), index)) for index in (5, 300, 20, 4000)]
-    store.prune(keep=[made[0].path])
-    assert [path.name for path in store.names()] == [made[3].path.name, made[1].path.name, made[0].path.name]
+    infos = [save(store, engine_of(records(5), index)) for index in (5, 300, 20, 4000)]
+    store.prune(keep=[infos[0].path])
+    assert [path.name for path in store.names()] == [infos[3].path.name, infos[1].path.name, infos[0].path.name]
 
 
 def test_unfinished_files_are_removed_at_the_start(tmp_path: Path) -> None:
@@ -416,10 +416,10 @@ def test_a_received_file_is_the_file(store: SnapshotStore, tmp_path: Path) -> No
         assert not part.add(source.chunk(number))
         if number + 2 < info.trailer.chunks:
             assert not part.add(source.chunk(number + 2))
-    got = part.finish(info.trailer.encode())
-    assert got.path.read_bytes() == info.path.read_bytes() and other.names() == [got.path]
-    found = other.receive(info.header.encode())
-    assert isinstance(found, Info) and found.trailer == info.trailer
+    info_there = part.finish(info.trailer.encode())
+    assert info_there.path.read_bytes() == info.path.read_bytes() and other.names() == [info_there.path]
+    answer = other.receive(info.header.encode())
+    assert isinstance(answer, Info) and answer.trailer == info.trailer
     source.close()
 
 
@@ -470,14 +470,14 @@ def test_any_damage_of_what_was_received_costs_only_what_follows_it(tmp_path: Pa
 def images_of_part(path: Path) -> list[int]:
     """Return the offsets of the whole chunks in a file that was received in part."""
     data = path.read_bytes()
-    at, found = header_size(data[:16]), []
+    at, offsets = header_size(data[:16]), []
     while at + 40 <= len(data):
         size = 40 + struct.unpack_from("<I", data, at + 4)[0]
         if at + size > len(data):
             break
-        found.append(at)
+        offsets.append(at)
         at += size
-    return found
+    return offsets
 
 
 def test_a_damaged_chunk_is_refused_and_nothing_has_changed(store: SnapshotStore, tmp_path: Path) -> None:

@@ -64,24 +64,24 @@ class Disk:
     def verdict(self) -> str:
         """Return what `wal verify` says of the snapshots; empty if a start finds one."""
         begins = self.wal.snapshot_index, self.wal.snapshot_term
-        found = snapshot_check.look(self.store.path, begins[0], CLUSTER, lambda *_: None)
-        damage = snapshot_check.missing(self.store.path, begins, CLUSTER, found)
+        checked = snapshot_check.look(self.store.path, begins[0], CLUSTER, lambda *_: None)
+        damage = snapshot_check.missing(self.store.path, begins, CLUSTER, checked)
         return damage.text if damage is not None else ""
 
     def refused(self) -> str:
         """Return why a start is refused; `wal verify` must say so too."""
-        with pytest.raises(DamagedData) as caught:
+        with pytest.raises(DamagedData) as failure:
             self.start()
-        assert self.verdict(), caught.value.text
-        return caught.value.text
+        assert self.verdict(), failure.value.text
+        return failure.value.text
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    made = Disk(tmp_path)
-    yield made
+    one = Disk(tmp_path)
+    yield one
     with contextlib.suppress(Exception):
-        made.wal.close()
+        one.wal.close()
 
 
 def spoil(info: Info) -> None:

@@ -160,14 +160,14 @@ class Net:
 
 @pytest.fixture
 def net(tmp_path: Path) -> Iterator[Net]:
-    made = Net(tmp_path)
-    yield made
-    for member in made.members:
+    one = Net(tmp_path)
+    yield one
+    for member in one.members:
         # If a test failed, a thread may still be held up.
         member.points.set("snapshot.receive", "off")
         member.transfers.close()
         member.transport.close()
-    made.loop.close()
+    one.loop.close()
 
 
 def big(store: SnapshotStore, count: int = 4000) -> Info:
@@ -241,30 +241,30 @@ def received(store: SnapshotStore) -> int:
 
 def spy(member: Member) -> list[tuple[int, Any]]:
     """Note everything that a member's outgoing streams send from now on."""
-    told: list[tuple[int, Any]] = []
+    calls: list[tuple[int, Any]] = []
     opened = member.transport.open_snapshot
 
     def wrapped(to: int) -> Any:
         stream = opened(to)
         assert stream is not None
-        send, made = stream.send, []
+        send, open_it = stream.send, []
 
         def noted(tag: int, data: Any) -> bool:
             taken = send(tag, data)
             if taken:
-                told.append((tag, len(data)))
+                calls.append((tag, len(data)))
             return taken
 
         stream.send = noted  # type: ignore[method-assign]
-        made.append(stream)
+        open_it.append(stream)
         return stream
 
     member.transport.open_snapshot = wrapped  # type: ignore[method-assign]
-    return told
+    return calls
 
 
-def chunks_sent(told: list[tuple[int, Any]]) -> int:
-    return sum(tag == CHUNK for tag, _ in told)
+def chunks_sent(calls: list[tuple[int, Any]]) -> int:
+    return sum(tag == CHUNK for tag, _ in calls)
 
 
 @pytest.mark.parametrize("end", ["sender", "receiver"])
@@ -286,11 +286,11 @@ def test_a_transfer_goes_on_where_it_was_cut(net: Net, end: str) -> None:
     net.until(lambda: two.transfers.incoming is None)
     have = part_chunks(two.store.parts()[0])
     assert have >= 19
-    told = spy(one)
+    calls = spy(one)
     one.offer(info)
     net.until(lambda: len(one.reports) == 2)
     assert one.reports[1] == (2, True)
-    assert chunks_sent(told) <= info.trailer.chunks - have
+    assert chunks_sent(calls) <= info.trailer.chunks - have
     assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
@@ -306,10 +306,10 @@ def test_a_restarted_receiver_goes_on(net: Net) -> None:
     two.points = Failpoints()
     two.store = SnapshotStore(two.store.path, chunk_size=1 << 20, make_codec=make_codec, failpoints=two.points)
     two.make()
-    told = spy(one)
+    calls = spy(one)
     one.offer(info)
     net.until(lambda: len(one.reports) == 2)
-    assert one.reports[1] == (2, True) and chunks_sent(told) == info.trailer.chunks - 19
+    assert one.reports[1] == (2, True) and chunks_sent(calls) == info.trailer.chunks - 19
 
 
 def test_a_bad_chunk_is_asked_for_again(net: Net) -> None:
@@ -392,12 +392,12 @@ def test_both_ends_restarted_in_the_middle(net: Net) -> None:
     for stop in (15, 16):
         begun = max(0, received(two.store))
         two.points.set("snapshot.receive", f"block@{stop}")
-        told = spy(one)
+        calls = spy(one)
         one.offer(info)
         # The thread that was held up may have taken one more chunk before the restart.
         have = begun + stop - 1
         net.until(lambda have=have: received(two.store) == have)
-        sent += chunks_sent(told)
+        sent += chunks_sent(calls)
         two.points.set("snapshot.receive", "error(EIO)")
         for member in (one, two):
             member.transfers.close()
@@ -409,11 +409,11 @@ def test_both_ends_restarted_in_the_middle(net: Net) -> None:
         one.catalogue.good = [one.store.verify(path) for path in one.store.names()]
         info = one.catalogue.good[0]
         one.reports.clear()
-    told = spy(one)
+    calls = spy(one)
     one.offer(info)
     net.until(lambda: one.reports)
     assert one.reports == [(2, True)]
-    assert sent + chunks_sent(told) <= info.trailer.chunks + 2 * (WINDOW + 1)
+    assert sent + chunks_sent(calls) <= info.trailer.chunks + 2 * (WINDOW + 1)
     assert two.catalogue.infos[0].path.read_bytes() == info.path.read_bytes()
 
 
@@ -487,12 +487,12 @@ def test_a_stalled_transfer_is_given_up_and_what_came_expires(net: Net) -> None:
 def test_at_most_a_window_of_chunks_is_under_way(net: Net) -> None:
     one, two = net.pair()
     two.points.set("snapshot.receive", "block@10")
-    told = spy(one)
+    calls = spy(one)
     one.offer(big(one.store))
-    net.until(lambda: chunks_sent(told) >= 9 + WINDOW)
+    net.until(lambda: chunks_sent(calls) >= 9 + WINDOW)
     for _ in range(20):
         net.turn()
-    assert chunks_sent(told) == 9 + WINDOW
+    assert chunks_sent(calls) == 9 + WINDOW
     two.points.set("snapshot.receive", "off")
     net.until(lambda: one.reports == [(2, True)])
 
@@ -600,13 +600,13 @@ def fault() -> None:
 
 
 def test_a_fault_in_a_job_is_told_and_the_thread_goes_on() -> None:
-    posts, told, results, ended = Posts(), [], [], []
-    worker = Worker(posts, "worker", told.append)  # type: ignore[arg-type]
+    posts, failures, results, ended = Posts(), [], [], []
+    worker = Worker(posts, "worker", failures.append)  # type: ignore[arg-type]
     worker.ask(fault, results.append)
     worker.ask(lambda: 7, results.append)
     for _ in range(2):
         posts.calls.get(timeout=20)()
-    assert [str(error) for error in told] == ["a fault"] and results == [7] and worker.waiting == 0
+    assert [str(error) for error in failures] == ["a fault"] and results == [7] and worker.waiting == 0
     worker.stop(lambda: ended.append(1))
     worker.join()
     assert ended == [1]

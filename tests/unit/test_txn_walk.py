@@ -92,9 +92,9 @@ def test_the_count_does_not_depend_on_its_pieces(spans: list[tuple[int, int]], b
     kv.store.delete_range(pb.DeleteRangeRequest(key=b"k", range_end=b"k0000010").SerializeToString())
     compares = [pb.Compare(key=b"k%07d" % low, range_end=b"k%07d" % high) for low, high in spans]
     body = pb.TxnRequest(compare=compares, success=[pb.RequestOp(request_put=pb.PutRequest(key=b"x"))])
-    wanted = sum(1 + len(range(low, min(high, 40))) for low, high in spans)
-    assert walked_in_pieces(kv.store, body.SerializeToString(), 1 << 30, budget) == wanted
-    assert wanted // 2 < walked_in_pieces(kv.store, body.SerializeToString(), wanted // 2, budget) <= wanted
+    expected = sum(1 + len(range(low, min(high, 40))) for low, high in spans)
+    assert walked_in_pieces(kv.store, body.SerializeToString(), 1 << 30, budget) == expected
+    assert expected // 2 < walked_in_pieces(kv.store, body.SerializeToString(), expected // 2, budget) <= expected
 
 
 def turns(kv: KVServer) -> None:
@@ -131,7 +131,7 @@ def test_those_under_way_together_look_at_no_more_keys_than_one_may() -> None:
 
     def answered(waiter: Waiter) -> list[Waiter]:
         """Return the transactions under way after this one has ended."""
-        del kv.waiters[next(ident for ident, found in kv.waiters.items() if found is waiter)]
+        del kv.waiters[next(ident for ident, other in kv.waiters.items() if other is waiter)]
         turns(kv)
         return list(kv.waiters.values())
 

@@ -264,13 +264,13 @@ def test_the_log_goes_on_over_many_segments(folder: Path) -> None:
     assert wal.stats()["segments"] > 8
     everything = b"".join(image(i, 1, 2000) for i in range(1, 301))
     for _ in range(2):
-        got, low = [], 1
+        images, low = [], 1
         while low <= 300:
             some = wal.images(low, 301, 50_000)
             assert 0 < len(some) <= 50_000
-            got.append(some)
+            images.append(some)
             low += len(some) // 2032
-        assert b"".join(got) == everything
+        assert b"".join(images) == everything
         wal.close()
         wal = opened(folder)
     wal.close()
@@ -369,9 +369,9 @@ def test_what_failed_is_named(folder: Path, points: Failpoints, point: str, kind
     points.set(point, f"error({kind})")
     wal.append(1, image(1), None)
     wal.submit()
-    with pytest.raises(DiskFailed) as caught:
+    with pytest.raises(DiskFailed) as failure:
         wait(wal, lambda: False)
-    assert caught.value.text == f"write-ahead log {folder}: {text}"
+    assert failure.value.text == f"write-ahead log {folder}: {text}"
     wal.close()
 
 
@@ -470,8 +470,8 @@ def check_life(folder: Path, copy: Path, known: int) -> None:
     last, first = wal.last_index(), wal.first_index()
     assert last >= known
     assert wal.hard_state.commit <= last
-    got = b"".join(wal.images(i, i + 1, 1) for i in range(first, last + 1))
-    assert got == b"".join(image(i, 1, 700) for i in range(first, last + 1))
+    images = b"".join(wal.images(i, i + 1, 1) for i in range(first, last + 1))
+    assert images == b"".join(image(i, 1, 700) for i in range(first, last + 1))
     wal.close()
     shutil.rmtree(copy)
 

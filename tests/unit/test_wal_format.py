@@ -170,10 +170,10 @@ def test_released_segments_are_not_missed() -> None:
     log.snapshot(30, 1, b"conf")
     log.flush()
     needed = log.writer.state.where(31)[0]
-    kept = {g: data for g, data in log.files.items() if g >> 32 >= needed}
-    assert len(kept) < len(log.files)
-    assert reopened(kept)[0] == log.live
-    only_last = {g: data for g, data in kept.items() if g >> 32 > needed}
+    files = {g: data for g, data in log.files.items() if g >> 32 >= needed}
+    assert len(files) < len(log.files)
+    assert reopened(files)[0] == log.live
+    only_last = {g: data for g, data in files.items() if g >> 32 > needed}
     with pytest.raises(DamagedData, match="the segment before this one is missing, with entries up to"):
         recovered(only_last)
 
@@ -184,10 +184,10 @@ def test_many_restarts_leave_one_short_segment_and_never_lose_anything() -> None
     log.flush()
     files = log.files
     for seed in range(5):
-        picture, files, _, found = reopened(files, seed=seed)
+        picture, files, _, recovered = reopened(files, seed=seed)
         assert picture == log.live
-        assert found.report == []
-        assert found.superseded
+        assert recovered.report == []
+        assert recovered.superseded
         assert len(files) == 1
 
 
@@ -196,9 +196,9 @@ def test_a_long_last_segment_is_kept_and_only_its_unproven_tail_is_written_anew(
     for index in range(1, 11):
         log.append([image(index, 1, 100)])
         log.flush()
-    picture, files, writer, found = reopened(log.files, size=8192, rewrite=0)
+    picture, files, writer, recovered = reopened(log.files, size=8192, rewrite=0)
     assert picture == log.live
-    assert not found.superseded
+    assert not recovered.superseded
     assert len(files) == 2
     assert writer.state.where(9)[0] == 1
     assert writer.state.where(10)[0] == 2, "the last group is not proven by any other"
@@ -234,9 +234,9 @@ def test_stale_bytes_of_a_recycled_segment_are_not_read() -> None:
         log.append([image(index, 1, 80)], (1, 1, index - 1))
         log.flush()
     assert len(log.files) > 4
-    picture, _, _, found = reopened(log.files)
+    picture, _, _, recovered = reopened(log.files)
     assert picture == log.live
-    assert found.cuts == []
+    assert recovered.cuts == []
 
 
 def test_generations_carry_number_and_nonce() -> None:
@@ -294,8 +294,8 @@ def test_the_log_knows_its_membership_changes() -> None:
     log = Log(2048)
     log.append([encode_entry(Entry(1, index, 2 if index == 7 else 0, b"x")) for index in range(1, 11)])
     log.flush()
-    for found in (log.writer.state, reopened(log.files)[2].state):
-        assert [found.has_conf_change(*ask) for ask in ((1, 7), (1, 8), (7, 8), (8, 11), (0, 99))] == [
+    for state in (log.writer.state, reopened(log.files)[2].state):
+        assert [state.has_conf_change(*ask) for ask in ((1, 7), (1, 8), (7, 8), (8, 11), (0, 99))] == [
             False, True, True, False, True,
         ]  # fmt: skip
     log.append([image(7, 2, 1)])
@@ -448,9 +448,9 @@ def test_commit_above_a_torn_tail_is_lowered_and_said() -> None:
     log.append([image(2, 1, 900)])
     group = log.writer.take()
     assert group is not None
-    picture, _, _, found = reopened(log.torn(group, [0], 512), size=8192)
+    picture, _, _, recovered = reopened(log.torn(group, [0], 512), size=8192)
     assert picture == Picture(hard=(1, 1, 1), entries=[image(1)])
-    assert any("commit index lowered from 2 to 1" in line for line in found.report)
+    assert any("commit index lowered from 2 to 1" in line for line in recovered.report)
 
 
 @pytest.mark.parametrize("segment", [True, False])

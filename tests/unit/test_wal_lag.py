@@ -76,9 +76,9 @@ class Lagging(Log):
 
     def unsynced_blocks(self, block: int = 512) -> list[tuple[int, int]]:
         """Return (generation, offset) of the blocks that a power cut may take."""
-        found: list[tuple[int, int]] = []
-        self.cut(lambda generation, offset: bool(found.append((generation, offset))), block)
-        return found
+        blocks: list[tuple[int, int]] = []
+        self.cut(lambda generation, offset: bool(blocks.append((generation, offset))), block)
+        return blocks
 
     def allowed(self) -> list[Picture]:
         """Return what a power cut may leave: everything that is synced, and a beginning of what is written."""
@@ -138,9 +138,9 @@ def test_every_byte_of_the_unsynced_groups_flipped() -> None:
         files[generation][offset] ^= 0x10
         bad = max(at for at in offsets if at <= offset)
         if bad >= begin:
-            picture, _, _, found = reopened(files, size=8192)
+            picture, _, _, recovered = reopened(files, size=8192)
             assert picture in log.allowed() and picture != log.live.clamped()
-            assert [cut.offset for cut in found.cuts] in ([bad], [])
+            assert [cut.offset for cut in recovered.cuts] in ([bad], [])
         else:
             # Bytes that a later record proves: all except the end of the last synced group, which has none behind it.
             with pytest.raises(DamagedData, match=name(generation)):
@@ -378,8 +378,8 @@ def test_closing_syncs_and_proves_all(folder: Path) -> None:
     wal.close()
     assert wal.unsynced == (0, 0.0)
     newest = max(path for path in folder.glob("*.wal") if any(path.read_bytes()[64:]))
-    found = records(newest.read_bytes(), int(newest.stem, 16))
-    assert found[-1][1] == "MARKER" and found[-1][3] == found[-2][2]
+    kinds = records(newest.read_bytes(), int(newest.stem, 16))
+    assert kinds[-1][1] == "MARKER" and kinds[-1][3] == kinds[-2][2]
 
 
 def test_an_idle_log_is_synced_and_marked_at_once(folder: Path) -> None:

@@ -47,8 +47,8 @@ def test_a_readonly_transaction_in_pieces_answers_the_same(
         writer.change()
     for fields in reads:
         body = build("txn", fields, writer.store.revision).SerializeToString()
-        wanted = outcome(lambda body=body: execute_txn(writer.store, body))
-        assert outcome(lambda body=body: read_in_pieces(writer.store, body, budget, writer.change_much)) == wanted
+        expected = outcome(lambda body=body: execute_txn(writer.store, body))
+        assert outcome(lambda body=body: read_in_pieces(writer.store, body, budget, writer.change_much)) == expected
 
 
 def nest(body: bytes) -> bytes:
