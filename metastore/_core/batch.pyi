@@ -1,3 +1,5 @@
+"""Batches of operations; layout: FORMATS.md, "Batch"."""
+
 from collections.abc import Iterable
 from typing import Any, Final
 
@@ -9,7 +11,8 @@ SEPARATOR: Final[bytes]
 ESCAPE: Final[bytes]
 REASONS: Final[tuple[str, ...]]
 
-class FrameReader: ...
+class FrameReader:
+    """Reads the operations of a batch one by one; only compiled code uses it."""
 
 class BatchProposer:
     """Collects operations into batches. Times are monotonic seconds, sizes framed bytes."""
@@ -17,15 +20,15 @@ class BatchProposer:
     @property
     def max_count(self) -> int: ...  # operations per batch
     @property
-    def max_bytes(self) -> int: ...
+    def max_bytes(self) -> int: ...  # per batch
     @property
-    def max_delay(self) -> float: ...
+    def max_delay(self) -> float: ...  # that an operation waits for others
     @property
     def limit_count(self) -> int: ...  # operations, queued and in flight
     @property
     def limit_bytes(self) -> int: ...  # queued and in flight
     @property
-    def enabled(self) -> bool: ...
+    def enabled(self) -> bool: ...  # False: every operation is a batch of its own
     @property
     def queued(self) -> int: ...  # operations
     @property
@@ -54,7 +57,7 @@ class BatchProposer:
     def dropped(self) -> int: ...  # ids that drop() keeps
     def untake(self) -> None: ...  # raises ValueError unless directly after take()
     def release(self, count: int, nbytes: int) -> None: ...  # raises ValueError
-    def next_deadline(self) -> float | None: ...
+    def next_deadline(self) -> float | None: ...  # when a batch is due by its delay; None: no batch waits
     def stats(self) -> dict[str, int]: ...
 
 def frame(ops: Iterable[bytes]) -> bytes: ...  # raises FormatError

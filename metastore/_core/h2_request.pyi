@@ -12,15 +12,24 @@ class Request(Waiter):
     """One gRPC call. Answer it with `complete` or `fail`; if it streams, with `start`, `send` and `finish`. All these
     may be called at any time, and have no effect once the call is answered or its stream is gone."""
 
-    session: Link | None  # None once the stream is gone
-    stream_id: int
-    method: int  # id from the MethodTable
-    path: bytes
-    body: bytes  # the one message of a call that is not client-streaming, without its prefix; None once answered
-    closed: bool  # the stream is gone, and answers have no effect
     context: Any  # any object that the server keeps with the call
     ident: int  # request id of the operation that the call became; 0: none
-    answered: bool
+    @property
+    def session(self) -> Link | None: ...  # None once the stream is gone
+    @property
+    def stream_id(self) -> int: ...
+    @property
+    def method(self) -> int: ...  # id from the MethodTable
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def body(
+        self,
+    ) -> bytes: ...  # the one message of a call that is not client-streaming, without its prefix; None once answered
+    @property
+    def closed(self) -> bool: ...  # the stream is gone, and answers have no effect
+    @property
+    def answered(self) -> bool: ...  # an answer was given, or begun and finished
     @property
     def headers(self) -> list[tuple[bytes, bytes]]: ...  # only the metadata that services read
     @property
@@ -39,5 +48,10 @@ class Request(Waiter):
     ) -> None: ...
     def reset(self, code: int = ...) -> None: ...
 
-def unpack(limits: Limits, budget: int) -> list[Request]: ...
-def expire(limits: Limits, now: float) -> list[Request]: ...
+def unpack(limits: Limits, budget: int) -> list[Request]:
+    """Unpack about `budget` bytes of compressed messages of the sessions that share `limits`. Return the calls that
+    became ready."""
+
+def expire(limits: Limits, now: float) -> list[Request]:
+    """End the calls whose time has passed at `now` (seconds). Return those past their client's grpc-timeout; the others
+    did not arrive completely in time."""

@@ -1,3 +1,5 @@
+"""Operations of the log; layout: FORMATS.md, "Operation"."""
+
 from typing import Final
 
 from typing_extensions import Buffer
@@ -5,12 +7,14 @@ from typing_extensions import Buffer
 PUT: Final[int]
 DELETE_RANGE: Final[int]
 TXN: Final[int]
-MEMBER: int
-ALARM: int
+MEMBER: Final[int]
+ALARM: Final[int]
 COMPACT: Final[int]
-LEVEL: Final[int]
+LEVEL: Final[int]  # the highest operation level that this version can apply
 
 class Operation:
+    """One decoded operation."""
+
     @property
     def kind(self) -> int: ...  # PUT, ...
     @property
@@ -35,6 +39,6 @@ def encode_op(
     auth_rev: int = 0,
     lease_id: int | None = None,
     wall_ms: int | None = None,
-) -> bytes: ...
+) -> bytes: ...  # raises ValueError
 def decode_op(buf: Buffer) -> Operation: ...  # raises FormatError
-def level_of(data: Buffer) -> int: ...  # raises FormatError
+def level_of(data: Buffer) -> int: ...  # the level that the operation needs; raises FormatError

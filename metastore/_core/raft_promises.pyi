@@ -11,4 +11,6 @@ class Claim:
     def snapshot_index(self) -> int: ...  # 0: no snapshot
 
 class Promises:
+    """The claims of Readies that are not durable yet; only compiled code uses it."""
+
     def __init__(self) -> None: ...

@@ -9,6 +9,8 @@ from metastore._core.raft_types import ConfChange, ConfChangeV2, ConfState
 MAX_INDEX: Final[int]
 
 class VoteResult(IntEnum):
+    """The result of an election so far."""
+
     VotePending = 1
     VoteLost = 2
     VoteWon = 3
@@ -45,6 +47,8 @@ class Inflights:
     def free_le(self, index: int) -> None: ...  # all appends up to index were answered
 
 class Peer:
+    """What a leader knows about a peer."""
+
     def __init__(self, id: int, next: int, max_inflight: int, max_bytes: int, is_learner: bool) -> None: ...
     @property
     def id(self) -> int: ...

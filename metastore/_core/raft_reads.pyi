@@ -11,4 +11,6 @@ class Round:
     def reads(self) -> list[tuple[int, bytes]]: ...  # (id of the asking node, context)
 
 class Reads:
+    """The rounds of reads of a leader; only compiled code uses it."""
+
     def __init__(self, config: RaftConfig) -> None: ...

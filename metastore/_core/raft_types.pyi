@@ -292,6 +292,34 @@ class RaftConfig:
     @property
     def applied(self) -> int: ...  # index that the state machine has already applied
     @property
+    def max_size_per_msg(self) -> int: ...  # bytes of images in an append
+    @property
+    def max_inflight(self) -> int: ...  # unanswered appends to one peer
+    @property
+    def max_inflight_bytes(self) -> int: ...  # bytes of these
+    @property
+    def max_uncommitted_bytes(self) -> int: ...  # bytes of proposals that are not committed
+    @property
+    def max_committed_size_per_ready(self) -> int: ...  # bytes of committed_images
+    @property
+    def max_tail_bytes(self) -> int: ...  # bytes of images in memory
+    @property
+    def read_ahead_bytes(self) -> int: ...  # bytes read from the storage at once
+    @property
+    def max_pending_reads(self) -> int: ...  # reads that wait for a round
+    @property
+    def pre_vote(self) -> bool: ...
+    @property
+    def check_quorum(self) -> bool: ...
+    @property
+    def lease_reads(self) -> bool: ...  # read_only_option is "lease"
+    @property
+    def lease_seconds(self) -> float: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def random(self) -> Callable[[int], int] | None: ...
+    @property
     def doubt(self) -> int: ...  # a term: acknowledged entries of it or before may be missing; 0: none
     @property
     def accept_loss(self) -> bool: ...  # vote in spite of the doubt
@@ -334,7 +362,7 @@ class Progress:
     pending_snapshot: int  # index of the snapshot under way; 0: none
     recent_active: bool  # a message came since the last check of the quorum
     inflight: int  # number of unanswered appends
-    heard: bool
+    heard: bool  # a message came since the last check of the quorum, or between that and the one before
 
 class Status:
     """State of a RawNode at the time of the call."""

@@ -1,3 +1,5 @@
+"""Chunks of a byte stream; layout: FORMATS.md, "Chunk"."""
+
 from collections.abc import Callable
 from typing import Final
 
@@ -5,8 +7,8 @@ from typing_extensions import Buffer
 
 from metastore._core.codec import PayloadCodec
 
-HEADER: Final[int]
-MAX_CHUNK: Final[int]
+HEADER: Final[int]  # bytes
+MAX_CHUNK: Final[int]  # bytes
 
 class Chunk:
     """Header of a chunk."""
@@ -23,6 +25,8 @@ class Chunk:
     def last(self) -> bool: ...
 
 class ChunkSplitter:
+    """Cuts a stream into chunks and passes their images to `sink`."""
+
     @property
     def stream(self) -> int: ...
     @property
@@ -40,6 +44,8 @@ class ChunkSplitter:
     def finish(self) -> None: ...
 
 class ChunkJoiner:
+    """Checks the images of a stream one by one, in order."""
+
     @property
     def stream(self) -> int: ...
     @property
@@ -53,7 +59,7 @@ class ChunkJoiner:
     def __init__(
         self, stream: int, max_chunk: int, codec: PayloadCodec, *, expected: int = 0, offset: int = 0
     ) -> None: ...
-    def feed(self, image: Buffer) -> bytes: ...  # raises FormatError
+    def feed(self, image: Buffer) -> bytes: ...  # bytes of the stream in it; raises FormatError
     def finish(self) -> int: ...  # size of the stream in bytes; raises FormatError
 
 def image_size(header: Buffer, max_chunk: int) -> int: ...  # bytes; raises FormatError

@@ -1,3 +1,5 @@
+"""The records of an engine as a byte stream; layout: FORMATS.md, "Snapshot file"."""
+
 from collections.abc import Callable, Iterable, Iterator
 
 from metastore._core.engine import Engine
@@ -12,7 +14,7 @@ class Walker:
     @property
     def done(self) -> bool: ...
     def __init__(self, view: Engine, pause: Callable[[], object] | None = None) -> None: ...
-    def take(self, limit: int) -> bytes: ...
+    def take(self, limit: int) -> bytes: ...  # the next bytes, `limit` at most; fewer only at the end
     def close(self) -> None: ...
 
 class RecordReader:
@@ -28,4 +30,4 @@ class RecordReader:
 
 def count_records(reader: RecordReader) -> int: ...  # raises FormatError
 def restore(engine: Engine, reader: RecordReader, pause: Callable[[], object] | None = None) -> None:
-    """Raises FormatError."""
+    """Replace the engine's contents by the pairs of `reader`. Raises FormatError and what the engine raises."""

@@ -51,13 +51,22 @@ class Recovered:
     @property
     def cut_at(self) -> int: ...  # end of the last segment for its successor
 
-def recover(segments: Iterable[tuple[str, int, Buffer]], *, rewrite: int = ...) -> Recovered | None: ...
+def recover(segments: Iterable[tuple[str, int, Buffer]], *, rewrite: int = ...) -> Recovered | None:
+    """Read a log from (name for people, generation, buffer) in any order. None: there is no segment. A last segment
+    with fewer than `rewrite` bytes is rewritten as a whole. Raises DamagedData if proven bytes are wrong."""
+
 def walk(
     buf: Buffer, generation: int, pos: int = ..., end: int = ...
-) -> Iterator[tuple[int, int, int, int, int, bytes]]: ...
+) -> Iterator[tuple[int, int, int, int, int, bytes]]:
+    """Yield the valid records up to `end` or to the first bad one: (offset, type, group, synced, proven, payload)."""
+
 def create(
     generation: int, capacity: int, metadata: Buffer, plan: Callable[[int], tuple[int, int]], **options: Any
-) -> tuple[bytes, Writer]: ...
+) -> tuple[bytes, Writer]:
+    """Create a log. Return the bytes of its first segment and the Writer behind them. `options` are those of Writer."""
+
 def reopen(
     found: Recovered, generation: int, capacity: int, plan: Callable[[int], tuple[int, int]], **options: Any
-) -> tuple[bytes, Writer]: ...
+) -> tuple[bytes, Writer]:
+    """Encode the fresh segment after `found`. Return its bytes and the Writer behind them, which takes over the
+    state."""
