@@ -258,6 +258,7 @@ SINGLE_SOURCES = {
         {"member/waiters.py", "embedded/outcome.py", "embedded/bulk.py", "_core/h2_request.pyx", "_core/h2_request.pxd",
          "_core/kv_server.pyx"},
     ),
+    "the end of a turn": (r"\.(serve_late|next_deadline)\(", {"member/assembly.py"}),
     "varints": (r">>= *7", {"_core/varint.pxd"}),
     "numbers as the machine has them": (
         r"memcpy\(&\w+, [^)]*[248]\)|memcpy\([^&)]*, &\w+, [248]\)", {"_core/le.pxd"}
