@@ -24,6 +24,8 @@ MAX_BATCH_OPS = 5000
 MAX_NAME = 128
 MAX_ADDRESSES = 16
 MAX_MEMBERS = 128
+#: The `node.data_dir` of a member that has no files.
+IN_MEMORY = ":memory:"
 
 _DURATION_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {
@@ -228,7 +230,8 @@ class NodeTable:
     name: str = _text("n1", "This member's name.", pattern=_NAME)
     data_dir: str = _text(
         "data/n1",
-        "The folder of its data, relative to the working directory. The default is `data/` and the name.",
+        "The folder of its data, relative to the working directory. The default is `data/` and the name. With "
+        '`":memory:"` the member has no files and forgets everything when it stops, for tests.',
         path=True,
     )
 

@@ -10,6 +10,7 @@ from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.running import RunningMember
+from ..settings import IN_MEMORY
 from . import forks
 from .answers import belongs_to, may_block
 from .bulk import Call
@@ -44,6 +45,13 @@ class Node(EmbeddedKV):
         self._life: Life | None = None
         self._stopped = threading.Event()  # before it was started
         forks.watch(self)
+
+    @classmethod
+    def in_memory(cls, config: Config | None = None) -> Node:
+        """A node without files, for tests: all that it was told is gone when it stops. It must be alone, has the memory
+        engine, gives no backups, and listens at a free port of this machine unless `config` says otherwise."""
+        made = config if config is not None else Config(listen={"client": "127.0.0.1:0"})
+        return cls(made.changed(node={"data_dir": IN_MEMORY}))
 
     def start(self, timeout: float | None = None) -> None:
         """Open the data directory, recover, bind the addresses and serve.

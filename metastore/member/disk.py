@@ -15,7 +15,9 @@ from .. import errors
 from ..net.accept import real_address
 from ..peers.join import join_unless
 from ..replica.roster import Identity
+from ..settings import IN_MEMORY
 from ..storage.datadir import DataDir
+from ..storage.in_memory import NoDataDir, NothingUnsynced, open_wal
 from ..storage.starts import next_start
 from ..storage.unsynced import Unsynced
 from ..storage.wal import Lag, Wal
@@ -38,6 +40,7 @@ class Disk:
 
     The constructor raises ConfigError, DataDirInUse, DamagedData, DiskFailed and Stopped. Attributes:
 
+    in_memory: whether the member has no files.
     data_dir: the data directory, which is locked.
     identity: the member that the directory belongs to.
     wal: the log, which is recovered.
@@ -52,6 +55,10 @@ class Disk:
     ) -> None:  # fmt: skip
         self._now = now
         self.close_by: float | None = None
+        self.in_memory = config.node.data_dir == IN_MEMORY
+        if self.in_memory:
+            self._open_in_memory(config, failpoints, stopping, closing)
+            return
         self.data_dir = DataDir(config.node.data_dir)
         closing.callback(self.data_dir.close)
         fresh = None
@@ -78,6 +85,24 @@ class Disk:
             self.unsynced.begin(lagging=lagging, term=term)
         except OSError as error:
             raise errors.DiskFailed(errors.reason(error)) from error
+
+    def _open_in_memory(
+        self, config: Config, failpoints: Failpoints, stopping: threading.Event, closing: Closing
+    ) -> None:
+        """What is the same for a member without files: all but the files."""
+        log.warning('node.data_dir = "%s": this member has no files; all is lost when it stops', IN_MEMORY)
+        self.data_dir = NoDataDir()
+        self.unsynced = NothingUnsynced()
+        self.wal = open_wal(
+            segment_size=config.wal.segment_size,
+            group_commit=config.wal.group_commit,
+            metadata=_new_identity(config, stopping).encode(),
+            failpoints=failpoints,
+            busy_poll=config.performance.busy_poll,
+        )
+        closing.callback(self._close_wal)
+        self.identity = self._owner(config)
+        self.start = 1
 
     def _owner(self, config: Config) -> Identity:
         try:
@@ -107,6 +132,8 @@ class Disk:
 
 def absolute(data_dir: str) -> str:
     """The data directory as an absolute path. Raises ConfigError."""
+    if data_dir == IN_MEMORY:
+        return data_dir
     try:
         return os.path.abspath(data_dir)
     except OSError as error:

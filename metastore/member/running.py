@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ..failpoints import Failpoints
     from ..net.loop import Loop, Timer
     from ..net.resolver import Resolver
+    from ..ports import Done
     from .closing import Closing
     from .disk import Disk
     from .memory_guard import Memory
@@ -102,7 +103,7 @@ class RunningMember:
         closing.callback(self.backups.stop)
         if stopping.is_set():
             raise errors.Stopped()
-        self.changes = Membership(self.membership, self.peering.listen, loop.now)
+        self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
         closing.callback(self.peering.close)
         self.peering.watch()
@@ -318,3 +319,8 @@ class RunningMember:
         )  # fmt: skip
         self.disk.close_by = self.drain.stop_by
         self.drain.begin()
+
+
+def _stay_alone(done: Done) -> None:
+    """What a member without files does in place of opening its peer port."""
+    done(errors.Unimplemented("metastore: a member without files must be alone, for it forgets what it has promised"))

@@ -15,6 +15,7 @@ from ..failpoints import Failpoints
 from ..net.descriptors import let_go, raise_limit
 from ..net.loop import Loop
 from ..net.resolver import Resolver
+from ..settings import IN_MEMORY
 from . import memory_guard
 from .closing import Closing
 from .disk import CLOSE_TIMEOUT, Disk, absolute
@@ -112,6 +113,8 @@ def _look() -> None:
 def check_supported(config: Config) -> None:
     """Refuses settings that contradict each other. Raises ConfigError."""
     raft, limits = config.raft, config.limits
+    if config.node.data_dir == IN_MEMORY:
+        _check_in_memory(config)
     if limits.max_inflight_requests < raft.batch_max_size:
         raise errors.ConfigError("limits.max_inflight_requests is less than raft.batch_max_size")
     if limits.max_inflight_bytes < raft.batch_max_bytes:
@@ -119,3 +122,12 @@ def check_supported(config: Config) -> None:
     # A value made of separators grows by a tenth when it is framed.
     if raft.batch_max_bytes < limits.max_request_bytes * 1.1 + 64:
         raise errors.ConfigError("raft.batch_max_bytes must exceed limits.max_request_bytes by a tenth")
+
+
+def _check_in_memory(config: Config) -> None:
+    """Refuse what a member without files cannot do. Raises ConfigError."""
+    why = f'node.data_dir = "{IN_MEMORY}"'
+    if config.cluster.state != "new" or len(config.cluster.initial) > 1:
+        raise errors.ConfigError(f"{why}: a member without files must be alone, for it forgets what it has promised")
+    if config.storage.engine != "memory":
+        raise errors.ConfigError(f'{why} needs storage.engine = "memory", not "{config.storage.engine}"')

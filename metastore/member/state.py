@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 import time
 from typing import TYPE_CHECKING
@@ -15,9 +16,11 @@ from ..replica.peer_link import PeerLink
 from ..snapshots import startup
 from ..snapshots.catalogue import Catalogue
 from ..snapshots.coordinator import Snapshots
-from ..snapshots.files import open_store
+from ..snapshots.files import SnapshotStore, open_store
+from ..snapshots.nowhere import NoSnapshots
 from ..snapshots.policy import policy_of
 from ..snapshots.transfer import Transfers
+from ..storage.in_memory import TransientEngine
 from ..storage.read_thread import ReadThread
 from .abilities import CommonCodecs
 from .assembly import Replica, settings_of
@@ -54,12 +57,23 @@ class State:
         closing: Closing, members_changed: Callable[[], None],
     ) -> None:  # fmt: skip
         identity, maintenance = disk.identity, config.maintenance
-        self.engine = storage.open_engine(config.storage, str(disk.data_dir.engine))
+        if disk.in_memory:
+            # Nobody needs its log for long, and what that takes of memory is counted nowhere.
+            maintenance = dataclasses.replace(
+                maintenance, snapshot_count=min(20, maintenance.snapshot_count), snapshot_min_size=0
+            )
+        self.engine = (
+            TransientEngine() if disk.in_memory else storage.open_engine(config.storage, str(disk.data_dir.engine))
+        )
         closing.at_end("the storage engine", self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
-        memory.share_out(peers=peers, contents=not self.engine.persistent)
+        memory.share_out(peers=peers, contents=disk.in_memory or not self.engine.persistent)
         self.codecs = CommonCodecs()
-        store = open_store(maintenance, disk.data_dir.snapshots, failpoints, self.codecs.readable)
+        store: SnapshotStore = (
+            NoSnapshots()
+            if disk.in_memory
+            else open_store(maintenance, disk.data_dir.snapshots, failpoints, self.codecs.readable)
+        )
         catalogue = Catalogue(startup.begin(store, self.engine, disk.wal, identity.cluster_id, memory))
         read_thread = ReadThread(loop.call_soon_threadsafe)
         closing.callback(read_thread.close)

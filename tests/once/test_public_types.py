@@ -71,7 +71,7 @@ async def awaited(config: Config) -> bytes | None:
 def main() -> int:
     config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
     try:
-        with Node(config.changed(wal={"sync": "async"})) as node:
+        with Node.in_memory(config.changed(wal={"sync": "async"})) as node:
             numbers: dict[str, float] = node.stats()
             print(value_of(node, "a"), take(node, b"/job", "me"), later(node.futures), numbers, __version__)
             print(many(node), node.client_addresses[0], node.revision, config.raft.batch_max_size + 1)
@@ -188,6 +188,7 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, ca
     shown = [f"node.{call}" for call in calls] + [f"node.futures.{call}" for call in calls[1:]]
     shown += [f"metastore.{name}" for name in metastore.__all__ if name != "errors"]
     shown += [
+        "metastore.Node.in_memory()",
         "node.put_many([])",
         "node.aio",
         "node.aio.put('k', 'v')",
