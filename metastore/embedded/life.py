@@ -9,8 +9,9 @@ import copy
 import logging
 import threading
 import time
+import traceback
 
-from .. import errors
+from .. import errors, threads
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.drain import CLOSING
@@ -48,7 +49,7 @@ class Life:
         self.inbox = Inbox()
         self._patience = config.limits.drain_timeout + CLOSING
         self._server = Server(config, failpoints, on_ready=self._serves)
-        self._thread = threading.Thread(target=self._run, name="metastore-loop", daemon=True)
+        self._thread = threads.loop_thread(config.node.name, self._run)
 
     def begin(self) -> None:
         """Start the thread. Raises OutOfResources; `stop` is to be called then, too."""
@@ -59,10 +60,10 @@ class Life:
         try:
             # The signals are the affair of whoever this process belongs to, and of its own threads.
             with kept_away():
-                self._thread.start()
-        except RuntimeError as error:
+                threads.start(self._thread)
+        except errors.OutOfResources:
             self._begun = False
-            raise errors.OutOfResources(f"the node's thread cannot be started: {error}") from error
+            raise
 
     # ---- in the node's thread
 
@@ -108,6 +109,7 @@ class Life:
             self.told = True
             if isinstance(failure, errors.MetaStoreError):
                 failure.told = True
+        _let_go(failure)
 
     def _over(self) -> None:
         """Nobody answers calls any more."""
@@ -137,6 +139,11 @@ class Life:
         if not self.gave_up and self._thread.ident is not None:
             self._thread.join()
 
+    def forgotten(self) -> None:
+        """Nobody has the Node any more: stop, and wait for nothing. For the collector."""
+        self.stop_asked = True
+        self._server.forgotten()
+
     def _give_up(self) -> None:
         """Time is up: where it is the disk that is waited for, wait no more."""
         waits = self._server.disk_waits()
@@ -161,3 +168,16 @@ class Life:
             again = RuntimeError(f"the node's thread ended with {failure!r}")
         again.__cause__ = failure
         return again
+
+
+def _let_go(failure: BaseException) -> None:
+    """Have the tracebacks of what ended a node hold nothing of it. Else its files, and all of its data in memory, would
+    stay as long as somebody has the exception."""
+    links: list[BaseException | None] = [failure]
+    seen: set[int] = set()
+    while links:
+        one = links.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            links += [one.__cause__, one.__context__]

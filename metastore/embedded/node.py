@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -124,6 +126,18 @@ class Node(EmbeddedKV):
         failure = self._life.fresh_failure() if self._life is not None else None
         if kind is None and failure is not None:
             raise failure
+
+    def __del__(
+        self, _warn: Callable[..., object] = warnings.warn, _finalizing: Callable[[], bool] = sys.is_finalizing
+    ) -> None:
+        """A running node that nobody has any more is stopped, without waiting, and a ResourceWarning says so."""
+        life: Life | None = getattr(self, "_life", None)
+        if life is None or life.member is None:
+            return
+        _warn(f"a running node was forgotten, and is stopped: {self.config.node.name}", ResourceWarning, source=self)
+        # At the end of the interpreter the node's threads stand still, and may hold a lock that this would wait for.
+        if not _finalizing():
+            life.forgotten()
 
     async def __aenter__(self) -> Node:
         from . import aio

@@ -12,7 +12,7 @@ from functools import partial
 from .. import errors
 from ..config import Config
 from ..failpoints import Failpoints
-from ..net.descriptors import let_go, raise_limit
+from ..net.descriptors import check_free, lack_of, let_go, raise_limit
 from ..net.loop import Loop
 from ..net.resolver import Resolver
 from ..settings import IN_MEMORY
@@ -33,6 +33,8 @@ class Server:
     def __init__(
         self, config: Config, failpoints: Failpoints, on_ready: Callable[[RunningMember], object]
     ) -> None:  # fmt: skip
+        self._descriptors = raise_limit()
+        check_free()
         # Once and for all, for the program may change its working directory.
         self._memory = memory_guard.find(config.changed(node={"data_dir": absolute(config.node.data_dir)}))
         self._config = self._memory.config
@@ -54,14 +56,22 @@ class Server:
 
         Raises MetaStoreError, and Stopped if the stop was requested before everything was open.
         """
+        try:
+            self._open_and_serve()
+        except (OSError, errors.MetaStoreError) as error:
+            lack = lack_of(error)
+            if lack is None or lack is error:
+                raise
+            raise lack from error
+
+    def _open_and_serve(self) -> None:
         with self._closing:
-            descriptors = raise_limit()
             self._go_on()
             self._disk = Disk(self._config, self._failpoints, self._loop.now, self._stopping, self._closing)
             self._go_on()
             member = RunningMember(
                 self._config, self._disk, self._memory, self._loop, self._resolver, self._failpoints, self._closing,
-                descriptors=descriptors, stopping=self._stopping, started_at=self._started_at,
+                descriptors=self._descriptors, stopping=self._stopping, started_at=self._started_at,
                 on_ready=self._on_ready,
             )  # fmt: skip
             member.serve()
@@ -88,6 +98,11 @@ class Server:
             return closing
         took = self._disk.wal.sync_pending_seconds if self._disk is not None else 0.0
         return f"a sync of the log has been under way for {took:.1f} s" if took >= STUCK else ""
+
+    def forgotten(self) -> None:
+        """Begins to stop, as `stop_soon`. For the collector, which runs in any thread, at any moment: this takes no
+        lock that the same thread may hold."""
+        self._loop.call_soon_threadsafe(self.stop_soon)
 
     def stop_soon(self) -> None:
         """Begins to drain, or gives up opening. Idempotent."""

@@ -17,17 +17,21 @@ import errno
 import heapq
 import os
 import select
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-READ: Final = select.EPOLLIN
-WRITE: Final = select.EPOLLOUT
-HANGUP: Final = select.EPOLLHUP | select.EPOLLERR
+from ..errors import UnsupportedPlatform
+
+# These are numbers of Linux. A program may have taken the names away.
+READ: Final = getattr(select, "EPOLLIN", 0x001)
+WRITE: Final = getattr(select, "EPOLLOUT", 0x004)
+HANGUP: Final = getattr(select, "EPOLLHUP", 0x010) | getattr(select, "EPOLLERR", 0x008)
 #: The other side will send nothing more. Watch for this event where READ is not watched.
-GONE: Final = select.EPOLLRDHUP
+GONE: Final = getattr(select, "EPOLLRDHUP", 0x2000)
 
 #: The longest wait of one turn, in seconds. It bounds the delay that a clock jump or a lost wake-up can cause.
 LONGEST_WAIT: Final = 60.0
@@ -56,6 +60,17 @@ class Timer:
             self._loop._timer_cancelled()
 
 
+def _epoll() -> select.epoll:
+    """Raises UnsupportedPlatform where the program has taken it away, or has replaced the threads."""
+    green = "gevent.monkey" in sys.modules and sys.modules["gevent.monkey"].is_module_patched("threading")
+    if green or not hasattr(select, "epoll"):
+        raise UnsupportedPlatform(
+            "a node needs select.epoll and real threads, which this program has replaced (as gevent's patches "
+            "do): run the node in a process of its own"
+        )
+    return select.epoll()
+
+
 class Loop:
     """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads.
 
@@ -63,13 +78,14 @@ class Loop:
     """
 
     def __init__(self, *, max_events: int = 1024, now: Callable[[], float] = time.monotonic) -> None:
-        self._epoll = select.epoll()
+        self._epoll = _epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._sequence = 0
         self._cancelled = 0
         self._posted: deque[Callable[[], object]] = deque()
-        self._wake_lock = threading.Lock()
+        # The collector may run in a thread that holds it, and may call for a wake-up there.
+        self._wake_lock = threading.RLock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stopping = False
         self._closed = False

@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, Final
 
 from ..addresses import split_address
+from ..errors import OutOfResources
+from ..threads import begin
 from .loop import Loop
 
 #: The number of threads that ask. They do not end, because a peer with a wrong name is looked up every two seconds.
@@ -66,8 +68,13 @@ class Resolver:
             return
         self._waiting[name] = [done]
         if len(self.threads) < min(MAX_THREADS, len(self._waiting)):
-            self.threads.append(threading.Thread(target=self._run, name="metastore-resolve", daemon=True))
-            self.threads[-1].start()
+            try:
+                self.threads.append(begin("resolve", self._run))
+            except OutOfResources as error:
+                if not self.threads:
+                    del self._waiting[name]
+                    done(f"{name[0]}: {error.text}")
+                    return
         self._questions.put(name)
 
     def _run(self) -> None:

@@ -20,6 +20,7 @@ from .. import errors
 from .._core.raft_wire import Blob, FrameReader
 from ..net.accept import host_and_port
 from ..replica.roster import Identity, Member, Roster, token_number
+from ..threads import begin
 from . import handshake as hs
 from .stream import ROSTER_RECORD
 
@@ -91,7 +92,7 @@ def join_unless(
             outcome.append(error)
         over.set()
 
-    threading.Thread(target=work, name="join", daemon=True).start()
+    begin("join", work)
     while not over.wait(LOOK_EVERY):
         if stopping.is_set():
             raise errors.Stopped()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from .._core.raft_types import Snapshot, SnapshotNotReady
 from .._core.snap_records import Walker
 from ..errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
+from ..threads import begin
 from .files import Cancelled, Info
 from .format import Header
 from .policy import client_bytes
@@ -185,8 +186,7 @@ class Snapshots:
         self.catalogue.passed(header.index)
         keep = [info.path for info in (*self.catalogue.needed, *self.catalogue.good[-1:])]
         work = (header, Walker(view, lambda: time.sleep(PAUSE)), keep, self._counted(), int(self.engine.data_size()))
-        self._thread = threading.Thread(target=self._work, args=work, name="snapshot", daemon=True)
-        self._thread.start()
+        self._thread = begin("snapshot", self._work, *work)
         return True
 
     def _moment(self, stream: int) -> tuple[Header, Engine] | None:
@@ -342,8 +342,7 @@ class Snapshots:
             return
         keep = [info.path, *(other.path for other in self.catalogue.needed)]
         work = (info, fresh, keep, done)
-        self._install = threading.Thread(target=self._read, args=work, name="snapshot-install", daemon=True)
-        self._install.start()
+        self._install = begin("snapshot-install", self._read, *work)
 
     def _read(self, info: Info, fresh: Engine, keep: list[Path], done: Callable[[], None]) -> None:
         """Runs in the thread of an installation."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.snap_chunk import check_chunk
 from ..errors import DamagedData, FormatError, MetaStoreError
+from ..threads import begin
 from .files import Cancelled, Info, Part, SnapshotStore, Source
 from .format import TRAILER_SIZE, Header
 
@@ -55,8 +56,7 @@ class Worker:
         self._failed = failed
         self._jobs: queue.SimpleQueue[tuple[Callable[[], Any], Callable[[Any], object]] | None] = queue.SimpleQueue()
         self._last: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread = begin(name, self._run)
 
     def ask(self, job: Callable[[], Any], answer: Callable[[Any], object]) -> None:
         """Runs `job()` in the thread, then `answer(result)` in the loop's thread."""
@@ -71,7 +71,7 @@ class Worker:
             except Exception as error:
                 if not isinstance(error, (MetaStoreError, OSError, MemoryError, Cancelled)):
                     # Our code has a bug. The caller must not wait for ever, and the files must be closed.
-                    log.exception("%s", self._thread.name)
+                    log.exception("%s", threading.current_thread().name)
                 self._post(self._failed, error)
                 continue
             self._post(answer, result)

@@ -12,6 +12,8 @@ import threading
 from pathlib import Path
 
 from .._core.idle_poll import IdlePollers
+from ..errors import OutOfResources
+from ..threads import begin
 
 _CGROUP = Path("/proc/self/cgroup")
 _MOUNT = Path("/sys/fs/cgroup")
@@ -61,10 +63,12 @@ class Awake:
         # On a machine with two processors, the client, or the disk's interrupt, waits on the other one. With more
         # nobody knows.
         self.pollers = IdlePollers(linger, cpus if len(cpus) == 2 else ())
-        for which in range(self.pollers.count):
-            thread = threading.Thread(target=self.pollers.run, args=(which,), name=f"awake-{which}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            for which in range(self.pollers.count):
+                self._threads.append(begin(f"awake-{which}", self.pollers.run, which))
+        except OutOfResources:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the threads."""

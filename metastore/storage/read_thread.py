@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from ..threads import begin
+
 if TYPE_CHECKING:
     from .reading import Reading
 
@@ -28,8 +30,7 @@ class ReadThread:
     def read(self, reading: Reading, done: Done) -> None:
         """Read in the thread. `done` gets `reading` and its images, or the error, in the thread that asked."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="wal-read", daemon=True)
-            self._thread.start()
+            self._thread = begin("wal-read", self._run)
         self._jobs.put((reading, done))
 
     def _run(self) -> None:

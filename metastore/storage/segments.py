@@ -30,6 +30,7 @@ from typing import Any
 from .._core.wal_records import encode_header, make_generation
 from ..errors import DamagedData, DataDirInUse, DiskFailed
 from ..failpoints import Failpoints
+from ..threads import begin
 from .locks import lock, unlock
 
 FIRST_SIZE = 4 << 20
@@ -340,8 +341,7 @@ class Preparer:
         self._notify = notify
         self._jobs: queue.SimpleQueue[Callable[[], Segment | None] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Segment | Exception] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="wal-segments", daemon=True)
-        self._thread.start()
+        self._thread = begin("wal-segments", self._run)
 
     def ask(self, generation: int, size: int, least: int, spare: int) -> None:
         """Begin to make a segment, see `Folder.make`."""

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from ..threads import begin
+
 #: A sync that takes this many seconds is logged and makes a member unready.
 SLOW: Final = 1.0
 _LOOK: Final = 0.5  # seconds between two looks
@@ -33,8 +35,7 @@ class SlowDisk:
         self._next = SLOW  # seconds that the operation under way must take before the next line about it
         self._told_at = -_AGAIN
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="wal-slow-disk", daemon=True)
-        self._thread.start()
+        self._thread = begin("wal-slow-disk", self._run)
 
     def _run(self) -> None:
         while not self._over.wait(_LOOK):

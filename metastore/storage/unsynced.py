@@ -14,6 +14,7 @@ import logging
 import os
 import secrets
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DamagedData
@@ -34,6 +35,15 @@ def boot_id() -> str:
 
 def _sum(record: dict[str, object]) -> int:
     return zlib.crc32(json.dumps(record).encode())
+
+
+@dataclass(frozen=True)
+class Lag:
+    """How far syncs may lag behind the reported position: seconds since the first unsynced byte was written, and
+    bytes."""
+
+    interval: float
+    max_bytes: int
 
 
 class Unsynced:

@@ -21,10 +21,8 @@ import errno
 import logging
 import os
 import select
-import threading
 import time
 from collections import deque
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -36,6 +34,7 @@ from .._core.wal_scan import Recovered, create, recover, reopen
 from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
+from ..threads import begin
 from .idle_awake import Awake
 from .reading import Reading
 from .segments import (
@@ -51,6 +50,7 @@ from .segments import (
     write_all,
 )  # fmt: skip
 from .slow_disk import SlowDisk
+from .unsynced import Lag
 
 MIN_SEGMENT = 64 << 10
 # Bytes in the last segment that new writes may not use; they are kept for votes, membership and compaction.
@@ -67,16 +67,6 @@ _SMALLEST = 64 << 10
 _GROWTH = 4
 # The least size of a segment that is made in advance on a nearly full disk.
 _LEAST = 1 << 20
-
-
-@dataclass(frozen=True)
-class Lag:
-    """How far syncs may lag behind the reported position: seconds since the first unsynced byte was
-    written, and bytes.
-    """
-
-    interval: float
-    max_bytes: int
 
 
 class Wal:
@@ -118,23 +108,32 @@ class Wal:
         self._groups = 0
         self._quick = True
         self._quick_again = 0
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lag = lag
         self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of the groups written
         self._mark_wanted = False
-        # No caller waits for a log whose syncs lag.
-        self._awake = Awake(0.0 if lag else busy_poll)
-        self._disk = DiskThread(
-            self._event, lag.interval if lag else 0.0, lag.max_bytes if lag else 0, self._awake.pollers
-        )
-        self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
-        self._thread = threading.Thread(target=self._disk.run, name="wal-disk", daemon=True)
-        self._thread.start()
-        self._preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
         self._last_number = segment.number
         self._wanted: deque[tuple[int, int]] = deque()
+        with contextlib.ExitStack() as undo:  # where one of the threads cannot be started
+            undo.callback(segment.close)
+            self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            undo.callback(os.close, self._event)
+            # No caller waits for a log whose syncs lag.
+            self._awake = Awake(0.0 if lag else busy_poll)
+            undo.callback(self._awake.close)
+            self._disk = DiskThread(
+                self._event, lag.interval if lag else 0.0, lag.max_bytes if lag else 0, self._awake.pollers
+            )
+            self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
+            for unbind in self._unbind:
+                undo.callback(unbind)
+            self._thread = begin("wal-disk", self._disk.run)
+            undo.callback(self._thread.join)
+            undo.callback(self._disk.stop)
+            self._preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
+            undo.callback(self._preparer.stop, 1.0)
+            self._slow = SlowDisk(str(folder.path), lambda: self.sync_pending_since, self._disk.take_longest, log)
+            undo.pop_all()
         self._want(segment.size)
-        self._slow = SlowDisk(str(folder.path), lambda: self.sync_pending_since, self._disk.take_longest, log)
 
     def _setter(self, which: int) -> Any:
         def set_point(action: Action) -> None:

@@ -112,7 +112,7 @@ class Hasty(RocksEngine):
     @property
     def _flush_wanted(self) -> bool:
         wanted = self.due
-        if not wanted and self.asked is None and threading.current_thread().name == "engine-flush":
+        if not wanted and self.asked is None and threading.current_thread().name.endswith("engine-flush"):
             self.asked = threading.Thread(target=self.again)
             self.asked.start()
             self.asked.join(0.2)

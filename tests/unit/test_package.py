@@ -51,6 +51,7 @@ IMPURE = {
     "failpoints": "stops and kills the process where a test wants it to",
     "logs": "sets up the logging of a program",
     "proto.generate": "a tool of developers",
+    "threads": "starts the threads of a node",
 }
 FORBIDDEN = {
     "asyncio", "concurrent", "fcntl", "io", "mmap", "multiprocessing", "os", "pathlib", "posix", "random", "secrets",

@@ -45,6 +45,7 @@ from ...errors import (
     reason,
 )
 from ...settings import RocksdbTable
+from ...threads import begin
 from ..segments import sync_folder
 
 try:
@@ -405,8 +406,7 @@ class RocksEngine(RecentEngine):
         with self._flush_lock:
             self._flush_wanted = True
             if self._flushing is None:
-                self._flushing = threading.Thread(target=self._flush_there, name="engine-flush", daemon=True)
-                self._flushing.start()
+                self._flushing = begin("engine-flush", self._flush_there)
 
     def _flush_there(self) -> None:
         while True:
@@ -462,10 +462,7 @@ class RocksEngine(RecentEngine):
         Returns None when that is done, or else the number of seconds after which to ask again.
         """
         if self._compacting is None:
-            self._compacting = threading.Thread(
-                target=self._compact_there, args=(self._db,), name="engine-compaction", daemon=True
-            )
-            self._compacting.start()
+            self._compacting = begin("engine-compaction", self._compact_there, self._db)
         elif not self._compacting.is_alive():
             self._compacting = None
             return None
@@ -534,7 +531,7 @@ class RocksEngine(RecentEngine):
         # does it.
         folders = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
         work = (old, folders, self._flushing, self._compacting)
-        threading.Thread(target=_discard, args=work, name="engine-discard", daemon=True).start()
+        begin("engine-discard", _discard, *work)
 
 
 def _discard(db: Any, folders: list[Path], *users: threading.Thread | None) -> None:
