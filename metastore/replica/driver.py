@@ -310,7 +310,7 @@ class Driver:
             self.applier.release()
         late = self.pending.expire(now, self.leader_id)
         if late:
-            # Their outcome is told to be open, but what can still be kept out of the log is.
+            # The callers get an open outcome, but an operation that is not logged yet is kept out of the log.
             self.withdraw(late)
 
     # ---- from a batch to the log

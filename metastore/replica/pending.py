@@ -155,7 +155,7 @@ class Pending:
             self._proposer.release(count, size)
 
     def expire(self, now: float, leader: int) -> list[int]:
-        """Answers the callers whose time is over. Returns the request ids of their operations.
+        """Answers the callers whose timeout has passed. Returns the request ids of their operations.
 
         Each has then waited for `request_timeout`, plus at most the time between two calls of this method. `leader` is
         the leader that this member knows of, or 0.

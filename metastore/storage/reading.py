@@ -29,7 +29,7 @@ class Reading:
         self.nbytes: int = stretch.nbytes
         self.cost: int = stretch.nbytes + stretch.table_bytes
         self.span = stretch.span
-        #: Whether a caller waits for these entries, so that this is no read ahead.
+        #: Whether a caller waits for these entries. If so, this is no read ahead.
         self.wanted = False
         self._stretch = stretch
         self._runs = [(paths[number], offset, length, lo, hi) for number, offset, length, lo, hi in stretch.runs()]

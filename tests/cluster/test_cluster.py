@@ -57,12 +57,12 @@ def test_put_and_get_through_every_member(shared: Cluster, prefix: str) -> None:
     with clients_of(shared.members) as clients:
         for number, writer in enumerate(clients):
             key = f"{prefix}{number}".encode()
-            written = writer.put(key, b"from %d" % number).header.revision
+            revision = writer.put(key, b"from %d" % number).header.revision
             for reader in clients:
                 reply = reader.range(key)
                 assert reply.kvs[0].value == b"from %d" % number
-                assert reply.kvs[0].mod_revision == written
-                assert reply.header.revision >= written
+                assert reply.kvs[0].mod_revision == revision
+                assert reply.header.revision >= revision
         first = prefix.encode() + b"0"
         once = [m.Compare(target=m.CMP_VERSION, key=first, version=1)], [op(m.PutRequest(key=first))]
         won = [client.txn(*once) for client in clients]
@@ -116,12 +116,12 @@ def test_endpoint_status_and_health_of_the_cluster(shared: Cluster, etcdctl_prog
 
 
 def test_member_list_through_every_member(shared: Cluster, etcdctl_program: str) -> None:
-    seen = set()
+    answers = set()
     for member in shared.members:
         rows = shared.ctl(etcdctl_program, "member list", member.address)
-        seen.add(rows)
-    assert len(seen) == 1
-    rows = [row.split(", ") for row in seen.pop().splitlines()]
+        answers.add(rows)
+    assert len(answers) == 1
+    rows = [row.split(", ") for row in answers.pop().splitlines()]
     assert [row[1] for row in rows] == ["started"] * 3
     expected = {(f.name, f"http://{f.advertised}", f"http://{f.address}") for f in shared.members}
     assert {(row[2], row[3], row[4]) for row in rows} == expected

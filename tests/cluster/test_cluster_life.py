@@ -339,20 +339,20 @@ def test_five_members_bear_two_dead(cluster_of: MakeCluster) -> None:
 
 def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
     """Return the answers of the last of three members."""
-    left = cluster.followers()[0]
-    with left.client(timeout=30) as client:
+    survivor = cluster.followers()[0]
+    with survivor.client(timeout=30) as client:
         client.put(b"k", b"1")
         for member in cluster.members:
-            if member is not left:
+            if member is not survivor:
                 member.kill()
         wait_until(lambda: client.status().leader == 0, 15, "no leader")
         requests = [m.PutRequest(key=b"k"), m.RangeRequest(key=b"k"), m.MemberListRequest(linearizable=True)]
-        with Client(left.address, metadata=(("hasleader", "true"),)) as hasty:
+        with Client(survivor.address, metadata=(("hasleader", "true"),)) as hasty:
             serializable = m.RangeRequest(key=b"k", serializable=True)
             required = [error_of(hasty, request) for request in (*requests[:2], serializable)]
         with ThreadPoolExecutor() as pool:
             put, read, members = pool.map(lambda request: error_of(client, request, 30), requests)
-        with Raw(left) as raw:  # grpcio ends a call itself when its deadline has passed
+        with Raw(survivor) as raw:  # grpcio ends a call itself when its deadline has passed
             late = m.PutRequest(key=b"expired").SerializeToString()
             raw.send(h.call(1, late, h.PUT_PATH, (b"grpc-timeout", b"300m")))
             expired = raw.answer(1)
@@ -367,7 +367,7 @@ def answers_without_quorum(cluster: Cluster) -> dict[str, object]:
             "plain member list": len(client.call(m.MemberListRequest()).members),
         }
         for member in cluster.members:
-            if member is not left:
+            if member is not survivor:
                 member.launch()
         wait_until(lambda: client.status().leader != 0, 30, "a leader again")
         return {**answers, "expired key": client.get(b"expired")}

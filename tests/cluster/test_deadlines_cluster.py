@@ -36,16 +36,16 @@ def test_forwarded_requests_that_expire_at_the_leader(cluster_of: MakeCluster, t
         client.put(b"a", b"1")
         before = client.call(m.MemberListRequest()).members
         gate.touch()
-        held = first.future(m.PutRequest(key=b"held", value=b"1"), timeout=60)
+        call = first.future(m.PutRequest(key=b"held", value=b"1"), timeout=60)
         wait_until(lambda: metric(leader, "metastore_inflight_requests") == 1, what="a write in the disk's work")
         for number, request in enumerate(LATE.values()):
             assert raw.ask(2 * number + 1, request) == OVER
         # It comes behind them, by the same way.
         behind = client.future(m.DeleteRangeRequest(key=b"behind"), timeout=60)
         wait_until(lambda: metric(leader, "metastore_inflight_requests") == len(LATE) + 1, what="it at the leader")
-        assert not held.done()
+        assert not call.done()
         gate.unlink()
-        assert held.result(timeout=60) and behind.result(timeout=60)
+        assert call.result(timeout=60) and behind.result(timeout=60)
         # A later change is judged and goes through. The earlier ones did not.
         added = client.call(m.MemberAddRequest(peerURLs=["http://127.0.0.1:2"], isLearner=True)).member
         members = client.call(m.MemberListRequest()).members
@@ -62,8 +62,8 @@ def test_forwarded_requests_that_expire_at_the_leader(cluster_of: MakeCluster, t
 def test_requests_that_expire_without_a_leader(kind: str, cluster_of: MakeCluster) -> None:
     """They wait at the member that got them, which sends them to the next leader, except those that have expired."""
     cluster = cluster_of(settings={"limits.request_timeout": '"60s"'}).start()
-    left, others = cluster.followers()[0], [cluster.leader(), cluster.followers()[1]]
-    with left.client(timeout=60) as client, Raw(left) as raw:
+    survivor, others = cluster.followers()[0], [cluster.leader(), cluster.followers()[1]]
+    with survivor.client(timeout=60) as client, Raw(survivor) as raw:
         client.put(b"a", b"1")
         for member in others:
             member.kill()

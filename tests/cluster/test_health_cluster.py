@@ -30,20 +30,20 @@ def test_without_a_majority(cluster_of: Callable[..., Cluster], survivor: str) -
     better."""
     cluster = cluster_of(settings={"limits.request_timeout": '"2s"'}).start()
     leader = cluster.leader()
-    left = leader if survivor == "leader" else cluster.followers()[0]
-    assert page(left, "/health")[0] == page(left, "/readyz")[0] == 200
+    last = leader if survivor == "leader" else cluster.followers()[0]
+    assert page(last, "/health")[0] == page(last, "/readyz")[0] == 200
     for member in cluster.members:
-        if member is not left:
+        if member is not last:
             member.kill()
     for _ in range(2):
-        status, body = page(left, "/readyz?verbose")
+        status, body = page(last, "/readyz?verbose")
         assert status == 503 and "[-]linearizable_read failed: etcdserver: " in body and "[+]serializable_read" in body
         for query in ("", "?serializable=false"):
-            status, body = page(left, f"/health{query}")
+            status, body = page(last, f"/health{query}")
             assert (status, json.loads(body)["health"]) == (503, "false"), body
-        assert page(left, "/health?serializable=true") == (200, '{"health":"true","reason":""}')
-        assert page(left, "/livez")[0] == page(left, "/readyz/serializable_read")[0] == 200
-        wait_until(lambda: "RAFT NO LEADER" in page(left, "/health")[1], what="a member that knows of no leader")
+        assert page(last, "/health?serializable=true") == (200, '{"health":"true","reason":""}')
+        assert page(last, "/livez")[0] == page(last, "/readyz/serializable_read")[0] == 200
+        wait_until(lambda: "RAFT NO LEADER" in page(last, "/health")[1], what="a member that knows of no leader")
 
 
 def test_learners_and_peers(cluster_of: Callable[..., Cluster]) -> None:

@@ -58,11 +58,11 @@ def test_killed_while_a_snapshot_comes_in(point: str, make: MakeCluster) -> None
     follower = cluster.followers()[0]
     left_behind(cluster, follower, 400)
     dies_at(follower, point)
-    left = [path.stat().st_size for path in follower.data_dir.glob("snap/*.part")]
+    sizes = [path.stat().st_size for path in follower.data_dir.glob("snap/*.part")]
     follower.start()
     cluster.same_everywhere()
     if point == "snapshot.receive@20":
-        assert left and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
+        assert sizes and re.search(r"goes on at chunk 1\d", follower.running().log), follower.running().log
     if point.partition("@")[0] in ("snapshot.verify", "snapshot.install", "snapshot.restore"):
         # The file was complete, so the node began with it. (The leader may have had a newer one meanwhile.)
         assert "restored snapshot" in follower.running().log

@@ -158,7 +158,7 @@ def test_sums_at_the_compacted_revision_can_be_compared_at_once(cluster_of: Make
         cluster.members[1].settings["storage.engine"] = "rocksdb"
         leader = cluster.start().leader()
         behind, other = cluster.followers()
-        with leader.client() as client, behind.client() as asked:
+        with leader.client() as client, behind.client() as follower:
             for number in range(7):
                 client.put(b"k", b"%d" % number)
             client.delete(b"k")
@@ -167,7 +167,7 @@ def test_sums_at_the_compacted_revision_can_be_compared_at_once(cluster_of: Make
             assert len(hashes(cluster.members, at)) == 1
             network.hold([(leader.status().header.member_id, behind.status().header.member_id)])
             client.call(m.CompactionRequest(revision=at))
-            answer = asked.future(m.TYPES["HashKVRequest"](revision=at))
+            answer = follower.future(m.TYPES["HashKVRequest"](revision=at))
             with suppress(grpc.FutureTimeoutError):
                 answer.result(timeout=0.2)
             network.heal()

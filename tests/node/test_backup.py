@@ -331,13 +331,13 @@ def test_a_restore_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     for text, arguments in cases.items():
         assert cli.main(arguments) == 2, arguments
         assert text.strip() in capsys.readouterr().err
-    held = tmp_path / "held"
-    lock = DataDir(str(held))
+    folder = tmp_path / "held"
+    lock = DataDir(str(folder))
     with pytest.raises(DataDirInUse):
-        work = make_restore(path, held)
+        work = make_restore(path, folder)
         work.run(work.check())
     lock.close()
-    assert [entry.name for entry in held.iterdir()] == ["LOCK"]
+    assert [entry.name for entry in folder.iterdir()] == ["LOCK"]
 
 
 def test_a_failing_disk_is_no_success(tmp_path: Path) -> None:

@@ -290,14 +290,14 @@ def test_connections_over_the_limit(fresh: Make) -> None:
     """Connections over the limit are refused. When one of the others goes, the next is served."""
     node = fresh(settings={"limits.max_connections": "5"}).start()
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(h2raw.Connection(node.address)) for _ in range(5)]
-        for connection in held:
+        connections = [stack.enter_context(h2raw.Connection(node.address)) for _ in range(5)]
+        for connection in connections:
             assert connection.receive() is not None
         with contextlib.suppress(ConnectionError), h2raw.Connection(node.address) as extra:
             extra.socket.settimeout(1)
             with contextlib.suppress(TimeoutError):
                 assert extra.drain() == []
-        held[0].close()
+        connections[0].close()
 
         def served() -> bool:
             # The node may learn of the free place after it has learned of this connection.

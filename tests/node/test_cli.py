@@ -254,7 +254,7 @@ def test_a_data_directory_in_use_is_exit_code_3(tmp_path: Path) -> None:
 
 
 @pytest.mark.node_only
-def test_a_data_directory_of_etcd_is_not_begun_anew(tmp_path: Path) -> None:
+def test_a_data_directory_of_etcd_is_not_begun_again(tmp_path: Path) -> None:
     with Etcd(tmp_path / "data", durable=False):
         pass
     with pytest.raises(StartError, match=r"node\.data_dir .*: is etcd's") as failure:
@@ -264,10 +264,10 @@ def test_a_data_directory_of_etcd_is_not_begun_anew(tmp_path: Path) -> None:
 
 @pytest.mark.node_only
 def test_a_port_in_use_is_exit_code_5(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        sock.listen()
+        address = f"127.0.0.1:{sock.getsockname()[1]}"
         with pytest.raises(StartError) as failure:
             Node(tmp_path / "data", {"listen.client": address}).start()
         assert failure.value.returncode == 5

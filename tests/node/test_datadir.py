@@ -28,12 +28,12 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_lock_file_deleted(tmp_path: Path) -> None:
-    held = DataDir(str(tmp_path / "data"))
+    directory = DataDir(str(tmp_path / "data"))
     for _ in range(2):
         with pytest.raises(DataDirInUse, match="is in use by"):
             DataDir(str(tmp_path / "data"))
         (tmp_path / "data" / "LOCK").unlink(missing_ok=True)
-    held.close()
+    directory.close()
     DataDir(str(tmp_path / "data")).close()
 
 
@@ -44,10 +44,10 @@ def test_an_older_version_runs(tmp_path: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(DataDirInUse, match="in use by process 4711"):
             DataDir(str(tmp_path))
-    held = DataDir(str(tmp_path))
+    directory = DataDir(str(tmp_path))
     with (tmp_path / "LOCK").open("r+") as file, pytest.raises(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    held.close()
+    directory.close()
 
 
 def test_a_log_reached_by_two_names(tmp_path: Path) -> None:

@@ -317,7 +317,7 @@ def test_reads_stop_the_node_too() -> None:
         assert isinstance(caller.error, errors.Stopped), "the client was told that its request was at fault"
 
 
-def test_an_engine_that_stays_full_is_opened_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_stays_full_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads go on, and writes are refused. When the disk has room again the node ends, to be started again."""
     engine = Flaky(lambda _call: None)
     monkeypatch.setattr(storage, "load", lambda _name: lambda _path: engine)

@@ -122,7 +122,7 @@ def test_members_of_several_clusters_are_refused(first: Node, tmp_path: Path, po
 def test_a_roster_as_long_as_it_may_be(first: Node, ports: list[int]) -> None:
     """It was bound to 16 KiB, and a longer one stopped the member that was asked for it."""
     urls = [f"http://{'h' * 200}:{port}" for port in range(1, 17)]
-    assert asked(first, urls) is None
+    assert error_of_change(first, urls) is None
     add(first, ports[1], learner=False)
     answer = join._ask(f"127.0.0.1:{ports[0]}")
     assert [len(member.peer_urls) for member in answer.contacts].count(16) == 1
@@ -240,7 +240,7 @@ def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypat
     """The operation was requested here, or another member forwarded it."""
     monkeypatch.setattr(membership_client, "level_of", lambda operation: 2)
     monkeypatch.setattr(pending, "level_of", lambda operation: 2)
-    assert isinstance(asked(first, ["http://127.0.0.1:9"]), errors.NotCapable)
+    assert isinstance(error_of_change(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []
 
     def forward(running: Any) -> None:
@@ -314,7 +314,7 @@ def test_a_snapshot_is_compressed_by_what_all_members_can_read(
 # ---- what a membership change may ask for
 
 
-def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
+def error_of_change(node: Node, urls: list[str], ident: int = 0) -> Any:
     """Let `node` add a member at `urls`, or move the member `ident` there. Return the resulting error."""
     outcome: Future[Any] = Future()
     running = node._running()
@@ -347,7 +347,7 @@ def asked(node: Node, urls: list[str], ident: int = 0) -> Any:
 def test_peer_urls_are_judged_before_anything_else(first: Node, urls: list[str], reason: str) -> None:
     """URLs from another member are checked, too, because that member may not have checked them."""
     for ident in (0, first._running().disk.identity.member_id):
-        error = asked(first, urls, ident)
+        error = error_of_change(first, urls, ident)
         assert isinstance(error, errors.MemberBadURLs) and error.text == errors.MemberBadURLs.default + reason
     for action in ("add", "add_learner", "update"):
         with pytest.raises(errors.MemberBadURLs):
@@ -401,7 +401,7 @@ def test_a_peer_port_that_cannot_be_opened_refuses_the_first_member(tmp_path: Pa
     config = configured(tmp_path, "n1", 0).changed(listen={"peer": "no-such-host.invalid:2380"})
     with Node(config) as node:
         for _ in range(2):
-            error = asked(node, ["http://127.0.0.1:9"])
+            error = error_of_change(node, ["http://127.0.0.1:9"])
             assert isinstance(error, errors.Unhealthy) and "no-such-host.invalid" in error.text
         assert node.put("k", "v") is not None
 

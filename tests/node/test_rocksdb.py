@@ -43,7 +43,7 @@ SMALL = RocksdbTable(
 
 def test_a_busy_engine_refuses_at_once_and_takes_the_batch_later(tmp_path: Path) -> None:
     engine = RocksEngine(str(tmp_path / "engine"), SMALL)
-    written: dict[bytes, bytes] = {}
+    contents: dict[bytes, bytes] = {}
     refused = 0
     for index in range(1, 301):
         pairs = {b"r%06d/%02d" % (index, n): random.Random(index).randbytes(1000) for n in range(10)}
@@ -58,9 +58,9 @@ def test_a_busy_engine_refuses_at_once_and_takes_the_batch_later(tmp_path: Path)
                 assert engine.applied() == (index - 1, 1 if index > 1 else 0)
                 assert engine.get(b"r%06d/00" % index) is None and dict(batch.items()) == pairs
                 time.sleep(0.001)
-        written |= pairs
+        contents |= pairs
     assert refused, "the engine never refused: the test is about nothing"
-    assert {key: value for key, value in engine.iterate(b"") if key != APPLIED_KEY} == written
+    assert {key: value for key, value in engine.iterate(b"") if key != APPLIED_KEY} == contents
     engine.close()
 
 

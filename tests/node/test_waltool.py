@@ -118,7 +118,7 @@ def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.C
     _, text = verified(capsys, copy)
     row = next(segment for segment in text["segments"] if segment["file"] == last.name)
     end = row["proven_to"] + row["unproven"]
-    seen = set()
+    verdicts = set()
     for at in [0, 30, 70, *range(64, end, max(1, end // 12)), row["proven_to"] + 4, row["proven_to"] + 50, end + 100]:
         data = bytearray(good)
         data[at] ^= 1
@@ -132,8 +132,8 @@ def test_verify_judges_like_a_start(copy: Path, tmp_path: Path, capsys: pytest.C
         except DamagedData as error:
             reason = error.text.replace(str(tmp_path / "opened"), str(copy / "wal"))
         assert text["damage"] == reason and code == (4 if reason else 0), at
-        seen.add(code)
-    assert seen == {0, 4}
+        verdicts.add(code)
+    assert verdicts == {0, 4}
 
 
 def test_an_unfinished_group_is_shown_as_such(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

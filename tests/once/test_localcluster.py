@@ -104,8 +104,8 @@ def test_what_one_copies_is_printed_last(tmp_path: Path) -> None:
             lines.append(cluster.stdout.readline())
             assert lines[-1], lines
         assert "3 nodes are ready" in lines[-2]
-        seen = "".join(lines[:-2])
-        assert seen.count("ready to serve client requests") == 3
+        before = "".join(lines[:-2])
+        assert before.count("ready to serve client requests") == 3
         cluster.send_signal(signal.SIGINT)
         rest, _ = cluster.communicate(timeout=30)
         assert "stopping on" in rest.splitlines()[0], "nothing came after it until the nodes were stopped"

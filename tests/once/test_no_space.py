@@ -263,8 +263,8 @@ if may_mount():
                 (folder / "ballast").write_bytes(b"b" * (room.f_bavail * room.f_frsize))
                 wal.measure()
                 wait_until(lambda: wal.free == 0, what="the disk looked at")
-                left = wal.room(1 << 30)
-                assert left is not None and 7 * MIB - 64 * KIB < left + wal.reserve <= 8 * MIB
+                nbytes = wal.room(1 << 30)
+                assert nbytes is not None and 7 * MIB - 64 * KIB < nbytes + wal.reserve <= 8 * MIB
             finally:
                 wal.close()
 

@@ -128,11 +128,11 @@ def test_signals_without_a_meaning_are_told(tmp_path: Path) -> None:
 
 def read_until(terminal: int, text: bytes) -> bytes:
     """Return what a terminal prints up to `text`. Fails if it prints nothing for half a minute."""
-    seen = b""
-    while text not in seen:
-        assert select.select([terminal], [], [], 30)[0], seen
-        seen += os.read(terminal, 4096)
-    return seen
+    printed = b""
+    while text not in printed:
+        assert select.select([terminal], [], [], 30)[0], printed
+        printed += os.read(terminal, 4096)
+    return printed
 
 
 @pytest.mark.node_only
@@ -146,10 +146,10 @@ def test_a_terminal_that_is_closed_ends_the_node(tmp_path: Path) -> None:
     )
     os.close(theirs)
     try:
-        seen = read_until(ours, READY.encode())
+        output = read_until(ours, READY.encode())
         process.send_signal(signal.SIGHUP)
-        seen += read_until(ours, b"cli: stopped")
-        assert process.wait(20) == 0 and b"stopping on SIGHUP" in seen
+        output += read_until(ours, b"cli: stopped")
+        assert process.wait(20) == 0 and b"stopping on SIGHUP" in output
     finally:
         process.kill()
         process.wait(20)

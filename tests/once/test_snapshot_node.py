@@ -146,9 +146,9 @@ def test_killed_at_every_step(point: str, hit: int, fresh: Make) -> None:
     node = fresh(settings=EAGER)
     history = killed_under_load(node, f"{point}=panic@{hit}")
     for _ in range(2):
-        left = list(node.data_dir.glob("snap/*.tmp"))
+        files = list(node.data_dir.glob("snap/*.tmp"))
         node.start()
-        assert not any(path.exists() for path in left)
+        assert not any(path.exists() for path in files)
         with node.client() as client:
             goes_on(client, history)
         node.kill()
@@ -348,6 +348,6 @@ def test_snapshots_cost_at_most_twice_what_was_written(fresh: Make) -> None:
     node = fresh(settings={**EAGER, "maintenance.enable_snapshot_compression": "false"}).start()
     fill(node, 0, 1500)
     files = [int(size) for size in re.findall(r"snapshot index=\d+ records=\d+ bytes=(\d+)", node.running().log)]
-    written = 1500 * (6 + 8 * len(b"value of 1000 "))
+    nbytes = 1500 * (6 + 8 * len(b"value of 1000 "))
     assert 2 <= len(files) < 1500 / 20 / 2
-    assert sum(files) <= 2 * written, (sum(files), written)
+    assert sum(files) <= 2 * nbytes, (sum(files), nbytes)

@@ -1,14 +1,14 @@
 """Scenarios of the driver as text: tests/raft/transcripts/driver/*.txt hold commands and what the driver did for them.
-The lines stand in the order in which it did it: what went to the log, to the other members, to the engine and to those
-who wait. The form is that of the Raft transcripts beside them (test_raft_transcripts.py).
+The lines stand in the order of its actions: what went to the log, to the other members, to the engine and to waiting
+clients. The form is that of the Raft transcripts beside them (test_raft_transcripts.py).
 
-`PYTHONPATH=tests python tests/raft/test_driver_transcripts.py --rewrite [name ...]` writes the answers anew; read the
+`PYTHONPATH=tests python tests/raft/test_driver_transcripts.py --rewrite [name ...]` writes the answers again; read the
 difference before committing it.
 
 Commands (members are numbers; behind a command the turn of the member named in it ends, so its driver is pumped):
 
     members 1 2 3 [timeout=5.0] [batch=100] [delay=0.01] [tail=1048576]    a cluster: see Settings
-    lead N                          N is elected, and everything that comes of it is done
+    lead N                          N is elected, and everything that follows from it is done
     put N KEY=VALUE ...             clients call N, all of them in one turn
     get N KEY ... [local]           linearizable, or serializable with "local"
     change N ACTION MEMBER          add, add_learner, promote, remove
@@ -18,10 +18,10 @@ Commands (members are numbers; behind a command the turn of the member named in 
     drop [A->B ...] [KIND]          it is lost
     settle                          disks finish and messages arrive until nothing is under way
     queue                           what is on its way
-    tick N [count]                  Raft's clock, and the patience of those who wait
-    after SECONDS                   time passes; nobody notices by himself
-    down A->B ... | up A->B ...     the connection does not take anything | works again
-    busy N [full] | ready N         N's engine refuses what it is given (for want of room) | takes it again
+    tick N [count]                  Raft's clock, and the deadlines of the waiting operations
+    after SECONDS                   time passes; no part notices by itself
+    down A->B ... | up A->B ...     the connection takes nothing | works again
+    busy N [full] | ready N         N's engine refuses writes (for lack of room) | takes them again
     full N | roomy N                N's log takes no puts any more | takes them again
     campaign N | transfer N TO | abandon N | turn N
     compact N | installed N         N's log begins behind what is applied | N's engine has the snapshot it received

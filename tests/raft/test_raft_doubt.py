@@ -97,7 +97,7 @@ def test_a_follower_that_forgot_helps_nobody_who_may_lack_it_too() -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"check_quorum": True}, {"pre_vote": True, "check_quorum": True}])
-def test_the_leader_learns_anew_what_the_follower_has(options: dict[str, bool]) -> None:
+def test_the_leader_learns_again_what_the_follower_has(options: dict[str, bool]) -> None:
     """The leader's match is too high: it would send later entries, and a commit index beyond the follower's log."""
     net = Network([1, 2, 3], **options)
     net.campaign(1)
@@ -115,7 +115,7 @@ def test_the_leader_learns_anew_what_the_follower_has(options: dict[str, bool]) 
     assert net.leader(), "its vote counts again"
 
 
-def test_a_loss_that_is_accepted_still_makes_the_leader_ask_anew() -> None:
+def test_a_loss_that_is_accepted_still_makes_the_leader_ask_again() -> None:
     net = three()
     power_cut(net, 2, 4)
     term = net[2].doubt

@@ -80,12 +80,12 @@ def test_fresh_entries_reach_the_others_while_one_catches_up() -> None:
 
 def test_the_pace_doubles_with_each_heartbeat_where_answers_take_long() -> None:
     network = behind(1200)
-    held: list[Message] = []
+    answers: list[Message] = []
 
     def slow(message: Message) -> bool:
         late = FAR in (message.from_, message.to) and message.type in (MessageType.MsgApp, MessageType.MsgAppResp)
         if late:
-            held.append(message)
+            answers.append(message)
         return late
 
     # The way there and back takes one heartbeat.
@@ -94,7 +94,7 @@ def test_the_pace_doubles_with_each_heartbeat_where_answers_take_long() -> None:
     for _ in range(14):
         network[1].tick()
         network.settle()
-        batch, held[:] = held[:], []
+        batch, answers[:] = answers[:], []
         underway.append(sum(len(m.images) for m in batch if m.to == FAR))
         for message in batch:
             network[message.to].step(message)
@@ -102,7 +102,7 @@ def test_the_pace_doubles_with_each_heartbeat_where_answers_take_long() -> None:
     most = max(underway)
     assert most >= 4 * PACE, underway
     network.drop = lambda message: False
-    for message in held:
+    for message in answers:
         network[message.to].step(message)
     network.tick(1, count=5)
     assert network.data(FAR) == network.data(2)

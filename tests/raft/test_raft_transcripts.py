@@ -1,14 +1,14 @@
-"""Raft scenarios as text: tests/raft/transcripts/*.txt hold commands and what the core answered.
+"""Raft scenarios as text: tests/raft/transcripts/*.txt hold commands and the answers of the core.
 
-A line that begins with "> " is a command, what follows it until the next one is the answer; lines with # are
-comments. `PYTHONPATH=tests python tests/raft/test_raft_transcripts.py --rewrite [name ...]` writes the answers anew;
-read the difference before committing it.
+A line that begins with "> " is a command; the lines up to the next one are the answer. Lines with # are
+comments. `PYTHONPATH=tests python tests/raft/test_raft_transcripts.py --rewrite [name ...]` writes the answers
+again; read the difference before committing it.
 
 Commands (nodes are numbers; after a command the nodes named in it do what is ready, and their Readies are shown):
 
     nodes 1 2 3 [learners 4] [key=value ...]   a cluster; keys are RaftConfig's
         (bootstrap=true: the log begins after a snapshot at index 1, from which members that join learn the membership)
-    history N @NOW TERM TERM ...               N starts anew in term NOW with entries of these terms
+    history N @NOW TERM TERM ...               N starts again in term NOW with entries of these terms
     step N TYPE from=A term=T [log=TERM/INDEX] [commit=I] [reject=true] [entries=TERM/INDEX:DATA,...]
         N receives this message
     join 4 [key=value ...]                     an empty node that nobody knows yet

@@ -38,9 +38,9 @@ class Model:
         """Return the live versions at a revision, in key order."""
         state = {}
         for key in sorted(self.versions):
-            seen = [version for version in self.versions[key] if version.mod <= revision]
-            if seen and seen[-1].value is not None:
-                state[key] = seen[-1]
+            versions = [version for version in self.versions[key] if version.mod <= revision]
+            if versions and versions[-1].value is not None:
+                state[key] = versions[-1]
         return state
 
     def inside(self, key: bytes, end: bytes, revision: int) -> list[Version]:

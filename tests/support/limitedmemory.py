@@ -69,17 +69,17 @@ def way_out(client: Client, count: int) -> None:
 @contextlib.contextmanager
 def backups(address: str) -> Iterator[list[int]]:
     """Take one backup after the other in a thread. The list has the length of each."""
-    stop, taken = threading.Event(), []
+    stop, times = threading.Event(), []
 
     def go() -> None:
         with Client(address, timeout=60) as client:
             while not stop.is_set():
                 with contextlib.suppress(grpc.RpcError, Failure):
-                    taken.append(len(client.backup()))
+                    times.append(len(client.backup()))
 
     thread = threading.Thread(target=go, daemon=True)
     thread.start()
-    yield taken
+    yield times
     stop.set()
     thread.join(60)
 
@@ -88,9 +88,9 @@ def full_and_the_way_out(node: LimitedNode, size: int) -> None:
     """Fill the node while snapshots run all the time; it refuses, is killed, started, emptied, written again, and
     filled once more."""
     node.start()
-    with node.client(60) as client, backups(node.address) as taken:
+    with node.client(60) as client, backups(node.address) as times:
         count = fill(client, size)
-        wait_until(lambda: taken, what="a backup")
+        wait_until(lambda: times, what="a backup")
         assert (metric(node, "metastore_alarms_nospace"), client.alarm()[0][1]) == (1, 1)
         status, quota = client.status(), metric(node, "metastore_quota_bytes")
         assert 0.9 * quota < status.dbSizeInUse <= status.dbSize < 1.4 * quota

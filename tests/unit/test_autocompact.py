@@ -85,7 +85,7 @@ def test_a_quiet_store_is_not_compacted_again() -> None:
     assert len(world.compactor._samples) < 20
 
 
-def test_a_new_leader_begins_anew() -> None:
+def test_a_new_leader_begins_again() -> None:
     world = World(AutoCompactor(PERIODIC, 10.0))
     world.pass_(9)
     world.pass_(1, leads=False)

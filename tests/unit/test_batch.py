@@ -75,14 +75,14 @@ def test_every_pair_and_triple_of_pieces() -> None:
 
 def test_a_hundred_thousand_adversarial_batches() -> None:
     rng = random.Random(20_240_607)
-    seen: dict[bytes, list[bytes]] = {}
+    frames: dict[bytes, list[bytes]] = {}
     for number in range(120_000):
         ops = [b"".join(rng.choices(PIECES, k=rng.randrange(4))) for _ in range(rng.randrange(1, 5))]
         framed = frame(ops)
         if number % 8 == 0:
             assert framed == model_frame(ops), ops
             # Two different batches never have the same bytes.
-            assert seen.setdefault(framed, ops) == ops
+            assert frames.setdefault(framed, ops) == ops
         assert unframe(framed) == ops, ops
 
 
@@ -436,12 +436,12 @@ def test_dropped_operations_are_not_handed_out() -> None:
     for ident in range(10):
         proposer.add(encode_op(PUT, ident, b"|BATCH_SEP" + b"x" * ident), 0.0)
     proposer.drop([1, 2, 5, 6, 7, 4, 99], waiters)
-    taken = []
+    batches = []
     while (batch := proposer.take(0.0, True, True)) is not None:
-        taken.append(request_ids(batch))
-        assert proposer.taken_count == len(taken[-1]) and proposer.taken_bytes == len(batch)
+        batches.append(request_ids(batch))
+        assert proposer.taken_count == len(batches[-1]) and proposer.taken_bytes == len(batch)
         proposer.release(proposer.taken_count, proposer.taken_bytes)
-    assert taken == [[0, 3], [8, 9]]
+    assert batches == [[0, 3], [8, 9]]
     assert sorted(waiters) == [0, 3, 8, 9]
     assert (proposer.queued, proposer.queued_bytes, proposer.inflight_bytes) == (0, 0, 0)
     # Ids that were handed out before are forgotten: nothing is searched for them any more.

@@ -178,7 +178,7 @@ def test_what_the_core_does_not_take_stays_first_in_line() -> None:
     case.raw.full = False
     case.judge()
     assert case.raw.logged[0].member.peer_urls == ("http://moved:2",)
-    assert [decode_op(asked.operation).request_id for asked in case.changes.drop()] == [8]
+    assert [decode_op(change.operation).request_id for change in case.changes.drop()] == [8]
 
 
 def test_a_roster_that_the_core_does_not_take_is_stated_later() -> None:

@@ -331,13 +331,13 @@ def test_sending_to_many_shares_the_time_of_a_turn(monkeypatch: pytest.MonkeyPat
 
 
 def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[int] = []
+    sizes: list[int] = []
     flush = ClientConn.flush
 
     def counted(conn: ClientConn) -> None:
         before = conn.session.taken if conn.session else 0
         flush(conn)
-        sent.append((conn.session.taken if conn.session else 0) - before)
+        sizes.append((conn.session.taken if conn.session else 0) - before)
 
     monkeypatch.setattr(ClientConn, "flush", counted)
     monkeypatch.setattr(client_conn, "SEND_SIZE", 100_000)
@@ -346,7 +346,7 @@ def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatc
         reader = h.Reader()
         read_until(sock, reader, lambda: reader.stream(1).ended)
         # One piece of the session's output, which is 1 MiB and a frame.
-        assert 1 << 20 <= max(sent) < 1_100_000
+        assert 1 << 20 <= max(sizes) < 1_100_000
 
 
 def test_requests_sent_at_once_are_read_little_by_little() -> None:
@@ -475,12 +475,12 @@ def test_a_client_that_takes_nothing_of_little_stays_until_others_need_the_room(
 
         first = unread(10)
         served_until(running, lambda: state() == (1, 10))
-        # The answers to its PINGs are no replies, and who asks more without taking is no busier for it.
+        # The answers to its PINGs are no replies, and a client that asks more without taking is no busier for it.
         first.sendall(h.frame(h.PING, 0, 0, bytes(8)) * 30 + h.call(101, b"never read"))
         served_until(running, lambda: state() == (1, 11))
-        passed, seen = running.loop.now() + 3 * limits.grace, []
-        served_until(running, lambda: seen.append(state()) or running.loop.now() >= passed)
-        assert set(seen) == {(1, 11)}, "nobody needs the room"
+        passed, states = running.loop.now() + 3 * limits.grace, []
+        served_until(running, lambda: states.append(state()) or running.loop.now() >= passed)
+        assert set(states) == {(1, 11)}, "nobody needs the room"
         [conn] = [conn for conn in running.listener.conns if conn.stalled]
         assert not conn.busy and conn.session is not None and conn.asked_at < conn.session.asked_at
         idle = stack.enter_context(dial(running))

@@ -101,8 +101,8 @@ def test_pages_give_no_right_to_a_place() -> None:
 def test_places_are_shared_among_addresses() -> None:
     first, second = "127.0.0.1", "127.0.0.2"
     with Running(conn_limits=ConnLimits(max_connections=4)) as running, contextlib.ExitStack() as stack:
-        held = [asks(running, first) for _ in range(4)]
-        for sock, _ in held:
+        clients = [asks(running, first) for _ in range(4)]
+        for sock, _ in clients:
             stack.enter_context(sock)
         # The connections that made their first request need no further check.
         assert running.call(lambda: all(conn.settled for conn in running.listener.conns))
@@ -117,8 +117,8 @@ def test_places_are_shared_among_addresses() -> None:
             assert read_all(fifth) == b""
         assert counts(running) == (2, 2)
         # The connections that had made no request for longest are gone, and were told why.
-        assert [is_open(*each) for each in held] == [False, False, True, True]
-        assert [reader.goaway for _, reader in held] == [(1, 0), (1, 0), None, None]
+        assert [is_open(*each) for each in clients] == [False, False, True, True]
+        assert [reader.goaway for _, reader in clients] == [(1, 0), (1, 0), None, None]
 
 
 def test_clients_that_take_nothing_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,14 +159,14 @@ def test_clients_that_take_nothing_give_way(monkeypatch: pytest.MonkeyPatch) -> 
 def test_calls_under_way_give_way_only_where_one_address_has_most_places() -> None:
     hold = b"/test.Test/Hold"
     with Running(conn_limits=ConnLimits(max_connections=4)) as running, contextlib.ExitStack() as stack:
-        held = [asks(running, f"127.0.0.{at}", hold) for at in (1, 1, 3, 3)]
+        clients = [asks(running, f"127.0.0.{at}", hold) for at in (1, 1, 3, 3)]
         with dial(running, "127.0.0.2") as fifth:
             assert read_all(fifth) == b""
         assert counts(running) == (0, 1)
-        held[3][0].close()
+        clients[3][0].close()
         served_until(running, lambda: len(running.listener.conns) == 3)
-        held[3] = asks(running, "127.0.0.1", hold)
-        for sock, _ in held:
+        clients[3] = asks(running, "127.0.0.1", hold)
+        for sock, _ in clients:
             stack.enter_context(sock)
         stack.enter_context(asks(running, "127.0.0.2")[0])
-        assert [is_open(*each) for each in held] == [False, True, True, True]
+        assert [is_open(*each) for each in clients] == [False, True, True, True]

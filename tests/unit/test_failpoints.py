@@ -155,11 +155,11 @@ def test_a_panic_leaves_no_time_to_tidy_up() -> None:
 
 def test_who_is_bound_is_kept_in_step_until_unbound() -> None:
     points = Failpoints("wal.after_sync=panic")
-    seen: list[Action] = []
-    unbind = points.bind("wal.after_sync", seen.append)
+    actions: list[Action] = []
+    unbind = points.bind("wal.after_sync", actions.append)
     points.set("wal.after_sync", "sleep(1)")
     points.set("wal.before_sync", "sleep(1)")
     points.clear()
     unbind()
     points.set("wal.after_sync", "error")
-    assert [action.kind for action in seen] == [PANIC, SLEEP, OFF]
+    assert [action.kind for action in actions] == [PANIC, SLEEP, OFF]

@@ -199,15 +199,15 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     identity = replace(Identity.create("a", "t", initial, "00"), contacts=change.get("contacts", ()))
     status = SimpleNamespace(last_index=change.get("last_index", 0))
     raw = SimpleNamespace(status=lambda: status, term=change.get("term", 0))
-    held: list[bool] = []
-    driver: Any = SimpleNamespace(raw=raw, kv=SimpleNamespace(), roster=None, hold=held.append)
+    answers: list[bool] = []
+    driver: Any = SimpleNamespace(raw=raw, kv=SimpleNamespace(), roster=None, hold=answers.append)
     unused: Any = None
     peering = Peering(
         Config(), identity, driver, unused, unused, unused, unused, unused, connect=unused, start=1, life=2,
         doubt=change.get("doubt", 0), transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
     )  # fmt: skip
     assert (peering.founding is not None) == asks == driver.kv.holding
-    assert held == [asks]
+    assert answers == [asks]
 
 
 def test_strangers_have_no_say() -> None:

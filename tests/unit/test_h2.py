@@ -242,11 +242,11 @@ def test_announced_length_allocates_nothing() -> None:
 
 def test_unanswered_bodies_are_bounded() -> None:
     talk = Talk(max_buffered=9000 + 4 * CALL)
-    held = talk.feed(b"".join(h.call(1 + 2 * i, b"x" * 3000) for i in range(4)))
-    assert len(held) == 3
+    requests = talk.feed(b"".join(h.call(1 + 2 * i, b"x" * 3000) for i in range(4)))
+    assert len(requests) == 3
     refused = talk.flush().stream(7)
     assert (refused.status, refused.text) == (errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
-    held[0].complete(b"")
+    requests[0].complete(b"")
     talk.flush()
     assert len(talk.feed(h.call(9, b"x" * 3000))) == 1
 
@@ -254,10 +254,10 @@ def test_unanswered_bodies_are_bounded() -> None:
 def test_all_sessions_share_a_bound() -> None:
     limits = Limits(max_total_buffered=10_000)
     one, two = Session(TABLE, limits), Session(TABLE, limits)
-    [held] = one.feed(h.hello() + h.call(1, b"x" * 3000))
+    [request] = one.feed(h.hello() + h.call(1, b"x" * 3000))
     assert two.feed(h.hello() + h.call(1, b"x" * 6000)) == []
     one.close()
-    assert (held.closed, limits.total_buffered) == (True, CALL)
+    assert (request.closed, limits.total_buffered) == (True, CALL)
     while two.take_output():
         pass
     assert limits.total_buffered == 0
@@ -348,22 +348,22 @@ def test_answer_before_the_request_ended() -> None:
 
 
 def start_bidi(talk: Talk) -> tuple[Request, list[object]]:
-    seen: list[object] = []
+    events: list[object] = []
     [request] = talk.feed(h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(BIDI_PATH)))
-    request.start(seen.append, lambda: seen.append("end"), lambda: seen.append("close"))
-    return request, seen
+    request.start(events.append, lambda: events.append("end"), lambda: events.append("close"))
+    return request, events
 
 
 @pytest.mark.parametrize("way", ["feed", "bytewise"])
 def test_streaming_call(way: str) -> None:
     talk = Talk()
-    request, seen = start_bidi(talk)
+    request, events = start_bidi(talk)
     assert talk.flush().stream(1).get(b":status") == b"200"  # before any message
     getattr(talk, way)(
         h.frame(h.DATA, 0, 1, h.message(b"a") + h.message(b"") + h.message(b"c")[:3])
         + h.frame(h.DATA, 0, 1, h.message(b"c")[3:])
     )
-    assert seen == [b"a", b"", b"c"]
+    assert events == [b"a", b"", b"c"]
     request.send(b"1")
     request.send(b"22")
     assert request.queued_bytes == 13
@@ -372,35 +372,35 @@ def test_streaming_call(way: str) -> None:
     request.send(b"333")  # this wakes the provider up
     assert talk.flush().stream(1).messages == [b"1", b"22", b"333"]
     getattr(talk, way)(h.frame(h.DATA, h.END_STREAM, 1))
-    assert seen[3:] == ["end"]
+    assert events[3:] == ["end"]
     request.finish()
     stream = talk.flush().stream(1)
     assert (stream.status, stream.ended, stream.reset) == (0, True, None)
-    assert seen[4:] == ["close"] and request.closed
+    assert events[4:] == ["close"] and request.closed
 
 
 def test_streaming_messages_before_start_are_kept() -> None:
     talk = Talk()
-    seen: list[object] = []
+    events: list[object] = []
     data = h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(BIDI_PATH))
     data += h.frame(h.DATA, h.END_STREAM, 1, h.message(b"early"))
     [request] = talk.feed(data)
-    assert seen == []
-    request.start(seen.append, lambda: seen.append("end"))
-    assert seen == [b"early", "end"]
+    assert events == []
+    request.start(events.append, lambda: events.append("end"))
+    assert events == [b"early", "end"]
     assert talk.session.buffered == CALL
 
 
 def test_streaming_close_is_told_on_reset_and_on_close() -> None:
     talk = Talk()
-    _request, seen = start_bidi(talk)
+    _request, events = start_bidi(talk)
     talk.feed(h.frame(h.RST_STREAM, 0, 1, bytes(4)))
-    assert seen == ["close"]
+    assert events == ["close"]
     talk = Talk()
-    request, seen = start_bidi(talk)
+    request, events = start_bidi(talk)
     request.send(b"never taken")
     talk.session.close()
-    assert seen == ["close"]
+    assert events == ["close"]
 
 
 def test_streaming_handler_may_refuse() -> None:

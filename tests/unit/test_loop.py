@@ -32,28 +32,28 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
-    seen: list[int] = []
-    loop.add(one.fileno(), READ, seen.append)
+    events: list[int] = []
+    loop.add(one.fileno(), READ, events.append)
     loop.run_once(0)
-    assert seen == []
+    assert events == []
     two.send(b"x")
     loop.run_once()
-    assert seen == [READ]
+    assert events == [READ]
     loop.run_once(0)
-    assert seen == [READ, READ]  # level-triggered
+    assert events == [READ, READ]  # level-triggered
     loop.modify(one.fileno(), WRITE)
     loop.run_once()
-    assert seen[2:] == [WRITE]
+    assert events[2:] == [WRITE]
     loop.modify(one.fileno(), 0)
     loop.run_once(0)
-    assert len(seen) == 3
+    assert len(events) == 3
     two.close()
     loop.run_once()
-    assert len(seen) == 4 and seen[3] & ~(READ | WRITE)  # a hang-up is always reported
+    assert len(events) == 4 and events[3] & ~(READ | WRITE)  # a hang-up is always reported
     loop.remove(one.fileno())
     loop.remove(one.fileno())
     loop.run_once(0)
-    assert len(seen) == 4
+    assert len(events) == 4
 
 
 def test_add_twice_and_modify_nothing(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
@@ -68,10 +68,10 @@ def test_add_twice_and_modify_nothing(loop: Loop, pair: tuple[socket.socket, soc
 
 def test_removed_in_the_same_turn_is_not_called(loop: Loop) -> None:
     sockets = [socket.socketpair() for _ in range(2)]
-    seen: list[int] = []
+    events: list[int] = []
 
     def callback(index: int) -> None:
-        seen.append(index)
+        events.append(index)
         other = sockets[1 - index][0]
         loop.remove(other.fileno())
 
@@ -79,7 +79,7 @@ def test_removed_in_the_same_turn_is_not_called(loop: Loop) -> None:
         two.send(b"x")
         loop.add(one.fileno(), READ, lambda _events, index=index: callback(index))
     loop.run_once()
-    assert len(seen) == 1
+    assert len(events) == 1
     for one, two in sockets:
         one.close()
         two.close()
@@ -88,21 +88,21 @@ def test_removed_in_the_same_turn_is_not_called(loop: Loop) -> None:
 def test_timers_in_order_and_not_before_time(loop: Loop) -> None:
     clock = [100.0]
     loop.now = lambda: clock[0]
-    seen: list[str] = []
-    loop.call_at(103, lambda: seen.append("c"))
-    loop.call_at(101, lambda: seen.append("a"))
-    loop.call_at(101, lambda: seen.append("b"))
-    cancelled = loop.call_later(1, lambda: seen.append("never"))
+    events: list[str] = []
+    loop.call_at(103, lambda: events.append("c"))
+    loop.call_at(101, lambda: events.append("a"))
+    loop.call_at(101, lambda: events.append("b"))
+    cancelled = loop.call_later(1, lambda: events.append("never"))
     cancelled.cancel()
     cancelled.cancel()
     loop.run_once(0)
-    assert seen == []
+    assert events == []
     clock[0] = 102
     loop.run_once(0)
-    assert seen == ["a", "b"]
+    assert events == ["a", "b"]
     clock[0] = 103
     loop.run_once()
-    assert seen == ["a", "b", "c"]
+    assert events == ["a", "b", "c"]
 
 
 def test_a_timer_set_by_a_timer_waits_for_the_next_turn(loop: Loop) -> None:
@@ -127,27 +127,27 @@ def test_cancelled_timers_do_not_pile_up(loop: Loop) -> None:
 
 
 def test_the_wait_ends_with_the_timer(loop: Loop) -> None:
-    seen: list[int] = []
-    loop.call_later(0.01, lambda: seen.append(1))
+    events: list[int] = []
+    loop.call_later(0.01, lambda: events.append(1))
     before = loop.now()
-    while not seen:
+    while not events:
         loop.run_once()
     assert 0.009 <= loop.now() - before < 5
 
 
 def test_calls_from_other_threads_wake_the_loop(loop: Loop) -> None:
-    seen: list[int] = []
+    events: list[int] = []
 
     def post() -> None:
         for i in range(100):
-            loop.call_soon_threadsafe(lambda i=i: seen.append(i))
+            loop.call_soon_threadsafe(lambda i=i: events.append(i))
 
     thread = threading.Thread(target=post)
     loop.call_soon_threadsafe(thread.start)
-    while len(seen) < 100:
+    while len(events) < 100:
         loop.run_once(5)
     thread.join()
-    assert seen == list(range(100))
+    assert events == list(range(100))
 
 
 def test_a_posted_call_that_posts_again_does_not_starve_the_rest(loop: Loop) -> None:
@@ -215,14 +215,14 @@ def test_closing_gives_back_the_descriptors() -> None:
 def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
     """However many descriptors are ready all the time, each gets its turn, and urgent ones get it each time."""
     with contextlib.ExitStack() as stack:
-        seen: list[int] = []
+        events: list[int] = []
         pairs = [socket.socketpair() for _ in range(9)]
         for number, (one, two) in enumerate(pairs):
             stack.enter_context(one)
             stack.enter_context(two)
 
             def busy(_events: int, number: int = number) -> None:
-                seen.append(number)
+                events.append(number)
                 until = time.perf_counter() + 0.004
                 while time.perf_counter() < until:
                     pass
@@ -230,12 +230,12 @@ def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
             loop.add(one.fileno(), READ, busy, urgent=number == 8)
             two.send(b"x")
         turns = []
-        while len(set(seen)) < 9 and len(turns) < 100:
-            before = len(seen)
+        while len(set(events)) < 9 and len(turns) < 100:
+            before = len(events)
             loop.run_once(0)
-            turns.append(seen[before:])
+            turns.append(events[before:])
     assert all(len(turn) <= 4 for turn in turns)
     assert all(turn[0] == 8 for turn in turns[1:])
     # No descriptor comes again before all others had their turn.
-    others = [number for number in seen if number != 8]
+    others = [number for number in events if number != 8]
     assert sorted(others[:8]) == list(range(8))

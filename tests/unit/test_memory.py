@@ -134,8 +134,8 @@ def test_all_that_may_grow_fits(most: int, peers: bool) -> None:
     config = memory_plan.fit(Config(), most)
     base = 30 * MIB
     plan = memory_plan.plan(config, most, most - base, peers)
-    taken = base + sum(plan.beside.values()) + plan.room
-    assert taken <= most or plan.quota == memory_plan.LEAST_QUOTA
+    total = base + sum(plan.beside.values()) + plan.room
+    assert total <= most or plan.quota == memory_plan.LEAST_QUOTA
     assert plan.quota < plan.room
     assert plan.margin < most
     if most >= 300 * MIB:
@@ -179,12 +179,12 @@ def test_a_quota_that_does_not_fit_is_warned_of(
 def test_no_memory_at_all_is_told_in_one_sentence() -> None:
     memory = memory_guard.Memory(Config(), Limit(memory_limit.used() + 4 * MIB, "the test's limit"))
     memory.share_out(peers=False, contents=True)
-    taken = b"x" * (4 * MIB)
+    block = b"x" * (4 * MIB)
     with pytest.raises(errors.OutOfMemory) as failure:
         memory.check()
     text = failure.value.text
     assert "more memory" in text and 'storage.engine = "rocksdb"' in text and "the test's limit" in text
-    assert not memory.fits(1, 1) and memory.short() and taken
+    assert not memory.fits(1, 1) and memory.short() and block
 
 
 class Watch:

@@ -146,8 +146,8 @@ def test_compaction_keeps_its_own_revision_and_frees_the_rest() -> None:
     store.commit(3, 1)
     while sweep_slice(store, 50):
         pass
-    left = [key for key, _ in store.engine.scan(b"", None, False, 0)]
-    assert sum(key[:1] == b"k" for key in left) == 2 == sum(key[:1] == b"r" for key in left), left
+    keys = [key for key, _ in store.engine.scan(b"", None, False, 0)]
+    assert sum(key[:1] == b"k" for key in keys) == 2 == sum(key[:1] == b"r" for key in keys), keys
 
 
 def test_sweep_goes_on_after_a_restart() -> None:

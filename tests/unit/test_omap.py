@@ -75,22 +75,22 @@ def test_equals_a_sorted_dict(steps: list[tuple], probes: list[tuple]) -> None:
     for step in steps:
         apply_step(step, tree, model, views)
     check(tree)
-    for seen, model_of_it in [(tree, model), *views]:
-        check(seen)
+    for view, model_of_it in [(tree, model), *views]:
+        check(view)
         keys = sorted(model_of_it)
-        assert len(seen) == len(keys)
-        assert list(seen.items(chunk=7)) == [(key, model_of_it[key]) for key in keys]
+        assert len(view) == len(keys)
+        assert list(view.items(chunk=7)) == [(key, model_of_it[key]) for key in keys]
         for low, high, limit in probes:
             inside = [(key, model_of_it[key]) for key in keys if low <= key < high]
-            assert seen.scan(low, high) == inside
-            assert seen.scan(low, high, True) == inside[::-1]
-            assert seen.scan(low, high, False, limit) == (inside[:limit] if limit else inside)
+            assert view.scan(low, high) == inside
+            assert view.scan(low, high, True) == inside[::-1]
+            assert view.scan(low, high, False, limit) == (inside[:limit] if limit else inside)
             above = [(key, model_of_it[key]) for key in keys if key >= low]
-            assert seen.scan(low, None, True, limit) == above[::-1][: limit or None]
-            assert seen.get(low) == model_of_it.get(low)
-            assert (low in seen) == (low in model_of_it)
-            assert seen.seek_ge(low) == min(((k, model_of_it[k]) for k in keys if k >= low), default=None)
-            assert seen.seek_le(low) == max(((k, model_of_it[k]) for k in keys if k <= low), default=None)
+            assert view.scan(low, None, True, limit) == above[::-1][: limit or None]
+            assert view.get(low) == model_of_it.get(low)
+            assert (low in view) == (low in model_of_it)
+            assert view.seek_ge(low) == min(((k, model_of_it[k]) for k in keys if k >= low), default=None)
+            assert view.seek_le(low) == max(((k, model_of_it[k]) for k in keys if k <= low), default=None)
 
 
 @pytest.mark.parametrize("order", ["up", "down", "random"])

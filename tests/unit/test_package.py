@@ -232,12 +232,12 @@ def test_nothing_inside_uses_what_the_package_offers() -> None:
 
 def test_the_core_asks_of_its_log_what_the_port_says() -> None:
     """ports.LogStore has exactly the calls that the modules of Raft make."""
-    asked = {
+    calls = {
         call
         for path in (PACKAGE / "_core").glob("raft*.pyx")
         for call in re.findall(r"\bstorage\.(\w+)\(|getattr\([\w.]*storage, \"(\w+)", path.read_text())
     }
-    assert {first or second for first, second in asked} == {
+    assert {first or second for first, second in calls} == {
         name for name, value in vars(ports.LogStore).items() if callable(value) and not name.startswith("_")
     }
 
@@ -503,8 +503,8 @@ def test_a_source_distribution_can_be_built_from(tmp_path: Path) -> None:
     argv = [sys.executable, "setup.py", "-q", "sdist", "-d", str(tmp_path)]
     subprocess.run(argv, cwd=ROOT, check=True, capture_output=True)
     (archive,) = tmp_path.glob("*.tar.gz")
-    with tarfile.open(archive) as opened:
-        names = {name.partition("/")[2] for name in opened.getnames()}
+    with tarfile.open(archive) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
     needed = {str(path.relative_to(ROOT)) for path in PACKAGE.rglob("*") if path.suffix in SHIPPED}
     needed |= {"setup.py", "pyproject.toml", "README.md", "dev", "tox.ini", ".ci/run", "conf/metastore.toml"}
     assert not needed - names

@@ -47,13 +47,13 @@ class SnapshotHandler(Handler):
 
 def test_messages_forwards_and_refusals_arrive(net: Net) -> None:
     one, two = net.pair()
-    sent = [heartbeat(commit=n) for n in range(50)]
+    messages = [heartbeat(commit=n) for n in range(50)]
     appends = [append(100), append(500_000), append(3000)]
-    one.send([*sent, *appends])
+    one.send([*messages, *appends])
     assert one.forward(2, b"operations")
     assert two.refuse(1, 3, [8, 9])
     net.until(lambda: len(two.handler.messages) == 53 and two.handler.forwards and one.handler.refusals)
-    assert [m for m in two.handler.messages if m.type == T.MsgHeartbeat] == sent
+    assert [m for m in two.handler.messages if m.type == T.MsgHeartbeat] == messages
     assert [m for m in two.handler.messages if m.type == T.MsgApp] == appends
     assert two.handler.forwards == [(1, b"operations")]
     assert one.handler.refusals == [(2, 3, [8, 9])] and issubclass(REFUSALS[3], errors.RequestTooLarge)
@@ -477,15 +477,15 @@ def test_a_slow_reader_gets_everything(net: Net) -> None:
     one.set_peers({2: f"127.0.0.1:{listener.getsockname()[1]}"})
     streams = {hello.kind: sock for sock, hello in (net.accept(listener, accepted(2)) for _ in range(2))}
     net.until(lambda: connected(one, 2))
-    sent = [append(700_000, index) for index in range(30)]
-    one.send(sent)
+    appends = [append(700_000, index) for index in range(30)]
+    one.send(appends)
     net.during(0.02)
     assert one.stats()[2]["queued_bytes"] > 0
     reader, messages = FrameReader(), []
-    while len(messages) < len(sent):
+    while len(messages) < len(appends):
         data = net.receive(streams[hs.BULK])
         messages += reader.feed(data, len(data))
-    assert messages == sent and one.stats()[2]["queued_bytes"] == 0 and one.handler.unreachable == []
+    assert messages == appends and one.stats()[2]["queued_bytes"] == 0 and one.handler.unreachable == []
 
 
 # ---- snapshot streams

@@ -79,7 +79,7 @@ def contents(store: Store) -> list[tuple[bytes, bytes]]:
 def at_once(entries: list[list[bytes]]) -> tuple[Applier, list[Any], list[bytes]]:
     """Return the applier, the replies, and what a reader sees before the first operation and after each."""
     applier = make_applier(MemoryEngine())
-    callers, seen, ident = [], [applier.store.range_reply(ALL)], 0
+    callers, views, ident = [], [applier.store.range_reply(ALL)], 0
     watcher = make_applier(MemoryEngine())
     for number, image in enumerate(images(entries)):
         for op in entries[number]:
@@ -88,11 +88,11 @@ def at_once(entries: list[list[bytes]]) -> tuple[Applier, list[Any], list[bytes]
             callers.append(caller)
             applier.waiters[ident] = caller
             watcher.apply_images(images([[op]] * (watcher.applied_index + 1))[-1])
-            seen.append(watcher.store.range_reply(ALL))
+            views.append(watcher.store.range_reply(ALL))
         applier.apply_images(image)
         applier.commit()
         applier.release()
-    return applier, [caller.result for caller in callers], seen
+    return applier, [caller.result for caller in callers], views
 
 
 def push(applier: Applier, image: bytes, chance: random.Random, look: Any) -> None:
@@ -136,7 +136,7 @@ FAILS_LATE = [
 @example(FAILS_LATE, 0)
 def test_pieces_do_the_same(script: list[list[tuple[str, Any]]], seed: int) -> None:
     entries, chance = operations(script), random.Random(seed)
-    expected, replies, seen = at_once(entries)
+    expected, replies, views = at_once(entries)
     engine = Busy()
     applier = make_applier(engine)
     engine.chance = chance
@@ -147,8 +147,8 @@ def test_pieces_do_the_same(script: list[list[tuple[str, Any]]], seed: int) -> N
     def look() -> None:
         nonlocal last_shown
         reply = applier.store.range_reply(ALL)
-        assert reply in seen[last_shown:], "a reader sees a state that never was"
-        last_shown = seen.index(reply, last_shown)
+        assert reply in views[last_shown:], "a reader sees a state that never was"
+        last_shown = views.index(reply, last_shown)
 
     for image in images(entries):
         push(applier, image, chance, look)

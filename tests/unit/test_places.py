@@ -84,11 +84,11 @@ def test_within_an_address_the_silent_go_first_and_the_young_by_chance() -> None
 
 def test_who_has_asked_unnoticed_is_noticed() -> None:
     """Requests that were compressed, or are the first message of a stream, become known later."""
-    asked = [One("a", has_asked=True, asked_at=99.0) for _ in range(50)]
+    connections = [One("a", has_asked=True, asked_at=99.0) for _ in range(50)]
     fresh = One("b", since=100.0)
-    places = filled(51, *asked, fresh)
+    places = filled(51, *connections, fresh)
     assert places.who_gives_way("c", 100.0) is fresh
-    assert all(one.settled for one in asked)
+    assert all(one.settled for one in connections)
 
 
 def test_the_longest_idle_goes_first() -> None:
@@ -150,5 +150,5 @@ def allowed(places: Places[One], name: str, now: float) -> list[One]:
         return idle or free
     if every[name] + 2 > every[top]:
         return []
-    asked = [one for one in places.taken if one.has_asked and one.origin == top]
-    return [one for one in asked if not one.busy] or (asked if 2 * every[top] > places.most else [])
+    candidates = [one for one in places.taken if one.has_asked and one.origin == top]
+    return [one for one in candidates if not one.busy] or (candidates if 2 * every[top] > places.most else [])

@@ -135,7 +135,7 @@ def test_a_state_that_is_not_of_this_log(disk: Disk) -> None:
     assert disk.refused() == disk.verdict() == "the state at entry 100 of term 2 does not belong to the log"
 
 
-def test_a_log_that_ends_before_the_snapshot_begins_anew(disk: Disk) -> None:
+def test_a_log_that_ends_before_the_snapshot_begins_again(disk: Disk) -> None:
     disk.take(400, term=2)
     assert disk.start()[0] == 400 and disk.verdict() == ""
     assert (disk.wal.snapshot_index, disk.wal.snapshot_term, disk.wal.last_index()) == (400, 2, 400)

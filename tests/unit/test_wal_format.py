@@ -191,7 +191,7 @@ def test_many_restarts_leave_one_short_segment_and_never_lose_anything() -> None
         assert len(files) == 1
 
 
-def test_a_long_last_segment_is_kept_and_only_its_unproven_tail_is_written_anew() -> None:
+def test_a_long_last_segment_is_kept_and_only_its_unproven_tail_is_written_again() -> None:
     log = Log(8192)
     for index in range(1, 11):
         log.append([image(index, 1, 100)])
