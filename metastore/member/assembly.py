@@ -223,6 +223,13 @@ class Replica(Generic[AnyKeeper]):
         self._link.connect(port)
         self.membership.tell(port)
 
+    def certain(self, doubt: int) -> bool:
+        """Whether the log on disk lacks nothing any more, after entries of term `doubt` or before may have been lost.
+
+        An entry of a later term comes from a leader that the other members elected, so it has everything before it.
+        """
+        return (self.raw.term_of(self.raw.persisted) or 0) > doubt
+
     # ---- one turn
 
     def turn(self, now: float, disk_full: bool = False) -> None:

@@ -251,14 +251,14 @@ class RunningMember:
         self._next_turn = self.loop.call_at(due, _nothing)
 
     def _tick(self) -> None:
-        now, raw, unsynced = self.loop.now(), self.replica.raw, self.disk.unsynced
+        now, unsynced = self.loop.now(), self.disk.unsynced
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
         self._watch_disk(now)
         self.peering.tick(now)
         self.space.tick(now)
-        if unsynced.doubt and (raw.term_of(raw.persisted) or 0) > unsynced.doubt:
+        if unsynced.doubt and self.replica.certain(unsynced.doubt):
             unsynced.settled()
         # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
         self._next_tick = max(self._next_tick + interval, now + interval / 2)

@@ -530,7 +530,8 @@ class Member(Greeted):
         self.driver.tick(self.now())
         if self.greeter is not None:
             self.greeter.peering.tick(self.now())
-        self.doubt = self.raw.doubt
+        if self.doubt and self.replica.certain(self.doubt):
+            self.doubt = 0
 
     def _turn(self) -> None:
         """The end of a turn of the loop, as in `RunningMember`."""
