@@ -21,8 +21,7 @@ cdef class KVServer(Starter):
     cdef readonly Store store
     cdef readonly BatchProposer proposer
     cdef readonly dict waiters            # request id -> Waiter; ids rise, so the dict is in order of admission
-    cdef readonly list reads              # (waiter, kind, body) for the next ReadIndex round
-    cdef readonly uint64_t reads_begun    # linearizable reads admitted since the start
+    cdef readonly list reads              # (waiter, method, body, when it came) for the next ReadIndex round
     cdef readonly size_t reads_waiting    # linearizable reads that are not answered yet, those in `reads` included
     cdef readonly uint64_t next_id
     cdef readonly size_t max_request_bytes, max_txn_ops, max_txn_walk, max_reads
@@ -60,9 +59,9 @@ cdef class KVServer(Starter):
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
-    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable, double now) except -1
     cdef bint must_wait(self, Waiter waiter, int method, bytes body)
-    cdef int answer(self, int method, bytes body, Waiter waiter) except -1
+    cdef int answer(self, int method, bytes body, Waiter waiter, double now) except -1
     cdef int answer_all(self, list reads) except -1
     cdef int attempt(self, int method, bytes body, Waiter waiter, double now, size_t walk=*) except -1
     cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1
@@ -72,7 +71,7 @@ cdef class KVServer(Starter):
     cdef int keep_time(self, double now) except -1
     cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=*) except -1
     cdef Work work_of(self, int method, bytes body)
-    cdef object answer_now(self, int method, bytes body, Waiter waiter)
+    cdef object answer_now(self, int method, bytes body, Waiter waiter, double now)
     cpdef serve_reads(self, list reads)
     cpdef fail_reads(self, list reads, error)
     cpdef list take_reads(self)

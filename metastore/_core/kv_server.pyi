@@ -13,6 +13,8 @@ from metastore.errors import MetaStoreError
 METHODS: dict[str, int]
 SERVE_BUDGET: int  # units (_core/work) that requests may cost in one turn
 
+Read = tuple[Waiter, int, bytes, float]  # waiter, method number, encoded request, when it came (seconds)
+
 def fail_each(waiters: list[Waiter], error: Callable[[], MetaStoreError]) -> int: ...
 
 class Quota(Protocol):
@@ -24,7 +26,7 @@ class Quota(Protocol):
     def hold(self, waiter: Waiter, error: MetaStoreError) -> bool: ...  # whether it answers the waiter itself, later
 
 class KVServer:
-    """Admits KV calls. A read is a tuple (waiter, method number, encoded request)."""
+    """Admits KV calls."""
 
     room: int  # bytes that may still be admitted before `quota` is asked again
     barred: int  # kinds of the alarms for which this member, when it leads, refuses; bits
@@ -43,9 +45,7 @@ class KVServer:
     @property
     def waiters(self) -> dict[int, Waiter]: ...  # by request id, in the order of admission
     @property
-    def reads(self) -> list[tuple[Waiter, int, bytes]]: ...  # for the next ReadIndex round
-    @property
-    def reads_begun(self) -> int: ...  # linearizable reads admitted since the start
+    def reads(self) -> list[Read]: ...  # for the next ReadIndex round
     @property
     def reads_waiting(self) -> int: ...  # linearizable reads that are not answered yet
     @property
@@ -84,9 +84,9 @@ class KVServer:
     def check_forwarded(self, kind: int, body: bytes) -> None: ...  # raises Corrupt, NoSpace, TooManyRequests
     def confirm(self, waiter: Waiter) -> None: ...  # completes it with b"" when reads are linearizable
     def expect(self, waiter: Waiter) -> int: ...  # returns the request id of an operation that is not a KV call
-    def take_reads(self) -> list[tuple[Waiter, int, bytes]]: ...  # each goes to `serve_reads` or `fail_reads`
-    def serve_reads(self, reads: list[tuple[Waiter, int, bytes]]) -> None: ...  # when their index is applied
-    def fail_reads(self, reads: list[tuple[Waiter, int, bytes]], error: Callable[[], MetaStoreError]) -> None: ...
+    def take_reads(self) -> list[Read]: ...  # each goes to `serve_reads` or `fail_reads`
+    def serve_reads(self, reads: list[Read]) -> None: ...  # when their index is applied
+    def fail_reads(self, reads: list[Read], error: Callable[[], MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
     def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
     def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...

@@ -212,7 +212,7 @@ cdef class KVServer(Starter):
             code = verify_range(data, size)
             if code != KV_OK:
                 kv_raise(code, "RangeRequest")
-            return self.read(method, body, waiter, range_is_serializable(body))
+            return self.read(method, body, waiter, range_is_serializable(body), now)
         if method == METHOD_DELETE_RANGE:
             code = verify_delete(data, size)
             if code != KV_OK:
@@ -236,7 +236,7 @@ cdef class KVServer(Starter):
         node = verify_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_txn_ops)
         self.left -= <int64_t>(COST_OP * node.counted)
         if node_is_readonly(node):
-            return self.read(METHOD_TXN, body, waiter, node_is_serializable(node))
+            return self.read(METHOD_TXN, body, waiter, node_is_serializable(node), now)
         walk = start_walk(self.store, node, self.max_txn_walk)
         if walk is None:
             return self.write(OP_TXN, body, waiter, now)
@@ -374,15 +374,14 @@ cdef class KVServer(Starter):
         if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
 
-    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable) except -1:
+    cdef int read(self, int method, bytes body, Waiter waiter, bint serializable, double now) except -1:
         # While this member takes part in nothing yet, its contents are nobody's state.
         if serializable and not self.holding:
-            self.answer(method, body, waiter)
+            self.answer(method, body, waiter, now)
             return 0
         if self.reads_waiting >= self.max_reads:
             raise errors.TooManyRequests()
-        self.reads.append((waiter, method, body))
-        self.reads_begun += 1
+        self.reads.append((waiter, method, body, now))
         self.reads_waiting += 1
         return 0
 
@@ -391,7 +390,7 @@ cdef class KVServer(Starter):
         try:
             if self.refusal is not None:
                 raise self.refusal
-            self.read(METHOD_CONFIRM, b"", waiter, False)
+            self.read(METHOD_CONFIRM, b"", waiter, False, self.time)
         except errors.ApiError as error:
             waiter.fail(error)
 
@@ -426,14 +425,15 @@ cdef class KVServer(Starter):
             for waiter, method, body in later:
                 if self.must_wait(waiter, method, body):
                     break
-                self.answer(method, body, waiter)
+                # What it waited for was its client, so its time begins again.
+                self.answer(method, body, waiter, self.time)
                 done += 1
             del later[:done]
             if not later:
                 del self.deferred[session]
 
-    cdef int answer(self, int method, bytes body, Waiter waiter) except -1:
-        """Answer a read from the applied state. A later state than the one it asked for is as good."""
+    cdef int answer(self, int method, bytes body, Waiter waiter, double now) except -1:
+        """Answer a read that came at `now` from the applied state. A later state than the one it asked for is as good."""
         if self.must_wait(waiter, method, body):
             self.deferred.setdefault((<Request>waiter).session, []).append((waiter, method, body))
             return 0
@@ -443,7 +443,7 @@ cdef class KVServer(Starter):
             waiter.complete(b"")
             return 0
         try:
-            reply = self.answer_now(method, body, waiter)
+            reply = self.answer_now(method, body, waiter, now)
         except errors.ApiError as error:
             waiter.fail(error)
         else:
@@ -455,11 +455,11 @@ cdef class KVServer(Starter):
         """Answer reads one after the other. If one raises what stops the node, it and those behind it get Stopped."""
         cdef size_t done = 0
         try:
-            for waiter, method, body in reads:
+            for waiter, method, body, now in reads:
                 done += 1
-                self.answer(method, body, waiter)
+                self.answer(method, body, waiter, now)
         except BaseException:
-            fail_each([waiter for waiter, _, _ in reads[done - 1:]], errors.Stopped)
+            fail_each([one[0] for one in reads[done - 1:]], errors.Stopped)
             raise
         return 0
 
@@ -471,25 +471,25 @@ cdef class KVServer(Starter):
         node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
         return start_readonly(self.store, node, body)
 
-    cdef object answer_now(self, int method, bytes body, Waiter waiter):
+    cdef object answer_now(self, int method, bytes body, Waiter waiter, double now):
         """Return the reply, or None if a later turn gives it. Raises ApiError."""
         cdef Work work
         cdef bytes reply
         if method == METHOD_TXN:
             if self.left <= 0:
-                self.later(method, body, waiter, None, self.time)
+                self.later(method, body, waiter, None, now)
                 return None
             self.left -= <int64_t>(COST_OP * count_txn_ops(body))
         work = self.work_of(method, body)
         if work is None:
             if self.left_bytes <= 0:
-                self.later(method, body, waiter, None, self.time)
+                self.later(method, body, waiter, None, now)
                 return None
             reply = self.store.range_reply(body)
             self.left_bytes -= PyBytes_GET_SIZE(reply)
             return reply
         if self.left <= 0:
-            self.later(method, body, waiter, None, self.time)
+            self.later(method, body, waiter, None, now)
             return None
         done = work.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
         self.left -= <int64_t>work.cost * self.pace
@@ -497,7 +497,7 @@ cdef class KVServer(Starter):
             return work.reply
         # Of each client only one work is begun at a time: its replies are as many as it takes.
         begin = self.queue.may_begin() and not self.queue.serves(waiter)
-        self.later(method, body, waiter, work if begin else None, self.time)
+        self.later(method, body, waiter, work if begin else None, now)
         return None
 
     cdef bint put_off(self, Waiting one) except -1:
@@ -587,7 +587,7 @@ cdef class KVServer(Starter):
     cpdef fail_reads(self, list reads, error):
         """Answer each of the reads, which could not be served, with `error()`."""
         self.reads_waiting -= <size_t>len(reads)
-        fail_each([waiter for waiter, _, _ in reads], error)
+        fail_each([one[0] for one in reads], error)
 
     cpdef list take_reads(self):
         """Return the reads gathered since the last call. Each must be passed to `serve_reads` or `fail_reads`; until

@@ -11,6 +11,7 @@ a moment from those that came later, and no operation needs a deadline of its ow
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -55,8 +56,8 @@ class Pending:
         self._proposed: deque[tuple[int, int, int]] = deque()
         # Batches sent to a leader: (all their request ids are below this, operations, bytes).
         self._forwarded: deque[tuple[int, int, int]] = deque()
-        # Deadlines of waiting callers: (deadline, all request ids below this, number of reads since the start).
-        self._marks: deque[tuple[float, int, int]] = deque()
+        # Deadlines of waiting writes: (deadline, all request ids below this).
+        self._marks: deque[tuple[float, int]] = deque()
         # Deadlines of operations whose leader is gone: (deadline, all request ids below this).
         self._orphans: deque[tuple[float, int]] = deque()
 
@@ -161,17 +162,16 @@ class Pending:
         the leader that this member knows of, or 0.
         """
         late: list[int] = []
-        self._marks.append((now + self._request_timeout, self._kv.next_id, self._kv.reads_begun))
+        self._marks.append((now + self._request_timeout, self._kv.next_id))
         while self._orphans and self._orphans[0][0] <= now:
             limit = self._orphans.popleft()[1]
             if leader:
                 late += self._fail_writes(limit, errors.LeaderChanged)
         while self._marks and self._marks[0][0] <= now:
-            _, limit, reads = self._marks.popleft()
-            late += self._fail_writes(limit, errors.Timeout)
-            self._reads.fail(reads, errors.Timeout)
+            late += self._fail_writes(self._marks.popleft()[1], errors.Timeout)
         # Request ids rise with admission. What waited for its turn before that came earlier than its id says.
         late += self._fail(self._kv.overdue(now - self._request_timeout), errors.Timeout)
+        self._reads.fail(now - self._request_timeout, errors.Timeout)
         self._kv.expire(now, self._request_timeout)
         if self._forwarded:
             self._settle_forwarded()
@@ -183,7 +183,7 @@ class Pending:
         try:
             self._fail_writes(self._kv.next_id, errors.caused(errors.Timeout, cause))
         finally:
-            self._reads.fail(self._kv.reads_begun, errors.caused(errors.Stopped, cause))
+            self._reads.fail(math.inf, errors.caused(errors.Stopped, cause))
 
     def _fail_writes(self, below: int, error: Callable[[], errors.ApiError]) -> list[int]:
         """Fail the callers with request ids below `below`, and return these ids. They come first, because ids rise and

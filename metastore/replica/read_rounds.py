@@ -77,7 +77,7 @@ class ReadRounds:
             # This is a late answer to a round that was over before the reads of this one came in.
             return
         # An older round may still wait although its index is applied: `passed` comes only with the engine's write, and
-        # the engine may be busy. It goes first, because `fail` relies on the order.
+        # the engine may be busy. A later round does not go before it.
         self._confirmed.append((state.index, self._round))
         self._round = []
         self.passed(applied)
@@ -92,25 +92,14 @@ class ReadRounds:
         while self._confirmed:
             self._kv.fail_reads(self._confirmed.popleft()[1], error)
 
-    def fail(self, begun: int, error: Callable[[], errors.ApiError]) -> None:
-        """Fails those of the first `begun` reads since the start that still wait for any reason.
-
-        Reads are answered in the order in which they came, so these are the oldest ones.
-        """
-        kv = self._kv
-        late = begun - (kv.reads_begun - kv.reads_waiting)
-        while late > 0 and self._confirmed:
-            reads = self._confirmed[0][1]
-            late -= self._fail_first(reads, late, error)
-            if not reads:
-                self._confirmed.popleft()
-        for reads in (self._round, kv.reads):
-            if late > 0:
-                late -= self._fail_first(reads, late, error)
-
-    def _fail_first(self, reads: list[Any], most: int, error: Callable[[], errors.ApiError]) -> int:
-        """Fails at most the `most` oldest reads. Returns how many it failed."""
-        oldest = reads[:most]
-        del reads[:most]
-        self._kv.fail_reads(oldest, error)
-        return len(oldest)
+    def fail(self, before: float, error: Callable[[], errors.ApiError]) -> None:
+        """Fails the reads that came before this moment (seconds) and still wait for any reason."""
+        late: list[Any] = []
+        for reads in (*(reads for _, reads in self._confirmed), self._round, self._kv.reads):
+            gone = [one for one in reads if one[3] <= before]
+            if gone:
+                reads[:] = [one for one in reads if one[3] > before]
+                late += gone
+        if late:
+            self._confirmed = deque(one for one in self._confirmed if one[1])
+            self._kv.fail_reads(late, error)

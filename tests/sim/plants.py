@@ -137,9 +137,9 @@ class ReadInside(Driver):
 class PatientRounds(ReadRounds):
     """Leaves reads without an answer however long they wait."""
 
-    def fail(self, begun: int, error: type[errors.ApiError]) -> None:
+    def fail(self, before: float, error: Callable[[], errors.ApiError]) -> None:
         if error is not errors.Timeout:
-            super().fail(begun, error)
+            super().fail(before, error)
 
 
 class PatientReads(Driver):

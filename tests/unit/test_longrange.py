@@ -129,6 +129,20 @@ def test_nothing_waits_without_end_for_its_turn() -> None:
     assert [one.error for one in writes if one is not writes[-2]] == [None] * (len(writes) - 1)
 
 
+def test_a_read_that_waited_for_its_index_has_no_more_time_in_line_than_others() -> None:
+    kv = server()
+    count = ask(kv, b"k", b"l", count_only=True)
+    reads = [Caller(), Caller()]
+    for now, caller in enumerate(reads, 1):
+        body = pb.RangeRequest(key=b"k", range_end=b"l", count_only=True).SerializeToString()
+        kv.call("Range", body, caller, float(now))
+    kv.expire(6.0, 7.0)
+    kv.serve_reads(kv.take_reads())
+    assert kv.late == 3
+    kv.expire(8.5, 7.0)
+    assert [type(one.error) for one in (count, *reads)] == [type(None), errors.Timeout, type(None)]
+
+
 def test_ranges_that_were_begun_are_bounded_too() -> None:
     """Each begun range holds a view and a part of its reply. One more is begun in every turn."""
     kv = server(most=3)
