@@ -89,6 +89,7 @@ class KVServer:
     def fail_reads(self, reads: list[Read], error: Callable[[], MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
     def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
+    def unanswered(self) -> list[Waiter]: ...  # for another thread, while the member's own one stands still
     def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...
     def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun
     def overdue(self, before: float) -> list[int]: ...  # ids of unanswered writes that came before, and waited first

@@ -579,6 +579,14 @@ cdef class KVServer(Starter):
         held, self.held = self.held, []
         fail_each(self.queue.abandon() + [one.inner for one in held], error)
 
+    def unanswered(self) -> list:
+        """All callers that wait here. This is for another thread, while the member's own one stands still."""
+        cdef Waiting one
+        cdef list found = list(self.waiters.values()) + self.held + [waiter for waiter, _, _ in self.reads]
+        for line in list(self.queue.lines.values()):
+            found += [one.waiter for one in list(line)]
+        return [(<HeldCompaction>waiter).inner if isinstance(waiter, HeldCompaction) else waiter for waiter in found]
+
     cpdef serve_reads(self, list reads):
         """Answer reads whose index has been applied."""
         self.reads_waiting -= <size_t>len(reads)

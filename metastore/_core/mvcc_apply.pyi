@@ -69,4 +69,5 @@ class Applier:
     def answer(self, request_id: int, result: bytes | MetaStoreError) -> None: ...  # kept until `release`
     def reload(self) -> None: ...  # after the engine's contents were replaced
     def commit(self) -> None: ...  # only between two entries; raises what Engine.write raises
+    def unanswered(self) -> list[Waiter]: ...  # for another thread, while the member's own one stands still
     def release(self) -> int: ...  # answer the waiters gathered since the last release; returns their number

@@ -312,6 +312,10 @@ cdef class Applier:
         assert not self.inside, "an entry is only half applied"
         self.store.commit(self.applied_index, self.applied_term)
 
+    def unanswered(self) -> list:
+        """The waiters of the next release. This is for another thread, while the member's own one stands still."""
+        return list(self.who)
+
     cpdef Py_ssize_t release(self):
         """Answer the waiters gathered since the last release, in order. Return their number.
 

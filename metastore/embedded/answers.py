@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
+from concurrent.futures._base import RUNNING
 from typing import Any
 
 from .. import errors
@@ -72,21 +73,24 @@ class Answer(Future[Any]):
     """
 
     _resolved_told = False
+    #: Whether the loop's thread may come with the answer when somebody else has given one.
+    late = False
 
     def __init__(self) -> None:
         super().__init__()
-        self.set_running_or_notify_cancel()
+        # What set_running_or_notify_cancel does, without its lock: nobody else has this Future yet.
+        self._state = RUNNING
         self._process = forks.process
 
     def result(self, timeout: float | None = None) -> Any:
         """See `concurrent.futures.Future`."""
-        if not self.done():
+        if self._state == RUNNING:  # as `done`, without its lock
             self._may_wait()
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """See `concurrent.futures.Future`."""
-        if not self.done():
+        if self._state == RUNNING:
             self._may_wait()
         return super().exception(timeout)
 
@@ -126,7 +130,7 @@ class Answer(Future[Any]):
             else:
                 self.set_exception(error)
         except InvalidStateError:
-            if not Answer._resolved_told:
+            if not Answer._resolved_told and not self.late:
                 Answer._resolved_told = True
                 log.warning(
                     "a Future of a node was resolved by the program itself, so its answer is lost (said once only)"

@@ -20,7 +20,9 @@ from ..member.server import Server
 from ..member.signals import kept_away
 from . import forks
 from .answers import enter_loop, leave_loop
+from .bulk import SlicePut
 from .inbox import Inbox
+from .outcome import FutureCall
 
 log = logging.getLogger("metastore.node")
 
@@ -150,7 +152,19 @@ class Life:
         if waits:
             log.warning("stopping without waiting any longer for the disk: %s", waits)
             self.gave_up = True
+            member = self.member
             self._over()
+            if member is not None:
+                self._answer(member)
+
+    def _answer(self, member: RunningMember) -> None:
+        """Answer the calls of this process in the place of the loop's thread, which stands still. A write that it has
+        begun with may be done."""
+        for waiter in member.driver.unanswered():
+            if isinstance(waiter, FutureCall):
+                waiter.future.late = True
+            if isinstance(waiter, FutureCall | SlicePut):
+                waiter.fail(errors.Timeout())
 
     def fresh_failure(self) -> BaseException | None:
         """What ended the node as an exception that nobody has raised yet, from the one that ended it: the traceback of

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from .._core.mvcc_apply import Applier
     from .._core.raft import RawNode
     from .._core.raft_types import Message, Ready, Snapshot
+    from .._core.waiter import Waiter
     from ..ports import DriverLog
     from .peer_link import PeerLink
     from .roster import Roster, RosterState
@@ -253,6 +254,11 @@ class Driver:
             self.applier.release()
         finally:
             self.pending.abandon(cause)
+
+    def unanswered(self) -> list[Waiter]:
+        """All callers that wait. This is for another thread, while the member's own one stands still."""
+        reads = [waiter for waiter, _, _ in self.reads.unanswered()]
+        return [*self.applier.unanswered(), *self.kv.unanswered(), *reads]
 
     # ---- from peers and clients
 

@@ -46,6 +46,10 @@ class ReadRounds:
         """Whether a round is under way, or a confirmed one waits for its index."""
         return bool(self._round or self._confirmed)
 
+    def unanswered(self) -> list[Any]:
+        """The reads of all rounds. This is for another thread, while the member's own one stands still."""
+        return [*self._round, *(read for _, reads in list(self._confirmed) for read in reads)]
+
     def start(self, now: float, leader: int) -> None:
         """Begins a round for all reads that have gathered, or repeats the question of the present round when it is
         time.

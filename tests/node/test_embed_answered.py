@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 from support.embedded import make, standing
+from support.processes import wait_until
 
-from metastore import Node, errors
+from metastore import Node, Op, errors
+from metastore.member import server
 
 pytestmark = pytest.mark.node_only
 
@@ -94,3 +96,35 @@ def test_a_compaction_that_waits_for_its_space_is_answered_at_a_stop(tmp_path: P
     node.stop()
     assert isinstance(compaction.exception(30), errors.Stopped | None)
     assert compaction.done()
+
+
+def test_a_stop_that_gives_up_leaves_nobody_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The loop's own thread stands still, as it does in a call of an engine whose disk does not answer."""
+    monkeypatch.setattr(server, "CLOSE_TIMEOUT", 0.2)
+    node = make(tmp_path, limits={"drain_timeout": "50ms"})
+    node.start()
+    node.failpoints.set("apply.before", "block")
+    futures = [node.futures.put("a", "v"), *node.futures.put_many([(f"m{n}", "v") for n in range(300)])]
+    futures += [node.futures.txn(success=[Op.put("k", "v")]), node.futures.compact(1)]
+    read = node.futures.range("a")
+    blocked: list[Exception] = []
+
+    def put_many() -> None:
+        try:
+            node.put_many([(f"b{n}", "v") for n in range(1000)])
+        except errors.PutManyFailed as error:
+            blocked.append(error.reason)
+
+    thread = threading.Thread(target=put_many)
+    thread.start()
+    node.stop()
+    assert node.gave_up and not concurrent.futures.wait([*futures, read], 30).not_done
+    assert {type(future.exception()) for future in futures} <= {errors.Timeout, errors.Stopped}
+    thread.join(30)
+    assert not thread.is_alive() and isinstance(blocked[0], errors.Timeout | errors.Stopped)
+    node.failpoints.clear()
+    wait_until(lambda: not any("/loop" in one.name for one in threading.enumerate()))
+    assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
+    assert "resolved by the program" not in caplog.text
