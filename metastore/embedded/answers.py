@@ -109,8 +109,8 @@ class Answer(Future[Any]):
             try:
                 fn(future)
             except BaseException as error:
-                if adding and threading.get_ident() == adder:
-                    raise
+                if adding and threading.get_ident() == adder and not isinstance(error, Exception):
+                    raise  # an Exception would be logged by `concurrent.futures`, to a logger that is not ours
                 raised = error
             if forks.process != self._process and threading.get_ident() in _loops:
                 _end_of_a_fork(raised)

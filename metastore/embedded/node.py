@@ -15,6 +15,7 @@ from ..member.running import RunningMember
 from ..settings import IN_MEMORY
 from . import forks
 from .answers import belongs_to, may_block
+from .arguments import seconds
 from .bulk import Call
 from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
@@ -64,6 +65,7 @@ class Node(EmbeddedKV):
         RemovedFromCluster, MustJoinAnew or AnotherProcess. Raises Stopped when `stop` was called before, or meanwhile.
         After any exception, KeyboardInterrupt too, everything is closed again.
         """
+        timeout = seconds(timeout)
         life: Life | None = None
         try:
             with self._lock:
@@ -95,6 +97,7 @@ class Node(EmbeddedKV):
         Raises what made it stop, unless that was `stop`: a MetaStoreError, or whatever else went wrong inside. In the
         loop's thread it raises RuntimeError."""
         may_block()
+        timeout = seconds(timeout)
         life = self._life
         if life is not None and life.elsewhere:
             raise belongs_to(life.elsewhere)

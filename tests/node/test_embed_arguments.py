@@ -104,6 +104,8 @@ def test_a_wrong_timeout_is_named_before_anything_is_done(node: Any, wrong: Any)
         lambda: node.delete_prefix("k", timeout=wrong),
         lambda: node.txn(success=[Op.put("k", "v")], timeout=wrong),
         lambda: node.compact(2, timeout=wrong),
+        lambda: node.start(timeout=wrong),
+        lambda: node.wait(wrong),
     ]
     for call in calls:
         with pytest.raises((TypeError, ValueError), match="timeout must be"):
