@@ -37,6 +37,7 @@ from metastore.settings import (
     RaftTable,
     StorageTable,
     WalTable,
+    WatchTable,
     did_you_mean,
     wrong_type,
 )
@@ -293,6 +294,7 @@ class Tables(TypedDict, total=False):
     performance: Mapping[str, object]
     maintenance: Mapping[str, object]
     limits: Mapping[str, object]
+    watch: Mapping[str, object]
     log: Mapping[str, object]
     metrics: Mapping[str, object]
 
@@ -316,6 +318,7 @@ class Config:
     performance: PerformanceTable
     maintenance: MaintenanceTable
     limits: LimitsTable
+    watch: WatchTable
     log: LogTable
     metrics: MetricsTable
 

@@ -444,6 +444,10 @@ class LimitsTable:
     max_reply_bytes: int = _size(
         "256MiB", "Unread replies on all connections together, before further reads wait.", "1MiB", "1TiB"
     )
+    max_watches_per_stream: int = _count(
+        50_000, "Watchers on one stream; one counts as several if its keys are long, one for each 512 bytes.", 1
+    )
+    max_watches_per_node: int = _count(100_000, "Watchers of all clients together; each takes about 1 KiB.", 1)
     output_timeout: float = _duration(
         "30s", "A connection that reads under 8 KiB/s of what it asked for is closed after so long.", "10ms"
     )
@@ -454,6 +458,15 @@ class LimitsTable:
         "7s", "Time for a request to be answered; then it fails with `etcdserver: request timed out`.", "1ms"
     )
     drain_timeout: float = _duration("1s", "On stop: how long requests in flight may take.", "0", "1m")
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchTable:
+    """[watch]: what watchers are told."""
+
+    progress_notify_interval: float = _duration(
+        "10m", "Time without events after which a watcher that asked for it is told the revision.", "100ms"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -482,6 +495,7 @@ TABLES: dict[str, type[Any]] = {
     "performance": PerformanceTable,
     "maintenance": MaintenanceTable,
     "limits": LimitsTable,
+    "watch": WatchTable,
     "log": LogTable,
     "metrics": MetricsTable,
 }

@@ -10,6 +10,9 @@ cdef class Link:
     cdef readonly Limits limits
     cdef readonly MethodTable methods
     cdef readonly size_t pending_output     # reply bytes that take_output has not returned yet
+    cdef readonly size_t patient_output     # those of it that the client may leave unread
+    cdef readonly int patient_streams       # the calls that they belong to
+    cdef readonly int choked                # calls for whose sake this connection is not to be read
     cdef readonly size_t buffered           # request bytes that are not answered yet
     cdef readonly size_t taken              # bytes that take_output has returned in all
     cdef readonly size_t replied            # those of them that are messages of replies

@@ -33,6 +33,8 @@ cdef class Request(Waiter):
     cdef bint packs                         # the messages of the call may be compressed
     cdef bint waits                         # the call is in the list of its Limits
     cdef bint whole                         # the call arrived completely, or its first message if it is streaming
+    cdef bint patient                       # its client may leave replies unread
+    cdef bint choked                        # its connection is not to be read
     cdef bint gone                          # the client reset the call
     cdef object unopened                    # deque of (compressed, message) to unpack, in this order
     cdef PyObject* next_open
@@ -44,7 +46,9 @@ cdef class Request(Waiter):
     cpdef fail(self, object error)
     cpdef send(self, bytes message)
     cpdef finish(self, int code=*, object text=*)
-    cpdef start(self, object on_message=*, object on_end=*, object on_close=*)
+    cpdef start(self, object on_message=*, object on_end=*, object on_close=*, bint patient=*)
+    cpdef choke(self, bint on)
+    cdef void owe(self, Py_ssize_t n) noexcept
     cpdef reset(self, uint32_t code=*)
     cdef int begin(self) except -1
     cdef int refuse(self, int code, object text) except -1

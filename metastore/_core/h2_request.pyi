@@ -45,7 +45,9 @@ class Request(Waiter):
         on_message: Callable[[bytes], object] | None = None,
         on_end: Callable[[], object] | None = None,
         on_close: Callable[[], object] | None = None,
+        patient: bool = False,
     ) -> None: ...
+    def choke(self, on: bool) -> None: ...
     def reset(self, code: int = ...) -> None: ...
 
 def unpack(limits: Limits, budget: int) -> list[Request]:

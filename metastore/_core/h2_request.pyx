@@ -63,9 +63,7 @@ cdef class Request(Waiter):
         self.answered = self.finished = True
         self.forget()
         self.reply = <bytes>reply
-        self.queued = PREFIX + <size_t>PyBytes_GET_SIZE(self.reply)
-        self.session.pending_output += self.queued
-        self.session.limits.total_output += self.queued
+        self.owe(PREFIX + PyBytes_GET_SIZE(self.reply))
         self.uncharge()
         self.begin()
 
@@ -86,10 +84,7 @@ cdef class Request(Waiter):
             if self.outbox is None:
                 self.outbox = deque()
             self.outbox.append(message)
-        cdef size_t n = PREFIX + <size_t>PyBytes_GET_SIZE(message)
-        self.queued += n
-        self.session.pending_output += n
-        self.session.limits.total_output += n
+        self.owe(PREFIX + PyBytes_GET_SIZE(message))
         self.begin()
 
     cpdef finish(self, int code=0, object text=""):
@@ -107,16 +102,35 @@ cdef class Request(Waiter):
         self.uncharge()
         self.begin()
 
-    cpdef start(self, object on_message=None, object on_end=None, object on_close=None):
+    cpdef start(self, object on_message=None, object on_end=None, object on_close=None, bint patient=False):
         """Take over a streaming call. `on_message(bytes)` is called for each message, `on_end()` when the client has
         sent its last, `on_close()` when the stream is gone. What has already arrived is delivered before this returns.
-        The response headers leave at once, because clients of long streams wait for them."""
+        The response headers leave at once, because clients of long streams wait for them. The client of a `patient`
+        stream may leave its replies unread for as long as it likes."""
+        if patient and not self.closed:
+            self.patient = True
+            self.session.patient_streams += 1
         self.on_message = on_message
         self.on_end = on_end
         self.on_close = on_close
         if not self.closed and not self.answered:
             self.begin()
         self.deliver()
+
+    cpdef choke(self, bint on):
+        """Do not read from this call's connection until `choke(False)`; no effect once the stream is gone."""
+        if self.choked != on and self.session is not None:
+            self.choked = on
+            self.session.choked += 1 if on else -1
+            self.session.mark()
+
+    cdef void owe(self, Py_ssize_t n) noexcept:
+        """Count `n` more bytes of replies (negative: bytes that have left)."""
+        self.queued += n
+        self.session.pending_output += n
+        self.session.limits.total_output += n
+        if self.patient:
+            self.session.patient_output += n
 
     cpdef reset(self, uint32_t code=NGHTTP2_CANCEL):
         """End the stream with RST_STREAM."""
@@ -201,10 +215,8 @@ cdef class Request(Waiter):
                 done += part
             if self.reply_at == size + PREFIX:
                 self.reply = None
-        self.queued -= done
+        self.owe(-<Py_ssize_t>done)
         self.session.replied += done
-        self.session.pending_output -= done
-        self.session.limits.total_output -= done
         self.session.spoke = True           # clients measure with PINGs while replies arrive, even within a long one
         if self.reply is None and not self.outbox:
             if self.finished:
@@ -540,9 +552,9 @@ cdef class Request(Waiter):
         session.limits.total_buffered -= self.charged
         self.charged = 0
         self.unopened = None
-        session.pending_output -= self.queued
-        session.limits.total_output -= self.queued
-        self.queued = 0
+        self.owe(-<Py_ssize_t>self.queued)
+        session.patient_streams -= self.patient
+        self.choke(False)
         self.reply = None
         self.outbox = None
         reader_next(&self.reader)

@@ -291,6 +291,7 @@ cdef class Store:
     def reload(self) -> None:
         """Read the counters again after the engine's contents were replaced. Raises DamagedData."""
         self.overlay = OrderedMap()
+        self.reloads += 1
         self.sub = 0
         self.rev = self.saved_rev = read_meta(self.engine, REVISION_KEY, 1)
         self.compacted = read_meta(self.engine, COMPACT_KEY, -1)

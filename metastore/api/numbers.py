@@ -68,6 +68,10 @@ MEANINGS: Final = {
     "wal_unsynced_bytes": 'Bytes in the log that are not synced; with wal.sync = "async" a power cut takes them.',
     "wal_unsynced_seconds": "Seconds since the oldest of the unsynced bytes was written.",
     "wal_write_seconds_total": "Seconds spent on writing to the log since the start.",
+    "watch_events_total": "Events sent to watchers since the start.",
+    "watch_responses_total": "Responses sent on watch streams since the start.",
+    "watch_streams": "Open watch streams of clients.",
+    "watchers": "Watchers of all clients.",
 }
 
 

@@ -182,6 +182,13 @@ class Backups(Protocol):
         """Stream a backup as the answer of `request`. Raises TooManyRequests."""
 
 
+class Watches(Protocol):
+    """Watchers of keys, on streams."""
+
+    def open(self, request: Request) -> None:
+        """Serve the watchers of one call until its stream ends. Raises Stopped."""
+
+
 class Numbers(Protocol):
     """The metrics of this member."""
 
@@ -201,4 +208,5 @@ class Ports:
     alarms: Alarms
     upkeep: Upkeep
     backups: Backups
+    watches: Watches
     numbers: Numbers

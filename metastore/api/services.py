@@ -19,6 +19,7 @@ from .cluster import Cluster
 from .health import Health
 from .maintenance import Maintenance
 from .pages import Pages
+from .watch import PATH, Watch
 
 if TYPE_CHECKING:
     from .._core.h2_request import Request
@@ -72,7 +73,8 @@ def make_services(ports: Ports) -> tuple[Services, Health]:
     health = Health(ports.serving)
     maintenance = Maintenance(ports.status, ports.reads, ports.leadership, ports.alarms, ports.upkeep)
     cluster = Cluster(ports.status, ports.reads, ports.membership)
-    return Services([maintenance, Backup(ports.backups), cluster, health]), health
+    services = [maintenance, Backup(ports.backups), cluster, Watch(ports.watches), health]
+    return Services(services, streaming=[PATH]), health
 
 
 def make_pages(ports: Ports, *, metrics: bool = True) -> Pages:

@@ -18,6 +18,7 @@ from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
+from .._core.watch import WatchHub
 from ..ports import Transport
 from ..replica.driver import Budgets, Driver
 from ..replica.roster import Roster
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from ..storage.wal import Wal
 
 
+LOOK_AGAIN = 0.01  # seconds between two looks at watch streams that took no more
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 
 
@@ -87,6 +89,9 @@ class Settings:
     max_txn_walk: int
     request_timeout: float
     read_ahead_cache: int
+    max_watches_per_stream: int
+    max_watches_per_node: int
+    progress_notify_interval: float
     raft: Mapping[str, Any]
 
 
@@ -105,6 +110,9 @@ def settings_of(config: Config) -> Settings:
         max_txn_walk=limits.max_txn_walk,
         request_timeout=limits.request_timeout,
         read_ahead_cache=config.wal.read_ahead_cache,
+        max_watches_per_stream=limits.max_watches_per_stream,
+        max_watches_per_node=limits.max_watches_per_node,
+        progress_notify_interval=config.watch.progress_notify_interval,
         raft={
             "election_ticks": raft.election_ticks,
             "heartbeat_ticks": raft.heartbeat_ticks,
@@ -185,6 +193,8 @@ class Replica(Generic[AnyKeeper]):
         self._on_mended = roster_mended
         self._link = link
         self._budgets = budgets = budgets if budgets is not None else Budgets()
+        self._unseen = False  # whether watchers wait for streams that the last turn did not look at
+        self._next_look = 0.0  # when they are looked at again
         self._more = False  # whether the last turn left requests that it can go on with at once
         self.store = Store(engine, identity.cluster_id, identity.member_id)
         waiters: dict[int, Any] = {}
@@ -194,6 +204,11 @@ class Replica(Generic[AnyKeeper]):
             settings.max_inflight_requests, settings.max_inflight_bytes, settings.batching,
         )  # fmt: skip
         self.kv = KVServer(self.store, self.proposer, waiters, first_id(identity.member_id, wall), settings)
+        self.watches = WatchHub(
+            self.store, max_per_stream=settings.max_watches_per_stream, max_per_node=settings.max_watches_per_node,
+            fragment_size=settings.max_request_bytes, interval=settings.progress_notify_interval,
+            jitter=lambda: chance(16) / 65536,
+        )  # fmt: skip
         self.roster = Roster(self.store, identity.members)
         self.cache = kinds.cache(log, settings.read_ahead_cache, lambda reading: read(reading, self.loaded))
         self.raw = kinds.raw(
@@ -242,13 +257,25 @@ class Replica(Generic[AnyKeeper]):
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
         kv.barred = self.applier.barred if driver.is_leader else 0
         self._more = kv.serve_late(self._budgets.serve)
+        if not self.watches.idle:
+            self._turn_watches(now)
         self.snapshots.turn(now, disk_full)
+
+    def _turn_watches(self, now: float) -> None:
+        # To look at the streams that take no more costs time for each, and the sockets make many turns.
+        look = now >= self._next_look
+        if look:
+            self._next_look = now + LOOK_AGAIN
+        self._more |= self.watches.step(self._budgets.watch, look)
+        self._unseen = self.watches.stuck and not look
 
     def next_turn(self, now: float) -> float | None:
         """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
         if self._more or self.driver.backlog:
             return now
         times = []
+        if self._unseen:
+            times.append(self._next_look)
         if self.driver.retry_at is not None:
             times.append(self.driver.retry_at)
         due = self.proposer.next_deadline()

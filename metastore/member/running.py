@@ -26,6 +26,7 @@ from .space import Space
 from .state import State
 from .status import MemberServing, MemberStatus
 from .upkeep import Upkeep
+from .watching import Watching
 
 if TYPE_CHECKING:
     import threading
@@ -88,7 +89,13 @@ class RunningMember:
             self.leadership.hand_over,
         )  # fmt: skip
         self.upkeep = Upkeep(
-            memory, state.engine, self.driver, loop, disk.identity.member_id, lambda: self.space.disk_full
+            memory,
+            state.engine,
+            self.driver,
+            loop,
+            disk.identity.member_id,
+            lambda: self.space.disk_full,
+            lambda: replica.watches.holds_history,
         )
         self.peering = self._make_peering(resolver, failpoints)
         self.reads = MemberReads(self.kv)
@@ -101,6 +108,7 @@ class RunningMember:
             header=lambda: header(self.status), timeout=config.limits.output_timeout,
         )  # fmt: skip
         closing.callback(self.backups.stop)
+        self.watching = Watching(replica.watches, self.driver, config.raft.election_ticks * config.raft.tick_interval)
         if stopping.is_set():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
@@ -126,6 +134,7 @@ class RunningMember:
             metrics.named(self.snapshots.stats, "snapshot_", "_total"),
             metrics.of_replica(self.driver, self.replica.codec),
             self.upkeep.stats,
+            self.watching.stats,
         )
 
     def _ports(self, numbers: metrics.Metrics) -> Ports:
@@ -139,6 +148,7 @@ class RunningMember:
             alarms=self.upkeep.alarms,
             upkeep=Maintenance(self.driver, self.reads, self.upkeep.sums, self.upkeep.reclaim),
             backups=self.backups,
+            watches=self.watching,
             numbers=numbers,
         )
 
@@ -208,6 +218,7 @@ class RunningMember:
         if self._stopping.is_set() and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
+        requests_left = self.watching.turn(now)
         self.replica.turn(now, self.space.disk_full)
         self.upkeep.turn()
         if not self.ready:
@@ -226,7 +237,7 @@ class RunningMember:
         if kv.deferred:
             kv.serve_deferred()
             flush()
-        self._turn_at(now if streaming else self.replica.next_turn(now))
+        self._turn_at(now if streaming or requests_left else self.replica.next_turn(now))
         self.front.balance()
         self.space.turn()
         self.upkeep.sweep.turn()
@@ -255,6 +266,7 @@ class RunningMember:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
+        self.watching.tick(now)
         self._watch_disk(now)
         self.peering.tick(now)
         self.space.tick(now)
@@ -314,7 +326,7 @@ class RunningMember:
     def _begin_drain(self) -> None:
         self.drain = Drain(
             self.config.limits.drain_timeout, self.loop, self.front.listener, self.driver,
-            ends=(self.front.health.shutdown, self.backups.stop, self.upkeep.stop),
+            ends=(self.front.health.shutdown, self.watching.stop, self.backups.stop, self.upkeep.stop),
             hand_over=self.leadership.hand_over, connected=self.peering.connected,
         )  # fmt: skip
         self.disk.close_by = self.drain.stop_by

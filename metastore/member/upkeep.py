@@ -36,6 +36,7 @@ class Upkeep:
         loop: Loop,
         member: int,
         disk_full: Callable[[], bool],
+        history_held: Callable[[], bool],
     ) -> None:
         kv = driver.kv
         self.alarms = MemberAlarms(driver, member, loop.now, disk_full)
@@ -43,7 +44,12 @@ class Upkeep:
         self.reclaim = Reclaim(engine, kv, loop)
         self.sums = HashSums(engine, driver, loop, self.reclaim.free)
         self.compaction = AutoCompaction(memory.config.maintenance, driver, loop)
-        self.sweep = Sweep(driver, loop.call_later, lambda: not self.quota.serving or self.quota.tight)
+        self.sweep = Sweep(
+            driver,
+            loop.call_later,
+            lambda: not self.quota.serving or self.quota.tight,
+            held=history_held,
+        )
 
     def turn(self) -> None:
         """Acts on what has changed."""

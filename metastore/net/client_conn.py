@@ -306,9 +306,13 @@ class ClientConn:
         over = self._blocked
         if session is not None:
             pending = session.pending_output + unsent
-            self._watch_progress(MUCH if unsent or pending > PATIENT_SIZE else LITTLE if pending else NOTHING)
+            # A client may leave the events of its watchers unread, for no more are sent then. What the socket does not
+            # take may be such events.
+            firm = session.pending_output - session.patient_output + (0 if session.patient_streams else unsent)
+            much = firm > PATIENT_SIZE or (unsent > 0 and not session.patient_streams)
+            self._watch_progress(MUCH if much else LITTLE if pending else NOTHING)
             # The socket is not full, so the client's window is. Only further reading can open the window again.
-            over = over and pending > self._listener.conn_limits.max_unsent
+            over = (over and pending > self._listener.conn_limits.max_unsent) or session.choked > 0
             if session.parked_count:
                 requests = session.unpark()
                 if requests:

@@ -74,11 +74,12 @@ class Budgets:
     """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
 
     apply: the entries that one `pump` applies. serve: the requests of this turn; those of earlier turns may cost the
-    same once more.
+    same once more. watch: what watchers are sent of new changes, and the same once more of history.
     """
 
     apply: int = APPLY_BUDGET
     serve: int = SERVE_BUDGET
+    watch: int = WATCH_BUDGET
 
 
 #: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.

@@ -24,18 +24,20 @@ class Sweep:
 
     `later(seconds, call)` calls back in this thread. `urgent` tells whether several slices in a turn are worth their
     time: history must not grow faster than it is removed where there is little room, nor in a replay, which is faster
-    than the writes were. `records` is the number of index records that one slice looks at.
+    than the writes were. `records` is the number of index records that one slice looks at. `held`
+    tells whether somebody is still to read what a sweep may remove.
     """
 
     def __init__(
         self, driver: Driver, later: Callable[[float, Callable[[], None]], object], urgent: Callable[[], bool],
-        records: int = RECORDS,
+        records: int = RECORDS, held: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
         self._driver = driver
         self._kv = driver.kv
         self._later = later
         self._urgent = urgent
         self._records = records
+        self._held = held
         self._posted = False
 
     def turn(self) -> None:
@@ -49,7 +51,7 @@ class Sweep:
         try:
             # While the engine is busy or an entry is half applied nothing can be swept. Asking again at once would be a
             # busy loop.
-            busy = not self._driver.whole
+            busy = not self._driver.whole or self._held()
             if not busy:
                 self._sweep_some()
         except errors.EngineBusy:

@@ -71,6 +71,15 @@ MoveLeaderRequest targetID:uint64=1
 MoveLeaderResponse header:ResponseHeader=1
 Member ID:uint64=1 name:string=2 peerURLs:*string=3 clientURLs:*string=4 isLearner:bool=5
 MemberListResponse header:ResponseHeader=1 members:*Member=2
+Event type:int32=1 kv:KeyValue=2 prev_kv:KeyValue=3
+WatchCreateRequest key:bytes=1 range_end:bytes=2 start_revision:int64=3 progress_notify:bool=4 filters:*int32=5 \
+ prev_kv:bool=6 watch_id:int64=7 fragment:bool=8
+WatchCancelRequest watch_id:int64=1
+WatchProgressRequest
+WatchRequest create_request:WatchCreateRequest=1|request_union cancel_request:WatchCancelRequest=2|request_union \
+ progress_request:WatchProgressRequest=3|request_union
+WatchResponse header:ResponseHeader=1 watch_id:int64=2 created:bool=3 canceled:bool=4 compact_revision:int64=5 \
+ cancel_reason:string=6 fragment:bool=7 events:*Event=11
 LeaseGrantRequest TTL:int64=1 ID:int64=2
 LeaseGrantResponse header:ResponseHeader=1 ID:int64=2 TTL:int64=3 error:string=4
 HealthCheckRequest service:string=1

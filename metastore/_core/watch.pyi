@@ -1,0 +1,46 @@
+"""Watchers: who is told of which changes, in which order, and from where on."""
+
+from collections.abc import Callable
+
+from metastore._core.mvcc import Store
+from metastore._core.watch_index import Stream
+from metastore._core.watch_wire import WatchRequest
+
+class WatchHub:
+    """All watchers of a member. Times are in seconds, sizes in bytes; `jitter` gives 0 to 1."""
+
+    store: Store
+    seen: int  # live watchers have been sent everything up to this revision
+    count: int  # watchers
+    units: int  # of these: one for each 512 bytes of keys, at least one each
+    max_per_stream: int
+    max_per_node: int
+    fragment_size: int
+    events_sent: int
+    responses_sent: int
+    def __init__(
+        self,
+        store: Store,
+        *,
+        max_per_stream: int = ...,
+        max_per_node: int = ...,
+        fragment_size: int = ...,
+        interval: float = ...,
+        jitter: Callable[[], float] = ...,
+    ) -> None: ...
+    def handle(self, stream: Stream, request: WatchRequest, now: float) -> None: ...
+    def create(self, stream: Stream, request: WatchRequest, now: float) -> None: ...
+    def cancel(self, stream: Stream, ident: int) -> None: ...
+    def close(self, stream: Stream) -> None: ...
+    @property
+    def idle(self) -> bool: ...
+    @property
+    def stuck(self) -> bool: ...
+    @property
+    def held(self) -> int: ...  # bytes of events that are collected and not sent yet
+    @property
+    def waiting(self) -> int: ...  # what waits for a time or a revision, watchers that are gone included
+    @property
+    def holds_history(self) -> bool: ...
+    def step(self, budget: int, look: bool = True) -> bool: ...
+    def tick(self, now: float) -> None: ...

@@ -1,0 +1,476 @@
+"""Watchers without a node: each is sent what it asked for, once, in order, whatever the steps and the readers do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from metastore import errors
+from metastore._core.mvcc_sweep import sweep_slice
+from metastore._core.ordered_map import OrderedMap
+from metastore._core.watch import WatchHub
+from metastore._core.watch_index import Stream
+from metastore._core.watch_wire import decode_request
+from tests.support import messages as m
+from tests.support.hubs import (
+    NO_DELETE,
+    NO_PUT,
+    History,
+    TestSink,
+    WatchRequest,
+    create,
+    event_of,
+    holds,
+    settle,
+    some_key,
+    watch,
+)
+
+
+class Observer:
+    """One watcher of the random test, and what it was sent."""
+
+    def __init__(self, sink: TestSink, ident: int, fields: dict[str, Any], created: int) -> None:
+        self.sink = sink
+        self.ident = ident
+        self.fields = fields
+        self.start = fields.get("start_revision") or created + 1
+        self.events: list[Any] = []
+        self.compacted = 0
+        self.part: list[Any] = []
+
+    def take(self, response: Any) -> None:
+        """A response with this watcher's id. Events of one revision come together."""
+        assert not self.compacted, "something follows the cancellation"
+        if response.compact_revision:
+            assert response.canceled and response.header.revision == 0
+            self.compacted = response.compact_revision
+        self.part += response.events
+        if response.fragment:
+            assert self.fields.get("fragment")
+            return
+        if self.part and self.events:
+            assert self.part[0].kv.mod_revision > self.events[-1].kv.mod_revision, "a revision came in two responses"
+        assert not self.part or response.header.revision >= self.part[-1].kv.mod_revision
+        self.events += self.part
+        self.part = []
+
+    def wanted(self, history: History) -> list[Any]:
+        """What it must have been sent by now, without previous pairs."""
+        fields = self.fields
+        filters = fields.get("filters", [])
+        return [
+            event_of(change, False, 0)
+            for change in history.changes
+            if change.revision >= self.start
+            and holds(fields["key"], fields.get("range_end", b""), change.key)
+            and (NO_DELETE if change.value is None else NO_PUT) not in filters
+        ]
+
+    def check(self, history: History, whole: bool) -> None:
+        wanted = self.wanted(history)
+        for event in self.events:
+            prev = event.prev_kv if event.HasField("prev_kv") else None
+            if prev is not None:
+                assert self.fields.get("prev_kv")
+                change = next(
+                    c for c in history.changes if (c.revision, c.key) == (event.kv.mod_revision, event.kv.key)
+                )
+                assert change.prev == (prev.value, prev.mod_revision) and prev.key == event.kv.key
+                event.ClearField("prev_kv")
+        if whole and not self.compacted:
+            assert self.events == wanted
+        else:
+            assert self.events == wanted[: len(self.events)]
+
+
+def a_watcher(chance: random.Random, revision: int) -> dict[str, Any]:
+    """Fields of a random create request."""
+    key = some_key(chance)
+    end = chance.choice([b"", b"", b"\0", key + b"\xff", b"z"])
+    fields: dict[str, Any] = {"key": key, "range_end": end if end in (b"", b"\0") or end > key else b""}
+    if chance.random() < 0.6:
+        fields["start_revision"] = chance.randrange(1, revision + 6)
+    if chance.random() < 0.3:
+        fields["filters"] = [chance.choice([NO_PUT, NO_DELETE])]
+    for flag in ("prev_kv", "fragment"):
+        fields[flag] = chance.random() < 0.3
+    return fields
+
+
+def scribble(history: History, chance: random.Random) -> None:
+    """A few writes, then their commit."""
+    for _ in range(chance.randrange(1, 6)):
+        if chance.random() < 0.75:
+            history.put(some_key(chance), b"%d" % chance.randrange(100))
+        else:
+            key = some_key(chance)
+            history.delete(key, chance.choice([b"", key + b"\xff", b"\0"]))
+    if chance.random() < 0.15:
+        history.commit()
+        back = history.store.revision - chance.randrange(1, 25)
+        if back > max(0, history.store.compact_revision):
+            history.compact(back)
+    if chance.random() < 0.9:
+        history.commit()
+
+
+def distribute(observers: list[Observer], sinks: list[TestSink]) -> None:
+    """Give each observer what its sink was sent."""
+    for sink in sinks:
+        for response in sink.take():
+            if response.created:
+                continue
+            for observer in observers:
+                if observer.sink is sink and observer.ident == response.watch_id:
+                    observer.take(response)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_every_watcher_is_sent_its_events(seed: int) -> None:
+    """Random writes, compactions, sweeps, watchers, slow readers, and steps of any size."""
+    chance = random.Random(seed)
+    history = History.fresh()
+    hub = WatchHub(history.store, fragment_size=chance.choice([60, 1 << 20]))
+    sinks = [TestSink() for _ in range(4)]
+    streams = [Stream(sink) for sink in sinks]
+    observers: list[Observer] = []
+    for _ in range(150):
+        scribble(history, chance)
+        if chance.random() < 0.25:
+            which = chance.randrange(len(streams))
+            fields = a_watcher(chance, history.store.revision)
+            sinks[which].room = 1 << 30
+            answer = watch(hub, streams[which], **fields)
+            assert answer.created and not answer.canceled and answer.header.revision == history.store.revision
+            observers.append(Observer(sinks[which], answer.watch_id, fields, answer.header.revision))
+        for sink in sinks:
+            sink.room = chance.choice([0, 1, 3, 1 << 30])
+        for _ in range(chance.randrange(4)):
+            hub.step(chance.choice([1, 2, 5, 1000]), chance.random() < 0.8)
+        if not hub.holds_history:
+            sweep_slice(history.store, chance.choice([3, 1000]))
+        if chance.random() < 0.5:
+            distribute(observers, sinks)
+            for observer in observers:
+                observer.check(history, False)
+    history.commit()
+    for _ in range(1000):
+        for sink in sinks:
+            sink.room = 1 << 30
+        settle(hub)
+        distribute(observers, sinks)
+        if not hub.stuck:
+            break
+    for observer in observers:
+        observer.check(history, True)
+    assert len([one for one in observers if one.events]) > 3
+    for stream in streams:
+        hub.close(stream)
+    settle(hub)
+    assert hub.idle and hub.units == 0
+
+
+# ---- ids, answers
+
+
+def a_stream(history: History, **options: Any) -> tuple[WatchHub, Stream, TestSink]:
+    sink = TestSink()
+    return WatchHub(history.store, **options), Stream(sink), sink
+
+
+def test_ids_are_chosen_and_checked_as_etcd_does() -> None:
+    hub, stream, sink = a_stream(History.fresh())
+    assert watch(hub, stream, key=b"a").watch_id == 0
+    assert watch(hub, stream, key=b"a", watch_id=1).watch_id == 1
+    assert watch(hub, stream, key=b"a").watch_id == 2
+    again = watch(hub, stream, key=b"a", watch_id=1)
+    assert (again.created, again.canceled, again.watch_id) == (True, True, -1)
+    assert again.cancel_reason == "mvcc: duplicate watch ID provided on the WatchStream"
+    assert watch(hub, stream, key=b"a", watch_id=-1).cancel_reason == again.cancel_reason
+    for ident in (1, 7):
+        hub.handle(stream, decode_request(WatchRequest(cancel_request={"watch_id": ident}).SerializeToString()), 0)
+    assert [(one.watch_id, one.canceled, one.created) for one in sink.take()[-1:]] == [(1, True, False)]
+    assert watch(hub, stream, key=b"a", watch_id=1).watch_id == 1
+    assert watch(hub, stream, key=b"a").watch_id == 3
+
+
+@pytest.mark.parametrize(("key", "end", "empty"), [(b"b", b"a", True), (b"b", b"b", True), (b"b", b"\0", False)])
+def test_an_end_must_be_above_the_key(key: bytes, end: bytes, empty: bool) -> None:
+    hub, stream, _ = a_stream(History.fresh())
+    answer = watch(hub, stream, key=key, range_end=end)
+    assert answer.canceled is empty and answer.created
+    assert answer.cancel_reason == ("mvcc: watcher range is empty" if empty else "")
+
+
+def test_an_empty_key_with_a_zero_end_watches_everything() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, range_end=b"\0")
+    history.put(b"\0")
+    history.put(b"zz")
+    history.commit()
+    sink.take()
+    settle(hub)
+    (response,) = sink.take()
+    assert [event.kv.key for event in response.events] == [b"\0", b"zz"]
+
+
+def test_a_compacted_start_is_created_and_cancelled() -> None:
+    history = History.fresh()
+    for n in range(10):
+        history.put(b"a", b"%d" % n)
+    history.delete(b"a")
+    history.compact(12)
+    history.commit()
+    while sweep_slice(history.store, 100):
+        pass
+    hub, stream, sink = a_stream(history)
+    for start in (11, 12):
+        watch(hub, stream, key=b"a", start_revision=start)
+    settle(hub)
+    first, second, cancelled, event = sink.take()
+    assert first.created and second.created
+    assert (cancelled.watch_id, cancelled.canceled, cancelled.compact_revision) == (0, True, 12)
+    assert cancelled.header.revision == 0
+    assert (event.watch_id, event.events[0].type, event.events[0].kv.mod_revision) == (1, 1, 12)
+    assert list(stream.watchers) == [1]
+
+
+def test_watchers_are_bounded() -> None:
+    history = History.fresh()
+    hub, stream, _ = a_stream(history, max_per_stream=3, max_per_node=5)
+    other = Stream(TestSink())
+    for _ in range(3):
+        assert not watch(hub, stream, key=b"a").canceled
+    full = watch(hub, stream, key=b"a")
+    assert (full.watch_id, full.canceled) == (-1, True) and "max_watches_per_stream is 3" in full.cancel_reason
+    assert not watch(hub, other, key=b"x" * 600).canceled
+    full = watch(hub, other, key=b"a")
+    assert (full.watch_id, full.canceled) == (-1, True) and "max_watches_per_node is 5" in full.cancel_reason
+    hub.close(other)
+    settle(hub)
+    assert (hub.count, hub.units) == (3, 3)
+
+
+def test_what_is_cancelled_leaves_nothing_behind() -> None:
+    """A flood of watchers of the future, each cancelled at once: what waits for times and revisions stays bounded."""
+    hub, stream, sink = a_stream(History.fresh())
+    for _ in range(20_000):
+        sink.take()
+        ident = watch(hub, stream, key=b"a", start_revision=1 << 40, progress_notify=True).watch_id
+        hub.cancel(stream, ident)
+    assert hub.waiting <= 2 * 2 * 1001
+
+
+# ---- slow readers, large revisions, snapshots
+
+
+def test_a_reader_that_stopped_goes_on_where_it_was() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    quick = TestSink()
+    watch(hub, stream, key=b"a")
+    watch(hub, Stream(quick), key=b"a")
+    sink.room = 3
+    for n in range(50):
+        history.put(b"a", b"%d" % n)
+        history.commit()
+        settle(hub)
+    assert len(sink.sent) == 3 and hub.stuck and len(quick.sent) == 51
+    sink.room = 1 << 30
+    settle(hub)
+    events = [event for response in sink.take() for event in response.events]
+    assert [event.kv.value for event in events] == [b"%d" % n for n in range(50)]
+    assert not hub.stuck
+
+
+def test_a_reader_whose_history_was_compacted_is_told() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, key=b"a")
+    sink.room = 0
+    for n in range(9):
+        history.put(b"a", b"%d" % n)
+    history.commit()
+    settle(hub)
+    history.compact(5)
+    history.commit()
+    sink.room = 1 << 30
+    settle(hub)
+    assert (sink.sent[-1].canceled, sink.sent[-1].compact_revision) == (True, 5)
+
+
+def test_a_compaction_does_not_overtake_a_live_watcher() -> None:
+    """The events of a batch in which they are compacted are still sent, in however many steps."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, key=b"a")
+    for n in range(20):
+        history.put(b"a", b"%d" % n)
+    history.compact(21)
+    history.commit()
+    hub.step(1)
+    assert hub.holds_history
+    settle(hub, 2)
+    assert not hub.holds_history
+    events = [event.kv.mod_revision for response in sink.take() for event in response.events]
+    assert events == list(range(2, 22))
+
+
+def test_one_revision_of_many_events_is_held_for_few_watchers() -> None:
+    """Deleting 2,000 keys tells 300 watchers of distinct ranges; their events are not all held at the same time."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history, max_per_stream=1000)
+    for n in range(2000):
+        history.put(b"k%05d" % n + b"x" * 200)
+    history.commit()
+    for n in range(300):
+        watch(hub, stream, key=b"k", range_end=b"l%d" % n)
+    sink.take()
+    history.delete(b"k", b"l")
+    history.commit()
+    most = 0
+    while hub.step(5000):
+        most = max(most, hub.held)
+    assert most < 40 << 20
+    responses = sink.take()
+    assert len(responses) == 300 and all(len(one.events) == 2000 for one in responses)
+    assert len({one.watch_id for one in responses}) == 300
+
+
+def test_fragments_are_marked_and_complete() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history, fragment_size=300)
+    for n in range(50):
+        history.put(b"k%05d" % n, b"v")
+    history.commit()
+    watch(hub, stream, key=b"k", range_end=b"l", fragment=True)
+    watch(hub, stream, key=b"k", range_end=b"l")
+    sink.take()
+    history.delete(b"k", b"l")
+    history.commit()
+    settle(hub)
+    responses = sink.take()
+    parts = [one for one in responses if one.watch_id == 0]
+    assert len(parts) > 1 and [one.fragment for one in parts] == [True] * (len(parts) - 1) + [False]
+    assert [e.kv.key for one in parts for e in one.events] == [b"k%05d" % n for n in range(50)]
+    (whole,) = [one for one in responses if one.watch_id == 1]
+    assert len(whole.events) == 50 and not whole.fragment
+    at = responses.index(parts[0])
+    assert responses[at : at + len(parts)] == parts
+
+
+def test_a_snapshot_leaves_no_gap() -> None:
+    """The store is filled from a snapshot of a later state: what lies between is sent, or its loss is told."""
+    ahead = History.fresh()
+    for n in range(30):
+        ahead.put(b"a", b"%d" % n)
+    for compacted, told in ((8, True), (20, False)):
+        behind = History.fresh()
+        hub, stream, sink = a_stream(behind)
+        for n in range(10):
+            behind.put(b"a", b"%d" % n)
+        behind.commit()
+        watch(hub, stream, key=b"a")
+        settle(hub)
+        sink.take()
+        if compacted > ahead.store.compact_revision:
+            ahead.compact(compacted)
+        ahead.commit()
+        behind.store.engine.adopt(copy_of(ahead))
+        behind.store.reload()
+        settle(hub)
+        events = [event.kv.mod_revision for response in sink.sent for event in response.events]
+        assert events == (list(range(12, 32)) if told else [])
+        assert told or (sink.sent[-1].canceled and sink.sent[-1].compact_revision == compacted)
+
+
+def copy_of(history: History) -> Any:
+    """A staged engine with the same contents."""
+    engine = history.store.engine
+    made, batch = engine.stage(), OrderedMap()
+    for key, value in engine.scan(b"", b"\xff", False, 1 << 30):
+        batch.set(key, value)
+    made.write(batch, *engine.applied())
+    return made
+
+
+# ---- progress
+
+
+def ask_progress(hub: WatchHub, stream: Stream) -> None:
+    hub.handle(stream, decode_request(WatchRequest(progress_request={}).SerializeToString()), 0)
+
+
+def test_progress_is_answered_when_all_watchers_are_up_to_date() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    ask_progress(hub, stream)
+    settle(hub)
+    assert sink.take() == []  # a stream without watchers gets no answer
+    for n in range(40):
+        history.put(b"a", b"%d" % n)
+    history.commit()
+    watch(hub, stream, key=b"a", start_revision=1)
+    sink.take()
+    ask_progress(hub, stream)
+    ask_progress(hub, stream)
+    while hub.step(2):
+        pass
+    *events, progress = sink.take()
+    assert sum(len(one.events) for one in events) == 40
+    assert (progress.watch_id, progress.header.revision, len(progress.events)) == (-1, 41, 0)
+    sink.room = 0
+    history.put(b"a")
+    history.commit()
+    ask_progress(hub, stream)
+    settle(hub)
+    assert sink.take() == []
+    sink.room = 1 << 30
+    settle(hub)
+    assert [(one.watch_id, one.header.revision) for one in sink.take()] == [(0, 42), (-1, 42)]
+
+
+def test_notifications_come_to_those_who_heard_nothing() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history, interval=10.0, jitter=lambda: 0.5)
+    watch(hub, stream, key=b"a", progress_notify=True)
+    watch(hub, stream, key=b"b", progress_notify=True)
+    watch(hub, stream, key=b"a")
+    sink.take()
+    history.put(b"a")
+    history.commit()
+    settle(hub)
+    sink.take()
+    hub.tick(10.4)
+    assert sink.take() == []
+    hub.tick(10.6)
+    assert [(one.watch_id, one.header.revision, len(one.events)) for one in sink.take()] == [(1, 2, 0)]
+    hub.tick(21.2)
+    assert [one.watch_id for one in sink.take()] == [0, 1]
+
+
+# ---- requests
+
+
+@pytest.mark.parametrize("body", [b"\xff", b"\x0a\x05abc", b"\x08\x01", b"\x0a\x02\x08\x01", b"\x12\x02\x0a\x00"])
+def test_damaged_requests_are_refused(body: bytes) -> None:
+    with pytest.raises(errors.MalformedRequest):
+        decode_request(body)
+
+
+def test_requests_are_decoded() -> None:
+    wanted = {"key": b"k", "range_end": b"l", "start_revision": -3, "progress_notify": True, "prev_kv": True,
+              "watch_id": 9, "fragment": True, "filters": [0, 1]}  # fmt: skip
+    found = create(**wanted)
+    assert found.kind == 1 and found.no_put and found.no_delete
+    for name, value in wanted.items():
+        assert name == "filters" or getattr(found, name) == value
+    assert decode_request(b"").kind == 0
+    assert decode_request(bytes([0x2A, 0])).kind == 0  # a field that nobody knows
+    assert create(filters=[1]).no_delete and not create(filters=[1]).no_put
+    unpacked = m.TYPES["WatchCreateRequest"]().SerializeToString() + bytes([0x28, 1])
+    assert decode_request(bytes([0x0A, len(unpacked)]) + unpacked).no_delete
