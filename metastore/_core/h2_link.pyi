@@ -15,6 +15,12 @@ class Link:
     @property
     def pending_output(self) -> int: ...  # reply bytes that take_output has not returned yet
     @property
+    def patient_output(self) -> int: ...  # those of them that the client may leave unread
+    @property
+    def patient_streams(self) -> int: ...  # number of calls that they belong to
+    @property
+    def choked(self) -> int: ...  # number of calls for whose sake this connection is not to be read
+    @property
     def buffered(self) -> int: ...  # request bytes that are not answered yet
     @property
     def taken(self) -> int: ...  # bytes that take_output has returned in all

@@ -53,7 +53,3 @@ class Request(Waiter):
 def unpack(limits: Limits, budget: int) -> list[Request]:
     """Unpack about `budget` bytes of compressed messages of the sessions that share `limits`. Return the calls that
     became ready."""
-
-def expire(limits: Limits, now: float) -> list[Request]:
-    """End the calls whose time has passed at `now` (seconds). Return those past their client's grpc-timeout; the others
-    did not arrive completely in time."""

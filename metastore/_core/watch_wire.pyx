@@ -9,8 +9,8 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from metastore import errors
-from metastore._core.kv_messages cimport (WIRE_BYTES, WIRE_VARINT, Field, Header, Kv, Slice, Wire, header_size,
-                                          header_write, kv_size, kv_write, wire_next)
+from metastore._core.kv_messages cimport (KV_OK, WIRE_BYTES, WIRE_VARINT, Field, Header, Kv, Slice, Wire, header_size,
+                                          header_write, kv_size, kv_write, wire_next, wire_of)
 from metastore._core.mvcc cimport Store
 from metastore._core.mvcc_keys cimport IndexView, rev_read, rev_record_read
 from metastore._core.record cimport Record, rec_key, rec_ref, rec_release
@@ -49,16 +49,9 @@ cdef class WatchRequest:
         return 0
 
     cdef int create(self, const Slice* body) except -1:
-        cdef Wire wire
+        cdef Wire wire = wire_of(body.p, body.n)
         cdef Field field
-        cdef int more
-        wire.p, wire.end = body.p, body.p + body.n
-        while True:
-            more = wire_next(&wire, &field)
-            if more == 0:
-                return 0
-            if more < 0:
-                raise malformed()
+        while wire_next(&wire, &field):
             if field.number == 5 and field.type == WIRE_BYTES:
                 self.filters(&field.bytes)
             elif 1 <= field.number <= 2:
@@ -73,6 +66,7 @@ cdef class WatchRequest:
                 if field.type != WIRE_VARINT:
                     raise malformed()
                 self.number(field.number, field.value)
+        return check_whole(&wire)
 
     cdef int number(self, uint32_t field, uint64_t value) except -1:
         if field == 3:
@@ -90,18 +84,21 @@ cdef class WatchRequest:
         return 0
 
     cdef int cancel(self, const Slice* body) except -1:
-        cdef Wire wire
+        cdef Wire wire = wire_of(body.p, body.n)
         cdef Field field
-        cdef int more
-        wire.p, wire.end = body.p, body.p + body.n
-        while True:
-            more = wire_next(&wire, &field)
-            if more == 0:
-                return 0
-            if more < 0 or (field.number == 1 and field.type != WIRE_VARINT):
-                raise malformed()
+        while wire_next(&wire, &field):
             if field.number == 1:
+                if field.type != WIRE_VARINT:
+                    raise malformed()
                 self.watch_id = <int64_t>field.value
+        return check_whole(&wire)
+
+
+cdef int check_whole(const Wire* wire) except -1:
+    """Raise MalformedRequest if the message ended with a field that cannot be read."""
+    if wire.code != KV_OK:
+        raise malformed()
+    return 0
 
 
 cdef object malformed():
@@ -112,19 +109,13 @@ def decode_request(bytes body not None) -> WatchRequest:
     """WatchRequest. The last of several requests in one message counts, as protobuf has it for a oneof. Raises
     MalformedRequest."""
     cdef WatchRequest made = WatchRequest.__new__(WatchRequest)
-    cdef Wire wire
+    cdef Wire wire = wire_of(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
     cdef Field field
-    cdef int more
-    wire.p = <const uint8_t*>PyBytes_AS_STRING(body)
-    wire.end = wire.p + PyBytes_GET_SIZE(body)
-    while True:
-        more = wire_next(&wire, &field)
-        if more == 0:
-            return made
-        if more < 0 or (field.number <= 3 and field.type != WIRE_BYTES):
-            raise malformed()
+    while wire_next(&wire, &field):
         if field.number > 3:
             continue
+        if field.type != WIRE_BYTES:
+            raise malformed()
         if made.kind != <int>field.number:
             made = WatchRequest.__new__(WatchRequest)
             made.kind = <int>field.number
@@ -132,6 +123,8 @@ def decode_request(bytes body not None) -> WatchRequest:
             made.create(&field.bytes)
         elif field.number == WATCH_CANCEL:
             made.cancel(&field.bytes)
+    check_whole(&wire)
+    return made
 
 
 cdef class Change:

@@ -73,7 +73,7 @@ def make_services(ports: Ports) -> tuple[Services, Health]:
     health = Health(ports.serving)
     maintenance = Maintenance(ports.status, ports.reads, ports.leadership, ports.alarms, ports.upkeep)
     cluster = Cluster(ports.status, ports.reads, ports.membership)
-    services = [maintenance, Backup(ports.backups), cluster, Watch(ports.watches), health]
+    services: list[Service] = [maintenance, Backup(ports.backups), cluster, Watch(ports.watches), health]
     return Services(services, streaming=[PATH]), health
 
 

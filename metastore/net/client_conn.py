@@ -23,7 +23,8 @@ from typing import Final, Protocol
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
-from metastore._core.h2_request import Request, expire, unpack
+from metastore._core.h2_expiry import expire
+from metastore._core.h2_request import Request, unpack
 from metastore.api.answers import Answer, Later
 from metastore.net.accept import Acceptor, origin
 from metastore.net.http1 import HttpSession

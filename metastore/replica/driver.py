@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from .roster import Roster, RosterState
 
 APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one call of pump: 3 ms
+WATCH_BUDGET = 4000  # changes that are read for watchers, and responses to them: 5 ms
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
 # MAX_LEAP bounds how far the term of a message may be ahead of ours, and MAX_TERM bounds any term. No cluster holds so

@@ -98,6 +98,10 @@ class Client:
         except grpc.RpcError as error:
             raise Failure(error.code().value[0], error.details() or "") from None
 
+    def stream(self, path: str) -> Any:
+        """The call at `path` with a stream each way, bytes in and bytes out."""
+        return self._channel.stream_stream(path)
+
     def snapshot(self, timeout: float | None = None) -> Any:
         """Call Maintenance.Snapshot. Return grpcio's call, an iterator of the replies' bytes."""
         call = self._channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")

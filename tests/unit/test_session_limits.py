@@ -13,7 +13,8 @@ from support.talk import BIDI_PATH, CALL, CALM, PROTOCOL_ERROR, TABLE, Talk, fin
 from metastore import errors
 from metastore._core.grpc import Limits
 from metastore._core.h2 import Session
-from metastore._core.h2_request import expire, unpack
+from metastore._core.h2_expiry import expire
+from metastore._core.h2_request import unpack
 
 STREAM_CLOSED = 5
 GZIP = (b"grpc-encoding", b"gzip")

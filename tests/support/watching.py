@@ -1,0 +1,117 @@
+"""A watch stream as a client has it: requests go out at any time, responses are waited for. One stream, many watchers."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Self
+
+import grpc
+
+from . import messages as m
+from .client import Client, Failure
+
+WatchRequest, WatchResponse = m.TYPES["WatchRequest"], m.TYPES["WatchResponse"]
+PATH = "/etcdserverpb.Watch/Watch"
+PATIENCE = 20.0  # seconds to wait for a response
+
+
+class WatchStream:
+    """One call of Watch on `client`'s channel. `responses` holds all that came, in order."""
+
+    def __init__(self, client: Client, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._changed = threading.Condition()
+        self.responses: list[Any] = []
+        self.failure: Failure | None = None
+        self.ended = False
+        stub = client.stream(PATH)
+        self._call = stub(iter(self._requests.get, None), metadata=metadata or client.metadata)
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancels the call."""
+        self._call.cancel()
+        self._requests.put(None)
+        self._reader.join(PATIENCE)
+
+    def _read(self) -> None:
+        try:
+            for message in self._call:
+                with self._changed:
+                    self.responses.append(WatchResponse.FromString(message))
+                    self._changed.notify_all()
+        except grpc.RpcError as error:
+            self.failure = Failure(error.code().value[0], error.details() or "")
+        with self._changed:
+            self.ended = True
+            self._changed.notify_all()
+
+    # ---- requests
+
+    def send(self, **fields: Any) -> None:
+        """One WatchRequest with these fields."""
+        self._requests.put(WatchRequest(**fields).SerializeToString())
+
+    def half_close(self) -> None:
+        """Says that no more requests follow."""
+        self._requests.put(None)
+
+    def create(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Any:
+        """Makes a watcher; returns the answer."""
+        before = len(self.responses)
+        self.send(create_request={"key": key, "range_end": range_end, **fields})
+        return self.wait_for(lambda response: response.created, before)
+
+    # ---- responses
+
+    def wait(self, happened: Callable[[], Any]) -> Any:
+        """What `happened` returns, once that is true. Raises AssertionError when it takes too long, Failure at the end
+        of the stream."""
+        deadline = time.monotonic() + PATIENCE
+        with self._changed:
+            while not (found := happened()):
+                if self.ended:
+                    raise self.failure or Failure(0, "the stream ended")
+                left = deadline - time.monotonic()
+                assert left > 0, f"nothing of the kind among {self.responses[-5:]}"
+                self._changed.wait(left)
+            return found
+
+    def wait_for(self, wanted: Callable[[Any], bool], since: int = 0) -> Any:
+        """The first response from number `since` on that is wanted."""
+        return self.wait(lambda: next((one for one in self.responses[since:] if wanted(one)), None))
+
+    def wait_end(self) -> Failure | None:
+        """How the stream ended."""
+        deadline = time.monotonic() + PATIENCE
+        with self._changed:
+            while not self.ended:
+                left = deadline - time.monotonic()
+                assert left > 0, "the stream does not end"
+                self._changed.wait(left)
+        return self.failure
+
+    def events(self, watch_id: int | None = None) -> list[Any]:
+        """All events so far (of one watcher), in order."""
+        with self._changed:
+            return [
+                event
+                for response in self.responses
+                if watch_id is None or response.watch_id == watch_id
+                for event in response.events
+            ]
+
+    def wait_events(self, count: int, watch_id: int | None = None) -> list[Any]:
+        """The events, once there are so many."""
+        self.wait(lambda: sum(len(r.events) for r in self.responses if watch_id in (None, r.watch_id)) >= count)
+        return self.events(watch_id)
