@@ -76,6 +76,12 @@ class WatchStream:
         self.send(create_request={"key": key, "range_end": range_end, **fields})
         return self.wait_for(lambda response: response.created, before)
 
+    def cancel(self, ident: int) -> Any:
+        """Ends a watcher; returns the answer."""
+        before = len(self.responses)
+        self.send(cancel_request={"watch_id": ident})
+        return self.wait_for(lambda response: response.canceled and response.watch_id == ident, before)
+
     # ---- responses
 
     def wait(self, happened: Callable[[], Any]) -> Any:
