@@ -45,6 +45,7 @@ class Request(Waiter):
         on_message: Callable[[bytes], object] | None = None,
         on_end: Callable[[], object] | None = None,
         on_close: Callable[[], object] | None = None,
+        on_messages: Callable[[list[bytes]], object] | None = None,
         patient: bool = False,
     ) -> None: ...
     def choke(self, on: bool) -> None: ...

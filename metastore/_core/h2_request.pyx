@@ -102,15 +102,18 @@ cdef class Request(Waiter):
         self.uncharge()
         self.begin()
 
-    cpdef start(self, object on_message=None, object on_end=None, object on_close=None, bint patient=False):
+    cpdef start(self, object on_message=None, object on_end=None, object on_close=None, object on_messages=None,
+                bint patient=False):
         """Take over a streaming call. `on_message(bytes)` is called for each message, `on_end()` when the client has
         sent its last, `on_close()` when the stream is gone. What has already arrived is delivered before this returns.
-        The response headers leave at once, because clients of long streams wait for them. The client of a `patient`
-        stream may leave its replies unread for as long as it likes."""
+        The response headers leave at once, because clients of long streams wait for them. `on_messages(list)` is called
+        instead for all messages that came together. The client of a `patient` stream may leave its replies unread for
+        as long as it likes."""
         if patient and not self.closed:
             self.patient = True
             self.session.patient_streams += 1
         self.on_message = on_message
+        self.on_messages = on_messages
         self.on_end = on_end
         self.on_close = on_close
         if not self.closed and not self.answered:
@@ -522,12 +525,15 @@ cdef class Request(Waiter):
     cdef int deliver(self) except -1:
         """Pass on what arrived for a streaming call; only outside of nghttp2's callbacks."""
         cdef list inbox
-        if self.on_message is not None and self.inbox is not None:
+        if self.inbox is not None and (self.on_message is not None or self.on_messages is not None):
             inbox = self.inbox
             self.inbox = None
             if self.session is not None:
                 self.uncharge()
             try:
+                if self.on_messages is not None:
+                    self.on_messages(inbox)
+                    inbox = []
                 for message in inbox:
                     if self.on_message is not None:
                         self.on_message(message)
@@ -538,7 +544,7 @@ cdef class Request(Waiter):
             self.on_end()
         if self.closed:
             on_close = self.on_close
-            self.on_message = self.on_end = self.on_close = None
+            self.on_message = self.on_messages = self.on_end = self.on_close = None
             if on_close is not None:
                 on_close()
         return 0
@@ -719,7 +725,7 @@ cdef int on_stream_close(nghttp2_session* h2, int32_t stream_id, uint32_t code, 
     try:
         if cut:
             session.control(True)       # the client caused this reset, so it counts as one of its own
-        if req.on_close is not None or req.on_message is not None:
+        if req.on_close is not None or req.on_message is not None or req.on_messages is not None:
             session.events.append(req)
     except Exception as error:
         session.give_up(error)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from ..replica.driver import Driver
 
 REQUIRE_LEADER: Final = (b"hasleader", b"true")
-#: Requests of watch streams that are served in one turn of the loop. A thousand creates take about 4 ms.
-REQUESTS_PER_TURN: Final = 1000
+#: Requests of watch streams that are served in one turn of the loop. A create takes 6 to 8 us, and its answer as much.
+REQUESTS_PER_TURN: Final = 400
 #: Bytes of requests that may wait on all watch streams together; each waiting message counts MESSAGE bytes more.
 MOST_WAITING: Final = 32 << 20
 MESSAGE: Final = 128
@@ -41,9 +41,9 @@ class Call:
         self.waiting: deque[bytes] = deque()
         self.choked = False
 
-    def on_message(self, message: bytes) -> None:
-        """A WatchRequest came."""
-        self.watching.take(self, message)
+    def on_messages(self, messages: list[bytes]) -> None:
+        """Some WatchRequests came."""
+        self.watching.take(self, messages)
 
     def on_close(self) -> None:
         """The stream is gone."""
@@ -74,17 +74,17 @@ class Watching:
             raise errors.Stopped()
         call = Call(self, request)
         self._calls[call] = None
-        request.start(on_message=call.on_message, on_close=call.on_close, patient=True)
+        request.start(on_messages=call.on_messages, on_close=call.on_close, patient=True)
 
-    def take(self, call: Call, message: bytes) -> None:
-        """Queue a request for the end of this turn."""
+    def take(self, call: Call, messages: list[bytes]) -> None:
+        """Queue requests for the end of this turn."""
         if call not in self._calls:
             return
         if self._waiting_bytes >= MOST_WAITING:
             self._end(call, errors.TooManyRequests())
             return
-        call.waiting.append(message)
-        self._waiting_bytes += len(message) + MESSAGE
+        call.waiting.extend(messages)
+        self._waiting_bytes += sum(map(len, messages)) + MESSAGE * len(messages)
         self._ready[call] = None
 
     def forget(self, call: Call) -> None:
@@ -93,8 +93,7 @@ class Watching:
             return
         del self._calls[call]
         self._ready.pop(call, None)
-        for message in call.waiting:
-            self._waiting_bytes -= len(message) + MESSAGE
+        self._waiting_bytes -= sum(map(len, call.waiting)) + MESSAGE * len(call.waiting)
         call.waiting.clear()
         self._hub.close(call.stream)
 

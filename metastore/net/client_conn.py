@@ -48,6 +48,9 @@ SEND_SIZE: Final = 2 * 1024 * 1024
 #: Seconds of one turn for sending, and for pages.
 SEND_TIME: Final = 0.01
 PAGE_TIME: Final = 0.005
+#: Bytes that are taken from a session at a time; the second number where a client may leave them unread.
+TAKE: Final = 1024 * 1024
+PATIENT_TAKE: Final = 128 * 1024
 #: A client may leave this many reply bytes unread for as long as nobody needs the room. A debugger may hold it, or its
 #: program may take its time with the events of a watch; it would only come back if it was sent away.
 PATIENT_SIZE: Final = 64 * 1024
@@ -292,7 +295,8 @@ class ClientConn:
 
     def _take(self) -> bytes:
         if self.session is not None:
-            return self.session.take_output()
+            # What is taken may stay here for as long as the client of a watch does not read.
+            return self.session.take_output(PATIENT_TAKE if self.session.patient_streams else TAKE)
         return self.http.take_output() if self.http is not None else b""
 
     def _after_flush(self) -> None:
