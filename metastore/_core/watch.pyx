@@ -30,7 +30,7 @@ from metastore._core.watch_wire cimport (WATCH_CANCEL, WATCH_CREATE, WATCH_PROGR
                                          encode_response)
 
 cdef enum:
-    BATCH = 256 << 10        # bytes of events that a feed collects before it delivers them
+    BATCH = 128 << 10        # bytes of events that a feed collects before it delivers them
     MOST_HELD = 16 << 20     # bytes of one revision's events for all groups, beyond which groups fall behind
     ITEM = 48                # what an event takes in a group's list, at least
     FEED_MOST = 512          # watchers of one feed of history

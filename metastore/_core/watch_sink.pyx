@@ -5,7 +5,7 @@ from metastore._core.h2_request cimport Request
 from metastore._core.watch_index cimport Sink
 
 cdef enum:
-    FULL = 256 << 10         # unread bytes of one stream beyond which nothing more is sent
+    FULL = 128 << 10         # unread bytes of one stream beyond which nothing more is sent
     CROWDED = 2              # all clients' unread replies may be this part of their limit before every stream with some is full
 
 

@@ -109,9 +109,9 @@ def test_a_flood_of_requests(fresh: Callable[..., Server]) -> None:
 
 
 def write(client: Client) -> None:
-    """40,000 values of 1 KiB, in transactions of a megabyte."""
-    for first in range(0, 40_000, 1000):
-        client.txn(success=[op(m.PutRequest(key=b"k%d" % n, value=b"v" * 1024)) for n in range(first, first + 1000)])
+    """40,000 values of 1 KiB, in transactions of 50 KiB."""
+    for first in range(0, 40_000, 50):
+        client.txn(success=[op(m.PutRequest(key=b"k%d" % n, value=b"v" * 1024)) for n in range(first, first + 50)])
 
 
 def test_readers_that_have_stopped_cost_no_memory(node: tuple[Server, int]) -> None:
@@ -121,9 +121,9 @@ def test_readers_that_have_stopped_cost_no_memory(node: tuple[Server, int]) -> N
     with contextlib.ExitStack() as stack, server.client(60) as client:
         write(client)
         stopped = [stack.enter_context(Raw(server, receive_buffer=4096, timeout=60)) for _ in range(60)]
-        for raw in stopped:
+        for number, raw in enumerate(stopped):
             raw.send(h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(PATH.encode())))
-            raw.send(h.frame(h.DATA, 0, 1, h.message(create(key=b"k", range_end=b"l"))))
+            raw.send(h.frame(h.DATA, 0, 1, h.message(create(key=b"k", range_end=b"l%d" % number))))
         wait_until(lambda: metric(server, "metastore_watchers") == 60, what="all watchers")
         before = process.rss() - engine_bytes(server)
         write(client)
