@@ -38,6 +38,3 @@ class Link:
     def asked_at(self) -> float: ...  # time at which the last of these arrived
     @property
     def error(self) -> str | None: ...  # reason why it failed, or the flood that ended it
-    patient_output: int  # those of it that the client may leave unread
-    patient_streams: int  # the calls that they belong to
-    choked: int  # calls for whose sake this connection is not to be read

@@ -9,15 +9,24 @@ from metastore._core.watch_wire import WatchRequest
 class WatchHub:
     """All watchers of a member. Times are in seconds, sizes in bytes; `jitter` gives 0 to 1."""
 
-    store: Store
-    seen: int  # live watchers have been sent everything up to this revision
-    count: int  # watchers
-    units: int  # of these: one for each 512 bytes of keys, at least one each
-    max_per_stream: int
-    max_per_node: int
-    fragment_size: int
-    events_sent: int
-    responses_sent: int
+    @property
+    def store(self) -> Store: ...
+    @property
+    def seen(self) -> int: ...  # live watchers have been sent everything up to this revision
+    @property
+    def count(self) -> int: ...  # watchers
+    @property
+    def units(self) -> int: ...  # of these: one for each 512 bytes of keys, at least one each
+    @property
+    def max_per_stream(self) -> int: ...
+    @property
+    def max_per_node(self) -> int: ...
+    @property
+    def fragment_size(self) -> int: ...
+    @property
+    def events_sent(self) -> int: ...
+    @property
+    def responses_sent(self) -> int: ...
     def __init__(
         self,
         store: Store,

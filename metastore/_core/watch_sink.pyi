@@ -6,5 +6,6 @@ from metastore._core.watch_index import Sink
 class RequestSink(Sink):
     """Sends to one call of the method Watch."""
 
-    request: Request
+    @property
+    def request(self) -> Request: ...
     def __init__(self, request: Request) -> None: ...

@@ -3,15 +3,25 @@
 class WatchRequest:
     """One decoded WatchRequest. `kind` is 0 unknown, 1 create, 2 cancel, 3 progress."""
 
-    kind: int
-    key: bytes
-    range_end: bytes
-    start_revision: int
-    watch_id: int
-    progress_notify: bool
-    prev_kv: bool
-    fragment: bool
-    no_put: bool
-    no_delete: bool
+    @property
+    def kind(self) -> int: ...
+    @property
+    def key(self) -> bytes: ...
+    @property
+    def range_end(self) -> bytes: ...
+    @property
+    def start_revision(self) -> int: ...
+    @property
+    def watch_id(self) -> int: ...
+    @property
+    def progress_notify(self) -> bool: ...
+    @property
+    def prev_kv(self) -> bool: ...
+    @property
+    def fragment(self) -> bool: ...
+    @property
+    def no_put(self) -> bool: ...
+    @property
+    def no_delete(self) -> bool: ...
 
 def decode_request(body: bytes) -> WatchRequest: ...  # raises MalformedRequest
