@@ -10,17 +10,17 @@ from collections.abc import Callable
 
 from .errors import OutOfResources
 
-#: Stands between the node's name and what the thread does.
+#: This stands between the node's name and the task of the thread.
 SEPARATOR = "/"
 
 
 def loop_thread(node: str, run: Callable[[], object]) -> threading.Thread:
-    """The thread of the node with this name from which the others come. It is not started."""
+    """Make the thread of the node with this name that will start all others. It is not started."""
     return threading.Thread(target=run, name=f"metastore-{node}{SEPARATOR}loop", daemon=True)
 
 
 def begin(role: str, run: Callable[..., object], *arguments: object) -> threading.Thread:
-    """Starts a daemon thread of the node whose thread calls this. `role` says what it does. Raises OutOfResources."""
+    """Start a daemon thread of the node whose thread calls this. `role` names its task. Raises OutOfResources."""
     node, found, _ = threading.current_thread().name.partition(SEPARATOR)
     name = f"{node}{SEPARATOR}{role}" if found else role
     thread = threading.Thread(target=run, args=arguments, name=name, daemon=True)
@@ -29,7 +29,7 @@ def begin(role: str, run: Callable[..., object], *arguments: object) -> threadin
 
 
 def start(thread: threading.Thread) -> None:
-    """Starts a thread. Raises OutOfResources."""
+    """Start a thread. Raises OutOfResources."""
     try:
         thread.start()
     except RuntimeError as error:

@@ -24,10 +24,10 @@ from support.processes import Etcd, Server, make_server
 
 from metastore._core import build_info
 
-# When a test began.
+# The moment at which a test began.
 BEGAN = pytest.StashKey[runs.Seconds]()
 
-# How long an example takes says how busy the machine is, and which build this is.
+# The time of an example shows how busy the machine is, and which build this is.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 

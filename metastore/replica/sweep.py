@@ -15,17 +15,17 @@ from .driver import BUSY_RETRY
 if TYPE_CHECKING:
     from .driver import Driver
 
-SLICES = 10  # in one turn, where they are urgent
+SLICES = 10  # in one turn, when they are urgent
 RECORDS = 500  # index records that one slice looks at: less than a millisecond
 
 
 class Sweep:
-    """The sweep of one member. `turn` is to be called at the end of every turn.
+    """The sweep of one member. The caller calls `turn` at the end of every turn.
 
-    `later(seconds, call)` calls back in this thread. `urgent` tells whether several slices in a turn are worth their
-    time: history must not grow faster than it is removed where there is little room, nor in a replay, which is faster
-    than the writes were. `records` is the number of index records that one slice looks at. `held`
-    tells whether somebody is still to read what a sweep may remove.
+    `later(seconds, call)` calls back in this thread. `urgent` says whether several slices in a turn are worth their
+    time, because history must not grow faster than it is removed. That is so if there is little room, and in a replay,
+    which is faster than the writes were. `records` is the number of index records that one slice looks at.
+    `held` says whether records that a sweep may remove are still to be read.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Sweep:
         self._posted = False
 
     def turn(self) -> None:
-        """Has the next slice swept, if there is one."""
+        """Sweep the next slice, if there is one."""
         if self._kv.sweep_pending and not self._posted:
             self._posted = True
             self._later(0, self._sweep)
@@ -49,7 +49,7 @@ class Sweep:
     def _sweep(self) -> None:
         self._posted = False
         try:
-            # While the engine is busy or an entry is half applied nothing can be swept. Asking again at once would be a
+            # Nothing can be swept while the engine is busy or an entry is half applied. Asking again at once would be a
             # busy loop.
             busy = not self._driver.whole or self._held()
             if not busy:

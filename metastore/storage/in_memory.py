@@ -26,37 +26,37 @@ from .wal import Wal
 if TYPE_CHECKING:
     from ..failpoints import Failpoints
 
-#: What the log takes for the free bytes of its disk. The bounds of memory are kept elsewhere (`member/memory_guard`).
+#: The log takes this for the free bytes of its disk. Other parts (`member/memory_guard`) bound the memory.
 PLENTY = 1 << 50
-#: Segments are small here, so that what the log no longer needs is given back soon.
+#: Segments are small here, so memory that the log no longer needs is given back soon.
 LARGEST_SEGMENT = 4 << 20
 
 
 class NoDataDir(DataDir):
-    """No data directory: nothing to lock, and nothing that was there before."""
+    """A member without a data directory has nothing to lock, and nothing was there before."""
 
     def __init__(self) -> None:
         self.path = Path(IN_MEMORY)
         self._fds: list[int] = []
 
     def check_new(self) -> None:
-        """There is nothing."""
+        """Do nothing: there are no files."""
 
 
 class NothingUnsynced(Unsynced):
-    """No note of entries that may be missing: all of them are, after the end."""
+    """A member without files keeps no note of missing entries, because all of its entries are gone after its end."""
 
     def __init__(self) -> None:
         self.doubt = 0
 
     def begin(self, *, lagging: bool, term: int) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def settled(self) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
     def closed(self, *, synced: bool) -> None:
-        """Nothing to note."""
+        """Do nothing."""
 
 
 class TransientEngine(MemoryEngine):
@@ -66,13 +66,13 @@ class TransientEngine(MemoryEngine):
     persistent = True
 
     def durable_applied(self) -> int:
-        """All that was applied."""
+        """Return the index of the last applied entry."""
         return self.applied()[0]
 
 
 class MemoryFolder(Folder):
-    """The segments of a log in memory. A segment's path leads to a second descriptor of it, by which it is read when
-    the first one is closed."""
+    """The segments of a log in memory. The path of a segment leads to a second descriptor, which can read the segment
+    after the first one is closed."""
 
     def __init__(self, segment_size: int, failpoints: Failpoints) -> None:
         super().__init__(Path(IN_MEMORY) / "wal", segment_size, failpoints)
@@ -80,14 +80,14 @@ class MemoryFolder(Folder):
         self.measure()
 
     def measure(self) -> None:
-        """There is no disk."""
+        """Do nothing: there is no disk."""
         self.free = self.total = PLENTY
 
     def check_place(self) -> None:
-        """There is no place."""
+        """Do nothing: there is no folder."""
 
     def blank(self, generation: int, size: int) -> Segment:
-        """A segment of zeros. Raises OSError."""
+        """Make a segment of zeros. Raises OSError."""
         fd = os.memfd_create(f"metastore-wal-{generation:016x}", os.MFD_CLOEXEC)
         try:
             os.ftruncate(fd, size)
@@ -113,26 +113,26 @@ class MemoryFolder(Folder):
         return size
 
     def retire(self, path: Path) -> None:
-        """Gives back the memory of a segment."""
+        """Give back the memory of a segment."""
         reading = int(path.name)
         with contextlib.suppress(KeyError):
             self._reading.remove(reading)
             os.close(reading)
 
     def release(self) -> None:
-        """Gives back all memory."""
+        """Give back all memory."""
         while self._reading:
             os.close(self._reading.pop())
 
     def descriptors(self) -> list[int]:
-        """There are no locks."""
+        """Return no descriptors, because there are no locks."""
         return []
 
 
 def open_wal(
     *, segment_size: int, group_commit: bool, metadata: bytes, failpoints: Failpoints, busy_poll: float
 ) -> Wal:
-    """A new, empty log in memory; the arguments are those of `Wal.open`. Raises DiskFailed."""
+    """Open a new, empty log in memory. The arguments are those of `Wal.open`. Raises DiskFailed."""
     folder = MemoryFolder(min(segment_size, LARGEST_SEGMENT), failpoints)
     options: dict[str, Any] = {"group_commit": group_commit, "max_group": 16 << 20, "lagging": False}
     holder: list[Wal] = []

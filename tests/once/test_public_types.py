@@ -1,7 +1,8 @@
-"""What a user's type checkers say: a program that uses all of the public names is right under `mypy --strict` and under
-pyright in its strict mode, and each mistake in another one is found where it is.
+"""A user's type checkers: a program that uses all public names passes `mypy --strict` and pyright in its strict mode,
+and each mistake in another program is found where it is.
 
-The package is looked at as pip installs it, and as this environment has it: under ./dev that is an editable install.
+The checkers see the package as pip installs it, and as this environment has it; under ./dev that is an editable
+install.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def main() -> int:
     return 0
 """
 
-# A line that must be refused says so, and with which word of mypy.
+# A line that must be refused names the error that mypy reports.
 WRONG = """
 from metastore import Compare, Config, KeyValue, Node, Nodes, Op, SortOrder  # attr-defined
 
@@ -125,7 +126,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where mypy keeps what it has found out."""
+    """The folder in which mypy keeps its results."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -143,9 +144,9 @@ def said_of(program: str, python: Path, folder: Path, cache: Path) -> str:
 
 
 def pyright_says(program: str, python: Path, folder: Path) -> dict[int, list[str]]:
-    """What pyright says of a user's program: line -> the rules that it breaks."""
+    """Return the rules that a user's program breaks, by line, as pyright reports them."""
     (folder / "program.py").write_text(program)
-    # Its output must not say more to a person at a terminal than to this test.
+    # At a terminal its output must not say more than in this test.
     (folder / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "strict", "include": ["program.py"]}))
     argv = [sys.executable, "-m", "basedpyright", "--outputjson", "--pythonpath", str(python)]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=600, check=False)
@@ -157,7 +158,7 @@ def pyright_says(program: str, python: Path, folder: Path) -> dict[int, list[str
 
 
 def planted() -> dict[int, str]:
-    """The lines of WRONG with a mistake, each with mypy's word for it."""
+    """Return the lines of WRONG with a mistake, each with mypy's name of the error."""
     return {at: line.split("# ")[1] for at, line in enumerate(WRONG.splitlines(), 1) if "# " in line}
 
 
@@ -202,7 +203,7 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, ca
     ]
     said = said_of(program + "".join(f"reveal_type({one})\n" for one in shown), python, tmp_path, cache)
     types = [
-        kind.replace("typing.Coroutine[Any, Any, ", "")  # what a coroutine yields and takes is the affair of asyncio
+        kind.replace("typing.Coroutine[Any, Any, ", "")  # asyncio decides what a coroutine yields and takes
         for kind in re.findall(r'Revealed type is "(.*)"$', said, re.MULTILINE)
     ]
     assert len(types) == len(shown), said

@@ -26,8 +26,8 @@ GROWTH = 160 * MIB
 KV = (b"Put", b"Range", b"DeleteRange", b"Txn", b"Compact")
 NUMBERS = (0, 1, 2, 5, 255, 256, 16383, 16384, 16385, 65535, 1 << 20, (1 << 24) - 1, (1 << 31) - 1, (1 << 32) - 1)
 CLIENTS = 20
-#: What an answered call counts until its client has read the answer, and how much of answers a client may leave unread
-#: while nobody needs the room: see `net/client_conn.py`.
+#: The bytes that an answered call counts until its client has read the answer, and the bytes of answers that a client
+#: may leave unread while no other client needs the room: see `net/client_conn.py`.
 CALL_COST = 1024
 UNREAD = 64 * 1024
 REQUESTS, REPLIES = "metastore_client_request_bytes", "metastore_client_reply_bytes"
@@ -197,8 +197,8 @@ def serves(node: Server, client: Client, number: int, seed: int) -> None:
 
 
 def at_rest(node: Server) -> bool:
-    """Whether all that is whole is answered and all else is given up, although the clients have not hung up: nothing is
-    left but calls whose answers they do not read."""
+    """Whether all complete calls are answered and all others are given up, although the clients have not hung up. Only
+    calls are left whose answers the clients do not read."""
     requests, replies = int(metric(node, REQUESTS)), metric(node, REPLIES)
     calls, rest = divmod(requests, CALL_COST)
     return rest == 0 and calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD

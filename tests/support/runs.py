@@ -36,10 +36,10 @@ def marks_of(path: Path) -> list[str]:
 
 
 class Seconds(NamedTuple):
-    """What a test has taken, or a moment that such spans are measured from.
+    """The time that a test has taken, or a moment from which such spans are measured.
 
-    wall: by the clock. processors: the time that this process and those of its children that have ended ran on one.
-    stalled: the time in which somebody on this machine waited for a processor; 0 where the system does not say.
+    wall: by the clock. processors: the time that this process and its ended children ran on a processor. stalled: the
+    time in which a process on this machine waited for a processor; 0 if the system does not say.
     """
 
     wall: float
@@ -47,12 +47,12 @@ class Seconds(NamedTuple):
     stalled: float
 
     def since(self, before: Seconds) -> Seconds:
-        """What has passed since that moment."""
+        """Return the time that has passed since that moment."""
         return Seconds(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 def seconds() -> Seconds:
-    """This moment."""
+    """Return this moment."""
     return Seconds(time.perf_counter(), sum(os.times()[:4]), _stalled())
 
 
@@ -65,7 +65,7 @@ def _stalled() -> float:
 
 
 def too_long(took: Seconds, flavour: str) -> str:
-    """Why a test without a mark takes too long; empty if it does not.
+    """Return why a test without a mark takes too long; empty if it does not.
 
     The time on processors counts however busy the machine is. The time by the clock, in which a test may also wait,
     counts as far as processors were free. A debug build says nothing about either.

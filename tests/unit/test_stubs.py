@@ -1,5 +1,5 @@
 """The stubs of the compiled modules have the signatures of their sources: the names of the parameters, in their order,
-and which of these have a default."""
+and which parameters have a default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DEFINITION = re.compile(r"^(?:cdef )?class (\w+)|^( {4})?(?:def|cpdef) [^(=\n]*?
 
 
 def split(text: str) -> Iterator[str]:
-    """The parts of `text` between commas that stand in no bracket."""
+    """Yield the parts of `text` between commas that stand in no bracket."""
     depth, part = 0, ""
     for char in text:
         depth += (char in "([{") - (char in ")]}")
@@ -33,14 +33,14 @@ def split(text: str) -> Iterator[str]:
 
 
 def parameter(text: str) -> tuple[str, bool]:
-    """One parameter of Cython, as in `Store store not None` or `size_t budget=0`."""
+    """Return one parameter of Cython, as in `Store store not None` or `size_t budget=0`."""
     declared, default, _ = text.partition("=")
     words = re.findall(r"\*{0,2}\w+|\*", re.sub(r"\[[^]]*\]|\bnot None\b|:.*", "", declared))
     return words[-1], bool(default)
 
 
 def signatures_of_source(text: str) -> dict[str, Signature]:
-    """Of the functions and methods in a .pyx that Python can call."""
+    """Return the signatures of the functions and methods in a .pyx that Python can call."""
     text = re.sub(r'"""(?:.|\n)*?"""', '""', text)
     found: dict[str, Signature] = {}
     scope = ""
@@ -58,7 +58,7 @@ def signatures_of_source(text: str) -> dict[str, Signature]:
 
 
 def signature(function: ast.FunctionDef) -> Signature:
-    """Of a function in a stub."""
+    """Return the signature of a function in a stub."""
     arguments = function.args
     found = [(one.arg, False) for one in (*arguments.posonlyargs, *arguments.args)]
     for at in range(1, len(arguments.defaults) + 1):
@@ -75,7 +75,7 @@ def signature(function: ast.FunctionDef) -> Signature:
 
 
 def signatures_of_stub(text: str) -> dict[str, list[Signature]]:
-    """Of each function and method; several where it is overloaded."""
+    """Return the signatures of each function and method; there are several if it is overloaded."""
     found: dict[str, list[Signature]] = {}
     for node in ast.parse(text).body:
         scope, items = (f"{node.name}.", node.body) if isinstance(node, ast.ClassDef) else ("", [node])
@@ -86,7 +86,8 @@ def signatures_of_stub(text: str) -> dict[str, list[Signature]]:
 
 
 def differences(source: str, stub: str) -> list[str]:
-    """What a stub says otherwise than its source. Of overloads one names all parameters; their defaults may differ."""
+    """Return where a stub and its source differ. One of several overloads names all parameters; their defaults may
+    differ."""
     real, wrong = signatures_of_source(source), []
     for name, shown in signatures_of_stub(stub).items():
         want = real.get(name)
