@@ -58,6 +58,8 @@ class MetaStoreError(Exception):
     default: ClassVar[str] = "metastore: unknown error"
     #: Whether the log has it already.
     told = False
+    #: Whether what it answers was surely not done, though another error of its class may leave that open.
+    not_done = False
 
     def __init__(self, text: str | None = None) -> None:
         self.text = self.default if text is None else text

@@ -175,7 +175,7 @@ class Bulk:
                 self._written.add(place, place + 1)
                 if isinstance(outcome, bytes):
                     self._first, self._last = self._first or outcome, outcome
-            elif isinstance(outcome, errors.ApiError) and not isinstance(outcome, UNDECIDED):
+            elif isinstance(outcome, errors.ApiError) and (outcome.not_done or not isinstance(outcome, UNDECIDED)):
                 self._not_written.add(place, place + 1)
             else:
                 self._open.add(place, place + 1)

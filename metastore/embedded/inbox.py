@@ -68,4 +68,6 @@ class Inbox:
         for inbox in (self._hasty, self._patient):
             with contextlib.suppress(IndexError):
                 while True:
-                    inbox.popleft()[2].fail(refusal())
+                    error = refusal()
+                    error.not_done = True  # the member never saw it
+                    inbox.popleft()[2].fail(error)

@@ -226,24 +226,25 @@ def test_a_stop_leaves_nobody_in_doubt_about_what_is_stored(tmp_path: Path) -> N
     writer.join(30)
     (failure,) = caught
     assert isinstance(failure.reason, errors.Stopped) and sum(map(len, failure.written)) >= 1000
+    assert failure.not_written and sum(map(len, failure.open)) <= INBOX_SLICE, "what waited was never handed on"
     with make(tmp_path) as again:
         check(failure, again, 1 << 62)
 
 
 def test_a_get_overtakes_what_waits(tmp_path: Path) -> None:
-    """The test counts the puts that are taken in before the get is answered, while 60,000 puts wait."""
-    with make(tmp_path) as node:
+    """Counted in puts that are taken in before it is answered, while 20,000 of them wait."""
+    with make(tmp_path, **NARROW) as node:
         running: Any = node._running()
         node.put("key", "value")
-        futures = node.futures.put_many([(f"b{n}", "v") for n in range(60_000)])
-        for _ in range(5):
+        futures = node.futures.put_many([(f"b{n}", "v") for n in range(20_000)])
+        taken = []
+        while not futures[-1].done() and len(taken) < 20:
             before = running.kv.call_counts["Put"]
             assert node.get("key") is not None
-            if futures[-1].done():
-                break
-            # The turn under way, the one that takes the get in, and the turns whose puts the read has to see.
-            assert running.kv.call_counts["Put"] - before <= 60 * INBOX_SLICE
-        assert futures[-1].result(60).revision == 60_002
+            taken.append(running.kv.call_counts["Put"] - before)
+        # It waits for the turn under way and for what is in flight, and for no more than a turn or two of others.
+        assert taken and max(taken) <= 2 * INBOX_SLICE, taken
+        assert futures[-1].result(60).revision == 20_002
 
 
 def test_a_reply_is_decoded_by_who_asks_for_it(tmp_path: Path) -> None:
