@@ -1,4 +1,4 @@
-"""Watching keys through the port of a real node, and beside a real etcd where what is right is etcd's to say."""
+"""Watching keys through the port of a real node; where etcd defines what is right, a real etcd is compared."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PUT, DELETE = 0, 1
 
 
 def plain(response: Any) -> Any:
-    """A response without what names the cluster."""
+    """Return a response without the fields that name the cluster."""
     response.header.ClearField("cluster_id")
     response.header.ClearField("member_id")
     response.header.ClearField("raft_term")
@@ -30,11 +30,11 @@ def told(events: list[Any]) -> list[tuple[int, bytes, bytes, int]]:
     return [(event.type, event.kv.key, event.kv.value, event.kv.mod_revision) for event in events]
 
 
-# ---- what etcd says, a node says
+# ---- a node answers as etcd does
 
 
 def script(client: Client) -> list[Any]:
-    """A client's hour with one stream; all responses in order. Each step waits for its answer."""
+    """Use one stream as a client would. Return all responses in order. Each step waits for its answer."""
     with WatchStream(client) as stream:
         stream.create(b"a", prev_kv=True)
         client.put(b"a", b"1")
@@ -75,7 +75,8 @@ def script(client: Client) -> list[Any]:
 
 
 def test_a_stream_reads_as_with_etcd(fresh: Make, fresh_etcd: Make) -> None:
-    """Ids, texts, revisions of headers, previous pairs, compaction, half-closing, cancelling what is not there.
+    """The script covers ids, texts, revisions of headers, previous pairs, compaction, half-closing, and cancelling a
+    watcher that does not exist.
 
     One difference is left out: 3.5.1 takes -1 as an id, which means none everywhere else; a node refuses it.
     """
@@ -85,7 +86,7 @@ def test_a_stream_reads_as_with_etcd(fresh: Make, fresh_etcd: Make) -> None:
 
 @pytest.mark.node_only
 def test_a_deletion_at_the_compacted_revision_is_told(fresh: Make) -> None:
-    """etcd tells it since 3.6; 3.5.1 removes it with what lies before."""
+    """etcd reports it since 3.6; 3.5.1 removes it with what lies before."""
     with fresh().start().client() as client, WatchStream(client) as stream:
         client.put(b"a", b"1")
         revision = client.delete(b"a").header.revision
@@ -121,7 +122,7 @@ def test_notifications_come_at_the_interval(fresh: Make) -> None:
 
 
 def test_history_is_read_back(client: Client, prefix: str) -> None:
-    """A watcher far in the past, while writes go on; and a restart of the watcher from any event."""
+    """A watcher starts far in the past while writes go on, and then again from any event."""
     key = prefix.encode()
     first = client.put(key + b"0", b"0").header.revision
     for number in range(1, 400):
@@ -157,7 +158,8 @@ def test_history_outlives_a_kill(fresh: Make, engine: str) -> None:
 
 
 def test_a_revision_comes_whole(client: Client, prefix: str) -> None:
-    """The deletion of 3,000 keys is one response; with fragments it is several, of which only the last is unmarked."""
+    """The deletion of 3,000 keys is one response. With fragments it is several, and only the last of these is
+    unmarked."""
     key = prefix.encode()
     ops = [m.PutRequest(key=key + b"%05d" % number, value=b"x" * 600) for number in range(3000)]
     for at in range(0, 3000, 100):

@@ -1,4 +1,5 @@
-"""Random writes, compactions and watchers on a real etcd and on a node: every watcher is sent the same events."""
+"""Random writes, compactions and watchers on a real etcd and on a node. Every watcher gets the same events from
+both."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class Side:
         self.client.close()
 
     def told(self) -> list[dict[int, list[Any]]]:
-        """What each watcher of each stream was told: events, then a compact revision if it was cancelled for that."""
+        """Return what each watcher of each stream got: events, then a compact revision if it was cancelled for that."""
         told: list[dict[int, list[Any]]] = []
         for stream in self.streams:
             told.append({})
@@ -46,7 +47,7 @@ class Side:
 
 
 def watcher(chance: random.Random, make: Generator) -> dict[str, Any]:
-    """A random create request; ends and revisions may make no sense."""
+    """Return a random create request. Its end and revision may make no sense."""
     fields: dict[str, Any] = {"key": make.key(), "prev_kv": chance.random() < 0.4, "fragment": chance.random() < 0.3}
     fields["range_end"] = chance.choice([b"", b"\0", make.key(), fields["key"] + b"\xff"])
     if chance.random() < 0.5:
@@ -66,8 +67,8 @@ def same(a: Any, b: Any) -> bool:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_watchers(seed: int, fresh: Make, fresh_etcd: Make) -> None:
-    """Nothing is compacted that a watcher may still have to read, or it would be chance what it is told: etcd looks at
-    those that are behind every 100 ms."""
+    """Only history that no watcher has still to read is compacted. Otherwise chance would decide what a watcher gets,
+    because etcd looks at watchers that are behind only every 100 ms."""
     chance, make = random.Random(seed), Generator(f"watch {seed}")
     engine = {"storage.engine": '"rocksdb"'} if seed % 2 else {}
     reference, node = Side(fresh_etcd()), Side(fresh(settings=engine))
@@ -105,7 +106,7 @@ def test_random_watchers(seed: int, fresh: Make, fresh_etcd: Make) -> None:
 
 
 def settle(reference: Side, node: Side) -> None:
-    """Wait until both have told the same."""
+    """Wait until both servers have sent the same."""
     try:
         wait_until(lambda: reference.told() == node.told(), timeout=20, what="the same events")
     except AssertionError:

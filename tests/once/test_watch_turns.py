@@ -1,4 +1,5 @@
-"""What watchers may not do to a node: make a turn of its loop long, keep others waiting, or make its memory grow.
+"""What watchers may not do to a node: make a turn of its loop long, keep other clients waiting, or make its memory
+grow.
 
 Turns are counted by the loop thread's own processor time (see test_turns.py).
 """
@@ -26,7 +27,7 @@ SLOW = "metastore_loop_slow_turns_total"
 
 @pytest.fixture(params=sorted(KEYS))
 def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Server, int]]:
-    """A node, and how many keys it may be filled with."""
+    """Yield a node, and the number of keys that it may be filled with."""
     settings = {
         "storage.engine": f'"{request.param}"',
         "limits.max_txn_ops": "5000",
@@ -40,7 +41,7 @@ def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Serve
 
 
 def fill(client: Client, count: int, prefix: bytes = b"k") -> int:
-    """Put so many keys; the revision before them."""
+    """Put so many keys. Return the revision before them."""
     before = client.put(b"before").header.revision
     for first in range(0, count, 5000):
         puts = [m.PutRequest(key=prefix + b"%06d" % n, value=b"%d" % n) for n in range(first, min(count, first + 5000))]
@@ -61,7 +62,7 @@ def create(**fields: Any) -> bytes:
 
 
 def test_a_deletion_of_all_keys_is_told_to_many(node: tuple[Server, int]) -> None:
-    """200 watchers of distinct ranges that hold all keys: each is told all deletions in one response."""
+    """200 watchers of distinct ranges watch all keys. Each gets all deletions in one response."""
     server, count = node
     with server.client(60) as client, WatchStream(client) as stream:
         fill(client, count)
@@ -90,7 +91,7 @@ def test_many_read_history_while_others_write(node: tuple[Server, int]) -> None:
 
 
 def test_a_flood_of_requests(fresh: Callable[..., Server]) -> None:
-    """100,000 creates on one stream, of which 50,000 get a watcher; then all leave at once."""
+    """100,000 creates come on one stream; 50,000 get a watcher. Then all watchers leave at once."""
     server = fresh().start()
     process = server.running()
     with no_long_turn(server), server.client(60) as client:
@@ -109,13 +110,13 @@ def test_a_flood_of_requests(fresh: Callable[..., Server]) -> None:
 
 
 def write(client: Client) -> None:
-    """40,000 values of 1 KiB, in transactions of 50 KiB."""
+    """Write 40,000 values of 1 KiB, in transactions of 50 KiB."""
     for first in range(0, 40_000, 50):
         client.txn(success=[op(m.PutRequest(key=b"k%d" % n, value=b"v" * 1024)) for n in range(first, first + 50)])
 
 
 def test_readers_that_have_stopped_cost_no_memory(node: tuple[Server, int]) -> None:
-    """60 connections whose clients take next to nothing, while 40 MB are written that each of them watches."""
+    """The clients of 60 connections take next to nothing, while 40 MB are written that each of them watches."""
     server, _ = node
     process = server.running()
     with contextlib.ExitStack() as stack, server.client(60) as client:

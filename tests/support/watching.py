@@ -1,4 +1,4 @@
-"""A watch stream as a client has it: requests go out at any time, and responses are waited for."""
+"""A watch stream as a client has it. Requests go out at any time, and tests wait for responses."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE = 20.0  # seconds to wait for a response
 
 
 class WatchStream:
-    """One call of Watch on `client`'s channel. `responses` holds all that came, in order."""
+    """One call of Watch on `client`'s channel. `responses` holds everything that came, in order."""
 
     def __init__(self, client: Client, metadata: tuple[tuple[str, str], ...] = ()) -> None:
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
@@ -39,7 +39,7 @@ class WatchStream:
         self.close()
 
     def close(self) -> None:
-        """Cancels the call."""
+        """Cancel the call."""
         self._call.cancel()
         self._requests.put(None)
         self._reader.join(PATIENCE)
@@ -59,25 +59,25 @@ class WatchStream:
     # ---- requests
 
     def send(self, **fields: Any) -> None:
-        """One WatchRequest with these fields."""
+        """Send one WatchRequest with these fields."""
         self._requests.put(WatchRequest(**fields).SerializeToString())
 
     def send_bytes(self, message: bytes) -> None:
-        """A request as it is."""
+        """Send a request as it is."""
         self._requests.put(message)
 
     def half_close(self) -> None:
-        """Says that no more requests follow."""
+        """Say that no more requests follow."""
         self._requests.put(None)
 
     def create(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Any:
-        """Makes a watcher; returns the answer."""
+        """Make a watcher. Return the answer."""
         before = len(self.responses)
         self.send(create_request={"key": key, "range_end": range_end, **fields})
         return self.wait_for(lambda response: response.created, before)
 
     def cancel(self, ident: int) -> Any:
-        """Ends a watcher; returns the answer."""
+        """End a watcher. Return the answer."""
         before = len(self.responses)
         self.send(cancel_request={"watch_id": ident})
         return self.wait_for(lambda response: response.canceled and response.watch_id == ident, before)
@@ -85,8 +85,8 @@ class WatchStream:
     # ---- responses
 
     def wait(self, happened: Callable[[], Any]) -> Any:
-        """What `happened` returns, once that is true. Raises AssertionError when it takes too long, Failure at the end
-        of the stream."""
+        """Return what `happened` returns, once that is true. Raises AssertionError if it takes too long, and Failure at
+        the end of the stream."""
         deadline = time.monotonic() + PATIENCE
         with self._changed:
             while not (found := happened()):
@@ -98,11 +98,11 @@ class WatchStream:
             return found
 
     def wait_for(self, wanted: Callable[[Any], bool], since: int = 0) -> Any:
-        """The first response from number `since` on that is wanted."""
+        """Return the first response from number `since` on for which `wanted` is true."""
         return self.wait(lambda: next((one for one in self.responses[since:] if wanted(one)), None))
 
     def wait_end(self) -> Failure | None:
-        """How the stream ended."""
+        """Return how the stream ended."""
         deadline = time.monotonic() + PATIENCE
         with self._changed:
             while not self.ended:
@@ -112,7 +112,7 @@ class WatchStream:
         return self.failure
 
     def events(self, watch_id: int | None = None) -> list[Any]:
-        """All events so far (of one watcher), in order."""
+        """Return all events so far (of one watcher), in order."""
         with self._changed:
             return [
                 event
@@ -122,6 +122,6 @@ class WatchStream:
             ]
 
     def wait_events(self, count: int, watch_id: int | None = None) -> list[Any]:
-        """The events, once there are so many."""
+        """Return the events, once there are so many."""
         self.wait(lambda: sum(len(r.events) for r in self.responses if watch_id in (None, r.watch_id)) >= count)
         return self.events(watch_id)

@@ -1,4 +1,4 @@
-"""Watchers without a node: each is sent what it asked for, once, in order, whatever the steps and the readers do."""
+"""Watchers without a node. Each gets what it asked for, once, in order, whatever the steps and the readers do."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.hubs import (
 
 
 class Observer:
-    """One watcher of the random test, and what it was sent."""
+    """One watcher of the random test, and what it got."""
 
     def __init__(self, sink: TestSink, ident: int, fields: dict[str, Any], created: int) -> None:
         self.sink = sink
@@ -42,7 +42,7 @@ class Observer:
         self.part: list[Any] = []
 
     def take(self, response: Any) -> None:
-        """A response with this watcher's id. Events of one revision come together."""
+        """Take a response with this watcher's id. Events of one revision come together."""
         assert not self.compacted, "something follows the cancellation"
         if response.compact_revision:
             assert response.canceled and response.header.revision == 0
@@ -58,7 +58,7 @@ class Observer:
         self.part = []
 
     def wanted(self, history: History) -> list[Any]:
-        """What it must have been sent by now, without previous pairs."""
+        """Return what it must have got by now, without previous pairs."""
         fields = self.fields
         filters = fields.get("filters", [])
         return [
@@ -87,7 +87,7 @@ class Observer:
 
 
 def a_watcher(chance: random.Random, revision: int) -> dict[str, Any]:
-    """Fields of a random create request."""
+    """Return the fields of a random create request."""
     key = some_key(chance)
     end = chance.choice([b"", b"", b"\0", key + b"\xff", b"z"])
     fields: dict[str, Any] = {"key": key, "range_end": end if end in (b"", b"\0") or end > key else b""}
@@ -101,7 +101,7 @@ def a_watcher(chance: random.Random, revision: int) -> dict[str, Any]:
 
 
 def scribble(history: History, chance: random.Random) -> None:
-    """A few writes, then their commit."""
+    """Make a few writes, then their commit."""
     for _ in range(chance.randrange(1, 6)):
         if chance.random() < 0.75:
             history.put(some_key(chance), b"%d" % chance.randrange(100))
@@ -118,7 +118,7 @@ def scribble(history: History, chance: random.Random) -> None:
 
 
 def distribute(observers: list[Observer], sinks: list[TestSink]) -> None:
-    """Give each observer what its sink was sent."""
+    """Give each observer what its sink got."""
     for sink in sinks:
         for response in sink.take():
             if response.created:
@@ -130,7 +130,7 @@ def distribute(observers: list[Observer], sinks: list[TestSink]) -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_every_watcher_is_sent_its_events(seed: int) -> None:
-    """Random writes, compactions, sweeps, watchers, slow readers, and steps of any size."""
+    """Writes, compactions, sweeps, watchers, slow readers and sizes of steps are random."""
     chance = random.Random(seed)
     history = History.fresh()
     hub = WatchHub(history.store, fragment_size=chance.choice([60, 1 << 20]))
@@ -256,7 +256,7 @@ def test_watchers_are_bounded() -> None:
 
 
 def test_what_is_cancelled_leaves_nothing_behind() -> None:
-    """A flood of watchers of the future, each cancelled at once: what waits for times and revisions stays bounded."""
+    """A flood of watchers of the future is cancelled one by one at once. The number of waiting items stays bounded."""
     hub, stream, sink = a_stream(History.fresh())
     for _ in range(20_000):
         sink.take()
@@ -321,7 +321,7 @@ def test_a_compaction_does_not_overtake_a_live_watcher() -> None:
 
 
 def test_one_revision_of_many_events_is_held_for_few_watchers() -> None:
-    """Deleting 2,000 keys tells 300 watchers of distinct ranges; their events are not all held at the same time."""
+    """Deleting 2,000 keys concerns 300 watchers of distinct ranges. Their events are not all held at the same time."""
     history = History.fresh()
     hub, stream, sink = a_stream(history, max_per_stream=1000)
     for n in range(2000):
@@ -364,7 +364,8 @@ def test_fragments_are_marked_and_complete() -> None:
 
 
 def test_a_snapshot_leaves_no_gap() -> None:
-    """The store is filled from a snapshot of a later state: what lies between is sent, or its loss is told."""
+    """The store is filled from a snapshot of a later state. The events in between are sent, or their loss is
+    reported."""
     ahead = History.fresh()
     for n in range(30):
         ahead.put(b"a", b"%d" % n)
@@ -389,7 +390,7 @@ def test_a_snapshot_leaves_no_gap() -> None:
 
 
 def copy_of(history: History) -> Any:
-    """A staged engine with the same contents."""
+    """Return a staged engine with the same contents."""
     engine = history.store.engine
     made, batch = engine.stage(), OrderedMap()
     for key, value in engine.scan(b"", b"\xff", False, 1 << 30):
