@@ -23,7 +23,7 @@ cdef class WatchHub:
     cdef readonly int64_t seen           # LIVE watchers have been sent everything up to this revision
     cdef readonly size_t count           # watchers
     cdef readonly size_t units           # of these, see Watcher.units
-    cdef readonly size_t max_per_stream, max_per_node, fragment_size
+    cdef readonly size_t max_per_stream, max_per_node, fragment_size, max_response, max_held
     cdef readonly uint64_t events_sent, responses_sent
     cdef Feed live
     cdef bint passing                    # a pass of `live` is under way
@@ -64,6 +64,7 @@ cdef class WatchHub:
     cdef int check_compacted(self, Feed feed) except -1
     cdef size_t walk(self, Feed feed, size_t budget) except? 0
     cdef size_t collect(self, Feed feed) except? 0
+    cdef int end_too_large(self, Group group, int64_t revision) except -1
     cdef int give_up(self, Feed feed, Group group) except -1
     cdef size_t deliver(self, Feed feed, size_t budget) except? 0
     cdef size_t deliver_group(self, Feed feed, Group group) except? 0

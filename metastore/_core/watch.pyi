@@ -24,6 +24,10 @@ class WatchHub:
     @property
     def fragment_size(self) -> int: ...
     @property
+    def max_response(self) -> int: ...
+    @property
+    def max_held(self) -> int: ...
+    @property
     def events_sent(self) -> int: ...
     @property
     def responses_sent(self) -> int: ...
@@ -34,6 +38,8 @@ class WatchHub:
         max_per_stream: int = ...,
         max_per_node: int = ...,
         fragment_size: int = ...,
+        max_response: int = ...,
+        max_held: int = ...,
         interval: float = ...,
         jitter: Callable[[], float] = ...,
     ) -> None: ...

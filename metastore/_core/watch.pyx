@@ -31,7 +31,6 @@ from metastore._core.watch_wire cimport (WATCH_CANCEL, WATCH_CREATE, WATCH_PROGR
 
 cdef enum:
     BATCH = 128 << 10        # bytes of events that a feed collects before it delivers them
-    MOST_HELD = 16 << 20     # bytes of one revision's events for all groups, beyond which groups fall behind
     ITEM = 48                # what an event takes in a group's list, at least
     FEED_MOST = 512          # watchers of one feed of history
     FEEDS = 4                # feeds of history at a time
@@ -70,16 +69,19 @@ cdef class WatchHub:
     """All watchers of a member.
 
     `max_per_stream` and `max_per_node` bound the watchers; one with long keys counts as several, one for each 512 bytes.
-    A response of more than `fragment_size` bytes is cut for those who asked for fragments. `interval` is the time
+    A response of more than `fragment_size` bytes is cut for those who asked for fragments. A watcher for which one revision
+    has more than `max_response` bytes of events is cancelled. A feed that holds more than `max_held` bytes for several
+    groups feeds them alone; it never holds twice as much. `interval` is the time
     between two progress notifications in seconds, to which `jitter()` (0 to 1) adds up to a tenth. Whoever owns the hub
     calls `step` when the store has changed, and `tick` with the time.
     """
 
     def __init__(self, Store store not None, *, size_t max_per_stream=50_000, size_t max_per_node=200_000,
-                 size_t fragment_size=1_572_864, double interval=600.0, jitter=lambda: 0.0):
+                 size_t fragment_size=1_572_864, size_t max_response=128 << 20,
+                 size_t max_held=4 << 20, double interval=600.0, jitter=lambda: 0.0):
         self.store = store
         self.max_per_stream, self.max_per_node = max_per_stream, max_per_node
-        self.fragment_size = fragment_size
+        self.fragment_size, self.max_response, self.max_held = fragment_size, max_response, max_held
         self.interval = interval
         self.jitter = jitter
         self.live = Feed()
@@ -532,8 +534,10 @@ cdef class WatchHub:
             size = ITEM + <size_t>PyBytes_GET_SIZE(event)
             group.size += size
             feed.held += size
-            if feed.held > MOST_HELD and feed.index.count > 1 and (group.size > BATCH or feed.held > 2 * MOST_HELD):
+            if feed.held > self.max_held and feed.index.count > 1 and (group.size > BATCH or feed.held > 2 * self.max_held):
                 self.give_up(feed, group)
+            elif group.size > self.max_response:
+                self.end_too_large(group, change.main)
         return 1 + <size_t>len(groups) + (change.view.klen + change.view.vlen) // STEP_BYTES
 
     cdef int give_up(self, Feed feed, Group group) except -1:
@@ -546,6 +550,19 @@ cdef class WatchHub:
             watcher.next_rev = max(watcher.next_rev, first)
             watcher.alone = True
             self.fall_behind(watcher)
+        return 0
+
+    cdef int end_too_large(self, Group group, int64_t revision) except -1:
+        """Cancel the watchers of a group: the events of one revision take more memory than a response may."""
+        cdef Watcher watcher
+        cdef Marks marks
+        cdef bytes reason = b"metastore: the events of revision %d take more than %d bytes" % (revision, self.max_response)
+        marks.created, marks.canceled, marks.fragment = False, True, False
+        marks.compact_revision = 0
+        for watcher in list(group.watchers):
+            marks.watch_id = watcher.id
+            self.leave(watcher)
+            self.answer(watcher.stream, &marks, self.store.rev, reason)
         return 0
 
     cdef size_t deliver(self, Feed feed, size_t budget) except? 0:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from ..storage.wal import Wal
 
 
+WATCH_PART = 64  # this part of max_reply_bytes is what a feed of watchers may hold for several groups
 LOOK_AGAIN = 0.01  # seconds between two looks at watch streams that took no more
 BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 
@@ -91,6 +92,7 @@ class Settings:
     read_ahead_cache: int
     max_watches_per_stream: int
     max_watches_per_node: int
+    max_reply_bytes: int
     progress_notify_interval: float
     raft: Mapping[str, Any]
 
@@ -112,6 +114,7 @@ def settings_of(config: Config) -> Settings:
         read_ahead_cache=config.wal.read_ahead_cache,
         max_watches_per_stream=limits.max_watches_per_stream,
         max_watches_per_node=limits.max_watches_per_node,
+        max_reply_bytes=limits.max_reply_bytes,
         progress_notify_interval=config.watch.progress_notify_interval,
         raft={
             "election_ticks": raft.election_ticks,
@@ -206,7 +209,9 @@ class Replica(Generic[AnyKeeper]):
         self.kv = KVServer(self.store, self.proposer, waiters, first_id(identity.member_id, wall), settings)
         self.watches = WatchHub(
             self.store, max_per_stream=settings.max_watches_per_stream, max_per_node=settings.max_watches_per_node,
-            fragment_size=settings.max_request_bytes, interval=settings.progress_notify_interval,
+            fragment_size=settings.max_request_bytes, max_response=settings.max_reply_bytes // 2,
+            max_held=settings.max_reply_bytes // WATCH_PART,
+            interval=settings.progress_notify_interval,
             jitter=lambda: chance(16) / 65536,
         )  # fmt: skip
         self.roster = Roster(self.store, identity.members)

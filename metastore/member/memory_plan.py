@@ -26,7 +26,11 @@ PARTS = {
     "storage.rocksdb.recent_keys_size": 64,
 }
 #: These bounds are numbers of things. The process must be able to use so many bytes for each thing.
-SHARES = {"limits.max_inflight_requests": 64 << 10, "limits.max_connections": 128 << 10}
+SHARES = {
+    "limits.max_inflight_requests": 64 << 10,
+    "limits.max_connections": 128 << 10,
+    "limits.max_watches_per_node": 64 << 10,
+}
 LEAST_REQUESTS = 1000
 
 #: Open calls, complete or not, take at most this part and so many bytes, but at least so many of the largest requests.
@@ -35,6 +39,8 @@ CALLS_PART, CALLS_MOST, CALLS_LEAST = 24, 512 * MIB, 4
 FLIGHT = 2
 #: Bytes of memory for a request in flight, beside its own: headers, stream, waiter.
 REQUEST = 2 << 10
+#: Bytes of memory for a watcher. Five feeds hold up to twice this part of what finished replies may take.
+WATCHER, FEEDS, EVENTS_PART = 1 << 10, 5, 64
 #: Chunks of a snapshot that its writer, its verifier, and a sender or receiver hold; bytes that a codec takes.
 CHUNKS, CODEC = 6, 8 * MIB
 #: One reply takes at most this part and so many bytes, and so do all replies that are being made together. One reply is
@@ -120,6 +126,7 @@ def plan(config: Config, most: int, left: int, peers: bool) -> Plan:
         "requests": FLIGHT * limits.max_inflight_bytes + REQUEST * limits.max_inflight_requests,
         "replies": COPIES * reply + replies + limits.max_reply_bytes,
         "a snapshot": CHUNKS * config.maintenance.snapshot_chunk_size + CODEC,
+        "watchers": WATCHER * limits.max_watches_per_node + 2 * FEEDS * limits.max_reply_bytes // EVENTS_PART,
         "peers": WINDOW if peers else 0,
         "margin": most // MARGIN_PART + MARGIN,
     }

@@ -43,6 +43,34 @@ def test_put_get_delete(server: Server, prefix: str) -> None:
     run(server, body)
 
 
+def test_watch(server: Server, prefix: str) -> None:
+    base = prefix.encode()
+
+    async def body(client: aetcd.Client) -> None:
+        for number in range(3):
+            await client.put(base + b"%d" % number, b"before")
+        first = (await client.put(base, b"start")).header.revision
+        seen: list[tuple[str, bytes, bytes]] = []
+        watch = await client.watch_prefix(base, start_revision=first)
+        await client.put(base + b"a", b"1")
+        await client.delete(base + b"a")
+        await client.put(base + b"b", b"2")
+        async for event in watch:
+            seen.append((str(event.kind), event.kv.key[len(base) :], event.kv.value))
+            if len(seen) == 4:
+                await watch.cancel()
+                break
+        assert seen == [("PUT", b"", b"start"), ("PUT", b"a", b"1"), ("DELETE", b"a", b""), ("PUT", b"b", b"2")]
+
+        waiting = asyncio.ensure_future(client.watch_once(base + b"once", timeout=20))
+        while not waiting.done():
+            await client.put(base + b"once", b"now")
+            await asyncio.sleep(0)
+        assert (await waiting).kv.value == b"now"
+
+    run(server, body)
+
+
 def test_ranges(server: Server, prefix: str) -> None:
     base = prefix.encode()
 

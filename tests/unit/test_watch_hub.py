@@ -341,6 +341,25 @@ def test_one_revision_of_many_events_is_held_for_few_watchers() -> None:
     assert len({one.watch_id for one in responses}) == 300
 
 
+def test_a_revision_that_no_response_can_hold_cancels() -> None:
+    """The deletion of all keys with their previous values would be one message of any length."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history, max_response=20_000)
+    for n in range(100):
+        history.put(b"k%05d" % n, b"v" * 500)
+    history.commit()
+    watch(hub, stream, key=b"k", range_end=b"l", prev_kv=True)
+    watch(hub, stream, key=b"k", range_end=b"l")
+    sink.take()
+    history.delete(b"k", b"l")
+    history.commit()
+    settle(hub)
+    cancelled, whole = sorted(sink.take(), key=lambda response: response.watch_id)
+    assert cancelled.canceled and not cancelled.events
+    assert cancelled.cancel_reason == "metastore: the events of revision 102 take more than 20000 bytes"
+    assert len(whole.events) == 100 and list(stream.watchers) == [1]
+
+
 def test_fragments_are_marked_and_complete() -> None:
     history = History.fresh()
     hub, stream, sink = a_stream(history, fragment_size=300)
