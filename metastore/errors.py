@@ -72,87 +72,251 @@ class MetaStoreError(Exception):
 
 
 class ApiError(MetaStoreError):
-    """An error that a client's request can get; code and text as etcd has them."""
+    """An error that a client's request can get; code and text as etcd has them.
 
+    A class of errors is made with its `code` and its `default` text, or with those of the class above it.
+    """
 
-def _api(name: str, code: int, text: str) -> type[ApiError]:
-    return type(name, (ApiError,), {"code": code, "default": text, "__doc__": text, "__module__": __name__})
+    def __init_subclass__(cls, code: int | None = None, default: str | None = None) -> None:
+        super().__init_subclass__()
+        if code is not None:
+            cls.code = code
+        if default is not None:
+            cls.default = default
 
 
 # Keys, values, transactions.
-EmptyKey = _api("EmptyKey", INVALID_ARGUMENT, "etcdserver: key is not provided")
-KeyNotFound = _api("KeyNotFound", INVALID_ARGUMENT, "etcdserver: key not found")
-ValueProvided = _api("ValueProvided", INVALID_ARGUMENT, "etcdserver: value is provided")
-LeaseProvided = _api("LeaseProvided", INVALID_ARGUMENT, "etcdserver: lease is provided")
-TooManyOps = _api("TooManyOps", INVALID_ARGUMENT, "etcdserver: too many operations in txn request")
-DuplicateKey = _api("DuplicateKey", INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request")
-InvalidClientAPIVersion = _api("InvalidClientAPIVersion", INVALID_ARGUMENT, "etcdserver: invalid client api version")
-InvalidSortOption = _api("InvalidSortOption", INVALID_ARGUMENT, "etcdserver: invalid sort option")
-Compacted = _api("Compacted", OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted")
-FutureRevision = _api("FutureRevision", OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision")
-NoSpace = _api("NoSpace", RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded")
-# This error is our own; etcd crashes instead.
-NoDescriptors = _api(
-    "NoDescriptors", RESOURCE_EXHAUSTED, "metastore: out of file descriptors: the log's next file cannot be opened"
-)
-# Of our own: etcd holds up all writes for as long as it takes.
-TooManyKeys = _api("TooManyKeys", INVALID_ARGUMENT, "metastore: the transaction looks at too many keys")
-RequestTooLarge = _api("RequestTooLarge", INVALID_ARGUMENT, "etcdserver: request is too large")
-TooManyRequests = _api("TooManyRequests", RESOURCE_EXHAUSTED, "etcdserver: too many requests")
+
+
+class EmptyKey(ApiError, code=INVALID_ARGUMENT, default="etcdserver: key is not provided"):
+    """The request names no key."""
+
+
+class KeyNotFound(ApiError, code=INVALID_ARGUMENT, default="etcdserver: key not found"):
+    """A put that keeps the value or the lease of its key found no such key."""
+
+
+class ValueProvided(ApiError, code=INVALID_ARGUMENT, default="etcdserver: value is provided"):
+    """A put that keeps the value of its key brings a value."""
+
+
+class LeaseProvided(ApiError, code=INVALID_ARGUMENT, default="etcdserver: lease is provided"):
+    """A put that keeps the lease of its key brings a lease."""
+
+
+class TooManyOps(ApiError, code=INVALID_ARGUMENT, default="etcdserver: too many operations in txn request"):
+    """A branch of a transaction has more operations than `limits.max_txn_ops`."""
+
+
+class DuplicateKey(ApiError, code=INVALID_ARGUMENT, default="etcdserver: duplicate key given in txn request"):
+    """A transaction would change the same key twice."""
+
+
+class InvalidClientAPIVersion(ApiError, code=INVALID_ARGUMENT, default="etcdserver: invalid client api version"):
+    """The client speaks a version of the API that is unknown here."""
+
+
+class InvalidSortOption(ApiError, code=INVALID_ARGUMENT, default="etcdserver: invalid sort option"):
+    """A range asks for an order or a target of sorting that does not exist."""
+
+
+class Compacted(ApiError, code=OUT_OF_RANGE, default="etcdserver: mvcc: required revision has been compacted"):
+    """The revision that the request names is compacted."""
+
+
+class FutureRevision(ApiError, code=OUT_OF_RANGE, default="etcdserver: mvcc: required revision is a future revision"):
+    """The store has not reached the revision that the request names."""
+
+
+class NoSpace(ApiError, code=RESOURCE_EXHAUSTED, default="etcdserver: mvcc: database space exceeded"):
+    """The store has reached its quota, or the disk has no room."""
+
+
+class NoDescriptors(
+    ApiError,
+    code=RESOURCE_EXHAUSTED,
+    default="metastore: out of file descriptors: the log's next file cannot be opened",
+):
+    """The process has no file descriptor left for the log. This error is our own; etcd crashes instead."""
+
+
+class TooManyKeys(ApiError, code=INVALID_ARGUMENT, default="metastore: the transaction looks at too many keys"):
+    """A transaction that writes would look at more keys than `limits.max_txn_walk`. This error is our own; etcd holds
+    up all writes for as long as that takes."""
+
+
+class RequestTooLarge(ApiError, code=INVALID_ARGUMENT, default="etcdserver: request is too large"):
+    """The request is larger than `limits.max_request_bytes`."""
+
+
+class TooManyRequests(ApiError, code=RESOURCE_EXHAUSTED, default="etcdserver: too many requests"):
+    """As many requests are in flight as `limits` allow. Nothing was done."""
+
 
 # Leases and watches.
-LeaseNotFound = _api("LeaseNotFound", NOT_FOUND, "etcdserver: requested lease not found")
-LeaseExist = _api("LeaseExist", FAILED_PRECONDITION, "etcdserver: lease already exists")
-LeaseTTLTooLarge = _api("LeaseTTLTooLarge", OUT_OF_RANGE, "etcdserver: too large lease TTL")
-WatchCanceled = _api("WatchCanceled", CANCELLED, "etcdserver: watch canceled")
+
+
+class LeaseNotFound(ApiError, code=NOT_FOUND, default="etcdserver: requested lease not found"):
+    """There is no lease with this id."""
+
+
+class LeaseExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: lease already exists"):
+    """There is a lease with this id already."""
+
+
+class LeaseTTLTooLarge(ApiError, code=OUT_OF_RANGE, default="etcdserver: too large lease TTL"):
+    """The time to live of a lease is too long."""
+
+
+class WatchCanceled(ApiError, code=CANCELLED, default="etcdserver: watch canceled"):
+    """The watch was cancelled."""
+
 
 # Members.
-MemberExist = _api("MemberExist", FAILED_PRECONDITION, "etcdserver: member ID already exist")
-PeerURLExist = _api("PeerURLExist", FAILED_PRECONDITION, "etcdserver: Peer URLs already exists")
-MemberNotEnoughStarted = _api(
-    "MemberNotEnoughStarted",
-    FAILED_PRECONDITION,
-    "etcdserver: re-configuration failed due to not enough started members",
-)
-MemberBadURLs = _api("MemberBadURLs", INVALID_ARGUMENT, "etcdserver: given member URLs are invalid")
-MemberNotFound = _api("MemberNotFound", NOT_FOUND, "etcdserver: member not found")
-MemberNotLearner = _api("MemberNotLearner", FAILED_PRECONDITION, "etcdserver: can only promote a learner member")
-LearnerNotReady = _api(
-    "LearnerNotReady",
-    FAILED_PRECONDITION,
-    "etcdserver: can only promote a learner member which is in sync with leader",
-)
-TooManyLearners = _api("TooManyLearners", FAILED_PRECONDITION, "etcdserver: too many learner members in cluster")
-ClusterIDMismatch = _api("ClusterIDMismatch", FAILED_PRECONDITION, "etcdserver: cluster ID mismatch")
-NotSupportedForLearner = _api("NotSupportedForLearner", UNAVAILABLE, "etcdserver: rpc not supported for learner")
-BadLeaderTransferee = _api("BadLeaderTransferee", FAILED_PRECONDITION, "etcdserver: bad leader transferee")
+
+
+class MemberExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: member ID already exist"):
+    """There is a member with this id already."""
+
+
+class PeerURLExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: Peer URLs already exists"):
+    """Another member has this peer URL."""
+
+
+class MemberNotEnoughStarted(
+    ApiError, code=FAILED_PRECONDITION, default="etcdserver: re-configuration failed due to not enough started members"
+):
+    """A change of the membership would leave too few live members for a quorum."""
+
+
+class MemberBadURLs(ApiError, code=INVALID_ARGUMENT, default="etcdserver: given member URLs are invalid"):
+    """A peer URL cannot be used."""
+
+
+class MemberNotFound(ApiError, code=NOT_FOUND, default="etcdserver: member not found"):
+    """There is no member with this id."""
+
+
+class MemberNotLearner(ApiError, code=FAILED_PRECONDITION, default="etcdserver: can only promote a learner member"):
+    """The member that is to be promoted is no learner."""
+
+
+class LearnerNotReady(
+    ApiError,
+    code=FAILED_PRECONDITION,
+    default="etcdserver: can only promote a learner member which is in sync with leader",
+):
+    """The learner that is to be promoted is too far behind the leader."""
+
+
+class TooManyLearners(ApiError, code=FAILED_PRECONDITION, default="etcdserver: too many learner members in cluster"):
+    """The cluster has as many learners as it may have."""
+
+
+class ClusterIDMismatch(ApiError, code=FAILED_PRECONDITION, default="etcdserver: cluster ID mismatch"):
+    """The request is for another cluster."""
+
+
+class NotSupportedForLearner(ApiError, code=UNAVAILABLE, default="etcdserver: rpc not supported for learner"):
+    """A learner does not answer this request."""
+
+
+class BadLeaderTransferee(ApiError, code=FAILED_PRECONDITION, default="etcdserver: bad leader transferee"):
+    """The member that is to lead cannot."""
+
 
 # Users and roles.
-RootUserNotExist = _api("RootUserNotExist", FAILED_PRECONDITION, "etcdserver: root user does not exist")
-RootRoleNotExist = _api("RootRoleNotExist", FAILED_PRECONDITION, "etcdserver: root user does not have root role")
-UserAlreadyExist = _api("UserAlreadyExist", FAILED_PRECONDITION, "etcdserver: user name already exists")
-UserEmpty = _api("UserEmpty", INVALID_ARGUMENT, "etcdserver: user name is empty")
-UserNotFound = _api("UserNotFound", FAILED_PRECONDITION, "etcdserver: user name not found")
-RoleAlreadyExist = _api("RoleAlreadyExist", FAILED_PRECONDITION, "etcdserver: role name already exists")
-RoleNotFound = _api("RoleNotFound", FAILED_PRECONDITION, "etcdserver: role name not found")
-RoleEmpty = _api("RoleEmpty", INVALID_ARGUMENT, "etcdserver: role name is empty")
-AuthFailed = _api("AuthFailed", INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password")
-PermissionNotGiven = _api("PermissionNotGiven", INVALID_ARGUMENT, "etcdserver: permission not given")
-PermissionDenied = _api("PermissionDenied", PERMISSION_DENIED, "etcdserver: permission denied")
-RoleNotGranted = _api("RoleNotGranted", FAILED_PRECONDITION, "etcdserver: role is not granted to the user")
-PermissionNotGranted = _api(
-    "PermissionNotGranted", FAILED_PRECONDITION, "etcdserver: permission is not granted to the role"
-)
-AuthNotEnabled = _api("AuthNotEnabled", FAILED_PRECONDITION, "etcdserver: authentication is not enabled")
-InvalidAuthToken = _api("InvalidAuthToken", UNAUTHENTICATED, "etcdserver: invalid auth token")
-InvalidAuthMgmt = _api("InvalidAuthMgmt", INVALID_ARGUMENT, "etcdserver: invalid auth management")
-AuthOldRevision = _api("AuthOldRevision", INVALID_ARGUMENT, "etcdserver: revision of auth store is old")
+
+
+class RootUserNotExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: root user does not exist"):
+    """There is no user root."""
+
+
+class RootRoleNotExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: root user does not have root role"):
+    """The user root lacks the role root."""
+
+
+class UserAlreadyExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: user name already exists"):
+    """There is a user of this name already."""
+
+
+class UserEmpty(ApiError, code=INVALID_ARGUMENT, default="etcdserver: user name is empty"):
+    """The request names no user."""
+
+
+class UserNotFound(ApiError, code=FAILED_PRECONDITION, default="etcdserver: user name not found"):
+    """There is no user of this name."""
+
+
+class RoleAlreadyExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: role name already exists"):
+    """There is a role of this name already."""
+
+
+class RoleNotFound(ApiError, code=FAILED_PRECONDITION, default="etcdserver: role name not found"):
+    """There is no role of this name."""
+
+
+class RoleEmpty(ApiError, code=INVALID_ARGUMENT, default="etcdserver: role name is empty"):
+    """The request names no role."""
+
+
+class AuthFailed(
+    ApiError, code=INVALID_ARGUMENT, default="etcdserver: authentication failed, invalid user ID or password"
+):
+    """The user or the password is wrong."""
+
+
+class PermissionNotGiven(ApiError, code=INVALID_ARGUMENT, default="etcdserver: permission not given"):
+    """The request names no permission."""
+
+
+class PermissionDenied(ApiError, code=PERMISSION_DENIED, default="etcdserver: permission denied"):
+    """The user may not do this."""
+
+
+class RoleNotGranted(ApiError, code=FAILED_PRECONDITION, default="etcdserver: role is not granted to the user"):
+    """The user does not have this role."""
+
+
+class PermissionNotGranted(
+    ApiError, code=FAILED_PRECONDITION, default="etcdserver: permission is not granted to the role"
+):
+    """The role does not have this permission."""
+
+
+class AuthNotEnabled(ApiError, code=FAILED_PRECONDITION, default="etcdserver: authentication is not enabled"):
+    """Authentication is not switched on."""
+
+
+class InvalidAuthToken(ApiError, code=UNAUTHENTICATED, default="etcdserver: invalid auth token"):
+    """The token is wrong, or its time is over."""
+
+
+class InvalidAuthMgmt(ApiError, code=INVALID_ARGUMENT, default="etcdserver: invalid auth management"):
+    """Users and roles cannot be changed in this way."""
+
+
+class AuthOldRevision(ApiError, code=INVALID_ARGUMENT, default="etcdserver: revision of auth store is old"):
+    """The users and roles have changed since the token was made."""
+
 
 # The group and the node.
-NoLeader = _api("NoLeader", UNAVAILABLE, "etcdserver: no leader")
-NotLeader = _api("NotLeader", FAILED_PRECONDITION, "etcdserver: not leader")
-LeaderChanged = _api("LeaderChanged", UNAVAILABLE, "etcdserver: leader changed")
-NotCapable = _api("NotCapable", FAILED_PRECONDITION, "etcdserver: not capable")
+
+
+class NoLeader(ApiError, code=UNAVAILABLE, default="etcdserver: no leader"):
+    """No leader is known. Nothing was done."""
+
+
+class NotLeader(ApiError, code=FAILED_PRECONDITION, default="etcdserver: not leader"):
+    """This member does not lead."""
+
+
+class LeaderChanged(ApiError, code=UNAVAILABLE, default="etcdserver: leader changed"):
+    """The leader was lost before it answered. A write may be done all the same, also later."""
+
+
+class NotCapable(ApiError, code=FAILED_PRECONDITION, default="etcdserver: not capable"):
+    """The members of the cluster cannot all do this yet."""
 
 
 class Stopped(ApiError):
@@ -193,34 +357,63 @@ class NotStarted(Stopped):
     default = "metastore: this node has not been started, or does not serve yet"
 
 
-Unhealthy = _api("Unhealthy", UNAVAILABLE, "etcdserver: unhealthy cluster")
-Corrupt = _api("Corrupt", DATA_LOSS, "etcdserver: corrupt cluster")
-StateBehind = _api(
-    "StateBehind",
-    UNAVAILABLE,
-    "metastore: the state of this member is behind, for its disk is full: it serves serializable reads only",
-)
-# These errors are our own; etcd crashes instead.
-InvalidAlarm = _api("InvalidAlarm", INVALID_ARGUMENT, "metastore: unknown alarm or action")
-Canceled = _api("Canceled", CANCELLED, "etcdserver: request canceled")
-DeadlineExceeded = _api("DeadlineExceeded", DEADLINE_EXCEEDED, "context deadline exceeded")
+class Unhealthy(ApiError, code=UNAVAILABLE, default="etcdserver: unhealthy cluster"):
+    """Too few members of the cluster are live for this."""
+
+
+class Corrupt(ApiError, code=DATA_LOSS, default="etcdserver: corrupt cluster"):
+    """The alarm CORRUPT is raised: the members of the cluster differ."""
+
+
+class StateBehind(
+    ApiError,
+    code=UNAVAILABLE,
+    default="metastore: the state of this member is behind, for its disk is full: it serves serializable reads only",
+):
+    """The disk of this member is full, and its state is behind. It answers serializable reads only."""
+
+
+class InvalidAlarm(ApiError, code=INVALID_ARGUMENT, default="metastore: unknown alarm or action"):
+    """The request names an alarm or an action that does not exist. This error is our own; etcd crashes instead."""
+
+
+class Canceled(ApiError, code=CANCELLED, default="etcdserver: request canceled"):
+    """The client gave up its request. A write may be done all the same."""
+
+
+class DeadlineExceeded(ApiError, code=DEADLINE_EXCEEDED, default="context deadline exceeded"):
+    """The time that the client gave its request is over. A write may be done all the same."""
+
 
 # Downgrades.
-ClusterVersionUnavailable = _api(
-    "ClusterVersionUnavailable",
-    FAILED_PRECONDITION,
-    "etcdserver: cluster version not found during downgrade",
-)
-WrongDowngradeVersionFormat = _api(
-    "WrongDowngradeVersionFormat", INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"
-)
-InvalidDowngradeTargetVersion = _api(
-    "InvalidDowngradeTargetVersion", INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"
-)
-DowngradeInProcess = _api(
-    "DowngradeInProcess", FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress"
-)
-NoInflightDowngrade = _api("NoInflightDowngrade", FAILED_PRECONDITION, "etcdserver: no inflight downgrade job")
+
+
+class ClusterVersionUnavailable(
+    ApiError, code=FAILED_PRECONDITION, default="etcdserver: cluster version not found during downgrade"
+):
+    """The version of the cluster is not known."""
+
+
+class WrongDowngradeVersionFormat(
+    ApiError, code=INVALID_ARGUMENT, default="etcdserver: wrong downgrade target version format"
+):
+    """The version to downgrade to cannot be read."""
+
+
+class InvalidDowngradeTargetVersion(
+    ApiError, code=INVALID_ARGUMENT, default="etcdserver: invalid downgrade target version"
+):
+    """The cluster cannot be downgraded to this version."""
+
+
+class DowngradeInProcess(
+    ApiError, code=FAILED_PRECONDITION, default="etcdserver: cluster has a downgrade job in progress"
+):
+    """A downgrade is under way already."""
+
+
+class NoInflightDowngrade(ApiError, code=FAILED_PRECONDITION, default="etcdserver: no inflight downgrade job"):
+    """No downgrade is under way."""
 
 
 class Forked(ApiError):

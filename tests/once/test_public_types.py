@@ -51,6 +51,11 @@ def later(futures: Futures) -> list[int]:
     return [*(put.result().revision for put in puts), gone.result().deleted, compacted.result().revision]
 
 
+def room(error: errors.NoSpace | errors.TooManyRequests | errors.Timeout) -> bool:
+    waits: type[errors.ApiError] = errors.TooManyRequests
+    return isinstance(error, TimeoutError | waits)
+
+
 def many(node: Node) -> int:
     try:
         stored: PutManyResult = node.put_many({"a": b"1"}, timeout=1.5)
@@ -87,7 +92,7 @@ def main() -> int:
 
 # A line that must be refused names the error that mypy reports.
 WRONG = """
-from metastore import Compare, Config, KeyValue, Node, Nodes, Op, SortOrder  # attr-defined
+from metastore import Compare, Config, KeyValue, Node, Nodes, Op, SortOrder, errors  # attr-defined
 
 node = Node(Config(nod={}))  # call-arg
 node.put(1, "v")  # arg-type
@@ -102,6 +107,7 @@ Compare.version("k", "=", "1")  # arg-type
 found: KeyValue = node.get("k")  # assignment
 found.value = b"x"  # misc
 node.futures.put("k", "v", timeout=3)  # call-arg
+full: errors.NoSpace = errors.EmptyKey()  # assignment
 text: str = node.futures.delete_prefix("k").result().deleted  # assignment
 node.put_many([("k", 1)])  # list-item
 node.put_many({"k": 1})  # arg-type
