@@ -38,8 +38,8 @@ cdef class Applier:
     cdef Work work                        # the operation under way, if it is done in pieces
     cdef uint64_t work_id                 # the request id of that operation
     cdef FrameReader frames
-    cdef list who
-    cdef list what
+    cdef list targets                     # waiters that `release` answers
+    cdef list results                     # their replies (bytes) or errors
 
     cdef bint apply_payload(self, const EntryView* view) except -1
     cdef int apply_operation(self, const uint8_t* p, size_t n) except -1

@@ -76,8 +76,8 @@ cdef class Applier:
         self.frames = FrameReader()
         self.spill_at = SPILL_AT
         self.pace = store.engine.pace()
-        self.who = []
-        self.what = []
+        self.targets = []
+        self.results = []
         self.applied_index, self.applied_term = store.engine.applied()
 
     cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=0, size_t budget=0) except -1:
@@ -162,8 +162,8 @@ cdef class Applier:
         """Keep the reply (bytes) or the error of an operation that the caller has carried out until `release`."""
         cdef object waiter = self.waiters.pop(request_id, None)
         if waiter is not None:
-            self.who.append(waiter)
-            self.what.append(result)
+            self.targets.append(waiter)
+            self.results.append(result)
 
     cdef bint apply_payload(self, const EntryView* view) except -1:
         """Go on with an entry. Return whether it has ended."""
@@ -229,8 +229,8 @@ cdef class Applier:
     cdef int keep(self, object waiter, object result) except -1:
         """Keep a result until `release`."""
         if waiter is not None:
-            self.who.append(waiter)
-            self.what.append(result)
+            self.targets.append(waiter)
+            self.results.append(result)
         return 0
 
     cdef int reject(self, error) except -1:
@@ -314,26 +314,26 @@ cdef class Applier:
 
     def unanswered(self) -> list:
         """The waiters of the next release. This is for another thread, while the member's own one stands still."""
-        return list(self.who)
+        return list(self.targets)
 
     cpdef Py_ssize_t release(self):
         """Answer the waiters gathered since the last release, in order. Return their number.
 
         A waiter must not raise. Where one does, those behind it get their answers all the same; then the first such
         exception is raised."""
-        cdef list who = self.who
-        cdef list what = self.what
-        cdef Py_ssize_t i, count = len(who)
+        cdef list targets = self.targets
+        cdef list results = self.results
+        cdef Py_ssize_t i, count = len(targets)
         cdef object result, first = None
-        self.who = []
-        self.what = []
+        self.targets = []
+        self.results = []
         for i in range(count):
-            result = what[i]
+            result = results[i]
             try:
                 if type(result) is bytes:
-                    (<Waiter>who[i]).complete(result)
+                    (<Waiter>targets[i]).complete(result)
                 else:
-                    (<Waiter>who[i]).fail(result)
+                    (<Waiter>targets[i]).fail(result)
             except BaseException as raised:
                 first = raised if first is None else first
         if first is not None:

@@ -1,4 +1,4 @@
-"""A store with watchers, without a node around it: what `WatchHub` sends is compared with what was written."""
+"""A store with watchers, without a node around it. The responses of `WatchHub` are compared with what was written."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NO_PUT, NO_DELETE = 0, 1
 
 
 class TestSink(Sink):
-    """Keeps what is sent, up to `room` responses before it is full."""
+    """Keeps the responses, up to `room` of them before it is full."""
 
     __test__ = False
 
@@ -35,7 +35,7 @@ class TestSink(Sink):
         self.sent.append(WatchResponse.FromString(message))
 
     def take(self) -> list[Any]:
-        """What came since the last look."""
+        """Return the responses since the last call."""
         sent, self.sent = self.sent, []
         return sent
 
@@ -54,7 +54,7 @@ class Change:
 
 @dataclass
 class History:
-    """A store and all that was written to it. `engine` may be any engine."""
+    """A store and everything that was written to it. `engine` may be any engine."""
 
     store: Store
     changes: list[Change] = field(default_factory=list)
@@ -96,19 +96,19 @@ def holds(key: bytes, end: bytes, name: bytes) -> bool:
 
 
 def create(**fields: Any) -> Any:
-    """A decoded create request."""
+    """Return a decoded create request."""
     return decode_request(WatchRequest(create_request=fields).SerializeToString())
 
 
 def watch(hub: WatchHub, stream: Stream, now: float = 0.0, **fields: Any) -> Any:
-    """Make a watcher; returns the last response, which is the answer to it if nothing is in the way."""
+    """Make a watcher. Return the last response, which is the answer to it if nothing else comes in between."""
     sink: Any = stream.sink
     hub.handle(stream, create(**fields), now)
     return sink.sent[-1]
 
 
 def event_of(change: Change, prev_kv: bool, compacted: int) -> Any:
-    """The event that a watcher must be sent."""
+    """Return the event that a watcher must get."""
     event = m.TYPES["Event"](kv={"key": change.key, "mod_revision": change.revision})
     if change.value is None:
         event.type = DELETE
