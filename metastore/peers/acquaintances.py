@@ -217,6 +217,8 @@ class Acquaintances(Generic[A]):
         said = status in (hs.OK, hs.WAIT) and one.id == answer.sender.member_id
         if said:
             one.identity = answer.sender
+            # It is found, so what else was said of it is not tried again.
+            one.hearsay = tuple(told for told in one.hearsay if told == place)
         ends = status in hs.FATAL and trusted and not self._ends
         self._ends = self._ends or ends
         return Judged(status, text, said and trusted, ends)

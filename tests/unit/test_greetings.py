@@ -79,10 +79,11 @@ def test_an_old_roster_takes_nothing_of_what_a_member_says_itself() -> None:
     for number in range(2 * MAX_HEARSAY):
         known.hear(2, f"told:{number}")
     assert one.places == ["moved:1", "moved:2", *(f"told:{7 - number}" for number in range(MAX_HEARSAY))]
-    # Who is found needs no hearsay.
+    # Who is found needs no hearsay but that by which it was found.
+    assert known.answered(one, "told:6", accepted(2), accepted(1).sender).status == hs.OK
     one.connected = True
     known.hear(2, "late:1")
-    assert "late:1" not in one.places
+    assert one.places == ["moved:1", "moved:2", "told:6"]
 
 
 def test_unknown_members_are_bounded_and_forgotten(net: Net) -> None:
