@@ -52,6 +52,12 @@ def test_a_rolling_restart_is_measured(tmp_path: Path) -> None:
         assert output.count(" errors, longest gaps ") == 2 and "kill -9 of the leader" in output
 
 
+def test_watchers_are_measured(tmp_path: Path) -> None:
+    output = run_bench("watch.py", tmp_path, "--requests", "200", what=("hot",))
+    if output:
+        assert "1,000 watchers of one key" in output and "/ etcd" in output
+
+
 def test_snapshots_and_transfers_are_measured(tmp_path: Path) -> None:
     status = tmp_path / "packages" / "status"
     status.parent.mkdir()
