@@ -377,7 +377,8 @@ class ClientConn:
         """
         by = self.since + self._listener.conn_limits.handshake
         if self.session is not None and self.session.open_streams:
-            by += self.session.received / self.session.limits.receive_rate
+            limits = self.session.limits
+            by += min(self.session.received, limits.max_message) / limits.receive_rate
         return by
 
     def overdue(self) -> bool:

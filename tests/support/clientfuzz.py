@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gzip
 import random
 import socket
 import time
+from collections.abc import Callable
 
 from . import http2 as h
 from . import messages as m
@@ -30,6 +32,8 @@ CLIENTS = 20
 #: may leave unread while no other client needs the room: see `net/client_conn.py`.
 CALL_COST = 1024
 UNREAD = 64 * 1024
+#: A client that has taken note of the server's settings, without which its windows are small.
+AGREED = h.frame(h.SETTINGS, h.ACK, 0)
 REQUESTS, REPLIES = "metastore_client_request_bytes", "metastore_client_reply_bytes"
 PAGES = (
     b"/metrics",
@@ -196,12 +200,51 @@ def serves(node: Server, client: Client, number: int, seed: int) -> None:
     wait_until(served, 30, f"seed {seed}: a write beside the attack")
 
 
-def at_rest(node: Server) -> bool:
+def in_frames(stream: int, wire: bytes, end: bool = True) -> bytes:
+    """A message on a stream, in frames of its own; `end`: and nothing behind it."""
+    ends = range(0, len(wire), 16_000)
+    return b"".join(h.frame(h.DATA, end and at == ends[-1], stream, wire[at : at + 16_000]) for at in ends)
+
+
+def greedy(sock: socket.socket) -> None:
+    """Send a message that unpacks to 1,000 times as much, then messages that never end, as much of them as is taken."""
+    sock.sendall(h.hello() + AGREED)
+    packed = h.head(h.PUT_PATH, (b"grpc-encoding", b"gzip"))
+    sock.sendall(h.frame(h.HEADERS, h.END_HEADERS, 1, packed) + in_frames(1, h.message(bomb(), 1)))
+    part = h.message(bytes(MIB))[:976_000]
+    for stream in range(3, 2 * STREAMS, 2):
+        sock.sendall(h.frame(h.HEADERS, h.END_HEADERS, stream, h.head()) + in_frames(stream, part, end=False))
+
+
+@functools.cache
+def bomb() -> bytes:
+    """A message that unpacks to 200 MiB."""
+    return gzip.compress(bytes(200 * MIB), 1)
+
+
+def linger(connect: Callable[[], socket.socket]) -> int:
+    """Clients that stay: two do not read small answers, two do not read large ones, two never finish a call.
+
+    Returns how many answered calls may stay. The key clean/large is large.
+    """
+    put = m.PutRequest(key=b"f/0", value=bytes(5000)).SerializeToString()
+    large = m.RangeRequest(key=b"clean/large").SerializeToString()
+    for sock in (connect(), connect()):
+        sock.sendall(h.SHUT + AGREED + b"".join(h.call(2 * n + 1, put) for n in range(20)))
+    for sock in (connect(), connect()):
+        sock.sendall(h.SHUT + AGREED + b"".join(h.call(2 * n + 1, large, b"/etcdserverpb.KV/Range") for n in range(60)))
+    for sock in (connect(), connect()):
+        # It is no newcomer, which would end with its connection.
+        sock.sendall(h.hello() + AGREED + h.call(1, put) + h.call(3, put)[:-1000])
+    return 40
+
+
+def at_rest(node: Server, stay: int) -> bool:
     """Whether all complete calls are answered and all others are given up, although the clients have not hung up. Only
-    calls are left whose answers the clients do not read."""
+    calls are left whose small answers the clients do not read, at least `stay` of them."""
     requests, replies = int(metric(node, REQUESTS)), metric(node, REPLIES)
     calls, rest = divmod(requests, CALL_COST)
-    return rest == 0 and calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD
+    return rest == 0 and stay <= calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD
 
 
 def nothing_left(node: Server) -> bool:
@@ -217,9 +260,13 @@ def attack(node: Server, seed: int, seconds: float) -> None:
         serves(node, client, number, seed)
         rss = node.running().rss()
         busy: dict[socket.socket, Fuzzer] = {}
+
+        def connect() -> socket.socket:
+            return stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+
         while time.monotonic() < until:
             if len(busy) < CLIENTS:
-                sock = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+                sock = connect()
                 sock.settimeout(0.02)
                 busy[sock] = Fuzzer(rng)
             sock = rng.choice(list(busy))
@@ -240,7 +287,11 @@ def attack(node: Server, seed: int, seconds: float) -> None:
             if number % 200 == 0:
                 serves(node, client, number, seed)
         serves(node, client, number, seed)
-        wait_until(lambda: at_rest(node), 30, f"seed {seed}: the end of all calls")
+        with connect() as sock:
+            greedy(sock)
+        client.put(b"clean/large", bytes(200_000))
+        stay = linger(connect)
+        wait_until(lambda: at_rest(node, stay), 30, f"seed {seed}: the end of all calls")
         stack.close()
         wait_until(lambda: nothing_left(node), 30, f"seed {seed}: the end of all that clients held")
         grown = node.running().peak_rss() - rss

@@ -544,6 +544,16 @@ def test_a_large_first_request_over_a_slow_link_may_take_its_time() -> None:
         read_until(slow, reader, lambda: reader.stream(1).data)
 
 
+def test_what_is_no_request_buys_no_time_for_the_first_one() -> None:
+    """The first call never ends, and those behind it are too large: of what came at most one message counts."""
+    with Running(Limits(receive_rate=1000, max_message=1000), conn_limits=FAST) as running, dial(running) as sock:
+        large = h.message(bytes(1 << 20))[:16_000]
+        sock.sendall(h.hello() + h.frame(h.HEADERS, h.END_HEADERS, 1, h.head()))
+        for stream in range(3, 43, 2):
+            sock.sendall(h.frame(h.HEADERS, h.END_HEADERS, stream, h.head()) + h.frame(h.DATA, 0, stream, large))
+        read_all(sock)
+
+
 def test_pause_and_resume(echo: Running) -> None:
     with dial(echo) as sock:
         sock.sendall(h.hello() + h.call(1, b"a"))
