@@ -23,7 +23,7 @@ cdef class WatchHub:
     cdef readonly int64_t seen           # LIVE watchers have been sent everything up to this revision
     cdef readonly size_t count           # watchers
     cdef readonly size_t units           # of these, see Watcher.units
-    cdef readonly size_t max_per_stream, max_per_node, fragment_size, max_response, max_held
+    cdef readonly size_t max_per_stream, max_per_node, fragment_size, max_response, max_held, batch
     cdef readonly uint64_t events_sent, responses_sent
     cdef Feed live
     cdef bint passing                    # a pass of `live` is under way
@@ -48,6 +48,7 @@ cdef class WatchHub:
     cdef int leave(self, Watcher watcher) except -1
     cdef int end_compacted(self, Watcher watcher) except -1
     cdef int reset(self) except -1
+    cdef int rest(self) except -1
     cdef int clear_away(self, size_t budget) except -1
     cdef object reason_against(self, Stream stream, WatchRequest request, bytes key)
     cdef int64_t choose_id(self, Stream stream, int64_t wish) except? -1

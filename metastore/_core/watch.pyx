@@ -71,17 +71,18 @@ cdef class WatchHub:
     `max_per_stream` and `max_per_node` bound the watchers; one with long keys counts as several, one for each 512 bytes.
     A response of more than `fragment_size` bytes is cut for those who asked for fragments. A watcher for which one revision
     has more than `max_response` bytes of events is cancelled. A feed that holds more than `max_held` bytes for several
-    groups feeds them alone; it never holds twice as much. `interval` is the time
+    groups feeds them alone; it never holds twice as much. It delivers where it has `batch` bytes. `interval` is the time
     between two progress notifications in seconds, to which `jitter()` (0 to 1) adds up to a tenth. Whoever owns the hub
     calls `step` when the store has changed, and `tick` with the time.
     """
 
     def __init__(self, Store store not None, *, size_t max_per_stream=50_000, size_t max_per_node=200_000,
                  size_t fragment_size=1_572_864, size_t max_response=128 << 20,
-                 size_t max_held=4 << 20, double interval=600.0, jitter=lambda: 0.0):
+                 size_t max_held=4 << 20, size_t batch=BATCH, double interval=600.0, jitter=lambda: 0.0):
         self.store = store
         self.max_per_stream, self.max_per_node = max_per_stream, max_per_node
         self.fragment_size, self.max_response, self.max_held = fragment_size, max_response, max_held
+        self.batch = batch
         self.interval = interval
         self.jitter = jitter
         self.live = Feed()
@@ -273,8 +274,8 @@ cdef class WatchHub:
 
     @property
     def idle(self) -> bool:
-        """Whether nobody watches, so that `step` need not be called."""
-        return self.count == 0
+        """Whether nobody watches and nothing is under way, so that `step` need not be called."""
+        return self.count == 0 and not self.passing and not self.feeds
 
     @property
     def holds_history(self) -> bool:
@@ -293,6 +294,9 @@ cdef class WatchHub:
             self.reset()
         if self.closing or self.doomed:
             self.clear_away(budget)
+        if not self.count:
+            self.rest()
+            return False
         self.pass_live(budget)
         if look and self.blocked:
             self.unblock()
@@ -304,7 +308,8 @@ cdef class WatchHub:
                 self.pass_past(feed, each)
             if not self.passing:
                 self.join()
-        if self.asking and not self.passing:
+        # The doomed have missed something that a mark would pass over.
+        if self.asking and not self.passing and not self.doomed:
             self.answer_progress()
         return (self.passing or bool(self.feeds) or bool(self.waiting_room) or bool(self.closing) or bool(self.doomed)
                 or (self.sent_some and bool(self.blocked)))
@@ -333,6 +338,15 @@ cdef class WatchHub:
             self.live = Feed()
             self.passing = False
             self.seen = self.store.saved_rev
+        return 0
+
+    cdef int rest(self) except -1:
+        """Nobody watches: drop what was under way, for it holds events and keeps a sweep waiting."""
+        self.live = Feed()
+        self.passing = False
+        self.feeds = []
+        self.doomed = []
+        self.asking = {}
         return 0
 
     cdef int clear_away(self, size_t budget) except -1:
@@ -498,7 +512,7 @@ cdef class WatchHub:
                     break
                 if main > feed.at:
                     feed.at, feed.sub = main, 0
-                    if feed.held >= BATCH:
+                    if feed.held >= self.batch:
                         feed.delivering = True
                         return spent + 1
                 if spent >= budget:
@@ -534,7 +548,8 @@ cdef class WatchHub:
             size = ITEM + <size_t>PyBytes_GET_SIZE(event)
             group.size += size
             feed.held += size
-            if feed.held > self.max_held and feed.index.count > 1 and (group.size > BATCH or feed.held > 2 * self.max_held):
+            if feed.held > self.max_held and feed.index.count > 1 and (
+                    group.size > self.batch or feed.held > 2 * self.max_held):
                 self.give_up(feed, group)
             elif group.size > self.max_response:
                 self.end_too_large(group, change.main)
@@ -689,6 +704,7 @@ cdef class WatchHub:
         cdef Watcher watcher
         cdef Marks marks
         cdef int left = PROGRESS_STEPS
+        cdef bint told
         marks.created = marks.canceled = marks.fragment = False
         marks.compact_revision = 0
         while left and self.alarms and self.alarms[0][0] <= now:
@@ -696,7 +712,8 @@ cdef class WatchHub:
             watcher = heapq.heappop(self.alarms)[2]
             if watcher.state == GONE:
                 continue
-            if not watcher.heard and watcher.state == LIVE and not self.passing and not watcher.stream.sink.full():
+            told = watcher.home is self.live.index and not self.passing
+            if told and not watcher.heard and not watcher.stream.sink.full():
                 marks.watch_id = watcher.id
                 self.answer(watcher.stream, &marks, self.seen, None)
             watcher.heard = False

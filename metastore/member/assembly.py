@@ -136,6 +136,7 @@ class Kinds:
     raw: Callable[..., RawNode] = RawNode
     driver: Callable[..., Driver] = Driver
     cache: Callable[..., ReadAhead] = ReadAhead
+    watches: Callable[..., WatchHub] = WatchHub
 
 
 class Keeper(Protocol):
@@ -207,7 +208,7 @@ class Replica(Generic[AnyKeeper]):
             settings.max_inflight_requests, settings.max_inflight_bytes, settings.batching,
         )  # fmt: skip
         self.kv = KVServer(self.store, self.proposer, waiters, first_id(identity.member_id, wall), settings)
-        self.watches = WatchHub(
+        self.watches = kinds.watches(
             self.store, max_per_stream=settings.max_watches_per_stream, max_per_node=settings.max_watches_per_node,
             fragment_size=settings.max_request_bytes, max_response=settings.max_reply_bytes // 2,
             max_held=settings.max_reply_bytes // WATCH_PART,

@@ -408,6 +408,53 @@ def test_a_snapshot_leaves_no_gap() -> None:
         assert told or (sink.sent[-1].canceled and sink.sent[-1].compact_revision == compacted)
 
 
+def test_a_mark_does_not_pass_over_what_a_snapshot_took_away() -> None:
+    """Where many watchers have lost their history, ending them takes several steps; none is told of progress before."""
+    ahead = History.fresh()
+    for n in range(30):
+        ahead.put(b"a", b"%d" % n)
+    ahead.compact(20)
+    ahead.commit()
+    behind = History.fresh()
+    hub, stream, sink = a_stream(behind)
+    behind.put(b"a", b"0")
+    behind.commit()
+    for _ in range(5):
+        watch(hub, stream, key=b"a", progress_notify=True)
+    settle(hub)
+    behind.store.engine.adopt(copy_of(ahead))
+    behind.store.reload()
+    sink.take()
+    ask_progress(hub, stream)
+    while hub.step(1):
+        hub.tick(10_000.0)
+    assert [(one.watch_id, one.canceled, one.compact_revision) for one in sink.take()] == [
+        (ident, True, 20) for ident in range(5)
+    ]
+
+
+def test_the_last_watcher_that_goes_in_the_middle_of_a_pass_holds_up_no_sweep() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, key=b"a")
+    for n in range(20):
+        history.put(b"a", b"%d" % n)
+    history.commit()
+    assert hub.step(5) and hub.held
+    hub.cancel(stream, 0)
+    if not hub.idle:  # else nobody calls step
+        settle(hub)
+    history.compact(20)
+    history.commit()
+    assert hub.idle and not hub.holds_history and not hub.held
+    sink.take()
+    watch(hub, stream, key=b"a")
+    history.put(b"a", b"new")
+    history.commit()
+    settle(hub)
+    assert [event.kv.mod_revision for response in sink.take() for event in response.events] == [22]
+
+
 def copy_of(history: History) -> Any:
     """Return a staged engine with the same contents."""
     engine = history.store.engine
