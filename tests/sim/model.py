@@ -19,6 +19,14 @@ class Version(NamedTuple):
     value: bytes | None
 
 
+class Change(NamedTuple):
+    """One change of one key, as a watcher is told of it; `before`: the version that it took the place of, if any."""
+
+    key: bytes
+    version: Version
+    before: Version | None
+
+
 class Pair(NamedTuple):
     """A key as a reply shows it."""
 
@@ -63,12 +71,19 @@ class Call:
 
 
 class Model:
-    """All versions of all keys, for ever."""
+    """All versions of all keys, for ever, and all changes in their order."""
 
     def __init__(self) -> None:
         self.revision = 1
         self.compacted = 0
         self.versions: dict[bytes, list[Version]] = {}
+        self.changes: list[Change] = []
+
+    def _add(self, key: bytes, version: Version) -> None:
+        known = self.versions.setdefault(key, [])
+        before = known[-1] if known and known[-1].value is not None else None
+        known.append(version)
+        self.changes.append(Change(key, version, before))
 
     def value(self, key: bytes) -> bytes | None:
         """The value of a key now."""
@@ -105,7 +120,7 @@ class Model:
         elif call.kind == "delete":
             if self.value(call.keys[0]) is not None:
                 self.revision += 1
-                self.versions[call.keys[0]].append(Version(self.revision, 0, 0, None))
+                self._add(call.keys[0], Version(self.revision, 0, 0, None))
         elif call.kind == "clear":
             self._clear(*call.keys)
         elif call.kind == "renew":
@@ -130,15 +145,14 @@ class Model:
         alive = [pair.key for pair in self.all_at(self.revision) if first <= pair.key < end]
         self.revision += bool(alive)
         for key in alive:
-            self.versions[key].append(Version(self.revision, 0, 0, None))
+            self._add(key, Version(self.revision, 0, 0, None))
 
     def _put(self, keys: tuple[bytes, ...], value: bytes, again: bool = False) -> None:
         """`again`: the operation has changed something before, so that it has its revision."""
         self.revision += not again
         for key in keys:
-            known = self.versions.setdefault(key, [])
-            if known and known[-1].value is not None:
-                last = known[-1]
-                known.append(Version(self.revision, last.create, last.version + 1, value))
+            last = self.versions[key][-1] if key in self.versions else None
+            if last is not None and last.value is not None:
+                self._add(key, Version(self.revision, last.create, last.version + 1, value))
             else:
-                known.append(Version(self.revision, self.revision, 1, value))
+                self._add(key, Version(self.revision, self.revision, 1, value))

@@ -18,10 +18,10 @@ from metastore import errors
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
-from metastore._core.mvcc_apply import Applier
-from metastore._core.raft import RawNode
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore._core.raft_wire import WITHDRAWN
+from metastore._core.watch import WatchHub
+from metastore._core.watch_index import Sink
 from metastore.codecs import load_all
 from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
@@ -40,7 +40,8 @@ from metastore.storage.reading import Reading
 from metastore.storage.wal import Lag, Wal
 
 from . import wire
-from .checker import Checker, Platter, Violation, heads
+from .applying import SimApplier, SimRaw
+from .checker import Checker, Platter, Violation
 from .clock import Clock, Timer
 from .disk import Disk, SimWal, Speed, open_wal
 from .engines import BusyEngine, FiledEngine, FlakyEngine
@@ -50,6 +51,7 @@ from .mirror import Mirror
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
 from .snapshots import AmpleMemory, SimSnapshots, SimStore
+from .watchers import Audience, SimHub, SimSink, Spectator
 
 EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
 MAX_QUEUE = 4000  # messages that wait for a paused member
@@ -57,76 +59,6 @@ MAX_DECODED = 1 << 24
 AT_ONCE = 1 << 30  # units: no simulated work takes so many
 CLUSTER = 77
 MSG_APP = int(MsgApp)
-
-
-class SimRaw(RawNode):
-    """The real core; notes the memberships it has worked with."""
-
-    confs: list[ConfState]
-
-    def apply_conf_change(self, change: Any) -> ConfState:
-        """As the real one."""
-        conf = super().apply_conf_change(change)
-        self.confs.append(conf)
-        return conf
-
-
-class SimApplier(Applier):
-    """The real applier; shows the checker what is applied."""
-
-    member: Member
-    stands_before: Any
-
-    def apply_images(self, images: Any, at: int = 0, budget: int = 0) -> int:
-        """As the real one; the checker looks at the state after each entry."""
-        checker, going_on, left = self.member.cluster.checker, self.inside, budget
-        if not going_on:
-            self.pause = False
-        for _, _, _, kind, payload, size in heads(images, at):
-            begin, at = at, payload + size
-            self.stands_before = images[begin:at]
-            if not kind and not going_on:
-                checker.applying(self.member, self.stands_before)
-            before, going_on = self.applied_index, False
-            self.member.applying = True
-            try:
-                stopped = not super().apply_images(self.stands_before, 0, max(1, left) if budget else 0)
-            finally:
-                self.member.applying = False
-            left -= self.cost
-            if stopped:
-                return begin
-            if self.applied_index > before:
-                self.at_its_end(self.applied_index)
-            if self.pause:
-                break
-        return at
-
-    def at_its_end(self, index: int) -> None:
-        """An entry is carried out."""
-        self.member.cluster.checker.is_at(self.member, index)
-
-    def passed(self, index: int, term: int) -> None:
-        """As the real one."""
-        super().passed(index, term)
-        checker = self.member.cluster.checker
-        checker.applying(self.member, self.stands_before)
-        checker.membership(self.member, index)
-        self.at_its_end(index)
-        if self.member.at_change is not None:
-            self.member.at_change()
-            self.member.at_change = None
-
-    def commit(self) -> None:
-        """As the real one."""
-        super().commit()
-        self.member.mirror.commit(self.store)
-        self.member.cluster.checker.state_is(self.member, self.applied_index, self.store.revision)
-
-    def reload(self) -> None:
-        """As the real one: a snapshot is the state now."""
-        super().reload()
-        self.member.installed(self.applied_index)
 
 
 @dataclass
@@ -179,6 +111,11 @@ class Settings:
     peering: type[SimPeering] = SimPeering
     acquaintances: type[Acquaintances[Link]] = Acquaintances
     speed: Callable[[Speed], None] = field(default=lambda _speed: None)
+    watchers: int = 0  # clients with a stream of watchers
+    hub_stalls: float = 0.0  # the chance that a hub does nothing for a while, at each turn
+    hub: Callable[..., SimHub] = SimHub
+    sink: Callable[[Spectator], Sink] = SimSink
+    sweep_waits: bool = True  # until watchers have been sent what it removes
 
 
 class MemberWal(SimWal):
@@ -266,8 +203,11 @@ class Member(Greeted):
         self._do(call, args)
 
     def _do(self, call: Callable[..., None], args: tuple[Any, ...]) -> None:
+        audience = self.cluster.audience
         if self.in_pieces or self.cluster.settings.pieces:
             self._cut()
+        if audience is not None:
+            audience.before_turn(self)
         self.at_work = True
         try:
             call(*args)
@@ -286,6 +226,8 @@ class Member(Greeted):
             self.at_work = False
         if self.alive:
             self.cluster.checker.observe(self)
+            if audience is not None and call is self._turned:
+                audience.after_turn(self)
             if call is self._turned:
                 self.cluster.checker.tells(self)
             if not self.turn_due and call is not self._turned:
@@ -378,13 +320,13 @@ class Member(Greeted):
             doubt=self.doubt,
             members_changed=self._members_changed,
             roster_mended=self._roster_mended,
-            kinds=Kinds(self._applier, self._raw, settings.driver, settings.reader),
+            kinds=Kinds(self._applier, self._raw, settings.driver, settings.reader, self._hub),
             budgets=self.budgets,
         )
         self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
         self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
         self.membership, self.snapshots = replica.membership, replica.snapshots
-        self.sweep = Sweep(self.driver, self._sweep_later, lambda: False, 5)
+        self.sweep = Sweep(self.driver, self._sweep_later, lambda: False, 5, self._held)
         self.mirror = Mirror(self.store)
         self.commit = self.raw.commit
         if settings.greetings:
@@ -419,6 +361,13 @@ class Member(Greeted):
         self.confs.append(storage.initial_state()[1])
         return made
 
+    def _hub(self, *parts: Any, **options: Any) -> WatchHub:
+        audience = self.cluster.audience
+        return WatchHub(*parts, **options) if audience is None else audience.hub(*parts, **options)
+
+    def _held(self) -> bool:
+        return self.replica.watches.holds_history and self.cluster.settings.sweep_waits
+
     def _begin(self) -> Info | None:
         """What a start begins with. A file that was received and not installed before the crash counts as installed."""
         before, store = self.wal.snapshot_index, cast("SnapshotStore", self.snapshot_store)
@@ -445,6 +394,10 @@ class Member(Greeted):
             max_txn_walk=settings.max_txn_walk,
             request_timeout=settings.request_timeout,
             read_ahead_cache=settings.read_ahead,
+            max_watches_per_stream=1000,
+            max_watches_per_node=10_000,
+            max_reply_bytes=1 << 28,
+            progress_notify_interval=0.5,
             raft={
                 "election_ticks": settings.election_ticks,
                 "heartbeat_ticks": 1,
@@ -528,6 +481,7 @@ class Member(Greeted):
     def _tick(self) -> None:
         self.later(self.cluster.settings.tick, self._tick)
         self.driver.tick(self.now())
+        self.replica.watches.tick(self.now())
         if self.greeter is not None:
             self.greeter.peering.tick(self.now())
         if self.doubt and self.replica.certain(self.doubt):
@@ -552,6 +506,8 @@ class Member(Greeted):
         if due <= now and self.cluster.settings.pieces:
             # What is done in pieces takes a while, so that much can happen meanwhile.
             due = now + (0.02 if self.driver.backlog else 0.002) * self.clock.random.random()
+        elif due <= now and self.cluster.audience is not None:
+            due = now + self.cluster.audience.due_later()
         self.next_turn = due
         self.later(max(0.0, due - now), self._turn_comes)
 
@@ -566,6 +522,8 @@ class Member(Greeted):
         """The state is that of a snapshot now."""
         self.applied = index
         self.mirror = Mirror(self.store)
+        if self.cluster.audience is not None:
+            self.cluster.audience.installed(self)
         self.cluster.checker.state_is(self, index, self.store.revision)
         self.cluster.checker.digest(self, index)
 
@@ -714,6 +672,7 @@ class Cluster:
         self.checker = Checker(self.make_codec())
         self.network = Network(clock, weather, self._deliver)
         self.checker.lagging = settings.lag is not None
+        self.audience: Audience | None = None
         self.last_answer = self.last_cut = 0.0
         self.digest_at = 0
         self.initial = tuple(self.record(ident) for ident in range(1, settings.members + 1))

@@ -19,6 +19,8 @@ from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
 from metastore._core.snap_chunk import check_chunk
+from metastore._core.watch_index import Sink, Stream
+from metastore._core.watch_wire import WatchRequest, decode_request
 from metastore.peers import handshake as hs
 from metastore.peers.acquaintances import Acquaintances
 from metastore.peers.founding import Founding
@@ -31,14 +33,16 @@ from metastore.storage.readahead import ReadAhead
 from metastore.storage.reading import Reading
 from metastore.storage.wal import Lag
 
+from . import wire
+from .applying import SimApplier
 from .checker import HEADER, heads
 from .disk import Disk
 from .engines import FlakyEngine, contents
 from .greetings import Link, SimPeering
-from .node import SimApplier
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
 from .transfers import SimPart, cut_up
+from .watchers import ASKS_PROGRESS, LIVE, SimHub, SimSink, Spectator
 
 
 class EarlyReport(Driver):
@@ -412,6 +416,75 @@ class Heedless(SimPeering):
         """Noted."""
 
 
+class HalfRevisions(SimSink):
+    """Delivers what is collected in two parts, wherever a revision ends."""
+
+    def send(self, message: bytes) -> None:
+        told = wire.parse_watch(message)
+        middle = len(told.events) // 2
+        if middle and not told.fragment:
+            super().send(wire.some_events(message, 0, middle))
+            message = wire.some_events(message, middle, len(told.events))
+        super().send(message)
+
+
+class SkippingReader(SimSink):
+    """Forgets what its client does not take, and goes on with what comes when it does."""
+
+    def full(self) -> bool:
+        return False
+
+    def send(self, message: bytes) -> None:
+        if not self.spectator.is_full() or not wire.parse_watch(message).events:
+            super().send(message)
+
+
+class SentTwice(SimSink):
+    """Begins with what was sent last when its client takes something again."""
+
+    last = b""
+    blocked = False
+
+    def full(self) -> bool:
+        full = super().full()
+        self.blocked = self.blocked or full
+        return full
+
+    def send(self, message: bytes) -> None:
+        if wire.parse_watch(message).events:
+            if self.blocked and self.last:
+                super().send(self.last)
+            self.blocked, self.last = False, message
+        super().send(message)
+
+
+class MarksAtOnce(SimHub):
+    """Answers requests for progress at once, whether everything up to there is sent or not."""
+
+    def handle(self, stream: Stream, request: WatchRequest, now: float) -> None:
+        if request.kind == ASKS_PROGRESS and stream.watchers:
+            stream.sink.send(wire.progress_mark(self.store.revision))
+        else:
+            super().handle(stream, request, now)
+
+
+class Leaping(SimApplier):
+    """Lets watchers that had everything go on behind a snapshot, and forgets what lies between."""
+
+    def reload(self) -> None:
+        super().reload()
+        audience, hub = self.member.cluster.audience, self.member.replica.watches
+        for one in audience.of(self.member) if audience is not None else ():
+            stream = one.stream
+            one.stream = None  # it hears nothing of this
+            assert stream is not None
+            for ident, watcher in list(stream.watchers.items()):
+                if ident and watcher.state == LIVE:
+                    hub.cancel(stream, ident)
+                    hub.handle(stream, decode_request(one.by_id[ident].request(ident, from_now=True)), 0.0)
+            one.stream = stream
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -432,6 +505,9 @@ class Plant(NamedTuple):
     guard: Callable[[Engine, str], Engine] = guarded
     peering: type[SimPeering] = SimPeering
     acquaintances: type[Acquaintances[Link]] = Acquaintances
+    hub: type[SimHub] = SimHub
+    sink: Callable[[Spectator], Sink] = SimSink
+    sweep_waits: bool = True
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -447,6 +523,9 @@ class Plant(NamedTuple):
             scene.settings.real_lag = self.lag
             scene.settings.peering = self.peering
             scene.settings.acquaintances = self.acquaintances
+            scene.settings.hub = self.hub
+            scene.settings.sink = self.sink
+            scene.settings.sweep_waits = self.sweep_waits
             scene.inside = self.inside
 
         return plant
@@ -496,5 +575,11 @@ PLANTS = [
     Plant("members are answered only where the roster has them", "absences", 4, acquaintances=RosterOnly),
     Plant("a cluster is begun without asking", "lost_directories", 4, peering=Unasked),
     Plant("a verdict is not acted on", "lost_directories", 4, peering=Heedless),
+    Plant("half of a revision delivered", "watched", 4, sink=HalfRevisions),
+    Plant("slow reader skips revisions", "watched", 4, sink=SkippingReader),
+    Plant("events sent again when a reader goes on", "watched", 4, sink=SentTwice),
+    Plant("progress told ahead of events", "watched", 4, hub=MarksAtOnce),
+    Plant("watchers leap over what a snapshot brought", "watched", 12, applier=Leaping),
+    Plant("sweep does not wait for watchers", "caught_up", 6, sweep_waits=False),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

@@ -15,6 +15,7 @@ from .mishaps import MEMBERSHIP, USUAL, Mishaps, Plan
 from .network import Weather
 from .node import Cluster, Member, Settings
 from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, promised, unsynced
+from .watchers import Audience
 from .workload import Client, Habits, Probe
 
 # Virtual seconds within which a healed cluster must serve everywhere, at ten ticks an election timeout; longer ones
@@ -365,6 +366,30 @@ def lost_directories(scene: Scene, chance: Any) -> None:
     scene.seconds = 20.0
 
 
+def watched(scene: Scene, chance: Any) -> None:
+    """Any of the clusters with random mishaps, whose members have watchers; histories are compacted often."""
+    kinds = (usual, members, snapshots, transfers, busy, flaky, filed, pieces, pieces, shrinking, reads, lagging)
+    chance.choice(kinds)(scene, chance)
+    scene.settings.watchers, scene.settings.hub_stalls = chance.choice((2, 4)), chance.choice((0.0, 0.002, 0.02))
+    scene.habits.compactions = chance.choice((1, 10, 40))
+    scene.habits.wide = max(scene.habits.wide, chance.choice((0.0, 8.0)))
+    scene.seconds = 12.0
+
+
+def caught_up(scene: Scene, chance: Any) -> None:
+    """Members that stand still or are cut off while others write and compact, and then have much to tell their
+    watchers, a little at a time."""
+    usual(scene, chance)
+    scene.settings.members = 3
+    scene.settings.snapshots = chance.choice((0, 0, 10))
+    scene.settings.watchers, scene.settings.hub_stalls = 4, 0.01
+    scene.habits.clients, scene.habits.think, scene.habits.compactions = 8, 0.02, 10
+    scene.plan.mishaps = {"pause": 10, "pause_leader": 1, "isolate": 5, "heal": 12}
+    scene.plan.pause, scene.plan.stopped = 0.3, 0.5
+    scene.weather.loss, scene.weather.spike = 0.0, 0.0
+    scene.seconds = 8.0
+
+
 def directed(scene: Scene, chance: Any) -> None:
     """No mishaps but those of a script."""
     usual(scene, chance)
@@ -404,6 +429,8 @@ PROFILES: dict[str, Profile] = {
     "strays": strays,
     "absences": absences,
     "lost_directories": lost_directories,
+    "watched": watched,
+    "caught_up": caught_up,
 }
 
 
@@ -422,6 +449,10 @@ class Simulation:
         self.cluster = Cluster(self.clock, scene.settings, scene.weather)
         self.checker = self.cluster.checker
         self.checker.inside = scene.inside
+        count = scene.settings.watchers
+        if count:
+            bits = self.clock.random.getrandbits(64)
+            self.cluster.audience = Audience(self.cluster, bits, count, scene.habits.keys)
         self.mishaps: Mishaps | None = None
         self.clients: list[Client] = []
 
@@ -500,6 +531,8 @@ class Simulation:
             self.clock.run(self.clock.now + 0.25)
         for client in [*self.clients, *probes.values()]:
             client.stopped = True
+        if self.cluster.audience is not None:
+            self.cluster.audience.stopped = True
 
     def _settle(self) -> None:
         """All members come to the same state."""
@@ -517,6 +550,20 @@ class Simulation:
         for member in self._present():
             self.checker.digest(member, member.applied)
         self.checker.histories(self._present())
+        audience = self.cluster.audience
+        if audience is not None:
+            audience.home = lambda: [member.id for member in self._present() if member.alive]
+            self._wait(audience.missing)
+            audience.leave()
+            self._wait(audience.left)
+
+    def _wait(self, wrong: Callable[[], str]) -> None:
+        """Until nothing is wrong."""
+        end = self.clock.now + SETTLING
+        while what := wrong():
+            if self.clock.now >= end:
+                raise Violation(f"{what}, for {SETTLING} s ({self.describe()})")
+            self.clock.run(self.clock.now + 0.25)
 
     def describe(self) -> str:
         """Where everybody is."""

@@ -32,6 +32,7 @@ SEEDS = {
     "usual": 40, "members": 40, "snapshots": 15, "transfers": 8, "reads": 20, "lease": 8, "joint": 5, "rewritten": 11,
 }  # fmt: skip
 SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 4, "lease_promises": 2, "flaky": 6}
+SEEDS |= {"watched": 12, "caught_up": 6}
 
 
 @pytest.fixture(autouse=True)
@@ -73,7 +74,7 @@ def test_planted_bug_is_found_without_looking_into_disks_and_messages(plant: Pla
     pytest.fail(f"not found within {plant.seeds * 3} seeds of profile {plant.profile}")
 
 
-@pytest.mark.parametrize("profile", ["usual", "members", "rewritten"])
+@pytest.mark.parametrize("profile", ["usual", "members", "rewritten", "watched"])
 def test_a_seed_replays_to_the_bit(profile: str) -> None:
     first, second = simulate(5, profile), simulate(5, profile)
     assert first == second
@@ -140,6 +141,19 @@ def test_members_do_come_back_late_and_with_empty_directories() -> None:
     assert counts["absences"] >= 4 and counts["wiped"] >= 8 and counts["sent away"] >= 8
     assert counts["begun"] >= 20 and counts["removed"] and counts["struck at add"] and counts["moved"] >= 4
     assert counts["failed late"] >= 4
+
+
+def test_the_watchers_are_not_idle() -> None:
+    """They are told much, in all the ways that there are."""
+    counts: dict[str, int] = {}
+    for seed in range(3):
+        for profile in ("watched", "caught_up"):
+            for name, count in simulate(seed, profile).counts.items():
+                counts[name] = counts.get(name, 0) + count
+    assert counts["watch events"] > 1000 and counts["watchers"] > 400 and counts["watch streams"] > 100
+    assert counts["watch progress"] > 300 and counts["watch notifications"] > 100
+    assert counts["watch streams full"] > 400 and counts["watch fragments"]
+    assert counts["watchers compacted"] > 40 and counts["installed"]
 
 
 def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from .model import Call, Pair
 from .varint import read_varint, varint
 
@@ -104,6 +106,79 @@ def _pair(data: bytes) -> Pair:
         int(known.get(4, 0)),
         bytes(known.get(5, b"")),
     )
+
+
+@dataclasses.dataclass
+class Event:
+    """One change as a watcher is told of it. A deletion has a key and a revision only."""
+
+    deleted: bool
+    pair: Pair
+    before: Pair | None
+
+
+@dataclasses.dataclass
+class Told:
+    """A WatchResponse."""
+
+    revision: int = 0
+    watch_id: int = 0
+    created: bool = False
+    canceled: bool = False
+    compacted: int = 0
+    reason: bytes = b""
+    fragment: bool = False
+    events: list[Event] = dataclasses.field(default_factory=list)
+
+
+def parse_watch(reply: bytes) -> Told:
+    """A WatchResponse."""
+    known = dict(fields(reply))
+    ident = int(known.get(2, 0))
+    return Told(
+        revision_of(bytes(known.get(1, b""))),
+        ident - (ident >> 63 << 64),
+        bool(known.get(3)),
+        bool(known.get(4)),
+        int(known.get(5, 0)),
+        bytes(known.get(6, b"")),
+        bool(known.get(7)),
+        [_event(bytes(value)) for kind, value in fields(reply) if kind == 11],
+    )
+
+
+def _event(data: bytes) -> Event:
+    known = dict(fields(data))
+    before = known.get(3)
+    return Event(known.get(1) == 1, _pair(bytes(known[2])), None if before is None else _pair(bytes(before)))
+
+
+def create_watch(key: bytes, end: bytes, start: int, filters: bytes, flags: dict[int, bool], ident: int) -> bytes:
+    """WatchRequest with a create request; `flags` by their field numbers."""
+    body = text(1, key) + text(2, end) + number(3, start) + text(5, filters)
+    body += b"".join(number(flag, 1) for flag, wanted in flags.items() if wanted) + number(7, ident)
+    return text(1, body)
+
+
+def cancel_watch(ident: int) -> bytes:
+    """WatchRequest with a cancel request."""
+    return text(2, number(1, ident))
+
+
+def some_events(reply: bytes, first: int, last: int) -> bytes:
+    """A WatchResponse with the events `first` to `last - 1` of this one, and all else that it has."""
+    found = fields(reply)
+    events = [bytes(value) for kind, value in found if kind == 11 and not isinstance(value, int)]
+    rest = [number(kind, v) if isinstance(v, int) else text(kind, v) for kind, v in found if kind != 11]
+    return b"".join(rest) + b"".join(text(11, event) for event in events[first:last])
+
+
+def progress_mark(revision: int) -> bytes:
+    """A WatchResponse as the answer to a request for progress."""
+    return text(1, number(3, revision)) + number(2, (1 << 64) - 1)
+
+
+ASK_PROGRESS = text(3, b"")  # WatchRequest with a progress request
 
 
 def parse_write(call: Call, reply: bytes) -> tuple[int, bool, list[Pair]]:
