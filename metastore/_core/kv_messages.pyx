@@ -427,7 +427,7 @@ cdef bytes encode_txn_reply(const Header* header, bint succeeded, list responses
     return reply
 
 
-# --- for the embedding API and tests ---------------------------------------------------------------------
+# --- for tests ---------------------------------------------------------------------------------------------
 
 cdef bytes slice_bytes(Slice* data):
     return PyBytes_FromStringAndSize(<const char*>data.p, data.n) if data.n else b""
