@@ -13,12 +13,12 @@ errors of that client itself.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import os
 import select
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -84,9 +84,9 @@ class Loop:
         self._sequence = 0
         self._cancelled = 0
         self._posted: deque[Callable[[], object]] = deque()
-        # The collector may run in a thread that holds it, and may call for a wake-up there.
-        self._wake_lock = threading.RLock()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._to_close = [self._wake]
+        self._waking: list[None] = []  # one for each thread that writes to it
         self._stopping = False
         self._closed = False
         self._max_events = max_events
@@ -153,10 +153,22 @@ class Loop:
         self._wake_up()
 
     def _wake_up(self) -> None:
-        # This needs the lock: otherwise close() in the loop's thread could free the descriptor for other uses.
-        with self._wake_lock:
+        # No lock: a signal's handler may run in here, or the collector, and wait for the loop's thread, which wakes the
+        # loop as well. Who is in here when the loop is closed has the descriptor, which is closed when he leaves.
+        self._waking.append(None)
+        try:
             if not self._closed:
                 os.eventfd_write(self._wake, 1)
+        finally:
+            self._waking.pop()
+            if self._closed:
+                self._let_wake_go()
+
+    def _let_wake_go(self) -> None:
+        """The loop is closed: close the eventfd when nobody writes to it any more."""
+        if not self._waking:
+            with contextlib.suppress(IndexError):
+                os.close(self._to_close.pop())
 
     def stop(self) -> None:
         """Ends `run` after the turn that is under way. Any thread may call this."""
@@ -255,13 +267,12 @@ class Loop:
 
     def close(self) -> None:
         """Releases the loop's own descriptors. The watched ones still belong to their owners. Idempotent."""
-        with self._wake_lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
         self._callbacks.clear()
         self._epoll.close()
-        os.close(self._wake)
+        self._let_wake_go()
 
 
 #: accept() errors that mean "out of a resource, try later", not "this listener is broken".

@@ -186,3 +186,44 @@ class OddError(Exception):
 
     def __init__(self, one: int, *, two: int) -> None:
         super().__init__("odd")
+
+
+def test_a_handler_of_a_signal_may_stop_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when the main thread is about to wake the loop, and the loop wakes itself at the end."""
+    node, write, asked = make(tmp_path), os.eventfd_write, []
+
+    def interrupted(descriptor: int, value: int) -> None:
+        write(descriptor, value)
+        if threading.current_thread() is threading.main_thread() and not asked:
+            asked.append(descriptor)
+            signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: node.stop())
+    try:
+        with nothing_left():
+            node.start()
+            monkeypatch.setattr(os, "eventfd_write", interrupted)
+            future = node.futures.put("k", "v")
+            assert asked and node.wait(0) and not node.gave_up
+            assert future.done()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_signal_ends_a_wait(tmp_path: Path) -> None:
+    node, waits = make(tmp_path), threading.Event()
+
+    def stop() -> None:
+        assert waits.wait(30)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: node.stop())
+    thread = threading.Thread(target=stop)
+    thread.start()
+    try:
+        node.start()
+        waits.set()
+        assert node.wait(30) and not node.gave_up
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)

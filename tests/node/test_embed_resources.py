@@ -187,15 +187,14 @@ def test_a_forgotten_node_is_stopped_and_says_so(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:a running node was forgotten:ResourceWarning")
 @pytest.mark.usefixtures("by_hand")
 def test_the_loops_own_thread_may_collect_the_node(tmp_path: Path) -> None:
-    """It holds locks at that moment that are needed to wake it."""
+    """It then asks itself to stop."""
     node = make(tmp_path)
     node.start()
     loop = node._running().loop
     left, seen = weakref.ref(node), threading.Event()
 
     def collect() -> None:
-        with loop._wake_lock:
-            gc.collect()
+        gc.collect()
         seen.set()
 
     del node

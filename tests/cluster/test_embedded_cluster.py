@@ -1,0 +1,81 @@
+"""A cluster of nodes inside one program: what members forward to each other is answered, whatever ends one of them."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.cluster import free_ports
+from support.embedded import make, standing
+from support.processes import wait_until
+
+from metastore import Node, errors
+
+pytestmark = pytest.mark.node_only
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> Iterator[list[Node]]:
+    """Three members that serve: the leader first."""
+    names, ports = ["n1", "n2", "n3"], free_ports(3)
+    initial = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    nodes = [
+        make(tmp_path / name, node={"name": name}, listen={"peer": initial[name]}, cluster={"initial": initial})
+        for name in names
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: node.start(60), nodes))
+        wait_until(lambda: any(leads(node) for node in nodes))
+        yield sorted(nodes, key=leads, reverse=True)
+        list(pool.map(Node.stop, nodes))
+
+
+def leads(node: Node) -> bool:
+    return node._running().driver.is_leader
+
+
+def die(node: Node) -> None:
+    """Its loop meets a bug."""
+
+    def bug() -> None:
+        raise ZeroDivisionError
+
+    node._running().loop.call_soon_threadsafe(bug)
+
+
+def calls(node: Node) -> list[concurrent.futures.Future[Any]]:
+    """Writes that the leader is asked for, and reads that it confirms; each has a callback that raises."""
+
+    def leave(_future: Any) -> None:
+        raise SystemExit
+
+    futures: list[Any] = node.futures.put_many([(f"m{n}", "v") for n in range(200)])
+    futures += [node.futures.range("k", "l"), node.futures.delete("k"), node.futures.txn(), node.futures.compact(1)]
+    for future in futures:
+        future.add_done_callback(leave)
+    return futures
+
+
+def test_what_is_forwarded_is_answered(members: list[Node]) -> None:
+    leader, one, other = members
+    with standing(leader):
+        mine = calls(one)
+        wait_until(lambda: one._running().replica.proposer.inflight >= 200, what="all is forwarded")
+        die(one)
+        assert not concurrent.futures.wait(mine, 60).not_done
+    failed = {type(future.exception()) for future in mine}
+    assert failed and failed <= {errors.Timeout, errors.Stopped}
+    assert {type(future.exception().__cause__) for future in mine} == {ZeroDivisionError}  # type: ignore[union-attr]
+    with contextlib.suppress(ZeroDivisionError):
+        one.wait(60)
+    with standing(other):
+        more = calls(leader)
+        die(leader)
+    assert not concurrent.futures.wait(more, 60).not_done
+    # One of three is left: it answers too, when its patience is over.
+    with pytest.raises((errors.Timeout, errors.NoLeader, errors.LeaderChanged)):
+        other.put("k", "v", timeout=60)
