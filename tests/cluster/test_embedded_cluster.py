@@ -13,7 +13,7 @@ from support.cluster import free_ports
 from support.embedded import make, standing
 from support.processes import wait_until
 
-from metastore import Node, errors
+from metastore import Node, Op, errors
 
 pytestmark = pytest.mark.node_only
 
@@ -24,9 +24,12 @@ def members(tmp_path: Path) -> Iterator[list[Node]]:
     names, ports = ["n1", "n2", "n3"], free_ports(3)
     initial = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
     nodes = [
-        make(tmp_path / name, node={"name": name}, listen={"peer": initial[name]}, cluster={"initial": initial})
+        make(
+            tmp_path / name, node={"name": name}, listen={"peer": initial[name]}, cluster={"initial": initial},
+            limits={"request_timeout": "2s"},
+        )
         for name in names
-    ]
+    ]  # fmt: skip
     with concurrent.futures.ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: node.start(60), nodes))
         wait_until(lambda: any(leads(node) for node in nodes))
@@ -54,7 +57,8 @@ def calls(node: Node) -> list[concurrent.futures.Future[Any]]:
         raise SystemExit
 
     futures: list[Any] = node.futures.put_many([(f"m{n}", "v") for n in range(200)])
-    futures += [node.futures.range("k", "l"), node.futures.delete("k"), node.futures.txn(), node.futures.compact(1)]
+    futures += [node.futures.range("k", "l"), node.futures.delete("k"), node.futures.compact(1)]
+    futures.append(node.futures.txn(success=[Op.put("t", "v")]))
     for future in futures:
         future.add_done_callback(leave)
     return futures
