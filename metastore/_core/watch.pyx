@@ -42,6 +42,8 @@ cdef enum:
 #: The answers to requests that cannot be served, as etcd words them.
 DUPLICATE_ID = b"mvcc: duplicate watch ID provided on the WatchStream"
 EMPTY_RANGE = b"mvcc: watcher range is empty"
+#: Of our own: etcd 3.5 takes such a revision for a compacted one, 3.7 refuses it.
+NEGATIVE_START = b"mvcc: the start revision of a watcher is negative"
 
 
 cdef class Feed:
@@ -161,6 +163,8 @@ cdef class WatchHub:
         cdef size_t units = units_of(key, request.range_end)
         if request.range_end and request.range_end != b"\0" and key >= request.range_end:
             return EMPTY_RANGE
+        if request.start_revision < 0:
+            return NEGATIVE_START
         if request.watch_id < 0 or (request.watch_id and request.watch_id in stream.watchers):
             return DUPLICATE_ID
         if stream.units + units > self.max_per_stream:
@@ -205,6 +209,7 @@ cdef class WatchHub:
         """Put a watcher that is in no feed where its next revision belongs."""
         if watcher.next_rev > self.seen + 1:
             watcher.state = WAITING
+            watcher.stream.waiting += 1
             self.future = self.push(self.future, (watcher.next_rev, watcher.serial, watcher))
         elif watcher.next_rev == self.seen + 1 and not self.passing:
             self.go_live(watcher)
@@ -240,6 +245,8 @@ cdef class WatchHub:
             stuck.pop(watcher, None)
         if watcher.state == BEHIND:
             stream.behind -= 1
+        elif watcher.state == WAITING:
+            stream.waiting -= 1
         watcher.state = GONE
         del stream.watchers[watcher.id]
         stream.units -= watcher.units
@@ -400,6 +407,7 @@ cdef class WatchHub:
         while self.future and self.future[0][0] <= self.seen + 1:
             watcher = heapq.heappop(self.future)[2]
             if watcher.state == WAITING:
+                watcher.stream.waiting -= 1
                 self.enter(watcher)
         return 0
 
@@ -678,7 +686,7 @@ cdef class WatchHub:
         for stream in list(self.asking):
             if not stream.watchers:
                 del self.asking[stream]
-            elif not stream.behind:
+            elif not stream.behind and not stream.waiting:
                 del self.asking[stream]
                 self.answer(stream, &marks, self.seen, None)
         return 0

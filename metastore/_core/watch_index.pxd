@@ -20,6 +20,7 @@ cdef class Stream:
     cdef int64_t next_id
     cdef size_t units                    # of its watchers, see Watcher.units
     cdef readonly size_t behind          # watchers that are BEHIND
+    cdef readonly size_t waiting         # watchers that are WAITING
     cdef bint wants_progress
     cdef bint closed
 

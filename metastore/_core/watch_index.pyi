@@ -16,6 +16,8 @@ class Stream:
     @property
     def watchers(self) -> dict[int, Watcher]: ...
     @property
+    def waiting(self) -> int: ...  # watchers whose revision is still to come
+    @property
     def behind(self) -> int: ...  # watchers for which history is still to be read
     def __init__(self, sink: Sink) -> None: ...
 

@@ -64,9 +64,6 @@ def script(client: Client) -> list[Any]:
         count = len(stream.responses)
         stream.create(b"b", start_revision=4)
         stream.wait_for(lambda response: response.events, count)
-        count = len(stream.responses)
-        stream.create(b"a", start_revision=-5)
-        stream.wait_for(lambda response: response.compact_revision, count)
         stream.half_close()
         count = len(stream.responses)
         client.put(b"z", b"after the half close")
@@ -78,7 +75,8 @@ def test_a_stream_reads_as_with_etcd(fresh: Make, fresh_etcd: Make) -> None:
     """The script covers ids, texts, revisions of headers, previous pairs, compaction, half-closing, and cancelling a
     watcher that does not exist.
 
-    One difference is left out: 3.5.1 takes -1 as an id, which means none everywhere else; a node refuses it.
+    Two differences are left out: 3.5.1 takes -1 as an id, which means none everywhere else, and a negative revision as
+    a compacted one. A node refuses both, as 3.7 does.
     """
     with fresh_etcd().start().client() as reference, fresh().start().client() as client:
         assert script(client) == script(reference)

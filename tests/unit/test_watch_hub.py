@@ -197,6 +197,13 @@ def test_ids_are_chosen_and_checked_as_etcd_does() -> None:
     assert watch(hub, stream, key=b"a").watch_id == 3
 
 
+def test_a_negative_start_is_refused() -> None:
+    hub, stream, _ = a_stream(History.fresh())
+    answer = watch(hub, stream, key=b"a", start_revision=-1)
+    assert (answer.created, answer.canceled, answer.watch_id, answer.compact_revision) == (True, True, -1, 0)
+    assert answer.cancel_reason == "mvcc: the start revision of a watcher is negative"
+
+
 @pytest.mark.parametrize(("key", "end", "empty"), [(b"b", b"a", True), (b"b", b"b", True), (b"b", b"\0", False)])
 def test_an_end_must_be_above_the_key(key: bytes, end: bytes, empty: bool) -> None:
     hub, stream, _ = a_stream(History.fresh())
@@ -499,6 +506,29 @@ def test_progress_is_answered_when_all_watchers_are_up_to_date() -> None:
     sink.room = 1 << 30
     settle(hub)
     assert [(one.watch_id, one.header.revision) for one in sink.take()] == [(0, 42), (-1, 42)]
+
+
+def test_a_watcher_of_the_future_holds_progress_back() -> None:
+    """A mark before its start would lead its client backwards (etcd)."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, key=b"a", start_revision=4)
+    sink.take()
+    for revision in (2, 3):
+        ask_progress(hub, stream)
+        history.put(b"b")
+        history.commit()
+        settle(hub)
+        assert history.store.revision == revision
+        assert [one.header.revision for one in sink.take()] == ([3] if revision == 3 else [])
+    later = watch(hub, stream, key=b"a", start_revision=50).watch_id
+    sink.take()
+    ask_progress(hub, stream)
+    settle(hub)
+    assert sink.take() == []
+    hub.cancel(stream, later)
+    settle(hub)
+    assert [one.watch_id for one in sink.take()] == [later, -1]
 
 
 def test_notifications_come_to_those_who_heard_nothing() -> None:
