@@ -39,6 +39,12 @@ def parameter(text: str) -> tuple[str, bool]:
     return words[-1], bool(default)
 
 
+def in_order(found: Signature) -> Signature:
+    """Return a signature with those parameters sorted that are given by name only, whose order has no meaning."""
+    stars = [at for at, (name, _) in enumerate(found) if name.startswith("*")]
+    return found if not stars else found[: stars[0] + 1] + sorted(found[stars[0] + 1 :])
+
+
 def signatures_of_source(text: str) -> dict[str, Signature]:
     """Return the signatures of the functions and methods in a .pyx that Python can call."""
     text = re.sub(r'"""(?:.|\n)*?"""', '""', text)
@@ -53,7 +59,7 @@ def signatures_of_source(text: str) -> dict[str, Signature]:
             depth += (text[end] == "(") - (text[end] == ")")
             end += 1
         inside = re.sub(r"#.*", "", text[match.end() : end - 1])
-        found[f"{scope if match[2] else ''}{match[3]}"] = [parameter(part) for part in split(inside)]
+        found[f"{scope if match[2] else ''}{match[3]}"] = in_order([parameter(part) for part in split(inside)])
     return found
 
 
@@ -71,7 +77,7 @@ def signature(function: ast.FunctionDef) -> Signature:
     found += [(one.arg, value is not None) for one, value in named]
     if arguments.kwarg is not None:
         found.append((f"**{arguments.kwarg.arg}", False))
-    return found
+    return in_order(found)
 
 
 def signatures_of_stub(text: str) -> dict[str, list[Signature]]:
@@ -106,7 +112,7 @@ def test_a_stub_has_the_signatures_of_its_source(path: Path) -> None:
 
 SOURCE = """
 cdef class Log(Base):
-    def __init__(self, Store store not None, size_t size=0, *, on_end=None, **more):
+    def __init__(self, Store store not None, size_t size=0, *, on_end=None, pause=0, **more):
         pass
 
     cpdef object read(self, object images, (int, int) at=(0, 1)) except -1:
@@ -120,9 +126,11 @@ cpdef Py_ssize_t size(const uint8_t[::1] data, list parts):  # of bytes
 @pytest.mark.parametrize(
     ("stub", "wrong"),
     [
-        ("class Log:\n def __init__(self, store, size=..., *, on_end=..., **more): ...", 0),
-        ("class Log:\n def __init__(self, store, size=..., *, on_end, **more): ...", 1),
-        ("class Log:\n def __init__(self, size, store=..., *, on_end=..., **more): ...", 1),
+        ("class Log:\n def __init__(self, store, size=..., *, on_end=..., pause=..., **more): ...", 0),
+        ("class Log:\n def __init__(self, store, size=..., *, pause=..., on_end=..., **more): ...", 0),
+        ("class Log:\n def __init__(self, store, size=..., *, on_end, pause=..., **more): ...", 1),
+        ("class Log:\n def __init__(self, store, size=..., *, on_end=..., **more): ...", 1),
+        ("class Log:\n def __init__(self, size, store=..., *, on_end=..., pause=..., **more): ...", 1),
         ("class Log:\n def read(self, images, at=...): ...\ndef size(data, parts): ...", 0),
         ("class Log:\n def read(self, images): ...\ndef size(data, parts, more): ...", 2),
         ("class Log:\n def read(self, images): ...\n def read(self, images, at): ...", 0),
