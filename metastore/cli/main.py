@@ -21,6 +21,7 @@ from metastore.config import Config, misspelt_variables
 from metastore.errors import EXIT_CODES, ConfigError, MetaStoreError, Stopped, UnsupportedPlatform, reason
 from metastore.member.memory_limit import settle_malloc
 from metastore.member.signals import WOKEN, Signals
+from metastore.settings import IN_MEMORY
 
 log = logging.getLogger("metastore.cli")
 
@@ -141,9 +142,11 @@ def load_config(options: argparse.Namespace) -> Config:
 
 def announce(config: Config, conf: str | None) -> None:
     """Log what is about to run, and which variables look as if they were meant for it."""
+    data_dir = config.node.data_dir
     log.info(
         "metastore %s starts: name=%s data_dir=%s engine=%s configuration=%s", __version__, config.node.name,
-        os.path.abspath(config.node.data_dir), config.storage.engine, "defaults" if conf is None else conf,
+        data_dir if data_dir == IN_MEMORY else os.path.abspath(data_dir), config.storage.engine,
+        "defaults" if conf is None else conf,
     )  # fmt: skip
     for variable, setting in misspelt_variables(os.environ).items():
         log.warning("the environment variable %s means nothing; %s sets that key", variable, setting)

@@ -18,6 +18,7 @@ from metastore.config import Config
 from metastore.errors import ConfigError
 from metastore.failpoints import VARIABLE, Failpoints
 from metastore.replica.roster import Identity
+from metastore.settings import IN_MEMORY
 from metastore.snapshots.backup_file import BackupSummary, summarize, verify
 from metastore.snapshots.restore import Restore
 
@@ -146,6 +147,8 @@ def _members(text: str) -> list[tuple[str, str]]:
 def _restore(path: Path, options: argparse.Namespace) -> None:
     config = configuration(options)
     table = config.maintenance
+    if config.node.data_dir == IN_MEMORY:
+        raise ConfigError(f'node.data_dir = "{IN_MEMORY}": there is nothing to restore into')
 
     def make_codec() -> PayloadCodec:
         return PayloadCodec(codec_for_snapshots(table), MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())

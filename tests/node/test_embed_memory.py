@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -87,4 +88,22 @@ def test_the_program_warns_and_leaves_nothing(tmp_path: Path) -> None:
     program = "from metastore import Node\nwith Node.in_memory() as node: print(node.put('k', 'v').revision)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
     assert done.stdout == "2\n" and "all is lost when it stops" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_knows_it(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "metastore"]
+    run = [*argv, "--set", "node.data_dir=:memory:", "--set", "listen.client=127.0.0.1:0"]
+    with subprocess.Popen(run, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline()]
+        while "ready to serve" not in said[-1]:
+            said.append(process.stderr.readline())
+            assert said[-1], said
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    assert "data_dir=:memory: " in said[0] and any("all is lost when it stops" in line for line in said)
+    restore = [*argv, "snapshot", "restore", "backup.db", "--data-dir", ":memory:"]
+    done = subprocess.run(restore, capture_output=True, text=True, cwd=tmp_path, timeout=60, check=False)
+    assert done.returncode == 2 and "there is nothing to restore into" in done.stderr
     assert not list(tmp_path.iterdir())
