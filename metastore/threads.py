@@ -5,13 +5,17 @@ The name of a thread begins with that of its node, so the threads of several nod
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import time
 from collections.abc import Callable
 
 from .errors import OutOfResources
 
 #: This stands between the node's name and the task of the thread.
 SEPARATOR = "/"
+#: Seconds for which the handler of a signal may be late in a thread that waits at a gate.
+LOOK_UP = 0.5
 
 
 def loop_thread(node: str, run: Callable[[], object]) -> threading.Thread:
@@ -36,3 +40,40 @@ def start(thread: threading.Thread) -> None:
         raise OutOfResources(
             f"the thread {thread.name} cannot be started ({error}): see ulimit -u, the limits of the container, memory"
         ) from error
+
+
+class Gate:
+    """Closed until `open` is called, and open from then on: a threading.Event that the handlers of signals may use.
+
+    A handler runs in the middle of what its thread does. Where that was `wait` or `set` of an Event, the thread may
+    hold the Event's lock, and a handler that uses the same Event waits for itself. Nothing here is done under a lock.
+    """
+
+    def __init__(self) -> None:
+        self._closed = threading.Lock()
+        self._closed.acquire()
+        self._is_open = False
+
+    def open(self) -> None:
+        """Let pass whoever waits or will wait. Idempotent."""
+        if not self._is_open:
+            self._is_open = True
+            with contextlib.suppress(RuntimeError):  # two threads at once
+                self._closed.release()
+
+    def is_open(self) -> bool:
+        """Whether `open` was called."""
+        return self._is_open
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is open, for so many seconds at most; whether it is."""
+        until = None if timeout is None else time.monotonic() + timeout
+        while not self._is_open:
+            # A signal that comes just before a thread falls asleep does not wake it, and its handler would run late.
+            left = LOOK_UP if until is None else until - time.monotonic()
+            if left <= 0:
+                break
+            if self._closed.acquire(timeout=min(left, LOOK_UP)):
+                with contextlib.suppress(RuntimeError):
+                    self._closed.release()
+        return self._is_open

@@ -32,7 +32,8 @@ class Life:
 
     member: who answers calls, None before it serves and when it does so no more. failure: what ended the node, None as
     long as it runs and where that was `stop`. told: whether the log has the failure already. gave_up: whether `stop`
-    left the node waiting for its disk. up: set when the node serves or is down. down: set when it is over, or given up.
+    left the node waiting for its disk. up: opens when the node serves or is down. down: opens when it is over, or
+    given up.
     """
 
     def __init__(self, config: Config, failpoints: Failpoints) -> None:
@@ -46,8 +47,8 @@ class Life:
         self._process = forks.process
         self._begun = False
         self._lock = threading.RLock()  # a handler of a signal may stop what the same thread is starting
-        self.up = threading.Event()
-        self.down = threading.Event()
+        self.up = threads.Gate()
+        self.down = threads.Gate()
         self.inbox = Inbox()
         self._patience = config.limits.drain_timeout + CLOSING
         self._server = Server(config, failpoints, on_ready=self._serves)
@@ -72,10 +73,10 @@ class Life:
     def _serves(self, member: RunningMember) -> None:
         self.inbox.open(member)
         self.member = member
-        self.up.set()
+        self.up.open()
 
     def _run(self) -> None:
-        if self.down.is_set():
+        if self.down.is_open():
             return
         enter_loop()
         forks.watch(self)
@@ -96,9 +97,9 @@ class Life:
         self.member = None
         # Those threads may have held any of these.
         self._lock = threading.RLock()
-        self.up, self.down = threading.Event(), threading.Event()
-        self.up.set()
-        self.down.set()
+        self.up, self.down = threads.Gate(), threads.Gate()
+        self.up.open()
+        self.down.open()
         self._server.left_behind()
 
     def _failed(self, failure: BaseException) -> None:
@@ -106,7 +107,7 @@ class Life:
             return
         self.failure = failure
         ours = isinstance(failure, errors.MetaStoreError)
-        if self.up.is_set() or not ours:  # else start() raises it, and whoever called start() tells
+        if self.up.is_open() or not ours:  # else start() raises it, and whoever called start() tells
             log.critical("the node stops: %s", errors.reason(failure), exc_info=not ours)
             self.told = True
             if isinstance(failure, errors.MetaStoreError):
@@ -117,8 +118,8 @@ class Life:
         """Nobody answers calls any more."""
         self.member = None
         self.inbox.close(errors.caused(errors.Stopped, self.failure))
-        self.down.set()
-        self.up.set()
+        self.down.open()
+        self.up.open()
 
     # ---- in other threads
 

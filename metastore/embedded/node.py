@@ -13,6 +13,7 @@ from ..config import Config
 from ..failpoints import Failpoints
 from ..member.running import RunningMember
 from ..settings import IN_MEMORY
+from ..threads import Gate
 from . import forks
 from .answers import belongs_to, may_block
 from .arguments import seconds
@@ -46,7 +47,7 @@ class Node(EmbeddedKV):
         self.futures = Futures(self._submit, self._submit_patient)
         self._lock = threading.RLock()  # a handler of a signal may call `stop` while this thread is in `start`
         self._life: Life | None = None
-        self._stopped = threading.Event()  # before it was started
+        self._stopped = Gate()  # before it was started
         forks.watch(self)
 
     @classmethod
@@ -71,7 +72,7 @@ class Node(EmbeddedKV):
             with self._lock:
                 if self._life is not None:
                     raise errors.ConfigError("this node was started before; make another one")
-                if self._stopped.is_set():
+                if self._stopped.is_open():
                     raise errors.Stopped()
                 life = self._life = Life(self.config, self.failpoints)
             life.begin()
@@ -116,7 +117,7 @@ class Node(EmbeddedKV):
         with self._lock:
             life = self._life
             if life is None:
-                self._stopped.set()
+                self._stopped.open()
                 return
         life.stop()
 
@@ -203,7 +204,7 @@ class Node(EmbeddedKV):
         """Why no call can be taken."""
         if life is not None and life.elsewhere:
             return belongs_to(life.elsewhere)
-        if (life is None and not self._stopped.is_set()) or (life is not None and not life.up.is_set()):
+        if (life is None and not self._stopped.is_open()) or (life is not None and not life.up.is_open()):
             return errors.NotStarted()
         return errors.caused(errors.Stopped, life.failure if life is not None else None)()
 

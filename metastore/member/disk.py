@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import secrets
-import threading
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..failpoints import Failpoints
     from ..settings import WalTable
+    from ..threads import Gate
     from .closing import Closing
 
 log = logging.getLogger("metastore.node")
@@ -36,7 +36,7 @@ CLOSE_TIMEOUT = 10.0  # seconds that the log of a node that stops by itself has 
 
 
 class Disk:
-    """The constructor opens everything, and `closing` closes it. A join that is under way ends when `stopping` is set.
+    """The constructor opens everything, and `closing` closes it. A join that is under way ends when `stopping` is open.
 
     The constructor raises ConfigError, DataDirInUse, DamagedData, DiskFailed and Stopped. Attributes:
 
@@ -50,7 +50,7 @@ class Disk:
     """
 
     def __init__(
-        self, config: Config, failpoints: Failpoints, now: Callable[[], float], stopping: threading.Event,
+        self, config: Config, failpoints: Failpoints, now: Callable[[], float], stopping: Gate,
         closing: Closing,
     ) -> None:  # fmt: skip
         self._now = now
@@ -86,9 +86,7 @@ class Disk:
         except OSError as error:
             raise errors.DiskFailed(errors.reason(error)) from error
 
-    def _open_in_memory(
-        self, config: Config, failpoints: Failpoints, stopping: threading.Event, closing: Closing
-    ) -> None:
+    def _open_in_memory(self, config: Config, failpoints: Failpoints, stopping: Gate, closing: Closing) -> None:
         """What is the same for a member without files: all but the files."""
         log.warning('node.data_dir = "%s": this member has no files; all is lost when it stops', IN_MEMORY)
         self.data_dir = NoDataDir()
@@ -152,7 +150,7 @@ def _lag(table: WalTable) -> Lag | None:
     return Lag(table.sync_interval, table.async_max_bytes)
 
 
-def _new_identity(config: Config, stopping: threading.Event) -> Identity:
+def _new_identity(config: Config, stopping: Gate) -> Identity:
     """The identity for a new data directory, of a member that begins the cluster or joins it."""
     initial = dict(config.cluster.initial)
     own = initial[config.node.name] = real_address(initial[config.node.name])

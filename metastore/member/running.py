@@ -29,7 +29,6 @@ from .upkeep import Upkeep
 from .watching import Watching
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Callable
 
     from .._core.waiter import Waiter
@@ -38,6 +37,7 @@ if TYPE_CHECKING:
     from ..net.loop import Loop, Timer
     from ..net.resolver import Resolver
     from ..ports import Done
+    from ..threads import Gate
     from .closing import Closing
     from .disk import Disk
     from .memory_guard import Memory
@@ -55,14 +55,14 @@ class RunningMember:
     """The constructor opens the member, and `closing` closes it. All of it belongs to the loop's thread.
 
     descriptors: the number of file descriptors that this process may have.
-    stopping: set to make the member stop; the next turn begins the stop.
+    stopping: opened to make the member stop; the next turn begins the stop.
     started_at: the time when the process began (time.monotonic()).
     on_ready: called when the member serves.
     """
 
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
-        closing: Closing, *, descriptors: int, stopping: threading.Event, started_at: float,
+        closing: Closing, *, descriptors: int, stopping: Gate, started_at: float,
         on_ready: Callable[[RunningMember], object],
     ) -> None:  # fmt: skip
         self.config = config
@@ -109,7 +109,7 @@ class RunningMember:
         )  # fmt: skip
         closing.callback(self.backups.stop)
         self.watching = Watching(replica.watches, self.driver, config.raft.election_ticks * config.raft.tick_interval)
-        if stopping.is_set():
+        if stopping.is_open():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
@@ -215,7 +215,7 @@ class RunningMember:
         """Ends a turn of the loop: goes on with everything that came in, and sends every answer."""
         if self.ended_by is not None and self.drain is None:
             return  # nothing more is sent, see `end`
-        if self._stopping.is_set() and self.drain is None:
+        if self._stopping.is_open() and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
         requests_left = self.watching.turn(now)

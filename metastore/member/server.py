@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from ..net.descriptors import check_free, lack_of, let_go, raise_limit
 from ..net.loop import Loop
 from ..net.resolver import Resolver
 from ..settings import IN_MEMORY
+from ..threads import Gate
 from . import memory_guard
 from .closing import Closing
 from .disk import CLOSE_TIMEOUT, Disk, absolute
@@ -48,7 +48,7 @@ class Server:
         self._resolver = Resolver(self._loop)
         self._closing.callback(self._resolver.close)
         self._disk: Disk | None = None
-        self._stopping = threading.Event()  # a stop was requested, perhaps before the loop runs
+        self._stopping = Gate()  # a stop was requested, perhaps before the loop runs
         self._stop_asked = math.inf  # the time of that request (time.monotonic())
 
     def run(self) -> None:
@@ -86,7 +86,7 @@ class Server:
         let_go(self._loop.descriptors() + (self._disk.descriptors() if self._disk is not None else []))
 
     def _go_on(self) -> None:
-        if self._stopping.is_set():
+        if self._stopping.is_open():
             raise errors.Stopped()
 
     def disk_waits(self) -> str:
@@ -106,7 +106,7 @@ class Server:
 
     def stop_soon(self) -> None:
         """Begins to drain, or gives up opening. Idempotent."""
-        self._stopping.set()
+        self._stopping.open()
         self._stop_asked = min(self._stop_asked, time.monotonic())
         with contextlib.suppress(OSError, ValueError):
             self._loop.call_soon_threadsafe(_look)

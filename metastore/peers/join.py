@@ -20,7 +20,7 @@ from .. import errors
 from .._core.raft_wire import Blob, FrameReader
 from ..net.accept import host_and_port
 from ..replica.roster import Identity, Member, Roster, token_number
-from ..threads import begin
+from ..threads import Gate, begin
 from . import handshake as hs
 from .stream import ROSTER_RECORD
 
@@ -76,9 +76,9 @@ def read_record(data: bytes) -> PeerRoster:
 
 
 def join_unless(
-    stopping: threading.Event, addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str
+    stopping: Gate, addresses: Iterable[str], name: str, token: str, peer_address: str, incarnation: str
 ) -> Identity:
-    """Returns the result of `join`, but raises errors.Stopped soon after `stopping` was set.
+    """Returns the result of `join`, but raises errors.Stopped soon after `stopping` was opened.
 
     A name server or a member that does not answer must not hold up a stop.
     """
@@ -94,7 +94,7 @@ def join_unless(
 
     begin("join", work)
     while not over.wait(LOOK_EVERY):
-        if stopping.is_set():
+        if stopping.is_open():
             raise errors.Stopped()
     if isinstance(outcome[0], BaseException):
         raise outcome[0]

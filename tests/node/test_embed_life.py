@@ -103,14 +103,19 @@ def test_an_interrupted_start_leaves_nothing(tmp_path: Path) -> None:
         wait_until(lambda: node._life is not None and waits(tmp_path))
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    with nothing_left():
-        for _ in range(2):
-            node = make(tmp_path, **ALONE_OF_THREE)
-            thread = threading.Thread(target=interrupt, args=(node,))
-            thread.start()
-            with pytest.raises(KeyboardInterrupt), node:
-                pytest.fail("it started")
-            thread.join()
+    # A shell has its background jobs ignore this signal.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with nothing_left():
+            for _ in range(2):
+                node = make(tmp_path, **ALONE_OF_THREE)
+                thread = threading.Thread(target=interrupt, args=(node,))
+                thread.start()
+                with pytest.raises(KeyboardInterrupt), node:
+                    pytest.fail("it started")
+                thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_start_returns_when_the_node_has_all_that_its_log_held(tmp_path: Path) -> None:
