@@ -449,7 +449,7 @@ class LimitsTable:
     )
     max_watches_per_node: int = _count(100_000, "Watchers of all clients together; each takes about 1 KiB.", 1)
     output_timeout: float = _duration(
-        "30s", "A connection that reads under 8 KiB/s of what it asked for is closed after so long.", "10ms"
+        "30s", "A connection that reads under 8 KiB/s of more than 64 KiB of replies is closed after so long.", "10ms"
     )
     handshake_timeout: float = _duration(
         "10s", "Time for a request to be whole, plus a second for each 16 KiB that came.", "10ms"
