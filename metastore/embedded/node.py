@@ -138,10 +138,14 @@ class Node(EmbeddedKV):
         life: Life | None = getattr(self, "_life", None)
         if life is None or life.member is None:
             return
-        _warn(f"a running node was forgotten, and is stopped: {self.config.node.name}", ResourceWarning, source=self)
-        # At the end of the interpreter the node's threads stand still, and may hold a lock that this would wait for.
-        if not _finalizing():
-            life.forgotten()
+        try:
+            _warn(
+                f"a running node was forgotten, and is stopped: {self.config.node.name}", ResourceWarning, source=self
+            )
+        finally:  # the program may have warnings raise
+            # At the end of the interpreter the node's threads stand still.
+            if not _finalizing():
+                life.forgotten()
 
     async def __aenter__(self) -> Node:
         from . import aio

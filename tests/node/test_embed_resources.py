@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import threading
+import warnings
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -200,6 +201,18 @@ def test_the_loops_own_thread_may_collect_the_node(tmp_path: Path) -> None:
     del node
     loop.call_soon_threadsafe(collect)
     assert seen.wait(30) and left() is None
+    wait_until(lambda: ended(tmp_path), what="the node has stopped")
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_forgotten_node_is_stopped_where_warnings_raise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    raised: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: raised.append(what.exc_type))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        forget(tmp_path)
+        gc.collect()
+    assert raised == [ResourceWarning]
     wait_until(lambda: ended(tmp_path), what="the node has stopped")
 
 
