@@ -95,6 +95,8 @@ class DataDir:
         text = ""
         with contextlib.suppress(OSError):
             text = (self.path / LOCK).read_bytes()[:32].decode("ascii", "replace").strip()
+        if text == str(os.getpid()):
+            return f"process {text}, which is this one"
         return f"process {text}" if text.isdigit() else "another process"
 
     def close(self) -> None:

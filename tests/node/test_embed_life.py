@@ -175,6 +175,13 @@ def test_a_failed_start_leaves_nothing_and_says_why_again(tmp_path: Path) -> Non
             node.start()
 
 
+def test_a_second_node_on_the_same_data_is_told_who_has_it(tmp_path: Path) -> None:
+    with make(tmp_path) as node:
+        with nothing_left(), pytest.raises(errors.DataDirInUse, match=f"process {os.getpid()}, which is this one"):
+            make(tmp_path).start()
+        assert node.put("k", "v").revision == 2
+
+
 def test_a_failure_that_is_no_error_of_ours_is_raised_too(tmp_path: Path) -> None:
     def bug() -> None:
         raise OddError(1, two=2)
