@@ -6,7 +6,6 @@ from metastore._core.watch_index cimport Sink
 
 cdef enum:
     FULL = 128 << 10         # unread bytes of one stream beyond which nothing more is sent
-    CROWDED = 2              # all clients' unread replies may be this part of their limit before every stream with some is full
 
 
 cdef class RequestSink(Sink):
@@ -17,10 +16,14 @@ cdef class RequestSink(Sink):
 
     cpdef bint full(self):
         cdef Request request = self.request
-        if request.closed or not request.queued:
+        cdef Limits limits
+        if request.closed:
             return False
-        cdef Limits limits = request.session.limits
-        return request.queued >= FULL or limits.total_output >= limits.max_total_output // CROWDED
+        limits = request.session.limits
+        # The last quarter is for the replies of others. A stream with nothing unread may go on longer than the others.
+        if limits.total_output >= limits.max_total_output // 4 * (2 if request.queued else 3):
+            return True
+        return request.queued >= FULL
 
     cpdef send(self, bytes message):
         self.request.send(message)

@@ -23,6 +23,7 @@ SETTINGS = {
     "limits.max_output_bytes": '"1MiB"', "limits.output_timeout": '"2s"', "limits.handshake_timeout": '"1s"',
     "limits.max_concurrent_streams": str(STREAMS), "wal.segment_size": '"4MiB"',
 }  # fmt: skip
+WATCH = b"/etcdserverpb.Watch/Watch"
 #: Twice what requests may hold, what replies may hold, what is gathered for them, and what the allocator keeps.
 GROWTH = 160 * MIB
 KV = (b"Put", b"Range", b"DeleteRange", b"Txn", b"Compact")
@@ -32,6 +33,8 @@ CLIENTS = 20
 #: may leave unread while no other client needs the room: see `net/client_conn.py`.
 CALL_COST = 1024
 UNREAD = 64 * 1024
+#: Bytes of events that all clients together may leave unread: three quarters of max_reply_bytes, and some responses.
+EVENTS = 7 * MIB
 #: A client that has taken note of the server's settings, without which its windows are small.
 AGREED = h.frame(h.SETTINGS, h.ACK, 0)
 REQUESTS, REPLIES = "metastore_client_request_bytes", "metastore_client_reply_bytes"
@@ -79,6 +82,35 @@ class Fuzzer:
             return h.message(gzip.compress(bytes(rng.choice((10, 3 * MIB)))), 1)
         return bytes([rng.choice((0, 1, 2, 255))]) + rng.choice(NUMBERS).to_bytes(4, "big") + body
 
+    def watch_request(self) -> bytes:
+        rng, made = self.rng, m.TYPES["WatchRequest"]()
+        way = rng.random()
+        if way < 0.7:
+            create = made.create_request
+            create.key = rng.choice((b"", b"f/", b"f/%d" % rng.randrange(50), b"x" * rng.choice((10, 5000))))
+            create.range_end = rng.choice((b"", b"\0", b"f0", b"a"))
+            create.start_revision = rng.choice((0, 0, 1, 5, 1 << 40, -1))
+            create.watch_id = rng.choice((0, 0, 0, 7, -1))
+            create.progress_notify, create.prev_kv, create.fragment = (rng.random() < 0.3 for _ in range(3))
+            create.filters.extend(rng.choices((0, 1, 9), k=rng.choice((0, 0, 1, 3))))
+        elif way < 0.85:
+            made.cancel_request.watch_id = rng.choice((0, 1, 7, -1, 1 << 40))
+        elif way < 0.95:
+            made.progress_request.SetInParent()
+        else:
+            return rng.randbytes(rng.choice((1, 10, 300)))
+        return bytes(made.SerializeToString())
+
+    def watch(self) -> bytes:
+        """A watch stream with some requests; mostly it stays open."""
+        rng = self.rng
+        self.stream += 2
+        extra = [(b"hasleader", b"true")] if rng.random() < 0.3 else []
+        out = h.frame(h.HEADERS, h.END_HEADERS, self.stream, h.head(WATCH, *extra))
+        for _ in range(rng.choice((1, 1, 3, 200))):
+            out += h.frame(h.DATA, rng.random() < 0.05, self.stream, h.message(self.watch_request()))
+        return out
+
     def head(self, packed: bool) -> bytes:
         rng = self.rng
         path = b"/etcdserverpb.KV/" + rng.choice(KV)
@@ -118,6 +150,8 @@ class Fuzzer:
 
     def call(self) -> bytes:
         rng = self.rng
+        if rng.random() < 0.1:
+            return self.watch()
         self.stream += 2
         wire = self.message()
         head = self.head(wire[:1] == b"\1")[:16_000]
@@ -241,15 +275,16 @@ def linger(connect: Callable[[], socket.socket]) -> int:
 
 def at_rest(node: Server, stay: int) -> bool:
     """Whether all complete calls are answered and all others are given up, although the clients have not hung up. Only
-    calls are left whose small answers the clients do not read, at least `stay` of them."""
+    calls are left whose small answers the clients do not read, at least `stay` of them, and watch streams."""
     requests, replies = int(metric(node, REQUESTS)), metric(node, REPLIES)
     calls, rest = divmod(requests, CALL_COST)
-    return rest == 0 and stay <= calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD
+    return rest == 0 and stay <= calls <= CLIENTS * STREAMS and replies <= CLIENTS * UNREAD + EVENTS
 
 
 def nothing_left(node: Server) -> bool:
     """Whether nothing is left of clients that have hung up. One client stays, and one asks."""
-    return metric(node, REQUESTS) == metric(node, REPLIES) == 0 and metric(node, "metastore_client_connections") <= 2
+    left = sum(metric(node, name) for name in (REQUESTS, REPLIES, "metastore_watchers", "metastore_watch_streams"))
+    return left == 0 and metric(node, "metastore_client_connections") <= 2
 
 
 def attack(node: Server, seed: int, seconds: float) -> None:
