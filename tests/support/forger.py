@@ -24,12 +24,16 @@ from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
 from metastore.peers import handshake as hs
 from metastore.peers.stream import PING, PONG, ROSTER_RECORD
+from metastore.replica.driver import MAX_TERM
 from metastore.snapshots import transfer
 
 T = MessageType
 #: Numbers at the ends of their ranges.
 EXTREMES = (0, 1, 2, 255, 1 << 31, (1 << 32) - 1, 1 << 32, (1 << 63) - 1, 1 << 63, (1 << 64) - 2, (1 << 64) - 1)
 HELD = 200  # connections that are kept open at a time
+CROWD = 500  # silent connections to one member: twice as many as it accepts
+STRANGERS = 40  # more processes that no roster knows than a member takes in
+SWOLLEN = 64 << 20  # bytes of a greeting or frame that is longer than it may be
 #: A member could be wrong about the other answers, so only refusals are forged.
 GRANTS = (T.MsgVoteResp, T.MsgPreVoteResp)
 
@@ -49,6 +53,23 @@ def ask(address: str, hello: bytes, timeout: float = 5.0) -> tuple[socket.socket
     return sock, hs.decode_answer(data)
 
 
+def ended(sock: socket.socket) -> bool:
+    """Whether the other side has closed a connection. Reads what it sent before."""
+    sock.setblocking(False)
+    try:
+        while sock.recv(1 << 16):
+            pass
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+#: An address, who listens there, and in whose name to greet.
+Pair = tuple[str, hs.PeerIdentity, hs.PeerIdentity]
+
+
 class Forger:
     """Attacks members that listen at `addresses` (host:port) of a cluster. All randomness comes from `seed`."""
 
@@ -60,6 +81,7 @@ class Forger:
         self.term = 1
         self.sent = self.refused = self.greeted = 0
         self._held: list[socket.socket] = []
+        self._crowd: list[socket.socket] = []
         self.attacks: list[Callable[[], None]] = [
             self.garbage, self.mangled_greeting, self.stretched_greeting, self.forged_greeting, self.roster,
             self.mangled_frame, self.stretched_frame, self.cut_frame, self.message, self.message, self.entries,
@@ -83,14 +105,14 @@ class Forger:
             assert answer.status == hs.OK, answer.text
             self.members[address] = answer.sender
 
-    def pair(self) -> tuple[str, hs.PeerIdentity, hs.PeerIdentity]:
+    def pair(self) -> Pair:
         """Return (address, the member there, the member whose name is used)."""
         address = self.random.choice(self.addresses)
         target = self.members[address]
         sender = self.random.choice([one for one in self.members.values() if one is not target])
         chance = self.random.random()
         if chance < 0.1:
-            sender = replace(sender, member_id=self.random.choice((1, 2, 3)) << 60, name="nobody")
+            sender = replace(sender, member_id=self.random.randrange(1, 100) << 50, name="nobody")
         elif chance < 0.13:
             sender = target
         return address, target, sender
@@ -98,7 +120,13 @@ class Forger:
     # ---- sending
 
     def run(self, seconds: float) -> None:
-        """Attack for some seconds."""
+        """Attack for some seconds. Begin with more than one member may take in, and the last term for each."""
+        self.hang_up(self._crowd)
+        address = self.random.choice(self.addresses)
+        self.strangers(address)
+        self.swollen(address)
+        self.crowd(address)
+        self.last_terms()
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             self.step()
@@ -131,14 +159,69 @@ class Forger:
             if self.random.random() < 0.3:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
+    def strangers(self, address: str) -> None:
+        """Greet a member as many that no roster knows, and stay."""
+        target = self.members[address]
+        for number in range(STRANGERS):
+            who = replace(target, member_id=(number + 1) << 40, name="nobody", incarnation="x", life=number + 1)
+            with contextlib.suppress(OSError):
+                self.as_member(b"", hs.CONTROL, (address, target, who), hold=True)
+
+    def swollen(self, address: str) -> None:
+        """Send a greeting and two frames that are longer than they may be, as their headers say, and stay."""
+        target = self.members[address]
+        data = self.greeting()
+        with contextlib.suppress(OSError):
+            self.throw(address, data[:12] + struct.pack("<I", 1 << 30) + bytes(SWOLLEN), hold=True)
+        start = struct.pack("<IIIB3x", 0, 4 * SWOLLEN, 84, 1)
+        data = start + struct.pack("<I", zlib.crc32(start)) + bytes(SWOLLEN)
+        for sender in self.members.values():
+            if sender is not target:
+                with contextlib.suppress(OSError):
+                    self.as_member(data, hs.CONTROL, (address, target, sender), hold=True)
+
+    def crowd(self, address: str) -> None:
+        """Open many connections to one member that send nothing or half a greeting, and stay."""
+        host, _, port = address.rpartition(":")
+        half = self.greeting()[:-1]
+        for number in range(CROWD):
+            with contextlib.suppress(OSError):
+                sock = socket.create_connection((host, int(port)), 5)
+                self._crowd.append(sock)
+                sock.sendall(half if number % 2 else b"")
+
+    def last_terms(self) -> None:
+        """Send each member a heartbeat of a term after which there could be no election, in another member's name."""
+        for address, target in self.members.items():
+            sender = self.random.choice([one for one in self.members.values() if one is not target])
+            outbox = Outbox()
+            term = self.random.choice((MAX_TERM + 1, (1 << 64) - 1))
+            outbox.add(Message(T.MsgHeartbeat, target.member_id, sender.member_id, term))
+            with contextlib.suppress(OSError):
+                self.as_member(
+                    b"".join(bytes(piece) for piece in outbox.pieces()), hs.CONTROL, (address, target, sender)
+                )
+
+    @property
+    def crowd_left(self) -> int:
+        """How many connections of the crowd the member has not closed."""
+        return sum(not ended(sock) for sock in self._crowd)
+
+    @staticmethod
+    def hang_up(socks: list[socket.socket]) -> None:
+        """Close all of `socks` and forget them."""
+        for sock in socks:
+            sock.close()
+        socks.clear()
+
     def _keep(self, sock: socket.socket) -> None:
         self._held.append(sock)
         if len(self._held) > HELD:
             self._held.pop(self.random.randrange(HELD)).close()
 
-    def as_member(self, data: bytes, kind: int | None = None) -> None:
-        """Greet as a member, and send bytes once the greeting is accepted."""
-        address, target, sender = self.pair()
+    def as_member(self, data: bytes, kind: int | None = None, pair: Pair | None = None, hold: bool = False) -> None:
+        """Greet as a member, and send bytes once the greeting is accepted. `pair`: where, and in whose name."""
+        address, target, sender = pair or self.pair()
         if kind is None:
             kind = self.random.choice((hs.CONTROL, hs.BULK))
         host, _, port = address.rpartition(":")
@@ -161,7 +244,7 @@ class Forger:
             for at in range(0, len(data), 1 << 16):
                 sock.sendall(data[at : at + (1 << 16)])
             stack.pop_all()
-        self._look(sock) if self.random.random() < 0.8 else self._keep(sock)
+        self._look(sock) if not hold and self.random.random() < 0.8 else self._keep(sock)
 
     def mangle(self, data: bytes) -> bytes:
         """Change, remove or insert a few bytes."""
@@ -363,6 +446,5 @@ class Forger:
 
     def close(self) -> None:
         """Close all connections."""
-        for sock in self._held:
-            sock.close()
-        self._held.clear()
+        self.hang_up(self._held)
+        self.hang_up(self._crowd)

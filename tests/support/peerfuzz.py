@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 
 from metastore.errors import EXIT_CODES
+from metastore.peers.acquaintances import MAX_STRANGERS
+from metastore.peers.stream import PeerLimits
+from metastore.replica.driver import MAX_TERM
 
 from . import messages as m
 from .client import Failure
@@ -14,18 +16,15 @@ from .cluster import Cluster, Member
 from .forger import Forger
 from .processes import wait_until
 
+LIMITS = PeerLimits()
 QUICK = {"raft.tick_interval": '"30ms"', "wal.segment_size": '"1MiB"'}
 ROUND = 1.0  # seconds of attack between two probes
 #: A write has this many seconds: an attack in a member's name may cost an election, or a few.
 PATIENCE = 30.0
-#: Bytes by which a member's memory may grow: two unfinished frames of the largest size, and what the interpreter keeps.
-GROWTH = 256 << 20
-
-
-def resident(member: Member) -> int:
-    """Return the bytes of memory of a member's process."""
-    pages = Path(f"/proc/{member.running().popen.pid}/statm").read_text().split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+#: Bytes by which a member's memory may grow: less than two of the frames that are longer than they may be.
+GROWTH = 96 << 20
+#: Further descriptors: the member's log, its streams to strangers, and the clients that look at it.
+SPARE_FILES = 60
 
 
 def alive(cluster: Cluster, seed: int) -> None:
@@ -55,26 +54,46 @@ def probe(cluster: Cluster, number: int, seed: int) -> None:
             raise AssertionError(f"{failed}\n{logs}") from None
 
 
+def descriptors(member: Member) -> int:
+    """Return the number of file descriptors of a member."""
+    return len(os.listdir(f"/proc/{member.running().popen.pid}/fd"))
+
+
+def bounded(cluster: Cluster, before: dict[str, tuple[int, int]], seconds: float, seed: int) -> None:
+    """Check what an attack of so many seconds may take of each member: see PeerLimits."""
+    # Strangers that have become silent are forgotten, and others may come.
+    strangers = MAX_STRANGERS * (2 + int(seconds / LIMITS.stranger_timeout))
+    for member in cluster.members:
+        memory, files = before[member.name]
+        grown, more = member.running().peak_rss() - memory, descriptors(member) - files
+        assert grown < GROWTH, f"seed {seed}: {member.name} has grown by {grown >> 20} MiB"
+        assert more <= LIMITS.max_accepted + SPARE_FILES, f"seed {seed}: {member.name} has {more} more descriptors"
+        taken_in = member.logs.count("is not known here yet")
+        assert taken_in <= strangers, f"seed {seed}: {member.name} has taken in {taken_in} strangers"
+        term = int(member.status().raftTerm)
+        assert term < MAX_TERM, f"seed {seed}: {member.name} has come to term {term}"
+
+
 def attack(cluster: Cluster, seed: int, seconds: float) -> None:
     """Attack for `seconds`, probe in between, and check everything at the end."""
     cluster.start()
     probe(cluster, 0, seed)
     with cluster.members[0].client() as client:
         listed = client.call(m.MemberListRequest())
-    before = {member.name: resident(member) for member in cluster.members}
+    before = {member.name: (member.running().rss(), descriptors(member)) for member in cluster.members}
     ids = {member.advertised: cluster.member_id(member) for member in cluster.members}
     forger = Forger(list(ids), listed.header.cluster_id, seed)
     forger.learn(ids)
-    until, number = time.monotonic() + seconds, 0
+    began, number = time.monotonic(), 0
     try:
-        while time.monotonic() < until:
+        while time.monotonic() < began + seconds:
             number += 1
             forger.term = max(int(member.status().raftTerm) for member in cluster.members)
             forger.run(ROUND)
             probe(cluster, number, seed)
-        for member in cluster.members:
-            grown = resident(member) - before[member.name]
-            assert grown < GROWTH, f"seed {seed}: {member.name} has grown by {grown >> 20} MiB"
+            bounded(cluster, before, time.monotonic() - began, seed)
+        # A connection that has said nothing for so long is closed, whether others need its place or not.
+        wait_until(lambda: not forger.crowd_left, 6 * LIMITS.handshake_timeout, f"seed {seed}: the end of a crowd")
     finally:
         forger.close()
     assert forger.greeted > 10 * number and forger.sent > 30 * number, (forger.sent, forger.greeted)
