@@ -33,6 +33,8 @@ ASKS_PROGRESS = 3  # the kind of a request (watch_wire.pxd)
 NO_PUT, NO_DELETE = 0, 1
 MOST_OBSERVERS = 3  # of a spectator
 ITEM = 48  # what an event takes in the hub beside its bytes
+TOO_LARGE = b"metastore: the events of revision "  # a number follows
+TOO_LARGE_AT = len(TOO_LARGE.split())
 FEEDS = 5  # a hub has so many passes at a time
 MOST_CHANGES = 64  # of one revision
 
@@ -341,17 +343,30 @@ class Spectator:
         if self.canceling == told.watch_id:
             self.observers.remove(observer)
             return
+        was_live = observer.live
+        observer.active = observer.asked = observer.live = False
+        if told.reason:
+            self._too_large(observer, told)
+            return
         compacted = self.member.store.compact_revision
         if observer.next >= told.compacted or told.compacted != compacted or told.revision:
             self.fail(f"{told} ends a watcher at {observer.next}, compacted is {compacted}")
-        if observer.live and self.audience.ample:
+        if was_live and self.audience.ample:
             self.fail(f"{told} ends a watcher that was sent all changes as they were applied")
         # Its client reads the keys, and watches on from there.
-        observer.active = observer.asked = observer.live = False
         observer.go_on(told.compacted)
         if self.chance.random() < 0.5:
             observer.next = 0
         self.checker.count("watchers compacted")
+
+    def _too_large(self, observer: Observer, told: wire.Told) -> None:
+        """One revision has more events for it than a response may have; it goes on behind that."""
+        revision = int(told.reason.split()[TOO_LARGE_AT]) if told.reason.startswith(TOO_LARGE) else 0
+        found = [change for change in self.checker.model.changes if change.version.mod == revision]
+        if observer.overtaken(revision) is None or sum(map(observer.wants, found)) < 2:
+            self.fail(f"{told} ends a watcher at {observer.next}")
+        observer.go_on(revision + 1)
+        self.checker.count("watchers too large")
 
     def _events(self, observer: Observer, told: wire.Told) -> None:
         assert self.member is not None
@@ -409,6 +424,8 @@ class Audience:
         self.batch = self.chance.choice((1, 200, 2000))
         self.ample = self.chance.random() < 0.6  # whether one revision's events may always be held for all
         self.max_held = 1 << 20 if self.ample else 500
+        # Room for the events of any revision, or for some of one and those of a batch before it.
+        self.max_response = self.chance.choice((1 << 20, 1 << 20, self.batch + 400))
         self.largest, self.looked_at = 0, 0
         self.spectators = [Spectator(number, cluster, self) for number in range(count)]
 
@@ -417,6 +434,7 @@ class Audience:
         options["fragment_size"] = self.chance.choice((60, 300, 1 << 16))
         options["interval"] = self.chance.choice((0.1, 0.5))
         options["max_held"] = self.max_held
+        options["max_response"] = self.max_response
         made = self.cluster.settings.hub(*parts, **options, batch=self.batch)
         made.audience = self
         return made

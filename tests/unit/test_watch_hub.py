@@ -133,7 +133,8 @@ def test_every_watcher_is_sent_its_events(seed: int) -> None:
     """Writes, compactions, sweeps, watchers, slow readers and sizes of steps are random."""
     chance = random.Random(seed)
     history = History.fresh()
-    hub = WatchHub(history.store, fragment_size=chance.choice([60, 1 << 20]))
+    bounds = {"batch": chance.choice([1, 200, 1 << 17]), "max_held": chance.choice([300, 4 << 20])}
+    hub = WatchHub(history.store, fragment_size=chance.choice([60, 1 << 20]), **bounds)
     sinks = [TestSink() for _ in range(4)]
     streams = [Stream(sink) for sink in sinks]
     observers: list[Observer] = []
