@@ -16,8 +16,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, TypeVar
 
+from .. import errors
 from .arguments import Key, Pairs, seconds
-from .bulk import Bulk, Slice, pairs_of
+from .bulk import Bulk, pairs_of
 from .calls import Futures
 from .outcome import Outcome, overdue
 from .requests import SortOrder, SortTarget, prefix_range
@@ -125,7 +126,7 @@ class Waiting:
         self._loop = asyncio.get_running_loop()
         self._timeout = timeout
         self._until = None if timeout is None else self._loop.time() + timeout
-        self._answered: dict[Slice, asyncio.Event] = {}
+        self._news = asyncio.Event()
 
     async def hand_over(self, bulk: Bulk) -> None:
         """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile, and
@@ -137,32 +138,33 @@ class Waiting:
             raise error
         if self._until is not None and self._loop.time() >= self._until:
             raise overdue(self._timeout)
-        answer = asyncio.Event()
-        self._answered[bulk.hand_over(lambda: _post(self._loop, answer.set))] = answer
+        bulk.hand_over(lambda: _post(self._loop, self._news.set))
         await asyncio.sleep(0)
 
     async def settle(self, bulk: Bulk) -> None:
-        """Wait for the oldest slice. Raises its error, Timeout."""
-        if not await self._wait(bulk.window[0]):
+        """Wait for the oldest slice. Raises the error that was met meanwhile, Timeout."""
+        if not await self._wait(bulk.settled):
             raise overdue(self._timeout)
-        error = bulk.error if bulk.window[0].failed else None
+        error = bulk.error
         if error is not None:
             raise error
-        del self._answered[bulk.window[0]]
         bulk.settle()
 
     async def see_the_end(self, bulk: Bulk) -> None:
         """Wait until all that was handed over has an outcome, or the time is over."""
-        for part in bulk.window:
-            if not await self._wait(part):
-                return
+        await self._wait(bulk.ended)
 
-    async def _wait(self, part: Slice) -> bool:
-        answer = self._answered[part]
-        with contextlib.suppress(TimeoutError):
+    async def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition that comes with news; whether it came in time."""
+        try:
             async with asyncio.timeout_at(self._until):
-                await answer.wait()
-        return answer.is_set()
+                while True:
+                    self._news.clear()
+                    if condition():
+                        return True
+                    await self._news.wait()
+        except TimeoutError:
+            return condition()
 
 
 async def _each(pairs: Pairs | AsyncIterable[tuple[Key, Key]]) -> AsyncIterator[object]:
@@ -218,8 +220,13 @@ class AsyncKV:
             while bulk.window:
                 await waiting.settle(bulk)
         except Exception as reason:
+            if isinstance(reason, errors.Timeout):
+                bulk.withdraw()
             await waiting.see_the_end(bulk)
             raise bulk.failure(reason) from reason
+        except BaseException:
+            bulk.withdraw()
+            raise
         return bulk.result()
 
     async def range(

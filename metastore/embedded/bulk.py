@@ -7,7 +7,7 @@ blocks, and the one of asyncio, which awaits.
 
 from __future__ import annotations
 
-import itertools
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -50,29 +50,59 @@ def checked(pair: object, place: int) -> Pair:
 
 
 class Slice:
-    """Puts that were handed over together. `answered` is called once, when all of them have an outcome.
+    """Puts that were handed over together. `news` is called when one of them fails, and when all have an outcome.
 
     begin: the position of the first one. nbytes: of all keys and values. outcomes: for each put the encoded reply, the
-    error, or None as long as there is neither.
+    error, or None as long as there is neither. failed: whether one has an error. done: whether all have an outcome.
     """
 
-    def __init__(self, begin: int, pairs: Sequence[Pair], nbytes: int, answered: Callable[[], object]) -> None:
+    def __init__(self, begin: int, pairs: Sequence[Pair], nbytes: int, news: Callable[[], object]) -> None:
         self.begin = begin
         self.nbytes = nbytes
         self.outcomes: list[bytes | errors.MetaStoreError | None] = [None] * len(pairs)
         self.failed = False
-        self._answered = answered
-        # Several threads may answer at the end of a node, and to count so is one step.
-        self._count = itertools.count(1)
+        self.done = False
+        self._news = news
+        # The loop's thread takes puts out of the line, in their order, and answers them. This thread may take back the
+        # others, and a third one may refuse them at the end of the node.
+        self._lock = threading.Lock()
+        self._left = len(pairs)
+        self._taken = 0
+        self._withdrawn = False
 
     def __len__(self) -> int:
         return len(self.outcomes)
 
-    def put(self, place: int, outcome: bytes | errors.MetaStoreError) -> None:
-        """The outcome of one put."""
-        self.outcomes[place] = outcome
-        if next(self._count) == len(self.outcomes):
-            self._answered()
+    def take(self) -> bool:
+        """The member is about to get the next put; whether it still should."""
+        with self._lock:
+            self._taken += not self._withdrawn
+            return not self._withdrawn
+
+    def withdraw(self) -> None:
+        """Take back the puts that the member has not got yet. They are surely not done."""
+        with self._lock:
+            if self._withdrawn:
+                return
+            self._withdrawn = True
+        error = errors.Canceled()
+        error.not_done = True
+        for place in range(self._taken, len(self.outcomes)):
+            self.put(place, error)
+
+    def put(self, place: int, outcome: bytes | errors.MetaStoreError, *, failed: bool = False) -> None:
+        """The outcome of one put, the first one counts; `failed` makes it news."""
+        with self._lock:
+            if self.outcomes[place] is not None:
+                return
+            self.outcomes[place] = outcome
+            news = failed and not self.failed
+            self.failed = self.failed or failed  # before it can be done: nobody must take it for a success
+            self._left -= 1
+            if not self._left:
+                self.done = news = True
+        if news:
+            self._news()
 
 
 class SlicePut(Waiter):
@@ -88,8 +118,12 @@ class SlicePut(Waiter):
 
     def fail(self, error: errors.MetaStoreError) -> None:
         """It was not, or nobody knows."""
-        self.owner.failed = True
-        self.owner.put(self.place, error)
+        self.owner.put(self.place, error, failed=True)
+
+
+def wanted(waiter: Waiter) -> bool:
+    """Whether a call that waited in line should still go to the member, which gets it now."""
+    return not isinstance(waiter, SlicePut) or waiter.owner.take()
 
 
 class Spans:
@@ -110,7 +144,7 @@ class Bulk:
     """The account of one `put_many`.
 
     Call `add` for each pair, `hand_over` where it says so and `crowded` does not, `settle` for each slice in `window`
-    that is answered, oldest first, and at the end `result` or `failure`.
+    that is done, oldest first, and at the end `result` or `failure`.
     """
 
     def __init__(self, submit: Callable[[Sequence[Call]], None]) -> None:
@@ -142,11 +176,10 @@ class Bulk:
         count, size = len(self._gathered), self._gathered_bytes
         return bool(self.window) and (self._under_way + count > WINDOW or self._under_way_bytes + size > WINDOW_BYTES)
 
-    def hand_over(self, answered: Callable[[], object]) -> Slice:
-        """Hand over what was gathered; `answered` is called when all of it has an outcome, in whichever thread. Raises
-        Stopped."""
+    def hand_over(self, news: Callable[[], object]) -> None:
+        """Hand over what was gathered; for `news` see `Slice`, in whichever thread. Raises Stopped."""
         pairs, size = self._gathered, self._gathered_bytes
-        part = Slice(self.taken - len(pairs), pairs, size, answered)
+        part = Slice(self.taken - len(pairs), pairs, size, news)
         self._submit(
             [
                 ("Put", put_request(key, value).SerializeToString(), SlicePut(part, place))
@@ -156,7 +189,14 @@ class Bulk:
         self._gathered, self._gathered_bytes = [], 0
         self.window.append(part)
         self._under_way, self._under_way_bytes = self._under_way + len(part), self._under_way_bytes + size
-        return part
+
+    def settled(self) -> bool:
+        """Whether the oldest slice is done, or an error is known."""
+        return self.window[0].done or any(part.failed for part in self.window)
+
+    def ended(self) -> bool:
+        """Whether all that was handed over has an outcome."""
+        return all(part.done for part in self.window)
 
     @property
     def error(self) -> errors.MetaStoreError | None:
@@ -165,6 +205,11 @@ class Bulk:
             if part.failed:
                 return next((one for one in part.outcomes if isinstance(one, errors.MetaStoreError)), None)
         return None
+
+    def withdraw(self) -> None:
+        """Take back all that the member has not got yet."""
+        for part in self.window:
+            part.withdraw()
 
     def settle(self) -> None:
         """Note what became of the oldest slice, answered or not."""

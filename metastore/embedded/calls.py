@@ -20,9 +20,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from .. import errors
 from .answers import may_block
 from .arguments import Key, Pairs, seconds
-from .bulk import Bulk, Call, Slice, checked, pairs_of
+from .bulk import Bulk, Call, checked, pairs_of
 from .outcome import FutureCall, overdue
 from .requests import (
     SortOrder,
@@ -91,7 +92,8 @@ class Futures:
         return [call.future for call in calls]
 
     def bulk(self) -> Bulk:
-        """The account of a `put_many` that waits for what is under way."""
+        """The account of a `put_many` that waits for what is under way. Raises Stopped where the node does not run."""
+        self._submit_patient([])
         return Bulk(self._submit_patient)
 
     def range(
@@ -154,7 +156,7 @@ class Waiting:
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
         self._until = None if timeout is None else time.monotonic() + timeout
-        self._answered: dict[Slice, threading.Event] = {}
+        self._news = threading.Event()
 
     def hand_over(self, bulk: Bulk) -> None:
         """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile, and
@@ -166,28 +168,31 @@ class Waiting:
             raise error
         if self._until is not None and time.monotonic() >= self._until:
             raise overdue(self._timeout)
-        answered = threading.Event()
-        self._answered[bulk.hand_over(answered.set)] = answered
+        bulk.hand_over(self._news.set)
 
     def settle(self, bulk: Bulk) -> None:
-        """Wait for the oldest slice. Raises its error, Timeout."""
-        if not self._wait(bulk.window[0]):
+        """Wait for the oldest slice. Raises the error that was met meanwhile, Timeout."""
+        if not self._wait(bulk.settled):
             raise overdue(self._timeout)
-        error = bulk.error if bulk.window[0].failed else None
+        error = bulk.error
         if error is not None:
             raise error
-        del self._answered[bulk.window[0]]
         bulk.settle()
 
     def see_the_end(self, bulk: Bulk) -> None:
         """Wait until all that was handed over has an outcome, or the time is over."""
-        for part in bulk.window:
-            if not self._wait(part):
-                return
+        self._wait(bulk.ended)
 
-    def _wait(self, part: Slice) -> bool:
-        left = None if self._until is None else max(0.0, self._until - time.monotonic())
-        return self._answered[part].wait(left)
+    def _wait(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition that comes with news; whether it came in time."""
+        while True:
+            self._news.clear()
+            if condition():
+                return True
+            left = None if self._until is None else self._until - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            self._news.wait(left)
 
 
 class EmbeddedKV:
@@ -260,8 +265,13 @@ class EmbeddedKV:
             while bulk.window:
                 waiting.settle(bulk)
         except Exception as reason:
+            if isinstance(reason, errors.Timeout):
+                bulk.withdraw()
             waiting.see_the_end(bulk)
             raise bulk.failure(reason) from reason
+        except BaseException:
+            bulk.withdraw()
+            raise
         return bulk.result()
 
     def range(

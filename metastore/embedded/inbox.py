@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from .. import errors
 from ..member.running import RunningMember
-from .bulk import Call
+from .bulk import Call, wanted
 
 #: Calls of this process that one turn of the loop takes in: some two milliseconds of work.
 INBOX_SLICE = 300
@@ -51,7 +51,9 @@ class Inbox:
         left = INBOX_SLICE
         for inbox, patient in ((self._hasty, False), (self._patient, True)):
             while inbox and left and not (patient and member.crowded()):
-                member.call(*inbox.popleft())
+                call = inbox.popleft()
+                if wanted(call[2]):
+                    member.call(*call)
                 left -= 1
         if (self._hasty or self._patient) and not self._posted:
             self._posted = True

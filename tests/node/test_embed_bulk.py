@@ -201,6 +201,62 @@ def test_what_the_node_gave_up_is_open(tmp_path: Path) -> None:
         check(caught.value, node, 1200)
 
 
+def test_what_still_waits_in_line_is_taken_back(tmp_path: Path) -> None:
+    """A hundred puts may be in flight. The others were handed over, and are never done once the time is over."""
+    failpoints = Failpoints()
+    with make(tmp_path, failpoints, **NARROW) as node:
+        failpoints.set("wal.before_sync", "block")
+        with pytest.raises(errors.PutManyTimeout) as caught:
+            node.put_many(((f"k{n}", "v") for n in range(60_000)), timeout=0.3)
+
+        async def awaited() -> None:
+            await node.aio.put_many({f"l{n}": "v" for n in range(2000)}, timeout=0.3)
+
+        with pytest.raises(errors.PutManyTimeout) as late:
+            asyncio.run(awaited())
+        failpoints.clear()
+        node.put("done", "", timeout=30)
+        for failure in (caught.value, late.value):
+            assert sum(map(len, failure.open)) <= NARROW["max_inflight_requests"], failure
+            assert sum(map(len, failure.not_written)) >= 1500
+        check(caught.value, node, 60_000)
+        stored = node.get_prefix("", count_only=True).count
+        assert stored == 1 + sum(map(len, (*caught.value.open, *late.value.open)))
+
+
+def test_a_put_has_one_outcome_whoever_comes_second() -> None:
+    """The node may end while the caller takes back what waits."""
+    news: list[bool] = []
+    part = bulk.Slice(0, [(b"k", b"v")] * 3, 6, lambda: news.append(part.done))
+    waiters = [bulk.SlicePut(part, place) for place in range(3)]
+    assert bulk.wanted(waiters[0])
+    part.withdraw()
+    assert not bulk.wanted(waiters[1]) and not part.done and not part.failed
+    for waiter in waiters:
+        waiter.fail(errors.Stopped())
+    assert part.done and part.failed and news == [True]
+    assert [type(one) for one in part.outcomes] == [errors.Stopped, errors.Canceled, errors.Canceled]
+    part.withdraw()
+    waiters[0].complete(b"late")
+    assert news == [True] and isinstance(part.outcomes[0], errors.Stopped)
+
+
+def test_an_error_ends_it_soon_where_little_may_be_in_flight(tmp_path: Path) -> None:
+    """What waits in line does not wait for its own time to be over: only a hundred puts have to be answered."""
+    failpoints = Failpoints()
+    with make(tmp_path, failpoints, request_timeout=0.3, **NARROW) as node:
+        failpoints.set("wal.before_sync", "block")
+        given = time.monotonic()
+        with pytest.raises(errors.PutManyTimeout, match="request timed out") as caught:
+            node.put_many(((f"k{n}", "v") for n in range(3000)), timeout=20)
+        # One after the other their times would take nine seconds and more.
+        assert time.monotonic() - given < 8
+        failpoints.clear()
+        node.put("done", "", timeout=30)
+        assert sum(map(len, caught.value.not_written)) >= 1500
+        check(caught.value, node, 3000)
+
+
 def test_a_stop_leaves_nobody_in_doubt_about_what_is_stored(tmp_path: Path) -> None:
     node = make(tmp_path, **NARROW)
     node.start()
