@@ -14,7 +14,7 @@ from metastore import Compare, Node, Op
 
 @pytest.fixture(scope="session")
 def node() -> Iterator[Node]:
-    """A node without files. It takes some 10 ms to start."""
+    """A node without files. It takes some 30 ms to start."""
     with Node.in_memory() as node:
         yield node
 

@@ -54,7 +54,9 @@ class Node(EmbeddedKV):
     def in_memory(cls, config: Config | None = None) -> Node:
         """A node without files, for tests: all that it was told is gone when it stops. It must be alone, has the memory
         engine, gives no backups, and listens at a free port of this machine unless `config` says otherwise."""
-        made = config if config is not None else Config(listen={"client": "127.0.0.1:0"})
+        # A start waits for a tick or two of the clock, which nobody else needs to be slow here.
+        quick = Config(listen={"client": "127.0.0.1:0"}, raft={"tick_interval": 0.01})
+        made = config if config is not None else quick
         return cls(made.changed(node={"data_dir": IN_MEMORY}))
 
     def start(self, timeout: float | None = None) -> None:
