@@ -7,7 +7,7 @@ blocks, and the one of asyncio, which awaits.
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
@@ -52,55 +52,47 @@ def checked(pair: object, place: int) -> Pair:
 class Slice:
     """Puts that were handed over together. `news` is called when one of them fails, and when all have an outcome.
 
-    begin: the position of the first one. nbytes: of all keys and values. outcomes: for each put the encoded reply, the
-    error, or None as long as there is neither. failed: whether one has an error. done: whether all have an outcome.
+    begin: the position of the first one. nbytes: of all keys and values. outcomes: place of a put -> the encoded reply
+    or the error, as soon as there is one. failed: whether one has an error. done: whether all have an outcome.
     """
 
     def __init__(self, begin: int, pairs: Sequence[Pair], nbytes: int, news: Callable[[], object]) -> None:
         self.begin = begin
         self.nbytes = nbytes
-        self.outcomes: list[bytes | errors.MetaStoreError | None] = [None] * len(pairs)
+        self.outcomes: dict[int, bytes | errors.MetaStoreError] = {}
         self.failed = False
         self.done = False
+        self._size = len(pairs)
         self._news = news
-        # The loop's thread takes puts out of the line, in their order, and answers them. This thread may take back the
-        # others, and a third one may refuse them at the end of the node.
-        self._lock = threading.Lock()
-        self._left = len(pairs)
-        self._taken = 0
-        self._withdrawn = False
+        # The loop's thread takes puts out of the line and answers them, the caller's thread may take back the others,
+        # and a third one may refuse them at the end of the node. There is no lock, for the handler of a signal may stop
+        # the node in the middle of any step here: `setdefault` and `next` are one step each, and the first one counts.
+        self._takers: dict[int, bool] = {}
+        self._count = itertools.count(1)
 
     def __len__(self) -> int:
-        return len(self.outcomes)
+        return self._size
 
-    def take(self) -> bool:
-        """The member is about to get the next put; whether it still should."""
-        with self._lock:
-            self._taken += not self._withdrawn
-            return not self._withdrawn
+    def take(self, place: int) -> bool:
+        """The member is about to get a put; whether it still should."""
+        return self._takers.setdefault(place, True)
 
     def withdraw(self) -> None:
         """Take back the puts that the member has not got yet. They are surely not done."""
-        with self._lock:
-            if self._withdrawn:
-                return
-            self._withdrawn = True
         error = errors.Canceled()
         error.not_done = True
-        for place in range(self._taken, len(self.outcomes)):
-            self.put(place, error)
+        for place in range(self._size):
+            if not self._takers.setdefault(place, False):
+                self.put(place, error)
 
     def put(self, place: int, outcome: bytes | errors.MetaStoreError, *, failed: bool = False) -> None:
         """The outcome of one put, the first one counts; `failed` makes it news."""
-        with self._lock:
-            if self.outcomes[place] is not None:
-                return
-            self.outcomes[place] = outcome
-            news = failed and not self.failed
-            self.failed = self.failed or failed  # before it can be done: nobody must take it for a success
-            self._left -= 1
-            if not self._left:
-                self.done = news = True
+        if self.outcomes.setdefault(place, outcome) is not outcome:
+            return
+        news = failed and not self.failed
+        self.failed = self.failed or failed  # before it can be done: nobody must take it for a success
+        if next(self._count) == self._size:
+            self.done = news = True
         if news:
             self._news()
 
@@ -123,7 +115,7 @@ class SlicePut(Waiter):
 
 def wanted(waiter: Waiter) -> bool:
     """Whether a call that waited in line should still go to the member, which gets it now."""
-    return not isinstance(waiter, SlicePut) or waiter.owner.take()
+    return not isinstance(waiter, SlicePut) or waiter.owner.take(waiter.place)
 
 
 class Spans:
@@ -203,7 +195,8 @@ class Bulk:
         """The error of the first put under way that is known to have one."""
         for part in self.window:
             if part.failed:
-                return next((one for one in part.outcomes if isinstance(one, errors.MetaStoreError)), None)
+                known = sorted(part.outcomes.copy().items())
+                return next((one for _, one in known if isinstance(one, errors.MetaStoreError)), None)
         return None
 
     def withdraw(self) -> None:
@@ -215,7 +208,7 @@ class Bulk:
         """Note what became of the oldest slice, answered or not."""
         part = self.window.popleft()
         self._under_way, self._under_way_bytes = self._under_way - len(part), self._under_way_bytes - part.nbytes
-        for place, outcome in enumerate(part.outcomes, part.begin):
+        for place, outcome in enumerate(map(part.outcomes.get, range(len(part))), part.begin):
             if isinstance(outcome, bytes) or isinstance(outcome, errors.ReplyTooLarge):
                 self._written.add(place, place + 1)
                 if isinstance(outcome, bytes):

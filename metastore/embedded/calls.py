@@ -14,6 +14,7 @@ them short. A blocking call in one raises RuntimeError.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import errors
+from ..threads import LOOK_UP
 from .answers import may_block
 from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, Call, checked, pairs_of
@@ -156,7 +158,9 @@ class Waiting:
     def __init__(self, timeout: float | None) -> None:
         self._timeout = timeout
         self._until = None if timeout is None else time.monotonic() + timeout
-        self._news = threading.Event()
+        # No Event, whose own lock this thread might hold when the handler of a signal stops the node in it.
+        self._news = threading.Lock()
+        self._news.acquire()
 
     def hand_over(self, bulk: Bulk) -> None:
         """Hand over what was gathered, as soon as there is room for it. Raises the error that was met meanwhile, and
@@ -168,7 +172,7 @@ class Waiting:
             raise error
         if self._until is not None and time.monotonic() >= self._until:
             raise overdue(self._timeout)
-        bulk.hand_over(self._news.set)
+        bulk.hand_over(self._tell)
 
     def settle(self, bulk: Bulk) -> None:
         """Wait for the oldest slice. Raises the error that was met meanwhile, Timeout."""
@@ -183,16 +187,19 @@ class Waiting:
         """Wait until all that was handed over has an outcome, or the time is over."""
         self._wait(bulk.ended)
 
+    def _tell(self) -> None:
+        """There is news; from any thread."""
+        with contextlib.suppress(RuntimeError):  # it was told already
+            self._news.release()
+
     def _wait(self, condition: Callable[[], bool]) -> bool:
         """Wait for a condition that comes with news; whether it came in time."""
-        while True:
-            self._news.clear()
-            if condition():
-                return True
-            left = None if self._until is None else self._until - time.monotonic()
-            if left is not None and left <= 0:
+        while not condition():
+            left = LOOK_UP if self._until is None else self._until - time.monotonic()
+            if left <= 0:
                 return False
-            self._news.wait(left)
+            self._news.acquire(timeout=min(left, LOOK_UP))
+        return True
 
 
 class EmbeddedKV:

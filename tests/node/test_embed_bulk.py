@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import pickle
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -235,10 +236,29 @@ def test_a_put_has_one_outcome_whoever_comes_second() -> None:
     for waiter in waiters:
         waiter.fail(errors.Stopped())
     assert part.done and part.failed and news == [True]
-    assert [type(one) for one in part.outcomes] == [errors.Stopped, errors.Canceled, errors.Canceled]
+    assert [type(part.outcomes[place]) for place in range(3)] == [errors.Stopped, errors.Canceled, errors.Canceled]
     part.withdraw()
     waiters[0].complete(b"late")
     assert news == [True] and isinstance(part.outcomes[0], errors.Stopped)
+
+
+@pytest.mark.parametrize("at", range(8))
+def test_a_handler_of_a_signal_stops_the_node_in_the_middle_of_it(tmp_path: Path, at: int) -> None:
+    """The signal comes wherever the thread is in `put_many` by then."""
+    node = make(tmp_path)
+    node.start()
+    handled = signal.signal(signal.SIGALRM, lambda *_: node.stop())
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.002 + at * 0.007)
+        with pytest.raises(errors.ApiError) as caught:
+            for turn in itertools.count():
+                node.put_many((f"k{n % 7}", str(turn)) for n in range(3000))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handled)
+    error = caught.value
+    reason = error.reason if isinstance(error, errors.PutManyFailed) else error
+    assert isinstance(reason, errors.Stopped | errors.Timeout) and node.wait(0)
 
 
 def test_an_error_ends_it_soon_where_little_may_be_in_flight(tmp_path: Path) -> None:
