@@ -123,8 +123,8 @@ class Forger:
         """Attack for some seconds. Begin with more than one member may take in, and the last term for each."""
         self.hang_up(self._crowd)
         address = self.random.choice(self.addresses)
-        self.strangers(address)
         self.swollen(address)
+        self.strangers(address)
         self.crowd(address)
         self.last_terms()
         until = time.monotonic() + seconds
@@ -161,24 +161,27 @@ class Forger:
 
     def strangers(self, address: str) -> None:
         """Greet a member as many that no roster knows, and stay."""
-        target = self.members[address]
         for number in range(STRANGERS):
-            who = replace(target, member_id=(number + 1) << 40, name="nobody", incarnation="x", life=number + 1)
             with contextlib.suppress(OSError):
-                self.as_member(b"", hs.CONTROL, (address, target, who), hold=True)
+                self.as_member(b"", hs.CONTROL, self.nobody(address, number), hold=True)
+
+    def nobody(self, address: str, number: int) -> Pair:
+        """A member, in the name of a process that no roster knows."""
+        target = self.members[address]
+        who = replace(target, member_id=(number + 1) << 40, name="nobody", incarnation="x", life=number + 1)
+        return address, target, who
 
     def swollen(self, address: str) -> None:
-        """Send a greeting and two frames that are longer than they may be, as their headers say, and stay."""
-        target = self.members[address]
-        data = self.greeting()
-        with contextlib.suppress(OSError):
-            self.throw(address, data[:12] + struct.pack("<I", 1 << 30) + bytes(SWOLLEN), hold=True)
+        """Send greetings and frames that are longer than they may be, as their headers say, and stay."""
+        greeting = self.greeting()[:12] + struct.pack("<I", 1 << 30) + bytes(SWOLLEN // 2)
+        for _ in range(4):
+            with contextlib.suppress(OSError):
+                self.throw(address, greeting, hold=True)
         start = struct.pack("<IIIB3x", 0, 4 * SWOLLEN, 84, 1)
-        data = start + struct.pack("<I", zlib.crc32(start)) + bytes(SWOLLEN)
-        for sender in self.members.values():
-            if sender is not target:
-                with contextlib.suppress(OSError):
-                    self.as_member(data, hs.CONTROL, (address, target, sender), hold=True)
+        frame = start + struct.pack("<I", zlib.crc32(start)) + bytes(SWOLLEN)
+        for number in (STRANGERS, STRANGERS + 1):
+            with contextlib.suppress(OSError):
+                self.as_member(frame, hs.CONTROL, self.nobody(address, number), hold=True)
 
     def crowd(self, address: str) -> None:
         """Open many connections to one member that send nothing or half a greeting, and stay."""
