@@ -533,7 +533,7 @@ class Plant(NamedTuple):
 
 PLANTS = [
     Plant("vote not persisted", "forgotten_votes", 4, raft.PLANT_VOTE_NOT_PERSISTED),
-    Plant("ack before sync", "usual", 5, raft.PLANT_ACK_BEFORE_SYNC),
+    Plant("ack before sync", "usual", 10, raft.PLANT_ACK_BEFORE_SYNC),
     Plant("commit of an old term", "old_terms", 4, raft.PLANT_COMMIT_OLD_TERM),
     Plant("read without a round", "deposed_leaders", 4, raft.PLANT_READ_WITHOUT_ROUND),
     Plant("lease kept", "lease", 6, raft.PLANT_LEASE_KEPT),
