@@ -228,6 +228,43 @@ def test_watchers_are_told_what_was_acknowledged(engine: dict[str, str], cluster
         assert all(events == told[0] for events in told)
 
 
+def test_a_watcher_is_told_that_a_snapshot_took_its_history(cluster_of: MakeCluster) -> None:
+    """What the snapshot's maker had compacted is gone. The client goes on at the revision that it is told."""
+    cluster = cluster_of(settings=EAGER).start()
+    leader, still = cluster.leader(), cluster.followers()[0]
+    with still.client() as client, leader.client() as other, WatchStream(client) as stream:
+        last = client.status().raftIndex
+        created = stream.create(b"w/", b"w0")
+        compacted: list[int] = []
+        stand_still(still)
+
+        def cut() -> bool:
+            for number in range(50):
+                revision = other.put(b"w/%d" % number, b"x" * 700).header.revision
+            other.compact(revision)
+            compacted.append(revision)
+            return metric(leader, "metastore_wal_first_index") > last + ON_THE_WAY
+
+        try:
+            wait_until(cut, 60, "a log that begins later")
+        finally:
+            go_on(still)
+        end = stream.wait_for(lambda response: response.canceled)
+        assert (end.watch_id, end.header.revision) == (created.watch_id, 0)
+        # What was on the way to it when it stood still comes first.
+        first = created.header.revision + 1
+        early = [event.kv.mod_revision for event in stream.events()]
+        assert early == list(range(first, first + len(early))) and end.compact_revision > first + len(early)
+        # The log behind the snapshot has more compactions.
+        cluster.same_everywhere()
+        again = stream.create(b"w/", b"w0", start_revision=compacted[-1])
+        assert not again.canceled and end.compact_revision in compacted
+        revision = other.put(b"w/end", b"1").header.revision
+        stream.wait_for(lambda response: any(event.kv.key == b"w/end" for event in response.events))
+        revisions = [event.kv.mod_revision for event in stream.events(again.watch_id)]
+        assert revisions == list(range(compacted[-1], revision + 1))
+
+
 def test_a_watcher_begins_at_the_revision_of_a_response(cluster_of: MakeCluster) -> None:
     """On every member, whether it has that revision already or not."""
     cluster = cluster_of().start()
