@@ -80,10 +80,10 @@ def test_messages_that_do_not_end(fresh: Make) -> None:
     """14 connections filled the room for requests for ever, and all writers were refused."""
     settings = {"limits.max_inflight_bytes": '"16MiB"', "limits.handshake_timeout": '"3s"'}
     node = fresh(settings=settings).start()
-    half = h.message(bytes(1_000_000))[:200_000]
+    half = h.message(bytes(1_000_000))[:100_000]
     with attacked(node, 96 * MIB), contextlib.ExitStack() as stack, node.client() as client:
         raws = [stack.enter_context(Raw(node)) for _ in range(20)]
-        for number in range(30):
+        for number in range(60):
             for raw in raws:
                 stream = 2 * number + 1
                 raw.send(begin(stream) + in_frames(stream, half, end=False))

@@ -48,9 +48,10 @@ from .watchers import ASKS_PROGRESS, LIVE, SimHub, SimSink, Spectator
 class EarlyReport(Driver):
     """Says that a Ready is durable when it has only been handed to the disk."""
 
-    def _persist(self, ready: Any, now: float) -> None:
-        super()._persist(ready, now)
+    def _persist(self, ready: Any, now: float) -> bool:
+        handed = super()._persist(ready, now)
         self._durable(ready.number)
+        return handed
 
 
 class SecondForward(Driver):
@@ -369,12 +370,13 @@ class AnyTerm(ReadAhead):
 class LogKept(Driver):
     """Keeps its log where a snapshot takes its place, if it is long enough."""
 
-    def _persist(self, ready: Any, now: float) -> None:
+    def _persist(self, ready: Any, now: float) -> bool:
         log = self.log
         if ready.snapshot is not None and ready.snapshot.index <= log.last_index():
             self.log = SimpleNamespace(append=log.append, submit=log.submit, save_snapshot_position=lambda *_: None)
-        super()._persist(ready, now)
+        handed = super()._persist(ready, now)
         self.log = log
+        return handed
 
 
 def unguarded(engine: Engine, _name: str) -> Engine:
