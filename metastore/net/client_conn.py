@@ -33,7 +33,9 @@ from metastore.net.places import Places
 
 log = logging.getLogger("metastore.conn")
 
-RECV_SIZE: Final = 256 * 1024
+#: Bytes that are read of a connection in one turn. The smallest frames take 1.4 us for 12 bytes on a slow machine. This
+#: makes at most 8 ms; four times as many bytes took 28 ms.
+RECV_SIZE: Final = 64 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024
 #: How many connections are looked at before a newcomer is refused, because each had a request waiting.

@@ -37,7 +37,9 @@ __all__ = ["REFUSALS", "PeerHandler", "PeerIdentity", "PeerLimits", "PeerTranspo
 
 log = logging.getLogger("metastore.peer")
 
-RECV_SIZE: Final = 256 * 1024
+#: Bytes that are read of a connection in one turn. The smallest frames take 1 to 2 us for 22 bytes, which makes at most
+#: 6 ms.
+RECV_SIZE: Final = 64 * 1024
 BACKLOG: Final = 128
 #: Seconds between two equal log lines about the same peer.
 REPEAT: Final = 30.0
