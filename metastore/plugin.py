@@ -1,13 +1,32 @@
-"""What plug-ins are written with: storage engines, codecs.
+"""What plug-ins are written with: storage engines, codecs. `plugin.pyi` is the contract, word by word.
 
 An engine subclasses `Engine`; its views are engines that are only read. Each write stores its log position under the
-key `APPLIED_KEY`. `metastore.testing.engine_contract.EngineContract` tests an engine. A codec has the shape of `Codec`.
+key `APPLIED_KEY`. A codec has the shape of `Codec`. `metastore.testing` has the suites that test both.
 """
 
 from __future__ import annotations
 
-from ._core.engine import APPLIED_KEY, Engine
-from .errors import EngineBusy, EngineDamaged, EngineFailed, MetaStoreError
+from ._core.engine import APPLIED_KEY, CONTRACT, Engine
+from ._core.ordered_map import OrderedMap as Batch
+from .errors import (
+    ConfigError,
+    DamagedData,
+    DiskFailed,
+    EngineBusy,
+    EngineDamaged,
+    EngineFailed,
+    EngineFull,
+    FormatError,
+    MetaStoreError,
+)
 from .ports import Codec
+from .settings import parse_duration, parse_size
 
-__all__ = ["APPLIED_KEY", "Codec", "Engine", "EngineBusy", "EngineDamaged", "EngineFailed", "MetaStoreError"]
+#: A view of an engine: an engine of which only the reading methods are called.
+View = Engine
+
+__all__ = [
+    "APPLIED_KEY", "CONTRACT", "Batch", "Codec", "ConfigError", "DamagedData", "DiskFailed", "Engine", "EngineBusy",
+    "EngineDamaged", "EngineFailed", "EngineFull", "FormatError", "MetaStoreError", "View", "parse_duration",
+    "parse_size",
+]  # fmt: skip

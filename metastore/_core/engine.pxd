@@ -24,6 +24,8 @@ cdef class Engine:
     cpdef object seek_ge(self, bytes key)
     cpdef object seek_le(self, bytes key)
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit)
+    cpdef list find_many(self, object keys)
+    cpdef object count(self, bytes start, bytes end)
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term)
     cpdef tuple applied(self)
     cpdef Engine view(self)

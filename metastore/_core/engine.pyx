@@ -1,8 +1,9 @@
 """Storage engines: an ordered bytes -> bytes map that takes one atomic write for each applied batch.
 
-`Engine` is the base of every engine. A plug-in subclasses it in Python, declares `persistent`, and overrides get, scan,
-write, applied, view, size and restore, and durable_applied too if it is persistent. It may override the methods that
-have defaults. MemoryEngine overrides the C-level methods too. Contract suite: metastore/testing/engine_contract.py.
+`Engine` is the base of every engine. `metastore/plugin.pyi` is its contract. A plug-in subclasses it in Python,
+declares `CONTRACT` and `persistent`, and overrides get, scan, write, applied, view, size and restore, and
+durable_applied too if it is persistent. It may override the methods that have defaults. MemoryEngine overrides the
+C-level methods too. Contract suite: metastore/testing/engine_contract.py.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -17,6 +18,8 @@ from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first
                                    garbage_left, node_release, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
+# The version of the contract between this program and its plug-ins (metastore/plugin.pyi).
+CONTRACT = 1
 # The engine's own record in table 'm': its position in the log.
 APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
@@ -73,8 +76,15 @@ cdef class Engine:
     therefore a start refuses an engine that does not declare it.
     """
 
+    #: The contract that the class was written for; None: it does not say.
+    CONTRACT = None
+    #: The version of its files.
+    FORMAT = 1
     #: None: a class that leaves it so does not say whether it lasts.
     persistent = None
+    #: Bytes of the longest key and of the longest value; None for no limit.
+    max_key = None
+    max_value = None
     #: Whether the engine takes no writes at present, because it found no room on its disk.
     full = False
     #: Bytes that must be free on its disk, or it may find no room; None for an engine that has no files of its own.
@@ -170,6 +180,15 @@ cdef class Engine:
         """Return (key, value) of the last key not above `key`, or None."""
         pairs = self.scan(b"", key + b"\0", True, 1)
         return pairs[0] if pairs else None
+
+    cpdef list find_many(self, object keys):
+        """Return the value of each of `keys`, or None, in their order."""
+        return [self.get(key) for key in keys]
+
+    cpdef object count(self, bytes start, bytes end):
+        """Return how many keys there are with start <= key < end (None: no bound), or None if the engine would have to
+        walk over them."""
+        return None
 
     cpdef bint reclaim(self):
         """Do a slice (at most a millisecond) of the freeing that is left over. Return True while there is more."""
@@ -285,6 +304,16 @@ cdef class GuardedEngine(Engine):
         return self.inner.persistent
 
     @property
+    def max_key(self):
+        """See Engine."""
+        return self.inner.max_key
+
+    @property
+    def max_value(self):
+        """See Engine."""
+        return self.inner.max_value
+
+    @property
     def full(self):
         """See Engine."""
         try:
@@ -356,6 +385,20 @@ cdef class GuardedEngine(Engine):
             return self.inner.seek_le(key)
         except Exception as error:
             self.fail("seek_le", error)
+
+    cpdef list find_many(self, object keys):
+        """See Engine."""
+        try:
+            return self.inner.find_many(keys)
+        except Exception as error:
+            self.fail("find_many", error)
+
+    cpdef object count(self, bytes start, bytes end):
+        """See Engine."""
+        try:
+            return self.inner.count(start, end)
+        except Exception as error:
+            self.fail("count", error)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
         """See Engine. This is the only call that may be busy."""
@@ -510,6 +553,7 @@ cdef object alive = WeakSet()
 cdef class MemoryEngine(Engine):
     """Everything in memory. After a crash, the snapshot and the log after it are left."""
 
+    CONTRACT = CONTRACT
     persistent = False
 
     def __cinit__(self):

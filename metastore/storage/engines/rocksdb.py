@@ -226,6 +226,7 @@ class RocksEngine(RecentEngine):
     DiskFailed.
     """
 
+    CONTRACT = 1
     persistent = True
 
     def __init__(self, path: str, options: RocksdbTable | None = None) -> None:
