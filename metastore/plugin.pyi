@@ -174,8 +174,8 @@ class Engine:
         """Do a slice (at most a millisecond) of the freeing that is left over; True while there is more."""
 
     def defragment(self) -> float | None:
-        """Begin, or go on, to give back room that is held and not needed (at most a millisecond). Return None when it is
-        done, else the seconds after which to call again. Default: `reclaim`, until that is done."""
+        """Begin, or go on, to give back room that is held and not needed (at most a millisecond). Return None when it
+        is done, else the seconds after which to call again. Default: `reclaim`, until that is done."""
 
     # -- receiving a snapshot beside the old contents: an optional capability, all of it or nothing
 
@@ -211,7 +211,6 @@ class Codec(Protocol):
     #: The byte before each payload: 16 to 255, chosen once and for all, since it stands in every log and snapshot.
     flag: int
     #: 1: `CONTRACT: ClassVar[int] = 1`. It is not part of the type, but a codec without it is refused.
-
     def compress(self, data: bytes) -> bytes:
         """Return the compressed form, a `bytes`. It may be longer than the data, and is not used then. If this raises,
         or returns something else, the data is stored as it is, which the log and a metric say."""
