@@ -58,7 +58,8 @@ cdef class BatchProposer:
     cdef uint64_t _refused
     cdef bint _undo
     cdef uint8_t _undo_reason
-    cdef dict _dropped                    # ids that must not be handed out -> number of the last batch that may hold them
+    cdef public list removed              # (member that dropped it, id) of operations that take() left out
+    cdef dict _dropped                    # ids that must not be handed out -> (last batch that may hold them, member)
     cdef dict _waiters                    # the dict that loses the removed operations
 
     # Adds an encoded operation. Raises TooManyRequests or RequestTooLarge; after an error nothing has changed.
@@ -78,6 +79,6 @@ cdef class BatchProposer:
     cdef int _refuse(self, size_t n) except -1
     cdef int _more_slots(self) except -1
     cdef int _shrink(self) except -1
-    cpdef drop(self, ids, dict waiters)
+    cpdef drop(self, ids, dict waiters, uint64_t member=*)
     cdef int _weed(self, Batch* batch) except -1
     cdef int _forget(self, uint64_t number) except -1

@@ -282,6 +282,7 @@ cdef class BatchProposer:
         if self._batches == NULL or self._buf == NULL:
             raise MemoryError
         self._cap = FIRST_ROOM
+        self.removed = []
         memset(self._reasons, 0, sizeof(self._reasons))
 
     def __dealloc__(self):
@@ -454,9 +455,10 @@ cdef class BatchProposer:
         self._undo_reason = reason
         return out
 
-    cpdef drop(self, ids, dict waiters):
+    cpdef drop(self, ids, dict waiters, uint64_t member=0):
         """Remove the operations with these request ids if they are still queued. `waiters` (by request id) loses the
-        removed ones. The work is done when the batch with them is taken.
+        removed ones. The work is done when the batch with them is taken. `member` is the other member that the operations
+        came from, or 0; `removed` then gets (member, id) of each operation that was removed.
 
         Ids that are not queued do no harm. At most 2 * limit_count ids are kept, twice as many as may be queued, so
         that a peer which names others can use up no memory; beyond that they are ignored.
@@ -469,7 +471,7 @@ cdef class BatchProposer:
         for one in ids:
             if <size_t>len(self._dropped) >= 2 * self.limit_count:
                 break
-            self._dropped.setdefault(one, last)
+            self._dropped.setdefault(one, (last, member))
         self._waiters = waiters
 
     @property
@@ -484,10 +486,13 @@ cdef class BatchProposer:
         cdef OpView op
         for one in ops:
             op_read(<const uint8_t*>PyBytes_AS_STRING(<bytes>one), PyBytes_GET_SIZE(<bytes>one), &op)
-            if self._dropped.pop(op.request_id, None) is not None:
-                self._waiters.pop(op.request_id, None)
-            else:
+            dropped = self._dropped.pop(op.request_id, None)
+            if dropped is None:
                 kept.append(one)
+                continue
+            self._waiters.pop(op.request_id, None)
+            if dropped[1]:
+                self.removed.append((dropped[1], op.request_id))
         if len(kept) < len(ops):
             framed = frame(kept) if kept else b""
             memcpy(self._buf + batch.offset, PyBytes_AS_STRING(framed), PyBytes_GET_SIZE(framed))
@@ -508,7 +513,7 @@ cdef class BatchProposer:
     cdef int _forget(self, uint64_t number) except -1:
         """Forget the ids that were dropped before any batch behind this one was begun: they had been handed out."""
         cdef list over = []
-        for one, last in self._dropped.items():
+        for one, (last, _) in self._dropped.items():
             if <uint64_t>last > number:
                 break
             over.append(one)

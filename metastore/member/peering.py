@@ -250,8 +250,8 @@ class Peering:
         self._driver.receive_forward(from_, frame, self._loop.now())
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
-        """Operations of ours were not logged."""
-        self._driver.receive_refusal(code, ids)
+        """Operations of ours were not logged, or `from_` withdraws its own."""
+        self._driver.receive_refusal(from_, code, ids)
 
     def on_unreachable(self, member: int) -> None:
         """A message for `member` was lost."""

@@ -198,6 +198,8 @@ class Driver:
         if self._images is not None and self.retry_at is None:
             self._apply_on(now)
         self._propose(now)
+        if self.proposer.removed:
+            self.pending.confirm_withdrawals()
         self.reads.start(now, self.leader_id)
         while self.raw.has_ready():
             if applied == PUMP_READIES:
@@ -280,19 +282,22 @@ class Driver:
         """Take operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
         self.pending.receive_forward(sender, batch, now, self.is_leader)
 
-    def receive_refusal(self, code: int, ids: list[int]) -> None:
-        """The leader did not log these operations of ours. WITHDRAWN: another member wants its own not to be logged."""
+    def receive_refusal(self, sender: int, code: int, ids: list[int]) -> None:
+        """The leader did not log these operations of ours. WITHDRAWN: `sender` wants its own not to be logged."""
         if code == WITHDRAWN:
-            self.withdraw(ids)
+            self.withdraw(ids, sender)
         else:
             self.pending.receive_refusal(code, ids)
 
-    def withdraw(self, ids: list[int]) -> None:
+    def withdraw(self, ids: list[int], member: int = 0) -> None:
         """Nobody waits for the operations with these request ids any more: those that are in no log yet must not get
         there, neither here nor at the leader that they were forwarded to.
+
+        `member` is the other member that they came from, or 0. It is told which of them were dropped. Their waiters
+        stay where an operation may still be applied, because they count for the back pressure until then.
         """
         self.changes.withdraw(ids)
-        self.pending.withdraw(ids, 0 if self.is_leader else self.leader_id)
+        self.pending.withdraw(ids, 0 if self.is_leader else self.leader_id, member)
 
     def change_members(self, operation: bytes, now: float) -> None:
         """Carries out an encoded operation of kind MEMBER, whose waiter is in `kv.waiters` already.

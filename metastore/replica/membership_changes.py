@@ -98,11 +98,11 @@ class Judge:
             raise errors.FormatError("membership operation: only a leader states its roster")
         self._queue.append(Waiting(self.raw.last_index, sender, operation, change, deadline))
 
-    def withdraw(self, ids: Collection[int]) -> set[int]:
-        """Removes the changes with these request ids, for which nobody waits any more. Returns the ids it removed."""
-        withdrawn = {ident for one in self._queue if (ident := decode_op(one.operation).request_id) in ids}
+    def withdraw(self, ids: Collection[int]) -> list[Waiting]:
+        """Removes the changes with these request ids, for which nobody waits any more, and returns them."""
+        withdrawn = [one for one in self._queue if decode_op(one.operation).request_id in ids]
         if withdrawn:
-            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in withdrawn)
+            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in ids)
         return withdrawn
 
     def drop(self) -> list[Waiting]:
@@ -238,14 +238,16 @@ class MembershipChanges:
     def withdraw(self, ids: Iterable[int]) -> None:
         """Notes that nobody waits for these operations any more. `ids` are request ids of this member or another one.
 
-        The operations that wait here, for a leader or to be judged, are not logged.
+        The operations that wait here, for a leader or to be judged, are not logged. Other members are told so.
         """
         withdrawn = set(ids)
         for operation, _ in self.requests:
             if (ident := decode_op(operation).request_id) in withdrawn:
                 self._waiters.pop(ident, None)  # `hand_on` skips an operation without a waiter
-        for ident in self._judge.withdraw(withdrawn):
-            self._waiters.pop(ident, None)
+        for change in self._judge.withdraw(withdrawn):
+            self._waiters.pop(decode_op(change.operation).request_id, None)
+            if change.sender != self._own_id:
+                self._refuse(change.sender, change.operation, errors.LeaderChanged())
 
     def leader_changed(self) -> None:
         """Empties the queue of changes to judge. Our own changes wait for the next leader; all others are refused."""

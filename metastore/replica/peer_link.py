@@ -44,7 +44,8 @@ class PeerLink:
     def refuse(self, to: int, code: int, ids: list[int]) -> None:
         """Tell member `to` that the operations with these request ids were surely not logged; `code` says why."""
         if self._transport is not None:
-            self._transport.refuse(to, code, ids)
+            for at in range(0, len(ids), MAX_BATCH_OPS):
+                self._transport.refuse(to, code, ids[at : at + MAX_BATCH_OPS])
 
     def withdraw(self, to: int, ids: list[int]) -> None:
         """Ask member `to` not to log these operations that were forwarded to it, if it has not done so yet."""

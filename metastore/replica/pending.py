@@ -118,16 +118,29 @@ class Pending:
         """The leader did not log these operations of ours."""
         found = [self._kv.waiters.pop(ident, None) for ident in ids]
         fail_each([waiter for waiter in found if waiter is not None], refusal_type(code))
+        self._settle_forwarded()
 
-    def withdraw(self, ids: list[int], leader: int) -> None:
+    def withdraw(self, ids: list[int], leader: int, member: int) -> None:
         """Nobody waits for these operations any more: those that are in no log yet must not get there.
 
         What is queued here is dropped. `leader` is the member to which operations are forwarded now, or 0; it hears of
-        this on the way that the operations took, so it drops what it has not logged yet.
+        this on the way that the operations took, so it drops what it has not logged yet. `member` is the other member
+        that the operations came from, or 0.
         """
-        self._proposer.drop(ids, self._kv.waiters)
+        self._proposer.drop(ids, self._kv.waiters, member)
         if leader:
             self._link.withdraw(leader, ids)
+
+    def confirm_withdrawals(self) -> None:
+        """Refuses the operations of other members that were dropped from the queue, so their members stop counting
+        them.
+        """
+        removed: dict[int, list[int]] = {}
+        for member, ident in self._proposer.removed:
+            removed.setdefault(member, []).append(ident)
+        self._proposer.removed.clear()
+        for member, ids in removed.items():
+            self._link.refuse(member, refusal_code(errors.LeaderChanged()), ids)
 
     # ---- outcomes
 

@@ -320,6 +320,7 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("withdrawal", "the leader is not told", part(PeerLink, "withdraw", nothing)),
     ("withdrawal", "what is queued stays", part(Pending, "withdraw", nothing)),
     ("withdrawal", "changes stay", part(MembershipChanges, "withdraw", nothing)),
+    ("withdrawal", "what was dropped is not refused", part(Pending, "confirm_withdrawals", nothing)),
     ("membership_change", "before its commit is durable", kind(ChangesAtOnce)),
     ("membership_change_on_a_follower", "what was not taken counts as sent", part(PeerLink, "forward", taken)),
     ("membership_change_and_leader_change", "they wait for ever", part(MembershipChanges, "leader_changed", nothing)),

@@ -636,7 +636,7 @@ class Member(Greeted):
         call, args = {
             "raft": (self._message, (data,)), "snap": (self._snap, (sender, data)),
             "snapped": (self._snapped, (sender, data)), "forward": (self._forwarded, (sender, data)),
-            "refuse": (self._refused, (data,)),
+            "refuse": (self._refused, (sender, data)),
         }[kind]  # fmt: skip
         if number:
             call, args = self.hears, (sender, number, call, args)
@@ -649,8 +649,8 @@ class Member(Greeted):
         else:
             self.greeter.peering.on_message(message)
 
-    def _refused(self, told: tuple[int, list[int]]) -> None:
-        self.driver.receive_refusal(*told)
+    def _refused(self, sender: int, told: tuple[int, list[int]]) -> None:
+        self.driver.receive_refusal(sender, *told)
 
     def _snap(self, sender: int, parts: Any) -> None:
         self.snapshots.incoming(sender, *parts)

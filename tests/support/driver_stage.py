@@ -361,7 +361,7 @@ class Member:
         if parcel.kind == "forward":
             self.driver.receive_forward(parcel.sender, parcel.data, self.world.now)
         elif parcel.kind == "refusal":
-            self.driver.receive_refusal(*parcel.data)
+            self.driver.receive_refusal(parcel.sender, *parcel.data)
         else:
             self.driver.receive(Message.decode(parcel.data.encode()))
         self.turn()

@@ -444,10 +444,25 @@ def test_dropped_operations_are_not_handed_out() -> None:
     assert batches == [[0, 3], [8, 9]]
     assert sorted(waiters) == [0, 3, 8, 9]
     assert (proposer.queued, proposer.queued_bytes, proposer.inflight_bytes) == (0, 0, 0)
+    assert not proposer.removed, "they are operations of this member"
     # Ids that were handed out before are forgotten: nothing is searched for them any more.
     proposer.add(encode_op(PUT, 99, b"later"), 0.0)
     assert proposer.take(0.0, True, True) is not None and proposer.untake() is None
     assert request_ids(proposer.take(0.0, True, True)) == [99]
+
+
+def test_operations_that_other_members_dropped_are_told() -> None:
+    proposer = BatchProposer(4, 1 << 20, 0.0, 1000, 1 << 20)
+    for ident in range(8):
+        proposer.add(encode_op(PUT, ident, b"x"), 0.0)
+    proposer.drop([1, 6], {}, 22)
+    proposer.drop([2, 6], {}, 33)
+    proposer.drop([3], {})
+    assert not proposer.removed, "they are not looked for before their batch is taken"
+    assert request_ids(proposer.take(0.0, True, True)) == [0]
+    assert proposer.removed == [(22, 1), (33, 2)]
+    assert request_ids(proposer.take(0.0, True, True)) == [4, 5, 7]
+    assert proposer.removed == [(22, 1), (33, 2), (22, 6)]
 
 
 def test_dropping_the_only_operation_leaves_nothing() -> None:

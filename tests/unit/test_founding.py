@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -208,6 +208,42 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     )  # fmt: skip
     assert (peering.founding is not None) == asks == driver.kv.holding
     assert answers == [asks]
+
+
+def test_a_member_without_a_leader_says_again_for_whom_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    """The first line comes after a second, and one every ten seconds from then on, until there is a leader."""
+    identity = Identity.create("a", "t", {"a": "h:1", "b": "h:2"}, "00")
+    raw = SimpleNamespace(status=lambda: SimpleNamespace(last_index=1), term=1)
+    driver: Any = SimpleNamespace(raw=raw, kv=SimpleNamespace(), roster=None, hold=lambda _on: None, leader_id=0)
+    membership: Any = SimpleNamespace(label=lambda member: f"n{member}")
+    unused: Any = None
+    peering = Peering(
+        Config(), identity, driver, membership, unused, unused, unused, unused, connect=unused, start=1, life=2,
+        doubt=0, transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
+    )  # fmt: skip
+    stats = {2: {"connected": False, "address": "h:2", "trouble": "refused"}}
+    asked: list[int] = []
+    peering.transport = cast("Any", SimpleNamespace(stats=lambda: stats, ask_roster=asked.append))
+
+    def lines(first: int, last: int) -> list[tuple[float, str]]:
+        """Let tenths of a second pass. Return what was logged, and when."""
+        found = []
+        for tenth in range(first, last):
+            caplog.clear()
+            peering.tick(tenth / 10)
+            found += [(tenth / 10, record.getMessage()) for record in caplog.records]
+        return found
+
+    waiting = "no leader: waiting for n2 at h:2 (refused)"
+    assert lines(0, 350) == [(1.0, waiting), (11.0, waiting), (21.0, waiting), (31.0, waiting)]
+    assert not asked, "nobody is connected"
+    driver.leader_id = 2
+    assert lines(350, 600) == []
+    driver.leader_id = 0
+    assert lines(600, 615) == [(61.0, waiting)]
+    stats[2]["connected"] = True
+    assert [at for at, text in lines(615, 815) if "election is under way" in text] == [71.0, 81.0]
+    assert asked == [2, 2], "the roster, every ten seconds"
 
 
 def test_strangers_have_no_say() -> None:
