@@ -83,6 +83,8 @@ class Node(EmbeddedKV):
         except BaseException:
             if life is not None:
                 life.stop()
+            elif self._life is None:
+                self._stopped.open()  # no life began, and `wait` must not wait for one
             raise
         if life.failure is not None:
             life.stop()

@@ -175,6 +175,18 @@ def test_a_failed_start_leaves_nothing_and_says_why_again(tmp_path: Path) -> Non
             node.start()
 
 
+def test_nobody_waits_for_a_node_that_could_not_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start fails before there is a thread, so nothing would ever end such a wait."""
+    node = make(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.delattr("select.epoll")
+        with pytest.raises(errors.MetaStoreError):
+            node.start()
+    assert node.wait(60)
+    with pytest.raises(errors.Stopped):
+        node.start()
+
+
 def test_a_second_node_on_the_same_data_is_told_who_has_it(tmp_path: Path) -> None:
     with make(tmp_path) as node:
         with nothing_left(), pytest.raises(errors.DataDirInUse, match=f"process {os.getpid()}, which is this one"):
