@@ -73,8 +73,13 @@ def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Fail a test that CI runs four times if it takes too long."""
+    """Fail a test that is skipped where it could run, and one that CI runs four times if it takes too long."""
     report = yield
+    if report.skipped and not hasattr(report, "wasxfail"):
+        why = runs.wrongly_skipped(getattr(item, "originalname", item.name))
+        if why:
+            report.outcome = "failed"
+            report.longrepr = why
     if call.when != "call" or not report.passed or runs.marks_of(item.path):
         return report
     why = runs.too_long(runs.seconds().since(item.stash[BEGAN]), build_info()["flavour"])

@@ -90,9 +90,3 @@ cdef bint purge(Store store, size_t budget) except -1:
     store.stale = more
     return more
 
-
-# --- for tests -------------------------------------------------------------------------------------------
-
-def spill_now(Store store not None) -> None:
-    """Hand what an unfinished entry has changed to the engine."""
-    spill(store)

@@ -78,7 +78,7 @@ cdef class WatchHub:
     calls `step` when the store has changed, and `tick` with the time.
     """
 
-    def __init__(self, Store store not None, *, size_t max_per_stream=50_000, size_t max_per_node=200_000,
+    def __init__(self, Store store not None, *, size_t max_per_stream=50_000, size_t max_per_node=100_000,
                  size_t fragment_size=1_572_864, size_t max_response=128 << 20,
                  size_t max_held=4 << 20, size_t batch=BATCH, double interval=600.0, jitter=lambda: 0.0):
         self.store = store

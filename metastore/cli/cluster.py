@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import random
 import shutil
 import signal
 import socket
@@ -43,12 +44,20 @@ def parser() -> argparse.ArgumentParser:
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports that no process listens on at this moment."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for sock in sockets:
-            sock.bind(("127.0.0.1", 0))
-        return [sock.getsockname()[1] for sock in sockets]
+    """Return ports that nobody has at this moment. They lie below the ports that the system gives to processes that
+    dial out: one of those could be taken before its node listens, or while the node is being restarted.
+    """
+    low = 32_768
+    with contextlib.suppress(OSError):
+        low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    while len(ports) < count:
+        port = random.randrange(min(10_000, low // 2), low)
+        with socket.socket() as sock, contextlib.suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in ports:
+                ports.append(port)
+    return ports
 
 
 class LocalNode:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from support.processes import Server, wait_until
+from support.runs import cannot_poll
 
 from metastore._core.idle_poll import IdlePollers
 from metastore.storage import idle_awake
 
 Make = Callable[..., Server]
-TWO = len(os.sched_getaffinity(0)) >= 2
 
 
 def group(tmp_path: Path, lines: str, files: dict[str, str]) -> tuple[Path, Path]:
@@ -85,7 +85,7 @@ def seconds(task: Path) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.skipif(not TWO or idle_awake.has_quota(), reason="polling is off here")
+@pytest.mark.skipif(cannot_poll(), reason="polling is off here")
 @pytest.mark.node_only
 def test_a_lone_writer_is_waited_for_awake(fresh: Make) -> None:
     """The threads poll while one client writes, and sleep when it stops."""

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from support import h2raw
+from support import http2 as h
 from support import messages as m
 from support.client import METHODS, Client, Failure
 from support.processes import Server, wait_until
@@ -69,13 +70,13 @@ def test_random_bytes_after_the_preface(seed: int, server: Server, served: Clien
 def test_random_frames(seed: int, server: Server, served: Client) -> None:
     """Frames of every type come with random flags, streams and payloads, with some correct ones in between."""
     rng = random.Random(seed)
-    right = h2raw.call(1, RANGE, h2raw.message(m.RangeRequest(key=b"bystander").SerializeToString()))
+    right = h2raw.call(1, RANGE, h.message(m.RangeRequest(key=b"bystander").SerializeToString()))
     for _ in range(25):
         with h2raw.Connection(server.address) as connection:
             with contextlib.suppress(ConnectionError):
                 for _ in range(rng.randint(1, 20)):
                     kind, flags, stream = rng.randint(0, 11), rng.randint(0, 255), rng.choice([0, 1, 1, 2, 3, 99])
-                    connection.send(h2raw.frame(kind, flags, stream, rng.randbytes(rng.choice([0, 1, 4, 5, 8, 40]))))
+                    connection.send(h.frame(kind, flags, stream, rng.randbytes(rng.choice([0, 1, 4, 5, 8, 40]))))
                     if rng.random() < 0.2:
                         connection.send(right)
             connection.end()
@@ -116,13 +117,13 @@ def test_endless_http1_header(server: Server, served: Client) -> None:
 def test_endless_http2_headers(server: Server, served: Client) -> None:
     """CONTINUATION frames come without end."""
     before = server.running().rss()
-    block = h2raw.grpc_headers(PUT)
+    block = h.head(PUT.encode())
     with h2raw.Connection(server.address) as connection:
         with contextlib.suppress(ConnectionError):
-            connection.send(h2raw.frame(h2raw.HEADERS, 0, 1, block))
+            connection.send(h.frame(h.HEADERS, 0, 1, block))
             for number in range(4000):
-                field = h2raw.header_block([(f"x-{number}", "y" * 16_000)])
-                connection.send(h2raw.frame(h2raw.CONTINUATION, 0, 1, field))
+                field = h.literal(b"x-%d" % number, b"y" * 16_000)
+                connection.send(h.frame(h.CONTINUATION, 0, 1, field))
             pytest.fail("64 MB of headers were taken")
     assert server.running().rss() < before + 32 * MIB
 
@@ -132,9 +133,9 @@ def test_length_prefix_beyond_the_limit(claimed: int, server: Server, served: Cl
     """The call ends at the prefix. The server neither waits for the rest nor makes room for it."""
     before = server.running().rss()
     with h2raw.Connection(server.address) as connection:
-        connection.send(h2raw.call(1, PUT, h2raw.message(b"\n\x01a", claimed), end=False))
+        connection.send(h2raw.call(1, PUT, h.message(b"\n\x01a", length=claimed), end=False))
         frames = connection.finish(1)
-        assert any(f.kind in (h2raw.HEADERS, h2raw.RST_STREAM) for f in frames), frames
+        assert any(f.kind in (h.HEADERS, h.RST_STREAM) for f in frames), frames
     assert server.running().rss() < before + 32 * MIB
 
 
@@ -192,7 +193,7 @@ def test_connection_closed_in_the_middle_of_a_put(server: Server, served: Client
     """The connection closes at every byte of the call, right after it, and while it is in the log. No descriptor is
     left behind."""
     body = m.PutRequest(key=b"half", value=b"v" * 50).SerializeToString()
-    whole = h2raw.call(1, PUT, h2raw.message(body))
+    whole = h2raw.call(1, PUT, h.message(body))
     before = open_files(server)
     for cut in range(1, len(whole) + 1):
         connection = h2raw.Connection(server.address)
@@ -210,7 +211,7 @@ def test_puts_of_a_closed_connection_are_whole(server: Server, served: Client, p
         calls = b""
         for number in range(1000):
             body = m.PutRequest(key=key + b"%04d" % number, value=b"%04d" % number).SerializeToString()
-            calls += h2raw.call(2 * number + 1, PUT, h2raw.message(body))
+            calls += h2raw.call(2 * number + 1, PUT, h.message(body))
         connection.send(calls)
     wait_until(lambda: served.put(b"bystander", b"before") and open_files(server) <= files, what="the end")
     pairs = served.prefix(key)
@@ -221,7 +222,7 @@ def test_puts_of_a_closed_connection_are_whole(server: Server, served: Client, p
 def test_reset_flood(server: Server, served: Client) -> None:
     """A hundred thousand streams are opened and reset at once. Memory stays bounded, and others get answers."""
     before = server.running().rss()
-    body = h2raw.message(m.RangeRequest(key=b"bystander").SerializeToString())
+    body = h.message(m.RangeRequest(key=b"bystander").SerializeToString())
     with h2raw.Connection(server.address) as connection:
         connection.socket.settimeout(5)
         with contextlib.suppress(ConnectionError, TimeoutError):
@@ -230,17 +231,17 @@ def test_reset_flood(server: Server, served: Client) -> None:
                 for number in range(1000):
                     stream = 2 * (burst * 1000 + number) + 1
                     data += h2raw.call(stream, RANGE, body)
-                    data += h2raw.frame(h2raw.RST_STREAM, 0, stream, h2raw.CANCEL.to_bytes(4, "big"))
+                    data += h.frame(h.RST_STREAM, 0, stream, h2raw.CANCEL.to_bytes(4, "big"))
                 connection.send(data)
                 assert served.get(b"bystander") == b"before"
     assert server.running().rss() < before + 64 * MIB
 
 
-@pytest.mark.parametrize("kind", [h2raw.PING, h2raw.SETTINGS])
+@pytest.mark.parametrize("kind", [h.PING, h.SETTINGS])
 def test_flood_of_frames_that_want_an_answer(kind: int, server: Server, served: Client) -> None:
     """PING or SETTINGS come without end from a client that does not read the acknowledgements."""
     before = server.running().rss()
-    one = h2raw.frame(kind, 0, 0, b"\0" * 8 if kind == h2raw.PING else b"")
+    one = h.frame(kind, 0, 0, b"\0" * 8 if kind == h.PING else b"")
     with h2raw.Connection(server.address, receive_buffer=4096) as connection:
         connection.socket.settimeout(2)
         with contextlib.suppress(ConnectionError, TimeoutError):
@@ -262,7 +263,7 @@ def test_client_that_never_reads(fresh: Make) -> None:
         base_files, base_rss = open_files(node), node.running().rss()
         silent = [h2raw.Connection(node.address, receive_buffer=4096) for _ in range(5)]
         for connection in silent:
-            calls = b"".join(h2raw.call(2 * n + 1, RANGE, h2raw.message(ask)) for n in range(500))
+            calls = b"".join(h2raw.call(2 * n + 1, RANGE, h.message(ask)) for n in range(500))
             connection.socket.settimeout(2)
             with contextlib.suppress(ConnectionError, TimeoutError):
                 connection.send(calls)

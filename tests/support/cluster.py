@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import re
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
+
+from metastore.cli.cluster import free_ports
 
 from . import etcdctl
 from . import messages as m
@@ -34,20 +34,6 @@ EAGER = {
     "raft.max_tail_bytes": '"64KiB"',
     "wal.segment_size": '"64KiB"',
 }
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody had a moment ago. They lie below the ports that the system gives to processes that dial
-    out: one of those could be taken while a member is being restarted."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(min(10_000, low // 2), low)
-        with socket.socket() as sock, contextlib.suppress(OSError):
-            sock.bind(("127.0.0.1", port))
-            if port not in ports:
-                ports.append(port)
-    return ports
 
 
 class Member(Server):

@@ -1,5 +1,5 @@
-"""HTTP/2 by hand, to send what no well-behaved client sends. Frames go out unchanged and come in as they are (RFC
-9113)."""
+"""A connection that shows the server's frames as they are, without decoding them (RFC 9113). What is sent is made by
+`http2`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,21 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
-END_STREAM, ACK, END_HEADERS = 0x1, 0x1, 0x4
+from .http2 import (
+    ACK,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PREFACE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    frame,
+    head,
+)
+
 SET_INITIAL_WINDOW = 4
 LARGEST_WINDOW = (1 << 31) - 1
 CANCEL = 8
@@ -28,11 +40,6 @@ class Frame:
     payload: bytes
 
 
-def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """Return the bytes of one frame."""
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream) + payload
-
-
 def settings(values: dict[int, int]) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", k, v) for k, v in values.items()))
 
@@ -41,40 +48,9 @@ def window_update(stream: int, increment: int) -> bytes:
     return frame(WINDOW_UPDATE, 0, stream, struct.pack(">I", increment))
 
 
-def _integer(value: int) -> bytes:
-    """Encode an HPACK integer with a 7-bit prefix (RFC 7541, 5.1)."""
-    if value < 127:
-        return bytes([value])
-    out, rest = [127], value - 127
-    while rest >= 128:
-        out.append(rest % 128 + 128)
-        rest //= 128
-    return bytes([*out, rest])
-
-
-def header_block(fields: list[tuple[str, str]]) -> bytes:
-    """Encode header fields as literals without indexing and without Huffman coding."""
-    block = b""
-    for name, value in fields:
-        n, v = name.encode(), value.encode("latin-1")
-        block += b"\0" + _integer(len(n)) + n + _integer(len(v)) + v
-    return block
-
-
-def grpc_headers(path: str, extra: list[tuple[str, str]] | None = None) -> bytes:
-    """Return the header block of a gRPC call."""
-    fields = [(":method", "POST"), (":scheme", "http"), (":path", path), (":authority", "test")]
-    return header_block([*fields, ("content-type", "application/grpc"), ("te", "trailers"), *(extra or [])])
-
-
-def message(body: bytes, length: int | None = None, compressed: int = 0) -> bytes:
-    """Return a gRPC message. `length` is what the prefix claims."""
-    return struct.pack(">BI", compressed, len(body) if length is None else length) + body
-
-
 def call(stream: int, path: str, data: bytes, end: bool = True) -> bytes:
-    """Return a whole call: HEADERS and DATA frames."""
-    out = frame(HEADERS, END_HEADERS, stream, grpc_headers(path))
+    """Return a whole call, HEADERS and DATA frames, with any bytes in place of messages."""
+    out = frame(HEADERS, END_HEADERS, stream, head(path.encode()))
     chunks = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)] or [b""]
     for i, chunk in enumerate(chunks):
         out += frame(DATA, END_STREAM if end and i == len(chunks) - 1 else 0, stream, chunk)

@@ -60,9 +60,9 @@ def head(
     return b"".join(literal(*pair) for pair in [*fields, (b"te", b"trailers"), *extra])
 
 
-def message(body: bytes, compressed: int = 0) -> bytes:
-    """Return a gRPC message with its prefix."""
-    return bytes([compressed]) + len(body).to_bytes(4, "big") + body
+def message(body: bytes, compressed: int = 0, length: int | None = None) -> bytes:
+    """Return a gRPC message with its prefix. `length` is what the prefix claims; None: what is true."""
+    return bytes([compressed]) + (len(body) if length is None else length).to_bytes(4, "big") + body
 
 
 def call(stream: int, body: bytes, path: bytes = PUT_PATH, *extra: tuple[bytes, bytes]) -> bytes:

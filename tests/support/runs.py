@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+from metastore._core import build_info
+from metastore.storage import idle_awake
 
 from . import TESTS
 
@@ -25,6 +29,35 @@ LONG = "long"
 LONG_IN = ("once", "hostile", "cluster")
 #: Seconds that a test without a mark may take: of processors, and by the clock while processors were free.
 MOST_SECONDS = 10.0
+SYS_ADMIN = 21  # capability that mounting needs (linux/capability.h)
+
+
+def cannot_poll() -> bool:
+    """Whether a node does not poll here."""
+    return len(os.sched_getaffinity(0)) < 2 or idle_awake.has_quota()
+
+
+def cannot_mount() -> bool:
+    """Whether this process has no right to mount."""
+    status = Path("/proc/self/status").read_text()
+    return not int(status.partition("CapEff:")[2].split()[0], 16) >> SYS_ADMIN & 1
+
+
+#: The tests that may be skipped, and when. Where that is not so, CI among other places, a skip is a failure.
+MAY_SKIP: dict[str, Callable[[], bool]] = {
+    "test_threads_end": lambda: len(os.sched_getaffinity(0)) < 2,
+    "test_a_lone_writer_is_waited_for_awake": cannot_poll,
+    "test_progress_on_a_terminal_only": lambda: not Path("/dev/ptmx").exists(),
+    "test_an_engine_on_a_full_disk": cannot_mount,
+    "test_stalls_of_rocksdb_itself": lambda: build_info()["flavour"] != "release",
+}
+
+
+def wrongly_skipped(name: str) -> str:
+    """Return why the test function `name` may not be skipped here; empty if it may."""
+    if name not in MAY_SKIP:
+        return f"{name} is skipped, and support/runs.py does not name it in MAY_SKIP."
+    return "" if MAY_SKIP[name]() else f"{name} is skipped where it can run."
 
 
 def marks_of(path: Path) -> list[str]:

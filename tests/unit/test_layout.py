@@ -47,6 +47,14 @@ def test_the_marks_follow_from_the_folder() -> None:
     assert not wrong, f"the folder gives these marks: {wrong}"
 
 
+def test_a_skip_is_named_and_happens_only_where_it_must() -> None:
+    assert "does not name it" in runs.wrongly_skipped("test_x")
+    named = {name for path in FILES for name in re.findall(r"^def (test_\w+)", path.read_text(), re.MULTILINE)}
+    assert set(runs.MAY_SKIP) <= named
+    if build_info()["flavour"] == "release":
+        assert "where it can run" in runs.wrongly_skipped("test_stalls_of_rocksdb_itself")
+
+
 def test_this_test_has_the_marks_of_its_folder(request: pytest.FixtureRequest) -> None:
     assert {mark.name for mark in request.node.iter_markers()} == set()
 
