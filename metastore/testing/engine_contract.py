@@ -7,259 +7,38 @@
             return MyEngine(folder)
 
 Each test gets new, empty engines, each in a folder of its own. What the class declares as `persistent` decides what is
-expected of one that is opened again, and of one whose process was killed.
+expected of one that is opened again, and of one whose process was killed. `patience` bounds each test. docs/plugins.md
+says what an engine owes; tests/once/test_engine_contract.py has broken engines that the suite must find.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import shutil
-import signal
-import subprocess
-import sys
-import tempfile
 import time
 from typing import TYPE_CHECKING
 
-from metastore._core.engine import APPLIED_KEY
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.mvcc_txn_work import execute
 from metastore._core.op import encode_op
-from metastore._core.ordered_map import OrderedMap
 from metastore.errors import ApiError
-from metastore.storage import check_declared
+
+from .engine_base import TookTooLong, batch_of, contents
+from .engine_contents import Contents
+from .engine_crashes import Crashes
+from .engine_damage import Damage
+from .engine_replacing import Replacing
+from .engine_views import Views
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from metastore._core.engine import Engine
 
-__all__ = ["EngineContract"]
+__all__ = ["EngineContract", "TookTooLong", "batch_of", "contents"]
 
 
-def batch_of(changes: dict[bytes, bytes | None]) -> OrderedMap:
-    """The batch that stores these pairs; None deletes a key."""
-    batch = OrderedMap()
-    for key, value in changes.items():
-        if value is None:
-            batch.set_deleted(key)
-        else:
-            batch.set(key, value)
-    return batch
-
-
-def contents(engine: Engine) -> dict[bytes, bytes]:
-    """Return all pairs except the engine's own record of the log position."""
-    return {key: value for key, value in engine.scan(b"", None, False, 0) if key != APPLIED_KEY}
-
-
-def written_by(index: int) -> dict[bytes, bytes]:
-    """Return what `EngineContract.write_and_die` has stored after that many writes."""
-    pairs: dict[bytes, bytes] = {}
-    for number in range(1, index + 1):
-        pairs |= {b"key%d" % (number % 7): b"%d" % number, b"only%d" % number: b""}
-    return pairs
-
-
-# The killed process runs this: the test module again, in a process of its own.
-KILLED_PROGRAM = """
-import importlib, operator, sys
-sys.path[:] = sys.argv[4:]
-found = operator.attrgetter(sys.argv[2])(importlib.import_module(sys.argv[1]))
-found().write_and_die(sys.argv[3])
-"""
-FLUSHED, WRITTEN = 40, 60  # writes of the killed process: before its flush, and in all
-
-
-class EngineContract:
+class EngineContract(Contents, Views, Replacing, Crashes, Damage):
     """Subclass it at the top of a module, under a name that pytest collects, and define `open_engine`."""
-
-    def open_engine(self, folder: str) -> Engine:
-        """Open the engine in `folder`: a new one if the folder does not exist or is empty, else the one that is there.
-        It is also called in another process, on an object of this class that no fixture has touched."""
-        raise NotImplementedError
-
-    def setup_method(self) -> None:
-        """Called by pytest before each test."""
-        self._folders = tempfile.mkdtemp(prefix="engine-contract-")
-        self._folder_count = 0
-
-    def teardown_method(self) -> None:
-        """Called by pytest after each test."""
-        shutil.rmtree(self._folders, ignore_errors=True)
-
-    def new_folder(self) -> str:
-        """Return the path of a folder that does not exist."""
-        self._folder_count += 1
-        return os.path.join(self._folders, str(self._folder_count))
-
-    def make_engine(self) -> Engine:
-        """A new, empty engine."""
-        return self.open_engine(self.new_folder())
-
-    def test_new_engine_is_empty(self) -> None:
-        engine = self.make_engine()
-        assert engine.applied() == (0, 0)
-        assert contents(engine) == {}
-        assert engine.get(b"a") is None
-        assert (engine.seek_ge(b"") or (APPLIED_KEY,))[0] == APPLIED_KEY
-        assert engine.seek_le(b"a") is None
-        engine.close()
-
-    def test_write_is_seen_and_moves_the_log_position(self) -> None:
-        engine = self.make_engine()
-        engine.write(batch_of({b"a": b"1", b"b": b"", b"\0": b"\0\xff", b"\xff": b"x" * 70_000}), 5, 2)
-        assert engine.applied() == (5, 2)
-        assert engine.get(b"a") == b"1" and engine.get(b"b") == b"" and engine.get(b"\0") == b"\0\xff"
-        assert engine.get(b"\xff") == b"x" * 70_000 and engine.get(b"aa") is None
-        engine.write(batch_of({b"a": b"2", b"b": None, b"never": None}), 2**40, 2**33)
-        assert engine.applied() == (2**40, 2**33)
-        assert contents(engine) == {b"a": b"2", b"\0": b"\0\xff", b"\xff": b"x" * 70_000}
-        engine.write(OrderedMap(), 2**40 + 1, 2**33)
-        assert engine.applied() == (2**40 + 1, 2**33)
-        engine.close()
-
-    def test_batch_is_left_as_it_was(self) -> None:
-        engine = self.make_engine()
-        batch = batch_of({b"a": b"1", b"b": None})
-        engine.write(batch, 1, 1)
-        assert batch.scan() == [(b"a", b"1"), (b"b", None)]
-        engine.close()
-
-    def test_order_and_scans(self) -> None:
-        engine = self.make_engine()
-        keys = sorted({bytes(key) for key in self._keys()})
-        engine.write(batch_of({key: b"v" + key for key in keys}), 1, 1)
-        everything = sorted([*keys, APPLIED_KEY])
-        for low in (b"", b"a", b"a\0", b"ab", b"b", b"m", b"\xff\xff"):
-            for high in (None, b"a", b"b", b"b\0", b"z"):
-                inside = [key for key in everything if key >= low and (high is None or key < high)]
-                assert [key for key, _ in engine.scan(low, high, False, 0)] == inside
-                assert [key for key, _ in engine.scan(low, high, True, 0)] == inside[::-1]
-                assert [key for key, _ in engine.scan(low, high, False, 3)] == inside[:3]
-                assert [key for key, _ in engine.scan(low, high, True, 3)] == inside[::-1][:3]
-            above = [key for key in everything if key >= low]
-            below = [key for key in everything if key <= low]
-            assert (engine.seek_ge(low) or (None,))[0] == (above[0] if above else None)
-            assert (engine.seek_le(low) or (None,))[0] == (below[-1] if below else None)
-        engine.close()
-
-    def _keys(self) -> Iterator[bytes]:
-        rng = random.Random(3)
-        for _ in range(600):
-            yield bytes(rng.choices(b"\0ab\xff", k=rng.randrange(1, 6)))
-
-    def test_view_is_not_disturbed(self) -> None:
-        engine = self.make_engine()
-        engine.write(batch_of({b"k%04d" % n: b"old" for n in range(500)}), 7, 1)
-        view = engine.view()
-        before = contents(view)
-        engine.write(batch_of({b"k%04d" % n: None if n % 2 else b"new" for n in range(500)}), 8, 1)
-        assert contents(view) == before and view.applied() == (7, 1)
-        assert view.get(b"k0001") == b"old" and engine.get(b"k0001") is None
-        assert engine.applied() == (8, 1) and len(contents(engine)) == 250
-        view.close()
-        assert engine.get(b"k0002") == b"new", "closing a view must not close the engine"
-        engine.close()
-
-    def test_size_follows_the_contents(self) -> None:
-        engine = self.make_engine()
-        empty = engine.size()
-        engine.write(batch_of({b"k%04d" % n: b"v" * 1000 for n in range(200)}), 1, 1)
-        engine.flush()
-        assert engine.size() > empty, "size() ignores what was written"
-        engine.close()
-
-    def test_restore_replaces_everything(self) -> None:
-        source, target = self.make_engine(), self.make_engine()
-        source.write(batch_of({b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}), 9, 3)
-        target.write(batch_of({b"b": b"other", b"gone": b"x"}), 2, 1)
-        target.restore(source.view().scan(b"", None, False, 0))
-        assert contents(target) == contents(source) == {b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}
-        assert target.applied() == (9, 3)
-        target.write(batch_of({b"c": b"3"}), 10, 3)
-        assert target.get(b"c") == b"3" and source.get(b"c") is None
-        source.close()
-        target.close()
-
-    def test_reclaim_and_flush_end(self) -> None:
-        engine = self.make_engine()
-        engine.write(batch_of({b"k%04d" % n: b"v" for n in range(2000)}), 1, 1)
-        engine.write(batch_of({b"k%04d" % n: None for n in range(2000)}), 2, 1)
-        engine.flush()
-        slices = 0
-        while engine.reclaim():
-            slices += 1
-            assert slices < 100_000, "reclaim() never ends"
-        assert 0 <= engine.durable_applied() <= 2
-        assert contents(engine) == {}
-        engine.close()
-
-    def test_it_says_what_room_it_needs(self) -> None:
-        engine = self.make_engine()
-        assert engine.full is False
-        assert engine.headroom is None or engine.headroom >= 0
-        engine.close()
-
-    def test_it_says_whether_it_lasts(self) -> None:
-        engine = self.make_engine()
-        check_declared(engine, type(engine).__name__)
-        engine.close()
-
-    def test_opened_again(self) -> None:
-        """A persistent engine has everything; of another one nothing is left."""
-        folder = self.new_folder()
-        engine = self.open_engine(folder)
-        engine.write(batch_of({b"a": b"1"}), 4, 2)
-        engine.flush()
-        engine.close()
-        again = self.open_engine(folder)
-        if again.persistent:
-            assert again.applied() == (4, 2) and contents(again) == {b"a": b"1"}
-            again.flush()
-            assert again.durable_applied() == 4, "flush() does not move durable_applied() on"
-        else:
-            assert again.applied() == (0, 0) and contents(again) == {}
-            assert again.durable_applied() == 0
-        again.close()
-
-    def test_what_was_durable_survives_a_kill(self) -> None:
-        """A process that writes is killed. At least what `durable_applied` returned is there, and it is the state of
-        one moment."""
-        folder = self.new_folder()
-        engine = self.make_engine()
-        promised = self._killed(folder) if engine.persistent else 0
-        engine.close()
-        if not engine.persistent:
-            return
-        assert FLUSHED <= promised <= WRITTEN, "flush() does not move durable_applied() on, or that is ahead of writes"
-        again = self.open_engine(folder)
-        index = again.applied()[0]
-        assert promised <= index <= WRITTEN, f"durable up to {promised}, found up to {index}"
-        assert again.durable_applied() <= index
-        assert contents(again) == written_by(index)
-        again.close()
-
-    def _killed(self, folder: str) -> int:
-        """Return what `durable_applied` returned before the kill."""
-        kind = type(self)
-        argv = [sys.executable, "-c", KILLED_PROGRAM, kind.__module__, kind.__qualname__, folder, *sys.path]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == -signal.SIGKILL, done.stderr
-        return int(done.stdout)
-
-    def write_and_die(self, folder: str) -> None:
-        """Write in the process that is killed."""
-        engine = self.open_engine(folder)
-        for index in range(1, WRITTEN + 1):
-            engine.write(batch_of({b"key%d" % (index % 7): b"%d" % index, b"only%d" % index: b""}), index, 1)
-            if index == FLUSHED:
-                engine.flush()
-        print(engine.durable_applied(), flush=True)
-        os.kill(os.getpid(), signal.SIGKILL)
 
     def test_store_gives_the_same_replies_as_on_the_memory_engine(self) -> None:
         from metastore.storage.engines.memory import MemoryEngine
@@ -303,7 +82,10 @@ class EngineContract:
         assert self._hash(mine.engine) == expected
         while sweep_slice(mine, 20):
             assert self._hash(mine.engine) == expected
+        slices = 0
         while (again := mine.engine.defragment()) is not None:
+            slices += 1
+            assert slices < 100_000, "defragment() never ends"
             time.sleep(again)
         assert self._hash(mine.engine) == expected
         assert mine.engine.size() >= 0

@@ -235,6 +235,7 @@ class RocksEngine(RecentEngine):
         self.set_budget(self.table.recent_keys_size)
         self._flushing: threading.Thread | None = None
         self._compacting: threading.Thread | None = None
+        self._discarding: threading.Thread | None = None
         #: Whether the disk had no room for the last write.
         self.full = False
         self._try_again = 0.0  # when a write is tried again while that is so
@@ -491,7 +492,8 @@ class RocksEngine(RecentEngine):
             with contextlib.suppress(Exception):
                 db.flush(True)  # RocksDB flushes nothing any more once its work in the background is given up
             db.cancel_all_background(False)
-        for thread in (self._flushing, self._compacting):
+        # The next start may come at once, in this process. It would meet folders that are half removed.
+        for thread in (self._flushing, self._compacting, self._discarding):
             if thread is not None:
                 thread.join()
         try:
@@ -532,12 +534,13 @@ class RocksEngine(RecentEngine):
         # does it.
         folders = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
         work = (old, folders, self._flushing, self._compacting)
-        begin("engine-discard", _discard, *work)
+        self._discarding = begin("engine-discard", _discard, self._discarding, *work)
 
 
-def _discard(db: Any, folders: list[Path], *users: threading.Thread | None) -> None:
-    """Closes a database that is no longer used, when its `users` have finished, and removes folders."""
-    for thread in users:
+def _discard(before: threading.Thread | None, db: Any, folders: list[Path], *users: threading.Thread | None) -> None:
+    """Closes a database that is no longer used, when its `users` have finished, and removes folders. The thread that
+    does the same for an older database, `before`, ends first."""
+    for thread in (before, *users):
         if thread is not None:
             thread.join()
     with contextlib.suppress(Exception):
