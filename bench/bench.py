@@ -42,7 +42,7 @@ VARIANTS = {
     "no busy_poll": {"performance.busy_poll": '"0"'},
     "baseline": {"raft.enable_batch_proposal": "false", "wal.group_commit": "false"},
 }
-PUT, RANGE = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range"
+PUT, RANGE, TXN = "/etcdserverpb.KV/Put", "/etcdserverpb.KV/Range", "/etcdserverpb.KV/Txn"
 KEY = b"bench/key"
 WARM_UP = 2000
 PROBES = 200
@@ -117,6 +117,32 @@ def range_sample(server: Server, load: h2load.Load, value: bytes) -> Sample:
         return outcome.rate, outcome.latencies
 
     return measured(server, load.requests, work)
+
+
+def eight_puts(value: bytes) -> object:
+    """Return a TxnRequest of eight puts."""
+    return m.TxnRequest(
+        success=[m.RequestOp(request_put=m.PutRequest(key=b"txn/%d" % n, value=value)) for n in range(8)]
+    )
+
+
+def swap(value: bytes) -> object:
+    """Return a TxnRequest that puts a key if its value is what it was, which is the same."""
+    compare = m.Compare(key=KEY, result=m.EQUAL, target=m.CMP_VALUE, value=value)
+    return m.TxnRequest(compare=[compare], success=[m.RequestOp(request_put=m.PutRequest(key=KEY, value=value))])
+
+
+def txn_sample(server: Server, load: h2load.Load, request: object) -> Sample:
+    """Make one transaction again and again by h2load. Each raises the revision."""
+    before = revision(server)
+
+    def work() -> tuple[float, list[int]]:
+        outcome = h2load.run(server.address, TXN, prefixed(request), load)
+        return outcome.rate, outcome.latencies
+
+    sample = measured(server, load.requests, work)
+    check_puts(server, before, load.requests)
+    return sample
 
 
 def distinct_sample(server: Server, load: h2load.Load, size: int, number: int) -> Sample:
@@ -216,6 +242,13 @@ class Bench:
             "Put, a new key and value each, 10 connections x 100 streams (the generator takes part of a core)", samples
         )
 
+    def txn(self) -> None:
+        """Transactions of 1,000 clients."""
+        load = h2load.Load(self.options.requests // 5, 100, 10)
+        for title, request in (("of 8 puts", eight_puts(self.value)), ("compare and swap", swap(self.value))):
+            samples = self.paired(("etcd", "metastore"), lambda s, _, r=request: txn_sample(s, load, r))  # type: ignore[misc]
+            report(f"Transactions, {title}, 100 connections x 10 streams", samples)
+
     def million(self) -> None:
         """Load many keys, kill, start again: memory after both, and the time to a first linearizable answer."""
         self.restarts("etcd", "metastore")
@@ -288,7 +321,7 @@ def print_machine(options: argparse.Namespace, folder: Path) -> None:
     print(f"sizes: {sizes}, seed {options.seed}")
 
 
-WHAT = ("put", "lone", "range", "distinct", "million")
+WHAT = ("put", "lone", "range", "distinct", "txn", "million")
 
 
 def main() -> None:

@@ -5,44 +5,58 @@
     python bench/watch.py hot --rounds 5
 
 hot: 1,000 watchers of one key (10 connections with 100 streams each) while h2load puts that key 1,000 times a second.
+latency: from a put to its event at one more watcher of that key, at a steady pace.
 idle: what 10,000 watchers on 100 connections take of memory, and what the server costs a second while nothing happens.
 writer: the rate of puts at full speed with 100 watchers of other prefixes, and without watchers.
+behind: a watcher that begins a million revisions in the past, and what lone puts take meanwhile.
 Runs are paired. The receiver counts bytes, so it is the same for both servers; that all events came is checked.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import selectors
 import socket
-import statistics
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
-from options import chosen, make_parser  # noqa: E402
+import loader  # noqa: E402
+import paired  # noqa: E402
+from options import make_parser  # noqa: E402
 from support import http2 as h  # noqa: E402
 from support import messages as m  # noqa: E402
-from support.processes import Etcd, Node, Server  # noqa: E402
+from support.processes import Server  # noqa: E402
 
 import bench  # noqa: E402
 
 PATH = b"/etcdserverpb.Watch/Watch"
 WINDOW = (1 << 31) - 1 - 65_535
+NUMBER = re.compile(rb"\d{32}")  # a value of `latency`
 QUIET = 1.0  # seconds without a byte after which everything has come
 
 
-class Receiver(threading.Thread):
-    """Connections with watch streams. A thread reads what comes, and counts it."""
+#: Takes a time and the numbers that arrived then.
+Arrived = Callable[[float, list[bytes]], object]
 
-    def __init__(self, server: Server, connections: int, streams: int, keys: list[bytes], end: bytes = b"") -> None:
+
+class Receiver(threading.Thread):
+    """Connections with watch streams. A thread reads what comes, and counts it. It calls `arrived` with the time of
+    each read and the numbers in it that `latency` writes."""
+
+    def __init__(
+        self, server: Server, connections: int, streams: int, keys: list[bytes], end: bytes = b"", start: int = 0,
+        wait: bool = True, arrived: Arrived | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(daemon=True)
+        self._arrived: Arrived | None = None
         self.received = 0
         self.last = time.monotonic()
         self._selector = selectors.DefaultSelector()
@@ -53,7 +67,7 @@ class Receiver(threading.Thread):
             sock.sendall(h.hello(WINDOW) + h.frame(h.SETTINGS, h.ACK, 0))
             for at in range(streams):
                 key = keys[(number * streams + at) % len(keys)]
-                fields = {"key": key, "range_end": key + end if end else b""}
+                fields = {"key": key, "range_end": key + end if end else b"", "start_revision": start}
                 body = m.TYPES["WatchRequest"](create_request=fields).SerializeToString()
                 stream = 2 * at + 1
                 sock.sendall(
@@ -62,7 +76,9 @@ class Receiver(threading.Thread):
                 )
             self._selector.register(sock, selectors.EVENT_READ)
         self.start()
-        self.wait_quiet()
+        if wait:
+            self.wait_quiet()
+        self._arrived = arrived
 
     def run(self) -> None:
         buffer = memoryview(bytearray(1 << 20))
@@ -71,6 +87,8 @@ class Receiver(threading.Thread):
                 count = key.fileobj.recv_into(buffer)  # type: ignore[union-attr]
                 self.received += count
                 self.last = time.monotonic()
+                if self._arrived is not None:
+                    self._arrived(self.last, NUMBER.findall(buffer[:count]))
                 if not count:
                     raise SystemExit("the server closed a connection")
 
@@ -85,23 +103,6 @@ class Receiver(threading.Thread):
         self.join()
         for key in list(self._selector.get_map().values()):
             key.fileobj.close()  # type: ignore[union-attr]
-
-
-def make(kind: str, folder: Path, number: int) -> Server:
-    where = folder / f"{kind}-{number}"
-    return Etcd(where) if kind == "etcd" else Node(where)
-
-
-def show(title: str, columns: str, samples: dict[str, list[tuple[float, ...]]]) -> None:
-    """Medians of each server, and of the paired ratios to the first."""
-    print(f"\n{title}\n  {'':<12} {columns}")
-    first = next(iter(samples))
-    for kind, runs in samples.items():
-        print(f"  {kind:<12}" + "".join(f" {statistics.median(column):>14.2f}" for column in zip(*runs, strict=True)))
-        if kind != first:
-            pairs = zip(samples[first], runs, strict=True)
-            ratios = zip(*[[b / a for a, b in zip(x, y, strict=True)] for x, y in pairs], strict=True)
-            print(f"  {'  / ' + first:<12}" + "".join(f" {statistics.median(column):>13.3f}x" for column in ratios))
 
 
 def hot(server: Server, options: argparse.Namespace, value: bytes) -> tuple[float, ...]:
@@ -145,30 +146,69 @@ def writer(server: Server, options: argparse.Namespace, value: bytes) -> tuple[f
     return alone, watched, watched / alone
 
 
-WORKS = {
-    "hot": (hot, "1,000 watchers of one key", f"{'events/s':>14} {'CPU us/event':>14}"),
-    "idle": (idle, "10,000 watchers of prefixes", f"{'bytes/watcher':>14} {'CPU ms/s':>14}"),
-    "writer": (writer, "Puts with 100 watchers of others", f"{'alone/s':>14} {'watched/s':>14} {'ratio':>14}"),
+def behind(server: Server, options: argparse.Namespace, value: bytes) -> tuple[float, ...]:
+    """(events a second of a watcher that begins at the first revision, p99 in ms of lone puts meanwhile)."""
+    revisions = options.revisions
+    with server.client(timeout=600) as client:
+        client.put(b"behind/first", b"")
+        first = client.revision()
+        if loader.put_keys(server.address, b"behind/", revisions, options.value_size, options.seed) != revisions:
+            raise SystemExit(f"{server.kind}: not all keys were put")
+        message = bench.prefixed(m.PutRequest(key=b"meanwhile", value=value))
+        began = time.monotonic()
+        receiver = Receiver(server, 1, 1, [b"behind/"], b"\xff", first, wait=False)
+        meanwhile = h2load.run(server.address, bench.PUT, message, h2load.Load(1000, 1, 1))
+        took = receiver.wait_quiet() - began
+    if receiver.received < revisions * options.value_size:
+        raise SystemExit(f"{server.kind}: not all events came")
+    receiver.close()
+    return revisions / took, bench.percentile(meanwhile.latencies, 0.99) / 1000
+
+
+def latency(server: Server, options: argparse.Namespace, _value: bytes) -> tuple[float, ...]:
+    """(p50 and p99 in ms from a put to the event at one of 1,000 watchers of its key, at `options.pace` puts a second).
+
+    The value is the number of the put. One watcher's connection is read by a thread of its own, and is the last one
+    that was made.
+    """
+    others = Receiver(server, 10, 100, [bench.KEY])
+    arrivals: dict[int, float] = {}
+    one = Receiver(
+        server, 1, 1, [bench.KEY], arrived=lambda when, numbers: arrivals.update((int(n), when) for n in numbers)
+    )
+    sent: list[float] = []
+    with server.client() as client:
+        begin = time.monotonic()
+        for number in range(options.puts):
+            due = begin + number / options.pace
+            time.sleep(max(0.0, due - time.monotonic()))
+            sent.append(time.monotonic())
+            client.put(bench.KEY, b"%032d" % number)
+    one.wait_quiet()
+    others.close()
+    one.close()
+    if len(arrivals) != len(sent):
+        raise SystemExit(f"{server.kind}: {len(arrivals)} events of {len(sent)}")
+    times = [int((arrivals[number] - went) * 1e6) for number, went in enumerate(sent)]
+    return bench.percentile(times, 0.5) / 1000, bench.percentile(times, 0.99) / 1000
+
+
+MEASUREMENTS = {
+    "hot": paired.Measurement(hot, "1,000 watchers of one key", ("events/s", "CPU us/event")),
+    "latency": paired.Measurement(latency, "From a put to its event, 1,000 watchers of the key", ("p50 ms", "p99 ms")),
+    "idle": paired.Measurement(idle, "10,000 watchers of prefixes", ("bytes/watcher", "CPU ms/s")),
+    "writer": paired.Measurement(writer, "Puts with 100 watchers of others", ("alone/s", "watched/s", "ratio")),
+    "behind": paired.Measurement(behind, "A watcher from far in the past", ("events/s", "put p99 ms")),
 }
 
 
 def main() -> None:
-    parser = make_parser(__doc__, list(WORKS), rounds=3, requests=10_000, value_size=256, seed=1)
+    parser = make_parser(__doc__, list(MEASUREMENTS), rounds=3, requests=10_000, value_size=256, seed=1)
     parser.add_argument("--rate", type=int, default=1000, help="puts a second of `hot` (default: %(default)s)")
-    options = parser.parse_args()
-    value = bench.random.Random(options.seed).randbytes(options.value_size)
-    with tempfile.TemporaryDirectory(dir=options.dir) as name:
-        folder = Path(name)
-        bench.print_machine(options, folder)
-        for what in chosen(options, list(WORKS)):
-            work, title, columns = WORKS[what]
-            samples: dict[str, list[tuple[float, ...]]] = {"etcd": [], "metastore": []}
-            for number in range(options.rounds):
-                for kind, runs in samples.items():
-                    with make(kind, folder, number) as server:
-                        runs.append(work(server, options, value))
-                    server.discard()
-            show(title, columns, samples)
+    parser.add_argument("--pace", type=int, default=50, help="puts a second of `latency` (default: %(default)s)")
+    parser.add_argument("--puts", type=int, default=500, help="puts of `latency` (default: %(default)s)")
+    parser.add_argument("--revisions", type=int, default=1_000_000, help="of `behind` (default: %(default)s)")
+    paired.run(parser.parse_args(), MEASUREMENTS)
 
 
 if __name__ == "__main__":

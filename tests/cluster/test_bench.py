@@ -33,7 +33,7 @@ def run_bench(program: str, folder: Path, *sizes: str, what: tuple[str, ...] = (
 def test_every_measurement_runs(tmp_path: Path) -> None:
     output = run_bench("bench.py", tmp_path, "--requests", "300", "--keys", "500")
     if output:
-        assert output.count("metastore / etcd: req/s x") == 4
+        assert output.count("metastore / etcd: req/s x") == 6
         assert "baseline / etcd: req/s x" in output
         assert "500 keys of 256 bytes" in output
 
@@ -53,9 +53,16 @@ def test_a_rolling_restart_is_measured(tmp_path: Path) -> None:
 
 
 def test_watchers_are_measured(tmp_path: Path) -> None:
-    output = run_bench("watch.py", tmp_path, "--requests", "200", what=("hot",))
+    sizes = ("--requests", "200", "--puts", "20", "--revisions", "500")
+    output = run_bench("watch.py", tmp_path, *sizes, what=("hot", "latency", "behind"))
     if output:
-        assert "1,000 watchers of one key" in output and "/ etcd" in output
+        assert "1,000 watchers of one key" in output and output.count("/ etcd") == 3
+
+
+def test_long_ranges_are_measured(tmp_path: Path) -> None:
+    output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary", "unary-rocksdb"))
+    if output:
+        assert output.count("/ etcd") == 2
 
 
 def test_snapshots_and_transfers_are_measured(tmp_path: Path) -> None:

@@ -1,0 +1,72 @@
+"""Runs measurements on a real etcd and on a MetaStore node, in turn, and prints medians and ratios."""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from options import chosen
+from support.processes import Etcd, Node, Server
+
+import bench
+
+#: (server, options, value) -> the figures of one run
+Work = Callable[[Server, argparse.Namespace, bytes], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One measurement: what it does, a title, the heads of its columns, and settings of the node for it."""
+
+    work: Work
+    title: str
+    columns: tuple[str, ...]
+    settings: Mapping[str, str] | None = None
+
+
+def make(kind: str, where: Path, settings: Mapping[str, str] | None = None) -> Server:
+    """Return a server that is not started. `kind` is etcd or metastore."""
+    if kind == "etcd":
+        # The default quota of 2 GiB would end a long run.
+        return Etcd(where, extra=["--quota-backend-bytes", str(8 << 30)])
+    return Node(where, dict(settings or {}))
+
+
+def show(title: str, columns: tuple[str, ...], samples: dict[str, list[tuple[float, ...]]]) -> None:
+    """Print medians of each server, their spread in percent, and medians of the paired ratios to the first server."""
+    print(f"\n{title}\n  {'':<12}" + "".join(f" {name:>18}" for name in columns))
+    first = next(iter(samples))
+    for kind, runs in samples.items():
+        print(f"  {kind:<12}" + "".join(f" {_figure(column):>18}" for column in zip(*runs, strict=True)))
+        if kind != first:
+            pairs = zip(samples[first], runs, strict=True)
+            ratios = zip(*[[b / a if a else 0.0 for a, b in zip(x, y, strict=True)] for x, y in pairs], strict=True)
+            print(f"  {'  / ' + first:<12}" + "".join(f" {statistics.median(column):>17.3f}x" for column in ratios))
+
+
+def _figure(column: tuple[float, ...]) -> str:
+    middle = statistics.median(column)
+    spread = (max(column) - min(column)) / 2 / middle * 100 if middle else 0.0
+    return f"{middle:.2f} +-{spread:.0f} %"
+
+
+def run(options: argparse.Namespace, measurements: Mapping[str, Measurement]) -> None:
+    """Do the measurements that `options.what` names, each `options.rounds` times on both servers in turn."""
+    value = random.Random(options.seed).randbytes(options.value_size)
+    with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as name:
+        folder = Path(name)
+        bench.print_machine(options, folder)
+        for what in chosen(options, list(measurements)):
+            one = measurements[what]
+            samples: dict[str, list[tuple[float, ...]]] = {"etcd": [], "metastore": []}
+            for number in range(options.rounds):
+                for kind, runs in samples.items():
+                    with make(kind, folder / f"{kind}-{number}", one.settings) as server:
+                        runs.append(one.work(server, options, value))
+                    server.discard()
+            show(one.title, one.columns, samples)
