@@ -131,5 +131,6 @@ cdef enum:
 
 cdef bytes encode_pairs(const Kv* kvs, size_t n, uint8_t tag)
 cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* kvs, size_t n)
-cdef bytes encode_compact_reply(const Header* header)
+cdef bytes encode_header_reply(const Header* header)
+cdef bytes encode_grant_reply(const Header* header, int64_t lease, int64_t ttl)
 cdef bytes encode_txn_reply(const Header* header, bint succeeded, list responses)

@@ -393,11 +393,22 @@ cdef bytes encode_delete_reply(const Header* header, int64_t deleted, const Kv* 
     return reply
 
 
-cdef bytes encode_compact_reply(const Header* header):
-    """Encode a CompactionResponse."""
+cdef bytes encode_header_reply(const Header* header):
+    """Encode a response that has nothing but a header: CompactionResponse, LeaseRevokeResponse,
+    LeaseCheckpointResponse."""
     cdef size_t head = header_size(header)
     cdef bytes reply = PyBytes_FromStringAndSize(NULL, 2 + head)
     header_write(<uint8_t*>PyBytes_AS_STRING(reply), header, head)
+    return reply
+
+
+cdef bytes encode_grant_reply(const Header* header, int64_t lease, int64_t ttl):
+    """Encode a LeaseGrantResponse."""
+    cdef size_t head = header_size(header)
+    cdef bytes reply = PyBytes_FromStringAndSize(
+        NULL, 2 + head + number_size(<uint64_t>lease) + number_size(<uint64_t>ttl))
+    cdef uint8_t* p = header_write(<uint8_t*>PyBytes_AS_STRING(reply), header, head)
+    number_write(number_write(p, 0x10, <uint64_t>lease), 0x18, <uint64_t>ttl)
     return reply
 
 

@@ -55,6 +55,7 @@ cdef class KVServer(Starter):
 
     cpdef list handle(self, list requests, double now)
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
+    cdef int turn_away(self, Waiter waiter, error) except -1
     cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1

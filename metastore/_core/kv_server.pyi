@@ -80,6 +80,10 @@ class KVServer:
     def call_counts(self) -> dict[str, int]: ...  # by method name, since the start
     def handle(self, requests: Iterable[Any], now: float) -> list[Any]: ...  # returns the requests that are no KV calls
     def call(self, method: str, body: bytes, waiter: Waiter, now: float) -> None: ...  # `method`: a name in METHODS
+    def propose(self, kind: int, body: bytes, waiter: Waiter, now: float) -> int:
+        """Admit an operation of leases (kind: op.pyi, body: leases.pyi). `waiter` gets the encoded response. Return the
+        request id, or 0 if the operation was refused; `waiter` then has the error. Raises FormatError."""
+
     def count_some(self, body: bytes, most: int) -> int: ...  # keys of a RangeRequest; `most` + 1: too many to count
     def check_forwarded(self, kind: int, body: bytes) -> None: ...  # raises Corrupt, NoSpace, TooManyRequests
     def confirm(self, waiter: Waiter) -> None: ...  # completes it with b"" when reads are linearizable

@@ -24,7 +24,9 @@ from metastore._core.kv_messages cimport (
 )
 from metastore._core.mvcc_range cimport RangeWork, start_range
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEVEL, OP_PUT, OP_TXN
+from metastore._core.leases cimport checkpoint_read, grant_read, revoke_read
+from metastore._core.op cimport (OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_LEASE_REVOKE, OP_LEVEL, OP_PUT, OP_TXN,
+                                 op_level)
 from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
                                   verify_txn)
 from metastore._core.mvcc_txn_work cimport WalkWork, start_readonly, start_walk
@@ -68,6 +70,11 @@ cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
         return memchr(body, 0x1A, size) != NULL
     kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
     return req.end.n != 0
+
+
+cdef bint takes_room(int kind, const uint8_t* body, size_t size) except -1:
+    """Whether an operation adds to the state: what the quota and a full disk refuse."""
+    return kind == OP_PUT or kind == OP_LEASE_GRANT or (kind == OP_TXN and txn_puts(body, size))
 
 
 cdef bint range_is_long(bytes body) except -1:
@@ -171,17 +178,47 @@ cdef class KVServer(Starter):
         """Admit a call, or answer it with the error that refuses it."""
         try:
             self.admit(method, body, waiter, now, walk)
-        except errors.NoSpace as error:
-            self.refused += 1
-            if self.quota is None or not self.quota.hold(waiter, error):
-                waiter.fail(error)
         except errors.ApiError as error:
-            self.refused += 1
-            waiter.fail(error)
+            self.turn_away(waiter, error)
         except BaseException:
             waiter.fail(errors.Stopped())
             raise
         return 0
+
+    cdef int turn_away(self, Waiter waiter, error) except -1:
+        self.refused += 1
+        if not isinstance(error, errors.NoSpace) or self.quota is None or not self.quota.hold(waiter, error):
+            waiter.fail(error)
+        return 0
+
+    def propose(self, uint8_t kind, bytes body not None, Waiter waiter, double now) -> int:
+        """Admit an operation of leases, whose kind and encoded request are those of op.pyi and leases.pyi. `waiter` gets
+        the encoded response. Return the request id, or 0 if the operation was refused; `waiter` then has the error.
+        Raises FormatError for what is no such operation."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(body)
+        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+        cdef int64_t lease = 0, ttl = 0
+        cdef bint by_expiry = False
+        if kind == OP_LEASE_GRANT:
+            grant_read(data, size, &lease, &ttl)
+        elif kind == OP_LEASE_REVOKE:
+            revoke_read(data, size, &lease, &by_expiry)
+        elif kind == OP_LEASE_CHECKPOINT:
+            checkpoint_read(data, size)
+        else:
+            raise errors.FormatError(f"kind {kind} is no operation of leases")
+        ident = self.next_id
+        self.time = max(self.time, now)
+        try:
+            if self.refusal is not None:
+                raise self.refusal
+            if op_level(kind, 0) > self.cluster_level:
+                raise errors.NotCapable()
+            self.write(kind, body, waiter, now)
+        except errors.ApiError as error:
+            self.turn_away(waiter, error)
+            return 0
+        return ident
 
     cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1:
         """Check the call and queue it. Raises the ApiError that refuses it."""
@@ -285,7 +322,7 @@ cdef class KVServer(Starter):
             raise errors.RequestTooLarge()
         if self.log_left < NO_LIMIT:
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
-        if kind == OP_PUT or kind == OP_TXN:
+        if kind == OP_PUT or kind == OP_TXN or kind == OP_LEASE_GRANT:
             self.room -= <int64_t>size + PUT_COST
         if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
@@ -322,7 +359,7 @@ cdef class KVServer(Starter):
         """Subtract the operation from the room left in the log. Raises the error class that `limit_log` was given."""
         cdef int64_t cost = <int64_t>(size + size // 8) + PUT_COST
         if self.log_left < cost or (
-                self.log_room < cost and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size)))):
+                self.log_room < cost and takes_room(kind, body, size)):
             raise self.log_refusal()
         self.log_room -= cost
         self.log_left -= cost
@@ -338,12 +375,13 @@ cdef class KVServer(Starter):
             # quota does.
             self.over_quota += 1
             raise
-        if self.short and kind != OP_COMPACT:
+        if self.short and kind != OP_COMPACT and kind != OP_LEASE_CHECKPOINT:
             self.over_memory += 1
             raise errors.TooManyRequests()
-        if self.careful and (kind == OP_TXN or kind == OP_DELETE_RANGE) and deletes_ranges(kind, body, size):
+        if self.careful and (kind == OP_LEASE_REVOKE or (
+                (kind == OP_TXN or kind == OP_DELETE_RANGE) and deletes_ranges(kind, body, size))):
             self.quota.check_delete(kind, <bytes>body[:size])
-        if self.room >= 0 or not (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, size))):
+        if self.room >= 0 or not takes_room(kind, body, size):
             return 0
         self.room = NO_LIMIT if self.quota is None else <int64_t>self.quota.room() - <int64_t>size - PUT_COST
         if self.room < 0:
@@ -369,7 +407,7 @@ cdef class KVServer(Starter):
         NoSpace, TooManyRequests."""
         if self.log_left < NO_LIMIT:
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
-        if kind == OP_PUT or kind == OP_TXN:
+        if kind == OP_PUT or kind == OP_TXN or kind == OP_LEASE_GRANT:
             self.room -= PyBytes_GET_SIZE(body) + PUT_COST
         if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
             self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))

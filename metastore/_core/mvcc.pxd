@@ -1,9 +1,11 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.engine cimport Engine
+from metastore._core.leases cimport Leases
 from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
-from metastore._core.ordered_map cimport Cursor, OrderedMap
+from metastore._core.mvcc_merged cimport Merged
+from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
 cdef enum:
@@ -37,20 +39,10 @@ cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept
 cdef bint arrange(const RangeReq* req, KvList* out) noexcept
 
 
-cdef class Merged:
-    cdef EngineCursor below
-    cdef Cursor above
-    cdef OrderedMap overlay
-    cdef Record* from_below
-    cdef Record* from_above
-    cdef Record* pick(self) except? NULL
-    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL
-    cdef Record* next(self, Record* last) except? NULL
-
-
 cdef class Store:
     cdef readonly Engine engine
     cdef readonly OrderedMap overlay      # what operations wrote since the last commit
+    cdef readonly Leases leases           # None in a frozen store
     cdef public uint64_t cluster_id
     cdef public uint64_t member_id
     cdef public uint64_t raft_term
@@ -75,7 +67,8 @@ cdef class Store:
     cdef int finish(self) except -1       # end the operation under way
     cpdef undo(self)                      # drop what the operation under way has written
 
-    cdef bint lease_known(self, int64_t lease) noexcept
+    cdef int64_t lease_before(self, const Slice* key) except? 0
+    cdef int take_back(self, const Slice* key, int64_t lease) except -1
     cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1
     cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL
     cdef int load(self, const IndexView* view, Kv* out) except -1
@@ -97,6 +90,7 @@ cdef class Store:
     cdef bytes do_range(self, const RangeReq* req, int64_t now, Header* header)
     cdef bytes do_delete(self, const DeleteReq* req, Header* header, bint want)
     cdef bytes do_compact(self, const CompactReq* req, Header* header, bint want)
+    cdef bytes do_lease(self, int kind, const uint8_t* body, size_t n, Header* header, bint want)
     cdef bytes range_view(self, const uint8_t* body, size_t n, uint64_t term)
     cdef bytes execute_view(self, int kind, const uint8_t* body, size_t n, bint want)
     cpdef bytes range_reply(self, bytes body, object term=*)

@@ -1,6 +1,7 @@
 """The revisioned key-value store over an engine. Requests and replies are encoded messages of etcd's KV service."""
 
 from metastore._core.engine import Engine
+from metastore._core.leases import Leases
 from metastore._core.ordered_map import OrderedMap
 
 class Store:
@@ -19,6 +20,10 @@ class Store:
     def revision(self) -> int: ...  # the current main revision
     @property
     def compact_revision(self) -> int: ...  # revisions below are gone; -1: never compacted
+    @property
+    def leases(self) -> Leases: ...
+    @property
+    def settled(self) -> bool: ...  # no operation is half done, so what is not read at a revision is whole, too
     @property
     def spilled(self) -> bool: ...  # the engine holds a part of an unfinished entry
     def get_meta(self, name: bytes) -> bytes | None: ...

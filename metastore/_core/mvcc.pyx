@@ -3,7 +3,7 @@ Txn, and `mvcc_sweep.pyx` removes what was compacted.
 
 The semantics are those of etcd's KV service (etcd.io, "API guarantees" and the comments of its rpc.proto). The store
 starts at revision 1. An operation that changes something gets the next main revision, and its changes are numbered from
-0 below it. Everything that an operation writes goes to the overlay. Reads see the overlay over the engine. `commit`
+0 below it. Keys may have leases; `mvcc_lease.pyx` revokes those. Everything that an operation writes goes to the overlay. Reads see the overlay over the engine. `commit`
 hands the overlay to the engine in one write. Every check comes before the first change; `undo` drops the changes of an
 operation that failed after that.
 """
@@ -16,19 +16,21 @@ from libc.string cimport memcpy, memset
 from metastore import errors
 from metastore._core.mvcc_keys import COMPACT_KEY, META, REVISION_KEY, SWEPT_KEY
 from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.leases cimport Leases, checkpoint_read, grant_read
 from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
                                        index_record, index_room, rev_key, rev_read, rev_record, rev_record_read,
                                        rev_write, same_prefix)
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_OK,
                                    CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice, check_put_req,
                                    check_range_req, decode_compact, decode_delete, decode_put, decode_range,
-                                   encode_compact_reply, encode_delete_reply, encode_put_reply, encode_range_reply,
-                                   kv_raise)
+                                   encode_delete_reply, encode_grant_reply, encode_header_reply, encode_put_reply,
+                                   encode_range_reply, kv_raise)
 from metastore._core.le cimport get64, put64
-from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_ge, cursor_next, tree_get, tree_le
-from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_PUT
+from metastore._core.mvcc_merged cimport Merged
+from metastore._core.ordered_map cimport OrderedMap, tree_get, tree_le
+from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
 from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
-from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
+from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
@@ -219,40 +221,6 @@ cdef inline bint from_key_on(const Slice* end) noexcept:
     return end.n == 1 and end.p[0] == 0
 
 
-cdef class Merged:
-    """Walks upwards over the index records of the overlay and the engine together."""
-
-    cdef Record* pick(self) except? NULL:
-        cdef int order
-        while True:
-            if self.from_above == NULL:
-                return self.from_below
-            order = -1
-            if self.from_below != NULL:
-                order = key_cmp(rec_key(self.from_above), self.from_above.klen,
-                                rec_key(self.from_below), self.from_below.klen)
-            if order > 0:
-                return self.from_below
-            if order == 0:
-                self.from_below = self.below.next()
-            if not rec_deleted(self.from_above):
-                return self.from_above
-            self.from_above = cursor_next(&self.above)
-
-    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
-        self.from_below = self.below.seek(key, n)
-        self.from_above = cursor_ge(&self.above, self.overlay.root, key, n)
-        return self.pick()
-
-    cdef Record* next(self, Record* last) except? NULL:
-        """Return the record after `last`, which pick() returned."""
-        if last == self.from_above:
-            self.from_above = cursor_next(&self.above)
-        else:
-            self.from_below = self.below.next()
-        return self.pick()
-
-
 # --- the store -------------------------------------------------------------------------------------------
 
 cdef class Store:
@@ -272,6 +240,7 @@ cdef class Store:
         self.cluster_id = cluster_id
         self.member_id = member_id
         self.raft_term = 0
+        self.leases = Leases()
         self.reload()
 
     def __dealloc__(self):
@@ -299,6 +268,7 @@ cdef class Store:
         self.sweep_at = None
         self.spilled = False
         self.stale = self.find_stale()
+        self.leases.reload(self.engine, self.overlay)
 
     cdef bint find_stale(self) except -1:
         cdef uint8_t[REV_KEY_SIZE] first
@@ -307,6 +277,11 @@ cdef class Store:
         rev_key(first, self.rev + 1, 0)
         rec = cursor.seek(first, REV_KEY_SIZE)
         return rec != NULL and rec_key(rec)[0] == c'r' and rec.klen == REV_KEY_SIZE
+
+    @property
+    def settled(self) -> bool:
+        """Whether no operation is half done. What is not read at a revision is whole then, too."""
+        return self.sub == 0 and not self.stale
 
     @property
     def revision(self) -> int:
@@ -340,7 +315,10 @@ cdef class Store:
         """Drop from the overlay what the operation under way has written."""
         cdef uint8_t at[REV_KEY_SIZE]
         cdef Record* rec
+        cdef Record* index
         cdef RevView change
+        cdef IndexView view
+        cdef Slice key
         cdef uint8_t* p
         cdef size_t n
         while self.sub:
@@ -351,7 +329,12 @@ cdef class Store:
                 p = room(&self.write_key, index_room(change.klen))
                 n = index_prefix(p, change.key, change.klen)
                 rev_write(p + n, self.rev + 1, self.sub - 1)
-                self.overlay.remove(p, n + REV_SIZE)
+                key.p, key.n = change.key, change.klen
+                index = tree_get(self.overlay.root, p, n + REV_SIZE)
+                if index != NULL:
+                    index_read(index, &view)
+                    self.take_back(&key, view.lease)
+                    self.overlay.remove(p, n + REV_SIZE)
                 self.overlay.remove(at, REV_KEY_SIZE)
             elif self.spilled:
                 self.stale = True
@@ -372,9 +355,19 @@ cdef class Store:
 
     # -- single versions --
 
-    cdef bint lease_known(self, int64_t lease) noexcept:
-        # No lease can be granted yet, so none is known.
-        return False
+    cdef int64_t lease_before(self, const Slice* key) except? 0:
+        """Return the lease that a key had before the operation under way, or 0."""
+        cdef IndexView old
+        return old.lease if self.version_at(key, self.rev, &old) else 0
+
+    cdef int take_back(self, const Slice* key, int64_t lease) except -1:
+        """Give a key the lease again that it had before the operation under way, which gave it `lease` (0: none)."""
+        cdef int64_t before = self.lease_before(key)
+        if lease != 0 and lease != before:
+            self.leases.detach(lease, key.p, key.n)
+        if before != 0:
+            self.leases.attach(before, key.p, key.n)
+        return 0
 
     cdef int version_at(self, const Slice* key, int64_t at, IndexView* out) except -1:
         """Find the newest version of `key` not above main revision `at`; a tombstone counts. Return 1 and fill `out`,
@@ -641,14 +634,17 @@ cdef class Store:
         cdef Slice value = req.value
         cdef Kv prev
         cdef bint exists
-        if req.lease != 0 and not self.lease_known(req.lease):
+        cdef int64_t before = 0
+        if req.lease != 0 and not self.leases.known(req.lease):
             kv_raise(KV_LEASE_NOT_FOUND, "")
         exists = self.version_at(&req.key, LATEST, &old) and not old.tombstone
         if not exists and (req.ignore_value or req.ignore_lease):
             kv_raise(KV_KEY_NOT_FOUND, "")
-        new.create = old.create if exists else self.rev + 1
-        new.version = old.version + 1 if exists else 1
-        new.lease = old.lease if req.ignore_lease else req.lease
+        if exists:
+            new.create, new.version, before = old.create, old.version + 1, old.lease
+        else:
+            new.create, new.version = self.rev + 1, 1
+        new.lease = before if req.ignore_lease else req.lease
         new.tombstone = False
         prev.hold = NULL
         try:
@@ -657,6 +653,11 @@ cdef class Store:
                 if req.ignore_value:
                     value = prev.value
             self.write_version(&req.key, &value, &new)
+            if new.lease != before:
+                if before != 0:
+                    self.leases.detach(before, req.key.p, req.key.n)
+                if new.lease != 0:
+                    self.leases.attach(new.lease, req.key.p, req.key.n)
             if not want:
                 return None
             header.revision = self.now()
@@ -680,6 +681,8 @@ cdef class Store:
             self.collect(&req.key, &req.end, LATEST, 0, WANT_ALL if req.prev_kv and want else WANT_KEYS, &kvs)
             for i in range(kvs.n):
                 self.write_version(&kvs.items[i].key, &nothing, &deletion)
+                if kvs.items[i].lease != 0:
+                    self.leases.detach(kvs.items[i].lease, kvs.items[i].key.p, kvs.items[i].key.n)
             if not want:
                 return None
             header.revision = self.now()
@@ -698,7 +701,20 @@ cdef class Store:
             kv_raise(KV_FUTURE, "")
         self.overlay.set(COMPACT_KEY, meta_value(req.revision))
         self.compacted = req.revision
-        return encode_compact_reply(header) if want else None
+        return encode_header_reply(header) if want else None
+
+    cdef bytes do_lease(self, int kind, const uint8_t* body, size_t n, Header* header, bint want):
+        """Grant or checkpoint leases. Return the encoded response (None unless `want`). Raises FormatError and
+        LeaseExist before any change."""
+        cdef int64_t lease = 0, ttl = 0
+        cdef int i
+        if kind == OP_LEASE_GRANT:
+            grant_read(body, n, &lease, &ttl)
+            self.leases.grant(lease, ttl)
+            return encode_grant_reply(header, lease, ttl) if want else None
+        for i in range(checkpoint_read(body, n)):
+            self.leases.checkpoint(<int64_t>get64(body + 8 + 16 * i), <int64_t>get64(body + 16 + 16 * i))
+        return encode_header_reply(header) if want else None
 
     # -- entrances --
 
@@ -723,6 +739,8 @@ cdef class Store:
         elif kind == OP_COMPACT:
             kv_raise(decode_compact(body, n, &compact), "CompactionRequest")
             reply = self.do_compact(&compact, &header, want)
+        elif kind == OP_LEASE_GRANT or kind == OP_LEASE_CHECKPOINT:
+            reply = self.do_lease(kind, body, n, &header, want)
         else:
             raise errors.FormatError(f"operation of unknown kind {kind}")
         self.finish()
@@ -766,10 +784,13 @@ cdef class Store:
                                self.raft_term if term is None else <uint64_t>term)
 
     cpdef commit(self, uint64_t index, uint64_t term):
-        """Hand everything written since the last commit to the engine, in one write with the log position."""
+        """Hand everything written since the last commit to the engine, in one write with the log position. Then the
+        listener of the leases hears of what has become of them."""
         if self.rev != self.saved_rev:
             self.overlay.set(REVISION_KEY, meta_value(self.rev))
         self.engine.write(self.overlay, index, term)
         self.saved_rev = self.rev
         self.overlay.clear()
         self.spilled = False
+        if self.leases.news:
+            self.leases.tell()

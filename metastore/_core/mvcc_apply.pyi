@@ -54,7 +54,7 @@ class Applier:
     @property
     def cost(self) -> int: ...  # units (work.pxd) that the last call took
     @property
-    def halfway(self) -> bool: ...  # an entry must come to its end before `commit`
+    def halfway(self) -> bool: ...  # something must come to its end before `commit`
     @property
     def lengthy(self) -> bool: ...  # an operation is under way that takes several pieces by itself
     @property

@@ -20,9 +20,10 @@ from metastore._core.batch cimport FrameReader
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.entry cimport ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
 from metastore._core.mvcc cimport Store
-from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise,
-                                 op_read)
+from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_LEASE_GRANT, OP_LEASE_REVOKE,
+                                 OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise, op_read)
 from metastore._core.kv_messages cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_delete, kv_raise
+from metastore._core.mvcc_lease cimport start_revoke
 from metastore._core.mvcc_range cimport DeleteWork
 from metastore._core.mvcc_txn cimport txn_puts
 from metastore._core.mvcc_txn_work cimport start_txn
@@ -40,15 +41,17 @@ cdef enum:
     COST_OPERATION = 10      # units of a put, with its way into the engine
     SPILL_AT = 2048          # records: a millisecond in memory, four in RocksDB
     PURGE_AT_ONCE = 512      # changes
+    LOAD_AT_ONCE = 4096      # leases
 
 cdef int ALARM_NOSPACE = NOSPACE, ALARM_CORRUPT = CORRUPT
 
 cdef int check_alarms(int kinds, int kind, const uint8_t* body, size_t n) except -1:
-    if kind > OP_COMPACT:
+    if kind > OP_COMPACT and kind != OP_LEASE_GRANT and kind != OP_LEASE_REVOKE:
         return 0
     if kinds & ALARM_CORRUPT:
         raise errors.Corrupt()
-    if kinds & ALARM_NOSPACE and (kind == OP_PUT or (kind == OP_TXN and txn_puts(body, n))):
+    if kinds & ALARM_NOSPACE and (
+            kind == OP_PUT or kind == OP_LEASE_GRANT or (kind == OP_TXN and txn_puts(body, n))):
         raise errors.NoSpace()
     return 0
 
@@ -123,25 +126,27 @@ cdef class Applier:
         return at
 
     cdef bint clean(self) except -1:
-        """Return whether the engine is free of records that an unfinished entry left there. Without a budget, remove
-        them all."""
+        """Return whether the engine is free of records that an unfinished entry left there, and all leases are loaded.
+        Without a budget, see to that."""
         while self.store.stale and self.budget == <size_t>-1:
             purge(self.store, PURGE_AT_ONCE)
-        return not self.store.stale
+        return not self.store.stale and (self.store.leases.load_at is None or self.budget == <size_t>-1)
 
     cpdef relieve(self):
-        """Hand a large part of an unfinished entry to the engine. The caller calls this whenever `apply_images` has
-        halted. Raises EngineBusy (call again later) and what the engine raises."""
+        """Hand a large part of an unfinished entry to the engine, or go on with what comes before an entry. The caller
+        calls this whenever `apply_images` has halted. Raises EngineBusy (call again later) and what the engine raises."""
         if self.store.stale:
             purge(self.store, max(1, PURGE_AT_ONCE // self.pace))
+        elif self.store.leases.load_at is not None:
+            self.store.leases.load(max(1, LOAD_AT_ONCE // self.pace))
         elif self.inside and self.store.overlay.count >= self.spill_at:
             spill(self.store)
 
     @property
     def halfway(self):
-        """Whether an entry must come to its end before `commit`: one is half applied, or a crash left a part of one in
-        the engine."""
-        return self.inside or self.store.stale
+        """Whether something must come to its end before `commit`: an entry is half applied, a crash left a part of one
+        in the engine, or leases are still to be loaded."""
+        return self.inside or self.store.stale or self.store.leases.load_at is not None
 
     @property
     def lengthy(self):
@@ -206,7 +211,7 @@ cdef class Applier:
         cdef int answer = op_read(p, n, &op)
         self.operations += 1
         self.cost += self.pace * COST_OPERATION + n // COST_BYTES
-        if answer == OP_OK and (op.kind == OP_TXN or op.kind == OP_DELETE_RANGE):
+        if answer == OP_OK and (op.kind == OP_TXN or op.kind == OP_DELETE_RANGE or op.kind == OP_LEASE_REVOKE):
             return self.begin(&op)
         if self.waiters and n >= OP_HEADER:
             waiter = self.waiters.pop(op.request_id, None)
@@ -260,6 +265,8 @@ cdef class Applier:
             check_alarms(self.barred, op.kind, op.body, op.n)
         if op.kind == OP_TXN:
             return start_txn(self.store, op.body, op.n, want)
+        if op.kind == OP_LEASE_REVOKE:
+            return start_revoke(self.store, op.body, op.n, want)
         kv_raise(decode_delete(op.body, op.n, &delete), "DeleteRangeRequest")
         kv_raise(KV_EMPTY_KEY if delete.key.n == 0 else KV_OK, "")
         if delete.end.n == 0:

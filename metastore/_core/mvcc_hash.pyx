@@ -38,7 +38,7 @@ cdef class Hasher:
     """Hashes a view (Engine) slice by slice. The hasher owns the view and closes it.
 
     `revision` is the last revision that counts; 0 stands for the current one. `whole` adds the replicated meta records
-    (members, alarms, ...). Raises Compacted and FutureRevision as etcd 3.6 does; at the compact revision itself there
+    (members, alarms, ...) and the leases with their keys, all as they are now. Raises Compacted and FutureRevision as etcd 3.6 does; at the compact revision itself there
     is an answer.
     """
     cdef readonly int64_t revision        # R
@@ -50,7 +50,7 @@ cdef class Hasher:
     cdef bint whole
     cdef Engine view
     cdef EngineCursor cursor
-    cdef uint8_t table                    # the table that is walked: 'k', 'r', 'm'
+    cdef uint8_t table                    # the table that is walked: 'k', 'r', then 'm', 'a' and 'l'
     cdef Record* rec                      # borrowed: the record where the walk stands
     cdef Record* last                     # owned: an index record whose fate depends on the one after it
     cdef IndexView last_view
@@ -170,15 +170,17 @@ cdef class Hasher:
                 rec_release(index)
             free(at)
 
-    cdef size_t meta_step(self) except 0:
+    cdef size_t other_step(self) except 0:
+        """Take in one record of another table and return its cost."""
         cdef Record* rec = self.rec
-        cdef bytes key
-        if rec == NULL or rec_key(rec)[0] != c'm':
-            self.rec = NULL
-            self.done = True
+        if rec == NULL or rec_key(rec)[0] != self.table:
+            if self.table == c'l':
+                self.rec = NULL
+                self.done = True
+            else:
+                self.begin(c'a' if self.table == c'm' else c'l')
             return 1
-        key = (<char*>rec_key(rec))[:rec.klen]
-        if key not in OWN_META:
+        if self.table != c'm' or (<char*>rec_key(rec))[:rec.klen] not in OWN_META:
             self.add(rec)
         self.rec = self.cursor.next()
         return 1
@@ -193,7 +195,7 @@ cdef class Hasher:
             elif self.table == c'r':
                 cost += self.change_step()
             else:
-                cost += self.meta_step()
+                cost += self.other_step()
         return not self.done
 
     def close(self) -> None:

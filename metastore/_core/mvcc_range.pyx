@@ -236,6 +236,9 @@ cdef class DeleteWork(Work):
         try:
             for i in range(self.kvs.n):
                 self.store.write_version(&self.kvs.items[i].key, &nothing, &deletion)
+                if self.kvs.items[i].lease != 0:
+                    self.store.leases.detach(self.kvs.items[i].lease, self.kvs.items[i].key.p, self.kvs.items[i].key.n)
+                    self.cost += COST_WRITE // 2
             self.cost += self.kvs.cost + COST_WRITE * self.kvs.n
             self.deleted += <int64_t>self.kvs.n
             if previous and self.out is not None:

@@ -16,7 +16,8 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, KV_KEY_NOT_FO
                                    decode_put, decode_range, encode_txn_reply, kv_raise)
 from metastore._core.mvcc_range cimport DeleteWork, RangeWork, first_key
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init
-from metastore._core.op cimport OP_TXN
+from metastore._core.mvcc_lease import execute_revoke
+from metastore._core.op cimport OP_LEASE_REVOKE, OP_TXN
 from metastore._core.record cimport key_cmp
 from metastore._core.mvcc_txn cimport CompareNode, CompareReq, OpNode, TxnNode, decode_txn
 from metastore._core.varint cimport varint_size, varint_write
@@ -232,7 +233,7 @@ cdef class TxnWork(Work):
                     self.cost += COST_OP
                     if not self.store.version_at(&put.key, LATEST, &old) or old.tombstone:
                         kv_raise(KV_KEY_NOT_FOUND, "")
-                if put.lease != 0 and not self.store.lease_known(put.lease):
+                if put.lease != 0 and not self.store.leases.known(put.lease):
                     kv_raise(KV_LEASE_NOT_FOUND, "")
         return 0
 
@@ -525,8 +526,10 @@ def execute_txn(Store store not None, bytes body not None, bint want=True, size_
 # --- for tests -------------------------------------------------------------------------------------------
 
 def execute(Store store not None, int kind, bytes body not None, bint want=True):
-    """Apply one operation of any kind that changes keys (kinds: op.pxd), at once. Return the encoded reply, or None
+    """Apply one operation of any kind that changes keys or leases (kinds: op.pxd), at once. Return the encoded reply, or None
     unless `want`. Raises ApiError, FormatError."""
+    if kind == OP_LEASE_REVOKE:
+        return execute_revoke(store, body, want)
     return execute_txn(store, body, want) if kind == OP_TXN else store.execute(kind, body, want)
 
 

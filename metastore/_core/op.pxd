@@ -13,12 +13,15 @@ cdef enum:
     OP_COMPACT = 4
     OP_MEMBER = 5         # a membership operation; body: FORMATS.md, "Membership"
     OP_ALARM = 6          # raises or clears an alarm; body: FORMATS.md, "Alarms"
-    OP_KIND_LAST = 6      # the highest kind that this version knows
+    OP_LEASE_GRANT = 7    # bodies of this and the next two: FORMATS.md, "Leases"
+    OP_LEASE_REVOKE = 8
+    OP_LEASE_CHECKPOINT = 9
+    OP_KIND_LAST = 9      # the highest kind that this version knows
 
 # The operation level is a number that says what a member can apply (FORMATS.md, "Operation level"). It rises with every
 # kind, flag or field that an earlier member could not apply; see op_level.
 cdef enum:
-    OP_LEVEL = 1
+    OP_LEVEL = 2
 
 cdef enum:
     OP_FLAG_USER = 1

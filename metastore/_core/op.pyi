@@ -10,6 +10,9 @@ TXN: Final[int]
 MEMBER: Final[int]
 ALARM: Final[int]
 COMPACT: Final[int]
+LEASE_GRANT: Final[int]
+LEASE_REVOKE: Final[int]
+LEASE_CHECKPOINT: Final[int]
 LEVEL: Final[int]  # the highest operation level that this version can apply
 
 class Operation:

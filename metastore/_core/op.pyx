@@ -19,13 +19,16 @@ TXN = OP_TXN
 COMPACT = OP_COMPACT
 MEMBER = OP_MEMBER
 ALARM = OP_ALARM
+LEASE_GRANT = OP_LEASE_GRANT
+LEASE_REVOKE = OP_LEASE_REVOKE
+LEASE_CHECKPOINT = OP_LEASE_CHECKPOINT
 
 LEVEL = OP_LEVEL
 
 
 cdef int op_level(uint8_t kind, uint8_t flags) noexcept nogil:
-    # Everything so far came with the first version. A kind or flag of a later version returns its own level here.
-    return 1
+    # Operations of leases came with level 2, everything else so far with the first version.
+    return 2 if kind >= OP_LEASE_GRANT else 1
 
 
 def level_of(data):

@@ -21,7 +21,10 @@ from typing import Any
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
-from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, MEMBER, PUT, TXN, Operation, decode_op
+from metastore._core.leases import decode_checkpoint, decode_grant, decode_revoke
+from metastore._core.op import (
+    ALARM, COMPACT, DELETE_RANGE, LEASE_CHECKPOINT, LEASE_GRANT, LEASE_REVOKE, MEMBER, PUT, TXN, Operation, decode_op,
+)  # fmt: skip
 from metastore._core.raft_types import ConfState, decode_conf_change
 from metastore._core.wal_records import HEADER_SIZE, RECORD_TYPES
 from metastore._core.wal_scan import Recovered, recover, walk
@@ -35,7 +38,10 @@ from metastore.storage.segments import view
 
 #: If the log of a running node seems damaged, it is read again at most so many times.
 ATTEMPTS = 5
-KINDS = {PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member", ALARM: "alarm"}
+KINDS = {
+    PUT: "put", DELETE_RANGE: "delete", TXN: "txn", COMPACT: "compact", MEMBER: "member", ALARM: "alarm",
+    LEASE_GRANT: "grant", LEASE_REVOKE: "revoke", LEASE_CHECKPOINT: "checkpoint",
+}  # fmt: skip
 ENTRY_TYPES = ("normal", "member", "members")
 START, ENTRY, HARD_STATE, SNAPSHOT, MARKER = sorted(RECORD_TYPES)
 _NAME = re.compile(r"([0-9a-f]{16})\.wal")
@@ -404,7 +410,7 @@ def operation_fields(op: Operation) -> dict[str, Any]:
         put = pb.parse(pb.PutRequest, op.request)
         fields |= {"key": text(put.key), "value_bytes": len(put.value)}
         if put.lease:
-            fields["lease"] = f"{put.lease:x}"
+            fields["lease"] = lease_id(put.lease)
     elif op.kind == DELETE_RANGE:
         fields |= _range(pb.parse(pb.DeleteRangeRequest, op.request))
     elif op.kind == TXN:
@@ -417,6 +423,14 @@ def operation_fields(op: Operation) -> dict[str, Any]:
         fields["urls"] = ",".join((*change.member.peer_urls, *change.member.client_urls))
         if change.roster is not None:
             fields["roster"] = change.roster.digest
+    elif op.kind == LEASE_GRANT:
+        lease, ttl = decode_grant(op.request)
+        fields |= {"lease": lease_id(lease), "ttl": ttl}
+    elif op.kind == LEASE_REVOKE:
+        lease, expired = decode_revoke(op.request)
+        fields |= {"lease": lease_id(lease), "expired": expired}
+    elif op.kind == LEASE_CHECKPOINT:
+        fields["remaining"] = ",".join(f"{lease_id(lease)}:{left}" for lease, left in decode_checkpoint(op.request))
     elif op.kind == ALARM:
         action, (member, alarm) = decode_change(op.request)
         fields |= {"action": "raise" if action == ACTIVATE else "clear", "alarm": NAMES.get(alarm, "none")}
@@ -424,6 +438,11 @@ def operation_fields(op: Operation) -> dict[str, Any]:
     else:
         fields["bytes"] = len(op.request)
     return fields
+
+
+def lease_id(lease: int) -> str:
+    """Return the id of a lease in hexadecimal, as etcdctl shows it."""
+    return f"{lease & 0xFFFFFFFFFFFFFFFF:x}"
 
 
 def _range(request: Any) -> dict[str, Any]:

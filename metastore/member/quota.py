@@ -6,11 +6,13 @@ This belongs to the loop's thread.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import errors
-from .._core.op import DELETE_RANGE
+from .._core.leases import decode_revoke
+from .._core.op import DELETE_RANGE, LEASE_REVOKE
 from ..api import pb
 from ..replica.alarms import ACTIVATE, NOSPACE, Alarm
 
@@ -105,14 +107,22 @@ class Quota:
         """
         most = max(0, self._memory_left()) // TOMBSTONE
         left = most
-        for key, end in _ranges_deleted(kind, body):
-            count = pb.RangeRequest(key=key, range_end=end, count_only=True)
-            left -= self._kv.count_some(count.SerializeToString(), left)
+        for count in self._keys_deleted(kind, body):
+            left -= count(left)
             if left < 0:
                 raise errors.TooManyRequests(
                     f"metastore: there is memory to delete {most} keys and versions of keys at once, not more: delete "
                     "fewer at a time, and compact"
                 )
+
+    def _keys_deleted(self, kind: int, body: bytes) -> Iterator[Callable[[int], int]]:
+        """For each part of a deletion a function that counts its keys, up to one more than its argument."""
+        if kind == LEASE_REVOKE:
+            yield partial(self._kv.store.leases.count_keys, decode_revoke(body)[0])
+            return
+        for key, end in _ranges_deleted(kind, body):
+            count = pb.RangeRequest(key=key, range_end=end, count_only=True)
+            yield partial(self._kv.count_some, count.SerializeToString())
 
     def exceeded(self) -> errors.MetaStoreError:
         """Returns the error for a put that finds no room. Raises the alarm, unless the lack will pass by itself."""

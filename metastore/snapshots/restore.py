@@ -21,6 +21,7 @@ from pathlib import Path
 from .._core.codec import PayloadCodec
 from .._core.engine import APPLIED_KEY
 from .._core.entry import HardState
+from .._core.leases import without_checkpoint
 from .._core.mvcc_keys import COMPACT_KEY, META, REVISION_KEY
 from .._core.raft_types import ConfState
 from ..errors import ConfigError, DamagedData, DiskFailed, NoSpace, reason
@@ -201,7 +202,8 @@ class Restore:
         for key, value in reader.records():
             if expected.pop(key, value) != value:
                 raise DamagedData(f"{self.source}: its header and its record {key!r} say different things")
-            yield key, value
+            # Time has passed since the backup, and no leader has counted it. So each lease has its whole time again.
+            yield key, without_checkpoint(value) if key.startswith(b"l") else value
         if APPLIED_KEY in expected:
             raise DamagedData(f"{self.source}: has no log position")
 

@@ -1,0 +1,56 @@
+from libc.stdint cimport int64_t, uint8_t, uint64_t
+
+from metastore._core.engine cimport Engine
+from metastore._core.mvcc_merged cimport Merged
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record
+
+cdef enum:
+    LEASE_ID_SIZE = 9        # table byte and id
+    REVOKE_BY_EXPIRY = 1
+
+
+cdef struct Lease:
+    int64_t id               # 0: a free place
+    int64_t ttl
+    int64_t remaining
+
+
+cdef class Leases:
+    cdef Lease* places
+    cdef size_t room                      # places, a power of two
+    cdef size_t used
+    cdef Engine engine
+    cdef OrderedMap overlay
+    cdef bytes load_at                    # engine key at which loading goes on; None: all leases are loaded
+    cdef public object listener           # a Listener (see the .pyi), or None
+    cdef list news                        # what the listener is to be told, in order
+
+    cdef Lease* find(self, int64_t lease) noexcept
+    cdef Lease* place(self, int64_t lease) noexcept
+    cdef int resize(self, size_t room) except -1
+    cdef int insert(self, int64_t lease, int64_t ttl, int64_t remaining) except -1
+    cdef int drop(self, int64_t lease) except -1
+    cdef bint known(self, int64_t lease) except -1
+    cdef int write(self, const Lease* lease) except -1
+    cdef int reload(self, Engine engine, OrderedMap overlay) except -1
+    cdef int load(self, size_t budget) except -1
+    cdef int settle(self) except -1
+    cdef Merged walk(self)
+    cdef int grant(self, int64_t lease, int64_t ttl) except -1
+    cdef int checkpoint(self, int64_t lease, int64_t remaining) except -1
+    cdef int forget(self, int64_t lease) except -1
+    cdef int attach(self, int64_t lease, const uint8_t* key, size_t n) except -1
+    cdef int detach(self, int64_t lease, const uint8_t* key, size_t n) except -1
+    cdef int tell(self) except -1
+
+
+cdef void lease_key(uint8_t* dst, uint8_t table, int64_t lease) noexcept nogil
+# Marks or clears the record of an attached key in a batch.
+cdef int attachment(OrderedMap batch, int64_t lease, const uint8_t* key, size_t n, bint attached) except -1
+cdef int attachment_check(Record* rec) except -1
+
+# They raise FormatError.
+cdef int grant_read(const uint8_t* body, size_t n, int64_t* lease, int64_t* ttl) except -1
+cdef int revoke_read(const uint8_t* body, size_t n, int64_t* lease, bint* by_expiry) except -1
+cdef int checkpoint_read(const uint8_t* body, size_t n) except -1

@@ -1,0 +1,487 @@
+"""The leases of the applied, replicated state, and the forms of their requests and records.
+
+Layouts: FORMATS.md, "Leases" and "Engine records". Everything about leases is in the engine: table 'l' has the leases,
+table 'a' the keys of each. `Leases` keeps table 'l' in memory as well, because every put with a lease asks for it, and
+an engine with files takes microseconds to answer. A lease takes 32 to 64 bytes here (a Python dict takes some 300, and
+100,000 leases should cost no more than they are worth).
+
+Nothing in here has a clock. Who keeps time hears of changes as the `listener`.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from metastore import errors
+from metastore._core.engine cimport Engine
+from metastore._core.le cimport get32, get64, put32, put64
+from metastore._core.mvcc_merged cimport Merged
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record, held_alloc, held_free, rec_key, rec_new, rec_new_deleted, rec_value
+
+cdef enum:
+    VERSION = 1              # of all requests and records in here
+    LEASE_VALUE = 17         # bytes of a record of table 'l': version, TTL, remaining
+    KEY_VALUE = 1
+    GRANT_SIZE = 24
+    REVOKE_SIZE = 16
+    CHECKPOINT_HEAD = 8
+    CHECKPOINT_PAIR = 16
+    CHECKPOINT_MOST = 1000   # pairs: 0.3 ms
+    LEAST_ROOM = 64          # places
+    LOAD_AT_ONCE = 16384     # leases: 2 ms in memory, 30 in RocksDB
+
+MAX_CHECKPOINTS = CHECKPOINT_MOST
+
+
+# --- records ---------------------------------------------------------------------------------------------
+
+cdef void lease_key(uint8_t* dst, uint8_t table, int64_t lease) noexcept nogil:
+    """Write the engine key of a lease in table 'l', or what its keys in table 'a' begin with: LEASE_ID_SIZE bytes."""
+    cdef int i
+    cdef uint64_t number = <uint64_t>lease
+    dst[0] = table
+    for i in range(8):
+        dst[1 + i] = <uint8_t>(number >> (56 - 8 * i))
+
+
+cdef int lease_read(Record* rec, Lease* out) except -1:
+    """Decode a record of table 'l'. Raises DamagedData."""
+    cdef const uint8_t* key = rec_key(rec)
+    cdef const uint8_t* p = rec_value(rec)
+    cdef uint64_t number = 0
+    cdef int i
+    if rec.klen != LEASE_ID_SIZE or rec.vlen != LEASE_VALUE or p[0] != VERSION:
+        raise errors.DamagedData("engine: the record of a lease has an unknown form")
+    for i in range(8):
+        number = (number << 8) | key[1 + i]
+    out.id = <int64_t>number
+    out.ttl = <int64_t>get64(p + 1)
+    out.remaining = <int64_t>get64(p + 9)
+    if out.id == 0 or out.ttl <= 0 or out.remaining < 0:
+        raise errors.DamagedData("engine: the record of a lease holds what cannot be")
+    return 0
+
+
+cdef int attachment(OrderedMap batch, int64_t lease, const uint8_t* key, size_t n, bint attached) except -1:
+    """Put the record of a key of a lease into a batch, or its deletion."""
+    cdef uint8_t[LEASE_ID_SIZE] head
+    cdef Record* rec = rec_new(key, 0, LEASE_ID_SIZE + n + KEY_VALUE if attached else LEASE_ID_SIZE + n)
+    if rec == NULL:
+        raise MemoryError
+    # The record was made in one piece; its bytes are the key, then the value.
+    rec.klen = <uint32_t>(LEASE_ID_SIZE + n)
+    rec.vlen = KEY_VALUE if attached else <uint32_t>0xFFFFFFFF
+    lease_key(head, c'a', lease)
+    memcpy(rec_key(rec), head, LEASE_ID_SIZE)
+    if n:
+        memcpy(rec_key(rec) + LEASE_ID_SIZE, key, n)
+    if attached:
+        rec_value(rec)[0] = VERSION
+    return batch.put_record(rec)
+
+
+cdef int attachment_check(Record* rec) except -1:
+    """Check the form of a record of table 'a'. Raises DamagedData."""
+    if rec.klen <= LEASE_ID_SIZE or rec.vlen != KEY_VALUE or rec_value(rec)[0] != VERSION:
+        raise errors.DamagedData("engine: the record of a lease's key has an unknown form")
+    return 0
+
+
+def without_checkpoint(bytes value not None) -> bytes:
+    """Return the value of a record of table 'l' without the remaining time. Raises DamagedData."""
+    if len(value) != LEASE_VALUE or value[0] != VERSION:
+        raise errors.DamagedData("engine: the record of a lease has an unknown form")
+    return value[:9] + bytes(8)
+
+
+# --- requests --------------------------------------------------------------------------------------------
+
+cdef int refuse(str what) except -1:
+    raise errors.FormatError(f"lease operation: {what}")
+
+
+cdef bint zeros(const uint8_t* p, size_t n) noexcept nogil:
+    cdef size_t i
+    for i in range(n):
+        if p[i]:
+            return False
+    return True
+
+
+cdef int grant_read(const uint8_t* body, size_t n, int64_t* lease, int64_t* ttl) except -1:
+    if n != GRANT_SIZE or body[0] != VERSION or not zeros(body + 1, 7):
+        refuse("a grant has an unknown form")
+    lease[0] = <int64_t>get64(body + 8)
+    ttl[0] = <int64_t>get64(body + 16)
+    if lease[0] == 0 or ttl[0] <= 0:
+        refuse("a grant without an id or a TTL")
+    return 0
+
+
+cdef int revoke_read(const uint8_t* body, size_t n, int64_t* lease, bint* by_expiry) except -1:
+    if n != REVOKE_SIZE or body[0] != VERSION or body[1] > REVOKE_BY_EXPIRY or not zeros(body + 2, 6):
+        refuse("a revoke has an unknown form")
+    lease[0] = <int64_t>get64(body + 8)
+    by_expiry[0] = body[1] & REVOKE_BY_EXPIRY
+    if lease[0] == 0:
+        refuse("a revoke without an id")
+    return 0
+
+
+cdef int checkpoint_read(const uint8_t* body, size_t n) except -1:
+    """Check a checkpoint and return the number of its pairs."""
+    cdef size_t i
+    cdef const uint8_t* pair
+    if (n < CHECKPOINT_HEAD or body[0] != VERSION or not zeros(body + 1, 3) or get32(body + 4) > CHECKPOINT_MOST
+            or n != CHECKPOINT_HEAD + CHECKPOINT_PAIR * <size_t>get32(body + 4)):
+        refuse("a checkpoint has an unknown form")
+    for i in range(get32(body + 4)):
+        pair = body + CHECKPOINT_HEAD + CHECKPOINT_PAIR * i
+        if get64(pair) == 0 or <int64_t>get64(pair + 8) < 0:
+            refuse("a checkpoint without an id, or of less than nothing")
+    return <int>get32(body + 4)
+
+
+def encode_grant(int64_t lease, int64_t ttl) -> bytes:
+    """Return the request of an operation LEASE_GRANT. Raises ValueError for id 0 or a TTL below 1."""
+    cdef uint8_t data[GRANT_SIZE]
+    if lease == 0 or ttl <= 0:
+        raise ValueError("a lease has an id and a TTL")
+    memset(data, 0, GRANT_SIZE)
+    data[0] = VERSION
+    put64(data + 8, <uint64_t>lease)
+    put64(data + 16, <uint64_t>ttl)
+    return PyBytes_FromStringAndSize(<char*>data, GRANT_SIZE)
+
+
+def encode_revoke(int64_t lease, bint by_expiry=False) -> bytes:
+    """Return the request of an operation LEASE_REVOKE. Raises ValueError for id 0."""
+    cdef uint8_t data[REVOKE_SIZE]
+    if lease == 0:
+        raise ValueError("a lease has an id")
+    memset(data, 0, REVOKE_SIZE)
+    data[0] = VERSION
+    data[1] = REVOKE_BY_EXPIRY if by_expiry else 0
+    put64(data + 8, <uint64_t>lease)
+    return PyBytes_FromStringAndSize(<char*>data, REVOKE_SIZE)
+
+
+def encode_checkpoint(object pairs) -> bytes:
+    """Return the request of an operation LEASE_CHECKPOINT for (id, remaining seconds) pairs. Raises ValueError for more
+    than MAX_CHECKPOINTS of them, for id 0 and for a negative time."""
+    cdef list all_pairs = list(pairs)
+    cdef bytes data
+    cdef uint8_t* p
+    cdef int64_t lease, remaining
+    if len(all_pairs) > CHECKPOINT_MOST:
+        raise ValueError(f"{len(all_pairs)} leases in one checkpoint; at most {CHECKPOINT_MOST} fit")
+    data = bytes(CHECKPOINT_HEAD + CHECKPOINT_PAIR * len(all_pairs))
+    p = <uint8_t*>PyBytes_AS_STRING(data)
+    p[0] = VERSION
+    put32(p + 4, <uint32_t>len(all_pairs))
+    p += CHECKPOINT_HEAD
+    for lease, remaining in all_pairs:
+        if lease == 0 or remaining < 0:
+            raise ValueError("a lease has an id, and its time is not below 0")
+        put64(p, <uint64_t>lease)
+        put64(p + 8, <uint64_t>remaining)
+        p += CHECKPOINT_PAIR
+    return data
+
+
+def decode_grant(bytes request not None) -> tuple:
+    """Return (id, TTL). Raises FormatError."""
+    cdef int64_t lease = 0, ttl = 0
+    grant_read(<const uint8_t*>PyBytes_AS_STRING(request), PyBytes_GET_SIZE(request), &lease, &ttl)
+    return (lease, ttl)
+
+
+def decode_revoke(bytes request not None) -> tuple:
+    """Return (id, whether it is by expiry). Raises FormatError."""
+    cdef int64_t lease = 0
+    cdef bint by_expiry = False
+    revoke_read(<const uint8_t*>PyBytes_AS_STRING(request), PyBytes_GET_SIZE(request), &lease, &by_expiry)
+    return (lease, bool(by_expiry))
+
+
+def decode_checkpoint(bytes request not None) -> list:
+    """Return (id, remaining seconds) pairs. Raises FormatError."""
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(request)
+    cdef int n = checkpoint_read(p, PyBytes_GET_SIZE(request))
+    cdef int i
+    p += CHECKPOINT_HEAD
+    return [(<int64_t>get64(p + CHECKPOINT_PAIR * i), <int64_t>get64(p + CHECKPOINT_PAIR * i + 8)) for i in range(n)]
+
+
+# --- the leases ------------------------------------------------------------------------------------------
+
+cdef class Leases:
+    """All leases of a store, in a hash table with open addressing. `Store` owns it and changes it.
+
+    A change goes to the overlay and to the table at once; the next commit writes it and then tells the `listener`. A
+    large table is loaded in slices (`load`) after a snapshot was installed. Whoever asks before the end loads the rest
+    at once.
+    """
+
+    def __cinit__(self):
+        self.places = NULL
+        self.news = []
+
+    def __dealloc__(self):
+        if self.places != NULL:
+            held_free(self.places, self.room * sizeof(Lease))
+
+    # -- the table --
+
+    cdef Lease* place(self, int64_t lease) noexcept:
+        """Return the place of a lease, or the free place where it belongs."""
+        cdef size_t mask = self.room - 1
+        cdef uint64_t mixed = <uint64_t>lease * <uint64_t>0x9E3779B97F4A7C15
+        cdef size_t at = <size_t>(mixed ^ (mixed >> 32)) & mask
+        while self.places[at].id != 0 and self.places[at].id != lease:
+            at = (at + 1) & mask
+        return &self.places[at]
+
+    cdef Lease* find(self, int64_t lease) noexcept:
+        """Return a lease that is in the table, or NULL. The pointer is good until the table changes."""
+        cdef Lease* found
+        if self.used == 0 or lease == 0:
+            return NULL
+        found = self.place(lease)
+        return found if found.id else NULL
+
+    cdef int resize(self, size_t room) except -1:
+        cdef Lease* old = self.places
+        cdef size_t i, before = self.room
+        cdef Lease* fresh = <Lease*>held_alloc(room * sizeof(Lease))
+        if fresh == NULL:
+            raise MemoryError
+        memset(fresh, 0, room * sizeof(Lease))
+        self.places, self.room = fresh, room
+        for i in range(before):
+            if old[i].id:
+                self.place(old[i].id)[0] = old[i]
+        if old != NULL:
+            held_free(old, before * sizeof(Lease))
+        return 0
+
+    cdef int insert(self, int64_t lease, int64_t ttl, int64_t remaining) except -1:
+        cdef Lease* place
+        if 4 * (self.used + 1) > 3 * self.room:
+            self.resize(max(<size_t>LEAST_ROOM, 2 * self.room))
+        place = self.place(lease)
+        self.used += not place.id
+        place.id, place.ttl, place.remaining = lease, ttl, remaining
+        return 0
+
+    cdef int drop(self, int64_t lease) except -1:
+        """Take a lease out of the table. Those behind it that it kept from their places move up."""
+        cdef size_t mask = self.room - 1, hole, at
+        cdef Lease* found = self.find(lease)
+        cdef Lease moved
+        if found == NULL:
+            return 0
+        hole = at = found - self.places
+        self.places[hole].id = 0
+        self.used -= 1
+        while True:
+            at = (at + 1) & mask
+            if self.places[at].id == 0:
+                break
+            moved = self.places[at]
+            self.places[at].id = 0
+            # It comes to its old place again, or to the hole if the way to its place leads over that.
+            self.place(moved.id)[0] = moved
+        if self.room > LEAST_ROOM and 8 * self.used < self.room:
+            self.resize(self.room // 4)
+        return 0
+
+    # -- loading --
+
+    cdef int reload(self, Engine engine, OrderedMap overlay) except -1:
+        """Begin anew with the contents of an engine. Raises DamagedData."""
+        if self.places != NULL:
+            held_free(self.places, self.room * sizeof(Lease))
+        self.places = NULL
+        self.room = self.used = 0
+        self.news = []
+        self.engine, self.overlay = engine, overlay
+        self.load_at = b"l"
+        return self.load(LOAD_AT_ONCE)
+
+    cdef int load(self, size_t budget) except -1:
+        """Load about `budget` more leases. Nothing may have been changed since `reload`."""
+        cdef Lease lease
+        cdef Record* rec
+        cdef Merged walk
+        if self.load_at is None:
+            return 0
+        walk = self.walk()
+        rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.load_at), PyBytes_GET_SIZE(self.load_at))
+        while rec != NULL and rec_key(rec)[0] == c'l':
+            if budget == 0:
+                self.load_at = PyBytes_FromStringAndSize(<char*>rec_key(rec), rec.klen)
+                return 0
+            budget -= 1
+            lease_read(rec, &lease)
+            self.insert(lease.id, lease.ttl, lease.remaining)
+            rec = walk.next(rec)
+        self.load_at = None
+        if self.listener is not None:
+            self.listener.reloaded()
+        return 0
+
+    cdef int settle(self) except -1:
+        """Load what is still missing."""
+        if self.load_at is not None:
+            self.load(<size_t>-1)
+        return 0
+
+    cdef Merged walk(self):
+        cdef Merged walk = Merged()
+        walk.below = self.engine.cursor()
+        walk.overlay = self.overlay
+        return walk
+
+    # -- changes, of an operation that has been checked or checks itself first --
+
+    cdef bint known(self, int64_t lease) except -1:
+        self.settle()
+        return self.find(lease) != NULL
+
+    cdef int write(self, const Lease* lease) except -1:
+        """Put the record of a lease into the overlay."""
+        cdef uint8_t[LEASE_ID_SIZE] key
+        cdef Record* rec
+        lease_key(key, c'l', lease.id)
+        rec = rec_new(key, LEASE_ID_SIZE, LEASE_VALUE)
+        if rec == NULL:
+            raise MemoryError
+        rec_value(rec)[0] = VERSION
+        put64(rec_value(rec) + 1, <uint64_t>lease.ttl)
+        put64(rec_value(rec) + 9, <uint64_t>lease.remaining)
+        return self.overlay.put_record(rec)
+
+    cdef int grant(self, int64_t lease, int64_t ttl) except -1:
+        """Add a lease. Raises LeaseExist."""
+        cdef Lease new
+        if self.known(lease):
+            raise errors.LeaseExist()
+        new.id, new.ttl, new.remaining = lease, ttl, 0
+        self.write(&new)
+        self.insert(lease, ttl, 0)
+        if self.listener is not None:
+            self.news.append(("granted", lease, ttl))
+        return 0
+
+    cdef int checkpoint(self, int64_t lease, int64_t remaining) except -1:
+        """Note the remaining time of a lease, if it exists."""
+        cdef Lease* found
+        if not self.known(lease):
+            return 0
+        found = self.find(lease)
+        found.remaining = remaining
+        self.write(found)
+        if self.listener is not None:
+            self.news.append(("checkpointed", lease, remaining))
+        return 0
+
+    cdef int forget(self, int64_t lease) except -1:
+        """Remove a lease whose keys are deleted."""
+        cdef uint8_t[LEASE_ID_SIZE] key
+        cdef Record* rec
+        self.settle()
+        lease_key(key, c'l', lease)
+        rec = rec_new_deleted(key, LEASE_ID_SIZE)
+        if rec == NULL:
+            raise MemoryError
+        self.overlay.put_record(rec)
+        self.drop(lease)
+        if self.listener is not None:
+            self.news.append(("revoked", lease))
+        return 0
+
+    cdef int attach(self, int64_t lease, const uint8_t* key, size_t n) except -1:
+        return attachment(self.overlay, lease, key, n, True)
+
+    cdef int detach(self, int64_t lease, const uint8_t* key, size_t n) except -1:
+        return attachment(self.overlay, lease, key, n, False)
+
+    cdef int tell(self) except -1:
+        """Tell the listener what the engine has now."""
+        news, self.news = self.news, []
+        if self.listener is not None:
+            for name, *values in news:
+                getattr(self.listener, name)(*values)
+        return 0
+
+    # -- what others ask --
+
+    @property
+    def count(self):
+        """The number of leases."""
+        self.settle()
+        return self.used
+
+    @property
+    def loaded(self):
+        """Whether all leases of the engine are here."""
+        return self.load_at is None
+
+    @property
+    def nbytes(self):
+        """Bytes of memory that the leases take here, without the engine's records."""
+        return self.room * sizeof(Lease)
+
+    def ttl(self, int64_t lease) -> int:
+        """Return the TTL that was granted, or 0 if there is no such lease."""
+        self.settle()
+        cdef Lease* found = self.find(lease)
+        return found.ttl if found != NULL else 0
+
+    def remaining(self, int64_t lease) -> int:
+        """Return the remaining time by the last checkpoint, or 0 if there is none."""
+        self.settle()
+        cdef Lease* found = self.find(lease)
+        return found.remaining if found != NULL else 0
+
+    def ids(self) -> list:
+        """Return all ids in ascending order."""
+        cdef size_t i
+        self.settle()
+        found = [self.places[i].id for i in range(self.room) if self.places[i].id]
+        found.sort()
+        return found
+
+    def count_keys(self, int64_t lease, size_t most) -> int:
+        """Return how many keys have the lease; `most` + 1 stands for more than `most`."""
+        cdef uint8_t[LEASE_ID_SIZE] head
+        cdef Merged walk = self.walk()
+        cdef Record* rec
+        cdef size_t n = 0
+        lease_key(head, c'a', lease)
+        rec = walk.seek(head, LEASE_ID_SIZE)
+        while n <= most and rec != NULL and rec.klen >= LEASE_ID_SIZE and memcmp(rec_key(rec), head, LEASE_ID_SIZE) == 0:
+            n += 1
+            rec = walk.next(rec)
+        return n
+
+    def keys(self, int64_t lease, bytes after not None=b"", size_t limit=0) -> list:
+        """Return the keys that have the lease, in order: those above `after`, at most `limit` (0: all). See the .pyi
+        for what they are while an operation is applied in pieces. Raises DamagedData."""
+        cdef uint8_t[LEASE_ID_SIZE] head
+        cdef bytes start
+        cdef list found = []
+        cdef Merged walk = self.walk()
+        cdef Record* rec
+        lease_key(head, c'a', lease)
+        start = PyBytes_FromStringAndSize(<char*>head, LEASE_ID_SIZE) + (after + b"\0" if after else b"")
+        rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+        while rec != NULL and rec.klen >= LEASE_ID_SIZE and memcmp(rec_key(rec), head, LEASE_ID_SIZE) == 0:
+            attachment_check(rec)
+            found.append(PyBytes_FromStringAndSize(<char*>rec_key(rec) + LEASE_ID_SIZE, rec.klen - LEASE_ID_SIZE))
+            if limit and <size_t>len(found) == limit:
+                break
+            rec = walk.next(rec)
+        return found

@@ -1,0 +1,16 @@
+from libc.stdint cimport uint8_t
+
+from metastore._core.engine cimport EngineCursor
+from metastore._core.ordered_map cimport Cursor, OrderedMap
+from metastore._core.record cimport Record
+
+
+cdef class Merged:
+    cdef EngineCursor below
+    cdef Cursor above
+    cdef OrderedMap overlay
+    cdef Record* from_below
+    cdef Record* from_above
+    cdef Record* pick(self) except? NULL
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL
+    cdef Record* next(self, Record* last) except? NULL

@@ -1,0 +1,44 @@
+"""A walk over an overlay and the engine below it, as if they were one map."""
+
+from libc.stdint cimport uint8_t
+
+from metastore._core.engine cimport EngineCursor
+from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_ge, cursor_next
+from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key
+
+
+cdef class Merged:
+    """Walks upwards over the records of the overlay and the engine together. Set `below` and `overlay`, then `seek`.
+
+    Records are borrowed: good until the next call, or until overlay or engine change.
+    """
+
+    cdef Record* pick(self) except? NULL:
+        cdef int order
+        while True:
+            if self.from_above == NULL:
+                return self.from_below
+            order = -1
+            if self.from_below != NULL:
+                order = key_cmp(rec_key(self.from_above), self.from_above.klen,
+                                rec_key(self.from_below), self.from_below.klen)
+            if order > 0:
+                return self.from_below
+            if order == 0:
+                self.from_below = self.below.next()
+            if not rec_deleted(self.from_above):
+                return self.from_above
+            self.from_above = cursor_next(&self.above)
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        self.from_below = self.below.seek(key, n)
+        self.from_above = cursor_ge(&self.above, self.overlay.root, key, n)
+        return self.pick()
+
+    cdef Record* next(self, Record* last) except? NULL:
+        """Return the record after `last`, which pick() returned."""
+        if last == self.from_above:
+            self.from_above = cursor_next(&self.above)
+        else:
+            self.from_below = self.below.next()
+        return self.pick()
