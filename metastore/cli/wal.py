@@ -23,7 +23,17 @@ from metastore._core.codec import PayloadCodec
 from metastore._core.entry import MAX_PAYLOAD, decode_entries
 from metastore._core.leases import decode_checkpoint, decode_grant, decode_revoke
 from metastore._core.op import (
-    ALARM, COMPACT, DELETE_RANGE, LEASE_CHECKPOINT, LEASE_GRANT, LEASE_REVOKE, MEMBER, PUT, TXN, Operation, decode_op,
+    ALARM,
+    COMPACT,
+    DELETE_RANGE,
+    LEASE_CHECKPOINT,
+    LEASE_GRANT,
+    LEASE_REVOKE,
+    MEMBER,
+    PUT,
+    TXN,
+    Operation,
+    decode_op,
 )  # fmt: skip
 from metastore._core.raft_types import ConfState, decode_conf_change
 from metastore._core.wal_records import HEADER_SIZE, RECORD_TYPES

@@ -18,6 +18,7 @@ class Version(NamedTuple):
     create: int
     version: int
     value: bytes | None
+    lease: int = 0
 
 
 class Model:
@@ -28,6 +29,7 @@ class Model:
         self.compacted = -1
         self.versions: dict[bytes, list[Version]] = {}
         self.changed = False
+        self.leases: dict[int, tuple[int, int]] = {}  # id -> TTL, remaining
 
     # -- state --
 
@@ -49,12 +51,15 @@ class Model:
             return [state[key]] if key in state else []
         return [v for k, v in state.items() if k >= key and (end == b"\0" or k < end)]
 
-    def change(self, key: bytes, value: bytes | None) -> None:
+    def keys(self, lease: int) -> list[bytes]:
+        return [key for key, version in self.at(self.now()).items() if version.lease == lease]
+
+    def change(self, key: bytes, value: bytes | None, lease: int = 0) -> None:
         old = self.at(self.now()).get(key)
         self.changed = True
         mod = self.revision + 1
         create, version = (old.create, old.version + 1) if old else (mod, 1)
-        self.versions.setdefault(key, []).append(Version(key, mod, create, version, value))
+        self.versions.setdefault(key, []).append(Version(key, mod, create, version, value, lease))
 
     @staticmethod
     def pair(version: Version) -> Any:
@@ -64,17 +69,19 @@ class Model:
             create_revision=version.create,
             mod_revision=version.mod,
             version=version.version,
+            lease=version.lease,
         )
 
     # -- operations --
 
     def put(self, req: Any) -> Any:
-        if req.lease:
+        if req.lease and req.lease not in self.leases:
             raise errors.LeaseNotFound
         old = self.at(self.now()).get(req.key)
         if old is None and (req.ignore_value or req.ignore_lease):
             raise errors.KeyNotFound
-        self.change(req.key, old.value if req.ignore_value else req.value)
+        lease = old.lease if old and req.ignore_lease else req.lease
+        self.change(req.key, old.value if old and req.ignore_value else req.value, lease)
         reply = pb.PutResponse(header=pb.ResponseHeader(revision=self.now()))
         if req.prev_kv and old:
             reply.prev_kv.CopyFrom(self.pair(old))
@@ -127,6 +134,27 @@ class Model:
         self.compacted = req.revision
         return pb.CompactionResponse(header=pb.ResponseHeader(revision=self.revision))
 
+    # -- leases; requests are the fields of the operation --
+
+    def grant(self, req: tuple[int, int]) -> None:
+        if req[0] in self.leases:
+            raise errors.LeaseExist
+        self.leases[req[0]] = (req[1], 0)
+
+    def revoke(self, req: tuple[int, bool]) -> None:
+        if req[0] not in self.leases:
+            if req[1]:
+                return
+            raise errors.LeaseNotFound
+        for key in self.keys(req[0]):
+            self.change(key, None)
+        del self.leases[req[0]]
+
+    def checkpoint(self, req: list[tuple[int, int]]) -> None:
+        for lease, remaining in req:
+            if lease in self.leases:
+                self.leases[lease] = (self.leases[lease][0], remaining)
+
     # -- transactions --
 
     def holds(self, compare: Any) -> bool:
@@ -137,7 +165,7 @@ class Model:
 
     @staticmethod
     def compare(compare: Any, version: Version) -> bool:
-        mine = [version.version, version.create, version.mod, version.value, 0][compare.target]
+        mine = [version.version, version.create, version.mod, version.value, version.lease][compare.target]
         name = ["version", "create_revision", "mod_revision", "value", "lease"][compare.target]
         operand = getattr(compare, name)
         return [mine == operand, mine > operand, mine < operand, mine != operand][compare.result]
@@ -154,7 +182,7 @@ class Model:
         for put in self.chosen(plan, "request_put"):
             if (put.ignore_value or put.ignore_lease) and put.key not in self.at(self.revision):
                 raise errors.KeyNotFound
-            if put.lease:
+            if put.lease and put.lease not in self.leases:
                 raise errors.LeaseNotFound
         for request in self.chosen(plan, "request_range"):
             if request.revision > self.revision:

@@ -21,8 +21,13 @@ PUTS = st.builds(
     prev_kv=FLAG,
     ignore_value=FLAG,
     ignore_lease=FLAG,
-    lease=st.sampled_from([0] * 12 + [7]),
+    lease=st.sampled_from([0] * 8 + [7, 8]),
 )
+LEASES = st.sampled_from([7, 8, -1])
+# The fields of operations of leases, as leases.encode_... have them.
+GRANTS = st.tuples(LEASES, st.integers(1, 600))
+REVOKES = st.tuples(LEASES, st.booleans())
+CHECKPOINTS = st.lists(st.tuples(LEASES, st.integers(0, 600)), max_size=3)
 RANGES = st.builds(
     dict,
     key=KEYS,

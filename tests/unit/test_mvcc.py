@@ -10,14 +10,16 @@ from hypothesis import strategies as st
 from sim.varint import varint
 from support import kvmessages as pb
 from support.kvmodel import Model
-from support.kvrequests import BACK, DELETES, PUTS, RANGES, TXNS, build
+from support.kvrequests import BACK, CHECKPOINTS, DELETES, GRANTS, PUTS, RANGES, REVOKES, TXNS, build
 
 from metastore import errors
 from metastore._core import kv_messages, mvcc_txn
+from metastore._core.leases import encode_checkpoint, encode_grant, encode_revoke
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.mvcc_sweep import sweep_slice
-from metastore._core.mvcc_txn_work import execute_txn
+from metastore._core.mvcc_txn_work import execute, execute_txn
+from metastore._core.op import LEASE_CHECKPOINT, LEASE_GRANT, LEASE_REVOKE
 from metastore._core.ordered_map import OrderedMap
 from metastore.storage.engines.memory import MemoryEngine
 
@@ -30,6 +32,10 @@ STEPS = st.lists(
         st.tuples(st.just("txn"), TXNS),
         st.tuples(st.just("txn"), TXNS),
         st.tuples(st.just("compact"), BACK),
+        st.tuples(st.just("grant"), GRANTS),
+        st.tuples(st.just("grant"), GRANTS),
+        st.tuples(st.just("revoke"), REVOKES),
+        st.tuples(st.just("checkpoint"), CHECKPOINTS),
         st.tuples(st.just("commit"), st.none()),
         st.tuples(st.just("sweep"), st.integers(1, 40)),
         st.tuples(st.just("restart"), st.none()),
@@ -52,6 +58,33 @@ CHECKS = {
     "txn": mvcc_txn.check_txn,
     "compact": kv_messages.check_compact,
 }
+
+
+OF_LEASES = {
+    "grant": (LEASE_GRANT, lambda fields: encode_grant(*fields)),
+    "revoke": (LEASE_REVOKE, lambda fields: encode_revoke(*fields)),
+    "checkpoint": (LEASE_CHECKPOINT, encode_checkpoint),
+}
+
+
+def change_leases(store: Store, model: Model, kind: str, fields: Any) -> None:
+    """Carry out an operation of leases, here and in the model."""
+    outcomes: list[Any] = [None, None]
+    number, encode = OF_LEASES[kind]
+    for n, act in enumerate((lambda: execute(store, number, encode(fields)), lambda: model.execute(kind, fields))):
+        try:
+            act()
+        except errors.ApiError as error:
+            outcomes[n] = type(error)
+    assert outcomes[0] == outcomes[1], (kind, fields)
+
+
+def same_leases(store: Store, model: Model) -> None:
+    leases = store.leases
+    assert {lease: (leases.ttl(lease), leases.remaining(lease)) for lease in leases.ids()} == model.leases
+    assert leases.count == len(model.leases)
+    for lease in (7, 8, -1):
+        assert leases.keys(lease) == model.keys(lease)
 
 
 def ask(store: Store, kind: str, body: bytes) -> bytes:
@@ -77,6 +110,8 @@ def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
             copy = MemoryEngine()
             copy.restore(store.engine.scan(b"", None, False, 0))
             store = Store(copy)
+        elif kind in OF_LEASES:
+            change_leases(store, model, kind, fields)
         else:
             req = build(kind, fields, model.revision)
             body = req.SerializeToString()
@@ -94,7 +129,8 @@ def test_every_reply_equals_the_models(steps: list[tuple]) -> None:
                 reply = type(error)
             # Pairs that are equal in the sort column stay in key order, here and in the model.
             assert normal(reply) == normal(expected), (kind, req)
-            assert store.revision == model.revision
+        assert store.revision == model.revision
+        same_leases(store, model)
 
 
 def normal(reply: Any) -> Any:

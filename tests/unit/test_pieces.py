@@ -11,24 +11,40 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
 from support.caller import Caller
-from support.kvrequests import DELETES, PUTS, TXNS, build
+from support.kvrequests import CHECKPOINTS, DELETES, GRANTS, PUTS, REVOKES, TXNS, build
 
 from metastore import errors
 from metastore._core.batch import frame
 from metastore._core.codec import PayloadCodec
 from metastore._core.entry import Entry, encode_entry
+from metastore._core.leases import encode_checkpoint, encode_grant, encode_revoke
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_txn_work import execute
-from metastore._core.op import COMPACT, DELETE_RANGE, PUT, TXN, encode_op
+from metastore._core.op import (
+    COMPACT,
+    DELETE_RANGE,
+    LEASE_CHECKPOINT,
+    LEASE_GRANT,
+    LEASE_REVOKE,
+    PUT,
+    TXN,
+    encode_op,
+)  # fmt: skip
 from metastore.storage.engines.memory import MemoryEngine
 
-KINDS = {"put": PUT, "delete_range": DELETE_RANGE, "txn": TXN, "compact": COMPACT}
+KINDS = {
+    "put": PUT, "delete_range": DELETE_RANGE, "txn": TXN, "compact": COMPACT, "grant": LEASE_GRANT,
+    "revoke": LEASE_REVOKE, "checkpoint": LEASE_CHECKPOINT,
+}  # fmt: skip
 OPS = st.one_of(
     st.tuples(st.just("put"), PUTS),
     st.tuples(st.just("delete_range"), DELETES),
     st.tuples(st.just("txn"), TXNS),
     st.tuples(st.just("compact"), st.integers(-1, 3)),
+    st.tuples(st.just("grant"), GRANTS),
+    st.tuples(st.just("revoke"), REVOKES),
+    st.tuples(st.just("checkpoint"), CHECKPOINTS),
 )
 ENTRIES = st.lists(st.lists(OPS, min_size=1, max_size=5), min_size=1, max_size=8)
 ALL = pb.RangeRequest(key=b"\0", range_end=b"\0").SerializeToString()
@@ -54,6 +70,17 @@ def images(entries: list[list[bytes]]) -> list[bytes]:
     return [encode_entry(Entry(1, n + 1, 0, codec.encode(frame(ops)))) for n, ops in enumerate(entries)]
 
 
+def encode(kind: str, fields: Any, revision: int) -> bytes:
+    """Return the request of an operation."""
+    if kind == "grant":
+        return encode_grant(*fields)
+    if kind == "revoke":
+        return encode_revoke(*fields)
+    if kind == "checkpoint":
+        return encode_checkpoint(fields)
+    return build(kind, fields, revision).SerializeToString()
+
+
 def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
     """Encode operations; request ids count from 1. Revisions come from a store that has carried out the operations
     before."""
@@ -62,7 +89,7 @@ def operations(entries: list[list[tuple[str, Any]]]) -> list[list[bytes]]:
         encoded = []
         for kind, fields in ops:
             ident += 1
-            body = build(kind, fields, store.revision).SerializeToString()
+            body = encode(kind, fields, store.revision)
             try:
                 execute(store, KINDS[kind], body)
             except errors.ApiError:
@@ -121,6 +148,16 @@ def put(key: bytes, **more: Any) -> dict[str, Any]:
     return {"key": key, **fields, **more}
 
 
+#: A lease is granted and used in the entry in which a long deletion comes. A crash in the middle forgets the lease.
+SPILLS_LATE = [
+    [("put", put(b"a")), ("put", put(b"b"))],
+    [("grant", (7, 60)), ("put", put(b"a", lease=7)), ("delete_range", {"key": b"b", "range_end": b"\0"})],
+]  # fmt: skip
+#: The same entry gives a key away and takes its new lease back.
+GIVES_AWAY = [
+    [("grant", (7, 60)), ("grant", (8, 60)), ("put", put(b"a", lease=7)), ("put", put(b"b", lease=7))],
+    [("put", put(b"a", lease=8)), ("revoke", (8, False)), ("revoke", (7, True)), ("grant", (7, 5))],
+]  # fmt: skip
 #: The engine has a part of this deletion when the put behind it fails. Nothing of it may stay, and the entry ends.
 FAILS_LATE = [
     [("put", put(b"a\0"))],
@@ -131,9 +168,15 @@ FAILS_LATE = [
 ]  # fmt: skip
 
 
+#: The same with keys that have leases.
+LEASE_FAILS_LATE = [[("grant", (7, 60)), ("put", put(b"a\0", lease=7)), ("put", put(b"b", lease=7))], FAILS_LATE[1]]
+
+
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, st.integers(0, 2**32))
 @example(FAILS_LATE, 0)
+@example(LEASE_FAILS_LATE, 0)
+@example(GIVES_AWAY, 1)
 def test_pieces_do_the_same(script: list[list[tuple[str, Any]]], seed: int) -> None:
     entries, chance = operations(script), random.Random(seed)
     expected, replies, views = at_once(entries)
@@ -161,6 +204,8 @@ def test_pieces_do_the_same(script: list[list[tuple[str, Any]]], seed: int) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(ENTRIES, st.integers(0, 2**32))
+@example(SPILLS_LATE, 3)
+@example(GIVES_AWAY, 4)
 def test_a_crash_in_the_middle_leaves_nothing_of_an_entry(drawn: list[list[tuple[str, Any]]], seed: int) -> None:
     """The engine keeps everything that was written to it, like an engine with files that flushed at the worst
     moment."""
