@@ -19,7 +19,7 @@ from support.processes import Server, make_server, metric, wait_until
 
 pytestmark = pytest.mark.node_only
 
-KEYS = {"memory": 60_000, "rocksdb": 12_000}
+KEYS = {"memory": 40_000, "rocksdb": 20_000}
 PATH = b"/etcdserverpb.KV/RangeStream"
 SLOW = "metastore_loop_slow_turns_total"
 VALUE = 512
