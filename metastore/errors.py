@@ -217,8 +217,8 @@ class ClusterIDMismatch(ApiError, code=FAILED_PRECONDITION, default="etcdserver:
     """The request is for another cluster."""
 
 
-class NotSupportedForLearner(ApiError, code=UNAVAILABLE, default="etcdserver: rpc not supported for learner"):
-    """A learner does not answer this request."""
+class NotSupportedForLearner(ApiError, code=FAILED_PRECONDITION, default="etcdserver: rpc not supported for learner"):
+    """A learner does not answer this request. etcd has this code since 3.6; before, it was UNAVAILABLE."""
 
 
 class BadLeaderTransferee(ApiError, code=FAILED_PRECONDITION, default="etcdserver: bad leader transferee"):

@@ -153,3 +153,6 @@ class Transport(Protocol):
 
     def withdraw(self, to: int, ids: list[int]) -> object:
         """Operations that were forwarded to `to` and that it must not log any more; behind what `forward` sent."""
+
+    def lease(self, to: int, asks: bool, data: bytes) -> bool:
+        """A question about leases (`asks`) or an answer to one; false if it was surely not sent."""

@@ -38,7 +38,7 @@ cdef class NodeState:
     cdef bint sole
     cdef bint promotable
     cdef uint64_t pending_conf_index
-    cdef uint64_t term_start       # index of this leader's first entry
+    cdef readonly uint64_t term_start   # index of this leader's first entry
     cdef readonly uint64_t lead_transferee
     cdef public bint apply_held           # the caller cannot apply now, so no committed entries are handed out
     cdef int election_elapsed

@@ -29,6 +29,8 @@ class NodeState:
     @property
     def conf_state(self) -> ConfState: ...
     @property
+    def term_start(self) -> int: ...  # a leader's first entry
+    @property
     def lead_transferee(self) -> int: ...  # member that gets leadership
     @property
     def raft_state(self) -> StateType: ...

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from .. import errors
     from .._core.h2_request import Request
+    from .._core.waiter import Waiter as Call
     from ..ports import Caller, Done
     from ..replica.alarms import Alarm
 
@@ -189,6 +190,25 @@ class Watches(Protocol):
         """Serve the watchers of one call until its stream ends. Raises Stopped."""
 
 
+class Leases(Protocol):
+    """Leases. An id of 0 stands for none; TTLs are in seconds. Each method answers its call, now or later."""
+
+    def grant(self, call: Call, ident: int, ttl: int) -> None:
+        """Grant a lease. Raises LeaseTTLTooLarge."""
+
+    def revoke(self, call: Call, ident: int) -> None:
+        """End a lease and delete its keys."""
+
+    def time_to_live(self, call: Call, ident: int, keys: bool) -> None:
+        """Tell what is left of a lease, with its keys if `keys`. Raises TooManyRequests, Stopped."""
+
+    def list_all(self, call: Call) -> None:
+        """Tell the ids of all leases in the state of this member."""
+
+    def open(self, request: Request) -> None:
+        """Renew leases for one stream until it ends. Raises Stopped."""
+
+
 class Numbers(Protocol):
     """The metrics of this member."""
 
@@ -209,4 +229,5 @@ class Ports:
     upkeep: Upkeep
     backups: Backups
     watches: Watches
+    leases: Leases
     numbers: Numbers

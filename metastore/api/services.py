@@ -17,6 +17,7 @@ from .backup import Backup
 from .checks import Checks
 from .cluster import Cluster
 from .health import Health
+from .lease import KEEP_ALIVE, Lease
 from .maintenance import Maintenance
 from .pages import Pages
 from .watch import PATH, Watch
@@ -73,8 +74,9 @@ def make_services(ports: Ports) -> tuple[Services, Health]:
     health = Health(ports.serving)
     maintenance = Maintenance(ports.status, ports.reads, ports.leadership, ports.alarms, ports.upkeep)
     cluster = Cluster(ports.status, ports.reads, ports.membership)
-    services: list[Service] = [maintenance, Backup(ports.backups), cluster, Watch(ports.watches), health]
-    return Services(services, streaming=[PATH]), health
+    watch, lease = Watch(ports.watches), Lease(ports.leases)
+    services: list[Service] = [maintenance, Backup(ports.backups), cluster, watch, lease, health]
+    return Services(services, streaming=[PATH, KEEP_ALIVE]), health
 
 
 def make_pages(ports: Ports, *, metrics: bool = True) -> Pages:

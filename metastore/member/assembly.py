@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._core.batch import BatchProposer
 from .._core.kv_server import KVServer
+from .._core.lessor import Lessor
 from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
@@ -21,9 +22,11 @@ from .._core.raft_types import ConfState, RaftConfig
 from .._core.watch import WatchHub
 from ..ports import Transport
 from ..replica.driver import Budgets, Driver
+from ..replica.lease_rounds import LeaseRounds
 from ..replica.roster import Roster
 from ..storage.readahead import ReadAhead
 from .membership_client import MembershipClient, Peers
+from .waiters import outcome
 
 if TYPE_CHECKING:
     from .._core.codec import PayloadCodec
@@ -89,6 +92,7 @@ class Settings:
     max_txn_ops: int
     max_txn_walk: int
     request_timeout: float
+    election_timeout: float
     read_ahead_cache: int
     max_watches_per_stream: int
     max_watches_per_node: int
@@ -111,6 +115,7 @@ def settings_of(config: Config) -> Settings:
         max_txn_ops=limits.max_txn_ops,
         max_txn_walk=limits.max_txn_walk,
         request_timeout=limits.request_timeout,
+        election_timeout=raft.election_ticks * raft.tick_interval,
         read_ahead_cache=config.wal.read_ahead_cache,
         max_watches_per_stream=limits.max_watches_per_stream,
         max_watches_per_node=limits.max_watches_per_node,
@@ -137,6 +142,8 @@ class Kinds:
     driver: Callable[..., Driver] = Driver
     cache: Callable[..., ReadAhead] = ReadAhead
     watches: Callable[..., WatchHub] = WatchHub
+    lessor: Callable[..., Lessor] = Lessor
+    leases: Callable[..., LeaseRounds] = LeaseRounds
 
 
 class Keeper(Protocol):
@@ -228,6 +235,12 @@ class Replica(Generic[AnyKeeper]):
             request_timeout=settings.request_timeout, passing=passing, install=self._install,
             members_changed=self._members_changed, roster_mended=self._roster_mended, budgets=budgets,
         )  # fmt: skip
+        lessor = kinds.lessor(self.store.leases)
+        self.store.leases.listener = lessor
+        self.leases = kinds.leases(
+            self.driver, lessor, lambda done: self.kv.confirm(outcome(done)), extend=settings.election_timeout,
+            request_timeout=settings.request_timeout,
+        )  # fmt: skip
         self.membership = MembershipClient(self.driver, self.kv, self.roster, identity, chance)
         self.snapshots = snapshots(self.driver)
 
@@ -259,7 +272,9 @@ class Replica(Generic[AnyKeeper]):
         `disk_full` says that the log has no room left on the disk.
         """
         driver, kv = self.driver, self.kv
+        self.leases.gather(now)
         driver.pump(now)
+        self.leases.turn(now)
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
         kv.barred = self.applier.barred if driver.is_leader else 0
         self._more = kv.serve_late(self._budgets.serve)
@@ -277,9 +292,12 @@ class Replica(Generic[AnyKeeper]):
 
     def next_turn(self, now: float) -> float | None:
         """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
-        if self._more or self.driver.backlog or self.kv.resumed:
+        if self._more or self.driver.backlog:
             return now
         times = []
+        leases = self.leases.next_turn(now)
+        if leases is not None:
+            times.append(leases)
         if self._unseen:
             times.append(self._next_look)
         if self.driver.retry_at is not None:

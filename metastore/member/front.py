@@ -14,6 +14,7 @@ from ..net.accept import real_address
 from ..net.client_conn import ConnLimits, Listener
 from ..net.descriptors import for_clients, reserved
 from . import metrics
+from .leaderless import needs_leader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.node")
 
-REQUIRE_LEADER = (b"hasleader", b"true")
 STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
 SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
@@ -81,7 +81,7 @@ class Front:
         """Returns the requests that may wait for a leader. The others demand one (etcd's clientv3.WithRequireLeader)
         and fail.
         """
-        hasty = [request for request in requests if REQUIRE_LEADER in request.headers]
+        hasty = [request for request in requests if needs_leader(request)]
         for request in hasty:
             request.fail(errors.NoLeader())
         return [request for request in requests if request not in hasty] if hasty else requests

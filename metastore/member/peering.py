@@ -66,6 +66,16 @@ class SnapshotTraffic(Protocol):
         """A member begins to send a snapshot."""
 
 
+class LeaseQuestions(Protocol):
+    """What members ask each other about leases (`replica.lease_rounds.LeaseRounds`)."""
+
+    def receive_question(self, sender: int, data: bytes, now: float) -> None:
+        """A member asks. Raises FormatError."""
+
+    def receive_answer(self, data: bytes) -> None:
+        """A member answers. Raises FormatError."""
+
+
 def own_address(config: Config) -> str:
     """The address at which the others dial this member."""
     return real_address(config.advertise.peer or config.cluster.initial[config.node.name])
@@ -74,10 +84,11 @@ def own_address(config: Config) -> str:
 class Peering:
     """The dealings of a member with its peers. `transport` is None while this member listens to no others.
 
-    connect: has the replica send by way of the transport. start: the number of this start of the data directory. life:
-    drawn by this process, in 64 bits. doubt: not 0 where the log may have lost what was acknowledged. held: whether a
-    snapshot (index, term) is here. declines: whether a message must not be acted on, for want of room. end: ends this
-    process for a reason. stopping: whether it stops, so that no port is opened any more.
+    connect: has the replica send by way of the transport. leases: gets what members ask each other about leases. start:
+    the number of this start of the data directory. life: drawn by this process, in 64 bits. doubt: not 0 where the log
+    may have lost what was acknowledged. held: whether a snapshot (index, term) is here. declines: whether a message
+    must not be acted on, for want of room. end: ends this process for a reason. stopping: whether it stops, so that no
+    port is opened any more.
     """
 
     def __init__(
@@ -92,6 +103,7 @@ class Peering:
         failpoints: Failpoints,
         *,
         connect: Callable[[PeerTransport], object],
+        leases: LeaseQuestions,
         start: int,
         life: int,
         doubt: int,
@@ -114,6 +126,7 @@ class Peering:
         self._held = held
         self._declines = declines
         self._connect = connect
+        self._leases = leases
         self._end = end
         self._stopping = stopping
         self.transport: PeerTransport | None = None
@@ -252,6 +265,13 @@ class Peering:
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         """Operations of ours were not logged, or `from_` withdraws its own."""
         self._driver.receive_refusal(from_, code, ids)
+
+    def on_lease(self, from_: int, asks: bool, data: bytes) -> None:
+        """A member asks about leases, or answers."""
+        if asks:
+            self._leases.receive_question(from_, data, self._loop.now())
+        else:
+            self._leases.receive_answer(data)
 
     def on_unreachable(self, member: int) -> None:
         """A message for `member` was lost."""

@@ -18,6 +18,7 @@ from .abilities import Abilities
 from .drain import Drain
 from .front import Front
 from .leadership import Leadership
+from .leasing import Leasing
 from .maintenance import Maintenance, fresh_snapshot
 from .membership import Membership
 from .peering import Peering
@@ -95,7 +96,7 @@ class RunningMember:
             loop,
             disk.identity.member_id,
             lambda: self.space.disk_full,
-            lambda: replica.watches.holds_history or self.kv.holds_history(loop.now()),
+            lambda: replica.watches.holds_history,
         )
         self.peering = self._make_peering(resolver, failpoints)
         self.reads = MemberReads(self.kv)
@@ -108,7 +109,12 @@ class RunningMember:
             header=lambda: header(self.status), timeout=config.limits.output_timeout,
         )  # fmt: skip
         closing.callback(self.backups.stop)
-        self.watching = Watching(replica.watches, self.driver, config.raft.election_ticks * config.raft.tick_interval)
+        election_timeout = config.raft.election_ticks * config.raft.tick_interval
+        self.watching = Watching(replica.watches, self.driver, election_timeout)
+        self.leasing = Leasing(
+            replica, loop.now, secrets.randbits, election_timeout=election_timeout,
+            most=config.limits.max_inflight_requests,
+        )  # fmt: skip
         if stopping.is_open():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
@@ -121,7 +127,8 @@ class RunningMember:
         abilities = Abilities(self.kv, self.replica.codec, state.codecs)
         return Peering(
             self.config, disk.identity, self.driver, self.membership, abilities, self.loop, resolver, failpoints,
-            connect=self.replica.connect, start=disk.start, life=secrets.randbits(64), doubt=disk.unsynced.doubt,
+            connect=self.replica.connect, leases=self.replica.leases,
+            start=disk.start, life=secrets.randbits(64), doubt=disk.unsynced.doubt,
             transfers=state.transfers, held=lambda index, term: catalogue.find(index, term) is not None,
             declines=self.space.declines, end=self.end, stopping=lambda: self.drain is not None,
         )  # fmt: skip
@@ -135,6 +142,7 @@ class RunningMember:
             metrics.of_replica(self.driver, self.replica.codec),
             self.upkeep.stats,
             self.watching.stats,
+            self.leasing.stats,
         )
 
     def _ports(self, numbers: metrics.Metrics) -> Ports:
@@ -149,6 +157,7 @@ class RunningMember:
             upkeep=Maintenance(self.driver, self.reads, self.upkeep.sums, self.upkeep.reclaim),
             backups=self.backups,
             watches=self.watching,
+            leases=self.leasing,
             numbers=numbers,
         )
 
@@ -187,6 +196,7 @@ class RunningMember:
         stopped = errors.caused(errors.Stopped, failure)
         for answer in (
             partial(self.driver.abandon, failure),
+            partial(self.leasing.abandon, stopped),
             partial(self.kv.abandon_late, stopped),
             self.front.listener.flush_dirty,
         ):
@@ -218,8 +228,9 @@ class RunningMember:
         if self._stopping.is_open() and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
-        requests_left = self.watching.turn(now)
+        requests_left = self.watching.turn(now) | self.leasing.gather(now)
         self.replica.turn(now, self.space.disk_full)
+        requests_left |= self.leasing.turn()
         self.upkeep.turn()
         if not self.ready:
             self._memory.check()
@@ -267,6 +278,7 @@ class RunningMember:
         self.driver.tick(now)
         self.upkeep.tick(now)
         self.watching.tick(now)
+        self.leasing.tick(now)
         self._watch_disk(now)
         self.peering.tick(now)
         self.space.tick(now)
@@ -326,7 +338,9 @@ class RunningMember:
     def _begin_drain(self) -> None:
         self.drain = Drain(
             self.config.limits.drain_timeout, self.loop, self.front.listener, self.driver,
-            ends=(self.front.health.shutdown, self.watching.stop, self.backups.stop, self.upkeep.stop),
+            ends=(
+                self.front.health.shutdown, self.watching.stop, self.leasing.stop, self.backups.stop, self.upkeep.stop,
+            ),
             hand_over=self.leadership.hand_over, connected=self.peering.connected,
         )  # fmt: skip
         self.disk.close_by = self.drain.stop_by

@@ -12,20 +12,18 @@ from .. import errors
 from .._core.watch_index import Stream
 from .._core.watch_sink import RequestSink
 from .._core.watch_wire import decode_request
+from .leaderless import Leaderless, needs_leader
 
 if TYPE_CHECKING:
     from .._core.h2_request import Request
     from .._core.watch import WatchHub
     from ..replica.driver import Driver
 
-REQUIRE_LEADER: Final = (b"hasleader", b"true")
 #: Requests of watch streams that are served in one turn of the loop. A create takes 6 to 8 us, and its answer as much.
 REQUESTS_PER_TURN: Final = 400
 #: Bytes of requests that may wait on all watch streams together; each waiting message counts MESSAGE bytes more.
 MOST_WAITING: Final = 32 << 20
 MESSAGE: Final = 128
-#: Election timeouts without a leader after which streams end whose clients demand one (etcd's number).
-LEADERLESS: Final = 3
 
 
 class Call:
@@ -37,7 +35,7 @@ class Call:
         self.watching = watching
         self.request = request
         self.stream = Stream(RequestSink(request))
-        self.needs_leader = REQUIRE_LEADER in request.headers
+        self.needs_leader = needs_leader(request)
         self.waiting: deque[bytes] = deque()
         self.choked = False
 
@@ -58,12 +56,10 @@ class Watching:
 
     def __init__(self, hub: WatchHub, driver: Driver, election_timeout: float) -> None:
         self._hub = hub
-        self._driver = driver
-        self._patience = LEADERLESS * election_timeout
+        self._leaderless = Leaderless(driver, election_timeout)
         self._calls: dict[Call, None] = {}
         self._ready: dict[Call, None] = {}  # calls with requests that wait
         self._waiting_bytes = 0
-        self._leaderless_since: float | None = None
         self._stopped = False
 
     # ---- for the service
@@ -138,11 +134,7 @@ class Watching:
     def tick(self, now: float) -> None:
         """Send progress notifications, and end streams that demand a leader when there has been none for long."""
         self._hub.tick(now)
-        if self._driver.leader_id:
-            self._leaderless_since = None
-        elif self._leaderless_since is None:
-            self._leaderless_since = now
-        elif now - self._leaderless_since >= self._patience:
+        if self._leaderless.too_long(now):
             for call in [call for call in self._calls if call.needs_leader]:
                 self._end(call, errors.NoLeader())
 

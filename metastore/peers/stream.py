@@ -28,6 +28,8 @@ WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
 #: Tags of blobs on streams that are not for snapshots: the acceptor asks for a sign of life, the dialler gives it; the
 #: roster, as the answer to a roster hello.
 PING, PONG, ROSTER_RECORD = 240, 241, 242
+#: Tags of blobs from a dialler, on its control stream: a question about leases, and the answer to one.
+LEASE_QUESTION, LEASE_ANSWER = 243, 244
 #: Bytes of a frame on any stream but a bulk one: nothing that is longer goes there.
 SMALL_FRAME = 1024 * 1024
 #: The largest roster, in bytes, that a running member accepts. A joining member has no such limit.

@@ -28,7 +28,7 @@ from .accepted import AcceptedStream
 from .acquaintances import Acquaintances
 from .dialled import DialledStream, Peer, RosterStream, SnapshotSender
 from .handshake import PeerIdentity
-from .stream import CLOSED, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
+from .stream import CLOSED, LEASE_ANSWER, LEASE_QUESTION, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
 
 if TYPE_CHECKING:
     from ..failpoints import Failpoints
@@ -51,12 +51,14 @@ MSG_APP: Final = int(MessageType.MsgApp)
 MSG_SNAP: Final = int(MessageType.MsgSnap)
 #: The offset of the smoothed round-trip time (microseconds) in struct tcp_info of Linux.
 TCP_INFO_RTT: Final = 68
+#: The operation level of members that know what questions about leases are.
+LEASES: Final = 2
 
 
 class PeerHandler(Protocol):
     """The transport reports to its owner by these methods, all called in the loop's thread.
 
-    An exception from the first three, or from the code that takes a snapshot's blobs, ends the connection that the
+    An exception from the first four, or from the code that takes a snapshot's blobs, ends the connection that the
     bytes came from: see `stream.blame`.
     """
 
@@ -70,6 +72,9 @@ class PeerHandler(Protocol):
         """Operations that were forwarded to `from_` were surely not logged, because of REFUSALS[code]; for WITHDRAWN,
         `from_` wants operations that it forwarded not to be logged.
         """
+
+    def on_lease(self, from_: int, asks: bool, data: bytes) -> None:
+        """`from_` asks about leases, or (not `asks`) answers. Raises FormatError."""
 
     def on_snapshot(self, message: Message) -> None:
         """`send` was given this MsgSnap. The handler opens a stream for it (`open_snapshot`)."""
@@ -278,6 +283,18 @@ class PeerTransport:
             return False
         return self._queued(peer, peer.bulk, peer.bulk.is_open and peer.bulk.outbox.add_refusal(WITHDRAWN, ids))
 
+    def lease(self, to: int, asks: bool, data: bytes) -> bool:
+        """Queues a question about leases, or an answer to one. Members that know nothing of leases get none."""
+        peer = self._peers.get(to)
+        if peer is None:
+            self.strays += 1
+            return False
+        if peer.identity is None or peer.identity.level < LEASES or not peer.control.is_open:
+            return False
+        return self._queued(
+            peer, peer.control, peer.control.outbox.add_blob(LEASE_QUESTION if asks else LEASE_ANSWER, data)
+        )
+
     def _queued(self, peer: Peer, stream: DialledStream, taken: bool) -> bool:
         if taken:
             stream.queue()
@@ -463,6 +480,8 @@ class PeerTransport:
                 handler.on_refusal(stream.from_, item.code, item.ids)
             elif stream.on_blob is not None:
                 stream.on_blob(item.tag, item.data)
+            elif item.tag in (LEASE_QUESTION, LEASE_ANSWER):
+                handler.on_lease(stream.from_, item.tag == LEASE_QUESTION, item.data)
             elif item.tag == PONG:
                 self._known.lives.alive(stream.from_, self.loop.now())
             else:

@@ -38,6 +38,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import errors
+from .._core.batch import frame
 from .._core.entry import decode_entry
 from .._core.kv_server import SERVE_BUDGET
 from .._core.raft_types import ProposalDropped
@@ -272,6 +273,20 @@ class Driver:
             raise errors.FormatError(f"a message of term {message.term}, after term {self.raw.term} here")
         self.changes.heard(message.from_)
         self.raw.step(message)
+
+    def propose(self, operations: list[bytes]) -> bool:
+        """Log operations that the leader itself wants, as one entry. Whether they are in its log now.
+
+        They are never queued: what is queued goes to the next leader when leadership is lost. The next `pump` has the
+        entry written.
+        """
+        if not self.is_leader:
+            return False
+        try:
+            self.raw.propose(self.codec.encode(frame(operations)))
+        except (ProposalDropped, errors.NotLeader, errors.NoLeader):
+            return False
+        return True
 
     def unreachable(self, ident: int) -> None:
         """A message for member `ident` was lost."""

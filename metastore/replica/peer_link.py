@@ -53,6 +53,10 @@ class PeerLink:
             for at in range(0, len(ids), MAX_BATCH_OPS):
                 self._transport.withdraw(to, ids[at : at + MAX_BATCH_OPS])
 
+    def lease(self, to: int, asks: bool, data: bytes) -> bool:
+        """Send member `to` a question about leases, or the answer to one; false if it was surely not sent."""
+        return self._transport is not None and self._transport.lease(to, asks, data)
+
 
 def refusal_code(error: errors.ApiError) -> int:
     """The number that stands for `error` in a refusal."""

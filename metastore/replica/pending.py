@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from .. import errors
 from .._core.batch import unframe
 from .._core.kv_server import fail_each
-from .._core.op import LEVEL, MEMBER, decode_op, level_of
+from .._core.leases import decode_revoke
+from .._core.op import LEASE_CHECKPOINT, LEASE_REVOKE, LEVEL, MEMBER, decode_op, level_of
 from ..settings import MAX_BATCH_OPS
 from .peer_link import refusal_code, refusal_type
 
@@ -108,6 +109,11 @@ class Pending:
             raise kv.closed_to_writes
         if kv.cluster_level < LEVEL and level_of(data) > kv.cluster_level:
             raise errors.NotCapable()
+        if operation.kind == LEASE_CHECKPOINT or (
+            operation.kind == LEASE_REVOKE and decode_revoke(operation.request)[1]
+        ):
+            # Only a leader says that the time of a lease is over, and only by its own clock.
+            raise errors.LeaderChanged()
         if operation.kind == MEMBER:
             self._take_change(sender, data, now + self._request_timeout)
         else:

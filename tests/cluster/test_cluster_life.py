@@ -33,6 +33,7 @@ pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
 SLACK = 1.0
+FAILED_PRECONDITION = 9
 UNAVAILABLE = 14
 
 
@@ -132,15 +133,23 @@ def what_a_learner_answers(cluster: Cluster) -> dict[str, object]:
             m.MemberListRequest(),
             m.MemberRemoveRequest(ID=1),
             m.MoveLeaderRequest(targetID=1),
+            m.TYPES["LeaseGrantRequest"](TTL=60),
+            m.TYPES["LeaseRevokeRequest"](ID=1),
+            m.TYPES["LeaseTimeToLiveRequest"](ID=1),
+            m.TYPES["LeaseLeasesRequest"](),
         ]
         answers: dict[str, object] = {type(request).__name__: error_of(client, request) for request in requests}
         return {**answers, "is learner": client.status().isLearner}
 
 
 def test_what_a_learner_serves(cluster_of: MakeCluster) -> None:
-    """A learner serves serializable reads, Status and nothing else, with the texts of etcd."""
+    """A learner serves serializable reads, Status and nothing else, with the texts of etcd. The code of a refusal is
+    that of 3.6 (FAILED_PRECONDITION); 3.5.1 answers UNAVAILABLE."""
     etcd = what_a_learner_answers(cluster_of(kind=EtcdMember).start())
-    assert what_a_learner_answers(cluster_of().start()) == etcd
+    refused = (UNAVAILABLE, "etcdserver: rpc not supported for learner")
+    now = {name: (FAILED_PRECONDITION, refused[1]) if answer == refused else answer for name, answer in etcd.items()}
+    assert now != etcd
+    assert what_a_learner_answers(cluster_of().start()) == now
 
 
 def test_changes_of_the_membership_follow_each_other(cluster_of: MakeCluster) -> None:

@@ -393,6 +393,7 @@ class Member(Greeted):
             max_txn_ops=128,
             max_txn_walk=settings.max_txn_walk,
             request_timeout=settings.request_timeout,
+            election_timeout=settings.election_ticks * settings.tick,
             read_ahead_cache=settings.read_ahead,
             max_watches_per_stream=1000,
             max_watches_per_node=10_000,
@@ -621,6 +622,12 @@ class Member(Greeted):
         """Operations that nobody waits for; whether they are logged all the same depends on who is first."""
         self.post(to, "refuse", (WITHDRAWN, list(ids)), WITHDRAWN)
 
+    def lease(self, to: int, asks: bool, data: bytes) -> bool:
+        """A question about leases, or an answer."""
+        if self.greeter is not None and not self.greeter.number(to):
+            return False
+        return self.post(to, "asks" if asks else "tells", data, zlib.crc32(data))
+
     def receive(self, sender: int, kind: str, data: Any) -> None:
         """Something arrives."""
         number = 0
@@ -651,6 +658,12 @@ class Member(Greeted):
 
     def _refused(self, sender: int, told: tuple[int, list[int]]) -> None:
         self.driver.receive_refusal(sender, *told)
+
+    def _asked(self, sender: int, data: bytes) -> None:
+        self.replica.leases.receive_question(sender, data, self.now())
+
+    def _told(self, data: bytes) -> None:
+        self.replica.leases.receive_answer(data)
 
     def _snap(self, sender: int, parts: Any) -> None:
         self.snapshots.incoming(sender, *parts)

@@ -32,6 +32,7 @@ class Handler:
         self.messages: list[Message] = []
         self.forwards: list[tuple[int, bytes]] = []
         self.refusals: list[tuple[int, int, list[int]]] = []
+        self.leases: list[tuple[int, bool, bytes]] = []
         self.unreachable: list[int] = []
         self.verdicts: list[tuple[int, str]] = []
         self.answers: list[tuple[int, int, int]] = []
@@ -51,6 +52,9 @@ class Handler:
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         self.refusals.append((from_, code, ids))
+
+    def on_lease(self, from_: int, asks: bool, data: bytes) -> None:
+        self.leases.append((from_, asks, data))
 
     def on_snapshot(self, message: Message) -> None:
         raise AssertionError("nobody sends snapshots here")

@@ -12,6 +12,7 @@ import pytest
 from support.peernet import CODECS, FAST, Handler, Net, T, accepted, append, connected, framed, heartbeat, hello
 
 from metastore import errors
+from metastore._core.lease_wire import decode_question
 from metastore._core.raft_types import ConfState, Message, Snapshot
 from metastore._core.raft_wire import MAX_FRAME, REFUSALS, WITHDRAWN, FrameReader, Outbox
 from metastore.failpoints import Failpoints
@@ -69,6 +70,30 @@ def test_a_withdrawal_arrives_behind_what_it_withdraws(net: Net) -> None:
     net.until(lambda: len(events) == 3)
     assert events == [bytes(3_000_000), (WITHDRAWN, [8, 9]), b"later"]
     assert not one.withdraw(9, [1])
+
+
+def test_questions_about_leases_go_to_members_that_know_leases(net: Net) -> None:
+    one, two = net.pair(level=2)
+    assert one.lease(2, True, b"who lives?") and two.lease(1, False, b"all of them")
+    net.until(lambda: two.handler.leases and one.handler.leases)
+    assert two.handler.leases == [(1, True, b"who lives?")]
+    assert one.handler.leases == [(2, False, b"all of them")]
+    assert not one.lease(9, True, b"nobody"), "there is no such member"
+    old, older = net.pair(level=1)
+    assert not old.lease(2, True, b"who lives?")
+    assert old.connected(2) and older.connected(1)
+
+
+def test_a_question_about_leases_that_cannot_be_read_ends_its_connection(net: Net) -> None:
+    one, two = net.pair(level=2)
+
+    def refuse(_from: int, _asks: bool, data: bytes) -> None:
+        decode_question(data)
+
+    two.handler.on_lease = refuse
+    opened = one.stats()[2]["connects"]
+    assert one.lease(2, True, b"nonsense")
+    net.until(lambda: one.stats()[2]["connects"] > opened)
 
 
 def test_what_each_side_knows_of_the_other(net: Net) -> None:
