@@ -2,7 +2,7 @@
 
 from sqlite_engine import SqliteEngine
 
-from metastore._core.ordered_map import OrderedMap
+from metastore.plugin import Batch
 from metastore.testing.engine_contract import EngineContract
 
 
@@ -11,7 +11,7 @@ class TestSqliteEngine(EngineContract):
         return SqliteEngine(folder)
 
     def test_what_a_view_keeps_out_of_the_file_is_not_durable(self):
-        engine, batch = self.make_engine(), OrderedMap()
+        engine, batch = self.make_engine(), Batch()
         batch.set(b"a", b"1")
         engine.write(batch, 1, 1)
         engine.flush()

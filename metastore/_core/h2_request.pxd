@@ -15,7 +15,7 @@ cdef class Request(Waiter):
     cdef readonly bytes body                # the message without its 5-byte prefix; None once answered
     cdef readonly bint closed               # the stream is gone, and answers have no effect
     cdef public object context              # any object that the server keeps with the request
-    cdef object on_message, on_messages, on_end, on_close
+    cdef object on_message, on_messages, on_end, on_close, on_drained
     cdef list extra                         # the metadata that services read
     cdef bytes reply                        # the message that is being sent
     cdef object outbox                      # deque of the messages behind it (streaming)
@@ -48,6 +48,7 @@ cdef class Request(Waiter):
     cpdef finish(self, int code=*, object text=*)
     cpdef start(self, object on_message=*, object on_end=*, object on_close=*, object on_messages=*, bint patient=*)
     cpdef choke(self, bint on)
+    cpdef when_drained(self, object call)
     cdef void owe(self, Py_ssize_t n) noexcept
     cpdef reset(self, uint32_t code=*)
     cdef int begin(self) except -1

@@ -127,6 +127,10 @@ cdef class Request(Waiter):
             self.session.choked += 1 if on else -1
             self.session.mark()
 
+    cpdef when_drained(self, object call):
+        """Call `call(self)` once when all messages sent so far have left the session. None takes that back."""
+        self.on_drained = call
+
     cdef void owe(self, Py_ssize_t n) noexcept:
         """Count `n` more bytes of replies (negative: bytes that have left)."""
         self.queued += n
@@ -221,6 +225,8 @@ cdef class Request(Waiter):
         self.owe(-<Py_ssize_t>done)
         self.session.replied += done
         self.session.spoke = True           # clients measure with PINGs while replies arrive, even within a long one
+        if self.on_drained is not None and self.queued == 0:
+            self.session.events.append(self)
         if self.reply is None and not self.outbox:
             if self.finished:
                 flags[0] |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM
@@ -542,6 +548,11 @@ cdef class Request(Waiter):
         if self.ended and not self.end_told and self.on_end is not None:
             self.end_told = True
             self.on_end()
+        if self.on_drained is not None and self.queued == 0:
+            on_drained = self.on_drained
+            self.on_drained = None
+            if not self.closed:
+                on_drained(self)
         if self.closed:
             on_close = self.on_close
             self.on_message = self.on_messages = self.on_end = self.on_close = None

@@ -1,7 +1,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint64_t
 
 from metastore._core.batch cimport BatchProposer
+from metastore._core.h2_request cimport Request
 from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_stream cimport Chunk
 from metastore._core.mvcc_txn_work cimport WalkWork
 from metastore._core.waiter cimport Waiter
 from metastore._core.work cimport Work
@@ -13,8 +15,9 @@ cdef enum:
     METHOD_DELETE_RANGE = 2
     METHOD_TXN = 3
     METHOD_COMPACT = 4
-    METHOD_KV_LAST = 4
-    METHOD_CONFIRM = 5     # no call of a client, but a ReadIndex round by itself
+    METHOD_RANGE_STREAM = 5
+    METHOD_KV_LAST = 5
+    METHOD_CONFIRM = 6     # no call of a client, but a ReadIndex round by itself
 
 
 cdef class KVServer(Starter):
@@ -25,7 +28,7 @@ cdef class KVServer(Starter):
     cdef readonly size_t reads_waiting    # linearizable reads that are not answered yet, those in `reads` included
     cdef readonly uint64_t next_id
     cdef readonly size_t max_request_bytes, max_txn_ops, max_txn_walk, max_reads
-    cdef readonly uint64_t[5] calls       # calls by method, refused ones too
+    cdef readonly uint64_t[6] calls       # calls by method, refused ones too
     cdef readonly uint64_t refused
     cdef public int64_t room              # bytes that may still be admitted before `quota` is asked again
     cdef public bint short                # whether memory is short: writes that take more of it are refused
@@ -52,6 +55,10 @@ cdef class KVServer(Starter):
     cdef readonly size_t walking          # the sum of those keys over the transactions that are not answered
     cdef double time                      # the newest moment that a caller has passed (seconds)
     cdef list held                        # compactions that wait for the space to be given back
+    cdef readonly dict streams            # Request -> RangeStream that has still chunks to send
+    cdef dict parked                      # those that wait for their client to take a chunk, the longest first
+    cdef readonly bint resumed            # a parked stream can go on
+    cdef double overtaken                 # since when streams hold up a sweep (seconds); negative: they do not
 
     cpdef list handle(self, list requests, double now)
     cdef int enter(self, int method, bytes body, Waiter waiter, double now) except -1
@@ -73,6 +80,9 @@ cdef class KVServer(Starter):
     cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=*) except -1
     cdef Work work_of(self, int method, bytes body)
     cdef object answer_now(self, int method, bytes body, Waiter waiter, double now)
+    cdef int stream(self, bytes body, Request request, double now) except -1
+    cdef int send_chunk(self, Request request, Chunk chunk) except -1
+    cdef int shed(self) except -1
     cpdef serve_reads(self, list reads)
     cpdef fail_reads(self, list reads, error)
     cpdef list take_reads(self)

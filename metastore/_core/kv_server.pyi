@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from metastore._core.batch import BatchProposer
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_stream import RangeStream
 from metastore._core.waiter import Waiter
 from metastore._core.work_queue import WorkQueue
 from metastore.errors import MetaStoreError
@@ -53,6 +54,10 @@ class KVServer:
     @property
     def queue(self) -> WorkQueue: ...
     @property
+    def streams(self) -> dict[Any, RangeStream]: ...  # those that have still chunks to send, by request
+    @property
+    def resumed(self) -> bool: ...  # a stream that waited for its client can go on
+    @property
     def next_id(self) -> int: ...
     @property
     def max_request_bytes(self) -> int: ...
@@ -92,6 +97,7 @@ class KVServer:
     def serve_reads(self, reads: list[Read]) -> None: ...  # when their index is applied
     def fail_reads(self, reads: list[Read], error: Callable[[], MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
+    def holds_history(self, now: float) -> bool: ...  # whether the sweep must wait for streams
     def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
     def unanswered(self) -> list[Waiter]: ...  # for another thread, while the member's own one stands still
     def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...

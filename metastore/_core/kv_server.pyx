@@ -6,6 +6,7 @@ BatchProposer and answers to the waiters.
 """
 
 from collections import deque
+from functools import partial
 from heapq import heapify, heappop, heappush
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -23,6 +24,7 @@ from metastore._core.kv_messages cimport (
     verify_delete, verify_put, verify_range,
 )
 from metastore._core.mvcc_range cimport RangeWork, start_range
+from metastore._core.mvcc_stream cimport Chunk, RangeStream, check_stream, next_chunk, start_stream
 from metastore._core.mvcc cimport Store
 from metastore._core.leases cimport checkpoint_read, grant_read, revoke_read
 from metastore._core.op cimport (OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_LEASE_REVOKE, OP_LEVEL, OP_PUT, OP_TXN,
@@ -45,10 +47,16 @@ cdef enum:
     MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none that we know has more than 13
     # These are states of a writing transaction, not calls: it is still to be checked; its keys are being counted; it
     # waits until the transactions under way look at few enough keys; it need not wait.
-    METHOD_UNCHECKED = 6
-    METHOD_COUNTING = 7
-    METHOD_COUNTED = 8
-    METHOD_WALK = 9
+    METHOD_UNCHECKED = 7
+    METHOD_COUNTING = 8
+    METHOD_COUNTED = 9
+    METHOD_WALK = 10
+    CALM = 11                # HTTP/2's ENHANCE_YOUR_CALM, which gRPC shows as RESOURCE_EXHAUSTED
+
+# A stream whose client has taken nothing for STALLED seconds ends when others need the room of its chunk. A sweep waits
+# HISTORY_WAIT seconds for the streams that it would overtake.
+cdef double STALLED = 10.0
+cdef double HISTORY_WAIT = 30.0
 
 SERVE_BUDGET = TURN_BUDGET
 
@@ -58,6 +66,7 @@ METHODS = {
     "DeleteRange": METHOD_DELETE_RANGE,
     "Txn": METHOD_TXN,
     "Compaction": METHOD_COMPACT,
+    "RangeStream": METHOD_RANGE_STREAM,
 }
 
 
@@ -136,6 +145,9 @@ cdef class KVServer(Starter):
         self.cluster_level = OP_LEVEL
         self.reads = []
         self.held = []
+        self.streams = {}
+        self.parked = {}
+        self.overtaken = -1
         self.deferred = {}
         self.queue = WorkQueue()
         self.left = TURN_BUDGET
@@ -245,10 +257,14 @@ cdef class KVServer(Starter):
             if code != KV_OK:
                 kv_raise(code, "PutRequest")
             return self.write(OP_PUT, body, waiter, now)
-        if method == METHOD_RANGE:
+        if method == METHOD_RANGE or method == METHOD_RANGE_STREAM:
             code = verify_range(data, size)
             if code != KV_OK:
                 kv_raise(code, "RangeRequest")
+            if method == METHOD_RANGE_STREAM:
+                check_stream(body)
+                if not isinstance(waiter, Request):
+                    raise errors.Unimplemented("metastore: RangeStream is for clients on a connection")
             return self.read(method, body, waiter, range_is_serializable(body), now)
         if method == METHOD_DELETE_RANGE:
             code = verify_delete(data, size)
@@ -451,12 +467,14 @@ cdef class KVServer(Starter):
         if request.session.pending_output >= limits.max_output or limits.total_output >= limits.max_total_output:
             return True
         return (limits.total_output >= limits.max_total_output // 4 * 3
-                and (method == METHOD_TXN or (method == METHOD_RANGE and range_is_long(body))))
+                and (method == METHOD_TXN or method == METHOD_RANGE_STREAM
+                     or (method == METHOD_RANGE and range_is_long(body))))
 
     def serve_deferred(self):
         """Answer reads that waited for their clients to take earlier replies. The caller calls this once a turn."""
         cdef list later
         cdef size_t i, done
+        self.shed()
         for session in list(self.deferred):
             later = self.deferred[session]
             done = 0
@@ -501,6 +519,78 @@ cdef class KVServer(Starter):
             raise
         return 0
 
+    # ---- RangeStream
+
+    cdef int stream(self, bytes body, Request request, double now) except -1:
+        """Queue the next chunk of a stream, which begins if there is none for this request yet. Raises ApiError."""
+        if request not in self.streams:
+            if <size_t>len(self.streams) >= self.max_reads:
+                raise errors.TooManyRequests()
+            self.streams[request] = start_stream(self.store, body, self.max_request_bytes)
+            request.start(None, None, partial(self.end_stream, request), None, True)
+        return self.later(METHOD_RANGE_STREAM, body, request, None, now)
+
+    cdef int send_chunk(self, Request request, Chunk chunk) except -1:
+        """Send a chunk. The next one is made when the client has taken it."""
+        cdef RangeStream stream = self.streams[request]
+        cdef bint last = chunk.last
+        request.send(chunk.reply)
+        if last:
+            self.end_stream(request)
+            request.finish()
+            return 0
+        stream.sent = self.time
+        self.parked[request] = stream
+        request.when_drained(self.resume)
+        return 0
+
+    def resume(self, Request request not None):
+        """The client of a parked stream has taken its chunk."""
+        cdef RangeStream stream = self.parked.pop(request)
+        stream.took(self.time - stream.sent)
+        self.resumed = True
+        try:
+            self.later(METHOD_RANGE_STREAM, stream.body, request, None, self.time)
+        except errors.ApiError as error:
+            request.fail(error)
+
+    def end_stream(self, Request request not None):
+        """Forget a stream: all is sent, or its client is gone."""
+        self.streams.pop(request, None)
+        self.parked.pop(request, None)
+
+    cdef int shed(self) except -1:
+        """While replies wait for room, end the stream whose client has let its chunk lie for the longest time."""
+        cdef Request request
+        cdef RangeStream stream
+        cdef Limits limits
+        for request, stream in self.parked.items():
+            if request.closed or request.answered:
+                continue
+            limits = request.session.limits
+            if self.time - stream.sent >= STALLED and limits.total_output >= limits.max_total_output // 4 * 3:
+                request.reset(CALM)
+            return 0
+        return 0
+
+    def holds_history(self, double now) -> bool:
+        """Whether streams read a revision below the compacted one, so that the sweep must wait. `now` is in seconds.
+        After HISTORY_WAIT they get the error that the revision is compacted."""
+        cdef Request request
+        cdef RangeStream stream
+        cdef list late = [request for request, stream in self.streams.items()
+                          if stream.rev < self.store.compacted and not request.answered and not request.closed]
+        if not late:
+            self.overtaken = -1
+            return False
+        if self.overtaken < 0:
+            self.overtaken = now
+        if now - self.overtaken < HISTORY_WAIT:
+            return True
+        fail_each(late, errors.Compacted)
+        self.overtaken = -1
+        return False
+
     cdef Work work_of(self, int method, bytes body):
         """Return the work to be done in pieces for a read, or None for a range of a single key. Raises ApiError."""
         cdef TxnNode node
@@ -513,6 +603,9 @@ cdef class KVServer(Starter):
         """Return the reply, or None if a later turn gives it. Raises ApiError."""
         cdef Work work
         cdef bytes reply
+        if method == METHOD_RANGE_STREAM:
+            self.stream(body, <Request?>waiter, now)
+            return None
         if method == METHOD_TXN:
             if self.left <= 0:
                 self.later(method, body, waiter, None, now)
@@ -564,6 +657,9 @@ cdef class KVServer(Starter):
             finally:
                 self.starting = None
             return cost + before - self.left
+        if one.method == METHOD_RANGE_STREAM:
+            one.work = next_chunk(<RangeStream>self.streams[one.waiter])
+            return cost
         if one.method == METHOD_TXN:
             cost += COST_OP * <int64_t>count_txn_ops(one.body)
         one.work = self.work_of(one.method, one.body)
@@ -581,6 +677,8 @@ cdef class KVServer(Starter):
         return True
 
     cdef int finish(self, Waiting one, Work work) except -1:
+        if one.method == METHOD_RANGE_STREAM:
+            return self.send_chunk(<Request>one.waiter, <Chunk>work)
         if one.method != METHOD_COUNTING:
             one.waiter.complete(work.reply)
             return 0
@@ -597,9 +695,11 @@ cdef class KVServer(Starter):
     def serve_late(self, int64_t budget=TURN_BUDGET) -> bool:
         """Go on with the requests that were too long for earlier turns. The caller calls this at the end of every turn.
         This may cost `budget` units, and the requests of the next turn as many. Return whether there is more to do."""
-        self.admitted = False
+        self.admitted = self.resumed = False
         if self.queue.busy():
             self.queue.serve(self, budget, self.pace)
+            if self.queue.stalled:
+                self.shed()
         self.left = budget
         self.left_bytes = TURN_BYTES
         # A stalled queue goes on in the turn in which a client takes replies, or is dropped because it takes none.
@@ -615,12 +715,14 @@ cdef class KVServer(Starter):
         because the node stops."""
         cdef HeldCompaction one
         held, self.held = self.held, []
-        fail_each(self.queue.abandon() + [one.inner for one in held], error)
+        fail_each(self.queue.abandon() + [one.inner for one in held] + list(self.streams), error)
 
     def unanswered(self) -> list:
         """All callers that wait here. This is for another thread, while the member's own one stands still."""
         cdef Waiting one
         cdef list found = list(self.waiters.values()) + self.held + [waiter for waiter, _, _ in self.reads]
+        # The thread of the member may stand in the middle of a change of this dict.
+        found += list(self.parked)
         for line in list(self.queue.lines.values()):
             found += [one.waiter for one in list(line)]
         return [(<HeldCompaction>waiter).inner if isinstance(waiter, HeldCompaction) else waiter for waiter in found]

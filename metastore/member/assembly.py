@@ -292,7 +292,7 @@ class Replica(Generic[AnyKeeper]):
 
     def next_turn(self, now: float) -> float | None:
         """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
-        if self._more or self.driver.backlog:
+        if self._more or self.driver.backlog or self.kv.resumed:
             return now
         times = []
         leases = self.leases.next_turn(now)

@@ -61,6 +61,7 @@ def of_replica(driver: Driver, codec: PayloadCodec) -> Source:
             "kv_refused_total": kv.refused,
             "kv_late_requests": kv.late,
             "kv_late_bytes": kv.queue.held,
+            "kv_range_streams": len(kv.streams),
             "raft_doubt_term": driver.raw.doubt,
             "engine_busy_total": driver.engine_busy,
             "inflight_requests": proposer.queued + proposer.inflight,

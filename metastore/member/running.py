@@ -96,7 +96,7 @@ class RunningMember:
             loop,
             disk.identity.member_id,
             lambda: self.space.disk_full,
-            lambda: replica.watches.holds_history,
+            lambda: replica.watches.holds_history or self.kv.holds_history(loop.now()),
         )
         self.peering = self._make_peering(resolver, failpoints)
         self.reads = MemberReads(self.kv)

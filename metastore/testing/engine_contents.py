@@ -188,6 +188,15 @@ class Contents(ContractBase):
         assert engine.headroom is None or engine.headroom >= 0
         engine.close()
 
+    def test_it_says_what_it_is(self) -> None:
+        """The version of the contract, and limits that a key and a value of our own fit into."""
+        engine = self.make_engine()
+        assert engine.CONTRACT == 1, "CONTRACT = 1 says which contract an engine was written for"
+        assert type(engine.FORMAT) is int
+        assert engine.max_key is None or engine.max_key > 64, "records of MetaStore's own have keys of up to 64 bytes"
+        assert engine.max_value is None or engine.max_value > 1 << 20, "records of MetaStore's own have up to 1 MiB"
+        engine.close()
+
     def test_it_says_whether_it_lasts(self) -> None:
         engine = self.make_engine()
         check_declared(engine, type(engine).__name__)

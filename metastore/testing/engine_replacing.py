@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["OLD", "Replacing", "stream_of"]
 
 OLD = {b"k%04d" % n: b"old" for n in range(0, 400, 2)} | {b"only old": b"x" * 1000}
-NEW = {b"k%04d" % n: b"new" for n in range(1000)} | {b"m": b"", b"n" * 300: b"y" * 5000}
+NEW = {b"k%04d" % n: b"new" for n in range(1000)} | {b"m": b"", b"n" * 60: b"y" * 5000}
 
 
 def stream_of(pairs: dict[bytes, bytes], index: int, term: int) -> list[tuple[bytes, bytes]]:
@@ -42,12 +42,12 @@ class Replacing(ContractBase):
 
     def test_restore_replaces_everything(self) -> None:
         source, target = self.make_engine(), self.make_engine()
-        source.write(batch_of({b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}), 9, 3)
+        source.write(batch_of({b"a": b"1", b"b": b"2", b"\xff" * 60: b"long"}), 9, 3)
         target.write(batch_of({b"b": b"other", b"gone": b"x"}), 2, 1)
         view = source.view()
         target.restore(view.scan(b"", None, False, 0))
         view.close()
-        assert contents(target) == contents(source) == {b"a": b"1", b"b": b"2", b"\xff" * 300: b"long"}
+        assert contents(target) == contents(source) == {b"a": b"1", b"b": b"2", b"\xff" * 60: b"long"}
         assert target.applied() == (9, 3)
         assert target.get(b"gone") is None and target.get(b"b") == b"2"
         target.write(batch_of({b"c": b"3"}), 10, 3)

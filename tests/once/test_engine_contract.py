@@ -130,6 +130,14 @@ class Undeclared(JournalEngine):
     persistent = None  # type: ignore[assignment]
 
 
+class Unversioned(JournalEngine):
+    CONTRACT = None
+
+
+class TinyKeys(JournalEngine):
+    max_key = 40
+
+
 # ---- views
 
 
@@ -470,6 +478,8 @@ BROKEN: list[tuple[type[Engine], str, str]] = [
     (ForgetsDeletes, "test_opened_again", "what was deleted is there again"),
     (NeverDurable, "test_opened_again", "flush.. does not move durable_applied"),
     (Undeclared, "test_it_says_whether_it_lasts", "does not declare `persistent`"),
+    (Unversioned, "test_it_says_what_it_is", "CONTRACT = 1 says"),
+    (TinyKeys, "test_it_says_what_it_is", "keys of up to 64 bytes"),
     *((seeing(call), "test_no_read_of_a_view_sees_a_later_write", "") for call in (
         "get", "scan", "iterate", "seek_ge", "seek_le", "applied",
     )),

@@ -1,4 +1,4 @@
-"""The contract of engines on the engine in examples/."""
+"""The contract of engines on the engines in examples/."""
 
 from __future__ import annotations
 
@@ -14,15 +14,26 @@ from support import ROOT
 pytestmark = pytest.mark.node_only
 
 
-SOURCE = ROOT / "examples" / "sqlite_engine"
-
-
-def test_it_keeps_the_contract(tmp_path: Path) -> None:
-    """The user's own test does the same; test_plugin.py installs the package."""
-    shutil.copy(SOURCE / "test_sqlite_engine.py", tmp_path)
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_sqlite_engine.py"]
+@pytest.mark.parametrize("name", ["sqlite_engine", "lmdb_engine"])
+def test_it_keeps_the_contract(name: str, tmp_path: Path) -> None:
+    """The user's own test does the same; test_plugin.py installs the packages."""
+    source = ROOT / "examples" / name
+    shutil.copy(source / f"test_{name}.py", tmp_path)
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        str(tmp_path),
+    ]
     done = subprocess.run(
-        argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(SOURCE)}, capture_output=True, text=True, check=False
-    )
+        [*argv, str(tmp_path / f"test_{name}.py")], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout
     assert " passed" in done.stdout and "failed" not in done.stdout

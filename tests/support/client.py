@@ -143,6 +143,17 @@ class Client:
         """Return all keys under `prefix` with their values."""
         return {kv.key: kv.value for kv in self.range(prefix or b"\0", prefix_end(prefix)).kvs}
 
+    def range_stream(self, key: bytes, range_end: bytes = b"", timeout: float | None = None, **flags: Any) -> Any:
+        """Begin a RangeStream. Return grpcio's call, an iterator of RangeResponses."""
+        reply = m.TYPES["RangeStreamResponse"]
+        call = self._channel.unary_stream(
+            "/etcdserverpb.KV/RangeStream",
+            request_serializer=m.RangeRequest.SerializeToString,
+            response_deserializer=lambda data: reply.FromString(data).range_response,
+        )
+        request = m.RangeRequest(key=key, range_end=range_end, **flags)
+        return call(request, timeout=timeout or self.timeout, metadata=self.metadata)
+
     def delete(self, key: bytes, range_end: bytes = b"", **flags: Any) -> Any:
         return self.call(m.DeleteRangeRequest(key=key, range_end=range_end, **flags))
 

@@ -18,9 +18,11 @@ KEYS = [b"a", b"b", b"a\0", b"\0", b"\0\0", b"ab", b"a\xff", b"\xff", b"a\0b"]
 
 
 class Writer:
-    """A store that changes at random. Nearly every call is a commit; at the others the engine is busy."""
+    """A store that changes at random. Nearly every call is a commit; at the others the engine is busy. With `sweeps`,
+    compacted records are removed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, sweeps: bool = True) -> None:
+        self.sweeps = sweeps
         self.store = Store(MemoryEngine(), 5, 6)
         self.rng = random.Random(seed)
         self.index = 0
@@ -40,7 +42,7 @@ class Writer:
             return
         self.index += 1
         store.commit(self.index, 1)
-        while rng.random() < 0.9 and sweep_slice(store, 3):
+        while self.sweeps and rng.random() < 0.9 and sweep_slice(store, 3):
             pass
 
     def change_much(self) -> None:

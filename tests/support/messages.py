@@ -30,6 +30,7 @@ RangeRequest key:bytes=1 range_end:bytes=2 limit:int64=3 revision:int64=4 sort_o
  serializable:bool=7 keys_only:bool=8 count_only:bool=9 min_mod_revision:int64=10 max_mod_revision:int64=11 \
  min_create_revision:int64=12 max_create_revision:int64=13
 RangeResponse header:ResponseHeader=1 kvs:*KeyValue=2 more:bool=3 count:int64=4
+RangeStreamResponse range_response:RangeResponse=1
 PutRequest key:bytes=1 value:bytes=2 lease:int64=3 prev_kv:bool=4 ignore_value:bool=5 ignore_lease:bool=6
 PutResponse header:ResponseHeader=1 prev_kv:KeyValue=2
 DeleteRangeRequest key:bytes=1 range_end:bytes=2 prev_kv:bool=3

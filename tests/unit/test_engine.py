@@ -21,6 +21,7 @@ from metastore.testing.engine_contract import EngineContract
 class DictEngine(Engine):
     """A sorted dict: the smallest engine there can be."""
 
+    CONTRACT = 1
     persistent = False
 
     def __init__(self, data: dict[bytes, bytes] | None = None) -> None:

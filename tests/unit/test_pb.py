@@ -38,8 +38,9 @@ def test_malformed_message() -> None:
 
 
 def test_methods_and_what_streams() -> None:
-    assert len(pb.METHODS) == 41 + 2
+    assert len(pb.METHODS) == 42 + 2
     assert {path for path, kinds in pb.METHODS.items() if any(kinds)} == {
+        b"/etcdserverpb.KV/RangeStream",
         b"/etcdserverpb.Watch/Watch",
         b"/etcdserverpb.Lease/LeaseKeepAlive",
         b"/etcdserverpb.Maintenance/Snapshot",
