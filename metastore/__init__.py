@@ -24,10 +24,12 @@ __version__ = "0.1.0"
 _LAZY = {
     "ApiError": "metastore.errors",
     "AsyncKV": "metastore.embedded.aio",
+    "AsyncWatch": "metastore.embedded.aio_watch",
     "CompactResult": "metastore.embedded.results",
     "Compare": "metastore.embedded.transactions",
     "Config": "metastore.config",
     "DeleteResult": "metastore.embedded.results",
+    "EventKind": "metastore.embedded.results",
     "Futures": "metastore.embedded.calls",
     "KeyValue": "metastore.embedded.results",
     "MetaStoreError": "metastore.errors",
@@ -39,6 +41,9 @@ _LAZY = {
     "SortOrder": "metastore.embedded.requests",
     "SortTarget": "metastore.embedded.requests",
     "TxnResult": "metastore.embedded.results",
+    "Watch": "metastore.embedded.watch",
+    "WatchBatch": "metastore.embedded.results",
+    "WatchEvent": "metastore.embedded.results",
     "errors": "metastore.errors",
 }
 __all__ = ["__version__"] + sorted(_LAZY)  # noqa: RUF005 the syntax of old Pythons

@@ -3,19 +3,24 @@
 from . import errors as errors
 from .config import Config as Config
 from .embedded.aio import AsyncKV as AsyncKV
+from .embedded.aio_watch import AsyncWatch as AsyncWatch
 from .embedded.calls import Futures as Futures
 from .embedded.node import Node as Node
 from .embedded.requests import SortOrder as SortOrder
 from .embedded.requests import SortTarget as SortTarget
 from .embedded.results import CompactResult as CompactResult
 from .embedded.results import DeleteResult as DeleteResult
+from .embedded.results import EventKind as EventKind
 from .embedded.results import KeyValue as KeyValue
 from .embedded.results import PutManyResult as PutManyResult
 from .embedded.results import PutResult as PutResult
 from .embedded.results import RangeResult as RangeResult
 from .embedded.results import TxnResult as TxnResult
+from .embedded.results import WatchBatch as WatchBatch
+from .embedded.results import WatchEvent as WatchEvent
 from .embedded.transactions import Compare as Compare
 from .embedded.transactions import Op as Op
+from .embedded.watch import Watch as Watch
 from .errors import ApiError as ApiError
 from .errors import MetaStoreError as MetaStoreError
 

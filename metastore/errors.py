@@ -124,6 +124,18 @@ class Compacted(ApiError, code=OUT_OF_RANGE, default="etcdserver: mvcc: required
     """The revision that the request names is compacted."""
 
 
+class WatchCompacted(Compacted):
+    """A watch cannot go on, for history that it needs is compacted. It can begin again at `compact_revision`."""
+
+    def __init__(self, compact_revision: int = 0) -> None:
+        self.compact_revision = compact_revision
+        more = f": the oldest revision that can be watched is {compact_revision}" if compact_revision else ""
+        super().__init__(self.default + more)
+
+    def __reduce__(self) -> tuple[type[WatchCompacted], tuple[object, ...]]:
+        return type(self), (self.compact_revision,)
+
+
 class FutureRevision(ApiError, code=OUT_OF_RANGE, default="etcdserver: mvcc: required revision is a future revision"):
     """The store has not reached the revision that the request names."""
 
@@ -169,7 +181,7 @@ class LeaseTTLTooLarge(ApiError, code=OUT_OF_RANGE, default="etcdserver: too lar
 
 
 class WatchCanceled(ApiError, code=CANCELLED, default="etcdserver: watch canceled"):
-    """The watch was cancelled."""
+    """The watch was cancelled. For a watch of the node's own process the text names the limit that ended it."""
 
 
 # Members.

@@ -14,9 +14,10 @@ import contextlib
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from .. import errors
+from .aio_watch import AsyncWatch, post
 from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, pairs_of
 from .calls import Futures
@@ -24,6 +25,10 @@ from .outcome import Outcome, overdue
 from .requests import SortOrder, SortTarget, prefix_range
 from .results import CompactResult, DeleteResult, KeyValue, PutManyResult, PutResult, RangeResult, TxnResult
 from .transactions import Compare, Op
+from .watch import Watchable
+
+if TYPE_CHECKING:
+    from .mailbox import Mailbox
 
 T = TypeVar("T")
 
@@ -98,7 +103,7 @@ async def answered(future: Future[T], timeout: float | None) -> T:
         if not waiting.done():
             waiting.set_result(None)
 
-    future.add_done_callback(lambda _: _post(loop, wake))
+    future.add_done_callback(lambda _: post(loop, wake))
     timer = None if timeout is None else loop.call_later(timeout, wake)
     try:
         await waiting
@@ -111,12 +116,6 @@ async def answered(future: Future[T], timeout: float | None) -> T:
         for _ in future.steps():
             await asyncio.sleep(0)
     return future.result()
-
-
-def _post(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    """Have a loop of asyncio make a call; from any thread. One that is closed has nobody left who waits."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)
 
 
 class Waiting:
@@ -138,7 +137,7 @@ class Waiting:
             raise error
         if self._until is not None and self._loop.time() >= self._until:
             raise overdue(self._timeout)
-        bulk.hand_over(lambda: _post(self._loop, self._news.set))
+        bulk.hand_over(lambda: post(self._loop, self._news.set))
         await asyncio.sleep(0)
 
     async def settle(self, bulk: Bulk) -> None:
@@ -176,15 +175,20 @@ async def _each(pairs: Pairs | AsyncIterable[tuple[Key, Key]]) -> AsyncIterator[
             yield one
 
 
-class AsyncKV:
+class AsyncKV(Watchable[AsyncWatch]):
     """The calls of a node, to be awaited in any event loop of asyncio: `node.aio`.
 
     Arguments, results and errors are those of the calls of the same names of `Node`, and so is `timeout`, in seconds. A
     call is handed over when it is awaited. Cancelling it ends the wait and takes nothing back.
     """
 
-    def __init__(self, futures: Futures) -> None:
+    def __init__(self, futures: Futures, mailbox: Callable[[bytes], Mailbox]) -> None:
+        """`mailbox` begins a watch with an encoded request."""
         self._futures = futures
+        self._mailbox = mailbox
+
+    def _begun(self, request: bytes, start_revision: int) -> AsyncWatch:
+        return AsyncWatch(self._mailbox(request), start_revision)
 
     async def put(
         self,

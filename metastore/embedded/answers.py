@@ -58,7 +58,7 @@ def belongs_to(process: int) -> errors.Forked:
     )
 
 
-def _end_of_a_fork(error: BaseException | None) -> None:
+def end_of_a_fork(error: BaseException | None) -> None:
     """A callback has forked, and the new process comes out of it. It has no loop to go on with, so it ends here."""
     if isinstance(error, SystemExit) and (error.code is None or isinstance(error.code, int)):
         os._exit(error.code or 0)
@@ -113,7 +113,7 @@ class Answer(Future[Any]):
                     raise  # an Exception would be logged by `concurrent.futures`, to a logger that is not ours
                 raised = error
             if forks.process != self._process and threading.get_ident() in _loops:
-                _end_of_a_fork(raised)
+                end_of_a_fork(raised)
             if raised is not None:
                 log.error("a callback of a Future raised; the node goes on: %r", fn, exc_info=raised)
 

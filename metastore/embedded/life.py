@@ -22,6 +22,7 @@ from . import forks
 from .answers import enter_loop, leave_loop
 from .bulk import SlicePut
 from .inbox import Inbox
+from .mailbox import Watches
 from .outcome import FutureCall
 
 log = logging.getLogger("metastore.node")
@@ -50,6 +51,7 @@ class Life:
         self.up = threads.Gate()
         self.down = threads.Gate()
         self.inbox = Inbox()
+        self.watches = Watches(config.node.name)
         self._patience = config.limits.drain_timeout + CLOSING
         self._server = Server(config, failpoints, on_ready=self._serves)
         self._thread = threads.loop_thread(config.node.name, self._run)
@@ -72,6 +74,7 @@ class Life:
 
     def _serves(self, member: RunningMember) -> None:
         self.inbox.open(member)
+        self.watches.serve(member)
         self.member = member
         self.up.open()
 
@@ -117,7 +120,9 @@ class Life:
     def _over(self) -> None:
         """Nobody answers calls any more."""
         self.member = None
-        self.inbox.close(errors.caused(errors.Stopped, self.failure))
+        refusal = errors.caused(errors.Stopped, self.failure)
+        self.inbox.close(refusal)
+        self.watches.end(refusal)
         self.down.open()
         self.up.open()
 

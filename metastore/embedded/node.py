@@ -21,12 +21,14 @@ from .bulk import Call
 from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
 from .life import Life
+from .watch import Watch, Watchable
 
 if TYPE_CHECKING:
     from .aio import AsyncKV
+    from .mailbox import Mailbox
 
 
-class Node(EmbeddedKV):
+class Node(EmbeddedKV, Watchable[Watch]):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
 
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
@@ -34,7 +36,7 @@ class Node(EmbeddedKV):
     be started again: make another. The calls of the store (`put`, `range`, `txn`, ...) are thread-safe; they raise
     `errors.Stopped` when the node does not run, from what ended it if that was a failure. `futures` has the same calls,
     each giving a Future, and `aio` has them for `await`; `async with` works as `with` does. At the end of either such a
-    failure is raised, unless an exception is on its way already.
+    failure is raised, unless an exception is on its way already. `watch` tells of changes.
     docs/embedding.md tells more.
     """
 
@@ -168,7 +170,7 @@ class Node(EmbeddedKV):
         """The calls of the store for asyncio: `await node.aio.put(key, value)`, in any event loop, without a thread."""
         from .aio import AsyncKV  # asyncio is not loaded in programs that do without it
 
-        return AsyncKV(self.futures)
+        return AsyncKV(self.futures, self._mailbox)
 
     @property
     def told(self) -> bool:
@@ -215,6 +217,13 @@ class Node(EmbeddedKV):
         if (life is None and not self._stopped.is_open()) or (life is not None and not life.up.is_open()):
             return errors.NotStarted()
         return errors.caused(errors.Stopped, life.failure if life is not None else None)()
+
+    def _mailbox(self, request: bytes) -> Mailbox:
+        """A watch begins."""
+        return self._served()[0].watches.open(request)
+
+    def _begun(self, request: bytes, start_revision: int) -> Watch:
+        return Watch(self._mailbox(request), start_revision)
 
     def _submit(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""

@@ -9,8 +9,18 @@ from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
+from .. import errors
 from .arguments import Key, as_bytes, choice, flag, number
-from .results import CompactResult, DeleteResult, KeyValue, PutResult, RangeResult, TxnResult
+from .results import (
+    CompactResult,
+    DeleteResult,
+    EventKind,
+    KeyValue,
+    PutResult,
+    RangeResult,
+    TxnResult,
+    WatchEvent,
+)
 
 #: Bytes of a reply that are decoded at one go: about a millisecond's worth, in which no other thread runs.
 PIECE = 64 << 10
@@ -101,6 +111,32 @@ def txn_request(compare: Sequence[Any], success: Sequence[Any], failure: Sequenc
 def compact_request(revision: int, physical: bool) -> Any:
     """CompactionRequest. A revision of 0 is left to the store, which refuses it."""
     return messages().CompactionRequest(revision=number(revision, "revision"), physical=flag(physical, "physical"))
+
+
+def watch_request(
+    key: Key, range_end: Key | None, start_revision: int, prev_kv: bool, puts: bool, deletes: bool
+) -> bytes:
+    """An encoded WatchRequest. Raises EmptyKey."""
+    first, end = as_bytes(key, "key"), end_bytes(range_end)
+    if not first:
+        raise errors.EmptyKey()
+    if end not in (b"", b"\0") and end <= first:
+        raise ValueError("range_end must be above key; None is the one key, and a zero byte all keys from it on")
+    if number(start_revision, "start_revision") < 0:
+        raise ValueError(f"start_revision must be 0 or above, not {start_revision}")
+    filters = [*([] if flag(puts, "puts") else [0]), *([] if flag(deletes, "deletes") else [1])]
+    if len(filters) > 1:
+        raise ValueError("puts and deletes must not both be False: nothing would be watched")
+    made = messages().WatchCreateRequest(
+        key=first, range_end=end, start_revision=start_revision, prev_kv=flag(prev_kv, "prev_kv"), filters=filters
+    )
+    return bytes(messages().WatchRequest(create_request=made).SerializeToString())
+
+
+def watch_event(message: Any) -> WatchEvent:
+    """Out of an Event."""
+    prev = _kv(message.prev_kv) if message.HasField("prev_kv") else None
+    return WatchEvent(EventKind.DELETE if message.type else EventKind.PUT, _kv(message.kv), prev)
 
 
 def _kv(message: Any) -> KeyValue:

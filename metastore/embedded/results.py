@@ -7,6 +7,7 @@ something adds 1. A key has the revisions at which it was created (`create_revis
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,41 @@ class CompactResult:
     """`revision` of the store when it was compacted."""
 
     revision: int
+
+
+class EventKind(Enum):
+    """What happened to a key."""
+
+    PUT = "put"
+    DELETE = "delete"
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """One change of one key.
+
+    `kv` is the key as it was put. Of a key that was deleted it has only `key` and `mod_revision`. `prev_kv` is the key
+    as it was before, where the watch asks for it, the key existed, and its history is not compacted; else None.
+    """
+
+    kind: EventKind
+    kv: KeyValue
+    prev_kv: KeyValue | None
+
+    @property
+    def revision(self) -> int:
+        """Of the store: all that one transaction changed has the same."""
+        return self.kv.mod_revision
+
+    @property
+    def key(self) -> bytes:
+        """The key that changed."""
+        return self.kv.key
+
+
+@dataclass(frozen=True, slots=True)
+class WatchBatch:
+    """All that happened at one `revision` to the keys that are watched, in the order in which it was done."""
+
+    revision: int
+    events: tuple[WatchEvent, ...]

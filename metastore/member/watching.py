@@ -1,4 +1,4 @@
-"""Watch streams of clients: their requests go to the hub in portions.
+"""Watch streams: the requests of clients go to the hub in portions, those of this process at once.
 
 Belongs to the loop's thread.
 """
@@ -17,6 +17,7 @@ from .leaderless import Leaderless, needs_leader
 if TYPE_CHECKING:
     from .._core.h2_request import Request
     from .._core.watch import WatchHub
+    from .._core.watch_index import Sink
     from ..replica.driver import Driver
 
 #: Requests of watch streams that are served in one turn of the loop. A create takes 6 to 8 us, and its answer as much.
@@ -60,6 +61,7 @@ class Watching:
         self._calls: dict[Call, None] = {}
         self._ready: dict[Call, None] = {}  # calls with requests that wait
         self._waiting_bytes = 0
+        self._own = 0  # streams of this process
         self._stopped = False
 
     # ---- for the service
@@ -96,6 +98,21 @@ class Watching:
     def _end(self, call: Call, error: errors.MetaStoreError) -> None:
         call.request.finish(error.code, error.text)
         self.forget(call)
+
+    # ---- for the process of the member
+
+    def join(self, sink: Sink, request: bytes, now: float) -> Stream:
+        """Serve a stream with one watcher, whose encoded WatchRequest is `request`, until it is let go of. A stop does
+        not end it."""
+        stream = Stream(sink)
+        self._own += 1
+        self._hub.handle(stream, decode_request(request), now)
+        return stream
+
+    def let_go(self, stream: Stream) -> None:
+        """End a stream that has joined."""
+        self._own -= 1
+        self._hub.close(stream)
 
     # ---- for the member
 
@@ -148,7 +165,7 @@ class Watching:
         """Numbers for /metrics."""
         hub = self._hub
         return {
-            "watch_streams": len(self._calls),
+            "watch_streams": len(self._calls) + self._own,
             "watchers": hub.count,
             "watch_events_total": hub.events_sent,
             "watch_responses_total": hub.responses_sent,
