@@ -18,6 +18,7 @@ where a revision ends; a watcher changes its feed only while no pass of LIVE wat
 
 import heapq
 
+cimport cython
 from cpython.bytes cimport PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -46,6 +47,7 @@ EMPTY_RANGE = b"mvcc: watcher range is empty"
 NEGATIVE_START = b"mvcc: the start revision of a watcher is negative"
 
 
+@cython.no_gc_clear
 cdef class Feed:
     """One pass over history for the watchers of one index."""
 
@@ -67,6 +69,7 @@ cdef int forget(Watcher watcher) except -1:
     return 0
 
 
+@cython.no_gc_clear              # the collector would else take away what __dealloc__ needs
 cdef class WatchHub:
     """All watchers of a member.
 

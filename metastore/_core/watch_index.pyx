@@ -165,6 +165,7 @@ cdef inline uint32_t scatter(uint64_t n) noexcept:
     return <uint32_t>(n >> 32)
 
 
+@cython.no_gc_clear              # the hub's __dealloc__ needs it whole
 cdef class Index:
     """The groups of some watchers, by key."""
 

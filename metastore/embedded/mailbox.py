@@ -103,15 +103,15 @@ class Mailbox(Sink):
 
     def join(self) -> None:
         """Begin."""
-        if not self.closed and not self.gone:
-            member = self._watches.member
+        member = self._watches.member
+        if member is not None and not self.closed:
             self._stream = member.watching.join(self, self._request, member.loop.now())
 
     def let_go(self) -> None:
         """Be over."""
-        stream, self._stream = self._stream, None
-        if stream is not None:
-            self._watches.member.watching.let_go(stream)
+        (stream, self._stream), member = (self._stream, None), self._watches.member
+        if stream is not None and member is not None:
+            member.watching.let_go(stream)
         self._watches.account.drop(self)
 
     # ---- in any thread
@@ -154,25 +154,23 @@ class Mailbox(Sink):
 
 
 class Watches:
-    """The watches of this process on one node."""
+    """The watches of this process on one node.
+
+    member: whom they are for, None before it serves and when it is over. A watch that the program keeps for longer
+    keeps nothing of the node.
+    """
 
     def __init__(self, name: str) -> None:
         #: Of the node.
         self.name = name
         self.account = Account(0)
-        self._member: RunningMember | None = None
+        self.member: RunningMember | None = None
         self._known: dict[Mailbox, None] = {}
         self._refusal: Callable[[], errors.ApiError] | None = None
 
-    @property
-    def member(self) -> RunningMember:
-        """Whom the watches are for."""
-        assert self._member is not None, "serves before the first watch"
-        return self._member
-
     def serve(self, member: RunningMember) -> None:
         """Take watches from now on."""
-        self._member = member
+        self.member = member
         self.account.most = member.config.limits.max_reply_bytes // SHARE
 
     def open(self, request: bytes) -> Mailbox:
@@ -191,13 +189,17 @@ class Watches:
 
     def post(self, call: Callable[[], object]) -> None:
         """Have the loop's thread make a call, if it still runs."""
-        self.member.loop.call_soon_threadsafe(call)
+        member = self.member
+        if member is not None:
+            member.loop.call_soon_threadsafe(call)
 
     def end(self, refusal: Callable[[], errors.ApiError]) -> None:
         """The node is over: all watches end with `refusal()`, also those that are still to come."""
         self._refusal = refusal
         for mailbox in list(self._known):
             mailbox.finish(refusal)
+        self._known.clear()
+        self.member = None
 
 
 def _nothing() -> None:

@@ -108,14 +108,17 @@ def test_every_call_in_a_fork_says_whose_the_node_is(node: Node) -> None:
         "addresses": lambda: node.client_addresses,
         "stats": node.stats,
         "wait": lambda: node.wait(0),
+        "watch": lambda: node.watch("k"),
     }
     with standing(node):
         pending = node.futures.put("pending", "v")
-        calls |= {"result": pending.result, "exception": pending.exception}
-        found = in_child(lambda: (outcomes(calls), node.stop(), node.stop()))[0]
+        watch = node.watch("k", start_revision=2)
+        calls |= {"result": pending.result, "exception": pending.exception, "events": watch.next}
+        found = in_child(lambda: (outcomes(calls), watch.close(), node.stop(), node.stop()))[0]
     assert {name: type(error) for name, error in found.items()} == dict.fromkeys(calls, errors.Forked)
     assert all(f"belongs to process {os.getpid()}; this is process " in str(error) for error in found.values())
     pending.result(30)
+    assert watch.next(30).revision == 2, "the new process has not closed it"
     assert node.put("after", "it").revision == 4, "the node itself goes on"
 
 
