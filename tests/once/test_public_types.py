@@ -22,8 +22,9 @@ RIGHT = """
 from concurrent.futures import Future
 
 from metastore import (
-    ApiError, AsyncKV, CompactResult, Compare, Config, DeleteResult, Futures, KeyValue, MetaStoreError, Node, Op,
-    PutManyResult, PutResult, RangeResult, SortOrder, SortTarget, TxnResult, __version__, errors,
+    ApiError, AsyncKV, AsyncWatch, CompactResult, Compare, Config, DeleteResult, EventKind, Futures, KeyValue,
+    MetaStoreError, Node, Op, PutManyResult, PutResult, RangeResult, SortOrder, SortTarget, TxnResult, Watch,
+    WatchBatch, WatchEvent, __version__, errors,
 )
 
 
@@ -74,6 +75,32 @@ async def awaited(config: Config) -> bytes | None:
         return None if found is None else found.value
 
 
+def follow(node: Node) -> int:
+    watch: Watch
+    with node.watch("/job/", prefix=True, start_revision=2, prev_kv=True, deletes=False) as watch:
+        event: WatchEvent
+        for event in watch:
+            before: KeyValue | None = event.prev_kv
+            if event.kind is EventKind.PUT and before is None:
+                break
+        batch: WatchBatch = watch.next_batch(timeout=1.5)
+        again: Watch = node.watch(b"/job/", b"/job0").call(lambda event: print(event.revision))
+        again.close()
+    try:
+        return node.watch("k").next(2).revision + len(batch.events) + watch.revision
+    except errors.WatchCompacted as lost:
+        return lost.compact_revision
+
+
+async def followed(node: Node) -> list[bytes]:
+    watch: AsyncWatch
+    async with node.aio.watch("/job/", prefix=True) as watch:
+        found = [event.key async for event in watch]
+        async for batch in watch.batches():
+            found += [event.kv.value for event in batch.events]
+        return [*found, (await watch.next(1)).key]
+
+
 def main() -> int:
     config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
     try:
@@ -115,6 +142,11 @@ node.put_many([("k", "v")])[0]  # index
 async def awaited() -> int:
     return await node.aio.put("k", "v")  # return-value
 Node(config=3)  # arg-type
+node.watch("k", start=3)  # call-arg
+node.watch("k", prefix="yes")  # arg-type
+found = node.watch("k").next().prev_kv  # assignment
+node.watch("k").next().revision = 3  # misc
+node.watch("k").call(print).nex()  # attr-defined
 """
 
 
@@ -201,6 +233,10 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, ca
         "node.aio.put('k', 'v')",
         "node.aio.put_many([])",
         "node.aio.range('k')",
+        "node.watch('k')",
+        "node.watch('k').next()",
+        "next(node.watch('k').batches())",
+        "node.aio.watch('k').next(1)",
         "node.stats()",
         "node.wait(1)",
         "node.revision",
