@@ -124,7 +124,7 @@ class Compacted(ApiError, code=OUT_OF_RANGE, default="etcdserver: mvcc: required
     """The revision that the request names is compacted."""
 
 
-class WatchCompacted(Compacted):
+class WatchCompacted(Compacted, default="metastore: history that the watch needs is compacted"):
     """A watch cannot go on, for history that it needs is compacted. It can begin again at `compact_revision`."""
 
     def __init__(self, compact_revision: int = 0) -> None:
