@@ -47,7 +47,9 @@ def default_of(item: dataclasses.Field[object]) -> str:
 def table_of(name: str) -> str:
     """One table of the file as a Markdown section."""
     summary = (NESTED.get(name) or TABLES[name]).__doc__ or ""
-    lines = [f"## `[{name}]`", "", sentence(summary), "", "| key | default | allowed | meaning |", "|---|---|---|---|"]
+    lines = [f"## `[{name}]`", "", sentence(summary)]
+    if fields(name):
+        lines += ["", "| key | default | allowed | meaning |", "|---|---|---|---|"]
     for key, item in fields(name).items():
         cells = (f"`{name}.{key}`", default_of(item), item.metadata["allowed"], item.metadata["meaning"])
         lines.append(f"| {' | '.join(cells)} |")

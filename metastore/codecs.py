@@ -9,17 +9,25 @@ Only one thread at a time may use a codec object; each thread that compresses ma
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+import logging
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
 import snappy
 import zstandard
 
+from metastore import entrypoints
 from metastore.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
     from metastore.ports import Codec
-    from metastore.settings import MaintenanceTable, PerformanceTable
+    from metastore.settings import MaintenanceTable, Options, PerformanceTable
+
+    #: The options of codec plug-ins by the names of the codecs.
+    Tables = Mapping[str, Options]
+
+log = logging.getLogger("metastore.codecs")
 
 GROUP = "metastore.codecs"
 BUILT_IN_FLAG = 1
@@ -31,11 +39,14 @@ ZSTD_WINDOW = 8 * 1024 * 1024
 ZSTD_STEP = 64
 # The best ratio of a snappy element: a copy of 3 bytes gives 64 bytes of output.
 SNAPPY_BEST = (64, 3)
+#: What a codec must give back unchanged when it is loaded.
+SAMPLES = (b"metastore", bytes(range(256)) * 16, bytes(5000))
 
 
 class Snappy:
     """The snappy block format (google/snappy, format_description.txt): fast, about half the size for JSON."""
 
+    CONTRACT = 1
     name = "snappy"
     flag = BUILT_IN_FLAG
 
@@ -75,6 +86,7 @@ class Zstd:
     are refused. The library's contexts are reused, which is why only one thread at a time may use an object.
     """
 
+    CONTRACT = 1
     name = "zstd"
     flag = BUILT_IN_FLAG
 
@@ -136,7 +148,7 @@ def check(codec: Codec) -> Codec:
     """Returns the codec if it keeps the rules for names and flags. Raises ConfigError otherwise."""
     for attribute in ("name", "flag", "compress", "decompress"):
         if not hasattr(codec, attribute):
-            raise ConfigError(f"codec {codec!r} has no {attribute}")
+            raise ConfigError(f"{type(codec).__name__} has no {attribute}, which every codec must have")
     if codec.flag == BUILT_IN_FLAG and isinstance(codec, Snappy | Zstd):
         return codec
     if not isinstance(codec.flag, int) or codec.flag not in PLUGIN_FLAGS:
@@ -144,53 +156,117 @@ def check(codec: Codec) -> Codec:
     return codec
 
 
-def _installed() -> dict[str, EntryPoint]:
-    return {found.name: found for found in entry_points(group=GROUP)}
-
-
-def _make(found: EntryPoint) -> Codec:
+def _make(found: EntryPoint, options: Options) -> Codec:
+    """Load and try a codec. Raises ConfigError, whose text names the entry point and its package."""
+    what = f"codec {found.name!r}"
+    factory = entrypoints.load(found, what)
+    arguments = entrypoints.arguments(factory, f"codecs.{found.name}", options)
     try:
-        codec: Codec = found.load()()
+        codec: Codec = factory(*arguments)
+    except MemoryError:
+        raise
     except Exception as error:
-        # Whatever a plug-in's import raises, its user needs the name of the plug-in beside it.
-        raise ConfigError(f"codec {found.name} ({found.value}) cannot be loaded: {error}") from error
-    return check(codec)
+        # Whatever a plug-in raises, its user needs the name of the plug-in beside it.
+        raise ConfigError(
+            f"{what} ({entrypoints.origin(found)}) cannot be made: {entrypoints.one_line(error)}"
+        ) from error
+    if isinstance(codec, Snappy | Zstd):
+        return codec
+    try:
+        check(codec)
+        entrypoints.check_contract(codec)
+        if codec.name != found.name:
+            raise ConfigError(f"has the name {codec.name!r}: it must be that of its entry point")
+        try_out(codec)
+    except ConfigError as error:
+        raise ConfigError(f"{what} ({entrypoints.origin(found)}) {error.text}") from error
+    return codec
 
 
-def load(name: str, key: str = "codec") -> Codec:
-    """The codec of that name from the entry-point group `metastore.codecs`. `key` is the setting that names it.
+def try_out(codec: Codec) -> None:
+    """Let a codec compress something and give it back. Raises ConfigError."""
+    for sample in SAMPLES:
+        call = "compress"
+        try:
+            small = codec.compress(sample)
+            if type(small) is not bytes:
+                raise ConfigError(f"is broken: compress() returned {type(small).__name__}, not bytes")
+            call = "decompress"
+            again = codec.decompress(small, len(sample))
+        except (ConfigError, MemoryError):
+            raise
+        except Exception as error:
+            raise ConfigError(f"is broken: {call}() raised {entrypoints.one_line(error)}") from error
+        if type(again) is not bytes:
+            raise ConfigError(f"is broken: decompress() returned {type(again).__name__}, not bytes")
+        if again != sample:
+            raise ConfigError("is broken: decompress() does not give back what compress() was given")
+
+
+def load(name: str, key: str = "codec", tables: Tables | None = None) -> Codec:
+    """The codec of that name from the entry-point group `metastore.codecs`. `key` is the setting that names it,
+    `tables` has the options of codecs.
 
     Raises ConfigError for an unknown name, with a list of the known ones, and for a codec that cannot be loaded.
     """
-    found = _installed()
+    found = entrypoints.installed(GROUP)
     if name not in found:
         raise ConfigError(f"{key}: unknown codec {name!r}; installed are: {', '.join(sorted(found)) or 'none'}")
-    return _make(found[name])
+    try:
+        return _make(entrypoints.sole(found[name], f"codec {name!r}"), (tables or {}).get(name, {}))
+    except ConfigError as error:
+        raise error if key == "codec" else ConfigError(f"{key}: {error.text}") from error
 
 
-def for_proposals(table: PerformanceTable) -> Codec | None:
+def for_proposals(table: PerformanceTable, tables: Tables | None = None) -> Codec | None:
     """The codec that the configuration names for the log's entries, None if they are not compressed. ConfigError."""
-    return load(table.compression_codec, "performance.compression_codec") if table.enable_compression else None
+    if not table.enable_compression:
+        return None
+    return load(table.compression_codec, "performance.compression_codec", tables)
 
 
-def for_snapshots(table: MaintenanceTable) -> Codec | None:
+def for_snapshots(table: MaintenanceTable, tables: Tables | None = None) -> Codec | None:
     """The codec that the configuration names for snapshots, None if they are not compressed. ConfigError."""
     if not table.enable_snapshot_compression:
         return None
-    return load(table.snapshot_compression_codec, "maintenance.snapshot_compression_codec")
+    return load(table.snapshot_compression_codec, "maintenance.snapshot_compression_codec", tables)
 
 
-def load_all() -> list[Codec]:
-    """All installed codecs in the order of their names. A node needs them all to read whatever its log may hold.
+def load_all(tables: Tables | None = None) -> list[Codec]:
+    """All installed codecs in the order of their names: a node reads with them whatever its log may hold.
 
-    Raises ConfigError if a codec cannot be loaded, or if two use the same flag.
+    One that cannot be loaded is left out, with a warning: most likely nothing here was written by it, and if something
+    was, that is said where it is read. Of several that want the same flag none can be used. Raises ConfigError for
+    options of a codec that is not installed.
     """
-    codecs = [_make(found) for _, found in sorted(_installed().items())]
-    taken: dict[int, str] = {}
-    for codec in codecs:
-        if codec.flag == BUILT_IN_FLAG:
+    found, tables = entrypoints.installed(GROUP), tables or {}
+    for name, options in tables.items():
+        if name not in found and options:
+            where = next(iter(options.values())).where
+            raise ConfigError(f"{where}: codecs.{name}: unknown key: no codec {name!r} is installed")
+    by_flag: dict[int, list[Codec]] = {}
+    for name, points in sorted(found.items()):
+        try:
+            codec = _make(entrypoints.sole(points, f"codec {name!r}"), tables.get(name, {}))
+        except ConfigError as error:
+            _warn(f"{error.text}; what it has compressed cannot be read")
             continue
-        if codec.flag in taken:
-            raise ConfigError(f"codecs {taken[codec.flag]} and {codec.name} both want flag {codec.flag}")
-        taken[codec.flag] = codec.name
-    return codecs
+        by_flag.setdefault(codec.flag, []).append(codec)
+    usable = []
+    for flag, codecs in by_flag.items():
+        if flag != BUILT_IN_FLAG and len(codecs) > 1:
+            names = " and ".join(codec.name for codec in codecs)
+            _warn(f"codecs {names} both want flag {flag}; what either has compressed cannot be read")
+        else:
+            usable += codecs
+    return sorted(usable, key=lambda codec: codec.name)
+
+
+_warned: set[str] = set()
+
+
+def _warn(text: str) -> None:
+    """Log a warning, once in a process: codecs are loaded for each snapshot again."""
+    if text not in _warned:
+        _warned.add(text)
+        log.warning("%s", text)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypedDict, Unpack
 
@@ -27,37 +26,29 @@ from metastore.settings import (
     TABLES,
     AdvertiseTable,
     ClusterTable,
+    CodecsTable,
+    Given,
     LimitsTable,
     ListenTable,
     LogTable,
     MaintenanceTable,
     MetricsTable,
     NodeTable,
+    Options,
     PerformanceTable,
     RaftTable,
     StorageTable,
     WalTable,
     WatchTable,
     did_you_mean,
+    is_plugin_table,
     wrong_type,
 )
 
 ENV_PREFIX = "METASTORE_"
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A value as it was written, and where: "conf/metastore.toml:12", "environment variable METASTORE_...".
-
-    program: whether a program gave it and not a text. Only a program may give a duration as a number of seconds: in a
-    text a number without its unit is too easily meant in another one."""
-
-    value: object
-    where: str
-    program: bool = False
-
-
-_Layer = dict[tuple[str, str], _Value]
+_Layer = dict[tuple[str, str], Given]
 
 
 def fields(table: str) -> dict[str, dataclasses.Field[Any]]:
@@ -92,7 +83,7 @@ def _refuse_unknown(where: str, table: str, key: str) -> None:
 
 
 def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str], program: bool = False) -> _Layer:
-    """Flatten {table: {key: value}} after checking the names. `program`: see `_Value`."""
+    """Flatten {table: {key: value}} after checking the names. `program`: see `Given`."""
     layer: _Layer = {}
     for table, content in tables.items():
         _refuse_unknown_table(where(table, None), table, "table" if isinstance(content, Mapping) else "key")
@@ -102,8 +93,15 @@ def _collect(tables: Mapping[str, Any], where: Callable[[str, str | None], str],
             if f"{table}.{key}" in NESTED:
                 layer.update(_collect({f"{table}.{key}": value}, where, program))
                 continue
+            if isinstance(key, str) and is_plugin_table(table, key) and isinstance(value, Mapping):
+                place = f"{table}.{key}"
+                for name, option in value.items():
+                    if not isinstance(name, str):
+                        raise ConfigError(f"{where(place, None)}: {place}.{name!r}: a key must be text")
+                    layer[place, name] = Given(_own(option), where(place, name), program)
+                continue
             _refuse_unknown(where(table, key), table, key)
-            layer[table, key] = _Value(_own(value), where(table, key), program)
+            layer[table, key] = Given(_own(value), where(table, key), program)
     return layer
 
 
@@ -144,26 +142,28 @@ def _toml_layer(text: str, name: str) -> _Layer:
     return _collect(tables, where)
 
 
-def _written(where: str, path: list[str], text: str) -> tuple[tuple[str, str], _Value]:
+def _written(where: str, path: list[str], text: str) -> tuple[tuple[str, str], Given]:
     """One value from a variable or a flag: TOML syntax, plain words allowed for strings."""
     import tomli
 
-    if ".".join(path[:2]) in NESTED:
+    plugin = len(path) > 2 and is_plugin_table(path[0], path[1])
+    if ".".join(path[:2]) in NESTED or plugin:
         path = [".".join(path[:2]), *path[2:]]
-    if len(path) < 2:
-        raise ConfigError(f"{where}: {path[0]}: names no key: write table.key=value")
+    if len(path) < 2 or path == ["codecs", path[-1]]:
+        raise ConfigError(f"{where}: {'.'.join(path)}: names no key: write table.key=value")
     table, key, *rest = path
-    _refuse_unknown(where, table, key)
+    if not plugin:
+        _refuse_unknown(where, table, key)
     try:
         value = tomli.loads(f"v = {text}")["v"] if "\n" not in text else text
     except tomli.TOMLDecodeError:
         value = text
-    words = fields(table)[key].metadata["words"] or bool(rest)
+    words = bool(rest) if plugin else fields(table)[key].metadata["words"] or bool(rest)
     if words and not isinstance(value, str | list):
         value = text
     for name in reversed(rest):
         value = {name: value}
-    return (table, key), _Value(value, where)
+    return (table, key), Given(value, where, text=text)
 
 
 def _env_layer(env: Mapping[str, str]) -> _Layer:
@@ -208,7 +208,7 @@ def _merge(base: _Layer, layer: _Layer) -> None:
     for key, new in layer.items():
         old = base.get(key)
         if old is not None and isinstance(old.value, Mapping) and isinstance(new.value, Mapping):
-            new = _Value({**old.value, **new.value}, new.where)
+            new = Given({**old.value, **new.value}, new.where)
         base[key] = new
 
 
@@ -292,6 +292,7 @@ class Tables(TypedDict, total=False):
     raft: Mapping[str, object]
     wal: Mapping[str, object]
     performance: Mapping[str, object]
+    codecs: Mapping[str, object]
     maintenance: Mapping[str, object]
     limits: Mapping[str, object]
     watch: Mapping[str, object]
@@ -316,6 +317,7 @@ class Config:
     raft: RaftTable
     wal: WalTable
     performance: PerformanceTable
+    codecs: CodecsTable
     maintenance: MaintenanceTable
     limits: LimitsTable
     watch: WatchTable
@@ -369,6 +371,15 @@ class Config:
             found = getattr(found, name, None)
         return found
 
+    def plugins(self, table: str) -> dict[str, Options]:
+        """The options of plug-ins by their names, those of engines (`table` is "storage") or of codecs ("codecs")."""
+        found: dict[str, dict[str, Given]] = {}
+        for (place, key), given in self._layer.items():
+            inside = place.partition(".")
+            if inside[0] == table and inside[2] and place not in NESTED:
+                found.setdefault(inside[2], {})[key] = given
+        return dict(found)
+
     @property
     def largest_operation(self) -> int:
         """Bytes that an operation of `limits.max_request_bytes` may have when it is framed: one byte more for each
@@ -377,10 +388,14 @@ class Config:
 
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{table: {key: value}}, durations in seconds and sizes in bytes; `from_dict` makes the same settings of it."""
-        return {
+        tables: dict[str, dict[str, Any]] = {
             table: {item.name: _plain(getattr(getattr(self, table), item.name)) for item in dataclasses.fields(made)}
             for table, made in TABLES.items()
         }
+        for table in ("storage", "codecs"):
+            for name, options in self.plugins(table).items():
+                tables[table][name] = {key: _own(given.value) for key, given in options.items()}
+        return tables
 
     @classmethod
     def _made(cls, layer: _Layer, name: str) -> Config:

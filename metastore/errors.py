@@ -552,6 +552,8 @@ class EngineFailed(DiskFailed):
     The node stops, because a member that went on would differ from the others.
     """
 
+    exit_code = 13
+
 
 class EngineDamaged(DamagedData):
     """The storage engine found its own data damaged."""
@@ -617,9 +619,19 @@ class FormatError(MetaStoreError):
 
 
 class CodecMissing(FormatError):
-    """The data was compressed by a codec plug-in that is not installed here."""
+    """The data was compressed by a codec plug-in that is not installed here. `flag` is the codec's flag byte."""
 
-    exit_code = 2
+    exit_code = 14
+
+    def __init__(self, text: str | None = None, flag: int = 0) -> None:
+        super().__init__(text)
+        self.flag = flag
+
+
+class CodecFailed(FormatError):
+    """A codec plug-in broke its contract when it was to unpack something. The text names the codec."""
+
+    exit_code = 15
 
 
 def caused(kind: type[ApiError], cause: BaseException | None) -> Callable[[], ApiError]:
@@ -649,12 +661,15 @@ EXIT_CODES = {
     3: "the data directory is in use by another process",
     4: "damaged data: the message names file and offset",
     5: "a listen address is in use or cannot be bound",
-    6: "the disk or the storage engine failed: what was to be read, written or synced was not",
+    6: "the disk failed: what was to be read, written or synced was not",
     7: "cannot run here: no Linux, or compiled modules or Python packages are missing",
     8: "removed from the cluster",
     9: "the data directory was lost: the member must be removed and added again",
     10: "another process runs as this member, on a copy of its data directory",
     11: "the data does not fit into the memory that the process may use",
     12: "the process may have no more threads or file descriptors",
+    13: "the storage engine failed: the message names engine, call and exception",
+    14: "data needs a codec that is not installed here: the message names entry or file, and the codec's flag",
+    15: "a codec failed to unpack what it had compressed: the message names the codec",
 }
 """What each exit code of the program means; every class above uses one of these."""

@@ -6,7 +6,7 @@ key `APPLIED_KEY`. A codec has the shape of `Codec`. `metastore.testing` has the
 
 from __future__ import annotations
 
-from ._core.engine import APPLIED_KEY, CONTRACT, Engine
+from ._core.engine import APPLIED_KEY, Engine
 from ._core.ordered_map import OrderedMap as Batch
 from .errors import (
     ConfigError,
@@ -19,7 +19,7 @@ from .errors import (
     FormatError,
     MetaStoreError,
 )
-from .ports import Codec
+from .ports import CONTRACT, Codec
 from .settings import parse_duration, parse_size
 
 #: A view of an engine: an engine of which only the reading methods are called.

@@ -52,7 +52,7 @@ class Engine:
 
     An engine overrides `get`, `scan`, `write`, `applied`, `view`, `size` and `restore`, declares `CONTRACT` and
     `persistent`, and has `durable_applied` if it is persistent. All else has a default. A start refuses an engine that
-    lacks one of these, and one that overrides a part of `stage`, `adopt` and (if it is persistent) `seal`.
+    lacks one of these, and one that overrides one of `stage` and `adopt` without the other.
 
     **Threads.** All calls come from the node's one thread, one after the other, except:
 
@@ -185,8 +185,8 @@ class Engine:
 
     def seal(self) -> None:
         """Called on a staged engine that is filled, by the thread that filled it. From here on a start finds its
-        contents and not the old ones; that is one step, whatever ends the process. An engine that is not persistent
-        needs no `seal`."""
+        contents and not the old ones; that is one step, whatever ends the process. Only what an engine that is not
+        persistent has staged needs no `seal`."""
 
     def adopt(self, staged: Engine) -> None:
         """Take over, at once, the contents of a sealed engine that `stage` returned; that object is not used

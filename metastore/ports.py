@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from metastore._core.entry import HardState
     from metastore._core.raft_types import ConfState, Message, Snapshot
 
+#: The version of the contract between this program and its plug-ins, which is `plugin.pyi`.
+CONTRACT = 1
+
 #: Called once with how something ended: None, or the error.
 Done = Callable[[MetaStoreError | None], object]
 
@@ -34,7 +37,7 @@ class Caller(Protocol):
 
 @runtime_checkable
 class Codec(Protocol):
-    """A compression codec; plug-ins are found in the entry-point group `metastore.codecs`.
+    """A compression codec; plug-ins are found in the entry-point group `metastore.codecs`. Their contract: plugin.pyi.
 
     `name` is what the configuration says. `flag` is the byte before each payload (FORMATS.md, "Flag byte"): 1 for the
     built-in ones, 16 to 255 for a plug-in, chosen once and for all, since it stands in every log and snapshot. One

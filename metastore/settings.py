@@ -223,6 +223,24 @@ def _members(meaning: str) -> Any:
     return _setting({}, parse, meaning, f"at most {MAX_MEMBERS} members")
 
 
+@dataclass(frozen=True)
+class Given:
+    """A value as it was given, and where: "conf/metastore.toml:12", "environment variable METASTORE_...".
+
+    program: whether a program gave it and not a text. Only a program may give a duration as a number of seconds: in a
+    text a number without its unit is too easily meant in another one. text: how a variable or a flag wrote it.
+    """
+
+    value: object
+    where: str
+    program: bool = False
+    text: str | None = None
+
+
+#: The options of a plug-in as they were given.
+Options = Mapping[str, Given]
+
+
 @dataclass(frozen=True, kw_only=True)
 class NodeTable:
     """[node]: who this member is, and where its data lies (relative paths: from the working directory)."""
@@ -298,7 +316,7 @@ class RocksdbTable:
 
 @dataclass(frozen=True, kw_only=True)
 class StorageTable:
-    """[storage]: the engine, by its entry point's name, and the options of our own one."""
+    """[storage]: the engine, by its entry point's name. The options of a plug-in are in a table `[storage.<name>]`."""
 
     engine: str = _text(
         "memory",
@@ -381,6 +399,11 @@ class PerformanceTable:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CodecsTable:
+    """[codecs]: the options of codec plug-ins, each in a table `[codecs.<name>]`, where a plug-in takes options."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class MaintenanceTable:
     """[maintenance]: snapshots, and compaction of history without being asked."""
 
@@ -425,6 +448,13 @@ class LimitsTable:
         "0B", "Size of the store, beyond which puts are refused; 0: 2 GiB, or less where memory is short; -1: no limit."
     )
     max_request_bytes: int = _size("1.5MiB", "One gRPC message from a client.", "1KiB", "512MiB")
+    max_key_bytes: int = _size(
+        "0B",
+        "A key; a zero byte counts twice. 0: no limit but that of the request. The same on all members. A storage "
+        "engine may need a limit.",
+        "0B",
+        "512MiB",
+    )
     max_txn_ops: int = _count(128, "Operations in each branch of a transaction.", 1, 1_000_000)
     max_txn_walk: int = _count(
         2_000_000, "Keys that a transaction that writes, or all that are under way together, may look at.", 1
@@ -493,6 +523,7 @@ TABLES: dict[str, type[Any]] = {
     "raft": RaftTable,
     "wal": WalTable,
     "performance": PerformanceTable,
+    "codecs": CodecsTable,
     "maintenance": MaintenanceTable,
     "limits": LimitsTable,
     "watch": WatchTable,
@@ -502,3 +533,9 @@ TABLES: dict[str, type[Any]] = {
 
 # Tables inside of tables: their place, and what they are made of.
 NESTED: dict[str, type[Any]] = {"storage.rocksdb": RocksdbTable}
+
+
+def is_plugin_table(table: str, key: str) -> bool:
+    """Whether `table.key` is the place of a table with the options of a plug-in, which names its keys itself."""
+    ours = f"{table}.{key}" in NESTED or key in StorageTable.__dataclass_fields__
+    return table == "codecs" or (table == "storage" and not ours)

@@ -17,6 +17,7 @@ cdef class PayloadCodec:
     cdef readonly uint64_t raw            # payloads that were encoded raw
     cdef readonly uint64_t bytes_in       # bytes before encoding
     cdef readonly uint64_t bytes_out      # bytes after encoding, flag bytes included
+    cdef readonly uint64_t failures       # payloads that the codec failed to compress
     cdef object _compress
     cdef uint8_t _flag
     cdef dict _by_flag
@@ -34,5 +35,6 @@ cdef class PayloadCodec:
     # Raises FormatError.
     cdef object decode_view(self, const uint8_t* payload, size_t n, const uint8_t** out, size_t* out_n)
     cdef bytes _encode(self, const uint8_t* data, size_t n, bytes whole)
+    cdef bytes _try(self, bytes whole)
     cdef bytes _flagged(self, uint8_t flag, const uint8_t* data, size_t n, size_t before)
     cdef bytes _decompress(self, const uint8_t* payload, size_t n)

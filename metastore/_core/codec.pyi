@@ -24,6 +24,8 @@ class PayloadCodec:
     @property
     def raw(self) -> int: ...  # payloads encoded raw
     @property
+    def failures(self) -> int: ...  # payloads that the codec failed to compress; they were encoded raw
+    @property
     def bytes_in(self) -> int: ...  # before encoding
     @property
     def bytes_out(self) -> int: ...  # after encoding, flag bytes included

@@ -4,12 +4,16 @@ Raw payloads are the common case for small batches, and they pass without touchi
 flag byte of 1 say which codec wrote them, so a cluster can change its codec while entries of the old one exist.
 """
 
+import logging
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from metastore.errors import CodecMissing, ConfigError, FormatError, RequestTooLarge
+from metastore.errors import CodecFailed, CodecMissing, ConfigError, FormatError, RequestTooLarge
+
+log = logging.getLogger("metastore.codecs")
 
 RAW = FLAG_RAW
 COMPRESSED = FLAG_COMPRESSED
@@ -77,14 +81,32 @@ cdef class PayloadCodec:
         if self._compress is not None and n >= self.min_size and n > 0:
             if whole is None:
                 whole = PyBytes_FromStringAndSize(<const char*>data, n)
-            small = self._compress(whole)
-            if <size_t>PyBytes_GET_SIZE(small) < n:
+            small = self._try(whole)
+            if small is not None and <size_t>PyBytes_GET_SIZE(small) < n:
                 self.compressed += 1
                 if self._flag != FLAG_COMPRESSED:
                     self.plugins.add((int(self._flag), self.codec.name))
                 return self._flagged(self._flag, <const uint8_t*>PyBytes_AS_STRING(small), PyBytes_GET_SIZE(small), n)
         self.raw += 1
         return self._flagged(FLAG_RAW, data, n, n)
+
+    cdef bytes _try(self, bytes whole):
+        """Return what the codec makes of the data, or None if it fails; the data is then stored as it is."""
+        try:
+            small = self._compress(whole)
+        except MemoryError:
+            raise
+        except Exception as error:
+            text = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+        else:
+            if PyBytes_CheckExact(small):
+                return <bytes>small
+            text = f"returned {type(small).__name__}, not bytes"
+        self.failures += 1
+        if self.failures == 1:
+            log.warning("codec %r (flag %d): compress() %s; the data is stored as it is, and so is what comes next if "
+                        "that fails too", self.codec.name, self._flag, text)
+        return None
 
     cdef bytes _flagged(self, uint8_t flag, const uint8_t* data, size_t n, size_t before):
         cdef bytes out = PyBytes_FromStringAndSize(NULL, n + 1)
@@ -138,16 +160,19 @@ cdef class PayloadCodec:
             if codec is None:
                 if payload[0] < FLAG_PLUGIN:
                     raise FormatError(f"payload: unknown flag byte {payload[0]}")
-                raise CodecMissing(f"payload: unknown flag byte {payload[0]}: it was compressed by a codec plug-in "
-                                   "(entry-point group metastore.codecs) that is not installed here")
+                raise CodecMissing(f"payload: it needs the codec with flag {payload[0]} (not installed)", payload[0])
             self.plugins.add((int(payload[0]), codec.name))
         try:
             found = codec.decompress(PyBytes_FromStringAndSize(<const char*>payload + 1, n - 1), self.max_decoded)
         except (FormatError, MemoryError):
             raise
         except Exception as error:
-            # A plug-in shall raise FormatError by its contract. If it raises anything else, its caller must survive.
-            raise FormatError(f"payload: codec {codec.name} failed: {error}") from error
-        if not PyBytes_CheckExact(found) or <size_t>PyBytes_GET_SIZE(found) > self.max_decoded:
-            raise FormatError(f"payload: codec {codec.name} broke its limit of {self.max_decoded} bytes")
-        return <bytes>found
+            why = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+            raise CodecFailed(f"codec {codec.name!r} (flag {payload[0]}): decompress() {why}") from error
+        if not PyBytes_CheckExact(found):
+            why = f"returned {type(found).__name__}, not bytes"
+        elif <size_t>PyBytes_GET_SIZE(found) > self.max_decoded:
+            why = f"returned {PyBytes_GET_SIZE(found)} bytes, at most {self.max_decoded} were allowed"
+        else:
+            return <bytes>found
+        raise CodecFailed(f"codec {codec.name!r} (flag {payload[0]}): decompress() {why}")

@@ -13,13 +13,12 @@ from libc.string cimport memcpy
 from weakref import WeakSet
 
 from metastore import errors
+from metastore.ports import CONTRACT
 from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
                                    garbage_left, node_release, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
-# The version of the contract between this program and its plug-ins (metastore/plugin.pyi).
-CONTRACT = 1
 # The engine's own record in table 'm': its position in the log.
 APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
@@ -506,6 +505,8 @@ cdef class GuardedEngine(Engine):
         cdef Engine engine
         try:
             engine = self.inner.stage()
+            if engine is not None and self.inner.persistent and type(engine).seal is Engine.seal:
+                raise TypeError(f"it returned {type(engine).__name__}, which has no seal()")
             return None if engine is None else GuardedEngine(engine, self.name)
         except Exception as error:
             self.fail("stage", error)

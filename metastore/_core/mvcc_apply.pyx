@@ -176,7 +176,13 @@ cdef class Applier:
         cdef const uint8_t* op
         cdef size_t n
         if not self.inside:
-            self.owner = self.codec.decode_view(view.data, view.n, &p, &n)
+            try:
+                self.owner = self.codec.decode_view(view.data, view.n, &p, &n)
+            except errors.CodecMissing as error:
+                raise errors.CodecMissing(
+                    f"entry {view.index} needs the codec with flag {error.flag} (not installed)", error.flag) from None
+            except errors.CodecFailed as error:
+                raise errors.CodecFailed(f"entry {view.index}: {error.text}") from error
             self.nbytes += n
             self.frames.reset(p, n)
             self.inside = True

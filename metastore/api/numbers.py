@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 MEANINGS: Final = {
+    "codec_failures_total": "Log entries that the codec failed to compress; they are stored as they are.",
     "alarms_corrupt": "Members that have raised the alarm CORRUPT.",
     "alarms_nospace": "Members that have raised the alarm NOSPACE: puts are refused while there is one.",
     "auto_compactions_failed_total": "Automatic compactions that failed, since the start.",

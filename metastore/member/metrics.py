@@ -68,6 +68,7 @@ def of_replica(driver: Driver, codec: PayloadCodec) -> Source:
             "inflight_bytes": proposer.queued_bytes + proposer.inflight_bytes,
             "payload_bytes_before_total": codec.bytes_in,
             "payload_bytes_after_total": codec.bytes_out,
+            "codec_failures_total": codec.failures,
         }
 
     return stats

@@ -132,7 +132,7 @@ class Peering:
         self.transport: PeerTransport | None = None
         self._doubt = doubt
         self._process = (start, life)
-        self._codecs = tuple(sorted((codec.flag, codec.name) for codec in load_all()))
+        self._codecs = tuple(sorted((codec.flag, codec.name) for codec in load_all(config.plugins("codecs"))))
         self._line_at: float | None = None
         self._since = 0.0  # without a leader
         self._asked_at = -ASK_ROSTER

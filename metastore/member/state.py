@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import storage
@@ -62,9 +63,7 @@ class State:
             maintenance = dataclasses.replace(
                 maintenance, snapshot_count=min(20, maintenance.snapshot_count), snapshot_min_size=0
             )
-        self.engine = (
-            TransientEngine() if disk.in_memory else storage.open_engine(config.storage, str(disk.data_dir.engine))
-        )
+        self.engine = TransientEngine() if disk.in_memory else storage.open_engine(config, disk.data_dir.engine)
         closing.at_end("the storage engine", self.engine.close)
         peers = len(identity.members) > 1 or bool(identity.contacts)
         memory.share_out(peers=peers, contents=disk.in_memory or not self.engine.persistent)
@@ -72,9 +71,16 @@ class State:
         store: SnapshotStore = (
             NoSnapshots()
             if disk.in_memory
-            else open_store(maintenance, disk.data_dir.snapshots, failpoints, self.codecs.readable)
+            else open_store(
+                maintenance, disk.data_dir.snapshots, failpoints, self.codecs.readable, config.plugins("codecs")
+            )
         )
-        catalogue = Catalogue(startup.begin(store, self.engine, disk.wal, identity.cluster_id, memory))
+        catalogue = Catalogue(
+            startup.begin(
+                store, self.engine, disk.wal, identity.cluster_id, memory,
+                partial(storage.left_behind, config, disk.data_dir.engine),
+            )
+        )  # fmt: skip
         read_thread = ReadThread(loop.call_soon_threadsafe)
         closing.callback(read_thread.close)
 
@@ -111,5 +117,7 @@ class State:
 
 def _codec(config: Config) -> PayloadCodec:
     """The codec of entries."""
-    table = config.performance
-    return PayloadCodec(codec_for_proposals(table), table.compression_min_size, MAX_DECODED, decoders=load_all_codecs())
+    table, tables = config.performance, config.plugins("codecs")
+    return PayloadCodec(
+        codec_for_proposals(table, tables), table.compression_min_size, MAX_DECODED, decoders=load_all_codecs(tables)
+    )

@@ -19,7 +19,17 @@ from typing import TYPE_CHECKING
 
 from .._core.raft_types import Snapshot, SnapshotNotReady
 from .._core.snap_records import Walker
-from ..errors import DamagedData, DiskFailed, EngineDamaged, EngineFailed, FormatError, MetaStoreError, reason
+from ..errors import (
+    CodecFailed,
+    CodecMissing,
+    DamagedData,
+    DiskFailed,
+    EngineDamaged,
+    EngineFailed,
+    FormatError,
+    MetaStoreError,
+    reason,
+)
 from ..threads import begin
 from .files import Cancelled, Info
 from .format import Header
@@ -356,7 +366,8 @@ class Snapshots:
             return
         except (MetaStoreError, OSError, MemoryError) as error:
             fresh.close()
-            failure = error if isinstance(error, (DiskFailed, EngineDamaged)) else DamagedData(
+            known = (DiskFailed, EngineDamaged, CodecMissing, CodecFailed)
+            failure = error if isinstance(error, known) else DamagedData(
                 f"snapshot {info.path} cannot be installed: {error}"
             )  # fmt: skip
             self.loop.call_soon_threadsafe(lambda: _fail(failure))
@@ -371,6 +382,8 @@ class Snapshots:
     def _fill(self, info: Info, engine: Engine) -> None:
         try:
             self.store.restore(info.path, engine, pause=self.memory.check)
+        except (CodecMissing, CodecFailed):
+            raise
         except FormatError as error:
             raise DamagedData(f"snapshot {info.path} cannot be installed: {error}") from error
 

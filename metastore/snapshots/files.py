@@ -11,7 +11,7 @@ import contextlib
 import errno
 import logging
 import os
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -31,7 +31,7 @@ from .format import PREFIX_SIZE, TRAILER_SIZE, Header, Trailer, header_size, par
 if TYPE_CHECKING:
     from .._core.engine import Engine
     from ..ports import Codec
-    from ..settings import MaintenanceTable
+    from ..settings import MaintenanceTable, Options
 
 # Bytes between two syncs while writing. The log's own syncs wait for each of these.
 _SYNC_EVERY = 256 << 10
@@ -329,16 +329,18 @@ class SnapshotStore:
 
 
 def open_store(
-    table: MaintenanceTable, path: Path, failpoints: Failpoints, readable: Callable[[Codec], bool]
-) -> SnapshotStore:
+    table: MaintenanceTable, path: Path, failpoints: Failpoints, readable: Callable[[Codec], bool],
+    codec_tables: Mapping[str, Options],
+) -> SnapshotStore:  # fmt: skip
     """Open the snapshot files in the folder `path` as a configuration asks for them. `readable` tells, in any thread,
-    whether all members can read what a codec compressed; if not, zstd is used. Raises ConfigError."""
+    whether all members can read what a codec compressed; if not, zstd is used. `codec_tables` has the options of
+    codecs. Raises ConfigError."""
 
     def make_codec() -> PayloadCodec:
-        codec = codec_for_snapshots(table)
+        codec = codec_for_snapshots(table, codec_tables)
         if codec is not None and not readable(codec):
             codec = Zstd()
-        return PayloadCodec(codec, _MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs())
+        return PayloadCodec(codec, _MIN_COMPRESSED, MAX_CHUNK, decoders=load_all_codecs(codec_tables))
 
     make_codec()  # a codec that cannot be loaded must fail now
     return SnapshotStore(

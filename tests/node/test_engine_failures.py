@@ -49,6 +49,7 @@ EXCEPTIONS: list[Callable[[], Exception]] = [
 class Flaky(Engine):
     """An engine that has files, as far as its callers can tell, and calls `trouble` in each call."""
 
+    CONTRACT = 1
     persistent = True
 
     def __init__(self, trouble: Callable[[str], None], inner: MemoryEngine | None = None) -> None:
@@ -172,7 +173,7 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
     with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as failure:
         use(engine, call)
     assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in failure.value.text
-    assert failure.value.exit_code == 6 and type(failure.value.__cause__) is type(error)
+    assert failure.value.exit_code == 13 and type(failure.value.__cause__) is type(error)
     # The same holds for the objects that the engine returns.
     if call in ("get", "scan", "iterate", "seek_le", "close"):
         quiet = Flaky(lambda _call: None)

@@ -272,10 +272,10 @@ def test_a_codec_is_used_when_all_members_can_read_it(
     compressed = {"performance": {"compression_codec": "lzma", "compression_min_size": 1}}
     value = "x" * 1000
     with monkeypatch.context() as patch:
-        patch.setattr(peering, "load_all", lambda: known)
-        patch.setattr(state, "load_all_codecs", lambda: known)
+        patch.setattr(peering, "load_all", lambda _tables: known)
+        patch.setattr(state, "load_all_codecs", lambda _tables: known)
         needed = {"lzma": known[2]}
-        patch.setattr(state, "codec_for_proposals", lambda table: needed.get(table.compression_codec))
+        patch.setattr(state, "codec_for_proposals", lambda table, _tables: needed.get(table.compression_codec))
         with Node(configured(tmp_path, "n1", ports[0]).changed(**compressed)) as one:
             one.put("alone", value)
             assert called(one, lambda at: set(at.replica.codec.plugins)) == {(20, "lzma")}
@@ -287,11 +287,14 @@ def test_a_codec_is_used_when_all_members_can_read_it(
             with Node(config):
                 one.put("together", value)
                 assert called(one, lambda at: at.replica.codec.codec.name) == "lzma"
-            patch.setattr(peering, "load_all", lambda: known[:2])
-            patch.setattr(state, "load_all_codecs", lambda: known[:2])
+            patch.setattr(peering, "load_all", lambda _tables: known[:2])
+            patch.setattr(state, "load_all_codecs", lambda _tables: known[:2])
             second = Node(config)
             # It meets one of these first: another member's word, or the entry itself.
-            with pytest.raises(errors.CodecMissing, match=r"'lzma' \(flag 20\), which member|flag byte 20"):
+            with pytest.raises(
+                errors.CodecMissing,
+                match=r"'lzma' \(flag 20\), which member|^entry \d+ needs the codec with flag 20 \(not installed\)$",
+            ):
                 second.start()
                 second.wait(20)
             assert one.put("after", value) is not None
@@ -300,8 +303,8 @@ def test_a_codec_is_used_when_all_members_can_read_it(
 def test_a_snapshot_is_compressed_by_what_all_members_can_read(
     tmp_path: Path, ports: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshots, "codec_for_snapshots", lambda _table: Lzma())
-    monkeypatch.setattr(snapshots, "load_all_codecs", lambda: [codecs.Snappy(), codecs.Zstd(), Lzma()])
+    monkeypatch.setattr(snapshots, "codec_for_snapshots", lambda _table, _tables: Lzma())
+    monkeypatch.setattr(snapshots, "load_all_codecs", lambda _tables: [codecs.Snappy(), codecs.Zstd(), Lzma()])
     with Node(configured(tmp_path, "n1", ports[0])) as one:
         make_codec = one._running().snapshots.store.make_codec
         assert make_codec().codec.name == "lzma"

@@ -44,7 +44,7 @@ def test_a_node_runs_on_it(plugin: dict[str, str], fresh: Make) -> None:
         assert client.revision() == revision
         assert client.prefix(b"k") == {b"k%02d" % n: b"value %d" % n for n in range(50) if n != 7}
     assert node.stop() == 0
-    assert (node.data_dir / "engine" / "state.db").exists()
+    assert (node.data_dir / "engine" / "sqlite" / "state.db").exists()
 
 
 def test_without_it_the_name_is_refused(fresh: Make) -> None:
@@ -55,6 +55,8 @@ def test_without_it_the_name_is_refused(fresh: Make) -> None:
 
 
 def test_an_engine_that_does_not_say_whether_it_lasts_is_refused(tmp_path: Path, fresh: Make) -> None:
-    with pytest.raises(StartError, match="'undeclared' does not declare `persistent`") as failure:
+    with pytest.raises(
+        StartError, match=r"'undeclared' \(volatile:Undeclared of volatile 1\) does not declare `persistent`"
+    ) as failure:
         fresh(settings={"storage.engine": '"undeclared"'}, env=install_in_memory(tmp_path)).start()
     assert failure.value.returncode == 2

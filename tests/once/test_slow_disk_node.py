@@ -94,7 +94,7 @@ def test_a_storage_engine_that_cannot_be_closed(library: Path, tmp_path: Path) -
     either, because the log has everything."""
     hung = tmp_path / "hung"
     node = Node(tmp_path / "data", {"storage.engine": '"rocksdb"'})
-    node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung), "HUNG_PART": "/engine/db-"}
+    node.env = {"LD_PRELOAD": str(library), "HUNG_DISK": str(hung), "HUNG_PART": "/engine/rocksdb/db-"}
     with node, node.client() as client:
         client.put(b"a", b"1")
         hung.touch()

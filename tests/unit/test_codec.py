@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from metastore import codecs
 from metastore._core.codec import PayloadCodec
 from metastore.codecs import Snappy, Zstd
 from metastore.config import Config
-from metastore.errors import ConfigError, FormatError, RequestTooLarge
+from metastore.errors import CodecFailed, CodecMissing, ConfigError, FormatError, RequestTooLarge
 from metastore.ports import Codec
 
 MIB = 1024 * 1024
@@ -107,8 +108,8 @@ def test_no_snappy_block_starts_like_a_zstd_frame() -> None:
         (b"\x01", "no length"),
         (b"\x02x", "unknown flag byte 2"),
         (b"\x0fx", "unknown flag byte 15"),
-        (b"\x10x", "unknown flag byte 16"),
-        (b"\xffx", "unknown flag byte 255"),
+        (b"\x10x", r"it needs the codec with flag 16 \(not installed\)"),
+        (b"\xffx", r"it needs the codec with flag 255 \(not installed\)"),
         (b"\x01\xff\xff\xff", "no length"),
         (b"\x01\xff\xff\xff\xff\x7f", "no length"),
         (b"\x01" + codecs.ZSTD_MAGIC, "zstd"),
@@ -288,15 +289,18 @@ def test_a_plug_in_has_a_flag_of_its_own() -> None:
     assert payloads.encode(b"abc") == b"\x10cb"
     assert payloads.decode(b"\x10cba") == b"abc"
     assert PayloadCodec(None, 0, 1000, [Reverse(), Liar()]).decode(b"\x10cba") == b"abc"
-    with pytest.raises(FormatError, match="unknown flag byte 16"):
+    with pytest.raises(CodecMissing, match="needs the codec with flag 16") as missing:
         PayloadCodec(Snappy(), 0, 1000).decode(b"\x10cba")
+    assert (missing.value.flag, missing.value.exit_code) == (16, 14)
 
 
 def test_a_plug_in_that_breaks_its_contract_harms_nobody() -> None:
     payloads = PayloadCodec(None, 0, 1000, [Liar()])
-    with pytest.raises(FormatError, match="codec liar broke its limit of 1000 bytes"):
+    with pytest.raises(
+        CodecFailed, match=r"codec 'liar' \(flag 17\): .* returned 1001 bytes, at most 1000 were allowed"
+    ):
         payloads.decode(b"\x11abc")
-    with pytest.raises(FormatError, match="codec liar failed"):
+    with pytest.raises(CodecFailed, match="raised KeyError: 'boom'"):
         payloads.decode(b"\x11boom")
 
 
@@ -346,14 +350,42 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
     lines = [f"{name} = {value}\n" for name, value in entries.items()]
     (info / "entry_points.txt").write_text("[metastore.codecs]\n" + "".join(lines))
     (folder / "plug_in_codecs.py").write_text(
+        "import zlib\n"
         "class Same:\n"
-        "    name, flag = 'same', 200\n"
-        "    def compress(self, data): return data[:-1]\n"
-        "    def decompress(self, data, max_size): return data + data[-1:]\n"
+        "    CONTRACT, name, flag = 1, 'same', 200\n"
+        "    def compress(self, data): return zlib.compress(data)\n"
+        "    def decompress(self, data, max_size): return zlib.decompress(data)\n"
         "class Clash(Same):\n"
         "    name = 'clash'\n"
         "class Early(Same):\n"
         "    name, flag = 'early', 3\n"
+        "class Later(Same):\n"
+        "    CONTRACT, name = 2, 'later'\n"
+        "class Silent(Same):\n"
+        "    CONTRACT, name = None, 'silent'\n"
+        "class Other(Same):\n"
+        "    name = 'another'\n"
+        "class Text(Same):\n"
+        "    name = 'text'\n"
+        "    def compress(self, data): return str(data)\n"
+        "class View(Same):\n"
+        "    name = 'view'\n"
+        "    def decompress(self, data, max_size): return memoryview(zlib.decompress(data))\n"
+        "class Loser(Same):\n"
+        "    name = 'loser'\n"
+        "    def decompress(self, data, max_size): return zlib.decompress(data)[:-1]\n"
+        "class Raiser(Same):\n"
+        "    name = 'raiser'\n"
+        "    def compress(self, data): raise OSError('no\\nluck')\n"
+        "class Poor:\n"
+        "    CONTRACT, name, flag = 1, 'poor', 200\n"
+        "    def compress(self, data): return data\n"
+        "def refuses(): raise RuntimeError('not today')\n"
+        "class Chosen(Same):\n"
+        "    OPTIONS = {'level': 6, 'note': '', 'window': '1MiB'}\n"
+        "    name, flag = 'chosen', 201\n"
+        "    def __init__(self, options): self.options = options\n"
+        "number = 5\n"
     )
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     monkeypatch.delitem(sys.modules, "plug_in_codecs", raising=False)
@@ -362,21 +394,124 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
 def test_an_installed_plug_in_is_found_and_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(tmp_path, monkeypatch, same="plug_in_codecs:Same")
     payloads = PayloadCodec(codecs.load("same"), 0, 1000)
-    assert payloads.encode(b"xaa") == b"\xc8xa" and payloads.decode(b"\xc8xa") == b"xaa"
-    assert PayloadCodec(None, 0, 1000, codecs.load_all()).decode(b"\xc8xa") == b"xaa"
+    small = payloads.encode(bytes(100))
+    assert small == b"\xc8" + zlib.compress(bytes(100)) and payloads.decode(small) == bytes(100)
+    assert PayloadCodec(None, 0, 1000, codecs.load_all()).decode(small) == bytes(100)
     with pytest.raises(ConfigError, match=r"installed are: .*same, snappy, zstd"):
         codecs.load("other")
 
 
-def test_plug_ins_that_cannot_be_used_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    classes = {"clash": "Clash", "same": "Same", "gone": "Gone", "early": "Early"}
-    install(tmp_path, monkeypatch, **{name: f"plug_in_codecs:{cls}" for name, cls in classes.items()})
-    with pytest.raises(ConfigError, match=r"codec gone \(plug_in_codecs:Gone\) cannot be loaded"):
-        codecs.load("gone")
-    with pytest.raises(ConfigError, match="codec early: flag 3 is not between 16 and 255"):
-        codecs.load("early")
-    (tmp_path / "plug_in-1.0.dist-info" / "entry_points.txt").write_text(
-        "[metastore.codecs]\nclash = plug_in_codecs:Clash\nsame = plug_in_codecs:Same\n"
-    )
-    with pytest.raises(ConfigError, match="codecs clash and same both want flag 200"):
-        codecs.load_all()
+@pytest.mark.parametrize(
+    ("name", "where", "why"),
+    [
+        ("gone", "plug_in_codecs:Gone", "cannot be loaded: AttributeError: module 'plug_in_codecs' has no attribute"),
+        ("gone", "no_such_module:X", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("number", "plug_in_codecs:number", "cannot be loaded: it is no class and no function"),
+        ("refuses", "plug_in_codecs:refuses", "cannot be made: RuntimeError: not today"),
+        ("later", "plug_in_codecs:Later", "keeps contract 2, and this MetaStore needs contract 1"),
+        ("silent", "plug_in_codecs:Silent", "does not declare which contract it keeps: it needs CONTRACT = 1"),
+        ("poor", "plug_in_codecs:Poor", "Poor has no decompress, which every codec must have"),
+        ("early", "plug_in_codecs:Early", "codec early: flag 3 is not between 16 and 255"),
+        ("other", "plug_in_codecs:Other", "has the name 'another': it must be that of its entry point"),
+        ("text", "plug_in_codecs:Text", "is broken: compress() returned str, not bytes"),
+        ("view", "plug_in_codecs:View", "is broken: decompress() returned memoryview, not bytes"),
+        ("loser", "plug_in_codecs:Loser", "is broken: decompress() does not give back what compress() was given"),
+        ("raiser", "plug_in_codecs:Raiser", "is broken: compress() raised OSError: no luck"),
+    ],
+)
+def test_a_plug_in_that_cannot_be_used_is_named(
+    name: str, where: str, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stops a start only if it is configured. Else there is a warning, which is said once."""
+    install(tmp_path, monkeypatch, **{name: where})
+    monkeypatch.setattr(codecs, "_warned", set())
+    prefix = f"codec {name!r} ({where} of plug-in 1.0) "
+    table = Config(performance={"compression_codec": name}).performance
+    with pytest.raises(ConfigError) as failure:
+        codecs.for_proposals(table)
+    assert failure.value.text.startswith(f"performance.compression_codec: {prefix}{why}")
+    assert "\n" not in failure.value.text
+    assert [codec.name for codec in codecs.load_all()] == [codec.name for codec in codecs.load_all()] == NAMES
+    (warning,) = [record.getMessage() for record in caplog.records]
+    assert warning.startswith(prefix + why) and warning.endswith("; what it has compressed cannot be read")
+
+
+def test_of_codecs_with_one_flag_none_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, monkeypatch, clash="plug_in_codecs:Clash", same="plug_in_codecs:Same")
+    monkeypatch.setattr(codecs, "_warned", set())
+    assert [codec.name for codec in codecs.load_all()] == NAMES
+    assert "codecs clash and same both want flag 200" in caplog.text
+    with pytest.raises(ConfigError, match=r"codecs clash and same|codecs same and clash"):
+        PayloadCodec(codecs.load("same"), 0, 1000, [codecs.load("clash")])
+
+
+def test_two_packages_with_one_name_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    install(tmp_path, monkeypatch, same="plug_in_codecs:Same")
+    monkeypatch.setattr(codecs, "_warned", set())
+    info = tmp_path / "twin-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: twin\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text("[metastore.codecs]\nsame = plug_in_codecs:Same\n")
+    text = "codec 'same' is installed 2 times: plug_in_codecs:Same of plug-in 1.0, plug_in_codecs:Same of twin 2.0"
+    with pytest.raises(ConfigError) as failure:
+        codecs.load("same")
+    assert failure.value.text == text
+    assert [codec.name for codec in codecs.load_all()] == NAMES and text in caplog.text
+
+
+def test_options_reach_the_factory_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, monkeypatch, chosen="plug_in_codecs:Chosen", same="plug_in_codecs:Same")
+    monkeypatch.setattr(codecs, "_warned", set())
+    toml = '[performance]\ncompression_codec = "chosen"\n[codecs.chosen]\nlevel = 9\n'
+    config = Config.load(toml, overrides=["codecs.chosen.note=5", "codecs.chosen.window=2MiB"])
+    codec = codecs.for_proposals(config.performance, config.plugins("codecs"))
+    assert codec.options == {"level": 9, "note": "5", "window": "2MiB"}  # type: ignore[union-attr]
+    for overrides, why in (
+        (
+            ["codecs.chosen.levle=1"],
+            "--set codecs.chosen.levle=1: codecs.chosen.levle: unknown key; did you mean 'level'",
+        ),
+        (["codecs.chosen.level=true"], "codecs.chosen.level: expected an integer or a size, found a boolean"),
+    ):
+        wrong = Config.load(toml, overrides=overrides)
+        with pytest.raises(ConfigError) as failure:
+            codecs.for_proposals(wrong.performance, wrong.plugins("codecs"))
+        assert why in failure.value.text
+    with pytest.raises(ConfigError, match=r"codecs\.same\.a: unknown key: 'same' takes no options"):
+        codecs.load("same", tables=Config(codecs={"same": {"a": 1}}).plugins("codecs"))
+    with pytest.raises(ConfigError, match=r"codecs\.gone: unknown key: no codec 'gone' is installed"):
+        codecs.load_all(Config(codecs={"gone": {"a": 1}}).plugins("codecs"))
+
+
+class Moody(Reverse):
+    """A codec that works at first, when it is tried out."""
+
+    name, flag, answer = "moody", 18, None
+
+    def compress(self, data: bytes) -> bytes:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return data[:1] if self.answer is None else self.answer
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        return self.compress(data)
+
+
+@pytest.mark.parametrize("answer", [KeyError("k"), "text", bytearray(3), memoryview(b"abc")])
+def test_what_a_codec_does_wrong_later_harms_nobody(answer: object, caplog: pytest.LogCaptureFixture) -> None:
+    codec = Moody()
+    payloads = PayloadCodec(codec, 0, 1000)
+    good = payloads.encode(JSON[:900])
+    codec.answer = answer  # type: ignore[assignment]
+    assert payloads.encode(JSON[:900]) == payloads.encode(JSON[:900]) == b"\0" + JSON[:900]
+    assert (payloads.failures, payloads.raw, payloads.compressed) == (2, 2, 1)
+    (line,) = [record.getMessage() for record in caplog.records]
+    said = "raised KeyError: 'k'" if isinstance(answer, Exception) else f"returned {type(answer).__name__}, not bytes"
+    assert line.startswith(f"codec 'moody' (flag 18): compress() {said}")
+    with pytest.raises(CodecFailed, match=rf"^codec 'moody' \(flag 18\): decompress\(\) {said}$") as failure:
+        payloads.decode(good)
+    assert failure.value.exit_code == 15

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from pathlib import Path
 
 import pytest
 
@@ -88,11 +89,11 @@ class Silent(DictEngine):
     (Undeclared, "does not declare `persistent`"), (Silent, "has no durable_applied"),
 ])  # fmt: skip
 def test_an_engine_that_does_not_say_what_lasts_is_refused_by_name(
-    kind: type[Engine], why: str, monkeypatch: pytest.MonkeyPatch
+    kind: type[Engine], why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(storage, "load", lambda name: lambda path: kind())
     with pytest.raises(errors.ConfigError, match=f"storage.engine: 'mine' .*{why}"):
-        storage.open_engine(Config(storage={"engine": "mine"}).storage, "")
+        storage.open_engine(Config(storage={"engine": "mine"}), tmp_path / "engine")
 
 
 def test_restore_without_a_log_position_changes_nothing() -> None:

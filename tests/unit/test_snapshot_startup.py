@@ -141,13 +141,25 @@ def test_a_log_that_ends_before_the_snapshot_begins_again(disk: Disk) -> None:
     assert (disk.wal.snapshot_index, disk.wal.snapshot_term, disk.wal.last_index()) == (400, 2, 400)
 
 
-def test_without_snapshots(disk: Disk, tmp_path: Path) -> None:
+def test_without_snapshots(disk: Disk) -> None:
     for info in disk.infos:
         info.path.unlink()
     assert "begins after entry 100" in disk.refused()
-    (tmp_path / "engine").mkdir()
-    (tmp_path / "engine" / "data").touch()
-    assert "holds the data of another engine" in disk.refused()
+
+
+def test_a_changed_engine_is_filled_from_the_one_before(disk: Disk) -> None:
+    """The log of an engine that lasts begins behind what that engine holds, and there is no snapshot of it."""
+    for info in disk.infos:
+        info.path.unlink()
+    early, late = engine_of({b"a": b"early"}, 99, 1), engine_of({b"a": b"late", **records(3000)}, 250, 1)
+    with pytest.raises(DamagedData, match="begins after entry 100"):
+        startup.begin(disk.store, MemoryEngine(), disk.wal, CLUSTER, MEMORY, lambda: [("early", early)])
+    for engine in (MemoryEngine(), Lasting()):
+        engine.restore(engine_of({b"gone": b""}, 7, 1).scan(b"", None, False, 0))
+        others = [("early", early), ("late", late)]
+        assert startup.begin(disk.store, engine, disk.wal, CLUSTER, MEMORY, lambda given=others: given) is None
+        assert engine.scan(b"", None, False, 0) == late.scan(b"", None, False, 0)
+        assert engine.applied() == (250, 1)
 
 
 def test_a_log_from_the_first_entry_on_needs_none(tmp_path: Path) -> None:
