@@ -7,6 +7,7 @@ from metastore._core.record cimport Record
 
 cdef enum:
     LEASE_ID_SIZE = 9        # table byte and id
+    PARTS = 256
     REVOKE_BY_EXPIRY = 1
 
 
@@ -16,10 +17,16 @@ cdef struct Lease:
     int64_t remaining
 
 
+cdef struct Part:
+    Lease* places
+    size_t room              # places, a power of two; 0 before the first lease
+    size_t used
+
+
 cdef class Leases:
-    cdef Lease* places
-    cdef size_t room                      # places, a power of two
-    cdef size_t used
+    cdef Part[PARTS] parts
+    cdef size_t used                      # leases in all parts
+    cdef readonly size_t nbytes           # of memory that the parts take
     cdef Engine engine
     cdef OrderedMap overlay
     cdef bytes load_at                    # engine key at which loading goes on; None: all leases are loaded
@@ -27,12 +34,12 @@ cdef class Leases:
     cdef list news                        # what the listener is to be told, in order
 
     cdef Lease* find(self, int64_t lease) noexcept
-    cdef Lease* place(self, int64_t lease) noexcept
-    cdef int resize(self, size_t room) except -1
     cdef int insert(self, int64_t lease, int64_t ttl, int64_t remaining) except -1
     cdef int drop(self, int64_t lease) except -1
     cdef bint known(self, int64_t lease) except -1
     cdef int write(self, const Lease* lease) except -1
+    cdef int clear(self) except -1
+    cdef int resize(self, Part* part, size_t room) except -1
     cdef int reload(self, Engine engine, OrderedMap overlay) except -1
     cdef int load(self, size_t budget) except -1
     cdef int settle(self) except -1

@@ -408,7 +408,7 @@ def test_many_leases_come_and_go() -> None:
             change(store, "grant", lease, abs(lease))
             model[lease] = abs(lease)
     assert {lease: store.leases.ttl(lease) for lease in store.leases.ids()} == model
-    assert store.leases.ids() == sorted(model) and 0 < store.leases.nbytes <= 200 * len(model) + 24 * 64
+    assert store.leases.ids() == sorted(model) and 0 < store.leases.nbytes <= 200 * len(model) + 256 * 8 * 24
     store.commit(1, 1)
     again = Store(store.engine)
     assert again.leases.ids() == sorted(model)
