@@ -7,21 +7,13 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
+from support.cluster import EAGER
 from support.plugins import install_in_memory
 from support.processes import Server, metric, wait_until
 
 Make = Callable[..., Server]
 
 pytestmark = pytest.mark.node_only
-
-
-# Snapshots are taken all the time, and the log is cut behind them.
-EAGER = {
-    "maintenance.snapshot_count": "20",
-    "maintenance.snapshot_min_size": '"1KiB"',
-    "wal.segment_size": '"64KiB"',
-    "raft.max_tail_bytes": '"64KiB"',
-}
 
 
 def test_an_engine_in_memory_is_filled_again_after_a_kill(tmp_path: Path, fresh: Make) -> None:

@@ -226,8 +226,10 @@ def lease(scene: Scene, chance: Any) -> None:
 
 
 def lagging_lease(scene: Scene, chance: Any) -> None:
-    """Reads by lease over disks that lag: what a leader reads without asking may be on no disk yet."""
+    """Reads by lease over disks that lag: what a leader reads without asking, or tells a watcher, may be on no disk
+    yet."""
     lease(scene, chance)
+    scene.settings.watchers = 2
     scene.settings.lag = Lag(chance.choice((0.3, 1.0)), 1 << 16)
     scene.plan.mishaps = {
         "power": 12,
@@ -331,6 +333,7 @@ def beginnings(scene: Scene, chance: Any) -> None:
     scene.settings.members = chance.choice((2, 3, 3, 5))
     scene.settings.greetings = True
     scene.settings.begin_wait = chance.choice((0.0, 1.0, 5.0))
+    scene.settings.watchers = 2
     scene.stagger = chance.choice((0.01, 1.0, 8.0))
     scene.seconds = 10.0
     scene.plan.mishaps = {"kill": 10, "power": 10, "pause": 4, "cut": 4, "isolate": 4, "heal": 10, "crash_at_disk": 4}
@@ -343,6 +346,7 @@ def strays(scene: Scene, chance: Any) -> None:
     scene.settings.greetings = True
     scene.settings.begin_wait = chance.choice((1.0, 3.0))
     scene.settings.max_size_per_msg = 1 << 20  # as in `shrinking`
+    scene.settings.watchers = 2
     del scene.plan.mishaps["update"]
     scene.plan.mishaps |= {"move": 8, "add_struck": 6, "wipe": 12, "add": 3}
 
@@ -455,6 +459,15 @@ class Simulation:
             self.cluster.audience = Audience(self.cluster, bits, count, scene.habits.keys)
         self.mishaps: Mishaps | None = None
         self.clients: list[Client] = []
+
+    def led(self) -> Member:
+        """Start the members and let nothing happen to them. Return their leader."""
+        for member in self.cluster.members.values():
+            member.start()
+        self.clock.run(12.0)
+        leader = self.cluster.leader()
+        assert leader is not None
+        return leader
 
     def run(self) -> Report:
         """Run it all. Raises Violation."""

@@ -179,11 +179,7 @@ def test_rounds_of_reads_are_told_apart_over_restarts() -> None:
     a round of its first life was taken for the answer to one of its second."""
     simulation = Simulation(3, "deposed_leaders")
     cluster, clock = simulation.cluster, simulation.clock
-    for member in cluster.members.values():
-        member.start()
-    clock.run(12.0)
-    leader = cluster.leader()
-    assert leader is not None
+    leader = simulation.led()
     follower = next(member for member in cluster.members.values() if member is not leader)
     seen: list[int] = []
     send = cluster.network.send
@@ -213,11 +209,7 @@ def test_what_is_forwarded_to_a_member_that_leads_no_more_goes_on() -> None:
     """It would be refused else, and its client see an error, in each planned change of the leader."""
     simulation = Simulation(3, "usual")
     cluster, clock = simulation.cluster, simulation.clock
-    for member in cluster.members.values():
-        member.start()
-    clock.run(12.0)
-    old = cluster.leader()
-    assert old is not None
+    old = simulation.led()
     follower, successor = (member for member in cluster.members.values() if member is not old)
     old.driver.raw.transfer_leader(successor.id)
     clock.run(clock.now + 2.0)
@@ -263,16 +255,12 @@ def test_rosters_that_differ_are_mended(leading: bool) -> None:
     it, and publish themselves again."""
     simulation = Simulation(3, "usual", lambda scene: setattr(scene.settings, "members", 3))
     cluster, clock, checker = simulation.cluster, simulation.clock, simulation.checker
-    for member in cluster.members.values():
-        member.start()
-    clock.run(12.0)
+    leader = simulation.led()
     before = {member.roster.state for member in cluster.members.values()}
     assert len(before) == 1 and all(record.name for record in next(iter(before)).members)
     mended: list[int] = []
     checker.is_at = lambda member, index: None  # type: ignore[method-assign]
     checker.mended = lambda member, before, told: mended.append(member.id)  # type: ignore[method-assign]
-    leader = cluster.leader()
-    assert leader is not None
     wrong = leader if leading else next(member for member in cluster.members.values() if member is not leader)
     other = next(member for member in cluster.members.values() if member not in (leader, wrong))
     if leading:

@@ -45,12 +45,7 @@ def served() -> tuple[Simulation, Member, Asker]:
         scene.settings.max_txn_walk = 8  # for one of the transactions here
 
     simulation = Simulation(3, "deposed_leaders", busy)
-    cluster, clock = simulation.cluster, simulation.clock
-    for member in cluster.members.values():
-        member.start()
-    clock.run(12.0)
-    leader = cluster.leader()
-    assert leader is not None
+    cluster, leader = simulation.cluster, simulation.led()
     asker = Asker(0, cluster, simulation.scene.habits)
     asker.stopped, asker.outcomes = True, Counter()
     return simulation, next(member for member in cluster.members.values() if member is not leader), asker

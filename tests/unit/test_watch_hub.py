@@ -182,6 +182,14 @@ def a_stream(history: History, **options: Any) -> tuple[WatchHub, Stream, TestSi
     return WatchHub(history.store, **options), Stream(sink), sink
 
 
+def a_watched_key() -> tuple[History, WatchHub, Stream, TestSink]:
+    """Return an empty store, and a stream with one watcher of key a."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    watch(hub, stream, key=b"a")
+    return history, hub, stream, sink
+
+
 def test_ids_are_chosen_and_checked_as_etcd_does() -> None:
     hub, stream, sink = a_stream(History.fresh())
     assert watch(hub, stream, key=b"a").watch_id == 0
@@ -296,9 +304,7 @@ def test_a_reader_that_stopped_goes_on_where_it_was() -> None:
 
 
 def test_a_reader_whose_history_was_compacted_is_told() -> None:
-    history = History.fresh()
-    hub, stream, sink = a_stream(history)
-    watch(hub, stream, key=b"a")
+    history, hub, _stream, sink = a_watched_key()
     sink.room = 0
     for n in range(9):
         history.put(b"a", b"%d" % n)
@@ -313,9 +319,7 @@ def test_a_reader_whose_history_was_compacted_is_told() -> None:
 
 def test_a_compaction_does_not_overtake_a_live_watcher() -> None:
     """The events of a batch in which they are compacted are still sent, in however many steps."""
-    history = History.fresh()
-    hub, stream, sink = a_stream(history)
-    watch(hub, stream, key=b"a")
+    history, hub, _stream, sink = a_watched_key()
     for n in range(20):
         history.put(b"a", b"%d" % n)
     history.compact(21)
@@ -442,9 +446,7 @@ def test_a_mark_does_not_pass_over_what_a_snapshot_took_away() -> None:
 
 
 def test_the_last_watcher_that_goes_in_the_middle_of_a_pass_holds_up_no_sweep() -> None:
-    history = History.fresh()
-    hub, stream, sink = a_stream(history)
-    watch(hub, stream, key=b"a")
+    history, hub, stream, sink = a_watched_key()
     for n in range(20):
         history.put(b"a", b"%d" % n)
     history.commit()
