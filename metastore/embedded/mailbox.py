@@ -10,12 +10,13 @@ collector may close one anywhere. Each shared object is changed by one operation
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.watch_index import Sink
 from . import forks
+from .bell import Bell
 
 if TYPE_CHECKING:
     from .._core.watch_index import Stream
@@ -68,8 +69,7 @@ class Mailbox(Sink):
         self._request = request
         self._choked = False
         self._since = 0  # bytes that were taken since the loop was told of room
-        #: Whoever waits for news, and what tells them. Each is told once.
-        self.waiters: dict[Hashable, Callable[[], object]] = {}
+        self.bell = Bell()
         # The loop's thread has these.
         self.unread = 0
         self.gone = False
@@ -99,7 +99,7 @@ class Mailbox(Sink):
         self.unread += len(message)
         self._watches.account.unread += len(message)
         self.messages.append(message)
-        self.tell()
+        self.bell.ring()
 
     def join(self) -> None:
         """Begin."""
@@ -116,15 +116,6 @@ class Mailbox(Sink):
 
     # ---- in any thread
 
-    def tell(self) -> None:
-        """There is news for whoever waits."""
-        while self.waiters:
-            try:
-                _, told = self.waiters.popitem()
-            except KeyError:
-                return
-            told()
-
     def took(self, message: bytes) -> None:
         """A message was taken and is done with."""
         self._watches.account.taken.append((self, len(message)))
@@ -137,7 +128,7 @@ class Mailbox(Sink):
     def finish(self, end: Callable[[], errors.ApiError]) -> None:
         """Nothing more comes behind the messages that are here."""
         self.end = end
-        self.tell()
+        self.bell.ring()
 
     def close(self) -> None:
         """The program wants no more. Never raises, and harmless where it was done before, or in a fork."""
@@ -145,7 +136,7 @@ class Mailbox(Sink):
             return
         self.closed = True
         if self.process == forks.process:
-            self.tell()
+            self.bell.ring()
             self.leave()
 
     def leave(self) -> None:

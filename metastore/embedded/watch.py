@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 from .. import errors, threads
 from ..member.signals import kept_away
 from . import forks
-from .answers import end_of_a_fork, may_block
+from .answers import end_of_a_fork
 from .arguments import Key, flag, seconds
 from .mailbox import Mailbox
 from .requests import prefix_range, watch_request
@@ -171,25 +171,8 @@ class Watch(Watching):
             found = take()
             if found is not None:
                 return found
-            if not self._taker.decode():
-                self._wait(until, timeout)
-
-    def _wait(self, until: float | None, timeout: float | None) -> None:
-        """Wait for news. Raises Timeout, and RuntimeError in a loop's thread, which would bring the news."""
-        mailbox, news = self._mailbox, threading.Lock()
-        news.acquire()
-        mailbox.waiters[news] = news.release
-        try:
-            while self._taker.waits():
-                may_block()
-                # A signal that comes just before a thread falls asleep does not wake it (`threads.Gate`).
-                left = threads.LOOK_UP if until is None else until - time.monotonic()
-                if left <= 0:
-                    raise no_event(timeout)
-                if news.acquire(timeout=min(left, threads.LOOK_UP)):
-                    return
-        finally:
-            mailbox.waiters.pop(news, None)
+            if not self._taker.decode() and not self._mailbox.bell.wait(self._taker.waits, until):
+                raise no_event(timeout)
 
 
 def no_event(timeout: float | None) -> errors.Timeout:

@@ -30,7 +30,7 @@ def node() -> Iterator[Node]:
 
 def waits(watch: Watch) -> bool:
     """Whether a thread waits for an event."""
-    return bool(watch._mailbox.waiters)
+    return bool(watch._mailbox.bell.waiters)
 
 
 def watchers(node: Node) -> float:

@@ -33,7 +33,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def waits(watch: AsyncWatch) -> bool:
-    return bool(watch._mailbox.waiters)
+    return bool(watch._mailbox.bell.waiters)
 
 
 async def first(watch: AsyncWatch, count: int) -> list[int]:
@@ -92,7 +92,7 @@ def test_cancelling_loses_nothing_and_closing_ends_the_wait(node: Node) -> None:
         assert found == list(range(2, last + 1)) and last == 22
         reader = asyncio.ensure_future(watch.next())
         counts = asyncio.ensure_future(all_of(watch))
-        await until(lambda: len(watch._mailbox.waiters) == 2)
+        await until(lambda: len(watch._mailbox.bell.waiters) == 2)
         threading.Thread(target=watch.close).start()
         assert await asyncio.wait_for(counts, 30) == 0
         with pytest.raises(errors.Canceled, match="closed"):
