@@ -24,6 +24,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "ApiError": "metastore.errors",
     "AsyncKV": "metastore.embedded.aio",
+    "AsyncLease": "metastore.embedded.aio_leases",
     "AsyncWatch": "metastore.embedded.aio_watch",
     "CompactResult": "metastore.embedded.results",
     "Compare": "metastore.embedded.transactions",
@@ -31,7 +32,10 @@ _LAZY = {
     "DeleteResult": "metastore.embedded.results",
     "EventKind": "metastore.embedded.results",
     "Futures": "metastore.embedded.calls",
+    "GrantResult": "metastore.embedded.results",
     "KeyValue": "metastore.embedded.results",
+    "Lease": "metastore.embedded.leases",
+    "LeaseInfo": "metastore.embedded.results",
     "MetaStoreError": "metastore.errors",
     "Node": "metastore.embedded.node",
     "Op": "metastore.embedded.transactions",

@@ -172,6 +172,11 @@ class LeaseNotFound(ApiError, code=NOT_FOUND, default="etcdserver: requested lea
     """There is no lease with this id."""
 
 
+class LeaseLost(LeaseNotFound, default="metastore: the lease is lost"):
+    """A lease that a node keeps alive for its program has ended, or may have ended, because nobody renewed it in time.
+    `__cause__` says why where that is known."""
+
+
 class LeaseExist(ApiError, code=FAILED_PRECONDITION, default="etcdserver: lease already exists"):
     """There is a lease with this id already."""
 

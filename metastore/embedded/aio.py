@@ -12,22 +12,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import errors
-from .aio_watch import AsyncWatch, post
+from .aio_leases import AsyncLease
+from .aio_watch import AsyncWatch
+from .answered import answered, post
 from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, pairs_of
 from .calls import Futures
-from .outcome import Outcome, overdue
+from .leases import LeaseCalls
+from .outcome import overdue
 from .requests import SortOrder, SortTarget, prefix_range
-from .results import CompactResult, DeleteResult, KeyValue, PutManyResult, PutResult, RangeResult, TxnResult
+from .results import (
+    CompactResult,
+    DeleteResult,
+    GrantResult,
+    KeyValue,
+    LeaseInfo,
+    PutManyResult,
+    PutResult,
+    RangeResult,
+    TxnResult,
+)
 from .transactions import Compare, Op
 from .watch import Watchable
 
 if TYPE_CHECKING:
+    from .keeping import Keeper
     from .mailbox import Mailbox
 
 T = TypeVar("T")
@@ -94,30 +108,6 @@ async def _aside(call: Callable[[], None], name: str) -> None:
             thread.join()
 
 
-async def answered(future: Future[T], timeout: float | None) -> T:
-    """The result of a Future. Raises its error, and Timeout after `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    waiting: asyncio.Future[None] = loop.create_future()
-
-    def wake() -> None:
-        if not waiting.done():
-            waiting.set_result(None)
-
-    future.add_done_callback(lambda _: post(loop, wake))
-    timer = None if timeout is None else loop.call_later(timeout, wake)
-    try:
-        await waiting
-    finally:
-        if timer is not None:
-            timer.cancel()
-    if not future.done():
-        raise overdue(timeout)
-    if isinstance(future, Outcome):
-        for _ in future.steps():
-            await asyncio.sleep(0)
-    return future.result()
-
-
 class Waiting:
     """The task that waits in `put_many`, for `timeout` seconds in all."""
 
@@ -175,17 +165,33 @@ async def _each(pairs: Pairs | AsyncIterable[tuple[Key, Key]]) -> AsyncIterator[
             yield one
 
 
-class AsyncKV(Watchable[AsyncWatch]):
+#: What is awaited for a result.
+Awaited = Coroutine[Any, Any, T]
+
+
+class AsyncKV(
+    Watchable[AsyncWatch],
+    LeaseCalls[Awaited[GrantResult], Awaited[None], Awaited[int], Awaited[LeaseInfo | None], Awaited[tuple[int, ...]]],
+):
     """The calls of a node, to be awaited in any event loop of asyncio: `node.aio`.
 
     Arguments, results and errors are those of the calls of the same names of `Node`, and so is `timeout`, in seconds. A
     call is handed over when it is awaited. Cancelling it ends the wait and takes nothing back.
     """
 
-    def __init__(self, futures: Futures, mailbox: Callable[[bytes], Mailbox]) -> None:
-        """`mailbox` begins a watch with an encoded request."""
-        self._futures = futures
+    def __init__(self, futures: Futures, mailbox: Callable[[bytes], Mailbox], keeper: Callable[[], Keeper]) -> None:
+        """`mailbox` begins a watch with an encoded request, `keeper` gives who keeps leases alive."""
+        self.futures = self._futures = futures
         self._mailbox = mailbox
+        self._keeper = keeper
+
+    async def _outcome(self, call: Callable[[], Future[T]], timeout: float | None) -> T:
+        bound = seconds(timeout)
+        return await answered(call(), bound)
+
+    def lease(self, ttl: int, *, timeout: float | None = None) -> AsyncLease:
+        """As `Node.lease`; it is granted by `async with`, or by awaiting it. `timeout` is for that."""
+        return AsyncLease(self._futures, self._keeper, ttl, timeout)
 
     def _begun(self, request: bytes, start_revision: int) -> AsyncWatch:
         return AsyncWatch(self._mailbox(request), start_revision)

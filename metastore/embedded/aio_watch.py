@@ -5,47 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from functools import partial
 from typing import TypeVar
 
 from .. import errors
+from .answered import rung
 from .arguments import seconds
-from .bell import Bell
 from .results import WatchBatch, WatchEvent
 from .watch import Watching, no_event
 
 T = TypeVar("T")
-
-
-def post(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    """Have a loop of asyncio make a call; from any thread. One that is closed has nobody left who waits."""
-    with contextlib.suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)
-
-
-async def rung(bell: Bell, quiet: Callable[[], bool], until: float | None) -> bool:
-    """As `Bell.wait`; `until` is a time of the running loop."""
-    loop = asyncio.get_running_loop()
-    while quiet():
-        news: asyncio.Future[None] = loop.create_future()
-        wake = partial(_wake, news)
-        bell.waiters[news] = partial(post, loop, wake)
-        timer = None if until is None else loop.call_at(until, wake)
-        try:
-            if quiet():
-                if until is not None and loop.time() >= until:
-                    return False
-                await news
-        finally:
-            bell.waiters.pop(news, None)
-            if timer is not None:
-                timer.cancel()
-    return True
-
-
-def _wake(news: asyncio.Future[None]) -> None:
-    if not news.done():
-        news.set_result(None)
 
 
 class AsyncWatch(Watching):

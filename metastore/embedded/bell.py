@@ -1,7 +1,7 @@
 """News for threads and tasks that wait for something.
 
-No lock is taken here, for a signal's handler may ring in the middle of any step. Whoever waits registers first and then looks,
-so news that come between are not missed.
+No lock is taken here, for a signal's handler may ring in the middle of any step. Whoever waits registers first and
+looks for news after that, so none is missed.
 """
 
 from __future__ import annotations

@@ -35,14 +35,29 @@ from .requests import (
     decoder,
     delete_request,
     delete_result,
+    grant_result,
+    lease_ids,
+    lease_info,
+    lease_request,
     prefix_range,
     put_request,
     put_result,
     range_request,
     range_result,
+    renewed_ttl,
     txn_result,
 )
-from .results import CompactResult, DeleteResult, KeyValue, PutManyResult, PutResult, RangeResult, TxnResult
+from .results import (
+    CompactResult,
+    DeleteResult,
+    GrantResult,
+    KeyValue,
+    LeaseInfo,
+    PutManyResult,
+    PutResult,
+    RangeResult,
+    TxnResult,
+)
 from .transactions import Compare, Op, txn_of
 
 
@@ -150,6 +165,26 @@ class Futures:
     def compact(self, revision: int, *, physical: bool = False) -> Future[CompactResult]:
         """As `Node.compact`."""
         return self._call("Compaction", compact_request(revision, physical), compact_result)
+
+    def grant(self, ttl: int, *, id: int = 0) -> Future[GrantResult]:
+        """As `Node.grant`."""
+        return self._call("LeaseGrant", lease_request("LeaseGrant", TTL=ttl, ID=id), grant_result)
+
+    def revoke(self, id: int) -> Future[None]:
+        """As `Node.revoke`."""
+        return self._call("LeaseRevoke", lease_request("LeaseRevoke", ID=id), lambda _: None)
+
+    def keep_alive(self, id: int) -> Future[int]:
+        """As `Node.keep_alive`."""
+        return self._call("LeaseKeepAlive", lease_request("LeaseKeepAlive", ID=id), renewed_ttl)
+
+    def time_to_live(self, id: int, *, keys: bool = False) -> Future[LeaseInfo | None]:
+        """As `Node.time_to_live`."""
+        return self._call("LeaseTimeToLive", lease_request("LeaseTimeToLive", ID=id, keys=keys), lease_info)
+
+    def leases(self) -> Future[tuple[int, ...]]:
+        """As `Node.leases`."""
+        return self._call("LeaseLeases", lease_request("LeaseLeases"), lease_ids)
 
 
 class Waiting:

@@ -22,6 +22,7 @@ from . import forks
 from .answers import enter_loop, leave_loop
 from .bulk import SlicePut
 from .inbox import Inbox
+from .keeping import Keeper
 from .mailbox import Watches
 from .outcome import FutureCall
 
@@ -52,6 +53,7 @@ class Life:
         self.down = threads.Gate()
         self.inbox = Inbox()
         self.watches = Watches(config.node.name)
+        self.keeper = Keeper()
         self._patience = config.limits.drain_timeout + CLOSING
         self._server = Server(config, failpoints, on_ready=self._serves)
         self._thread = threads.loop_thread(config.node.name, self._run)
@@ -75,6 +77,7 @@ class Life:
     def _serves(self, member: RunningMember) -> None:
         self.inbox.open(member)
         self.watches.serve(member)
+        self.keeper.serve(member)
         self.member = member
         self.up.open()
 
@@ -123,6 +126,7 @@ class Life:
         refusal = errors.caused(errors.Stopped, self.failure)
         self.inbox.close(refusal)
         self.watches.end(refusal)
+        self.keeper.end(refusal)
         self.down.open()
         self.up.open()
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, TypeVar
 
 from .. import errors
 from ..config import Config
@@ -20,15 +22,20 @@ from .arguments import seconds
 from .bulk import Call
 from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
+from .leases import Lease, LeaseCalls, unwanted
 from .life import Life
+from .results import GrantResult, LeaseInfo
 from .watch import Watch, Watchable
 
 if TYPE_CHECKING:
     from .aio import AsyncKV
+    from .keeping import Keeper
     from .mailbox import Mailbox
 
+T = TypeVar("T")
 
-class Node(EmbeddedKV, Watchable[Watch]):
+
+class Node(EmbeddedKV, Watchable[Watch], LeaseCalls[GrantResult, None, int, LeaseInfo | None, tuple[int, ...]]):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
 
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
@@ -170,7 +177,7 @@ class Node(EmbeddedKV, Watchable[Watch]):
         """The calls of the store for asyncio: `await node.aio.put(key, value)`, in any event loop, without a thread."""
         from .aio import AsyncKV  # asyncio is not loaded in programs that do without it
 
-        return AsyncKV(self.futures, self._mailbox)
+        return AsyncKV(self.futures, self._mailbox, self._keeper)
 
     @property
     def told(self) -> bool:
@@ -217,6 +224,27 @@ class Node(EmbeddedKV, Watchable[Watch]):
         if (life is None and not self._stopped.is_open()) or (life is not None and not life.up.is_open()):
             return errors.NotStarted()
         return errors.caused(errors.Stopped, life.failure if life is not None else None)()
+
+    def lease(self, ttl: int, *, timeout: float | None = None) -> Lease:
+        """Grant a lease of `ttl` seconds and keep it alive in the background: see `Lease`.
+
+        `timeout` is for the grant."""
+        bound, keeper = seconds(timeout), self._keeper()
+        asked, future = time.monotonic(), self._waiting.grant(ttl)
+        try:
+            result = future.result(bound)
+        except BaseException:
+            unwanted(self.futures, future)
+            raise
+        return Lease(self.futures, keeper.keep(result, asked))
+
+    def _outcome(self, call: Callable[[], Future[T]], timeout: float | None) -> T:
+        bound = seconds(timeout)
+        may_block()
+        return call().result(bound)
+
+    def _keeper(self) -> Keeper:
+        return self._served()[0].keeper
 
     def _mailbox(self, request: bytes) -> Mailbox:
         """A watch begins."""

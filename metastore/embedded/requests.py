@@ -15,7 +15,9 @@ from .results import (
     CompactResult,
     DeleteResult,
     EventKind,
+    GrantResult,
     KeyValue,
+    LeaseInfo,
     PutResult,
     RangeResult,
     TxnResult,
@@ -131,6 +133,36 @@ def watch_request(
         key=first, range_end=end, start_revision=start_revision, prev_kv=flag(prev_kv, "prev_kv"), filters=filters
     )
     return bytes(messages().WatchRequest(create_request=made).SerializeToString())
+
+
+def lease_request(method: str, **fields: int | bool) -> Any:
+    """The request of a method of Lease; `fields` are those of its message, by their names."""
+    for name, value in fields.items():
+        if name == "keys":
+            flag(value, name)  # type: ignore[arg-type]
+        else:
+            number(value, "ttl" if name == "TTL" else "id")
+    return getattr(messages(), f"{method}Request")(**fields)
+
+
+def grant_result(message: Any) -> GrantResult:
+    """Out of a LeaseGrantResponse."""
+    return GrantResult(message.ID, message.TTL)
+
+
+def lease_info(message: Any) -> LeaseInfo | None:
+    """Out of a LeaseTimeToLiveResponse."""
+    return LeaseInfo(message.ID, message.TTL, message.grantedTTL, tuple(message.keys)) if message.TTL >= 0 else None
+
+
+def renewed_ttl(message: Any) -> int:
+    """Out of a LeaseKeepAliveResponse."""
+    return int(message.TTL)
+
+
+def lease_ids(message: Any) -> tuple[int, ...]:
+    """Out of a LeaseLeasesResponse."""
+    return tuple(one.ID for one in message.leases)
 
 
 def watch_event(message: Any) -> WatchEvent:

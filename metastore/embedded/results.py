@@ -125,3 +125,22 @@ class WatchBatch:
 
     revision: int
     events: tuple[WatchEvent, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GrantResult:
+    """A lease was granted: its `id`, and its `ttl` in seconds, which may be longer than what was asked for."""
+
+    id: int
+    ttl: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseInfo:
+    """A lease: its `ttl` in seconds that is left, the one that was granted, and the keys that have the lease, where
+    these were asked for."""
+
+    id: int
+    ttl: int
+    granted_ttl: int
+    keys: tuple[bytes, ...]

@@ -21,6 +21,7 @@ from .leadership import Leadership
 from .leasing import Leasing
 from .maintenance import Maintenance, fresh_snapshot
 from .membership import Membership
+from .own_calls import OwnCalls
 from .peering import Peering
 from .reads import MemberReads
 from .space import Space
@@ -115,6 +116,7 @@ class RunningMember:
             replica, loop.now, secrets.randbits, election_timeout=election_timeout,
             most=config.limits.max_inflight_requests,
         )  # fmt: skip
+        self.own_calls = OwnCalls(self.leasing, replica.leases, loop.now)
         if stopping.is_open():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
@@ -208,9 +210,12 @@ class RunningMember:
         return failure
 
     def call(self, method: str, body: bytes, waiter: Waiter) -> None:
-        """One KV call from this process ("Put", "Range", "DeleteRange", "Txn", "Compaction"), which knows of a stop."""
+        """One call from this process, which knows of a stop: of KV ("Put", "Range", "DeleteRange", "Txn", "Compaction")
+        or one of `own_calls`."""
         if self.drain is not None:
             waiter.fail(errors.Stopped())
+        elif self.own_calls.serves(method):
+            self.own_calls.call(method, body, waiter)
         else:
             self.kv.call(method, body, waiter, self.loop.now())
 

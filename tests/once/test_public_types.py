@@ -22,9 +22,9 @@ RIGHT = """
 from concurrent.futures import Future
 
 from metastore import (
-    ApiError, AsyncKV, AsyncWatch, CompactResult, Compare, Config, DeleteResult, EventKind, Futures, KeyValue,
-    MetaStoreError, Node, Op, PutManyResult, PutResult, RangeResult, SortOrder, SortTarget, TxnResult, Watch,
-    WatchBatch, WatchEvent, __version__, errors,
+    ApiError, AsyncKV, AsyncLease, AsyncWatch, CompactResult, Compare, Config, DeleteResult, EventKind, Futures,
+    GrantResult, KeyValue, Lease, LeaseInfo, MetaStoreError, Node, Op, PutManyResult, PutResult, RangeResult, SortOrder,
+    SortTarget, TxnResult, Watch, WatchBatch, WatchEvent, __version__, errors,
 )
 
 
@@ -101,6 +101,26 @@ async def followed(node: Node) -> list[bytes]:
         return [*found, (await watch.next(1)).key]
 
 
+def leased(node: Node) -> int:
+    granted: GrantResult = node.grant(10, id=7, timeout=2)
+    found: LeaseInfo | None = node.time_to_live(granted.id, keys=True)
+    lease: Lease
+    with node.lease(5, timeout=1.5) as lease:
+        node.put("k", "v", lease=lease.id)
+        if lease.lost or lease.wait_lost(0.1):
+            lease.check()
+    node.revoke(granted.id)
+    renewed: Future[int] = node.futures.keep_alive(7)
+    return len(node.leases()) + node.keep_alive(granted.id) + (found.ttl if found else 0) + renewed.result()
+
+
+async def leased_too(node: Node) -> int:
+    lease: AsyncLease
+    async with node.aio.lease(5) as lease:
+        found = await node.aio.time_to_live(lease.id)
+        return (await node.aio.grant(3)).ttl + (found.granted_ttl if found else (await node.aio.lease(3)).id)
+
+
 def main() -> int:
     config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
     try:
@@ -143,6 +163,10 @@ async def awaited() -> int:
     return await node.aio.put("k", "v")  # return-value
 Node(config=3)  # arg-type
 node.watch("k", start=3)  # call-arg
+node.grant("3")  # arg-type
+node.time_to_live(3).ttl  # union-attr
+number: str = node.keep_alive(3)  # assignment
+node.lease(3).id = 4  # misc
 node.watch("k", prefix="yes")  # arg-type
 found = node.watch("k").next().prev_kv  # assignment
 node.watch("k").next().revision = 3  # misc
@@ -234,6 +258,13 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, ca
         "node.aio.put_many([])",
         "node.aio.range('k')",
         "node.watch('k')",
+        "node.grant(3)",
+        "node.time_to_live(3)",
+        "node.leases()",
+        "node.aio.grant(3)",
+        "node.aio.time_to_live(3)",
+        "node.lease(3)",
+        "node.futures.leases()",
         "node.watch('k').next()",
         "next(node.watch('k').batches())",
         "node.aio.watch('k').next(1)",
