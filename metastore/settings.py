@@ -432,6 +432,13 @@ class MaintenanceTable:
         "1h", 'With `"periodic"`: the age of history that stays.', "1s", "365d"
     )
     auto_compaction_revisions: int = _count(10_000, 'With `"revision"`: the revisions that stay.', 1)
+    corruption_check_interval: float = _duration(
+        "1h",
+        "How often the leader compares sums over the data of all members. One that differs gets the alarm CORRUPT. "
+        '`"0"`: never.',
+        "0",
+        "365d",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from metastore._core.mvcc_apply cimport check_alarms
 from metastore._core.batch cimport BatchProposer
 from metastore._core.grpc cimport Limits
 from metastore._core.h2_request cimport Request
+from metastore._core.kv_keys cimport KEYS_RANGE, check_keys
 from metastore._core.kv_messages cimport (
     KV_OK, CompactReq, DeleteReq, RangeReq, decode_compact, decode_delete, decode_range, kv_raise,
     range_is_serializable, take_fields, verify_compact,
@@ -129,7 +130,8 @@ cdef class KVServer(Starter):
     """Admits KV calls.
 
     The Applier shares `waiters` and removes those that it answers. `first_id` is the first request id; ids must be
-    unique over restarts. `limits` offers max_request_bytes, max_txn_ops, max_txn_walk and max_inflight_requests.
+    unique over restarts. `limits` offers max_request_bytes, max_key_bytes, max_txn_ops, max_txn_walk,
+    max_inflight_requests.
 
     A transaction that writes holds up all writes behind it while it looks at keys. Therefore its keys are counted here,
     on the present state. A transaction that looks at more than max_txn_walk keys is refused. Many small ones must not
@@ -157,7 +159,7 @@ cdef class KVServer(Starter):
         self.room = NO_LIMIT
         self.log_room = self.log_left = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
-        self.max_txn_ops = limits.max_txn_ops
+        self.max_txn_ops, self.max_key_bytes = limits.max_txn_ops, limits.max_key_bytes
         self.max_txn_walk = limits.max_txn_walk
         self.walks = deque()
         self.late_writes = []
@@ -241,6 +243,7 @@ cdef class KVServer(Starter):
         cdef int code
         if self.refusal is not None:
             raise self.refusal
+        check_keys(KEYS_RANGE if method == METHOD_RANGE_STREAM else method + 1, data, size, self.max_key_bytes)
         if method == METHOD_TXN:
             return self.admit_txn(body, waiter, now)
         if method == METHOD_COUNTED or method == METHOD_WALK:
@@ -421,6 +424,7 @@ cdef class KVServer(Starter):
     def check_forwarded(self, int kind, bytes body not None):
         """Check an operation that a follower has admitted as `write` would check it against the state. Raises Corrupt,
         NoSpace, TooManyRequests."""
+        check_keys(kind + 1, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_key_bytes)
         if self.log_left < NO_LIMIT:
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         if kind == OP_PUT or kind == OP_TXN or kind == OP_LEASE_GRANT:

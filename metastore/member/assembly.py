@@ -99,6 +99,7 @@ class Settings:
     max_reply_bytes: int
     progress_notify_interval: float
     raft: Mapping[str, Any]
+    max_key_bytes: int = 0
 
 
 def settings_of(config: Config) -> Settings:
@@ -113,6 +114,7 @@ def settings_of(config: Config) -> Settings:
         max_inflight_bytes=limits.max_inflight_bytes,
         max_request_bytes=limits.max_request_bytes,
         max_txn_ops=limits.max_txn_ops,
+        max_key_bytes=limits.max_key_bytes,
         max_txn_walk=limits.max_txn_walk,
         request_timeout=limits.request_timeout,
         election_timeout=raft.election_ticks * raft.tick_interval,

@@ -32,6 +32,7 @@ class _Sum:
     whole: bool
     gone: Callable[[], bool]
     done: HashDone
+    pause: float
 
 
 class HashSums:
@@ -46,17 +47,17 @@ class HashSums:
         self._stopped = False
         self._done = 0
 
-    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone) -> None:
+    def hash_kv(self, revision: int, whole: bool, gone: Callable[[], bool], done: HashDone, pause: float = 0.0) -> None:
         """Computes the sum of the state at `revision` (0: the present one); see `_core/mvcc_hash.pyx`.
 
-        `done` gets the finished hasher or the error. It is not called any more once `gone` returns true. Raises
-        TooManyRequests (MAX_HASHES) and Stopped.
+        `done` gets the finished hasher or the error. It is not called any more once `gone` returns true. `pause` is the
+        time between two slices while nobody else waits (seconds). Raises TooManyRequests (MAX_HASHES) and Stopped.
         """
         if self._stopped:
             raise errors.Stopped()
         if len(self._sums) >= MAX_HASHES:
             raise errors.TooManyRequests()
-        self._sums.append(_Sum(revision, whole, gone, done))
+        self._sums.append(_Sum(revision, whole, gone, done, pause))
         if len(self._sums) == 1:
             self._next_sum()
 
@@ -90,7 +91,8 @@ class HashSums:
         current = bool(self._sums) and self._sums[0] is one and not one.gone()
         size = HASH_SLICE if isinstance(self._engine, MemoryEngine) else HASH_SLICE_DISK
         if current and hasher.step(size):
-            self._loop.call_later(0, lambda: self._sum_slice(one, hasher))
+            pause = one.pause if len(self._sums) == 1 else 0.0
+            self._loop.call_later(pause, lambda: self._sum_slice(one, hasher))
             return
         hasher.close()
         self._freed()

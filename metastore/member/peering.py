@@ -81,6 +81,10 @@ def own_address(config: Config) -> str:
     return real_address(config.advertise.peer or config.cluster.initial[config.node.name])
 
 
+def _ignored(_from: int, _tag: int, _data: bytes) -> None:
+    """What a member says before anybody listens."""
+
+
 class Peering:
     """The dealings of a member with its peers. `transport` is None while this member listens to no others.
 
@@ -130,6 +134,8 @@ class Peering:
         self._end = end
         self._stopping = stopping
         self.transport: PeerTransport | None = None
+        #: Gets what other members say by `tell`.
+        self.news: Callable[[int, int, bytes], object] = _ignored
         self._doubt = doubt
         self._process = (start, life)
         self._codecs = tuple(sorted((codec.flag, codec.name) for codec in load_all(config.plugins("codecs"))))
@@ -272,6 +278,23 @@ class Peering:
             self._leases.receive_question(from_, data, self._loop.now())
         else:
             self._leases.receive_answer(data)
+
+    def on_news(self, from_: int, tag: int, data: bytes) -> None:
+        """A member asks for a sum over our data, or tells its own."""
+        self.news(from_, tag, data)
+
+    def tell(self, member: int, tag: int, data: bytes) -> bool:
+        """Says something to another member; see `PeerTransport.tell`."""
+        return self.transport is not None and self.transport.tell(member, tag, data)
+
+    def others(self) -> list[tuple[int, int]]:
+        """The other members, and the operation level that each has given in its greeting; 0 before that."""
+        found = []
+        for ident in self._roster.members:
+            known = None if self.transport is None else self.transport.identity_of(ident)
+            if ident != self._identity.member_id:
+                found.append((ident, 0 if known is None else known.level))
+        return found
 
     def on_unreachable(self, member: int) -> None:
         """A message for `member` was lost."""

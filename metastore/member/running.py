@@ -15,6 +15,7 @@ from ..net.loop import READ
 from ..snapshots.backup_stream import Backups
 from . import metrics
 from .abilities import Abilities
+from .corruption import CorruptionCheck
 from .drain import Drain
 from .front import Front
 from .leadership import Leadership
@@ -100,6 +101,11 @@ class RunningMember:
             lambda: replica.watches.holds_history or self.kv.holds_history(loop.now()),
         )
         self.peering = self._make_peering(resolver, failpoints)
+        self.corruption = CorruptionCheck(
+            config.maintenance.corruption_check_interval, disk.identity.member_id, self.driver, self.upkeep.sums,
+            self.upkeep.alarms, self.peering.others, self.peering.tell, self.membership.label,
+        )  # fmt: skip
+        self.peering.news = self.corruption.on_news
         self.reads = MemberReads(self.kv)
         self.status = MemberStatus(
             config, disk.identity, state.engine, self.driver, self.membership, max(0, self.upkeep.quota.nbytes),
@@ -143,6 +149,7 @@ class RunningMember:
             metrics.named(self.snapshots.stats, "snapshot_", "_total"),
             metrics.of_replica(self.driver, self.replica.codec),
             self.upkeep.stats,
+            self.corruption.stats,
             self.watching.stats,
             self.leasing.stats,
         )
@@ -151,7 +158,7 @@ class RunningMember:
         """The parts of this member that the services need."""
         return Ports(
             status=self.status,
-            serving=MemberServing(lambda: self.ready and self.drain is None, self.driver, self.disk.wal),
+            serving=MemberServing(self._serves, self.driver, self.disk.wal),
             reads=self.reads,
             membership=self.changes,
             leadership=self.leadership,
@@ -162,6 +169,9 @@ class RunningMember:
             leases=self.leasing,
             numbers=numbers,
         )
+
+    def _serves(self) -> bool:
+        return self.ready and self.drain is None and not self.upkeep.busy.trouble
 
     def _members_changed(self) -> None:
         self.peering.watch()
@@ -282,8 +292,12 @@ class RunningMember:
         interval = self.config.raft.tick_interval
         self.driver.tick(now)
         self.upkeep.tick(now)
+        if self.upkeep.busy.tick(now):
+            self.front.health.changed()
         self.watching.tick(now)
         self.leasing.tick(now)
+        if self.drain is None:
+            self.corruption.tick(now)
         self._watch_disk(now)
         self.peering.tick(now)
         self.space.tick(now)

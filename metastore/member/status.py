@@ -110,7 +110,8 @@ class MemberStatus:
 
 
 class MemberServing:
-    """The `api.ports.Serving` of a member. `serves` tells whether the member is ready and not stopping."""
+    """The `api.ports.Serving` of a member. `serves` tells whether the member is ready and not stopping, and its engine
+    takes writes."""
 
     def __init__(self, serves: Callable[[], bool], driver: Driver, wal: Wal) -> None:
         self._serves = serves

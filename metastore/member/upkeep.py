@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from ..replica.sweep import Sweep
 from .alarms import MemberAlarms
+from .busy_engine import BusyEngine
 from .compaction import AutoCompaction
 from .hash_sums import HashSums
 from .quota import Quota
@@ -43,6 +44,7 @@ class Upkeep:
         self.quota = Quota(memory, engine, kv, self.alarms, member)
         self.reclaim = Reclaim(engine, kv, loop)
         self.sums = HashSums(engine, driver, loop, self.reclaim.free)
+        self.busy = BusyEngine(memory.config.storage.engine, driver)
         self.compaction = AutoCompaction(memory.config.maintenance, driver, loop)
         self.sweep = Sweep(
             driver,
@@ -74,7 +76,7 @@ class Upkeep:
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
-        parts = (self.alarms, self.quota, self.reclaim, self.sums, self.compaction, self.sweep)
+        parts = (self.alarms, self.quota, self.reclaim, self.sums, self.busy, self.compaction, self.sweep)
         numbers: dict[str, float] = {}
         for part in parts:
             numbers |= part.stats()

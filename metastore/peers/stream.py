@@ -30,6 +30,8 @@ WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
 PING, PONG, ROSTER_RECORD = 240, 241, 242
 #: Tags of blobs from a dialler, on its control stream: a question about leases, and the answer to one.
 LEASE_QUESTION, LEASE_ANSWER = 243, 244
+#: Tags of blobs from a dialler, on its control stream: it asks for a sum over the data, or tells its own.
+SUM_ASKED, SUM_TOLD = 245, 246
 #: Bytes of a frame on any stream but a bulk one: nothing that is longer goes there.
 SMALL_FRAME = 1024 * 1024
 #: The largest roster, in bytes, that a running member accepts. A joining member has no such limit.

@@ -28,7 +28,20 @@ from .accepted import AcceptedStream
 from .acquaintances import Acquaintances
 from .dialled import DialledStream, Peer, RosterStream, SnapshotSender
 from .handshake import PeerIdentity
-from .stream import CLOSED, LEASE_ANSWER, LEASE_QUESTION, OPEN, PING, PONG, WAITING, PeerLimits, Stream, tune
+from .stream import (
+    CLOSED,
+    LEASE_ANSWER,
+    LEASE_QUESTION,
+    OPEN,
+    PING,
+    PONG,
+    SUM_ASKED,
+    SUM_TOLD,
+    WAITING,
+    PeerLimits,
+    Stream,
+    tune,
+)
 
 if TYPE_CHECKING:
     from ..failpoints import Failpoints
@@ -75,6 +88,9 @@ class PeerHandler(Protocol):
 
     def on_lease(self, from_: int, asks: bool, data: bytes) -> None:
         """`from_` asks about leases, or (not `asks`) answers. Raises FormatError."""
+
+    def on_news(self, from_: int, tag: int, data: bytes) -> None:
+        """Member `from_` said this by `tell`. Raises FormatError."""
 
     def on_snapshot(self, message: Message) -> None:
         """`send` was given this MsgSnap. The handler opens a stream for it (`open_snapshot`)."""
@@ -295,6 +311,14 @@ class PeerTransport:
             peer, peer.control, peer.control.outbox.add_blob(LEASE_QUESTION if asks else LEASE_ANSWER, data)
         )
 
+    def tell(self, to: int, tag: int, data: bytes) -> bool:
+        """Queues a short message for a member: SUM_ASKED or SUM_TOLD. Returns whether it was taken."""
+        peer = self._peers.get(to)
+        if peer is None or not peer.control.takes or not peer.control.outbox.add_blob(tag, data):
+            return False
+        peer.control.queue()
+        return True
+
     def _queued(self, peer: Peer, stream: DialledStream, taken: bool) -> bool:
         if taken:
             stream.queue()
@@ -484,6 +508,8 @@ class PeerTransport:
                 handler.on_lease(stream.from_, item.tag == LEASE_QUESTION, item.data)
             elif item.tag == PONG:
                 self._known.lives.alive(stream.from_, self.loop.now())
+            elif item.tag in (SUM_ASKED, SUM_TOLD):
+                handler.on_news(stream.from_, item.tag, item.data)
             else:
                 raise errors.FormatError("a blob on a stream that is not for snapshots")
             if stream.state == CLOSED:

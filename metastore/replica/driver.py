@@ -161,6 +161,8 @@ class Driver:
         #: When `pump` tries a busy engine again (seconds); None: the engine is not busy.
         self.retry_at: float | None = None
         self.engine_busy = 0  # how often the engine was busy
+        #: Since when the engine has been busy (seconds); None: it is not.
+        self.busy_since: float | None = None
 
     # ---- what the owner asks
 
@@ -522,6 +524,8 @@ class Driver:
             self.engine_busy += 1
             self.raw.apply_held = True
             self.retry_at = now + BUSY_RETRY
+            if self.busy_since is None:
+                self.busy_since = now
             if isinstance(busy, errors.EngineFull):
                 self.reads.give_up(errors.StateBehind)
             return
@@ -541,7 +545,7 @@ class Driver:
     def _written(self) -> None:
         """The engine now has every applied entry."""
         self._unwritten = 0
-        self.retry_at = None
+        self.retry_at = self.busy_since = None
         self.raw.apply_held = self._images is not None
 
     def _passed(self, last: int) -> None:

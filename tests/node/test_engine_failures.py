@@ -3,6 +3,8 @@ fault; otherwise the member would go on with another state than the others."""
 
 from __future__ import annotations
 
+import http.client
+import json
 import random
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +15,7 @@ import pytest
 from support import messages as m
 from support.applying import entry, put, waiting
 from support.caller import Caller
+from support.processes import wait_until
 
 from metastore import errors, storage
 from metastore._core.batch import BatchProposer
@@ -27,7 +30,7 @@ from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.ordered_map import OrderedMap
 from metastore.config import Config
 from metastore.embedded.node import Node
-from metastore.member import space
+from metastore.member import busy_engine, space
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.settings import LimitsTable
 from metastore.storage import guarded
@@ -316,6 +319,48 @@ def test_reads_stop_the_node_too() -> None:
         with pytest.raises(errors.EngineFailed, match=call):
             kv.call("Range", body.SerializeToString(), caller, 0.0)
         assert isinstance(caller.error, errors.Stopped), "the client was told that its request was at fault"
+
+
+def test_an_engine_that_stays_busy_is_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Writes wait. After a few seconds the log and a metric say so, and the member is not healthy, until it is over."""
+    failing: set[str] = set()
+
+    def trouble(now: str) -> None:
+        if now in failing:
+            raise errors.EngineBusy("compacting")
+
+    monkeypatch.setattr(storage, "load", lambda _name: lambda _path: Flaky(trouble))
+    monkeypatch.setattr(busy_engine, "PATIENCE", 0.5)
+    config = Config(
+        node={"data_dir": str(tmp_path / "data")}, listen={"client": "127.0.0.1:0"}, storage={"engine": "flaky"}
+    )
+    with Node(config) as node:
+        node.put(b"a", b"1")
+        running = node._running()
+        assert health(running) == (True, "")
+        failing.add("write")
+        late = node.futures.put(b"a", b"2")
+        wait_until(lambda: health(running) == (False, "NOT SERVING"), what="a member that is not healthy")
+        assert node.stats()["engine_busy_seconds"] >= 0.5
+        assert "storage engine 'flaky' has taken no writes for " in caplog.text
+        failing.clear()
+        assert late.result(30).revision == 3
+        wait_until(lambda: health(running) == (True, ""), what="a member that is healthy again")
+        assert node.stats()["engine_busy_seconds"] == 0
+        assert "storage engine 'flaky' takes writes again, after " in caplog.text
+
+
+def health(running: Any) -> tuple[bool, str]:
+    """Return what /status and /health say."""
+    pages = []
+    for page in ("/status", "/health"):
+        connection = http.client.HTTPConnection(running.front.listener.bound[0], timeout=30)
+        connection.request("GET", page)
+        pages.append(json.loads(connection.getresponse().read()))
+        connection.close()
+    return pages[0]["healthy"], pages[1]["reason"]
 
 
 def test_an_engine_that_stays_full_is_opened_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ from .transcripts import message_text
 
 CODEC = PayloadCodec(None, 1 << 20, 1 << 24)
 LIMITS: Any = SimpleNamespace(
-    max_request_bytes=1 << 16, max_txn_ops=128, max_txn_walk=10**6, max_inflight_requests=1000
+    max_request_bytes=1 << 16, max_txn_ops=128, max_key_bytes=0, max_txn_walk=10**6, max_inflight_requests=1000
 )
 
 Show = Callable[[str], None]

@@ -19,7 +19,9 @@ def server(keys: int, walk: int = 1 << 30) -> KVServer:
     for number in range(keys):
         store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())
     store.commit(1, 1)
-    limits = SimpleNamespace(max_request_bytes=1 << 21, max_txn_ops=128, max_txn_walk=walk, max_inflight_requests=1000)
+    limits = SimpleNamespace(
+        max_request_bytes=1 << 21, max_txn_ops=128, max_key_bytes=0, max_txn_walk=walk, max_inflight_requests=1000
+    )
     return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
 
 

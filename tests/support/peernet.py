@@ -33,6 +33,7 @@ class Handler:
         self.forwards: list[tuple[int, bytes]] = []
         self.refusals: list[tuple[int, int, list[int]]] = []
         self.leases: list[tuple[int, bool, bytes]] = []
+        self.news: list[tuple[int, int, bytes]] = []
         self.unreachable: list[int] = []
         self.verdicts: list[tuple[int, str]] = []
         self.answers: list[tuple[int, int, int]] = []
@@ -55,6 +56,9 @@ class Handler:
 
     def on_lease(self, from_: int, asks: bool, data: bytes) -> None:
         self.leases.append((from_, asks, data))
+
+    def on_news(self, from_: int, tag: int, data: bytes) -> None:
+        self.news.append((from_, tag, data))
 
     def on_snapshot(self, message: Message) -> None:
         raise AssertionError("nobody sends snapshots here")

@@ -176,7 +176,7 @@ class Follower:
         )
         proposer = BatchProposer(100, 1 << 20, 0.01, 1000, 1 << 22, True)
         limits = SimpleNamespace(
-            max_request_bytes=1 << 16, max_txn_ops=128, max_txn_walk=10**6, max_inflight_requests=1000
+            max_request_bytes=1 << 16, max_txn_ops=128, max_key_bytes=0, max_txn_walk=10**6, max_inflight_requests=1000
         )
         kv: Any = KVServer(self.store, proposer, waiters, 1 << 40, limits)
         self.roster = Roster(self.store, INITIAL)

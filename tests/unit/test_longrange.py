@@ -55,7 +55,9 @@ def server(most: int = 1000) -> KVServer:
     for number in range(MANY):
         store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
     store.commit(1, 1)
-    limits = SimpleNamespace(max_request_bytes=1 << 20, max_txn_ops=128, max_txn_walk=10**6, max_inflight_requests=most)
+    limits = SimpleNamespace(
+        max_request_bytes=1 << 20, max_txn_ops=128, max_key_bytes=0, max_txn_walk=10**6, max_inflight_requests=most
+    )
     return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
 
 

@@ -102,6 +102,9 @@ class Member:
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         raise AssertionError
 
+    def on_news(self, from_: int, tag: int, data: bytes) -> None:
+        raise AssertionError
+
     def on_unreachable(self, member: int) -> None:
         """Streams come and go in these tests."""
 
