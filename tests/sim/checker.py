@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from metastore.snapshots.format import Header
 
     from .node import Member
+    from .tenants import Promises
 
 _HEAD = struct.Struct("<IIQQB")
 HEADER = 32
@@ -119,6 +120,7 @@ class Checker:
     def __init__(self, codec: PayloadCodec) -> None:
         self.codec = codec
         self.model = Model()
+        self.promises: Promises | None = None
         self.leaders: dict[int, int] = {}
         self.entries: dict[tuple[int, int], tuple[int, int]] = {}
         self.committed: list[tuple[int, int]] = [(0, 0)]
@@ -304,6 +306,8 @@ class Checker:
         for data in unframe(self.codec.decode(payload)):
             operation = decode_op(data)
             if operation.kind == MEMBER:
+                continue
+            if self.promises is not None and self.promises.log(operation, self.model.now()):
                 continue
             call = self.calls.get(operation.request_id)
             if call is None or call.body != operation.request:

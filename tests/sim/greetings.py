@@ -54,8 +54,8 @@ class SimPeering(Peering):
         super().__init__(
             config, member.identity, member.driver, member.membership,
             Abilities(member.kv, member.replica.codec, CommonCodecs()), loop, nobody, nobody,
-            connect=nobody, start=member.life, life=member.clock.random.getrandbits(64), doubt=member.doubt,
-            transfers=nobody,
+            connect=nobody, leases=member.replica.leases, start=member.life,
+            life=member.clock.random.getrandbits(64), doubt=member.doubt, transfers=nobody,
             held=lambda index, term: member.snapshots.catalogue.find(index, term) is not None,
             declines=lambda message: False, end=member.must_end, stopping=lambda: False,
         )  # fmt: skip

@@ -6,6 +6,7 @@ it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -43,7 +44,8 @@ class Call:
 
     kind: "put", "pair" (two keys in one transaction), "swap" (compare and put, or read), "delete", "compact", "read",
     "clear" (all keys from the first up to the second), "renew" (one transaction: if all keys "k..." are there, delete
-    all "p...", read all "k..." and put one), "late" (delete all from "k" on, and then fail).
+    all "p...", read all "k..." and put one), "late" (delete all from "k" on, and then fail). Of tenants: "grant" (for
+    `revision` seconds), "revoke", "attach" (a put with a lease, 0 for none).
     expect: value that a swap compares with (None: the key must not exist). floor: the highest revision that a completed
     linearizable operation had shown when this one began. heard: by the member.
     """
@@ -61,6 +63,7 @@ class Call:
     member: int = 0
     began: float = 0.0
     heard: tuple[float, int] | None = None  # when, and in which of the member's lives
+    lease: int = 0
     # What the log made of it.
     applied: int = 0
     result_revision: int = 0
@@ -78,6 +81,11 @@ class Model:
         self.compacted = 0
         self.versions: dict[bytes, list[Version]] = {}
         self.changes: list[Change] = []
+        self.leases: dict[int, set[bytes]] = {}  # with their keys
+        self.lease_came: dict[int, float] = {}  # when they were granted
+        self.lease_gone: dict[int, float] = {}  # when they went
+        self.lease_of: dict[bytes, int] = {}
+        self.now: Callable[[], float] = lambda: 0.0
 
     def _add(self, key: bytes, version: Version) -> None:
         known = self.versions.setdefault(key, [])
@@ -107,6 +115,8 @@ class Model:
     def apply(self, call: Call) -> None:
         """Carry out one operation and note what it came to."""
         before = self.revision
+        if call.kind in ("grant", "revoke", "attach"):
+            self._lease(call)
         if call.kind in ("put", "pair"):
             self._put(call.keys, call.value)
         elif call.kind == "swap":
@@ -140,6 +150,34 @@ class Model:
                 self.compacted = call.revision
         call.changed = self.revision > before
         call.result_revision = self.revision
+
+    def _lease(self, call: Call) -> None:
+        if call.kind == "grant":
+            self.leases[call.lease] = set()
+            self.lease_came[call.lease] = self.now()
+        elif call.lease and call.lease not in self.leases:
+            call.failed = "LeaseNotFound"
+        elif call.kind == "revoke":
+            self.revoke(call.lease)
+        else:
+            key = call.keys[0]
+            self._detach(key)
+            self._put(call.keys, call.value)
+            if call.lease:
+                self.lease_of[key] = call.lease
+                self.leases[call.lease].add(key)
+
+    def _detach(self, key: bytes) -> None:
+        self.leases.get(self.lease_of.pop(key, 0), set()).discard(key)
+
+    def revoke(self, ident: int) -> None:
+        """A lease goes, and its keys with it."""
+        self.lease_gone[ident] = self.now()
+        keys = sorted(self.leases.pop(ident))
+        self.revision += bool(keys)
+        for key in keys:
+            self.lease_of.pop(key, None)
+            self._add(key, Version(self.revision, 0, 0, None))
 
     def _clear(self, first: bytes, end: bytes) -> None:
         alive = [pair.key for pair in self.all_at(self.revision) if first <= pair.key < end]

@@ -18,6 +18,7 @@ from metastore import errors
 from metastore._core.codec import PayloadCodec
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
+from metastore._core.lessor import Lessor
 from metastore._core.raft_types import ConfState, Message, MsgApp, RaftConfig
 from metastore._core.raft_wire import WITHDRAWN
 from metastore._core.watch import WatchHub
@@ -27,6 +28,7 @@ from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
 from metastore.peers.acquaintances import Acquaintances
 from metastore.replica.driver import Budgets, Driver
+from metastore.replica.lease_rounds import LeaseRounds
 from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, RosterState
 from metastore.replica.roster import Member as Record
@@ -115,6 +117,9 @@ class Settings:
     hub_stalls: float = 0.0  # the chance that a hub does nothing for a while, at each turn
     hub: Callable[..., SimHub] = SimHub
     sink: Callable[[Spectator], Sink] = SimSink
+    tenants: int = 0  # clients with leases
+    lessor: Callable[..., Lessor] = lambda leases: Lessor(leases, 1.0)
+    leases: type[LeaseRounds] = LeaseRounds
     sweep_waits: bool = True  # until watchers have been sent what it removes
 
 
@@ -320,7 +325,9 @@ class Member(Greeted):
             doubt=self.doubt,
             members_changed=self._members_changed,
             roster_mended=self._roster_mended,
-            kinds=Kinds(self._applier, self._raw, settings.driver, settings.reader, self._hub),
+            kinds=Kinds(
+                self._applier, self._raw, settings.driver, settings.reader, self._hub, settings.lessor, settings.leases
+            ),
             budgets=self.budgets,
         )
         self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
@@ -643,7 +650,8 @@ class Member(Greeted):
         call, args = {
             "raft": (self._message, (data,)), "snap": (self._snap, (sender, data)),
             "snapped": (self._snapped, (sender, data)), "forward": (self._forwarded, (sender, data)),
-            "refuse": (self._refused, (sender, data)),
+            "refuse": (self._refused, (sender, data)), "asks": (self._asked, (sender, data)),
+            "tells": (self._told, (data,)),
         }[kind]  # fmt: skip
         if number:
             call, args = self.hears, (sender, number, call, args)

@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 
 from metastore import errors
 from metastore._core import raft
+from metastore._core.batch import frame, unframe
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entry
+from metastore._core.leases import encode_revoke
+from metastore._core.lessor import CLEARING, Lessor
 from metastore._core.mvcc_apply import Applier
+from metastore._core.op import LEASE_REVOKE, decode_op, encode_op
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState
 from metastore._core.snap_chunk import HEADER as CHUNK_HEADER
@@ -25,6 +29,7 @@ from metastore.peers import handshake as hs
 from metastore.peers.acquaintances import Acquaintances
 from metastore.peers.founding import Founding
 from metastore.replica.driver import Driver
+from metastore.replica.lease_rounds import LeaseRounds
 from metastore.replica.read_rounds import ReadRounds
 from metastore.snapshots.files import Info
 from metastore.snapshots.format import Header, Trailer, parse_name
@@ -487,6 +492,71 @@ class Leaping(SimApplier):
             one.stream = stream
 
 
+class StaleClock(LeaseRounds):
+    """Goes on ending leases by its own clock when another member leads."""
+
+    def _play_role(self, now: float) -> None:
+        if self._driver.is_leader or not self._lessor.leading:
+            super()._play_role(now)
+
+    def gather(self, now: float) -> None:
+        if not self._driver.is_leader and self._lessor.leading:
+            for ident in self._lessor.due(now, 10):
+                self._driver.proposer.add(encode_op(LEASE_REVOKE, 0, encode_revoke(ident, True)), now)
+        super().gather(now)
+
+
+class Credulous(Driver):
+    """A leader that ends leases when another member wants it."""
+
+    def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
+        rest = []
+        for data in unframe(batch):
+            if self.is_leader and decode_op(data).kind == LEASE_REVOKE and not decode_op(data).request_id:
+                self.proposer.add(data, now)
+            else:
+                rest.append(data)
+        if rest:
+            super().receive_forward(sender, frame(rest), now)
+
+
+class Unconfirmed(LeaseRounds):
+    """Answers for leases as a leader that nobody has confirmed."""
+
+    def __init__(self, driver: Driver, lessor: Lessor, confirm: Any, **options: Any) -> None:
+        super().__init__(driver, lessor, lambda done: done(None), **options)
+
+
+class KeptCheckpoints(Lessor):
+    """Does not wait until a checkpoint is cleared before it tells of a renewal, and forgets to clear it."""
+
+    def renew(self, idents: list[int], now: float) -> list[int]:
+        found = super().renew(idents, now)
+        self.checkpoints(0.0, 1000)  # the clearings are lost
+        return [3 if ttl == CLEARING else ttl for ttl in found]
+
+
+class WithoutLeases(Engine):
+    """A view of an engine that has no leases."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.applied = engine.applied
+
+    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        for key, value in self.engine.iterate(start):
+            if key[:1] != b"l":
+                yield key, value
+
+
+class ForgottenLeases(SimSnapshots):
+    """Takes snapshots that have no leases."""
+
+    def _moment(self, stream: int) -> tuple[Header, Engine] | None:
+        moment = super()._moment(stream)
+        return moment and (moment[0], WithoutLeases(moment[1]))
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -510,6 +580,8 @@ class Plant(NamedTuple):
     hub: type[SimHub] = SimHub
     sink: Callable[[Spectator], Sink] = SimSink
     sweep_waits: bool = True
+    leases: type[LeaseRounds] = LeaseRounds
+    lessor: type[Lessor] = Lessor
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -528,6 +600,8 @@ class Plant(NamedTuple):
             scene.settings.hub = self.hub
             scene.settings.sink = self.sink
             scene.settings.sweep_waits = self.sweep_waits
+            scene.settings.leases = self.leases
+            scene.settings.lessor = lambda leases: self.lessor(leases, 1.0)
             scene.inside = self.inside
 
         return plant
@@ -583,5 +657,9 @@ PLANTS = [
     Plant("progress told ahead of events", "watched", 4, hub=MarksAtOnce),
     Plant("watchers leap over what a snapshot brought", "watched", 12, applier=Leaping),
     Plant("sweep does not wait for watchers", "caught_up", 6, sweep_waits=False),
+    Plant("a lease ends by the clock of a former leader", "leased", 10, leases=StaleClock, driver=Credulous),
+    Plant("a lease renewed without a quorum", "leased", 10, leases=Unconfirmed),
+    Plant("a checkpoint kept over a renewal", "leased", 10, lessor=KeptCheckpoints),
+    Plant("leases that a snapshot forgot", "leased", 10, taker=ForgottenLeases),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

@@ -15,6 +15,7 @@ from .mishaps import MEMBERSHIP, USUAL, Mishaps, Plan
 from .network import Weather
 from .node import Cluster, Member, Settings
 from .scripts import Player, Script, aba, deposed, figure8, forgotten, halves, overtaken, promised, unsynced
+from .tenants import Tenants
 from .watchers import Audience
 from .workload import Client, Habits, Probe
 
@@ -380,6 +381,15 @@ def watched(scene: Scene, chance: Any) -> None:
     scene.seconds = 12.0
 
 
+def leased(scene: Scene, chance: Any) -> None:
+    """Any of the clusters with random mishaps, whose clients have leases; remaining times are logged every second."""
+    kinds = (usual, members, snapshots, transfers, busy, filed, pieces, reads, reads, lease, lagging)
+    chance.choice(kinds)(scene, chance)
+    scene.settings.tenants = chance.choice((2, 5))
+    scene.habits.think = max(scene.habits.think, 0.05)
+    scene.seconds = 15.0
+
+
 def caught_up(scene: Scene, chance: Any) -> None:
     """Members that stand still or are cut off while others write and compact, and then have much to tell their
     watchers, a little at a time."""
@@ -435,6 +445,7 @@ PROFILES: dict[str, Profile] = {
     "lost_directories": lost_directories,
     "watched": watched,
     "caught_up": caught_up,
+    "leased": leased,
 }
 
 
@@ -457,6 +468,10 @@ class Simulation:
         if count:
             bits = self.clock.random.getrandbits(64)
             self.cluster.audience = Audience(self.cluster, bits, count, scene.habits.keys)
+        self.checker.model.now = lambda: self.clock.now
+        self.tenants: Tenants | None = None
+        if scene.settings.tenants:
+            self.tenants = Tenants(self.cluster, self.clock.random.getrandbits(64), scene.settings.tenants)
         self.mishaps: Mishaps | None = None
         self.clients: list[Client] = []
 
@@ -549,6 +564,8 @@ class Simulation:
 
     def _settle(self) -> None:
         """All members come to the same state."""
+        if self.tenants is not None:
+            self._wait(self.tenants.missing)
         end = self.clock.now + SETTLING
 
         def settled() -> bool:

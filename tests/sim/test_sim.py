@@ -32,7 +32,7 @@ SEEDS = {
     "usual": 28, "members": 28, "snapshots": 15, "transfers": 8, "reads": 20, "lease": 8, "joint": 5, "rewritten": 11,
 }  # fmt: skip
 SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 4, "lease_promises": 2, "flaky": 6}
-SEEDS |= {"watched": 12, "caught_up": 6}
+SEEDS |= {"watched": 12, "caught_up": 6, "leased": 10}
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +154,16 @@ def test_the_watchers_are_not_idle() -> None:
     assert counts["watch progress"] > 300 and counts["watch notifications"] > 100
     assert counts["watch streams full"] > 400 and counts["watch fragments"]
     assert counts["watchers compacted"] > 40 and counts["installed"]
+
+
+def test_the_tenants_are_not_idle() -> None:
+    """Their leases are renewed, end in all the ways that there are, and have their remaining times logged."""
+    counts: dict[str, int] = {}
+    for seed in range(5):
+        for name, count in simulate(seed, "leased").counts.items():
+            counts[name] = counts.get(name, 0) + count
+    assert counts["lease calls"] > 40 and counts["leases renewed"] > 60 and counts["leases ended"] > 15
+    assert counts["lease checkpoints"] > 40 and counts["leases gone"] > 8
 
 
 def test_a_power_cut_keeps_what_was_synced_and_may_lose_the_rest() -> None:
