@@ -48,7 +48,8 @@ class SimPeering(Peering):
 
     def __init__(self, member: Member) -> None:
         self._member = member
-        config: Any = SimpleNamespace(cluster=SimpleNamespace(begin_wait=member.cluster.settings.begin_wait))
+        cluster = SimpleNamespace(begin_wait=member.cluster.settings.begin_wait)
+        config: Any = SimpleNamespace(cluster=cluster, plugins=lambda _table: {})
         loop: Any = SimpleNamespace(now=member.now, call_later=member.later)
         nobody: Any = None  # its ports are not opened, and snapshots go another way
         super().__init__(
