@@ -166,6 +166,6 @@ def _fit_log(wal: Wal, index: int, term: int, conf_state: bytes) -> None:
     if index <= wal.last_index() and wal.term(index) == term:
         return
     check_position(index, term, (wal.snapshot_index, wal.snapshot_term))
-    log.warning("the log ends at entry %d and begins anew after the snapshot's %d", wal.last_index(), index)
+    log.warning("the log ends at entry %d and begins again after the snapshot's %d", wal.last_index(), index)
     wal.save_snapshot_position(index, term, conf_state)
     wal.submit()
