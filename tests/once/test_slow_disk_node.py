@@ -49,9 +49,9 @@ def test_the_loop_goes_on_while_a_lone_write_waits_for_the_disk(library: Path, s
         hung.touch()
         first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
         if sync == "async":
-            # The write is answered before it is synced. Writes behind the sync that hangs have to wait.
-            first.result()
-            wait_until(lambda: metric(node, "metastore_wal_sync_pending_seconds") > 0, what="the disk at work")
+            # The write is answered before it is synced, unless the sync of the one before has begun. Writes behind the
+            # sync that hangs have to wait.
+            wait_until(lambda: metric(node, "metastore_wal_sync_pending_seconds") > 1, what="a sync that hangs")
             first = client.future(m.PutRequest(key=b"b", value=b"2"), 60)
         wait_until(lambda: FAILED in readyz(node), what="a node that is not ready")
         assert "503" in readyz(node)
@@ -80,7 +80,7 @@ def test_a_stop_while_a_lone_write_waits_for_the_disk(library: Path, engine: str
         began = time.monotonic()
         assert node.stop() == 0
         took = time.monotonic() - began
-        assert 1.5 < took < 6, f"a stop took {took} s"  # two, and what a busy machine takes
+        assert 1.5 < took < 15, f"a stop took {took} s"  # two, and what a busy machine takes
         assert "stopping without waiting any longer for the disk" in process.log
         assert not open_write.done() or open_write.exception() is not None
         hung.unlink()
@@ -102,7 +102,7 @@ def test_a_storage_engine_that_cannot_be_closed(library: Path, tmp_path: Path) -
         began = time.monotonic()
         assert node.stop() == 0
         took = time.monotonic() - began
-        assert 1.5 < took < 6, f"a stop took {took} s"  # two, and what a busy machine takes
+        assert 1.5 < took < 15, f"a stop took {took} s"  # two, and what a busy machine takes
         assert "stopping without waiting any longer for the disk: closing the storage engine has taken" in process.log
         hung.unlink()
         node.start()
@@ -125,7 +125,7 @@ def test_a_node_on_a_disk_that_stands_still(tmp_path: Path) -> None:
         began = time.monotonic()
         assert node.stop() == 0
         took = time.monotonic() - began
-        assert took < 6, f"a stop took {took} s"  # two, and what a busy machine takes
+        assert took < 15, f"a stop took {took} s"  # two, and what a busy machine takes
         assert len(open_writes) == 2
         hung.unlink()
         node.start()
