@@ -317,6 +317,25 @@ class AuthOldRevision(ApiError, code=INVALID_ARGUMENT, default="etcdserver: revi
     """The users and roles have changed since the token was made."""
 
 
+# Locks and elections. What their requests get wrong has the code UNKNOWN in etcd.
+
+
+class SessionExpired(ApiError, code=UNKNOWN, default="mutex: session is expired"):
+    """The lease of whoever waited for a lock has ended."""
+
+
+class ElectionNoLeader(ApiError, code=UNKNOWN, default="election: no leader"):
+    """Nobody leads."""
+
+
+class ElectionNotLeader(ApiError, code=UNKNOWN, default="election: not leader"):
+    """The caller leads no more, or waits no more to lead."""
+
+
+class MissingLeaderKey(ApiError, code=UNKNOWN, default='"leader" field must be provided'):
+    """The request says by nothing that its caller leads."""
+
+
 # The group and the node.
 
 

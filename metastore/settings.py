@@ -485,6 +485,9 @@ class LimitsTable:
         50_000, "Watchers on one stream; one counts as several if its keys are long, one for each 512 bytes.", 1
     )
     max_watches_per_node: int = _count(100_000, "Watchers of all clients together; each takes about 1 KiB.", 1)
+    max_lock_calls: int = _count(
+        10_000, "Calls of Lock and Election that are under way, waiting ones too; each takes about 10 KiB.", 1
+    )
     output_timeout: float = _duration(
         "30s", "A connection that reads under 8 KiB/s of more than 64 KiB of replies is closed after so long.", "10ms"
     )

@@ -49,6 +49,7 @@ cdef class Request(Waiter):
     cpdef start(self, object on_message=*, object on_end=*, object on_close=*, object on_messages=*, bint patient=*)
     cpdef choke(self, bint on)
     cpdef when_drained(self, object call)
+    cpdef when_closed(self, object call)
     cdef void owe(self, Py_ssize_t n) noexcept
     cpdef reset(self, uint32_t code=*)
     cdef int begin(self) except -1

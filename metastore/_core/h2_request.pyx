@@ -131,6 +131,12 @@ cdef class Request(Waiter):
         """Call `call(self)` once when all messages sent so far have left the session. None takes that back."""
         self.on_drained = call
 
+    cpdef when_closed(self, object call):
+        """Call `call()` once when the stream of this unary call is gone, also because it was answered."""
+        self.on_close = call
+        if self.closed:
+            self.deliver()
+
     cdef void owe(self, Py_ssize_t n) noexcept:
         """Count `n` more bytes of replies (negative: bytes that have left)."""
         self.queued += n

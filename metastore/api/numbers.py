@@ -46,6 +46,7 @@ MEANINGS: Final = {
     "lease_streams": "Open streams of clients that keep leases alive.",
     "lease_unanswered": "Renewals, and calls of LeaseTimeToLive, of this member's clients that are not answered yet.",
     "leases": "Leases in the state of this member.",
+    "lock_calls": "Calls of Lock and Election under way, waiting ones and observers too.",
     "loop_longest_turn_seconds": "The longest turn of the loop since the start, by the clock.",
     "loop_longest_work_seconds": "The longest turn of the loop since the start, in time of its processor.",
     "loop_slow_turns_total": "Turns of the loop that took more processor time than a turn should, since the start.",

@@ -209,6 +209,43 @@ class Leases(Protocol):
         """Renew leases for one stream until it ends. Raises Stopped."""
 
 
+class Cancellable(Protocol):
+    """A call that may take for ever."""
+
+    def cancel(self, error: errors.MetaStoreError) -> None:
+        """Let it end with this error. Idempotent, and without effect when it has ended."""
+
+
+class Locks(Protocol):
+    """Locks by name. The methods answer `call` later, and raise TooManyRequests and Stopped. A lease of 0 stands for
+    one that is granted and that nobody renews."""
+
+    def lock(self, call: Call, name: bytes, lease: int) -> Cancellable:
+        """Wait for a lock; the reply is an encoded LockResponse."""
+
+    def unlock(self, call: Call, key: bytes) -> Cancellable:
+        """Delete a lock's key; the reply is an encoded UnlockResponse."""
+
+
+class Elections(Protocol):
+    """Elections by name, with the same errors and leases as locks. `leader` is a LeaderKey."""
+
+    def campaign(self, call: Call, name: bytes, lease: int, value: bytes) -> Cancellable:
+        """Wait to lead; the reply is an encoded CampaignResponse."""
+
+    def proclaim(self, call: Call, leader: Any, value: bytes) -> Cancellable:
+        """Change the leader's value; the reply is an encoded ProclaimResponse."""
+
+    def leader(self, call: Call, name: bytes) -> Cancellable:
+        """Tell who leads; the reply is an encoded LeaderResponse."""
+
+    def resign(self, call: Call, leader: Any) -> Cancellable:
+        """Lead no more; the reply is an encoded ResignResponse."""
+
+    def observe(self, request: Request, name: bytes) -> Cancellable:
+        """Send the leaders of an election until that is cancelled."""
+
+
 class Numbers(Protocol):
     """The metrics of this member."""
 
@@ -230,4 +267,6 @@ class Ports:
     backups: Backups
     watches: Watches
     leases: Leases
+    locks: Locks
+    elections: Elections
     numbers: Numbers

@@ -16,8 +16,10 @@ from .._core.kv_server import METHODS
 from .backup import Backup
 from .checks import Checks
 from .cluster import Cluster
+from .election import Election
 from .health import Health
 from .lease import KEEP_ALIVE, Lease
+from .lock import Lock
 from .maintenance import Maintenance
 from .pages import Pages
 from .watch import PATH, Watch
@@ -76,6 +78,7 @@ def make_services(ports: Ports) -> tuple[Services, Health]:
     cluster = Cluster(ports.status, ports.reads, ports.membership)
     watch, lease = Watch(ports.watches), Lease(ports.leases)
     services: list[Service] = [maintenance, Backup(ports.backups), cluster, watch, lease, health]
+    services += [Lock(ports.locks), Election(ports.elections)]
     return Services(services, streaming=[PATH, KEEP_ALIVE]), health
 
 

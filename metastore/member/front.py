@@ -32,6 +32,7 @@ log = logging.getLogger("metastore.node")
 
 STATUS, RANGE = b"/etcdserverpb.Maintenance/Status", b"/etcdserverpb.KV/Range"
 SNAPSHOT = b"/etcdserverpb.Maintenance/Snapshot"
+ETCD = (b"/etcdserverpb.", b"/v3lockpb.", b"/v3electionpb.")  # the beginnings of etcd's methods
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
@@ -92,7 +93,7 @@ class Front:
         """
         served = []
         for request in requests:
-            allowed = request.path in (STATUS, SNAPSHOT) or not request.path.startswith(b"/etcdserverpb.")
+            allowed = request.path in (STATUS, SNAPSHOT) or not request.path.startswith(ETCD)
             if request.path == RANGE:
                 with contextlib.suppress(errors.MalformedRequest):
                     allowed = pb.parse(pb.RangeRequest, request.body).serializable

@@ -20,6 +20,7 @@ from .drain import Drain
 from .front import Front
 from .leadership import Leadership
 from .leasing import Leasing
+from .locks import Locks
 from .maintenance import Maintenance, fresh_snapshot
 from .membership import Membership
 from .own_calls import OwnCalls
@@ -28,6 +29,7 @@ from .reads import MemberReads
 from .space import Space
 from .state import State
 from .status import MemberServing, MemberStatus
+from .tasks import Tasks
 from .upkeep import Upkeep
 from .watching import Watching
 
@@ -123,6 +125,8 @@ class RunningMember:
             most=config.limits.max_inflight_requests,
         )  # fmt: skip
         self.own_calls = OwnCalls(self.leasing, replica.leases, loop.now)
+        self.tasks = Tasks(replica.watches, loop.now, config.limits.max_lock_calls)
+        self.locks = Locks(self.kv, self.leasing, self.tasks)
         if stopping.is_open():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
@@ -152,6 +156,7 @@ class RunningMember:
             self.corruption.stats,
             self.watching.stats,
             self.leasing.stats,
+            self.locks.stats,
         )
 
     def _ports(self, numbers: metrics.Metrics) -> Ports:
@@ -167,6 +172,8 @@ class RunningMember:
             backups=self.backups,
             watches=self.watching,
             leases=self.leasing,
+            locks=self.locks,
+            elections=self.locks,
             numbers=numbers,
         )
 
@@ -209,6 +216,7 @@ class RunningMember:
         for answer in (
             partial(self.driver.abandon, failure),
             partial(self.leasing.abandon, stopped),
+            partial(self.tasks.abandon, stopped),
             partial(self.kv.abandon_late, stopped),
             self.front.listener.flush_dirty,
         ):
@@ -245,7 +253,7 @@ class RunningMember:
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
         requests_left = self.watching.turn(now) | self.leasing.gather(now)
         self.replica.turn(now, self.space.disk_full)
-        requests_left |= self.leasing.turn()
+        requests_left |= self.leasing.turn() | self.tasks.turn()
         self.upkeep.turn()
         if not self.ready:
             self._memory.check()
@@ -358,7 +366,8 @@ class RunningMember:
         self.drain = Drain(
             self.config.limits.drain_timeout, self.loop, self.front.listener, self.driver,
             ends=(
-                self.front.health.shutdown, self.watching.stop, self.leasing.stop, self.backups.stop, self.upkeep.stop,
+                self.front.health.shutdown, self.watching.stop, self.tasks.stop, self.leasing.stop, self.backups.stop,
+                self.upkeep.stop,
             ),
             hand_over=self.leadership.hand_over, connected=self.peering.connected,
         )  # fmt: skip

@@ -38,7 +38,17 @@ CLUSTER_METHODS = {
     "MemberPromoteRequest": ("/etcdserverpb.Cluster/MemberPromote", m.MemberPromoteResponse),
     "MoveLeaderRequest": ("/etcdserverpb.Maintenance/MoveLeader", m.MoveLeaderResponse),
 }
-ROUTES = METHODS | CLUSTER_METHODS
+
+# The same for calls that may wait for others.
+LOCK_METHODS = {
+    "LockRequest": ("/v3lockpb.Lock/Lock", m.TYPES["LockResponse"]),
+    "UnlockRequest": ("/v3lockpb.Lock/Unlock", m.TYPES["UnlockResponse"]),
+    "CampaignRequest": ("/v3electionpb.Election/Campaign", m.TYPES["CampaignResponse"]),
+    "ProclaimRequest": ("/v3electionpb.Election/Proclaim", m.TYPES["ProclaimResponse"]),
+    "LeaderRequest": ("/v3electionpb.Election/Leader", m.TYPES["LeaderResponse"]),
+    "ResignRequest": ("/v3electionpb.Election/Resign", m.TYPES["ResignResponse"]),
+}
+ROUTES = METHODS | CLUSTER_METHODS | LOCK_METHODS
 
 
 class Failure(Exception):
@@ -109,6 +119,10 @@ class Client:
         """Call Maintenance.Snapshot. Return grpcio's call, an iterator of the replies' bytes."""
         call = self._channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")
         return call(b"", timeout=timeout or self.timeout)
+
+    def observe(self, request: bytes) -> Any:
+        """Call Election.Observe. Return grpcio's call, an iterator of the replies' bytes."""
+        return self._channel.unary_stream("/v3electionpb.Election/Observe")(request)
 
     def backup(self) -> bytes:
         """Return a whole backup. Raises Failure."""

@@ -92,6 +92,19 @@ LeaseTimeToLiveResponse header:ResponseHeader=1 ID:int64=2 TTL:int64=3 grantedTT
 LeaseLeasesRequest
 LeaseStatus ID:int64=1
 LeaseLeasesResponse header:ResponseHeader=1 leases:*LeaseStatus=2
+LockRequest name:bytes=1 lease:int64=2
+LockResponse header:ResponseHeader=1 key:bytes=2
+UnlockRequest key:bytes=1
+UnlockResponse header:ResponseHeader=1
+LeaderKey name:bytes=1 key:bytes=2 rev:int64=3 lease:int64=4
+CampaignRequest name:bytes=1 lease:int64=2 value:bytes=3
+CampaignResponse header:ResponseHeader=1 leader:LeaderKey=2
+LeaderRequest name:bytes=1
+LeaderResponse header:ResponseHeader=1 kv:KeyValue=2
+ResignRequest leader:LeaderKey=1
+ResignResponse header:ResponseHeader=1
+ProclaimRequest leader:LeaderKey=1 value:bytes=2
+ProclaimResponse header:ResponseHeader=1
 HealthCheckRequest service:string=1
 HealthCheckResponse status:int32=1
 """

@@ -38,13 +38,14 @@ def test_malformed_message() -> None:
 
 
 def test_methods_and_what_streams() -> None:
-    assert len(pb.METHODS) == 42 + 2
+    assert len(pb.METHODS) == 42 + 2 + 2 + 5
     assert {path for path, kinds in pb.METHODS.items() if any(kinds)} == {
         b"/etcdserverpb.KV/RangeStream",
         b"/etcdserverpb.Watch/Watch",
         b"/etcdserverpb.Lease/LeaseKeepAlive",
         b"/etcdserverpb.Maintenance/Snapshot",
         b"/grpc.health.v1.Health/Watch",
+        b"/v3electionpb.Election/Observe",
     }
     assert pb.METHODS[b"/etcdserverpb.Maintenance/Snapshot"] == (False, True)
 
