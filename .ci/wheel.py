@@ -1,4 +1,5 @@
-"""Make a wheel self-contained, install it into a fresh environment, and use it: start, put, get, stop.
+"""Make a wheel self-contained, install it into a fresh environment, and use it: start, put, get, stop. Then do the same
+with the storage engines in examples/, by the commands of docs/plugins.md.
 
 usage: wheel.py FOLDER-WITH-THE-WHEEL FOLDER-FOR-THE-RESULT
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 SOURCES = (".pyx", ".c", ".so.new")
 
 
@@ -44,11 +47,11 @@ def etcdctl(address: str, *arguments: str) -> str:
     return subprocess.run(argv, env=env, check=True, capture_output=True, text=True, timeout=20).stdout
 
 
-def use(python: Path, folder: Path) -> None:
+def use(python: Path, folder: Path, *options: str) -> None:
     """Start the installed program in `folder`, put and get, see which libraries it uses, stop it."""
     listen = ["--set", "listen.client=127.0.0.1:0"]
     script = python.with_name("metastore")
-    node = subprocess.Popen([script, *listen], cwd=folder, stderr=subprocess.PIPE, text=True)
+    node = subprocess.Popen([script, *listen, *options], cwd=folder, stderr=subprocess.PIPE, text=True)
     try:
         assert node.stderr is not None
         address = ""
@@ -71,6 +74,31 @@ def use(python: Path, folder: Path) -> None:
             node.kill()
 
 
+def plugins(wheel: Path, folder: Path) -> None:
+    """Install the examples from wheels by the commands of docs/plugins.md, and run a node on each. The page's first
+    command would also build the node; that wheel is there already."""
+    page = (ROOT / "docs" / "plugins.md").read_text()
+    (block,) = re.findall(r"<!-- run: sh -->\n```sh\n(.*?)```", page, re.DOTALL)
+    build, *commands, start = block.splitlines()
+    assert " . ./examples" in build and start.startswith("env/bin/metastore --set ")
+    folder.mkdir()
+    shutil.copytree(ROOT / "examples", folder / "examples")
+    (folder / "wheels").mkdir()
+    shutil.copy(wheel, folder / "wheels")
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in [build.replace(" . ./", " ./"), *commands]:
+        subprocess.run(["sh", "-ec", command], cwd=folder, env=env, check=True)
+    python = folder / "env" / "bin" / "python"
+    (folder / "lmdb").mkdir()
+    use(python, folder / "lmdb", *start.split()[1:])
+    (folder / "sqlite").mkdir()
+    use(python, folder / "sqlite", "--set", "storage.engine=sqlite")
+    subprocess.run([python, "-m", "pip", "install", "-q", "pytest"], check=True)
+    for name in ("sqlite_engine", "lmdb_engine"):
+        argv = [python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", f"test_{name}.py"]
+        subprocess.run(argv, cwd=folder / "examples" / name, check=True)
+
+
 def main() -> int:
     """The steps in order; any failure raises."""
     wheel = repaired(Path(sys.argv[1]), Path(sys.argv[2]))
@@ -82,7 +110,8 @@ def main() -> int:
         installed = subprocess.run([python, "-m", "pip", "list"], check=True, capture_output=True, text=True).stdout
         assert "cython" not in installed.lower(), "the wheel needs Cython"
         use(python, folder)
-    print(f"{wheel.name}: installed, started, put, got, stopped")
+        plugins(wheel, folder / "plugins")
+    print(f"{wheel.name}: installed, started, put, got, stopped, with each engine of examples/")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The engine in examples/, installed as its user would, and a node that runs on it."""
+"""The engines in examples/, installed as their users would, and nodes that run on them."""
 
 from __future__ import annotations
 
@@ -10,41 +10,59 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.examples import EXAMPLES
 from support.plugins import install_in_memory
 from support.processes import Server, StartError
 
 pytestmark = pytest.mark.node_only
 
-SOURCE = ROOT / "examples" / "sqlite_engine"
 Make = Callable[..., Server]
 
 
 @pytest.fixture(scope="module")
-def plugin(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Return the environment in which the plug-in is installed."""
-    folder = tmp_path_factory.mktemp("plugin")
-    shutil.copytree(SOURCE, folder / "source")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Return the environment in which the plug-ins are installed."""
+    folder = tmp_path_factory.mktemp("plugins")
+    sources = [folder / name for name in ("sqlite_engine", "lmdb_engine")]
+    for source in sources:
+        shutil.copytree(ROOT / "examples" / source.name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "-q", "--no-deps", "--no-index"]
-    where = ["--no-build-isolation", "--target", str(folder / "site"), str(folder / "source")]
+    where = ["--no-build-isolation", "--target", str(folder / "site"), *map(str, sources)]
     done = subprocess.run([*pip, *where], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {"PYTHONPATH": str(folder / "site")}
 
 
-def test_a_node_runs_on_it(plugin: dict[str, str], fresh: Make) -> None:
-    node = fresh(settings={"storage.engine": '"sqlite"'}, env=plugin).start()
+@pytest.mark.parametrize(("engine", "file"), [("sqlite", "state.db"), ("lmdb", "db-0/data.mdb")])
+def test_a_node_runs_on_it(engine: str, file: str, plugins: dict[str, str], fresh: Make) -> None:
+    node = fresh(settings=EXAMPLES[engine], env=plugins).start()
     with node.client() as client:
         for number in range(50):
             client.put(b"k%02d" % number, b"value %d" % number)
         assert client.delete(b"k07").deleted == 1
         revision = client.revision()
+        hashed = client.hash_kv(revision).hash
     node.kill()
     node.start()
     with node.client() as client:
         assert client.revision() == revision
         assert client.prefix(b"k") == {b"k%02d" % n: b"value %d" % n for n in range(50) if n != 7}
+        assert client.hash_kv(revision).hash == hashed
+        client.compact(revision - 5)
+        client.put(b"k07", b"again")
     assert node.stop() == 0
-    assert (node.data_dir / "engine" / "sqlite" / "state.db").exists()
+    assert (node.data_dir / "engine" / engine / file).exists()
+
+
+def test_options_and_limits_of_an_example(plugins: dict[str, str], fresh: Make) -> None:
+    """An unknown option, and limits that would let a key in which LMDB cannot hold, end the start with a line."""
+    for settings, why in (
+        ({"storage.lmdb.map_sise": '"1GiB"'}, "map_sise"), ({"storage.lmdb.map_size": '"much"'}, "map_size"),
+        ({"limits.max_key_bytes": '"0B"'}, "'lmdb' takes keys of 511 bytes: set limits.max_key_bytes to at most 496"),
+    ):  # fmt: skip
+        with pytest.raises(StartError, match=why) as failure:
+            fresh(settings={**EXAMPLES["lmdb"], **settings}, env=plugins).start()
+        assert failure.value.returncode == 2 and "Traceback" not in str(failure.value)
 
 
 def test_without_it_the_name_is_refused(fresh: Make) -> None:

@@ -1,4 +1,4 @@
-"""The engine of a member is changed in every direction: memory, RocksDB, the example, another plug-in."""
+"""The engine of a member is changed in every direction: memory, RocksDB, and the two examples."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ROOT
-from support.plugins import PICKLING, install
+from support.examples import install_examples
 
 from metastore import Config, Node
 
@@ -16,8 +15,8 @@ pytestmark = pytest.mark.node_only
 
 # All twelve changes among four engines, each once.
 WAY = (
-    "memory", "rocksdb", "memory", "pickling", "memory", "sqlite", "rocksdb", "pickling", "rocksdb", "sqlite",
-    "pickling", "sqlite", "memory",
+    "memory", "rocksdb", "memory", "lmdb", "memory", "sqlite", "rocksdb", "lmdb", "rocksdb", "sqlite",
+    "lmdb", "sqlite", "memory",
 )  # fmt: skip
 PUTS = 30
 
@@ -28,6 +27,7 @@ def config_of(folder: Path, engine: str) -> Config:
         node={"data_dir": str(folder / "data")},
         listen={"client": "127.0.0.1:0"},
         storage={"engine": engine},
+        limits={"max_key_bytes": 496},  # LMDB's
         maintenance={"snapshot_count": 10, "snapshot_min_size": "1KiB"},
         wal={"segment_size": "64KiB"},
         raft={"max_tail_bytes": "64KiB"},
@@ -35,9 +35,7 @@ def config_of(folder: Path, engine: str) -> Config:
 
 
 def test_a_changed_engine_is_filled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    install(tmp_path, "pickling", PICKLING, "pickling = pickling:Pickling")
-    example = (ROOT / "examples" / "sqlite_engine" / "sqlite_engine.py").read_text()
-    install(tmp_path, "sqlite_engine", example, "sqlite = sqlite_engine:SqliteEngine")
+    install_examples(tmp_path)
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site"), *sys.path])
     assert len(set(itertools.pairwise(WAY))) == 12
     expected: dict[bytes, bytes] = {}
@@ -52,6 +50,6 @@ def test_a_changed_engine_is_filled_anew(tmp_path: Path, monkeypatch: pytest.Mon
                 key, value = b"k%02d" % (number % 20), b"%d of %d " % (number, stage) * 300
                 node.put(key, value)
                 expected[key] = value
-        names = {"rocksdb", "pickling", "sqlite"} & {path.name for path in (tmp_path / "data" / "engine").glob("*")}
+        names = {"rocksdb", "lmdb", "sqlite"} & {path.name for path in (tmp_path / "data" / "engine").glob("*")}
         assert names == set(WAY[: stage + 1]) - {"memory"}
     assert behind >= 10, "the log was not cut"
