@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import messages as m
-from support.cluster import EAGER, Cluster, Member, cut_behind, installed
+from support.cluster import EAGER, Cluster, Member, cut_behind, error_of, installed
 from support.examples import EXAMPLES, install_examples
 from support.processes import wait_until
 
@@ -49,8 +49,17 @@ def test_plug_ins_in_one_cluster_with_our_engines(cluster_of: MakeCluster, tmp_p
         wait_until(lambda behind=behind: len(installed(behind)) == 1, what="a snapshot that is installed")
         with leader.client() as client:
             client.compact(client.revision() - 20)
-    cluster.same_history()
+    check_long_keys(cluster)
     change_engines(cluster)
+
+
+def check_long_keys(cluster: Cluster) -> None:
+    """LMDB's limit is one of admission, so no member stops at a key that is too long for it."""
+    with cluster.members[0].client() as client:
+        client.put(b"k" * 496, b"fits")
+        assert error_of(client, m.PutRequest(key=b"k" * 497, value=b"x")) is not None
+        client.delete(b"k" * 496)
+    cluster.same_history()
 
 
 def change_engines(cluster: Cluster) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import ROOT
+from support.client import Failure
 from support.examples import EXAMPLES
 from support.plugins import install_in_memory
 from support.processes import Server, StartError
@@ -63,6 +64,24 @@ def test_options_and_limits_of_an_example(plugins: dict[str, str], fresh: Make) 
         with pytest.raises(StartError, match=why) as failure:
             fresh(settings={**EXAMPLES["lmdb"], **settings}, env=plugins).start()
         assert failure.value.returncode == 2 and "Traceback" not in str(failure.value)
+
+
+def test_the_longest_key_of_an_example(plugins: dict[str, str], fresh: Make) -> None:
+    """Keys of the greatest length that is let in are stored and found. A longer one is refused, and no node stops."""
+    node = fresh(settings=EXAMPLES["lmdb"], env=plugins).start()
+    with node.client() as client:
+        for key in (b"k" * 496, b"\0" * 248, b"\xff" * 496):
+            client.put(key, b"fits")
+            assert client.get(key) == b"fits"
+        for key in (b"k" * 497, b"\0" * 249):
+            with pytest.raises(Failure):
+                client.put(key, b"does not")
+        client.put(b"k", b"goes on")
+    node.kill()
+    node.start()
+    with node.client() as client:
+        assert client.get(b"k") == b"goes on" and client.get(b"k" * 496) == b"fits"
+    assert node.stop() == 0
 
 
 def test_without_it_the_name_is_refused(fresh: Make) -> None:
