@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -82,6 +83,24 @@ def test_the_longest_key_of_an_example(plugins: dict[str, str], fresh: Make) -> 
     with node.client() as client:
         assert client.get(b"k") == b"goes on" and client.get(b"k" * 496) == b"fits"
     assert node.stop() == 0
+
+
+def test_a_damaged_example_stops_its_node(plugins: dict[str, str], fresh: Make) -> None:
+    """It neither goes on nor calls the damage a fault of a request."""
+    node = fresh(settings=EXAMPLES["sqlite"], env=plugins).start()
+    with node.client() as client:
+        for number in range(300):
+            client.put(b"k%03d" % number, bytes(500))
+    assert node.stop() == 0
+    path = node.data_dir / "engine" / "sqlite" / "state.db"
+    size = path.stat().st_size
+    assert size > 20 * 4096
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size - 4096))
+    with pytest.raises(StartError, match="malformed") as failure:
+        node.start()
+    assert failure.value.returncode == 4 and "Traceback" not in str(failure.value)
 
 
 def test_without_it_the_name_is_refused(fresh: Make) -> None:

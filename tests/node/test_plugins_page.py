@@ -31,19 +31,6 @@ def test_a_block_prints_what_the_page_says(program: str, output: str, tmp_path: 
     assert done.stdout == output
 
 
-def test_the_engine_and_the_codec_of_the_page_keep_the_contracts(tmp_path: Path) -> None:
-    """With the page's own lines for that."""
-    (lines,) = re.findall(r"^```python\n(from metastore\.testing.*?)```", PAGE, re.DOTALL | re.MULTILINE)
-    text = "\n".join([*(program for program, _ in BLOCKS), lines])
-    text = text.replace("MyEngine(folder)", "Volatile(folder)").replace("MyCodec()", "ZlibCodec()")
-    (tmp_path / "test_page.py").write_text(text)
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-c", "/dev/null", "--rootdir", ".", "-p", "no:cacheprovider", "."],
-        capture_output=True, text=True, timeout=120, cwd=tmp_path, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0 and "failed" not in done.stdout, done.stdout
-
-
 def test_the_configuration_of_the_page_is_one(tmp_path: Path) -> None:
     (table,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert tomllib.loads(table)["storage"] == {"engine": "lmdb", "lmdb": {"map_size": "16GiB"}}
