@@ -1,7 +1,7 @@
 """What a put costs on a storage engine over a store that takes a millisecond for each call: docs/plugins.md, "Judge it
 again".
 
-    python bench/slow_store.py [--milliseconds 1] [--seconds 3]
+    python bench/slow_store.py [--milliseconds 1] [--seconds 3] [--dir FOLDER]
 
 The store is a map in this process behind a sleep, so the numbers show the engine's design and not a network's. Three
 engines stand before it: one that calls it in the node's thread, one that writes in a thread of its own, and one that
@@ -11,7 +11,6 @@ time, and with 64 in flight; keys are new, or the same 1,000 again and again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import struct
@@ -21,6 +20,8 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any
+
+from options import make_parser
 
 from metastore import Config, Node, storage
 from metastore.plugin import APPLIED_KEY, Batch, Engine, EngineBusy, View
@@ -224,7 +225,7 @@ def rate(node: Node, at_once: int, seconds: float, keys: Iterable[int]) -> tuple
 
 def main() -> None:
     """Measure all engines and print a table."""
-    parser = argparse.ArgumentParser()
+    parser = make_parser(__doc__)
     parser.add_argument("--milliseconds", type=float, default=1.0, help="that a call of the store takes")
     parser.add_argument("--seconds", type=float, default=3.0, help="for each number")
     arguments = parser.parse_args()
@@ -237,7 +238,7 @@ def main() -> None:
             store = Store(arguments.milliseconds / 1000)
             storage.open_engine = lambda *_, kind=kind, store=store: storage.guarded(kind(store), "slow")
         columns, store = [], store if kind is not None else Store(0)
-        with tempfile.TemporaryDirectory() as folder, Node(Config(node={"data_dir": folder})) as node:
+        with tempfile.TemporaryDirectory(dir=arguments.dir) as folder, Node(Config(node={"data_dir": folder})) as node:
             new = itertools.count(1_000_000)
             for at_once in (1, 64):
                 for keys in (new, itertools.cycle(range(1000))):
