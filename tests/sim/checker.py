@@ -401,6 +401,12 @@ class Checker:
         found = {member.id: self.history(member.engine) for member in members}
         if len(set(found.values())) != 1:
             self.fail(f"histories differ: {found}")
+        model = self.model
+        wanted = sorted(b"a" + ident.to_bytes(8, "big") + key for key, ident in model.lease_of.items())
+        for member in members:
+            attached = [key for key, _ in member.engine.scan(b"a", b"b", False, 0)]
+            if attached != wanted or member.store.leases.ids() != sorted(model.leases):
+                self.fail(f"member {member.id} has the leases {member.store.leases.ids()} with the keys {attached}")
 
     # ---- who takes part
 
