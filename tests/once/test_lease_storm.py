@@ -1,0 +1,18 @@
+"""Many leases end at the same moment: all keys go, and nobody else is held up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support import leasestorm
+from support.processes import Server
+
+Make = Callable[..., Server]
+pytestmark = pytest.mark.node_only
+
+
+def test_many_leases_end_at_once(fresh: Make) -> None:
+    storm = leasestorm.run(fresh().start(), 3000, 5)
+    assert storm.slow_turns == 0
+    assert storm.seconds < 10 and storm.longest_put < 5, storm
