@@ -17,7 +17,6 @@ from support.proxy import Network
 
 pytestmark = pytest.mark.node_only
 
-MakeCluster = Callable[..., Cluster]
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE.value[0]
 SETTINGS = {"limits.request_timeout": '"1s"'}
 
@@ -31,18 +30,21 @@ def network() -> Iterator[Network]:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory, network: Network) -> Iterator[Cluster]:
-    """One cluster for the tests that leave it as it was."""
-    with Cluster(tmp_path_factory.mktemp("leases"), settings=SETTINGS, via=network.via) as cluster:
+    """One cluster for all tests; one of its members has its contents in RocksDB."""
+    cluster = Cluster(tmp_path_factory.mktemp("leases"), settings=SETTINGS, via=network.via)
+    cluster.members[0].settings = {**cluster.members[0].settings, "storage.engine": '"rocksdb"'}
+    with cluster:
         yield cluster
+        cluster.check_logs()
 
 
 class Keeper(threading.Thread):
     """Renews a lease through several members until it is told to stop, or the lease is gone."""
 
-    def __init__(self, members: list[Member], ident: int) -> None:
+    def __init__(self, members: list[Member], lease: int) -> None:
         super().__init__(daemon=True)
         self.members = members
-        self.ident = ident
+        self.lease = lease
         self.told: list[int] = []
         self._over = threading.Event()
         self.start()
@@ -52,7 +54,7 @@ class Keeper(threading.Thread):
             while not self._over.is_set() and 0 not in self.told:
                 for client in clients:
                     try:
-                        self.told.append(keep_alive_once(client, self.ident).TTL)
+                        self.told.append(keep_alive_once(client, self.lease).TTL)
                     except Failure:
                         continue
                 self._over.wait(0.1)
@@ -145,9 +147,8 @@ def test_an_isolated_leader_neither_renews_nor_ends(cluster: Cluster, network: N
         answered(lambda: revoke(clients[0], kept))
 
 
-def test_leases_outlive_the_death_of_their_leader(cluster_of: MakeCluster) -> None:
+def test_leases_outlive_the_death_of_their_leader(cluster: Cluster) -> None:
     """A lease that is kept alive lives on; one that nobody renews ends, but not before its time."""
-    cluster = cluster_of(settings=SETTINGS).start()
     leader, others = cluster.leader(), cluster.followers()
     with clients_of(others) as clients:
         kept, left = grant(clients[0], 2).ID, grant(clients[0], 3).ID
@@ -159,16 +160,14 @@ def test_leases_outlive_the_death_of_their_leader(cluster_of: MakeCluster) -> No
         assert time.monotonic() - granted >= 2.9
         assert set(keeper.stop()) == {2}
         assert answered(lambda: lifetime(clients[1], kept)).TTL >= 0
+        revoke(clients[0], kept)
     leader.start()
     cluster.leader()
     cluster.same_history()
 
 
-def test_leases_outlive_restarts_with_files(cluster_of: MakeCluster) -> None:
-    """One member has its contents in RocksDB and one gets a snapshot; their hashes are those of the others."""
-    cluster = cluster_of(settings=SETTINGS)
-    cluster.members[0].settings = {**cluster.members[0].settings, "storage.engine": '"rocksdb"'}
-    cluster.start()
+def test_leases_outlive_the_restart_of_all(cluster: Cluster) -> None:
+    """Whatever the engine; the hashes of all members are equal."""
     with cluster.leader().client() as client:
         long = [grant(client, 1000).ID for _ in range(20)]
         for number, lease in enumerate(long):
