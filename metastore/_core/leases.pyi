@@ -31,6 +31,9 @@ class Leases:
     def ttl(self, lease: int) -> int: ...  # as granted; 0: there is no such lease
     def remaining(self, lease: int) -> int: ...  # by the last checkpoint; 0: none
     def ids(self) -> list[int]: ...  # ascending
+    @property
+    def part_count(self) -> int: ...
+    def part(self, number: int) -> list[int]: ...  # the ids of one of so many parts, in no order
     def count_keys(self, lease: int, most: int) -> int: ...  # `most` + 1: more than `most`
     def keys(self, lease: int, after: bytes = b"", limit: int = 0) -> list[bytes]:
         """The keys that have the lease, ascending, those above `after` only, at most `limit` (0: all).

@@ -477,6 +477,17 @@ cdef class Leases:
         found.sort()
         return found
 
+    @property
+    def part_count(self):
+        """The number of parts that `part` tells of."""
+        return PARTS
+
+    def part(self, int number) -> list:
+        """Return the ids of one part of the leases, in no order. All at once would take 50 ms for 100,000."""
+        self.settle()
+        return [self.parts[number].places[i].id for i in range(self.parts[number].room)
+                if self.parts[number].places[i].id]
+
     def count_keys(self, int64_t lease, size_t most) -> int:
         """Return how many keys have the lease; `most` + 1 stands for more than `most`."""
         cdef uint8_t[LEASE_ID_SIZE] head

@@ -12,7 +12,9 @@ class Leases(Protocol):
 
     def ttl(self, ident: int) -> int: ...  # 0: there is no such lease
     def remaining(self, ident: int) -> int: ...  # its checkpoint; 0: none
-    def ids(self) -> list[int]: ...
+    @property
+    def part_count(self) -> int: ...
+    def part(self, number: int) -> list[int]: ...  # the ids of one of so many parts
 
 class Clock:
     """One lease."""

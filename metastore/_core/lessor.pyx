@@ -58,7 +58,7 @@ cdef class Clock:
 cdef class Lessor:
     """The clock of all leases of one member.
 
-    `leases` is the applied state; it offers ttl(id), remaining(id) and ids(). `checkpoint_after`: seconds.
+    `leases` is the applied state; it offers ttl(id), remaining(id), part_count and part(n). `checkpoint_after`: seconds.
     """
     cdef object leases
     cdef double checkpoint_after
@@ -68,7 +68,8 @@ cdef class Lessor:
     cdef Py_ssize_t count, room
     cdef double began, extend            # when this member began to lead, and what leases get on top then; seconds
     cdef readonly bint reading           # some leases have no clock yet
-    cdef list unread                     # their ids, and others
+    cdef list unread                     # ids of some of them, and of others
+    cdef int parts_left                  # parts of the leases that were not looked at
     cdef list fresh                      # ids that were granted since the last call with the time
     cdef object over                     # deque of clocks whose time is over, not handed out
     cdef object marks                    # deque of clocks whose checkpoint is due
@@ -103,7 +104,7 @@ cdef class Lessor:
         self.forget()
         self.leading = True
         self.began, self.extend = now, extend
-        self.unread = self.leases.ids()
+        self.parts_left = self.leases.part_count
         self.reading = True
 
     def follow(self):
@@ -117,10 +118,15 @@ cdef class Lessor:
         cdef Py_ssize_t done = 0
         if self.fresh:
             self.settle(now)
-        while self.unread and done < most:
-            self.clock(self.unread.pop())
+        while self.reading and done < most:
             done += 1
-        self.reading = len(self.unread) > 0
+            if self.unread:
+                self.clock(self.unread.pop())
+            elif self.parts_left:
+                self.parts_left -= 1
+                self.unread = self.leases.part(self.parts_left)
+            else:
+                self.reading = False
         return self.reading
 
     # ---- the applied state (listener of Leases)

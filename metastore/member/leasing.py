@@ -163,14 +163,18 @@ class Leasing:
         self._lifetimes.append((call, ident, keys))
 
     def list_all(self, call: Waiter) -> None:
-        """Answer with the leases of the state that this member has applied, as in etcd. Raises TooManyRequests."""
-        idents = self._store.leases.ids()
-        at = 0
+        """Answer with the leases of the state that this member has applied, as in etcd. Few are in order."""
+        leases = self._store.leases
+        left = leases.part_count if leases.count > GATHERED_PER_TURN else 0
+        idents = [] if left else leases.ids()
 
         def more(limit: int) -> tuple[bytes, int]:
-            nonlocal at
-            first, at = at, min(at + limit, len(idents))
-            return leases_part(idents, first, at), at - first
+            nonlocal left, idents
+            while left and len(idents) < limit:
+                left -= 1
+                idents = idents + leases.part(left)
+            some, idents = idents[:limit], idents[limit:]
+            return leases_part(some, 0, len(some)), len(some)
 
         self._gather(Gathering(call, reply_head(self._store), more))
 

@@ -54,8 +54,8 @@ PATIENCE: Final = 10.0
 #: Seconds until a question is sent again that nobody has answered, or that could not be sent.
 ASK_AGAIN: Final = 0.5
 SEND_AGAIN: Final = 0.02
-#: Leases that a new leader looks at in one turn: 2 ms.
-READ_PORTION: Final = 4000
+#: Leases that a new leader looks at in one turn: 3 ms.
+READ_PORTION: Final = 2000
 #: Leases that the questions of other members may name together; more are not heard, and asked about again.
 MOST_FOREIGN: Final = 100_000
 #: Answers that may wait for the same lease before those are looked for whose time is over.

@@ -22,8 +22,10 @@ class Applied:
     def remaining(self, ident: int) -> int:
         return self.leases.get(ident, [0, 0])[1]
 
-    def ids(self) -> list[int]:
-        return sorted(self.leases)
+    part_count = 2
+
+    def part(self, number: int) -> list[int]:
+        return [ident for ident in self.leases if ident % 2 == number]
 
     def grant(self, ident: int, ttl: int) -> None:
         self.leases[ident] = [ttl, 0]
@@ -45,7 +47,7 @@ def led(*granted: tuple[int, int], now: float = 0.0) -> tuple[Applied, Lessor]:
     applied.lessor.lead(now, EXTEND)
     for ident, ttl in granted:
         applied.grant(ident, ttl)
-    applied.lessor.step(now, 1)
+    applied.lessor.step(now, 100)
     return applied, applied.lessor
 
 
@@ -98,7 +100,7 @@ def test_who_begins_to_lead_gives_every_lease_its_time_and_more() -> None:
     lessor.lead(100, EXTEND)
     assert lessor.remaining(8, 100) == 401, "a lease that is asked for is looked at first"
     assert lessor.step(100, 1), "there is one more"
-    assert not lessor.step(100, 10)
+    assert not lessor.step(100, 100)
     assert lessor.due(110.9, 9) == []
     assert lessor.due(111, 9) == [7]
     applied.revoke(7)
