@@ -10,7 +10,7 @@ Only one thread at a time may use a codec object; each thread that compresses ma
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -232,12 +232,12 @@ def for_snapshots(table: MaintenanceTable, tables: Tables | None = None) -> Code
     return load(table.snapshot_compression_codec, "maintenance.snapshot_compression_codec", tables)
 
 
-def load_all(tables: Tables | None = None) -> list[Codec]:
+def load_all(tables: Tables | None = None, configured: Set[str] = frozenset()) -> list[Codec]:
     """All installed codecs in the order of their names: a node reads with them whatever its log may hold.
 
     One that cannot be loaded is left out, with a warning: most likely nothing here was written by it, and if something
     was, that is said where it is read. Of several that want the same flag none can be used. Raises ConfigError for
-    options of a codec that is not installed.
+    options of a codec that is not installed, and where one of the `configured` codecs shares its flag.
     """
     found, tables = entrypoints.installed(GROUP), tables or {}
     for name, options in tables.items():
@@ -256,6 +256,8 @@ def load_all(tables: Tables | None = None) -> list[Codec]:
     for flag, codecs in by_flag.items():
         if flag != BUILT_IN_FLAG and len(codecs) > 1:
             names = " and ".join(codec.name for codec in codecs)
+            if configured & {codec.name for codec in codecs}:
+                raise ConfigError(f"codecs {names} both want flag {flag}")
             _warn(f"codecs {names} both want flag {flag}; what either has compressed cannot be read")
         else:
             usable += codecs

@@ -505,7 +505,7 @@ cdef class GuardedEngine(Engine):
         cdef Engine engine
         try:
             engine = self.inner.stage()
-            if engine is not None and self.inner.persistent and type(engine).seal is Engine.seal:
+            if engine is not None and self.inner.persistent and type(engine).seal is getattr(Engine, "seal"):
                 raise TypeError(f"it returned {type(engine).__name__}, which has no seal()")
             return None if engine is None else GuardedEngine(engine, self.name)
         except Exception as error:

@@ -68,6 +68,7 @@ MEANINGS: Final = {
     "read_ahead_misses_total": "Times that somebody waited for log entries which had left memory, since the start.",
     "read_ahead_read_bytes_total": "Bytes of log entries that were read back from the disk, since the start.",
     "snapshot_bytes_total": "Bytes of the snapshot files written since the start.",
+    "snapshot_codec_failures_total": "Chunks of snapshots that the codec failed to compress; they are stored raw.",
     "snapshot_failed_total": "Snapshots that could not be written, since the start.",
     "snapshot_seconds_total": "Seconds spent on writing snapshots since the start.",
     "snapshot_taken_total": "Snapshots written since the start.",

@@ -118,6 +118,10 @@ class State:
 def _codec(config: Config) -> PayloadCodec:
     """The codec of entries."""
     table, tables = config.performance, config.plugins("codecs")
+    configured = {table.compression_codec} if table.enable_compression else set[str]()
+    if config.maintenance.enable_snapshot_compression:
+        configured.add(config.maintenance.snapshot_compression_codec)
     return PayloadCodec(
-        codec_for_proposals(table, tables), table.compression_min_size, MAX_DECODED, decoders=load_all_codecs(tables)
-    )
+        codec_for_proposals(table, tables), table.compression_min_size, MAX_DECODED,
+        decoders=load_all_codecs(tables, configured),
+    )  # fmt: skip

@@ -468,6 +468,7 @@ class Snapshots:
             "failed": self.failed,
             "bytes": self.bytes,
             "seconds": self.seconds,
+            "codec_failures": self.store.codec_failures,
         }
 
     def close(self) -> None:

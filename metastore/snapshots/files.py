@@ -128,6 +128,9 @@ class SnapshotStore:
     two.
     """
 
+    #: Chunks that the codec failed to compress; they are stored as they are.
+    codec_failures = 0
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -174,6 +177,7 @@ class SnapshotStore:
         try:
             try:
                 self._write(fd, header, walker, codec, between)
+                self.codec_failures += codec.failures
                 self.failpoints.hit("snapshot.sync")
                 os.fsync(fd)
             finally:

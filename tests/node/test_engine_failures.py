@@ -206,6 +206,21 @@ def test_the_room_that_an_engine_needs_is_asked_for_by_way_of_the_guard() -> Non
         _ = engine.headroom
 
 
+def test_what_a_persistent_engine_stages_has_a_seal() -> None:
+    """Without it a start after a kill would find the old contents, and the log would begin behind the new ones."""
+
+    class Unsealed(Flaky):
+        seal = Engine.seal  # type: ignore[assignment]
+
+        def stage(self) -> Engine:
+            return Unsealed(self.trouble)
+
+    with pytest.raises(
+        errors.EngineFailed, match=r"'flaky': stage\(\) failed: TypeError: it returned Unsealed, which has"
+    ):
+        guarded(Unsealed(lambda _call: None), "flaky").stage()
+
+
 def test_what_is_not_the_engines_fault_passes() -> None:
     def stream() -> Iterator[tuple[bytes, bytes]]:
         yield (b"a", b"1")

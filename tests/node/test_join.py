@@ -14,7 +14,7 @@ import pytest
 
 from metastore import Config, Node, codecs, errors
 from metastore._core.batch import frame
-from metastore._core.op import MEMBER, encode_op
+from metastore._core.op import LEVEL, MEMBER, encode_op
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import REFUSALS
 from metastore.cli.cluster import free_ports
@@ -238,8 +238,8 @@ def test_no_message_takes_the_last_terms(first: Node) -> None:
 
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operation was requested here, or another member forwarded it."""
-    monkeypatch.setattr(membership_client, "level_of", lambda operation: 2)
-    monkeypatch.setattr(pending, "level_of", lambda operation: 2)
+    monkeypatch.setattr(membership_client, "level_of", lambda operation: LEVEL + 1)
+    monkeypatch.setattr(pending, "level_of", lambda operation: LEVEL + 1)
     assert isinstance(error_of_change(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []
 
@@ -273,7 +273,7 @@ def test_a_codec_is_used_when_all_members_can_read_it(
     value = "x" * 1000
     with monkeypatch.context() as patch:
         patch.setattr(peering, "load_all", lambda _tables: known)
-        patch.setattr(state, "load_all_codecs", lambda _tables: known)
+        patch.setattr(state, "load_all_codecs", lambda _tables, _configured: known)
         needed = {"lzma": known[2]}
         patch.setattr(state, "codec_for_proposals", lambda table, _tables: needed.get(table.compression_codec))
         with Node(configured(tmp_path, "n1", ports[0]).changed(**compressed)) as one:
@@ -288,7 +288,7 @@ def test_a_codec_is_used_when_all_members_can_read_it(
                 one.put("together", value)
                 assert called(one, lambda at: at.replica.codec.codec.name) == "lzma"
             patch.setattr(peering, "load_all", lambda _tables: known[:2])
-            patch.setattr(state, "load_all_codecs", lambda _tables: known[:2])
+            patch.setattr(state, "load_all_codecs", lambda _tables, _configured: known[:2])
             second = Node(config)
             # It meets one of these first: another member's word, or the entry itself.
             with pytest.raises(

@@ -251,3 +251,31 @@ def test_all_are_failed_whichever_of_them_raises() -> None:
     assert [caller.result for caller in callers] == [errors.Timeout] * 4
     assert len({id(caller.error) for caller in callers}) == 4
     assert all(caller.error.__cause__ is cause for caller in callers)
+
+
+class Reversing:
+    """A codec plug-in."""
+
+    name, flag = "reversing", 42
+
+    def compress(self, data: bytes) -> bytes:
+        return data[::-1][1:]
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        raise KeyError("of its own")
+
+
+def test_an_entry_that_needs_a_codec_says_which() -> None:
+    """The node stops there: skipping the entry would lose acknowledged writes."""
+    written = PayloadCodec(Reversing(), 0, 1 << 20)
+    writer = Applier(Store(MemoryEngine(), 3, 4), written, {})
+    image = entry(writer, 7, encode_op(PUT, 1, put(b"k", b"v" * 100)))
+    for decoders, kind, text in (
+        ([], errors.CodecMissing, "entry 7 needs the codec with flag 42 (not installed)"),
+        ([Reversing()], errors.CodecFailed,
+         "entry 7: codec 'reversing' (flag 42): decompress() raised KeyError: 'of its own'"),
+    ):  # fmt: skip
+        applier = Applier(Store(MemoryEngine(), 3, 4), PayloadCodec(None, 0, 1 << 20, decoders), {})
+        with pytest.raises(kind) as failure:
+            applier.apply_images(image)
+        assert failure.value.text == text and applier.applied_index == 0

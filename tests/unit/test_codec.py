@@ -443,6 +443,9 @@ def test_of_codecs_with_one_flag_none_is_used(
     monkeypatch.setattr(codecs, "_warned", set())
     assert [codec.name for codec in codecs.load_all()] == NAMES
     assert "codecs clash and same both want flag 200" in caplog.text
+    assert [codec.name for codec in codecs.load_all(configured={"zstd"})] == NAMES
+    with pytest.raises(ConfigError, match=r"^codecs clash and same both want flag 200$"):
+        codecs.load_all(configured={"same"})
     with pytest.raises(ConfigError, match=r"codecs clash and same|codecs same and clash"):
         PayloadCodec(codecs.load("same"), 0, 1000, [codecs.load("clash")])
 

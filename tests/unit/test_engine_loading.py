@@ -161,12 +161,12 @@ def test_limits_that_the_engine_has_no_room_for_are_refused(site: Path) -> None:
 def test_options_reach_the_factory(site: Path) -> None:
     install(site, "pickling", PICKLING, "pickling = pickling:Pickling")
     text = '[storage]\nengine = "pickling"\n[storage.pickling]\nmode = "1KiB"\n'
-    env = {"METASTORE_STORAGE__PICKLING__LABEL": "12"}
+    env = {"METASTORE_STORAGE__PICKLING__LABEL": "0x10"}
     config = Config.load(text, env=env)
     assert Config.from_dict(config.to_dict()) == config
-    assert config.to_dict()["storage"]["pickling"] == {"mode": "1KiB", "label": 12}
+    assert config.to_dict()["storage"]["pickling"] == {"mode": "1KiB", "label": 16}
     engine: Any = storage.open_engine(config, site / "engine")
-    assert engine.inner.options == {"mode": 1024, "label": "12"}
+    assert engine.inner.options == {"mode": 1024, "label": "0x10"}
     engine.close()
     plain: Any = opened("pickling", site / "engine")
     assert plain.inner.options == {"mode": 420, "label": "none"}
@@ -211,6 +211,9 @@ def test_each_engine_has_a_marked_folder_of_its_own(site: Path) -> None:
 
 def test_a_folder_of_another_format_is_refused(site: Path) -> None:
     source = PICKLING.replace("CONTRACT, FORMAT = 1, 3", "CONTRACT, FORMAT = 1, 4")
+    source = source.replace(
+        "        self.path, self", "        raise AssertionError('it was made')\n        self.path, self"
+    )
     install(site, "pickling", source, "pickling = pickling:Pickling")
     root = site / "engine"
     folders.write_marker(root / "pickling", folders.Marker("pickling", 3))

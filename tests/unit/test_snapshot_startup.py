@@ -4,6 +4,7 @@ whom."""
 from __future__ import annotations
 
 import contextlib
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,12 @@ import pytest
 from support.snapshotfiles import CONF, engine_of, make_codec, records, save
 from support.waldriving import durable, opened, put
 
+from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
 from metastore._core.entry import HardState
 from metastore.cli import snapshot_check
 from metastore.config import Config
-from metastore.errors import DamagedData
+from metastore.errors import CodecFailed, CodecMissing, DamagedData
 from metastore.failpoints import Failpoints
 from metastore.member.memory_guard import Memory
 from metastore.net.loop import Loop
@@ -145,6 +147,40 @@ def test_without_snapshots(disk: Disk) -> None:
     for info in disk.infos:
         info.path.unlink()
     assert "begins after entry 100" in disk.refused()
+
+
+class Reversing:
+    """A codec plug-in."""
+
+    name, flag = "reversing", 42
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails = fails
+
+    def compress(self, data: bytes) -> bytes:
+        return zlib.compress(data)[::-1]
+
+    def decompress(self, data: bytes, max_size: int) -> bytes:
+        if self.fails:
+            raise KeyError("of its own")
+        return zlib.decompress(data[::-1])
+
+
+def test_a_snapshot_that_needs_a_missing_codec_says_so(disk: Disk, caplog: pytest.LogCaptureFixture) -> None:
+    """It is not damaged, and so no older snapshot is tried in its place."""
+    disk.store.make_codec = lambda: PayloadCodec(Reversing(), 0, 1 << 20)
+    path = disk.take(310).path
+    assert disk.start()[0] == 310
+    disk.store.make_codec = make_codec
+    with pytest.raises(CodecMissing) as missing:
+        disk.start()
+    assert missing.value.text == f"{path} needs the codec with flag 42 (not installed)"
+    assert (missing.value.flag, missing.value.exit_code) == (42, 14)
+    disk.store.make_codec = lambda: PayloadCodec(None, 0, 1 << 20, [Reversing(fails=True)])
+    with pytest.raises(CodecFailed) as failed:
+        disk.start()
+    assert failed.value.text == f"{path}: codec 'reversing' (flag 42): decompress() raised KeyError: 'of its own'"
+    assert "is damaged" not in caplog.text
 
 
 def test_a_changed_engine_is_filled_from_the_one_before(disk: Disk) -> None:
