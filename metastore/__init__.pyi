@@ -4,9 +4,17 @@ from . import errors as errors
 from .config import Config as Config
 from .embedded.aio import AsyncKV as AsyncKV
 from .embedded.aio_leases import AsyncLease as AsyncLease
+from .embedded.aio_locks import AsyncElection as AsyncElection
+from .embedded.aio_locks import AsyncLeadership as AsyncLeadership
+from .embedded.aio_locks import AsyncLock as AsyncLock
+from .embedded.aio_locks import AsyncObservation as AsyncObservation
 from .embedded.aio_watch import AsyncWatch as AsyncWatch
 from .embedded.calls import Futures as Futures
 from .embedded.leases import Lease as Lease
+from .embedded.locks import Election as Election
+from .embedded.locks import Leadership as Leadership
+from .embedded.locks import Lock as Lock
+from .embedded.locks import Observation as Observation
 from .embedded.node import Node as Node
 from .embedded.requests import SortOrder as SortOrder
 from .embedded.requests import SortTarget as SortTarget

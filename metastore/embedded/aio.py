@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .. import errors
 from .aio_leases import AsyncLease
+from .aio_locks import AsyncElection, AsyncLock
 from .aio_watch import AsyncWatch
 from .answered import answered, post
 from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, pairs_of
 from .calls import Futures
-from .leases import LeaseCalls
+from .leases import KeptAlive, LeaseCalls
+from .locks import QueueCalls
 from .outcome import overdue
 from .requests import SortOrder, SortTarget, prefix_range
 from .results import (
@@ -43,6 +45,7 @@ from .watch import Watchable
 if TYPE_CHECKING:
     from .keeping import Keeper
     from .mailbox import Mailbox
+    from .queues import Queues
 
 T = TypeVar("T")
 
@@ -171,6 +174,7 @@ Awaited = Coroutine[Any, Any, T]
 
 class AsyncKV(
     Watchable[AsyncWatch],
+    QueueCalls[AsyncLock, AsyncElection],
     LeaseCalls[Awaited[GrantResult], Awaited[None], Awaited[int], Awaited[LeaseInfo | None], Awaited[tuple[int, ...]]],
 ):
     """The calls of a node, to be awaited in any event loop of asyncio: `node.aio`.
@@ -179,15 +183,29 @@ class AsyncKV(
     call is handed over when it is awaited. Cancelling it ends the wait and takes nothing back.
     """
 
-    def __init__(self, futures: Futures, mailbox: Callable[[bytes], Mailbox], keeper: Callable[[], Keeper]) -> None:
-        """`mailbox` begins a watch with an encoded request, `keeper` gives who keeps leases alive."""
+    def __init__(
+        self,
+        futures: Futures,
+        mailbox: Callable[[bytes], Mailbox],
+        keeper: Callable[[], Keeper],
+        queues: Callable[[], Queues],
+    ) -> None:
+        """`mailbox` begins a watch with an encoded request, `keeper` gives who keeps leases alive, and `queues` the
+        steps of locks and elections."""
         self.futures = self._futures = futures
         self._mailbox = mailbox
         self._keeper = keeper
+        self._queues = queues
 
     async def _outcome(self, call: Callable[[], Future[T]], timeout: float | None) -> T:
         bound = seconds(timeout)
         return await answered(call(), bound)
+
+    def _lock_of(self, name: bytes, ttl: int, lease: KeptAlive | None, timeout: float | None) -> AsyncLock:
+        return AsyncLock(self._queues(), name, ttl, lease, timeout)
+
+    def _election_of(self, name: bytes) -> AsyncElection:
+        return AsyncElection(self._queues(), name, self.watch)
 
     def lease(self, ttl: int, *, timeout: float | None = None) -> AsyncLease:
         """As `Node.lease`; it is granted by `async with`, or by awaiting it. `timeout` is for that."""

@@ -27,6 +27,7 @@ from .answers import may_block
 from .arguments import Key, Pairs, seconds
 from .bulk import Bulk, Call, checked, pairs_of
 from .outcome import FutureCall, overdue
+from .queued import Post, Queued
 from .requests import (
     SortOrder,
     SortTarget,
@@ -185,6 +186,12 @@ class Futures:
     def leases(self) -> Future[tuple[int, ...]]:
         """As `Node.leases`."""
         return self._call("LeaseLeases", lease_request("LeaseLeases"), lease_ids)
+
+    def queued(self, method: str, request: Any, post: Post) -> Queued:
+        """A call of Lock or Election; the result is the reply's message. `post` has the loop's thread do something."""
+        call = Queued(decoder(method, lambda message: message), post)
+        self._submit([(method, request.SerializeToString(), call)])
+        return call
 
 
 class Waiting:

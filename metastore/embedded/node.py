@@ -22,8 +22,10 @@ from .arguments import seconds
 from .bulk import Call
 from .calls import EmbeddedKV, Futures
 from .inbox import INBOX_SLICE as INBOX_SLICE
-from .leases import Lease, LeaseCalls, unwanted
+from .leases import KeptAlive, Lease, LeaseCalls, unwanted
 from .life import Life
+from .locks import Election, Lock, QueueCalls
+from .queues import Queues
 from .results import GrantResult, LeaseInfo
 from .watch import Watch, Watchable
 
@@ -35,7 +37,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Node(EmbeddedKV, Watchable[Watch], LeaseCalls[GrantResult, None, int, LeaseInfo | None, tuple[int, ...]]):
+class Calls(
+    EmbeddedKV,
+    Watchable[Watch],
+    QueueCalls[Lock, Election],
+    LeaseCalls[GrantResult, None, int, LeaseInfo | None, tuple[int, ...]],
+):
+    """All that a Node is called for while it runs."""
+
+
+class Node(Calls):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
 
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
@@ -177,7 +188,7 @@ class Node(EmbeddedKV, Watchable[Watch], LeaseCalls[GrantResult, None, int, Leas
         """The calls of the store for asyncio: `await node.aio.put(key, value)`, in any event loop, without a thread."""
         from .aio import AsyncKV  # asyncio is not loaded in programs that do without it
 
-        return AsyncKV(self.futures, self._mailbox, self._keeper)
+        return AsyncKV(self.futures, self._mailbox, self._keeper, self._queues)
 
     @property
     def told(self) -> bool:
@@ -242,6 +253,20 @@ class Node(EmbeddedKV, Watchable[Watch], LeaseCalls[GrantResult, None, int, Leas
         bound = seconds(timeout)
         may_block()
         return call().result(bound)
+
+    def _queues(self) -> Queues:
+        return Queues(self.futures, self._keeper, self._post)
+
+    def _post(self, call: Callable[[], object]) -> None:
+        life = self._life
+        if life is not None and not life.elsewhere:
+            life.watches.post(call)
+
+    def _lock_of(self, name: bytes, ttl: int, lease: KeptAlive | None, timeout: float | None) -> Lock:
+        return Lock(self._queues(), name, ttl, lease, timeout)
+
+    def _election_of(self, name: bytes) -> Election:
+        return Election(self._queues(), name, self.watch)
 
     def _keeper(self) -> Keeper:
         return self._served()[0].keeper

@@ -16,17 +16,19 @@ from ..replica.lease_rounds import Question
 
 if TYPE_CHECKING:
     from .._core.waiter import Waiter
-    from ..api.ports import Leases
+    from ..api.ports import Elections, Leases, Locks
     from ..replica.lease_rounds import LeaseRounds
 
-#: Answers a call now or later, or raises an ApiError.
-Handler = Callable[[Any, "Waiter"], object]
+#: Answers a call now or later, or raises an ApiError. A waiter of Lock and Campaign is told of what it can cancel.
+Handler = Callable[[Any, Any], object]
 
 
 class OwnCalls:
     """Their requests and replies are the encoded messages of the API, by the names of its methods."""
 
-    def __init__(self, leases: Leases, rounds: LeaseRounds, now: Callable[[], float]) -> None:
+    def __init__(
+        self, leases: Leases, rounds: LeaseRounds, locks: Locks, elections: Elections, now: Callable[[], float]
+    ) -> None:
         self._rounds = rounds
         self._now = now
         self._handlers: Mapping[str, Handler] = {
@@ -35,6 +37,13 @@ class OwnCalls:
             "LeaseKeepAlive": lambda asked, waiter: self.renew([asked.ID], partial(_renewed, waiter)),
             "LeaseTimeToLive": lambda asked, waiter: leases.time_to_live(waiter, asked.ID, asked.keys),
             "LeaseLeases": lambda _asked, waiter: leases.list_all(waiter),
+            "Lock": lambda asked, waiter: waiter.began(locks.lock(waiter, asked.name, asked.lease)),
+            "Campaign": lambda asked, waiter: waiter.began(
+                elections.campaign(waiter, asked.name, asked.lease, asked.value)
+            ),
+            "Proclaim": lambda asked, waiter: elections.proclaim(waiter, asked.leader, asked.value),
+            "Leader": lambda asked, waiter: elections.leader(waiter, asked.name),
+            "Resign": lambda asked, waiter: elections.resign(waiter, asked.leader),
         }
 
     def serves(self, method: str) -> bool:

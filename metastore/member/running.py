@@ -124,9 +124,9 @@ class RunningMember:
             replica, loop.now, secrets.randbits, election_timeout=election_timeout,
             most=config.limits.max_inflight_requests,
         )  # fmt: skip
-        self.own_calls = OwnCalls(self.leasing, replica.leases, loop.now)
         self.tasks = Tasks(replica.watches, loop.now, config.limits.max_lock_calls)
         self.locks = Locks(self.kv, self.leasing, self.tasks)
+        self.own_calls = OwnCalls(self.leasing, replica.leases, self.locks, self.locks, loop.now)
         if stopping.is_open():
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)

@@ -22,8 +22,9 @@ RIGHT = """
 from concurrent.futures import Future
 
 from metastore import (
-    ApiError, AsyncKV, AsyncLease, AsyncWatch, CompactResult, Compare, Config, DeleteResult, EventKind, Futures,
-    GrantResult, KeyValue, Lease, LeaseInfo, MetaStoreError, Node, Op, PutManyResult, PutResult, RangeResult, SortOrder,
+    ApiError, AsyncElection, AsyncKV, AsyncLeadership, AsyncLease, AsyncLock, AsyncObservation, AsyncWatch,
+    CompactResult, Compare, Config, DeleteResult, Election, EventKind, Futures, GrantResult, KeyValue, Leadership,
+    Lease, LeaseInfo, Lock, MetaStoreError, Node, Observation, Op, PutManyResult, PutResult, RangeResult, SortOrder,
     SortTarget, TxnResult, Watch, WatchBatch, WatchEvent, __version__, errors,
 )
 
@@ -121,6 +122,33 @@ async def leased_too(node: Node) -> int:
         return (await node.aio.grant(3)).ttl + (found.granted_ttl if found else (await node.aio.lease(3)).id)
 
 
+def locked(node: Node, lease: Lease) -> int:
+    lock: Lock
+    with node.lock("jobs", ttl=5, timeout=1.5) as lock:
+        fence = Compare.create_revision(lock.key, "=", lock.revision)
+        node.txn([fence], [Op.put("k", "v")])
+    election: Election = node.election(b"boss")
+    leadership: Leadership = election.campaign("me", lease=lease, timeout=2)
+    leadership.proclaim("still me")
+    leadership.resign()
+    observation: Observation
+    with election.observe() as observation:
+        leaders: list[KeyValue] = list(observation)
+    leader: KeyValue | None = election.leader()
+    return len(leaders) + (leader is None)
+
+
+async def locked_too(node: Node) -> int:
+    lock: AsyncLock = node.aio.lock("jobs")
+    await lock.acquire(timeout=3)
+    await lock.release()
+    election: AsyncElection = node.aio.election("boss")
+    leadership: AsyncLeadership
+    async with await election.campaign("me") as leadership:
+        observation: AsyncObservation = election.observe()
+        return leadership.revision + (await observation.next(1)).version
+
+
 def main() -> int:
     config = Config(node={"name": "n1", "data_dir": "data"}, listen={"client": "127.0.0.1:0"})
     try:
@@ -163,6 +191,11 @@ async def awaited() -> int:
     return await node.aio.put("k", "v")  # return-value
 Node(config=3)  # arg-type
 node.watch("k", start=3)  # call-arg
+node.lock("k", ttl="3")  # arg-type
+node.lock("k", lease=7)  # arg-type
+node.lock("k").revision = 7  # misc
+node.election("k").campaign(1)  # arg-type
+node.election("k").leader().value  # union-attr
 node.grant("3")  # arg-type
 node.time_to_live(3).ttl  # union-attr
 number: str = node.keep_alive(3)  # assignment
@@ -264,6 +297,9 @@ def test_nothing_that_users_call_is_of_type_any(python: Path, tmp_path: Path, ca
         "node.aio.grant(3)",
         "node.aio.time_to_live(3)",
         "node.lease(3)",
+        "node.lock('k')",
+        "node.election('k').campaign('v')",
+        "node.aio.election('k').leader()",
         "node.futures.leases()",
         "node.watch('k').next()",
         "next(node.watch('k').batches())",
