@@ -65,7 +65,7 @@ def test_a_lock_is_held_by_one_at_a_time_in_order(node: Node) -> None:
 
 
 def test_who_waits_no_longer_leaves_the_line(node: Node) -> None:
-    lock, other = node.lock(b"l"), node.lock("l", timeout=0.05)
+    lock, other = node.lock(b"l"), node.lock("l", ttl=1000, timeout=0.05)
     lock.acquire()
     with pytest.raises(errors.Timeout):
         other.acquire(0.01)
@@ -118,9 +118,14 @@ def test_a_lease_of_the_program(node: Node) -> None:
         with node.lock("a", lease=lease) as one, node.lock("b", lease=lease) as two:
             assert one.key == b"a/%x" % lease.id and two.key == b"b/%x" % lease.id
         assert not keys(node, "a") and not keys(node, "b") and node.leases() == (lease.id,)
-        with node.lock("a"), pytest.raises(errors.Timeout):
-            node.lock("a", lease=lease).acquire(0.01)
-        wait_until(lambda: not keys(node, "a"))
+        with node.lock("a"):
+            with pytest.raises(errors.Timeout):
+                node.lock("a", lease=lease).acquire(0.01)
+            wait_until(lambda: len(keys(node, "a")) == 1)
+        with node.lease(1000) as gone:
+            node.revoke(gone.id)
+            with pytest.raises(errors.LeaseNotFound):
+                node.lock("a", lease=gone).acquire()
         with node.lock("a"), ThreadPoolExecutor() as pool:
             waiting = pool.submit(node.lock("a", lease=lease).acquire)
             wait_until(lambda: len(keys(node, "a")) == 2)
