@@ -94,9 +94,9 @@ def plugins(wheel: Path, folder: Path) -> None:
     (folder / "sqlite").mkdir()
     use(python, folder / "sqlite", "--set", "storage.engine=sqlite")
     subprocess.run([python, "-m", "pip", "install", "-q", "pytest"], check=True)
-    for name in ("sqlite_engine", "lmdb_engine"):
-        argv = [python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", f"test_{name}.py"]
-        subprocess.run(argv, cwd=folder / "examples" / name, check=True)
+    # The contract suite, from outside of the tree. tests/once runs that of the other example.
+    argv = [python, "-m", "pytest", "-q", "-c", os.devnull, "--rootdir", ".", "test_lmdb_engine.py"]
+    subprocess.run(argv, cwd=folder / "examples" / "lmdb_engine", check=True)
 
 
 def main() -> int:

@@ -6,11 +6,13 @@ process that forks, which some libraries do not bear.
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
 import random
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -101,6 +103,9 @@ class Crashes(ContractBase):
         "stage, before seal": ("stage_deadly", -1),
         "stage, sealed": ("stage_deadly", -2),
     }
+
+    #: The folder with what they left, and what each said: numbers, and the signal that ended it.
+    _killed_in: ClassVar[tuple[str, dict[str, list[int]]]]
 
     # ---- in the processes that are killed
 
@@ -216,27 +221,39 @@ class Crashes(ContractBase):
     def _killed(self, *names: str) -> Iterator[tuple[str, int, Engine]]:
         """Yield (way to die, highest number that the process said, engine as it was found) for each way. The engine is
         closed afterwards."""
-        kind = type(self)
         engine = self.make_engine()
         persistent = engine.persistent
         engine.close()
         if not persistent:
             return
-        with tempfile.TemporaryDirectory(prefix="engine-contract-") as folder:
-            numbers = " ".join(str(list(self.ways).index(name)) for name in names)
-            argv = [sys.executable, "-c", PROGRAM, kind.__module__, kind.__qualname__, folder, numbers, *sys.path]
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=self.patience, check=False)
-            assert done.returncode == 0, done.stderr
-            for name, (*said, killed_by) in json.loads(done.stdout.splitlines()[-1]).items():
-                assert killed_by == signal.SIGKILL, f"{name}: {done.stderr}"
-                found = self.open_engine(os.path.join(folder, str(list(self.ways).index(name))))
-                assert found.durable_applied() <= found.applied()[0]
-                yield name, max(said, default=0), found
-                found.close()
+        kind, ways = type(self), list(self.ways)
+        if "_killed_in" not in kind.__dict__:
+            self._kill_all(kind)
+        folder, said = kind._killed_in
+        for name in names:
+            *numbers, killed_by = said[name]
+            assert killed_by == signal.SIGKILL, f"{name}: the process was to be killed, and was not"
+            found = self.open_engine(os.path.join(folder, str(ways.index(name))))
+            assert found.durable_applied() <= found.applied()[0]
+            yield name, max(numbers, default=0), found
+            found.close()
+
+    def _kill_all(self, kind: type[Crashes]) -> None:
+        """Die in all ways, once for all tests of a class: a process that imports the test's module takes a while."""
+        folder = tempfile.mkdtemp(prefix="engine-contract-")
+        atexit.register(shutil.rmtree, folder, True)
+        numbers = " ".join(map(str, range(len(self.ways))))
+        argv = [sys.executable, "-c", PROGRAM, kind.__module__, kind.__qualname__, folder, numbers, *sys.path]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=self.patience, check=False)
+        assert done.returncode == 0, done.stderr
+        said = json.loads(done.stdout.splitlines()[-1])
+        assert all(numbers[-1] == signal.SIGKILL for numbers in said.values()), done.stderr
+        kind._killed_in = folder, said
 
     def test_what_was_durable_survives_a_kill(self) -> None:
         """At least what `durable_applied` returned is there, and it is the state of one moment."""
-        for name, promised, found in self._killed("after a flush", "before a flush"):
+        ways = [name for name, (method, _) in self.ways.items() if method == "write"]
+        for name, promised, found in self._killed(*ways):
             least = FLUSHED if name == "after a flush" else 0
             assert least <= promised <= WRITTEN, f"{name}: flush() does not bring durable_applied() on, or too far"
             index = found.applied()[0]

@@ -512,6 +512,12 @@ BROKEN: list[tuple[type[Engine], str, str]] = [
 ]  # fmt: skip
 
 
+WAYS: dict[type[Engine], tuple[str, ...]] = {
+    RestoresPiecemeal: ("restore, halfway",), SealsNothing: ("stage, sealed",), SealsTooEarly: ("stage, before seal",),
+    DurableTooEarly: ("after a flush",), Liar: ("after a flush",), WritesInTwo: ("while a batch is walked",),
+}  # fmt: skip
+
+
 def contract_of(kind: type[Engine]) -> type[EngineContract]:
     """The contract on a broken engine. The processes that it kills find the class in this module, too."""
     name = f"Of{kind.__name__}"
@@ -519,7 +525,14 @@ def contract_of(kind: type[Engine]) -> type[EngineContract]:
     def open_engine(self: EngineContract, folder: str) -> Engine:
         return kind(folder)
 
-    members = {"open_engine": open_engine, "__module__": __name__, "__qualname__": name, "patience": 20.0}
+    members: dict[str, Any] = {
+        "open_engine": open_engine,
+        "__module__": __name__,
+        "__qualname__": name,
+        "patience": 20.0,
+    }
+    # Each of these is found in one of the ways to die, so they need not die in all.
+    members["ways"] = {way: EngineContract.ways[way] for way in WAYS.get(kind, ())}
     return type(name, (EngineContract,), members)
 
 
