@@ -83,3 +83,32 @@ def test_what_is_forwarded_is_answered(members: list[Node]) -> None:
     # One of three is left: it answers too, when its patience is over.
     with pytest.raises((errors.Timeout, errors.NoLeader, errors.LeaderChanged)):
         other.put("k", "v", timeout=60)
+
+
+def test_watches_and_locks_go_on_over_a_time_without_a_leader(members: list[Node]) -> None:
+    """The leader goes, and the rest is no quorum for a while. A watch on a follower loses and doubles nothing, and a
+    lock that is held there is kept."""
+    leader, one, other = members
+    with one.lock("l", ttl=60) as lock, one.watch("k", prefix=True) as watch:
+        for number in range(50):
+            last = other.put(f"k{number}", "v").revision
+        with standing(other):
+            leader.stop()
+            wait_until(lambda: not one._running().driver.leader_id, what="nobody leads")
+            with pytest.raises(errors.Timeout):
+                watch_all = [watch.next(30).revision for _ in range(50)]
+                watch.next(0.01)
+        wait_until(lambda: any(leads(node) for node in (one, other)), 60)
+        for number in range(50):
+            written = False
+            while not written:
+                with contextlib.suppress(errors.Timeout, errors.NoLeader, errors.LeaderChanged):
+                    last = other.put(f"k{number}", "again").revision
+                    written = True
+        while watch.revision < last:
+            watch_all.append(watch.next(30).revision)
+        with one.watch("k", prefix=True, start_revision=watch_all[0]) as again:
+            assert watch_all == [again.next(30).revision for _ in watch_all] and len(watch_all) >= 100
+        lock.check()
+        found = other.get(lock.key)
+        assert found is not None and found.create_revision == lock.revision
