@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from .. import errors
 from ..api import pb
+from .leaderless import Leaderless, needs_leader
 from .tasks import Ask, KeyWatch, Steps, Task, Tasks, Wanted
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ OWN: Final = 1  # id of the watcher of one's own key
 class Locks:
     """The `api.ports.Locks` and `api.ports.Elections` of a member."""
 
-    def __init__(self, kv: KVServer, leases: Leases, tasks: Tasks) -> None:
+    def __init__(self, kv: KVServer, leases: Leases, tasks: Tasks, leaderless: Leaderless) -> None:
         self._kv = kv
         self._leases = leases
         self._tasks = tasks
+        self._leaderless = leaderless
+        self._demanding: dict[Task, None] = {}  # observers whose clients demand a leader
 
     # ---- locks
 
@@ -80,7 +83,10 @@ class Locks:
 
     def observe(self, request: Request, name: bytes) -> Task:
         """Send the leader, and each one that follows, as LeaderResponses until the call is cancelled."""
-        return self._begin(request, self._observe(request, name))
+        task = self._begin(request, self._observe(request, name))
+        if needs_leader(request):
+            self._demanding[task] = None
+        return task
 
     def _campaign(self, name: bytes, lease: int, value: bytes) -> Steps:
         place = yield from self._enter(name, lease, value)
@@ -248,6 +254,13 @@ class Locks:
         self._kv.call(method, request.SerializeToString(), step, self._tasks.now())
 
     # ---- for the member
+
+    def tick(self, now: float) -> None:
+        """End streams that demand a leader when there has been none for long; `now` in seconds."""
+        self._demanding = {task: None for task in self._demanding if task in self._tasks.running}
+        if self._leaderless.too_long(now):
+            for task in self._demanding:
+                task.cancel(errors.NoLeader())
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""

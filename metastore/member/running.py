@@ -18,6 +18,7 @@ from .abilities import Abilities
 from .corruption import CorruptionCheck
 from .drain import Drain
 from .front import Front
+from .leaderless import Leaderless
 from .leadership import Leadership
 from .leasing import Leasing
 from .locks import Locks
@@ -125,7 +126,7 @@ class RunningMember:
             most=config.limits.max_inflight_requests,
         )  # fmt: skip
         self.tasks = Tasks(replica.watches, loop.now, config.limits.max_lock_calls)
-        self.locks = Locks(self.kv, self.leasing, self.tasks)
+        self.locks = Locks(self.kv, self.leasing, self.tasks, Leaderless(self.driver, election_timeout))
         self.own_calls = OwnCalls(self.leasing, replica.leases, self.locks, self.locks, loop.now)
         if stopping.is_open():
             raise errors.Stopped()
@@ -304,6 +305,7 @@ class RunningMember:
             self.front.health.changed()
         self.watching.tick(now)
         self.leasing.tick(now)
+        self.locks.tick(now)
         if self.drain is None:
             self.corruption.tick(now)
         self._watch_disk(now)

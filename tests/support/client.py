@@ -120,9 +120,9 @@ class Client:
         call = self._channel.unary_stream("/etcdserverpb.Maintenance/Snapshot")
         return call(b"", timeout=timeout or self.timeout)
 
-    def observe(self, request: bytes) -> Any:
+    def observe(self, request: bytes, metadata: tuple[tuple[str, str], ...] = ()) -> Any:
         """Call Election.Observe. Return grpcio's call, an iterator of the replies' bytes."""
-        return self._channel.unary_stream("/v3electionpb.Election/Observe")(request)
+        return self._channel.unary_stream("/v3electionpb.Election/Observe")(request, metadata=metadata)
 
     def backup(self) -> bytes:
         """Return a whole backup. Raises Failure."""

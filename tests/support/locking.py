@@ -72,8 +72,8 @@ def campaigning(client: Client, name: bytes, lease: int = 0, value: bytes = b"",
 class Observer:
     """One call of Observe."""
 
-    def __init__(self, client: Client, name: bytes) -> None:
-        self._call = client.observe(m.TYPES["LeaderRequest"](name=name).SerializeToString())
+    def __init__(self, client: Client, name: bytes, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+        self._call = client.observe(m.TYPES["LeaderRequest"](name=name).SerializeToString(), metadata)
         self._told: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._read, daemon=True)
         self._thread.start()
