@@ -51,6 +51,11 @@ def test_a_lock_passes_on_when_its_holder_and_the_leader_are_gone(cluster_of: Ma
                 leader(client, b"e")
             campaign(other, b"e", long[1], b"two")
             assert observer.next().kv.value == b"two"
+            with Observer(client, b"e", (("hasleader", "true"),)) as demanding:
+                assert demanding.next().kv.value == b"two"
+                far.kill()
+                with pytest.raises(Failure, match="etcdserver: no leader"):
+                    demanding.next()
 
 
 def test_ranges_are_streamed_by_every_member(cluster_of: MakeCluster) -> None:
