@@ -88,7 +88,7 @@ def test_errors_and_arguments_are_those_of_the_blocking_calls(tmp_path: Path) ->
 def test_the_two_forms_take_the_same_arguments() -> None:
     names = [name for name in vars(AsyncKV) if not name.startswith("_")]
     assert set(names) == {
-        "put", "put_many", "range", "get", "get_prefix", "delete", "delete_prefix", "txn", "compact",
+        "put", "put_many", "range", "get", "get_prefix", "delete", "delete_prefix", "txn", "compact", "lease",
     }  # fmt: skip
     for name in names:
         blocking, awaited = (inspect.signature(getattr(kind, name)) for kind in (Node, AsyncKV))
