@@ -116,8 +116,10 @@ class Engine:
         """Return the value of each key, or None, in the order of `keys`. The default calls `get` for each."""
 
     def count(self, start: bytes, end: bytes | None) -> int | None:
-        """Return how many keys there are with start <= key < end (None: no bound), if the engine knows without walking
-        over them. None, the default, means that it does not know, and the caller walks."""
+        """Return how many keys of clients are alive with start <= key < end (None: no bound) as of the last write, if
+        the engine knows without walking over them. A key of table `k` (FORMATS.md, "Engine records") is alive if its
+        newest version is no tombstone. None, the default, means that the engine does not know; the caller then walks.
+        """
 
     def applied(self) -> tuple[int, int]:
         """Return (index, term) of the last write, (0, 0) for a new engine. A view: as of its beginning."""

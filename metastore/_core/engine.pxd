@@ -1,6 +1,8 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from metastore._core.ordered_map cimport Cursor, Node, OrderedMap
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_node cimport Node
+from metastore._core.ordered_map_walk cimport Cursor
 from metastore._core.record cimport Record
 
 
@@ -11,6 +13,8 @@ cdef class EngineCursor:
     cdef Record* held
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL    # first record not below key
     cdef Record* next(self) except? NULL
+    # First record not below key that is the living version of a client's key. knows: False where only a walk can tell.
+    cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL
 
 
 cdef class Engine:

@@ -15,8 +15,9 @@ from weakref import WeakSet
 from metastore import errors
 from metastore.ports import CONTRACT
 from metastore._core.le cimport get64, put64
-from metastore._core.ordered_map cimport (Cursor, Node, OrderedMap, cursor_first, cursor_ge, cursor_next, free_garbage,
-                                   garbage_left, node_release, tree_get, tree_le)
+from metastore._core.ordered_map cimport OrderedMap, free_garbage, garbage_left, node_release
+from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_first, cursor_ge, cursor_next, tree_get,
+                                               tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 # The engine's own record in table 'm': its position in the log.
@@ -64,6 +65,10 @@ cdef class EngineCursor:
         key, value = pair
         self.held = record_of(key, value)
         return self.held
+
+    cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
+        knows[0] = False
+        return NULL
 
 
 cdef class Engine:
@@ -185,8 +190,8 @@ cdef class Engine:
         return [self.get(key) for key in keys]
 
     cpdef object count(self, bytes start, bytes end):
-        """Return how many keys there are with start <= key < end (None: no bound), or None if the engine would have to
-        walk over them."""
+        """Return how many keys of clients are alive whose newest version stands at start <= key < end (None: no bound),
+        or None if the engine would have to walk over them."""
         return None
 
     cpdef bint reclaim(self):
@@ -546,6 +551,10 @@ cdef class MemoryCursor(EngineCursor):
     cdef Record* next(self) except? NULL:
         return cursor_next(&self.cur)
 
+    cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
+        knows[0] = True
+        return cursor_alive(&self.cur, self.root, key, n)
+
 
 # The engines in memory that are not views. `size` subtracts their contents from the memory of all maps.
 cdef object alive = WeakSet()
@@ -558,7 +567,7 @@ cdef class MemoryEngine(Engine):
     persistent = False
 
     def __cinit__(self):
-        self.tree = OrderedMap()
+        self.tree = OrderedMap(True)
         self.index = 0
         self.term = 0
 
@@ -604,6 +613,10 @@ cdef class MemoryEngine(Engine):
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
         """Return the (key, value) pairs with start <= key < end (None: no bound), at most `limit` pairs (0: all)."""
         return self.tree.scan(start, end, reverse, limit)
+
+    cpdef object count(self, bytes start, bytes end):
+        """Return how many keys of clients are alive between two keys of the engine (None: no bound)."""
+        return self.tree.alive(start, end)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
         """Take over the batch's records without copying them, and the log position."""
@@ -662,11 +675,11 @@ cdef class MemoryEngine(Engine):
 
     cpdef object close(self):
         """Drop the contents."""
-        self.tree = OrderedMap()
+        self.tree = OrderedMap(True)
 
     cpdef object drop(self):
         """Drop the contents. They are freed while others are put in their place."""
-        self.tree = OrderedMap()
+        self.tree = OrderedMap(True)
         self.index = 0
         self.term = 0
 
@@ -680,11 +693,11 @@ cdef class MemoryEngine(Engine):
         self.tree = other.tree
         self.index = other.index
         self.term = other.term
-        other.tree = OrderedMap()
+        other.tree = OrderedMap(True)
 
     cpdef object restore(self, object stream):
         """Replace the contents by the pairs of an iterable. Raises FormatError (nothing is changed then)."""
-        cdef OrderedMap fresh = OrderedMap()
+        cdef OrderedMap fresh = OrderedMap(True)
         cdef const uint8_t* position
         cdef bytes where
         for key, value in stream:

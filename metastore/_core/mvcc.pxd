@@ -5,6 +5,7 @@ from metastore._core.leases cimport Leases
 from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
 from metastore._core.mvcc_merged cimport Merged
+from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
@@ -19,24 +20,8 @@ cdef struct Scratch:
     size_t size
 
 
-cdef struct KvList:
-    Kv* items            # &one while there is room for only one
-    Kv one
-    size_t n
-    size_t room
-    int64_t total        # keys in the range, also those that were not collected
-    size_t cost          # units that collecting took (work.pxd); the reader resets it to 0
-    size_t held          # bytes of memory that the collected pairs take
-
-
 cdef bytes meta_value(int64_t number)
 cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2
-cdef void kvs_init(KvList* kvs) noexcept
-cdef void kvs_clear(KvList* kvs) noexcept
-cdef void kvs_cut(KvList* kvs, size_t n) noexcept
-cdef void kvs_release(Kv* kv) noexcept
-cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept
-cdef bint arrange(const RangeReq* req, KvList* out) noexcept
 
 
 cdef class Store:
@@ -73,6 +58,7 @@ cdef class Store:
     cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL
     cdef int load(self, const IndexView* view, Kv* out) except -1
     cdef int load_value(self, Kv* kv) except -1
+    cdef int64_t alive(self, bytes start, const Slice* end) except? -2
     cdef Store frozen(self)
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1
     cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,
@@ -82,6 +68,7 @@ cdef class Store:
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
                              int want, size_t budget, KvList* out)
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
+    cdef uint8_t* behind(self, Record* group, size_t n) except NULL
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL
     cdef int select(self, const RangeReq* req, int64_t now, KvList* out, bint* more) except -1

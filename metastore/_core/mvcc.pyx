@@ -3,14 +3,14 @@ Txn, and `mvcc_sweep.pyx` removes what was compacted.
 
 The semantics are those of etcd's KV service (etcd.io, "API guarantees" and the comments of its rpc.proto). The store
 starts at revision 1. An operation that changes something gets the next main revision, and its changes are numbered from
-0 below it. Keys may have leases; `mvcc_lease.pyx` revokes those. Everything that an operation writes goes to the overlay. Reads see the overlay over the engine. `commit`
-hands the overlay to the engine in one write. Every check comes before the first change; `undo` drops the changes of an
-operation that failed after that.
+0 below it. Keys may have leases; `mvcc_lease.pyx` revokes those. Everything that an operation writes goes to the
+overlay. Reads see the overlay over the engine. `commit` hands the overlay to the engine in one write. Every check comes
+before the first change; `undo` drops the changes of an operation that failed after that.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free, malloc, qsort, realloc
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from metastore import errors
@@ -27,7 +27,9 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE,
                                    encode_range_reply, kv_raise)
 from metastore._core.le cimport get64, put64
 from metastore._core.mvcc_merged cimport Merged
-from metastore._core.ordered_map cimport OrderedMap, tree_get, tree_le
+from metastore._core.mvcc_pairs cimport KvList, arrange, kvs_add, kvs_clear, kvs_init, kvs_release
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
 from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
 from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
@@ -40,124 +42,7 @@ cdef enum:
     STEPS = 6            # records of one key that a range walks over before it jumps
 
 
-# --- lists of pairs --------------------------------------------------------------------------------------
-
-cdef void kvs_init(KvList* kvs) noexcept:
-    kvs.items = &kvs.one
-    kvs.n = 0
-    kvs.room = 1
-    kvs.total = 0
-    kvs.cost = kvs.held = 0
-
-
-cdef void kvs_release(Kv* kv) noexcept:
-    """Release the record that a pair points into. The pair stays in its list."""
-    if kv.hold != NULL:
-        rec_release(<Record*>kv.hold)
-        kv.hold = NULL
-
-
-cdef void kvs_cut(KvList* kvs, size_t n) noexcept:
-    """Keep only the first `n` pairs."""
-    while kvs.n > n:
-        kvs.n -= 1
-        kvs_release(&kvs.items[kvs.n])
-    if n == 0:
-        kvs.held = 0
-
-
-cdef void kvs_clear(KvList* kvs) noexcept:
-    kvs_cut(kvs, 0)
-    if kvs.items != &kvs.one:
-        free(kvs.items)
-        kvs.items = &kvs.one
-
-
-cdef Kv* kvs_add(KvList* kvs) except NULL:
-    """Return the place for one more pair, zeroed."""
-    cdef Kv* larger
-    if kvs.n == kvs.room:
-        # A large piece is moved by its pages: nothing is copied, so growing is not what holds the loop.
-        larger = <Kv*>realloc(NULL if kvs.items == &kvs.one else kvs.items,
-                              (2 * kvs.room if kvs.room > 1 else 16) * sizeof(Kv))
-        if larger == NULL:
-            raise MemoryError
-        if kvs.items == &kvs.one:
-            larger[0] = kvs.one
-        kvs.items = larger
-        kvs.room = 2 * kvs.room if kvs.room > 1 else 16
-    kvs.held += sizeof(Kv)
-    memset(&kvs.items[kvs.n], 0, sizeof(Kv))
-    kvs.n += 1
-    return &kvs.items[kvs.n - 1]
-
-
-cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
-    """Drop those pairs from number `first` on that the request's revision bounds exclude. A bound of 0 excludes
-    nothing."""
-    cdef size_t i, end = first
-    cdef Kv* kv
-    for i in range(first, kvs.n):
-        kv = &kvs.items[i]
-        if ((req.max_mod != 0 and kv.mod > req.max_mod) or (req.min_mod != 0 and kv.mod < req.min_mod)
-                or (req.max_create != 0 and kv.create > req.max_create)
-                or (req.min_create != 0 and kv.create < req.min_create)):
-            if kv.hold != NULL:
-                rec_release(<Record*>kv.hold)
-            continue
-        kvs.items[end] = kv[0]
-        end += 1
-    kvs.n = end
-
-
-# What qsort's comparison compares; set under the GIL right before sorting.
-cdef int sort_target = 0
-cdef bint sort_down = False
-
-
-cdef int compare_kv(const void* left, const void* right) noexcept nogil:
-    """Order by sort_target. Pairs that are equal in it stay in key order in both directions."""
-    cdef const Kv* a = <const Kv*>left
-    cdef const Kv* b = <const Kv*>right
-    cdef int64_t x = 0, y = 0
-    cdef int order
-    if sort_target == 1:
-        x, y = a.version, b.version
-    elif sort_target == 2:
-        x, y = a.create, b.create
-    elif sort_target == 3:
-        x, y = a.mod, b.mod
-    elif sort_target == 4:
-        x = key_cmp(a.value.p, a.value.n, b.value.p, b.value.n)
-    else:
-        x = key_cmp(a.key.p, a.key.n, b.key.p, b.key.n)
-    if x != y:
-        order = -1 if x < y else 1
-        return -order if sort_down else order
-    return key_cmp(a.key.p, a.key.n, b.key.p, b.key.n)
-
-
-cdef void kvs_sort(KvList* kvs, int target, bint down) noexcept:
-    global sort_target, sort_down
-    sort_target = target
-    sort_down = down
-    qsort(kvs.items, kvs.n, sizeof(Kv), compare_kv)
-
-
 # --- helpers ---------------------------------------------------------------------------------------------
-
-cdef bint arrange(const RangeReq* req, KvList* out) noexcept:
-    """Filter, sort and cut the collected pairs as the request wants it. Return whether pairs were cut off."""
-    cdef bint more
-    if req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0:
-        kvs_filter(out, req, 0)
-    if out.n > 1 and (req.sort_target != 0 or req.sort_order == 2):
-        kvs_sort(out, req.sort_target, req.sort_order == 2)
-    more = req.limit > 0 and out.n > <size_t>req.limit
-    if more:
-        kvs_cut(out, <size_t>req.limit)
-    return more
-
 
 cdef uint8_t* room(Scratch* scratch, size_t n) except NULL:
     """Return a buffer of at least `n` bytes that lives as long as the store."""
@@ -349,9 +234,24 @@ cdef class Store:
         copy.overlay = self.overlay.view()
         copy.cluster_id, copy.member_id, copy.raft_term = self.cluster_id, self.member_id, self.raft_term
         copy.rev = copy.saved_rev = self.rev
+        copy.spilled, copy.stale = self.spilled, self.stale
         copy.compacted = self.compacted
         copy.swept = self.swept
         return copy
+
+    cdef int64_t alive(self, bytes start, const Slice* end) except? -2:
+        """Return how many keys are alive at the newest revision from the engine key `start` on and before `end`, or -1
+        if only a walk can tell: while changes are not in the engine yet, or if the engine does not know."""
+        cdef uint8_t* high
+        cdef object count
+        if self.overlay.count or not self.whole():
+            return -1
+        if from_key_on(end):
+            count = self.engine.count(start, b"l")
+        else:
+            high = room(&self.high, index_room(end.n))
+            count = self.engine.count(start, (<char*>high)[:index_prefix(high, end.p, end.n)])
+        return -1 if count is None else count
 
     # -- single versions --
 
@@ -517,20 +417,24 @@ cdef class Store:
         cdef Merged walk = Merged()
         cdef size_t high_n = 1, n
         cdef uint8_t* high = room(&self.high, index_room(end.n))
-        cdef uint8_t* low
         cdef Record* rec
         cdef Record* group
         cdef IndexView view, best
         cdef bint found
         cdef int steps
         cdef size_t most = out.cost + budget if budget else <size_t>-1
+        # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
+        cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
         if from_key_on(end):
             high[0] = c'l'
         else:
             high_n = index_prefix(high, end.p, end.n)
         walk.below = self.engine.cursor()
         walk.overlay = self.overlay
-        rec = walk.seek(start, low_n)
+        if newest:
+            rec = walk.seek_alive(start, low_n, &newest)
+        if not newest:
+            rec = walk.seek(start, low_n)
         while rec != NULL and key_cmp(rec_key(rec), rec.klen, high, high_n) < 0:
             group = rec
             rec_ref(group)
@@ -549,15 +453,22 @@ cdef class Store:
                     rec = walk.next(rec)
                 if found and not best.tombstone:
                     self.keep(&best, group, limit, want, out)
+                elif newest:
+                    # A hundred thousand deleted keys may stand before the next one that is alive.
+                    rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES
                 if out.cost >= most:
-                    low = room(&self.low, n + REV_SIZE)
-                    memcpy(low, rec_key(group), n)
-                    memset(low + n, 0xFF, REV_SIZE)
-                    return (<char*>low)[:n + REV_SIZE]
+                    return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)
         return None
+
+    cdef uint8_t* behind(self, Record* group, size_t n) except NULL:
+        """Return an engine key of n + REV_SIZE bytes behind all versions of the key that `group` is a version of."""
+        cdef uint8_t* p = room(&self.low, n + REV_SIZE)
+        memcpy(p, rec_key(group), n)
+        memset(p + n, 0xFF, REV_SIZE)
+        return p
 
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL:
@@ -580,8 +491,7 @@ cdef class Store:
                 finally:
                     rec_release(rec)
             found[0] = True
-        memset(p + n, 0xFF, REV_SIZE)
-        return walk.seek(p, n + REV_SIZE)
+        return walk.seek(self.behind(group, n), n + REV_SIZE)
 
     cdef int select(self, const RangeReq* req, int64_t now, KvList* out, bint* more) except -1:
         """Do all that a RangeRequest asks for, except encoding. Raises FutureRevision, Compacted, DamagedData.

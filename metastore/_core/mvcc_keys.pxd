@@ -1,6 +1,6 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
-from metastore._core.record cimport Record
+from metastore._core.record cimport Record, rec_deleted, rec_value
 
 cdef enum:
     REV_SIZE = 12            # main u64, sub u32, big-endian
@@ -29,6 +29,11 @@ cdef struct RevView:
 cdef inline size_t index_room(size_t n) noexcept nogil:
     """The most bytes that index_prefix and a revision after it take for a key of `n` bytes."""
     return 2 * n + 3 + REV_SIZE
+
+
+cdef inline bint index_tombstone(Record* rec) noexcept nogil:
+    """Whether a 'k' record says that its key was deleted."""
+    return rec.vlen >= 2 and not rec_deleted(rec) and rec_value(rec)[1] & FLAG_TOMBSTONE != 0
 
 
 cdef size_t index_prefix(uint8_t* dst, const uint8_t* key, size_t n) noexcept nogil

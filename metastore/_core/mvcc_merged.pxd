@@ -1,7 +1,8 @@
 from libc.stdint cimport uint8_t
 
 from metastore._core.engine cimport EngineCursor
-from metastore._core.ordered_map cimport Cursor, OrderedMap
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport Cursor
 from metastore._core.record cimport Record
 
 
@@ -14,3 +15,4 @@ cdef class Merged:
     cdef Record* pick(self) except? NULL
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* next(self, Record* last) except? NULL
+    cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL

@@ -3,7 +3,8 @@
 from libc.stdint cimport uint8_t
 
 from metastore._core.engine cimport EngineCursor
-from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_ge, cursor_next
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport Cursor, cursor_ge, cursor_next
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key
 
 
@@ -42,3 +43,10 @@ cdef class Merged:
         else:
             self.from_below = self.below.next()
         return self.pick()
+
+    cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
+        """Go to the first living version not below `key`, if the engine knows. The overlay must be empty."""
+        cdef Record* rec = self.below.seek_alive(key, n, knows)
+        if knows[0]:
+            self.from_below = rec
+        return rec

@@ -1,7 +1,8 @@
 from libc.stdint cimport int64_t
 
 from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq, Slice
-from metastore._core.mvcc cimport KvList, Store
+from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.work cimport Sorter, Work
 
 
@@ -24,9 +25,11 @@ cdef class RangeWork(Work):
     cdef bint filtered
     cdef bint limited         # pairs above the limit are not even kept
     cdef bint more
+    cdef int64_t known        # keys in the range, which the engine told at the beginning; -1: it is walked over
 
     cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
     cdef int collect(self, size_t budget) except -1
+    cdef bint enough(self) noexcept
     cdef int after_collect(self) except -1
     cdef int encode(self, size_t n) except -1
     cdef Kv* nth(self, size_t i) noexcept

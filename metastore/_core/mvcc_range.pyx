@@ -17,8 +17,8 @@ from metastore._core.mvcc_keys cimport IndexView, index_prefix, index_room
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, PREV_TAG, DeleteReq, Header, Kv, RangeReq, Slice, check_range_req,
                                    decode_range, encode_delete_reply, encode_pairs, encode_range_reply,
                                    kv_raise)
-from metastore._core.mvcc cimport (WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_filter, kvs_init,
-                                   kvs_release)
+from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
+from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_filter, kvs_init, kvs_release
 from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most, reply_too_large
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
@@ -68,6 +68,7 @@ cdef class RangeWork(Work):
         # As in etcd (see Store.select), a sort target without an order sorts what the limit let through.
         self.limited = req.limit > 0 and req.limit < LATEST and req.sort_order == 0 and not self.filtered
         self.at = first_key(&req.key)
+        self.known = store.alive(self.at, &req.end) if self.rev == now and now == store.rev else -1
         self.out.add(encode_range_reply(&self.header, NULL, 0, False, 0))
         return 0
 
@@ -94,7 +95,7 @@ cdef class RangeWork(Work):
         self.held = self.out.size + self.kvs.held + (2 * sizeof(Kv*) * self.sorter.n if self.sorter is not None else 0)
 
     cdef int collect(self, size_t budget) except -1:
-        """Walk over some keys."""
+        """Walk over some keys, unless the rest would only be counted and the number is known."""
         cdef size_t limit = 0, before = self.kvs.n
         cdef int want = self.want
         if self.encoding and self.req.limit > 0:
@@ -104,6 +105,10 @@ cdef class RangeWork(Work):
                 limit = <size_t>self.req.limit - self.taken
         elif self.limited:
             limit = <size_t>self.req.limit + 1
+        if self.enough():
+            self.at = None
+            self.cost += 1
+            return self.after_collect()
         self.kvs.cost = 0
         self.at = self.store.collect_slice(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at),
                                            &self.req.end, self.rev, limit, want, max(budget, <size_t>1), &self.kvs)
@@ -117,9 +122,21 @@ cdef class RangeWork(Work):
             self.after_collect()
         return 0
 
+    cdef bint enough(self) noexcept:
+        """Whether what is left of the walk could only count."""
+        if self.known < 0:
+            return False
+        if self.want == WANT_COUNT:
+            return True
+        if self.encoding:
+            return self.req.limit > 0 and self.taken >= <size_t>self.req.limit
+        return self.limited and self.kvs.n > <size_t>self.req.limit
+
     cdef int after_collect(self) except -1:
         """Decide what follows when all pairs are collected."""
         cdef size_t limit = <size_t>self.req.limit
+        if self.known >= 0:
+            self.kvs.total = self.known
         self.phase = CLEAR
         if self.encoding:
             # Pairs that are only counted are not cut off.

@@ -1,7 +1,8 @@
 from libc.stdint cimport int64_t, uint64_t
 
 from metastore._core.kv_messages cimport Header, RangeReq
-from metastore._core.mvcc cimport KvList, Store
+from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.work cimport Work
 
 

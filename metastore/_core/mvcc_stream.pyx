@@ -19,7 +19,8 @@ from libc.stdint cimport int64_t, uint8_t
 from metastore import errors
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, Kv, RangeReq, check_range_req, decode_range,
                                    encode_pairs, encode_range_reply, kv_raise, kv_size)
-from metastore._core.mvcc cimport (WANT_ALL, WANT_COUNT, WANT_KEYS, Store, kvs_clear, kvs_cut, kvs_init)
+from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
+from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
 from metastore._core.mvcc_range cimport first_key
 from metastore._core.varint cimport varint_size, varint_write
 from metastore._core.work cimport COST_BYTES, Work

@@ -18,7 +18,8 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_DUPLICATE_KEY, KV_EMP
                                    DeleteReq, Field, Header, Kv, PutReq, RangeReq, Slice, Wire, check_put_req,
                                    check_range_req, decode_delete, decode_put, decode_range, encode_txn_reply,
                                    kv_raise, take_fields, wire_next, wire_of)
-from metastore._core.mvcc cimport (WANT_ALL, WANT_KEYS, KvList, Store, kvs_clear, kvs_init)
+from metastore._core.mvcc cimport WANT_ALL, WANT_KEYS, Store
+from metastore._core.mvcc_pairs cimport KvList, kvs_clear, kvs_init
 from metastore._core.record cimport key_cmp
 
 cdef enum:

@@ -2,7 +2,8 @@ from libc.stdint cimport int64_t, uint8_t
 
 from metastore._core.kv_messages cimport Header, Slice
 from metastore._core.mvcc_range cimport DeleteWork, RangeWork
-from metastore._core.mvcc cimport KvList, Store
+from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.mvcc_txn cimport CompareReq, OpNode, TxnNode
 from metastore._core.work cimport Parts, Work
 

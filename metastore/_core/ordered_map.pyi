@@ -6,8 +6,11 @@ from typing import overload
 class OrderedMap:
     """Ordered map in memcmp order. Keys and values have up to 2^32 - 2 bytes. A view is read-only; writing to it
     raises TypeError. One thread at a time uses a map. An overlay marks pending deletions, whose value is shown as
-    None."""
+    None. A map that weighs knows how many keys of clients are alive between two of its own keys."""
 
+    def __init__(self, weighs: bool = False) -> None: ...
+    @property
+    def weighs(self) -> bool: ...
     @property
     def count(self) -> int: ...  # keys
     @property
@@ -23,6 +26,7 @@ class OrderedMap:
     def set(self, key: bytes, value: bytes) -> None: ...  # raises MemoryError, TypeError (view)
     def set_deleted(self, key: bytes) -> None: ...  # marks a pending deletion; raises as `set`
     def delete(self, key: bytes) -> bool: ...  # whether the key was there; raises as `set`
+    def alive(self, start: bytes = b"", end: bytes | None = None) -> int: ...  # 0 in a map that does not weigh
     def seek_ge(self, key: bytes) -> tuple[bytes, bytes | None] | None: ...  # first pair not below `key`
     def seek_le(self, key: bytes) -> tuple[bytes, bytes | None] | None: ...  # last pair not above `key`
     def scan(

@@ -7,17 +7,30 @@ never changed: a writer first copies the nodes on its path, so a view keeps the 
 Reference counts are plain integers, because everything here runs with the GIL held, or on a tree that only one thread
 can reach. Records and nodes that a tree drops go to a list, which is freed in slices (`free_garbage`), some with every
 later write. So dropping a map of millions of keys does not stop the process.
+
+**Weights.** A map that weighs knows how many keys of clients are alive between two of its own keys. Only records of the
+index weigh (FORMATS.md, "Engine records", table `k`). A record is alive if no later record of its key stands in the map
+and it is no tombstone. A leaf has a bit for each of its records, and an inner node a number for each child, so a count
+is two descents. Three things hold for such a map, and `ordered_map_check.check` verifies the result:
+
+- The versions of a key come in ascending order. A new one then stands in the leaf of the one before it: their order is
+  decided by their revisions only, and no separator between keys differs there.
+- Who removes the newest version of a key removes the older ones before it, as a sweep does. No older one revives.
+- A record that is replaced by another of the same key and revision is alive as before.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
+from metastore._core.mvcc_keys cimport REV_SIZE, index_tombstone, same_prefix
+from metastore._core.ordered_map_node cimport (NODE_CAP, NODE_LOW, NODE_MERGED, NODE_PREFIX, MAX_DEPTH, Inner, Node,
+                                               first_bits, hint_of, inner_find, key_at, leaf_find, node_weight, seps,
+                                               weights)
+from metastore._core.ordered_map_walk cimport (Cursor, cursor_first, cursor_ge, cursor_last, cursor_le, cursor_next,
+                                               cursor_prev, tree_get, tree_le, tree_rank, tree_weight)
 from metastore._core.record cimport (Record, chunk_of, held_alloc, held_free, key_cmp, rec_bytes, rec_chunk,
                                      rec_deleted, rec_key, rec_new, rec_new_deleted, rec_release, rec_value)
-
-cdef extern from *:
-    void prefetch "__builtin_prefetch"(const void*) noexcept nogil
 
 cdef Node* garbage = NULL
 
@@ -45,6 +58,7 @@ cdef Node* node_new(bint leaf) noexcept nogil:
         node.leaf = leaf
         node.skip = 0
         node.link = NULL
+        node.alive = 0
         if not leaf:
             seps(node)[0] = NULL
     return node
@@ -132,6 +146,7 @@ cdef Node* node_copy(Node* node) noexcept nogil:
         return NULL
     copy.count = node.count
     copy.skip = node.skip
+    copy.alive = node.alive
     memcpy(copy.prefix, node.prefix, node.skip)
     memcpy(copy.hint, node.hint, node.count * sizeof(uint32_t))
     memcpy(copy.slot, node.slot, node.count * sizeof(void*))
@@ -140,91 +155,13 @@ cdef Node* node_copy(Node* node) noexcept nogil:
             (<Record*>node.slot[i]).refs += 1
     else:
         memcpy(seps(copy), seps(node), node.count * sizeof(void*))
+        memcpy(weights(copy), weights(node), node.count * sizeof(uint32_t))
         for i in range(node.count):
             (<Node*>node.slot[i]).refs += 1
             if i > 0:
                 seps(node)[i].refs += 1
     node_release(node)
     return copy
-
-
-cdef int hint_range(Node* node, int first, const uint8_t* key, size_t n, int* low, int* high) noexcept nogil:
-    """Narrow a search by prefix and hints. Slots before `low` are below the key, slots from `high` on are above it."""
-    cdef int top = node.count, mid, order
-    cdef uint32_t hint
-    low[0] = first
-    high[0] = top
-    if node.skip:
-        order = memcmp(key, node.prefix, node.skip if node.skip < n else n)
-        if order == 0 and n < node.skip:
-            order = -1
-        if order < 0:
-            high[0] = first
-            return 0
-        if order > 0:
-            low[0] = top
-            return 0
-    hint = hint_of(key, n, node.skip)
-    while low[0] < top:
-        mid = (low[0] + top) >> 1
-        if node.hint[mid] < hint:
-            low[0] = mid + 1
-        else:
-            top = mid
-    top = low[0]
-    # There are few ties, so walk over them.
-    while top < high[0] and node.hint[top] == hint:
-        top += 1
-        if top - low[0] > 4:
-            return narrow_above(node, hint, top, high)
-    high[0] = top
-    return 0
-
-
-cdef int narrow_above(Node* node, uint32_t hint, int low, int* high) noexcept nogil:
-    """There are many ties, so find their end by halving."""
-    cdef int mid
-    while low < high[0]:
-        mid = (low + high[0]) >> 1
-        if node.hint[mid] <= hint:
-            low = mid + 1
-        else:
-            high[0] = mid
-    return 0
-
-
-cdef int leaf_find(Node* node, const uint8_t* key, size_t n, bint* equal) noexcept nogil:
-    """Return the position of the first record whose key is not below `key`."""
-    cdef int low, high, mid, order
-    cdef Record* rec
-    equal[0] = False
-    hint_range(node, 0, key, n, &low, &high)
-    while low < high:
-        mid = (low + high) >> 1
-        rec = <Record*>node.slot[mid]
-        order = key_cmp(rec_key(rec), rec.klen, key, n)
-        if order < 0:
-            low = mid + 1
-        else:
-            if order == 0:
-                equal[0] = True
-                return mid
-            high = mid
-    return low
-
-
-cdef int inner_find(Node* node, const uint8_t* key, size_t n) noexcept nogil:
-    """Return the child that `key` belongs to: the last whose separator is not above it."""
-    cdef int low, high, mid
-    cdef Record** sep = seps(node)
-    hint_range(node, 1, key, n, &low, &high)
-    while low < high:
-        mid = (low + high) >> 1
-        if key_cmp(rec_key(sep[mid]), sep[mid].klen, key, n) <= 0:
-            low = mid + 1
-        else:
-            high = mid
-    return low - 1
 
 
 cdef Record* separator(Record* left, Record* right) noexcept nogil:
@@ -256,9 +193,12 @@ cdef int split_child(Node* parent, int index, bint at_right_edge, size_t* taken)
             node_free(right)
             return -1
         taken[0] += rec_chunk(sep)
+        right.alive = left.alive >> keep
+        left.alive = left.alive & first_bits(keep)
     else:
         sep = seps(left)[keep]
         memcpy(seps(right), &seps(left)[keep], moved * sizeof(void*))
+        memcpy(weights(right), &weights(left)[keep], moved * sizeof(uint32_t))
         seps(right)[0] = NULL
     taken[0] += chunk_of(node_size(left.leaf))
     memcpy(right.slot, &left.slot[keep], moved * sizeof(void*))
@@ -269,7 +209,10 @@ cdef int split_child(Node* parent, int index, bint at_right_edge, size_t* taken)
     memmove(&parent.hint[index + 2], &parent.hint[index + 1], (parent.count - index - 1) * sizeof(uint32_t))
     memmove(&parent.slot[index + 2], &parent.slot[index + 1], (parent.count - index - 1) * sizeof(void*))
     memmove(&seps(parent)[index + 2], &seps(parent)[index + 1], (parent.count - index - 1) * sizeof(void*))
+    memmove(&weights(parent)[index + 2], &weights(parent)[index + 1], (parent.count - index - 1) * sizeof(uint32_t))
     parent.slot[index + 1] = right
+    weights(parent)[index + 1] = node_weight(right)
+    weights(parent)[index] -= weights(parent)[index + 1]
     seps(parent)[index + 1] = sep
     parent.count += 1
     node_hint_one(parent, index + 1)
@@ -298,6 +241,7 @@ cdef void drop_slot(Node* node, int index, size_t* taken) noexcept nogil:
         memmove(&seps(node)[at], &seps(node)[at + 1], (node.count - at - 1) * sizeof(void*))
         memmove(&node.hint[at], &node.hint[at + 1], (node.count - at - 1) * sizeof(uint32_t))
     memmove(&node.slot[index], &node.slot[index + 1], (node.count - index - 1) * sizeof(void*))
+    memmove(&weights(node)[index], &weights(node)[index + 1], (node.count - index - 1) * sizeof(uint32_t))
     node.count -= 1
 
 
@@ -308,7 +252,11 @@ cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
     if left.refs > 1 or right.refs > 1 or left.count + right.count > NODE_MERGED:
         return
     memcpy(&left.slot[left.count], right.slot, right.count * sizeof(void*))
-    if not left.leaf:
+    weights(parent)[index] += weights(parent)[index + 1]
+    if left.leaf:
+        left.alive |= right.alive << left.count
+    else:
+        memcpy(&weights(left)[left.count], weights(right), right.count * sizeof(uint32_t))
         memcpy(&seps(left)[left.count], seps(right), right.count * sizeof(void*))
         seps(left)[left.count] = seps(parent)[index + 1]
         seps(parent)[index + 1].refs += 1
@@ -318,153 +266,6 @@ cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
     taken[0] -= chunk_of(node_size(right.leaf))
     node_free(right)
     drop_slot(parent, index + 1, taken)
-
-
-# --- look-ups --------------------------------------------------------------------------------------------
-
-cdef Record* tree_get(Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Return the record of `key` (borrowed) or NULL."""
-    cdef Node* node = root
-    cdef bint equal
-    cdef int at
-    if node == NULL:
-        return NULL
-    while not node.leaf:
-        node = <Node*>node.slot[inner_find(node, key, n)]
-    at = leaf_find(node, key, n, &equal)
-    return <Record*>node.slot[at] if equal else NULL
-
-
-cdef Record* tree_le(Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Return the record with the greatest key not above `key` (borrowed) or NULL."""
-    cdef Node* node = root
-    cdef Node* before = NULL
-    cdef bint equal
-    cdef int at
-    if node == NULL:
-        return NULL
-    while not node.leaf:
-        at = inner_find(node, key, n)
-        if at > 0:
-            before = <Node*>node.slot[at - 1]
-        node = <Node*>node.slot[at]
-    at = leaf_find(node, key, n, &equal)
-    if equal:
-        return <Record*>node.slot[at]
-    if at > 0:
-        return <Record*>node.slot[at - 1]
-    if before == NULL:
-        return NULL
-    while not before.leaf:
-        before = <Node*>before.slot[before.count - 1]
-    return <Record*>before.slot[before.count - 1]
-
-
-cdef Record* cursor_here(Cursor* cur) noexcept nogil:
-    return <Record*>cur.node[cur.depth - 1].slot[cur.at[cur.depth - 1]]
-
-
-cdef Record* cursor_next(Cursor* cur) noexcept nogil:
-    """Move to the next record. Return NULL at the end, where the cursor is on no record."""
-    cdef int level = cur.depth - 1
-    cdef Node* node
-    while level >= 0:
-        cur.at[level] += 1
-        node = cur.node[level]
-        if cur.at[level] < node.count:
-            while not node.leaf:
-                node = <Node*>node.slot[cur.at[level]]
-                level += 1
-                cur.node[level] = node
-                cur.at[level] = 0
-            if cur.at[level] + 6 < node.count:
-                # The records of a leaf lie anywhere in memory, so prefetch one that will be needed soon.
-                prefetch(node.slot[cur.at[level] + 6])
-            return <Record*>node.slot[cur.at[level]]
-        level -= 1
-    cur.depth = 0
-    return NULL
-
-
-cdef Record* cursor_prev(Cursor* cur) noexcept nogil:
-    """Move back to the record before. Return NULL at the beginning, where the cursor is on no record."""
-    cdef int level = cur.depth - 1
-    cdef Node* node
-    while level >= 0:
-        cur.at[level] -= 1
-        node = cur.node[level]
-        if cur.at[level] >= 0:
-            while not node.leaf:
-                node = <Node*>node.slot[cur.at[level]]
-                level += 1
-                cur.node[level] = node
-                cur.at[level] = node.count - 1
-            return <Record*>node.slot[cur.at[level]]
-        level -= 1
-    cur.depth = 0
-    return NULL
-
-
-cdef bint cursor_seek(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Go to the place where `key` is or would be inserted. Return whether the key is there. Needs a root."""
-    cdef Node* node = root
-    cdef int level = 0
-    cdef bint equal
-    while True:
-        cur.node[level] = node
-        if node.leaf:
-            break
-        cur.at[level] = inner_find(node, key, n)
-        node = <Node*>node.slot[cur.at[level]]
-        level += 1
-    cur.depth = level + 1
-    cur.at[level] = leaf_find(node, key, n, &equal)
-    return equal
-
-
-cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Go to the first record not below `key`. Return NULL if there is none."""
-    cur.depth = 0
-    if root == NULL:
-        return NULL
-    cursor_seek(cur, root, key, n)
-    if cur.at[cur.depth - 1] < cur.node[cur.depth - 1].count:
-        return cursor_here(cur)
-    cur.at[cur.depth - 1] -= 1
-    return cursor_next(cur)
-
-
-cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
-    """Go to the last record not above `key`. Return NULL if there is none."""
-    cur.depth = 0
-    if root == NULL:
-        return NULL
-    if cursor_seek(cur, root, key, n):
-        return cursor_here(cur)
-    return cursor_prev(cur)
-
-
-cdef Record* cursor_first(Cursor* cur, Node* root) noexcept nogil:
-    """Go to the smallest record. Return NULL in an empty tree."""
-    return cursor_ge(cur, root, <const uint8_t*>"", 0)
-
-
-cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil:
-    """Go to the greatest record. Return NULL in an empty tree."""
-    cdef Node* node = root
-    cdef int level = 0
-    cur.depth = 0
-    if root == NULL:
-        return NULL
-    while True:
-        cur.node[level] = node
-        cur.at[level] = node.count - 1
-        if node.leaf:
-            break
-        node = <Node*>node.slot[node.count - 1]
-        level += 1
-    cur.depth = level + 1
-    return cursor_here(cur)
 
 
 # --- the map ---------------------------------------------------------------------------------------------
@@ -490,10 +291,11 @@ cdef class OrderedMap:
     uses a map.
 
     `count` is the number of keys, `nbytes` the bytes of keys and values, and `taken` the bytes of memory that this map
-    would give back if nothing else shared its records and nodes, as malloc rounds them.
+    would give back if nothing else shared its records and nodes, as malloc rounds them. `weighs`: see above.
     """
 
-    def __cinit__(self):
+    def __cinit__(self, bint weighs=False):
+        self.weighs = weighs
         self.root = NULL
         self.top = NULL
         self.frozen = False
@@ -528,6 +330,7 @@ cdef class OrderedMap:
         if root == NULL:
             raise MemoryError
         root.slot[0] = self.root
+        weights(root)[0] = node_weight(self.root)
         root.count = 1
         if split_child(root, 0, at_right_edge, &self.taken) < 0:
             node_free(root)
@@ -538,10 +341,12 @@ cdef class OrderedMap:
 
     cdef int put_record(self, Record* rec) except -1:
         """Insert or replace. Takes over the caller's reference, also when it raises (MemoryError, TypeError)."""
+        cdef Node* path[MAX_DEPTH]
+        cdef int ways[MAX_DEPTH]
         cdef Node* node
         cdef Node* child
         cdef Record* old
-        cdef int at
+        cdef int at, level = 0, change
         cdef bint equal = False
         cdef uint8_t* key = rec_key(rec)
         cdef bint append = self.top != NULL and key_cmp(rec_key(self.top), self.top.klen, key, rec.klen) < 0
@@ -561,10 +366,14 @@ cdef class OrderedMap:
                 if split_child(node, at, append, &self.taken) < 0:
                     child = NULL
                 elif append or key_cmp(rec_key(seps(node)[at + 1]), seps(node)[at + 1].klen, key, rec.klen) <= 0:
-                    child = <Node*>node.slot[at + 1]
+                    at += 1
+                    child = <Node*>node.slot[at]
             if child == NULL:
                 rec_release(rec)
                 raise MemoryError
+            path[level] = node
+            ways[level] = at
+            level += 1
             node = child
         at = node.count if append else leaf_find(node, key, rec.klen, &equal)
         self.nbytes += rec_bytes(rec)
@@ -586,9 +395,35 @@ cdef class OrderedMap:
             self.count += 1
             if append or self.count == 1:
                 self.top = rec
+            if self.weighs:
+                change = self.weigh(node, at)
+                while change and level > 0:
+                    level -= 1
+                    weights(path[level])[ways[level]] += change
         if garbage != NULL:
             free_garbage(FREE_ON_WRITE)
         return 0
+
+    cdef int weigh(self, Node* leaf, int at) noexcept:
+        """Set the bits of a leaf into whose slot `at` a record was put. Return by how much its weight has changed."""
+        cdef Record* rec = <Record*>leaf.slot[at]
+        cdef uint64_t bit = <uint64_t>1 << at, low = leaf.alive & (bit - 1)
+        cdef int change = 0
+        leaf.alive = low | (leaf.alive ^ low) << 1
+        if rec.klen <= REV_SIZE or rec_key(rec)[0] != c'k':
+            return 0
+        if at > 0 and leaf.alive & bit >> 1 and same_prefix(<Record*>leaf.slot[at - 1], rec_key(rec), rec.klen - REV_SIZE):
+            leaf.alive ^= bit >> 1
+            change = -1
+        if not index_tombstone(rec):
+            leaf.alive |= bit
+            change += 1
+        return change
+
+    cdef size_t between(self, const uint8_t* low, size_t low_n, const uint8_t* high, size_t high_n) noexcept:
+        """Return how many records from `low` on and below `high` are alive."""
+        cdef size_t first = tree_rank(self.root, low, low_n), last = tree_rank(self.root, high, high_n)
+        return last - first if last > first else 0
 
     cdef int put_raw(self, const uint8_t* key, size_t kn, const uint8_t* value, size_t vn) except -1:
         """Insert or replace with copies of the given bytes."""
@@ -607,6 +442,8 @@ cdef class OrderedMap:
         cdef Record* old
         cdef Cursor cur
         cdef bint equal
+        cdef uint64_t bit
+        cdef int i
         if self.frozen:
             raise TypeError("a view is read-only")
         if tree_get(self.root, key, n) == NULL:
@@ -633,6 +470,10 @@ cdef class OrderedMap:
         memmove(&node.hint[at[level]], &node.hint[at[level] + 1], (node.count - at[level] - 1) * sizeof(uint32_t))
         node.count -= 1
         path[level] = node
+        bit = <uint64_t>1 << at[level]
+        for i in range(level if node.alive & bit else 0):
+            weights(path[i])[at[i]] -= 1
+        node.alive = node.alive & (bit - 1) | (node.alive >> 1 & ~(bit - 1))
         while level > 0 and path[level].count < NODE_LOW:
             level -= 1
             self.shrink(path[level], at[level])
@@ -684,7 +525,7 @@ cdef class OrderedMap:
 
     cpdef OrderedMap view(self):
         """Return a read-only map with the present contents, in O(1). Later writes to this map do not show in it."""
-        cdef OrderedMap other = OrderedMap()
+        cdef OrderedMap other = OrderedMap(self.weighs)
         other.root = self.root
         other.count = self.count
         other.nbytes = self.nbytes
@@ -723,6 +564,15 @@ cdef class OrderedMap:
     def delete(self, bytes key not None) -> bool:
         """Remove `key`. Return whether it was there."""
         return self.remove(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+
+    def alive(self, bytes start=b"", bytes end=None) -> int:
+        """Return how many records with start <= key < end (None: to the last) are alive. 0 in a map that does not
+        weigh."""
+        if end is None:
+            return tree_weight(self.root) - tree_rank(self.root, <const uint8_t*>PyBytes_AS_STRING(start),
+                                                      PyBytes_GET_SIZE(start))
+        return self.between(<const uint8_t*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start),
+                            <const uint8_t*>PyBytes_AS_STRING(end), PyBytes_GET_SIZE(end))
 
     def seek_ge(self, bytes key not None):
         """Return (key, value) of the first key not below `key`, or None."""

@@ -15,7 +15,8 @@ from libc.string cimport memcmp
 
 from metastore._core.engine cimport Engine
 from metastore._core.mvcc_keys cimport REV_SIZE
-from metastore._core.ordered_map cimport Cursor, OrderedMap, cursor_first, cursor_ge, cursor_next, tree_le
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport Cursor, cursor_first, cursor_ge, cursor_next, tree_le
 from metastore._core.record cimport Record, rec_deleted, rec_key, rec_ref, rec_release, rec_value
 
 cdef enum:

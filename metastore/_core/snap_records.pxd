@@ -3,7 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from metastore._core.engine cimport Engine, EngineCursor
-from metastore._core.ordered_map cimport Cursor
+from metastore._core.ordered_map_walk cimport Cursor
 from metastore._core.record cimport Record
 
 cdef enum:

@@ -11,7 +11,8 @@ from libc.string cimport memcpy
 
 from metastore._core.engine cimport Engine, MemoryEngine
 from metastore._core.le cimport get32, put32
-from metastore._core.ordered_map cimport OrderedMap, cursor_first, cursor_next
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport cursor_first, cursor_next
 from metastore._core.record cimport Record, held_alloc, key_cmp, rec_free, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 from metastore._core.engine import APPLIED_KEY
@@ -271,7 +272,7 @@ def restore(Engine engine not None, RecordReader reader not None, pause=None) ->
         engine.restore(reader)
         return
     memory = <MemoryEngine>engine
-    fresh = OrderedMap()
+    fresh = OrderedMap(True)
     rec = reader.next_record()
     while rec != NULL:
         fresh.put_record(rec)

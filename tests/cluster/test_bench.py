@@ -59,6 +59,12 @@ def test_watchers_are_measured(tmp_path: Path) -> None:
         assert "1,000 watchers of one key" in output and output.count("/ etcd") == 3
 
 
+def test_lists_are_measured(tmp_path: Path) -> None:
+    output = run_bench("lists.py", tmp_path, "--keys", "2000", what=("page", "count"))
+    if output:
+        assert output.count("/ etcd") == 2
+
+
 def test_long_ranges_are_measured(tmp_path: Path) -> None:
     output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary", "unary-rocksdb"))
     if output:

@@ -1,0 +1,1 @@
+"""Lists of pairs that a range has collected, for other compiled modules only."""
