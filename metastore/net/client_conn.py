@@ -33,8 +33,9 @@ from metastore.net.places import Places
 
 log = logging.getLogger("metastore.conn")
 
-#: Bytes that are read of a connection in one turn. The smallest frames take 1.4 us for 12 bytes on a slow machine. This
-#: makes at most 8 ms; four times as many bytes took 28 ms.
+#: Bytes that are read of a connection in one turn. The smallest frames are 12 bytes. A frame that begins a stream takes
+#: 3 us, one that is refused 0.7 us, and twice that on a busy machine. With 4,096 streams this makes 14 ms; four times
+#: as many bytes took 28 ms. With half as many, puts of many clients cost 5 % more.
 RECV_SIZE: Final = 64 * 1024
 ACCEPTS_PER_TURN: Final = 64
 BACKLOG: Final = 1024

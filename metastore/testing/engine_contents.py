@@ -123,7 +123,9 @@ class Contents(ContractBase):
         contents = {b"k%05d\0\1%012d" % (n, version): b"\1\1" if version == 3 and n % 3 == 0 else b"\1\0\2\1"
                     for n in range(300) for version in (1, 2, 3)}  # fmt: skip
         for version in (1, 2, 3):
-            part = {key: value for key, value in contents.items() if key.endswith(b"%012d" % version)}
+            part: dict[bytes, bytes | None] = {
+                key: value for key, value in contents.items() if key.endswith(b"%012d" % version)
+            }
             engine.write(batch_of(part | {b"r%04d" % version: b"a change"}), version, 1)
         count, find_many = getattr(engine, "count", None), getattr(engine, "find_many", None)
         for start, end in ((b"", None), (b"k00010", b"k00020"), (b"k00020", b"k00010"), (b"x", None)):
