@@ -25,6 +25,10 @@ cdef class OrderedMap:
     cdef void shrink(self, Node* parent, int index) noexcept
     cdef void lower_root(self) noexcept
     cdef int weigh(self, Node* leaf, int at) noexcept
+    cdef int supersede(self, Record* rec) except -1
+    cdef Record* heir(self, Node* leaf, int at) noexcept
+    cdef int mark(self, Record* rec, bint alive) except -1
+    cdef Node* own_path(self, const uint8_t* key, size_t n, Node** path, int* ways, int* level) except NULL
     cdef size_t between(self, const uint8_t* low, size_t low_n, const uint8_t* high, size_t high_n) noexcept
     cdef int put_record(self, Record* rec) except -1
     cdef int put_raw(self, const uint8_t* key, size_t kn, const uint8_t* value, size_t vn) except -1

@@ -11,12 +11,10 @@ later write. So dropping a map of millions of keys does not stop the process.
 **Weights.** A map that weighs knows how many keys of clients are alive between two of its own keys. Only records of the
 index weigh (FORMATS.md, "Engine records", table `k`). A record is alive if no later record of its key stands in the map
 and it is no tombstone. A leaf has a bit for each of its records, and an inner node a number for each child, so a count
-is two descents. Three things hold for such a map, and `ordered_map_check.check` verifies the result:
-
-- The versions of a key come in ascending order. A new one then stands in the leaf of the one before it: their order is
-  decided by their revisions only, and no separator between keys differs there.
-- Who removes the newest version of a key removes the older ones before it, as a sweep does. No older one revives.
-- A record that is replaced by another of the same key and revision is alive as before.
+is two descents. The versions of a key come in ascending order, and a record that is replaced by another of the same key
+and revision is alive as before. If the newest version is removed, as those of an entry that is taken back, the one before it
+is the newest again. The version before a new one nearly always stands in the same leaf, where it costs nothing to find.
+`ordered_map_check.check` verifies bits and numbers.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -268,6 +266,10 @@ cdef void merge_children(Node* parent, int index, size_t* taken) noexcept nogil:
     drop_slot(parent, index + 1, taken)
 
 
+cdef inline bint is_index(Record* rec) noexcept nogil:
+    return rec.klen > REV_SIZE and rec_key(rec)[0] == c'k'
+
+
 # --- the map ---------------------------------------------------------------------------------------------
 
 cdef bytes key_bytes(Record* rec):
@@ -400,6 +402,8 @@ cdef class OrderedMap:
                 while change and level > 0:
                     level -= 1
                     weights(path[level])[ways[level]] += change
+                if at == 0 and is_index(rec):
+                    self.supersede(rec)
         if garbage != NULL:
             free_garbage(FREE_ON_WRITE)
         return 0
@@ -410,7 +414,7 @@ cdef class OrderedMap:
         cdef uint64_t bit = <uint64_t>1 << at, low = leaf.alive & (bit - 1)
         cdef int change = 0
         leaf.alive = low | (leaf.alive ^ low) << 1
-        if rec.klen <= REV_SIZE or rec_key(rec)[0] != c'k':
+        if not is_index(rec):
             return 0
         if at > 0 and leaf.alive & bit >> 1 and same_prefix(<Record*>leaf.slot[at - 1], rec_key(rec), rec.klen - REV_SIZE):
             leaf.alive ^= bit >> 1
@@ -419,6 +423,72 @@ cdef class OrderedMap:
             leaf.alive |= bit
             change += 1
         return change
+
+    cdef int supersede(self, Record* rec) except -1:
+        """Clear the bit of the version before a new one, which begins a leaf."""
+        cdef Cursor cur
+        cdef Record* before
+        cursor_ge(&cur, self.root, rec_key(rec), rec.klen)
+        before = cursor_prev(&cur)
+        if before != NULL and same_prefix(before, rec_key(rec), rec.klen - REV_SIZE):
+            self.mark(before, False)
+        return 0
+
+    cdef Record* heir(self, Node* leaf, int at) noexcept:
+        """Return the version that will be alive when the one in slot `at` of a leaf is removed, or NULL."""
+        cdef Cursor cur
+        cdef Record* rec = <Record*>leaf.slot[at]
+        cdef Record* other
+        if not is_index(rec):
+            return NULL
+        if at + 1 < leaf.count:
+            other = <Record*>leaf.slot[at + 1]
+        else:
+            cursor_ge(&cur, self.root, rec_key(rec), rec.klen)
+            other = cursor_next(&cur)
+        if other != NULL and same_prefix(other, rec_key(rec), rec.klen - REV_SIZE):
+            return NULL
+        if at > 0:
+            other = <Record*>leaf.slot[at - 1]
+        else:
+            cursor_ge(&cur, self.root, rec_key(rec), rec.klen)
+            other = cursor_prev(&cur)
+        if other == NULL or index_tombstone(other) or not same_prefix(other, rec_key(rec), rec.klen - REV_SIZE):
+            return NULL
+        return other
+
+    cdef int mark(self, Record* rec, bint alive) except -1:
+        """Say whether a record is alive. Raises MemoryError."""
+        cdef Node* path[MAX_DEPTH]
+        cdef int ways[MAX_DEPTH]
+        cdef int level = 0
+        cdef bint equal
+        cdef Node* leaf = self.own_path(rec_key(rec), rec.klen, path, ways, &level)
+        cdef uint64_t bit = <uint64_t>1 << leaf_find(leaf, rec_key(rec), rec.klen, &equal)
+        if (leaf.alive & bit != 0) == alive:
+            return 0
+        leaf.alive ^= bit
+        while level > 0:
+            level -= 1
+            weights(path[level])[ways[level]] += 1 if alive else -1
+        return 0
+
+    cdef Node* own_path(self, const uint8_t* key, size_t n, Node** path, int* ways, int* level) except NULL:
+        """Return the leaf of a key, after the nodes above it were made ours. Needs a root. Raises MemoryError."""
+        cdef Node* node = self.root
+        if node.refs > 1:
+            node = node_copy(node)
+            if node == NULL:
+                raise MemoryError
+            self.root = node
+        while not node.leaf:
+            path[level[0]] = node
+            ways[level[0]] = inner_find(node, key, n)
+            node = own_child(node, ways[level[0]])
+            if node == NULL:
+                raise MemoryError
+            level[0] += 1
+        return node
 
     cdef size_t between(self, const uint8_t* low, size_t low_n, const uint8_t* high, size_t high_n) noexcept:
         """Return how many records from `low` on and below `high` are alive."""
@@ -440,6 +510,7 @@ cdef class OrderedMap:
         cdef int level = 0
         cdef Node* node
         cdef Record* old
+        cdef Record* heir
         cdef Cursor cur
         cdef bint equal
         cdef uint64_t bit
@@ -448,21 +519,10 @@ cdef class OrderedMap:
             raise TypeError("a view is read-only")
         if tree_get(self.root, key, n) == NULL:
             return False
-        if self.root.refs > 1:
-            node = node_copy(self.root)
-            if node == NULL:
-                raise MemoryError
-            self.root = node
-        node = self.root
-        while not node.leaf:
-            path[level] = node
-            at[level] = inner_find(node, key, n)
-            node = own_child(node, at[level])
-            if node == NULL:
-                raise MemoryError
-            level += 1
+        node = self.own_path(key, n, path, at, &level)
         at[level] = leaf_find(node, key, n, &equal)
         old = <Record*>node.slot[at[level]]
+        heir = self.heir(node, at[level]) if self.weighs else NULL
         self.nbytes -= rec_bytes(old)
         self.taken -= rec_chunk(old)
         self.count -= 1
@@ -481,6 +541,8 @@ cdef class OrderedMap:
         if old == self.top:
             self.top = cursor_last(&cur, self.root)
         rec_release(old)
+        if heir != NULL:
+            self.mark(heir, True)
         if garbage != NULL:
             free_garbage(FREE_ON_WRITE)
         return True

@@ -170,6 +170,8 @@ def test_malformed_messages(request_type: str, served: Client) -> None:
         except Failure as failure:
             if failure.code == 12:  # a service that does not exist yet
                 return
+            if (request_type, body, failure.code) == ("LeaseRevokeRequest", b"\x08\x01", 5):
+                continue  # this one is well formed: it asks for the lease with the id 1
             assert failure.code == 13, (body, failure)
             assert failure.text.startswith("grpc: error unmarshalling request"), (body, failure)
         else:

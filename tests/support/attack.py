@@ -160,9 +160,10 @@ def attacked(server: Server, memory: int) -> contextlib.nullcontext[Cost]:  # ty
     assert calm.errors == probe.errors == [], (calm.errors, probe.errors)
     assert process.popen.poll() is None
     assert cost.memory < memory, f"{cost.memory / MIB:.0f} MiB more"
-    # The longest turn is part of the attack. If it were a large part, the attack would be a single turn. How fast this
-    # machine is shows in the cheapest answer that the calm node gave; where TURN was measured this took 1 ms.
-    turn = max(TURN, 20 * min(calm.costs))
+    # The longest turn is part of the attack. If it were a large part, the attack would be a single turn. Another test
+    # runs on the other processor, so a turn takes up to twice its time. How fast the machine is shows in the cheapest
+    # answer of the calm node; where TURN was measured this took 1 ms.
+    turn = max(2 * TURN, 20 * min(calm.costs))
     assert cost.longest < max(turn, cost.cpu / 8), (cost, turn)
     worst = max(probe.costs)
     assert worst < max(10 * TURN, cost.cpu / 4), (worst, max(calm.costs), cost)

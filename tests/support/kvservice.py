@@ -8,6 +8,7 @@ from typing import Any
 from metastore._core.batch import BatchProposer
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
+from metastore._core.work import set_held_most
 from metastore.storage.engines.memory import MemoryEngine
 
 from . import kvmessages as pb
@@ -15,6 +16,8 @@ from . import kvmessages as pb
 
 def server(keys: int, walk: int = 1 << 30) -> KVServer:
     """Make a KV service over so many keys. A transaction that writes may look at `walk` of these."""
+    # A node with little memory, which another test ran in this process, has left smaller bounds.
+    set_held_most(512 << 20, 256 << 20)
     store = Store(MemoryEngine())
     for number in range(keys):
         store.put(pb.PutRequest(key=b"k%07d" % number, value=b"%07d" % (number * 7919 % keys)).SerializeToString())

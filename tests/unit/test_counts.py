@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -90,6 +92,30 @@ def test_large_trees(order: str) -> None:
     check(tree)
     check(view)
     assert view.alive() == 4800 and tree.alive() == sum(key % 5 > 0 for key in keys[5990:])
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_versions_come_and_go(seed: int) -> None:
+    """New versions, sweeps from the oldest on, entries that are taken back from the newest on, and views between."""
+    rng = random.Random(seed)
+    tree, versions, views = OrderedMap(True), dict[int, list[tuple[int, bytes]]](), []
+    for revision in range(1, 1500):
+        key, choice = rng.randrange(8), rng.random()
+        mine = versions.setdefault(key, [])
+        if choice < 0.6 or not mine:
+            mine.append((revision, b"\1\1" if rng.random() < 0.3 else b"\1\0\1\1"))
+            tree.set(encode_index_key(b"%d" % key, revision), mine[-1][1])
+        else:
+            for _ in range(rng.randrange(len(mine) + 1)):
+                gone = mine.pop() if choice < 0.8 else mine.pop(0)
+                assert tree.delete(encode_index_key(b"%d" % key, gone[0]))
+        if rng.random() < 0.02:
+            views.append(tree.view())
+        alive = sum(bool(mine) and not mine[-1][1][1] & 1 for mine in versions.values())
+        assert tree.alive() == alive
+    check(tree)
+    for view in views:
+        check(view)
 
 
 def test_a_page_does_not_walk_over_what_follows_it() -> None:

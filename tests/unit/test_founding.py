@@ -204,7 +204,8 @@ def test_who_asks_before_it_begins(change: dict[str, Any], asks: bool) -> None:
     unused: Any = None
     peering = Peering(
         Config(), identity, driver, unused, unused, unused, unused, unused, connect=unused, start=1, life=2,
-        doubt=change.get("doubt", 0), transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
+        doubt=change.get("doubt", 0), transfers=unused, held=unused, leases=unused, declines=unused,
+        end=unused, stopping=unused,
     )  # fmt: skip
     assert (peering.founding is not None) == asks == driver.kv.holding
     assert answers == [asks]
@@ -219,7 +220,8 @@ def test_a_member_without_a_leader_says_again_for_whom_it_waits(caplog: pytest.L
     unused: Any = None
     peering = Peering(
         Config(), identity, driver, membership, unused, unused, unused, unused, connect=unused, start=1, life=2,
-        doubt=0, transfers=unused, held=unused, declines=unused, end=unused, stopping=unused,
+        doubt=0, transfers=unused, held=unused, leases=unused, declines=unused,
+        end=unused, stopping=unused,
     )  # fmt: skip
     stats = {2: {"connected": False, "address": "h:2", "trouble": "refused"}}
     asked: list[int] = []
