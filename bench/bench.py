@@ -244,7 +244,7 @@ class Bench:
 
     def txn(self) -> None:
         """Transactions of 1,000 clients."""
-        load = h2load.Load(self.options.requests // 5, 100, 10)
+        load = h2load.Load(max(100, self.options.requests // 5), 100, 10)
         for title, request in (("of 8 puts", eight_puts(self.value)), ("compare and swap", swap(self.value))):
             samples = self.paired(("etcd", "metastore"), lambda s, _, r=request: txn_sample(s, load, r))  # type: ignore[misc]
             report(f"Transactions, {title}, 100 connections x 10 streams", samples)

@@ -53,22 +53,21 @@ def test_a_rolling_restart_is_measured(tmp_path: Path) -> None:
 
 
 def test_watchers_are_measured(tmp_path: Path) -> None:
-    sizes = ("--requests", "200", "--puts", "20", "--revisions", "500")
-    output = run_bench("watch.py", tmp_path, *sizes, what=("hot", "latency", "behind"))
+    output = run_bench("watch.py", tmp_path, "--puts", "20", what=("latency",))
     if output:
-        assert "1,000 watchers of one key" in output and output.count("/ etcd") == 3
+        assert "1,000 watchers of the key" in output and output.count("/ etcd") == 1
 
 
 def test_lists_are_measured(tmp_path: Path) -> None:
-    output = run_bench("lists.py", tmp_path, "--keys", "2000", what=("page", "count"))
+    output = run_bench("lists.py", tmp_path, "--keys", "2000", what=("page",))
     if output:
-        assert output.count("/ etcd") == 2
+        assert output.count("/ etcd") == 1
 
 
 def test_long_ranges_are_measured(tmp_path: Path) -> None:
-    output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary", "unary-rocksdb"))
+    output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary-rocksdb",))
     if output:
-        assert output.count("/ etcd") == 2
+        assert output.count("/ etcd") == 1
 
 
 def test_snapshots_and_transfers_are_measured(tmp_path: Path) -> None:

@@ -111,7 +111,7 @@ def test_rosters_that_differ_are_mended(cluster_of: MakeCluster) -> None:
     wrong, other = cluster.followers()
     missing, nameless = cluster.member_id(other), cluster.member_id(cluster.leader())
     wrong.stop()
-    engine = RocksEngine(str(wrong.data_dir / "engine"))
+    engine = RocksEngine(str(wrong.data_dir / "engine" / "rocksdb"))
     record = json.loads(engine.get(MEMBERS) or b"")
     record["members"] = [member for member in record["members"] if member["id"] != missing]
     for member in record["members"]:

@@ -25,7 +25,7 @@ MakeCluster = Callable[..., Cluster]
 NO_LEADER = (14, "etcdserver: no leader")
 REQUIRE_LEADER = (("hasleader", "true"),)
 # Entries that may be in the buffers of the connection to a member that stands still: the leader sends 256 messages.
-ON_THE_WAY = 400
+ON_THE_WAY = 2000
 ROCKS = {"storage.engine": '"rocksdb"'}
 
 

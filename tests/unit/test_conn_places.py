@@ -63,8 +63,9 @@ def test_newcomers_displace_those_without_a_request_however_young() -> None:
 def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
     """Several connections are accepted in one turn of the loop, before anything is read in the usual way."""
     with Running(conn_limits=ConnLimits(max_connections=1)) as running:
-        gate = threading.Event()
-        running.loop.call_soon_threadsafe(lambda: gate.wait(10))
+        gate, held = threading.Event(), threading.Event()
+        running.loop.call_soon_threadsafe(lambda: (held.set(), gate.wait(10)))
+        assert held.wait(10)
         with dial(running) as first, dial(running) as second:
             first.sendall(h.hello() + h.call(1, b"x"))
             gate.set()
@@ -76,10 +77,11 @@ def test_a_request_that_came_with_its_connection_counts_at_once() -> None:
 def test_a_request_that_waits_to_be_read_counts() -> None:
     """The newcomer is accepted first in the turn in which the other connection's request would be read."""
     with Running(conn_limits=ConnLimits(max_connections=1)) as running:
-        gate = threading.Event()
+        gate, held = threading.Event(), threading.Event()
         with dial(running) as first:
             wait_until(lambda: running.call(lambda: len(running.listener.conns)) == 1, what="a place")
-            running.loop.call_soon_threadsafe(lambda: gate.wait(10))
+            running.loop.call_soon_threadsafe(lambda: (held.set(), gate.wait(10)))
+            assert held.wait(10)
             with dial(running) as second:
                 first.sendall(h.hello() + h.call(1, b"x"))
                 gate.set()
