@@ -236,8 +236,10 @@ def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
                     stream += 2
             answers.append(errors)
     ours, etcds = answers
-    assert [answer.text for answer in ours] == [answer.text for answer in etcds] == ["context deadline exceeded"] * 6
-    assert {answer.status for answer in ours} == {4} and {answer.status for answer in etcds} <= {2, 4}
+    assert [answer.text for answer in ours] == ["context deadline exceeded"] * 6
+    # On a busy machine etcd now and then finds the time over elsewhere, and has another text and code for that.
+    assert {answer.text for answer in etcds} <= {"context deadline exceeded", "etcdserver: request timed out"}
+    assert {answer.status for answer in ours} == {4} and {answer.status for answer in etcds} <= {2, 4, 14}
 
 
 @pytest.mark.parametrize("page", ["/health", "/version", "/nothing", "/metrics"])
