@@ -174,3 +174,20 @@ def test_an_older_revision_is_walked_over() -> None:
     store.commit(1, 1)
     body = pb.RangeRequest(key=b"k", range_end=b"l", revision=5, count_only=True).SerializeToString()
     assert pb.RangeResponse.FromString(sliced_reply(store, body, 100)).count == 4
+
+
+@pytest.mark.parametrize("kept", range(10, 100, 3))
+def test_a_new_version_may_begin_a_leaf(kept: int) -> None:
+    """Versions that split a leaf were taken back. The next one stands behind the separator that they left, and the
+    version before it stands in another leaf."""
+    tree = OrderedMap(True)
+    for number in range(40):
+        tree.set(encode_index_key(b"l%02d" % number, 1), b"\1\0\1\1")
+    for revision in range(2, 102):
+        tree.set(encode_index_key(b"k", revision), b"\1\0\1\1")
+    for revision in range(101, kept, -1):
+        assert tree.delete(encode_index_key(b"k", revision))
+    assert tree.alive() == 41
+    tree.set(encode_index_key(b"k", 102), b"\1\0\1\1")
+    check(tree)
+    assert tree.alive() == 41
