@@ -19,12 +19,15 @@ from metastore._core import mvcc
 from metastore._core.batch import unframe
 from metastore._core.codec import PayloadCodec
 from metastore._core.mvcc_hash import Hasher
+from metastore._core.mvcc_range import known_count
 from metastore._core.op import MEMBER, decode_op
+from metastore._core.ordered_map_check import check_counts
 from metastore._core.raft_types import MsgAppResp, MsgVote, MsgVoteResp
 from metastore.replica.roster import Roster
 
 from . import wire
 from .disk import LaggingThread
+from .engines import contents
 from .model import Call, Model, Pair
 
 if TYPE_CHECKING:
@@ -40,6 +43,7 @@ MIN_CHUNK = 64  # of the log's memory
 MSG_APP_RESP, MSG_VOTE, MSG_VOTE_RESP = int(MsgAppResp), int(MsgVote), int(MsgVoteResp)
 LEADER = 2
 DIGEST_EVERY = 16  # indexes after which a member's content is compared with the model's
+COUNT_EVERY = 100  # indexes after which what a member knows of the number of keys is compared with a walk over them
 
 # Errors after which an operation may be in the log all the same.
 OPEN = ("Timeout", "LeaderChanged")
@@ -342,8 +346,27 @@ class Checker:
         if known != state:
             differ = [f"{one} instead of {other}" for one, other in zip(state, known, strict=True) if one != other]
             self.fail(f"member {member.id}: the state after entry {index} differs from another member's: {differ}")
+        if index % COUNT_EVERY == 0:
+            self.alive(member, index)
         if not member.raw.restoring and told.conf_state != member.raw.conf_state:
             self.fail(f"member {member.id} works with {member.raw.conf_state}, its roster has {told.conf_state}")
+
+    def alive(self, member: Member, index: int) -> None:
+        """What a member knows without a walk, now and at the revisions before, is what a walk finds, and what the other
+        members have."""
+        try:
+            check_counts(contents(member.engine))
+        except AssertionError as error:
+            self.fail(f"member {member.id}: counts in its engine after entry {index}: {error}")
+        store = member.store
+        if member.cluster.settings.flaky:
+            return  # a call of its engine may fail here as well
+        for revision in range(store.revision, max(0, store.compact_revision - 1, store.revision - 60), -9):
+            known = known_count(store, wire.count_at(revision))
+            self.count("counts known", known is not None)
+            found = len(self.model.all_at(revision))
+            if known not in (None, found):
+                self.fail(f"member {member.id}: {known} keys at revision {revision} after entry {index}, not {found}")
 
     def membership(self, member: Member, index: int) -> None:
         """A member works with another membership from entry `index` on: a power cut must not take that back."""

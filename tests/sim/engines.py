@@ -79,6 +79,11 @@ class FlakyEngine(Engine):
         self._perhaps()
         return self.inner.seek_le(key)
 
+    def count(self, start: bytes, end: bytes | None) -> int | None:
+        """As any engine."""
+        self._perhaps()
+        return self.inner.count(start, end)
+
     def write(self, batch: Any, index: int, term: int) -> None:
         """As any engine."""
         self._perhaps()
@@ -162,6 +167,10 @@ class FiledEngine(Engine):
     def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
         """As any engine."""
         return self.memory.seek_le(key)
+
+    def count(self, start: bytes, end: bytes | None) -> int | None:
+        """As any engine."""
+        return self.memory.count(start, end)
 
     def write(self, batch: Any, index: int, term: int) -> None:
         """As any engine, or EngineBusy."""

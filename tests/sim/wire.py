@@ -37,6 +37,11 @@ def fields(data: bytes) -> list[tuple[int, int | bytes]]:
     return found
 
 
+def count_at(revision: int) -> bytes:
+    """RangeRequest{key: "\\0", range_end: "\\0", revision: revision, count_only: true}."""
+    return EVERYTHING + number(4, revision) + number(9, 1)
+
+
 def encode(call: Call) -> None:
     """Set method and body of a call."""
     if call.kind == "put":
