@@ -9,12 +9,16 @@ from metastore._core.record cimport Record
 cdef class EngineCursor:
     # Records returned are borrowed: good until the next call or until the engine changes.
     cdef Engine engine
-    cdef object pairs                     # the iterator that engine.iterate() returned
+    cdef object pairs                     # an iterator over pairs of the engine, upwards or downwards
     cdef Record* held
     cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL    # first record not below key
     cdef Record* next(self) except? NULL
     # First record not below key that is the living version of a client's key. knows: False where only a walk can tell.
     cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL
+    cdef Record* seek_below(self, const uint8_t* key, size_t n) except? NULL    # last record below key; then `prev`
+    cdef Record* prev(self) except? NULL
+    # Last record below key that is the living version of a client's key. knows: as above.
+    cdef Record* alive_below(self, const uint8_t* key, size_t n, bint* knows) except? NULL
 
 
 cdef class Engine:

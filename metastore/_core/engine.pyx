@@ -6,7 +6,7 @@ durable_applied too if it is persistent. It may override the methods that have d
 C-level methods too. Contract suite: metastore/testing/engine_contract.py.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -14,11 +14,10 @@ from weakref import WeakSet
 
 from metastore import errors
 from metastore.ports import CONTRACT
-from metastore.threads import is_no_fault
 from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport OrderedMap, free_garbage, garbage_left, node_release
-from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_first, cursor_ge, cursor_next, tree_get,
-                                               tree_le)
+from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_alive_below, cursor_below, cursor_first,
+                                               cursor_ge, cursor_next, cursor_prev, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 # The engine's own record in table 'm': its position in the log.
@@ -26,7 +25,6 @@ APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
 cdef int CHUNK = 64              # records that `iterate` fetches at once, unless the engine has an `iterate` of its own
 cdef size_t RECLAIM_BUDGET = 4096
-cdef object END = object()       # behind the last pair of a walk
 
 
 cdef Record* record_of(bytes key, bytes value) except NULL:
@@ -42,8 +40,21 @@ cdef inline bytes bytes_of(const uint8_t* p, size_t n):
     return PyBytes_FromStringAndSize(<const char*>p, n)
 
 
+def downwards(Engine engine not None, bytes end not None):
+    """Iterate over the (key, value) pairs below `end`, from the last one down. It may or may not show writes made
+    meanwhile."""
+    cdef Py_ssize_t limit = 8
+    while True:
+        chunk = engine.scan(b"", end, True, limit)
+        yield from chunk
+        if len(chunk) < limit:
+            return
+        end = <bytes>chunk[len(chunk) - 1][0]
+        limit = min(CHUNK, 2 * limit)
+
+
 cdef class EngineCursor:
-    """Walks an engine upwards by means of its `iterate`."""
+    """Walks an engine upwards by means of its `iterate`, and downwards by means of its `scan`."""
 
     def __dealloc__(self):
         if self.held != NULL:
@@ -57,11 +68,11 @@ cdef class EngineCursor:
         cdef object pair
         if self.pairs is None:
             return NULL
-        pair = next(self.pairs, END)
+        pair = next(self.pairs, None)
         if self.held != NULL:
             rec_release(self.held)
             self.held = NULL
-        if pair is END:
+        if pair is None:
             self.pairs = None
             return NULL
         key, value = pair
@@ -69,6 +80,17 @@ cdef class EngineCursor:
         return self.held
 
     cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
+        knows[0] = False
+        return NULL
+
+    cdef Record* seek_below(self, const uint8_t* key, size_t n) except? NULL:
+        self.pairs = downwards(self.engine, bytes_of(key, n))
+        return EngineCursor.next(self)
+
+    cdef Record* prev(self) except? NULL:
+        return EngineCursor.next(self)
+
+    cdef Record* alive_below(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
         knows[0] = False
         return NULL
 
@@ -254,20 +276,6 @@ cdef class Engine:
         raise NotImplementedError
 
 
-cdef bytes value_of(object value):
-    """Return what an engine gave for a key or a value. Raises TypeError unless it is a bytes."""
-    if not PyBytes_CheckExact(value):
-        raise TypeError(f"it returned {type(value).__name__}, not bytes")
-    return <bytes>value
-
-
-cdef object number_of(object value):
-    """Return what an engine gave for a number. Raises TypeError unless it is an int."""
-    if not isinstance(value, int):
-        raise TypeError(f"it returned {type(value).__name__}, not int")
-    return value
-
-
 cdef class GuardedCursor(EngineCursor):
     """Walks a guarded engine."""
 
@@ -276,15 +284,26 @@ cdef class GuardedCursor(EngineCursor):
         try:
             self.pairs = guard.inner.iterate(bytes_of(key, n))
             return EngineCursor.next(self)
-        except BaseException as error:
+        except Exception as error:
             guard.fail("iterate", error)
         return NULL
 
     cdef Record* next(self) except? NULL:
         try:
             return EngineCursor.next(self)
-        except BaseException as error:
+        except Exception as error:
             (<GuardedEngine>self.engine).fail("iterate", error)
+        return NULL
+
+    cdef Record* seek_below(self, const uint8_t* key, size_t n) except? NULL:
+        self.pairs = downwards((<GuardedEngine>self.engine).inner, bytes_of(key, n))
+        return self.prev()
+
+    cdef Record* prev(self) except? NULL:
+        try:
+            return EngineCursor.next(self)
+        except Exception as error:
+            (<GuardedEngine>self.engine).fail("scan", error)
         return NULL
 
 
@@ -303,8 +322,7 @@ cdef class GuardedEngine(Engine):
     An exception of the engine is no fault of the request that is being carried out. The other members carry it out
     well, and a member that reported it as failed would then differ from them. So all exceptions of the engine called
     `name` become EngineFailed, or EngineDamaged for DamagedData. The exceptions to this are EngineBusy of a write, lack
-    of memory, what the stream of a `restore` raises, and Ctrl-C. A number or a value
-    of a wrong type is an exception of the engine as well, at the call that returned it.
+    of memory, and what the stream of a `restore` raises.
     """
 
     def __init__(self, Engine inner not None, str name not None):
@@ -313,9 +331,9 @@ cdef class GuardedEngine(Engine):
 
     cdef int fail(self, str call, object error) except -1:
         """Raise the error that stands for `error`."""
-        if is_no_fault(error):
+        if isinstance(error, (MemoryError, errors.EngineFailed, errors.EngineDamaged)):
             raise error
-        text = error.text if isinstance(error, errors.MetaStoreError) else errors.one_line(error)
+        text = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
         raise kind(f"storage engine {self.name!r}: {call}() failed: {text}") from error
 
@@ -339,7 +357,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.full
-        except BaseException as error:
+        except Exception as error:
             self.fail("full", error)
 
     @property
@@ -347,7 +365,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.headroom
-        except BaseException as error:
+        except Exception as error:
             self.fail("headroom", error)
 
     cdef size_t pace(self) noexcept:
@@ -356,14 +374,14 @@ cdef class GuardedEngine(Engine):
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
         try:
             return self.inner.find(key, n)
-        except BaseException as error:
+        except Exception as error:
             self.fail("get", error)
         return NULL
 
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
         try:
             return self.inner.find_le(key, n)
-        except BaseException as error:
+        except Exception as error:
             self.fail("seek_le", error)
         return NULL
 
@@ -375,64 +393,50 @@ cdef class GuardedEngine(Engine):
     cpdef object get(self, bytes key):
         """See Engine."""
         try:
-            value = self.inner.get(key)
-            return None if value is None else value_of(value)
-        except BaseException as error:
+            return self.inner.get(key)
+        except Exception as error:
             self.fail("get", error)
 
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
         """See Engine."""
         try:
             return self.inner.scan(start, end, reverse, limit)
-        except BaseException as error:
+        except Exception as error:
             self.fail("scan", error)
 
     def iterate(self, bytes start not None):
         """See Engine."""
         try:
-            pairs = iter(self.inner.iterate(start))
-        except BaseException as error:
+            yield from self.inner.iterate(start)
+        except Exception as error:
             self.fail("iterate", error)
-        while True:
-            # The `yield` stands outside, for what comes out of that (GeneratorExit) is not the engine's.
-            try:
-                pair = next(pairs, END)
-                if pair is not END:
-                    key, value = pair
-                    value_of(key)
-                    value_of(value)
-            except BaseException as error:
-                self.fail("iterate", error)
-            if pair is END:
-                return
-            yield pair
 
     cpdef object seek_ge(self, bytes key):
         """See Engine."""
         try:
             return self.inner.seek_ge(key)
-        except BaseException as error:
+        except Exception as error:
             self.fail("seek_ge", error)
 
     cpdef object seek_le(self, bytes key):
         """See Engine."""
         try:
             return self.inner.seek_le(key)
-        except BaseException as error:
+        except Exception as error:
             self.fail("seek_le", error)
 
     cpdef list find_many(self, object keys):
         """See Engine."""
         try:
             return self.inner.find_many(keys)
-        except BaseException as error:
+        except Exception as error:
             self.fail("find_many", error)
 
     cpdef object count(self, bytes start, bytes end):
         """See Engine."""
         try:
             return self.inner.count(start, end)
-        except BaseException as error:
+        except Exception as error:
             self.fail("count", error)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
@@ -441,50 +445,49 @@ cdef class GuardedEngine(Engine):
             self.inner.write(batch, index, term)
         except errors.EngineBusy:
             raise
-        except BaseException as error:
+        except Exception as error:
             self.fail("write", error)
 
     cpdef tuple applied(self):
         """See Engine."""
         try:
-            index, term = self.inner.applied()
-            return (number_of(index), number_of(term))
-        except BaseException as error:
+            return self.inner.applied()
+        except Exception as error:
             self.fail("applied", error)
 
     cpdef Engine view(self):
         """See Engine. The view is guarded, too."""
         try:
             return GuardedEngine(self.inner.view(), self.name)
-        except BaseException as error:
+        except Exception as error:
             self.fail("view", error)
 
     cpdef object size(self):
         """See Engine."""
         try:
-            return number_of(self.inner.size())
-        except BaseException as error:
+            return self.inner.size()
+        except Exception as error:
             self.fail("size", error)
 
     cpdef object data_size(self):
         """See Engine."""
         try:
-            return number_of(self.inner.data_size())
-        except BaseException as error:
+            return self.inner.data_size()
+        except Exception as error:
             self.fail("data_size", error)
 
     cpdef object drop(self):
         """See Engine."""
         try:
             self.inner.drop()
-        except BaseException as error:
+        except Exception as error:
             self.fail("drop", error)
 
     cpdef object size_in_use(self):
         """See Engine."""
         try:
-            return number_of(self.inner.size_in_use())
-        except BaseException as error:
+            return self.inner.size_in_use()
+        except Exception as error:
             self.fail("size_in_use", error)
 
     cpdef object restore(self, object stream):
@@ -495,7 +498,7 @@ cdef class GuardedEngine(Engine):
             self.inner.restore(watched(stream, failures))
         except errors.FormatError:
             raise
-        except BaseException as error:
+        except Exception as error:
             if failures and (
                     failures[0] is error or failures[0] is error.__cause__ or failures[0] is error.__context__):
                 raise
@@ -505,7 +508,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.reclaim()
-        except BaseException as error:
+        except Exception as error:
             self.fail("reclaim", error)
         return False
 
@@ -513,28 +516,28 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.defragment()
-        except BaseException as error:
+        except Exception as error:
             self.fail("defragment", error)
 
     cpdef object durable_applied(self):
         """See Engine."""
         try:
-            return number_of(self.inner.durable_applied())
-        except BaseException as error:
+            return self.inner.durable_applied()
+        except Exception as error:
             self.fail("durable_applied", error)
 
     cpdef object flush(self):
         """See Engine."""
         try:
             self.inner.flush()
-        except BaseException as error:
+        except Exception as error:
             self.fail("flush", error)
 
     cpdef object begin_flush(self):
         """See Engine."""
         try:
             self.inner.begin_flush()
-        except BaseException as error:
+        except Exception as error:
             self.fail("begin_flush", error)
 
     cpdef Engine stage(self):
@@ -545,28 +548,28 @@ cdef class GuardedEngine(Engine):
             if engine is not None and self.inner.persistent and type(engine).seal is getattr(Engine, "seal"):
                 raise TypeError(f"it returned {type(engine).__name__}, which has no seal()")
             return None if engine is None else GuardedEngine(engine, self.name)
-        except BaseException as error:
+        except Exception as error:
             self.fail("stage", error)
 
     cpdef object seal(self):
         """See Engine."""
         try:
             self.inner.seal()
-        except BaseException as error:
+        except Exception as error:
             self.fail("seal", error)
 
     cpdef object adopt(self, Engine staged):
         """See Engine."""
         try:
             self.inner.adopt((<GuardedEngine?>staged).inner)
-        except BaseException as error:
+        except Exception as error:
             self.fail("adopt", error)
 
     cpdef object close(self):
         """See Engine."""
         try:
             self.inner.close()
-        except BaseException as error:
+        except Exception as error:
             self.fail("close", error)
 
 
@@ -586,6 +589,16 @@ cdef class MemoryCursor(EngineCursor):
     cdef Record* seek_alive(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
         knows[0] = True
         return cursor_alive(&self.cur, self.root, key, n)
+
+    cdef Record* seek_below(self, const uint8_t* key, size_t n) except? NULL:
+        return cursor_below(&self.cur, self.root, key, n)
+
+    cdef Record* prev(self) except? NULL:
+        return cursor_prev(&self.cur)
+
+    cdef Record* alive_below(self, const uint8_t* key, size_t n, bint* knows) except? NULL:
+        knows[0] = True
+        return cursor_alive_below(&self.cur, self.root, key, n)
 
 
 # The engines in memory that are not views. `size` subtracts their contents from the memory of all maps.

@@ -25,9 +25,7 @@ class Lessor:
     @property
     def leading(self) -> bool: ...
     @property
-    def reading(self) -> bool: ...  # some leases have no clock yet
-    @property
-    def busy(self) -> bool: ...  # `step` has more to do, also where this member does not lead any more
+    def reading(self) -> bool: ...  # `step` has more to do
     @property
     def ending(self) -> int: ...  # leases that `due` gave and that are still there
     @property

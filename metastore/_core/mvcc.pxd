@@ -2,6 +2,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from metastore._core.engine cimport Engine
 from metastore._core.leases cimport Leases
+from metastore._core.mvcc_births cimport Births, PageCounts
 from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport CompactReq, DeleteReq, Header, Kv, PutReq, RangeReq, Slice
 from metastore._core.mvcc_merged cimport Merged
@@ -21,6 +22,8 @@ cdef struct Scratch:
 
 
 cdef bytes meta_value(int64_t number)
+cdef bytes first_key(const Slice* key)
+cdef bint from_key_on(const Slice* end) noexcept
 cdef int64_t read_meta(Engine engine, bytes name, int64_t default) except? -2
 
 
@@ -28,6 +31,8 @@ cdef class Store:
     cdef readonly Engine engine
     cdef readonly OrderedMap overlay      # what operations wrote since the last commit
     cdef readonly Leases leases           # None in a frozen store
+    cdef readonly Births births           # None in a frozen store
+    cdef readonly PageCounts pages        # of this history; a frozen store shares its store's
     cdef public uint64_t cluster_id
     cdef public uint64_t member_id
     cdef public uint64_t raft_term
@@ -58,7 +63,7 @@ cdef class Store:
     cdef Record* fetch(self, int64_t main, uint32_t sub) except NULL
     cdef int load(self, const IndexView* view, Kv* out) except -1
     cdef int load_value(self, Kv* kv) except -1
-    cdef int64_t alive(self, bytes start, const Slice* end) except? -2
+    cdef int64_t count_at(self, const Slice* key, const Slice* end, int64_t at) except? -2
     cdef Store frozen(self)
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1
     cdef int collect(self, const Slice* key, const Slice* end, int64_t at, size_t limit, int want,

@@ -8,7 +8,7 @@ overlay. Reads see the overlay over the engine. `commit` hands the overlay to th
 before the first change; `undo` drops the changes of an operation that failed after that.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
@@ -17,6 +17,7 @@ from metastore import errors
 from metastore._core.mvcc_keys import COMPACT_KEY, META, REVISION_KEY, SWEPT_KEY
 from metastore._core.engine cimport Engine, EngineCursor
 from metastore._core.leases cimport Leases, checkpoint_read, grant_read
+from metastore._core.mvcc_births cimport Births, PageCounts
 from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read,
                                        index_record, index_room, rev_key, rev_read, rev_record, rev_record_read,
                                        rev_write, same_prefix)
@@ -28,7 +29,6 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE,
 from metastore._core.le cimport get64, put64
 from metastore._core.mvcc_merged cimport Merged
 from metastore._core.mvcc_pairs cimport KvList, arrange, kvs_add, kvs_clear, kvs_init, kvs_release
-from metastore._core.mvcc_values cimport MOST_TOGETHER, load_values, take_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
@@ -103,7 +103,13 @@ cdef int plain_key(Record* index, Kv* out) except -1:
     return 0
 
 
-cdef inline bint from_key_on(const Slice* end) noexcept:
+cdef bytes first_key(const Slice* key):
+    """Return the engine key before the first version of a key, at which a walk over a range begins."""
+    cdef bytes prefix = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>index_room(key.n))
+    return prefix[:index_prefix(<uint8_t*>PyBytes_AS_STRING(prefix), key.p, key.n)]
+
+
+cdef bint from_key_on(const Slice* end) noexcept:
     return end.n == 1 and end.p[0] == 0
 
 
@@ -152,6 +158,9 @@ cdef class Store:
         self.compacted = read_meta(self.engine, COMPACT_KEY, -1)
         self.swept = read_meta(self.engine, SWEPT_KEY, -1)
         self.sweep_at = None
+        # These tell about one history, and another one may have come.
+        self.births = Births(self.rev)
+        self.pages = PageCounts()
         self.spilled = False
         self.stale = self.find_stale()
         self.leases.reload(self.engine, self.overlay)
@@ -225,6 +234,7 @@ cdef class Store:
             elif self.spilled:
                 self.stale = True
             self.sub -= 1
+        self.births.undo(self.rev)
 
     cdef Store frozen(self):
         """Return this store as its readers see it now; later writes do not change it. Its engine is a view, which the
@@ -238,21 +248,25 @@ cdef class Store:
         copy.spilled, copy.stale = self.spilled, self.stale
         copy.compacted = self.compacted
         copy.swept = self.swept
+        copy.pages = self.pages
         return copy
 
-    cdef int64_t alive(self, bytes start, const Slice* end) except? -2:
-        """Return how many keys are alive at the newest revision from the engine key `start` on and before `end`, or -1
-        if only a walk can tell: while changes are not in the engine yet, or if the engine does not know."""
-        cdef uint8_t* high
+    cdef int64_t count_at(self, const Slice* key, const Slice* end, int64_t at) except? -2:
+        """Return how many keys of a range are alive at main revision `at`, or -1 if only a walk can tell: if the engine
+        does not know its own count, or if `births` does not reach back so far (mvcc_births.pyx)."""
         cdef object count
-        if self.overlay.count or not self.whole():
+        cdef int64_t known = self.pages.find(at, key, end) if at < self.rev else -1
+        if known >= 0 or self.stale:
+            return known
+        if self.births is None:
+            if at < self.rev or self.overlay.count or not self.whole():
+                return -1
+        elif not self.births.reaches(at):
             return -1
-        if from_key_on(end):
-            count = self.engine.count(start, b"l")
-        else:
-            high = room(&self.high, index_room(end.n))
-            count = self.engine.count(start, (<char*>high)[:index_prefix(high, end.p, end.n)])
-        return -1 if count is None else count
+        count = self.engine.count(first_key(key), b"l" if from_key_on(end) else first_key(end))
+        if count is None:
+            return -1
+        return count if self.births is None else count + self.births.beyond(key, end, at)
 
     # -- single versions --
 
@@ -328,7 +342,16 @@ cdef class Store:
 
     cdef int load_value(self, Kv* kv) except -1:
         """Fetch the value of a pair that was collected without it."""
-        return take_value(kv, self.fetch(kv.mod, kv.sub))
+        cdef RevView change
+        cdef Record* rec = self.fetch(kv.mod, kv.sub)
+        kvs_release(kv)
+        kv.hold = rec
+        rev_record_read(rec, &change)
+        kv.key.p = change.key
+        kv.key.n = change.klen
+        kv.value.p = change.value
+        kv.value.n = change.vlen
+        return 0
 
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1:
         """Write a change under the next revision of this operation; it is a tombstone if the view says so."""
@@ -347,6 +370,10 @@ cdef class Store:
         if rec == NULL:
             raise MemoryError
         self.overlay.put_record(rec)
+        if view.tombstone:
+            self.births.add(key, view.main, -1)
+        elif view.version == 1:
+            self.births.add(key, view.main, 1)
         return 0
 
     # -- ranges --
@@ -415,7 +442,6 @@ cdef class Store:
         cdef bint found
         cdef int steps
         cdef size_t most = out.cost + budget if budget else <size_t>-1
-        cdef size_t bare = out.n, together = 1 if want == WANT_ALL and self.engine.pace() > 1 else 0
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
         cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
         if from_key_on(end):
@@ -445,22 +471,15 @@ cdef class Store:
                     steps += 1
                     rec = walk.next(rec)
                 if found and not best.tombstone:
-                    self.keep(&best, group, limit, WANT_KEYS if together else want, out)
+                    self.keep(&best, group, limit, want, out)
                 elif newest:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
                     rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES
-                if together and (out.n - bare >= together or (out.n > bare and out.cost >= most)):
-                    # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.
-                    together = min(4 * together, <size_t>MOST_TOGETHER)
-                    load_values(self.engine, self.overlay, out, bare)
-                    bare = out.n
                 if out.cost >= most:
                     return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)
-        if together and out.n > bare:
-            load_values(self.engine, self.overlay, out, bare)
         return None
 
     cdef uint8_t* behind(self, Record* group, size_t n) except NULL:
@@ -611,6 +630,7 @@ cdef class Store:
             kv_raise(KV_FUTURE, "")
         self.overlay.set(COMPACT_KEY, meta_value(req.revision))
         self.compacted = req.revision
+        self.births.compacted(req.revision)
         return encode_header_reply(header) if want else None
 
     cdef bytes do_lease(self, int kind, const uint8_t* body, size_t n, Header* header, bint want):
@@ -699,6 +719,7 @@ cdef class Store:
         if self.rev != self.saved_rev:
             self.overlay.set(REVISION_KEY, meta_value(self.rev))
         self.engine.write(self.overlay, index, term)
+        self.births.wrote()
         self.saved_rev = self.rev
         self.overlay.clear()
         self.spilled = False

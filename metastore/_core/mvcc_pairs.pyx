@@ -71,6 +71,7 @@ cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
         if ((req.max_mod != 0 and kv.mod > req.max_mod) or (req.min_mod != 0 and kv.mod < req.min_mod)
                 or (req.max_create != 0 and kv.create > req.max_create)
                 or (req.min_create != 0 and kv.create < req.min_create)):
+            kvs.held -= sizeof(Kv) + kv.key.n + kv.value.n
             if kv.hold != NULL:
                 rec_release(<Record*>kv.hold)
             continue

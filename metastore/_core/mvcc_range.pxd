@@ -2,6 +2,8 @@ from libc.stdint cimport int64_t
 
 from metastore._core.kv_messages cimport DeleteReq, Header, Kv, RangeReq, Slice
 from metastore._core.mvcc cimport Store
+from metastore._core.mvcc_best cimport Best
+from metastore._core.mvcc_births cimport PageCounts
 from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.work cimport Sorter, Work
 
@@ -18,18 +20,26 @@ cdef class RangeWork(Work):
     cdef Sorter sorter
     cdef size_t taken         # pairs encoded so far
     cdef size_t emit          # pairs to encode once all are collected
-    cdef bytes at             # engine key at which the next piece begins
+    cdef bytes at             # engine key at which the next piece begins, or below which it does if `down`
     cdef int64_t rev
     cdef int want
+    cdef bint down            # the walk goes from the end to the start
     cdef bint encoding        # pairs are encoded as they come, in key order, which is the order of the reply
     cdef bint filtered
     cdef bint limited         # pairs above the limit are not even kept
+    cdef bint chosen          # `best` keeps the pairs that come first in the order of the reply
+    cdef Best best
     cdef bint more
+    cdef PageCounts pages     # where the count of the next page is noted; None: nowhere
+    cdef bytes next_start     # the first key of the next page, once this one has all its pairs
     cdef int64_t known        # keys in the range, which the engine told at the beginning; -1: it is walked over
 
     cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
     cdef int collect(self, size_t budget) except -1
     cdef bint enough(self) noexcept
+    cdef bint complete(self) noexcept
+    cdef int choose(self, size_t budget) except -1
+    cdef int sort(self, size_t budget) except -1
     cdef int after_collect(self) except -1
     cdef int encode(self, size_t n) except -1
     cdef Kv* nth(self, size_t i) noexcept
@@ -52,5 +62,4 @@ cdef class DeleteWork(Work):
     cdef int finish(self) except -1
 
 
-cdef bytes first_key(const Slice* key)
 cdef RangeWork start_range(Store store, bytes body)

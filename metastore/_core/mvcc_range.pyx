@@ -3,9 +3,9 @@
 The loop must not stand still for long. Counting three million keys at once took half a second, and sixteen clients that
 counted one million each took leadership from their node (2.5 s; the election timeout is 1 s).
 
-Pairs in the order of their keys are encoded as they are collected. With another order, or with a filter before the
-limit, the pairs are collected first. They are collected without their values unless values decide the order, because
-most such requests want few pairs.
+Pairs in the order of their keys, upwards or downwards, are encoded as they are collected. With another order, or with a
+filter before the limit, the pairs are collected first. They are collected without their values unless values decide the
+order, because most such requests want few pairs. With a limit only as many are kept as it lets through.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
@@ -13,11 +13,13 @@ from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 
 from metastore import errors
-from metastore._core.mvcc_keys cimport IndexView, index_prefix, index_room
+from metastore._core.mvcc_best cimport start_best
+from metastore._core.mvcc_down cimport collect_down
+from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, PREV_TAG, DeleteReq, Header, Kv, RangeReq, Slice, check_range_req,
                                    decode_range, encode_delete_reply, encode_pairs, encode_range_reply,
                                    kv_raise)
-from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
+from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, first_key, from_key_on
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_filter, kvs_init, kvs_release
 from metastore._core.work cimport COST_BYTES, COST_PAIR, COST_WRITE, Sorter, Work, held_most, reply_too_large
 
@@ -28,12 +30,7 @@ cdef enum:
     ENCODE = 2
     CLEAR = 3
     PART = 256           # pairs encoded into one part
-
-
-cdef bytes first_key(const Slice* key):
-    """Return the engine key at which a walk over a range begins."""
-    cdef bytes prefix = bytes(index_room(key.n))
-    return prefix[:index_prefix(<uint8_t*>PyBytes_AS_STRING(prefix), key.p, key.n)]
+    FEW = 16384          # pairs: with a limit up to this, an explicit order keeps only those that the limit lets through
 
 
 cdef class RangeWork(Work):
@@ -59,7 +56,8 @@ cdef class RangeWork(Work):
         if self.rev < store.compacted:
             kv_raise(KV_COMPACTED, "")
         self.filtered = req.max_mod != 0 or req.min_mod != 0 or req.max_create != 0 or req.min_create != 0
-        self.encoding = not self.filtered and req.sort_target == 0 and req.sort_order != 2
+        self.down = req.sort_target == 0 and req.sort_order == 2
+        self.encoding = not self.filtered and req.sort_target == 0
         self.want = WANT_ALL
         if req.count_only:
             self.want = WANT_COUNT
@@ -67,8 +65,16 @@ cdef class RangeWork(Work):
             self.want = WANT_KEYS
         # As in etcd (see Store.select), a sort target without an order sorts what the limit let through.
         self.limited = req.limit > 0 and req.limit < LATEST and req.sort_order == 0 and not self.filtered
-        self.at = first_key(&req.key)
-        self.known = store.alive(self.at, &req.end) if self.rev == now and now == store.rev else -1
+        self.chosen = req.sort_target != 0 and 0 < req.limit <= FEW and not self.limited
+        if self.chosen:
+            self.best = start_best(<size_t>req.limit, req.sort_target, req.sort_order == 2)
+        if not self.down:
+            self.at = first_key(&req.key)
+        else:
+            self.at = b"l" if from_key_on(&req.end) else first_key(&req.end)
+        self.known = store.count_at(&req.key, &req.end, self.rev)
+        # What an operation has not finished may be undone.
+        self.pages = store.pages if self.rev <= store.rev else None
         self.out.add(encode_range_reply(&self.header, NULL, 0, False, 0))
         return 0
 
@@ -76,9 +82,7 @@ cdef class RangeWork(Work):
         if self.phase == COLLECT:
             self.collect(budget)
         elif self.phase == SORT:
-            if self.sorter.step(self.kvs.items, budget):
-                self.phase = ENCODE
-            self.cost += self.sorter.cost
+            self.sort(budget)
         elif self.phase == ENCODE:
             self.emit_some(budget)
         else:
@@ -98,6 +102,8 @@ cdef class RangeWork(Work):
         """Walk over some keys, unless the rest would only be counted and the number is known."""
         cdef size_t limit = 0, before = self.kvs.n
         cdef int want = self.want
+        if self.chosen and self.best.n < self.kvs.n:
+            return self.choose(budget)
         if self.encoding and self.req.limit > 0:
             if self.taken >= <size_t>self.req.limit:
                 want = WANT_COUNT
@@ -105,22 +111,57 @@ cdef class RangeWork(Work):
                 limit = <size_t>self.req.limit - self.taken
         elif self.limited:
             limit = <size_t>self.req.limit + 1
+        elif self.complete():
+            want = WANT_COUNT
         if self.enough():
             self.at = None
             self.cost += 1
             return self.after_collect()
         self.kvs.cost = 0
-        self.at = self.store.collect_slice(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at),
-                                           &self.req.end, self.rev, limit, want, max(budget, <size_t>1), &self.kvs)
+        budget = max(budget, <size_t>1)
+        if self.down:
+            self.at = collect_down(self.store, &self.req.key, self.at, self.rev, limit, want, budget, &self.kvs)
+        else:
+            self.at = self.store.collect_slice(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at),
+                                               &self.req.end, self.rev, limit, want, budget, &self.kvs)
         self.cost += self.kvs.cost
         if self.encoding and self.kvs.n:
             self.encode(self.kvs.n)
             kvs_cut(&self.kvs, 0)
         elif self.filtered:
             kvs_filter(&self.kvs, &self.req, before)
+            if self.complete():
+                kvs_cut(&self.kvs, <size_t>self.req.limit + 1)
+        if self.chosen:
+            return self.choose(budget - self.kvs.cost if budget > self.kvs.cost else 1)
         if self.at is None:
             self.after_collect()
         return 0
+
+    cdef int choose(self, size_t budget) except -1:
+        """Look at pairs that were collected, and keep those that come first in the order of the reply."""
+        cdef bint over = self.best.take(&self.kvs, budget)
+        self.cost += self.best.cost
+        if over and self.at is None:
+            self.after_collect()
+        return 0
+
+    cdef int sort(self, size_t budget) except -1:
+        cdef bint over
+        if self.chosen:
+            over = self.best.sort(&self.kvs, budget)
+            self.cost += self.best.cost
+        else:
+            over = self.sorter.step(self.kvs.items, budget)
+            self.cost += self.sorter.cost
+        if over:
+            self.phase = ENCODE
+        return 0
+
+    cdef bint complete(self) noexcept:
+        """Whether filtered pairs that come in the order of the reply are one more than it has."""
+        return self.filtered and self.req.sort_target == 0 and self.req.limit > 0 and (
+            self.kvs.n > <size_t>self.req.limit)
 
     cdef bint enough(self) noexcept:
         """Whether what is left of the walk could only count."""
@@ -130,7 +171,7 @@ cdef class RangeWork(Work):
             return True
         if self.encoding:
             return self.req.limit > 0 and self.taken >= <size_t>self.req.limit
-        return self.limited and self.kvs.n > <size_t>self.req.limit
+        return self.complete() or (self.limited and self.kvs.n > <size_t>self.req.limit)
 
     cdef int after_collect(self) except -1:
         """Decide what follows when all pairs are collected."""
@@ -141,12 +182,15 @@ cdef class RangeWork(Work):
         if self.encoding:
             # Pairs that are only counted are not cut off.
             self.more = self.req.limit > 0 and self.kvs.total > self.req.limit and self.want != WANT_COUNT
+            if self.more and self.pages is not None and self.next_start is not None:
+                self.pages.note(self.rev, self.next_start, &self.req.end, self.kvs.total - <int64_t>self.taken)
             return 0
-        self.more = self.req.limit > 0 and self.kvs.n > limit
+        self.more = self.req.limit > 0 and (self.best.seen if self.chosen else self.kvs.n) > limit
         self.emit = limit if self.more else self.kvs.n
         self.phase = ENCODE
-        # The keys come in order, so the other direction needs no sorting.
-        if self.req.sort_target != 0 and self.kvs.n > 1:
+        if self.chosen:
+            self.phase = SORT
+        elif self.req.sort_target != 0 and self.kvs.n > 1:
             self.sorter = Sorter()
             self.sorter.begin(self.kvs.n, self.req.sort_target, self.req.sort_order == 2)
             self.phase = SORT
@@ -160,13 +204,15 @@ cdef class RangeWork(Work):
                 self.kvs.items[i].value.n = 0
         self.out.add(encode_pairs(self.kvs.items, n, PAIR_TAG))
         self.taken += n
+        if self.encoding and not self.down and self.req.limit > 0 and self.taken >= <size_t>self.req.limit:
+            self.next_start = <bytes>self.kvs.items[n - 1].key.p[:self.kvs.items[n - 1].key.n] + b"\0"
         return 0
 
     cdef Kv* nth(self, size_t i) noexcept:
         """Return the pair that is number `i` of the reply."""
         if self.sorter is not None:
             return self.sorter.here[i]
-        return &self.kvs.items[self.kvs.n - 1 - i if self.req.sort_order == 2 else i]
+        return &self.kvs.items[i]
 
     cdef int emit_some(self, size_t budget) except -1:
         """Encode some pairs in the order of the reply, and release them."""
@@ -308,3 +354,10 @@ def sliced_reply(Store store not None, bytes body not None, size_t budget, objec
         work.freeze()
         between()
     return work.reply
+
+
+def known_count(Store store not None, bytes body not None):
+    """Return how many keys an encoded RangeRequest has, or None if the store would have to walk over them. Raises
+    ApiError."""
+    cdef RangeWork work = start_range(store, body)
+    return None if work is None or work.known < 0 else work.known

@@ -21,7 +21,7 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, Kv,
                                    encode_pairs, encode_range_reply, kv_raise, kv_size)
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
-from metastore._core.mvcc_range cimport first_key
+from metastore._core.mvcc cimport first_key
 from metastore._core.varint cimport varint_size, varint_write
 from metastore._core.work cimport COST_BYTES, Work
 
@@ -87,6 +87,11 @@ cdef class Chunk(Work):
                 want = WANT_COUNT
             else:
                 limit = <size_t>(stream.req.limit - stream.taken)
+        if want == WANT_COUNT and stream.known >= 0:
+            stream.total = stream.known
+            self.cost += 1
+            self.last = True
+            return True
         if want != WANT_COUNT:
             # The bytes of pairs count, so the pairs of a piece exceed what the chunk may still take by one at most.
             budget = min(budget, (stream.target - self.out.size) // COST_BYTES + 1)
@@ -177,6 +182,7 @@ cdef RangeStream start_stream(Store store, bytes body, size_t most):
         kv_raise(KV_COMPACTED, "")
     stream.want = WANT_COUNT if req.count_only else WANT_KEYS if req.keys_only else WANT_ALL
     stream.at = first_key(&req.key)
+    stream.known = store.count_at(&req.key, &req.end, stream.rev) if req.end.n else -1
     stream.most = most
     stream.target = min(<size_t>FIRST_CHUNK, most)
     return stream

@@ -14,8 +14,8 @@ from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, KV_KEY_NOT_FOUND, KV_LEASE_NOT_FOUND, KV_TOO_MANY_OPS,
                                    DeleteReq, Header, Kv, PutReq, RangeReq, Slice, check_range_req, decode_delete,
                                    decode_put, decode_range, encode_txn_reply, kv_raise)
-from metastore._core.mvcc_range cimport DeleteWork, RangeWork, first_key
-from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
+from metastore._core.mvcc_range cimport DeleteWork, RangeWork
+from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, first_key
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
 from metastore._core.mvcc_lease import execute_revoke
 from metastore._core.op cimport OP_LEASE_REVOKE, OP_TXN

@@ -40,6 +40,7 @@ cdef int spill(Store store) except -1:
     index, term = store.engine.applied()
     try:
         store.engine.write(store.overlay, index, term)
+        store.births.wrote()
         store.overlay.clear()
         store.spilled = True
     finally:

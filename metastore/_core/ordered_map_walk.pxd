@@ -17,6 +17,8 @@ cdef size_t tree_rank(Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* cursor_alive(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* cursor_alive_below(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
+cdef Record* cursor_below(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil
 cdef Record* cursor_first(Cursor* cur, Node* root) noexcept nogil
 cdef Record* cursor_last(Cursor* cur, Node* root) noexcept nogil
 cdef Record* cursor_next(Cursor* cur) noexcept nogil

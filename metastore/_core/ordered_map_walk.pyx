@@ -148,7 +148,18 @@ cdef Record* cursor_ge(Cursor* cur, Node* root, const uint8_t* key, size_t n) no
 
 cdef Record* cursor_alive(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
     """Go to the first living record not below `key`. Return NULL if there is none. Subtrees without one are skipped."""
-    cdef size_t left = tree_rank(root, key, n)
+    return cursor_living(cur, root, tree_rank(root, key, n))
+
+
+cdef Record* cursor_alive_below(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """Go to the last living record below `key`. Return NULL if there is none."""
+    cdef size_t rank = tree_rank(root, key, n)
+    cur.depth = 0
+    return cursor_living(cur, root, rank - 1) if rank else NULL
+
+
+cdef Record* cursor_living(Cursor* cur, Node* root, size_t left) noexcept nogil:
+    """Go to the living record that has `left` others before it. Return NULL if there are not so many."""
     cdef Node* node = root
     cdef uint64_t bits
     cdef int level = 0, at
@@ -181,6 +192,15 @@ cdef Record* cursor_le(Cursor* cur, Node* root, const uint8_t* key, size_t n) no
         return NULL
     if cursor_seek(cur, root, key, n):
         return cursor_here(cur)
+    return cursor_prev(cur)
+
+
+cdef Record* cursor_below(Cursor* cur, Node* root, const uint8_t* key, size_t n) noexcept nogil:
+    """Go to the last record below `key`. Return NULL if there is none."""
+    cur.depth = 0
+    if root == NULL:
+        return NULL
+    cursor_seek(cur, root, key, n)
     return cursor_prev(cur)
 
 

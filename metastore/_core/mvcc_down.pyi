@@ -1,0 +1,1 @@
+"""A range from its end to its start, for other compiled modules only."""

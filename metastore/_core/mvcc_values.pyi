@@ -1,1 +1,0 @@
-"""The values of pairs that a range has collected without them."""
