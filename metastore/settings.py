@@ -457,8 +457,8 @@ class LimitsTable:
     max_request_bytes: int = _size("1.5MiB", "One gRPC message from a client.", "1KiB", "512MiB")
     max_key_bytes: int = _size(
         "0B",
-        "A key; a zero byte counts twice. 0: no limit but that of the request. The same on all members. A storage "
-        "engine may need a limit.",
+        "A key; a zero byte counts twice. 0: no limit but that of the request. For writes the least of all members "
+        "counts. A storage engine may need a limit.",
         "0B",
         "512MiB",
     )

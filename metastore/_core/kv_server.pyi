@@ -34,6 +34,7 @@ class KVServer:
     short: bool  # memory is short: writes that take more of it are refused
     careful: bool  # memory does not suffice to delete everything at once
     quota: Quota | None
+    max_logged_key: int  # bytes of a key that is logged, what all members take; 0: no limit
     cluster_level: int  # operation level of all members: nothing above it is admitted
     holding: bool  # this member takes part in nothing yet: serializable reads wait as well
     def __init__(

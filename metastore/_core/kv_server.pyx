@@ -159,7 +159,8 @@ cdef class KVServer(Starter):
         self.room = NO_LIMIT
         self.log_room = self.log_left = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
-        self.max_txn_ops, self.max_key_bytes = limits.max_txn_ops, limits.max_key_bytes
+        self.max_txn_ops = limits.max_txn_ops
+        self.max_key_bytes = self.max_logged_key = limits.max_key_bytes
         self.max_txn_walk = limits.max_txn_walk
         self.walks = deque()
         self.late_writes = []
@@ -243,7 +244,10 @@ cdef class KVServer(Starter):
         cdef int code
         if self.refusal is not None:
             raise self.refusal
-        check_keys(KEYS_RANGE if method == METHOD_RANGE_STREAM else method + 1, data, size, self.max_key_bytes)
+        if method == METHOD_RANGE or method == METHOD_RANGE_STREAM:
+            check_keys(KEYS_RANGE, data, size, self.max_key_bytes)
+        else:
+            check_keys(method + 1, data, size, self.max_logged_key)
         if method == METHOD_TXN:
             return self.admit_txn(body, waiter, now)
         if method == METHOD_COUNTED or method == METHOD_WALK:
@@ -424,7 +428,7 @@ cdef class KVServer(Starter):
     def check_forwarded(self, int kind, bytes body not None):
         """Check an operation that a follower has admitted as `write` would check it against the state. Raises Corrupt,
         NoSpace, TooManyRequests."""
-        check_keys(kind + 1, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_key_bytes)
+        check_keys(kind + 1, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), self.max_logged_key)
         if self.log_left < NO_LIMIT:
             self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
         if kind == OP_PUT or kind == OP_TXN or kind == OP_LEASE_GRANT:

@@ -1,4 +1,5 @@
-"""What all members can do: this module knows the cluster's operation level and the codecs that all can read."""
+"""What all members can do: this module knows the cluster's operation level, the codecs that all can read, and the
+longest key that all can store."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ class Abilities:
 
     def __init__(self, kv: KVServer, codec: PayloadCodec, common: CommonCodecs) -> None:
         self._kv = kv
+        self._own_max_key = kv.max_logged_key
         self._codec = codec
         self._configured = codec.codec
         self._common = common
@@ -48,6 +50,22 @@ class Abilities:
         codecs = [frozenset(() if one is None else one.codecs) for one in identities]
         self._common.known = frozenset.intersection(*codecs) if codecs else None
         self._choose_codec()
+        self._bound_keys(one for one in identities if one is not None)
+
+    def _bound_keys(self, others: Iterable[PeerIdentity]) -> None:
+        """Logs no key that a member cannot store: that member would have to stop when it applies the entry. What is
+        only read concerns this member alone.
+
+        Of a member that gave no description nothing is known. It counts as one without a limit, for else one lost
+        member would forbid all keys.
+        """
+        kv = self._kv
+        limits = [size for size in (self._own_max_key, *(one.max_key for one in others)) if size]
+        least = min(limits, default=0)
+        if least != kv.max_logged_key:
+            log.warning("keys of %s are written from now on: limits.max_key_bytes is not the same on all members",
+                        f"up to {least} bytes" if least else "any length")  # fmt: skip
+            kv.max_logged_key = least
 
     def _choose_codec(self) -> None:
         """Uses the codec that the configuration names, or snappy until all members can read that one."""

@@ -207,7 +207,7 @@ class Peering:
         """Listens for peers at `address` (default: the configured one). Raises AddressInUse, ConfigError, OSError."""
         identity, config = self._identity, self._config
         start, life = self._process
-        announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS]
+        announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS - 1]
         me = PeerIdentity(
             identity.cluster_id,
             token_number(config.cluster.token),
@@ -219,6 +219,7 @@ class Peering:
             start=start,
             life=life,
             level=LEVEL,
+            max_key=config.limits.max_key_bytes,
         )
         transport = PeerTransport(
             self._loop,

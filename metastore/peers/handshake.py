@@ -32,6 +32,11 @@ MAX_WORD: Final = 64  # incarnation, version of the program, name of a codec
 MAX_PLACES: Final = 8
 MAX_CODECS: Final = 64
 
+#: The flag byte of what stands among the codecs and is none. An earlier version takes it for one more codec, which
+#: harms nothing.
+FACT: Final = 0
+MAX_KEY: Final = "max_key="
+
 CONTROL, BULK, SNAPSHOT, ROSTER = 1, 2, 3, 4
 KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot", ROSTER: "roster"}
 
@@ -56,7 +61,8 @@ class PeerIdentity:
     `codecs` lists (flag byte, name) for each codec that the member can read. `token` is a number that stands for the
     cluster's token (membership.token_number). `start` rises with every start of the data directory; each process draws
     its own random `life`. `places` are the host:port addresses at which others dial the member. `level` is the
-    operation level (FORMATS.md), and `flags` are NEW, FORMING and LEADER.
+    operation level (FORMATS.md), and `flags` are NEW, FORMING and LEADER. `max_key`
+    is the longest key of a client that the member takes, in bytes, or 0 where it sets no limit.
     """
 
     cluster_id: int
@@ -71,6 +77,7 @@ class PeerIdentity:
     life: int = 0
     level: int = 0
     flags: int = 0
+    max_key: int = 0
 
     @property
     def process(self) -> tuple[int, int]:
@@ -136,10 +143,11 @@ def _greeting(mark: int, body: bytes) -> bytes:
 def _identity(me: PeerIdentity) -> bytes:
     body = struct.pack("<HQQQQ", me.level, me.cluster_id, me.member_id, me.start, me.life)
     body += _text(me.name, MAX_NAME) + _text(me.incarnation, MAX_WORD) + _text(me.software, MAX_WORD)
-    if len(me.places) > MAX_PLACES or len(me.codecs) > MAX_CODECS:
-        raise ValueError(f"a greeting with {len(me.places)} addresses and {len(me.codecs)} codecs")
+    listed = (*me.codecs, (FACT, f"{MAX_KEY}{me.max_key}")) if me.max_key else me.codecs
+    if len(me.places) > MAX_PLACES or len(listed) > MAX_CODECS:
+        raise ValueError(f"a greeting with {len(me.places)} addresses and {len(listed)} codecs")
     body += bytes([len(me.places)]) + b"".join(_text(place, MAX_ADDRESS) for place in me.places)
-    return body + bytes([len(me.codecs)]) + b"".join(bytes([flag]) + _text(name, MAX_WORD) for flag, name in me.codecs)
+    return body + bytes([len(listed)]) + b"".join(bytes([flag]) + _text(name, MAX_WORD) for flag, name in listed)
 
 
 def _text(text: str, limit: int) -> bytes:
@@ -147,6 +155,14 @@ def _text(text: str, limit: int) -> bytes:
     if len(data) > limit:
         raise ValueError(f"a text of {len(data)} bytes in a greeting; at most {limit}")
     return struct.pack("<H", len(data)) + data
+
+
+def _number(fact: str) -> int:
+    """The number behind `=`. Raises FormatError."""
+    digits = fact.partition("=")[2]
+    if not digits.isascii() or not digits.isdecimal() or len(digits) > 10:
+        raise FormatError("peer greeting: a fact without a number")
+    return int(digits)
 
 
 class _Body:
@@ -180,9 +196,11 @@ class _Body:
         level, cluster_id, member_id, start, life = self.take("<HQQQQ")
         name, incarnation, software = self.text(MAX_NAME), self.text(MAX_WORD), self.text(MAX_WORD)
         places = tuple(self.text(MAX_ADDRESS) for _ in range(self.count(MAX_PLACES, "addresses")))
-        codecs = tuple((self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs")))
+        listed = [(self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs"))]
+        codecs = tuple(one for one in listed if one[0] != FACT)
+        max_key = next((_number(text) for flag, text in listed if flag == FACT and text.startswith(MAX_KEY)), 0)
         return PeerIdentity(
-            cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags
+            cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags, max_key
         )
 
     def count(self, limit: int, what: str) -> int:

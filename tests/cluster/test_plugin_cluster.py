@@ -77,3 +77,34 @@ def change_engines(cluster: Cluster) -> None:
         overwrite(member, 30)
     cluster.same_history()
     assert not any(re.search("Traceback", member.logs) for member in cluster.members)
+
+
+def test_members_with_different_limits_of_keys(cluster_of: MakeCluster, tmp_path: Path) -> None:
+    """What the greeting says binds all members. A key that got into the log before stops the member that cannot hold
+    it, with a sentence, and the data of the others is not touched."""
+    cluster = cluster_of(3)
+    first, second, lmdb = cluster.members
+    lmdb.settings.update(EXAMPLES["lmdb"])
+    lmdb.env.update(install_examples(tmp_path / "lmdb"))
+    cluster.start()
+    for member in cluster.members:
+        with member.client() as client:
+            wait_until(
+                lambda client=client: error_of(client, m.PutRequest(key=b"k" * 497, value=b"x")) is not None,  # type: ignore[misc]
+                what="a limit that all members know",
+            )
+            client.put(b"k" * 496, b"fits")
+    # Members that have never heard of the limit: both begin again, without the one that has it.
+    for member in cluster.members:
+        member.kill()
+    first.launch()
+    second.launch()
+    for member in (first, second):
+        member.await_ready()
+    with first.client() as client:
+        client.put(b"k" * 600, b"too long for one member")
+    lmdb.launch()
+    code, text = lmdb.wait()
+    assert code == 13 and re.search(r"storage engine 'lmdb': write\(\) failed: .*MDB_BAD_VALSIZE", text), text
+    with first.client() as one, second.client() as other:
+        assert one.get(b"k" * 600) == other.get(b"k" * 600) == b"too long for one member"

@@ -10,11 +10,14 @@ from support.caller import Caller
 
 from metastore import errors
 from metastore._core.batch import BatchProposer
+from metastore._core.codec import PayloadCodec
 from metastore._core.engine import MemoryEngine
 from metastore._core.kv_keys import check_request
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.op import DELETE_RANGE, PUT, TXN
+from metastore.member.abilities import Abilities, CommonCodecs
+from metastore.peers.handshake import NOBODY, PeerIdentity, replace
 from metastore.settings import LimitsTable
 
 MOST = 20
@@ -94,3 +97,25 @@ def wrapped(tag: int, body: bytes) -> bytes:
     while left > 127:
         size, left = size + bytes([left & 127 | 128]), left >> 7
     return bytes([tag]) + size + bytes([left]) + body
+
+
+@pytest.mark.parametrize("own", [0, 30])
+def test_no_key_is_admitted_that_another_member_cannot_store(own: int) -> None:
+    kv = served(own)
+    abilities = Abilities(kv, PayloadCodec(None, 64, 1000), CommonCodecs())
+
+    def after(*others: PeerIdentity | None) -> int:
+        abilities.update(others)
+        return kv.max_logged_key
+
+    free, short, long = (replace(NOBODY, max_key=size) for size in (0, 20, 40))
+    assert after() == after(None) == after(free, None) == own
+    assert after(short, long, None) == after(free, short) == 20
+    caller = Caller()
+    kv.call("Put", m.PutRequest(key=b"k" * 21, value=b"v").SerializeToString(), caller, 0.0)
+    assert isinstance(caller.error, errors.RequestTooLarge) and "is 20 (the least of all members," in str(caller.error)
+    reader = Caller()
+    kv.call("Range", m.RangeRequest(key=b"k" * 30, serializable=True).SerializeToString(), reader, 0.0)
+    assert reader.error is None, "only this member reads it"
+    # The member has left.
+    assert after(long) == (own or 40) and after(free) == own

@@ -332,7 +332,9 @@ def test_clear_forgets_all() -> None:
 
 # ---- greetings
 
-ME = hs.PeerIdentity(77, 5, 1, "inc-1", ((1, "snappy"), (1, "zstd")), "0.1", "n1", ("a:1", "b:2"), 3, 1 << 63, 1, 5)
+ME = hs.PeerIdentity(
+    77, 5, 1, "inc-1", ((1, "snappy"), (1, "zstd")), "0.1", "n1", ("a:1", "b:2"), 3, 1 << 63, 1, 5, 496
+)
 OTHER = hs.PeerIdentity(77, 5, 2, "inc-2", (), "0.2")
 
 
@@ -397,7 +399,7 @@ def test_greetings_that_nobody_sends() -> None:
 
 LARGEST = changed(
     ME, name="n" * MAX_NAME, incarnation="i" * hs.MAX_WORD, software="s" * hs.MAX_WORD,
-    places=("p" * MAX_ADDRESS,) * hs.MAX_PLACES, codecs=((16, "c" * hs.MAX_WORD),) * hs.MAX_CODECS,
+    places=("p" * MAX_ADDRESS,) * hs.MAX_PLACES, codecs=((16, "c" * hs.MAX_WORD),) * (hs.MAX_CODECS - 1),
 )  # fmt: skip
 
 
@@ -406,6 +408,21 @@ def test_the_largest_greetings_fit() -> None:
     copy = hs.decode_answer(hs.encode_answer(hs.Answer(hs.BUSY, "\U0001f4a5" * 100_000, LARGEST)))
     assert copy.sender == changed(LARGEST, token=0) and len(copy.text.encode()) == hs.MAX_REASON
     assert hs.decode_answer(hs.encode_answer(answer(1, "one\nline\x1b[31m\ud800"))).text == "one?line?[31m?"
+
+
+def test_the_longest_key_stands_among_the_codecs() -> None:
+    """So a member of an earlier version reads the greeting, and is read by this one."""
+    data = hs.encode_hello(hello(ME))
+    assert b"\0\x0b\0max_key=496" in data and hs.decode_hello(data).sender.codecs == ME.codecs
+    for fact, expected in ((b"future=12345", 0), (b"max_key=0012", 12), (b"max_key=4294", 4294)):
+        body = data[hs.HEADER :].replace(b"\x0b\0max_key=496", b"\x0c\0" + fact)
+        assert hs.decode_hello(regreet(data, body=body)).sender == changed(ME, max_key=expected)
+    for fact in (b"max_key=", b"max_key=-1", b"max_key=1e3", b"max_key=12345678901", "max_key=\u0663".encode()):
+        body = data[hs.HEADER :].replace(b"\x0b\0max_key=496", struct.pack("<H", len(fact)) + fact)
+        with pytest.raises(FormatError, match="without a number"):
+            hs.decode_hello(regreet(data, body=body))
+    plain = hs.encode_hello(hello(changed(ME, max_key=0)))
+    assert b"max_key" not in plain and hs.decode_hello(plain).sender.max_key == 0
 
 
 @pytest.mark.parametrize(
