@@ -18,7 +18,8 @@ import snappy
 import zstandard
 
 from metastore import entrypoints
-from metastore.errors import ConfigError, FormatError
+from metastore.errors import ConfigError, FormatError, one_line
+from metastore.threads import is_no_fault
 
 if TYPE_CHECKING:
     from metastore.ports import Codec
@@ -163,13 +164,11 @@ def _make(found: EntryPoint, options: Options) -> Codec:
     arguments = entrypoints.arguments(factory, f"codecs.{found.name}", options)
     try:
         codec: Codec = factory(*arguments)
-    except MemoryError:
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
         # Whatever a plug-in raises, its user needs the name of the plug-in beside it.
-        raise ConfigError(
-            f"{what} ({entrypoints.origin(found)}) cannot be made: {entrypoints.one_line(error)}"
-        ) from error
+        raise ConfigError(f"{what} ({entrypoints.origin(found)}) cannot be made: {one_line(error)}") from error
     if isinstance(codec, Snappy | Zstd):
         return codec
     try:
@@ -180,6 +179,10 @@ def _make(found: EntryPoint, options: Options) -> Codec:
         try_out(codec)
     except ConfigError as error:
         raise ConfigError(f"{what} ({entrypoints.origin(found)}) {error.text}") from error
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
+        raise ConfigError(f"{what} ({entrypoints.origin(found)}) cannot be used: {one_line(error)}") from error
     return codec
 
 
@@ -189,14 +192,15 @@ def try_out(codec: Codec) -> None:
         call = "compress"
         try:
             small = codec.compress(sample)
-            if type(small) is not bytes:
-                raise ConfigError(f"is broken: compress() returned {type(small).__name__}, not bytes")
-            call = "decompress"
-            again = codec.decompress(small, len(sample))
-        except (ConfigError, MemoryError):
-            raise
-        except Exception as error:
-            raise ConfigError(f"is broken: {call}() raised {entrypoints.one_line(error)}") from error
+            if type(small) is bytes:
+                call = "decompress"
+                again = codec.decompress(small, len(sample))
+        except BaseException as error:
+            if is_no_fault(error):
+                raise
+            raise ConfigError(f"is broken: {call}() raised {one_line(error)}") from error
+        if type(small) is not bytes:
+            raise ConfigError(f"is broken: compress() returned {type(small).__name__}, not bytes")
         if type(again) is not bytes:
             raise ConfigError(f"is broken: decompress() returned {type(again).__name__}, not bytes")
         if again != sample:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import ConfigError
+from .errors import ConfigError, one_line
 from .ports import CONTRACT
 from .settings import Given, Options, did_you_mean, parse_duration, parse_size, wrong_type
+from .threads import is_no_fault
 
 
 def installed(group: str) -> dict[str, list[EntryPoint]]:
@@ -29,12 +30,6 @@ def origin(point: EntryPoint) -> str:
     return f"{point.value} of {package}"
 
 
-def one_line(error: BaseException) -> str:
-    """An exception of a plug-in as one line."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
 def sole(points: list[EntryPoint], what: str) -> EntryPoint:
     """The only one of the entry points of a name; `what` is said about it in errors. Raises ConfigError."""
     if len(points) > 1:
@@ -46,9 +41,9 @@ def load(point: EntryPoint, what: str) -> Callable[..., Any]:
     """The factory that an entry point leads to. Raises ConfigError."""
     try:
         factory = point.load()
-    except MemoryError:
-        raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
         raise ConfigError(f"{what} ({origin(point)}) cannot be loaded: {one_line(error)}") from error
     if not callable(factory):
         raise ConfigError(f"{what} ({origin(point)}) cannot be loaded: it is no class and no function")

@@ -678,6 +678,15 @@ def reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def one_line(error: BaseException) -> str:
+    """An exception of a plug-in as one line: its class and its text."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:  # noqa: BLE001 - even its text is the work of a stranger
+        text = "its text cannot be made"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 EXIT_CODES = {
     0: "stopped as asked (SIGTERM, SIGINT)",
     1: "an error that has no code of its own",

@@ -11,6 +11,7 @@ from ._core.ordered_map import OrderedMap as Batch
 from .errors import (
     ConfigError,
     DamagedData,
+    DataDirInUse,
     DiskFailed,
     EngineBusy,
     EngineDamaged,
@@ -26,7 +27,7 @@ from .settings import parse_duration, parse_size
 View = Engine
 
 __all__ = [
-    "APPLIED_KEY", "CONTRACT", "Batch", "Codec", "ConfigError", "DamagedData", "DiskFailed", "Engine", "EngineBusy",
-    "EngineDamaged", "EngineFailed", "EngineFull", "FormatError", "MetaStoreError", "View", "parse_duration",
-    "parse_size",
+    "APPLIED_KEY", "CONTRACT", "Batch", "Codec", "ConfigError", "DamagedData", "DataDirInUse", "DiskFailed", "Engine",
+    "EngineBusy", "EngineDamaged", "EngineFailed", "EngineFull", "FormatError", "MetaStoreError", "View",
+    "parse_duration", "parse_size",
 ]  # fmt: skip

@@ -27,6 +27,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 from ._core.ordered_map import OrderedMap
 from .errors import ConfigError as ConfigError
 from .errors import DamagedData as DamagedData
+from .errors import DataDirInUse as DataDirInUse
 from .errors import DiskFailed as DiskFailed
 from .errors import EngineBusy as EngineBusy
 from .errors import EngineDamaged as EngineDamaged
@@ -227,7 +228,7 @@ class Codec(Protocol):
         ...
 
 __all__ = [
-    "APPLIED_KEY", "CONTRACT", "Batch", "Codec", "ConfigError", "DamagedData", "DiskFailed", "Engine", "EngineBusy",
-    "EngineDamaged", "EngineFailed", "EngineFull", "FormatError", "MetaStoreError", "View", "parse_duration",
-    "parse_size",
+    "APPLIED_KEY", "CONTRACT", "Batch", "Codec", "ConfigError", "DamagedData", "DataDirInUse", "DiskFailed", "Engine",
+    "EngineBusy", "EngineDamaged", "EngineFailed", "EngineFull", "FormatError", "MetaStoreError", "View",
+    "parse_duration", "parse_size",
 ]  # fmt: skip

@@ -42,6 +42,15 @@ def start(thread: threading.Thread) -> None:
         ) from error
 
 
+def is_no_fault(error: BaseException) -> bool:
+    """Whether an exception that comes out of a plug-in is none of its own: lack of memory, or the user's Ctrl-C, which
+    comes out of whatever the main thread does at that moment. SystemExit and its like are the plug-in's own: in a
+    thread of the node they would end that thread without a word."""
+    if isinstance(error, KeyboardInterrupt):
+        return threading.current_thread() is threading.main_thread()
+    return isinstance(error, MemoryError)
+
+
 class Gate:
     """Closed until `open` is called, and open from then on: a threading.Event that the handlers of signals may use.
 

@@ -11,7 +11,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromSt
 from libc.stdint cimport uint8_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
-from metastore.errors import CodecFailed, CodecMissing, ConfigError, FormatError, RequestTooLarge
+from metastore.errors import CodecFailed, CodecMissing, ConfigError, FormatError, RequestTooLarge, one_line
+from metastore.threads import is_no_fault
 
 log = logging.getLogger("metastore.codecs")
 
@@ -94,10 +95,10 @@ cdef class PayloadCodec:
         """Return what the codec makes of the data, or None if it fails; the data is then stored as it is."""
         try:
             small = self._compress(whole)
-        except MemoryError:
-            raise
-        except Exception as error:
-            text = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+        except BaseException as error:
+            if is_no_fault(error):
+                raise
+            text = f"raised {one_line(error)}"
         else:
             if PyBytes_CheckExact(small):
                 return <bytes>small
@@ -164,10 +165,12 @@ cdef class PayloadCodec:
             self.plugins.add((int(payload[0]), codec.name))
         try:
             found = codec.decompress(PyBytes_FromStringAndSize(<const char*>payload + 1, n - 1), self.max_decoded)
-        except (FormatError, MemoryError):
+        except FormatError:
             raise
-        except Exception as error:
-            why = f"raised {type(error).__name__}: {' '.join(str(error).split())}"
+        except BaseException as error:
+            if is_no_fault(error):
+                raise
+            why = f"raised {one_line(error)}"
             raise CodecFailed(f"codec {codec.name!r} (flag {payload[0]}): decompress() {why}") from error
         if not PyBytes_CheckExact(found):
             why = f"returned {type(found).__name__}, not bytes"

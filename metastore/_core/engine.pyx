@@ -6,7 +6,7 @@ durable_applied too if it is persistent. It may override the methods that have d
 C-level methods too. Contract suite: metastore/testing/engine_contract.py.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -14,6 +14,7 @@ from weakref import WeakSet
 
 from metastore import errors
 from metastore.ports import CONTRACT
+from metastore.threads import is_no_fault
 from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport OrderedMap, free_garbage, garbage_left, node_release
 from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_alive_below, cursor_below, cursor_first,
@@ -25,6 +26,7 @@ APPLIED_KEY = b"mapplied"
 cdef bytes APPLIED = APPLIED_KEY
 cdef int CHUNK = 64              # records that `iterate` fetches at once, unless the engine has an `iterate` of its own
 cdef size_t RECLAIM_BUDGET = 4096
+cdef object END = object()       # behind the last pair of a walk
 
 
 cdef Record* record_of(bytes key, bytes value) except NULL:
@@ -68,11 +70,11 @@ cdef class EngineCursor:
         cdef object pair
         if self.pairs is None:
             return NULL
-        pair = next(self.pairs, None)
+        pair = next(self.pairs, END)
         if self.held != NULL:
             rec_release(self.held)
             self.held = NULL
-        if pair is None:
+        if pair is END:
             self.pairs = None
             return NULL
         key, value = pair
@@ -276,6 +278,20 @@ cdef class Engine:
         raise NotImplementedError
 
 
+cdef bytes value_of(object value):
+    """Return what an engine gave for a key or a value. Raises TypeError unless it is a bytes."""
+    if not PyBytes_CheckExact(value):
+        raise TypeError(f"it returned {type(value).__name__}, not bytes")
+    return <bytes>value
+
+
+cdef object number_of(object value):
+    """Return what an engine gave for a number. Raises TypeError unless it is an int."""
+    if not isinstance(value, int):
+        raise TypeError(f"it returned {type(value).__name__}, not int")
+    return value
+
+
 cdef class GuardedCursor(EngineCursor):
     """Walks a guarded engine."""
 
@@ -284,14 +300,14 @@ cdef class GuardedCursor(EngineCursor):
         try:
             self.pairs = guard.inner.iterate(bytes_of(key, n))
             return EngineCursor.next(self)
-        except Exception as error:
+        except BaseException as error:
             guard.fail("iterate", error)
         return NULL
 
     cdef Record* next(self) except? NULL:
         try:
             return EngineCursor.next(self)
-        except Exception as error:
+        except BaseException as error:
             (<GuardedEngine>self.engine).fail("iterate", error)
         return NULL
 
@@ -322,7 +338,8 @@ cdef class GuardedEngine(Engine):
     An exception of the engine is no fault of the request that is being carried out. The other members carry it out
     well, and a member that reported it as failed would then differ from them. So all exceptions of the engine called
     `name` become EngineFailed, or EngineDamaged for DamagedData. The exceptions to this are EngineBusy of a write, lack
-    of memory, and what the stream of a `restore` raises.
+    of memory, what the stream of a `restore` raises, and Ctrl-C. A number or a value
+    of a wrong type is an exception of the engine as well, at the call that returned it.
     """
 
     def __init__(self, Engine inner not None, str name not None):
@@ -331,9 +348,9 @@ cdef class GuardedEngine(Engine):
 
     cdef int fail(self, str call, object error) except -1:
         """Raise the error that stands for `error`."""
-        if isinstance(error, (MemoryError, errors.EngineFailed, errors.EngineDamaged)):
+        if is_no_fault(error):
             raise error
-        text = error.text if isinstance(error, errors.MetaStoreError) else f"{type(error).__name__}: {error}"
+        text = error.text if isinstance(error, errors.MetaStoreError) else errors.one_line(error)
         kind = errors.EngineDamaged if isinstance(error, errors.DamagedData) else errors.EngineFailed
         raise kind(f"storage engine {self.name!r}: {call}() failed: {text}") from error
 
@@ -357,7 +374,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.full
-        except Exception as error:
+        except BaseException as error:
             self.fail("full", error)
 
     @property
@@ -365,7 +382,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.headroom
-        except Exception as error:
+        except BaseException as error:
             self.fail("headroom", error)
 
     cdef size_t pace(self) noexcept:
@@ -374,14 +391,14 @@ cdef class GuardedEngine(Engine):
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL:
         try:
             return self.inner.find(key, n)
-        except Exception as error:
+        except BaseException as error:
             self.fail("get", error)
         return NULL
 
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL:
         try:
             return self.inner.find_le(key, n)
-        except Exception as error:
+        except BaseException as error:
             self.fail("seek_le", error)
         return NULL
 
@@ -393,50 +410,64 @@ cdef class GuardedEngine(Engine):
     cpdef object get(self, bytes key):
         """See Engine."""
         try:
-            return self.inner.get(key)
-        except Exception as error:
+            value = self.inner.get(key)
+            return None if value is None else value_of(value)
+        except BaseException as error:
             self.fail("get", error)
 
     cpdef list scan(self, bytes start, bytes end, bint reverse, Py_ssize_t limit):
         """See Engine."""
         try:
             return self.inner.scan(start, end, reverse, limit)
-        except Exception as error:
+        except BaseException as error:
             self.fail("scan", error)
 
     def iterate(self, bytes start not None):
         """See Engine."""
         try:
-            yield from self.inner.iterate(start)
-        except Exception as error:
+            pairs = iter(self.inner.iterate(start))
+        except BaseException as error:
             self.fail("iterate", error)
+        while True:
+            # The `yield` stands outside, for what comes out of that (GeneratorExit) is not the engine's.
+            try:
+                pair = next(pairs, END)
+                if pair is not END:
+                    key, value = pair
+                    value_of(key)
+                    value_of(value)
+            except BaseException as error:
+                self.fail("iterate", error)
+            if pair is END:
+                return
+            yield pair
 
     cpdef object seek_ge(self, bytes key):
         """See Engine."""
         try:
             return self.inner.seek_ge(key)
-        except Exception as error:
+        except BaseException as error:
             self.fail("seek_ge", error)
 
     cpdef object seek_le(self, bytes key):
         """See Engine."""
         try:
             return self.inner.seek_le(key)
-        except Exception as error:
+        except BaseException as error:
             self.fail("seek_le", error)
 
     cpdef list find_many(self, object keys):
         """See Engine."""
         try:
             return self.inner.find_many(keys)
-        except Exception as error:
+        except BaseException as error:
             self.fail("find_many", error)
 
     cpdef object count(self, bytes start, bytes end):
         """See Engine."""
         try:
             return self.inner.count(start, end)
-        except Exception as error:
+        except BaseException as error:
             self.fail("count", error)
 
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term):
@@ -445,49 +476,50 @@ cdef class GuardedEngine(Engine):
             self.inner.write(batch, index, term)
         except errors.EngineBusy:
             raise
-        except Exception as error:
+        except BaseException as error:
             self.fail("write", error)
 
     cpdef tuple applied(self):
         """See Engine."""
         try:
-            return self.inner.applied()
-        except Exception as error:
+            index, term = self.inner.applied()
+            return (number_of(index), number_of(term))
+        except BaseException as error:
             self.fail("applied", error)
 
     cpdef Engine view(self):
         """See Engine. The view is guarded, too."""
         try:
             return GuardedEngine(self.inner.view(), self.name)
-        except Exception as error:
+        except BaseException as error:
             self.fail("view", error)
 
     cpdef object size(self):
         """See Engine."""
         try:
-            return self.inner.size()
-        except Exception as error:
+            return number_of(self.inner.size())
+        except BaseException as error:
             self.fail("size", error)
 
     cpdef object data_size(self):
         """See Engine."""
         try:
-            return self.inner.data_size()
-        except Exception as error:
+            return number_of(self.inner.data_size())
+        except BaseException as error:
             self.fail("data_size", error)
 
     cpdef object drop(self):
         """See Engine."""
         try:
             self.inner.drop()
-        except Exception as error:
+        except BaseException as error:
             self.fail("drop", error)
 
     cpdef object size_in_use(self):
         """See Engine."""
         try:
-            return self.inner.size_in_use()
-        except Exception as error:
+            return number_of(self.inner.size_in_use())
+        except BaseException as error:
             self.fail("size_in_use", error)
 
     cpdef object restore(self, object stream):
@@ -498,7 +530,7 @@ cdef class GuardedEngine(Engine):
             self.inner.restore(watched(stream, failures))
         except errors.FormatError:
             raise
-        except Exception as error:
+        except BaseException as error:
             if failures and (
                     failures[0] is error or failures[0] is error.__cause__ or failures[0] is error.__context__):
                 raise
@@ -508,7 +540,7 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.reclaim()
-        except Exception as error:
+        except BaseException as error:
             self.fail("reclaim", error)
         return False
 
@@ -516,28 +548,28 @@ cdef class GuardedEngine(Engine):
         """See Engine."""
         try:
             return self.inner.defragment()
-        except Exception as error:
+        except BaseException as error:
             self.fail("defragment", error)
 
     cpdef object durable_applied(self):
         """See Engine."""
         try:
-            return self.inner.durable_applied()
-        except Exception as error:
+            return number_of(self.inner.durable_applied())
+        except BaseException as error:
             self.fail("durable_applied", error)
 
     cpdef object flush(self):
         """See Engine."""
         try:
             self.inner.flush()
-        except Exception as error:
+        except BaseException as error:
             self.fail("flush", error)
 
     cpdef object begin_flush(self):
         """See Engine."""
         try:
             self.inner.begin_flush()
-        except Exception as error:
+        except BaseException as error:
             self.fail("begin_flush", error)
 
     cpdef Engine stage(self):
@@ -548,28 +580,28 @@ cdef class GuardedEngine(Engine):
             if engine is not None and self.inner.persistent and type(engine).seal is getattr(Engine, "seal"):
                 raise TypeError(f"it returned {type(engine).__name__}, which has no seal()")
             return None if engine is None else GuardedEngine(engine, self.name)
-        except Exception as error:
+        except BaseException as error:
             self.fail("stage", error)
 
     cpdef object seal(self):
         """See Engine."""
         try:
             self.inner.seal()
-        except Exception as error:
+        except BaseException as error:
             self.fail("seal", error)
 
     cpdef object adopt(self, Engine staged):
         """See Engine."""
         try:
             self.inner.adopt((<GuardedEngine?>staged).inner)
-        except Exception as error:
+        except BaseException as error:
             self.fail("adopt", error)
 
     cpdef object close(self):
         """See Engine."""
         try:
             self.inner.close()
-        except Exception as error:
+        except BaseException as error:
             self.fail("close", error)
 
 

@@ -25,7 +25,9 @@ class Lessor:
     @property
     def leading(self) -> bool: ...
     @property
-    def reading(self) -> bool: ...  # `step` has more to do
+    def reading(self) -> bool: ...  # some leases have no clock yet
+    @property
+    def busy(self) -> bool: ...  # `step` has more to do, also where this member does not lead any more
     @property
     def ending(self) -> int: ...  # leases that `due` gave and that are still there
     @property

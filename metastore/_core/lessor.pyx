@@ -13,6 +13,10 @@ happened. A lease whose time is over cannot be renewed any more; who asks is ans
 The owner hands the ids of `due` and the pairs of `checkpoints` to the log, in the order in which it got them. The applied
 state tells this object what became of them (`granted`, `revoked`, `checkpointed`, `reloaded`). Nothing here looks at a
 clock: `now` is in seconds and only grows.
+
+The clocks stand in SHARDS dicts, each of which grows by itself, and what is to be done with a lease is a flag of its clock.
+One dict of all clocks took 30 ms to grow at 350,000 leases. A former leader's clocks are freed part by part in `step`, which
+took 30 ms for 400,000.
 """
 
 from collections import deque
@@ -28,6 +32,9 @@ cdef enum:
     MARKING = 4              # a checkpoint was handed out and is not applied
     CLEARED = 8              # the clearing of its checkpoint was asked for and is not applied
     ANY_MARK = 14
+    TO_CLEAR = 16            # it stands in `clears`
+    WATCHED = 32             # somebody waits for its revocation or cleared checkpoint
+    SHARDS = 256
     POPS = 4000              # places of the heap that one call puts right: a millisecond
     FIRST_ROOM = 64
 
@@ -41,6 +48,10 @@ ENDING = -1
 CLEARING = -2
 
 CHECKPOINT_AFTER = 300.0     # seconds
+
+
+cdef inline Py_ssize_t shard_of(int64_t ident) noexcept nogil:
+    return <Py_ssize_t>((<uint64_t>ident * <uint64_t>0x9E3779B97F4A7C15) >> 56)
 
 
 @cython.final
@@ -63,7 +74,9 @@ cdef class Lessor:
     cdef object leases
     cdef double checkpoint_after
     cdef readonly bint leading           # the methods about time have an answer
-    cdef dict clocks                     # id -> Clock; empty while this member does not lead
+    cdef list shards                     # dicts, id -> Clock; empty while this member does not lead
+    cdef Py_ssize_t size                 # clocks in all of them
+    cdef list dropped                    # shards and queues of earlier times that are not freed yet
     cdef void** heap
     cdef Py_ssize_t count, room
     cdef double began, extend            # when this member began to lead, and what leases get on top then; seconds
@@ -73,15 +86,16 @@ cdef class Lessor:
     cdef list fresh                      # ids that were granted since the last call with the time
     cdef object over                     # deque of clocks whose time is over, not handed out
     cdef object marks                    # deque of clocks whose checkpoint is due
-    cdef dict clears                     # ids whose checkpoint must be cleared in the log
-    cdef set watched                     # ids for whose revocation or cleared checkpoint somebody waits
-    cdef list news                       # those of them that it has happened to
+    cdef object clears                   # deque of clocks whose checkpoint must be cleared in the log
+    cdef list news                       # ids of WATCHED clocks that it has happened to
     cdef readonly Py_ssize_t ending      # leases that were handed out by `due` and are still there
     cdef readonly uint64_t expired_total
 
     def __init__(self, leases, double checkpoint_after=CHECKPOINT_AFTER):
         self.leases = leases
         self.checkpoint_after = checkpoint_after
+        self.shards, self.dropped = [], []
+        self.over, self.marks, self.clears = deque(), deque(), deque()
         self.forget()
 
     def __dealloc__(self):
@@ -90,11 +104,11 @@ cdef class Lessor:
     # ---- leading
 
     cdef int forget(self) except -1:
-        self.count = 0
-        self.clocks, self.clears = {}, {}
+        self.dropped += [old for old in self.shards + [self.over, self.marks, self.clears] if old]
+        self.shards = [{} for _ in range(SHARDS)]
+        self.count = self.size = 0
         self.unread, self.fresh, self.news = [], [], []
-        self.over, self.marks = deque(), deque()
-        self.watched = set()
+        self.over, self.marks, self.clears = deque(), deque(), deque()
         self.ending = 0
         self.reading = False
         return 0
@@ -114,8 +128,8 @@ cdef class Lessor:
 
     def step(self, double now, Py_ssize_t most):
         """Start the clocks of leases that were granted, and of `most` of those that were there when this member began to
-        lead. Whether some are left."""
-        cdef Py_ssize_t done = 0
+        lead, or free as many of an earlier time. Whether some are left."""
+        cdef Py_ssize_t done = self.free_dropped(most)
         if self.fresh:
             self.settle(now)
         while self.reading and done < most:
@@ -127,7 +141,26 @@ cdef class Lessor:
                 self.unread = self.leases.part(self.parts_left)
             else:
                 self.reading = False
-        return self.reading
+        return self.busy
+
+    cdef Py_ssize_t free_dropped(self, Py_ssize_t most) except -1:
+        """Free about `most` of what an earlier time has left. How many it were."""
+        cdef Py_ssize_t done = 0
+        while self.dropped and done < most:
+            done += 1
+            old = self.dropped[len(self.dropped) - 1]
+            if type(old) is dict:
+                done += len(<dict>old)
+                self.dropped.pop()
+            elif old:
+                old.popleft()
+            else:
+                self.dropped.pop()
+        return done
+
+    @property
+    def busy(self):
+        return self.reading or bool(self.dropped)
 
     # ---- the applied state (listener of Leases)
 
@@ -141,56 +174,65 @@ cdef class Lessor:
         cdef Clock clock
         if not self.leading:
             return
-        clock = self.clocks.pop(ident, None)
-        if clock is not None:
-            self.take_out(clock)
-            if clock.flags & ENDED:
-                self.ending -= 1
-        self.clears.pop(ident, None)
-        if ident in self.watched:
-            self.watched.discard(ident)
-            self.news.append(ident)
+        clock = (<dict>self.shards[shard_of(ident)]).pop(ident, None)
+        if clock is None:
+            return
+        self.size -= 1
+        self.take_out(clock)
+        if clock.flags & ENDED:
+            self.ending -= 1
+        self.tell(clock)
 
     def checkpointed(self, ident, remaining):
         """The log has a remaining time of a lease, in seconds; 0: none any more."""
         cdef Clock clock
         if not self.leading:
             return
-        clock = self.clocks.get(ident)
+        clock = self.get(ident)
         if clock is None:
             return
         if remaining:
             clock.flags = (clock.flags & ~MARKING) | MARKED
             return
         clock.flags &= ~(MARKED | CLEARED)
-        if ident in self.watched and not clock.flags & ENDED:
-            self.watched.discard(ident)
-            self.news.append(ident)
+        if not clock.flags & ENDED:
+            self.tell(clock)
 
     def reloaded(self):
         """All leases were replaced by those of another state."""
         if self.leading:
             self.lead(self.began, self.extend)
 
+    cdef int tell(self, Clock clock) except -1:
+        """Make news of a clock that somebody waits for."""
+        if clock.flags & WATCHED:
+            clock.flags &= ~WATCHED
+            self.news.append(clock.id)
+        return 0
+
     # ---- clocks
+
+    cdef Clock get(self, int64_t ident):
+        """Return a clock that runs, or None."""
+        return (<dict>self.shards[shard_of(ident)]).get(ident)
 
     cdef int settle(self, double now) except -1:
         """Start the clocks of leases that were granted."""
         fresh, self.fresh = self.fresh, []
         for ident in fresh:
             ttl = self.leases.ttl(ident)
-            if ttl and ident not in self.clocks:
+            if ttl and self.get(ident) is None:
                 self.start(ident, ttl, now, 0, 0)
         return 0
 
     cdef Clock clock(self, object ident):
         """Return the clock of a lease, or None. A lease that was there when this member began to lead gets one now."""
-        cdef Clock found = self.clocks.get(ident)
+        cdef Clock found = self.get(ident)
         if found is None and self.reading:
             ttl = self.leases.ttl(ident)
             if ttl:
                 self.start(ident, ttl, self.began, self.extend, self.leases.remaining(ident))
-                found = self.clocks[ident]
+                found = self.get(ident)
         return found
 
     cdef int start(self, object ident, int64_t ttl, double now, double extra, int64_t left) except -1:
@@ -201,7 +243,8 @@ cdef class Lessor:
             left = ttl
         clock.deadline = now + left + extra
         clock.mark = now + self.checkpoint_after if left > self.checkpoint_after else NEVER
-        self.clocks[ident] = clock
+        (<dict>self.shards[shard_of(clock.id)])[ident] = clock
+        self.size += 1
         return self.push(clock, min(clock.deadline, clock.mark))
 
     def renew(self, list idents, double now):
@@ -216,13 +259,13 @@ cdef class Lessor:
         return found
 
     cdef int64_t renew_one(self, object ident, double now) except? -100:
-        cdef Clock clock = self.clocks.get(ident)
+        cdef Clock clock = self.get(ident)
         if clock is None:
             clock = self.clock(ident)
             if clock is None:
                 return 0
         if clock.deadline <= now or clock.flags & ENDED:
-            self.watched.add(ident)
+            clock.flags |= WATCHED
             return -1
         clock.deadline = now + clock.ttl
         if clock.ttl > self.checkpoint_after:
@@ -235,9 +278,15 @@ cdef class Lessor:
             return clock.ttl
         if not clock.flags & CLEARED:
             clock.flags |= CLEARED
-            self.clears[ident] = None
-        self.watched.add(ident)
+            self.clear(clock)
+        clock.flags |= WATCHED
         return -2
+
+    cdef int clear(self, Clock clock) except -1:
+        if not clock.flags & TO_CLEAR:
+            clock.flags |= TO_CLEAR
+            self.clears.append(clock)
+        return 0
 
     def remaining(self, ident, double now):
         """Seconds that a lease has left, whole ones; 0 if its time is over and it is still there, -1 if there is no
@@ -267,7 +316,7 @@ cdef class Lessor:
         self.advance(now)
         while self.over and len(found) < limit:
             clock = self.over.popleft()
-            if self.clocks.get(clock.id) is not clock:
+            if self.get(clock.id) is not clock:
                 continue
             if not clock.flags & ENDED:
                 clock.flags |= ENDED
@@ -281,7 +330,7 @@ cdef class Lessor:
         """The log has not taken these ids of `due`."""
         cdef Clock clock
         for ident in reversed(idents):
-            clock = self.clocks.get(ident)
+            clock = self.get(ident)
             if clock is not None:
                 self.take_out(clock)
                 self.over.appendleft(clock)
@@ -292,16 +341,17 @@ cdef class Lessor:
         cdef list found = []
         cdef int64_t left
         while self.clears and len(found) < limit:
-            ident = next(iter(self.clears))
-            del self.clears[ident]
-            found.append((ident, 0))
+            clock = self.clears.popleft()
+            clock.flags &= ~TO_CLEAR
+            if self.get(clock.id) is clock:
+                found.append((clock.id, 0))
         if self.fresh:
             self.settle(now)
         self.advance(now)
         while self.marks and len(found) < limit:
             clock = self.marks.popleft()
             # A renewal has put the mark off.
-            if clock.mark > now or clock.flags & ENDED or self.clocks.get(clock.id) is not clock:
+            if clock.mark > now or clock.flags & ENDED or self.get(clock.id) is not clock:
                 continue
             left = <int64_t>ceil(clock.deadline - now)
             clock.mark = now + self.checkpoint_after if left > self.checkpoint_after else NEVER
@@ -314,7 +364,7 @@ cdef class Lessor:
         """The log has not taken these pairs of `checkpoints`."""
         cdef Clock clock
         for ident, remaining in pairs:
-            clock = self.clocks.get(ident)
+            clock = self.get(ident)
             if clock is None:
                 continue
             if remaining:
@@ -322,7 +372,7 @@ cdef class Lessor:
                 clock.mark = 0
                 self.marks.append(clock)
             else:
-                self.clears[ident] = None
+                self.clear(clock)
 
     def next_due(self):
         """When `due` or `checkpoints` have something (seconds); None: never."""
@@ -331,7 +381,7 @@ cdef class Lessor:
         return (<Clock>self.heap[0]).when if self.count else None
 
     def __len__(self):
-        return len(self.clocks)
+        return self.size
 
     # ---- the heap: each clock once, the earliest first; `when` is never later than deadline and mark
 

@@ -29,6 +29,7 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_EMPTY_KEY, KV_FUTURE,
 from metastore._core.le cimport get64, put64
 from metastore._core.mvcc_merged cimport Merged
 from metastore._core.mvcc_pairs cimport KvList, arrange, kvs_add, kvs_clear, kvs_init, kvs_release
+from metastore._core.mvcc_values cimport MOST_TOGETHER, load_values, take_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
@@ -342,16 +343,7 @@ cdef class Store:
 
     cdef int load_value(self, Kv* kv) except -1:
         """Fetch the value of a pair that was collected without it."""
-        cdef RevView change
-        cdef Record* rec = self.fetch(kv.mod, kv.sub)
-        kvs_release(kv)
-        kv.hold = rec
-        rev_record_read(rec, &change)
-        kv.key.p = change.key
-        kv.key.n = change.klen
-        kv.value.p = change.value
-        kv.value.n = change.vlen
-        return 0
+        return take_value(kv, self.fetch(kv.mod, kv.sub))
 
     cdef int write_version(self, const Slice* key, const Slice* value, IndexView* view) except -1:
         """Write a change under the next revision of this operation; it is a tombstone if the view says so."""
@@ -442,6 +434,7 @@ cdef class Store:
         cdef bint found
         cdef int steps
         cdef size_t most = out.cost + budget if budget else <size_t>-1
+        cdef size_t bare = out.n, together = 1 if want == WANT_ALL and self.engine.pace() > 1 else 0
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
         cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
         if from_key_on(end):
@@ -471,15 +464,22 @@ cdef class Store:
                     steps += 1
                     rec = walk.next(rec)
                 if found and not best.tombstone:
-                    self.keep(&best, group, limit, want, out)
+                    self.keep(&best, group, limit, WANT_KEYS if together else want, out)
                 elif newest:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
                     rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES
+                if together and (out.n - bare >= together or (out.n > bare and out.cost >= most)):
+                    # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.
+                    together = min(4 * together, <size_t>MOST_TOGETHER)
+                    load_values(self.engine, self.overlay, out, bare)
+                    bare = out.n
                 if out.cost >= most:
                     return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)
+        if together and out.n > bare:
+            load_values(self.engine, self.overlay, out, bare)
         return None
 
     cdef uint8_t* behind(self, Record* group, size_t n) except NULL:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 from metastore._core.engine import Engine
 from metastore._core.ordered_map import OrderedMap
@@ -18,3 +19,6 @@ class RecentEngine(Engine):
     def forget(self) -> None: ...
     def feed(self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]) -> None:
         """Call put(key, value) or delete(key) for each record of a batch, in order."""
+
+def find_each(keys: list[bytes], walk: Any, get: Callable[[bytes], bytes | None]) -> list[bytes | None]:
+    """The values of many keys; `walk` is an iterator of rocksdict."""

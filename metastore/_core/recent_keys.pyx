@@ -9,12 +9,12 @@ one are here. So if the greatest record not above the wanted revision is of the 
 record. Records come in by writes (always the newest version) and by look-ups of the newest version.
 """
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp
 
 from metastore._core.engine cimport Engine
-from metastore._core.mvcc_keys cimport REV_SIZE
+from metastore._core.mvcc_keys cimport REV_KEY_SIZE, REV_SIZE, rev_read
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport Cursor, cursor_first, cursor_ge, cursor_next, tree_le
 from metastore._core.record cimport Record, rec_deleted, rec_key, rec_ref, rec_release, rec_value
@@ -25,6 +25,11 @@ cdef enum:
 
 # The revision that asks for the newest version.
 cdef const uint8_t* NEWEST = <const uint8_t*>b"\x7f\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
+
+# Look-ups next to each other that a walk answers, at least: it begins with a seek, which costs as much as three look-ups.
+cdef enum:
+    LEAST_RUN = 4
+    NEAR = 2                 # records that a walk may step over to the next one that is wanted
 
 
 cdef inline bint same_key(Record* rec, const uint8_t* key, size_t n) noexcept nogil:
@@ -115,3 +120,68 @@ cdef class RecentEngine(Engine):
             else:
                 put(key, PyBytes_FromStringAndSize(<const char*>rec_value(rec), rec.vlen))
             rec = cursor_next(&cur)
+
+
+# --- many look-ups ---------------------------------------------------------------------------------------
+
+cdef bint near(bytes a, bytes b):
+    """Whether `b` is the key of a revision shortly behind that of `a`, so that few records can stand between them."""
+    cdef int64_t first, second
+    cdef uint32_t first_sub, second_sub
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(a)
+    cdef const uint8_t* q = <const uint8_t*>PyBytes_AS_STRING(b)
+    if PyBytes_GET_SIZE(a) != REV_KEY_SIZE or PyBytes_GET_SIZE(b) != REV_KEY_SIZE or p[0] != c'r' or q[0] != c'r':
+        return False
+    rev_read(p + 1, &first, &first_sub)
+    rev_read(q + 1, &second, &second_sub)
+    if first == second:
+        return second_sub - first_sub <= NEAR
+    return second - first <= NEAR and second_sub < NEAR
+
+
+def find_each(list keys not None, object walk, object get) -> list:
+    """Return the value of each of `keys`, or None, in their order.
+
+    `walk` is an iterator of rocksdict, and `get` looks up a single key. Keys whose revisions follow each other are read
+    by the walk. Raises what these two raise.
+    """
+    cdef list order = sorted(set(keys)), run = []
+    cdef dict found = {}
+    cdef bytes key, last = None
+    cdef Py_ssize_t n
+    for key in order:
+        if run and not near(last, key):
+            find_run(run, walk, get, found)
+            run = []
+        run.append(key)
+        last = key
+    find_run(run, walk, get, found)
+    return [found[key] for key in keys]
+
+
+cdef int find_run(list run, object walk, object get, dict found) except -1:
+    """Look up the keys of a run, in ascending order."""
+    cdef object here
+    cdef bytes key
+    cdef int steps
+    if len(run) < LEAST_RUN:
+        for key in run:
+            found[key] = get(key)
+        return 0
+    walk.seek(run[0])
+    step, read_key, read_value = walk.next, walk.key, walk.value
+    here = read_key()
+    for key in run:
+        steps = 0
+        while here is not None and <bytes>here < key and steps < NEAR:
+            step()
+            here = read_key()
+            steps += 1
+        if here is not None and <bytes>here == key:
+            found[key] = read_value()
+        else:
+            # The walk ends where a block is damaged, and a look-up tells about that. It may have moved the walk.
+            found[key] = get(key)
+            walk.seek(key)
+            here = read_key()
+    return 0

@@ -196,7 +196,7 @@ class LeaseRounds:
     def turn(self, now: float) -> None:
         """Answer what can be answered now."""
         self._play_role(now)
-        if self._lessor.leading:
+        if self._lessor.leading or self._lessor.busy:
             self._lessor.step(now, READ_PORTION)
         if self._confirmed:
             questions, self._confirmed = self._confirmed, []
@@ -215,7 +215,7 @@ class LeaseRounds:
 
     def next_turn(self, now: float) -> float | None:
         """When `gather` must be called although nothing comes in (seconds); None if it need not."""
-        if self._asked or self._lessor.reading:
+        if self._asked or self._lessor.busy:
             return now
         times = []
         if self._lessor.leading:

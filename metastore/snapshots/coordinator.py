@@ -221,26 +221,40 @@ class Snapshots:
         """Runs in the snapshot's thread: writes and verifies the file and removes files that are too old."""
         began = time.monotonic()
         try:
+            info = self._save(header, walker, keep, counted)
+        finally:
+            self._let_go(walker)
+        took = time.monotonic() - began
+        if info is not None:
+            self.loop.call_soon_threadsafe(partial(self._taken, info, counted, engine_size, took))
+
+    def _save(self, header: Header, walker: Walker, keep: list[Path], counted: int) -> Info | None:
+        """Writes the file. Returns None if that failed, which is told by then, or if it was given up."""
+        try:
             info = self.store.save(header, walker, self._between)
             self.store.prune(keep)
         except Cancelled:
-            return
+            return None
         except (EngineFailed, EngineDamaged) as error:
             # Clients cannot read this data either, so the node must stop.
             self.loop.call_soon_threadsafe(partial(_fail, error))
-            return
+            return None
         except (MetaStoreError, OSError, MemoryError) as error:
             # The disk is full or failing. The node goes on, and its log grows until a later attempt succeeds.
             self._tell_failed(error, counted)
-            return
+            return None
         except BaseException as error:
-            # Our code or a codec plug-in has a bug. The node goes on as above, and people get a traceback.
+            # Our code has a bug. The node goes on as above, and people get a traceback.
             self._tell_failed(error, counted)
             raise
-        finally:
+        return info
+
+    def _let_go(self, walker: Walker) -> None:
+        try:
             walker.close()
-        took = time.monotonic() - began
-        self.loop.call_soon_threadsafe(lambda: self._taken(info, counted, engine_size, took))
+        except (EngineFailed, EngineDamaged) as error:
+            # If the exception stayed in this thread, the node would go on, and take no snapshot any more.
+            self.loop.call_soon_threadsafe(partial(_fail, error))
 
     def _tell_failed(self, error: BaseException, counted: int) -> None:
         # For a full disk the text is not etcd's, because etcd's text speaks of the quota.
@@ -356,28 +370,30 @@ class Snapshots:
 
     def _read(self, info: Info, fresh: Engine, keep: list[Path], done: Callable[[], None]) -> None:
         """Runs in the thread of an installation."""
+        failure: BaseException | None = None
         try:
             self.store.restore(info.path, fresh, self._between, lambda: time.sleep(PAUSE))
             self.failpoints.hit("snapshot.seal")
             fresh.seal()
             self.store.prune(keep)
-        except Cancelled:
-            fresh.close()
+            self.loop.call_soon_threadsafe(lambda: self._installed(info, fresh, done))
             return
+        except Cancelled:
+            pass
         except (MetaStoreError, OSError, MemoryError) as error:
-            fresh.close()
             known = (DiskFailed, EngineDamaged, CodecMissing, CodecFailed)
             failure = error if isinstance(error, known) else DamagedData(
                 f"snapshot {info.path} cannot be installed: {error}"
             )  # fmt: skip
-            self.loop.call_soon_threadsafe(lambda: _fail(failure))
-            return
         except BaseException as error:  # noqa: BLE001
-            # Our code or a plug-in has a bug. If the exception stayed in this thread, the node would wait for ever.
+            # Our code has a bug. If an exception stayed in this thread, the node would wait for ever.
+            failure = error
+        try:
             fresh.close()
-            self.loop.call_soon_threadsafe(partial(_fail, error))
-            return
-        self.loop.call_soon_threadsafe(lambda: self._installed(info, fresh, done))
+        except (EngineFailed, EngineDamaged) as error:
+            failure = failure or error
+        if failure is not None:
+            self.loop.call_soon_threadsafe(partial(_fail, failure))
 
     def _fill(self, info: Info, engine: Engine) -> None:
         try:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from .. import entrypoints, errors
 from .._core.engine import Engine, GuardedEngine, MemoryEngine
 from ..settings import NESTED, did_you_mean
+from ..threads import is_no_fault
 from . import folders
 
 if TYPE_CHECKING:
@@ -44,9 +45,18 @@ def open_engine(config: Config, root: Path) -> Engine:
     try:
         check_limits(engine, name, config.limits)
     except errors.ConfigError:
-        engine.close()
+        _dismiss(engine)
         raise
     return guarded(engine, name)
+
+
+def _dismiss(engine: Engine) -> None:
+    """Close an engine that cannot be used. Why it cannot is told already, so what `close` raises is not."""
+    try:
+        engine.close()
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
 
 
 def _open(config: Config, root: Path, name: str) -> Engine:
@@ -62,7 +72,7 @@ def _open(config: Config, root: Path, name: str) -> Engine:
         if folders.read_marker(folder) is None and (engine.persistent or folder.is_dir()):
             folders.write_marker(folder, folders.Marker(name, engine.FORMAT))
     except errors.MetaStoreError:
-        engine.close()
+        _dismiss(engine)
         raise
     return engine
 
@@ -78,12 +88,17 @@ def make(factory: Callable[..., Engine], config: Config, folder: Path, name: str
         folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         engine = factory(str(folder), *options)
-    except (MemoryError, *OF_OPENING):
+    except OF_OPENING as error:
+        for kind in (errors.DamagedData, errors.DataDirInUse, errors.DiskFailed):
+            if isinstance(error, kind) and f"storage.{name}" not in NESTED:
+                raise kind(f"{what}{_from(name)}: {error.text}") from error
         raise
     except errors.ConfigError as error:
         raise errors.ConfigError(f"{what}{_from(name)}: {error.text.removeprefix('storage.engine: ')}") from error
-    except Exception as error:
-        raise errors.ConfigError(f"{what}{_from(name)} cannot be opened: {entrypoints.one_line(error)}") from error
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
+        raise errors.ConfigError(f"{what}{_from(name)} cannot be opened: {errors.one_line(error)}") from error
     if not isinstance(engine, Engine):
         kind = type(engine).__name__
         raise errors.ConfigError(
@@ -111,6 +126,11 @@ def check_declared(engine: Engine, name: str) -> None:
         _check_declared(engine)
     except errors.ConfigError as error:
         raise errors.ConfigError(f"storage.engine: {name!r}{_from(name)} {error.text}") from None
+    except BaseException as error:
+        if is_no_fault(error):
+            raise
+        why = errors.one_line(error)
+        raise errors.ConfigError(f"storage.engine: {name!r}{_from(name)} cannot be used: {why}") from error
 
 
 def _check_declared(engine: Engine) -> None:

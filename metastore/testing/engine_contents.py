@@ -139,6 +139,25 @@ class Contents(ContractBase):
             assert list(find_many([])) == []
         engine.close()
 
+    def test_many_look_ups_of_revisions(self) -> None:
+        """`find_many` is asked for the revisions of a page of keys: runs of them, some of which are gone."""
+        engine = self.make_engine()
+        if getattr(engine, "find_many", None) is None:
+            engine.close()
+            return
+        keys = [b"r" + (number // 2).to_bytes(8, "big") + (number % 2).to_bytes(4, "big") for number in range(400)]
+        there = {key: b"%d" % number for number, key in enumerate(keys) if number % 50 < 40 and number % 11 != 3}
+        engine.write(batch_of(dict(there)), 1, 1)
+        view = engine.view()
+        engine.write(batch_of(dict.fromkeys(there)), 2, 1)
+        engine.write(batch_of(dict.fromkeys(keys[::3], b"later")), 3, 1)
+        asked = [*keys[100:], *keys[:200], keys[7], b"no", *random.Random(5).sample(keys, 90), *keys[::10]]
+        assert list(view.find_many(asked)) == [there.get(key) for key in asked], "find_many of a view"
+        later = dict.fromkeys(keys[::3], b"later")
+        assert list(engine.find_many(asked)) == [later.get(key) for key in asked], "find_many"
+        view.close()
+        engine.close()
+
     def test_sizes_follow_the_contents(self) -> None:
         engine = self.make_engine()
         empty = engine.size()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.cluster import free_ports
-from support.embedded import make, standing
+from support.embedded import leads, members_of, standing
 from support.processes import wait_until
 
 from metastore import Node, Op, errors
@@ -21,24 +20,8 @@ pytestmark = pytest.mark.node_only
 @pytest.fixture
 def members(tmp_path: Path) -> Iterator[list[Node]]:
     """Three members that serve: the leader first."""
-    names, ports = ["n1", "n2", "n3"], free_ports(3)
-    initial = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    nodes = [
-        make(
-            tmp_path / name, node={"name": name}, listen={"peer": initial[name]}, cluster={"initial": initial},
-            limits={"request_timeout": "2s"},
-        )
-        for name in names
-    ]  # fmt: skip
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        list(pool.map(lambda node: node.start(60), nodes))
-        wait_until(lambda: any(leads(node) for node in nodes))
-        yield sorted(nodes, key=leads, reverse=True)
-        list(pool.map(Node.stop, nodes))
-
-
-def leads(node: Node) -> bool:
-    return node._running().driver.is_leader
+    with members_of(tmp_path, limits={"request_timeout": "2s"}) as nodes:
+        yield nodes
 
 
 def die(node: Node) -> None:

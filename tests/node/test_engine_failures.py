@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import http.client
 import json
+import queue
 import random
 import sqlite3
+import struct
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +24,7 @@ from support.processes import wait_until
 from metastore import errors, storage
 from metastore._core.batch import BatchProposer
 from metastore._core.codec import PayloadCodec
-from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.engine import APPLIED_KEY, Engine, MemoryEngine
 from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
@@ -28,12 +32,20 @@ from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.op import ALARM, COMPACT, DELETE_RANGE, PUT, TXN, encode_op
 from metastore._core.ordered_map import OrderedMap
+from metastore._core.raft_types import ConfState, Snapshot
+from metastore._core.snap_records import Walker
 from metastore.config import Config
 from metastore.embedded.node import Node
+from metastore.failpoints import Failpoints
 from metastore.member import busy_engine, space
 from metastore.replica.alarms import ACTIVATE, CORRUPT, DEACTIVATE, NOSPACE, encode_change
 from metastore.settings import LimitsTable
+from metastore.snapshots.catalogue import Catalogue
+from metastore.snapshots.coordinator import Snapshots
+from metastore.snapshots.files import SnapshotStore
+from metastore.snapshots.format import Header
 from metastore.storage import guarded
+from metastore.threads import begin
 
 pytestmark = pytest.mark.node_only
 
@@ -43,9 +55,11 @@ CALLS = (
     "durable_applied", "begin_flush", "stage", "restore", "seal", "adopt", "close",
 )  # fmt: skip
 # Exceptions that an engine may raise: its library's, Python's own, and some that look like an error of a request.
-EXCEPTIONS: list[Callable[[], Exception]] = [
+# SystemExit and its like would end a thread of the node without a word.
+EXCEPTIONS: list[Callable[[], BaseException]] = [
     lambda: sqlite3.OperationalError("disk I/O error"), lambda: KeyError("k"), lambda: OSError(5, "Input/output error"),
     lambda: errors.KeyNotFound(), lambda: errors.FormatError("of its own"), lambda: errors.EngineBusy("reading"),
+    lambda: SystemExit(0), lambda: GeneratorExit("g"), lambda: StopIteration("s"), lambda: errors.EngineFailed("mine"),
 ]  # fmt: skip
 
 
@@ -136,7 +150,7 @@ class Flaky(Engine):
         self.trouble("close")
 
 
-def armed(call: str, make: Callable[[], Exception]) -> Callable[[str], None]:
+def armed(call: str, make: Callable[[], BaseException]) -> Callable[[str], None]:
     """Return a function that raises in `call`."""
 
     def trouble(now: str) -> None:
@@ -162,7 +176,7 @@ def use(engine: Engine, call: str) -> object:
 
 @pytest.mark.parametrize("make", EXCEPTIONS)
 @pytest.mark.parametrize("call", CALLS)
-def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) -> None:
+def test_each_call_has_its_sentence(call: str, make: Callable[[], BaseException]) -> None:
     error = make()
     engine = guarded(Flaky(armed(call, make)), "flaky")
     if call == "write" and isinstance(error, errors.EngineBusy):
@@ -176,7 +190,9 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
     with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: ") as failure:
         use(engine, call)
     assert (error.text if isinstance(error, errors.MetaStoreError) else str(error)) in failure.value.text
-    assert failure.value.exit_code == 13 and type(failure.value.__cause__) is type(error)
+    assert failure.value.exit_code == 13
+    # A generator turns its own StopIteration into a RuntimeError, before we see it.
+    assert type(failure.value.__cause__) in (type(error), RuntimeError if isinstance(error, StopIteration) else None)
     # The same holds for the objects that the engine returns.
     if call in ("get", "scan", "iterate", "seek_le", "close"):
         quiet = Flaky(lambda _call: None)
@@ -186,6 +202,46 @@ def test_each_call_has_its_sentence(call: str, make: Callable[[], Exception]) ->
             part.inner.trouble = armed(call, make)  # type: ignore[attr-defined]
             with pytest.raises(errors.EngineFailed):
                 use(part, call)
+
+
+def test_a_request_to_stop_is_the_users_in_the_main_thread_only() -> None:
+    """No signal raises KeyboardInterrupt in a thread of the node."""
+    engine = guarded(Flaky(armed("get", lambda: KeyboardInterrupt("c"))), "flaky")
+    with pytest.raises(KeyboardInterrupt):
+        engine.get(b"k")
+    with ThreadPoolExecutor() as pool:
+        failure = pool.submit(engine.get, b"k").exception(30)
+    assert isinstance(failure, errors.EngineFailed) and "get() failed: KeyboardInterrupt: c" in failure.text
+
+
+def test_an_exception_without_a_text_has_its_sentence() -> None:
+    class Mute(Exception):
+        def __str__(self) -> str:
+            raise ValueError("no")
+
+    with pytest.raises(errors.EngineFailed, match=r"get\(\) failed: Mute: its text cannot be made"):
+        guarded(Flaky(armed("get", Mute)), "flaky").get(b"k")
+
+
+@pytest.mark.parametrize(
+    ("call", "wrong"),
+    [("get", "text"), ("iterate", None), ("iterate", (b"k", None)), ("iterate", (bytearray(b"k"), b"v")),
+     ("scan", ()), ("seek_le", b"kv"), ("applied", (1, "1")), ("applied", None), ("view", None), ("size", None),
+     ("size_in_use", 1.5), ("data_size", "1"), ("durable_applied", None), ("stage", "engine")],
+)  # fmt: skip
+def test_what_an_engine_returns_has_the_type_that_it_owes(call: str, wrong: object) -> None:
+    """Else the exception would rise where it is used, and name no engine."""
+
+    class Wrong(Flaky):
+        pass
+
+    setattr(Wrong, call, lambda *_: iter([wrong]) if call == "iterate" else wrong)
+    engine = guarded(Wrong(lambda _call: None), "flaky")
+    with pytest.raises(errors.EngineFailed, match=rf"^storage engine 'flaky': {call}\(\) failed: "):
+        if call == "seek_le":  # as the store calls it
+            Store(engine, 3, 4).put(put(b"k"))
+        else:
+            use(engine, call)
 
 
 def test_the_room_that_an_engine_needs_is_asked_for_by_way_of_the_guard() -> None:
@@ -401,6 +457,41 @@ def test_an_engine_that_stays_full_is_opened_again(tmp_path: Path, monkeypatch: 
     assert value is not None and value.value == b"2"
     with pytest.raises(errors.DiskFailed, match=r"there is room for the storage engine again .* after a restart"):
         node.wait(30)
+
+
+@pytest.mark.parametrize(
+    "failing", [("restore", "close"), ("seal",), ("seal", "close"), ("iterate", "close"), ("close",)]
+)
+def test_a_failure_in_a_thread_of_its_own_reaches_the_loop(failing: tuple[str, ...], tmp_path: Path) -> None:
+    """An exception that ended the thread would leave the node waiting for a snapshot for ever."""
+
+    def trouble(now: str) -> None:
+        if now in failing:
+            raise SystemExit(now)
+
+    store = SnapshotStore(tmp_path, chunk_size=65536, make_codec=lambda: PayloadCodec(None, 64, 1 << 20))
+    header = Header(9, 1, ConfState((1,)), 5, 1, 99, 65536)
+    source = MemoryEngine()
+    source.restore([(b"k", b"v"), (APPLIED_KEY, struct.pack("<QQ", 9, 1))])
+    info = store.save(header, Walker(source.view()))
+    posted: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
+    snapshots = Snapshots.__new__(Snapshots)
+    snapshots.store, snapshots.failpoints, snapshots._install = store, Failpoints(), None
+    snapshots.catalogue, snapshots._stopping = Catalogue(info), False
+    snapshots.memory = SimpleNamespace(fits=lambda *_: True)  # type: ignore[assignment]
+    snapshots.loop = SimpleNamespace(call_soon_threadsafe=posted.put)  # type: ignore[assignment]
+    engine = guarded(Flaky(lambda _call: None, source), "flaky")
+    with pytest.raises(errors.EngineFailed, match=rf"{failing[0]}\(\) failed: SystemExit: {failing[0]}"):
+        if failing[0] in ("restore", "seal"):
+            engine.inner.trouble = lambda now: None if now == "stage" else trouble(now)  # type: ignore[attr-defined]
+            snapshots.engine = engine
+            snapshots.install(Snapshot(9, 1, ConfState((1,))), lambda: None)
+        else:
+            view = engine.view()
+            view.inner.trouble = trouble  # type: ignore[attr-defined]
+            begin("snapshot", snapshots._work, header, Walker(view), [], 0, 0)
+        while True:
+            posted.get(timeout=30)()
 
 
 @pytest.mark.parametrize(

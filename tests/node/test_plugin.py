@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from support import ROOT
 from support.client import Failure
 from support.examples import EXAMPLES
-from support.plugins import install_in_memory
+from support.plugins import install, install_in_memory
 from support.processes import Server, StartError
 
 pytestmark = pytest.mark.node_only
@@ -116,3 +117,57 @@ def test_an_engine_that_does_not_say_whether_it_lasts_is_refused(tmp_path: Path,
     ) as failure:
         fresh(settings={"storage.engine": '"undeclared"'}, env=install_in_memory(tmp_path)).start()
     assert failure.value.returncode == 2
+
+
+LEAVING = """
+import os
+
+from metastore.plugin import DamagedData
+from volatile import Volatile
+
+if os.environ["LEAVES"] == "import":
+    raise SystemExit(0)
+
+
+class Leaving(Volatile):
+    def __init__(self, path, data=None, at=(0, 0)):
+        if os.environ["LEAVES"] == "factory":
+            raise SystemExit(0)
+        super().__init__(path, data, at)
+
+    def seek_le(self, key):
+        if b"fatal" in key:
+            raise {"read": SystemExit(0), "damage": DamagedData("page 7")}[os.environ["LEAVES"]]
+        return super().seek_le(key)
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "code", "line"),
+    [
+        ("import", 2, r"'leaving' \(leaving:Leaving of leaving 1\.0\) cannot be loaded: SystemExit: 0"),
+        ("factory", 2, r"'leaving' \(leaving:Leaving of leaving 1\.0\) cannot be opened: SystemExit: 0"),
+        ("read", 13, r"storage engine 'leaving': seek_le\(\) failed: SystemExit: 0"),
+        ("damage", 4, r"storage engine 'leaving': seek_le\(\) failed: page 7"),
+    ],
+)
+def test_how_a_process_ends_when_its_engine_fails(
+    place: str, code: int, line: str, tmp_path: Path, fresh: Make
+) -> None:
+    """An engine that leaves by sys.exit() does not end the process as if that had been asked for."""
+    env = {**install_in_memory(tmp_path), "LEAVES": place}
+    install(tmp_path, "leaving", LEAVING, "leaving = leaving:Leaving")
+    node = fresh(settings={"storage.engine": '"leaving"'}, env=env)
+    if code == 2:
+        with pytest.raises(StartError, match=line) as failure:
+            node.start()
+        assert failure.value.returncode == code and "Traceback" not in str(failure.value)
+        return
+    node.start()
+    with node.client() as client:
+        client.put(b"a", b"1")
+        with pytest.raises(Failure):
+            client.put(b"fatal", b"2")
+    assert node.running().wait() == code
+    log = node.running().log
+    assert re.search(line, log) and "Traceback" not in log

@@ -469,6 +469,7 @@ BROKEN: list[tuple[type[Engine], str, str]] = [
     (SortsAsText, "test_order_and_scans", ""),
     (CountsTheEnd, "test_the_optional_reads_agree_with_the_others", "count"),
     (FindsUnique, "test_the_optional_reads_agree_with_the_others", "find_many"),
+    (FindsUnique, "test_many_look_ups_of_revisions", "find_many"),
     (ChangesTheBatch, "test_batch_is_left_as_it_was", ""),
     (HasAConstantSize, "test_sizes_follow_the_contents", "size.. ignores"),
     (UsesMoreThanItsSize, "test_sizes_follow_the_contents", "size_in_use.. is"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import threading
 from collections.abc import Iterator
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from metastore import Config, Node
+
+from .cluster import free_ports
+from .processes import wait_until
 
 
 def settings(folder: Path, **tables: Any) -> Config:
@@ -42,3 +46,26 @@ def standing(node: Node) -> Iterator[None]:
         yield
     finally:
         hold.set()
+
+
+def leads(node: Node) -> bool:
+    return node._running().driver.is_leader
+
+
+@contextlib.contextmanager
+def members_of(folder: Path, **tables: Any) -> Iterator[list[Node]]:
+    """Three members of a cluster that serve: the leader first."""
+    names, ports = ["n1", "n2", "n3"], free_ports(3)
+    initial = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    nodes = [
+        make(
+            folder / name,
+            **{"node": {"name": name}, "listen": {"peer": initial[name]}, "cluster": {"initial": initial}, **tables},
+        )
+        for name in names
+    ]
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        list(pool.map(lambda node: node.start(60), nodes))
+        wait_until(lambda: any(leads(node) for node in nodes))
+        yield sorted(nodes, key=leads, reverse=True)
+        list(pool.map(Node.stop, nodes))

@@ -381,6 +381,14 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, **entries: str) -> No
         "    CONTRACT, name, flag = 1, 'poor', 200\n"
         "    def compress(self, data): return data\n"
         "def refuses(): raise RuntimeError('not today')\n"
+        "def leaves(): raise SystemExit(0)\n"
+        "class Ender(Same):\n"
+        "    name = 'ender'\n"
+        "    def decompress(self, data, max_size): raise SystemExit(0)\n"
+        "class Veiled(Same):\n"
+        "    name = 'veiled'\n"
+        "    @property\n"
+        "    def flag(self): raise SystemExit(0)\n"
         "class Chosen(Same):\n"
         "    OPTIONS = {'level': 6, 'note': '', 'window': '1MiB'}\n"
         "    name, flag = 'chosen', 201\n"
@@ -408,6 +416,9 @@ def test_an_installed_plug_in_is_found_and_used(tmp_path: Path, monkeypatch: pyt
         ("gone", "no_such_module:X", "cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
         ("number", "plug_in_codecs:number", "cannot be loaded: it is no class and no function"),
         ("refuses", "plug_in_codecs:refuses", "cannot be made: RuntimeError: not today"),
+        ("leaves", "plug_in_codecs:leaves", "cannot be made: SystemExit: 0"),
+        ("ender", "plug_in_codecs:Ender", "is broken: decompress() raised SystemExit: 0"),
+        ("veiled", "plug_in_codecs:Veiled", "cannot be used: SystemExit: 0"),
         ("later", "plug_in_codecs:Later", "keeps contract 2, and this MetaStore needs contract 1"),
         ("silent", "plug_in_codecs:Silent", "does not declare which contract it keeps: it needs CONTRACT = 1"),
         ("poor", "plug_in_codecs:Poor", "Poor has no decompress, which every codec must have"),
@@ -496,7 +507,7 @@ class Moody(Reverse):
     name, flag, answer = "moody", 18, None
 
     def compress(self, data: bytes) -> bytes:
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return data[:1] if self.answer is None else self.answer
 
@@ -504,7 +515,7 @@ class Moody(Reverse):
         return self.compress(data)
 
 
-@pytest.mark.parametrize("answer", [KeyError("k"), "text", bytearray(3), memoryview(b"abc")])
+@pytest.mark.parametrize("answer", [KeyError("k"), SystemExit("k"), "text", bytearray(3), memoryview(b"abc")])
 def test_what_a_codec_does_wrong_later_harms_nobody(answer: object, caplog: pytest.LogCaptureFixture) -> None:
     codec = Moody()
     payloads = PayloadCodec(codec, 0, 1000)
@@ -513,7 +524,9 @@ def test_what_a_codec_does_wrong_later_harms_nobody(answer: object, caplog: pyte
     assert payloads.encode(JSON[:900]) == payloads.encode(JSON[:900]) == b"\0" + JSON[:900]
     assert (payloads.failures, payloads.raw, payloads.compressed) == (2, 2, 1)
     (line,) = [record.getMessage() for record in caplog.records]
-    said = "raised KeyError: 'k'" if isinstance(answer, Exception) else f"returned {type(answer).__name__}, not bytes"
+    said = f"returned {type(answer).__name__}, not bytes"
+    if isinstance(answer, BaseException):
+        said = f"raised {type(answer).__name__}: {answer}"
     assert line.startswith(f"codec 'moody' (flag 18): compress() {said}")
     with pytest.raises(CodecFailed, match=rf"^codec 'moody' \(flag 18\): decompress\(\) {said}$") as failure:
         payloads.decode(good)

@@ -72,6 +72,18 @@ class Exits(Fresh):
 class Damaged(Fresh):
     def __init__(self, path): raise DamagedData("block 7")
 
+class Leaves(Fresh):
+    def __init__(self, path): raise SystemExit(0)
+
+class Declares(Fresh):
+    @property
+    def max_key(self): raise GeneratorExit("late")
+    def close(self): raise KeyError("close")
+
+class Closes(Fresh):
+    persistent = None
+    def close(self): raise SystemExit(0)
+
 def function(path): return Fresh(path)
 def nothing(path): return None
 def later(path):
@@ -106,6 +118,10 @@ def opened(name: str, root: Path, **tables: Any) -> Engine:
         ("broken:number", "cannot be loaded: it is no class and no function"),
         ("broken:Raises", "cannot be opened: KeyError: 'two\\nlines'"),
         ("broken:Exits", ": not here"),
+        ("leaving:Engine", "cannot be loaded: SystemExit: 0"),
+        ("broken:Leaves", "cannot be opened: SystemExit: 0"),
+        ("broken:Declares", "cannot be used: GeneratorExit: late"),
+        ("broken:Closes", "does not declare `persistent`"),
         ("broken:nothing", ": its factory returned NoneType, which is no metastore.plugin.Engine"),
         ("broken:NoView", "has no view(), which every engine must have"),
         ("broken:Later", "keeps contract 2, and this MetaStore needs contract 1"),
@@ -120,6 +136,7 @@ def opened(name: str, root: Path, **tables: Any) -> Engine:
 )
 def test_an_engine_that_cannot_be_used_is_named(target: str, why: str, site: Path) -> None:
     install(site, "broken", BROKEN, f"mine = {target}")
+    (site / "site" / "leaving.py").write_text("raise SystemExit(0)")
     with pytest.raises(ConfigError) as failure:
         opened("mine", site / "engine")
     text = failure.value.text
@@ -131,7 +148,7 @@ def test_an_engine_that_cannot_be_used_is_named(target: str, why: str, site: Pat
 def test_a_function_can_be_a_factory(site: Path) -> None:
     install(site, "broken", BROKEN, "mine = broken:function", "damaged = broken:Damaged")
     opened("mine", site / "engine").close()
-    with pytest.raises(DamagedData, match="block 7"):
+    with pytest.raises(DamagedData, match=r"^storage.engine: 'damaged' \(broken:Damaged of broken 1.0\): block 7$"):
         opened("damaged", site / "engine")
 
 

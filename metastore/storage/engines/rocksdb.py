@@ -31,7 +31,7 @@ from typing import Any
 
 from ..._core.engine import APPLIED_KEY, Engine
 from ..._core.ordered_map import OrderedMap
-from ..._core.recent_keys import RecentEngine
+from ..._core.recent_keys import RecentEngine, find_each
 from ...errors import (
     ConfigError,
     DamagedData,
@@ -309,6 +309,13 @@ class RocksEngine(RecentEngine):
             raise _failure(self.path, error) from error
         return value
 
+    def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """See Engine.find_many."""
+        try:
+            return find_each(list(keys), self._walker(), self._db.get)
+        except Exception as error:
+            raise _failure(self.path, error) from error
+
     def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
         """(key, value) of the last key not above `key`, or None."""
         walk = self._walker()
@@ -341,7 +348,7 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        return _View(self, self._db.iter(), self._index, self._term)
+        return _View(self, self._db.iter(), self._db.iter(), self._index, self._term)
 
     def reclaim(self) -> bool:
         """Releases the shared iterator.
@@ -568,14 +575,16 @@ def _read_record(path: Path) -> str:
 
 
 class _View(Engine):
-    """A read-only engine over an iterator. As long as it lives, it sees the state at its creation.
+    """A read-only engine over two iterators of one state. As long as it lives, it sees the state at its creation. One
+    iterator walks, and the other one looks up, so a look-up does not make the walk begin again.
 
     It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
     """
 
-    def __init__(self, engine: RocksEngine, walk: Any, index: int, term: int) -> None:
+    def __init__(self, engine: RocksEngine, walk: Any, look: Any, index: int, term: int) -> None:
         self._engine: RocksEngine | None = engine
         self._walk = walk
+        self._look = look
         self._moved = 0
         self._path = engine.path
         self._applied = (index, term)
@@ -587,10 +596,18 @@ class _View(Engine):
         pairs = self.scan(key, key + b"\0", False, 1)
         return pairs[0][1] if pairs else None
 
+    def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
+        """See Engine.find_many."""
+        try:
+            return find_each(list(keys), self._look, self.get)
+        except MetaStoreError:
+            raise
+        except Exception as error:
+            raise _failure(self._path, error) from error
+
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
-        self._moved += 1
-        return _scan(self._walk, self._path, start, end, reverse, limit)
+        return _scan(self._look, self._path, start, end, reverse, limit)
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See Engine.iterate."""
@@ -629,7 +646,7 @@ class _View(Engine):
 
     def close(self) -> None:
         """Releases the view. Idempotent."""
-        self._walk = None
+        self._walk = self._look = None
         if self._engine is not None:
             self._engine._views.discard(self)
             self._engine = None

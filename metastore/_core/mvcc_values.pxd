@@ -1,0 +1,12 @@
+from metastore._core.engine cimport Engine
+from metastore._core.kv_messages cimport Kv
+from metastore._core.mvcc_pairs cimport KvList
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record
+
+cdef enum:
+    MOST_TOGETHER = 64   # values that a range fetches together
+
+
+cdef int take_value(Kv* kv, Record* rec) except -1
+cdef int load_values(Engine engine, OrderedMap overlay, KvList* out, size_t first) except -1

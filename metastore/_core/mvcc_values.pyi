@@ -1,0 +1,1 @@
+"""The values of pairs that a range has collected without them."""
