@@ -18,7 +18,8 @@ cdef class Request(Waiter):
     cdef object on_message, on_messages, on_end, on_close, on_drained
     cdef list extra                         # the metadata that services read
     cdef bytes reply                        # the message that is being sent
-    cdef object outbox                      # deque of the messages behind it (streaming)
+    cdef object outbox                      # deque of the messages, or of the message's parts, behind it
+    cdef bint apart                         # the reply is one message in parts
     cdef bytes status_text
     cdef size_t reply_at, queued, charged, header_bytes
     cdef Reader reader

@@ -12,6 +12,7 @@ from libc.string cimport memcmp, memcpy
 
 from metastore._core.grpc cimport *
 from metastore._core.nghttp2 cimport *
+from metastore._core.work cimport Parts
 
 import zlib
 from collections import deque
@@ -57,21 +58,27 @@ cdef class Request(Waiter):
     # ---- answers
 
     cpdef complete(self, object reply):
-        """Answer a unary call with `reply` (bytes: the encoded message). No effect once answered or closed."""
+        """Answer a unary call with `reply`: the encoded message (bytes), or its Parts. No effect once it is over."""
         if self.closed or self.answered:
             return
         self.answered = self.finished = True
         self.forget()
-        self.reply = <bytes>reply
-        self.owe(PREFIX + PyBytes_GET_SIZE(self.reply))
+        if isinstance(reply, Parts):
+            self.apart = True
+            self.outbox = deque((<Parts>reply).items)
+            self.reply, self.reply_at = PyBytes_FromStringAndSize(NULL, PREFIX), PREFIX
+            prefix_write(<uint8_t*>PyBytes_AS_STRING(self.reply), (<Parts>reply).size)
+            self.owe(PREFIX + (<Parts>reply).size)
+        else:
+            self.reply = <bytes>reply
+            self.owe(PREFIX + PyBytes_GET_SIZE(self.reply))
         self.uncharge()
         self.begin()
 
     cpdef fail(self, object error):
         """Answer with the code and text of `error` (a MetaStoreError). No effect once answered or closed."""
-        if self.closed or self.answered:
-            return
-        self.refuse(error.code, error.text)
+        if not self.closed and not self.answered:
+            self.refuse(error.code, error.text)
 
     cpdef send(self, bytes message):
         """Queue one message of a streaming reply. No effect once finished or closed."""
@@ -112,10 +119,7 @@ cdef class Request(Waiter):
         if patient and not self.closed:
             self.patient = True
             self.session.patient_streams += 1
-        self.on_message = on_message
-        self.on_messages = on_messages
-        self.on_end = on_end
-        self.on_close = on_close
+        self.on_message, self.on_messages, self.on_end, self.on_close = on_message, on_messages, on_end, on_close
         if not self.closed and not self.answered:
             self.begin()
         self.deliver()
@@ -213,7 +217,7 @@ cdef class Request(Waiter):
                 if not self.outbox:
                     break
                 self.reply = self.outbox.popleft()
-                self.reply_at = 0
+                self.reply_at = PREFIX if self.apart else 0
             size = PyBytes_GET_SIZE(self.reply)
             if self.reply_at < PREFIX:
                 prefix_write(prefix, size)
@@ -489,8 +493,7 @@ cdef class Request(Waiter):
             return self.turn_away(errors.INTERNAL, "grpc: the request's :method must be POST")
         if not self.grpc_type:
             self.reject = BAD_TYPE
-            return self.turn_away(errors.INVALID_ARGUMENT,
-                                  "grpc: the request's content-type must be application/grpc")
+            return self.turn_away(errors.INVALID_ARGUMENT, "grpc: the request's content-type must be application/grpc")
         if self.reject == TOO_MUCH or not self.charged:
             return self.turn_away(errors.RESOURCE_EXHAUSTED, errors.TooManyRequests.default)
         if self.reject == BAD_TIMEOUT:
@@ -498,10 +501,9 @@ cdef class Request(Waiter):
         if self.method < 0:
             return self.turn_away(errors.UNIMPLEMENTED, self.session.methods.unknown(self.path))
         if self.reject == BAD_ENCODING:
-            name = self.context.decode("utf-8", "replace")
-            self.context = None
-            return self.turn_away(errors.UNIMPLEMENTED,
-                                  'grpc: Decompressor is not installed for grpc-encoding "%s"' % name)
+            name, self.context = self.context.decode("utf-8", "replace"), None
+            text = f'grpc: Decompressor is not installed for grpc-encoding "{name}"'
+            return self.turn_away(errors.UNIMPLEMENTED, text)
         if self.streaming:
             self.session.ready.append(self)
         return 0

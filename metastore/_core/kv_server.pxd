@@ -80,7 +80,7 @@ cdef class KVServer(Starter):
     cdef int walk(self, size_t walk, bytes body, Waiter waiter, double now) except -1
     cdef int keep_time(self, double now) except -1
     cdef int later(self, int method, bytes body, Waiter waiter, Work work, double now, size_t walk=*) except -1
-    cdef Work work_of(self, int method, bytes body)
+    cdef Work work_of(self, int method, bytes body, Waiter waiter)
     cdef object answer_now(self, int method, bytes body, Waiter waiter, double now)
     cdef int stream(self, bytes body, Request request, double now) except -1
     cdef int send_chunk(self, Request request, Chunk chunk) except -1

@@ -599,11 +599,11 @@ cdef class KVServer(Starter):
         self.overtaken = -1
         return False
 
-    cdef Work work_of(self, int method, bytes body):
+    cdef Work work_of(self, int method, bytes body, Waiter waiter):
         """Return the work to be done in pieces for a read, or None for a range of a single key. Raises ApiError."""
         cdef TxnNode node
         if method == METHOD_RANGE:
-            return start_range(self.store, body)
+            return start_range(self.store, body, isinstance(waiter, Request))
         node = decode_txn(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), 1)
         return start_readonly(self.store, node, body)
 
@@ -619,7 +619,7 @@ cdef class KVServer(Starter):
                 self.later(method, body, waiter, None, now)
                 return None
             self.left -= <int64_t>(COST_OP * count_txn_ops(body))
-        work = self.work_of(method, body)
+        work = self.work_of(method, body, waiter)
         if work is None:
             if self.left_bytes <= 0:
                 self.later(method, body, waiter, None, now)
@@ -670,7 +670,7 @@ cdef class KVServer(Starter):
             return cost
         if one.method == METHOD_TXN:
             cost += COST_OP * <int64_t>count_txn_ops(one.body)
-        one.work = self.work_of(one.method, one.body)
+        one.work = self.work_of(one.method, one.body, one.waiter)
         if one.work is None:
             reply = self.store.range_reply(one.body)
             cost += PyBytes_GET_SIZE(reply) // COST_BYTES

