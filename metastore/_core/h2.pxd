@@ -9,6 +9,8 @@ cdef class Session(Link):
     cpdef list unpark(self)
     cpdef retire(self)
     cpdef shutdown(self)
+    cpdef quit(self)
+    cpdef bint let_go(self, Py_ssize_t count) except *
     cpdef close(self)
     cdef int run_events(self) except -1
     cdef int cut_input(self) except -1

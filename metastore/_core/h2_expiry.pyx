@@ -20,7 +20,7 @@ def expire(Limits limits not None, double now) -> list:
     while at != NULL:
         req = <Request>at
         at = req.next_waiting
-        if req.answered:
+        if req.answered or req.closed:
             req.end_waiting()
         elif req.expired(now):
             late.append(req)

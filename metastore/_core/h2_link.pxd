@@ -25,6 +25,7 @@ cdef class Link:
     cdef public object owner                # the connection, for the code that goes through `dirty`
     cdef list dirty
     cdef bint in_dirty, busy, saw_close, ending
+    cdef bint over                          # `quit` was called: nothing goes in or out any more
     cdef list ready, rejects, events, parked, half
     cdef bytes last_path
     cdef int last_method

@@ -103,7 +103,7 @@ cdef extern from "h2_compat.h":
         nghttp2_session_callbacks*, int (*)(nghttp2_session*, int32_t, uint32_t, void*) noexcept)
     int nghttp2_session_server_new2(
         nghttp2_session**, const nghttp2_session_callbacks*, void*, const nghttp2_option*)
-    void nghttp2_session_del(nghttp2_session*)
+    void nghttp2_session_del(nghttp2_session*) nogil
     ms_h2_ssize ms_h2_mem_recv(nghttp2_session*, const uint8_t*, size_t)
     ms_h2_ssize ms_h2_mem_send(nghttp2_session*, const uint8_t**)
     int nghttp2_session_want_read(nghttp2_session*)

@@ -10,7 +10,8 @@ connection, or the room of its requests. Then it is the first that goes.
 
 No client holds up the others. Sending, HTTP pages and the unpacking of compressed messages each have a budget per turn
 of the loop, and the work that is left waits for the next turn. When all places are taken, an existing connection may
-have to make room for a new one; `places.py` chooses it.
+have to make room for a new one; `places.py` chooses it. `sweeper.py` closes the connections whose time is over, and
+`endings.py` gives back what they held.
 """
 
 from __future__ import annotations
@@ -27,9 +28,11 @@ from metastore._core.h2_expiry import expire
 from metastore._core.h2_request import Request, unpack
 from metastore.api.answers import Answer, Later
 from metastore.net.accept import Acceptor, origin
+from metastore.net.endings import Endings
 from metastore.net.http1 import HttpSession
 from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
 from metastore.net.places import Places
+from metastore.net.sweeper import Sweeper
 
 log = logging.getLogger("metastore.conn")
 
@@ -353,6 +356,11 @@ class ClientConn:
         """Reply bytes that the client has not taken."""
         return self._owed + (self.session.pending_output if self.session is not None else 0)
 
+    @property
+    def asks(self) -> int:
+        """Bytes of requests that are not answered, or whose answers the client has not taken."""
+        return self.session.buffered if self.session is not None else 0
+
     def _watch_progress(self, stuck: int) -> None:
         """Begin to watch whether the client takes what it asked for, or end that."""
         if stuck == self._stuck:
@@ -490,9 +498,8 @@ class ClientConn:
         self._listener.server.limits.total_output -= self._owed
         self._owed = 0
         if self.session is not None:
-            session = self.session
-            session.owner = None
-            session.close()
+            self.session.owner = None
+            self._listener.end_later(self.session)
         if self.http is not None:
             self.http.close()
         self.http = None
@@ -520,15 +527,22 @@ class Listener:
         self.paused = False
         self.refused = 0
         self.evicted = 0
-        self.dropped = 0
         self._said: dict[str, float] = {}
         self._unflushed: dict[ClientConn, None] = {}
         self._unanswered: dict[ClientConn, None] = {}
         self._posted = False
-        self._taken: dict[ClientConn, tuple[int, int]] = {}
         self._acceptor = Acceptor(loop, addresses, self._take_in, backlog=BACKLOG, per_turn=ACCEPTS_PER_TURN)
         self.bound = self._acceptor.bound
-        self._sweeper: Timer = loop.call_later(self.conn_limits.sweep, self._sweep)
+        self._endings = Endings(loop, self._another_turn)
+        self._sweeper: Sweeper[ClientConn] = Sweeper(
+            loop,
+            self.conns,
+            self.suspects,
+            server.limits,
+            interval=self.conn_limits.sweep,
+            min_rate=self.conn_limits.min_rate,
+            tells=self._tells,
+        )
         self._expirer: Timer = loop.call_later(EXPIRE, self._expire)
 
     def _take_in(self, client: socket.socket, where: str) -> None:
@@ -612,6 +626,10 @@ class Listener:
         self._unanswered[conn] = None
         self._another_turn()
 
+    def end_later(self, session: Session) -> None:
+        """End the session of a connection that is gone. What it holds is given back now or in later turns."""
+        self._endings.end(session)
+
     def _another_turn(self) -> None:
         if not self._posted:
             self._posted = True
@@ -619,6 +637,7 @@ class Listener:
 
     def _go_on(self) -> None:
         self._posted = False
+        self._endings.go_on()
         self._answer_pages()
         unflushed, self._unflushed = self._unflushed, {}
         self._flush(list(unflushed))
@@ -706,10 +725,11 @@ class Listener:
     def close(self) -> None:
         """Drop everything; idempotent."""
         self._acceptor.close()
-        self._sweeper.cancel()
+        self._sweeper.close()
         self._expirer.cancel()
         for conn in list(self.conns):
             conn.close()
+        self._endings.close()
 
     # ---- deadlines
 
@@ -718,61 +738,6 @@ class Listener:
         late = expire(self.server.limits, self.loop.now())
         if late:
             self.server.expired(late)
-
-    def _sweep(self) -> None:
-        self._sweeper = self.loop.call_later(self.conn_limits.sweep, self._sweep)
-        now = self.loop.now()
-        due = [conn for conn in self.suspects if conn.deadline is not None and conn.deadline <= now]
-        self.dropped += sum(conn.overdue() for conn in due)
-        if self.server.limits.total_output >= self.server.limits.max_total_output // 4 * 3:
-            self._relieve()
-        else:
-            self._taken.clear()
-        if self.server.limits.total_buffered >= self.server.limits.max_total_buffered // 2:
-            self._relieve_requests()
-        if self.dropped and self._tells("dropped"):
-            log.info(
-                "%d connections were closed that made no first request, or took their replies too slowly", self.dropped
-            )
-            self.dropped = 0
-
-    def _relieve(self) -> None:
-        """Drops clients that do not take their replies, until half of the room for replies is free.
-
-        Other reads wait for such clients (long reads do when three quarters of the room are used). Only clients that
-        took next to nothing since the last check are dropped, those with the most bytes first.
-        """
-        limits, before = self.server.limits, self._taken
-        least = self.conn_limits.min_rate * self.conn_limits.sweep
-        slow = sorted(
-            (
-                (conn.owes, conn.fd, conn)
-                for conn in self.conns
-                if conn in before and conn.owes and conn.took(before[conn]) < least
-            ),
-            reverse=True,
-        )
-        for owed, _, conn in slow:
-            if limits.total_output < limits.max_total_output // 2:
-                break
-            self.dropped += 1
-            log.debug("closing a client that takes nothing of %d bytes", owed)
-            conn.close()
-        self._taken = {conn: conn.taken for conn in self.conns if conn.owes}
-
-    def _relieve_requests(self) -> None:
-        """Drops clients that take nothing of small replies, until less than half of the room for requests is used.
-
-        A call counts until its reply is taken, and no client gets more room than is still free, so those that take
-        nothing would leave others with too little for a large request. Those with the most bytes go first.
-        """
-        limits = self.server.limits
-        held = ((conn.session.buffered, conn.fd, conn) for conn in self.conns if conn.stalled and conn.session)
-        for _, _, conn in sorted(held, reverse=True):
-            if limits.total_buffered < limits.max_total_buffered // 2:
-                break
-            self.dropped += 1
-            conn.close()
 
     @property
     def stalled(self) -> int:

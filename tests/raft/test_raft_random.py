@@ -280,3 +280,27 @@ def test_storage_of_the_harness_refuses_gaps() -> None:
 
     with pytest.raises(AssertionError, match="gap"):
         MemoryStorage(ConfState([1])).store([Entry(1, 5, 0, b"")])
+
+
+def ticks_to_the_next_leader(seed: int) -> int:
+    """Return the ticks from the end of a leader of three members until another one leads."""
+    draw = random.Random(seed)
+    net = Network((1, 2, 3), pre_vote=True, check_quorum=True)
+    for id in (1, 2, 3):
+        net.restart(id, seed=draw.getrandbits(32))
+    net.campaign(1)
+    net.tick(count=3)
+    net.isolate(1)
+    for id in (2, 3):
+        net[id].election_timeout_ticks = draw.randint(10, 19)
+    for count in range(1, 1000):
+        net.tick(2, 3)
+        if net[2].is_leader or net[3].is_leader:
+            return count
+    raise AssertionError("no leader")
+
+
+def test_the_next_leader_comes_within_two_election_timeouts_or_after_a_split_vote() -> None:
+    """An election timeout is ten ticks. Two members that ask at the same tick split the vote and draw again."""
+    ticks = sorted(ticks_to_the_next_leader(seed) for seed in range(200))
+    assert ticks[0] >= 10 and ticks[170] <= 20 and ticks[-1] <= 60, ticks

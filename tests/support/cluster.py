@@ -24,6 +24,9 @@ from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, 
 
 # The default timing of a node: ten ticks of 100 ms.
 ELECTION_TIMEOUT = 1.0
+# The next leader has to be there after so many seconds. An election takes up to two timeouts, and as many again with
+# each vote that splits; a busy machine adds to that. tests/raft counts the ticks.
+NEXT_LEADER = 10 * ELECTION_TIMEOUT
 
 
 # Snapshots are frequent and little of the log is in memory, so the part that was cut off is really gone.

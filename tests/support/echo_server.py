@@ -18,15 +18,16 @@ HOLD = 1
 FAIL = 2
 BIDI = 3
 BIG = 4
+BIDI_PATH = b"/test.Test/Bidi"
 TABLE = MethodTable(
     {
         b"/etcdserverpb.KV/Put": PUT,
         b"/test.Test/Hold": HOLD,
         b"/test.Test/Fail": FAIL,
-        b"/test.Test/Bidi": BIDI,
+        BIDI_PATH: BIDI,
         b"/test.Test/Big": BIG,
     },
-    streaming=[b"/test.Test/Bidi"],
+    streaming=[BIDI_PATH],
 )
 
 
@@ -120,6 +121,26 @@ class Running:
         self.loop.call_soon_threadsafe(run)
         assert done.wait(timeout)
         return result[0]
+
+
+class Turns:
+    """What each turn of a loop does. The loop's clock goes on by `cost` seconds with everything that is done."""
+
+    def __init__(self, running: Running, cost: float) -> None:
+        self.cost, self.time, self.done = cost, running.loop.now(), 0
+        self.most = 0
+        flush = running.turn
+
+        def turn() -> None:
+            flush()
+            self.most, self.done = max(self.most, self.done), 0
+
+        running.loop.now = lambda: self.time
+        running.turn = turn
+
+    def add(self) -> None:
+        self.done += 1
+        self.time += self.cost
 
 
 def main() -> None:

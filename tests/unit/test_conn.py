@@ -18,7 +18,7 @@ import pytest
 from support import TESTS
 from support import http2 as h
 from support.dialling import PUT, ask, channel, dial, put_works, read_all, read_until, served_until
-from support.echo_server import EchoServer, Running
+from support.echo_server import EchoServer, Running, Turns
 
 from metastore import errors
 from metastore._core.grpc import Limits
@@ -264,26 +264,6 @@ def test_http_requests_sent_at_once_are_answered_one_a_turn(echo: Running) -> No
         echo.turn = count
     assert answer.count(b" 200 OK") == 1000
     assert max(after - before for before, after in itertools.pairwise(turns)) == 1
-
-
-class Turns:
-    """What each turn of a loop does. The loop's clock goes on by `cost` seconds with everything that is done."""
-
-    def __init__(self, running: Running, cost: float) -> None:
-        self.cost, self.time, self.done = cost, running.loop.now(), 0
-        self.most = 0
-        flush = running.turn
-
-        def turn() -> None:
-            flush()
-            self.most, self.done = max(self.most, self.done), 0
-
-        running.loop.now = lambda: self.time
-        running.turn = turn
-
-    def add(self) -> None:
-        self.done += 1
-        self.time += self.cost
 
 
 @contextlib.contextmanager

@@ -1,0 +1,120 @@
+"""What a connection leaves behind when it ends, and sweeps that end many connections, are spread over turns."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from support import http2 as h
+from support.dialling import dial, read_all, read_until, served_until
+from support.echo_server import BIDI_PATH, EchoServer, Running, Turns
+
+from metastore._core.grpc import Limits
+from metastore._core.h2_request import Request
+from metastore.net.client_conn import ClientConn, ConnLimits
+from metastore.net.endings import CALLS, FEW, PIECE_TIME
+from metastore.net.sweeper import SWEEP_TIME
+
+STREAMS = 4 * CALLS + FEW
+
+
+class Counted(EchoServer):
+    """It counts the streams that end as the work of a turn."""
+
+    turns: Turns
+
+    def _bidi(self, request: Request) -> None:
+        def closed() -> None:
+            self.closed_streams += 1
+            self.turns.add()
+
+        request.start(on_message=request.send, on_close=closed)
+
+
+def left_behind(running: Running) -> socket.socket:
+    """Return a client with STREAMS streams that have begun."""
+    sock = dial(running)
+    sock.sendall(h.hello() + b"".join(h.call(1 + 2 * n, b"x", BIDI_PATH) for n in range(STREAMS)))
+    reader = h.Reader()
+    read_until(sock, reader, lambda: reader.stream(2 * STREAMS - 1).messages == [b"x"])
+    return sock
+
+
+def test_calls_that_a_connection_leaves_behind_go_over_several_turns() -> None:
+    server = Counted()
+    with Running(server=server) as running:
+        server.turns = turns = Turns(running, 0)
+        sock = left_behind(running)
+        running.call(lambda: setattr(turns, "cost", PIECE_TIME / CALLS))
+        sock.close()
+        served_until(running, lambda: server.closed_streams == STREAMS)
+        assert CALLS <= turns.most <= 2 * CALLS
+        assert server.limits.total_buffered == server.limits.total_output == 0
+        served_until(running, lambda: not [t for t in threading.enumerate() if t.name == "metastore-ending"])
+
+
+def test_a_listener_that_closes_leaves_nothing_behind() -> None:
+    server = Counted()
+    with Running(server=server) as running:
+        server.turns = turns = Turns(running, 0)
+        with left_behind(running):
+            running.call(lambda: setattr(turns, "cost", PIECE_TIME))
+            [conn] = running.listener.conns
+            running.call(lambda: (conn.close(), running.listener.close()))
+            assert server.closed_streams == STREAMS and server.limits.total_buffered == 0
+            assert not [t for t in threading.enumerate() if t.name == "metastore-ending"]
+
+
+def test_where_no_thread_can_begin_the_loop_gives_the_memory_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = Counted()
+    with Running(server=server) as running:
+        server.turns = Turns(running, 0)
+        sock = left_behind(running)
+        monkeypatch.setattr(threading.Thread, "start", refuse)
+        sock.close()
+        served_until(running, lambda: server.closed_streams == STREAMS)
+        assert server.limits.total_queued == 0
+
+
+def test_a_sweep_that_ends_many_connections_shares_the_time_of_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    overdue = ClientConn.overdue
+    monkeypatch.setattr(ClientConn, "overdue", lambda conn: (turns.add(), overdue(conn))[1])
+    with Running(conn_limits=ConnLimits(handshake=1000, sweep=0.02)) as running, contextlib.ExitStack() as stack:
+        turns = Turns(running, SWEEP_TIME * 0.6)
+        socks = [stack.enter_context(dial(running)) for _ in range(30)]
+        served_until(running, lambda: len(running.listener.conns) == 30)
+        running.call(lambda: setattr(turns, "time", turns.time + 2000))
+        assert [read_all(sock) for sock in socks] == [b""] * 30
+        assert turns.most == 2
+
+
+def test_no_more_clients_go_than_the_room_needs() -> None:
+    """What a closed connection held is given back over several turns, but it counts at once."""
+    limits = ConnLimits(grace=0.2, sweep=0.05)
+    with Running(Limits(max_total_buffered=1024 * 1024), limits) as running, contextlib.ExitStack() as stack:
+
+        def unread(calls: int) -> socket.socket:
+            sock = stack.enter_context(dial(running))
+            sock.sendall(h.SHUT + b"".join(h.call(1 + 2 * n, b"never read") for n in range(calls)))
+            return sock
+
+        def state() -> tuple[int, int]:
+            return running.listener.stalled, running.server.limits.total_buffered // 1024
+
+        first = unread(200)
+        served_until(running, lambda: state() == (1, 200))
+        second = unread(300)
+        served_until(running, lambda: state() == (2, 500))
+        third = unread(100)
+        assert b"never read" not in read_all(second)
+        served_until(running, lambda: state() == (2, 300))
+        for sock in (first, third):
+            sock.sendall(h.frame(h.WINDOW_UPDATE, 0, 1, (100).to_bytes(4, "big")))
+            reader = h.Reader()
+            read_until(sock, reader, lambda reader=reader: reader.stream(1).ended)
+            assert reader.stream(1).messages == [b"never read"]
