@@ -10,8 +10,11 @@ import pytest
 from support import http2 as h
 from support.dialling import dial, read_all, read_until, served_until
 from support.echo_server import BIDI_PATH, EchoServer, Running, Turns
+from support.talk import Talk
 
+from metastore import errors
 from metastore._core.grpc import Limits
+from metastore._core.h2_expiry import expire
 from metastore._core.h2_request import Request
 from metastore.net.client_conn import ClientConn, ConnLimits
 from metastore.net.endings import CALLS, FEW, PIECE_TIME
@@ -118,3 +121,40 @@ def test_no_more_clients_go_than_the_room_needs() -> None:
             reader = h.Reader()
             read_until(sock, reader, lambda reader=reader: reader.stream(1).ended)
             assert reader.stream(1).messages == [b"never read"]
+
+
+def test_a_session_ends_in_pieces() -> None:
+    """It is over at once: what comes in, answers and time limits have no effect. What it held goes a few at a time."""
+    talk = Talk()
+    limits = talk.limits
+    told: list[int] = []
+    requests = talk.feed(
+        h.call(1, b"timed", h.PUT_PATH, (b"grpc-timeout", b"1S"))
+        + b"".join(h.call(n, b"x") for n in range(3, 19, 2))
+        + h.call(19, b"s", BIDI_PATH)
+    )
+    requests[-1].start(on_close=lambda: told.append(19))
+    requests[1].complete(b"never taken")
+    session = talk.session
+    before = limits.total_buffered
+    assert session.held >= 10 and before >= 10 * 1024
+    session.quit()
+    assert session.closed and not session.want_write and session.open_streams == 10
+    assert all(request.closed for request in requests) and told == []
+    for request in requests[2:5]:
+        request.complete(b"late")
+        request.reset()
+    requests[0].fail(errors.Compacted())
+    requests[-1].send(b"late")
+    assert expire(limits, 100.0) == [] and session.feed(h.call(21, b"more")) == [] and session.take_output() == b""
+    session.retire()
+    session.shutdown()
+    assert not session.let_go(4) and session.open_streams == 6 and limits.total_buffered < before
+    with pytest.raises(RuntimeError, match="before its calls are gone"):
+        session.free()
+    assert session.let_go(6) and session.open_streams == 0 and told == [19]
+    assert (limits.total_buffered, limits.total_output) == (0, 0)
+    session.free()
+    session.free()
+    session.close()
+    assert limits.total_queued == 0
