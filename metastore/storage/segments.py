@@ -15,6 +15,7 @@ zeros are written for as long as nobody waits for the segment. A recycled file n
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import mmap
@@ -23,12 +24,12 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from .._core.wal_records import encode_header, make_generation
-from ..errors import DamagedData, DataDirInUse, DiskFailed
+from ..errors import DamagedData, DataDirInUse, DiskFailed, OutOfResources
 from ..failpoints import Failpoints
 from ..threads import begin
 from .locks import lock, unlock
@@ -49,8 +50,12 @@ SPARE = 16 << 20
 #: A segment that is made in advance may take at most one part in SHARE of the disk's free bytes. The storage engine and
 #: the snapshots need free bytes too, and the log does not give reserved bytes back when they grow.
 SHARE = 4
+#: Seconds for which the next one in this process waits for a log whose threads still write what it was closed with.
+PATIENCE = 10.0
 _NAME = re.compile(r"([0-9a-f]{16})\.(wal|tmp|old)")
 _ZEROS = bytes(_SLICE)
+# The logs that were closed while their threads still wrote: (device, inode) of the folder, and who waits for them.
+_ending: dict[tuple[int, int], threading.Thread] = {}
 
 
 def sync_folder(path: Path) -> None:
@@ -140,6 +145,9 @@ class Folder:
         folder.
         """
         self._fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        ending = _ending.get(self._place())
+        if ending is not None:
+            ending.join(PATIENCE)
         if not lock(self._fd):
             raise DataDirInUse(f"{self.path}: another process writes this log")
         self.measure()
@@ -148,8 +156,30 @@ class Folder:
             try:
                 if not lock(fd):
                     raise DataDirInUse(f"{path}: another process writes this segment of the log")
+                unlock(fd)  # a fork of this process may have a copy of `fd`
             finally:
                 os.close(fd)
+
+    def _place(self) -> tuple[int, int]:
+        here = os.fstat(self._fd)
+        return here.st_dev, here.st_ino
+
+    def release_after(self, threads: Sequence[threading.Thread], release: Callable[[], object]) -> None:
+        """Calls `release` when these threads, which write, have ended: at once, or later in a thread of its own. Nobody
+        waits for that but the next one in this process who wants the log."""
+        if not any(thread.is_alive() for thread in threads):
+            release()
+            return
+        place = self._place()
+
+        def wait() -> None:
+            for thread in threads:
+                thread.join()
+            release()
+            _ending.pop(place, None)
+
+        with contextlib.suppress(OutOfResources):  # then the files end with the process
+            _ending[place] = begin("wal-close", wait)
 
     def release(self) -> None:
         """Lets other processes in again."""
@@ -341,7 +371,7 @@ class Preparer:
         self._notify = notify
         self._jobs: queue.SimpleQueue[Callable[[], Segment | None] | None] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[Segment | Exception] = queue.SimpleQueue()
-        self._thread = begin("wal-segments", self._run)
+        self.thread = begin("wal-segments", self._run)
 
     def ask(self, generation: int, size: int, least: int, spare: int) -> None:
         """Begin to make a segment, see `Folder.make`."""
@@ -397,9 +427,8 @@ class Preparer:
                 self._done.put(result)
                 self._notify()
 
-    def stop(self, timeout: float) -> bool:
-        """Finishes the job under way and ends the thread. Returns whether it ended within `timeout` seconds."""
+    def stop(self, timeout: float) -> None:
+        """Finishes the job under way and ends the thread. Waits for that, but not longer than `timeout` seconds."""
         self.urgent = True
         self._jobs.put(None)
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        self.thread.join(timeout)

@@ -705,17 +705,18 @@ class Wal:
         self._slow.stop()
         self._disk.stop()
         self._awake.close()
-        prepared = self._preparer.stop(max(0.0, deadline - time.monotonic()))
+        self._preparer.stop(max(0.0, deadline - time.monotonic()))
         self._thread.join(max(0.0, deadline - time.monotonic()))
-        if self._thread.is_alive() or not prepared:
-            self._failure = self._failure or DiskFailed("write-ahead log: closed")
-            return  # the threads still use the files, which end with the process
+        self._folder.release_after([self._thread, self._preparer.thread], self._let_go)
+        self._failure = self._failure or DiskFailed("write-ahead log: closed")
+
+    def _let_go(self) -> None:
+        """Nothing uses the files any more."""
         with contextlib.suppress(DiskFailed):
             self._collect()
         for segment in self._made.values():
             segment.close()
         self._made.clear()
-        self._failure = self._failure or DiskFailed("write-ahead log: closed")
         self._folder.release()
         os.close(self._event)
         self._event = -1
@@ -759,10 +760,10 @@ class _Opening:
                 self.report.extend(self.found.report)
             write_all(fd, data, 0)
             path = self.folder.publish(temporary, fd, generation)
+            self._tidy(generation)
         except BaseException:
             os.close(fd)
             raise
-        self._tidy(generation)
         return Segment(path, generation, fd, max(size, len(data))), writer
 
     def _space(self, fd: int) -> None:

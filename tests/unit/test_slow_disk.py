@@ -6,13 +6,16 @@ import collections
 import logging
 import select
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support.processes import wait_until
 from support.waldisk import METADATA, image
 
+from metastore.errors import DataDirInUse
 from metastore.failpoints import Failpoints
+from metastore.storage import segments
 from metastore.storage.slow_disk import SlowDisk
 from metastore.storage.wal import QUICK_SYNC, SLOW_GROUPS, Lag, Wal
 
@@ -82,6 +85,32 @@ def test_a_log_waits_for_a_segment(tmp_path: Path) -> None:
     wal.close(timeout=0.2)
     assert time.monotonic() - began < 5
     failpoints.clear()
+
+
+def test_a_log_that_was_closed_too_early_is_free_when_its_threads_have_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next node of the same process waits for them. It used to find the log locked until the process ended."""
+    failpoints = Failpoints()
+    wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=METADATA, failpoints=failpoints)
+    wal.append(1, image(1), None)
+    wal.submit()
+    wait_until(lambda: wal.poll() == 1 and not wal.preparing, what="the next segment")
+    failpoints.set("wal.segment", "block")
+    for number in range(2, 4):
+        wal.append(number, image(number, size=50_000), None)
+        wal.submit()
+    wait_until(lambda: wal.poll() >= 2 and wal.preparing, what="a segment in the making")
+    wal.close(timeout=0.05)
+    with monkeypatch.context() as patch, pytest.raises(DataDirInUse):
+        patch.setattr(segments, "PATIENCE", 0.01)
+        Wal.open(tmp_path / "wal")
+    with ThreadPoolExecutor() as pool:
+        opening = pool.submit(Wal.open, tmp_path / "wal", segment_size=64 << 10)
+        failpoints.clear()
+        again = opening.result(60)
+    assert again.last_index() >= 2 and not segments._ending
+    again.close()
 
 
 def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
