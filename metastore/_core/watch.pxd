@@ -2,7 +2,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from metastore._core.mvcc cimport Store
 from metastore._core.watch_index cimport Group, Index, Stream, Watcher
-from metastore._core.watch_wire cimport Change, Marks, WatchRequest
+from metastore._core.watch_wire cimport Change, Draft, Marks, WatchRequest
 
 
 cdef class Feed:
@@ -12,6 +12,9 @@ cdef class Feed:
     cdef int64_t to          # the last revision of this pass
     cdef list touched        # groups with events, to be delivered from `reached` on
     cdef size_t reached
+    cdef list receivers      # watchers of the group that is being delivered, the next one last; None: none is
+    cdef dict made           # long responses to them by id, and whether they are fragments
+    cdef Draft draft         # the response that is put together
     cdef size_t held         # bytes of the events that groups hold
     cdef bint delivering
 
@@ -23,7 +26,7 @@ cdef class WatchHub:
     cdef readonly int64_t seen           # LIVE watchers have been sent everything up to this revision
     cdef readonly size_t count           # watchers
     cdef readonly size_t units           # of these, see Watcher.units
-    cdef readonly size_t max_per_stream, max_per_node, fragment_size, max_response, max_held, batch
+    cdef readonly size_t max_per_stream, max_per_node, fragment_size, max_response, max_held, batch, piece
     cdef readonly uint64_t events_sent, responses_sent
     cdef Feed live
     cdef bint passing                    # a pass of `live` is under way
@@ -68,9 +71,9 @@ cdef class WatchHub:
     cdef int end_too_large(self, Group group, int64_t revision) except -1
     cdef int give_up(self, Feed feed, Group group) except -1
     cdef size_t deliver(self, Feed feed, size_t budget) except? 0
-    cdef size_t deliver_group(self, Feed feed, Group group) except? 0
-    cdef int send_events(self, Watcher watcher, Group group, dict made) except -1
-    cdef int send_fragments(self, Watcher watcher, Group group) except -1
+    cdef size_t deliver_group(self, Feed feed, Group group, size_t budget) except? 0
+    cdef size_t draft(self, Feed feed, Watcher watcher, Group group, size_t budget) except? 0
+    cdef int send_events(self, Watcher watcher, Group group, list messages) except -1
     cdef int block(self, Watcher watcher, int64_t next_rev) except -1
     cdef int answer(self, Stream stream, Marks* marks, int64_t revision, bytes reason) except -1
     cdef int answer_progress(self) except -1

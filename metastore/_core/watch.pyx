@@ -27,8 +27,8 @@ from metastore._core.kv_messages cimport Header
 from metastore._core.mvcc_keys cimport REV_KEY_SIZE, rev_key, rev_read
 from metastore._core.record cimport Record, rec_key
 from metastore._core.watch_index cimport (BEHIND, GONE, LIVE, WAITING, Group, Index, Stream, Watcher, units_of)
-from metastore._core.watch_wire cimport (WATCH_CANCEL, WATCH_CREATE, WATCH_PROGRESS, Change, Marks, WatchRequest,
-                                         encode_response)
+from metastore._core.watch_wire cimport (WATCH_CANCEL, WATCH_CREATE, WATCH_PROGRESS, Change, Draft, Marks,
+                                         WatchRequest, encode_response)
 
 cdef enum:
     BATCH = 128 << 10        # bytes of events that a feed collects before it delivers them
@@ -37,7 +37,8 @@ cdef enum:
     FEEDS = 4                # feeds of history at a time
     LEAVE = 8                # steps that letting go of a watcher costs: some 20 us in a large index
     SPARE = 1000             # items of a heap whose watchers may be gone
-    STEP_BYTES = 1024        # bytes of a change that count as one more step
+    STEP_BYTES = 1024        # bytes of a change, or of a long response, that count as one more step
+    PIECE = 64 << 10         # bytes of events that are kept together
     PROGRESS_STEPS = 1000    # notifications in one look at the time
 
 #: The answers to requests that cannot be served, as etcd words them.
@@ -87,7 +88,7 @@ cdef class WatchHub:
         self.store = store
         self.max_per_stream, self.max_per_node = max_per_stream, max_per_node
         self.fragment_size, self.max_response, self.max_held = fragment_size, max_response, max_held
-        self.batch = batch
+        self.batch, self.piece = batch, min(<size_t>PIECE, fragment_size)
         self.interval = interval
         self.jitter = jitter
         self.live = Feed()
@@ -554,7 +555,7 @@ cdef class WatchHub:
                 group.events = []
                 group.first = change.main
                 feed.touched.append(group)
-            group.events.append(event)
+            group.append(event, self.piece)
             group.last = change.main
             size = ITEM + <size_t>PyBytes_GET_SIZE(event)
             group.size += size
@@ -599,75 +600,79 @@ cdef class WatchHub:
             if spent >= budget:
                 return spent
             group = feed.touched[feed.reached]
+            if group.touched or feed.receivers is not None:
+                spent += self.deliver_group(feed, group, budget - spent)
+                if feed.receivers is not None:
+                    return spent
             feed.reached += 1
-            if group.touched:
-                spent += self.deliver_group(feed, group)
         feed.touched = []
         feed.reached = 0
         feed.held = 0
         feed.delivering = False
         return spent + 1
 
-    cdef size_t deliver_group(self, Feed feed, Group group) except? 0:
-        cdef dict made = {}
+    cdef size_t deliver_group(self, Feed feed, Group group, size_t budget) except? 0:
+        """Go on sending to the watchers of a group, at a cost of about `budget`. `receivers` is None when all are
+        served."""
         cdef Watcher watcher
-        cdef size_t spent = 1 + group.size // STEP_BYTES
-        cdef int64_t first = group.first
-        for watcher in list(group.watchers):
+        cdef size_t spent = 0
+        if feed.receivers is None:
+            feed.receivers, feed.made = list(group.watchers), {}
+            feed.receivers.reverse()
+        while feed.receivers:
+            if spent and spent >= budget:
+                return spent
+            watcher = feed.receivers[len(feed.receivers) - 1]
             spent += 1
-            if watcher.stream.closed:
-                continue
-            if watcher.stream.sink.full():
-                self.block(watcher, max(watcher.next_rev, first))
-                continue
-            self.send_events(watcher, group, made)
-            watcher.next_rev = group.last + 1
+            if watcher.group is not group or watcher.stream.closed:
+                feed.draft = None                   # it has left meanwhile
+            elif feed.draft is None and watcher.stream.sink.full():
+                self.block(watcher, max(watcher.next_rev, group.first))
+            else:
+                spent += self.draft(feed, watcher, group, budget - spent if budget > spent else 1)
+                if feed.draft is not None:
+                    return spent
+                watcher.next_rev = group.last + 1
+            feed.receivers.pop()
+        feed.receivers = feed.made = None
         group.clear()
-        return spent
+        return spent + 1
 
     # ---- responses
 
-    cdef int send_events(self, Watcher watcher, Group group, dict made) except -1:
-        """Send the events of a group to one watcher. `made` has the responses of this group by watch id."""
-        cdef Header header
-        cdef Marks marks
-        cdef bytes response
+    cdef size_t draft(self, Feed feed, Watcher watcher, Group group, size_t budget) except? 0:
+        """Send the events of a group to one watcher, or go on putting the response together; then `draft` is not None.
+        Returns the cost."""
+        cdef Draft draft = feed.draft
+        cdef bint fragments = watcher.fragment and group.size > self.fragment_size
+        cdef tuple name = (watcher.id, fragments)
+        cdef list messages = feed.made.get(name)
+        cdef size_t spent = 1
+        if messages is None:
+            if draft is None:
+                draft = Draft.__new__(Draft)
+                self.store.fill_header(&draft.header)
+                draft.header.revision = self.store.rev
+                draft.marks.watch_id = watcher.id
+                draft.events, draft.messages = group.events, []
+                draft.fragment_size = self.fragment_size if fragments else 0
+            spent = draft.go_on(budget)
+            if draft.events is not None:
+                feed.draft = draft
+                return spent
+            feed.draft = None
+            messages = feed.made[name] = draft.messages
+        self.send_events(watcher, group, messages)
+        return spent
+
+    cdef int send_events(self, Watcher watcher, Group group, list messages) except -1:
+        """Send a response, or all fragments of one: nothing comes between these."""
         watcher.heard = True
         self.sent_some = True
-        self.events_sent += <uint64_t>len(group.events)
+        self.events_sent += group.number
         self.responses_sent += 1
-        if watcher.fragment and group.size > self.fragment_size:
-            return self.send_fragments(watcher, group)
-        response = made.get(watcher.id)
-        if response is None:
-            self.store.fill_header(&header)
-            header.revision = self.store.rev
-            marks.created = marks.canceled = marks.fragment = False
-            marks.compact_revision = 0
-            marks.watch_id = watcher.id
-            response = encode_response(&header, &marks, None, group.events, 0, <size_t>len(group.events))
-            made[watcher.id] = response
-        watcher.stream.sink.send(response)
-        return 0
-
-    cdef int send_fragments(self, Watcher watcher, Group group) except -1:
-        """Send the events in several responses, all but the last of which are marked. Nothing comes between them."""
-        cdef Header header
-        cdef Marks marks
-        cdef size_t first = 0, last = 0, size, count = <size_t>len(group.events)
-        self.store.fill_header(&header)
-        header.revision = self.store.rev
-        marks.created = marks.canceled = False
-        marks.compact_revision = 0
-        marks.watch_id = watcher.id
-        while first < count:
-            size = 0
-            while last < count and (last == first or size < self.fragment_size):
-                size += <size_t>PyBytes_GET_SIZE(<bytes>group.events[last])
-                last += 1
-            marks.fragment = last < count
-            watcher.stream.sink.send(encode_response(&header, &marks, None, group.events, first, last))
-            first = last
+        for message in messages:
+            watcher.stream.sink.send(message)
         return 0
 
     cdef int answer(self, Stream stream, Marks* marks, int64_t revision, bytes reason) except -1:

@@ -46,8 +46,11 @@ cdef class Group:
     cdef readonly bint prev_kv, no_put, no_delete
     cdef readonly int64_t since          # changes before it do not concern this group
     cdef dict watchers                   # Watcher -> None, in the order in which they came
-    cdef list events                     # of the changes that are not delivered yet, encoded
-    cdef size_t size                     # bytes of `events`, with what the list takes
+    cdef list events                     # of the changes that are not delivered yet, encoded; some in one piece
+    cdef size_t pieces                   # of `events` that stay as they are
+    cdef size_t loose                    # bytes of the events behind these
+    cdef size_t number                   # events
+    cdef size_t size                     # bytes of them, with what a list of them takes
     cdef int64_t first, last             # revisions of the first and the last of them
     cdef bint touched
     cdef object name                     # its key in the index's table
@@ -59,6 +62,7 @@ cdef class Group:
     cdef uint64_t serial
 
     cdef void clear(self) noexcept
+    cdef int append(self, bytes event, size_t piece) except -1
 
 
 cdef class Index:

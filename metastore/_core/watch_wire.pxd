@@ -51,5 +51,21 @@ cdef class Change:
     cdef bytes encode(self, bint prev)
 
 
+cdef class Draft:
+    """A long response to one watcher, or the fragments of one, put together piece by piece."""
+    cdef Header header
+    cdef Marks marks
+    cdef list events
+    cdef size_t fragment_size    # 0: one response
+    cdef size_t next             # the events before this one are in a message
+    cdef size_t last             # of the message at hand, exclusive
+    cdef size_t at               # bytes of the message at hand
+    cdef bytes message
+    cdef list messages           # those that are whole
+
+    cdef size_t go_on(self, size_t budget) except? 0
+    cdef int begin(self) except -1
+
+
 cdef bytes encode_response(const Header* header, const Marks* marks, bytes reason, list events, size_t first,
                            size_t last)

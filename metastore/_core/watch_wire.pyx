@@ -213,13 +213,13 @@ cdef inline uint8_t* mark(uint8_t* p, uint8_t tag, uint64_t value) noexcept:
     return varint_write(p + 1, value)
 
 
-cdef bytes encode_response(const Header* header, const Marks* marks, bytes reason, list events, size_t first,
-                           size_t last):
-    """WatchResponse with `events[first:last]`, each as `Change.event` returned it. `reason` may be None."""
+cdef bytes begin_response(const Header* header, const Marks* marks, bytes reason, list events, size_t first,
+                          size_t last, size_t* at):
+    """A WatchResponse with room for `events[first:last]` from byte `at` on."""
     cdef uint8_t[MARKS_SIZE + 48] head
     cdef uint8_t* p = header_write(head, header, header_size(header))
     cdef size_t size, i, n = 0 if reason is None else <size_t>PyBytes_GET_SIZE(reason)
-    cdef bytes made, event
+    cdef bytes made
     p = mark(p, 0x10, <uint64_t>marks.watch_id)
     p = mark(p, 0x18, marks.created)
     p = mark(p, 0x20, marks.canceled)
@@ -242,8 +242,53 @@ cdef bytes encode_response(const Header* header, const Marks* marks, bytes reaso
     if marks.fragment:
         p[0], p[1] = 0x38, 1
         p += 2
+    at[0] = p - <uint8_t*>PyBytes_AS_STRING(made)
+    return made
+
+
+cdef bytes encode_response(const Header* header, const Marks* marks, bytes reason, list events, size_t first,
+                           size_t last):
+    """WatchResponse with `events[first:last]`, each as `Change.event` returned it. `reason` may be None."""
+    cdef size_t i, at = 0
+    cdef bytes event, made = begin_response(header, marks, reason, events, first, last, &at)
     for i in range(first, last):
         event = <bytes>events[i]
-        memcpy(p, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
-        p += PyBytes_GET_SIZE(event)
+        memcpy(PyBytes_AS_STRING(made) + at, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
+        at += PyBytes_GET_SIZE(event)
     return made
+
+
+cdef class Draft:
+
+    cdef size_t go_on(self, size_t budget) except? 0:
+        """Copy some more, about `budget` KiB of it. Returns the cost; all is in `messages` when `events` is None."""
+        cdef size_t spent = 0
+        cdef bytes event
+        while True:
+            if self.message is None:
+                self.begin()
+            while self.next < self.last:
+                if spent and spent >= budget:
+                    return spent
+                event = <bytes>self.events[self.next]
+                memcpy(PyBytes_AS_STRING(self.message) + self.at, PyBytes_AS_STRING(event), PyBytes_GET_SIZE(event))
+                self.at += PyBytes_GET_SIZE(event)
+                spent += 1 + (PyBytes_GET_SIZE(event) >> 10)
+                self.next += 1
+            self.messages.append(self.message)
+            self.message = None
+            if self.last == <size_t>len(self.events):
+                self.events = None
+                return spent
+
+    cdef int begin(self) except -1:
+        """Begin the next message. All fragments but the last are marked."""
+        cdef size_t size = 0, count = <size_t>len(self.events)
+        if not self.fragment_size:
+            self.last = count
+        while self.last < count and (self.last == self.next or size < self.fragment_size):
+            size += <size_t>PyBytes_GET_SIZE(<bytes>self.events[self.last])
+            self.last += 1
+        self.marks.fragment = self.last < count
+        self.message = begin_response(&self.header, &self.marks, None, self.events, self.next, self.last, &self.at)
+        return 0

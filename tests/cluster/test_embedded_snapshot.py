@@ -65,19 +65,23 @@ def taken(watch: Watch, until: int) -> list[int]:
 
 
 def test_a_watch_goes_on_over_a_snapshot(members: list[Node], caplog: pytest.LogCaptureFixture) -> None:
-    """One watch has nothing to read yet, one is far behind, one belongs to the future, and one begins afterwards."""
+    """One watch has had everything, and its events of all the time fit into its mailbox; those of another one do not.
+    One is far behind, one belongs to the future, and one begins afterwards."""
     leader, one, _ = members
     before = [leader.put(f"k{number}", VALUE).revision for number in range(40)]
     wait_until(lambda: one.revision == before[-1])
     with (
         one.watch("k", prefix=True) as live,
+        one.watch("k7") as few,
         one.watch("k", prefix=True, start_revision=before[0]) as behind,
         one.watch("k", prefix=True, start_revision=before[-1] + 50) as waiting,
     ):
         assert behind.next(30).revision == before[0]
         with late(one, leader, caplog) as written:
+            sevens = [*written[7::20], leader.put("k7", "v").revision]
             last = leader.put("k-last", "v").revision
-            written.append(last)
+            written += [sevens[-1], last]
+            assert taken(few, sevens[-1]) == sevens
             assert taken(live, last) == written
             assert taken(behind, last) == [*before[1:], *written]
             assert taken(waiting, last) == written[49:]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from support import etcdctl, leasing
+from support import messages as m
 from support.client import Client, Failure
 from support.locking import Observer, Waiting, campaign, campaigning, leader, lock, locking, proclaim, resign, unlock
 from support.processes import Process, Server, metric, wait_until
@@ -132,6 +133,26 @@ def test_an_election(client: Client, prefix: str, server: Server) -> None:
         assert observer.next().kv.value == b"again"
         assert campaign(client, name, one, b"other").leader == again
         assert observer.next().kv.value == b"other"
+
+
+def test_an_observer_is_told_of_every_value(client: Client, prefix: str) -> None:
+    """Also of those that come together, between two leaders."""
+    name = prefix.encode()
+    one, two = granted(client, 2)
+    first = campaign(client, name, one, b"first").leader
+    with Observer(client, name) as observer:
+        assert observer.next().kv.value == b"first"
+        waiting = campaigning(client, name, two, b"second")
+        wait_queue(client, name, one, two)
+        request = m.TYPES["ProclaimRequest"]
+        calls = [client.future(request(leader=first, value=b"%d" % number)) for number in range(50)]
+        revisions = [m.TYPES["ProclaimResponse"].FromString(call.result()).header.revision for call in calls]
+        told = [observer.next().kv for _ in calls]
+        assert [kv.mod_revision for kv in told] == sorted(revisions)
+        assert {kv.value for kv in told} == {b"%d" % number for number in range(50)}
+        resign(client, first)
+        assert observer.next().kv.value == b"second" and waiting.result().leader.lease == two
+        leasing.revoke(client, two)
 
 
 @pytest.mark.node_only

@@ -394,6 +394,79 @@ def test_fragments_are_marked_and_complete() -> None:
     assert responses[at : at + len(parts)] == parts
 
 
+def deleted(history: History, count: int) -> None:
+    """Delete `count` keys in one revision. Their events take some 250 bytes each."""
+    for n in range(count):
+        history.put(b"k%05d" % n + b"x" * 230)
+    history.commit()
+
+
+def test_long_responses_to_many_are_made_one_after_the_other() -> None:
+    """40 streams watch one range under ids of their own, so none can have the response of another. Once, one step made
+    all 40."""
+    history = History.fresh()
+    hub = WatchHub(history.store)
+    sinks = [TestSink() for _ in range(40)]
+    streams = [Stream(sink) for sink in sinks]
+    deleted(history, 1000)
+    for ident, stream in enumerate(streams, 1):
+        watch(hub, stream, key=b"k", range_end=b"l", watch_id=ident)
+    history.delete(b"k", b"l")
+    history.commit()
+    most, before = 0, hub.responses_sent
+    while hub.step(200):
+        most, before = max(most, hub.responses_sent - before), hub.responses_sent
+    assert most == 1
+    for ident, sink in enumerate(sinks, 1):
+        assert [(one.watch_id, len(one.events)) for one in sink.take()] == [(ident, 0), (ident, 1000)]
+
+
+@pytest.mark.parametrize("fragment", [False, True])
+def test_a_long_response_is_made_in_many_steps(fragment: bool) -> None:
+    """Meanwhile its stream gets answers to other requests, which do not come between fragments. Who cancels gets no
+    event any more, and a stream that ends ends its response."""
+    history = History.fresh()
+    hub = WatchHub(history.store, fragment_size=100_000)
+    sinks = [TestSink() for _ in range(3)]
+    streams = [Stream(sink) for sink in sinks]
+    deleted(history, 4000)
+    for ident, stream in enumerate(streams, 1):
+        watch(hub, stream, key=b"k", range_end=b"l", watch_id=ident, fragment=fragment)
+    history.delete(b"k", b"l")
+    history.commit()
+    steps = 0
+    while hub.step(50):
+        steps += 1
+        if steps == 10_000:
+            break
+        if not sinks[0].take()[1:] and steps % 10 == 0:
+            watch(hub, streams[1], key=b"z")
+        if hub.events_sent == 4000:
+            hub.cancel(streams[1], 2)
+            hub.close(streams[2])
+    assert steps > 200, "a step copies 50 KiB"
+    assert hub.events_sent == 4000
+    late = sinks[1].take()
+    assert not any(one.events for one in late) and late[-1].canceled and late[-1].watch_id == 2
+    assert not any(one.events for one in sinks[2].take())
+
+
+def test_nothing_comes_between_fragments_that_are_made_in_many_steps() -> None:
+    history = History.fresh()
+    hub, stream, sink = a_stream(history, fragment_size=100_000)
+    deleted(history, 4000)
+    watch(hub, stream, key=b"k", range_end=b"l", fragment=True)
+    history.delete(b"k", b"l")
+    history.commit()
+    while hub.step(50):
+        watch(hub, stream, key=b"z")
+    sent = sink.take()
+    parts = [at for at, one in enumerate(sent) if one.events]
+    assert parts == list(range(parts[0], parts[0] + len(parts))) and len(parts) > 5
+    assert parts[0] > 100 and sum(len(one.events) for one in sent) == 4000
+    assert [sent[at].fragment for at in parts] == [True] * (len(parts) - 1) + [False]
+
+
 def test_a_snapshot_leaves_no_gap() -> None:
     """The store is filled from a snapshot of a later state. The events in between are sent, or their loss is
     reported."""

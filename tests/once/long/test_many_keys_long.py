@@ -1,0 +1,61 @@
+"""A million keys go in one revision: by the end of their lease, or by one deletion. No turn of the loop is long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from support import messages as m
+from support import watching
+from support.client import Client, op
+from support.leasing import grant, revoke
+from support.processes import Server, metric
+from support.watching import WatchStream
+
+pytestmark = pytest.mark.node_only
+
+KEYS = 1_000_000
+AT_ONCE = 5000
+SLOW = "metastore_loop_slow_turns_total"
+
+
+def fill(client: Client, lease: int) -> int:
+    """Put all keys. Return the revision."""
+    for first in range(0, KEYS, AT_ONCE):
+        some = range(first, first + AT_ONCE)
+        done = client.txn(success=[op(m.PutRequest(key=b"k%07d" % n, value=b"%d" % n, lease=lease)) for n in some])
+    return int(done.header.revision)
+
+
+@pytest.mark.parametrize("what", ["revoke", "deletion"])
+@pytest.mark.parametrize("engine", ["memory", "rocksdb"])
+def test_a_million_keys_go_at_once(
+    fresh: Callable[..., Server], engine: str, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three watchers of one stream, one of whom wants fragments."""
+    monkeypatch.setattr(watching, "PATIENCE", 120.0)
+    settings = {
+        "storage.engine": f'"{engine}"', "limits.max_txn_ops": str(AT_ONCE), "limits.request_timeout": '"60s"'
+    }  # fmt: skip
+    with fresh(settings=settings).start() as server, server.client(120) as client:
+        lease = grant(client, 100_000).ID
+        revision = fill(client, lease if what == "revoke" else 0) + 1
+        with WatchStream(client) as stream:
+            for fragment in (False, False, True):
+                assert not stream.create(b"k", b"l", filters=[0], fragment=fragment).canceled
+            before = metric(server, SLOW)
+            if what == "revoke":
+                revoke(client, lease)
+            else:
+                assert client.delete(b"k", b"l").deleted == KEYS
+            assert client.revision() == revision
+            assert client.range(b"k", b"l", count_only=True).count == 0
+            stream.wait(lambda: sum(len(response.events) for response in stream.responses) >= 3 * KEYS)
+            slow, longest = metric(server, SLOW) - before, metric(server, "metastore_loop_longest_work_seconds")
+            for ident in range(3):
+                told = [one for one in stream.responses if one.watch_id == ident and one.events]
+                assert (len(told) == 1) == (ident < 2)
+                keys = [event.kv.key for one in told for event in one.events]
+                assert keys == [b"k%07d" % n for n in range(KEYS)]
+                assert {event.kv.mod_revision for one in told for event in one.events} == {revision}
+        assert slow == 0, f"{slow:g} turns worked for more than 20 ms, the longest of all for {1000 * longest:.0f} ms"
