@@ -4,7 +4,7 @@ The keys of a range lie beside each other in table 'k', their values in table 'r
 An engine in memory fetches each value with its key. RocksDB takes 1.0 to 1.4 us for a look-up next to the last one, 9
 us for one anywhere else, and 0.3 to 0.5 us for the next record of a walk (measured with rocksdict 0.3.29). Such an
 engine is asked for many values at once (`find_many`), so it can choose. A range over 100,000 keys of 256 bytes took 9.6
-us of CPU a key with single look-ups, and 4.6 with this (busy machine, medians of runs in turn).
+us of CPU a key with single look-ups, and 4.6 with this alone (busy machine, medians of runs in turn).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from metastore._core.engine import Engine
@@ -22,3 +22,9 @@ class RecentEngine(Engine):
 
 def find_each(keys: list[bytes], walk: Any, get: Callable[[bytes], bytes | None]) -> list[bytes | None]:
     """The values of many keys; `walk` is an iterator of rocksdict."""
+
+class SharedWalk:
+    """An iterator of rocksdict, which several walks use by turns."""
+
+    def __init__(self, walk: Any, fault: Callable[[Exception], Exception]) -> None: ...
+    def pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]: ...

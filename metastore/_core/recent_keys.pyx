@@ -26,7 +26,7 @@ cdef enum:
 # The revision that asks for the newest version.
 cdef const uint8_t* NEWEST = <const uint8_t*>b"\x7f\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff"
 
-# Look-ups next to each other that a walk answers, at least: it begins with a seek, which costs as much as three look-ups.
+# A walk answers at least so many look-ups next to each other: its first step costs as much as three look-ups.
 cdef enum:
     LEAST_RUN = 4
     NEAR = 2                 # records that a walk may step over to the next one that is wanted
@@ -145,43 +145,111 @@ def find_each(list keys not None, object walk, object get) -> list:
     `walk` is an iterator of rocksdict, and `get` looks up a single key. Keys whose revisions follow each other are read
     by the walk. Raises what these two raise.
     """
-    cdef list order = sorted(set(keys)), run = []
-    cdef dict found = {}
-    cdef bytes key, last = None
     cdef Py_ssize_t n
-    for key in order:
-        if run and not near(last, key):
-            find_run(run, walk, get, found)
-            run = []
-        run.append(key)
-        last = key
-    find_run(run, walk, get, found)
-    return [found[key] for key in keys]
+    cdef dict found
+    cdef list order
+    for n in range(1, len(keys)):
+        if not <bytes>keys[n - 1] < <bytes>keys[n]:
+            order = sorted(set(keys))
+            found = dict(zip(order, find_sorted(order, walk, get)))
+            return [found[key] for key in keys]
+    return find_sorted(keys, walk, get)
 
 
-cdef int find_run(list run, object walk, object get, dict found) except -1:
-    """Look up the keys of a run, in ascending order."""
+cdef list find_sorted(list keys, object walk, object get):
+    """Return the values of keys in ascending order."""
+    cdef list values = []
+    cdef Py_ssize_t first = 0, end, count = len(keys)
+    while first < count:
+        end = first + 1
+        while end < count and near(keys[end - 1], keys[end]):
+            end += 1
+        if end - first < LEAST_RUN:
+            while first < end:
+                values.append(get(keys[first]))
+                first += 1
+        else:
+            find_run(keys, first, end, walk, get, values)
+            first = end
+    return values
+
+
+cdef int find_run(list keys, Py_ssize_t first, Py_ssize_t end, object walk, object get, list values) except -1:
+    """Add the values of the keys from number `first` to `end`, which a walk meets shortly behind each other."""
     cdef object here
     cdef bytes key
     cdef int steps
-    if len(run) < LEAST_RUN:
-        for key in run:
-            found[key] = get(key)
-        return 0
-    walk.seek(run[0])
+    walk.seek(keys[first])
     step, read_key, read_value = walk.next, walk.key, walk.value
     here = read_key()
-    for key in run:
+    while first < end:
+        key = keys[first]
+        first += 1
         steps = 0
         while here is not None and <bytes>here < key and steps < NEAR:
             step()
             here = read_key()
             steps += 1
         if here is not None and <bytes>here == key:
-            found[key] = read_value()
+            values.append(read_value())
         else:
             # The walk ends where a block is damaged, and a look-up tells about that. It may have moved the walk.
-            found[key] = get(key)
+            values.append(get(key))
             walk.seek(key)
             here = read_key()
     return 0
+
+
+# --- walks -----------------------------------------------------------------------------------------------
+
+cdef class SharedWalk:
+    """An iterator of rocksdict, which several walks use by turns. `fault` makes our errors of those of rocksdict."""
+    cdef object walk, step, read_key, read_value, fault
+    cdef uint64_t walks       # walks that have begun or gone on where another one was
+    # No reference to the walk: a cycle would keep the iterator, and with it files, until the collector comes.
+
+    def __init__(self, object walk, object fault):
+        self.walk = walk
+        self.step, self.read_key, self.read_value = walk.next, walk.key, walk.value
+        self.fault = fault
+
+    def pairs(self, bytes start not None):
+        """Return an iterator over the (key, value) pairs from `start` on."""
+        cdef Walk one = Walk.__new__(Walk)
+        one.shared = self
+        one.start = start
+        return one
+
+
+cdef class Walk:
+    """Iterates over pairs. As a generator in Python this took 0.3 us a pair more, of the 2.7 us that a range takes."""
+    cdef SharedWalk shared
+    cdef bytes start          # where it begins, and from then on the last key
+    cdef bint begun
+    cdef uint64_t number      # `walks` when it last placed the iterator; 0: never
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef SharedWalk shared = self.shared
+        cdef object key, value
+        try:
+            if shared.walks != self.number or not self.number:
+                # Another walk has used the iterator meanwhile.
+                shared.walks += 1
+                self.number = shared.walks
+                shared.walk.seek(self.start + b"\0" if self.begun else self.start)
+            key = shared.read_key()
+            if key is not None:
+                value = shared.read_value()
+                shared.step()
+            else:
+                shared.walk.status()
+        except Exception as error:
+            raise shared.fault(error) from error
+        if key is None:
+            raise StopIteration
+        self.start = key
+        self.begun = True
+        return (key, value)

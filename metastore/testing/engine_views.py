@@ -63,6 +63,20 @@ class Views(ContractBase):
             view.close()
         engine.close()
 
+    def test_walks_over_one_view_by_turns(self) -> None:
+        """Walks that begin at different keys, and look-ups between their steps, do not disturb each other."""
+        engine = self.make_engine()
+        engine.write(batch_of({b"k%04d" % n: b"%d" % n for n in range(200)}), 1, 1)
+        view = engine.view()
+        walks = [(number, iter(view.iterate(b"k%04d" % number))) for number in (0, 50, 3)]
+        for step_ in range(140):
+            for first, walk in walks:
+                number = first + step_
+                assert next(walk) == (b"k%04d" % number, b"%d" % number), f"step {step_} of a walk from key {first}"
+            assert view.get(b"k0190") == b"190"
+        view.close()
+        engine.close()
+
     def test_many_views_live_at_once(self) -> None:
         engine = self.make_engine()
         views: list[Engine] = []

@@ -31,7 +31,7 @@ from typing import Any
 
 from ..._core.engine import APPLIED_KEY, Engine
 from ..._core.ordered_map import OrderedMap
-from ..._core.recent_keys import RecentEngine, find_each
+from ..._core.recent_keys import RecentEngine, SharedWalk, find_each
 from ...errors import (
     ConfigError,
     DamagedData,
@@ -583,10 +583,9 @@ class _View(Engine):
 
     def __init__(self, engine: RocksEngine, walk: Any, look: Any, index: int, term: int) -> None:
         self._engine: RocksEngine | None = engine
-        self._walk = walk
+        self._path = path = engine.path
+        self._walk: Any = SharedWalk(walk, lambda error: _failure(path, error))
         self._look = look
-        self._moved = 0
-        self._path = engine.path
         self._applied = (index, term)
         self._size = engine.size()
         engine._views.add(self)
@@ -611,26 +610,8 @@ class _View(Engine):
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See Engine.iterate."""
-        walk, moved = self._walk, self._moved - 1
-        try:
-            while True:
-                if moved != self._moved:
-                    # Somebody else used the iterator meanwhile.
-                    self._moved += 1
-                    moved = self._moved
-                    walk.seek(start)
-                if not walk.valid():
-                    walk.status()
-                    return
-                key = walk.key()
-                pair = (key, walk.value())
-                start = key + b"\0"
-                walk.next()
-                yield pair
-        except MetaStoreError:
-            raise
-        except Exception as error:
-            raise _failure(self._path, error) from error
+        pairs: Iterator[tuple[bytes, bytes]] = self._walk.pairs(start)
+        return pairs
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write it sees."""
