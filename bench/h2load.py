@@ -12,12 +12,14 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Load:
     """The shape of a load: `requests` in all, over `connections` with `streams` under way on each. `rate` is in
-    requests per second of each connection (0: as many as the server answers)."""
+    requests per second of each connection (0: as many as the server answers). `spread` begins the connections one after
+    the other. Otherwise they send at the same moments, and form groups that real clients never form."""
 
     requests: int
     connections: int
     streams: int
     rate: int = 0
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
         command += [f"--log-file={log}", "-H", "content-type: application/grpc", "-H", "te: trailers"]
         if load.rate:
             command.append(f"--rps={load.rate}")
+        if load.spread:
+            command += ["-r1", "--rate-period=7ms"]
         command.append(f"http://{address}{path}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
         rows = [line.split("\t") for line in log.read_text().splitlines()]

@@ -58,6 +58,8 @@ MEANINGS: Final = {
     "memory_used_bytes": "Memory that this process uses.",
     "payload_bytes_after_total": "Bytes of proposals after compression, since the start.",
     "payload_bytes_before_total": "Bytes of proposals before compression, since the start.",
+    "peer_received_bytes_total": "Bytes that the other members have sent to this one, since the start.",
+    "peer_sent_bytes_total": "Bytes sent to the other members, since the start.",
     "quota_bytes": "The size of the store beyond which puts are refused; 0: no limit.",
     "quota_refused_total": "Puts that were refused because the store was full, since the start.",
     "raft_doubt_term": "Not 0 while this member may have lost acknowledged entries to a power cut and is brought up: "

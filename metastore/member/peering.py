@@ -243,6 +243,11 @@ class Peering:
         """Whether the control stream to a member is open."""
         return self.transport is not None and self.transport.connected(member)
 
+    def stats(self) -> dict[str, float]:
+        """Figures of the streams to and from all other members."""
+        peers = [] if self.transport is None else list(self.transport.stats().values())
+        return {f"peer_{name}_total": sum(peer[name] for peer in peers) for name in ("sent_bytes", "received_bytes")}
+
     # ---- what comes in (PeerHandler)
 
     def on_message(self, message: Message) -> None:

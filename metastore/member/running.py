@@ -153,6 +153,7 @@ class RunningMember:
             metrics.named(self.replica.cache.stats, "read_ahead_"),
             metrics.named(self.snapshots.stats, "snapshot_", "_total"),
             metrics.of_replica(self.driver, self.replica.codec),
+            self.peering.stats,
             self.upkeep.stats,
             self.corruption.stats,
             self.watching.stats,

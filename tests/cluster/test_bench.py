@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,28 @@ def test_snapshots_and_transfers_are_measured(tmp_path: Path) -> None:
     if output:
         assert "% less" in output and "p99.9 meanwhile" in output
         assert "cut at" in output and "BEGAN ANEW" not in output
+
+
+def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
+    out, page = tmp_path / "out" / "tiny.json", tmp_path / "out" / "page.md"
+    folder = tmp_path / "data"
+    folder.mkdir()
+    sizes = ("--requests", "1000", "--seconds", "1", "--rates", "0", "500", "--nodes", "1", "--delays", "0", "0.5")
+    some = ("--steps", "baseline", "all", "--engines", "memory", "--workloads", "put", "parallel", "compression")
+    output = run_bench("matrix.py", folder, *sizes, *some, "--out", str(out), what=())
+    if not output:
+        return
+    # Two delays; etcd without the second; the four kinds of samples, of which one is at a steady rate.
+    assert "20 samples in" in output
+    page.write_text("# A page\n\n<!-- figures -->\nold\n<!-- end -->\nthe rest\n")
+    command = [sys.executable, str(BENCH / "pictures.py"), str(out), "--into", str(page)]
+    subprocess.run(command, check=True, timeout=120)
+    text = page.read_text()
+    assert "old" not in text and text.endswith("the rest\n") and "**Parallel, 1 node, each sync 0.5 ms slower**" in text
+    pictures = re.findall(r"\((pictures/[\w.-]+)\)", text)
+    assert len(pictures) >= 6 and all((page.parent / name).read_text().startswith("<?xml") for name in pictures)
+    before = {name: (page.parent / name).read_bytes() for name in pictures}
+    subprocess.run(command, check=True, timeout=120)
+    assert page.read_text() == text and before == {name: (page.parent / name).read_bytes() for name in pictures}
+    bad = subprocess.run([*command[:2], str(page)], capture_output=True, text=True, timeout=120, check=False)
+    assert bad.returncode == 1 and "page.md: not a file of" in bad.stderr

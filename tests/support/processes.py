@@ -131,7 +131,8 @@ class Process:
         """CPU time of all threads so far, nanoseconds."""
         total = 0
         for task in Path(f"/proc/{self.pid}/task").iterdir():
-            total += int((task / "schedstat").read_text().split()[0])
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+                total += int((task / "schedstat").read_text().split()[0])
         return total
 
     def rss(self) -> int:

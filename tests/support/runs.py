@@ -49,6 +49,7 @@ MAY_SKIP: dict[str, Callable[[], bool]] = {
     "test_a_lone_writer_is_waited_for_awake": cannot_poll,
     "test_progress_on_a_terminal_only": lambda: not Path("/dev/ptmx").exists(),
     "test_an_engine_on_a_full_disk": cannot_mount,
+    "test_a_steady_load_lets_nothing_grow": lambda: build_info()["flavour"] != "release",
     "test_stalls_of_rocksdb_itself": lambda: build_info()["flavour"] != "release",
 }
 

@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""Tables and pictures of the files that bench/matrix.py and bench/soak.py wrote.
+
+    python bench/pictures.py build/bench/*.json                      prints the tables
+    python bench/pictures.py build/bench/*.json --into docs/performance.md
+
+With --into, the tables replace what stands between the lines `<!-- figures -->` and `<!-- end -->` of a page, and the
+pictures go into the folder `pictures` beside it. Pictures need matplotlib (`pip install metastore[bench]`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
+
+import results  # noqa: E402
+from options import make_parser  # noqa: E402
+from results import Cell  # noqa: E402
+
+BEGIN, END = "<!-- figures -->", "<!-- end -->"
+FIRST = "baseline"
+
+
+def sentence(content: dict[str, Any]) -> str:
+    """Return what a reader must know about a run to judge its figures."""
+    machine, versions, options = content["machine"], content["versions"], content["options"]
+    size = f"{options.get('rounds', 1)} rounds, {options.get('requests', '-')} requests"
+    return (
+        f"Run of {content['began']}: {machine['processors']} x {machine['model']}, "
+        f"{machine['memory_bytes'] / 1e9:.0f} GB, Linux {machine['kernel']}; an append of 4 KiB and its fdatasync took "
+        f"{machine['sync_us']} us; load {machine['load']} at its end. Python {versions['python']}, "
+        f"etcd {versions['etcd']}, {versions['h2load']}. {size}, values of {options.get('value_size', '-')} bytes, "
+        f"seed {options.get('seed', '-')}. Load generator and servers share the processors."
+    )
+
+
+def figure(value: float) -> str:
+    """Return a number with three digits that mean something."""
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def row(*columns: object) -> str:
+    return "| " + " | ".join(str(column) for column in columns) + " |"
+
+
+def group(cells: Iterable[Cell]) -> Iterator[tuple[str, list[Cell]]]:
+    """Yield a title and the cells of each table: one workload, number of nodes, delay and rate."""
+    tables: dict[str, list[Cell]] = {}
+    for cell in cells:
+        one = cell.sample
+        title = f"{one.workload}, {one.nodes} node{'s' if one.nodes > 1 else ''}"
+        title += f", at {one.asked:,} a second" if one.asked else ""
+        title += f", each sync {one.delay_ms:g} ms slower" if one.delay_ms else ""
+        tables.setdefault(title, []).append(cell)
+    yield from tables.items()
+
+
+def table(cells: list[Cell]) -> Iterator[str]:
+    """Yield the lines of one table. The ratio is to the baseline on the same engine, and to etcd."""
+    more = sorted({name for cell in cells for name in cell.sample.more})
+    heads = (
+        "step",
+        "engine",
+        "a second",
+        "noise",
+        "/ baseline",
+        "/ etcd",
+        "p50 ms",
+        "p90 ms",
+        "p99 ms",
+        "CPU us",
+        *more,
+    )
+    yield row(*heads)
+    yield row(*["---"] * len(heads))
+    rates = {(cell.sample.step, cell.sample.engine): cell.sample.rate for cell in cells}
+    for cell in cells:
+        one = cell.sample
+        ratios = [rates.get((other, one.engine), 0.0) for other in (FIRST, "etcd")]
+        yield row(
+            one.step,
+            f"(beside {one.engine})" if one.step == "etcd" else one.engine,
+            figure(one.rate),
+            f"{cell.spread:.0f} %",
+            *(f"{one.rate / ratio:.1f}x" if ratio and not one.asked else "-" for ratio in ratios),
+            *(figure(value) if value else "-" for value in (one.p50_ms, one.p90_ms, one.p99_ms)),
+            figure(one.cpu_us),
+            *(figure(one.more[name]) if name in one.more else "-" for name in more),
+        )
+
+
+def tables(content: dict[str, Any], cells: list[Cell]) -> Iterator[str]:
+    """Yield the Markdown of one run."""
+    yield sentence(content)
+    for title, some in group(cells):
+        yield ""
+        yield f"**{title[0].upper()}{title[1:]}**"
+        yield ""
+        yield from table(some)
+
+
+# ---- pictures
+
+
+def draw(folder: Path, name: str, title: str, fill: Callable[[Any], None]) -> str:
+    """Draw one picture, and return the Markdown that shows it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    # The same run must give the same bytes, or every commit would change every picture.
+    matplotlib.rcParams["svg.hashsalt"] = name
+    picture = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = picture.subplots()
+    fill(axes)
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    picture.savefig(folder / f"{name}.svg", metadata={"Date": None})
+    return f"![{title}](pictures/{name}.svg)"
+
+
+def ladder(cells: list[Cell]) -> Callable[[Any], None]:
+    """Bars of the rates of all steps, one colour for each engine; the scale is logarithmic."""
+
+    def fill(axes: Any) -> None:
+        engines = list(dict.fromkeys(cell.sample.engine for cell in cells))
+        steps = list(dict.fromkeys(cell.sample.step for cell in cells))
+        for at, engine in enumerate(engines):
+            rates = {cell.sample.step: cell.sample.rate for cell in cells if cell.sample.engine == engine}
+            places = [n + (at - (len(engines) - 1) / 2) * 0.4 for n, step in enumerate(steps) if step in rates]
+            bars = axes.bar(places, [rates[step] for step in steps if step in rates], 0.38, label=engine)
+            axes.bar_label(bars, fmt="{:,.0f}", fontsize=7)
+        axes.set_xticks(range(len(steps)), steps)
+        axes.set_yscale("log")
+        axes.set_ylabel("operations a second")
+        axes.legend()
+
+    return fill
+
+
+def over_rate(cells: list[Cell], name: str, label: str) -> Callable[[Any], None]:
+    """Lines of one figure over the rate that was asked for, one line for each step and engine."""
+
+    def fill(axes: Any) -> None:
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for cell in cells:
+            one = cell.sample
+            key = one.step if one.step == "etcd" else f"{one.step}, {one.engine}"
+            lines.setdefault(key, []).append((one.asked, getattr(one, name)))
+        for key, points in lines.items():
+            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=key)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("operations a second")
+        axes.set_ylabel(label)
+        axes.legend(fontsize=7)
+
+    return fill
+
+
+def pictures(folder: Path, stem: str, cells: list[Cell]) -> Iterator[str]:
+    """Draw the pictures of one run of the matrix, and yield the Markdown that shows them."""
+    for title, some in group(cell for cell in cells if not cell.sample.asked):
+        if len({cell.sample.step for cell in some}) > 1:
+            name = f"{stem}-{re.sub(r'[^a-z0-9]+', '-', title.lower())}"
+            yield draw(folder, name, title, ladder(some))
+    steady: dict[tuple[str, int, float], list[Cell]] = {}
+    for cell in cells:
+        if cell.sample.asked:
+            steady.setdefault((cell.sample.workload, cell.sample.nodes, cell.sample.delay_ms), []).append(cell)
+    for (workload, nodes, delay), some in steady.items():
+        for field, label in (("p99_ms", "p99 ms"), ("cpu_us", "CPU us an operation")):
+            title = f"{workload} at steady rates, nodes {nodes}, sync +{delay:g} ms: {label}"
+            name = f"{stem}-{workload}-{nodes}-{delay:g}-{field}".replace(".", "_")
+            yield draw(folder, name, title, over_rate(some, field, label))
+
+
+def soak_pictures(folder: Path, stem: str, series: dict[str, list[float]]) -> Iterator[str]:
+    """Draw each series of a soak over its time, and yield the Markdown that shows them."""
+    minutes = [second / 60 for second in series["seconds"]]
+    for name, values in series.items():
+        if name != "seconds":
+
+            def fill(axes: Any, name: str = name, values: list[float] = values) -> None:
+                axes.plot(minutes, values)
+                axes.set_xlabel("minutes")
+                axes.set_ylabel(name)
+                axes.set_ylim(bottom=0)
+
+            yield draw(folder, f"{stem}-{name}", f"{stem}: {name}", fill)
+
+
+def put_into(page: Path, text: str) -> None:
+    """Replace what stands between the two marks of a page. Raises SystemExit if it has no marks."""
+    before, found, rest = page.read_text().partition(BEGIN)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise SystemExit(f"{page}: the lines {BEGIN} and {END} are missing")
+    page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}")
+
+
+def main() -> None:
+    parser = make_parser(__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="files of runs")
+    parser.add_argument("--into", type=Path, help="a page with the two marks")
+    options = parser.parse_args()
+    out: list[str] = []
+    for path in options.files:
+        content, samples = results.read(path)
+        cells = list(results.cells(samples))
+        out += ["", f"### {path.stem}", "", *tables(content, cells)]
+        if options.into is not None:
+            folder = options.into.parent / "pictures"
+            out += ["", *pictures(folder, path.stem, cells)]
+            if "series" in content:
+                out += ["", *soak_pictures(folder, path.stem, content["series"])]
+    text = "\n".join(out)
+    if options.into is None:
+        print(text)
+    else:
+        put_into(options.into, text)
+
+
+if __name__ == "__main__":
+    main()
