@@ -42,6 +42,7 @@ cdef enum:
     META_VERSION = 1
     META_SIZE = 9
     STEPS = 6            # records of one key that a range walks over before it jumps
+    UP_TO_LIMIT = 16     # added to what a range wants: it ends with the last pair that the limit lets through
 
 
 # --- helpers ---------------------------------------------------------------------------------------------
@@ -421,7 +422,7 @@ cdef class Store:
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
                              int want, size_t budget, KvList* out):
         """Collect pairs from the engine key `start` on, up to `end` or until they have cost `budget` units (0: no
-        bound).
+        bound). What follows the pair number `limit` is only counted, or nothing follows it (UP_TO_LIMIT in `want`).
 
         Return the engine key to go on from, or None at the end. The cost is added to `out.cost`.
         """
@@ -431,12 +432,15 @@ cdef class Store:
         cdef Record* rec
         cdef Record* group
         cdef IndexView view, best
-        cdef bint found
+        cdef bint found, full, up_to_limit = (want & UP_TO_LIMIT) != 0
         cdef int steps
         cdef size_t most = out.cost + budget if budget else <size_t>-1
-        cdef size_t bare = out.n, together = 1 if want == WANT_ALL and self.engine.pace() > 1 else 0
+        cdef size_t bare = out.n, together = 0
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
         cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
+        want &= ~UP_TO_LIMIT
+        if want == WANT_ALL and self.engine.pace() > 1:
+            together = 1
         if from_key_on(end):
             high[0] = c'l'
         else:
@@ -469,12 +473,13 @@ cdef class Store:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
                     rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES
-                if together and (out.n - bare >= together or (out.n > bare and out.cost >= most)):
+                full = out.cost >= most or (up_to_limit and out.n >= limit)
+                if together and (out.n - bare >= together or (out.n > bare and full)):
                     # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.
                     together = min(4 * together, <size_t>MOST_TOGETHER)
                     load_values(self.engine, self.overlay, out, bare)
                     bare = out.n
-                if out.cost >= most:
+                if full or out.cost >= most:
                     return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)

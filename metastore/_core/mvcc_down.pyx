@@ -15,6 +15,7 @@ from metastore._core.work cimport COST_BYTES, COST_KEY
 
 cdef enum:
     STEPS = 6            # records of one key that the walk goes over before it jumps
+    UP_TO_LIMIT = 16     # as for `Store.collect_slice`
 
 
 cdef class Downwards:
@@ -90,10 +91,11 @@ cdef bytes collect_down(Store store, const Slice* key, bytes before, int64_t at,
     cdef Record* rec = NULL
     cdef Record* group
     cdef IndexView view
-    cdef bint found
+    cdef bint found, up_to_limit = (want & UP_TO_LIMIT) != 0
     cdef int steps
     # Whether the engine can go from one living key to the one before it. It holds all that is visible at `at`.
     cdef bint newest = at >= store.rev and not store.overlay.count and store.whole()
+    want &= ~UP_TO_LIMIT
     walk.below = store.engine.cursor()
     walk.overlay = store.overlay
     if newest:
@@ -115,7 +117,7 @@ cdef bytes collect_down(Store store, const Slice* key, bytes before, int64_t at,
                 steps += 1
                 rec = walk.prev(rec) if steps < STEPS else walk.seek(rec_key(group), n)
             out.cost += COST_KEY + group.klen // COST_BYTES
-            if out.cost >= most:
+            if out.cost >= most or (up_to_limit and out.n >= limit):
                 return (<char*>rec_key(group))[:n]
         finally:
             rec_release(group)

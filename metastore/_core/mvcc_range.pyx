@@ -30,6 +30,7 @@ cdef enum:
     ENCODE = 2
     CLEAR = 3
     PART = 256           # pairs encoded into one part
+    UP_TO_LIMIT = 16     # for `Store.collect_slice`
     FEW = 16384          # pairs: with a limit up to this, an explicit order keeps only those that the limit lets through
 
 
@@ -119,6 +120,9 @@ cdef class RangeWork(Work):
             return self.after_collect()
         self.kvs.cost = 0
         budget = max(budget, <size_t>1)
+        if limit and self.known >= 0:
+            # The keys behind the last pair are counted already.
+            want += UP_TO_LIMIT
         if self.down:
             self.at = collect_down(self.store, &self.req.key, self.at, self.rev, limit, want, budget, &self.kvs)
         else:
@@ -372,3 +376,12 @@ def known_count(Store store not None, bytes body not None):
     ApiError."""
     cdef RangeWork work = start_range(store, body)
     return None if work is None or work.known < 0 else work.known
+
+
+def range_cost(Store store not None, bytes body not None, size_t budget):
+    """Return what a range over many keys costs in units, in pieces of `budget` units, and its reply."""
+    cdef RangeWork work = start_range(store, body)
+    cdef size_t cost = 0
+    while not work.step(budget):
+        cost += work.cost
+    return cost + work.cost, work.reply

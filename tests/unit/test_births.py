@@ -353,6 +353,26 @@ def test_the_pages_that_are_remembered_are_bounded() -> None:
     )
 
 
+@pytest.mark.parametrize("budget", range(20, 400, 40))
+def test_a_page_of_a_transaction_that_is_undone_is_not_remembered(budget: int) -> None:
+    """The next operation has the same revision, and other keys in it."""
+    world = World(0)
+    world.engine.mute = True
+    puts = [pb.RequestOp(request_put=pb.PutRequest(key=b"k%03d" % number, value=b"v")) for number in range(30)]
+    ask = pb.RequestOp(request_range=pb.RangeRequest(key=b"k", range_end=b"l", limit=1))
+    body = pb.TxnRequest(success=[*puts[:5], ask, *puts[5:]]).SerializeToString()
+    world.index = 1
+    world.applier.waiters[1] = Caller()
+    world.applier.apply_images(world.image((TXN, body)), 0, budget)
+    assert world.applier.inside
+    world.store.undo()
+    for key in (b"k002", b"x"):
+        world.store.put(pb.PutRequest(key=key, value=b"v").SerializeToString())
+        world.store.commit(1, 1)
+    follows = pb.RangeRequest(key=b"k000\0", range_end=b"l", revision=2).SerializeToString()
+    assert known_count(world.store, follows) is None
+
+
 def test_an_installed_state_has_its_own_pages() -> None:
     """Its revisions have other keys. A page that was begun before it notes nothing for it."""
     store = muted(100)

@@ -12,7 +12,7 @@ from support.longranges import KEYS, Writer
 
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_keys import encode_index_key
-from metastore._core.mvcc_range import sliced_reply
+from metastore._core.mvcc_range import range_cost, sliced_reply
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.ordered_map_check import check, check_counts
@@ -191,3 +191,20 @@ def test_a_new_version_may_begin_a_leaf(kept: int) -> None:
     tree.set(encode_index_key(b"k", 102), b"\1\0\1\1")
     check(tree)
     assert tree.alive() == 41
+
+
+@pytest.mark.parametrize("order", [0, 2])
+@pytest.mark.parametrize("limit", [1, 5, 200])
+def test_a_piece_ends_with_the_last_pair_of_the_page(limit: int, order: int) -> None:
+    """However much a piece may cost, it does not go on to keys that are counted already."""
+    engines = {"told": MemoryEngine(), "walked": Walked()}
+    costs = {}
+    for name, engine in engines.items():
+        store = Store(engine)
+        for number in range(3000):
+            store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
+        store.commit(1, 1)
+        body = pb.RangeRequest(key=b"k", range_end=b"l", limit=limit, sort_order=order).SerializeToString()
+        costs[name], reply = range_cost(store, body, 10**6)
+        assert reply == store.range_reply(body)
+    assert costs["told"] < 6 * limit + 20 < 3000 < costs["walked"]

@@ -141,3 +141,16 @@ def test_a_filter_gives_back_what_it_drops() -> None:
             assert len(reply.kvs) == 2 and reply.count == 300
     finally:
         work.set_held_most(512 << 20, 256 << 20)
+
+
+def test_a_version_below_many_newer_ones() -> None:
+    """The walk jumps to it, whatever its revision is."""
+    store = Store(MemoryEngine())
+    for number in range(40):
+        key = b"k2" if number % 2 else b"k1"
+        store.put(pb.PutRequest(key=key, value=b"%d" % number).SerializeToString())
+    store.commit(1, 1)
+    for revision in range(1, store.revision + 1):
+        fields = {"key": b"k", "range_end": b"l", "revision": revision, "sort_order": 2}
+        body = pb.RangeRequest(**fields).SerializeToString()
+        assert sliced_reply(store, body, 10) == store.range_reply(body)
