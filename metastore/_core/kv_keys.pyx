@@ -70,8 +70,8 @@ cdef int check_keys(int kind, const uint8_t* body, size_t n, size_t most) except
         found = longest(kind, body, n, 0, most)
     if found > most:
         raise RequestTooLarge(
-            f"{RequestTooLarge.default}: a key takes {found} bytes, limits.max_key_bytes is {most} (the least of all "
-            "members, for keys that are written)")
+            f"{RequestTooLarge.default}: a key takes {found} bytes, limits.max_key_bytes is {most} (for writes the "
+            "least of all members)")
     return 0
 
 

@@ -53,6 +53,7 @@ from .mirror import Mirror
 from .model import Call, Pair
 from .network import Network, Weather, message_sum
 from .snapshots import AmpleMemory, SimSnapshots, SimStore
+from .sums import SimCheck
 from .watchers import Audience, SimHub, SimSink, Spectator
 
 EPOCH = 1_700_000_000.0  # what the calendar says when a simulation begins
@@ -120,6 +121,8 @@ class Settings:
     tenants: int = 0  # clients with leases
     lessor: Callable[..., Lessor] = lambda leases: Lessor(leases, 1.0)
     leases: type[LeaseRounds] = LeaseRounds
+    compare: float = 0.0  # seconds between two comparisons of the members' data; 0: none
+    check: Callable[[Any], SimCheck] = SimCheck
     sweep_waits: bool = True  # until watchers have been sent what it removes
 
 
@@ -333,6 +336,7 @@ class Member(Greeted):
         self.store, self.applier, self.proposer, self.kv = replica.store, replica.applier, replica.proposer, replica.kv
         self.roster, self.raw, self.driver = replica.roster, replica.raw, replica.driver
         self.membership, self.snapshots = replica.membership, replica.snapshots
+        self.check = settings.check(self) if settings.compare else None
         self.sweep = Sweep(self.driver, self._sweep_later, lambda: False, 5, self._held)
         self.mirror = Mirror(self.store)
         self.commit = self.raw.commit
@@ -492,6 +496,8 @@ class Member(Greeted):
         self.replica.watches.tick(self.now())
         if self.greeter is not None:
             self.greeter.peering.tick(self.now())
+        if self.check is not None:
+            self.check.tick(self.now())
         if self.doubt and self.replica.certain(self.doubt):
             self.doubt = 0
 
@@ -651,7 +657,7 @@ class Member(Greeted):
             "raft": (self._message, (data,)), "snap": (self._snap, (sender, data)),
             "snapped": (self._snapped, (sender, data)), "forward": (self._forwarded, (sender, data)),
             "refuse": (self._refused, (sender, data)), "asks": (self._asked, (sender, data)),
-            "tells": (self._told, (data,)),
+            "tells": (self._told, (data,)), "news": (self._news, (sender, data)),
         }[kind]  # fmt: skip
         if number:
             call, args = self.hears, (sender, number, call, args)
@@ -672,6 +678,10 @@ class Member(Greeted):
 
     def _told(self, data: bytes) -> None:
         self.replica.leases.receive_answer(data)
+
+    def _news(self, sender: int, told: tuple[int, bytes]) -> None:
+        if self.check is not None:
+            self.check.on_news(sender, *told)
 
     def _snap(self, sender: int, parts: Any) -> None:
         self.snapshots.incoming(sender, *parts)
@@ -761,6 +771,10 @@ class Cluster:
 
     def roster_changed(self, member: Member) -> None:
         """A member has applied a change of the membership."""
+
+    def accused(self, leader: Member, accused: int) -> None:
+        """A leader finds that the data of a member is not that of the others. Raises Violation."""
+        raise Violation(f"member {leader.id} finds the data of member {accused} corrupt")
 
     def _deliver(self, to: int, sender: int, kind: str, data: Any) -> None:
         member = self.members.get(to)

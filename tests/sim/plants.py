@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, NamedTuple
+from unittest import mock
 
 from metastore import errors
 from metastore._core import raft
@@ -46,6 +47,7 @@ from .engines import FlakyEngine, contents
 from .greetings import Link, SimPeering
 from .runner import Scene
 from .snapshots import Path, SimSnapshots
+from .sums import SimCheck
 from .transfers import SimPart, cut_up
 from .watchers import ASKS_PROGRESS, LIVE, SimHub, SimSink, Spectator
 
@@ -557,6 +559,15 @@ class ForgottenLeases(SimSnapshots):
         return moment and (moment[0], WithoutLeases(moment[1]))
 
 
+class OtherMoment(SimCheck):
+    """Tells the sum of its present data for one at the revision that was asked for."""
+
+    def _answer(self, sender: int, number: int, revision: int) -> None:
+        hash_kv = self._sums.hash_kv
+        with mock.patch.object(self._sums, "hash_kv", lambda _at, *rest: hash_kv(0, *rest)):
+            super()._answer(sender, number, revision)
+
+
 class Plant(NamedTuple):
     """A bug, where it is found, and within how many seeds. `inside`: whether the checker may look into disks and
     messages, or must find it by what clients and logs show; `outside`: whether it is found that way too. `doubts`:
@@ -582,6 +593,7 @@ class Plant(NamedTuple):
     sweep_waits: bool = True
     leases: type[LeaseRounds] = LeaseRounds
     lessor: type[Lessor] = Lessor
+    check: type[SimCheck] = SimCheck
 
     def change(self) -> Callable[[Scene], None]:
         """Puts it into a scene."""
@@ -598,6 +610,7 @@ class Plant(NamedTuple):
             scene.settings.peering = self.peering
             scene.settings.acquaintances = self.acquaintances
             scene.settings.hub = self.hub
+            scene.settings.check = self.check
             scene.settings.sink = self.sink
             scene.settings.sweep_waits = self.sweep_waits
             scene.settings.leases = self.leases
@@ -661,5 +674,6 @@ PLANTS = [
     Plant("a lease renewed without a quorum", "leased", 10, leases=Unconfirmed),
     Plant("a checkpoint kept over a renewal", "leased", 10, lessor=KeptCheckpoints),
     Plant("leases that a snapshot forgot", "leased", 10, taker=ForgottenLeases),
+    Plant("a sum of another revision", "compared", 4, check=OtherMoment),
     Plant("window not kept", "lagging", 4, lag=Lag(1e6, 1 << 40), outside=False),
 ]

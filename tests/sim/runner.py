@@ -169,6 +169,14 @@ def filed(scene: Scene, chance: Any) -> None:
     scene.settings.busy = chance.choice((0.0, 0.0, 0.05))
 
 
+def compared(scene: Scene, chance: Any) -> None:
+    """The leader compares the data of all members all the time, while that is compacted, written in pieces, or replaced
+    by snapshots."""
+    chance.choice((snapshots, filed, flaky, pieces))(scene, chance)
+    scene.habits.compactions = 20
+    scene.settings.compare = chance.choice((0.2, 1.0))
+
+
 def pieces(scene: Scene, chance: Any) -> None:
     """Deletions and transactions about many keys, applied in pieces; members die, are brought up and read meanwhile."""
     snapshots(scene, chance)
@@ -435,6 +443,7 @@ PROFILES: dict[str, Profile] = {
     "flaky": flaky,
     "filed": filed,
     "pieces": pieces,
+    "compared": compared,
     "overtaken_logs": overtaken_logs,
     "lagging_lease": lagging_lease,
     "lease_promises": lease_promises,

@@ -15,9 +15,11 @@ from typing import Any
 import pytest
 from support import ROOT
 
+from metastore._core.ordered_map import OrderedMap
 from metastore._core.raft_types import ConfState, Message, MsgReadIndex
 from sim import wire
 from sim.disk import Disk
+from sim.engines import contents
 from sim.greetings import QUIET
 from sim.model import Call
 from sim.node import Member
@@ -141,6 +143,33 @@ def test_members_do_come_back_late_and_with_empty_directories() -> None:
     assert counts["absences"] >= 4 and counts["wiped"] >= 8 and counts["sent away"] >= 8
     assert counts["begun"] >= 20 and counts["removed"] and counts["struck at add"] and counts["moved"] >= 4
     assert counts["failed late"] >= 4
+
+
+def test_a_member_whose_data_differs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the comparison alone: the simulator's own checks look at a member only when it applies something."""
+    for spoilt in (1, 2, 3):
+        named: list[int] = []
+
+        def change(scene: Scene) -> None:
+            scene.settings.members, scene.settings.compare = 3, 1.0
+            # Without the third sum nobody could tell which of two is wrong, and the leader's would count.
+            scene.weather.loss = scene.weather.spike = 0.0
+
+        simulation = Simulation(spoilt, "usual", change)
+        simulation.cluster.accused = lambda _leader, accused, named=named: named.append(accused)  # type: ignore[method-assign, misc]
+        simulation.led()
+        client = Client(0, simulation.cluster, simulation.scene.habits)
+        simulation.clock.run(16.0)
+        client.stopped = True
+        simulation.clock.run(20.0)
+        assert not named and simulation.checker.counts["compared"]
+        engine = contents(simulation.cluster.members[spoilt].engine)
+        ((key, value),) = engine.scan(b"r", b"s", True, 1)
+        batch = OrderedMap()
+        batch.set(key, value[:-1] + b"?")
+        engine.write(batch, *engine.applied())
+        simulation.clock.run(25.0)
+        assert set(named) == {spoilt}
 
 
 def test_the_watchers_are_not_idle() -> None:

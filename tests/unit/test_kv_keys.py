@@ -113,7 +113,9 @@ def test_no_key_is_admitted_that_another_member_cannot_store(own: int) -> None:
     assert after(short, long, None) == after(free, short) == 20
     caller = Caller()
     kv.call("Put", m.PutRequest(key=b"k" * 21, value=b"v").SerializeToString(), caller, 0.0)
-    assert isinstance(caller.error, errors.RequestTooLarge) and "is 20 (the least of all members," in str(caller.error)
+    assert isinstance(caller.error, errors.RequestTooLarge) and "is 20 (for writes the least of all members)" in str(
+        caller.error
+    )
     reader = Caller()
     kv.call("Range", m.RangeRequest(key=b"k" * 30, serializable=True).SerializeToString(), reader, 0.0)
     assert reader.error is None, "only this member reads it"
