@@ -14,4 +14,6 @@ cdef class RevokeWork(Work):
     cdef int finish(self) except -1
 
 
+# Carries out an operation at once, in steps of `budget` units. Gives the encoded reply, if one is wanted.
+cdef object carry_out(Store store, Work work, size_t budget)
 cdef RevokeWork start_revoke(Store store, const uint8_t* body, size_t n, bint want)

@@ -97,12 +97,8 @@ cdef RevokeWork start_revoke(Store store, const uint8_t* body, size_t n, bint wa
     return work
 
 
-def execute_revoke(Store store not None, bytes body not None, bint want=True, size_t budget=1 << 30):
-    """Carry out an encoded revoke on a store, in steps of `budget` units. Return the encoded LeaseRevokeResponse, or
-    None unless `want`. Raises LeaseNotFound, FormatError."""
-    cdef RevokeWork work
+cdef object carry_out(Store store, Work work, size_t budget):
     try:
-        work = start_revoke(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
         while not work.step(budget):
             pass
         store.finish()
@@ -110,3 +106,10 @@ def execute_revoke(Store store not None, bytes body not None, bint want=True, si
     except BaseException:
         store.undo()
         raise
+
+
+def execute_revoke(Store store not None, bytes body not None, bint want=True, size_t budget=1 << 30):
+    """Carry out an encoded revoke on a store, in steps of `budget` units. Return the encoded LeaseRevokeResponse, or
+    None unless `want`. Raises LeaseNotFound, FormatError."""
+    return carry_out(
+        store, start_revoke(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want), budget)

@@ -17,6 +17,7 @@ from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, KV_KEY_NOT_FO
 from metastore._core.mvcc_range cimport DeleteWork, RangeWork
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store, first_key
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
+from metastore._core.mvcc_lease cimport carry_out
 from metastore._core.mvcc_lease import execute_revoke
 from metastore._core.op cimport OP_LEASE_REVOKE, OP_TXN
 from metastore._core.record cimport key_cmp
@@ -512,16 +513,8 @@ cdef TxnWork start_txn(Store store, const uint8_t* body, size_t n, bint want):
 def execute_txn(Store store not None, bytes body not None, bint want=True, size_t budget=1 << 30):
     """Run an encoded TxnRequest on a store, in steps of `budget` units. Return the encoded TxnResponse, or None unless
     `want`. Raises ApiError."""
-    cdef TxnWork work
-    try:
-        work = start_txn(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want)
-        while not work.step(budget):
-            pass
-        store.finish()
-        return work.reply
-    except BaseException:
-        store.undo()
-        raise
+    return carry_out(
+        store, start_txn(store, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), want), budget)
 
 
 # --- for tests -------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from .peer_link import PeerLink
     from .roster import Roster, RosterState
 
-APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one call of pump: 3 ms
+APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one turn: 3 ms
 WATCH_BUDGET = 4000  # changes that are read for watchers, and responses to them: 5 ms
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
@@ -75,8 +75,8 @@ MAX_TERM = 1 << 62
 class Budgets:
     """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
 
-    apply: the entries that one `pump` applies. serve: the requests of this turn; those of earlier turns may cost the
-    same once more. watch: what watchers are sent of new changes, and the same once more of history.
+    apply: the entries that are applied from one `pump` to the next. serve: the requests of this turn; those of earlier
+    turns may cost the same once more. watch: what watchers are sent of new changes, and the same once more of history.
     """
 
     apply: int = APPLY_BUDGET
@@ -153,7 +153,7 @@ class Driver:
         self._marked = True
         # ---- the state
         self._budgets = budgets if budgets is not None else Budgets()
-        self._budget = 0  # units that applying may still cost in this `pump`
+        self._budget = self._budgets.apply  # units that applying may still cost in this turn
         # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
         self._images: Any = None
         self._at = 0
@@ -189,13 +189,19 @@ class Driver:
         self.raw.campaign()
 
     def pump(self, now: float) -> None:
-        """Does everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a peer.
+        """Ends a turn: does everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a
+        peer. News of the disk and a tick in the same turn have used up some of its budget: three times the budget was
+        30 ms of RocksDB."""
+        self._go_on(now)
+        self._budget = self._budgets.apply
+
+    def _go_on(self, now: float) -> None:
+        """Does what is possible within the budget that this turn has left.
 
         After PUMP_READIES Readies with committed entries it stops and sets `backlog`. A long replay at start therefore
         does not keep the caller from its sockets, ticks and signals.
         """
         applied = 0
-        self._budget = self._budgets.apply
         if self.retry_at is not None and self.retry_at <= now:
             self._commit(now)
         if self._images is not None and self.retry_at is None:
@@ -219,7 +225,7 @@ class Driver:
         """The log finished a group: reports what is durable, then goes on. Raises DiskFailed if the group failed."""
         # The log does not start the next group by itself, so that this group also holds what gathered meanwhile.
         self._durable(self.log.poll(start=False))
-        self.pump(now)
+        self._go_on(now)
         self.log.submit()
 
     def tick(self, now: float) -> None:
@@ -239,7 +245,7 @@ class Driver:
                 self.log.append(number, None, state, False)
             self.log.mark()
             self._marked = True
-        self.pump(now)
+        self._go_on(now)
 
     def hold(self, holding: bool) -> None:
         """While `holding`, this member takes part in nothing: its Raft clock stands still, so it does not

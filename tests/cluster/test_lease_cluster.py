@@ -104,7 +104,7 @@ def test_many_renewals_through_a_follower_keep_their_order(cluster: Cluster) -> 
         with KeepAliveStream(client) as stream:
             stream.send(*wanted)
             stream.half_close()
-            answers = stream.wait(len(wanted))
+            answers = stream.answers(len(wanted))
             assert stream.wait_end() is None
         assert [answer.ID for answer in answers] == wanted
         assert {answer.TTL for answer in answers if answer.ID != 5} == {100}

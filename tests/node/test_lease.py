@@ -110,7 +110,7 @@ def test_renewals_keep_a_lease(client: Client) -> None:
             nonlocal count
             stream.send(kept)
             count += 1
-            assert stream.wait(count)[-1].TTL == 2
+            assert stream.answers(count)[-1].TTL == 2
             return lifetime(client, left).TTL < 0
 
         wait_until(gone, what="the end of the other lease")
@@ -125,10 +125,10 @@ def test_answers_keep_the_order_of_the_requests(client: Client) -> None:
     with KeepAliveStream(client) as stream, KeepAliveStream(client) as other:
         stream.send(*wanted)
         other.send(*idents)
-        answers = stream.wait(len(wanted))
-        assert [answer.ID for answer in other.wait(5)] == idents
+        answers = stream.answers(len(wanted))
+        assert [answer.ID for answer in other.answers(5)] == idents
         stream.send(idents[1])
-        assert stream.wait(len(wanted) + 1)[-1].ID == idents[1]
+        assert stream.answers(len(wanted) + 1)[-1].ID == idents[1]
     assert [answer.ID for answer in answers] == wanted
     assert [answer.TTL for answer in answers] == [100 if ident in idents else 0 for ident in wanted]
     assert all(answer.header.revision and answer.header.raft_term for answer in answers)
@@ -141,7 +141,7 @@ def test_a_half_closed_stream_ends_after_its_answers(client: Client) -> None:
     with KeepAliveStream(client) as stream:
         stream.send(*[lease] * 100)
         stream.half_close()
-        assert len(stream.wait(100)) == 100
+        assert len(stream.answers(100)) == 100
         assert stream.wait_end() is None
     with KeepAliveStream(client) as stream:
         stream.half_close()
@@ -151,7 +151,7 @@ def test_a_half_closed_stream_ends_after_its_answers(client: Client) -> None:
 
 def test_a_request_that_cannot_be_read_ends_the_stream(client: Client) -> None:
     with KeepAliveStream(client) as stream:
-        stream._requests.put(b"\x0a\x05abc")
+        stream.send_bytes(b"\x0a\x05abc")
         failure = stream.wait_end()
     assert failure is not None and failure.code == 13
 
@@ -161,7 +161,7 @@ def test_a_flood_of_renewals_is_answered_bounded(client: Client, server: Server)
     before = metric(server, "metastore_lease_renewed_total")
     with KeepAliveStream(client) as stream:
         stream.send(*[lease] * 8_000)
-        assert {answer.TTL for answer in stream.wait(8_000)} == {100}
+        assert {answer.TTL for answer in stream.answers(8_000)} == {100}
     assert metric(server, "metastore_lease_renewed_total") >= before + 8_000
     wait_until(lambda: metric(server, "metastore_lease_streams") == 0, what="the end of the stream")
     assert metric(server, "metastore_lease_unanswered") == 0

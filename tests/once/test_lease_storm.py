@@ -13,7 +13,7 @@ pytestmark = pytest.mark.node_only
 
 
 def test_many_leases_end_at_once(fresh: Make) -> None:
-    storm = leasestorm.run(fresh().start(), 3000, 5)
+    storm = leasestorm.run([fresh().start()], 3000, 4, rate=400, lasting=3.0)
     # A turn of a machine that does other work may take twice its time.
-    assert storm.slow_turns <= 2
-    assert storm.seconds < 10 and storm.longest_put < 5, storm
+    assert storm.slow_turns <= 2 and storm.terms == 0, storm.summary
+    assert storm.gone < 30 and storm.told < 30, storm.summary

@@ -94,3 +94,36 @@ def test_what_was_too_long_for_a_turn_goes_on_at_once() -> None:
         member.replica.turn(member.now())
         turns += 1
     assert 1 < turns < 100
+
+
+def turns_of_a_deletion(ticks: int) -> int:
+    """How many turns a deletion of 90 keys takes, with so many ticks in each."""
+    lone = Lone()
+    member, clock = lone.member, lone.clock
+
+    def puts() -> None:
+        for number in range(90):
+            lone.put(b"k%02d" % number)
+
+    member.act(puts)
+    clock.run(clock.now + 1.0)
+    member.budgets.apply = 200
+    member.replica.turn(member.now())
+    member.act(lone.ask, Call("clear", (b"k", b"l")))
+    while not member.driver.backlog:
+        clock.run(clock.now + 0.0001)
+    turns = 0
+    while member.driver.backlog:
+        for _ in range(ticks):
+            member.driver.tick(member.now())
+        member.replica.turn(member.now())
+        turns += 1
+    assert member.store.revision == 92
+    return turns
+
+
+def test_what_comes_in_a_turn_does_not_make_it_longer() -> None:
+    """Ticks, and news of the disk, go on with what is applied in pieces, and the end of the turn has what they leave of
+    the budget. Each of them had a whole budget once."""
+    turns = turns_of_a_deletion(0)
+    assert turns > 5 and turns_of_a_deletion(2) >= turns - 1
