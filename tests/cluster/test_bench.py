@@ -107,3 +107,56 @@ def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
     assert page.read_text() == text and before == {name: (page.parent / name).read_bytes() for name in pictures}
     bad = subprocess.run([*command[:2], str(page)], capture_output=True, text=True, timeout=120, check=False)
     assert bad.returncode == 1 and "page.md: not a file of" in bad.stderr
+
+
+def perf_works(folder: Path) -> bool:
+    command = ["perf", "record", "-q", "-e", "cpu-clock", "-o", str(folder / "probe"), "true"]
+    try:
+        return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode == 0
+    except OSError:
+        return False
+
+
+def test_the_stages_of_a_put_are_shown(tmp_path: Path) -> None:
+    """Where perf does not work, the program says so and which package it is in."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if perf_works(tmp_path) or build_info()["flavour"] != "release":
+        output = run_bench("breakdown.py", folder, "--requests", "20000", "--nodes", "1", what=("put",))
+        if output:
+            stages = dict(re.findall(r"^  (.+?) +([\d.]+) us", output, re.MULTILINE))
+            assert {"HTTP/2 and replies", "socket", "apply", "interpreter"} < set(stages)
+            assert sum(map(float, stages.values())) == pytest.approx(2 * float(stages["all"]), abs=0.2)
+            assert float(stages.get("other", 0)) < float(stages["all"]) / 20
+    else:
+        command = [sys.executable, str(BENCH / "breakdown.py"), "put", "--dir", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 1 and "perf" in done.stderr
+
+
+def test_each_sample_belongs_to_a_stage() -> None:
+    sys.path.insert(0, str(BENCH))
+    try:
+        from breakdown import samples, stage_of
+    finally:
+        sys.path.remove(str(BENCH))
+    text = """
+\tffffffff81 tcp_sendmsg_locked+0x1 ([kernel.kallsyms])
+\tffffffff82 __x64_sys_sendto+0x2 ([kernel.kallsyms])
+\t7f31 [unknown] (/usr/lib/libc.so.6)
+
+\tffffffff83 clear_page_erms ([kernel.kallsyms])
+\tffffffff84 exc_page_fault+0x9 ([kernel.kallsyms])
+
+\t7f32 __pyx_f_step+0x1 (/x/metastore/_core/raft_log.cpython-311-x86_64-linux-gnu.so)
+
+\t7f33 0x0000b0ae (/usr/lib/libnghttp2.so.14.24.1)
+
+\t7f34 memcpy (/usr/lib/libc.so.6)
+
+\t7f35 something (/usr/lib/ld-linux.so)
+"""
+    expected = ["socket", "new memory", "Raft", "HTTP/2 and replies", "allocation and copies (libc)", "other"]
+    assert [stage_of(stack) for stack in samples(text)] == expected
+    modules = [path.stem for path in (ROOT / "metastore" / "_core").glob("*.pyx")]
+    assert [name for name in modules if stage_of([("f", f"{name}.cpython-311.so")]) in ("other", "interpreter")] == []
