@@ -26,6 +26,7 @@ from metastore._core.kv_messages cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_
 from metastore._core.mvcc_lease cimport start_revoke
 from metastore._core.mvcc_range cimport DeleteWork
 from metastore._core.mvcc_txn cimport txn_puts
+from metastore._core.mvcc_txn_puts cimport run_puts
 from metastore._core.mvcc_txn_work cimport start_txn
 from metastore._core.mvcc_unfinished cimport purge, spill
 from metastore._core.waiter cimport Waiter
@@ -267,8 +268,6 @@ cdef class Applier:
         """Return the work to be done in pieces, or None for the deletion of a single key."""
         cdef DeleteReq delete
         cdef DeleteWork work
-        if self.barred:
-            check_alarms(self.barred, op.kind, op.body, op.n)
         if op.kind == OP_TXN:
             return start_txn(self.store, op.body, op.n, want)
         if op.kind == OP_LEASE_REVOKE:
@@ -283,9 +282,17 @@ cdef class Applier:
 
     cdef int begin(self, const OpView* op) except -1:
         cdef bint want = op.request_id in self.waiters
+        cdef size_t cost = 0
+        cdef object result = False
         try:
-            self.work = self.long_work(op, want)
-            if self.work is None:
+            if self.barred:
+                check_alarms(self.barred, op.kind, op.body, op.n)
+            if op.kind == OP_TXN:
+                result = run_puts(self.store, op.body, op.n, want, &cost)
+                self.cost += cost * self.pace
+            if result is False:
+                self.work = self.long_work(op, want)
+            if result is False and self.work is None:
                 result = self.store.execute_view(op.kind, op.body, op.n, want)
         except OF_OPERATION as error:
             self.reject(error)
