@@ -1,5 +1,5 @@
-"""What a put costs on a storage engine over a store that takes a millisecond for each call: docs/plugins.md, "Judge it
-again".
+"""What a put costs on a storage engine over a store that takes a millisecond for each call: docs/plugins.md, "An
+existing distributed store".
 
     python bench/slow_store.py [--milliseconds 1] [--seconds 3] [--dir FOLDER]
 

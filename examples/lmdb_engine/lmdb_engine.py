@@ -8,8 +8,8 @@ one when a snapshot comes. Its options:
     max_readers = 256      # views at once, with some to spare
     sync = true            # false: a crash of the machine may damage the file, and then this member must join anew
 
-LMDB's keys have up to 511 bytes. A record's key is some 15 bytes longer than the client's, and each zero byte in it
-counts twice, so set `limits.max_key_bytes` to 240 or less.
+LMDB's keys have up to 511 bytes. A record's key is up to 15 bytes longer than the client's, and each zero byte in it
+counts twice, as it does for `limits.max_key_bytes`: set that to 496 or less.
 
 The folder holds `db-<number>` folders, each with one LMDB environment, and the file `current` with the name of the one
 that counts. A snapshot that was received becomes the state of the next start by one rename, of `current`.

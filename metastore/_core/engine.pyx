@@ -459,14 +459,21 @@ cdef class GuardedEngine(Engine):
     cpdef list find_many(self, object keys):
         """See Engine."""
         try:
-            return self.inner.find_many(keys)
+            values = self.inner.find_many(keys)
+            if len(values) != len(keys):
+                raise TypeError(f"it returned {len(values)} values for {len(keys)} keys")
+            for value in values:
+                if value is not None:
+                    value_of(value)
+            return values
         except BaseException as error:
             self.fail("find_many", error)
 
     cpdef object count(self, bytes start, bytes end):
         """See Engine."""
         try:
-            return self.inner.count(start, end)
+            known = self.inner.count(start, end)
+            return None if known is None else number_of(known)
         except BaseException as error:
             self.fail("count", error)
 

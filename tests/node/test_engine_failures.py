@@ -170,7 +170,13 @@ def use(engine: Engine, call: str) -> object:
         return engine.restore([(b"mapplied", bytes(16))])
     if call == "adopt":
         return engine.adopt(engine.stage())  # type: ignore[arg-type]
-    arguments: dict[str, tuple[Any, ...]] = {"get": (b"k",), "seek_le": (b"k",), "scan": (b"", None, False, 0)}
+    arguments: dict[str, tuple[Any, ...]] = {
+        "get": (b"k",),
+        "seek_le": (b"k",),
+        "scan": (b"", None, False, 0),
+        "find_many": ([b"k"],),
+        "count": (b"", None),
+    }
     return getattr(engine, call)(*arguments.get(call, ()))
 
 
@@ -227,7 +233,8 @@ def test_an_exception_without_a_text_has_its_sentence() -> None:
     ("call", "wrong"),
     [("get", "text"), ("iterate", None), ("iterate", (b"k", None)), ("iterate", (bytearray(b"k"), b"v")),
      ("scan", ()), ("seek_le", b"kv"), ("applied", (1, "1")), ("applied", None), ("view", None), ("size", None),
-     ("size_in_use", 1.5), ("data_size", "1"), ("durable_applied", None), ("stage", "engine")],
+     ("size_in_use", 1.5), ("data_size", "1"), ("durable_applied", None), ("stage", "engine"),
+     ("find_many", []), ("find_many", ["1"]), ("find_many", None), ("count", "1")],
 )  # fmt: skip
 def test_what_an_engine_returns_has_the_type_that_it_owes(call: str, wrong: object) -> None:
     """Else the exception would rise where it is used, and name no engine."""
