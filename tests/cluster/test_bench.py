@@ -109,6 +109,12 @@ def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
     assert bad.returncode == 1 and "page.md: not a file of" in bad.stderr
 
 
+def test_stores_in_process_are_measured(tmp_path: Path) -> None:
+    output = run_bench("inprocess.py", tmp_path, "--requests", "300")
+    if output:
+        assert [output.count(f"\n  {kind} ") for kind in ("sqlite", "lmdb", "rocksdict", "metastore memory")] == [3] * 4
+
+
 def perf_works(folder: Path) -> bool:
     command = ["perf", "record", "-q", "-e", "cpu-clock", "-o", str(folder / "probe"), "true"]
     try:
