@@ -289,6 +289,8 @@ class ClientConn:
                 return
             if sent == len(self._unsent):
                 self._unsent = None
+                if sent < PATIENT_TAKE and self.session is not None:
+                    break  # it had no more; what comes up meanwhile makes it dirty again
             else:
                 self._unsent = self._unsent[sent:]
                 self._blocked = sent == 0
