@@ -108,6 +108,24 @@ def test_a_waiter_whose_lease_ends_is_told_at_once(client: Client, prefix: str) 
         assert behind.result().header.revision
 
 
+@pytest.mark.node_only
+def test_a_second_call_that_gives_up_leaves_the_place_of_the_first(fresh: Make) -> None:
+    """Both calls wait under one lease, so they have one key. (etcd deletes it.)"""
+    node = fresh().start()
+    with node.client() as client:
+        first, second = granted(client, 2)
+        lock(client, b"l", first)
+        call = locking(client, b"l", second)
+        wait_queue(client, b"l", first, second)
+        again = locking(client, b"l", second)
+        wait_until(lambda: metric(node, "metastore_lock_calls") == 2, 20, "both calls")
+        again.cancel()
+        wait_until(lambda: metric(node, "metastore_lock_calls") == 1, 20, "the end of the second call")
+        assert queue(client, b"l") == keys(b"l", first, second) and not call.done
+        unlock(client, keys(b"l", first)[0])
+        assert call.result().key == keys(b"l", second)[0]
+
+
 def test_an_election(client: Client, prefix: str, server: Server) -> None:
     name = prefix.encode()
     one, two = granted(client, 2)
