@@ -153,7 +153,7 @@ class Driver:
         self._marked = True
         # ---- the state
         self._budgets = budgets if budgets is not None else Budgets()
-        self._budget = self._budgets.apply  # units that applying may still cost in this turn
+        self._spent = 0  # units that applying has cost in this turn
         # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
         self._images: Any = None
         self._at = 0
@@ -193,7 +193,7 @@ class Driver:
         peer. News of the disk and a tick in the same turn have used up some of its budget: three times the budget was
         30 ms of RocksDB."""
         self._go_on(now)
-        self._budget = self._budgets.apply
+        self._spent = 0
 
     def _go_on(self, now: float) -> None:
         """Does what is possible within the budget that this turn has left.
@@ -477,8 +477,8 @@ class Driver:
             if self._at == len(images):
                 self._images = None
                 break
-            self._at = applier.apply_images(images, self._at, max(1, self._budget))
-            self._budget -= applier.cost
+            self._at = applier.apply_images(images, self._at, max(1, self._budgets.apply - self._spent))
+            self._spent += applier.cost
             if applier.halted:
                 break
             if self._at == len(images) or applier.pause:
