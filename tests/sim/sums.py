@@ -18,7 +18,7 @@ from metastore.member.hash_sums import HashSums
 if TYPE_CHECKING:
     from .node import Member
 
-PATIENCE = 3.0  # seconds that a round waits for answers; nobody sends a lost one again
+PATIENCE = 1.0  # seconds that a round waits for answers; nobody sends a lost one again
 
 
 class SimCheck(CorruptionCheck):
