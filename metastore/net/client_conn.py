@@ -536,7 +536,7 @@ class Listener:
         self._acceptor = Acceptor(loop, addresses, self._take_in, backlog=BACKLOG, per_turn=ACCEPTS_PER_TURN)
         self.bound = self._acceptor.bound
         self._endings = Endings(loop, self._another_turn)
-        self._sweeper: Sweeper[ClientConn] = Sweeper(
+        self.sweeper: Sweeper[ClientConn] = Sweeper(
             loop,
             self.conns,
             self.suspects,
@@ -727,7 +727,7 @@ class Listener:
     def close(self) -> None:
         """Drop everything; idempotent."""
         self._acceptor.close()
-        self._sweeper.close()
+        self.sweeper.close()
         self._expirer.cancel()
         for conn in list(self.conns):
             conn.close()

@@ -74,7 +74,7 @@ class Sweeper(Generic[C]):
         self._interval = interval
         self._least = min_rate * interval
         self._tells = tells
-        self._taken: dict[C, tuple[int, int]] = {}
+        self._owing: dict[C, tuple[tuple[int, int], int]] = {}  # what each had taken at the last sweep, and owed
         self._dropped = 0
         self._timer: Timer = loop.call_later(interval, self._sweep)
 
@@ -112,7 +112,7 @@ class Sweeper(Generic[C]):
         if accounts.total_output >= accounts.max_total_output // 4 * 3:
             yield from self._relieve()
         else:
-            self._taken.clear()
+            self._owing.clear()
         if accounts.total_buffered >= accounts.max_total_buffered // 2:
             yield from self._relieve_requests()
 
@@ -120,13 +120,14 @@ class Sweeper(Generic[C]):
         """Drops clients that do not take their replies, until half of the room for replies is free.
 
         Other reads wait for such clients (long reads do when three quarters of the room are used). Only clients that
-        took next to nothing since the last check are dropped, those with the most bytes first.
+        took next to nothing since the last check are dropped, those with the most bytes first. A client that took all
+        that it was owed then is not among them, however little that was.
         """
-        before, self._taken = self._taken, {conn: conn.taken for conn in self._conns if conn.owes}
+        before, self._owing = self._owing, {conn: (conn.taken, conn.owes) for conn in self._conns if conn.owes}
         slow = [
-            (conn.owes, conn.fd, conn)
-            for conn, taken in self._taken.items()
-            if conn in before and conn.took(before[conn]) < self._least
+            (owed, conn.fd, conn)
+            for conn, (_, owed) in self._owing.items()
+            if conn in before and conn.took(before[conn][0]) < min(self._least, before[conn][1])
         ]
         yield from self._close_largest(slow, self._accounts.total_output - self._accounts.max_total_output // 2)
 

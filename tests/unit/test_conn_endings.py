@@ -158,3 +158,37 @@ def test_a_session_ends_in_pieces() -> None:
     session.free()
     session.close()
     assert limits.total_queued == 0
+
+
+def test_a_client_that_takes_the_little_it_gets_stays_while_others_take_nothing() -> None:
+    """At each sweep an answer may be on its way to it. It was dropped because other clients took nothing."""
+
+    def large(running: Running, stack: contextlib.ExitStack) -> socket.socket:
+        sock = stack.enter_context(dial(running))
+        sock.sendall(h.SHUT + h.call(1, b"40000", b"/test.Test/Big"))
+        return sock
+
+    limits = Limits(max_total_output=64 * 1024)
+    with Running(limits, ConnLimits(grace=1000, sweep=1000)) as running, contextlib.ExitStack() as stack:
+        greedy = large(running, stack)
+        quick = stack.enter_context(dial(running))
+        quick.sendall(h.hello() + h.call(1, b"", b"/test.Test/Hold") + h.call(3, b"", b"/test.Test/Hold"))
+        served_until(running, lambda: len(running.server.held) == 2 and limits.total_output >= 40_000)
+        sweep = running.listener.sweeper._sweep
+
+        def answer_and_sweep() -> None:
+            """Sweep before the answer is sent."""
+            running.server.held.pop(0).complete(b"little")
+            sweep()
+
+        large(running, stack)
+        served_until(running, lambda: limits.total_output >= 80_000)
+        running.call(answer_and_sweep)
+        reader = h.Reader()
+        read_until(quick, reader, lambda: reader.stream(1).ended)
+        large(running, stack)
+        served_until(running, lambda: limits.total_output >= 120_000)
+        running.call(answer_and_sweep)
+        read_until(quick, reader, lambda: reader.stream(3).ended)
+        assert reader.stream(3).messages == [b"little"]
+        assert read_all(greedy) is not None and len(running.listener.conns) <= 2
