@@ -123,6 +123,7 @@ class ClientConn:
     """One client's connection."""
 
     __slots__ = (
+        "_all_taken",
         "_blocked",
         "_first",
         "_hold",
@@ -156,6 +157,7 @@ class ClientConn:
         self.http: HttpSession | None = None
         self._first = b""
         self._unsent: memoryview | None = None
+        self._all_taken = False  # the session had no more when this was taken
         self._owed = 0  # bytes of it that are on the account of all replies
         self._blocked = False  # the socket takes no more at the moment
         self._hold = False  # not read: output over the limit, requests that wait, or all reading is paused
@@ -280,6 +282,7 @@ class ClientConn:
                 if not data:
                     break
                 self._unsent = memoryview(data)
+                self._all_taken = self.session is not None and len(data) < PATIENT_TAKE
             try:
                 sent = self._sock.send(self._unsent)
             except BlockingIOError:
@@ -289,8 +292,8 @@ class ClientConn:
                 return
             if sent == len(self._unsent):
                 self._unsent = None
-                if sent < PATIENT_TAKE and self.session is not None:
-                    break  # it had no more; what comes up meanwhile makes it dirty again
+                if self._all_taken:
+                    break  # the session had no more; what comes up meanwhile makes it dirty again
             else:
                 self._unsent = self._unsent[sent:]
                 self._blocked = sent == 0

@@ -192,3 +192,17 @@ def test_a_client_that_takes_the_little_it_gets_stays_while_others_take_nothing(
         read_until(quick, reader, lambda: reader.stream(3).ended)
         assert reader.stream(3).messages == [b"little"]
         assert read_all(greedy) is not None and len(running.listener.conns) <= 2
+
+
+def test_a_long_reply_arrives_whole_through_a_small_buffer() -> None:
+    """The rest of a piece may be small though the session has more. Then it waited for ever."""
+    with Running() as running, dial(running) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        sock.sendall(h.hello(1 << 30))
+        served_until(running, lambda: len(running.listener.conns) == 1)
+        [conn] = running.listener.conns
+        conn._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+        sock.sendall(h.call(1, b"5000000", b"/test.Test/Big"))
+        reader = h.Reader()
+        read_until(sock, reader, lambda: reader.stream(1).ended)
+        assert len(reader.stream(1).messages[0]) == 5_000_000
