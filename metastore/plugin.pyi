@@ -122,6 +122,12 @@ class Engine:
         newest version is no tombstone. None, the default, means that the engine does not know; the caller then walks.
         """
 
+    @property
+    def index_state(self) -> tuple[bool, int, int] | None:
+        """Of an engine that counts its keys after a start, a slice at each `reclaim`: whether it has counted all, how
+        many it has counted, and how often a number was found to be wrong. `/status` and `/metrics` show it. None, the
+        default, for other engines."""
+
     def applied(self) -> tuple[int, int]:
         """Return (index, term) of the last write, (0, 0) for a new engine. A view: as of its beginning."""
 

@@ -43,16 +43,14 @@ cdef inline bytes bytes_of(const uint8_t* p, size_t n):
 
 
 def downwards(Engine engine not None, bytes end not None):
-    """Iterate over the (key, value) pairs below `end`, from the last one down. It may or may not show writes made
-    meanwhile."""
+    """Iterate over the (key, value) pairs below `end`, from the last one down. It may show writes made meanwhile."""
     cdef Py_ssize_t limit = 8
     while True:
         chunk = engine.scan(b"", end, True, limit)
         yield from chunk
         if len(chunk) < limit:
             return
-        end = <bytes>chunk[len(chunk) - 1][0]
-        limit = min(CHUNK, 2 * limit)
+        end, limit = <bytes>chunk[len(chunk) - 1][0], min(CHUNK, 2 * limit)
 
 
 cdef class EngineCursor:
@@ -119,6 +117,8 @@ cdef class Engine:
     full = False
     #: Bytes that must be free on its disk, or it may find no room; None for an engine that has no files of its own.
     headroom = None
+    #: Of an engine that counts its keys after a start: (all are counted, how many are, how often a number was wrong).
+    index_state = None
 
     # -- C level --
 
@@ -384,6 +384,11 @@ cdef class GuardedEngine(Engine):
             return self.inner.headroom
         except BaseException as error:
             self.fail("headroom", error)
+
+    @property
+    def index_state(self):
+        """See Engine."""
+        return self.inner.index_state
 
     cdef size_t pace(self) noexcept:
         return self.inner.pace()

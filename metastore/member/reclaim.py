@@ -76,4 +76,9 @@ class Reclaim:
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
-        return {"defragments_total": self._defragmented}
+        numbers: dict[str, float] = {"defragments_total": self._defragmented}
+        state = self._engine.index_state
+        if state is not None:
+            ready, keys, faults = state
+            numbers |= {"engine_counted": ready, "engine_counted_keys": keys, "engine_count_faults_total": faults}
+        return numbers

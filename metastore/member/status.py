@@ -90,10 +90,13 @@ class MemberStatus:
 
     def about(self) -> dict[str, Any]:
         """The description of the program and of the other members for /status."""
+        state = self._engine.index_state
+        counted = {} if state is None else {"engine_counted": state[0], "engine_counted_keys": state[1]}
         others = (member for member in self._membership.members() if member.id != self.member_id)
         return {
             "version": __version__,
             "engine": self._engine_name,
+            **counted,
             "uptime_seconds": round(time.monotonic() - self._started_at, 3),
             "peers": [self._peer(member) for member in others],
         }

@@ -1,0 +1,41 @@
+from libc.stdint cimport int32_t, int64_t
+
+from metastore._core.engine cimport Engine
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.record cimport Record
+
+
+cdef class Walk:
+    """Goes from key to key over table 'k' of an engine with files."""
+    cdef object walk
+    cdef bytes here           # the record on which it stands; None: behind the table
+    cdef bytes prefix         # what `next` has found: a client's key,
+    cdef bytes newest         # its newest version,
+    cdef bint alive           # and whether that is alive
+    cdef readonly Py_ssize_t records
+
+    cdef int look(self) except -1
+    cdef bint next(self) except -1
+
+
+cdef class Stretches:
+    """How many keys are alive in each stretch of the table of keys."""
+    cdef list fences          # the first key of each stretch; the first fence is b"k"
+    cdef int32_t* alive
+    cdef int32_t* present
+    cdef size_t room
+    cdef readonly bytes border    # keys below it are counted; None: all are
+    cdef readonly int64_t keys    # keys present that are counted
+    cdef readonly int64_t faults  # how often a walk found other numbers
+
+    cpdef restart(self)
+    cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1
+    cdef int remove(self, Py_ssize_t at) except -1
+    cpdef bint build(self, object walk, Py_ssize_t records)
+    cpdef list changes(self, OrderedMap batch, Engine engine)
+    cdef int change(self, Engine engine, bytes prefix, Record* put, list removed, list found) except -1
+    cpdef list note(self, list changes)
+    cdef int join(self, Py_ssize_t at) except -1
+    cpdef bint split(self, bytes fence, object walk)
+    cpdef object count(self, bytes start, bytes end, object walk)
+    cdef int64_t walked(self, bytes start, bytes end, object walk) except -1

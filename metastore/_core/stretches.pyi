@@ -1,0 +1,27 @@
+"""A sparse index for engines that do not have their keys in memory: how many keys are alive between any two."""
+
+from typing import Any
+
+from metastore._core.engine import Engine
+from metastore._core.ordered_map import OrderedMap
+
+SPLIT_AT: int  # keys present that a stretch has at most
+
+class Walk:
+    records: int  # records that it has looked at
+    def __init__(self, walk: Any, start: bytes) -> None: ...
+
+class Stretches:
+    """`walk` is an iterator of rocksdict, or has its methods seek, seek_for_prev, next, key, value and status."""
+
+    border: bytes | None  # keys below it are counted; None: all are
+    keys: int  # keys present that are counted
+    faults: int  # how often a walk found other numbers
+    def __len__(self) -> int: ...  # stretches
+    def restart(self) -> None: ...  # forget everything, and be built anew
+    def build(self, walk: Any, records: int) -> bool: ...  # count some more keys; True while there is more
+    def changes(self, batch: OrderedMap, engine: Engine) -> list[tuple[bytes, int, int]]: ...  # before a write
+    def note(self, changes: list[tuple[bytes, int, int]]) -> list[bytes]: ...  # after it; the stretches to be split
+    def split(self, fence: bytes, walk: Any) -> bool: ...  # False: its numbers were wrong, and the index begins anew
+    def count(self, start: bytes, end: bytes | None, walk: Any) -> int | None: ...
+    def check(self, walk: Any) -> None: ...  # for tests: compare all numbers with a walk; raises AssertionError

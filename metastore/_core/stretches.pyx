@@ -1,0 +1,415 @@
+"""A sparse index for engines that do not have their keys in memory: how many keys are alive between any two.
+
+The table of keys (FORMATS.md, "Engine records") falls into stretches. A fence is where a stretch begins: the engine key of
+a client's key, without a revision. For each stretch the index has two numbers, of the keys that are alive and of the keys
+that are present, dead ones too. A count is the sum of the stretches between, and a walk over the two at its ends. A
+stretch is split when SPLIT keys are present, and joined to a neighbour when few are left, so a fence stands for some 256
+keys and takes less than half a byte a key.
+
+**Exact.** Before a write, `changes` finds out for each key of the batch whether its newest version is alive and whether
+it will be; after the write, `note` adds that up. A write that was refused is not noted, and the next attempt finds out
+anew. Most puts tell by themselves: the first version of a key, made by this revision, is a birth, and a later version has
+one before it that is alive. So the engine is asked about deletions and removals only. Whether a key that is born is
+present already, as a deleted one, is not asked: the number of present keys may be too large until the stretch is walked
+over for a split, and it decides about nothing else.
+
+**Built at a start**, because RocksDB stands wherever its last flush ended. `build` counts some keys at a time from `border`
+on, and each call counts the state of its own moment. A change below the border is noted; one above it is seen when the
+border gets there. Ranges that end above the border are not known yet.
+
+Measured over 50,000 keys in RocksDB: a put of a new key takes 0.9 us more in the engine, splits included, one of an old
+key 0.4 us; building takes 1 to 2 us a version; a count of all takes 0.5 ms instead of 33.
+
+**Checked.** A walk over a whole stretch, for a split, compares. If the numbers are wrong, that is a fault: it is
+counted, and the index is built anew.
+
+`walk` below is an iterator of rocksdict: it has seek, seek_for_prev, next, key (None at the end) and value, and stands
+still where it is.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcmp, memmove
+
+from bisect import bisect_right
+
+from metastore._core.engine cimport Engine
+from metastore._core.mvcc_keys cimport FLAG_TOMBSTONE, REV_SIZE, index_tombstone, rev_read
+from metastore._core.ordered_map cimport OrderedMap
+from metastore._core.ordered_map_walk cimport Cursor, cursor_ge, cursor_next
+from metastore._core.record cimport Record, rec_deleted, rec_key, rec_release, rec_value
+from metastore._core.varint cimport varint_read
+
+cdef enum:
+    SPLIT = 512              # keys present that a stretch has at most
+    FILL = 256               # keys present of a stretch that is built
+    JOIN = 128               # with fewer it is joined to the one before or behind it,
+    JOINED = 384             # if both together have at most so many
+    STEPS = 16               # records of one key that a walk goes over before it jumps
+    UNKNOWN = 0              # what a put tells by itself
+    BIRTH = 1
+    LATER = 2
+
+cdef bytes FIRST = b"k"
+cdef bytes NEWEST = b"\x7f" + b"\xff" * (REV_SIZE - 1)  # as RecentEngine knows it
+
+SPLIT_AT = SPLIT
+
+
+cdef class Walk:
+    """See `stretches.pxd`. `next` finds the next key."""
+
+    def __init__(self, object walk, bytes start not None):
+        self.walk = walk
+        walk.seek(start)
+        self.look()
+
+    cdef int look(self) except -1:
+        self.here = self.walk.key()
+        if self.here is None:
+            # Where a block is damaged, the walk just ends.
+            self.walk.status()
+        elif PyBytes_AS_STRING(self.here)[0] != c'k':
+            self.here = None
+        return 0
+
+    cdef bint next(self) except -1:
+        """Find the next key. Return whether there is one."""
+        cdef bytes value
+        cdef int steps = 0
+        cdef Py_ssize_t n
+        while self.here is not None and PyBytes_GET_SIZE(self.here) <= REV_SIZE:
+            self.walk.next()
+            self.look()
+        if self.here is None:
+            return False
+        n = PyBytes_GET_SIZE(self.here) - REV_SIZE
+        self.prefix = self.here[:n]
+        while True:
+            self.newest = self.here
+            value = self.walk.value()
+            self.alive = value_alive(value)
+            self.records += 1
+            steps += 1
+            if steps == STEPS:
+                self.walk.seek_for_prev(self.prefix + NEWEST)
+                self.newest = self.walk.key()
+                self.alive = value_alive(self.walk.value())
+            self.walk.next()
+            self.look()
+            if self.here is None or PyBytes_GET_SIZE(self.here) != n + REV_SIZE or memcmp(
+                    PyBytes_AS_STRING(self.here), PyBytes_AS_STRING(self.prefix), n) != 0:
+                return True
+
+
+cdef inline bint value_alive(bytes value):
+    """Whether the value of an index record is that of a living version."""
+    return PyBytes_GET_SIZE(value) < 2 or not PyBytes_AS_STRING(value)[1] & 1
+
+
+cdef class Stretches:
+    """See `stretches.pxd`."""
+
+    def __init__(self):
+        self.restart()
+
+    def __dealloc__(self):
+        free(self.alive)
+        free(self.present)
+
+    def __len__(self):
+        return len(self.fences)
+
+    cpdef restart(self):
+        """Forget everything, and be built anew."""
+        self.fences = []
+        self.keys = 0
+        self.insert(0, FIRST, 0, 0)
+        self.border = FIRST
+
+    cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1:
+        cdef size_t n = len(self.fences), more
+        cdef void* larger
+        if n == self.room:
+            more = 2 * self.room if self.room else 64
+            larger = realloc(self.alive, more * sizeof(int32_t))
+            if larger == NULL:
+                raise MemoryError
+            self.alive = <int32_t*>larger
+            larger = realloc(self.present, more * sizeof(int32_t))
+            if larger == NULL:
+                raise MemoryError
+            self.present = <int32_t*>larger
+            self.room = more
+        self.fences.insert(at, fence)
+        memmove(self.alive + at + 1, self.alive + at, (n - at) * sizeof(int32_t))
+        memmove(self.present + at + 1, self.present + at, (n - at) * sizeof(int32_t))
+        self.alive[at] = alive
+        self.present[at] = present
+        return 0
+
+    cdef int remove(self, Py_ssize_t at) except -1:
+        """Join a stretch to the one before it."""
+        cdef size_t n = len(self.fences)
+        self.alive[at - 1] += self.alive[at]
+        self.present[at - 1] += self.present[at]
+        del self.fences[at]
+        memmove(self.alive + at, self.alive + at + 1, (n - at - 1) * sizeof(int32_t))
+        memmove(self.present + at, self.present + at + 1, (n - at - 1) * sizeof(int32_t))
+        return 0
+
+    # -- building
+
+    cpdef bint build(self, object walk, Py_ssize_t records):
+        """Count about so many records from the border on. Return True while there is more."""
+        cdef Walk keys
+        cdef Py_ssize_t last
+        if self.border is None:
+            return False
+        keys = Walk(walk, self.border)
+        while keys.records < records:
+            if not keys.next():
+                self.border = None
+                return False
+            last = len(self.fences) - 1
+            if self.present[last] >= FILL:
+                last += 1
+                self.insert(last, keys.prefix, 0, 0)
+            self.alive[last] += keys.alive
+            self.present[last] += 1
+            self.keys += 1
+            # Behind all versions of the key, and before those of any other.
+            self.border = keys.prefix + b"\xff" * (REV_SIZE + 1)
+        return True
+
+    # -- writing
+
+    cpdef list changes(self, OrderedMap batch, Engine engine):
+        """Return what a batch that is about to be written will change: (key, by how much more are alive, by how much
+        more are present) for each key for which that is not nothing."""
+        cdef Cursor cur
+        cdef Record* rec = cursor_ge(&cur, batch.root, <const uint8_t*>PyBytes_AS_STRING(FIRST), 1)
+        cdef list found = []
+        cdef list removed
+        cdef Record* put
+        cdef bytes prefix
+        cdef size_t n
+        cdef int only, kind
+        while rec != NULL and rec_key(rec)[0] == c'k':
+            if rec.klen <= REV_SIZE:
+                rec = cursor_next(&cur)
+                continue
+            n = rec.klen - REV_SIZE
+            prefix = PyBytes_FromStringAndSize(<const char*>rec_key(rec), n)
+            put = NULL
+            removed = None
+            only = 0
+            while rec != NULL and rec.klen == n + REV_SIZE and memcmp(rec_key(rec), PyBytes_AS_STRING(prefix), n) == 0:
+                if rec_deleted(rec):
+                    removed = [] if removed is None else removed
+                    removed.append(PyBytes_FromStringAndSize(<const char*>rec_key(rec), rec.klen))
+                else:
+                    put = rec
+                only += 1
+                rec = cursor_next(&cur)
+            if self.border is not None and prefix >= self.border:
+                continue
+            # A single record, so nothing else of this key is in the batch.
+            if removed is None and only == 1 and not rec_deleted(put):
+                kind = plain_put(put)
+                if kind == LATER:
+                    continue
+                if kind == BIRTH:
+                    found.append((prefix, 1, 1))
+                    continue
+            self.change(engine, prefix, put, removed, found)
+        return found
+
+    cdef int change(self, Engine engine, bytes prefix, Record* put, list removed, list found) except -1:
+        """Add the change of one key, of which the batch has the version `put` as its last, and removes some."""
+        cdef bytes at = prefix + NEWEST
+        cdef size_t n = PyBytes_GET_SIZE(prefix)
+        cdef Record* old = version(engine, at, n)
+        cdef bint was_there = old != NULL, was_alive = old != NULL and not index_tombstone(old)
+        cdef bint is_there = put != NULL, is_alive = put != NULL and not index_tombstone(put)
+        cdef bytes key
+        cdef set gone
+        try:
+            if old != NULL and removed is not None:
+                gone = set(removed)
+                while old != NULL:
+                    key = PyBytes_FromStringAndSize(<const char*>rec_key(old), old.klen)
+                    if key not in gone:
+                        break
+                    rec_release(old)
+                    old = NULL
+                    old = version(engine, before(key), n)
+            if old != NULL and (put == NULL or memcmp(rec_key(old) + n, rec_key(put) + n, REV_SIZE) > 0):
+                is_there = True
+                is_alive = not index_tombstone(old)
+        finally:
+            if old != NULL:
+                rec_release(old)
+        if is_alive != was_alive or is_there != was_there:
+            found.append((prefix, <int>is_alive - <int>was_alive, <int>is_there - <int>was_there))
+        return 0
+
+    cpdef list note(self, list changes):
+        """Note what was written. Return the fences of stretches that may have too many keys now, or none."""
+        cdef Py_ssize_t at
+        cdef bytes prefix
+        cdef int32_t alive, present
+        cdef list large = []
+        for prefix, alive, present in changes:
+            at = bisect_right(self.fences, prefix) - 1
+            self.alive[at] += alive
+            self.present[at] += present
+            self.keys += present
+            if (present > 0 and self.present[at] >= SPLIT) or (present < 0 and self.alive[at] == 0):
+                if not large or large[len(large) - 1] is not self.fences[at]:
+                    large.append(self.fences[at])
+            elif present < 0 and self.present[at] < JOIN:
+                self.join(at)
+        return large
+
+    cdef int join(self, Py_ssize_t at) except -1:
+        cdef Py_ssize_t n = len(self.fences)
+        # The last stretch is being filled while the index is built.
+        if self.border is not None and at >= n - 2:
+            return 0
+        if at > 0 and self.present[at - 1] + self.present[at] <= JOINED:
+            self.remove(at)
+        elif at + 1 < n and self.present[at] + self.present[at + 1] <= JOINED:
+            self.remove(at + 1)
+        return 0
+
+    cpdef bint split(self, bytes fence, object walk):
+        """Split the stretch that begins at `fence`, as `walk` finds it, so that each part has FILL keys, or join it.
+        Return whether its numbers were right; if not, the index begins anew."""
+        cdef Py_ssize_t at = bisect_right(self.fences, fence) - 1
+        cdef bytes end = self.border
+        cdef list parts = [[fence, 0, 0]]
+        cdef list part = parts[0]
+        cdef int64_t alive = 0, present = 0
+        cdef Walk keys
+        if self.fences[at] != fence:
+            return True
+        if at + 1 < len(self.fences):
+            end = self.fences[at + 1]
+        keys = Walk(walk, fence)
+        while keys.next() and (end is None or keys.prefix < end):
+            if part[2] == FILL:
+                part = [keys.prefix, 0, 0]
+                parts.append(part)
+            part[1] += keys.alive
+            part[2] += 1
+            alive += keys.alive
+            present += 1
+        if alive != self.alive[at]:
+            self.faults += 1
+            self.restart()
+            return False
+        self.keys += present - self.present[at]
+        self.alive[at], self.present[at] = parts[0][1], parts[0][2]
+        for part in parts[1:]:
+            at += 1
+            self.insert(at, part[0], part[1], part[2])
+        if present < JOIN:
+            self.join(at)
+        return True
+
+    # -- counting
+
+    cpdef object count(self, bytes start, bytes end, object walk):
+        """Return how many keys are alive whose newest version stands at start <= key < end (None: no bound), or None
+        while the index is not built so far."""
+        cdef Py_ssize_t first, last, i
+        cdef int64_t total = 0
+        if start < FIRST:
+            start = FIRST
+        if end is None or end > b"l":
+            end = b"l"
+        if start >= end:
+            return 0
+        if self.border is not None and end > self.border:
+            return None
+        first = bisect_right(self.fences, start) - 1
+        last = bisect_right(self.fences, end) - 1
+        if first == last and (start > <bytes>self.fences[first] or end != b"l"):
+            return self.walked(start, end, walk)
+        if start > <bytes>self.fences[first]:
+            total += self.walked(start, self.fences[first + 1], walk)
+            first += 1
+        for i in range(first, last):
+            total += self.alive[i]
+        if end == b"l":
+            return total + self.alive[last]
+        return total + self.walked(self.fences[last], end, walk)
+
+    cdef int64_t walked(self, bytes start, bytes end, object walk) except -1:
+        cdef int64_t total = 0
+        cdef Walk keys
+        if start >= end:
+            return 0
+        keys = Walk(walk, start)
+        while keys.next() and keys.prefix < end:
+            total += keys.alive and keys.newest < end
+        return total
+
+    # -- for tests
+
+    def check(self, object walk):
+        """Compare the numbers of all stretches with what a walk finds. Raises AssertionError."""
+        cdef Py_ssize_t at
+        cdef Walk keys = Walk(walk, FIRST)
+        cdef list found = [[0, 0] for _ in self.fences]
+        cdef int64_t n = 0
+        assert self.fences == sorted(set(self.fences)) and self.fences[0] == FIRST, "fences are out of order"
+        while keys.next() and (self.border is None or keys.prefix < self.border):
+            at = bisect_right(self.fences, keys.prefix) - 1
+            found[at][0] += keys.alive
+            found[at][1] += 1
+            n += 1
+        for at in range(len(self.fences)):
+            assert self.alive[at] == found[at][0], f"stretch {at}: {self.alive[at]} alive, found {found[at]}"
+            assert self.present[at] >= found[at][1], f"stretch {at}: {self.present[at]} present, found {found[at]}"
+        assert n <= self.keys, f"{self.keys} keys, found {n}"
+
+
+cdef int plain_put(Record* rec) noexcept:
+    """Return whether a put alone tells what it changes."""
+    cdef int64_t main = 0
+    cdef uint32_t sub = 0
+    cdef uint64_t create = 0, version = 0
+    cdef const uint8_t* value = rec_value(rec)
+    cdef const uint8_t* end = value + rec.vlen
+    if rec.vlen < 4 or value[1] & FLAG_TOMBSTONE:
+        return UNKNOWN
+    rev_read(rec_key(rec) + rec.klen - REV_SIZE, &main, &sub)
+    varint_read(varint_read(value + 2, end, &create), end, &version)
+    if version == 1 and create == <uint64_t>main:
+        return BIRTH
+    return LATER if version > 1 and create < <uint64_t>main else UNKNOWN
+
+
+cdef Record* version(Engine engine, bytes at, size_t n) except? NULL:
+    """Return the last version not above the engine key `at` of the key that its first `n` bytes are; owned by the
+    caller."""
+    cdef const uint8_t* key = <const uint8_t*>PyBytes_AS_STRING(at)
+    cdef Record* rec = engine.find_le(key, PyBytes_GET_SIZE(at))
+    if rec != NULL and (rec.klen != n + REV_SIZE or memcmp(rec_key(rec), key, n) != 0):
+        rec_release(rec)
+        return NULL
+    return rec
+
+
+cdef bytes before(bytes key):
+    """Return the engine key of the same length right before `key`."""
+    cdef bytearray data = bytearray(key)
+    cdef Py_ssize_t i = len(data) - 1
+    while data[i] == 0:
+        data[i] = 0xFF
+        i -= 1
+    data[i] -= 1
+    return bytes(data)

@@ -1,0 +1,175 @@
+"""What the RocksDB engine knows of the number of keys, over writes, refusals, restarts and installed states."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import kvmessages as pb
+
+from metastore import errors
+from metastore._core.engine import Engine
+from metastore._core.mvcc import Store
+from metastore._core.mvcc_range import known_count, sliced_reply
+from metastore._core.mvcc_sweep import sweep_slice
+from metastore.settings import RocksdbTable
+from metastore.storage.engines.rocksdb import RocksEngine
+
+pytestmark = pytest.mark.node_only
+
+SMALL = RocksdbTable(cache_size=1 << 20, write_buffer_size=64 << 10, recent_keys_size=16 << 10)
+
+
+def opened(path: Path) -> RocksEngine:
+    engine = RocksEngine(str(path / "engine"), SMALL)
+    assert engine.index_state[0] is False and engine.count(b"k", b"l") is None
+    return engine
+
+
+def counted(engine: RocksEngine) -> None:
+    while engine.reclaim():
+        pass
+    assert engine.index_state[0] is True
+    engine.stretches.check(engine._db.iter())
+
+
+def change(store: Store, rng: random.Random, index: int) -> None:
+    for _ in range(rng.randint(1, 60)):
+        first = rng.randrange(2000)
+        if rng.random() < 0.2:
+            end = b"k%06d" % (first + rng.choice([0, 1, 100]))
+            store.delete_range(pb.DeleteRangeRequest(key=b"k%06d" % first, range_end=end).SerializeToString())
+        for number in range(first, first + rng.choice([1, 1, 40])):
+            store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
+    if rng.random() < 0.2 and store.revision > store.compact_revision + 1:
+        store.compact(pb.CompactionRequest(revision=store.revision - 1).SerializeToString())
+    written(lambda: store.commit(index, 1))
+    while rng.random() < 0.9 and written(lambda: sweep_slice(store, 200)):
+        pass
+
+
+def written(call: Any) -> Any:
+    """Try a write again until the engine is not busy."""
+    while True:
+        try:
+            return call()
+        except errors.EngineBusy:
+            pass
+
+
+def agree(store: Store, rng: random.Random) -> None:
+    """A count that is known is the one that a walk finds."""
+    revision = rng.choice([0, rng.randint(max(1, store.compact_revision), store.revision)])
+    key, end = b"k%06d" % rng.randrange(2100), rng.choice([b"\0", b"l", b"k%06d" % rng.randrange(2100)])
+    body = pb.RangeRequest(key=key, range_end=end, revision=revision, count_only=True).SerializeToString()
+    known, found = known_count(store, body), pb.RangeResponse.FromString(store.range_reply(body)).count
+    assert known == found or (known is None and (store.engine.index_state[0] is False or revision))
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_counts_hold_over_writes_restarts_and_installed_states(seed: int, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    engine = opened(tmp_path)
+    store = Store(engine)
+    for index in range(1, 25):
+        change(store, rng, index)
+        agree(store, rng)
+        if index % 4 == 1:
+            engine.reclaim()
+            agree(store, rng)
+        if index % 8 == 3:
+            counted(engine)
+        if index % 8 == 7:
+            engine.close()
+            engine = opened(tmp_path)
+            store = Store(engine)
+        if index == 20:
+            staged = engine.stage()
+            staged.restore(iter(list(engine.iterate(b""))))
+            staged.seal()
+            engine.adopt(staged)
+            assert engine.index_state[0] is False
+            store.reload()
+        for _ in range(4):
+            agree(store, rng)
+    counted(engine)
+    agree(store, rng)
+    assert engine.index_state[2] == 0
+    engine.close()
+
+
+class Refusing:
+    """A database that refuses writes as one that is stalled does."""
+
+    def __init__(self, db: Any) -> None:
+        self._db = db
+        self.refuse = False
+
+    def write(self, *args: Any) -> None:
+        if self.refuse:
+            raise Exception("Result incomplete: Write stall")
+        self._db.write(*args)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._db, name)
+
+
+def test_a_write_that_was_refused_and_tried_again_counts_once(tmp_path: Path) -> None:
+    engine = opened(tmp_path)
+    counted(engine)
+    store = Store(engine)
+    engine._db = db = Refusing(engine._db)
+    for index in range(1, 4):
+        for number in range(10):
+            store.put(pb.PutRequest(key=b"k%d%d" % (index, number)).SerializeToString())
+        db.refuse = True
+        for _ in range(3):
+            with pytest.raises(errors.EngineBusy):
+                store.commit(index, 1)
+        assert engine.count(b"k", b"l") == 10 * (index - 1)
+        body = pb.RangeRequest(key=b"k", range_end=b"l", count_only=True).SerializeToString()
+        assert known_count(store, body) == 10 * index
+        db.refuse = False
+        store.commit(index, 1)
+        assert engine.count(b"k", b"l") == known_count(store, body) == 10 * index
+        counted(engine)
+    engine.close()
+
+
+def test_a_wrong_number_is_logged_and_mended(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    engine = opened(tmp_path)
+    store = Store(engine)
+    store.put(pb.PutRequest(key=b"a").SerializeToString())
+    store.commit(1, 1)
+    counted(engine)
+    engine.stretches.note([(next(iter(keys_of(engine))), 1, 0)])
+    assert engine.count(b"k", b"l") == 2
+    for number in range(600):
+        store.put(pb.PutRequest(key=b"b%06d" % number).SerializeToString())
+    store.commit(2, 1)
+    assert "a number of living keys was wrong" in caplog.text
+    assert engine.index_state[0] is False and engine.index_state[2] == 1
+    counted(engine)
+    assert engine.count(b"k", b"l") == 601
+    engine.close()
+
+
+def keys_of(engine: Engine) -> Iterator[bytes]:
+    return (key[:-12] for key, _ in engine.iterate(b"k") if key[:1] == b"k")
+
+
+def test_a_page_costs_its_keys(tmp_path: Path) -> None:
+    engine = opened(tmp_path)
+    store = Store(engine)
+    for number in range(3000):
+        store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
+    store.commit(1, 1)
+    counted(engine)
+    pieces: list[int] = []
+    body = pb.RangeRequest(key=b"k", range_end=b"l", limit=5).SerializeToString()
+    reply = pb.RangeResponse.FromString(sliced_reply(store, body, 10, lambda: pieces.append(1)))
+    assert reply.count == 3000 and reply.more and len(pieces) < 20
+    engine.close()

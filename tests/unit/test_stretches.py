@@ -1,0 +1,206 @@
+"""The sparse index of living keys: whatever is written, and whenever it is built, each count is that of a walk."""
+
+from __future__ import annotations
+
+import random
+from bisect import bisect_left, bisect_right
+
+import pytest
+
+from metastore._core.mvcc_keys import encode_index_key
+from metastore._core.ordered_map import OrderedMap
+from metastore._core.stretches import SPLIT_AT, Stretches
+from metastore.storage.engines.memory import MemoryEngine
+
+ALIVE, DEAD = b"\1\0\1\1", b"\1\1"
+
+
+class Walk:
+    """What an iterator of rocksdict does, over the contents of the moment in which it was made."""
+
+    def __init__(self, engine: MemoryEngine) -> None:
+        self.pairs = engine.scan(b"", None, False, 0)
+        self.keys = [key for key, _ in self.pairs]
+        self.at = 0
+
+    def seek(self, key: bytes) -> None:
+        self.at = bisect_left(self.keys, key)
+
+    def seek_for_prev(self, key: bytes) -> None:
+        self.at = bisect_right(self.keys, key) - 1
+
+    def next(self) -> None:
+        self.at += 1
+
+    def key(self) -> bytes | None:
+        return self.keys[self.at] if 0 <= self.at < len(self.keys) else None
+
+    def value(self) -> bytes:
+        return self.pairs[self.at][1]
+
+    def status(self) -> None:
+        pass
+
+
+class Table:
+    """An engine with an index, and beside it the versions of each key: (revision, whether it is alive)."""
+
+    def __init__(self, seed: int, keys: int = 3000) -> None:
+        self.rng = random.Random(seed)
+        self.engine = MemoryEngine()
+        self.engine.write(batch({b"a": b"1", b"l": b"1", b"r": b"1", b"k": b"short"}), 1, 1)
+        self.index = Stretches()
+        self.versions: dict[bytes, list[tuple[int, bool]]] = {}
+        self.names = [b"%05d" % n for n in range(keys)] + [b"\0", b"00", b"0\xff", b"\xff\xff"]
+        self.revision = 1
+
+    def write(self, refused: bool = False) -> None:
+        """Make some changes in one batch: puts, deletions, a sweep's removals, and an entry that is taken back."""
+        rng, changes = self.rng, dict[bytes, bytes | None]()
+        after = {key: list(versions) for key, versions in self.versions.items()}
+        first = rng.randrange(len(self.names))
+        some = rng.choice([self.names[first : first + 400], rng.choices(self.names, k=rng.randint(1, 300))])
+        style = rng.random()
+        for key in some:
+            mine = after.setdefault(key, [])
+            if style < 0.6 or not mine:
+                self.revision += 1
+                mine.append((self.revision, rng.random() > 0.25 or style < 0.2))
+                changes[encode_index_key(key, self.revision)] = ALIVE if mine[-1][1] else DEAD
+            elif style < 0.8:
+                self.remove(mine, key, changes, 0, len(mine) - (1 if mine[-1][1] else 0))
+            else:
+                self.remove(mine, key, changes, rng.randrange(len(mine)), len(mine))
+        told = self.index.changes(batch(changes), self.engine)
+        if refused:
+            return
+        self.engine.write(batch(changes), 1, 1)
+        self.versions = {key: mine for key, mine in after.items() if mine}
+        for fence in self.index.note(told):
+            assert self.index.split(fence, Walk(self.engine))
+
+    @staticmethod
+    def remove(
+        mine: list[tuple[int, bool]], key: bytes, changes: dict[bytes, bytes | None], first: int, last: int
+    ) -> None:
+        for revision, _ in mine[first:last]:
+            changes[encode_index_key(key, revision)] = None
+        del mine[first:last]
+
+    def alive(self, start: bytes, end: bytes | None) -> int:
+        newest = [encode_index_key(key, mine[-1][0]) for key, mine in self.versions.items() if mine[-1][1]]
+        return sum(start <= one and (end is None or one < end) for one in newest)
+
+    def look(self) -> int:
+        """Compare a count. Return whether there was one."""
+        edges = [b"", b"k", b"l", encode_index_key(self.rng.choice(self.names), self.rng.choice([0, 1, self.revision]))]
+        start, end = self.rng.choice(edges), self.rng.choice([*edges, None])
+        known = self.index.count(start, end, Walk(self.engine))
+        assert known in (None, self.alive(start, end))
+        assert known is not None or self.index.border is not None
+        return known is not None
+
+
+def batch(changes: dict[bytes, bytes | None]) -> OrderedMap:
+    made = OrderedMap()
+    for key, value in changes.items():
+        if value is None:
+            made.set_deleted(key)
+        else:
+            made.set(key, value)
+    return made
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_count_is_that_of_a_walk(seed: int) -> None:
+    """The index is built while the engine is written to, and begun anew now and then. Some writes are refused first."""
+    table = Table(seed)
+    known = 0
+    for turn in range(70):
+        table.write(refused=table.rng.random() < 0.1)
+        if table.rng.random() < 0.3:
+            table.index.build(Walk(table.engine), table.rng.choice([1, 50, 1000]))
+        if table.rng.random() < 0.02:
+            table.index.restart()
+        known += table.look()
+        if turn % 20 == 0:
+            table.index.check(Walk(table.engine))
+    while table.index.build(Walk(table.engine), 300):
+        table.write()
+    table.index.check(Walk(table.engine))
+    assert table.index.count(b"", None, Walk(table.engine)) == table.alive(b"", None)
+    assert table.index.faults == 0 and known > 5 and len(table.index) > 4
+
+
+def filled(keys: int, at_once: int) -> tuple[MemoryEngine, Stretches]:
+    engine, index = MemoryEngine(), Stretches()
+    while index.build(Walk(engine), 100):
+        pass
+    for first in range(0, keys, at_once):
+        changes = {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(first, min(keys, first + at_once))}
+        write(engine, index, changes)
+    return engine, index
+
+
+def write(engine: MemoryEngine, index: Stretches, changes: dict[bytes, bytes | None]) -> list[bool]:
+    told = index.changes(batch(changes), engine)
+    engine.write(batch(changes), 1, 1)
+    return [index.split(fence, Walk(engine)) for fence in index.note(told)]
+
+
+def test_stretches_are_split_and_joined() -> None:
+    engine, index = filled(5000, 50)
+    assert 5000 // SPLIT_AT < len(index) < 5000 // SPLIT_AT * 4
+    index.check(Walk(engine))
+    for first in range(0, 4900, 100):
+        write(engine, index, {encode_index_key(b"%06d" % n, 2): None for n in range(first, first + 100)})
+        index.check(Walk(engine))
+    assert len(index) <= 2 and index.keys == 100
+
+
+def test_a_batch_larger_than_many_stretches() -> None:
+    """A stretch that got very many keys at once is split until none is too large."""
+    engine, index = filled(5000, 5000)
+    index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == 5000
+    assert 5000 // SPLIT_AT < len(index)
+
+
+def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
+    """The split ends where the border stands, and what lies behind that is counted once."""
+    engine, index = MemoryEngine(), Stretches()
+    engine.write(batch({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 20000, 10)}), 1, 1)
+    assert index.build(Walk(engine), 350)
+    for first in range(0, 3400, 100):
+        changes = {encode_index_key(b"%06d" % n, 3): ALIVE for n in range(first, first + 100) if n % 10}
+        assert all(write(engine, index, changes))
+    assert len(index) > 5
+    index.check(Walk(engine))
+    while index.build(Walk(engine), 100):
+        pass
+    index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == 2000 + 34 * 90
+
+
+def test_a_wrong_number_is_noticed_and_all_is_counted_anew() -> None:
+    """A write that went past the index."""
+    engine, index = filled(300, 300)
+    engine.write(batch({encode_index_key(b"000100", 3): DEAD}), 1, 1)
+    changes = {encode_index_key(b"x%06d" % n, 2): ALIVE for n in range(300)}
+    assert write(engine, index, changes) == [False]
+    assert index.faults == 1 and index.count(b"k", b"l", Walk(engine)) is None
+    while index.build(Walk(engine), 100):
+        pass
+    index.check(Walk(engine))
+    assert index.count(b"k", b"l", Walk(engine)) == 599
+
+
+def test_a_key_with_many_versions_is_jumped_over() -> None:
+    engine, index = MemoryEngine(), Stretches()
+    for key, first, last in ((b"a", DEAD, ALIVE), (b"b", ALIVE, DEAD)):
+        engine.write(batch({encode_index_key(key, n): first for n in range(4999)}), 1, 1)
+        engine.write(batch({encode_index_key(key, 4999): last}), 1, 1)
+    assert not index.build(Walk(engine), 100)
+    assert (index.keys, index.count(b"", None, Walk(engine))) == (2, 1)
+    assert index.count(encode_index_key(b"a", 10), encode_index_key(b"a", 20), Walk(engine)) == 0
+    assert index.count(encode_index_key(b"a", 10), encode_index_key(b"a", 5000), Walk(engine)) == 1
