@@ -50,7 +50,7 @@ LIBRARIES = (
     ("batch and compression", r"^(batch|codec)\.|snappy|zstd"),
     ("Raft", r"^(raft|raft_\w+|entry)\."),
     ("WAL", r"^(wal_\w+|crc|idle_poll)\."),
-    ("apply", r"^(mvcc|mvcc_\w+|ordered_map|ordered_map_\w+|engine|record|recent_keys|work|work_queue)\.|rocksdict"),
+    ("apply", r"^(mvcc\w*|ordered_map\w*|engine|record|recent_keys|stretches|work|work_queue)\.|rocksdict"),
     ("snapshots", r"^snap_\w+\."),
     ("watch and leases", r"^(watch|watch_\w+|leases|lessor|lease_\w+)\."),
     ("interpreter", r"python"),

@@ -136,7 +136,7 @@ def test_the_simulation_is_not_idle() -> None:
 
 def test_members_do_come_back_late_and_with_empty_directories() -> None:
     counts: dict[str, int] = {}
-    seeds = {"absences": 2, "lost_directories": 2, "strays": 12, "beginnings": 2, "pieces": 2}
+    seeds = {"absences": 2, "lost_directories": 2, "strays": 12, "beginnings": 2, "pieces": 4}
     for profile, seed in [(profile, seed) for profile, count in seeds.items() for seed in range(count)]:
         for name, count in simulate(seed, profile).counts.items():
             counts[name] = counts.get(name, 0) + count
