@@ -280,10 +280,12 @@ def test_no_step_takes_long_however_many_leases_there_are() -> None:
     # What the machine adds to a step of one run is not in the same step of the other.
     gc.disable()
     try:
-        longest = max(map(min, ManyLeases().steps(), ManyLeases().steps()))
+        steps = list(map(min, ManyLeases().steps(), ManyLeases().steps()))
     finally:
         gc.enable()
-    assert longest < 0.012, f"{1000 * longest:.1f} ms"
+    # All take 0.24 s, and 6 s where each line is counted.
+    longest, total = max(steps), sum(steps)
+    assert longest < max(0.012, total / 25), f"{1000 * longest:.1f} ms of {1000 * total:.1f}"
 
 
 def test_random_leases_against_a_plain_model() -> None:
