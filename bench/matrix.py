@@ -142,11 +142,12 @@ def main() -> None:
     samples: list[results.Sample] = []
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as name, Progress() as progress:
         bar = progress.add_task("starting", total=total(options))
+        asked = {key: value for key, value in vars(options).items() if key not in ("dir", "out")}
         for sample in measure(options, Path(name), lambda what: progress.update(bar, description=what)):
             samples.append(sample)
             progress.advance(bar)
-        asked = {key: value for key, value in vars(options).items() if key not in ("dir", "out")}
-        results.write(options.out, Path(name), {"began": began, **asked}, samples)
+            # A run that is stopped keeps what it has measured.
+            results.write(options.out, Path(name), {"began": began, **asked}, samples)
     print(f"{len(samples)} samples in {time.monotonic() - start:.0f} s: {options.out}")
 
 

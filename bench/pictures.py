@@ -30,11 +30,12 @@ FIRST = "baseline"
 def sentence(content: dict[str, Any]) -> str:
     """Return what a reader must know about a run to judge its figures."""
     machine, versions, options = content["machine"], content["versions"], content["options"]
-    size = f"{options.get('rounds', 1)} rounds, {options.get('requests', '-')} requests"
+    rounds = options.get("rounds", 1)
+    size = f"{rounds} round{'s' if rounds > 1 else ''}, {options.get('requests', '-')} requests"
     return (
         f"Run of {content['began']}: {machine['processors']} x {machine['model']}, "
         f"{machine['memory_bytes'] / 1e9:.0f} GB, Linux {machine['kernel']}; an append of 4 KiB and its fdatasync took "
-        f"{machine['sync_us']} us; load {machine['load']} at its end. Python {versions['python']}, "
+        f"{machine['sync_us']} us; load {machine['load']} at its beginning. Python {versions['python']}, "
         f"etcd {versions['etcd']}, {versions['h2load']}. {size}, values of {options.get('value_size', '-')} bytes, "
         f"seed {options.get('seed', '-')}. Load generator and servers share the processors."
     )

@@ -22,6 +22,7 @@ import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Sample:
         return self.workload, self.step, self.engine, self.nodes, self.delay_ms, self.asked
 
 
+@cache
 def machine(folder: Path) -> dict[str, Any]:
     """Return what the figures depend on. `folder` lies on the disk that is measured."""
     model = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
@@ -78,6 +80,7 @@ def machine(folder: Path) -> dict[str, Any]:
     }
 
 
+@cache
 def versions() -> dict[str, str]:
     """Return the versions of everything that takes part."""
     etcd = subprocess.run([etcd_binary(), "--version"], capture_output=True, text=True, check=True).stdout.split("\n")
@@ -100,10 +103,10 @@ def write(
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "version": VERSION,
-        "began": options.pop("began"),
+        "began": options["began"],
         "machine": machine(folder),
         "versions": versions(),
-        "options": options,
+        "options": {key: value for key, value in options.items() if key != "began"},
         "samples": [asdict(sample) for sample in samples],
         **({} if series is None else {"series": series}),
     }
