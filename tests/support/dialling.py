@@ -67,3 +67,15 @@ def served_until(running: Running, done: Callable[[], bool]) -> None:
             return
         put_works(running)
     raise AssertionError("did not happen")
+
+
+def unread(running: Running, calls: int) -> socket.socket:
+    """Return a client that makes so many calls and takes none of the small answers. The caller closes it."""
+    sock = dial(running)
+    sock.sendall(h.SHUT + b"".join(h.call(1 + 2 * n, b"never read") for n in range(calls)))
+    return sock
+
+
+def held_for_readers(running: Running) -> tuple[int, int]:
+    """Return how many clients take nothing of small answers, and the KiB that all calls count for."""
+    return running.listener.stalled, running.server.limits.total_buffered // 1024

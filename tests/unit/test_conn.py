@@ -17,7 +17,18 @@ import grpc
 import pytest
 from support import TESTS
 from support import http2 as h
-from support.dialling import PUT, ask, channel, dial, put_works, read_all, read_until, served_until
+from support.dialling import (
+    PUT,
+    ask,
+    channel,
+    dial,
+    held_for_readers,
+    put_works,
+    read_all,
+    read_until,
+    served_until,
+    unread,
+)
 from support.echo_server import EchoServer, Running, Turns
 
 from metastore import errors
@@ -444,32 +455,23 @@ def test_a_client_that_takes_nothing_of_little_stays_until_others_need_the_room(
     """A call counts for 1 KiB until its answer is taken. All together may count for 64 KiB here."""
     limits = ConnLimits(grace=0.2, sweep=0.05)
     with Running(Limits(max_total_buffered=64 * 1024), limits) as running, contextlib.ExitStack() as stack:
-
-        def unread(calls: int) -> socket.socket:
-            sock = stack.enter_context(dial(running))
-            sock.sendall(h.SHUT + b"".join(h.call(1 + 2 * i, b"never read") for i in range(calls)))
-            return sock
-
-        def state() -> tuple[int, int]:
-            return running.listener.stalled, running.server.limits.total_buffered // 1024
-
-        first = unread(10)
-        served_until(running, lambda: state() == (1, 10))
+        first = stack.enter_context(unread(running, 10))
+        served_until(running, lambda: held_for_readers(running) == (1, 10))
         # The answers to its PINGs are no replies, and a client that asks more without taking is no busier for it.
         first.sendall(h.frame(h.PING, 0, 0, bytes(8)) * 30 + h.call(101, b"never read"))
-        served_until(running, lambda: state() == (1, 11))
+        served_until(running, lambda: held_for_readers(running) == (1, 11))
         passed, states = running.loop.now() + 3 * limits.grace, []
-        served_until(running, lambda: states.append(state()) or running.loop.now() >= passed)
+        served_until(running, lambda: states.append(held_for_readers(running)) or running.loop.now() >= passed)
         assert set(states) == {(1, 11)}, "nobody needs the room"
         [conn] = [conn for conn in running.listener.conns if conn.stalled]
         assert not conn.busy and conn.session is not None and conn.asked_at < conn.session.asked_at
         idle = stack.enter_context(dial(running))
         idle.sendall(h.SHUT + h.call(1, b"", b"/test.Test/Bidi")[:-1])
-        second = unread(15)
-        served_until(running, lambda: state() == (2, 27))
-        third = unread(12)
+        second = stack.enter_context(unread(running, 15))
+        served_until(running, lambda: held_for_readers(running) == (2, 27))
+        third = stack.enter_context(unread(running, 12))
         # The one that holds most goes, and that is enough.
-        served_until(running, lambda: state() == (2, 24))
+        served_until(running, lambda: held_for_readers(running) == (2, 24))
         assert read_all(second).endswith(b"never read") is False
         for sock in (first, third):
             sock.sendall(h.frame(h.WINDOW_UPDATE, 0, 1, (100).to_bytes(4, "big")))

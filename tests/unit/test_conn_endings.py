@@ -8,7 +8,7 @@ import threading
 
 import pytest
 from support import http2 as h
-from support.dialling import dial, read_all, read_until, served_until
+from support.dialling import dial, held_for_readers, read_all, read_until, served_until, unread
 from support.echo_server import BIDI_PATH, EchoServer, Running, Turns
 from support.talk import Talk
 
@@ -100,22 +100,13 @@ def test_no_more_clients_go_than_the_room_needs() -> None:
     """What a closed connection held is given back over several turns, but it counts at once."""
     limits = ConnLimits(grace=0.2, sweep=0.05)
     with Running(Limits(max_total_buffered=1024 * 1024), limits) as running, contextlib.ExitStack() as stack:
-
-        def unread(calls: int) -> socket.socket:
-            sock = stack.enter_context(dial(running))
-            sock.sendall(h.SHUT + b"".join(h.call(1 + 2 * n, b"never read") for n in range(calls)))
-            return sock
-
-        def state() -> tuple[int, int]:
-            return running.listener.stalled, running.server.limits.total_buffered // 1024
-
-        first = unread(200)
-        served_until(running, lambda: state() == (1, 200))
-        second = unread(300)
-        served_until(running, lambda: state() == (2, 500))
-        third = unread(100)
+        first = stack.enter_context(unread(running, 200))
+        served_until(running, lambda: held_for_readers(running) == (1, 200))
+        second = stack.enter_context(unread(running, 300))
+        served_until(running, lambda: held_for_readers(running) == (2, 500))
+        third = stack.enter_context(unread(running, 100))
         assert b"never read" not in read_all(second)
-        served_until(running, lambda: state() == (2, 300))
+        served_until(running, lambda: held_for_readers(running) == (2, 300))
         for sock in (first, third):
             sock.sendall(h.frame(h.WINDOW_UPDATE, 0, 1, (100).to_bytes(4, "big")))
             reader = h.Reader()

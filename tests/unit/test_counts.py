@@ -16,6 +16,7 @@ from metastore._core.mvcc_range import range_cost, sliced_reply
 from metastore._core.mvcc_sweep import sweep_slice
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.ordered_map_check import check, check_counts
+from metastore.plugin import Engine
 from metastore.storage.engines.memory import MemoryEngine
 
 EDGES = st.sampled_from([b"\0", *KEYS, b"a\0\0", b"a\xff\xff", b"c", b"\xff\xff"])
@@ -118,15 +119,21 @@ def test_versions_come_and_go(seed: int) -> None:
         check(view)
 
 
+def filled(engine: Engine, count: int) -> Store:
+    """Return a store with so many keys, from k000000 on."""
+    store = Store(engine)
+    for number in range(count):
+        store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
+    store.commit(1, 1)
+    return store
+
+
 def test_a_page_does_not_walk_over_what_follows_it() -> None:
     """A page of five keys of a thousand costs those five keys."""
     engines = {"told": MemoryEngine(), "walked": Walked()}
     steps = {}
     for name, engine in engines.items():
-        store = Store(engine)
-        for number in range(1000):
-            store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
-        store.commit(1, 1)
+        store = filled(engine, 1000)
         body = pb.RangeRequest(key=b"k", range_end=b"l", limit=5).SerializeToString()
         pieces: list[int] = []
         reply = pb.RangeResponse.FromString(sliced_reply(store, body, 1, lambda pieces=pieces: pieces.append(1)))
@@ -200,10 +207,7 @@ def test_a_piece_ends_with_the_last_pair_of_the_page(limit: int, order: int) -> 
     engines = {"told": MemoryEngine(), "walked": Walked()}
     costs = {}
     for name, engine in engines.items():
-        store = Store(engine)
-        for number in range(3000):
-            store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
-        store.commit(1, 1)
+        store = filled(engine, 3000)
         body = pb.RangeRequest(key=b"k", range_end=b"l", limit=limit, sort_order=order).SerializeToString()
         costs[name], reply = range_cost(store, body, 10**6)
         assert reply == store.range_reply(body)
