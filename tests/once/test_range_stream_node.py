@@ -16,12 +16,12 @@ from support import messages as m
 from support.attack import MIB, Raw
 from support.client import Client, op
 from support.processes import Server, make_server, metric, wait_until
+from support.turns import no_long_turn
 
 pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 40_000, "rocksdb": 20_000}
 PATH = b"/etcdserverpb.KV/RangeStream"
-SLOW = "metastore_loop_slow_turns_total"
 VALUE = 512
 
 
@@ -53,14 +53,6 @@ def merged(responses: Any) -> Any:
         whole.MergeFrom(response)
     assert whole.HasField("header")
     return whole
-
-
-@contextlib.contextmanager
-def no_long_turn(server: Server) -> Iterator[None]:
-    before = metric(server, SLOW)
-    yield
-    slow, longest = metric(server, SLOW) - before, metric(server, "metastore_loop_longest_work_seconds")
-    assert slow == 0, f"{slow:g} turns worked for more than 20 ms, the longest of all for {longest * 1000:.0f} ms"
 
 
 def test_a_stream_is_the_range(node: tuple[Server, int]) -> None:

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from support import messages as m
 from support.client import Client, Failure, op
-from support.processes import Node, Server, make_server, metric
+from support.processes import Node, Server, make_server
+from support.turns import Turns
 
 pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 150_000, "rocksdb": 15_000}
 WALK = 40  # a transaction that writes may look at all keys so many times
-SLOW = "metastore_loop_slow_turns_total"
 
 
 @pytest.fixture(scope="module", params=sorted(KEYS))
@@ -81,14 +81,12 @@ class Probe:
 
 def attack(server: Server, act: Callable[[Client], Any]) -> tuple[Any, float, float]:
     """Return (result of `act`, how long it took, the longest wait of another client)."""
-    before = metric(server, SLOW)
+    turns = Turns(server)
     with server.client(120) as client, Probe(server) as probe:
         began = time.monotonic()
         result = act(client)
         took = time.monotonic() - began
-    slow = metric(server, SLOW) - before
-    longest = metric(server, "metastore_loop_longest_work_seconds")
-    assert slow == 0, f"{slow:g} turns worked for more than 20 ms, the longest of all for {longest * 1000:.0f} ms"
+    turns.check()
     return result, took, probe.worst
 
 

@@ -17,12 +17,12 @@ from support import messages as m
 from support.attack import MIB, Raw
 from support.client import Client, op
 from support.processes import Server, make_server, metric, wait_until
+from support.turns import no_long_turn
 from support.watching import PATH, WatchRequest, WatchStream
 
 pytestmark = pytest.mark.node_only
 
 KEYS = {"memory": 30_000, "rocksdb": 10_000}
-SLOW = "metastore_loop_slow_turns_total"
 
 
 @pytest.fixture(params=sorted(KEYS))
@@ -47,14 +47,6 @@ def fill(client: Client, count: int, prefix: bytes = b"k") -> int:
         puts = [m.PutRequest(key=prefix + b"%06d" % n, value=b"%d" % n) for n in range(first, min(count, first + 5000))]
         client.txn(success=[op(put) for put in puts])
     return int(before)
-
-
-@contextlib.contextmanager
-def no_long_turn(server: Server) -> Iterator[None]:
-    before = metric(server, SLOW)
-    yield
-    slow, longest = metric(server, SLOW) - before, metric(server, "metastore_loop_longest_work_seconds")
-    assert slow == 0, f"{slow:g} turns worked for more than 20 ms, the longest of all for {longest * 1000:.0f} ms"
 
 
 def create(**fields: Any) -> bytes:

@@ -14,26 +14,26 @@ from . import messages as m
 from .client import Client, op
 from .leasing import leases
 from .processes import Server, metric, wait_until
+from .turns import Turns
 from .watching import WatchStream
 
 AT_ONCE = 100
 FIRST = 1 << 40
 WATCHERS = 4
 CONNECTIONS = 4
-SLOW = "metastore_loop_slow_turns_total"
 
 
 class Storm(NamedTuple):
     """What came of it. gone, told: seconds from the end of the last lease until all keys were gone, and until all
     watchers were told. before, meanwhile: the 99th percentile of the puts of others (seconds). slow_turns: turns of a
-    loop that took more processor time than they should, and the longest of all turns (seconds). terms: how often the
+    loop that took more processor time than they should, and the longest of them (seconds). terms: how often the
     term of a member changed."""
 
     gone: float
     told: float
     before: float
     meanwhile: float
-    slow_turns: float
+    slow_turns: int
     longest: float
     terms: int
 
@@ -42,7 +42,7 @@ class Storm(NamedTuple):
         return (
             f"keys gone in {self.gone:.2f} s, watchers told in {self.told:.2f} s; p99 of puts "
             f"{1000 * self.before:.2f} ms before, {1000 * self.meanwhile:.2f} ms meanwhile; "
-            f"{self.slow_turns:.0f} slow turns, longest {1000 * self.longest:.1f} ms; {self.terms} elections"
+            f"{self.slow_turns} slow turns, longest {1000 * self.longest:.1f} ms; {self.terms} elections"
         )
 
 
@@ -111,7 +111,7 @@ def run(members: Sequence[Server], count: int, ttl: float, rate: int, lasting: f
     """Grant leases that end `ttl` seconds from now. The first member leads. Others put `rate` times a second,
     for `lasting` seconds around the storm."""
     leader = members[0]
-    slow = [metric(member, SLOW) for member in members]
+    turns = [Turns(member) for member in members]
     with leader.client(timeout=30) as client, WatchStream(client) as stream:
         terms = [term(member) for member in members]
         for _ in range(WATCHERS):
@@ -132,7 +132,7 @@ def run(members: Sequence[Server], count: int, ttl: float, rate: int, lasting: f
         assert client.range(b"storm/", b"storm0", count_only=True).count == len(leases(client)) == 0
         return Storm(
             gone - end - 1, told - end - 1, usual, puts.p99(end, told),
-            sum(metric(member, SLOW) for member in members) - sum(slow),
-            max(metric(member, "metastore_loop_longest_work_seconds") for member in members),
+            sum(each.slow for each in turns),
+            max(each.longest for each in turns),
             sum(term(member) != before for member, before in zip(members, terms, strict=True)),
         )  # fmt: skip
