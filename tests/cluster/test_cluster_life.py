@@ -308,7 +308,7 @@ def test_all_terminated_at_once(cluster_of: MakeCluster) -> None:
         for member in cluster.members:
             member.running().send_signal(signal.SIGTERM)
         assert [member.wait()[0] for member in cluster.members] == [0, 0, 0]
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
         load.join()
     cluster.start()
     for member in cluster.members:
