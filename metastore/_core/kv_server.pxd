@@ -68,7 +68,7 @@ cdef class KVServer(Starter):
     cdef int admit(self, int method, bytes body, Waiter waiter, double now, size_t walk) except -1
     cdef int check_room(self, uint8_t kind, const uint8_t* body, size_t size) except -1
     cdef int check_log(self, uint8_t kind, const uint8_t* body, size_t size) except -1
-    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1
+    cdef int write(self, uint8_t kind, const uint8_t* body, size_t size, Waiter waiter, double now) except -1
     cdef int read(self, int method, bytes body, Waiter waiter, bint serializable, double now) except -1
     cdef bint must_wait(self, Waiter waiter, int method, bytes body)
     cdef int answer(self, int method, bytes body, Waiter waiter, double now) except -1

@@ -231,7 +231,7 @@ cdef class KVServer(Starter):
                 raise self.refusal
             if op_level(kind, 0) > self.cluster_level:
                 raise errors.NotCapable()
-            self.write(kind, body, waiter, now)
+            self.write(kind, data, size, waiter, now)
         except errors.ApiError as error:
             self.turn_away(waiter, error)
             return 0
@@ -265,7 +265,7 @@ cdef class KVServer(Starter):
             code = verify_put(data, size)
             if code != KV_OK:
                 kv_raise(code, "PutRequest")
-            return self.write(OP_PUT, body, waiter, now)
+            return self.write(OP_PUT, data, size, waiter, now)
         if method == METHOD_RANGE or method == METHOD_RANGE_STREAM:
             code = verify_range(data, size)
             if code != KV_OK:
@@ -279,7 +279,7 @@ cdef class KVServer(Starter):
             code = verify_delete(data, size)
             if code != KV_OK:
                 kv_raise(code, "DeleteRangeRequest")
-            return self.write(OP_DELETE_RANGE, body, waiter, now)
+            return self.write(OP_DELETE_RANGE, data, size, waiter, now)
         code = verify_compact(data, size)
         if code == KV_OK:
             code = decode_compact(data, size, &compact)
@@ -287,7 +287,7 @@ cdef class KVServer(Starter):
             kv_raise(code, "CompactionRequest")
         if compact.physical and <size_t>len(self.held) >= self.max_reads:
             raise errors.TooManyRequests()
-        return self.write(OP_COMPACT, body, HeldCompaction(waiter, self) if compact.physical else waiter, now)
+        return self.write(OP_COMPACT, data, size, HeldCompaction(waiter, self) if compact.physical else waiter, now)
 
     cdef int admit_txn(self, bytes body, Waiter waiter, double now) except -1:
         """Check and queue a transaction. It waits for a later turn if this turn's budget is used up."""
@@ -301,7 +301,7 @@ cdef class KVServer(Starter):
             return self.read(METHOD_TXN, body, waiter, node_is_serializable(node), now)
         walk = start_walk(self.store, node, self.max_txn_walk)
         if walk is None:
-            return self.write(OP_TXN, body, waiter, now)
+            return self.write(OP_TXN, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), waiter, now)
         return self.measure(walk, body, waiter, now)
 
     cdef int measure(self, WalkWork walk, bytes body, Waiter waiter, double now) except -1:
@@ -326,7 +326,7 @@ cdef class KVServer(Starter):
 
     cdef int walk(self, size_t walk, bytes body, Waiter waiter, double now) except -1:
         ident = self.next_id
-        self.write(OP_TXN, body, waiter, now)
+        self.write(OP_TXN, <const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), waiter, now)
         self.walks.append((ident, walk))
         self.walking += walk
         return 0
@@ -341,17 +341,16 @@ cdef class KVServer(Starter):
             work.freeze()
         return self.queue.push(one)
 
-    cdef int write(self, uint8_t kind, bytes body, Waiter waiter, double now) except -1:
-        cdef size_t size = <size_t>PyBytes_GET_SIZE(body)
+    cdef int write(self, uint8_t kind, const uint8_t* body, size_t size, Waiter waiter, double now) except -1:
         if size > self.max_request_bytes:
             raise errors.RequestTooLarge()
         if self.log_left < NO_LIMIT:
-            self.check_log(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
+            self.check_log(kind, body, size)
         if kind == OP_PUT or kind == OP_TXN or kind == OP_LEASE_GRANT:
             self.room -= <int64_t>size + PUT_COST
         if self.room < 0 or self.barred or self.short or (self.careful and kind != OP_PUT):
-            self.check_room(kind, <const uint8_t*>PyBytes_AS_STRING(body), size)
-        self.proposer.add_parts(kind, self.next_id, <const uint8_t*>PyBytes_AS_STRING(body), size, now)
+            self.check_room(kind, body, size)
+        self.proposer.add_parts(kind, self.next_id, body, size, now)
         self.waiters[self.next_id] = waiter
         if isinstance(waiter, HeldCompaction):
             waiter = (<HeldCompaction>waiter).inner

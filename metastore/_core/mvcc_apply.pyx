@@ -23,6 +23,7 @@ from metastore._core.mvcc cimport Store
 from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_LEASE_GRANT, OP_LEASE_REVOKE,
                                  OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise, op_read)
 from metastore._core.kv_messages cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_delete, kv_raise
+from metastore._core.kv_pieces cimport PiecePut
 from metastore._core.mvcc_lease cimport start_revoke
 from metastore._core.mvcc_range cimport DeleteWork
 from metastore._core.mvcc_txn cimport txn_puts
@@ -226,7 +227,12 @@ cdef class Applier:
             if answer != OP_OK:
                 self.undecodable += 1
                 op_raise(answer)
-            result = self.execute(&op, waiter is not None)
+            if type(waiter) is PiecePut:
+                # Its piece wants the revision alone.
+                result = self.execute(&op, False)
+                (<PiecePut>waiter).revision = self.store.rev
+            else:
+                result = self.execute(&op, waiter is not None)
         except OF_OPERATION as error:
             result = error
             self.reject(error)
@@ -350,7 +356,7 @@ cdef class Applier:
         for i in range(count):
             result = results[i]
             try:
-                if type(result) is bytes:
+                if result is None or type(result) is bytes:
                     (<Waiter>targets[i]).complete(result)
                 else:
                     (<Waiter>targets[i]).fail(result)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterable, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -134,7 +134,7 @@ class Waiting:
         await asyncio.sleep(0)
 
     async def settle(self, bulk: Bulk) -> None:
-        """Wait for the oldest slice. Raises the error that was met meanwhile, Timeout."""
+        """Wait for the oldest piece. Raises the error that was met meanwhile, Timeout."""
         if not await self._wait(bulk.settled):
             raise overdue(self._timeout)
         error = bulk.error
@@ -157,15 +157,6 @@ class Waiting:
                     await self._news.wait()
         except TimeoutError:
             return condition()
-
-
-async def _each(pairs: Pairs | AsyncIterable[tuple[Key, Key]]) -> AsyncIterator[object]:
-    if isinstance(pairs, AsyncIterable):
-        async for pair in pairs:
-            yield pair
-    else:
-        for one in pairs_of(pairs):
-            yield one
 
 
 #: What is awaited for a result.
@@ -235,14 +226,18 @@ class AsyncKV(
     async def put_many(
         self, pairs: Pairs | AsyncIterable[tuple[Key, Key]], *, timeout: float | None = None
     ) -> PutManyResult:
-        """As `Node.put_many`; `pairs` may be an asynchronous iterable too. Other tasks run between the slices."""
+        """As `Node.put_many`; `pairs` may be an asynchronous iterable too. Other tasks run between the pieces."""
         waiting, bulk = Waiting(seconds(timeout)), self._futures.bulk()
-        if not isinstance(pairs, AsyncIterable):
-            pairs_of(pairs)  # raises TypeError
+        given = None if isinstance(pairs, AsyncIterable) else pairs_of(pairs)
         try:
-            async for pair in _each(pairs):
-                if bulk.add(pair):
+            if given is not None:
+                while bulk.fill(given):
                     await waiting.hand_over(bulk)
+            elif isinstance(pairs, AsyncIterable):
+                async for pair in pairs:
+                    bulk.fill(iter((pair,)))
+                    if bulk.full:
+                        await waiting.hand_over(bulk)
             if bulk.gathered:
                 await waiting.hand_over(bulk)
             while bulk.window:

@@ -1,20 +1,19 @@
 """`put_many`: any number of puts with bounded memory, and what became of each of them.
 
-The pairs are handed over in slices. No more than WINDOW puts, or about WINDOW_BYTES, are under way at a time: whoever
-drives a `Bulk` takes no further pair before the oldest slice is answered. The two drivers are `Node.put_many`, which
-blocks, and the one of asyncio, which awaits.
+The pairs are handed over in pieces (`_core/kv_pieces`). No more than WINDOW puts, or about WINDOW_BYTES, are under way
+at a time: whoever drives a `Bulk` takes no further pair before the oldest piece is answered. The two drivers are
+`Node.put_many`, which blocks, and the one of asyncio, which awaits.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from .. import errors
+from .._core.kv_pieces import NBYTES, NOT_WRITTEN, OPEN, PUTS, WRITTEN, Piece
 from .._core.waiter import Waiter
 from .arguments import Pairs, as_bytes, named
-from .requests import messages, put_request
 from .results import PutManyResult
 
 #: Method, request, and who waits for the answer.
@@ -22,11 +21,8 @@ Call = tuple[str, bytes, Waiter]
 Pair = tuple[bytes, bytes]
 
 #: What is handed over at a time, and how much of it may be under way.
-SLICE, SLICE_BYTES = 500, 1 << 20
+SLICE, SLICE_BYTES = PUTS, NBYTES
 WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
-
-#: What a write may get that is done all the same, or will be. Any other error of the API refuses the write for good.
-UNDECIDED = (errors.Timeout, errors.LeaderChanged, errors.Stopped, errors.Canceled, errors.DeadlineExceeded)
 
 
 def pairs_of(pairs: Pairs) -> Iterator[object]:
@@ -49,75 +45,6 @@ def checked(pair: object, place: int) -> Pair:
         raise type(error)(f"pairs[{place}]: {error}") from None
 
 
-class Slice:
-    """Puts that were handed over together. `news` is called when one of them fails, and when all have an outcome.
-
-    begin: the position of the first one. nbytes: of all keys and values. outcomes: place of a put -> the encoded reply
-    or the error, as soon as there is one. failed: whether one has an error. done: whether all have an outcome.
-    """
-
-    def __init__(self, begin: int, pairs: Sequence[Pair], nbytes: int, news: Callable[[], object]) -> None:
-        self.begin = begin
-        self.nbytes = nbytes
-        self.outcomes: dict[int, bytes | errors.MetaStoreError] = {}
-        self.failed = False
-        self.done = False
-        self._size = len(pairs)
-        self._news = news
-        # The loop's thread takes puts out of the line and answers them, the caller's thread may take back the others,
-        # and a third one may refuse them at the end of the node. There is no lock, for the handler of a signal may stop
-        # the node in the middle of any step here: `setdefault` and `next` are one step each, and the first one counts.
-        self._takers: dict[int, bool] = {}
-        self._count = itertools.count(1)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def take(self, place: int) -> bool:
-        """The member is about to get a put; whether it still should."""
-        return self._takers.setdefault(place, True)
-
-    def withdraw(self) -> None:
-        """Take back the puts that the member has not got yet. They are surely not done."""
-        error = errors.Canceled()
-        error.not_done = True
-        for place in range(self._size):
-            if not self._takers.setdefault(place, False):
-                self.put(place, error)
-
-    def put(self, place: int, outcome: bytes | errors.MetaStoreError, *, failed: bool = False) -> None:
-        """The outcome of one put, the first one counts; `failed` makes it news."""
-        if self.outcomes.setdefault(place, outcome) is not outcome:
-            return
-        news = failed and not self.failed
-        self.failed = self.failed or failed  # before it can be done: nobody must take it for a success
-        if next(self._count) == self._size:
-            self.done = news = True
-        if news:
-            self._news()
-
-
-class SlicePut(Waiter):
-    """Waits for one put of a slice."""
-
-    def __init__(self, owner: Slice, place: int) -> None:
-        self.owner = owner
-        self.place = place
-
-    def complete(self, reply: bytes) -> None:
-        """It was done."""
-        self.owner.put(self.place, reply)
-
-    def fail(self, error: errors.MetaStoreError) -> None:
-        """It was not, or nobody knows."""
-        self.owner.put(self.place, error, failed=True)
-
-
-def wanted(waiter: Waiter) -> bool:
-    """Whether a call that waited in line should still go to the member, which gets it now."""
-    return not isinstance(waiter, SlicePut) or waiter.owner.take(waiter.place)
-
-
 class Spans:
     """Positions, ascending, as ranges."""
 
@@ -135,107 +62,92 @@ class Spans:
 class Bulk:
     """The account of one `put_many`.
 
-    Call `add` for each pair, `hand_over` where it says so and `crowded` does not, `settle` for each slice in `window`
+    Call `fill` for the pairs, `hand_over` where it says so and `crowded` does not, `settle` for each piece in `window`
     that is done, oldest first, and at the end `result` or `failure`.
     """
 
-    def __init__(self, submit: Callable[[Sequence[Call]], None]) -> None:
-        self.window: deque[Slice] = deque()
-        self.taken = 0
+    def __init__(self, submit: Callable[[Sequence[Piece]], None]) -> None:
+        self.window: deque[Piece] = deque()
         self._submit = submit
-        self._gathered: list[Pair] = []
-        self._gathered_bytes = 0
+        self._gathered = Piece(0)
         self._under_way = self._under_way_bytes = 0
-        self._written, self._not_written, self._open = Spans(), Spans(), Spans()
-        self._first: bytes | None = None
-        self._last: bytes | None = None
+        self._spans = {WRITTEN: Spans(), NOT_WRITTEN: Spans(), OPEN: Spans()}
+        self._first_revision = self._last_revision = 0
 
-    def add(self, pair: object) -> bool:
-        """Take the next pair; whether a slice is complete. Raises TypeError, ValueError."""
-        key, value = checked(pair, self.taken)
-        self._gathered.append((key, value))
-        self._gathered_bytes += len(key) + len(value)
-        self.taken += 1
-        return len(self._gathered) == SLICE or self._gathered_bytes >= SLICE_BYTES
+    @property
+    def taken(self) -> int:
+        """How many pairs were taken."""
+        return self._gathered.begin + self._gathered.size
+
+    def fill(self, pairs: Iterator[object]) -> bool:
+        """Take the next pairs; whether a piece is complete, else there are no more. Raises TypeError, ValueError, and
+        what the iterator raises."""
+        return self._gathered.fill(pairs, checked)
+
+    @property
+    def full(self) -> bool:
+        """Whether what was gathered must be handed over before the next pair is taken."""
+        return self._gathered.full
 
     @property
     def gathered(self) -> bool:
         """Whether there are pairs to be handed over."""
-        return bool(self._gathered)
+        return self._gathered.size > 0
 
     def crowded(self) -> bool:
-        """Whether what was gathered has to wait until the oldest slice is answered."""
-        count, size = len(self._gathered), self._gathered_bytes
+        """Whether what was gathered has to wait until the oldest piece is answered."""
+        count, size = self._gathered.size, self._gathered.nbytes
         return bool(self.window) and (self._under_way + count > WINDOW or self._under_way_bytes + size > WINDOW_BYTES)
 
     def hand_over(self, news: Callable[[], object]) -> None:
-        """Hand over what was gathered; for `news` see `Slice`, in whichever thread. Raises Stopped."""
-        pairs, size = self._gathered, self._gathered_bytes
-        part = Slice(self.taken - len(pairs), pairs, size, news)
-        self._submit(
-            [
-                ("Put", put_request(key, value).SerializeToString(), SlicePut(part, place))
-                for place, (key, value) in enumerate(pairs)
-            ]
-        )
-        self._gathered, self._gathered_bytes = [], 0
-        self.window.append(part)
-        self._under_way, self._under_way_bytes = self._under_way + len(part), self._under_way_bytes + size
+        """Hand over what was gathered; for `news` see `Piece`. Raises Stopped."""
+        piece = self._gathered
+        piece.news = news
+        self._submit([piece])
+        self._gathered = Piece(piece.begin + piece.size)
+        self.window.append(piece)
+        self._under_way, self._under_way_bytes = self._under_way + piece.size, self._under_way_bytes + piece.nbytes
 
     def settled(self) -> bool:
-        """Whether the oldest slice is done, or an error is known."""
-        return self.window[0].done or any(part.failed for part in self.window)
+        """Whether the oldest piece is done, or an error is known."""
+        return self.window[0].done or any(piece.failed for piece in self.window)
 
     def ended(self) -> bool:
         """Whether all that was handed over has an outcome."""
-        return all(part.done for part in self.window)
+        return all(piece.done for piece in self.window)
 
     @property
     def error(self) -> errors.MetaStoreError | None:
         """The error of the first put under way that is known to have one."""
-        for part in self.window:
-            if part.failed:
-                known = sorted(part.outcomes.copy().items())
-                return next((one for _, one in known if isinstance(one, errors.MetaStoreError)), None)
-        return None
+        return next((piece.error for piece in self.window if piece.failed), None)
 
     def withdraw(self) -> None:
         """Take back all that the member has not got yet."""
-        for part in self.window:
-            part.withdraw()
+        for piece in self.window:
+            piece.withdraw()
 
     def settle(self) -> None:
-        """Note what became of the oldest slice, answered or not."""
-        part = self.window.popleft()
-        self._under_way, self._under_way_bytes = self._under_way - len(part), self._under_way_bytes - part.nbytes
-        for place, outcome in enumerate(map(part.outcomes.get, range(len(part))), part.begin):
-            if isinstance(outcome, bytes) or isinstance(outcome, errors.ReplyTooLarge):
-                self._written.add(place, place + 1)
-                if isinstance(outcome, bytes):
-                    self._first, self._last = self._first or outcome, outcome
-            elif isinstance(outcome, errors.ApiError) and (outcome.not_done or not isinstance(outcome, UNDECIDED)):
-                self._not_written.add(place, place + 1)
-            else:
-                self._open.add(place, place + 1)
-
-    def _revision(self, reply: bytes | None) -> int:
-        return messages().PutResponse.FromString(reply).header.revision if reply else 0
+        """Note what became of the oldest piece, answered or not."""
+        piece = self.window.popleft()
+        self._under_way, self._under_way_bytes = self._under_way - piece.size, self._under_way_bytes - piece.nbytes
+        for outcome, begin, end in piece.spans():
+            self._spans[outcome].add(begin, end)
+        self._first_revision = self._first_revision or piece.first_revision
+        self._last_revision = piece.last_revision or self._last_revision
 
     def result(self) -> PutManyResult:
         """What was stored, where all of it was."""
-        return PutManyResult(self.taken, self._revision(self._first), self._revision(self._last))
+        return PutManyResult(self.taken, self._first_revision, self._last_revision)
 
     def failure(self, reason: Exception) -> errors.PutManyFailed:
         """The exception for `reason`, with what became of all pairs."""
         while self.window:
             self.settle()
-        self._not_written.add(self.taken - len(self._gathered), self.taken)
+        self._spans[NOT_WRITTEN].add(self._gathered.begin, self.taken)
         kind = errors.PutManyFailed
         if isinstance(reason, errors.Timeout):
             kind = errors.PutManyTimeout
         elif isinstance(reason, TypeError | ValueError) and str(reason).startswith(f"pairs[{self.taken}]"):
             kind = errors.WrongPair
-        return kind(
-            reason, tuple(self._written.ranges), tuple(self._not_written.ranges), tuple(self._open.ranges), self.taken,
-            self._revision(self._first), self._revision(self._last),
-        )  # fmt: skip
+        written, refused, unknown = (tuple(self._spans[outcome].ranges) for outcome in (WRITTEN, NOT_WRITTEN, OPEN))
+        return kind(reason, written, refused, unknown, self.taken, self._first_revision, self._last_revision)

@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import errors
+from .._core.kv_pieces import Piece
 from ..threads import LOOK_UP
 from .answers import may_block
 from .arguments import Key, Pairs, seconds
@@ -71,7 +72,7 @@ class Futures:
     """
 
     def __init__(
-        self, submit: Callable[[Sequence[Call]], None], submit_patient: Callable[[Sequence[Call]], None]
+        self, submit: Callable[[Sequence[Call]], None], submit_patient: Callable[[Sequence[Call | Piece]], None]
     ) -> None:
         """`submit` hands calls to the loop thread, `submit_patient` those that wait for room instead of being refused
         when too many are in flight."""
@@ -217,7 +218,7 @@ class Waiting:
         bulk.hand_over(self._tell)
 
     def settle(self, bulk: Bulk) -> None:
-        """Wait for the oldest slice. Raises the error that was met meanwhile, Timeout."""
+        """Wait for the oldest piece. Raises the error that was met meanwhile, Timeout."""
         if not self._wait(bulk.settled):
             raise overdue(self._timeout)
         error = bulk.error
@@ -306,9 +307,8 @@ class EmbeddedKV:
         It says which pairs are stored, which are not, and of which nobody knows."""
         waiting, given, bulk = Waiting(seconds(timeout)), pairs_of(pairs), self._waiting.bulk()
         try:
-            for pair in given:
-                if bulk.add(pair):
-                    waiting.hand_over(bulk)
+            while bulk.fill(given):
+                waiting.hand_over(bulk)
             if bulk.gathered:
                 waiting.hand_over(bulk)
             while bulk.window:

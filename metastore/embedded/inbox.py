@@ -7,11 +7,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from .. import errors
+from .._core.kv_pieces import Piece
 from ..member.running import RunningMember
-from .bulk import Call, wanted
+from .bulk import Call
 
 #: Calls of this process that one turn of the loop takes in: some two milliseconds of work.
 INBOX_SLICE = 300
+#: Puts of pieces that one turn takes in instead of a call: one takes a thirtieth of a call's time.
+PIECE_PUTS = 16
 #: Seconds until patient calls are looked at again for which there was no room.
 ROOM_RETRY = 0.001
 
@@ -21,7 +24,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self._hasty: deque[Call] = deque()
-        self._patient: deque[Call] = deque()
+        self._patient: deque[Call | Piece] = deque()
         self._posted = False
         self._member: RunningMember | None = None
         self._refusal: Callable[[], errors.ApiError] | None = None
@@ -30,12 +33,19 @@ class Inbox:
         """The member that the calls are for."""
         self._member = member
 
-    def put(self, calls: Sequence[Call], *, patient: bool = False) -> None:
-        """Hand calls to the loop thread, with one wake-up however many there are. `patient` ones wait, in their order,
-        until there is room for them."""
+    def put(self, calls: Sequence[Call]) -> None:
+        """Hand calls to the loop thread, with one wake-up however many there are."""
+        self._hasty.extend(calls)
+        self._post()
+
+    def put_patient(self, calls: Sequence[Call | Piece]) -> None:
+        """The same for calls that wait, in their order, until there is room for them."""
+        self._patient.extend(calls)
+        self._post()
+
+    def _post(self) -> None:
         member = self._member
         assert member is not None, "opened before the first call"
-        (self._patient if patient else self._hasty).extend(calls)
         if not self._posted:
             self._posted = True
             member.loop.call_soon_threadsafe(self._take)
@@ -49,15 +59,24 @@ class Inbox:
         assert member is not None
         self._posted = False
         left = INBOX_SLICE
-        for inbox, patient in ((self._hasty, False), (self._patient, True)):
-            while inbox and left and not (patient and member.crowded()):
-                call = inbox.popleft()
-                if wanted(call[2]):
-                    member.call(*call)
+        while self._hasty and left:
+            member.call(*self._hasty.popleft())
+            left -= 1
+        while self._patient and left > 0 and not member.crowded():
+            call = self._patient.popleft()
+            if not isinstance(call, Piece):
+                member.call(*call)
                 left -= 1
+                continue
+            left -= 1 + member.put_piece(call, left * PIECE_PUTS) // PIECE_PUTS
+            if call.next < call.size:
+                self._patient.appendleft(call)
+                if self._refusal is not None:
+                    # Nobody else would answer it: the line was emptied meanwhile.
+                    self._refuse()
         if (self._hasty or self._patient) and not self._posted:
             self._posted = True
-            member.loop.call_later(0 if self._hasty or not left else ROOM_RETRY, self._take)
+            member.loop.call_later(0 if self._hasty or left <= 0 else ROOM_RETRY, self._take)
 
     def close(self, refusal: Callable[[], errors.ApiError]) -> None:
         """From now on every call gets `refusal()`, those that are here already too."""
@@ -67,9 +86,17 @@ class Inbox:
     def _refuse(self) -> None:
         refusal = self._refusal
         assert refusal is not None
-        for inbox in (self._hasty, self._patient):
-            with contextlib.suppress(IndexError):
-                while True:
-                    error = refusal()
-                    error.not_done = True  # the member never saw it
-                    inbox.popleft()[2].fail(error)
+        with contextlib.suppress(IndexError):
+            while True:
+                _turn_away(self._hasty.popleft(), refusal())
+        with contextlib.suppress(IndexError):
+            while True:
+                _turn_away(self._patient.popleft(), refusal())
+
+
+def _turn_away(call: Call | Piece, error: errors.ApiError) -> None:
+    error.not_done = True  # the member never saw it
+    if isinstance(call, Piece):
+        call.refuse(error)
+    else:
+        call[2].fail(error)

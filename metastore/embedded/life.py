@@ -12,6 +12,7 @@ import time
 import traceback
 
 from .. import errors, threads
+from .._core.kv_pieces import PiecePut
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.drain import CLOSING
@@ -20,7 +21,6 @@ from ..member.server import Server
 from ..member.signals import kept_away
 from . import forks
 from .answers import enter_loop, leave_loop
-from .bulk import SlicePut
 from .inbox import Inbox
 from .keeping import Keeper
 from .mailbox import Watches
@@ -173,7 +173,7 @@ class Life:
         for waiter in member.driver.unanswered():
             if isinstance(waiter, FutureCall):
                 waiter.future.late = True
-            if isinstance(waiter, FutureCall | SlicePut):
+            if isinstance(waiter, FutureCall | PiecePut):
                 waiter.fail(errors.Timeout())
 
     def fresh_failure(self) -> BaseException | None:

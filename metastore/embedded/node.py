@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeVar
 
 from .. import errors
+from .._core.kv_pieces import Piece
 from ..config import Config
 from ..failpoints import Failpoints
 from ..member.running import RunningMember
@@ -282,6 +283,6 @@ class Node(Calls):
         """Hand calls to the loop thread, with one wake-up however many there are."""
         self._served()[0].inbox.put(calls)
 
-    def _submit_patient(self, calls: Sequence[Call]) -> None:
+    def _submit_patient(self, calls: Sequence[Call | Piece]) -> None:
         """The same for calls that wait, in their order, until there is room for them."""
-        self._served()[0].inbox.put(calls, patient=True)
+        self._served()[0].inbox.put_patient(calls)

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import errors
+from .._core.kv_admit import admit_piece
 from ..api.common import header
 from ..api.ports import Ports
 from ..net.loop import READ
@@ -37,6 +38,7 @@ from .watching import Watching
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .._core.kv_pieces import Piece
     from .._core.waiter import Waiter
     from ..config import Config
     from ..failpoints import Failpoints
@@ -238,6 +240,13 @@ class RunningMember:
             self.own_calls.call(method, body, waiter)
         else:
             self.kv.call(method, body, waiter, self.loop.now())
+
+    def put_piece(self, piece: Piece, most: int) -> int:
+        """At most `most` puts of a piece from this process, as long as there is room; how many."""
+        if self.drain is not None:
+            piece.refuse(errors.Stopped())
+            return 0
+        return admit_piece(self.kv, piece, self.loop.now(), most)
 
     def crowded(self) -> bool:
         """Whether calls of this process that can wait should leave what may still be in flight to clients."""

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from metastore import Config, Node, PutManyResult, errors
+from metastore._core.kv_pieces import NOT_WRITTEN, OPEN, Piece, PiecePut
 from metastore.embedded import bulk, requests
 from metastore.embedded.node import INBOX_SLICE
 from metastore.embedded.outcome import FutureCall
@@ -225,21 +226,31 @@ def test_what_still_waits_in_line_is_taken_back(tmp_path: Path) -> None:
         assert stored == 1 + sum(map(len, (*caught.value.open, *late.value.open)))
 
 
-def test_a_put_has_one_outcome_whoever_comes_second() -> None:
+def test_a_put_has_one_outcome_whoever_comes_second(tmp_path: Path) -> None:
     """The node may end while the caller takes back what waits."""
     news: list[bool] = []
-    part = bulk.Slice(0, [(b"k", b"v")] * 3, 6, lambda: news.append(part.done))
-    waiters = [bulk.SlicePut(part, place) for place in range(3)]
-    assert bulk.wanted(waiters[0])
-    part.withdraw()
-    assert not bulk.wanted(waiters[1]) and not part.done and not part.failed
-    for waiter in waiters:
+    failpoints, admitted = Failpoints(), threading.Event()
+    with make(tmp_path, failpoints) as node:
+        failpoints.set("wal.before_sync", "block")
+        running: Any = node._running()
+        piece = Piece(10)
+        piece.fill(iter([(b"k", b"v")] * 3), bulk.checked)
+        piece.news = lambda: news.append(piece.done)
+        running.loop.call_soon_threadsafe(lambda: (running.put_piece(piece, 1), admitted.set()))
+        assert admitted.wait(30) and piece.next == 1
+        piece.withdraw()
+        assert piece.next == 3 and not piece.done and not piece.failed and news == []
+        (waiter,) = [one for one in running.kv.waiters.values() if isinstance(one, PiecePut)]
         waiter.fail(errors.Stopped())
-    assert part.done and part.failed and news == [True]
-    assert [type(part.outcomes[place]) for place in range(3)] == [errors.Stopped, errors.Canceled, errors.Canceled]
-    part.withdraw()
-    waiters[0].complete(b"late")
-    assert news == [True] and isinstance(part.outcomes[0], errors.Stopped)
+        assert piece.done and piece.failed and news == [True]
+        piece.withdraw()
+        piece.refuse(errors.Canceled())
+        waiter.complete(b"late")
+        assert news == [True] and isinstance(piece.error, errors.Stopped) and piece.first_revision == 0
+        assert piece.spans() == [(OPEN, 10, 11), (NOT_WRITTEN, 11, 13)]
+        failpoints.clear()
+        node.put("done", "", timeout=30)
+        assert piece.spans() == [(OPEN, 10, 11), (NOT_WRITTEN, 11, 13)]
 
 
 @pytest.mark.parametrize("at", range(8))

@@ -263,8 +263,8 @@ SINGLE_SOURCES = {
     # A callback waits in one class. The others are a future, a part of a bulk put, and what `_core` itself waits with.
     "waiters": (
         r"^(cdef )?class \w+\(Waiter\)",
-        {"member/waiters.py", "embedded/outcome.py", "embedded/bulk.py", "_core/h2_request.pyx", "_core/h2_request.pxd",
-         "_core/kv_server.pyx"},
+        {"member/waiters.py", "embedded/outcome.py", "_core/h2_request.pyx", "_core/h2_request.pxd",
+         "_core/kv_server.pyx", "_core/kv_pieces.pyx", "_core/kv_pieces.pxd"},
     ),
     "the end of a turn": (r"\.(serve_late|next_deadline)\(", {"member/assembly.py"}),
     "varints": (r">>= *7", {"_core/varint.pxd"}),

@@ -1,0 +1,54 @@
+"""Admission of the puts of a `Piece`: the checks of `KVServer.admit` for a put, without an object that the collector
+tracks for each."""
+
+from libc.stdint cimport uint8_t
+
+from metastore import errors
+from metastore._core.batch cimport BatchProposer
+from metastore._core.kv_keys cimport KEYS_PUT, check_keys
+from metastore._core.kv_messages cimport KV_EMPTY_KEY, kv_raise
+from metastore._core.kv_pieces cimport Piece, PiecePut
+from metastore._core.kv_server cimport METHOD_PUT, KVServer
+from metastore._core.op cimport OP_PUT
+
+
+cdef bint crowded(BatchProposer proposer) noexcept:
+    """Whether half of the requests or bytes that may be in flight are in flight. The other half is for clients."""
+    return ((proposer.queued + proposer.inflight) * 2 >= proposer.limit_count
+            or (proposer.queued_bytes + proposer.inflight_bytes) * 2 >= proposer.limit_bytes)
+
+
+cdef int admit_put(KVServer server, Piece piece, Py_ssize_t place, double now) except -1:
+    """Admit one put, or answer it with the error that refuses it. Our own encoding needs no check of its form."""
+    cdef PiecePut waiter = PiecePut.__new__(PiecePut)
+    cdef size_t size
+    cdef const uint8_t* body = piece.body(place, &size)
+    waiter.piece, waiter.place = piece, place
+    server.calls[METHOD_PUT] += 1
+    try:
+        if server.refusal is not None:
+            raise server.refusal
+        if 2 * piece._puts[place].klen > server.max_logged_key:    # zero bytes count twice
+            check_keys(KEYS_PUT, body, size, server.max_logged_key)
+        if piece._puts[place].klen == 0:
+            kv_raise(KV_EMPTY_KEY, "")
+        server.write(OP_PUT, body, size, waiter, now)
+    except errors.ApiError as error:
+        server.turn_away(waiter, error)
+    except BaseException:
+        waiter.fail(errors.Stopped())
+        raise
+    return 0
+
+
+def admit_piece(KVServer server not None, Piece piece not None, double now, Py_ssize_t most) -> int:
+    """Admit at most `most` puts of a piece at `now` (seconds), as long as there is room; their number. `piece.next` is
+    where it goes on."""
+    cdef Py_ssize_t taken = 0, place
+    server.time = max(server.time, now)
+    while piece.next < piece.size and taken < most and not crowded(server.proposer):
+        place = piece.next
+        piece.next = place + 1
+        taken += 1
+        admit_put(server, piece, place, now)
+    return taken
