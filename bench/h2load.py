@@ -8,6 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+#: A spread load begins one connection after the other, with so many milliseconds in between.
+PERIOD_MS = 7
+
 
 @dataclass(frozen=True)
 class Load:
@@ -21,17 +24,29 @@ class Load:
     rate: int = 0
     spread: bool = False
 
+    @property
+    def ramp(self) -> float:
+        """Seconds until the last connection begins. The first ones are at their end as much earlier."""
+        return self.connections * PERIOD_MS / 1000 if self.spread else 0.0
+
 
 @dataclass(frozen=True)
 class Outcome:
     """`rate` is in requests per second. Latencies and starts (since the epoch) of each request are in microseconds.
-    `data` is bytes of reply messages."""
+    `data` is bytes of reply messages. In `window` (microseconds since the epoch) all connections send: it is the time
+    without the ramps of a spread load."""
 
     rate: float
     seconds: float
     latencies: list[int]
     data: int
     starts: list[int]
+    window: tuple[float, float]
+
+    def during(self, first: float, last: float) -> list[int]:
+        """Return the latencies of the requests that began in this time, which is like `window`."""
+        pairs = zip(self.starts, self.latencies, strict=True)
+        return [latency for start, latency in pairs if first <= start < last]
 
 
 def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
@@ -44,7 +59,7 @@ def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
         if load.rate:
             command.append(f"--rps={load.rate}")
         if load.spread:
-            command += ["-r1", "--rate-period=7ms"]
+            command += ["-r1", f"--rate-period={PERIOD_MS}ms"]
         command.append(f"http://{address}{path}")
         done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=True)
         rows = [line.split("\t") for line in log.read_text().splitlines()]
@@ -55,7 +70,14 @@ def run(address: str, path: str, message: bytes, load: Load) -> Outcome:
     if not (finished and good and data) or int(good[1]) != load.requests or len(latencies) != load.requests:
         raise RuntimeError(f"h2load: not every request succeeded:\n{done.stdout}\n{done.stderr}")
     seconds = float(finished[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}[finished[2]]
-    return Outcome(load.requests / seconds, seconds, latencies, int(data[1]), starts)
+    return Outcome(load.requests / seconds, seconds, latencies, int(data[1]), starts, window_of(starts, load.ramp))
+
+
+def window_of(starts: list[int], ramp: float) -> tuple[float, float]:
+    """Return the time in which all connections send, if the ramp takes so many seconds at each end. A run that is too
+    short for that counts as a whole."""
+    first, last = min(starts) + ramp * 1e6, max(starts) - ramp * 1e6
+    return (first, last) if first < last else (min(starts), max(starts))
 
 
 def version() -> str:

@@ -1,7 +1,8 @@
 """A load generator for puts with a key and a value of their own each, which h2load cannot make.
 
 `put_keys` builds the HTTP/2 frames with numpy. The values are random bytes, so no codec can make them smaller.
-`put_pairs` sends given keys and values.
+`put_pairs` sends given keys and values. `ask_timed` makes calls of any method and takes the time of each, at a steady
+rate if one is asked.
 
 One thread serves ten connections or so, with many calls under way on each. It counts replies and nothing else: the
 caller must check by the revision that the puts were really done.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import selectors
 import socket
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import islice
@@ -28,6 +30,8 @@ FIRST_WINDOW = 65_535
 DIGITS = 12
 # So many calls have their frames built at once.
 BLOCK = 20_000
+# Seconds between two looks at what a steady rate lets out.
+TICK = 0.001
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -40,15 +44,14 @@ def _text(first: int, value: str) -> bytes:
     return bytes([first, len(value)]) + value.encode()
 
 
-# The first call of a connection teaches the server four fields; the others name these by index.
-FIRST_BLOCK = (
-    b"\x83\x86"
-    + _text(0x44, PUT)
-    + _text(0x41, "bench")
-    + _text(0x5F, "application/grpc")
-    + b"\x40\x02te"
-    + b"\x08trailers"
-)
+def _first_block(path: str) -> bytes:
+    """Return the headers of the first call of a connection. They teach the server four fields; the calls after it name
+    these by index."""
+    fields = _text(0x44, path) + _text(0x41, "bench") + _text(0x5F, "application/grpc") + b"\x40\x02te\x08trailers"
+    return b"\x83\x86" + fields
+
+
+FIRST_BLOCK = _first_block(PUT)
 BLOCK_AFTER = b"\x83\x86\xc1\xc0\xbf\xbe"
 
 
@@ -58,11 +61,17 @@ def put_message(key: bytes, value: bytes) -> bytes:
     return b"\0" + len(body).to_bytes(4, "big") + body
 
 
+def range_message(key: bytes) -> bytes:
+    """Return a RangeRequest for one key behind the prefix."""
+    body = b"\n" + varint(len(key)) + key
+    return b"\0" + len(body).to_bytes(4, "big") + body
+
+
 def _call(stream: int, block: bytes, data: bytes) -> bytes:
     return _frame(HEADERS, END_HEADERS, stream, block) + _frame(DATA, END_STREAM, stream, data)
 
 
-class _Source(Protocol):
+class Source(Protocol):
     """The calls of one connection."""
 
     count: int
@@ -72,23 +81,24 @@ class _Source(Protocol):
         calls these are; and their messages' bytes."""
 
 
-class _Pairs:
-    """Calls with any keys and values. A message fits into one frame."""
+class _Messages:
+    """Calls of one method with any messages, each behind the prefix of gRPC. A message fits into one frame."""
 
-    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
-        self.count = len(pairs)
-        self._pairs = pairs
+    def __init__(self, messages: list[bytes], path: str = PUT) -> None:
+        self.count = len(messages)
+        self._messages = messages
+        self._first = _first_block(path)
 
     def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
-        """See _Source."""
+        """See Source."""
         parts: list[bytes] = []
         used = 0
         for number in range(start, min(self.count, start + room)):
-            message = put_message(*self._pairs[number])
+            message = self._messages[number]
             if used + len(message) > window:
                 break
             used += len(message)
-            parts.append(_call(2 * number + 1, BLOCK_AFTER if number else FIRST_BLOCK, message))
+            parts.append(_call(2 * number + 1, BLOCK_AFTER if number else self._first, message))
         return b"".join(parts), len(parts), used
 
 
@@ -110,7 +120,7 @@ class _Calls:
         return self._prefix + b"%0*d" % (DIGITS, number)
 
     def take(self, start: int, room: int, window: int) -> tuple[bytes, int, int]:
-        """See _Source. It does not go beyond the end of start's block, and call 0 comes alone."""
+        """See Source. It does not go beyond the end of start's block, and call 0 comes alone."""
         count = min(room, window // self.message_size, self.count - start)
         if count <= 0:
             return b"", 0, 0
@@ -139,10 +149,46 @@ class _Calls:
 
 
 @dataclass
-class _Connection:
+class Times:
+    """When each call began and what it took, in microseconds; starts are since the epoch. At a steady `rate` (0: as
+    many as are answered) so many calls a second are let out, one after the other on all connections."""
+
+    rate: int = 0
+    starts: list[float] = field(default_factory=list)
+    latencies: list[float] = field(default_factory=list)
+    began: float = 0.0
+    sent: int = 0
+    turn: int = 0
+
+    def let_out(self, connections: list[Connection]) -> None:
+        """Send the calls that are due. A connection without room is passed over."""
+        due = int((time.time() - self.began) * self.rate) - self.sent
+        passed = 0
+        while due > 0 and passed < len(connections):
+            self.turn += 1
+            taken = connections[self.turn % len(connections)].fill(1)
+            passed = 0 if taken else passed + 1
+            self.sent += taken
+            due -= taken
+
+    def note(self, began: list[float]) -> None:
+        """Calls have ended that began at these times."""
+        now = time.time()
+        self.starts += [start * 1e6 for start in began]
+        self.latencies += [(now - start) * 1e6 for start in began]
+
+    @property
+    def reached(self) -> float:
+        """The calls a second, from the first beginning to the last end."""
+        ends = map(sum, zip(self.starts, self.latencies, strict=True))
+        return len(self.starts) / (max(ends) - min(self.starts)) * 1e6
+
+
+@dataclass
+class Connection:
     """One connection: what is sent, what came back, and how much the server lets us send."""
 
-    calls: _Source
+    calls: Source
     streams: int
     sock: socket.socket
     sent: int = 0
@@ -152,17 +198,29 @@ class _Connection:
     pending: bytes = b""
     acked_bytes: int = 0
     out: bytearray = field(default_factory=bytearray)
+    times: Times | None = None
+    begun: list[float] = field(default_factory=list)
 
-    def fill(self) -> None:
-        """Add as many calls as streams and window allow, and send."""
-        while (room := self.streams - (self.sent - self.done)) > 0 and self.sent < self.calls.count:
+    @property
+    def room(self) -> int:
+        """How many calls may be sent now, if the window allows it."""
+        return min(self.streams - (self.sent - self.done), self.calls.count - self.sent)
+
+    def fill(self, most: int | None = None) -> int:
+        """Add as many calls as streams and window allow, `most` at most, and send. Return how many."""
+        added = 0
+        while (room := self.room if most is None else min(self.room, most - added)) > 0:
             data, taken, nbytes = self.calls.take(self.sent, room, self.window)
             if not taken:
                 break
             self.out += data
             self.sent += taken
             self.window -= nbytes
+            added += taken
+            if self.times is not None:
+                self.begun += [time.time()] * taken
         self.flush()
+        return added
 
     def flush(self) -> None:
         while self.out:
@@ -190,7 +248,11 @@ class _Connection:
             kind, flags = buffer[at + 3], buffer[at + 4]
             if kind <= HEADERS:
                 self.replies += kind == DATA
-                self.done += flags & END_STREAM
+                if flags & END_STREAM:
+                    self.done += 1
+                    if self.times is not None:
+                        number = int.from_bytes(buffer[at + 5 : at + 9], "big") >> 1
+                        self.times.note(self.begun[number : number + 1])
             else:
                 self._control(kind, flags, buffer[at + 5 : at + 9], buffer[at + 9 : at + 9 + size])
             at += 9 + size
@@ -211,15 +273,23 @@ class _Connection:
 
 
 def put_keys(
-    address: str, prefix: bytes, count: int, value_size: int, seed: int, connections: int = 10, streams: int = 100
+    address: str,
+    prefix: bytes,
+    count: int,
+    value_size: int,
+    seed: int,
+    connections: int = 10,
+    streams: int = 100,
+    begin: int = 0,
 ) -> int:
-    """Put keys prefix + 12 digits, `count` of them, each once. Return how many got a reply message.
+    """Put keys prefix + 12 digits, `count` of them from number `begin` on, each once. Return how many got a reply
+    message.
 
     Raises RuntimeError if a connection fails.
     """
     share = -(-count // connections)
-    firsts = range(0, count, share)
-    calls = [_Calls(prefix, first, min(share, count - first), value_size, seed) for first in firsts]
+    firsts = range(begin, begin + count, share)
+    calls = [_Calls(prefix, first, min(share, begin + count - first), value_size, seed) for first in firsts]
     return _play(address, calls, streams)
 
 
@@ -234,42 +304,69 @@ def put_pairs(
     left = iter(pairs)
     while some := list(islice(left, BLOCK)):
         count += len(some)
-        replies += _play(address, [_Pairs(some[n::connections]) for n in range(min(connections, len(some)))], streams)
+        messages = [put_message(*pair) for pair in some]
+        sources = [_Messages(messages[n::connections]) for n in range(min(connections, len(messages)))]
+        replies += _play(address, sources, streams)
     return count, replies
 
 
-def _play(address: str, sources: Iterable[_Source], streams: int) -> int:
-    """Use one connection for each source, until all calls have ended. Return how many got a reply message."""
+def ask_timed(
+    address: str, messages: list[bytes], times: Times, path: str = PUT, connections: int = 50, streams: int = 20
+) -> int:
+    """Make calls of one method with these messages, and note the time of each in `times`. Return how many got a reply.
+
+    Raises RuntimeError if a connection fails.
+    """
+    sources = [_Messages(messages[n::connections], path) for n in range(min(connections, len(messages)))]
+    return _play(address, sources, streams, times)
+
+
+def _connect(address: str, calls: Source, streams: int, times: Times | None) -> Connection:
     host, _, port = address.rpartition(":")
+    sock = socket.create_connection((host, int(port)))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setblocking(False)
+    connection = Connection(calls, streams, sock, times=times)
+    grown = _frame(WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
+    settings = _frame(SETTINGS, 0, 0, SET_WINDOW.to_bytes(2, "big") + WINDOW.to_bytes(4, "big"))
+    connection.out += PREFACE + settings + grown
+    return connection
+
+
+def _play(address: str, sources: Iterable[Source], streams: int, times: Times | None = None) -> int:
+    """Use one connection for each source, until all calls have ended. Return how many got a reply."""
+    made = [_connect(address, calls, streams, times) for calls in sources]
+    play(made, times)
+    return sum(connection.replies for connection in made)
+
+
+def play(made: list[Connection], times: Times | None = None) -> None:
+    """Serve connections until all of their calls have ended, and close them."""
+    paced = times if times is not None and times.rate else None
+    most = None if paced is None else 0
     with selectors.DefaultSelector() as selector:
-        made = []
-        for calls in sources:
-            sock = socket.create_connection((host, int(port)))
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            sock.setblocking(False)
-            connection = _Connection(calls, streams, sock)
-            grown = _frame(WINDOW_UPDATE, 0, 0, (WINDOW - FIRST_WINDOW).to_bytes(4, "big"))
-            settings = _frame(SETTINGS, 0, 0, SET_WINDOW.to_bytes(2, "big") + WINDOW.to_bytes(4, "big"))
-            connection.out += PREFACE + settings + grown
-            connection.fill()
-            selector.register(sock, selectors.EVENT_READ, connection)
-            made.append(connection)
+        for connection in made:
+            connection.fill(most)
+            selector.register(connection.sock, selectors.EVENT_READ, connection)
+        if paced is not None:
+            paced.began = time.time()
         left = len(made)
         while left:
-            for key, _ in selector.select():
+            for key, _ in selector.select(None if paced is None else TICK):
                 connection = key.data
                 connection.receive()
-                connection.fill()
+                connection.fill(most)
                 if connection.done == connection.calls.count:
                     selector.unregister(connection.sock)
                     connection.sock.close()
                     left -= 1
                 elif connection.out:
                     _wait_writable(connection)
-    return sum(connection.replies for connection in made)
+            if paced is not None:
+                paced.let_out(made)
 
 
-def _wait_writable(connection: _Connection) -> None:
+def _wait_writable(connection: Connection) -> None:
     """Wait until a full send buffer has drained. Replies are read meanwhile; otherwise both sides would wait."""
     with selectors.DefaultSelector() as selector:
         selector.register(connection.sock, selectors.EVENT_READ | selectors.EVENT_WRITE)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The matrix: each optimisation of the ladder, on each engine, under each workload, beside a real etcd.
+"""The matrix: each optimisation of the ladder, on each engine, under each workload, beside etcd and other stores.
 
     python bench/matrix.py --quick                 some minutes
     python bench/matrix.py --full                  about an hour
@@ -11,7 +11,8 @@ raw samples. `tox -e bench-all-memory` runs one step on one engine for each Pyth
 
 The steps of the ladder add up: baseline (one proposal and one sync for each put) -> batch -> snappy or zstd (batches
 are compressed) -> all (group commit: one sync for all that came meanwhile; these are the defaults) -> async (answered
-before the sync). `--delays` slows each sync of our log by so many milliseconds; etcd is then measured without.
+before the sync). `--delays` slows each sync of our log by so many milliseconds; the other stores are then not measured.
+Unless --steps names them, the steps before and after `all` have the workloads of the ladder only, and no steady rates.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+import loader  # noqa: E402
+import peers  # noqa: E402
 import results  # noqa: E402
 import workloads  # noqa: E402
 from options import make_parser  # noqa: E402
@@ -54,61 +58,107 @@ STEPS: dict[str, dict[str, str]] = {
 }
 #: The part of the requests for a step that takes a sync for each: it would take minutes otherwise.
 SHARE = {"baseline": 0.05}
+#: The workloads of the steps that nobody named, except `all`.
+LADDER = ("put", "parallel", "compression")
 ETCD = "etcd"
+OTHERS = (ETCD, *peers.NODES)
+#: Puts that a store gets first: ZooKeeper's machine compiles its code while it runs.
+WARM_UP = 5000
 ENGINES = ("memory", "rocksdb")
 RATES = (1000, 5000, 20000)
 #: rounds, requests of a saturating load, seconds of a steady one, rates, numbers of nodes, delays
 QUICK: dict[str, Any] = {
-    "rounds": 3, "requests": 20_000, "seconds": 2, "rates": [0, 5000], "nodes": [1], "delays": [0.0, 1.25],
+    "rounds": 2, "requests": 10_000, "seconds": 1, "rates": [0, 5000], "nodes": [1], "delays": [0.0, 1.25],
 }  # fmt: skip
 FULL: dict[str, Any] = {
-    "rounds": 5, "requests": 200_000, "seconds": 5, "rates": [0, *RATES], "nodes": [1, 3], "delays": [0.0, 1.25],
+    "rounds": 3, "requests": 40_000, "seconds": 2, "rates": [0, *RATES], "nodes": [1, 3], "delays": [0.0, 1.25],
 }  # fmt: skip
 
 
-def cells(options: argparse.Namespace) -> Iterator[tuple[int, float, str, list[str]]]:
-    """Yield nodes, delay, engine, and the steps that are measured in turn."""
-    for nodes, delay, engine in itertools.product(options.nodes, options.delays, options.engines):
-        peers = [] if options.no_etcd or delay else [ETCD]
-        yield nodes, delay, engine, [*peers, *options.steps]
+@dataclass(frozen=True)
+class Setup:
+    """What is measured on servers of its own: a step on an engine, or another store, whose engine is its own."""
+
+    step: str
+    engine: str
+    nodes: int
+    delay: float
+    runs: tuple[tuple[str, int], ...]  # workloads and rates; 0 comes first
+
+
+def runs_of(options: argparse.Namespace, step: str) -> tuple[tuple[str, int], ...]:
+    """Return the workloads and rates of a step or another store."""
+    names = [name for name in options.workloads if step not in peers.NODES or name in workloads.PEER_WORKLOADS]
+    rates = sorted(options.rates)
+    if options.thin and step != "all" and step in STEPS:
+        names, rates = [name for name in names if name in LADDER], [rate for rate in rates if not rate]
+    return tuple((name, rate) for name in names for rate in rates if rate <= workloads.ALL[name].most)
+
+
+def turns(options: argparse.Namespace) -> Iterator[list[Setup]]:
+    """Yield what is measured in turn: everything with the same number of nodes and the same delay."""
+    for nodes, delay in itertools.product(options.nodes, options.delays):
+        others = [] if delay else [one for one in options.others if nodes in peers.NODES.get(one, (nodes,))]
+        steps = [*((one, results.OWN) for one in others), *itertools.product(options.steps, options.engines)]
+        yield [Setup(step, engine, nodes, delay, runs_of(options, step)) for step, engine in steps]
 
 
 @contextmanager
-def servers(folder: Path, step: str, engine: str, nodes: int, delay: float) -> Iterator[Cluster]:
-    """Run the servers of one step with data of their own."""
-    settings = {**STEPS.get(step, {}), "storage.engine": f'"{engine}"', "wal.segment_size": '"64MiB"'}
-    cluster = Cluster(folder, nodes, EtcdMember if step == ETCD else MetaStoreMember, settings)
-    for member in cluster.members:
-        if delay:
-            member.env["METASTORE_FAILPOINTS"] = f"wal.before_sync=sleep({delay})"
+def servers(folder: Path, setup: Setup) -> Iterator[Cluster | peers.Peers]:
+    """Run the servers of one setup with data of their own."""
+    cluster: Cluster | peers.Peers
+    if setup.step in peers.NODES:
+        cluster = peers.Peers(setup.step, folder, setup.nodes)
+    else:
+        settings = {
+            **STEPS.get(setup.step, {}),
+            "storage.engine": f'"{setup.engine}"',
+            "wal.segment_size": '"64MiB"',
+        }
+        kind = EtcdMember if setup.step == ETCD else MetaStoreMember
+        cluster = Cluster(folder, setup.nodes, kind, settings)
+        for member in cluster.members:
+            if setup.delay:
+                member.env["METASTORE_FAILPOINTS"] = f"wal.before_sync=sleep({setup.delay})"
     try:
         yield cluster.start()
     finally:
         cluster.discard()
 
 
+def samples_of(
+    options: argparse.Namespace, setup: Setup, number: int, folder: Path, told: Callable[[str], None]
+) -> Iterator[results.Sample]:
+    """Measure one setup in one round."""
+    value = random.Random(options.seed).randbytes(options.value_size)
+    requests = int(options.requests * SHARE.get(setup.step, 1))
+    holds: dict[str, float] = {}
+    told(f"{setup.step} {setup.engine} x{setup.nodes}: starting")
+    with servers(folder / f"{setup.step}-{setup.engine}-{setup.nodes}-{setup.delay}-{number}", setup) as cluster:
+        if isinstance(cluster, peers.Peers):
+            cluster.put(min(WARM_UP, requests), 50, 10, value, loader.Times())
+        for name, rate in setup.runs:
+            told(f"{setup.step} {setup.engine} x{setup.nodes} {name}" + (f" at {rate}/s" if rate else ""))
+            shape = workloads.Shape(requests, rate, options.seconds, value, options.seed + number, holds.get(name, 0.0))
+            if isinstance(cluster, peers.Peers):
+                figures = workloads.of_peers(cluster, name, shape)
+            else:
+                figures = workloads.ALL[name].run(cluster, shape)
+            if not rate:
+                holds[name] = figures["rate"]
+            yield results.Sample(name, setup.step, setup.engine, setup.nodes, setup.delay, rate, number, **figures)
+
+
 def measure(options: argparse.Namespace, folder: Path, told: Callable[[str], None]) -> Iterator[results.Sample]:
     """Do all measurements, and yield each sample when it is there. `told` hears what comes next."""
-    value = random.Random(options.seed).randbytes(options.value_size)
-    for nodes, delay, engine, steps in cells(options):
-        for number, step in itertools.product(range(options.rounds), steps):
-            where = folder / f"{step}-{engine}-{nodes}-{number}"
-            with servers(where, step, engine, nodes, delay) as cluster:
-                for name, rate in itertools.product(options.workloads, options.rates):
-                    work = workloads.ALL[name]
-                    if rate and not work.steady:
-                        continue
-                    told(f"{step} {engine} x{nodes} {name}" + (f" at {rate}/s" if rate else ""))
-                    requests = int(options.requests * SHARE.get(step, 1))
-                    shape = workloads.Shape(requests, rate, options.seconds, value, options.seed + number)
-                    figures = work.run(cluster, shape)
-                    yield results.Sample(name, step, engine, nodes, delay, rate, number, **figures)
+    for setups in turns(options):
+        for number, setup in itertools.product(range(options.rounds), setups):
+            yield from samples_of(options, setup, number, folder, told)
 
 
 def total(options: argparse.Namespace) -> int:
     """Return the number of samples."""
-    each = sum(1 for name in options.workloads for rate in options.rates if not rate or workloads.ALL[name].steady)
-    return sum(len(steps) for *_, steps in cells(options)) * options.rounds * each
+    return options.rounds * sum(len(setup.runs) for setups in turns(options) for setup in setups)
 
 
 def arguments() -> argparse.Namespace:
@@ -117,7 +167,7 @@ def arguments() -> argparse.Namespace:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="some minutes (the default)")
     size.add_argument("--full", action="store_true", help="about an hour")
-    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
+    parser.add_argument("--steps", nargs="+", choices=list(STEPS), help="default: all")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--workloads", nargs="+", choices=list(workloads.ALL), default=list(workloads.ALL))
     parser.add_argument("--nodes", nargs="+", type=int, choices=(1, 3, 5), help="members of a cluster")
@@ -126,12 +176,17 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, help="runs of each")
     parser.add_argument("--requests", type=int, help="requests of a saturating run")
     parser.add_argument("--seconds", type=float, help="of a run at a steady rate")
-    parser.add_argument("--no-etcd", action="store_true", help="measure no etcd beside it")
+    parser.add_argument("--others", nargs="*", choices=OTHERS, default=list(OTHERS), help="stores to measure beside it")
     parser.add_argument("--out", type=Path, default=Path("build/bench/matrix.json"), help="default: %(default)s")
     options = parser.parse_args()
     for name, default in (FULL if options.full else QUICK).items():
         if getattr(options, name) is None:
             setattr(options, name, default)
+    options.thin = options.steps is None
+    options.steps = options.steps or list(STEPS)
+    for other in [one for one in options.others if one in peers.NODES and peers.missing(one)]:
+        print(f"{other} is not measured: it is not installed ({peers.missing(other)})", file=sys.stderr)
+        options.others.remove(other)
     return options
 
 

@@ -126,3 +126,14 @@ def records(seed: int, nbytes: int, packages: list[dict[str, str]]) -> Iterator[
                 yield pair
             if total >= nbytes:
                 return
+
+
+def small(seed: int, count: int) -> Iterator[tuple[bytes, bytes]]:
+    """Yield `count` keys of 8 bytes with values of 15: where the instances of services are to be found.
+
+    A pair has 45 random bits, and so 6 of the 23 bytes are those that no codec can save.
+    """
+    chance = random.Random(seed)
+    for _ in range(count):
+        place = f"node-{chance.randrange(4096):04d}:{chance.randrange(20_000, 32_768)}"
+        yield f"/e/{chance.getrandbits(20):05x}".encode(), place.encode()

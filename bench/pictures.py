@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ def group(cells: Iterable[Cell]) -> Iterator[tuple[str, list[Cell]]]:
         title = f"{one.workload}, {one.nodes} node{'s' if one.nodes > 1 else ''}"
         title += f", at {one.asked:,} a second" if one.asked else ""
         title += f", each sync {one.delay_ms:g} ms slower" if one.delay_ms else ""
+        title += ", over the number of keys" if one.keys else ""
         tables.setdefault(title, []).append(cell)
     yield from tables.items()
 
@@ -67,9 +68,11 @@ def group(cells: Iterable[Cell]) -> Iterator[tuple[str, list[Cell]]]:
 def table(cells: list[Cell]) -> Iterator[str]:
     """Yield the lines of one table. The ratio is to the baseline on the same engine, and to etcd."""
     more = sorted({name for cell in cells for name in cell.sample.more})
+    keys = cells[0].sample.keys != 0
     heads = (
         "step",
         "engine",
+        *(["keys"] if keys else []),
         "a second",
         "noise",
         "/ baseline",
@@ -82,13 +85,16 @@ def table(cells: list[Cell]) -> Iterator[str]:
     )
     yield row(*heads)
     yield row(*["---"] * len(heads))
-    rates = {(cell.sample.step, cell.sample.engine): cell.sample.rate for cell in cells}
+    rates = {(cell.sample.step, cell.sample.engine, cell.sample.keys): cell.sample.rate for cell in cells}
     for cell in cells:
         one = cell.sample
-        ratios = [rates.get((other, one.engine), 0.0) for other in (FIRST, "etcd")]
+        # An older file has an etcd beside each engine.
+        etcd = rates.get(("etcd", results.OWN, one.keys), rates.get(("etcd", one.engine, one.keys), 0.0))
+        ratios = [rates.get((FIRST, one.engine, one.keys), 0.0), etcd]
         yield row(
             one.step,
-            f"(beside {one.engine})" if one.step == "etcd" else one.engine,
+            one.engine,
+            *([f"{one.keys:,}"] if keys else []),
             figure(one.rate),
             f"{cell.spread:.0f} %",
             *(f"{one.rate / ratio:.1f}x" if ratio and not one.asked else "-" for ratio in ratios),
@@ -136,8 +142,9 @@ def ladder(cells: list[Cell]) -> Callable[[Any], None]:
         steps = list(dict.fromkeys(cell.sample.step for cell in cells))
         for at, engine in enumerate(engines):
             rates = {cell.sample.step: cell.sample.rate for cell in cells if cell.sample.engine == engine}
-            places = [n + (at - (len(engines) - 1) / 2) * 0.4 for n, step in enumerate(steps) if step in rates]
-            bars = axes.bar(places, [rates[step] for step in steps if step in rates], 0.38, label=engine)
+            wide = 0.8 / len(engines)
+            places = [n + (at - (len(engines) - 1) / 2) * wide for n, step in enumerate(steps) if step in rates]
+            bars = axes.bar(places, [rates[step] for step in steps if step in rates], 0.95 * wide, label=engine)
             axes.bar_label(bars, fmt="{:,.0f}", fontsize=7)
         axes.set_xticks(range(len(steps)), steps)
         axes.set_yscale("log")
@@ -147,41 +154,63 @@ def ladder(cells: list[Cell]) -> Callable[[Any], None]:
     return fill
 
 
-def over_rate(cells: list[Cell], name: str, label: str) -> Callable[[Any], None]:
-    """Lines of one figure over the rate that was asked for, one line for each step and engine."""
+def name_of(sample: results.Sample) -> str:
+    """Return what a line of a picture is called."""
+    return sample.step if sample.engine == results.OWN else f"{sample.step}, {sample.engine}"
+
+
+def lines(
+    cells: list[Cell], x: tuple[str, str], y: str, curves: Sequence[tuple[str, str, str]]
+) -> Callable[[Any], None]:
+    """Lines of some figures over another one, one colour for each step and engine. `x` is a field and its label, `y` a
+    label; a curve is a field, its style, and what is put behind the name."""
 
     def fill(axes: Any) -> None:
-        lines: dict[str, list[tuple[int, float]]] = {}
-        for cell in cells:
-            one = cell.sample
-            key = one.step if one.step == "etcd" else f"{one.step}, {one.engine}"
-            lines.setdefault(key, []).append((one.asked, getattr(one, name)))
-        for key, points in lines.items():
-            axes.plot(*zip(*sorted(points), strict=True), marker="o", label=key)
+        names = list(dict.fromkeys(name_of(cell.sample) for cell in cells))
+        for at, name in enumerate(names):
+            some = [cell.sample for cell in cells if name_of(cell.sample) == name]
+            for field, style, text in curves:
+                points = sorted((getattr(one, x[0]), getattr(one, field)) for one in some if getattr(one, field))
+                if points:
+                    axes.plot(*zip(*points, strict=True), style, color=f"C{at % 10}", label=f"{name}{text}")
         axes.set_xscale("log")
         axes.set_yscale("log")
-        axes.set_xlabel("operations a second")
-        axes.set_ylabel(label)
+        axes.set_xlabel(x[1])
+        axes.set_ylabel(y)
         axes.legend(fontsize=7)
 
     return fill
 
 
+LATENCIES = (("p50_ms", "o-", ", p50"), ("p90_ms", "s--", ", p90"), ("p99_ms", "^:", ", p99"))
+COST = (("cpu_us", "o-", ""),)
+
+
 def pictures(folder: Path, stem: str, cells: list[Cell]) -> Iterator[str]:
     """Draw the pictures of one run of the matrix, and yield the Markdown that shows them."""
-    for title, some in group(cell for cell in cells if not cell.sample.asked):
+    for title, some in group(cell for cell in cells if not cell.sample.asked and not cell.sample.keys):
         if len({cell.sample.step for cell in some}) > 1:
             name = f"{stem}-{re.sub(r'[^a-z0-9]+', '-', title.lower())}"
             yield draw(folder, name, title, ladder(some))
-    steady: dict[tuple[str, int, float], list[Cell]] = {}
+    several: dict[tuple[str, int, float, bool], list[Cell]] = {}
     for cell in cells:
-        if cell.sample.asked:
-            steady.setdefault((cell.sample.workload, cell.sample.nodes, cell.sample.delay_ms), []).append(cell)
-    for (workload, nodes, delay), some in steady.items():
-        for field, label in (("p99_ms", "p99 ms"), ("cpu_us", "CPU us an operation")):
-            title = f"{workload} at steady rates, nodes {nodes}, sync +{delay:g} ms: {label}"
-            name = f"{stem}-{workload}-{nodes}-{delay:g}-{field}".replace(".", "_")
-            yield draw(folder, name, title, over_rate(some, field, label))
+        one = cell.sample
+        several.setdefault((one.workload, one.nodes, one.delay_ms, one.keys > 0), []).append(cell)
+    for (workload, nodes, delay, keys), some in several.items():
+        name = f"{stem}-{workload}-{nodes}-{delay:g}".replace(".", "_")
+        title = f"{workload}, {nodes} node{'s' if nodes > 1 else ''}"
+        title += f", each sync {delay:g} ms slower" if delay else ""
+        if keys:
+            fill = lines(some, ("keys", "keys"), "CPU us an operation", COST)
+            yield draw(folder, f"{name}-keys", f"{title}: cost over the number of keys", fill)
+        # Steps that were measured at one rate only would be points.
+        steady = {name_of(cell.sample) for cell in some if cell.sample.asked}
+        some = [cell for cell in some if name_of(cell.sample) in steady]
+        if some:
+            x = ("rate", "operations a second")
+            yield draw(folder, f"{name}-latency", f"{title}: latency over throughput", lines(some, x, "ms", LATENCIES))
+            fill = lines(some, x, "CPU us an operation", COST)
+            yield draw(folder, f"{name}-cpu_us", f"{title}: cost over throughput", fill)
 
 
 def soak_pictures(folder: Path, stem: str, series: dict[str, list[float]]) -> Iterator[str]:

@@ -13,6 +13,7 @@ The file is JSON with these fields:
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import platform
@@ -32,6 +33,8 @@ from support.processes import etcd_binary
 import bench
 
 VERSION = 1
+#: The engine of other stores.
+OWN = "its own"
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Sample:
     `step` is a step of the ladder, or the name of another store. `asked` is the rate that the load kept, in operations
     per second (0: as fast as the server answers), and `rate` the rate that was reached. Latencies are in milliseconds
     (0: not measured). `cpu_us` is the processor time of all members, in microseconds an operation. `more` has figures
-    that only one workload has.
+    that only one workload has. `keys` is how many keys there were, where that is what is varied.
     """
 
     workload: str
@@ -57,11 +60,12 @@ class Sample:
     p99_ms: float = 0.0
     cpu_us: float = 0.0
     more: dict[str, float] = field(default_factory=dict)
+    keys: int = 0
 
     @property
-    def cell(self) -> tuple[str, str, str, int, float, int]:
+    def cell(self) -> tuple[str, str, str, int, float, int, int]:
         """What was measured: the samples of one cell are the rounds of one measurement."""
-        return self.workload, self.step, self.engine, self.nodes, self.delay_ms, self.asked
+        return self.workload, self.step, self.engine, self.nodes, self.delay_ms, self.asked, self.keys
 
 
 @cache
@@ -80,16 +84,39 @@ def machine(folder: Path) -> dict[str, Any]:
     }
 
 
+def printed(*command: str) -> str:
+    """Return the first line that a program prints about its version; "" if there is no such program."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    except OSError:
+        return ""
+    return (done.stdout or done.stderr).partition("\n")[0]
+
+
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of everything that takes part."""
-    etcd = subprocess.run([etcd_binary(), "--version"], capture_output=True, text=True, check=True).stdout.split("\n")
+    """Return the versions of everything that takes part, or may."""
+    jar = Path("/usr/share/java/zookeeper.jar")
+    redis = re.search(r"v=([\d.]+)", printed("redis-server", "--version"))
+    others = {
+        "redis": redis[1] if redis else "",
+        "zookeeper": jar.resolve().stem.removeprefix("zookeeper-") if jar.exists() else "",
+        **{name: _package(name) for name in ("pysyncobj", "kazoo")},
+    }
     return {
         "metastore": bench.check_build(),
         "python": platform.python_version(),
-        "etcd": etcd[0].removeprefix("etcd Version: "),
+        "etcd": printed(etcd_binary(), "--version").removeprefix("etcd Version: "),
         "h2load": h2load.version(),
+        **{name: version for name, version in others.items() if version},
     }
+
+
+def _package(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def write(
@@ -142,7 +169,7 @@ class Cell:
 
 def cells(samples: Iterable[Sample]) -> Iterator[Cell]:
     """Put the rounds of each measurement together, in the order in which the measurements began."""
-    groups: dict[tuple[str, str, str, int, float, int], list[Sample]] = {}
+    groups: dict[tuple[str, str, str, int, float, int, int], list[Sample]] = {}
     for sample in samples:
         groups.setdefault(sample.cell, []).append(sample)
     for group in groups.values():
@@ -153,5 +180,6 @@ def cells(samples: Iterable[Sample]) -> Iterator[Cell]:
         more = {name: statistics.median(sample.more[name] for sample in group) for name in group[0].more}
         rates = [sample.rate for sample in group]
         spread = (max(rates) - min(rates)) / 2 / figures["rate"] * 100 if figures["rate"] else 0.0
-        middle = Sample(*group[0].cell, round=0, more=more, **figures)
+        *what, keys = group[0].cell
+        middle = Sample(*what, round=0, more=more, keys=keys, **figures)
         yield Cell(middle, spread, len(group))

@@ -101,9 +101,10 @@ class Soak:
         if self.turns % LEADER_EVERY == 0:
             self._restart(leader)
         self.cluster.same_everywhere(60)
+        first, last = outcome.window
         figures = {
             "seconds": time.monotonic() - self._began,
-            "rate": outcome.rate,
+            "rate": len(outcome.during(first, last)) / (last - first) * 1e6,
             "p50_ms": percentile(outcome.latencies, 0.5) / 1000,
             "p99_ms": percentile(outcome.latencies, 0.99) / 1000,
             "leader_cpu_us": used,

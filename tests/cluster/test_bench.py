@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
+import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support import ROOT
@@ -90,11 +94,11 @@ def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
     folder.mkdir()
     sizes = ("--requests", "1000", "--seconds", "1", "--rates", "0", "500", "--nodes", "1", "--delays", "0", "0.5")
     some = ("--steps", "baseline", "all", "--engines", "memory", "--workloads", "put", "parallel", "compression")
-    output = run_bench("matrix.py", folder, *sizes, *some, "--out", str(out), what=())
+    output = run_bench("matrix.py", folder, *sizes, *some, "--others", "etcd", "--out", str(out), what=())
     if not output:
         return
-    # Two delays; etcd without the second; the four kinds of samples, of which one is at a steady rate.
-    assert "20 samples in" in output
+    # Two delays; etcd without the second; three workloads, each also at a steady rate.
+    assert "30 samples in" in output
     page.write_text("# A page\n\n<!-- figures -->\nold\n<!-- end -->\nthe rest\n")
     command = [sys.executable, str(BENCH / "pictures.py"), str(out), "--into", str(page)]
     subprocess.run(command, check=True, timeout=120)
@@ -107,6 +111,81 @@ def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
     assert page.read_text() == text and before == {name: (page.parent / name).read_bytes() for name in pictures}
     bad = subprocess.run([*command[:2], str(page)], capture_output=True, text=True, timeout=120, check=False)
     assert bad.returncode == 1 and "page.md: not a file of" in bad.stderr
+
+
+def imported(name: str) -> ModuleType:
+    """Return a module of bench/."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCH))
+
+
+def test_a_steady_rate_is_measured_without_the_ramps() -> None:
+    """50 connections that begin 7 ms after each other, and send 500 requests a second each."""
+    h2load = imported("h2load")
+    load = h2load.Load(50_000, 50, 10, 500, spread=True)
+    starts = [7000 * connection + 2000 * number for connection in range(50) for number in range(1000)]
+    first, last = h2load.window_of(starts, load.ramp)
+    latencies = [5 if first <= start < last else 900 for start in starts]
+    outcome = h2load.Outcome(0.0, 0.0, latencies, 0, starts, (first, last))
+    found = outcome.during(first, last)
+    assert set(found) == {5}
+    assert len(found) / (last - first) * 1e6 == pytest.approx(25_000, rel=0.001)
+    assert h2load.window_of([10, 20], load.ramp) == (10, 20)
+
+
+def test_replies_of_other_stores_are_counted() -> None:
+    peers = imported("peers")
+    assert peers.redis_split(b"+OK\r\n+OK\r\n+O") == (2, 10)
+    with pytest.raises(RuntimeError, match="MISCONF"):
+        peers.redis_split(b"+OK\r\n-MISCONF no disk\r\n")
+    good = struct.pack(">iiqi", 16, 1, 7, 0)
+    assert peers.zookeeper_split(good + good + good[:9]) == (2, 40)
+    with pytest.raises(RuntimeError, match="error -101"):
+        peers.zookeeper_split(good + struct.pack(">iiqi", 16, 2, 7, -101))
+
+
+@pytest.mark.parametrize("kind", ["redis", "pysyncobj", "zookeeper"])
+def test_other_stores_are_measured_or_named(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    missing = imported("peers").missing(kind)
+    sizes = ("--requests", "1000", "--rates", "0", "--nodes", "1", "--delays", "0", "--engines", "memory")
+    out = tmp_path / "out.json"
+    command = ["--steps", "all", "--workloads", "put", "--others", kind, "--out", str(out)]
+    output = run_bench("matrix.py", folder, *sizes, *command, what=())
+    if output:
+        assert [sample["step"] for sample in json.loads(out.read_text())["samples"]] == [
+            *([] if missing else [kind]),
+            "all",
+        ]
+
+
+def test_the_cost_over_the_number_of_keys_is_measured_and_shown(tmp_path: Path) -> None:
+    out, page, folder = tmp_path / "out" / "keys.json", tmp_path / "out" / "page.md", tmp_path / "data"
+    folder.mkdir()
+    sizes = ("--keys", "100", "1000", "--requests", "500", "--kinds", "memory", "etcd")
+    if run_bench("keys.py", folder, *sizes, "--out", str(out), what=()):
+        page.write_text("<!-- figures -->\n<!-- end -->\n")
+        command = [sys.executable, str(BENCH / "pictures.py"), str(out), "--into", str(page)]
+        subprocess.run(command, check=True, timeout=120)
+        text = page.read_text()
+        assert (
+            re.findall(r"^\| (?:all|etcd) \|.*?\| ([\d,]+) \|", text, re.MULTILINE)
+            == ["100", "100", "1,000", "1,000"] * 2
+        )
+        assert "(pictures/keys-overwrite-1-0-keys.svg)" in text and "(pictures/keys-read-1-0-keys.svg)" in text
+
+
+def test_what_goes_to_a_follower_is_shown_byte_for_byte(tmp_path: Path) -> None:
+    some = ("--settings", "zstd", "--values", "metadata", "--rate", "2000", "--seconds", "0.5")
+    output = run_bench("bandwidth.py", tmp_path, *some, what=())
+    if output:
+        figures = {name: float(figure) for name, figure in re.findall(r"^  (\w.*?) +(-?[\d.]+)$", output, re.MULTILINE)}
+        rows = list(figures.values())
+        assert rows[:3] == [23, 4, 12] and sum(rows[:7]) == pytest.approx(figures["bytes a put"], abs=0.05)
 
 
 def test_stores_in_process_are_measured(tmp_path: Path) -> None:
