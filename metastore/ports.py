@@ -124,9 +124,10 @@ class DriverLog(Protocol):
         """Have the commit index of `hard_state`, the newest one, made durable with the group that gathers."""
         ...
 
-    def submit(self, alone: bool = False) -> bool:
-        """Have the group that has gathered written, if nothing is. `alone`: the caller has nothing else to do, so the
-        log may write it in this thread. Whether it did, and `settle` has news."""
+    def submit(self, writer: int = 0) -> bool:
+        """Have the group that has gathered written, if nothing is. `writer` is not 0 if the caller has nothing else to
+        do, so the log may wait for it in this thread; it is the same number for the same client. Whether the log did,
+        and `settle` has news."""
         ...
 
     def poll(self, start: bool = True) -> int:

@@ -394,7 +394,11 @@ class PerformanceTable:
     )
     compression_min_size: int = _size(1024, "Smaller proposals stay as they are.", "0", "1GiB")
     busy_poll: float = _duration(
-        "200us", 'How long idle processors are kept awake after a lone write; `"0"`: never.', "0", "10ms"
+        "200us",
+        "How long idle processors are kept awake after a write of a lone client that comes back within this time; "
+        '`"0"`: never.',
+        "0",
+        "10ms",
     )
 
 

@@ -27,6 +27,7 @@ cdef class KVServer(Starter):
     cdef readonly list reads              # (waiter, method, body, when it came) for the next ReadIndex round
     cdef readonly size_t reads_waiting    # linearizable reads that are not answered yet, those in `reads` included
     cdef readonly uint64_t next_id
+    cdef readonly size_t writer           # a number for the connection that wrote last, its place in memory; not 0
     cdef readonly size_t max_request_bytes, max_txn_ops, max_txn_walk, max_reads
     cdef readonly size_t max_key_bytes    # of a key that is read: what this member takes; 0: no limit
     cdef public size_t max_logged_key     # of a key that is logged: what all members take; 0: no limit

@@ -157,7 +157,7 @@ cdef class KVServer(Starter):
         self.left = TURN_BUDGET
         self.left_bytes = TURN_BYTES
         self.pace = store.engine.pace()
-        self.next_id = first_id
+        self.next_id, self.writer = first_id, 1
         self.room = NO_LIMIT
         self.log_room = self.log_left = NO_LIMIT
         self.max_request_bytes = limits.max_request_bytes
@@ -355,7 +355,7 @@ cdef class KVServer(Starter):
         if isinstance(waiter, HeldCompaction):
             waiter = (<HeldCompaction>waiter).inner
         if isinstance(waiter, Request):
-            (<Request>waiter).ident = self.next_id
+            (<Request>waiter).ident, self.writer = self.next_id, <size_t><void*>(<Request>waiter).session
         if now < self.time:
             self.keep_time(now)
         self.next_id += 1

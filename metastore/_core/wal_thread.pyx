@@ -276,13 +276,13 @@ cdef class DiskThread:
         ms_store64(&self.synced, self.dirty_group)
         return 0
 
-    def start(self, Group group not None, int fd, double patience=0.0):
+    def start(self, Group group not None, int fd, double patience=0.0, size_t client=0):
         """Hand over a group. Call this only while the thread is idle. `fd` must stay open until the group and a later
         group in another file are finished.
 
         patience: seconds for which the caller waits here, without the GIL, until the group is finished. If it is
         finished by then, no event is written, and `finished` and `failed` give the result at once. The caller does not
-        wait while the thread is syncing earlier groups. Returns whether the caller has waited in vain."""
+        wait while the thread is syncing earlier groups. client: whose write it is, a number for the pollers. Returns whether the caller has waited in vain."""
         cdef bint in_vain = False
         if ms_load(&self.status) != IDLE:
             raise RuntimeError("a group is in flight, or the disk failed")
@@ -302,15 +302,15 @@ cdef class DiskThread:
         ms_store(&self.status, BUSY)
         with nogil:
             if patience > 0:
-                in_vain = not self.start_and_wait(<int64_t>(patience * 1e9))
+                in_vain = not self.start_and_wait(<int64_t>(patience * 1e9), client)
             else:
                 ms_gate_open(&self.work, NULL)
         return in_vain
 
-    cdef bint start_and_wait(self, int64_t patience) noexcept nogil:
+    cdef bint start_and_wait(self, int64_t patience, size_t client) noexcept nogil:
         cdef bint finished
         if self.pollers is not None:
-            self.pollers.waiting()
+            self.pollers.waiting(client)
         self.open_gate(&self.work)
         finished = ms_gate_wait(&self.done, ms_now() + patience)
         if not finished and ms_swap(&self.watched, 0) == 0:

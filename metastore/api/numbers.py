@@ -81,6 +81,7 @@ MEANINGS: Final = {
     "wal_bytes_total": "Bytes written to the log since the start.",
     "wal_first_index": "Index of the oldest entry that the log still has.",
     "wal_groups_total": "Groups of records that were written to the log together, since the start.",
+    "wal_idle_poll_seconds_total": "Processor time of the threads that keep processors awake for a lone client.",
     "wal_segments": "Files that the log consists of.",
     "wal_sync_interval_seconds": 'With wal.sync = "async" the longest that acknowledged writes stay unsynced; else 0.',
     "wal_sync_pending_seconds": "Seconds for which the log has waited for the disk; 0 while it waits for nothing.",

@@ -419,7 +419,7 @@ class Driver:
             self._marked = False
             # With one operation in flight and no peers there is no work to do until the disk has finished.
             if self.proposer.inflight == 1 and not self.proposer.queued and self.link.alone:
-                return self.log.submit(True)
+                return self.log.submit(self.kv.writer)
             self.log.submit()
         return False
 

@@ -70,6 +70,11 @@ class Awake:
             self.close()
             raise
 
+    @property
+    def seconds(self) -> float:
+        """The processor time that the threads have used."""
+        return self.pollers.seconds if self.pollers is not None else 0.0
+
     def close(self) -> None:
         """End the threads."""
         if self.pollers is not None:

@@ -96,8 +96,7 @@ class Wal:
         self.lack = ""
         #: The text that clients get about it.
         self.refusal: type[MetaStoreError] = NoSpace
-        self._stalled = False
-        self._stalled_at = 0.0
+        self._stalled, self._stalled_at = False, 0.0
         self._under_way = False
         self._closed = False
         self._snapshots: deque[tuple[int, int]] = deque()
@@ -342,20 +341,20 @@ class Wal:
         self._writer.append(self._writer.number, None, hard_state, True, True)
         self._commits.append((self._writer.group, hard_state.commit))
 
-    def submit(self, alone: bool = False) -> bool:
+    def submit(self, writer: int = 0) -> bool:
         """Hand the queued group to the disk thread if it is idle. Raises DiskFailed after a failure.
 
-        `alone` says that the caller has nothing to do until this is durable. A disk that is quick is then awaited right
-        here, for QUICK_SYNC at most. Return whether to `settle` at once.
+        `writer`: a number for who waits if the caller has nothing to do until this is durable, else 0. A quick disk is
+        then awaited right here, for QUICK_SYNC at most. Return whether to `settle` at once.
         """
         if self._failure is not None:
             raise self._failure
         if self._disk.busy:
             return False
-        self._start(QUICK_SYNC if alone and self._quick else 0.0)
-        return alone and self._disk.busy and not self._disk.in_flight
+        self._start(QUICK_SYNC if writer and self._quick else 0.0, writer)
+        return writer != 0 and self._disk.busy and not self._disk.in_flight
 
-    def _start(self, patience: float = 0.0) -> None:
+    def _start(self, patience: float = 0.0, client: int = 0) -> None:
         group = self._writer.peek()
         if group is None:
             self._stalled = False
@@ -374,7 +373,7 @@ class Wal:
             # No group shall wait for the next segment, so its remaining zeros are left out.
             self._preparer.urgent = True
         self._writer.take()
-        if self._disk.start(group, segment.fd, patience):
+        if self._disk.start(group, segment.fd, patience, client):
             self._quick = False
             self._quick_again = self._groups + SLOW_GROUPS
 
@@ -638,6 +637,7 @@ class Wal:
             "bytes": self._disk.bytes,
             "write_seconds": self._disk.write_seconds,
             "sync_seconds": self._disk.sync_seconds,
+            "idle_poll_seconds": self._awake.seconds,
             "segments": len(self._paths),
             "first_index": self.first_index(),
         }

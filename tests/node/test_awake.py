@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from support.processes import Server, wait_until
 from support.runs import cannot_poll
+from support.waldisk import image
 
 from metastore._core.idle_poll import IdlePollers
-from metastore.storage import idle_awake
+from metastore.storage import idle_awake, wal
 
 Make = Callable[..., Server]
 
@@ -68,6 +71,56 @@ def test_threads_end(cpus: tuple[int, ...]) -> None:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+class Writer:
+    """Writes to a log as a member without peers does, and waits for each write."""
+
+    def __init__(self, folder: Path, linger: float) -> None:
+        self.wal = wal.Wal.open(folder, metadata=b"m", busy_poll=linger)
+        self.index = 0
+
+    def write(self, client: int) -> None:
+        self.index += 1
+        self.wal.append(self.index, image(self.index, 1, 10), None)
+        assert self.wal.submit(client) and self.wal.settle() == self.index
+
+    def polled(self) -> float:
+        """Return the seconds that the threads have polled."""
+        return self.wal.stats()["idle_poll_seconds"]
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Callable[[float], Writer]]:
+    """Return a function that makes a writer with a log whose threads poll for so many seconds."""
+    number = itertools.count()
+    with contextlib.ExitStack() as stack:
+
+        def make(linger: float) -> Writer:
+            made = Writer(tmp_path / f"{next(number)}", linger)
+            stack.callback(made.wal.close)
+            return made
+
+        yield make
+
+
+@pytest.mark.skipif(cannot_poll(), reason="polling is off here")
+def test_the_threads_poll_only_for_a_client_that_comes_back_in_time(
+    writer: Callable[[float], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "QUICK_SYNC", 10.0)  # the log waits for each write, also on a busy machine
+    spread, late, steady = writer(0.5), writer(1e-9), writer(0.5)
+    for _ in range(40):
+        for client in (7, 8):
+            spread.write(client)
+        late.write(7)
+
+    def polled() -> bool:
+        steady.write(7)
+        return steady.polled() > 0
+
+    wait_until(polled, what="processor time spent on polling")
+    assert spread.polled() == late.polled() == 0
 
 
 def idle_threads(node: Server) -> list[Path]:

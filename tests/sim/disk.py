@@ -194,7 +194,7 @@ class DiskThread:
         self._times = (0.0, 0.0)
         self._timer: Timer | None = None
 
-    def start(self, group: Group, file: File, here: bool = False) -> None:
+    def start(self, group: Group, file: File, here: bool = False, client: int = 0) -> None:
         """Write the group, then sync."""
         if self.busy or here:
             raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")
@@ -275,7 +275,7 @@ class LaggingThread(DiskThread):
             return 0.0, 0
         return self.clock.now - self._dirty_since, self._dirty_bytes
 
-    def start(self, group: Group, file: File, here: bool = False) -> None:
+    def start(self, group: Group, file: File, here: bool = False, client: int = 0) -> None:
         """Write the group when the sync under way is over."""
         if self.busy or here:
             raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")

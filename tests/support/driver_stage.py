@@ -114,13 +114,13 @@ class HandLog:
         self.gathering.append((0, [], hard_state, hard_state.commit))
         self.urgent = True
 
-    def submit(self, alone: bool = False) -> bool:
+    def submit(self, writer: int = 0) -> bool:
         if self.group is not None or not self.urgent:
             return False
         self._begin("disk begins")
-        if alone:
+        if writer:
             self.finish()
-        return alone
+        return writer != 0
 
     def mark(self) -> bool:
         self._begin("disk begins with a marker")

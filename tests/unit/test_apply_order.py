@@ -136,7 +136,7 @@ class Log:
             self.durable_commit = max(self.durable_commit, commit)
         del self.waiting[:count]
 
-    def submit(self, alone: bool = False) -> bool:
+    def submit(self, writer: int = 0) -> bool:
         return False
 
     def poll(self, start: bool = True) -> int:
