@@ -41,7 +41,8 @@ cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 
 cdef enum:
     COST_OPERATION = 10      # units of a put, with its way into the engine
-    SPILL_AT = 2048          # records: a millisecond in memory, four in RocksDB
+    SPILL_AT = 2048          # records: a millisecond in memory,
+    SPILL_SLOWLY_AT = 512    # a millisecond in RocksDB, and five on a busy machine
     PURGE_AT_ONCE = 512      # changes
     LOAD_AT_ONCE = 4096      # leases
 
@@ -79,8 +80,8 @@ cdef class Applier:
         self.alarms = Alarms(store)
         self.barred = self.alarms.kinds
         self.frames = FrameReader()
-        self.spill_at = SPILL_AT
         self.pace = store.engine.pace()
+        self.spill_at = SPILL_AT if self.pace == 1 else SPILL_SLOWLY_AT
         self.targets = []
         self.results = []
         self.applied_index, self.applied_term = store.engine.applied()

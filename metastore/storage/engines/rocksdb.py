@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._core.engine import APPLIED_KEY, Engine
+from ..._core.gaps import FEW, LIMIT, Gaps, GapWalk
 from ..._core.ordered_map import OrderedMap
 from ..._core.recent_keys import RecentEngine, SharedWalk, find_each
 from ..._core.stretches import Stretches
@@ -67,6 +68,8 @@ REWRITTEN = 256 << 20  # bytes of files that a compaction may hold twice, as far
 FULL_RETRY = 0.5  # seconds until a write is tried again that the disk had no room for
 BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
 COUNTED_AT_ONCE = 300  # records that one `reclaim` counts: 0.3 to 0.7 ms
+MANY_REMOVALS = 10_000  # in one file: a walk takes 1 to 4 ms for them
+PRUNED_AT_ONCE = 30  # gaps that one `reclaim` looks at: 0.3 ms
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
 SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
 
@@ -115,7 +118,6 @@ def _options(table: RocksdbTable) -> Any:
     options.set_max_background_jobs(table.max_background_jobs)
     options.set_max_open_files(table.max_open_files)
     options.set_bytes_per_sync(SYNC_EVERY)
-    options.set_skip_stats_update_on_db_open(True)
     options.set_stats_dump_period_sec(0)
     options.set_keep_log_file_num(2)
     options.set_max_log_file_size(1 << 20)
@@ -167,23 +169,12 @@ def _write_options() -> Any:
     return options
 
 
-def _pairs(db: Any, path: Path, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The pairs of a database from `start` on. Raises DamagedData."""
-    last = start
-    try:
-        for pair in db.items(from_key=start):
-            last = pair[0]
-            yield pair
-        # Where a block is damaged this iterator just ends (tried), and only one of the other kind tells.
-        check = db.iter()
-        check.seek(last)
-        if check.valid() and check.key() == last:
-            check.next()
-        check.status()
-    except MetaStoreError:
-        raise
-    except Exception as error:
-        raise _failure(path, error) from error
+def _reading(limit: int, cache: bool = True) -> Any:
+    """The options of an iterator that gives up after `limit` removed records (0: never)."""
+    options: Any = rocksdict.ReadOptions()
+    options.set_max_skippable_internal_keys(limit)
+    options.fill_cache(cache)
+    return options
 
 
 def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[Any]:
@@ -247,9 +238,13 @@ class RocksEngine(RecentEngine):
         self._failed: MetaStoreError | None = None
         # These references are weak, because a view that was released without `close` must not keep a folder for ever.
         self._views: weakref.WeakSet[_View] = weakref.WeakSet()
-        self._walk: Any = None
+        self._walk: GapWalk | None = None
         #: How many keys are alive in each stretch. Begun anew at each start, and by each `adopt`.
         self.stretches = Stretches()
+        #: Where nothing but removed records are. Empty at each start, and after each `adopt`.
+        self.gaps = Gaps()
+        self._read_options = _reading(LIMIT)
+        self._few_options = _reading(FEW)
         self._write_options = _write_options()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -257,6 +252,7 @@ class RocksEngine(RecentEngine):
         except OSError as error:
             raise DiskFailed(f"{self.path}: {reason(error)}") from error
         self._db = _open(self.path / self.name, self.table, False)
+        self._tidy()
         self._index, self._term = _position(self.get(APPLIED_KEY), self.path)
         # A crash cannot lose any of this state, because all of it came out of files.
         self._durable = self._index
@@ -303,6 +299,19 @@ class RocksEngine(RecentEngine):
         os.rename(new, self.path / RECORD)
         sync_folder(self.path)
 
+    def _tidy(self) -> None:
+        """Rewrites the files that hold little but removals, because the gaps of the last run are not known any more."""
+        began = time.monotonic()
+        try:
+            files = [file for file in self._db.live_files() if file["num_deletions"] >= MANY_REMOVALS]
+            files = [file for file in files if 2 * file["num_deletions"] >= file["num_entries"]]
+            for file in files:
+                self._db.compact_range(file["start_key"], file["end_key"])
+        except Exception as error:
+            raise _final(self.path, error) from error
+        if files:
+            log.info("engine: rewrote %d files of removals in %.1f s", len(files), time.monotonic() - began)
+
     # ---- reading
 
     def get(self, key: bytes) -> bytes | None:
@@ -325,17 +334,18 @@ class RocksEngine(RecentEngine):
         walk = self._walker()
         try:
             walk.seek_for_prev(key)
-            if walk.valid():
-                return (walk.key(), walk.value())
+            here = walk.key()
+            if here is not None:
+                return (here, walk.value())
             walk.status()
         except Exception as error:
             raise _failure(self.path, error) from error
         return None
 
-    def _walker(self) -> Any:
+    def _walker(self) -> GapWalk:
         """Returns an iterator. It sees the state at its creation, so one iterator serves until the next write."""
         if self._walk is None:
-            self._walk = self._db.iter()
+            self._walk = GapWalk(self._db.iter(self._read_options), self.gaps, self._db.iter)
         return self._walk
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
@@ -344,7 +354,28 @@ class RocksEngine(RecentEngine):
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See Engine.iterate. This takes very little memory."""
-        return _pairs(self._db, self.path, start)
+        if not len(self.gaps):
+            return self._pairs(start)
+        pairs: Iterator[tuple[bytes, bytes]] = self._shared_walk().pairs(start)
+        return pairs
+
+    def _pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The pairs from `start` on, where no gap is known. A walk with an eye on gaps takes longer."""
+        last = None
+        try:
+            for last in self._db.items(from_key=start, read_opt=self._read_options):
+                yield last
+        except MetaStoreError:
+            raise
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        # This iterator just ends, also at a damaged block and in front of many removed records (both tried).
+        yield from self._shared_walk().pairs(start if last is None else last[0] + b"\0")
+
+    def _shared_walk(self) -> SharedWalk:
+        path, plain = self.path, self._db.iter()
+        walk = GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
+        return SharedWalk(walk, lambda error: _failure(path, error))
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write."""
@@ -352,26 +383,31 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        return _View(self, self._db.iter(), self._db.iter(), self._index, self._term)
+        plain = self._db.iter()
+        look = GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
+        return _View(self, self._shared_walk(), look, self._index, self._term)
 
     def reclaim(self) -> bool:
-        """Counts some more keys, as long as not all are counted, and releases the shared iterator.
+        """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
 
         If nothing is written, the iterator would keep all files of its state. A completed compaction would then give
         back no room (22 MiB of a disk of 80, for as long as puts were refused).
         """
         self._walk = None
-        return self._count_some()
-
-    def _count_some(self) -> bool:
-        if self.stretches.border is None:
-            return False
-        past = rocksdict.ReadOptions()
-        past.fill_cache(False)
         try:
-            return self.stretches.build(self._db.iter(past), COUNTED_AT_ONCE)
+            counting = self.stretches.border is not None and self._count_some()
+            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or counting
         except Exception as error:
             raise _failure(self.path, error) from error
+
+    def _few(self) -> Any:
+        return self._db.iter(self._few_options)
+
+    def _count_some(self) -> bool:
+        past = self._db.iter(_reading(LIMIT, False))
+        return self.stretches.build(
+            GapWalk(past, self.gaps, lambda: self._db.iter(_reading(0, False))), COUNTED_AT_ONCE
+        )
 
     def count(self, start: bytes, end: bytes | None) -> int | None:
         """See Engine.count. None while not all keys below `end` are counted."""
@@ -410,6 +446,7 @@ class RocksEngine(RecentEngine):
         # Found out before the write, and noted behind it: a batch that is refused comes again.
         changes = self.stretches.changes(batch, self)
         try:
+            planned = self.gaps.plan(batch, self._walker)
             self._db.write(records, self._write_options)
         except Exception as error:
             failure = _failure(self.path, error)
@@ -421,8 +458,18 @@ class RocksEngine(RecentEngine):
         self._walk = None
         self.remember(batch)
         self._index, self._term = index, term
+        self._follow(batch, planned)
         if changes:
             self._note(changes)
+
+    def _follow(self, batch: OrderedMap, planned: list[tuple[bytes, bytes]]) -> None:
+        faults = self.gaps.faults
+        try:
+            self.gaps.wrote(batch, planned, self._walker, self._few)
+        except Exception as error:
+            raise _failure(self.path, error) from error
+        if self.gaps.faults > faults:
+            log.error("engine: a gap was wrong, and all gaps are forgotten")
 
     def _note(self, changes: list[tuple[bytes, int, int]]) -> None:
         """Notes how many keys were born and have died in a write."""
@@ -576,6 +623,7 @@ class RocksEngine(RecentEngine):
         self._walk = None
         self.forget()
         self.stretches.restart()
+        self.gaps = Gaps()
         self._db, self.name = staged.take()
         self._index, self._term = staged.applied()
         self._durable = self._index
@@ -623,11 +671,11 @@ class _View(Engine):
     It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
     """
 
-    def __init__(self, engine: RocksEngine, walk: Any, look: Any, index: int, term: int) -> None:
+    def __init__(self, engine: RocksEngine, walk: SharedWalk, look: GapWalk, index: int, term: int) -> None:
         self._engine: RocksEngine | None = engine
-        self._path = path = engine.path
-        self._walk: Any = SharedWalk(walk, lambda error: _failure(path, error))
-        self._look = look
+        self._path = engine.path
+        self._walk: Any = walk
+        self._look: Any = look
         self._applied = (index, term)
         self._size = engine.size()
         engine._views.add(self)
