@@ -238,10 +238,13 @@ def test_importing_the_package_configures_no_logging() -> None:
 @pytest.mark.node_only
 def test_from_start_to_ready_is_quick(tmp_path: Path) -> None:
     began = time.monotonic()
+    subprocess.run([sys.executable, "-m", "metastore", "--version"], capture_output=True, check=True)
+    usual, began = time.monotonic() - began, time.monotonic()
     with Node(tmp_path / "data"):
         took = time.monotonic() - began
-    # The promise is a second. A debug build on a busy machine may take longer; a blocking wait would take more.
-    assert took < 5.0
+    # The promise is a second, and any start of the program takes 0.16 s on a quiet machine. A debug build on a busy
+    # machine takes longer for both; a blocking wait would take more.
+    assert took < 3 + 4 * usual, f"{took:.1f} s, and {usual:.1f} for the version"
 
 
 @pytest.mark.node_only
