@@ -1,22 +1,14 @@
-"""Ranges in pieces. Every reply is byte for byte that of the range in one go, whatever happens to the store meanwhile.
-A turn of the loop answers only so much, and single keys do not wait."""
+"""Ranges in pieces. Every reply is byte for byte that of the range in one go, whatever happens meanwhile."""
 
 from __future__ import annotations
-
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support import kvmessages as pb
-from support.caller import Caller
 from support.kvrequests import RANGES, build
-from support.longranges import MANY, Writer, outcome
+from support.longranges import Writer, outcome
 
-from metastore import errors
-from metastore._core.batch import BatchProposer
-from metastore._core.kv_server import KVServer
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import sliced_reply
 from metastore.storage.engines.memory import MemoryEngine
@@ -47,134 +39,3 @@ def test_limits(limit: int, only: str, order: int) -> None:
         body = pb.RangeRequest(**fields).SerializeToString()
         for budget in (1, 5, 100):
             assert sliced_reply(store, body, budget) == store.range_reply(body), fields
-
-
-class Uncounted(MemoryEngine):
-    """An engine that does not know how many keys it has, so that counting takes long."""
-
-    def count(self, start: bytes, end: bytes | None) -> None:
-        return None
-
-
-def server(most: int = 1000) -> KVServer:
-    """Make a KV service over MANY keys."""
-    store = Store(Uncounted())
-    for number in range(MANY):
-        store.put(pb.PutRequest(key=b"k%06d" % number, value=b"v").SerializeToString())
-    store.commit(1, 1)
-    limits = SimpleNamespace(
-        max_request_bytes=1 << 20, max_txn_ops=128, max_key_bytes=0, max_txn_walk=10**6, max_inflight_requests=most
-    )
-    return KVServer(store, BatchProposer(50, 1 << 22, 0.002, 1000, 1 << 24, True), {}, 1, limits)
-
-
-def answer(caller: Caller) -> Any:
-    return pb.RangeResponse.FromString(caller.reply)
-
-
-def ask(kv: KVServer, key: bytes, end: bytes = b"", **more: Any) -> Caller:
-    caller = Caller()
-    body = pb.RangeRequest(key=key, range_end=end, serializable=True, **more).SerializeToString()
-    kv.call("Range", body, caller, 0.0)
-    return caller
-
-
-def test_a_turn_does_only_so_much_and_single_keys_do_not_wait() -> None:
-    kv = server()
-    counts = [ask(kv, b"k", b"l", count_only=True) for _ in range(10)]
-    full = ask(kv, b"k", b"l")
-    assert not [one for one in [*counts, full] if one.reply]
-    assert kv.late == 11
-    assert answer(ask(kv, b"k000007")).kvs[0].value == b"v"
-    done, turns = [], 1
-    while kv.serve_late():
-        turns += 1
-        done.append(sum(one.reply is not None for one in counts))
-        assert answer(ask(kv, b"k000007")).count == 1
-    # A turn counts 32,768 keys and fetches 8,192.
-    assert turns >= 10 * MANY // 32768 + MANY // 8192
-    assert done == sorted(done) and done[0] <= 1, "one after the other"
-    assert {answer(one).count for one in counts} == {MANY}
-    assert [kv.key for kv in answer(full).kvs] == [b"k%06d" % number for number in range(MANY)]
-    assert not kv.serve_late()
-    assert answer(ask(kv, b"k", b"k0001")).count == 100, "a short one is answered at once"
-
-
-def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
-    kv = server(most=3)
-    late = [ask(kv, b"k", b"l", count_only=True) for _ in range(6)]
-    assert [type(one.error) for one in late] == [type(None)] * 3 + [errors.TooManyRequests] * 3
-    kv.abandon_late(errors.Stopped)
-    assert [type(one.error) for one in late[:3]] == [errors.Stopped] * 3
-    assert not kv.serve_late()
-
-
-def test_nothing_waits_without_end_for_its_turn() -> None:
-    """A range that is begun goes on. A range that is not begun has a deadline, and so has a transaction that is still
-    to be checked."""
-    kv = server()
-    counts = [ask(kv, b"k", b"l", count_only=True) for _ in range(3)]
-    put = [pb.RequestOp(request_put=pb.PutRequest(key=b"new%d" % number)) for number in range(100)]
-    writes: list[Caller] = []
-
-    def write(now: float) -> None:
-        writes.append(Caller())
-        kv.call("Txn", pb.TxnRequest(success=put).SerializeToString(), writes[-1], now)
-
-    while kv.late == len(counts):
-        write(1.0)  # write until this turn has checked as many as it may
-    write(2.0)
-    checked = len(kv.waiters)
-    kv.expire(6.9, 7.0)
-    assert kv.late == len(counts) + 2
-    kv.expire(7.9, 7.0)
-    assert [type(one.error) for one in counts] == [type(None), errors.Timeout, errors.Timeout] and kv.late == 3
-    kv.expire(8.5, 7.0)
-    assert isinstance(writes[-2].error, errors.Timeout) and kv.late == 2
-    while kv.serve_late():
-        pass
-    assert answer(counts[0]).count == MANY
-    assert len(kv.waiters) == checked + 1, "the other one is on its way to the log"
-    assert [one.error for one in writes if one is not writes[-2]] == [None] * (len(writes) - 1)
-
-
-def test_a_read_that_waited_for_its_index_has_no_more_time_in_line_than_others() -> None:
-    kv = server()
-    count = ask(kv, b"k", b"l", count_only=True)
-    reads = [Caller(), Caller()]
-    for now, caller in enumerate(reads, 1):
-        body = pb.RangeRequest(key=b"k", range_end=b"l", count_only=True).SerializeToString()
-        kv.call("Range", body, caller, float(now))
-    kv.expire(6.0, 7.0)
-    kv.serve_reads(kv.take_reads())
-    assert kv.late == 3
-    kv.expire(8.5, 7.0)
-    assert [type(one.error) for one in (count, *reads)] == [type(None), errors.Timeout, type(None)]
-
-
-def test_ranges_that_were_begun_are_bounded_too() -> None:
-    """Each begun range holds a view and a part of its reply. One more is begun in every turn."""
-    kv = server(most=3)
-    callers = []
-    for _ in range(15):
-        callers.append(ask(kv, b"k", b"l"))
-        kv.serve_late()
-        assert kv.late <= 3
-    refused = [one for one in callers if one.error]
-    assert refused and all(isinstance(one.error, errors.TooManyRequests) for one in refused)
-    while kv.serve_late():
-        pass
-    assert all(one.error or answer(one).count == MANY for one in callers)
-
-
-def test_a_range_that_cannot_be_begun_fails_alone() -> None:
-    """Its revision was compacted while it waited."""
-    kv = server()
-    first = [ask(kv, b"k", b"l", count_only=True) for _ in range(5)]
-    old = ask(kv, b"k", b"l", revision=2, count_only=True)
-    kv.store.compact(pb.CompactionRequest(revision=MANY).SerializeToString())
-    kv.store.commit(2, 1)
-    while kv.serve_late():
-        pass
-    assert {answer(one).count for one in first} == {MANY}
-    assert isinstance(old.error, errors.Compacted)
