@@ -18,8 +18,8 @@ cdef class Request(Waiter):
     cdef object on_message, on_messages, on_end, on_close, on_drained
     cdef list extra                         # the metadata that services read
     cdef bytes reply                        # the message that is being sent
-    cdef object outbox                      # deque of the messages, or of the message's parts, behind it
-    cdef bint apart                         # the reply is one message in parts
+    cdef object outbox                      # deque of the messages, or of parts of them, behind it
+    cdef bint apart                         # `reply` and `outbox` have the prefixes of the messages in them
     cdef bytes status_text
     cdef size_t reply_at, queued, charged, header_bytes
     cdef Reader reader
@@ -45,7 +45,7 @@ cdef class Request(Waiter):
 
     cpdef complete(self, object reply)
     cpdef fail(self, object error)
-    cpdef send(self, bytes message)
+    cpdef send(self, bytes message, bint framed=*)
     cpdef finish(self, int code=*, object text=*)
     cpdef start(self, object on_message=*, object on_end=*, object on_close=*, object on_messages=*, bint patient=*)
     cpdef choke(self, bint on)

@@ -80,18 +80,18 @@ cdef class Request(Waiter):
         if not self.closed and not self.answered:
             self.refuse(error.code, error.text)
 
-    cpdef send(self, bytes message):
-        """Queue one message of a streaming reply. No effect once finished or closed."""
+    cpdef send(self, bytes message, bint framed=False):
+        """Queue one message of a streaming reply. No effect once finished or closed. A call whose pieces are `framed`
+        sends nothing else: several messages, or parts of one, that have their prefixes."""
         if self.closed or self.answered:
             return
+        self.apart = framed
         if self.reply is None:
-            self.reply = message
-            self.reply_at = 0
+            self.reply, self.reply_at = message, PREFIX if framed else 0
         else:
-            if self.outbox is None:
-                self.outbox = deque()
+            self.outbox = deque() if self.outbox is None else self.outbox
             self.outbox.append(message)
-        self.owe(PREFIX + PyBytes_GET_SIZE(message))
+        self.owe(PyBytes_GET_SIZE(message) + (0 if framed else PREFIX))
         self.begin()
 
     cpdef finish(self, int code=0, object text=""):
@@ -358,8 +358,8 @@ cdef class Request(Waiter):
         self.come()
         if self.inbox is None:
             self.inbox = []
+            self.session.events.append(self)
         self.inbox.append(message)
-        self.session.events.append(self)
         return 0
 
     cdef int input_done(self) except -1:

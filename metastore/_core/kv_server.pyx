@@ -34,7 +34,7 @@ from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_
                                   verify_txn)
 from metastore._core.mvcc_txn_work cimport WalkWork, start_readonly, start_walk
 from metastore._core.waiter cimport Waiter
-from metastore._core.work cimport COST_BYTES, COST_OP, Work
+from metastore._core.work cimport COST_BYTES, COST_OP, Parts, Work
 from metastore._core.work_queue cimport QUANTUM, Starter, Waiting, WorkQueue
 
 cdef int64_t NO_LIMIT = 0x3FFFFFFFFFFFFFFF
@@ -542,9 +542,9 @@ cdef class KVServer(Starter):
     cdef int send_chunk(self, Request request, Chunk chunk) except -1:
         """Send a chunk. The next one is made when the client has taken it."""
         cdef RangeStream stream = self.streams[request]
-        cdef bint last = chunk.last
-        request.send(chunk.reply)
-        if last:
+        for part in (<Parts>chunk.reply).items:
+            request.send(part, True)
+        if chunk.last:
             self.end_stream(request)
             request.finish()
             return 0

@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from metastore import errors
+from metastore._core.grpc cimport PREFIX, prefix_write
 from metastore._core.kv_messages cimport KV_OK, WIRE_VARINT, Field, Header, Wire, header_size, header_write, wire_next, wire_of
 from metastore._core.le cimport get16, get32, get64, put16, put32, put64
 from metastore._core.mvcc cimport Store
@@ -81,21 +82,47 @@ def decode_keepalives(list messages not None) -> list:
     return found
 
 
+def decode_call(bytes body not None, str name not None) -> tuple:
+    """Fields 1 and 2 of a LeaseGrantRequest, LeaseRevokeRequest or LeaseTimeToLiveRequest. All of them are numbers. Raises
+    MalformedRequest with the `name` of the message."""
+    cdef int64_t first = 0, second = 0
+    cdef Field field
+    cdef Wire wire = wire_of(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body))
+    while wire_next(&wire, &field):
+        if field.number == 1 or field.number == 2:
+            if field.type != WIRE_VARINT:
+                wire.code = KV_OK + 1
+                break
+            if field.number == 1:
+                first = <int64_t>field.value
+            else:
+                second = <int64_t>field.value
+    if wire.code != KV_OK:
+        raise errors.MalformedRequest(f"grpc: error unmarshalling request: {name}")
+    return first, second
+
+
 def keepalive_replies(bytes head not None, list idents not None, list ttls not None, Py_ssize_t at,
-                      Py_ssize_t until) -> list:
-    """Encoded LeaseKeepAliveResponses for the leases `idents[at:until]`, behind `head`."""
-    cdef list made = []
-    cdef size_t size = PyBytes_GET_SIZE(head)
+                      Py_ssize_t until) -> bytes:
+    """Encoded LeaseKeepAliveResponses for the leases `idents[at:until]`, each behind gRPC's prefix and `head`.
+
+    One object for all of them: an object for each reply, and its way to the stream, took a third of a renewal."""
+    cdef size_t size = PyBytes_GET_SIZE(head), whole = 0, one
     cdef uint64_t ident, ttl
-    cdef bytes reply
+    cdef bytes made
     cdef uint8_t* p
+    cdef Py_ssize_t i
+    for i in range(at, until):
+        whole += (PREFIX + size + field_size(<uint64_t><int64_t>idents[i]) + field_size(<uint64_t><int64_t>ttls[i]))
+    made = PyBytes_FromStringAndSize(NULL, whole)
+    p = <uint8_t*>PyBytes_AS_STRING(made)
     for i in range(at, until):
         ident, ttl = <uint64_t><int64_t>idents[i], <uint64_t><int64_t>ttls[i]
-        reply = PyBytes_FromStringAndSize(NULL, size + field_size(ident) + field_size(ttl))
-        p = <uint8_t*>PyBytes_AS_STRING(reply)
-        memcpy(p, PyBytes_AS_STRING(head), size)
-        field_write(field_write(p + size, FIELD_ID, ident), FIELD_TTL, ttl)
-        made.append(reply)
+        one = size + field_size(ident) + field_size(ttl)
+        prefix_write(p, one)
+        memcpy(p + PREFIX, PyBytes_AS_STRING(head), size)
+        field_write(field_write(p + PREFIX + size, FIELD_ID, ident), FIELD_TTL, ttl)
+        p += PREFIX + one
     return made
 
 

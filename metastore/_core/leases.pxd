@@ -44,6 +44,7 @@ cdef class Leases:
     cdef int load(self, size_t budget) except -1
     cdef int settle(self) except -1
     cdef Merged walk(self)
+    cdef Merged walk_keys(self, int64_t lease)
     cdef int grant(self, int64_t lease, int64_t ttl) except -1
     cdef int checkpoint(self, int64_t lease, int64_t remaining) except -1
     cdef int forget(self, int64_t lease) except -1

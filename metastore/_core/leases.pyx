@@ -15,7 +15,7 @@ from libc.string cimport memcmp, memcpy, memset
 from metastore import errors
 from metastore._core.engine cimport Engine
 from metastore._core.le cimport get32, get64, put32, put64
-from metastore._core.mvcc_merged cimport Merged
+from metastore._core.mvcc_merged cimport BoundedCursor, Merged
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record, held_alloc, held_free, rec_key, rec_new, rec_new_deleted, rec_value
 
@@ -367,6 +367,21 @@ cdef class Leases:
         walk.overlay = self.overlay
         return walk
 
+    cdef Merged walk_keys(self, int64_t lease):
+        """A walk that need not go on behind the keys of a lease."""
+        cdef Merged walk
+        cdef BoundedCursor below
+        cdef uint8_t[LEASE_ID_SIZE] head
+        if self.engine.pace() == 1:
+            return self.walk()          # in memory nothing is left of what was deleted
+        lease_key(head, c'a', lease)
+        below = BoundedCursor()
+        below.engine = self.engine
+        below.end = (int.from_bytes(head[:LEASE_ID_SIZE], "big") + 1).to_bytes(LEASE_ID_SIZE, "big")
+        walk = Merged()
+        walk.below, walk.overlay = below, self.overlay
+        return walk
+
     # -- changes, of an operation that has been checked or checks itself first --
 
     cdef bint known(self, int64_t lease) except -1:
@@ -491,7 +506,7 @@ cdef class Leases:
     def count_keys(self, int64_t lease, size_t most) -> int:
         """Return how many keys have the lease; `most` + 1 stands for more than `most`."""
         cdef uint8_t[LEASE_ID_SIZE] head
-        cdef Merged walk = self.walk()
+        cdef Merged walk = self.walk_keys(lease)
         cdef Record* rec
         cdef size_t n = 0
         lease_key(head, c'a', lease)
@@ -507,7 +522,7 @@ cdef class Leases:
         cdef uint8_t[LEASE_ID_SIZE] head
         cdef bytes start
         cdef list found = []
-        cdef Merged walk = self.walk()
+        cdef Merged walk = self.walk_keys(lease)
         cdef Record* rec
         lease_key(head, c'a', lease)
         start = PyBytes_FromStringAndSize(<char*>head, LEASE_ID_SIZE) + (after + b"\0" if after else b"")

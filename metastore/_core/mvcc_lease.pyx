@@ -39,7 +39,7 @@ cdef class RevokeWork(Work):
         memset(&deletion, 0, sizeof(deletion))
         deletion.tombstone = True
         nothing.p, nothing.n = NULL, 0
-        walk = self.store.leases.walk()
+        walk = self.store.leases.walk_keys(self.lease)
         rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at))
         try:
             # Deleting changes what is walked over, so the keys of this piece are taken first.

@@ -6,6 +6,12 @@ from metastore._core.ordered_map_walk cimport Cursor
 from metastore._core.record cimport Record
 
 
+cdef class BoundedCursor(EngineCursor):
+    cdef bytes end            # engine key at which it ends
+    cdef bytes behind         # where the next page begins; None: this is the last one
+    cdef Record* page(self, bytes start) except? NULL
+
+
 cdef class Merged:
     cdef EngineCursor below
     cdef Cursor above

@@ -27,7 +27,8 @@ cdef class RangeStream:
 
 
 cdef class Chunk(Work):
-    """The making of the next chunk of a stream. Its reply is an encoded RangeStreamResponse."""
+    """The making of the next chunk of a stream. Its reply is the Parts of an encoded RangeStreamResponse, behind gRPC's
+    prefix."""
     cdef RangeStream stream
     cdef KvList kvs
     cdef bint full            # the next pair would make it too large

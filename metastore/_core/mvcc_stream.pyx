@@ -17,13 +17,14 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t
 
 from metastore import errors
+from metastore._core.grpc cimport PREFIX, prefix_write
 from metastore._core.kv_messages cimport (KV_COMPACTED, KV_FUTURE, PAIR_TAG, Kv, RangeReq, check_range_req, decode_range,
                                    encode_pairs, encode_range_reply, kv_raise, kv_size)
 from metastore._core.mvcc cimport WANT_ALL, WANT_COUNT, WANT_KEYS, Store
 from metastore._core.mvcc_pairs cimport kvs_clear, kvs_cut, kvs_init
 from metastore._core.mvcc cimport first_key
 from metastore._core.varint cimport varint_size, varint_write
-from metastore._core.work cimport COST_BYTES, Work
+from metastore._core.work cimport COST_BYTES, Parts, Work
 
 cdef enum:
     FIRST_CHUNK = 65536
@@ -129,22 +130,30 @@ cdef class Chunk(Work):
         return 0
 
     cdef int close(self) except -1:
-        """Put around the pairs what belongs to the message."""
+        """Put around the pairs what belongs to the message, and gRPC's prefix in front."""
         cdef RangeStream stream = self.stream
         cdef bytes head, prefix
         cdef bint more
+        cdef size_t size
         cdef uint8_t* p
         if self.last and stream.req.end.n:
             more = stream.want != WANT_COUNT and stream.total > stream.taken
             head = encode_range_reply(&stream.header, NULL, 0, False, 0)
             self.out.add(encode_range_reply(&stream.header, NULL, 0, more, stream.total)[len(head):])
             self.out.put_first(head)
-        prefix = PyBytes_FromStringAndSize(NULL, 1 + varint_size(self.out.size))
+        size = 1 + varint_size(self.out.size)
+        prefix = PyBytes_FromStringAndSize(NULL, PREFIX + size)
         p = <uint8_t*>PyBytes_AS_STRING(prefix)
-        p[0] = REPLY_TAG
-        varint_write(p + 1, self.out.size)
+        prefix_write(p, size + self.out.size)
+        p[PREFIX] = REPLY_TAG
+        varint_write(p + PREFIX + 1, self.out.size)
         self.out.put_first(prefix)
         return 0
+
+    cdef bint join(self, size_t budget) except -1:
+        """The parts are sent as they are. See `start_range` for what it costs to join them."""
+        self.reply = self.out
+        return True
 
     cpdef bint discard(self, size_t budget) except -1:
         kvs_clear(&self.kvs)
@@ -210,7 +219,7 @@ def chunks(Store store not None, bytes body not None, size_t most, size_t budget
         chunk = next_chunk(stream)
         while not chunk.step(budget):
             between()
-        found.append(chunk.reply)
+        found.append(b"".join((<Parts>chunk.reply).items)[PREFIX:])
         if chunk.last:
             return found
         stream.took(seconds)

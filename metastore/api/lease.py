@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
+from .._core.lease_wire import decode_call
 from . import pb
 
 if TYPE_CHECKING:
@@ -34,17 +35,18 @@ class Lease:
 
     def grant(self, request: Request) -> None:
         """Grants a lease; the server chooses the id if the client does not."""
-        asked = pb.parse(pb.LeaseGrantRequest, request.body)
-        self._leases.grant(request, asked.ID, asked.TTL)
+        ttl, ident = decode_call(request.body, "LeaseGrantRequest")
+        self._leases.grant(request, ident, ttl)
 
     def revoke(self, request: Request) -> None:
         """Ends a lease and deletes its keys."""
-        self._leases.revoke(request, pb.parse(pb.LeaseRevokeRequest, request.body).ID)
+        ident, _ = decode_call(request.body, "LeaseRevokeRequest")
+        self._leases.revoke(request, ident)
 
     def time_to_live(self, request: Request) -> None:
         """Tells what is left of a lease, and on demand its keys."""
-        asked = pb.parse(pb.LeaseTimeToLiveRequest, request.body)
-        self._leases.time_to_live(request, asked.ID, asked.keys)
+        ident, keys = decode_call(request.body, "LeaseTimeToLiveRequest")
+        self._leases.time_to_live(request, ident, bool(keys))
 
     def leases(self, request: Request) -> None:
         """Lists all leases that this member knows."""

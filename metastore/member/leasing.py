@@ -38,9 +38,8 @@ MAX_TTL: Final = 9_000_000_000
 RENEWALS_PER_TURN: Final = 4000
 #: Renewals of one stream that may be without an answer; more are not read from its client.
 MOST_UNANSWERED: Final = 4000
-#: Bytes of requests that may wait on all streams together; each waiting message counts MESSAGE bytes more.
-MOST_WAITING: Final = 32 << 20
-MESSAGE: Final = 128
+#: Renewals that may wait on all streams together: 10 MB.
+MOST_WAITING: Final = 250_000
 #: Keys of a lease, or leases, that are gathered for answers in one turn: about 3 ms.
 GATHERED_PER_TURN: Final = 5000
 #: Calls that may gather at once.
@@ -58,7 +57,7 @@ class Stream:
         self.leasing = leasing
         self.request = request
         self.needs_leader = needs_leader(request)
-        self.waiting: deque[bytes] = deque()  # requests that are not taken yet
+        self.waiting: list[int] = []  # the leases whose renewals are not taken yet
         self.asked: deque[Portion] = deque()  # what is to be answered, in this order
         self.unanswered = 0
         self.choked = False
@@ -128,7 +127,7 @@ class Leasing:
         self._leaderless = Leaderless(replica.driver, election_timeout)
         self._streams: dict[Stream, None] = {}
         self._ready: dict[Stream, None] = {}  # streams with requests that wait and may be taken
-        self._waiting_bytes = 0
+        self._waiting = 0  # renewals of all streams that are not taken yet
         self._unanswered = 0  # by the streams and by `_lifetimes`
         self._lifetimes: list[tuple[Waiter, int, bool]] = []  # calls of LeaseTimeToLive of this turn
         self._gathering: deque[Gathering] = deque()
@@ -192,11 +191,15 @@ class Leasing:
         """Keep requests for the end of this turn."""
         if stream not in self._streams:
             return
-        if self._waiting_bytes >= MOST_WAITING:
+        if self._waiting >= MOST_WAITING:
             self._end(stream, errors.TooManyRequests())
             return
-        stream.waiting.extend(messages)
-        self._waiting_bytes += sum(map(len, messages)) + MESSAGE * len(messages)
+        try:
+            stream.waiting += decode_keepalives(messages)
+        except errors.ApiError as error:
+            self._end(stream, error)
+            return
+        self._waiting += len(messages)
         self._look(stream)
 
     def forget(self, stream: Stream) -> None:
@@ -205,7 +208,7 @@ class Leasing:
             return
         del self._streams[stream]
         self._ready.pop(stream, None)
-        self._waiting_bytes -= sum(map(len, stream.waiting)) + MESSAGE * len(stream.waiting)
+        self._waiting -= len(stream.waiting)
         self._unanswered -= stream.unanswered
         stream.waiting.clear()
         stream.asked.clear()
@@ -260,13 +263,9 @@ class Leasing:
             count = min(
                 max(1, left // (len(self._ready) + 1)), len(stream.waiting), MOST_UNANSWERED - stream.unanswered
             )
-            messages = [stream.waiting.popleft() for _ in range(count)]
-            self._waiting_bytes -= sum(map(len, messages)) + MESSAGE * count
-            try:
-                idents += decode_keepalives(messages)
-            except errors.ApiError as error:
-                self._end(stream, error)
-                continue
+            idents += stream.waiting[:count]
+            del stream.waiting[:count]
+            self._waiting -= count
             left -= count
             stream.unanswered += count
             self._unanswered += count
@@ -294,12 +293,11 @@ class Leasing:
         while stream.asked:
             portion = stream.asked[0]
             question, at = portion.question, portion.at
-            results, until = question.results, portion.until
+            ttls, until = question.ttls, portion.until
             if question.left:
-                until = next((place for place in range(at, until) if results[place] is None), until)
-            ttls = [found[0] for found in results[at:until] if found is not None]
-            for reply in keepalive_replies(portion.head, question.idents[at:until], ttls, 0, until - at):
-                stream.request.send(reply)
+                until = next((place for place in range(at, until) if ttls[place] is None), until)
+            if until > at:
+                stream.request.send(keepalive_replies(portion.head, question.idents, ttls, at, until), True)
             stream.unanswered -= until - at
             self._unanswered -= until - at
             portion.at = until
@@ -326,11 +324,10 @@ class Leasing:
             return  # the leader answers all at once
         self._unanswered -= len(calls)
         head = reply_head(self._store)
-        for (call, ident, keys), found in zip(calls, question.results, strict=True):
-            if found is None:
+        for (call, ident, keys), ttl, granted in zip(calls, question.ttls, question.granted, strict=True):
+            if ttl is None:
                 call.fail(question.error or errors.Timeout())
                 continue
-            ttl, granted = found
             if ttl >= 0 and not self._store.leases.ttl(ident):
                 # This member has already applied the end of the lease, which the leader had not.
                 ttl, granted = -1, 0

@@ -63,8 +63,7 @@ class OwnCalls:
 
         def on_news(question: Question) -> None:
             if not question.left or question.error is not None:
-                ttls = [None if found is None else found[0] for found in question.results]
-                answered(ttls, question.error or errors.Timeout())
+                answered(list(question.ttls), question.error or errors.Timeout())
 
         self._rounds.ask(Question(RENEW, idents, on_news), self._now())
 

@@ -18,7 +18,7 @@ that queue is forwarded when leadership is lost, and then a lease would end by t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -61,25 +61,25 @@ MOST_FOREIGN: Final = 100_000
 #: Answers that may wait for the same lease before those are looked for whose time is over.
 MANY_WAIT: Final = 64
 
-#: What there is to say of one lease: (TTL, granted TTL).
-Found = tuple[int, int]
-
 
 class Question:
     """What clients of one member ask of leases in one turn.
 
-    kind: RENEW or TIME_TO_LIVE. idents: the leases, at most MOST_ASKED. results: for each lease what is known of it, or
+    kind: RENEW or TIME_TO_LIVE. idents: the leases, at most MOST_ASKED. ttls: for each lease what is known of it, or
     None. A renewal has the TTL, 0 if there is no such lease. A question for the time to live has the remaining seconds,
-    -1 if there is no such lease, and the granted TTL. error: why no more answers come. on_news(question) is called
-    whenever `results` has more, and once with `error`.
+    -1 if there is no such lease; `granted` has the granted TTLs. error: why no more answers come. on_news(question) is
+    called whenever `ttls` has more, and once with `error`.
     """
 
-    __slots__ = ("deadline", "error", "idents", "index", "kind", "left", "number", "on_news", "origin", "results")
+    __slots__ = (
+        "deadline", "error", "granted", "idents", "index", "kind", "left", "number", "on_news", "origin", "ttls",
+    )  # fmt: skip
 
     def __init__(self, kind: int, idents: list[int], on_news: Callable[[Question], object]) -> None:
         self.kind = kind
         self.idents = idents
-        self.results: list[Found | None] = [None] * len(idents)
+        self.ttls: list[int | None] = [None] * len(idents)
+        self.granted = [0] * len(idents) if kind == TIME_TO_LIVE else []
         self.left = len(idents)
         self.error: errors.MetaStoreError | None = None
         self.on_news = on_news
@@ -87,6 +87,12 @@ class Question:
         self.deadline = math.inf
         self.origin = 0  # the member that asks; 0: this one
         self.index = 0  # the entry that this member must have applied before the answer may be shown
+
+    def open_places(self) -> Sequence[int]:
+        """The places of the leases of which nothing is known yet."""
+        if self.left == len(self.idents):
+            return range(self.left)
+        return [place for place, ttl in enumerate(self.ttls) if ttl is None]
 
 
 class LeaseRounds:
@@ -152,7 +158,7 @@ class LeaseRounds:
             return  # it asks again when it knows of another leader, or after a while
         known = self._foreign.get((sender, number))
         if known is not None:
-            self._tell(known, [place for place, found in enumerate(known.results) if found is not None])
+            self._tell(known, [place for place, ttl in enumerate(known.ttls) if ttl is not None])
             return
         if self._foreign_leases + len(idents) > MOST_FOREIGN:
             return
@@ -171,9 +177,11 @@ class LeaseRounds:
         for place, ttl, granted in found:
             if place >= len(question.idents):
                 raise errors.FormatError(f"questions about leases: an answer about lease {place} of a question")
-            if question.results[place] is None:
-                question.results[place] = (ttl, granted)
+            if question.ttls[place] is None:
+                question.ttls[place] = ttl
                 question.left -= 1
+                if kind == TIME_TO_LIVE:
+                    question.granted[place] = granted
         if kind == TIME_TO_LIVE:
             question.index = max(question.index, index)
         self._behind.append(question)
@@ -202,7 +210,7 @@ class LeaseRounds:
             questions, self._confirmed = self._confirmed, []
             for question in questions:
                 if question.error is None:
-                    self._answer(question, [place for place, one in enumerate(question.results) if one is None], now)
+                    self._answer(question, question.open_places(), now)
         if self._unconfirmed:
             questions, self._unconfirmed = self._unconfirmed, []
             for question in questions:
@@ -329,29 +337,41 @@ class LeaseRounds:
         elif question.number in self._open:
             self._again = min(self._again, now + SEND_AGAIN)
 
-    def _answer(self, question: Question, places: list[int], now: float) -> None:
+    def _answer(self, question: Question, places: Sequence[int], now: float) -> None:
         """Answer for the leases at these places, if this member leads."""
         lessor = self._lessor
         if not lessor.leading:
             self._give_back(question, now)
             return
-        idents = question.idents if len(places) == len(question.idents) else [question.idents[at] for at in places]
-        told = []
+        whole = len(places) == len(question.idents)
+        idents = question.idents if whole else [question.idents[at] for at in places]
         if question.kind == TIME_TO_LIVE:
-            ttl, remaining = self._leases.ttl, lessor.remaining
-            found = [(remaining(ident, now), ttl(ident)) for ident in idents]
+            found = [lessor.remaining(ident, now) for ident in idents]
         else:
-            found = [(ttl, 0) for ttl in lessor.renew(idents, now)]
-        for place, one in zip(places, found, strict=True):
-            if one[0] < 0 and question.kind == RENEW:
-                self._wait(question, place)
-            elif question.results[place] is None:
-                question.results[place] = one
-                question.left -= 1
-                told.append(place)
-        if question.kind == RENEW:
+            found = lessor.renew(idents, now)
+        told = places
+        if whole and question.left == len(idents) and (question.kind == TIME_TO_LIVE or min(found, default=0) >= 0):
+            # Nearly all questions are answered at once. One lease after the other took a third of a renewal.
+            question.ttls, question.left = [*found], 0
+        else:
+            told = [place for place, ttl in zip(places, found, strict=True) if self._note(question, place, ttl)]
+        if question.kind == TIME_TO_LIVE:
+            for place in told:
+                question.granted[place] = self._leases.ttl(question.idents[place])
+        else:
             self.renewed_total += len(told)
         self._tell(question, told)
+
+    def _note(self, question: Question, place: int, ttl: int) -> bool:
+        """Note what the clock says of the lease at a place. Whether that is something to tell."""
+        if ttl < 0 and question.kind == RENEW:
+            self._wait(question, place)
+            return False
+        if question.ttls[place] is not None:
+            return False
+        question.ttls[place] = ttl
+        question.left -= 1
+        return True
 
     def _wait(self, question: Question, place: int) -> None:
         """Answer this later: for its lease something is on its way through the log."""
@@ -364,16 +384,17 @@ class LeaseRounds:
         """Leases have ended, or are cleared of their checkpoints: answer those who waited for that."""
         for ident in self._lessor.take_news():
             for question, place in self._waiting.pop(ident, ()):
-                if question.results[place] is None and question.error is None:
+                if question.ttls[place] is None and question.error is None:
                     self._answer(question, [place], now)
 
-    def _tell(self, question: Question, places: list[int]) -> None:
+    def _tell(self, question: Question, places: Sequence[int]) -> None:
         """Hand on what is known of the leases at these places."""
         if not places:
             return
         if question.origin:
             applied = self._driver.applier.applied_index
-            told = [(place, *found) for place in places if (found := question.results[place]) is not None]
+            granted = question.granted or [0] * len(question.idents)
+            told = [(place, ttl, granted[place]) for place in places if (ttl := question.ttls[place]) is not None]
             self._driver.link.lease(
                 question.origin, False, encode_answer(question.kind, question.number, applied, told)
             )

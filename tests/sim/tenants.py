@@ -197,10 +197,10 @@ class Tenant:
         since, step, told = self.cluster.clock.now, self.step, set[int]()
 
         def news(question: Question) -> None:
-            for place, found in enumerate(question.results):
-                if found is not None and place not in told:
+            for place, ttl in enumerate(question.ttls):
+                if ttl is not None and place not in told:
                     told.add(place)
-                    self.told(kind, idents[place], found[0], since)
+                    self.told(kind, idents[place], ttl, since)
             if 0 in told or question.error is not None:
                 self.go_on(step)
 

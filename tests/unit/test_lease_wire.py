@@ -21,12 +21,23 @@ def head() -> bytes:
     return wire.reply_head(store)
 
 
+def unframed(data: bytes) -> list[bytes]:
+    """The messages of a gRPC stream."""
+    found = []
+    while data:
+        size = int.from_bytes(data[1:5], "big")
+        assert data[0] == 0 and len(data) >= 5 + size, data
+        found.append(data[5 : 5 + size])
+        data = data[5 + size :]
+    return found
+
+
 def test_renewals_are_read_and_answered() -> None:
     request = m.TYPES["LeaseKeepAliveRequest"]
     idents = [0, *IDS]
     assert wire.decode_keepalives([request(ID=ident).SerializeToString() for ident in idents]) == idents
-    replies = wire.keepalive_replies(head(), idents, [9_000_000_000] * len(idents), 1, len(idents))
-    answers = [m.TYPES["LeaseKeepAliveResponse"].FromString(reply) for reply in replies]
+    framed = wire.keepalive_replies(head(), idents, [9_000_000_000] * len(idents), 1, len(idents))
+    answers = [m.TYPES["LeaseKeepAliveResponse"].FromString(reply) for reply in unframed(framed)]
     assert [answer.ID for answer in answers] == IDS
     assert {answer.TTL for answer in answers} == {9_000_000_000}
     header = answers[0].header
