@@ -41,6 +41,8 @@ SETTINGS: dict[str, dict[str, str]] = {
     "default": {},
     "snappy": {"performance.compression_min_size": '"64"'},
     "zstd": ZSTD,
+    "packed": {"performance.enable_compression": "false", "performance.pack_peers": "true"},
+    "zstd and packed": {**ZSTD, "performance.pack_peers": "true"},
 }
 VALUES = ("metadata", "random")
 ROWS = (
@@ -50,7 +52,7 @@ ROWS = (
     "separators of the batch",
     "saved by the codec",
     "entry images and flags",
-    "frames, messages, heartbeats",
+    "frames, less what packing saves",
 )
 
 

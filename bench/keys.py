@@ -25,11 +25,12 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import loader  # noqa: E402
 import results  # noqa: E402
+import workloads  # noqa: E402
 from options import make_parser  # noqa: E402
 from rich.progress import Progress  # noqa: E402
 from support.processes import Etcd, Node, Server  # noqa: E402
 
-from bench import PUT, RANGE, check_build, percentile  # noqa: E402
+from bench import PUT, RANGE, check_build  # noqa: E402
 
 PREFIX = b"keys/"
 ENGINES = ("memory", "rocksdb")
@@ -62,12 +63,10 @@ def measured(
         cpu = process.cpu_ns() - cpu
         if replies != requests or client.revision() - before != (requests if puts else 0):
             raise SystemExit(f"{kind}: {requests} calls, {replies} replies, revision {before} to {client.revision()}")
-    latencies = [percentile(times.latencies, share) / 1000 for share in (0.5, 0.9, 0.99)]
     step, engine = ("all", kind) if kind in ENGINES else (kind, results.OWN)
+    figures = workloads.figures_of(times.reached, times.latencies, cpu)
     more = {"rss_mib": process.rss() / (1 << 20)}
-    return results.Sample(
-        workload, step, engine, 1, 0.0, 0, number, times.reached, *latencies, cpu / 1000 / requests, more, keys
-    )
+    return results.Sample(workload, step, engine, 1, 0.0, 0, number, **figures, more=more, keys=keys)
 
 
 def measure(

@@ -393,6 +393,9 @@ class PerformanceTable:
         pattern=_NAME,
     )
     compression_min_size: int = _size(1024, "Smaller proposals stay as they are.", "0", "1GiB")
+    pack_peers: bool = _flag(
+        False, "Compress what goes to other members, as one stream: fewer bytes for small puts, more processor time."
+    )
     busy_poll: float = _duration(
         "200us",
         "How long idle processors are kept awake after a write of a lone client that comes back within this time; "

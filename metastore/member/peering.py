@@ -207,7 +207,7 @@ class Peering:
         """Listens for peers at `address` (default: the configured one). Raises AddressInUse, ConfigError, OSError."""
         identity, config = self._identity, self._config
         start, life = self._process
-        announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS - 1]
+        announced = [codec for codec in self._codecs if len(codec[1].encode()) <= hs.MAX_WORD][: hs.MAX_CODECS - 2]
         me = PeerIdentity(
             identity.cluster_id,
             token_number(config.cluster.token),
@@ -220,6 +220,7 @@ class Peering:
             life=life,
             level=LEVEL,
             max_key=config.limits.max_key_bytes,
+            unpacks=True,
         )
         transport = PeerTransport(
             self._loop,
@@ -228,6 +229,7 @@ class Peering:
             handler=self,
             random=random.random,
             failpoints=self._failpoints,
+            pack=config.performance.pack_peers,
         )
         self.transport = transport
         self._connect(transport)

@@ -8,15 +8,16 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from .._core.raft_wire import FrameReader
+from .._core.raft_wire import Blob, FrameReader
 from ..errors import FormatError
 from ..net.loop import READ
 from . import handshake as hs
-from .stream import CLOSED, GREETING, OPEN, ROSTER_RECORD, SIGNS, Stream, StreamOwner, largest
+from .packing import Unpacker
+from .stream import CLOSED, GREETING, OPEN, PACKED, ROSTER_RECORD, SIGNS, Stream, StreamOwner, largest
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message
-    from .._core.raft_wire import Blob, Forward, Refusal
+    from .._core.raft_wire import Forward, Refusal
 
 
 class AcceptOwner(StreamOwner, Protocol):
@@ -59,6 +60,7 @@ class AcceptedStream(Stream):
         self.on_end: Callable[[str], object] = lambda _reason: None
         self._greeting = b""
         self.reader: FrameReader | None = None
+        self._inner: tuple[Unpacker, FrameReader] | None = None  # for packed frames, from the first of them on
         self.state = GREETING
         self.deadline = self.loop.now() + transport.limits.handshake_timeout
         self._watch(sock, READ)
@@ -97,7 +99,21 @@ class AcceptedStream(Stream):
     def _frames(self, reader: FrameReader, buffer: memoryview, n: int) -> None:
         if self.kind == hs.ROSTER:
             raise FormatError("whoever asks for the roster has nothing more to say")
-        self.transport.dispatch(self, reader.feed(buffer, n))
+        items = reader.feed(buffer, n)
+        if self.kind == hs.BULK and any(isinstance(item, Blob) and item.tag == PACKED for item in items):
+            items = [one for item in items for one in self._unpacked(item)]
+        self.transport.dispatch(self, items)
+
+    def _unpacked(self, item: Message | Forward | Refusal | Blob) -> list[Message | Forward | Refusal | Blob]:
+        """The frames in a packed frame; another one is itself. Raises FormatError."""
+        if not isinstance(item, Blob) or item.tag != PACKED:
+            return [item]
+        if self._inner is None:
+            size = largest(self.transport.limits, self.kind)
+            self._inner = Unpacker(), FrameReader(size, self.from_, self.transport.me.member_id)
+        unpacker, reader = self._inner
+        data = unpacker.unpack(item.data)
+        return reader.feed(data, len(data))
 
     def _greet(self, greeting: bytes) -> None:
         transport = self.transport

@@ -19,12 +19,14 @@ from ..net.loop import READ, WRITE, Timer
 from ..net.resolver import Places, Resolver
 from . import handshake as hs
 from .acquaintances import Acquaintance
+from .packing import PackedOutbox
 from .stream import (
     CLOSED,
     CONNECTING,
     GREETING,
     MAX_ROSTER,
     OPEN,
+    PACKED,
     PING,
     PONG,
     ROSTER_RECORD,
@@ -38,6 +40,7 @@ from .stream import (
 
 if TYPE_CHECKING:
     from .._core.raft_types import Message
+    from .._core.raft_wire import Outbox
 
 
 class DialOwner(StreamOwner, Protocol):
@@ -50,6 +53,9 @@ class DialOwner(StreamOwner, Protocol):
 
     def answered(self, stream: DialledStream, answer: hs.Answer) -> bool:
         """Our hello was answered. Returns whether the stream is open now."""
+
+    def packs(self, member: int) -> bool:
+        """Whether frames for `member` are to be packed, which it must know how to unpack."""
 
     def stream_open(self, stream: DialledStream) -> None:
         """The stream is open."""
@@ -107,6 +113,8 @@ class DialledStream(Stream):
         self._turn = 0  # which of several addresses comes next
         self._place = 0  # and which of the member's places
         self._signs = FrameReader(SIGNS)
+        self._packed: PackedOutbox | None = None  # from the first connection on that is packed
+        self._packs = False  # whether this connection is
 
     def __repr__(self) -> str:
         return f"{hs.KINDS[self.kind]} stream to {self.owner} at {self.address or 'no address'}"
@@ -206,8 +214,25 @@ class DialledStream(Stream):
         self.opened += 1
         self._opened_at = self.loop.now()
         self._signs = FrameReader(SIGNS)
+        self._packs = self.kind == hs.BULK and self.transport.packs(self.peer)
+        if self._packs:
+            if self._packed is None:
+                self._packed = PackedOutbox(self.outbox, PACKED)
+            self._packed.begin()
         self.transport.stream_open(self)
         self.flush()
+
+    def _waiting(self) -> Outbox:
+        if not self._packs or self._packed is None:
+            return self.outbox
+        self._packed.fill()
+        return self._packed.out
+
+    @property
+    def sent_bytes(self) -> int:
+        """See Stream. What was packed counts as it was sent."""
+        plain = self.outbox.sent_bytes
+        return plain if self._packed is None else plain - self._packed.taken + self._packed.out.sent_bytes
 
     def _behind_greeting(self, buffer: memoryview, n: int) -> None:
         for item in self._signs.feed(buffer, n):

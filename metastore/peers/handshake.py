@@ -36,6 +36,7 @@ MAX_CODECS: Final = 64
 #: harms nothing.
 FACT: Final = 0
 MAX_KEY: Final = "max_key="
+UNPACKS: Final = "unpacks=1"
 
 CONTROL, BULK, SNAPSHOT, ROSTER = 1, 2, 3, 4
 KINDS: Final = {CONTROL: "control", BULK: "bulk", SNAPSHOT: "snapshot", ROSTER: "roster"}
@@ -62,7 +63,8 @@ class PeerIdentity:
     cluster's token (membership.token_number). `start` rises with every start of the data directory; each process draws
     its own random `life`. `places` are the host:port addresses at which others dial the member. `level` is the
     operation level (FORMATS.md), and `flags` are NEW, FORMING and LEADER. `max_key`
-    is the longest key of a client that the member takes, in bytes, or 0 where it sets no limit.
+    is the longest key of a client that the member takes, in bytes, or 0 where it sets no limit. `unpacks` is whether it
+    can read packed frames.
     """
 
     cluster_id: int
@@ -78,6 +80,7 @@ class PeerIdentity:
     level: int = 0
     flags: int = 0
     max_key: int = 0
+    unpacks: bool = False
 
     @property
     def process(self) -> tuple[int, int]:
@@ -143,7 +146,9 @@ def _greeting(mark: int, body: bytes) -> bytes:
 def _identity(me: PeerIdentity) -> bytes:
     body = struct.pack("<HQQQQ", me.level, me.cluster_id, me.member_id, me.start, me.life)
     body += _text(me.name, MAX_NAME) + _text(me.incarnation, MAX_WORD) + _text(me.software, MAX_WORD)
-    listed = (*me.codecs, (FACT, f"{MAX_KEY}{me.max_key}")) if me.max_key else me.codecs
+    facts = [f"{MAX_KEY}{me.max_key}"] if me.max_key else []
+    facts += [UNPACKS] if me.unpacks else []
+    listed = (*me.codecs, *((FACT, fact) for fact in facts))
     if len(me.places) > MAX_PLACES or len(listed) > MAX_CODECS:
         raise ValueError(f"a greeting with {len(me.places)} addresses and {len(listed)} codecs")
     body += bytes([len(me.places)]) + b"".join(_text(place, MAX_ADDRESS) for place in me.places)
@@ -199,9 +204,9 @@ class _Body:
         listed = [(self.take("<B")[0], self.text(MAX_WORD)) for _ in range(self.count(MAX_CODECS, "codecs"))]
         codecs = tuple(one for one in listed if one[0] != FACT)
         max_key = next((_number(text) for flag, text in listed if flag == FACT and text.startswith(MAX_KEY)), 0)
-        return PeerIdentity(
-            cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags, max_key
-        )
+        unpacks = (FACT, UNPACKS) in listed
+        what = (cluster_id, 0, member_id, incarnation, codecs, software, name, places, start, life, level, flags)
+        return PeerIdentity(*what, max_key, unpacks)
 
     def count(self, limit: int, what: str) -> int:
         (count,) = self.take("<B")

@@ -32,6 +32,8 @@ PING, PONG, ROSTER_RECORD = 240, 241, 242
 LEASE_QUESTION, LEASE_ANSWER = 243, 244
 #: Tags of blobs from a dialler, on its control stream: it asks for a sum over the data, or tells its own.
 SUM_ASKED, SUM_TOLD = 245, 246
+#: Tag of blobs from a dialler, on its bulk stream: other frames, packed (packing.py).
+PACKED = 247
 #: Bytes of a frame on any stream but a bulk one: nothing that is longer goes there.
 SMALL_FRAME = 1024 * 1024
 #: The largest roster, in bytes, that a running member accepts. A joining member has no such limit.
@@ -195,14 +197,23 @@ class Stream:
             self.queued = True
             self.transport.dirty.append(self)
 
+    def _waiting(self) -> Outbox:
+        """Returns what the socket gets next."""
+        return self.outbox
+
+    @property
+    def sent_bytes(self) -> int:
+        """The bytes that the sockets of this stream have taken."""
+        return self.outbox.sent_bytes
+
     def flush(self) -> None:
         """Sends as much of the outbox as the socket takes."""
         if self.state != OPEN or self._blocked:
             return
-        transport, outbox, sock = self.transport, self.outbox, self.sock
+        transport, sock = self.transport, self.sock
         assert sock is not None
         try:
-            while outbox.size:
+            while (outbox := self._waiting()).size:
                 if transport.failpoints is not None and transport.failpoints.active:
                     transport.failpoints.hit("peer.send")
                 outbox.sent(sock.sendmsg(outbox.pieces(transport.limits.send_size)))

@@ -127,8 +127,8 @@ class PeerTransport:
     """The transport owns all peer streams of one member. It is the ports.Transport of the driver.
 
     `address` is one "host:port" to listen on, or several; with port 0 the system chooses a port (see `bound`).
-    `random()` gives floats in [0, 1) for the jitter of the back-off. The constructor raises errors.AddressInUse or
-    errors.ConfigError.
+    `random()` gives floats in [0, 1) for the jitter of the back-off. With `pack`, bulk streams to members that can
+    unpack them are packed. The constructor raises errors.AddressInUse or errors.ConfigError.
     """
 
     def __init__(
@@ -141,6 +141,7 @@ class PeerTransport:
         random: Callable[[], float],
         limits: PeerLimits | None = None,
         failpoints: Failpoints | None = None,
+        pack: bool = False,
     ) -> None:
         self.loop = loop
         self.me = me
@@ -148,6 +149,7 @@ class PeerTransport:
         self.random = random
         self.limits = limits if limits is not None else PeerLimits()
         self.failpoints = failpoints
+        self._pack = pack
         self.resolver = Resolver(loop)
         self.buffer = memoryview(bytearray(RECV_SIZE))
         self.dirty: list[Stream] = []
@@ -398,6 +400,11 @@ class PeerTransport:
             stream.fail(f"refused: {text}", logging.INFO if status in (hs.WAIT, hs.BUSY) else logging.WARNING)
         return status == hs.OK and stream.state != CLOSED
 
+    def packs(self, member: int) -> bool:
+        """Whether the bulk stream to `member` is packed: we want that, and it has said that it can unpack it."""
+        identity = self.identity_of(member)
+        return self._pack and identity is not None and identity.unpacks
+
     def stream_open(self, stream: DialledStream) -> None:
         """A stream that we dialled is open."""
         peer = stream.owner
@@ -599,7 +606,7 @@ class PeerTransport:
                 "connected": peer.control.state == OPEN,
                 "connected_bulk": peer.bulk.state == OPEN,
                 "connects": sum(stream.opened for stream in both),
-                "sent_bytes": sum(stream.outbox.sent_bytes for stream in peer.streams),
+                "sent_bytes": sum(stream.sent_bytes for stream in peer.streams),
                 "queued_frames": sum(stream.outbox.frames for stream in both),
                 "queued_bytes": sum(stream.outbox.size for stream in peer.streams),
                 "received_bytes": peer.received_bytes + sum(stream.received_bytes for stream in open_now),

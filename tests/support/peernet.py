@@ -115,6 +115,7 @@ class Net:
         address: str = "127.0.0.1:0",
         limits: PeerLimits = FAST,
         failpoints: Failpoints | None = None,
+        pack: bool = False,
         **fields: Any,
     ) -> Any:
         """Return a transport of member `member` of cluster 77; its handler is its attribute."""
@@ -128,6 +129,7 @@ class Net:
             random=random.Random(member).random,
             limits=limits,
             failpoints=failpoints,
+            pack=pack,
         )
         self.transports.append(transport)
         return transport

@@ -39,7 +39,7 @@ DOORS = {
 # No socket, file, thread, clock or randomness: a replica's decisions follow from its inputs.
 PURE_PACKAGES = {WORDS, "_core", "replica", "api"}
 PURE_TOO = {
-    "snapshots.format", "snapshots.policy", "peers.acquaintances", "peers.founding", "peers.handshake",
+    "snapshots.format", "snapshots.policy", "peers.acquaintances", "peers.founding", "peers.handshake", "peers.packing",
     "storage.readahead", "storage.reading", "member.assembly", "member.membership_client", "member.memory_plan",
     "member.waiters",
 }  # fmt: skip
