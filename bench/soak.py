@@ -6,10 +6,11 @@
     python bench/pictures.py build/bench/soak.json --into docs/performance.md
 
 One turn after the other puts at that rate through the leader, compacts the history behind it, and then looks at every
-member: memory, open descriptors, files and bytes on the disk, processor time, and the latencies of the turn. Every
-third turn a follower is restarted while the puts go on, every tenth the leader after them. All members must then have
-the same contents. The program fails if a figure of the last third is higher than it was in the second third, by more
-than it may be.
+member: memory, open descriptors, files and bytes on the disk, processor time, and the latencies of the turn. Beside the
+puts there are leases, some of which end by their time, and watchers that must hear of all of their keys. Every third
+turn a follower is restarted while the puts go on, every tenth the leader after them. All members must then have the
+same contents. The program fails if a figure of the last third is higher than it was in the second third, by more than
+it may be.
 """
 
 from __future__ import annotations
@@ -29,7 +30,10 @@ import h2load  # noqa: E402
 import results  # noqa: E402
 from options import make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
+from support.client import prefix_end  # noqa: E402
 from support.cluster import Cluster, Member  # noqa: E402
+from support.leasing import grant, revoke  # noqa: E402
+from support.watching import WatchStream  # noqa: E402
 
 from bench import PUT, check_build, percentile, prefixed  # noqa: E402
 
@@ -38,6 +42,10 @@ FOLLOWER_EVERY, LEADER_EVERY = 3, 10
 #: Keys that are written one after the other, and the revisions that a compaction leaves.
 KEYS, KEPT = 1000, 20_000
 LEAST_TURNS = 6
+#: Leases of each turn with a key each, how many of them end by their time, the seconds of these and of the others, and
+#: the watchers of all of these keys.
+LEASES, ENDING, SHORT, LONG, WATCHERS = 60, 10, 2, 600, 20
+LEASED = b"soak/leased/"
 #: By how much the median of the last third may be above that of the second third: a factor, and an amount besides.
 #: Memory is in MiB.
 MAY_GROW = {"memory_mib": (1.0, 12.0), "descriptors": (1.0, 8.0), "files": (1.2, 6.0), "disk_mib": (1.3, 64.0)}
@@ -65,6 +73,28 @@ def look(members: list[Member]) -> dict[str, float]:
     return {name: max(values) for name, values in found.items()}
 
 
+class Leased:
+    """Leases on the leader in one turn, each with a key, and watchers of these keys."""
+
+    def __init__(self, leader: Member) -> None:
+        self.client = leader.client()
+        self.stream = WatchStream(self.client)
+        self.watchers = [self.stream.create(LEASED, prefix_end(LEASED)).watch_id for _ in range(WATCHERS)]
+        self.ids = [grant(self.client, SHORT if number < ENDING else LONG).ID for number in range(LEASES)]
+        for number, ident in enumerate(self.ids):
+            self.client.put(LEASED + b"%d" % number, lease=ident)
+
+    def end(self) -> int:
+        """End the leases, and wait until all watchers have heard of all. Return by how much the revision has risen."""
+        for ident in self.ids[ENDING:]:
+            revoke(self.client, ident)
+        for watcher in self.watchers:
+            self.stream.wait_events(2 * LEASES, watcher)
+        self.stream.close()
+        self.client.close()
+        return 2 * LEASES
+
+
 class Soak:
     """The turns of one soak. `series` has what each turn found."""
 
@@ -87,13 +117,15 @@ class Soak:
         leader = self.cluster.leader()
         with leader.client() as client:
             before = client.revision()
+        leased = Leased(leader)
         cpu = leader.running().cpu_ns()
         outcome = self._put(leader)
         used = (leader.running().cpu_ns() - cpu) / 1000 / len(outcome.latencies)
+        written = len(outcome.latencies) + leased.end()
         with leader.client() as client:
             revision = client.revision()
-            if revision - before != len(outcome.latencies):
-                raise SystemExit(f"{len(outcome.latencies)} puts were acknowledged, {revision - before} are there")
+            if revision - before != written:
+                raise SystemExit(f"{written} changes were acknowledged, {revision - before} are there")
             if revision - KEPT > self.compacted:
                 self.compacted = revision - KEPT
                 client.compact(self.compacted)
