@@ -177,7 +177,7 @@ def lines(
         axes.set_yscale("log")
         axes.set_xlabel(x[1])
         axes.set_ylabel(y)
-        axes.legend(fontsize=7)
+        axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 
     return fill
 
@@ -243,6 +243,11 @@ def main() -> None:
     parser.add_argument("--into", type=Path, help="a page with the two marks")
     options = parser.parse_args()
     out: list[str] = []
+    if options.into is not None:
+        # Pictures that an earlier run had and this one has not would stay for ever.
+        for path in options.files:
+            for old in (options.into.parent / "pictures").glob(f"{path.stem}-*.svg"):
+                old.unlink()
     for path in options.files:
         content, samples = results.read(path)
         cells = list(results.cells(samples))

@@ -96,11 +96,11 @@ def printed(*command: str) -> str:
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of everything that takes part, or may."""
-    jar = Path("/usr/share/java/zookeeper.jar")
+    jar = next(Path("/usr/share/java").glob("zookeeper-3*.jar"), None)
     redis = re.search(r"v=([\d.]+)", printed("redis-server", "--version"))
     others = {
         "redis": redis[1] if redis else "",
-        "zookeeper": jar.resolve().stem.removeprefix("zookeeper-") if jar.exists() else "",
+        "zookeeper": jar.stem.removeprefix("zookeeper-") if jar else "",
         **{name: _package(name) for name in ("pysyncobj", "kazoo")},
     }
     return {
