@@ -33,6 +33,7 @@ cdef struct Batch:
 
 cdef class BatchProposer:
     cdef readonly size_t max_count
+    cdef size_t most_now                  # operations per batch at present; max_count, or more for what comes in bulk
     cdef readonly size_t max_bytes
     cdef readonly double max_delay
     cdef readonly size_t limit_count

@@ -270,7 +270,7 @@ cdef class BatchProposer:
             raise ValueError("a batch needs max_count >= 1, max_bytes >= 1 and max_delay >= 0")
         if limit_count < max_count or limit_bytes < max_bytes:
             raise ValueError("the limits must hold at least one full batch")
-        self.max_count = max_count
+        self.max_count = self.most_now = max_count
         self.max_bytes = max_bytes
         self.max_delay = max_delay
         self.limit_count = limit_count
@@ -383,9 +383,9 @@ cdef class BatchProposer:
         self._tail = at + n - self._buf
         self.queued += 1
         self.queued_bytes += n
-        if not batch.closed and (batch.count >= self.max_count or batch.size >= self.max_bytes):
+        if not batch.closed and (batch.count >= self.most_now or batch.size >= self.max_bytes):
             batch.closed = True
-            batch.reason = FULL_COUNT if batch.count >= self.max_count else FULL_BYTES
+            batch.reason = FULL_COUNT if batch.count >= self.most_now else FULL_BYTES
         return 0
 
     cdef int _more_slots(self) except -1:

@@ -11,6 +11,9 @@ from metastore._core.kv_pieces cimport Piece, PiecePut
 from metastore._core.kv_server cimport METHOD_PUT, KVServer
 from metastore._core.op cimport OP_PUT
 
+cdef enum:
+    MORE = 10                # puts of pieces in one batch, for each operation that may be in one otherwise
+
 
 cdef bint crowded(BatchProposer proposer) noexcept:
     """Whether half of the requests or bytes that may be in flight are in flight. The other half is for clients."""
@@ -45,10 +48,16 @@ def admit_piece(KVServer server not None, Piece piece not None, double now, Py_s
     """Admit at most `most` puts of a piece at `now` (seconds), as long as there is room; their number. `piece.next` is
     where it goes on."""
     cdef Py_ssize_t taken = 0, place
+    cdef BatchProposer proposer = server.proposer
     server.time = max(server.time, now)
-    while piece.next < piece.size and taken < most and not crowded(server.proposer):
-        place = piece.next
-        piece.next = place + 1
-        taken += 1
-        admit_put(server, piece, place, now)
+    # Nobody waits for the first put of a piece alone. Batches of 500 save 0.4 us of processor time a put.
+    proposer.most_now = MORE * proposer.max_count
+    try:
+        while piece.next < piece.size and taken < most and not crowded(proposer):
+            place = piece.next
+            piece.next = place + 1
+            taken += 1
+            admit_put(server, piece, place, now)
+    finally:
+        proposer.most_now = proposer.max_count
     return taken
