@@ -342,7 +342,9 @@ class RaftTable:
         "safe", '`"lease"`: a leader reads without asking the others, and trusts all clocks.', choices=("safe", "lease")
     )
     enable_batch_proposal: bool = _flag(True, "`false` makes one proposal of each operation.")
-    batch_max_size: int = _count(50, "Operations in one proposal; ten times as many of an embedder's `put_many`.", 1, MAX_BATCH_OPS)
+    batch_max_size: int = _count(
+        50, "Operations in one proposal; ten times as many of an embedder's `put_many`.", 1, MAX_BATCH_OPS
+    )
     batch_max_time: float = _duration(
         "2ms", "The longest that an operation waits for others. An idle disk waits for none.", "0", "10s"
     )

@@ -22,6 +22,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import errors
+from .._core.kv_direct import MISSED, DirectReads
 from .._core.kv_pieces import Piece
 from ..threads import LOOK_UP
 from .answers import may_block
@@ -266,6 +267,8 @@ class EmbeddedKV:
     """
 
     futures: Futures
+    #: Reads without the loop's thread; None before the node serves.
+    _direct: DirectReads | None = None
 
     @property
     def _waiting(self) -> Futures:
@@ -378,6 +381,19 @@ class EmbeddedKV:
         timeout: float | None = None,
     ) -> KeyValue | None:
         """The one key, or None where it is missing; `revision`, `serializable`, `keys_only` as in `range`."""
+        direct = self._direct
+        if (
+            direct is not None
+            and timeout is None
+            and type(revision) is int
+            and revision == 0
+            and type(serializable) is bool
+            and type(keys_only) is bool
+        ):
+            # Where the member is alone this thread reads by itself. All errors come from the queue.
+            got: KeyValue | None = direct.get(key, keys_only)
+            if got is not MISSED:
+                return got
         found = self.range(key, revision=revision, serializable=serializable, keys_only=keys_only, timeout=timeout).kvs
         return found[0] if found else None
 

@@ -12,6 +12,7 @@ import time
 import traceback
 
 from .. import errors, threads
+from .._core.kv_direct import DirectReads
 from .._core.kv_pieces import PiecePut
 from ..config import Config
 from ..failpoints import Failpoints
@@ -25,6 +26,7 @@ from .inbox import Inbox
 from .keeping import Keeper
 from .mailbox import Watches
 from .outcome import FutureCall
+from .results import KeyValue
 
 log = logging.getLogger("metastore.node")
 
@@ -52,6 +54,7 @@ class Life:
         self.up = threads.Gate()
         self.down = threads.Gate()
         self.inbox = Inbox()
+        self.direct: DirectReads | None = None
         self.watches = Watches(config.node.name)
         self.keeper = Keeper()
         self._patience = config.limits.drain_timeout + CLOSING
@@ -78,6 +81,7 @@ class Life:
         self.inbox.open(member)
         self.watches.serve(member)
         self.keeper.serve(member)
+        self.direct = member.read_directly(KeyValue)
         self.member = member
         self.up.open()
 
@@ -101,6 +105,8 @@ class Life:
             return
         self.elsewhere = self._process
         self.member = None
+        if self.direct is not None:
+            self.direct.close()
         # Those threads may have held any of these.
         self._lock = threading.RLock()
         self.up, self.down = threads.Gate(), threads.Gate()
@@ -123,6 +129,8 @@ class Life:
     def _over(self) -> None:
         """Nobody answers calls any more."""
         self.member = None
+        if self.direct is not None:
+            self.direct.close()
         refusal = errors.caused(errors.Stopped, self.failure)
         self.inbox.close(refusal)
         self.watches.end(refusal)

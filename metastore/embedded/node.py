@@ -112,6 +112,7 @@ class Node(Calls):
             raise life.failure
         if life.member is None:
             raise errors.Stopped()
+        self._direct = life.direct
 
     def left_behind(self) -> None:
         """For `forks`: this is a copy in another process, where no thread holds the lock."""

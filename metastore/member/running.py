@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.kv_admit import admit_piece
+from .._core.kv_direct import DirectReads
 from ..api.common import header
 from ..api.ports import Ports
 from ..net.loop import READ
@@ -68,6 +69,9 @@ class RunningMember:
     on_ready: called when the member serves.
     """
 
+    #: Reads by other threads of this process; None where nobody asked for them.
+    direct: DirectReads | None = None
+
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
         closing: Closing, *, descriptors: int, stopping: Gate, started_at: float,
@@ -86,6 +90,7 @@ class RunningMember:
         self._log_held = disk.wal.last_index()
         self._next_turn: Timer | None = None
         self._logged_leader = 0
+        self._alone = (disk.identity.member_id,)
         self._next_tick = 0.0
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
         self.replica = replica = state.replica
@@ -190,6 +195,11 @@ class RunningMember:
 
     # ---- serving
 
+    def read_directly(self, made: type[object]) -> DirectReads:
+        """Reads of this process that do not wait for the loop; `made` is the class of their results."""
+        self.direct = self.loop.quiet = DirectReads(self.kv, made)
+        return self.direct
+
     def serve(self) -> None:
         """Serves until the member is stopped. Raises the error that ended it."""
         self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True)
@@ -209,6 +219,8 @@ class RunningMember:
             failure.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - raised below, when everybody is answered
             failure = error
+        if self.direct is not None:
+            self.direct.close()
         failure = self._answer_all(failure or self.ended_by)
         if failure is not None:
             raise failure
@@ -290,6 +302,17 @@ class RunningMember:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
             self.drain.turn(now)
+        if self.direct is not None:
+            # Only attributes: this is asked in each turn. See `_core/kv_direct`.
+            self.direct.open = (
+                self.ready
+                and self.drain is None
+                and self.ended_by is None
+                and driver.leader_id == self._alone[0]
+                and driver.roster.conf_state.voters == self._alone
+                and not driver.roster.conf_state.voters_outgoing
+                and driver.applier.applied_term == driver.term
+            )
 
     def _log_leader(self) -> None:
         leader = self._logged_leader = self.driver.leader_id

@@ -22,7 +22,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from ..errors import UnsupportedPlatform
 
@@ -71,6 +71,16 @@ def _epoll() -> select.epoll:
     return select.epoll()
 
 
+class Quiet:
+    """`open` tells other threads that the loop's thread waits. The loop clears it when the wait is over; who sets it
+    at the end of a turn says that nothing is half done."""
+
+    __slots__ = ("open",)
+
+    def __init__(self) -> None:
+        self.open = False
+
+
 class Loop:
     """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads.
 
@@ -101,6 +111,8 @@ class Loop:
         self._urgent: set[int] = set()
         self._left: list[int] = []
         self.now = now
+        #: A `Quiet`, or what stands in its place.
+        self.quiet: Any = Quiet()
         self.add(self._wake, READ, self._woken, urgent=True)
 
     # ---- file descriptors
@@ -226,6 +238,7 @@ class Loop:
         """
         callbacks = self._callbacks
         ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
+        self.quiet.open = False  # before anything else
         began, worked = time.perf_counter(), time.thread_time()
         if self._left:
             ready = self._in_order(ready)

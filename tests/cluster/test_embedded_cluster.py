@@ -95,3 +95,38 @@ def test_watches_and_locks_go_on_over_a_time_without_a_leader(members: list[Node
         lock.check()
         found = other.get(lock.key)
         assert found is not None and found.create_revision == lock.revision
+
+
+def test_each_member_takes_a_bulk_and_asks_before_it_reads(members: list[Node]) -> None:
+    """A follower forwards the puts one by one, and no member of a cluster reads in the caller's thread."""
+    for place, node in enumerate(members):
+        stored = node.put_many((f"b{place}/{n}", str(n)) for n in range(2500))
+        assert (stored.count, stored.last_revision - stored.first_revision) == (2500, 2499)
+        found = members[place - 1].get(f"b{place}/2499")
+        assert found is not None and (found.value, found.mod_revision) == (b"2499", stored.last_revision)
+    assert [node._direct.served for node in members if node._direct is not None] == [0, 0, 0]
+
+
+def test_a_bulk_tells_what_became_of_it_where_the_leader_dies(members: list[Node]) -> None:
+    leader, one, other = members
+
+    def pairs() -> Iterator[tuple[str, str]]:
+        for n in range(20_000):
+            if n == 6000:
+                die(leader)
+            yield f"k{n}", str(n)
+
+    written, unknown, taken = {*range(20_000)}, set[int](), 20_000
+    try:
+        one.put_many(pairs())
+    except errors.PutManyFailed as failure:
+        written, unknown = ({n for span in spans for n in span} for spans in (failure.written, failure.open))
+        taken = failure.taken
+        refused = {n for span in failure.not_written for n in span}
+        assert len(written) + len(unknown) + len(refused) == taken, "each position is in one of the three"
+    wait_until(lambda: leads(one) or leads(other), what="another leads")
+    there = {int(item.key[1:]) for item in one.get_prefix("k", timeout=30).kvs}
+    assert written <= there <= written | unknown
+    with contextlib.suppress(ZeroDivisionError):
+        leader.stop()
+        leader.wait()

@@ -1,0 +1,159 @@
+"""`Node.get` reads in the caller's thread where the member is alone and its loop waits, else through the queue."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import messages as m
+from support.client import Client
+from support.embedded import make, standing
+from support.processes import wait_until
+
+from metastore import Node, errors
+from metastore._core.kv_direct import MISSED
+
+pytestmark = pytest.mark.node_only
+
+
+def direct(node: Node) -> Any:
+    assert node._direct is not None
+    return node._direct
+
+
+def resting(node: Node) -> None:
+    """Wait until the loop waits."""
+    wait_until(lambda: direct(node).open, what="the loop waits")
+
+
+def test_it_finds_what_the_queue_finds(tmp_path: Path) -> None:
+    with make(tmp_path) as node:
+        lease = node.grant(600).id
+        node.put_many({"a": "1", "b": b"\0" * 3, "empty": "", "\0zero\0": "2", "ä": "3"})
+        node.put("a", "11", lease=lease)
+        node.put("gone", "x")
+        node.delete("gone")
+        for key in ("a", b"a", "b", "empty", b"\0zero\0", "ä", "gone", "absent", b"a\0", bytearray(b"b")):
+            for serializable, keys_only in itertools.product((False, True), repeat=2):
+                resting(node)
+                found = node.get(key, serializable=serializable, keys_only=keys_only)  # type: ignore[arg-type]
+                queued = node.range(key, serializable=serializable, keys_only=keys_only).kvs  # type: ignore[arg-type]
+                assert found == (queued[0] if queued else None), (key, serializable, keys_only)
+        found = node.get("a")
+        assert found is not None and (found.lease, found.version, found.value) == (lease, 2, b"11")
+        assert type(found.key) is bytes and direct(node).served >= 30
+        with pytest.raises(errors.EmptyKey):
+            node.get("")
+        with pytest.raises(TypeError, match="keys_only must be"):
+            node.get("a", keys_only=1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="key must be"):
+            node.get(5)  # type: ignore[arg-type]
+        with pytest.raises(errors.FutureRevision):
+            node.get("a", revision=1 << 40)
+
+
+def test_an_older_version_comes_out_of_the_queue(tmp_path: Path) -> None:
+    with make(tmp_path) as node:
+        first = node.put("a", "1").revision
+        node.put("a", "2")
+        resting(node)
+        served = direct(node).served
+        found = node.get("a", revision=first)
+        assert found is not None and found.value == b"1" and direct(node).served == served
+
+
+def test_it_waits_while_the_loop_works(tmp_path: Path) -> None:
+    """Applying lets go of the GIL where an engine or a codec is in Python."""
+    with make(tmp_path) as node, ThreadPoolExecutor() as pool:
+        node.put("key", "value")
+        resting(node)
+        with standing(node):
+            served = direct(node).served
+            found = pool.submit(node.get, "key")
+            wait_until(lambda: node._life is not None and len(node._life.inbox._hasty) == 1, what="it is in line")
+            assert not direct(node).open and not found.done()
+        got = found.result(30)
+        assert got is not None and got.value == b"value" and direct(node).served == served
+
+
+def test_a_read_sees_all_that_was_answered_before(tmp_path: Path) -> None:
+    """Some threads write numbers that rise, others read them."""
+    with make(tmp_path) as node:
+        answered, stop, wrong = [0, 0], threading.Event(), []
+
+        def write(place: int) -> None:
+            for number in range(1, 400):
+                node.put(f"k{place}", str(number))
+                answered[place] = number
+            if place == 0:
+                node.put_many((f"bulk{n}", str(n)) for n in range(3000))
+            stop.set()
+
+        def read(place: int) -> None:
+            last = 0
+            while not stop.is_set():
+                before = answered[place]
+                found = node.get(f"k{place}", serializable=bool(last % 2))
+                now = 0 if found is None else int(found.value)
+                if now < before or now < last or (found is not None and found.version != now):
+                    wrong.append((place, before, last, found))
+                last = now
+
+        with ThreadPoolExecutor(6) as pool:
+            for task in [pool.submit(write, n) for n in (0, 1)] + [pool.submit(read, n % 2) for n in range(4)]:
+                task.result(120)
+        assert not wrong and direct(node).served > 0
+
+
+def test_a_leader_that_needs_others_asks_them(tmp_path: Path) -> None:
+    """A voter was added that never comes: there is no quorum, so nothing is linearizable any more."""
+    listen = {"client": "127.0.0.1:0", "peer": "127.0.0.1:0"}
+    with make(tmp_path, listen=listen, limits={"request_timeout": 0.5}) as node:
+        node.put("key", "value")
+        resting(node)
+        with Client(node.client_addresses[0]) as client:
+            client.call(m.MemberAddRequest(peerURLs=["http://127.0.0.1:9"]))
+        served = direct(node).served
+        with pytest.raises((errors.Timeout, errors.NoLeader)):
+            node.get("key")
+        for _ in range(50):  # between them the loop waits again and again
+            assert node.get("key", serializable=True) is not None
+        assert not direct(node).open and direct(node).served == served
+
+
+def test_a_member_that_refuses_or_has_no_leader_is_not_read(tmp_path: Path) -> None:
+    with make(tmp_path) as node:
+        node.put("key", "value")
+        resting(node)
+        kv = node._running().kv
+        kv.refuse(errors.Corrupt())
+        with pytest.raises(errors.Corrupt):
+            node.get("key")
+        kv.refuse(None)
+        kv.holding = True
+        assert direct(node).get(b"key") is MISSED
+        served = direct(node).served
+        assert node.get("key") is not None and direct(node).served == served
+        kv.holding = False
+        reads = direct(node)
+    assert not reads.open and not reads.able
+    with pytest.raises(errors.Stopped):
+        node.get("key")
+
+
+def test_an_engine_that_runs_python_is_not_read(tmp_path: Path) -> None:
+    with make(tmp_path, storage={"engine": "rocksdb"}) as node:
+        node.put("key", "value")
+        found = node.get("key")
+        assert found is not None and found.value == b"value"
+        assert not direct(node).able and direct(node).served == 0
+
+
+def test_importing_turns_the_gil_on() -> None:
+    """Readers and the loop's thread exclude each other by it."""
+    assert getattr(sys, "_is_gil_enabled", lambda: True)()
