@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 #: A spread load begins one connection after the other, with so many milliseconds in between.
-PERIOD_MS = 7
+PERIOD_MS = 3
 
 
 @dataclass(frozen=True)

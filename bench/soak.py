@@ -28,6 +28,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
 import results  # noqa: E402
+import workloads  # noqa: E402
 from options import make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
 from support.client import prefix_end  # noqa: E402
@@ -146,9 +147,8 @@ class Soak:
             self.series.setdefault(name, []).append(value)
 
     def _put(self, leader: Member) -> h2load.Outcome:
-        rate = max(1, self.rate // 50)
         key = b"soak/%04d" % (self.turns * 7 % KEYS)
-        load = h2load.Load(int(50 * rate * self.turn_seconds), 50, 10, rate, spread=True)
+        load = workloads.Shape(0, self.rate, self.turn_seconds, self.value, 0).load(100, 10)
         restarting: Future[None] | None = None
         if self.turns % FOLLOWER_EVERY == 0 and len(self.cluster.members) > 2:
             follower = next(member for member in self.cluster.members if member is not leader)

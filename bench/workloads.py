@@ -19,8 +19,9 @@ from support.processes import metric
 
 from bench import KEY, PUT, RANGE, TXN, eight_puts, percentile, prefixed, swap
 
-#: Connections of a load at a steady rate.
-STEADY_CONNECTIONS = 50
+#: Connections of a load at a steady rate: more where each would have to send more than so many requests a second.
+#: h2load looks at its clock every 10 ms, and a connection then sends at once what is due.
+STEADY_CONNECTIONS, MOST_CONNECTIONS, EACH = 50, 250, 100
 #: Seconds between two readings of the processor time.
 READ_EVERY = 0.05
 
@@ -44,7 +45,8 @@ class Shape:
         """Return the load of h2load. A `part` of n is for n loads that run at the same time."""
         if not self.rate:
             return h2load.Load(max(connections * streams, self.requests // part), connections, streams)
-        return self.steady(STEADY_CONNECTIONS, 10, part)
+        wanted = min(MOST_CONNECTIONS, max(STEADY_CONNECTIONS, self.rate // part // EACH))
+        return self.steady(wanted, max(1, 1000 // wanted), part)
 
     def steady(self, connections: int, streams: int, part: int = 1) -> h2load.Load:
         """Return a load at the steady rate: its ramp and then `seconds`."""

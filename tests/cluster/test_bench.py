@@ -123,10 +123,10 @@ def imported(name: str) -> ModuleType:
 
 
 def test_a_steady_rate_is_measured_without_the_ramps() -> None:
-    """50 connections that begin 7 ms after each other, and send 500 requests a second each."""
+    """50 connections that begin 3 ms after each other, and send 500 requests a second each."""
     h2load = imported("h2load")
     load = h2load.Load(50_000, 50, 10, 500, spread=True)
-    starts = [7000 * connection + 2000 * number for connection in range(50) for number in range(1000)]
+    starts = [3000 * connection + 2000 * number for connection in range(50) for number in range(1000)]
     first, last = h2load.window_of(starts, load.ramp)
     latencies = [5 if first <= start < last else 900 for start in starts]
     outcome = h2load.Outcome(0.0, 0.0, latencies, 0, starts, (first, last))
