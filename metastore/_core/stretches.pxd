@@ -7,11 +7,12 @@ from metastore._core.record cimport Record
 
 cdef class Walk:
     """Goes from key to key over table 'k' of an engine with files."""
-    cdef object walk
+    cdef object walk, step, read_key, read_value
     cdef bytes here           # the record on which it stands; None: behind the table
     cdef bytes prefix         # what `next` has found: a client's key,
     cdef bytes newest         # its newest version,
     cdef bint alive           # and whether that is alive
+    cdef bint all_alive       # the caller knows that no key is dead
     cdef readonly Py_ssize_t records
 
     cdef int look(self) except -1
@@ -25,6 +26,8 @@ cdef class Stretches:
     cdef int32_t* present
     cdef size_t room
     cdef readonly bytes border    # keys below it are counted; None: all are
+    cdef bytes top                # no key stands above this one; None while the index is built
+    cdef size_t begun             # stretches that new keys have begun
     cdef readonly int64_t keys    # keys present that are counted
     cdef readonly int64_t faults  # how often a walk found other numbers
 
@@ -35,6 +38,8 @@ cdef class Stretches:
     cpdef list changes(self, OrderedMap batch, Engine engine)
     cdef int change(self, Engine engine, bytes prefix, Record* put, list removed, list found) except -1
     cpdef list note(self, list changes)
+    cdef bint rises(self, Py_ssize_t at, bytes prefix, int32_t alive, int32_t present) except -1
+    cdef bint checks(self) noexcept
     cdef int join(self, Py_ssize_t at) except -1
     cpdef bint split(self, bytes fence, object walk)
     cpdef object count(self, bytes start, bytes end, object walk)

@@ -17,11 +17,16 @@ over for a split, and it decides about nothing else.
 on, and each call counts the state of its own moment. A change below the border is noted; one above it is seen when the
 border gets there. Ranges that end above the border are not known yet.
 
-Measured over 50,000 keys in RocksDB: a put of a new key takes 0.9 us more in the engine, splits included, one of an old
-key 0.4 us; building takes 1 to 2 us a version; a count of all takes 0.5 ms instead of 33.
+**Split.** A walk over the first CUT keys is enough, because what it does not find is in the other part. Where keys come in
+ascending order not even that is needed: no key stands above `top`, so one that does can begin a new stretch. Walks over
+all 512 keys for each 256 new ones were two thirds of what the index cost a put.
 
-**Checked.** A walk over a whole stretch, for a split, compares. If the numbers are wrong, that is a fault: it is
-counted, and the index is built anew.
+**Checked.** A walk over a whole stretch compares, and one in CHECKED of the stretches that are begun is walked over for
+that alone. If the numbers are wrong, that is a fault: it is counted, and the index is built anew.
+
+Measured over 50,000 keys in RocksDB, in batches of 50, of the 8.7 us that a put of a new key takes with its engine: 0.05
+us for `changes`, 0.09 us for `note`, and for splits 0.3 us of keys in any order, and hardly anything of ascending ones.
+An old key takes 0.04 us. Building takes 1 to 2 us a version; a count of all takes 0.5 ms instead of 33.
 
 `walk` below is an iterator of rocksdict: it has seek, seek_for_prev, next, key (None at the end) and value, and stands
 still where it is.
@@ -32,20 +37,20 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memmove
 
-from bisect import bisect_right
-
 from metastore._core.engine cimport Engine
 from metastore._core.mvcc_keys cimport FLAG_TOMBSTONE, REV_SIZE, index_tombstone, rev_read
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport Cursor, cursor_ge, cursor_next
-from metastore._core.record cimport Record, rec_deleted, rec_key, rec_release, rec_value
+from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_release, rec_value
 from metastore._core.varint cimport varint_read
 
 cdef enum:
     SPLIT = 512              # keys present that a stretch has at most
     FILL = 256               # keys present of a stretch that is built
+    CUT = 160                # keys present of the first part of a stretch that is split
     JOIN = 128               # with fewer it is joined to the one before or behind it,
     JOINED = 384             # if both together have at most so many
+    CHECKED = 8              # of so many stretches that are begun one is walked over as a whole
     STEPS = 16               # records of one key that a walk goes over before it jumps
     UNKNOWN = 0              # what a put tells by itself
     BIRTH = 1
@@ -62,11 +67,12 @@ cdef class Walk:
 
     def __init__(self, object walk, bytes start not None):
         self.walk = walk
+        self.step, self.read_key, self.read_value = walk.next, walk.key, walk.value
         walk.seek(start)
         self.look()
 
     cdef int look(self) except -1:
-        self.here = self.walk.key()
+        self.here = self.read_key()
         if self.here is None:
             # Where a block is damaged, the walk just ends.
             self.walk.status()
@@ -76,11 +82,10 @@ cdef class Walk:
 
     cdef bint next(self) except -1:
         """Find the next key. Return whether there is one."""
-        cdef bytes value
         cdef int steps = 0
         cdef Py_ssize_t n
         while self.here is not None and PyBytes_GET_SIZE(self.here) <= REV_SIZE:
-            self.walk.next()
+            self.step()
             self.look()
         if self.here is None:
             return False
@@ -88,15 +93,14 @@ cdef class Walk:
         self.prefix = self.here[:n]
         while True:
             self.newest = self.here
-            value = self.walk.value()
-            self.alive = value_alive(value)
+            self.alive = self.all_alive or value_alive(self.read_value())
             self.records += 1
             steps += 1
             if steps == STEPS:
                 self.walk.seek_for_prev(self.prefix + NEWEST)
-                self.newest = self.walk.key()
-                self.alive = value_alive(self.walk.value())
-            self.walk.next()
+                self.newest = self.read_key()
+                self.alive = self.all_alive or value_alive(self.read_value())
+            self.step()
             self.look()
             if self.here is None or PyBytes_GET_SIZE(self.here) != n + REV_SIZE or memcmp(
                     PyBytes_AS_STRING(self.here), PyBytes_AS_STRING(self.prefix), n) != 0:
@@ -127,6 +131,7 @@ cdef class Stretches:
         self.keys = 0
         self.insert(0, FIRST, 0, 0)
         self.border = FIRST
+        self.top = None
 
     cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1:
         cdef size_t n = len(self.fences), more
@@ -170,6 +175,7 @@ cdef class Stretches:
         keys = Walk(walk, self.border)
         while keys.records < records:
             if not keys.next():
+                self.top = self.border
                 self.border = None
                 return False
             last = len(self.fences) - 1
@@ -262,16 +268,35 @@ cdef class Stretches:
         cdef int32_t alive, present
         cdef list large = []
         for prefix, alive, present in changes:
-            at = bisect_right(self.fences, prefix) - 1
+            at = stretch_of(self.fences, prefix)
+            self.keys += present
+            if present > 0 and self.rises(at, prefix, alive, present):
+                if self.checks():
+                    large.append(self.fences[at])
+                continue
             self.alive[at] += alive
             self.present[at] += present
-            self.keys += present
             if (present > 0 and self.present[at] >= SPLIT) or (present < 0 and self.alive[at] == 0):
                 if not large or large[len(large) - 1] is not self.fences[at]:
                     large.append(self.fences[at])
             elif present < 0 and self.present[at] < JOIN:
                 self.join(at)
         return large
+
+    cdef bint rises(self, Py_ssize_t at, bytes prefix, int32_t alive, int32_t present) except -1:
+        """Note a new key that stands above all others. Return whether it begins a new stretch."""
+        if self.top is None or prefix <= self.top:
+            return False
+        self.top = prefix
+        if self.present[at] < FILL:
+            return False
+        self.insert(at + 1, prefix, alive, present)
+        return True
+
+    cdef bint checks(self) noexcept:
+        """Whether this is one of the stretches that are walked over as a whole."""
+        self.begun += 1
+        return self.begun % CHECKED == 0
 
     cdef int join(self, Py_ssize_t at) except -1:
         cdef Py_ssize_t n = len(self.fences)
@@ -285,37 +310,46 @@ cdef class Stretches:
         return 0
 
     cpdef bint split(self, bytes fence, object walk):
-        """Split the stretch that begins at `fence`, as `walk` finds it, so that each part has FILL keys, or join it.
-        Return whether its numbers were right; if not, the index begins anew."""
-        cdef Py_ssize_t at = bisect_right(self.fences, fence) - 1
+        """Split the stretch that begins at `fence`, as `walk` finds it, so that no part has too many keys, or join
+        it. Return whether its numbers were right, as far as it was looked at; if not, the index begins anew."""
+        cdef Py_ssize_t at = stretch_of(self.fences, fence)
         cdef bytes end = self.border
         cdef list parts = [[fence, 0, 0]]
         cdef list part = parts[0]
         cdef int64_t alive = 0, present = 0
+        cdef bint halves = SPLIT <= self.present[at] < SPLIT + FILL and not self.checks()
+        cdef bint whole = True
         cdef Walk keys
         if self.fences[at] != fence:
             return True
         if at + 1 < len(self.fences):
             end = self.fences[at + 1]
         keys = Walk(walk, fence)
+        # No more keys are present than the index says, so then none of them is dead.
+        keys.all_alive = halves and self.alive[at] == self.present[at]
         while keys.next() and (end is None or keys.prefix < end):
-            if part[2] == FILL:
+            if part[2] == (CUT if halves else FILL):
                 part = [keys.prefix, 0, 0]
                 parts.append(part)
+                if halves:
+                    part[1], part[2] = self.alive[at] - alive, self.present[at] - present
+                    whole = False
+                    break
             part[1] += keys.alive
             part[2] += 1
             alive += keys.alive
             present += 1
-        if alive != self.alive[at]:
+        if part[1] < 0 or (whole and alive != self.alive[at]):
             self.faults += 1
             self.restart()
             return False
-        self.keys += present - self.present[at]
+        if whole:
+            self.keys += present - self.present[at]
         self.alive[at], self.present[at] = parts[0][1], parts[0][2]
         for part in parts[1:]:
             at += 1
             self.insert(at, part[0], part[1], part[2])
-        if present < JOIN:
+        if whole and present < JOIN:
             self.join(at)
         return True
 
@@ -334,8 +368,8 @@ cdef class Stretches:
             return 0
         if self.border is not None and end > self.border:
             return None
-        first = bisect_right(self.fences, start) - 1
-        last = bisect_right(self.fences, end) - 1
+        first = stretch_of(self.fences, start)
+        last = stretch_of(self.fences, end)
         if first == last and (start > <bytes>self.fences[first] or end != b"l"):
             return self.walked(start, end, walk)
         if start > <bytes>self.fences[first]:
@@ -367,7 +401,7 @@ cdef class Stretches:
         cdef int64_t n = 0
         assert self.fences == sorted(set(self.fences)) and self.fences[0] == FIRST, "fences are out of order"
         while keys.next() and (self.border is None or keys.prefix < self.border):
-            at = bisect_right(self.fences, keys.prefix) - 1
+            at = stretch_of(self.fences, keys.prefix)
             found[at][0] += keys.alive
             found[at][1] += 1
             n += 1
@@ -375,6 +409,22 @@ cdef class Stretches:
             assert self.alive[at] == found[at][0], f"stretch {at}: {self.alive[at]} alive, found {found[at]}"
             assert self.present[at] >= found[at][1], f"stretch {at}: {self.present[at]} present, found {found[at]}"
         assert n <= self.keys, f"{self.keys} keys, found {n}"
+
+
+cdef Py_ssize_t stretch_of(list fences, bytes key) except -2:
+    """Return the number of the stretch in which an engine key is; no key is below the first fence."""
+    cdef Py_ssize_t low = 0, high = len(fences), middle
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(key)
+    cdef size_t n = PyBytes_GET_SIZE(key)
+    cdef bytes fence
+    while low < high:
+        middle = (low + high) // 2
+        fence = <bytes>fences[middle]
+        if key_cmp(p, n, <const uint8_t*>PyBytes_AS_STRING(fence), PyBytes_GET_SIZE(fence)) < 0:
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1
 
 
 cdef int plain_put(Record* rec) noexcept:

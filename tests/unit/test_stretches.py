@@ -182,17 +182,54 @@ def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
     assert index.count(b"", None, Walk(engine)) == 2000 + 34 * 90
 
 
-def test_a_wrong_number_is_noticed_and_all_is_counted_anew() -> None:
-    """A write that went past the index."""
+@pytest.mark.parametrize("ascending", [True, False])
+def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> None:
+    """Some writes go past the index. One in eight of the stretches that are begun is walked over as a whole."""
     engine, index = filled(300, 300)
-    engine.write(batch({encode_index_key(b"000100", 3): DEAD}), 1, 1)
-    changes = {encode_index_key(b"x%06d" % n, 2): ALIVE for n in range(300)}
-    assert write(engine, index, changes) == [False]
+    names = [b"x%06d" % n for n in range(6000)]
+    if not ascending:
+        random.Random(1).shuffle(names)
+    results: list[bool] = []
+    while not results or results[-1]:
+        engine.write(batch({encode_index_key(names[0] + b"-", 2): ALIVE}), 1, 1)
+        results += write(engine, index, {encode_index_key(names.pop(0), 2): ALIVE for _ in range(10)})
+    assert len(names) > 6000 - 9 * SPLIT_AT
     assert index.faults == 1 and index.count(b"k", b"l", Walk(engine)) is None
     while index.build(Walk(engine), 100):
         pass
     index.check(Walk(engine))
-    assert index.count(b"k", b"l", Walk(engine)) == 599
+
+
+def test_keys_in_ascending_order_are_not_walked_over() -> None:
+    """The stretch that they fill is ended without a look at it, but for one in eight."""
+    engine, index = MemoryEngine(), Stretches()
+    engine.write(batch({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 3000, 10)}), 1, 1)
+    while index.build(Walk(engine), 100):
+        pass
+    splits = 0
+    for first in range(3000, 11000, 20):
+        changes = {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(first, first + 20)}
+        splits += len(write(engine, index, changes))
+    assert 0 < splits <= 8000 // (SPLIT_AT // 2) // 8 + 1
+    index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == 8300 and len(index) > 8000 // SPLIT_AT
+
+
+def test_the_last_keys_go_and_others_come() -> None:
+    rng = random.Random(5)
+    engine, index = filled(2000, 10)
+    there = [b"%06d" % n for n in range(2000)]
+    for turn in range(30):
+        gone = there[-rng.randint(1, 300) :] if turn % 3 else rng.sample(there, min(len(there) // 2, 200))
+        write(engine, index, {encode_index_key(name, 2): None for name in gone})
+        there = sorted(set(there) - set(gone))
+        first = max(int(there[-1][:6]) + rng.choice([-100, 1]), 0) if there else 0
+        new = [b"%06d-%02d" % (n, turn) for n in range(first, first + rng.randint(1, 400))]
+        for at in range(0, len(new), 50):
+            assert all(write(engine, index, {encode_index_key(name, 2): ALIVE for name in new[at : at + 50]}))
+        there = sorted(there + new)
+        index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == len(there)
 
 
 def test_a_key_with_many_versions_is_jumped_over() -> None:
