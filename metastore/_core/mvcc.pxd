@@ -40,6 +40,7 @@ cdef class Store:
     cdef uint32_t sub                     # changes made so far by the operation under way
     cdef int64_t saved_rev                # revision that the engine holds
     cdef uint64_t reloads                 # how often the engine's contents were replaced
+    cdef Store live                       # of a frozen store: the one that it was made of; None in that
     cdef readonly bint spilled            # the engine holds a part of an unfinished entry
     cdef public bint stale                # the engine holds a part of an entry that will be applied again
     cdef int64_t compacted                # revisions below are gone; -1: never compacted (etcd's convention)

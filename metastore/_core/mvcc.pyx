@@ -251,15 +251,23 @@ cdef class Store:
         copy.compacted = self.compacted
         copy.swept = self.swept
         copy.pages = self.pages
+        copy.reloads = self.reloads
+        copy.live = self
         return copy
 
     cdef int64_t count_at(self, const Slice* key, const Slice* end, int64_t at) except? -2:
         """Return how many keys of a range are alive at main revision `at`, or -1 if only a walk can tell: if the engine
-        does not know its own count, or if `births` does not reach back so far (mvcc_births.pyx)."""
+        does not know its own count, or if `births` does not reach back so far (mvcc_births.pyx). A frozen store has no
+        list, and asks the one that it was made of."""
         cdef object count
         cdef int64_t known = self.pages.find(at, key, end) if at < self.rev else -1
         if known >= 0 or self.stale:
             return known
+        if self.live is not None and self.live.reloads == self.reloads:
+            # What the frozen store shows was finished, so the live one knows it for as long as its list reaches back.
+            known = self.live.count_at(key, end, at)
+            if known >= 0:
+                return known
         if self.births is None:
             if at < self.rev or self.overlay.count or not self.whole():
                 return -1

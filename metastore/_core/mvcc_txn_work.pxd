@@ -21,6 +21,7 @@ cdef class WalkWork(Work):
 
     cdef int gather(self, TxnNode node) except -1
     cdef int note(self, const Slice* key, const Slice* end, bint values) except -1
+    cdef bint known(self, const Slice* key, const Slice* end) except -1
 
 
 cdef class Frame:

@@ -416,7 +416,8 @@ cdef class WalkWork(Work):
     A transaction that writes is counted before it is admitted, because nothing else can be applied while it is. The
     count is taken on the state as it is in each piece, so it is not exact. It assumes that all compares are looked at
     to their end and that both branches run. A key counts WITH_VALUE times if its value is read, and once more for each
-    256 bytes of that. Deleted keys that no compaction has removed count, because they are walked over as well.
+    256 bytes of that. An engine in memory tells how many keys a range has. Elsewhere they are walked over, and deleted
+    keys that no compaction has removed count as well, because the transaction will walk over them, too.
 
     Measured, microseconds a key in memory and in RocksDB: 0.03 and 0.3, with its value 0.1 to 0.2 and 1.5 (8 where
     blocks are not in RocksDB's cache).
@@ -466,6 +467,8 @@ cdef class WalkWork(Work):
         key.p, key.n = <const uint8_t*>PyBytes_AS_STRING(span[0]), PyBytes_GET_SIZE(span[0])
         end.p, end.n = <const uint8_t*>PyBytes_AS_STRING(span[1]), PyBytes_GET_SIZE(span[1])
         if self.at is None:
+            if self.known(&key, &end):
+                return self.walked > self.most
             self.at = first_key(&key)
         self.kvs.cost = 0
         self.at = self.store.collect_slice(
@@ -477,6 +480,19 @@ cdef class WalkWork(Work):
             self.walked += <size_t>self.spans[self.at_span][1]
             self.at_span += 1
         return self.walked > self.most
+
+    cdef bint known(self, const Slice* key, const Slice* end) except -1:
+        """Add the keys of a whole range, if the engine knows how many a walk would find: with an empty overlay, one in
+        memory skips the deleted ones."""
+        cdef int64_t count = -1
+        if self.store.engine.pace() == 1 and not self.store.overlay.count:
+            count = self.store.count_at(key, end, LATEST)
+        if count < 0:
+            return False
+        self.cost += COST_OP
+        self.walked += (<size_t>count + 1) * <size_t>self.spans[self.at_span][1]
+        self.at_span += 1
+        return True
 
     cpdef bint discard(self, size_t budget) except -1:
         self.store = None

@@ -97,6 +97,21 @@ def test_the_count_does_not_depend_on_its_pieces(spans: list[tuple[int, int]], b
     assert expected // 2 < walked_in_pieces(kv.store, body.SerializeToString(), expected // 2, budget) <= expected
 
 
+def test_an_engine_that_knows_how_many_keys_there_are_is_asked() -> None:
+    """A walk over so many keys would go on in later turns, as it does while the overlay has something."""
+    kv = server(20_000)
+    body = writing(1, *ops(whole(limit=1), pb.RangeRequest(key=b"k", range_end=b"k0019000", limit=1)))
+    expected = walked_in_pieces(kv.store, body, 1 << 30, 1000)
+    assert expected == 2 * 20_000 + 1 + 1 + 19_000 + 1
+    kv.store.commit(1, 1)
+    assert walked_in_pieces(kv.store, body, 1 << 30, 1) == expected
+    assert call(kv, body).error is None and (kv.late, kv.proposer.queued) == (0, 1)
+    kv.store.put(pb.PutRequest(key=b"other").SerializeToString())
+    assert call(kv, writing(1)).error is None and (kv.late, kv.proposer.queued) == (1, 1)
+    turns(kv)
+    assert kv.proposer.queued == 2
+
+
 def turns(kv: KVServer) -> None:
     while kv.serve_late():
         pass

@@ -21,6 +21,7 @@ from metastore import errors
 from metastore._core import build_info, mvcc_txn
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_txn_work import execute_txn, read_in_pieces
+from metastore.plugin import Engine
 from metastore.storage.engines.memory import MemoryEngine
 
 
@@ -49,6 +50,56 @@ def test_a_readonly_transaction_in_pieces_answers_the_same(
         body = build("txn", fields, writer.store.revision).SerializeToString()
         expected = outcome(lambda body=body: execute_txn(writer.store, body))
         assert outcome(lambda body=body: read_in_pieces(writer.store, body, budget, writer.change_much)) == expected
+
+
+class Seen(MemoryEngine):
+    """An engine whose views do not know how many keys they have, as those of RocksDB."""
+
+    def view(self) -> Engine:
+        seen = MemoryEngine()
+        seen.restore([*self.scan(b"", None, False, 0)])
+        return Blind(seen)
+
+
+class Blind(Engine):
+    """A view that can only be walked over."""
+
+    def __init__(self, inner: MemoryEngine) -> None:
+        self.inner = inner
+
+    def scan(self, *args: Any) -> list[tuple[bytes, bytes]]:
+        return self.inner.scan(*args)
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.inner.get(key)
+
+
+@pytest.mark.parametrize("revision", [0, 3100])
+def test_a_later_range_of_a_transaction_is_not_walked_over_to_be_counted(revision: int) -> None:
+    """By then the transaction reads a view, and others write. The live store knows the count at its revision."""
+    store = Store(Seen())
+    for number in range(3000):
+        store.put(pb.PutRequest(key=b"k%06d" % number).SerializeToString())
+    for number in range(100):
+        store.delete_range(pb.DeleteRangeRequest(key=b"k%06d" % (number * 7)).SerializeToString())
+    store.commit(1, 1)
+    store.put(pb.PutRequest(key=b"k1").SerializeToString())
+    store.commit(2, 1)
+    pieces, later = 0, itertools.count(2)
+
+    def between() -> None:
+        nonlocal pieces
+        pieces += 1
+        store.put(pb.PutRequest(key=b"k%06d-" % pieces).SerializeToString())
+        store.delete_range(pb.DeleteRangeRequest(key=b"k%06d" % (1500 + pieces)).SerializeToString())
+        if pieces % 2:
+            store.commit(next(later), 1)
+
+    fields = {"key": b"k", "range_end": b"l", "limit": 2, "revision": revision}
+    body = pb.TxnRequest(success=ops(*[pb.RangeRequest(**fields)] * 20)).SerializeToString()
+    expected = execute_txn(store, body)
+    assert read_in_pieces(store, body, 20, between) == expected
+    assert pieces < 20 * 6, "a walk over 3,000 keys in pieces of 20 takes 150"
 
 
 def nest(body: bytes) -> bytes:
