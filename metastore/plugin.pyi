@@ -62,8 +62,9 @@ class Engine:
     - An engine that `stage` returned is filled (`restore`, `seal`, `close`) in another thread.
 
     **How long.** The node does nothing else during a call, and its heartbeats wait. A call that looks at one key should
-    take microseconds. `scan` is asked for 64 pairs or fewer at a time. `write` should take milliseconds at most, and
-    raises EngineBusy where it would have to wait. `reclaim` and `defragment` take a millisecond at most.
+    take microseconds, however many records were removed next to it. `scan` is asked for 64 pairs or fewer at a time.
+    `write` should take milliseconds at most, and raises EngineBusy where it would have to wait. `reclaim` and
+    `defragment` take a millisecond at most.
 
     **What a call may raise.** EngineBusy and EngineFull of `write` hold up writes, and the same call comes again 5 ms
     later; after 3 s the node logs it and says that it is not healthy. Anything else that any call raises stops the

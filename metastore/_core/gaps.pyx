@@ -32,9 +32,10 @@ from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_v
 cdef enum:
     LIMIT_ = 128             # RocksDB's own records that a walk steps over before it looks for a gap
     DENSE = 64               # of these that a gap has at least
-    SAMPLE = 16              # of so many removals one is looked at,
-    SAMPLES = 24             # and so many at most in one write (10 to 20 us each)
-    MOST = 20_000            # gaps; beyond that only the first and the last part of one that is split are kept
+    SAMPLE = 32              # of so many removals one is looked at,
+    SAMPLES = 16             # and so many at most in one write (10 to 20 us each)
+    MOST = 20_000            # gaps, and bytes of their ends. Beyond that only the first and the last part of one that
+    MOST_BYTES = 16 << 20    # is split are kept, and `prune` looks at all
 
 LIMIT, FEW = LIMIT_, DENSE
 cdef bytes NONE = b""        # no record there: the beginning, or the end
@@ -96,6 +97,19 @@ cdef class Gaps:
         """Return the gaps of the present state, which do not follow later writes."""
         return self.ends.view()
 
+    cpdef tuple ahead(self, bytes start):
+        """Return (where a walk from `start` on begins, the first gap at which it arrives: its left end or None, its
+        right end)."""
+        cdef Cursor cur
+        cdef Record* rec
+        if not self.ends.count:
+            return (start, None, None)
+        rec = around(self.ends, <const unsigned char*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+        if rec != NULL and rec.vlen:
+            start = value_of(rec)
+        rec = cursor_ge(&cur, self.ends.root, <const unsigned char*>PyBytes_AS_STRING(start), PyBytes_GET_SIZE(start))
+        return (start, None, None) if rec == NULL else (start, key_of(rec), value_of(rec))
+
     cpdef clear(self):
         """Forget all gaps."""
         self.ends = OrderedMap()
@@ -119,9 +133,14 @@ cdef class Gaps:
         cdef bytes key
         for key, _ in inner:
             self.ends.delete(key)
-        if self.ends.count < MOST or inner:
+        if inner or not self.is_full():
             self.ends.set(left, right)
+        else:
+            self.unsure = self.ends.count
         return 0
+
+    cdef bint is_full(self) noexcept:
+        return self.ends.count >= MOST or self.ends.nbytes >= MOST_BYTES
 
     cpdef learn(self, bytes left, bytes right):
         """Note a gap that a walk has found."""
@@ -217,7 +236,7 @@ cdef class Gaps:
             self.ends.delete(left)
             first = i
             while i < n and (not right or <bytes>born[i] < right):
-                if i == first or self.ends.count < MOST:
+                if i == first or not self.is_full():
                     if left or born[i]:
                         self.ends.set(left, born[i])
                 left = born[i]

@@ -354,28 +354,31 @@ class RocksEngine(RecentEngine):
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See Engine.iterate. This takes very little memory."""
-        if not len(self.gaps):
-            return self._pairs(start)
-        pairs: Iterator[tuple[bytes, bytes]] = self._shared_walk().pairs(start)
-        return pairs
-
-    def _pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The pairs from `start` on, where no gap is known. A walk with an eye on gaps takes longer."""
-        last = None
         try:
-            for last in self._db.items(from_key=start, read_opt=self._read_options):
-                yield last
+            while True:
+                start, left, right = self.gaps.ahead(start)
+                last = None
+                for last in self._db.items(from_key=start, read_opt=self._read_options):
+                    yield last
+                    if last[0] == left:
+                        break
+                else:
+                    # This iterator just ends, also at a damaged block and before many removed records (both tried).
+                    walk = self._gap_walk()
+                    walk.seek(start if last is None else last[0] + b"\0")
+                    walk.status()
+                    right = walk.key()
+                if not right:
+                    return
+                start = right
         except MetaStoreError:
             raise
         except Exception as error:
             raise _failure(self.path, error) from error
-        # This iterator just ends, also at a damaged block and in front of many removed records (both tried).
-        yield from self._shared_walk().pairs(start if last is None else last[0] + b"\0")
 
-    def _shared_walk(self) -> SharedWalk:
-        path, plain = self.path, self._db.iter()
-        walk = GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
-        return SharedWalk(walk, lambda error: _failure(path, error))
+    def _gap_walk(self) -> GapWalk:
+        plain = self._db.iter()
+        return GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write."""
@@ -383,9 +386,7 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        plain = self._db.iter()
-        look = GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
-        return _View(self, self._shared_walk(), look, self._index, self._term)
+        return _View(self, self._gap_walk(), self._gap_walk(), self._index, self._term)
 
     def reclaim(self) -> bool:
         """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
@@ -395,8 +396,7 @@ class RocksEngine(RecentEngine):
         """
         self._walk = None
         try:
-            counting = self.stretches.border is not None and self._count_some()
-            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or counting
+            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or self._count_some()
         except Exception as error:
             raise _failure(self.path, error) from error
 
@@ -404,10 +404,10 @@ class RocksEngine(RecentEngine):
         return self._db.iter(self._few_options)
 
     def _count_some(self) -> bool:
-        past = self._db.iter(_reading(LIMIT, False))
-        return self.stretches.build(
-            GapWalk(past, self.gaps, lambda: self._db.iter(_reading(0, False))), COUNTED_AT_ONCE
-        )
+        if self.stretches.border is None:
+            return False
+        past, plain = (self._db.iter(_reading(limit, False)) for limit in (LIMIT, 0))
+        return self.stretches.build(GapWalk(past, self.gaps, lambda: plain), COUNTED_AT_ONCE)
 
     def count(self, start: bytes, end: bytes | None) -> int | None:
         """See Engine.count. None while not all keys below `end` are counted."""
@@ -671,10 +671,10 @@ class _View(Engine):
     It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
     """
 
-    def __init__(self, engine: RocksEngine, walk: SharedWalk, look: GapWalk, index: int, term: int) -> None:
+    def __init__(self, engine: RocksEngine, walk: GapWalk, look: GapWalk, index: int, term: int) -> None:
         self._engine: RocksEngine | None = engine
-        self._path = engine.path
-        self._walk: Any = walk
+        self._path = path = engine.path
+        self._walk: Any = SharedWalk(walk, lambda error: _failure(path, error))
         self._look: Any = look
         self._applied = (index, term)
         self._size = engine.size()
