@@ -30,6 +30,7 @@ _LAZY = {
     "AsyncLock": "metastore.embedded.aio_locks",
     "AsyncObservation": "metastore.embedded.aio_locks",
     "AsyncWatch": "metastore.embedded.aio_watch",
+    "Columns": "metastore.embedded.columns",
     "CompactResult": "metastore.embedded.results",
     "Compare": "metastore.embedded.transactions",
     "Config": "metastore.config",

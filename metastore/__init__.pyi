@@ -10,6 +10,7 @@ from .embedded.aio_locks import AsyncLock as AsyncLock
 from .embedded.aio_locks import AsyncObservation as AsyncObservation
 from .embedded.aio_watch import AsyncWatch as AsyncWatch
 from .embedded.calls import Futures as Futures
+from .embedded.columns import Columns as Columns
 from .embedded.leases import Lease as Lease
 from .embedded.locks import Election as Election
 from .embedded.locks import Leadership as Leadership

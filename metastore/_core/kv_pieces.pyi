@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+from metastore._core.kv_columns import Column
 from metastore._core.waiter import Waiter
 from metastore.errors import MetaStoreError
 
@@ -40,6 +41,7 @@ class Piece:
     def fill(
         self, pairs: Iterator[object], check: Callable[[object, int], tuple[bytes, bytes]]
     ) -> bool: ...  # whether it is full; `check` gets the position, and raises
+    def fill_columns(self, keys: Column, values: Column) -> bool: ...  # from the position on; whether it is full
     def withdraw(self) -> None: ...  # what the member has not got yet is surely not done
     def refuse(self, error: MetaStoreError) -> None: ...  # the same, and it gets the error
     def spans(self) -> list[tuple[int, int, int]]: ...  # (outcome, first position, position behind the last)

@@ -17,6 +17,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from metastore import errors
+from metastore._core.kv_columns cimport Column
 from metastore._core.varint cimport varint_size, varint_write
 from metastore._core.waiter cimport Waiter
 
@@ -81,6 +82,22 @@ cdef class Piece:
             if self.size == PIECE_PUTS or self.nbytes >= PIECE_BYTES:
                 return True
         return False
+
+    def fill_columns(self, Column keys not None, Column values not None) -> bool:
+        """Take pairs out of two columns of the same size, from the piece's own position on, until the piece is full;
+        whether it is. Raises ValueError."""
+        cdef const uint8_t* key
+        cdef const uint8_t* value
+        cdef size_t klen, vlen
+        cdef Py_ssize_t place = self.begin + self.size
+        while place < keys.size and place < values.size:
+            if self.size == PIECE_PUTS or self.nbytes >= PIECE_BYTES:
+                return True
+            keys.at(place, &key, &klen)
+            values.at(place, &value, &vlen)
+            self.put(key, klen, value, vlen)
+            place += 1
+        return self.size == PIECE_PUTS or self.nbytes >= PIECE_BYTES
 
     cdef int put(self, const uint8_t* key, size_t klen, const uint8_t* value, size_t vlen) except -1:
         """Encode one more PutRequest. Nothing is changed if there is no memory for it."""

@@ -22,7 +22,7 @@ from .aio_locks import AsyncElection, AsyncLock
 from .aio_watch import AsyncWatch
 from .answered import answered, post
 from .arguments import Key, Pairs, seconds
-from .bulk import Bulk, pairs_of
+from .bulk import Bulk, source_of
 from .calls import Futures
 from .leases import KeptAlive, LeaseCalls
 from .locks import QueueCalls
@@ -228,7 +228,7 @@ class AsyncKV(
     ) -> PutManyResult:
         """As `Node.put_many`; `pairs` may be an asynchronous iterable too. Other tasks run between the pieces."""
         waiting, bulk = Waiting(seconds(timeout)), self._futures.bulk()
-        given = None if isinstance(pairs, AsyncIterable) else pairs_of(pairs)
+        given = None if isinstance(pairs, AsyncIterable) else source_of(pairs)
         try:
             if given is not None:
                 while bulk.fill(given):

@@ -14,6 +14,7 @@ from .. import errors
 from .._core.kv_pieces import NBYTES, NOT_WRITTEN, OPEN, PUTS, WRITTEN, Piece
 from .._core.waiter import Waiter
 from .arguments import Pairs, as_bytes, named
+from .columns import Columns
 from .results import PutManyResult
 
 #: Method, request, and who waits for the answer.
@@ -23,6 +24,11 @@ Pair = tuple[bytes, bytes]
 #: What is handed over at a time, and how much of it may be under way.
 SLICE, SLICE_BYTES = PUTS, NBYTES
 WINDOW, WINDOW_BYTES = 8 * SLICE, 8 * SLICE_BYTES
+
+
+def source_of(pairs: Pairs) -> Iterator[object] | Columns:
+    """What a `Bulk` is filled from. Raises TypeError."""
+    return pairs if isinstance(pairs, Columns) else pairs_of(pairs)
 
 
 def pairs_of(pairs: Pairs) -> Iterator[object]:
@@ -79,9 +85,11 @@ class Bulk:
         """How many pairs were taken."""
         return self._gathered.begin + self._gathered.size
 
-    def fill(self, pairs: Iterator[object]) -> bool:
+    def fill(self, pairs: Iterator[object] | Columns) -> bool:
         """Take the next pairs; whether a piece is complete, else there are no more. Raises TypeError, ValueError, and
         what the iterator raises."""
+        if isinstance(pairs, Columns):
+            return self._gathered.fill_columns(pairs.keys, pairs.values)
         return self._gathered.fill(pairs, checked)
 
     @property

@@ -27,7 +27,7 @@ from .._core.kv_pieces import Piece
 from ..threads import LOOK_UP
 from .answers import may_block
 from .arguments import Key, Pairs, seconds
-from .bulk import Bulk, Call, checked, pairs_of
+from .bulk import Bulk, Call, checked, pairs_of, source_of
 from .outcome import FutureCall, overdue
 from .queued import Post, Queued
 from .requests import (
@@ -302,13 +302,14 @@ class EmbeddedKV:
     def put_many(self, pairs: Pairs, *, timeout: float | None = None) -> PutManyResult:
         """Put all (key, value) `pairs`, in their order, and wait for all of them.
 
-        Their number may be any, and `pairs` an iterator or a mapping. Each is an operation of its own: this is no
-        transaction. No more than 4,000 puts, or about 8 MiB, are under way at a time, and no more is held.
+        Their number may be any, and `pairs` an iterator, a mapping, or two arrays (`Columns`). Each is an operation of
+        its own: this is no transaction. No more than 4,000 puts, or about 8 MiB, are under way at a time, and no more
+        is held.
 
         `timeout` is for all of them together. Raises PutManyFailed, from what ended it, when all that was handed over
         has an outcome or the time is over: PutManyTimeout where that is the reason, WrongPair for a pair that is none.
         It says which pairs are stored, which are not, and of which nobody knows."""
-        waiting, given, bulk = Waiting(seconds(timeout)), pairs_of(pairs), self._waiting.bulk()
+        waiting, given, bulk = Waiting(seconds(timeout)), source_of(pairs), self._waiting.bulk()
         try:
             while bulk.fill(given):
                 waiting.hand_over(bulk)

@@ -23,9 +23,9 @@ from concurrent.futures import Future
 
 from metastore import (
     ApiError, AsyncElection, AsyncKV, AsyncLeadership, AsyncLease, AsyncLock, AsyncObservation, AsyncWatch,
-    CompactResult, Compare, Config, DeleteResult, Election, EventKind, Futures, GrantResult, KeyValue, Leadership,
-    Lease, LeaseInfo, Lock, MetaStoreError, Node, Observation, Op, PutManyResult, PutResult, RangeResult, SortOrder,
-    SortTarget, TxnResult, Watch, WatchBatch, WatchEvent, __version__, errors,
+    Columns, CompactResult, Compare, Config, DeleteResult, Election, EventKind, Futures, GrantResult, KeyValue,
+    Leadership, Lease, LeaseInfo, Lock, MetaStoreError, Node, Observation, Op, PutManyResult, PutResult, RangeResult,
+    SortOrder, SortTarget, TxnResult, Watch, WatchBatch, WatchEvent, __version__, errors,
 )
 
 
@@ -72,6 +72,7 @@ async def awaited(config: Config) -> bytes | None:
     async with Node(config) as node:
         kv: AsyncKV = node.aio
         stored = await kv.put_many([("a", "1")], timeout=2)
+        stored = await kv.put_many(Columns(b"a", b"1", key_offsets=b"", value_offsets=None))
         found = await kv.get("a", revision=stored.last_revision)
         return None if found is None else found.value
 
