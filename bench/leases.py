@@ -23,7 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import paired  # noqa: E402
 from options import make_parser  # noqa: E402
-from pump import Link, close, play  # noqa: E402
+from pump import Link, Prepared, close, play  # noqa: E402
 from sim.varint import varint  # noqa: E402
 from support import http2 as h  # noqa: E402
 from support import messages as m  # noqa: E402
@@ -32,6 +32,7 @@ from support.processes import Server  # noqa: E402
 import bench  # noqa: E402
 
 GRANT, REVOKE = b"/etcdserverpb.Lease/LeaseGrant", b"/etcdserverpb.Lease/LeaseRevoke"
+PUT = b"/etcdserverpb.KV/Put"
 KEEP_ALIVE, LEASES = b"/etcdserverpb.Lease/LeaseKeepAlive", b"/etcdserverpb.Lease/LeaseLeases"
 TTL = 10_000
 FIRST = 1 << 40  # ids from here on have encodings of one length
@@ -146,28 +147,20 @@ def cycle(server: Server, options: argparse.Namespace, value: bytes) -> tuple[fl
     each = options.requests // CLIENTS
     links = [Link(server.address) for _ in range(CLIENTS)]
 
-    def begin(link: Link, number: int, ident: int, key: bytes) -> None:
-        stream, step = 2 * number + 1, number % 3
-        if step == 0:
-            link.call(stream, GRANT, grant(ident))
-        elif step == 1:
-            link.call(stream, b"/etcdserverpb.KV/Put",
-                      m.PutRequest(key=key, value=value, lease=ident).SerializeToString())  # fmt: skip
-        else:
-            link.call(stream, REVOKE, by_id(ident))
-
-    def over(link: Link, stream: int, ident: int, key: bytes) -> None:
+    def over(link: Link, stream: int, calls: tuple[Prepared, ...]) -> None:
         number = (stream + 1) // 2
         if number == 3 * each:
             link.done = True
         else:
-            begin(link, number, ident, key)
+            link.repeat(2 * number + 1, calls[number % 3])
 
     before = bench.revision(server)
     for at, link in enumerate(links):
-        ident, key = FIRST + at, b"cycle/%d" % at
-        link.ended = lambda link, stream, ident=ident, key=key: over(link, stream, ident, key)  # type: ignore[misc]
-        begin(link, 0, ident, key)
+        ident = FIRST + at
+        put = m.PutRequest(key=b"cycle/%d" % at, value=value, lease=ident).SerializeToString()
+        calls = Prepared(GRANT, grant(ident)), Prepared(PUT, put), Prepared(REVOKE, by_id(ident))
+        link.ended = lambda link, stream, calls=calls: over(link, stream, calls)  # type: ignore[misc]
+        link.repeat(1, calls[0])
     process = server.running()
     cpu, began = process.cpu_ns(), time.monotonic()
     play(links)

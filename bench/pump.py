@@ -22,6 +22,23 @@ FIRST_WINDOW = 65_535
 RECEIVED = 1 << 29  # bytes after which a connection opens its window again
 
 
+class Prepared:
+    """A unary call that is made again and again. Only the number of the stream is filled in, because a client that
+    makes each call from the beginning takes half of a processor beside a quick server."""
+
+    def __init__(self, path: bytes, body: bytes) -> None:
+        frames = h.call(0, body, path)
+        second = 9 + int.from_bytes(frames[:3], "big")  # where the DATA frame begins
+        self._parts = frames[:5], frames[9 : second + 5], frames[second + 9 :]
+        self.size = len(body) + 5
+
+    def on(self, stream: int) -> bytes:
+        """Its frames on a stream."""
+        number = stream.to_bytes(4, "big")
+        before, between, behind = self._parts
+        return before + number + between + number + behind
+
+
 class Link:
     """One connection. `ended` is called with each stream that the server has ended, `message` with the number of bytes
     of each DATA frame."""
@@ -43,8 +60,12 @@ class Link:
 
     def call(self, stream: int, path: bytes, body: bytes) -> None:
         """Queue a unary call."""
-        self.out += h.call(stream, body, path)
-        self.window -= len(body) + 5
+        self.repeat(stream, Prepared(path, body))
+
+    def repeat(self, stream: int, call: Prepared) -> None:
+        """Queue a call that was prepared."""
+        self.out += call.on(stream)
+        self.window -= call.size
 
     def receive(self) -> None:
         """Read what is there. Raises RuntimeError if the server ends the connection or resets a stream."""
