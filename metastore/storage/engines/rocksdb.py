@@ -149,7 +149,8 @@ def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
     options = _options(table)
     options.create_if_missing(fresh)
     try:
-        database = rocksdict.Rdict(str(path), options)
+        # Named once, rocksdict would take what the last opening left in a file: no cache and no bloom filters.
+        database = rocksdict.Rdict(str(path), options, column_families={"default": options})
         database.set_write_options(_write_options())
     except Exception as error:
         raise _final(path, error) from error
