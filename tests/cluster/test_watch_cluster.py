@@ -180,7 +180,7 @@ def brought_up_by_a_snapshot(member: Member, leader: Member, writer: Writer) -> 
     before = len(installed(member))
     stand_still(member)
     try:
-        wait_until(lambda: metric(leader, "metastore_wal_first_index") > last + ON_THE_WAY, 60, "a cut log")
+        wait_until(lambda: metric(leader, "metastore_wal_first_index") > last + ON_THE_WAY, 120, "a cut log")
     finally:
         go_on(member)
     wait_until(lambda: len(installed(member)) > before, 60, "an installed snapshot")
