@@ -61,23 +61,24 @@ class Gate:
     def __init__(self) -> None:
         self._closed = threading.Lock()
         self._closed.acquire()
-        self._is_open = False
+        #: Whether `open` was called: what `is_open` gives, without a call.
+        self.opened = False
 
     def open(self) -> None:
         """Let pass whoever waits or will wait. Idempotent."""
-        if not self._is_open:
-            self._is_open = True
+        if not self.opened:
+            self.opened = True
             with contextlib.suppress(RuntimeError):  # two threads at once
                 self._closed.release()
 
     def is_open(self) -> bool:
         """Whether `open` was called."""
-        return self._is_open
+        return self.opened
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until it is open, for so many seconds at most; whether it is."""
         until = None if timeout is None else time.monotonic() + timeout
-        while not self._is_open:
+        while not self.opened:
             # A signal that comes just before a thread falls asleep does not wake it, and its handler would run late.
             left = LOOK_UP if until is None else until - time.monotonic()
             if left <= 0:
@@ -85,4 +86,4 @@ class Gate:
             if self._closed.acquire(timeout=min(left, LOOK_UP)):
                 with contextlib.suppress(RuntimeError):
                     self._closed.release()
-        return self._is_open
+        return self.opened

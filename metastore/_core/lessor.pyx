@@ -160,7 +160,7 @@ cdef class Lessor:
 
     @property
     def busy(self):
-        return self.reading or bool(self.dropped)
+        return self.reading or bool(self.dropped) or bool(self.fresh)
 
     # ---- the applied state (listener of Leases)
 

@@ -34,7 +34,8 @@ class MemberAlarms:
         self._member = member
         self._now = now
         self._disk_full = disk_full
-        self._logged: frozenset[Alarm] = frozenset()
+        #: The alarms that the log has named. `turn` has nothing to do while they are the raised ones.
+        self.logged: frozenset[Alarm] = frozenset()
 
     @property
     def raised(self) -> frozenset[Alarm]:
@@ -48,16 +49,16 @@ class MemberAlarms:
 
     def turn(self) -> None:
         """Logs what has changed."""
-        if self.raised != self._logged:
+        if self.raised != self.logged:
             self._log()
 
     def _log(self) -> None:
         now = self.raised
-        for member, kind in sorted(now - self._logged):
+        for member, kind in sorted(now - self.logged):
             log.warning("alarm %s raised for member %016x", NAMES[kind], member)
-        for member, kind in sorted(self._logged - now):
+        for member, kind in sorted(self.logged - now):
             log.warning("alarm %s of member %016x cleared", NAMES[kind], member)
-        self._logged = now
+        self.logged = now
 
     def alarms(self) -> list[Alarm]:
         """Returns the replicated alarms, and NOSPACE of this member while its disk has no room for the log."""

@@ -237,7 +237,7 @@ class Replica(Generic[AnyKeeper]):
             request_timeout=settings.request_timeout, passing=passing, install=self._install,
             members_changed=self._members_changed, roster_mended=self._roster_mended, budgets=budgets,
         )  # fmt: skip
-        lessor = kinds.lessor(self.store.leases)
+        lessor = self._lessor = kinds.lessor(self.store.leases)
         self.store.leases.listener = lessor
         self.leases = kinds.leases(
             self.driver, lessor, lambda done: self.kv.confirm(outcome(done)), extend=settings.election_timeout,
@@ -273,12 +273,15 @@ class Replica(Generic[AnyKeeper]):
 
         `disk_full` says that the log has no room left on the disk.
         """
-        driver, kv = self.driver, self.kv
-        self.leases.gather(now)
+        driver, kv, leases = self.driver, self.kv, self.leases
+        if leases.rests_in != (driver.leader_id, driver.term) or self.store.leases.count:
+            leases.gather(now)
         driver.pump(now)
-        self.leases.turn(now)
+        # The pump may have changed the role, and granted leases.
+        if leases.rests_in != (driver.leader_id, driver.term) or self.store.leases.count or self._lessor.busy:
+            leases.turn(now)
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
-        kv.barred = self.applier.barred if driver.is_leader else 0
+        kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
         self._more = kv.serve_late(self._budgets.serve)
         if not self.watches.idle:
             self._turn_watches(now)
@@ -296,20 +299,19 @@ class Replica(Generic[AnyKeeper]):
         """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
         if self._more or self.driver.backlog or self.kv.resumed:
             return now
-        times = []
-        leases = self.leases.next_turn(now)
-        if leases is not None:
-            times.append(leases)
-        if self._unseen:
-            times.append(self._next_look)
-        if self.driver.retry_at is not None:
-            times.append(self.driver.retry_at)
+        first = None if self.leases.rests_in is not None else self.leases.next_turn(now)
+        if self._unseen and (first is None or self._next_look < first):
+            first = self._next_look
+        retry_at = self.driver.retry_at
+        if retry_at is not None and (first is None or retry_at < first):
+            first = retry_at
         due = self.proposer.next_deadline()
         if due is not None:
             # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy
             # loop.
-            times.append(due if due > now else now + BATCH_RETRY)
-        return min(times, default=None)
+            due = due if due > now else now + BATCH_RETRY
+            first = due if first is None or due < first else first
+        return first
 
     # ---- what the core and the driver ask for
 

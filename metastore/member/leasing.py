@@ -126,11 +126,13 @@ class Leasing:
         self.min_ttl = max(1, math.ceil(1.5 * election_timeout - 1e-9))
         self._leaderless = Leaderless(replica.driver, election_timeout)
         self._streams: dict[Stream, None] = {}
-        self._ready: dict[Stream, None] = {}  # streams with requests that wait and may be taken
+        #: Streams with requests that wait and may be taken. With these or `lifetimes`, `gather` has something to do.
+        self.ready: dict[Stream, None] = {}
         self._waiting = 0  # renewals of all streams that are not taken yet
-        self._unanswered = 0  # by the streams and by `_lifetimes`
-        self._lifetimes: list[tuple[Waiter, int, bool]] = []  # calls of LeaseTimeToLive of this turn
-        self._gathering: deque[Gathering] = deque()
+        self._unanswered = 0  # by the streams and by `lifetimes`
+        self.lifetimes: list[tuple[Waiter, int, bool]] = []  # calls of LeaseTimeToLive of this turn
+        #: Long answers. Only with some has `turn` anything to do.
+        self.gathering: deque[Gathering] = deque()
         self._stopped = False
         self._granted = self._revoked = 0
 
@@ -159,7 +161,7 @@ class Leasing:
         if self._unanswered >= self._most:
             raise errors.TooManyRequests()
         self._unanswered += 1
-        self._lifetimes.append((call, ident, keys))
+        self.lifetimes.append((call, ident, keys))
 
     def list_all(self, call: Waiter) -> None:
         """Answer with the leases of the state that this member has applied, as in etcd. Few are in order."""
@@ -207,7 +209,7 @@ class Leasing:
         if stream not in self._streams:
             return
         del self._streams[stream]
-        self._ready.pop(stream, None)
+        self.ready.pop(stream, None)
         self._waiting -= len(stream.waiting)
         self._unanswered -= stream.unanswered
         stream.waiting.clear()
@@ -228,7 +230,7 @@ class Leasing:
     def _look(self, stream: Stream) -> None:
         """See whether requests of this stream may be taken, and whether its client may send more."""
         if stream.waiting and stream.unanswered < MOST_UNANSWERED:
-            self._ready[stream] = None
+            self.ready[stream] = None
         if stream.choked != bool(stream.waiting):
             stream.choked = not stream.choked
             stream.request.choke(stream.choked)
@@ -237,31 +239,31 @@ class Leasing:
 
     def gather(self, now: float) -> bool:
         """Ask what clients want to know; `now` in seconds. Whether there is more to ask at once."""
-        if self._ready and self._unanswered < self._most:
+        if self.ready and self._unanswered < self._most:
             self._take_renewals(now)
-        if self._lifetimes:
+        if self.lifetimes:
             self._ask_lifetimes(now)
-        return bool(self._ready) and self._unanswered < self._most
+        return bool(self.ready) and self._unanswered < self._most
 
     def turn(self) -> bool:
         """Go on with long answers. Whether there is more to do at once."""
         left = GATHERED_PER_TURN
-        while self._gathering and left > 0 and self._store.settled:
-            one = self._gathering.popleft()
+        while self.gathering and left > 0 and self._store.settled:
+            one = self.gathering.popleft()
             if getattr(one.call, "closed", False):
                 continue
             left -= self._go_on(one, left)
-        return bool(self._gathering) and self._store.settled
+        return bool(self.gathering) and self._store.settled
 
     def _take_renewals(self, now: float) -> None:
         """Take some requests of each stream, in turn, so that a flood on one does not hold up the others."""
         head, idents, portions_ = reply_head(self._store), list[int](), list[tuple[Stream, int]]()
         left = RENEWALS_PER_TURN
-        while left > 0 and self._ready:
-            stream = next(iter(self._ready))
-            del self._ready[stream]
+        while left > 0 and self.ready:
+            stream = next(iter(self.ready))
+            del self.ready[stream]
             count = min(
-                max(1, left // (len(self._ready) + 1)), len(stream.waiting), MOST_UNANSWERED - stream.unanswered
+                max(1, left // (len(self.ready) + 1)), len(stream.waiting), MOST_UNANSWERED - stream.unanswered
             )
             idents += stream.waiting[:count]
             del stream.waiting[:count]
@@ -313,7 +315,7 @@ class Leasing:
     # ---- how long a lease lives
 
     def _ask_lifetimes(self, now: float) -> None:
-        calls, self._lifetimes = self._lifetimes, []
+        calls, self.lifetimes = self.lifetimes, []
         for idents in portions([ident for _, ident, _ in calls]):
             these, calls = calls[: len(idents)], calls[len(idents) :]
             self._rounds.ask(Question(TIME_TO_LIVE, idents, partial(self._tell, these)), now)
@@ -351,10 +353,10 @@ class Leasing:
     # ---- long answers
 
     def _gather(self, one: Gathering) -> None:
-        if len(self._gathering) >= MOST_GATHERING:
+        if len(self.gathering) >= MOST_GATHERING:
             one.call.fail(errors.TooManyRequests())
             return
-        self._gathering.append(one)
+        self.gathering.append(one)
 
     def _go_on(self, one: Gathering, left: int) -> int:
         """Gather at most `left` more items for an answer. How many came."""
@@ -366,7 +368,7 @@ class Leasing:
         elif count < left:
             one.call.complete(b"".join(one.parts))
         else:
-            self._gathering.append(one)
+            self.gathering.append(one)
         return max(1, count)
 
     # ---- for the member
@@ -386,9 +388,9 @@ class Leasing:
     def abandon(self, error: Callable[[], errors.MetaStoreError]) -> None:
         """Answer with `error()` all who still wait, because the member ends."""
         self._rounds.stop(error)
-        calls = [call for call, _, _ in self._lifetimes] + [one.call for one in self._gathering]
-        self._lifetimes.clear()
-        self._gathering.clear()
+        calls = [call for call, _, _ in self.lifetimes] + [one.call for one in self.gathering]
+        self.lifetimes.clear()
+        self.gathering.clear()
         for call in calls:
             call.fail(error())
 

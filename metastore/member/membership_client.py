@@ -124,6 +124,8 @@ class MembershipClient:
         self._publish_again = 0.0
         #: Whether this member has no vote.
         self.learner = self._is_learner()
+        #: Whether the applied log has removed this member. `refresh` keeps it, which follows each change of the roster.
+        self.removed = identity.member_id in roster.removed
 
     def _is_learner(self) -> bool:
         known = {member.id: member for member in self.identity.contacts} | self.roster.members
@@ -155,6 +157,7 @@ class MembershipClient:
         """The roster has changed."""
         self.settled = False
         self.learner = self._is_learner()
+        self.removed = self.identity.member_id in self.roster.removed
         if self.peers is None:
             return
         known = {member.id: member for member in self.identity.contacts}
@@ -189,11 +192,6 @@ class MembershipClient:
             unknown = member.id != self.identity.member_id and member.id not in self.roster.removed
             if self.peers is not None and place and unknown:
                 self.peers.hear(member.id, place)
-
-    @property
-    def removed(self) -> bool:
-        """Whether the applied log has removed this member."""
-        return self.identity.member_id in self.roster.removed
 
     # ---- changes
 

@@ -271,13 +271,22 @@ class RunningMember:
         """Ends a turn of the loop: goes on with everything that came in, and sends every answer."""
         if self.ended_by is not None and self.drain is None:
             return  # nothing more is sent, see `end`
-        if self._stopping.is_open() and self.drain is None:
+        if self._stopping.opened and self.drain is None:
             self._begin_drain()
         now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
-        requests_left = self.watching.turn(now) | self.leasing.gather(now)
-        self.replica.turn(now, self.space.disk_full)
-        requests_left |= self.leasing.turn() | self.tasks.turn()
-        self.upkeep.turn()
+        # A part is called only if it has something to do. Its own attributes say so, which it changes itself.
+        watching, leasing, requests_left = self.watching, self.leasing, False
+        if watching.ready:
+            requests_left = watching.turn(now)
+        if leasing.ready or leasing.lifetimes:
+            requests_left |= leasing.gather(now)
+        self.replica.turn(now, self.space.full and self.space.disk_full)
+        if leasing.gathering:
+            requests_left |= leasing.turn()
+        if self.tasks.ready:
+            requests_left |= self.tasks.turn()
+        if driver.applier.alarms.raised != self.upkeep.alarms.logged:
+            self.upkeep.turn()
         if not self.ready:
             self._memory.check()
             self._announce(now)
@@ -286,7 +295,7 @@ class RunningMember:
         if driver.leader_id != self._logged_leader:
             self._log_leader()
         flush()
-        streaming = self.backups.turn(now)
+        streaming = bool(self.backups.running) and self.backups.turn(now)
         if streaming:
             flush()
         if self.peering.transport is not None:
@@ -294,10 +303,14 @@ class RunningMember:
         if kv.deferred:
             kv.serve_deferred()
             flush()
-        self._turn_at(now if streaming or requests_left else self.replica.next_turn(now))
-        self.front.balance()
+        due = now if streaming or requests_left else self.replica.next_turn(now)
+        if due is not None:
+            self._turn_at(due)
+        if driver.proposer.queued or driver.proposer.inflight or self.front.listener.paused:
+            self.front.balance()
         self.space.turn()
-        self.upkeep.sweep.turn()
+        if kv.sweep_pending:
+            self.upkeep.sweep.turn()
         if self.membership.removed and self.drain is None:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
@@ -320,10 +333,10 @@ class RunningMember:
         log.info("term %d: %s%s", self.driver.term, leads, self.membership.label(leader))
         self.front.health.changed()
 
-    def _turn_at(self, due: float | None) -> None:
-        """Makes sure that a turn of the loop comes at `due` (seconds) at the latest. None asks for nothing."""
+    def _turn_at(self, due: float) -> None:
+        """Makes sure that a turn of the loop comes at `due` (seconds) at the latest."""
         timer = self._next_turn
-        if due is None or (timer is not None and timer.call is not None and timer.when <= due):
+        if timer is not None and timer.call is not None and timer.when <= due:
             return
         if timer is not None:
             timer.cancel()

@@ -59,7 +59,8 @@ class Watching:
         self._hub = hub
         self._leaderless = Leaderless(driver, election_timeout)
         self._calls: dict[Call, None] = {}
-        self._ready: dict[Call, None] = {}  # calls with requests that wait
+        #: Calls with requests that wait. Only with some has `turn` anything to do.
+        self.ready: dict[Call, None] = {}
         self._waiting_bytes = 0
         self._own = 0  # streams of this process
         self._stopped = False
@@ -83,14 +84,14 @@ class Watching:
             return
         call.waiting.extend(messages)
         self._waiting_bytes += sum(map(len, messages)) + MESSAGE * len(messages)
-        self._ready[call] = None
+        self.ready[call] = None
 
     def forget(self, call: Call) -> None:
         """Its stream is gone."""
         if call not in self._calls:
             return
         del self._calls[call]
-        self._ready.pop(call, None)
+        self.ready.pop(call, None)
         self._waiting_bytes -= sum(map(len, call.waiting)) + MESSAGE * len(call.waiting)
         call.waiting.clear()
         self._hub.close(call.stream)
@@ -118,17 +119,17 @@ class Watching:
 
     def turn(self, now: float) -> bool:
         """Serve requests that came; `now` in seconds. Whether there are more to serve at once."""
-        if self._ready:
+        if self.ready:
             self._serve(now)
-        return bool(self._ready)
+        return bool(self.ready)
 
     def _serve(self, now: float) -> None:
         """Serve some requests of each call, in turn, so that a flood on one stream does not hold up the others."""
         left = REQUESTS_PER_TURN
-        while left > 0 and self._ready:
-            call = next(iter(self._ready))
-            del self._ready[call]
-            portion = max(1, left // (len(self._ready) + 1))
+        while left > 0 and self.ready:
+            call = next(iter(self.ready))
+            del self.ready[call]
+            portion = max(1, left // (len(self.ready) + 1))
             left -= portion
             self._serve_some(call, portion, now)
 
@@ -143,7 +144,7 @@ class Watching:
             self._end(call, error)
             return
         if call.waiting:
-            self._ready[call] = None
+            self.ready[call] = None
         if call.choked != bool(call.waiting):
             call.choked = not call.choked
             call.request.choke(call.choked)

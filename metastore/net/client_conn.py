@@ -207,7 +207,9 @@ class ClientConn:
             self.close()
         elif self.session is not None:
             requests = self.session.feed(buffer, n, self._loop.now())
-            if requests:
+            if requests and self.settled:
+                self._listener.server.handle(requests)
+            elif requests:
                 self._handle(requests)
         elif self.http is not None:
             self._feed_http(buffer[:n])
@@ -326,7 +328,9 @@ class ClientConn:
             # take may be such events.
             firm = session.pending_output - session.patient_output + (0 if session.patient_streams else unsent)
             much = firm > PATIENT_SIZE or (unsent > 0 and not session.patient_streams)
-            self._watch_progress(MUCH if much else LITTLE if pending else NOTHING)
+            stuck = MUCH if much else LITTLE if pending else NOTHING
+            if stuck != self._stuck:
+                self._watch_progress(stuck)
             # The socket is not full, so the client's window is. Only further reading can open the window again.
             over = (over and pending > self._listener.conn_limits.max_unsent) or session.choked > 0
             if session.parked_count:
@@ -368,8 +372,6 @@ class ClientConn:
 
     def _watch_progress(self, stuck: int) -> None:
         """Begin to watch whether the client takes what it asked for, or end that."""
-        if stuck == self._stuck:
-            return
         self._stuck = stuck
         if stuck:
             self._watch_again()
@@ -684,9 +686,12 @@ class Listener:
         dirty = self.dirty
         while dirty:
             # Flushing may make other sessions dirty (a parked request that is answered at once).
-            batch = dirty[:]
+            first, *more = dirty
             dirty.clear()
-            self._flush([session.owner for session in batch if session.owner is not None])
+            if more:
+                self._flush([session.owner for session in (first, *more) if session.owner is not None])
+            elif first.owner is not None:
+                first.owner.flush()
 
     def pause_all(self) -> None:
         """Stops reading from all clients until `resume_all`, because the node cannot take more work."""

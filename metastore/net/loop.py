@@ -200,14 +200,6 @@ class Loop:
             heapq.heapify(self._timers)
             self._cancelled = 0
 
-    def _wait_time(self, timeout: float | None) -> float:
-        wait = LONGEST_WAIT if timeout is None else timeout
-        if self._posted or self._stopping or self._left:
-            return 0.0
-        if self._timers:
-            wait = min(wait, self._timers[0][0] - self.now())
-        return max(wait, 0.0)
-
     def _run_timers(self) -> None:
         now = self.now()
         # Timers set by these calls wait for the next turn, even when they are due already.
@@ -237,7 +229,14 @@ class Loop:
         end.
         """
         callbacks = self._callbacks
-        ready = self._epoll.poll(self._wait_time(timeout), self._max_events)
+        wait = LONGEST_WAIT if timeout is None else timeout
+        if self._posted or self._stopping or self._left:
+            wait = 0.0
+        elif self._timers:
+            left = self._timers[0][0] - self.now()
+            if left < wait:
+                wait = left if left > 0 else 0.0
+        ready = self._epoll.poll(wait, self._max_events)
         self.quiet.open = False  # before anything else
         began, worked = time.perf_counter(), time.thread_time()
         if self._left:
@@ -251,7 +250,7 @@ class Loop:
             if time.perf_counter() >= until:
                 self._left = [fd for fd, _ in ready[at:]]
                 break
-        if self._timers:
+        if self._timers and self._timers[0][0] <= self.now():
             self._run_timers()
         for _ in range(len(self._posted)):
             self._posted.popleft()()

@@ -201,7 +201,7 @@ class Driver:
         After PUMP_READIES Readies with committed entries it stops and sets `backlog`. A long replay at start therefore
         does not keep the caller from its sockets, ticks and signals.
         """
-        applied = 0
+        applied, raw, judge = 0, self.raw, self.changes.judging
         if self.retry_at is not None and self.retry_at <= now:
             self._commit(now)
         if self._images is not None and self.retry_at is None:
@@ -209,16 +209,25 @@ class Driver:
         self._propose(now)
         if self.proposer.removed:
             self.pending.confirm_withdrawals()
-        self.reads.start(now, self.leader_id)
-        while self.raw.has_ready():
+        if self.reads.round or self.kv.reads:
+            self.reads.start(now, self.leader_id)
+        while raw.has_ready():
             if applied == PUMP_READIES:
                 self.backlog = True
                 return
-            ready = self.raw.ready()
+            ready = raw.ready()
             if self._carry(ready, now):
                 self._durable(self.log.settle())
             applied += ready.committed_last > 0
-            self._propose(now)
+            # What a Ready may have brought about: room for a batch, leadership, or that a change can be judged.
+            if (
+                self.proposer.queued
+                or self.changes.requests
+                or judge.waiting
+                or judge.restate
+                or judge.term != raw.term
+            ):
+                self._propose(now)
         self.backlog = self._images is not None and self.applier.halted and self.retry_at is None
 
     def on_disk(self, now: float) -> None:
@@ -352,16 +361,18 @@ class Driver:
     # ---- from a batch to the log
 
     def _propose(self, now: float) -> None:
-        if self.changes.requests:
-            self.changes.hand_on(self.leader_id)
-        if not self.is_leader:
-            if self.leader_id and self.proposer.queued:
+        changes, proposer = self.changes, self.proposer
+        if changes.requests:
+            changes.hand_on(self.leader_id)
+        if not self.leader_id or self.leader_id != self.raw.id:
+            if self.leader_id and proposer.queued:
                 self.pending.forward(self.leader_id, now)
             return
-        self.changes.judge(now)
-        proposer = self.proposer
+        judge = changes.judging
+        if judge.waiting or judge.restate or judge.term != self.raw.term or now >= judge.restate_at:
+            judge.judge(now)
         while proposer.queued:
-            payload = proposer.take(now, self.log.idle and not self._unreported, self.stopping, self.codec)
+            payload = proposer.take(now, not self._unreported and self.log.idle, self.stopping, self.codec)
             if payload is None:
                 return
             try:
@@ -427,7 +438,8 @@ class Driver:
         """Reports every persisted Ready to the core: those up to `synced`, and the following ones that need no sync."""
         last = 0
         waiting = self._unreported
-        self._synced = max(self._synced, synced)
+        if synced > self._synced:
+            self._synced = synced
         while waiting and (waiting[0][0] <= self._synced or not waiting[0][1]):
             if self._installing is not None and waiting[0][0] >= self._installing[0]:
                 # The contents of a snapshot count as persisted, and later entries may be applied, when the engine holds
@@ -557,4 +569,5 @@ class Driver:
     def _passed(self, last: int) -> None:
         """Entry `last` has been applied: settles accounts and serves the reads that waited for it."""
         self.pending.passed(last)
-        self.reads.passed(last)
+        if self.reads.confirmed_rounds:
+            self.reads.passed(last)

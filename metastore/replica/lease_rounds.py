@@ -138,6 +138,10 @@ class LeaseRounds:
         self._paced_at = 0.0  # when something was to be proposed
         self._again = math.inf  # when questions are sent again
         self.renewed_total = 0
+        #: While this is (leader, term) of the driver, and there is no lease, `gather`, `turn` and `next_turn` have
+        #: nothing to do. `turn` sets it. Whoever brings work sets it to None: `ask`, `receive_question`,
+        #: `receive_answer` and `_round_over`.
+        self.rests_in: tuple[int, int] | None = None
 
     # ---- for this member and the others
 
@@ -148,6 +152,7 @@ class LeaseRounds:
 
     def ask(self, question: Question, now: float) -> None:
         """Answer a question of this member's clients."""
+        self.rests_in = None
         if not self._open:
             self._leader = self._driver.leader_id
         self._number += 1
@@ -157,6 +162,7 @@ class LeaseRounds:
 
     def receive_question(self, sender: int, data: bytes, now: float) -> None:
         """Another member asks. Raises FormatError."""
+        self.rests_in = None
         kind, number, idents = decode_question(data)
         if not self._driver.is_leader:
             return  # it asks again when it knows of another leader, or after a while
@@ -174,6 +180,7 @@ class LeaseRounds:
 
     def receive_answer(self, data: bytes) -> None:
         """A leader answers a question of this member. Raises FormatError."""
+        self.rests_in = None
         kind, number, index, found = decode_answer(data)
         question = self._open.get(number)
         if question is None or question.kind != kind:
@@ -224,6 +231,19 @@ class LeaseRounds:
         if self._behind:
             self._show()
         self._expire(now)
+        self.rests_in = self._may_rest()
+
+    def _may_rest(self) -> tuple[int, int] | None:
+        """See `rests_in`."""
+        driver, lessor = self._driver, self._lessor
+        busy = (
+            self._open or self._foreign or self._asked or self._confirmed or self._unconfirmed or self._waiting
+            or self._behind or self._leases.count or lessor.busy or lessor.next_due() is not None
+        )  # fmt: skip
+        # A leader that has not applied its first entry gets its role later.
+        if busy or (driver.is_leader and not lessor.leading):
+            return None
+        return driver.leader_id, driver.term
 
     def next_turn(self, now: float) -> float | None:
         """When `gather` must be called although nothing comes in (seconds); None if it need not."""
@@ -324,6 +344,7 @@ class LeaseRounds:
     def _round_over(self, questions: list[Question], error: errors.MetaStoreError | None) -> None:
         """Without an error, this member led after the questions had come, and has applied what was committed by then.
         Or another one led: `_answer` sees to that."""
+        self.rests_in = None
         if error is None:
             self._confirmed += questions
         else:

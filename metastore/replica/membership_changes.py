@@ -68,7 +68,8 @@ class Judge:
     """The changes that wait to be judged by this member while it leads.
 
     `refuse` is called with (requesting member, operation, error) for an operation that is surely not logged. `silent`
-    holds the members that have not been reached lately.
+    holds the members that have not been reached lately. A leader's `judge` has something to do only if some change is
+    `waiting`, the roster must be stated (`restate`, or at `restate_at`), or `term` is not the core's.
     """
 
     def __init__(self, raw: RawNode, roster: Roster, codec: PayloadCodec, refuse: Refuse) -> None:
@@ -77,11 +78,11 @@ class Judge:
         self.codec = codec
         self.refuse = refuse
         self.silent: set[int] = set()
-        self._queue: deque[Waiting] = deque()
+        self.waiting: deque[Waiting] = deque()
         self._proposed = 0  # index of the last one in the log
-        self._term = 0  # the term that `_proposed` and `_restate` belong to
-        self._restate = False
-        self._restate_at = 0.0
+        self.term = 0  # the term that `_proposed` and `_restate` belong to
+        self.restate = False
+        self.restate_at = 0.0
         self._leads_since = 0.0
 
     def queue(self, sender: int, operation: bytes, deadline: float) -> None:
@@ -90,46 +91,46 @@ class Judge:
         The change is dropped when no caller waits for it any more, at `deadline` (seconds). Raises FormatError,
         TooManyRequests, MemberBadURLs.
         """
-        if len(self._queue) >= MAX_CHANGES:
+        if len(self.waiting) >= MAX_CHANGES:
             raise errors.TooManyRequests()
         change = Change.decode(decode_op(operation).request)
         change.check_size()
         if change.action == RESTATE:
             raise errors.FormatError("membership operation: only a leader states its roster")
-        self._queue.append(Waiting(self.raw.last_index, sender, operation, change, deadline))
+        self.waiting.append(Waiting(self.raw.last_index, sender, operation, change, deadline))
 
     def withdraw(self, ids: Collection[int]) -> list[Waiting]:
         """Removes the changes with these request ids, for which nobody waits any more, and returns them."""
-        withdrawn = [one for one in self._queue if decode_op(one.operation).request_id in ids]
+        withdrawn = [one for one in self.waiting if decode_op(one.operation).request_id in ids]
         if withdrawn:
-            self._queue = deque(one for one in self._queue if decode_op(one.operation).request_id not in ids)
+            self.waiting = deque(one for one in self.waiting if decode_op(one.operation).request_id not in ids)
         return withdrawn
 
     def drop(self) -> list[Waiting]:
         """Empties the queue and returns its changes, none of which is logged. Called when this member does
         not lead any more.
         """
-        dropped = list(self._queue)
-        self._queue.clear()
+        dropped = list(self.waiting)
+        self.waiting.clear()
         return dropped
 
     def judge(self, now: float) -> None:
         """Proposes or refuses the changes that can be judged now. Only a leader calls this."""
-        if self.raw.term != self._term:
+        if self.raw.term != self.term:
             # Anything in the log of a new leader may be an operation on the roster.
-            self._term, self._proposed, self._restate = self.raw.term, self.raw.last_index, True
+            self.term, self._proposed, self.restate = self.raw.term, self.raw.last_index, True
             self._leads_since = now
-        elif now >= self._restate_at:
-            self._restate = True
-        elif not self._queue and not self._restate:
+        elif now >= self.restate_at:
+            self.restate = True
+        elif not self.waiting and not self.restate:
             return
         patient = 0  # how many changes wait for connections; those behind them go first
         while self.raw.applied >= self._proposed:
             try:
-                if self._restate and not self.raw.changing:
+                if self.restate and not self.raw.changing:
                     self._state_roster()
-                    self._restate, self._restate_at = False, now + RESTATE_EVERY
-                elif patient < len(self._queue) and self._queue[0].behind <= self.raw.applied:
+                    self.restate, self.restate_at = False, now + RESTATE_EVERY
+                elif patient < len(self.waiting) and self.waiting[0].behind <= self.raw.applied:
                     patient += self._next(now)
                 else:
                     return
@@ -139,7 +140,7 @@ class Judge:
 
     def _next(self, now: float) -> bool:
         """Judges the first change. Returns whether it has to wait for connections."""
-        first = self._queue[0]
+        first = self.waiting[0]
         if first.deadline > now:
             try:
                 self._propose(first.operation, first.change)
@@ -147,12 +148,12 @@ class Judge:
                 raise
             except errors.Unhealthy as error:
                 if now < self._leads_since + FIRST_CONNECTIONS:
-                    self._queue.rotate(-1)
+                    self.waiting.rotate(-1)
                     return True
                 self.refuse(first.sender, first.operation, error)
             except errors.ApiError as error:
                 self.refuse(first.sender, first.operation, error)
-        self._queue.popleft()
+        self.waiting.popleft()
         return False
 
     def _propose(self, operation: bytes, change: Change) -> None:
@@ -161,7 +162,7 @@ class Judge:
         conf_change = change.conf_change(operation)
         if conf_change is None:
             self._proposed = self.raw.propose(self.codec.encode(frame([operation])))
-            self._restate = self._restate or change.action == PUBLISH
+            self.restate = self.restate or change.action == PUBLISH
             return
         status = self.raw.status()
         # Raft notices only after an election timeout that a peer is gone; the peer's connection shows it at once.
@@ -198,9 +199,8 @@ class MembershipChanges:
         self._own_id = raw.id
         self._waiters = waiters
         self._link = link
-        self._judge = Judge(raw, roster, codec, self._refuse)
-        #: Proposes or refuses the changes whose turn it is, at a time in seconds. Only a leader calls it.
-        self.judge = self._judge.judge
+        #: What proposes or refuses the changes whose turn it is. Only a leader has it `judge`.
+        self.judging = Judge(raw, roster, codec, self._refuse)
         #: Changes that were requested here and wait for a leader: (operation, deadline in seconds).
         self.requests: deque[tuple[bytes, float]] = deque()
 
@@ -221,7 +221,7 @@ class MembershipChanges:
             if decode_op(operation).request_id in self._waiters:
                 if leader == self._own_id:
                     try:
-                        self._judge.queue(leader, operation, deadline)
+                        self.judging.queue(leader, operation, deadline)
                     except errors.ApiError as error:
                         self._refuse(leader, operation, error)
                 elif not leader or not self._link.forward(leader, frame([operation])):
@@ -233,7 +233,7 @@ class MembershipChanges:
 
         Raises FormatError, TooManyRequests, MemberBadURLs.
         """
-        self._judge.queue(sender, operation, deadline)
+        self.judging.queue(sender, operation, deadline)
 
     def withdraw(self, ids: Iterable[int]) -> None:
         """Notes that nobody waits for these operations any more. `ids` are request ids of this member or another one.
@@ -244,14 +244,14 @@ class MembershipChanges:
         for operation, _ in self.requests:
             if (ident := decode_op(operation).request_id) in withdrawn:
                 self._waiters.pop(ident, None)  # `hand_on` skips an operation without a waiter
-        for change in self._judge.withdraw(withdrawn):
+        for change in self.judging.withdraw(withdrawn):
             self._waiters.pop(decode_op(change.operation).request_id, None)
             if change.sender != self._own_id:
                 self._refuse(change.sender, change.operation, errors.LeaderChanged())
 
     def leader_changed(self) -> None:
         """Empties the queue of changes to judge. Our own changes wait for the next leader; all others are refused."""
-        for change in self._judge.drop():
+        for change in self.judging.drop():
             if change.sender == self._own_id:
                 # The change never left this member, so it may wait for the next leader.
                 self.requests.append((change.operation, change.deadline))
@@ -260,11 +260,11 @@ class MembershipChanges:
 
     def lost(self, member: int) -> None:
         """A message to this member was lost. It counts as not answering until a message from it comes in."""
-        self._judge.silent.add(member)
+        self.judging.silent.add(member)
 
     def heard(self, member: int) -> None:
         """A message from this member came in."""
-        self._judge.silent.discard(member)
+        self.judging.silent.discard(member)
 
     def _refuse(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
         ident = decode_op(operation).request_id

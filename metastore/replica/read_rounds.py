@@ -33,22 +33,22 @@ class ReadRounds:
     def __init__(self, raw: RawNode, kv: KVServer) -> None:
         self._raw = raw
         self._kv = kv
-        self._round: list[Any] = []  # the reads of the round under way
+        self.round: list[Any] = []  # the reads of the round under way
         # The number does not begin at 0: a late answer to a round before a restart must not match a round after it.
         self._number = kv.next_id  # number of the latest question
         self._first = 0  # number of the first question of the round under way
         self._again = 0.0  # when that round is asked for again
         # Reads whose round is confirmed and whose index is not applied yet: (index, reads), the oldest first.
-        self._confirmed: deque[tuple[int, list[Any]]] = deque()
+        self.confirmed_rounds: deque[tuple[int, list[Any]]] = deque()
 
     @property
     def waiting(self) -> bool:
         """Whether a round is under way, or a confirmed one waits for its index."""
-        return bool(self._round or self._confirmed)
+        return bool(self.round or self.confirmed_rounds)
 
     def unanswered(self) -> list[Any]:
         """The reads of all rounds. This is for another thread, while the member's own one stands still."""
-        return [*self._round, *(read for _, reads in list(self._confirmed) for read in reads)]
+        return [*self.round, *(read for _, reads in list(self.confirmed_rounds) for read in reads)]
 
     def start(self, now: float, leader: int) -> None:
         """Begins a round for all reads that have gathered, or repeats the question of the present round when it is
@@ -56,10 +56,10 @@ class ReadRounds:
 
         While there is no leader (`leader` is 0), no question is sent.
         """
-        if not self._round:
+        if not self.round:
             if not self._kv.reads:
                 return
-            self._round = self._kv.take_reads()
+            self.round = self._kv.take_reads()
             self._first = self._number + 1
             self._again = now
         if self._again <= now and leader:
@@ -77,33 +77,33 @@ class ReadRounds:
 
     def confirmed(self, state: ReadState, applied: int) -> None:
         """The leader has answered a question; `applied` is the last applied entry."""
-        if not self._round or int.from_bytes(state.request_ctx, "little") < self._first:
+        if not self.round or int.from_bytes(state.request_ctx, "little") < self._first:
             # This is a late answer to a round that was over before the reads of this one came in.
             return
         # An older round may still wait although its index is applied: `passed` comes only with the engine's write, and
         # the engine may be busy. A later round does not go before it.
-        self._confirmed.append((state.index, self._round))
-        self._round = []
+        self.confirmed_rounds.append((state.index, self.round))
+        self.round = []
         self.passed(applied)
 
     def passed(self, applied: int) -> None:
         """Entry `applied` has been applied: serves the reads that waited for it."""
-        while self._confirmed and self._confirmed[0][0] <= applied:
-            self._kv.serve_reads(self._confirmed.popleft()[1])
+        while self.confirmed_rounds and self.confirmed_rounds[0][0] <= applied:
+            self._kv.serve_reads(self.confirmed_rounds.popleft()[1])
 
     def give_up(self, error: type[errors.ApiError]) -> None:
         """Fails the reads that wait for their index, because the state will not reach it for some time."""
-        while self._confirmed:
-            self._kv.fail_reads(self._confirmed.popleft()[1], error)
+        while self.confirmed_rounds:
+            self._kv.fail_reads(self.confirmed_rounds.popleft()[1], error)
 
     def fail(self, before: float, error: Callable[[], errors.ApiError]) -> None:
         """Fails the reads that came before this moment (seconds) and still wait for any reason."""
         late: list[Any] = []
-        for reads in (*(reads for _, reads in self._confirmed), self._round, self._kv.reads):
+        for reads in (*(reads for _, reads in self.confirmed_rounds), self.round, self._kv.reads):
             gone = [one for one in reads if one[3] <= before]
             if gone:
                 reads[:] = [one for one in reads if one[3] > before]
                 late += gone
         if late:
-            self._confirmed = deque(one for one in self._confirmed if one[1])
+            self.confirmed_rounds = deque(one for one in self.confirmed_rounds if one[1])
             self._kv.fail_reads(late, error)

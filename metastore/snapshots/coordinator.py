@@ -111,7 +111,7 @@ class Snapshots:
             self.begin()
         if self._flushed_to:
             self._flushed()
-        if self._swept():
+        if (self._sweeping or self.driver.kv.sweep_pending) and self._swept():
             # The snapshot may fit by now, and the log of a full disk may wait for it.
             self._not_before = 0.0
         if pressed:

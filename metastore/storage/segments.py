@@ -135,8 +135,9 @@ class Folder:
         self._fd = -1
         #: Bytes free on the disk and bytes that it has, at the last `measure`.
         self.free = self.total = 0
-        #: Bytes that others on the disk will need, as far as is known.
-        self.others = 0
+        #: The bytes of the disk that segments made in advance leave free. `measure` and `expect` keep it.
+        self.spare = 0
+        self._others = 0
 
     def hold(self) -> None:
         """Keeps other processes out until `release`. Raises DataDirInUse, OSError.
@@ -196,11 +197,16 @@ class Folder:
         """Checks how much room there is on the disk. Raises OSError."""
         disk = os.fstatvfs(self._fd)
         self.free, self.total = disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+        self._reckon()
 
-    @property
-    def spare(self) -> int:
-        """The bytes of the disk that segments made in advance leave free."""
-        return min(SPARE, self.total // 16) + min(self.others, self.total // 4)
+    def expect(self, others: int) -> None:
+        """Others on the disk will need so many bytes, as far as is known."""
+        self._others = others
+        self._reckon()
+
+    def _reckon(self) -> None:
+        # `measure` runs in another thread than `expect`. Whoever comes last has seen both numbers.
+        self.spare = min(SPARE, self.total // 16) + min(self._others, self.total // 4)
 
     def check_place(self) -> None:
         """Raises DiskFailed if the folder's name leads to another folder by now, or to none.

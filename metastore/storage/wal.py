@@ -575,7 +575,7 @@ class Wal:
 
     def measure(self, others: int = 0) -> None:
         """Lets a thread check the room on the disk; others on the disk will need so many bytes."""
-        self._folder.others = others
+        self._folder.expect(others)
         self._preparer.look()
 
     @property

@@ -273,11 +273,11 @@ def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
 
 def overtaking(rounds: ReadRounds, state: Any, applied: int) -> None:
     """Serves a round whose index is applied, whoever waits longer."""
-    reads, rounds._round = rounds._round, []
+    reads, rounds.round = rounds.round, []
     if state.index <= applied:
         rounds._kv.serve_reads(reads)
     else:
-        rounds._confirmed.append((state.index, reads))
+        rounds.confirmed_rounds.append((state.index, reads))
 
 
 def everybody(pending: Pending, _below: int, error: type[errors.ApiError], fail: Any = Pending._fail_writes) -> Any:

@@ -88,7 +88,7 @@ class ImpatientRounds(ReadRounds):
     """Serves a read when its index is known, without waiting until it is applied."""
 
     def confirmed(self, state: Any, applied: int) -> None:
-        reads, self._round = self._round, []
+        reads, self.round = self.round, []
         self._kv.serve_reads(reads)
 
 

@@ -1,0 +1,80 @@
+"""How many calls the interpreter makes for one put. Each costs time that saturation hides and steady rates show.
+
+The numbers are exact on Python 3.11; later versions inline comprehensions. Issue 13 asks for 20 and 10.
+"""
+
+from __future__ import annotations
+
+import collections
+import random
+import statistics
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from support import messages as m
+from support.embedded import make
+from support.processes import wait_until
+
+PUTS = 1000
+MOST_CALLS, MOST_BUILTINS = 38, 33
+
+Turn = tuple[collections.Counter[str], collections.Counter[str]]
+
+
+class Profile:
+    """Notes the Python functions and the builtins that are called in each turn of a loop."""
+
+    def __init__(self) -> None:
+        self.turns: list[Turn] = []
+
+    def __call__(self, frame: Any, event: str, builtin: Any) -> None:
+        if event == "call":
+            name = frame.f_code.co_qualname
+            if name == "Loop.run_once":
+                self.turns.append((collections.Counter(), collections.Counter()))
+            if self.turns:
+                self.turns[-1][0][name] += 1
+        elif event == "c_call" and self.turns:
+            self.turns[-1][1][getattr(builtin, "__qualname__", str(builtin))] += 1
+
+    def of_one_put(self) -> list[Turn]:
+        """Return the turns that wrote one put and did nothing else."""
+        return [
+            turn
+            for turn in self.turns
+            if turn[0]["ClientConn.on_event"] == 1 and turn[0]["Driver._apply"] == 1 and not turn[0]["Loop._run_timers"]
+        ]
+
+
+def in_loop(node: Any, call: Any) -> None:
+    """Call something in the node's thread, and wait for it."""
+    done = threading.Event()
+    node._running().loop.call_soon_threadsafe(lambda: (call(), done.set()))
+    assert done.wait(60)
+
+
+def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:
+    node, profile = make(tmp_path / "node", wal={"sync": "always"}), Profile()
+    node.start()
+    try:
+        member: Any = node._running()
+        wait_until(lambda: member.membership.settled, what="nothing left to be published")
+        request = m.PutRequest(key=b"k", value=random.Random(1).randbytes(256)).SerializeToString()
+        body = tmp_path / "put"
+        body.write_bytes(b"\0" + len(request).to_bytes(4, "big") + request)
+        command = ["h2load", "-c1", "-m1", f"-n{PUTS}", "-t1", "-d", str(body), "-H", "content-type: application/grpc"]
+        command += ["-H", "te: trailers", f"http://{member.front.listener.bound[0]}/etcdserverpb.KV/Put"]
+        in_loop(node, lambda: sys.setprofile(profile))
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        in_loop(node, lambda: sys.setprofile(None))
+    finally:
+        node.stop()
+    turns = profile.of_one_put()
+    assert len(turns) > PUTS // 20, f"{len(turns)} of {len(profile.turns)} turns wrote one put"
+    # A slow disk makes two turns of one put, so the middle one of these counts.
+    calls, builtins = (statistics.median(sum(turn[which].values()) for turn in turns) for which in (0, 1))
+    middle = sorted(turns, key=lambda turn: sum(turn[0].values()))[len(turns) // 2]
+    assert calls <= MOST_CALLS and builtins <= MOST_BUILTINS, f"{calls} and {builtins}: {middle}"
