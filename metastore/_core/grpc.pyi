@@ -11,6 +11,8 @@ class Limits:
     total_output: int  # reply bytes that the sockets have not taken yet
     total_queued: int  # frames that wait to be sent
     @property
+    def timed(self) -> bool: ...  # some request is incomplete or has a timeout
+    @property
     def max_message(self) -> int: ...  # bytes of one gRPC message
     @property
     def max_concurrent_streams(self) -> int: ...

@@ -338,6 +338,11 @@ cdef class Limits:
         self.control_rate = control_rate
         self.packed = deque()
 
+    @property
+    def timed(self):
+        """Whether some request is incomplete or has a timeout, so that `expire` has something to look at."""
+        return self.first_waiting != NULL
+
     cdef bint room(self, size_t held, size_t more) noexcept:
         """Whether a session that holds `held` bytes of requests may hold `more` bytes in addition."""
         cdef size_t wanted = held + more

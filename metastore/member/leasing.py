@@ -262,9 +262,7 @@ class Leasing:
         while left > 0 and self.ready:
             stream = next(iter(self.ready))
             del self.ready[stream]
-            count = min(
-                max(1, left // (len(self.ready) + 1)), len(stream.waiting), MOST_UNANSWERED - stream.unanswered
-            )
+            count = min(max(1, left // (len(self.ready) + 1)), len(stream.waiting), MOST_UNANSWERED - stream.unanswered)
             idents += stream.waiting[:count]
             del stream.waiting[:count]
             self._waiting -= count

@@ -51,7 +51,9 @@ def used(kind: str = RESIDENT, proc: Path = Path("/proc")) -> int:
 
     Resident pages of files do not count, because the kernel can take them back.
     """
-    fields = (proc / "self/statm").read_text().split()
+    # Ten times a second, so without what pathlib and text files do.
+    with open(f"{proc}/self/statm", "rb", buffering=0) as file:
+        fields = file.read(256).split()
     size, resident, shared, data = int(fields[0]), int(fields[1]), int(fields[2]), int(fields[5])
     pages = {RESIDENT: resident - shared, ADDRESSES: size, DATA: data}[kind]
     return pages * _PAGE

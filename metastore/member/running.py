@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.node")
 
+REST = 1.0  # seconds between two ticks of a member that rests
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 
 
@@ -71,6 +72,7 @@ class RunningMember:
 
     #: Reads by other threads of this process; None where nobody asked for them.
     direct: DirectReads | None = None
+    _ticking: Timer | None = None  # the next tick
 
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
@@ -91,7 +93,7 @@ class RunningMember:
         self._next_turn: Timer | None = None
         self._logged_leader = 0
         self._alone = (disk.identity.member_id,)
-        self._next_tick = 0.0
+        self._next_tick, self._rests = 0.0, False  # it rests: the next tick comes late
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
         self.replica = replica = state.replica
         self.kv, self.driver, self.membership = replica.kv, replica.driver, replica.membership
@@ -315,6 +317,9 @@ class RunningMember:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
             self.drain.turn(now)
+        if self._rests and not self._may_rest():
+            self._rests = False
+            self._tick_at(now + self.config.raft.tick_interval)
         if self.direct is not None:
             # Only attributes: this is asked in each turn. See `_core/kv_direct`.
             self.direct.open = (
@@ -326,6 +331,25 @@ class RunningMember:
                 and not driver.roster.conf_state.voters_outgoing
                 and driver.applier.applied_term == driver.term
             )
+
+    def _may_rest(self) -> bool:
+        """Whether nothing needs a tick soon: this member is alone and leads, nobody waits, and its log is marked. All
+        of that changes in a turn, and then the next tick comes soon again.
+
+        Ten ticks and turns a second took 0.5 % of a processor.
+        """
+        driver = self.driver
+        busy = (
+            not self.ready or self.drain is not None or not driver.marked or not driver.link.alone
+            or not driver.is_leader or not driver.quiet or self.kv.late or self.replica.watches.count or self.space.full
+        )  # fmt: skip
+        return not busy
+
+    def _tick_at(self, when: float) -> None:
+        if self._ticking is not None:
+            self._ticking.cancel()
+        self._next_tick = when
+        self._ticking = self.loop.call_at(when, self._tick)
 
     def _log_leader(self) -> None:
         leader = self._logged_leader = self.driver.leader_id
@@ -359,9 +383,12 @@ class RunningMember:
         self.space.tick(now)
         if unsynced.doubt and self.replica.certain(unsynced.doubt):
             unsynced.settled()
-        # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
-        self._next_tick = max(self._next_tick + interval, now + interval / 2)
-        self.loop.call_at(self._next_tick, self._tick)
+        self._rests = self._may_rest()
+        if self._rests:
+            self._tick_at(now + max(REST, interval))
+        else:
+            # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
+            self._tick_at(max(self._next_tick + interval, now + interval / 2))
 
     def _watch_disk(self, now: float) -> None:
         """Hands leadership over if this leader's disk does not answer, because such a leader can apply nothing."""

@@ -550,7 +550,7 @@ class Listener:
             min_rate=self.conn_limits.min_rate,
             tells=self._tells,
         )
-        self._expirer: Timer = loop.call_later(EXPIRE, self._expire)
+        self._expirer: Timer | None = None  # there is one while requests are incomplete or have a timeout
 
     def _take_in(self, client: socket.socket, where: str) -> None:
         whence, most = origin(where), self.conn_limits.max_connections
@@ -692,6 +692,8 @@ class Listener:
                 self._flush([session.owner for session in (first, *more) if session.owner is not None])
             elif first.owner is not None:
                 first.owner.flush()
+        if self._expirer is None and self.server.limits.timed:
+            self._expirer = self.loop.call_later(EXPIRE, self._expire)
 
     def pause_all(self) -> None:
         """Stops reading from all clients until `resume_all`, because the node cannot take more work."""
@@ -736,7 +738,8 @@ class Listener:
         """Drop everything; idempotent."""
         self._acceptor.close()
         self.sweeper.close()
-        self._expirer.cancel()
+        if self._expirer is not None:
+            self._expirer.cancel()
         for conn in list(self.conns):
             conn.close()
         self._endings.close()
@@ -744,7 +747,7 @@ class Listener:
     # ---- deadlines
 
     def _expire(self) -> None:
-        self._expirer = self.loop.call_later(EXPIRE, self._expire)
+        self._expirer = None
         late = expire(self.server.limits, self.loop.now())
         if late:
             self.server.expired(late)

@@ -150,7 +150,8 @@ class Driver:
         self._late: tuple[int, HardState] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._commit_asked = 0  # the commit index that the log was asked to make durable
         self._last_append = 0.0
-        self._marked = True
+        #: Whether a marker proves all that the log holds. A tick writes it when the log has been idle for a while.
+        self.marked = True
         # ---- the state
         self._budgets = budgets if budgets is not None else Budgets()
         self._spent = 0  # units that applying has cost in this turn
@@ -243,7 +244,7 @@ class Driver:
             self.raw.tick(now)
         self._expire(now)
         if (
-            not self._marked
+            not self.marked
             and self.log.idle
             and not self.proposer.queued
             and (self.stopping or now - self._last_append >= self.idle_mark_after)
@@ -253,7 +254,7 @@ class Driver:
                 self._late = None
                 self.log.append(number, None, state, False)
             self.log.mark()
-            self._marked = True
+            self.marked = True
         self._go_on(now)
 
     def hold(self, holding: bool) -> None:
@@ -427,7 +428,7 @@ class Driver:
             self.install(ready.snapshot, partial(self._installed, ready.snapshot.index))
         if ready.must_sync:
             self._last_append = now
-            self._marked = False
+            self.marked = False
             # With one operation in flight and no peers there is no work to do until the disk has finished.
             if self.proposer.inflight == 1 and not self.proposer.queued and self.link.alone:
                 return self.log.submit(self.kv.writer)
@@ -522,7 +523,7 @@ class Driver:
             self.log.save_commit(self._hard_state)
             self._commit_asked = self._hard_state.commit
             self._late = None
-            self._marked = False
+            self.marked = False
             self.log.submit()
         return False
 

@@ -1,4 +1,6 @@
-"""How many calls the interpreter makes for one put. Each costs time that saturation hides and steady rates show.
+"""How many calls the interpreter makes for one put, and how many turns a member makes that has nothing to do.
+
+Each call costs time that saturation hides and steady rates show.
 
 The numbers are exact on Python 3.11; later versions inline comprehensions. Issue 13 asks for 20 and 10.
 """
@@ -15,8 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from support import messages as m
-from support.embedded import make
+from support.embedded import make, settings
 from support.processes import wait_until
+
+from metastore import Node
+from metastore.failpoints import Failpoints
 
 PUTS = 1000
 MOST_CALLS, MOST_BUILTINS = 38, 33
@@ -54,6 +59,31 @@ def in_loop(node: Any, call: Any) -> None:
     done = threading.Event()
     node._running().loop.call_soon_threadsafe(lambda: (call(), done.set()))
     assert done.wait(60)
+
+
+def test_a_member_that_rests_ticks_seldom(tmp_path: Path) -> None:
+    """A write brings the next tick soon, and as long as it has no answer there is no rest."""
+    failpoints = Failpoints()
+    with Node(settings(tmp_path / "node", wal={"sync": "always"}), failpoints=failpoints) as node:
+        member: Any = node._running()
+        interval = member.config.raft.tick_interval
+
+        def rests() -> bool:
+            return bool(member._rests) and member._ticking.when - member.loop.now() > 4 * interval
+
+        wait_until(rests, what="rest")
+        failpoints.set("wal.before_sync", "block")
+        answer = node.futures.put(b"a", b"1")
+        seen: list[tuple[bool, float]] = []
+        # At the end of the second of these turns the write has been handed over in a turn before.
+        in_loop(node, lambda: None)
+        in_loop(node, lambda: None)
+        for _ in range(5):
+            in_loop(node, lambda: seen.append((member._rests, member._ticking.when - member.loop.now())))
+        assert all(not resting and left <= interval for resting, left in seen), seen
+        failpoints.clear()
+        assert answer.result(60).revision == 2
+        wait_until(rests, what="rest")
 
 
 def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:
