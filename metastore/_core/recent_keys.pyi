@@ -20,7 +20,7 @@ class RecentEngine(Engine):
     def feed(self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]) -> None:
         """Call put(key, value) or delete(key) for each record of a batch, in order."""
 
-def find_each(keys: list[bytes], walk: Any, get: Callable[[bytes], bytes | None]) -> list[bytes | None]:
+def find_each(keys: list[bytes], walk: Any, get: Callable[[bytes], bytes | None] | None) -> list[bytes | None]:
     """The values of many keys; `walk` is an iterator of rocksdict."""
 
 class SharedWalk:

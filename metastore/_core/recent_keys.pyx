@@ -142,8 +142,8 @@ cdef bint near(bytes a, bytes b):
 def find_each(list keys not None, object walk, object get) -> list:
     """Return the value of each of `keys`, or None, in their order.
 
-    `walk` is an iterator of rocksdict, and `get` looks up a single key. Keys whose revisions follow each other are read
-    by the walk. Raises what these two raise.
+    `walk` is an iterator of rocksdict, and `get` looks up a single key; None: the walk does that, too. Keys whose revisions
+    follow each other are read by the walk. Raises what these two raise.
     """
     cdef Py_ssize_t n
     cdef dict found
@@ -166,12 +166,21 @@ cdef list find_sorted(list keys, object walk, object get):
             end += 1
         if end - first < LEAST_RUN:
             while first < end:
-                values.append(get(keys[first]))
+                values.append(value_at(walk, keys[first]) if get is None else get(keys[first]))
                 first += 1
         else:
             find_run(keys, first, end, walk, get, values)
             first = end
     return values
+
+
+cdef object value_at(object walk, bytes key):
+    """Return the value of a key as the walk finds it, or None."""
+    walk.seek(key)
+    if walk.key() == key:
+        return walk.value()
+    walk.status()               # where a block is damaged, the walk just ends
+    return None
 
 
 cdef int find_run(list keys, Py_ssize_t first, Py_ssize_t end, object walk, object get, list values) except -1:
@@ -194,7 +203,7 @@ cdef int find_run(list keys, Py_ssize_t first, Py_ssize_t end, object walk, obje
             values.append(read_value())
         else:
             # The walk ends where a block is damaged, and a look-up tells about that. It may have moved the walk.
-            values.append(get(key))
+            values.append(value_at(walk, key) if get is None else get(key))
             walk.seek(key)
             here = read_key()
     return 0

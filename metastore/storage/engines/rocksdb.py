@@ -689,9 +689,7 @@ class _View(Engine):
     def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """See Engine.find_many."""
         try:
-            return find_each(list(keys), self._look, self.get)
-        except MetaStoreError:
-            raise
+            return find_each(list(keys), self._look, None)
         except Exception as error:
             raise _failure(self._path, error) from error
 
