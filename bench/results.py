@@ -61,6 +61,7 @@ class Sample:
     cpu_us: float = 0.0
     more: dict[str, float] = field(default_factory=dict)
     keys: int = 0
+    mean_ms: float = 0.0
 
     @property
     def cell(self) -> tuple[str, str, str, int, float, int, int]:
@@ -175,7 +176,7 @@ def cells(samples: Iterable[Sample]) -> Iterator[Cell]:
     for group in groups.values():
         figures = {
             name: statistics.median(getattr(sample, name) for sample in group)
-            for name in ("rate", "p50_ms", "p90_ms", "p99_ms", "cpu_us")
+            for name in ("rate", "mean_ms", "p50_ms", "p90_ms", "p99_ms", "cpu_us")
         }
         more = {name: statistics.median(sample.more[name] for sample in group) for name in group[0].more}
         rates = [sample.rate for sample in group]

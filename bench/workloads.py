@@ -116,6 +116,7 @@ def figures_of(rate: float, latencies: Sequence[float], cpu: float) -> Figures:
     """Return the figures of a run: latencies in microseconds, processor time in nanoseconds for all of them."""
     return {
         "rate": rate,
+        "mean_ms": sum(latencies) / len(latencies) / 1000,
         "p50_ms": percentile(latencies, 0.5) / 1000,
         "p90_ms": percentile(latencies, 0.9) / 1000,
         "p99_ms": percentile(latencies, 0.99) / 1000,

@@ -113,6 +113,19 @@ def test_the_matrix_is_measured_and_shown(tmp_path: Path) -> None:
     assert bad.returncode == 1 and "page.md: not a file of" in bad.stderr
 
 
+def test_an_operation_is_measured_at_steady_rates(tmp_path: Path) -> None:
+    out, folder = tmp_path / "out" / "rates.json", tmp_path / "data"
+    folder.mkdir()
+    sizes = ("--requests", "2000", "--seconds", "0.2", "--rates", "0", "1000", "--nodes", "1", "--steps", "default")
+    output = run_bench("rates.py", folder, *sizes, "--out", str(out), what=())
+    if output:
+        assert [output.count(f"\n  {step} ") for step in ("etcd", "default")] == [2, 2]
+        assert "\nput, nodes 1, 1,000 a second\n" in output and "\nput, nodes 1, one at a time\n" in output
+        command = [sys.executable, str(BENCH / "pictures.py"), str(out)]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+        assert "**Put, 1 node, at 1,000 a second**" in shown
+
+
 def imported(name: str) -> ModuleType:
     """Return a module of bench/."""
     sys.path.insert(0, str(BENCH))
