@@ -295,20 +295,21 @@ cdef class GapWalk:
     """An iterator over the state at its beginning, which leaps over gaps. It has the methods of rocksdict's iterators.
 
     `walk` is an iterator that gives up after LIMIT removed records, `gaps` has the gaps of its state, and `plain()` is
-    an iterator over the same state that never gives up. Gaps that only this one finds are learned, unless there was a
-    write meanwhile.
+    an iterator over the same state that never gives up. A walk that `learns` notes the gaps that only this one finds,
+    unless there was a write meanwhile; it is used in the thread that writes.
     """
     cdef object walk, plain, step, back, read_key
     cdef OrderedMap ends
     cdef Gaps gaps
     cdef uint64_t writes              # `gaps.writes` at the beginning
+    cdef bint learns
     cdef bytes here                   # the record on which it stands, or None
     cdef bytes stop                   # the left end of the first gap not before that, or None: not known
     cdef readonly uint64_t leaps
     cdef readonly uint64_t far
 
-    def __init__(self, walk not None, Gaps gaps not None, plain not None):
-        self.walk, self.plain, self.gaps = walk, plain, gaps
+    def __init__(self, walk not None, Gaps gaps not None, plain not None, bint learns=True):
+        self.walk, self.plain, self.gaps, self.learns = walk, plain, gaps, learns
         self.ends, self.writes = gaps.view(), gaps.writes
         self.step, self.back, self.read_key = walk.next, walk.prev, walk.key
 
@@ -384,12 +385,17 @@ cdef class GapWalk:
         plain.status()
         if self.here is not None:
             self.walk.seek(self.here)
-        if self.gaps.writes == self.writes:
+        if self.learns and self.gaps.writes == self.writes:
             if left is None:
                 plain.seek_for_prev(key)
                 left = plain.key() or NONE
                 plain.status()
-            self.gaps.learn(left, self.here or NONE)
+            self.learn(left, self.here or NONE)
+        return 0
+
+    cdef int learn(self, bytes left, bytes right) except -1:
+        self.gaps.learn(left, right)
+        self.ends, self.stop = self.gaps.view(), None
         return 0
 
     def seek_for_prev(self, bytes key not None) -> None:
@@ -455,10 +461,10 @@ cdef class GapWalk:
         plain.status()
         if self.here is not None:
             self.walk.seek_for_prev(self.here)
-        if self.gaps.writes == self.writes:
+        if self.learns and self.gaps.writes == self.writes:
             if right is None:
                 plain.seek(key)
                 right = plain.key() or NONE
                 plain.status()
-            self.gaps.learn(self.here or NONE, right)
+            self.learn(self.here or NONE, right)
         return 0

@@ -377,9 +377,9 @@ class RocksEngine(RecentEngine):
         except Exception as error:
             raise _failure(self.path, error) from error
 
-    def _gap_walk(self) -> GapWalk:
+    def _gap_walk(self, learns: bool = True) -> GapWalk:
         plain = self._db.iter()
-        return GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain)
+        return GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain, learns)
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write."""
@@ -387,7 +387,7 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        return _View(self, self._gap_walk(), self._gap_walk(), self._index, self._term)
+        return _View(self, self._gap_walk(False), self._gap_walk(False), self._index, self._term)
 
     def reclaim(self) -> bool:
         """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
@@ -420,7 +420,7 @@ class RocksEngine(RecentEngine):
     @property
     def index_state(self) -> tuple[bool, int, int]:
         """See Engine.index_state."""
-        return (self.stretches.border is None, self.stretches.keys, self.stretches.faults)
+        return (self.stretches.border is None, self.stretches.keys, self.stretches.faults + self.gaps.faults)
 
     def size(self) -> int:
         """The bytes of the files, and of the data that is not in files yet."""
