@@ -11,10 +11,11 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import RUNNING
+from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any
 
 from .. import errors
+from .._core.kv_answers import resolve
 from . import forks
 
 log = logging.getLogger("metastore.embedded")
@@ -75,17 +76,33 @@ class Answer(Future[Any]):
     _resolved_told = False
     #: Whether the loop's thread may come with the answer when somebody else has given one.
     late = False
+    # As `concurrent.futures.Future` has them. What only those need who wait or add callbacks is made when it is first
+    # asked for, for a condition takes longer to make than a put.
+    _result: Any = None
+    _exception: BaseException | None = None
 
     def __init__(self) -> None:
-        super().__init__()
         # What set_running_or_notify_cancel does, without its lock: nobody else has this Future yet.
         self._state = RUNNING
         self._process = forks.process
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_condition":
+            return self.__dict__.setdefault(name, threading.Condition())
+        if name in ("_waiters", "_done_callbacks"):  # asked for by who holds the condition
+            return self.__dict__.setdefault(name, [])
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def done(self) -> bool:
+        """See `concurrent.futures.Future`."""
+        return self._state != RUNNING
 
     def result(self, timeout: float | None = None) -> Any:
         """See `concurrent.futures.Future`."""
         if self._state == RUNNING:  # as `done`, without its lock
             self._may_wait()
+        elif self._exception is None:
+            return self._result  # needs no condition; the state is set last
         return super().result(timeout)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -124,6 +141,8 @@ class Answer(Future[Any]):
 
     def give(self, result: Any, error: BaseException | None = None) -> None:
         """Resolve with the result, or with the error. Never raises: the loop goes on whatever happens here."""
+        if resolve(self.__dict__, RUNNING, FINISHED, result, error):
+            return  # nobody waits
         try:
             if error is None:
                 self.set_result(result)

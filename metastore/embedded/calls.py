@@ -22,11 +22,12 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import errors
+from .._core.kv_answers import encode_put
 from .._core.kv_direct import MISSED, DirectReads
 from .._core.kv_pieces import Piece
 from ..threads import LOOK_UP
 from .answers import may_block
-from .arguments import Key, Pairs, seconds
+from .arguments import Key, Pairs, as_bytes, seconds
 from .bulk import Bulk, Call, checked, pairs_of, source_of
 from .outcome import FutureCall, overdue
 from .queued import Post, Queued
@@ -35,6 +36,7 @@ from .requests import (
     SortTarget,
     compact_request,
     compact_result,
+    decode_put,
     decoder,
     delete_request,
     delete_result,
@@ -96,6 +98,10 @@ class Futures:
         ignore_lease: bool = False,
     ) -> Future[PutResult]:
         """As `Node.put`."""
+        if type(lease) is int and lease == 0 and prev_kv is False and ignore_value is False and ignore_lease is False:
+            call = FutureCall(decode_put)
+            self._submit([("Put", encode_put(as_bytes(key, "key"), as_bytes(value, "value")), call)])
+            return call.future
         request = put_request(
             key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
         )
@@ -106,8 +112,8 @@ class Futures:
 
         They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
         are held in memory until they are done: for many pairs there is `Node.put_many`, which is bounded."""
-        bodies = [put_request(*checked(pair, place)).SerializeToString() for place, pair in enumerate(pairs_of(pairs))]
-        calls = [FutureCall(decoder("Put", put_result)) for _ in bodies]
+        bodies = [encode_put(*checked(pair, place)) for place, pair in enumerate(pairs_of(pairs))]
+        calls = [FutureCall(decode_put) for _ in bodies]
         self._submit_patient([("Put", body, call) for body, call in zip(bodies, calls, strict=True)])
         return [call.future for call in calls]
 

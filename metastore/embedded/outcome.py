@@ -17,17 +17,21 @@ from .answers import Answer
 class Outcome(Answer):
     """An Answer whose result is decoded when it is first asked for."""
 
+    _reply: bytes | None = None
+    _value: Any = None
+
     def __init__(self, decode: Callable[[bytes], Iterator[Any]]) -> None:
         super().__init__()
         self._decode = decode
-        self._reply: bytes | None = None
-        self._value: Any = None
 
     def result(self, timeout: float | None = None) -> Any:
         """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
-        for _ in self.steps(timeout):
-            pass
-        return self._value
+        value = self._value
+        if value is None or self._reply is not None:
+            for _ in self.steps(timeout):
+                pass
+            value = self._value
+        return value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""

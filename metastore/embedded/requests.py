@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any
 
 from .. import errors
+from .._core.kv_answers import revision_of
 from .arguments import Key, as_bytes, choice, flag, number
 from .results import (
     CompactResult,
@@ -181,6 +182,11 @@ def put_result(message: Any, revision: int = 0) -> PutResult:
     """Out of a PutResponse; `revision` is that of the transaction around it, whose parts have no headers."""
     prev = _kv(message.prev_kv) if message.HasField("prev_kv") else None
     return PutResult(message.header.revision or revision, prev)
+
+
+def decode_put(reply: bytes) -> Iterator[PutResult]:
+    """What `decoder` makes for a put that asks for nothing of before."""
+    yield PutResult(revision_of(reply), None)
 
 
 def range_result(message: Any, revision: int = 0) -> RangeResult:
