@@ -42,7 +42,7 @@ cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 cdef enum:
     COST_OPERATION = 10      # units of a put, with its way into the engine
     SPILL_AT = 2048          # records: a millisecond in memory,
-    SPILL_SLOWLY_AT = 512    # a millisecond in RocksDB, and five on a busy machine
+    SPILL_SLOWLY_AT = 256    # a millisecond in RocksDB, and eight on a very busy machine (512: up to 17)
     PURGE_AT_ONCE = 512      # changes
     LOAD_AT_ONCE = 4096      # leases
 
