@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""What an operation costs over the number of keys that there are: puts of keys that exist, and reads of one key.
+"""What an operation costs over the number of keys that there are: puts of keys that exist, reads of one key, pages.
 
     python bench/keys.py                                   some minutes
     python bench/keys.py --keys 1000 1000000 --rounds 5
     python bench/pictures.py build/bench/keys.json --into docs/performance.md
 
 A node with each engine and an etcd hold the same number of keys, with random values. 1,000 calls at a time, in turn on
-each of them, put or read keys at random. Reads are linearizable.
+each of them, put or read keys at random. Reads are linearizable. A page is 500 keys from the start of all, with their
+exact number; one client reads one after the other, one for each 400 calls of the others.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ import results  # noqa: E402
 import workloads  # noqa: E402
 from options import make_parser  # noqa: E402
 from rich.progress import Progress  # noqa: E402
+from support import messages as m  # noqa: E402
 from support.processes import Etcd, Node, Server  # noqa: E402
 
-from bench import PUT, RANGE, check_build  # noqa: E402
+from bench import PUT, RANGE, check_build, prefixed  # noqa: E402
 
 PREFIX = b"keys/"
 ENGINES = ("memory", "rocksdb")
 KINDS = (*ENGINES, "etcd")
+WORKLOADS = ("overwrite", "read", "page")
 
 
 def make(kind: str, where: Path) -> Server:
@@ -47,8 +50,10 @@ def make(kind: str, where: Path) -> Server:
 def measured(
     server: Server, workload: str, kind: str, keys: int, number: int, sizes: tuple[int, int]
 ) -> results.Sample:
-    """Put or read keys at random. `sizes` are the requests, and the bytes of a value."""
+    """Put or read keys at random, or read pages. `sizes` are the requests, and the bytes of a value."""
     requests, value_size = sizes
+    if workload == "page":
+        requests = -(-requests // 400)
     chance = random.Random(f"{workload} {keys} {number}")
     names = [PREFIX + b"%0*d" % (loader.DIGITS, chance.randrange(keys)) for _ in range(requests)]
     puts = workload == "overwrite"
@@ -56,10 +61,14 @@ def measured(
         (lambda name: loader.put_message(name, chance.randbytes(value_size))) if puts else loader.range_message
     )
     messages = [make_message(name) for name in names]
+    shape: dict[str, int] = {}
+    if workload == "page":
+        messages = [prefixed(m.RangeRequest(key=PREFIX, range_end=b"keys0", limit=500))] * requests
+        shape = {"connections": 1, "streams": 1}
     times, process = loader.Times(), server.running()
     with server.client() as client:
         before, cpu = client.revision(), process.cpu_ns()
-        replies = loader.ask_timed(server.address, messages, times, PUT if puts else RANGE)
+        replies = loader.ask_timed(server.address, messages, times, PUT if puts else RANGE, **shape)
         cpu = process.cpu_ns() - cpu
         if replies != requests or client.revision() - before != (requests if puts else 0):
             raise SystemExit(f"{kind}: {requests} calls, {replies} replies, revision {before} to {client.revision()}")
@@ -82,7 +91,7 @@ def measure(
                 raise SystemExit(f"{kind}: not every put was answered")
         there = keys
         for number, (kind, server) in itertools.product(range(options.rounds), servers.items()):
-            for workload in ("overwrite", "read"):
+            for workload in WORKLOADS:
                 told(f"{kind}: {workload}, {keys:,} keys")
                 yield measured(server, workload, kind, keys, number, (options.requests, options.value_size))
 
@@ -104,7 +113,9 @@ def main() -> None:
         ExitStack() as stack,
     ):
         folder = Path(name)
-        bar = progress.add_task("starting", total=len(options.keys) * len(options.kinds) * options.rounds * 2)
+        bar = progress.add_task(
+            "starting", total=len(options.keys) * len(options.kinds) * options.rounds * len(WORKLOADS)
+        )
         servers = {kind: stack.enter_context(make(kind, folder / kind)) for kind in options.kinds}
         for sample in measure(options, servers, lambda what: progress.update(bar, description=what)):
             samples.append(sample)

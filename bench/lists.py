@@ -2,21 +2,35 @@
 """What lists cost on a MetaStore node and on a real etcd, in one run on one machine.
 
     python bench/lists.py all
-    python bench/lists.py page --keys 100000
+    python bench/lists.py page-rocksdb --keys 100000
 
-page: a page of 500 keys from the start of all keys, one after the other.
+page: a page of 500 keys from the start of all keys, again and again.
+large: the same over a tenth of the keys, with values of 1,000 bytes. The kernel's share is what sending takes.
 ten: ten keys from the start, by ten clients.
-count: the number of all keys, by one client.
-Each reply carries the exact number of keys, which is checked. `-rocksdb` does the same with that engine.
+count: the number of all keys, and single keys beside it, ten clients with ten calls under way each.
+versions: the same, five versions of each key.
+keys: the keys of three tenths of all, without values.
+pinned: a page at a revision 10,000 births before the newest one.
+whole: all keys, page by page, and as one reply.
+waits: single gets and puts by one client, alone and while two others read pages.
+compact: 1,000 keys with 400 versions each of 1,000 bytes for 500,000 keys: what a compaction costs, and puts meanwhile.
+puts: puts of new keys and of these keys again.
+start: a start with all keys on the disk, until reads are served, and until RocksDB has counted its keys.
+
+The number of keys in a reply is checked. `-rocksdb` does the same with that engine. bench/keys.py measures a page over
+the number of keys.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
@@ -26,53 +40,265 @@ import loader  # noqa: E402
 import paired  # noqa: E402
 from options import make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
-from support.processes import Server  # noqa: E402
+from support.processes import Server, metric  # noqa: E402
 
 import bench  # noqa: E402
 
-SECONDS = 10.0  # of one run, about
+PREFIX, END = b"lists/", b"lists0"
 MOST = 20_000  # requests of one run
+PAGE = 500
+PROBES = 300  # single calls of which a median is taken
+CHANGES = 10_000
+VERSIONS = 400
+Figures = tuple[float, ...]
 
 
-def ask(
-    server: Server, options: argparse.Namespace, _value: bytes, limit: int, clients: int, count_only: bool = False
-) -> tuple[float, ...]:
-    """(requests a second, CPU us a request, p50 in ms)."""
-    if loader.put_keys(server.address, b"lists/", options.keys, options.value_size, options.seed) != options.keys:
+def fill(server: Server, keys: int, size: int, seed: int, begin: int = 0) -> None:
+    if loader.put_keys(server.address, PREFIX, keys, size, seed, begin=begin) != keys:
         raise SystemExit(f"{server.kind}: not all keys were put")
-    fields = {"key": b"lists/", "range_end": b"lists0", "limit": limit, "count_only": count_only}
-    request = m.RangeRequest(**fields)
+
+
+def ask(server: Server, count: int, **fields: Any) -> Any:
+    """Return the reply to a range over all keys. Its number of keys must be right."""
     with server.client(timeout=60) as client:
-        began = time.monotonic()
-        reply = client.range(b"lists/", b"lists0", limit=limit, count_only=count_only)
-        took = time.monotonic() - began
-    if reply.count != options.keys:
-        raise SystemExit(f"{server.kind}: {reply.count} keys instead of {options.keys}")
-    requests = max(clients, min(MOST, int(SECONDS / took)))
+        reply = client.range(PREFIX, END, **fields)
+    if reply.count != count:
+        raise SystemExit(f"{server.kind}: {reply.count} keys instead of {count}")
+    return reply
+
+
+def burn(server: Server, seconds: float, shape: tuple[int, int], **fields: Any) -> tuple[float, float, float]:
+    """Ask for the same again and again for about so long, with (connections, streams on each). Return requests a
+    second, CPU microseconds a request, and the median in ms."""
+    fields = {"key": PREFIX, "range_end": END, **fields}
+    began = time.monotonic()
+    with server.client(timeout=60) as client:
+        client.range(**fields)
+    least = 2 * shape[0] * shape[1]
+    requests = max(least, min(MOST, int(seconds / (time.monotonic() - began))))
+    load = h2load.Load(requests, *shape)
     process = server.running()
     before = process.cpu_ns()
-    outcome = h2load.run(server.address, bench.RANGE, bench.prefixed(request), h2load.Load(requests, clients, 1))
+    outcome = h2load.run(server.address, bench.RANGE, bench.prefixed(m.RangeRequest(**fields)), load)
     cpu = (process.cpu_ns() - before) / 1000 / requests
     return outcome.rate, cpu, bench.percentile(outcome.latencies, 0.5) / 1000
 
 
-COLUMNS = ("requests/s", "CPU us/request", "p50 ms")
-WORKS = {
-    "page": ("A page of 500 keys from the start, one client", partial(ask, limit=500, clients=1)),
-    "ten": ("Ten keys from the start, ten clients", partial(ask, limit=10, clients=10)),
-    "count": ("Count only, one client", partial(ask, limit=0, clients=1, count_only=True)),
+def pages(server: Server, options: argparse.Namespace, _value: bytes, limit: int, clients: int) -> Figures:
+    fill(server, options.keys, options.value_size, options.seed)
+    ask(server, options.keys, limit=limit)
+    return burn(server, options.seconds, (clients, 1), limit=limit)
+
+
+def large(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    keys = max(PAGE, options.keys // 10)
+    fill(server, keys, 1000, options.seed)
+    ask(server, keys, limit=PAGE)
+    process = server.running()
+    user, system = process.cpu_ticks()
+    rate, cpu, p50 = burn(server, options.seconds, (1, 1), limit=PAGE)
+    users, systems = (after - before for after, before in zip(process.cpu_ticks(), (user, system), strict=True))
+    return rate, cpu, cpu * users / max(users + systems, 1), p50
+
+
+def counts(server: Server, options: argparse.Namespace, _value: bytes, versions: int) -> Figures:
+    for turn in range(versions):
+        fill(server, options.keys, options.value_size, options.seed + turn)
+    ask(server, options.keys, count_only=True)
+    rate, cpu, _ = burn(server, options.seconds, (10, 10), count_only=True)
+    single, single_cpu, _ = burn(
+        server, options.seconds, (10, 10), key=PREFIX + b"%0*d" % (loader.DIGITS, 0), range_end=b""
+    )
+    return rate, cpu, single, single_cpu, cpu / single_cpu
+
+
+def keys_only(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    keys = options.keys * 3 // 10
+    fill(server, keys, options.value_size, options.seed)
+    ask(server, keys, limit=1)
+    return burn(server, options.seconds, (1, 1), keys_only=True)
+
+
+def pinned(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    fill(server, options.keys, options.value_size, options.seed)
+    revision = bench.revision(server)
+    fill(server, CHANGES, options.value_size, options.seed, begin=options.keys)
+    ask(server, options.keys, limit=PAGE, revision=revision)
+    ask(server, options.keys + CHANGES, limit=PAGE)
+    then = burn(server, options.seconds, (1, 1), limit=PAGE, revision=revision)[1]
+    now = burn(server, options.seconds, (1, 1), limit=PAGE)[1]
+    return then, now, then - now
+
+
+def whole(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    fill(server, options.keys, options.value_size, options.seed)
+    process = server.running()
+    with server.client(timeout=600) as client:
+        began, cpu, start, seen = time.monotonic(), process.cpu_ns(), PREFIX, 0
+        while True:
+            reply = client.range(start, END, limit=PAGE)
+            seen += len(reply.kvs)
+            if not reply.more:
+                break
+            start = reply.kvs[-1].key + b"\0"
+        took, cpu = time.monotonic() - began, process.cpu_ns() - cpu
+        if seen != options.keys:
+            raise SystemExit(f"{server.kind}: the pages have {seen} keys instead of {options.keys}")
+    once = process.cpu_ns()
+    h2load.run(
+        server.address, bench.RANGE, bench.prefixed(m.RangeRequest(key=PREFIX, range_end=END)), h2load.Load(1, 1, 1)
+    )
+    once = process.cpu_ns() - once
+    return seen / took, cpu / 1e6, once / 1e6, cpu / once
+
+
+def lone(server: Server, call: Callable[[Any, int], object], most: Callable[[], bool] = lambda: True) -> list[float]:
+    """Make single calls one after the other, as long as `most` says so. Return what each took, in ms."""
+    took: list[float] = []
+    with server.client(timeout=60) as client:
+        while len(took) < PROBES and (most() or not took):
+            began = time.perf_counter()
+            call(client, len(took))
+            took.append((time.perf_counter() - began) * 1000)
+    return took
+
+
+def median(took: list[float]) -> float:
+    return bench.percentile(took, 0.5)
+
+
+def waits(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
+    fill(server, options.keys, options.value_size, options.seed)
+    ask(server, options.keys, limit=PAGE)
+    calls: tuple[Callable[[Any, int], object], ...] = (
+        lambda client, _: client.get(PREFIX + b"%0*d" % (loader.DIGITS, 7)),
+        lambda client, n: client.put(PREFIX + b"%0*d" % (loader.DIGITS, n), value),
+    )
+    alone = [median(lone(server, call)) for call in calls]
+    message = bench.prefixed(m.RangeRequest(key=PREFIX, range_end=END, limit=PAGE))
+    stop = threading.Event()
+
+    def page() -> None:
+        while not stop.is_set():
+            h2load.run(server.address, bench.RANGE, message, h2load.Load(200, 2, 1))
+
+    pager = threading.Thread(target=page)
+    pager.start()
+    try:
+        meanwhile = [median(lone(server, call)) for call in calls]
+    finally:
+        stop.set()
+        pager.join()
+    return alone[0], meanwhile[0], alone[1], meanwhile[1]
+
+
+def compact(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    keys = max(10, options.keys // 500)
+    for turn in range(VERSIONS):
+        fill(server, keys, 1000, options.seed + turn)
+    ask(server, keys, limit=1)
+    process, value = server.running(), b"x" * 200
+    alone = median(lone(server, lambda client, n: client.put(b"other%d" % n, value)))
+    cpu, done = process.cpu_ns(), threading.Event()
+
+    def collect() -> None:
+        with server.client(timeout=600) as client:
+            client.compact(client.revision() - 1, physical=True)
+        done.set()
+
+    compactor = threading.Thread(target=collect)
+    compactor.start()
+    took = lone(server, lambda client, n: client.put(b"other%d" % n, value), lambda: not done.is_set())
+    compactor.join()
+    cpu = process.cpu_ns() - cpu
+    return cpu / 1000 / (keys * (VERSIONS - 1)), alone, median(took), median(took) / alone, len(took)
+
+
+def puts(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
+    fill(server, options.keys // 2, options.value_size, options.seed)
+    process, half = server.running(), options.keys // 2
+    figures: list[float] = []
+    for begin in (half, 0):
+        began, cpu = time.monotonic(), process.cpu_ns()
+        fill(server, half, options.value_size, options.seed + 1, begin=begin)
+        figures += [half / (time.monotonic() - began), (process.cpu_ns() - cpu) / 1000 / half]
+    return tuple(figures)
+
+
+def start(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
+    fill(server, options.keys, options.value_size, options.seed)
+    server.stop()
+    began = time.monotonic()
+    server.start(timeout=600)
+    with server.client(timeout=600) as client:
+        client.get(PREFIX)
+    ready = time.monotonic() - began
+    meanwhile: list[float] = []
+
+    def put(client: Any, n: int) -> object:
+        return client.put(PREFIX + b"%0*d" % (loader.DIGITS, n * 997 % options.keys), value)
+
+    while counting(server):
+        meanwhile += lone(server, put)
+    built = time.monotonic() - began
+    return ready, built, bench.percentile(meanwhile or [0.0], 0.99), bench.percentile(lone(server, put), 0.99)
+
+
+def counting(server: Server) -> bool:
+    """Whether a node's engine is still counting its keys."""
+    if server.kind == "etcd":
+        return False
+    try:
+        return metric(server, "metastore_engine_counted") == 0
+    except StopIteration:
+        return False  # this engine need not count
+
+
+RATE = ("requests/s", "CPU us/request", "p50 ms")
+WORKS: dict[str, tuple[str, paired.Work, tuple[str, ...]]] = {
+    "page": ("A page of 500 keys from the start, one client", partial(pages, limit=PAGE, clients=1), RATE),
+    "large": ("A page of 500 keys of 1,000 bytes", large, ("requests/s", "CPU us/request", "not kernel us", "p50 ms")),
+    "ten": ("Ten keys from the start, ten clients", partial(pages, limit=10, clients=10), RATE),
+    "count": (
+        "Count only beside single keys, saturated",
+        partial(counts, versions=1),
+        ("counts/s", "CPU us/count", "gets/s", "CPU us/get", "count/get"),
+    ),
+    "versions": (
+        "Count only beside single keys, five versions of each, saturated",
+        partial(counts, versions=5),
+        ("counts/s", "CPU us/count", "gets/s", "CPU us/get", "count/get"),
+    ),
+    "keys": ("Keys only, of three tenths of the keys", keys_only, RATE),
+    "pinned": ("A page 10,000 births back", pinned, ("CPU us/page then", "CPU us/page now", "more us")),
+    "whole": ("All keys", whole, ("keys/s by pages", "CPU ms by pages", "CPU ms at once", "pages/once")),
+    "waits": (
+        "Single calls while two clients read pages, p50",
+        waits,
+        ("get alone ms", "get ms", "put alone ms", "put ms"),
+    ),
+    "compact": (
+        "A compaction, and puts meanwhile",
+        compact,
+        ("CPU us/revision", "put alone ms", "put ms", "ratio", "puts"),
+    ),
+    "puts": ("Puts, ten clients with 100 calls each", puts, ("new/s", "CPU us/new", "old/s", "CPU us/old")),
+    "start": ("A start with all keys", start, ("ready s", "counted s", "put p99 ms then", "put p99 ms after")),
 }
 MEASUREMENTS = {
-    name + suffix: paired.Measurement(work, title + of, COLUMNS, settings)
+    name + suffix: paired.Measurement(work, title + of, columns, settings)
     for suffix, of, settings in (("", ", memory", {}), ("-rocksdb", ", RocksDB", {"storage.engine": '"rocksdb"'}))
-    for name, (title, work) in WORKS.items()
+    for name, (title, work, columns) in WORKS.items()
 }
 
 
 def main() -> None:
     parser = make_parser(__doc__, list(MEASUREMENTS), rounds=1, requests=0, value_size=200, seed=1)
     parser.add_argument("--keys", type=int, default=500_000, help="keys (default: %(default)s)")
-    paired.run(parser.parse_args(), MEASUREMENTS)
+    parser.add_argument("--seconds", type=float, default=10.0, help="of one load, about (default: %(default)s)")
+    parser.add_argument("--alone", action="store_true", help="without an etcd beside it")
+    options = parser.parse_args()
+    paired.run(options, MEASUREMENTS, ("metastore",) if options.alone else ("etcd", "metastore"))
 
 
 if __name__ == "__main__":

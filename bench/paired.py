@@ -6,7 +6,7 @@ import argparse
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,15 +55,17 @@ def _figure(column: tuple[float, ...]) -> str:
     return f"{middle:.2f} +-{spread:.0f} %"
 
 
-def run(options: argparse.Namespace, measurements: Mapping[str, Measurement]) -> None:
-    """Do the measurements that `options.what` names, each `options.rounds` times on both servers in turn."""
+def run(
+    options: argparse.Namespace, measurements: Mapping[str, Measurement], kinds: Sequence[str] = ("etcd", "metastore")
+) -> None:
+    """Do the measurements that `options.what` names, each `options.rounds` times on all servers in turn."""
     value = random.Random(options.seed).randbytes(options.value_size)
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as name:
         folder = Path(name)
         bench.print_machine(options, folder)
         for what in chosen(options, list(measurements)):
             one = measurements[what]
-            samples: dict[str, list[tuple[float, ...]]] = {"etcd": [], "metastore": []}
+            samples: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
             for number in range(options.rounds):
                 for kind, runs in samples.items():
                     with make(kind, folder / f"{kind}-{number}", one.settings) as server:

@@ -69,6 +69,15 @@ def test_lists_are_measured(tmp_path: Path) -> None:
         assert output.count("/ etcd") == 1
 
 
+def test_every_measurement_of_lists_runs(tmp_path: Path) -> None:
+    """On RocksDB alone."""
+    every = ("large", "ten", "count", "keys", "pinned", "whole", "waits", "compact", "puts", "start")
+    what = tuple(f"{one}-rocksdb" for one in every)
+    output = run_bench("lists.py", tmp_path, "--keys", "2000", "--seconds", "0.02", "--alone", what=what)
+    if output:
+        assert output.count("metastore  ") == len(every)
+
+
 def test_long_ranges_are_measured(tmp_path: Path) -> None:
     output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary-rocksdb",))
     if output:
@@ -183,9 +192,10 @@ def test_the_cost_over_the_number_of_keys_is_measured_and_shown(tmp_path: Path) 
         text = page.read_text()
         assert (
             re.findall(r"^\| (?:all|etcd) \|.*?\| ([\d,]+) \|", text, re.MULTILINE)
-            == ["100", "100", "1,000", "1,000"] * 2
+            == ["100", "100", "1,000", "1,000"] * 3
         )
         assert "(pictures/keys-overwrite-1-0-keys.svg)" in text and "(pictures/keys-read-1-0-keys.svg)" in text
+        assert "(pictures/keys-page-1-0-keys.svg)" in text
 
 
 def test_what_goes_to_a_follower_is_shown_byte_for_byte(tmp_path: Path) -> None:

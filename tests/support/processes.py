@@ -128,12 +128,14 @@ class Process:
         return self.wait()
 
     def cpu_ns(self) -> int:
-        """CPU time of all threads so far, nanoseconds."""
-        total = 0
-        for task in Path(f"/proc/{self.pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
-                total += int((task / "schedstat").read_text().split()[0])
-        return total
+        """CPU time of all threads so far, those that have ended included, nanoseconds."""
+        # The clock of another process, see clock_getcpuclockid(3).
+        return time.clock_gettime_ns((~self.pid << 3) | 2)
+
+    def cpu_ticks(self) -> tuple[int, int]:
+        """CPU time so far outside and inside of the kernel, in ticks of the system."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[11]), int(fields[12])
 
     def rss(self) -> int:
         """Resident memory now, bytes."""
