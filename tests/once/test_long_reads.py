@@ -79,7 +79,9 @@ def test_no_read_holds_a_turn(large: KVServer, name: str) -> None:
 
 
 def test_counting_holds_no_turn_and_nobody_waits_for_it(large: KVServer) -> None:
+    """While a change waits for its write, the keys that a transaction looks at are walked over to be counted."""
     kv = large
+    kv.store.put(pb.PutRequest(key=b"waits").SerializeToString())
     compare = pb.Compare(key=b"k", range_end=b"l", target=1, result=1, create_revision=0)
     put = pb.RequestOp(request_put=pb.PutRequest(key=b"x"))
     request = pb.TxnRequest(compare=[compare] * 100, success=[put])
