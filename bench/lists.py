@@ -47,9 +47,7 @@ import bench  # noqa: E402
 PREFIX, END = b"lists/", b"lists0"
 MOST = 20_000  # requests of one run
 PAGE = 500
-PROBES = 300  # single calls of which a median is taken
 CHANGES = 10_000
-VERSIONS = 400
 Figures = tuple[float, ...]
 
 
@@ -152,11 +150,13 @@ def whole(server: Server, options: argparse.Namespace, _value: bytes) -> Figures
     return seen / took, cpu / 1e6, once / 1e6, cpu / once
 
 
-def lone(server: Server, call: Callable[[Any, int], object], most: Callable[[], bool] = lambda: True) -> list[float]:
-    """Make single calls one after the other, as long as `most` says so. Return what each took, in ms."""
+def lone(
+    server: Server, probes: int, call: Callable[[Any, int], object], most: Callable[[], bool] = lambda: True
+) -> list[float]:
+    """Make so many single calls one after the other, as long as `most` says so. Return what each took, in ms."""
     took: list[float] = []
     with server.client(timeout=60) as client:
-        while len(took) < PROBES and (most() or not took):
+        while len(took) < probes and (most() or not took):
             began = time.perf_counter()
             call(client, len(took))
             took.append((time.perf_counter() - began) * 1000)
@@ -174,7 +174,7 @@ def waits(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
         lambda client, _: client.get(PREFIX + b"%0*d" % (loader.DIGITS, 7)),
         lambda client, n: client.put(PREFIX + b"%0*d" % (loader.DIGITS, n), value),
     )
-    alone = [median(lone(server, call)) for call in calls]
+    alone = [median(lone(server, options.probes, call)) for call in calls]
     message = bench.prefixed(m.RangeRequest(key=PREFIX, range_end=END, limit=PAGE))
     stop = threading.Event()
 
@@ -185,7 +185,7 @@ def waits(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
     pager = threading.Thread(target=page)
     pager.start()
     try:
-        meanwhile = [median(lone(server, call)) for call in calls]
+        meanwhile = [median(lone(server, options.probes, call)) for call in calls]
     finally:
         stop.set()
         pager.join()
@@ -194,11 +194,11 @@ def waits(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
 
 def compact(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
     keys = max(10, options.keys // 500)
-    for turn in range(VERSIONS):
+    for turn in range(options.versions):
         fill(server, keys, 1000, options.seed + turn)
     ask(server, keys, limit=1)
     process, value = server.running(), b"x" * 200
-    alone = median(lone(server, lambda client, n: client.put(b"other%d" % n, value)))
+    alone = median(lone(server, options.probes, lambda client, n: client.put(b"other%d" % n, value)))
     cpu, done = process.cpu_ns(), threading.Event()
 
     def collect() -> None:
@@ -208,10 +208,10 @@ def compact(server: Server, options: argparse.Namespace, _value: bytes) -> Figur
 
     compactor = threading.Thread(target=collect)
     compactor.start()
-    took = lone(server, lambda client, n: client.put(b"other%d" % n, value), lambda: not done.is_set())
+    took = lone(server, options.probes, lambda client, n: client.put(b"other%d" % n, value), lambda: not done.is_set())
     compactor.join()
     cpu = process.cpu_ns() - cpu
-    return cpu / 1000 / (keys * (VERSIONS - 1)), alone, median(took), median(took) / alone, len(took)
+    return cpu / 1000 / (keys * (options.versions - 1)), alone, median(took), median(took) / alone, len(took)
 
 
 def puts(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
@@ -239,9 +239,14 @@ def start(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
         return client.put(PREFIX + b"%0*d" % (loader.DIGITS, n * 997 % options.keys), value)
 
     while counting(server):
-        meanwhile += lone(server, put)
+        meanwhile += lone(server, options.probes, put)
     built = time.monotonic() - began
-    return ready, built, bench.percentile(meanwhile or [0.0], 0.99), bench.percentile(lone(server, put), 0.99)
+    return (
+        ready,
+        built,
+        bench.percentile(meanwhile or [0.0], 0.99),
+        bench.percentile(lone(server, options.probes, put), 0.99),
+    )
 
 
 def counting(server: Server) -> bool:
@@ -295,6 +300,8 @@ MEASUREMENTS = {
 def main() -> None:
     parser = make_parser(__doc__, list(MEASUREMENTS), rounds=1, requests=0, value_size=200, seed=1)
     parser.add_argument("--keys", type=int, default=500_000, help="keys (default: %(default)s)")
+    parser.add_argument("--probes", type=int, default=300, help="single calls of a median (default: %(default)s)")
+    parser.add_argument("--versions", type=int, default=400, help="of each key for `compact` (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of one load, about (default: %(default)s)")
     parser.add_argument("--alone", action="store_true", help="without an etcd beside it")
     options = parser.parse_args()
