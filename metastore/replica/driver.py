@@ -76,7 +76,8 @@ class Budgets:
     """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
 
     apply: the entries that are applied from one `pump` to the next. serve: the requests of this turn; those of earlier
-    turns may cost a quarter of the default once more. watch: what watchers are sent of new changes, and the same once more of history.
+    turns may cost a quarter of the default once more. watch: what watchers are sent of new changes, and the same once
+    more of history.
     """
 
     apply: int = APPLY_BUDGET
