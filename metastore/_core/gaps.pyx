@@ -71,6 +71,12 @@ cdef Record* around(OrderedMap ends, const unsigned char* key, size_t n) noexcep
     return rec
 
 
+cdef bint removes(OrderedMap batch, const unsigned char* key, size_t n) noexcept:
+    """Whether a batch removes a record. No record has the key b""."""
+    cdef Record* change = tree_get(batch.root, key, n)
+    return change != NULL and rec_deleted(change)
+
+
 cdef class Gaps:
     """See above. `leaps` counts the walks that leapt, `learned` the gaps that a walk has found, `faults` the gaps that
     were wrong."""
@@ -164,7 +170,11 @@ cdef class Gaps:
                     right is None or (right and key_cmp(<const unsigned char*>PyBytes_AS_STRING(right),
                                                         PyBytes_GET_SIZE(right), rec_key(rec), rec.klen) < 0)):
                 key = key_of(rec)
-                left, right = self.beside(batch, walker(), key, False), self.beside(batch, walker(), key, True)
+                left, right = self.left_of(batch, key), self.right_of(batch, key)
+                if left is None:
+                    left = self.beside(batch, walker(), key, False)
+                if right is None:
+                    right = self.beside(batch, walker(), key, True)
                 found.append((left, right))
             rec = cursor_next(&cur)
         return found
@@ -177,6 +187,22 @@ cdef class Gaps:
             return True
         gap = cursor_below(&cur, self.ends.root, rec_key(rec), rec.klen)
         return gap != NULL and gap.vlen and key_cmp(rec_value(gap), gap.vlen, rec_key(rec), rec.klen) == 0
+
+    cdef bytes left_of(self, OrderedMap batch, bytes key):
+        """Return the left end of the gap of which `key` is the right end, unless the batch removes it; else None."""
+        cdef Cursor cur
+        cdef Record* gap = cursor_below(&cur, self.ends.root, <const unsigned char*>PyBytes_AS_STRING(key),
+                                        PyBytes_GET_SIZE(key))
+        if gap == NULL or value_of(gap) != key or removes(batch, rec_key(gap), gap.klen):
+            return None
+        return key_of(gap)
+
+    cdef bytes right_of(self, OrderedMap batch, bytes key):
+        """Return the right end of the gap of which `key` is the left end, unless the batch removes it; else None."""
+        cdef Record* gap = tree_get(self.ends.root, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        if gap == NULL or removes(batch, rec_value(gap), gap.vlen):
+            return None
+        return value_of(gap)
 
     cdef bytes beside(self, OrderedMap batch, object walk, bytes key, bint up):
         """Return the next record above, or below, that the batch does not remove."""
