@@ -37,6 +37,8 @@ cdef enum:
     FIRST_ROOM = 64 * 1024
     KEPT_ROOM = 8 * 1024 * 1024   # an empty collector releases a buffer above this size
     KEPT_OWN = 1024 * 1024        # the same for a reader's buffer
+    # A batch of more than max_count operations is no larger: the log is cut by the number of its entries.
+    MORE_BYTES = 64 * 1024
 
 cdef enum Reason:
     FULL_COUNT
@@ -383,9 +385,10 @@ cdef class BatchProposer:
         self._tail = at + n - self._buf
         self.queued += 1
         self.queued_bytes += n
-        if not batch.closed and (batch.count >= self.most_now or batch.size >= self.max_bytes):
+        if not batch.closed and (batch.count >= self.most_now or batch.size >= self.max_bytes
+                                 or (batch.count >= self.max_count and batch.size >= MORE_BYTES)):
             batch.closed = True
-            batch.reason = FULL_COUNT if batch.count >= self.most_now else FULL_BYTES
+            batch.reason = FULL_COUNT if batch.count >= self.max_count else FULL_BYTES
         return 0
 
     cdef int _more_slots(self) except -1:
