@@ -23,7 +23,8 @@ from metastore._core.op import encode_op
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
 from metastore.peers import handshake as hs
-from metastore.peers.stream import PING, PONG, ROSTER_RECORD
+from metastore.peers.packing import Packer
+from metastore.peers.stream import PACKED, PING, PONG, ROSTER_RECORD
 from metastore.replica.driver import MAX_TERM
 from metastore.snapshots import transfer
 
@@ -86,6 +87,7 @@ class Forger:
             self.garbage, self.mangled_greeting, self.stretched_greeting, self.forged_greeting, self.roster,
             self.mangled_frame, self.stretched_frame, self.cut_frame, self.message, self.message, self.entries,
             self.forward, self.forward, self.refusal, self.blob, self.snapshot,
+            self.packed,
         ]  # fmt: skip
 
     # ---- the members
@@ -437,6 +439,16 @@ class Forger:
         """Send blobs where none belong."""
         tag = self.random.choice((0, 1, PING, PONG, ROSTER_RECORD, 255))
         self.as_member(self.framed(4, bytes([tag]) + self.random.randbytes(self.random.choice((0, 100, 100_000)))))
+
+    def packed(self) -> None:
+        """Send packed frames: good ones, mangled ones, and pieces that unpack to more than they may."""
+        packer, out = Packer(), b""
+        for _ in range(self.random.choice((1, 3))):
+            inner = self.random.choice((self.good_frame(), self.framed(4, bytes([PACKED]) + b"nested"), bytes(200_000)))
+            pieces = [packer.pack([inner])[0] for _ in range(self.random.choice((1, 1, 4)))]
+            body = b"".join(pieces)
+            out += self.framed(4, bytes([PACKED]) + (self.mangle(body) if self.random.random() < 0.3 else body))
+        self.as_member(out, hs.BULK)
 
     def snapshot(self) -> None:
         """Send a snapshot stream with pieces out of place."""
