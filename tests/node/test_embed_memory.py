@@ -60,8 +60,7 @@ def test_its_log_is_cut_and_its_memory_given_back(tmp_path: Path, monkeypatch: p
             node.put_many((f"k{n % 7}", os.urandom(1000)) for n in range(n, n + 250))
             most = max(most, node.stats()["wal_segments"])
         assert node.stats()["wal_bytes_total"] > 120 * 250_000 and node.stats()["wal_first_index"] > 100
-        # The log is cut at a tick, and a busy machine may write a third of all segments between two.
-        assert most <= 60 and len([path for path in files_open() if "metastore-wal" in path]) <= 2 * most
+        assert most <= 15 and len([path for path in files_open() if "metastore-wal" in path]) <= 2 * most
         assert node.put("large", bytes(1_000_000)).revision == node.revision
         found = node.get("large")
         assert found is not None and len(found.value) == 1_000_000
