@@ -45,12 +45,12 @@ KERNEL = (
 )
 #: The stage of a sample outside of the kernel, by the file that its instruction is in.
 LIBRARIES = (
-    ("HTTP/2 and replies", r"nghttp2|^(h2|h2_link|h2_request|h2_expiry|grpc|waiter)\."),
-    ("decode and admission", r"^(kv_server|kv_messages|kv_keys|op|varint|build)\."),
+    ("HTTP/2 and replies", r"nghttp2|^(h2|h2_link|h2_request|h2_expiry|grpc|waiter|kv_answers)\."),
+    ("decode and admission", r"^(kv_\w+|op|varint|build)\."),
     ("batch and compression", r"^(batch|codec)\.|snappy|zstd"),
     ("Raft", r"^(raft|raft_\w+|entry)\."),
     ("WAL", r"^(wal_\w+|crc|idle_poll)\."),
-    ("apply", r"^(mvcc\w*|ordered_map\w*|engine|record|recent_keys|stretches|work|work_queue)\.|rocksdict"),
+    ("apply", r"^(mvcc\w*|ordered_map\w*|engine|record|recent_keys|stretches|gaps|work|work_queue)\.|rocksdict"),
     ("snapshots", r"^snap_\w+\."),
     ("watch and leases", r"^(watch|watch_\w+|leases|lessor|lease_\w+)\."),
     ("interpreter", r"python"),
