@@ -416,12 +416,12 @@ cdef class KVServer(Starter):
         return 0
 
     def count_some(self, bytes body not None, size_t most) -> int:
-        """Return how many keys the encoded RangeRequest meets, or `most` + 1 if a walk of that many units does not
-        end."""
+        """Return how many keys the encoded RangeRequest meets; `most` + 1: a walk of so many units does not end."""
         cdef RangeWork work = start_range(self.store, body)
         cdef size_t total
         if work is None:
             return 1
+        work.ask()
         work.collect(most + 1)
         total = work.kvs.total if work.at is None else most + 1
         while not work.discard(QUANTUM):

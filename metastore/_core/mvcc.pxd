@@ -33,6 +33,7 @@ cdef class Store:
     cdef readonly Leases leases           # None in a frozen store
     cdef readonly Births births           # None in a frozen store
     cdef readonly PageCounts pages        # of this history; a frozen store shares its store's
+    cdef size_t count_cost                # units that the last `count_at` took
     cdef public uint64_t cluster_id
     cdef public uint64_t member_id
     cdef public uint64_t raft_term

@@ -33,7 +33,7 @@ from metastore._core.mvcc_values cimport MOST_TOGETHER, load_values, take_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
-from metastore._core.work cimport COST_BYTES, COST_KEY, COST_PAIR
+from metastore._core.work cimport COST_BYTES, COST_COUNT, COST_KEY, COST_PAIR
 from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
@@ -258,14 +258,16 @@ cdef class Store:
     cdef int64_t count_at(self, const Slice* key, const Slice* end, int64_t at) except? -2:
         """Return how many keys of a range are alive at main revision `at`, or -1 if only a walk can tell: if the engine
         does not know its own count, or if `births` does not reach back so far (mvcc_births.pyx). A frozen store has no
-        list, and asks the one that it was made of."""
+        list, and asks the one that it was made of. `count_cost` has the units that this took."""
         cdef object count
         cdef int64_t known = self.pages.find(at, key, end) if at < self.rev else -1
+        self.count_cost = 0
         if known >= 0 or self.stale:
             return known
         if self.live is not None and self.live.reloads == self.reloads:
             # What the frozen store shows was finished, so the live one knows it for as long as its list reaches back.
             known = self.live.count_at(key, end, at)
+            self.count_cost = self.live.count_cost
             if known >= 0:
                 return known
         if self.births is None:
@@ -274,6 +276,7 @@ cdef class Store:
         elif not self.births.reaches(at):
             return -1
         count = self.engine.count(first_key(key), b"l" if from_key_on(end) else first_key(end))
+        self.count_cost += COST_COUNT if self.engine.pace() > 1 else 0
         if count is None:
             return -1
         return count if self.births is None else count + self.births.beyond(key, end, at)

@@ -33,9 +33,11 @@ cdef class RangeWork(Work):
     cdef PageCounts pages     # where the count of the next page is noted; None: nowhere
     cdef bytes next_start     # the first key of the next page, once this one has all its pairs
     cdef bint apart           # the reply is wanted in parts
-    cdef int64_t known        # keys in the range, which the engine told at the beginning; -1: it is walked over
+    cdef bint asked           # whether the engine was asked for the count
+    cdef int64_t known        # keys in the range, which the engine told; -1: it is walked over
 
     cdef int begin(self, Store store, object owner, const RangeReq* req, int64_t now) except -1
+    cdef int ask(self) except -1
     cdef int collect(self, size_t budget) except -1
     cdef bint enough(self) noexcept
     cdef bint complete(self) noexcept

@@ -73,13 +73,23 @@ cdef class RangeWork(Work):
             self.at = first_key(&req.key)
         else:
             self.at = b"l" if from_key_on(&req.end) else first_key(&req.end)
-        self.known = store.count_at(&req.key, &req.end, self.rev)
+        self.known = -1
         # What an operation has not finished may be undone.
         self.pages = store.pages if self.rev <= store.rev else None
         self.out.add(encode_range_reply(&self.header, NULL, 0, False, 0))
         return 0
 
+    cdef int ask(self) except -1:
+        """Take the count of the range, on the live state and not before the first step: a range that only comes, and
+        waits for a later turn, costs this one nothing."""
+        self.asked = True
+        self.known = self.store.count_at(&self.req.key, &self.req.end, self.rev)
+        self.cost += self.store.count_cost
+        return 0
+
     cdef bint advance(self, size_t budget) except -1:
+        if not self.asked:
+            self.ask()
         if self.phase == COLLECT:
             self.collect(budget)
         elif self.phase == SORT:
@@ -375,7 +385,10 @@ def known_count(Store store not None, bytes body not None):
     """Return how many keys an encoded RangeRequest has, or None if the store would have to walk over them. Raises
     ApiError."""
     cdef RangeWork work = start_range(store, body)
-    return None if work is None or work.known < 0 else work.known
+    if work is None:
+        return None
+    work.ask()
+    return None if work.known < 0 else work.known
 
 
 def range_cost(Store store not None, bytes body not None, size_t budget):

@@ -16,7 +16,8 @@ cdef class RangeStream:
     cdef uint64_t reloads     # of the store, at the start
     cdef bytes at             # engine key at which the next chunk begins
     cdef int64_t total        # keys that were counted so far
-    cdef int64_t known        # keys in the range, which the store told at the start; -1: they are walked over
+    cdef bint asked           # whether the store was asked for the count
+    cdef int64_t known        # keys in the range, which the store told at the first chunk; -1: they are walked over
     cdef int64_t taken        # pairs that were sent so far
     cdef int want
     cdef size_t most          # bytes that a chunk has at most, unless it is a single pair

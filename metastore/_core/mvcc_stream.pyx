@@ -83,6 +83,10 @@ cdef class Chunk(Work):
         cdef RangeStream stream = self.stream
         cdef int want = stream.want
         cdef size_t limit = 0
+        if not stream.asked:
+            stream.asked = True
+            stream.known = stream.store.count_at(&stream.req.key, &stream.req.end, stream.rev)
+            self.cost += stream.store.count_cost
         if want != WANT_COUNT and stream.req.limit > 0:
             if stream.taken >= stream.req.limit:
                 want = WANT_COUNT
@@ -191,7 +195,7 @@ cdef RangeStream start_stream(Store store, bytes body, size_t most):
         kv_raise(KV_COMPACTED, "")
     stream.want = WANT_COUNT if req.count_only else WANT_KEYS if req.keys_only else WANT_ALL
     stream.at = first_key(&req.key)
-    stream.known = store.count_at(&req.key, &req.end, stream.rev) if req.end.n else -1
+    stream.known = -1
     stream.most = most
     stream.target = min(<size_t>FIRST_CHUNK, most)
     return stream
