@@ -1,7 +1,7 @@
 """No request may make a turn of a live node's loop work for more than 20 ms, or keep other clients waiting.
 
-The node counts such turns by its loop thread's own processor time, so a busy machine has no effect. Each of these
-attacks once took between 0.1 and 15 seconds in one turn.
+The node counts such turns by its loop thread's own processor time, and `support/turns.py` says what a machine may add
+to them. Each of these attacks once took between 0.1 and 15 seconds in one turn.
 """
 
 from __future__ import annotations
