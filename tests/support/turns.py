@@ -1,10 +1,11 @@
 """Turns of a live node's loop that worked for longer than 20 ms, which no request may cause.
 
 The node counts by its loop thread's own processor time. That leaves out what other processes do on this machine, but
-not what its host does, for a virtual processor that the host stops goes on counting for the thread that was on it. In
-one run of all tests on such a machine two tests saw a turn of 20 and of 31 ms, where they see none on a quiet machine.
-So a few turns may take somewhat longer.
-The faults that these tests look for took from 0.1 to 15 seconds in one turn, or made many turns slow.
+not what its host does: a virtual processor that the host stops goes on counting for the thread that was on it, and a
+slower processor takes longer for the same work. Runs of all tests on such machines saw one to three turns of 20 to
+31 ms, each time in another test, where these tests see none on a quiet machine. So the default run lets some turns take
+somewhat longer. The faults that these tests look for took from 0.1 to 15 seconds in one turn, or made hundreds of turns
+slow. The long tests (tests/once/long) allow no slow turn at all, on a machine that is kept quiet.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .processes import Server, metric
 SLOW = "metastore_loop_slow_turns_total"
 LONGEST = "metastore_loop_longest_work_seconds"
 #: So many turns may be slow, and none of them longer than this (seconds).
-FEW, SOMEWHAT = 2, 0.06
+FEW, SOMEWHAT = 15, 0.1
 
 
 class Turns:
