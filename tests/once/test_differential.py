@@ -26,7 +26,7 @@ from support.processes import Server
 
 Make = Callable[..., Server]
 
-EPISODES = 9
+EPISODES = 6
 CALLS = 600
 
 
@@ -237,9 +237,13 @@ def test_calls_whose_time_is_over(fresh: Make, fresh_etcd: Make) -> None:
             answers.append(errors)
     ours, etcds = answers
     assert [answer.text for answer in ours] == ["context deadline exceeded"] * 6
-    # On a busy machine etcd now and then finds the time over elsewhere, and has another text and code for that.
-    assert {answer.text for answer in etcds} <= {"context deadline exceeded", "etcdserver: request timed out"}
-    assert {answer.status for answer in ours} == {4} and {answer.status for answer in etcds} <= {2, 4, 14}
+    assert {answer.status for answer in ours} == {4}
+    # On a busy machine etcd now and then finds the time over elsewhere, and has another text and code for that. It was
+    # also seen to answer such a call as if it had been in time. Not more than one of six does so.
+    late = [answer for answer in etcds if answer.text]
+    assert len(late) >= 5
+    assert {answer.text for answer in late} <= {"context deadline exceeded", "etcdserver: request timed out"}
+    assert {answer.status for answer in late} <= {2, 4, 14}
 
 
 @pytest.mark.parametrize("page", ["/health", "/version", "/nothing", "/metrics"])
