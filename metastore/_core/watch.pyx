@@ -340,6 +340,11 @@ cdef class WatchHub:
         """What waits for a time or a revision, watchers that are gone included."""
         return len(self.future) + len(self.alarms)
 
+    @property
+    def next_alarm(self) -> float:
+        """When `tick` has to be called next (seconds); infinite if no watcher asks for progress notifications."""
+        return self.alarms[0][0] if self.alarms else float("inf")
+
     cdef int reset(self) except -1:
         """The store was filled from a snapshot. Every pass goes on where it stands, for revisions are the same in all
         states of a cluster; but LIVE watchers may have lost history that the snapshot does not have."""

@@ -13,7 +13,7 @@ from .._core.kv_admit import admit_piece
 from .._core.kv_direct import DirectReads
 from ..api.common import header
 from ..api.ports import Ports
-from ..net.loop import READ
+from ..net.loop import READ, shared_time
 from ..snapshots.backup_stream import Backups
 from . import metrics
 from .abilities import Abilities
@@ -317,9 +317,8 @@ class RunningMember:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
             self.drain.turn(now)
-        if self._rests and not self._may_rest():
-            self._rests = False
-            self._tick_at(now + self.config.raft.tick_interval)
+        if self._rests:
+            self._rest_on(now)
         if self.direct is not None:
             # Only attributes: this is asked in each turn. See `_core/kv_direct`.
             self.direct.open = (
@@ -341,9 +340,19 @@ class RunningMember:
         driver = self.driver
         busy = (
             not self.ready or self.drain is not None or not driver.marked or not driver.link.alone
-            or not driver.is_leader or not driver.quiet or self.kv.late or self.replica.watches.count or self.space.full
+            or not driver.is_leader or not driver.quiet or self.kv.late or self.space.full
         )  # fmt: skip
         return not busy
+
+    def _rest_on(self, now: float) -> None:
+        """Ends the rest if something in this turn needs a tick soon, or comes to it earlier for a new watcher that
+        wants to hear of its progress."""
+        soon = now + self.config.raft.tick_interval
+        if not self._may_rest():
+            self._rests = False
+            self._tick_at(soon)
+        elif self.replica.watches.next_alarm < self._next_tick:
+            self._tick_at(min(self._next_tick, max(soon, self.replica.watches.next_alarm)))
 
     def _tick_at(self, when: float) -> None:
         if self._ticking is not None:
@@ -385,7 +394,8 @@ class RunningMember:
             unsynced.settled()
         self._rests = self._may_rest()
         if self._rests:
-            self._tick_at(now + max(REST, interval))
+            due = min(shared_time(now, REST), self.replica.watches.next_alarm)
+            self._tick_at(max(now + interval, due))
         else:
             # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
             self._tick_at(max(self._next_tick + interval, now + interval / 2))

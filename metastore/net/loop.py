@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import heapq
+import math
 import os
 import select
 import sys
@@ -289,3 +290,9 @@ class Loop:
 
 #: accept() errors that mean "out of a resource, try later", not "this listener is broken".
 ACCEPT_LATER: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+
+
+def shared_time(now: float, interval: float) -> float:
+    """About `interval` seconds from `now`, a whole multiple of it: what is done now and then on a loop that has nothing
+    else to do shares one turn. It is at least nine tenths of the interval from now, and less than two intervals."""
+    return math.ceil(now / interval + 0.9) * interval

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
 from metastore._core.grpc import Limits
-from metastore.net.loop import Loop, Timer
+from metastore.net.loop import Loop, Timer, shared_time
 
 log = logging.getLogger("metastore.conn")
 
@@ -76,7 +76,7 @@ class Sweeper(Generic[C]):
         self._tells = tells
         self._owing: dict[C, tuple[tuple[int, int], int]] = {}  # what each had taken at the last sweep, and owed
         self._dropped = 0
-        self._timer: Timer = loop.call_later(interval, self._sweep)
+        self._timer: Timer = loop.call_at(shared_time(loop.now(), interval), self._sweep)
 
     def close(self) -> None:
         """Sweeps no more; idempotent."""
@@ -92,7 +92,7 @@ class Sweeper(Generic[C]):
             if self._loop.now() >= until:
                 self._timer = self._loop.call_later(0, lambda: self._go_on(drops))
                 return
-        self._timer = self._loop.call_later(self._interval, self._sweep)
+        self._timer = self._loop.call_at(shared_time(self._loop.now(), self._interval), self._sweep)
         if self._dropped and self._tells("dropped"):
             log.info(
                 "%d connections were closed that made no first request, or took their replies too slowly", self._dropped

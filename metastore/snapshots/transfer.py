@@ -8,6 +8,7 @@ needs the memory of that many chunks.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import struct
 import threading
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core.snap_chunk import check_chunk
 from ..errors import DamagedData, FormatError, MetaStoreError
+from ..net.loop import shared_time
 from ..threads import begin
 from .files import Cancelled, Info, Part, SnapshotStore, Source
 from .format import TRAILER_SIZE, Header
@@ -473,7 +475,8 @@ class Transfers:
             for path in self.store.parts():
                 log.warning("%s was not completed in time and is removed", path)
                 path.unlink(missing_ok=True)
-        self.loop.call_later(min(1.0, self.timeout / 4), self._look)
+            self._parts_since = math.inf  # there are none until one comes in
+        self.loop.call_at(shared_time(self.loop.now(), min(1.0, self.timeout / 4)), self._look)
 
     def close(self) -> None:
         """Ends all transfers and their threads."""

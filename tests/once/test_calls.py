@@ -21,6 +21,7 @@ from support.embedded import make, settings
 from support.processes import wait_until
 
 from metastore import Node
+from metastore._core.watch_index import Sink
 from metastore.failpoints import Failpoints
 
 PUTS = 1000
@@ -84,6 +85,54 @@ def test_a_member_that_rests_ticks_seldom(tmp_path: Path) -> None:
         failpoints.clear()
         assert answer.result(60).revision == 2
         wait_until(rests, what="rest")
+
+
+class Notes(Sink):
+    """The responses of one stream."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+
+    def full(self) -> bool:
+        return False
+
+    def send(self, message: bytes) -> None:
+        self.taken.append(message)
+
+
+def test_a_member_rests_while_watchers_hear_nothing(tmp_path: Path) -> None:
+    """What is done now and then shares its turns: with 100 watchers three came a second and ten for ticks, now one."""
+    with make(tmp_path / "node") as node:
+        member: Any = node._running()
+        fields = {"create_request": {"key": b"a", "range_end": b"b"}}
+        request = m.TYPES["WatchRequest"](**fields).SerializeToString()
+        in_loop(node, lambda: [member.watching.join(Notes(), request, member.loop.now()) for _ in range(100)])
+        wait_until(lambda: member._rests and member.loop.now() % 1 < 0.5, what="rest, between two ticks")
+        began, turns = member.loop.now(), member.loop.turns
+        wait_until(lambda: member.loop.now() > began + 3, what="three seconds")
+        turns, seconds = member.loop.turns - turns, member.loop.now() - began
+        assert member._rests and member.replica.watches.count == 100
+        # Only ticks that a busy machine delays differently take turns of their own.
+        assert turns <= 1.5 * seconds + 1, f"{turns} turns in {seconds:.1f} s"
+
+
+def test_a_member_that_rests_tells_of_progress_in_time(tmp_path: Path) -> None:
+    with make(tmp_path / "node", watch={"progress_notify_interval": 0.25}) as node:
+        member: Any = node._running()
+        loop, hub, notes = member.loop, member.replica.watches, Notes()
+        wait_until(lambda: member._rests, what="rest")
+        fields = {"create_request": {"key": b"a", "progress_notify": True}}
+        request = m.TYPES["WatchRequest"](**fields).SerializeToString()
+        in_loop(node, lambda: member.watching.join(notes, request, loop.now()))
+        late: list[float] = []
+
+        def look() -> None:
+            late.append(member._ticking.when - hub.next_alarm if member._rests else 0.0)
+
+        in_loop(node, lambda: None)
+        while len(notes.taken) < 5:
+            in_loop(node, look)
+        assert max(late) <= member.config.raft.tick_interval, max(late)
 
 
 def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from metastore import errors
-from metastore.net.loop import MANY_CANCELLED, READ, WRITE, Loop
+from metastore.net.loop import MANY_CANCELLED, READ, WRITE, Loop, shared_time
 
 
 @pytest.fixture
@@ -239,3 +239,12 @@ def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:
     # No descriptor comes again before all others had their turn.
     others = [number for number in events if number != 8]
     assert sorted(others[:8]) == list(range(8))
+
+
+@pytest.mark.parametrize(("now", "interval", "when"), [
+    (0.0, 1.0, 1.0), (7.0, 1.0, 8.0), (7.09, 1.0, 8.0), (7.11, 1.0, 9.0), (7.99, 1.0, 9.0), (7.01, 0.5, 7.5),
+    (83782.0234, 1.0, 83783.0), (83782.0234, 0.25, 83782.25),
+])  # fmt: skip
+def test_what_is_done_now_and_then_comes_at_shared_times(now: float, interval: float, when: float) -> None:
+    assert shared_time(now, interval) == when
+    assert 0.9 * interval <= when - now < 2 * interval

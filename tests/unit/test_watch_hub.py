@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -610,9 +611,11 @@ def test_a_watcher_of_the_future_holds_progress_back() -> None:
 def test_notifications_come_to_those_who_heard_nothing() -> None:
     history = History.fresh()
     hub, stream, sink = a_stream(history, interval=10.0, jitter=lambda: 0.5)
+    assert hub.next_alarm == math.inf
     watch(hub, stream, key=b"a", progress_notify=True)
     watch(hub, stream, key=b"b", progress_notify=True)
     watch(hub, stream, key=b"a")
+    assert hub.next_alarm == 10.5
     sink.take()
     history.put(b"a")
     history.commit()
