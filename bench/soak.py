@@ -81,9 +81,11 @@ class Leased:
         self.client = leader.client()
         self.stream = WatchStream(self.client)
         self.watchers = [self.stream.create(LEASED, prefix_end(LEASED)).watch_id for _ in range(WATCHERS)]
-        self.ids = [grant(self.client, SHORT if number < ENDING else LONG).ID for number in range(LEASES)]
-        for number, ident in enumerate(self.ids):
-            self.client.put(LEASED + b"%d" % number, lease=ident)
+        self.ids: list[int] = []
+        # Each key comes right after its lease: on a busy machine 60 grants took longer than a short lease lasts.
+        for number in range(LEASES):
+            self.ids.append(grant(self.client, SHORT if number < ENDING else LONG).ID)
+            self.client.put(LEASED + b"%d" % number, lease=self.ids[-1])
 
     def end(self) -> int:
         """End the leases, and wait until all watchers have heard of all. Return by how much the revision has risen."""
