@@ -13,6 +13,7 @@ from metastore.errors import MetaStoreError
 
 METHODS: dict[str, int]
 SERVE_BUDGET: int  # units (_core/work) that requests may cost in one turn
+LATE_UNITS: int  # and those of earlier turns
 
 Read = tuple[Waiter, int, bytes, float]  # waiter, method number, encoded request, when it came (seconds)
 
@@ -101,7 +102,9 @@ class KVServer:
     def fail_reads(self, reads: list[Read], error: Callable[[], MetaStoreError]) -> None: ...
     def serve_deferred(self) -> None: ...  # once a turn
     def holds_history(self, now: float) -> bool: ...  # whether the sweep must wait for streams
-    def serve_late(self, budget: int = ...) -> bool: ...  # at the end of every turn; whether there is more to do
+    def serve_late(
+        self, budget: int = ..., late: int = ...
+    ) -> bool: ...  # at the end of every turn; whether there is more to do
     def unanswered(self) -> list[Waiter]: ...  # for another thread, while the member's own one stands still
     def abandon_late(self, error: Callable[[], MetaStoreError]) -> None: ...
     def expire(self, now: float, patience: float) -> None: ...  # fails what waited so long without being begun

@@ -63,7 +63,7 @@ cdef enum:
 cdef double STALLED = 10.0
 cdef double HISTORY_WAIT = 30.0
 
-SERVE_BUDGET = TURN_BUDGET
+SERVE_BUDGET, LATE_UNITS = TURN_BUDGET, LATE_BUDGET
 
 METHODS = {
     "Range": METHOD_RANGE,
@@ -703,12 +703,12 @@ cdef class KVServer(Starter):
         if self.queue.count:
             fail_each(self.queue.overdue(now - patience), errors.Timeout)
 
-    def serve_late(self, int64_t budget=TURN_BUDGET) -> bool:
-        """Go on with requests that were too long for earlier turns, for LATE_BUDGET units. The caller calls this at the
-        end of every turn. The requests of the next turn may cost `budget` units. Return whether there is more to do."""
+    def serve_late(self, int64_t budget=TURN_BUDGET, int64_t late=LATE_BUDGET) -> bool:
+        """Go on with requests that were too long for earlier turns, for `late` units. The caller calls this at the end
+        of every turn. The requests of the next turn may cost `budget` units. Return whether there is more to do."""
         self.admitted = self.resumed = False
         if self.queue.busy():
-            self.queue.serve(self, min(budget, <int64_t>LATE_BUDGET), self.pace)
+            self.queue.serve(self, min(budget, late), self.pace)
             if self.queue.stalled:
                 self.shed()
         self.left = budget

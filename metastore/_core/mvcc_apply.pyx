@@ -42,7 +42,7 @@ cdef tuple OF_OPERATION = (errors.ApiError, errors.FormatError)
 cdef enum:
     COST_OPERATION = 10      # units of a put, with its way into the engine
     SPILL_AT = 2048          # records: a millisecond in memory,
-    SPILL_SLOWLY_AT = 256    # a millisecond in RocksDB, and eight on a very busy machine (512: up to 17)
+    SPILL_SLOWLY_AT = 128    # half a millisecond in RocksDB, and five for deletions on a busy machine (256: up to ten)
     PURGE_AT_ONCE = 512      # changes
     LOAD_AT_ONCE = 4096      # leases
 

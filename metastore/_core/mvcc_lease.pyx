@@ -14,12 +14,13 @@ from metastore._core.leases cimport LEASE_ID_SIZE, attachment_check, lease_key, 
 from metastore._core.mvcc cimport Store
 from metastore._core.mvcc_keys cimport IndexView
 from metastore._core.mvcc_merged cimport Merged
+from metastore._core.mvcc_range cimport cost_delete
 from metastore._core.record cimport Record, rec_key, rec_ref, rec_release
-from metastore._core.work cimport COST_KEY, COST_WRITE, Work
+from metastore._core.work cimport COST_KEY, Work
 
 cdef enum:
     PART = 256           # keys that one piece deletes at most
-    COST_DELETE = 24     # units of a key: a tombstone, and the end of its record in table 'a'
+    COST_DETACH = 8      # units of a key: the end of its record in table 'a'
 
 
 cdef class RevokeWork(Work):
@@ -31,7 +32,8 @@ cdef class RevokeWork(Work):
         cdef Slice key, nothing
         cdef Merged walk
         cdef Record* rec
-        cdef size_t i, n = 0, most = min(<size_t>PART, max(<size_t>1, budget // COST_DELETE))
+        cdef size_t i, n = 0, cost = cost_delete(self.store) + COST_DETACH
+        cdef size_t most = min(<size_t>PART, max(<size_t>1, budget // cost))
         self.cost += COST_KEY
         if self.lease == 0:
             self.finish()
@@ -59,7 +61,7 @@ cdef class RevokeWork(Work):
         finally:
             for i in range(n):
                 rec_release(found[i])
-        self.cost += COST_DELETE * n
+        self.cost += cost * n
         if n == most:
             return False
         self.store.leases.forget(self.lease)

@@ -51,6 +51,9 @@ cdef class RangeWork(Work):
     cdef void weigh(self) noexcept
 
 
+cdef size_t cost_delete(Store store) noexcept
+
+
 cdef class DeleteWork(Work):
     """A DeleteRange over many keys, in the live store."""
     cdef DeleteReq req

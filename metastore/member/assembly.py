@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._core.batch import BatchProposer
-from .._core.kv_server import KVServer
+from .._core.kv_server import LATE_UNITS, KVServer
 from .._core.lessor import Lessor
 from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
@@ -282,7 +282,8 @@ class Replica(Generic[AnyKeeper]):
             leases.turn(now)
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
         kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
-        self._more = kv.serve_late(self._budgets.serve)
+        budgets = self._budgets
+        self._more = kv.serve_late(budgets.serve, budgets.part(LATE_UNITS))
         if not self.watches.idle:
             self._turn_watches(now)
         self.snapshots.turn(now, disk_full)
@@ -292,7 +293,7 @@ class Replica(Generic[AnyKeeper]):
         look = now >= self._next_look
         if look:
             self._next_look = now + LOOK_AGAIN
-        self._more |= self.watches.step(self._budgets.watch, look)
+        self._more |= self.watches.step(self._budgets.part(self._budgets.watch), look)
         self._unseen = self.watches.stuck and not look
 
     def next_turn(self, now: float) -> float | None:

@@ -13,6 +13,7 @@ from .._core.codec import PayloadCodec
 from .._core.entry import MAX_PAYLOAD
 from ..codecs import for_proposals as codec_for_proposals
 from ..codecs import load_all as load_all_codecs
+from ..replica.driver import Budgets
 from ..replica.peer_link import PeerLink
 from ..snapshots import startup
 from ..snapshots.catalogue import Catalogue
@@ -104,6 +105,7 @@ class State:
             doubt=disk.unsynced.doubt,
             passing=failpoints.hit,
             members_changed=members_changed,
+            budgets=Budgets(share=loop.share),
         )
         snapshots_of_replica = self.replica.snapshots
         closing.at_end("the snapshots", snapshots_of_replica.close)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..replica.sweep import Sweep
+from ..replica.sweep import RECORDS, RECORDS_SLOWLY, Sweep
 from .alarms import MemberAlarms
 from .busy_engine import BusyEngine
 from .compaction import AutoCompaction
@@ -50,7 +50,9 @@ class Upkeep:
             driver,
             loop.call_later,
             lambda: not self.quota.serving or self.quota.tight,
+            RECORDS_SLOWLY if engine.persistent else RECORDS,
             held=history_held,
+            share=loop.share,
         )
 
     def turn(self) -> None:

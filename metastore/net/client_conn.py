@@ -49,13 +49,14 @@ TOLD_PER_TURN: Final = 200  # connections that are told of a stop in one turn; t
 HTTP_SIZE: Final = 4096
 #: Bytes of messages that are unpacked in one turn, plus at most the largest message; this takes about 10 ms.
 UNPACK_SIZE: Final = 1024 * 1024
-#: Bytes that one connection may send in one turn.
-SEND_SIZE: Final = 2 * 1024 * 1024
+#: Bytes that one connection may send in one turn. To make the frames of a MiB, and to hand them to the system, takes 1
+#: to 5 ms.
+SEND_SIZE: Final = 512 * 1024
 #: Seconds of one turn for sending, and for pages.
-SEND_TIME: Final = 0.01
-PAGE_TIME: Final = 0.005
+SEND_TIME: Final = 0.004
+PAGE_TIME: Final = 0.002
 #: Bytes that are taken from a session at a time; the second number where a client may leave them unread.
-TAKE: Final = 1024 * 1024
+TAKE: Final = 256 * 1024
 PATIENT_TAKE: Final = 128 * 1024
 #: A client may leave this many reply bytes unread for as long as nobody needs the room. A debugger may hold it, or its
 #: program may take its time with the events of a watch; it would only come back if it was sent away.

@@ -4,8 +4,11 @@ One turn (`run_once`) has four steps. The loop waits, runs the callbacks of the 
 timers and posted calls that are due. Then it calls the `turn` of its owner once. There the owner starts the next group
 of the disk and flushes the connections that have output.
 
-A turn stops running callbacks after TURN_TIME. The descriptors that it left come first in the next turn, right after
-the urgent ones (the disk and the peers). Many busy clients therefore hold up neither the disk nor each other.
+All steps share TURN_TIME, because each may take long, and their sum is the length of the turn. Callbacks, timers and
+posted calls each have a moment of the turn after which no further one begins, but one of each that is due always runs.
+What was left comes first in the next turn: descriptors right after the urgent ones (the disk and the peers). Many busy
+clients therefore hold up neither the disk nor each other. The owner asks `share` how much of the turn is left, and
+does less when that is little.
 
 An exception from any callback is fatal: `run` ends and raises it. Code that serves a single client must catch the
 errors of that client itself.
@@ -38,8 +41,12 @@ GONE: Final = getattr(select, "EPOLLRDHUP", 0x2000)
 LONGEST_WAIT: Final = 60.0
 #: Turns that work for longer than this (seconds) are counted. No request may cause such a turn.
 SLOW_TURN: Final = 0.02
-#: After this many seconds a turn leaves the remaining ready descriptors to the next turn.
+#: What the parts of a turn share (seconds).
 TURN_TIME: Final = 0.01
+#: After so many seconds a turn leaves the descriptors that are still ready to the next turn,
+CALLBACKS_TIME: Final = 0.005
+#: and after these the timers that are due, and the posted calls.
+TIMERS_TIME, POSTED_TIME = 0.006, 0.007
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -111,6 +118,7 @@ class Loop:
         self.longest_work = 0.0
         self._urgent: set[int] = set()
         self._left: list[int] = []
+        self._worked = time.thread_time()  # the processor time of this thread when the turn began
         self.now = now
         #: A `Quiet`, or what stands in its place.
         self.quiet: Any = Quiet()
@@ -201,18 +209,34 @@ class Loop:
             heapq.heapify(self._timers)
             self._cancelled = 0
 
-    def _run_timers(self) -> None:
+    def _run_timers(self, until: float) -> None:
+        """Runs the timers that are due; after `until` (seconds of perf_counter) only one of them."""
         now = self.now()
         # Timers set by these calls wait for the next turn, even when they are due already.
         due = []
         while self._timers and self._timers[0][0] <= now:
-            due.append(heapq.heappop(self._timers)[2])
-        for timer in due:
+            due.append(heapq.heappop(self._timers))
+        for at, (_, _, timer) in enumerate(due, 1):
             call, timer.call = timer.call, None
             if call is None:
                 self._cancelled = max(0, self._cancelled - 1)
-            else:
-                call()
+                continue
+            call()
+            if time.perf_counter() >= until:
+                for entry in due[at:]:
+                    heapq.heappush(self._timers, entry)
+                return
+
+    def _run_posted(self, until: float) -> None:
+        """Runs the calls that were posted before this; after `until` (seconds of perf_counter) only one of them."""
+        for _ in range(len(self._posted)):
+            self._posted.popleft()()
+            if time.perf_counter() >= until:
+                return
+
+    def share(self) -> float:
+        """How much of TURN_TIME this thread has not used up in this turn: from 1.0 down to 0.0."""
+        return max(0.0, 1.0 - (time.thread_time() - self._worked) / TURN_TIME)
 
     # ---- turns
 
@@ -239,10 +263,10 @@ class Loop:
                 wait = left if left > 0 else 0.0
         ready = self._epoll.poll(wait, self._max_events)
         self.quiet.open = False  # before anything else
-        began, worked = time.perf_counter(), time.thread_time()
+        began, self._worked = time.perf_counter(), time.thread_time()
         if self._left:
             ready = self._in_order(ready)
-        until = began + TURN_TIME
+        until = began + CALLBACKS_TIME
         for at, (fd, events) in enumerate(ready, 1):
             # A callback earlier in this turn may have removed this one.
             callback = callbacks.get(fd)
@@ -252,9 +276,9 @@ class Loop:
                 self._left = [fd for fd, _ in ready[at:]]
                 break
         if self._timers and self._timers[0][0] <= self.now():
-            self._run_timers()
-        for _ in range(len(self._posted)):
-            self._posted.popleft()()
+            self._run_timers(began + TIMERS_TIME)
+        if self._posted:
+            self._run_posted(began + POSTED_TIME)
         if turn is not None:
             turn()
         took = time.perf_counter() - began
@@ -263,7 +287,7 @@ class Loop:
         if took > self.longest_turn:
             self.longest_turn = took
         if took > SLOW_TURN:
-            self._slow(time.thread_time() - worked)
+            self._slow(time.thread_time() - self._worked)
 
     def _slow(self, worked: float) -> None:
         """A turn took long by the clock; `worked` is the processor time of this thread in it (seconds)."""

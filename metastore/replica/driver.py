@@ -61,7 +61,8 @@ if TYPE_CHECKING:
     from .roster import Roster, RosterState
 
 APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one turn: 3 ms
-WATCH_BUDGET = 4000  # changes that are read for watchers, and responses to them: 5 ms
+WATCH_BUDGET = 2000  # changes that are read for watchers, and responses to them: 2.5 ms
+LEAST_SHARE = 8  # a turn in which little time is left does this part of its budgets, so that everything goes on
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
 # MAX_LEAP bounds how far the term of a message may be ahead of ours, and MAX_TERM bounds any term. No cluster holds so
@@ -71,18 +72,29 @@ MAX_LEAP = 1 << 32
 MAX_TERM = 1 << 62
 
 
+def whole() -> float:
+    """The share of a turn in which time does not count."""
+    return 1.0
+
+
 @dataclass(slots=True)
 class Budgets:
     """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
 
     apply: the entries that are applied from one `pump` to the next. serve: the requests of this turn; those of earlier
     turns may cost a quarter of the default once more. watch: what watchers are sent of new changes, and the same once
-    more of history.
+    more of history. share: how much is left of the turn, from 1.0 down to 0.0; the parts that come late in a turn that
+    was long already do less. Where pieces end does not change what they do.
     """
 
     apply: int = APPLY_BUDGET
     serve: int = SERVE_BUDGET
     watch: int = WATCH_BUDGET
+    share: Callable[[], float] = whole
+
+    def part(self, budget: int, spent: int = 0) -> int:
+        """What is left of a budget, of which this turn has spent some: at least one unit."""
+        return max(1, min(budget - spent, max(int(budget * self.share()), budget // LEAST_SHARE - spent)))
 
 
 #: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.
@@ -491,7 +503,7 @@ class Driver:
             if self._at == len(images):
                 self._images = None
                 break
-            self._at = applier.apply_images(images, self._at, max(1, self._budgets.apply - self._spent))
+            self._at = applier.apply_images(images, self._at, self._budgets.part(self._budgets.apply, self._spent))
             self._spent += applier.cost
             if applier.halted:
                 break

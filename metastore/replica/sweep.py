@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.mvcc_sweep import sweep_slice
-from .driver import BUSY_RETRY
+from .driver import BUSY_RETRY, whole
 
 if TYPE_CHECKING:
     from .driver import Driver
 
 SLICES = 10  # in one turn, when they are urgent
-RECORDS = 500  # index records that one slice looks at: less than a millisecond
+RECORDS = 500  # index records that one slice looks at: less than a millisecond,
+RECORDS_SLOWLY = 250  # in an engine in files: up to 4 ms in a slow phase of the machine
+
+ENOUGH = 0.6  # the share of a turn that is left for what else it has to do
 
 
 class Sweep:
@@ -25,12 +28,14 @@ class Sweep:
     `later(seconds, call)` calls back in this thread. `urgent` says whether several slices in a turn are worth their
     time, because history must not grow faster than it is removed. That is so if there is little room, and in a replay,
     which is faster than the writes were. `records` is the number of index records that one slice looks at.
-    `held` says whether records that a sweep may remove are still to be read.
+    `held` says whether records that a sweep may remove are still to be read, and `share` how much is left of the turn
+    (from 1.0 down to 0.0).
     """
 
     def __init__(
         self, driver: Driver, later: Callable[[float, Callable[[], None]], object], urgent: Callable[[], bool],
         records: int = RECORDS, held: Callable[[], bool] = lambda: False,
+        share: Callable[[], float] = whole,
     ) -> None:  # fmt: skip
         self._driver = driver
         self._kv = driver.kv
@@ -38,6 +43,7 @@ class Sweep:
         self._urgent = urgent
         self._records = records
         self._held = held
+        self._share = share
         self._posted = False
 
     def turn(self) -> None:
@@ -67,6 +73,8 @@ class Sweep:
         while slices and self._kv.sweep_pending:
             slices -= 1
             sweep_slice(self._kv.store, self._records)
+            if self._share() < ENOUGH:
+                break
 
     def stats(self) -> dict[str, float]:
         """Numbers for /metrics."""
