@@ -16,6 +16,7 @@ PLANT_LEASE_KEPT: Final[int]
 PLANT_JOINT_HALF: Final[int]
 PLANT_ABA: Final[int]
 PLANT_PROMISE_FORGOTTEN: Final[int]
+READ_ROUNDS: Final[int]
 
 class RawNode(Election):
     def __init__(self, config: RaftConfig, storage: LogStore) -> None: ...  # raises DamagedData

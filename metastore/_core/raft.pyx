@@ -62,7 +62,7 @@ from metastore._core.raft_promises cimport Claim, Promises
 from metastore._core.raft_quorum cimport PROGRESS_SNAPSHOT, Peer
 from metastore._core.raft_types cimport *
 from metastore._core.raft_state cimport ABA_IGNORED, ACK_BEFORE_SYNC, PROMISE_FORGOTTEN, VOTE_NOT_PERSISTED
-from metastore._core.raft_reads cimport Reads
+from metastore._core.raft_reads cimport MAX_READ_ROUNDS, Reads
 
 from metastore._core.raft_quorum import apply_change
 from metastore._core.raft_types import ConfChangeError, NotYetLoaded, RaftInvariantBroken, decode_conf_change
@@ -77,6 +77,8 @@ PLANT_LEASE_KEPT = 16
 PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
 PLANT_PROMISE_FORGOTTEN = 128
+#: Rounds of reads that a leader may have under way at once.
+READ_ROUNDS = MAX_READ_ROUNDS
 cdef bytes NOTHING = b""
 
 

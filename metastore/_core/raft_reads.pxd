@@ -2,6 +2,9 @@ from libc.stdint cimport uint64_t
 
 from metastore._core.raft_types cimport RaftConfig
 
+cdef enum:
+    MAX_READ_ROUNDS = 16           # heartbeat rounds for reads on their way at once; further reads wait meanwhile
+
 # Reads that share one round of heartbeats.
 cdef class Round:
     cdef readonly uint64_t number

@@ -13,7 +13,6 @@ from metastore._core.raft_quorum cimport majority_index
 from metastore._core.raft_types cimport RaftConfig
 
 cdef enum:
-    MAX_ROUNDS = 4            # heartbeat rounds for reads on their way at once; further reads wait meanwhile
     MAX_LEASE_TIMES = 256
 
 cdef bytes NOTHING = b""
@@ -58,7 +57,7 @@ cdef class Reads:
 
     cdef bint room(self) except -1:
         """Whether another round may be started."""
-        return len(self.rounds) < MAX_ROUNDS
+        return len(self.rounds) < MAX_READ_ROUNDS
 
     cdef int gather(self, uint64_t index, double now) except -1:
         """Create a round for all collected reads. It answers them with this commit index."""

@@ -306,6 +306,9 @@ class Replica(Generic[AnyKeeper]):
         retry_at = self.driver.retry_at
         if retry_at is not None and (first is None or retry_at < first):
             first = retry_at
+        begin_at = self.driver.reads.begin_at
+        if begin_at is not None and (first is None or begin_at < first):
+            first = begin_at
         due = self.proposer.next_deadline()
         if due is not None:
             # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy

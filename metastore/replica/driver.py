@@ -223,7 +223,7 @@ class Driver:
         self._propose(now)
         if self.proposer.removed:
             self.pending.confirm_withdrawals()
-        if self.reads.round or self.kv.reads:
+        if self.reads.rounds or self.kv.reads:
             self.reads.start(now, self.leader_id)
         while raw.has_ready():
             if applied == PUMP_READIES:
@@ -410,7 +410,9 @@ class Driver:
         if ready.committed_last:
             self._apply(ready, now)
         for state in ready.read_states:
-            self.reads.confirmed(state, self.applier.applied_index)
+            self.reads.confirmed(state, self.applier.applied_index, now)
+        if ready.read_states and self.kv.reads:
+            self.reads.go_on(now, self.leader_id)
         if ready.dropped_reads:
             self.reads.ask_again(now)
         if not ready.must_sync:

@@ -135,6 +135,13 @@ def test_an_operation_is_measured_at_steady_rates(tmp_path: Path) -> None:
         assert "**Put, 1 node, at 1,000 a second**" in shown
 
 
+def test_reads_of_distant_members_are_measured(tmp_path: Path) -> None:
+    output = run_bench("distance.py", tmp_path, "--requests", "200", "--clients", "10", "--round-trip", "4", what=())
+    if output:
+        assert "10 clients; latencies in units of 4 ms" in output
+        assert all(re.search(rf"this tree +{place} +\d", output) for place in ("leader", "follower"))
+
+
 def imported(name: str) -> ModuleType:
     """Return a module of bench/."""
     sys.path.insert(0, str(BENCH))

@@ -47,6 +47,7 @@ from sim.plants import (
     EarlyReply,
     EarlyReport,
     ImpatientRead,
+    JoinedRound,
     PatientReads,
     PatientReplies,
     SecondForward,
@@ -271,9 +272,9 @@ def at_once(rounds: ReadRounds, _now: float, _leader: int) -> None:
     rounds._kv.serve_reads(rounds._kv.take_reads())
 
 
-def overtaking(rounds: ReadRounds, state: Any, applied: int) -> None:
+def overtaking(rounds: ReadRounds, state: Any, applied: int, _now: float) -> None:
     """Serves a round whose index is applied, whoever waits longer."""
-    reads, rounds.round = rounds.round, []
+    reads = rounds.rounds.popleft().reads
     if state.index <= applied:
         rounds._kv.serve_reads(reads)
     else:
@@ -314,6 +315,8 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("reads_while_the_engine_is_busy", "a later one goes first", part(ReadRounds, "confirmed", overtaking)),
     ("read_through_a_follower", "no deadline", kind(PatientReads)),
     ("read_through_a_follower", "an answer to an older round", kind(AnyRound)),
+    ("reads_under_way", "a read joins a round already sent", kind(JoinedRound)),
+    ("reads_under_way", "an answer to an older round", kind(AnyRound)),
     ("deadline", "no deadline of reads", kind(PatientReads)),
     ("deadline", "one deadline for all", part(Pending, "_fail_writes", everybody)),
     ("abandon", "nobody is answered", part(Pending, "abandon", nothing)),

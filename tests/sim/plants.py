@@ -87,9 +87,8 @@ class SecondForward(Driver):
 class ImpatientRounds(ReadRounds):
     """Serves a read when its index is known, without waiting until it is applied."""
 
-    def confirmed(self, state: Any, applied: int) -> None:
-        reads, self.round = self.round, []
-        self._kv.serve_reads(reads)
+    def confirmed(self, state: Any, applied: int, now: float) -> None:
+        super().confirmed(state, 1 << 62, now)
 
 
 class ImpatientRead(Driver):
@@ -99,17 +98,33 @@ class ImpatientRead(Driver):
 
 
 class AnyRounds(ReadRounds):
-    """Takes the answer to any round of reads for one to the round under way."""
+    """Takes the answer to any round of reads for one to the rounds under way."""
 
-    def confirmed(self, state: Any, applied: int) -> None:
-        self._first = 0
-        super().confirmed(state, applied)
+    def confirmed(self, state: Any, applied: int, now: float) -> None:
+        for one in self.rounds:
+            one.first = 0
+        super().confirmed(state, applied, now)
 
 
 class AnyRound(Driver):
     """A driver with such rounds."""
 
     reads_type = AnyRounds
+
+
+class JoiningRounds(ReadRounds):
+    """Lets reads join the newest round under way, although its question was sent before they came in."""
+
+    def start(self, now: float, leader: int) -> None:
+        if self.rounds:
+            self.rounds[-1].reads += self._kv.take_reads()
+        super().start(now, leader)
+
+
+class JoinedRound(Driver):
+    """A driver with such rounds."""
+
+    reads_type = JoiningRounds
 
 
 class SkipBusy(Driver):
@@ -633,6 +648,7 @@ PLANTS = [
     Plant("forwarded twice", "usual", 10, driver=SecondForward),
     Plant("read before apply", "usual", 10, driver=ImpatientRead),
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
+    Plant("read joins a round already sent", "reads", 4, driver=JoinedRound),
     Plant("reads without a deadline", "reads", 10, driver=PatientReads),
     Plant("replies without a deadline", "busy", 4, driver=PatientReplies),
     Plant("power cut taken for a kill", "forgotten_entries", 4, doubts=False),
