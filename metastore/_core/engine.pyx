@@ -21,8 +21,7 @@ from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_aliv
                                                cursor_ge, cursor_next, cursor_prev, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
 
-# The engine's own record in table 'm': its position in the log.
-APPLIED_KEY = b"mapplied"
+APPLIED_KEY = b"mapplied"        # the engine's own record in table 'm': its position in the log
 cdef bytes APPLIED = APPLIED_KEY
 cdef int CHUNK = 64              # records that `iterate` fetches at once, unless the engine has an `iterate` of its own
 cdef size_t RECLAIM_BUDGET = 4096
@@ -135,6 +134,9 @@ cdef class Engine:
             return NULL
         return record_of(entry[0], entry[1])
 
+    def read_once(self, once):
+        """Whether what is read from now on belongs to a long walk and is not worth the room of a cache. Never fails."""
+
     cdef EngineCursor cursor(self):
         cdef EngineCursor walk = EngineCursor()
         walk.engine = self
@@ -226,10 +228,8 @@ cdef class Engine:
 
     cpdef object defragment(self):
         """Begin, or go on, to give back room that is held and not needed, without blocking (at most a millisecond).
-
         Return None when it is done, else the seconds after which to call again (float). An engine that works in a
-        thread of its own returns seconds as long as that thread is busy.
-        """
+        thread of its own returns seconds as long as that thread is busy."""
         return 0.0 if self.reclaim() else None
 
     cpdef object durable_applied(self):
@@ -338,8 +338,8 @@ cdef class GuardedEngine(Engine):
     An exception of the engine is no fault of the request that is being carried out. The other members carry it out
     well, and a member that reported it as failed would then differ from them. So all exceptions of the engine called
     `name` become EngineFailed, or EngineDamaged for DamagedData. The exceptions to this are EngineBusy of a write, lack
-    of memory, what the stream of a `restore` raises, and Ctrl-C. A number or a value
-    of a wrong type is an exception of the engine as well, at the call that returned it.
+    of memory, what the stream of a `restore` raises, and Ctrl-C. A number or a value of a wrong type is an exception of
+    the engine as well, at the call that returned it.
     """
 
     def __init__(self, Engine inner not None, str name not None):

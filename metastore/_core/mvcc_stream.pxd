@@ -19,6 +19,7 @@ cdef class RangeStream:
     cdef bint asked           # whether the store was asked for the count
     cdef int64_t known        # keys in the range, which the store told at the first chunk; -1: they are walked over
     cdef int64_t taken        # pairs that were sent so far
+    cdef size_t nbytes        # their bytes
     cdef int want
     cdef size_t most          # bytes that a chunk has at most, unless it is a single pair
     cdef readonly size_t target   # bytes that the next chunk is to have

@@ -16,6 +16,7 @@ from support.kvservice import server
 from support.longranges import Writer, outcome
 
 from metastore import errors
+from metastore._core.engine import GuardedEngine
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.kv_server import METHODS, KVServer
@@ -88,6 +89,29 @@ def test_chunks_grow_to_the_request_limit_and_shrink_for_a_slow_client() -> None
     assert max(grown) <= (1 << 19) + 100
     assert max(sizes(100, 20_000, 1 << 19, seconds=1)[:-1]) < FIRST + KIB, "neither quick nor slow"
     assert max(sizes(100, 20_000, 1 << 19, seconds=9)[:-1]) < FIRST + KIB, "no chunk is smaller than the first"
+
+
+class Noting(MemoryEngine):
+    """Notes what it is told about reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.notes: list[bool] = []
+
+    def read_once(self, once: bool) -> None:
+        self.notes.append(once)
+
+
+@pytest.mark.parametrize(("mib", "least"), [(7, 0), (14, 4)])
+def test_what_comes_behind_8_mib_does_not_fill_a_cache(mib: int, least: int) -> None:
+    engine = Noting()
+    store = Store(GuardedEngine(engine, "noting"))
+    for number in range(mib):
+        store.put(pb.PutRequest(key=b"k%02d" % number, value=bytes(1 << 20)).SerializeToString())
+    body = pb.RangeRequest(key=b"k", range_end=b"l").SerializeToString()
+    assert len(chunks(store, body, 1 << 20, 1000)) >= mib
+    told = len(engine.notes) // 2
+    assert engine.notes == [True, False] * told and (told >= least if least else not told)
     large = sizes(100_000, 9, 250_000)
     assert max(large) < 250_000 and len(large) == 5, "a pair that does not fit begins the next chunk"
 

@@ -49,11 +49,7 @@ from ...errors import (
 from ...settings import RocksdbTable
 from ...threads import begin
 from ..segments import sync_folder
-
-try:
-    import rocksdict
-except ImportError as error:  # the one dependency that not every platform has a wheel of
-    raise ImportError(f"the engine 'rocksdb' needs the package rocksdict: {error}") from error
+from .rocksdb_options import opening, reading, rocksdict, writing
 
 __all__ = ["RocksEngine"]
 
@@ -71,7 +67,7 @@ COUNTED_AT_ONCE = 300  # records that one `reclaim` counts: 0.3 to 0.7 ms
 MANY_REMOVALS = 10_000  # in one file: a walk takes 1 to 4 ms for them
 PRUNED_AT_ONCE = 30  # gaps that one `reclaim` looks at: 0.3 ms
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
-SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
+CACHED = 8 << 20  # bytes of values that the look-ups of one view may put into the cache
 
 
 def _failure(path: Path, error: Exception) -> MetaStoreError:
@@ -86,42 +82,6 @@ def _failure(path: Path, error: Exception) -> MetaStoreError:
     if text.startswith(("Corruption", "Invalid argument")) or "No such file" in text:
         return DamagedData(f"{path}: {text}")
     return DiskFailed(f"{path}: {text}")
-
-
-def _options(table: RocksdbTable) -> Any:
-    """The options with which RocksDB is opened."""
-    kinds = rocksdict.DBCompressionType
-    options = rocksdict.Options(raw_mode=True)
-    blocks = rocksdict.BlockBasedOptions()
-    blocks.set_block_cache(rocksdict.Cache(table.cache_size))
-    blocks.set_block_size(table.block_size)
-    # Index and filter blocks count against the cache: else they alone can outgrow the memory that is allowed.
-    blocks.set_cache_index_and_filter_blocks(True)
-    blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
-    blocks.set_format_version(5)
-    if table.bloom_bits:
-        blocks.set_bloom_filter(table.bloom_bits, False)
-    options.set_block_based_table_factory(blocks)
-    options.set_write_buffer_size(table.write_buffer_size)
-    options.set_max_write_buffer_number(table.max_write_buffers)
-    # Above the first RocksDB asks writers to slow down, at the second it stops them. Both are EngineBusy here.
-    options.set_level_zero_file_num_compaction_trigger(table.level0_files)
-    options.set_level_zero_slowdown_writes_trigger((table.level0_files + table.level0_stop + 1) // 2)
-    options.set_level_zero_stop_writes_trigger(table.level0_stop)
-    options.set_target_file_size_base(table.target_file_size)
-    options.set_max_bytes_for_level_base(max(4 * table.write_buffer_size, table.target_file_size))
-    if table.compaction == "universal":
-        options.set_compaction_style(rocksdict.DBCompactionStyle.universal())
-    else:
-        options.set_level_compaction_dynamic_level_bytes(True)
-    options.set_compression_type(getattr(kinds, table.compression)())
-    options.set_max_background_jobs(table.max_background_jobs)
-    options.set_max_open_files(table.max_open_files)
-    options.set_bytes_per_sync(SYNC_EVERY)
-    options.set_stats_dump_period_sec(0)
-    options.set_keep_log_file_num(2)
-    options.set_max_log_file_size(1 << 20)
-    return options
 
 
 #: The process in which RocksDB runs, once it was used.
@@ -146,12 +106,12 @@ def _refuse_in_a_fork() -> None:
 def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
     """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed."""
     _refuse_in_a_fork()
-    options = _options(table)
+    options = opening(table)
     options.create_if_missing(fresh)
     try:
         # Named once, rocksdict would take what the last opening left in a file: no cache and no bloom filters.
         database = rocksdict.Rdict(str(path), options, column_families={"default": options})
-        database.set_write_options(_write_options())
+        database.set_write_options(writing())
     except Exception as error:
         raise _final(path, error) from error
     return database
@@ -161,21 +121,6 @@ def _final(path: Path, error: Exception) -> MetaStoreError:
     """Like `_failure`, for a call that cannot be tried again: a lack of room then counts as a failure."""
     failure = _failure(path, error)
     return DiskFailed(failure.text) if isinstance(failure, EngineFull) else failure
-
-
-def _write_options() -> Any:
-    options: Any = rocksdict.WriteOptions()
-    options.disable_wal = True
-    options.no_slowdown = True
-    return options
-
-
-def _reading(limit: int, cache: bool = True) -> Any:
-    """The options of an iterator that gives up after `limit` removed records (0: never)."""
-    options: Any = rocksdict.ReadOptions()
-    options.set_max_skippable_internal_keys(limit)
-    options.fill_cache(cache)
-    return options
 
 
 def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[Any]:
@@ -240,13 +185,14 @@ class RocksEngine(RecentEngine):
         # These references are weak, because a view that was released without `close` must not keep a folder for ever.
         self._views: weakref.WeakSet[_View] = weakref.WeakSet()
         self._walk: GapWalk | None = None
+        self._once = False  # what is read does not go into the cache
         #: How many keys are alive in each stretch. Begun anew at each start, and by each `adopt`.
         self.stretches = Stretches()
         #: Where nothing but removed records are. Empty at each start, and after each `adopt`.
         self.gaps = Gaps()
-        self._read_options = _reading(LIMIT)
-        self._few_options = _reading(FEW)
-        self._write_options = _write_options()
+        self._read_options, self._once_options = reading(LIMIT), reading(LIMIT, False)
+        self._few_options = reading(FEW)
+        self._write_options = writing()
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
             self.name = self._find()
@@ -326,7 +272,7 @@ class RocksEngine(RecentEngine):
     def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """See Engine.find_many."""
         try:
-            return find_each(list(keys), self._walker(), self._db.get)
+            return find_each(list(keys), self._walker(), None if self._once else self._db.get)
         except Exception as error:
             raise _failure(self.path, error) from error
 
@@ -342,6 +288,12 @@ class RocksEngine(RecentEngine):
         except Exception as error:
             raise _failure(self.path, error) from error
         return None
+
+    def read_once(self, once: bool) -> None:
+        """See Engine.read_once."""
+        if once != self._once:
+            self._once, self._walk = once, None
+            self._read_options, self._once_options = self._once_options, self._read_options
 
     def _walker(self) -> GapWalk:
         """Returns an iterator. It sees the state at its creation, so one iterator serves until the next write."""
@@ -377,9 +329,8 @@ class RocksEngine(RecentEngine):
         except Exception as error:
             raise _failure(self.path, error) from error
 
-    def _gap_walk(self, learns: bool = True) -> GapWalk:
-        plain = self._db.iter()
-        return GapWalk(self._db.iter(self._read_options), self.gaps, lambda: plain, learns)
+    def _gap_walk(self) -> GapWalk:
+        return GapWalk(self._db.iter(self._read_options), self.gaps, self._db.iter)
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write."""
@@ -387,7 +338,9 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        return _View(self, self._gap_walk(False), self._gap_walk(False), self._index, self._term)
+        plain, options = self._db.iter(reading(0, False)), (reading(LIMIT, cache) for cache in (False, True, False))
+        walk, look, past = (GapWalk(self._db.iter(one), self.gaps, lambda: plain, False) for one in options)
+        return _View(self, walk, look, past, self._index, self._term)
 
     def reclaim(self) -> bool:
         """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
@@ -407,7 +360,7 @@ class RocksEngine(RecentEngine):
     def _count_some(self) -> bool:
         if self.stretches.border is None:
             return False
-        past, plain = (self._db.iter(_reading(limit, False)) for limit in (LIMIT, 0))
+        past, plain = (self._db.iter(reading(limit, False)) for limit in (LIMIT, 0))
         return self.stretches.build(GapWalk(past, self.gaps, lambda: plain), COUNTED_AT_ONCE)
 
     def count(self, start: bytes, end: bytes | None) -> int | None:
@@ -666,17 +619,22 @@ def _read_record(path: Path) -> str:
 
 
 class _View(Engine):
-    """A read-only engine over two iterators of one state. As long as it lives, it sees the state at its creation. One
-    iterator walks, and the other one looks up, so a look-up does not make the walk begin again.
+    """A read-only engine over three iterators of one state. As long as it lives, it sees the state at its creation. One
+    iterator walks, and `look` looks up, so a look-up does not make the walk begin again. Where many values were looked
+    up, `past` goes on: they all would take the room of the cache (123 MiB), and only lists that come again gain by it.
 
     It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
     """
 
-    def __init__(self, engine: RocksEngine, walk: GapWalk, look: GapWalk, index: int, term: int) -> None:
+    def __init__(
+        self, engine: RocksEngine, walk: GapWalk, look: GapWalk, past: GapWalk, index: int, term: int
+    ) -> None:  # fmt: skip
         self._engine: RocksEngine | None = engine
         self._path = path = engine.path
         self._walk: Any = SharedWalk(walk, lambda error: _failure(path, error))
         self._look: Any = look
+        self._past: Any = past
+        self._fills = CACHED
         self._applied = (index, term)
         self._size = engine.size()
         engine._views.add(self)
@@ -689,9 +647,14 @@ class _View(Engine):
     def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """See Engine.find_many."""
         try:
-            return find_each(list(keys), self._look, None)
+            values = find_each(list(keys), self._look, None)
         except Exception as error:
             raise _failure(self._path, error) from error
+        if self._fills > 0:
+            self._fills -= sum(map(len, filter(None, values)))
+            if self._fills <= 0:
+                self._look = self._past
+        return values
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
@@ -716,7 +679,7 @@ class _View(Engine):
 
     def close(self) -> None:
         """Releases the view. Idempotent."""
-        self._walk = self._look = None
+        self._walk = self._look = self._past = None
         if self._engine is not None:
             self._engine._views.discard(self)
             self._engine = None
