@@ -4,6 +4,7 @@ from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_node cimport Node
 from metastore._core.ordered_map_walk cimport Cursor
 from metastore._core.record cimport Record
+from metastore._core.work cimport Detours
 
 
 cdef class EngineCursor:
@@ -22,6 +23,8 @@ cdef class EngineCursor:
 
 
 cdef class Engine:
+    cdef public Detours detours           # of its walks; None: they make none
+
     # The C-level methods; the defaults call the Python methods. The caller owns the records returned.
     cdef Record* find(self, const uint8_t* key, size_t n) except? NULL
     cdef Record* find_le(self, const uint8_t* key, size_t n) except? NULL

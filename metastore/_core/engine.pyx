@@ -343,7 +343,7 @@ cdef class GuardedEngine(Engine):
     """
 
     def __init__(self, Engine inner not None, str name not None):
-        self.inner = inner
+        self.inner, self.detours = inner, inner.detours
         self.name = name
 
     cdef int fail(self, str call, object error) except -1:

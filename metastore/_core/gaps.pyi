@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from metastore._core.ordered_map import OrderedMap
+from metastore._core.work import Detours
 
 LIMIT: int  # removed records after which the iterator of a GapWalk gives up
 FEW: int  # ... and the one with which gaps are looked at
@@ -16,6 +17,8 @@ class Gaps:
     writes: int  # writes that it has followed
     learned: int  # gaps that a walk has found
     faults: int  # gaps that were wrong
+    @property
+    def detours(self) -> Detours: ...  # of all walks
     def __len__(self) -> int: ...
     def items(self) -> list[tuple[bytes, bytes]]: ...
     def view(self) -> OrderedMap: ...  # the gaps of the present state; they do not follow later writes

@@ -28,12 +28,14 @@ from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport (Cursor, cursor_below, cursor_first, cursor_ge, cursor_next, tree_get,
                                                tree_le)
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_value
+from metastore._core.work cimport Detours
 
 cdef enum:
     LIMIT_ = 128             # RocksDB's own records that a walk steps over before it looks for a gap
     DENSE = 64               # of these that a gap has at least
     SAMPLE = 32              # of so many removals one is looked at,
     SAMPLES = 16             # and so many at most in one write (10 to 20 us each)
+    FAR = 4                  # detours as which a walk over unknown removed records counts
     MOST = 20_000            # gaps, and bytes of their ends. Beyond that only the first and the last part of one that
     MOST_BYTES = 16 << 20    # is split are kept, and `prune` looks at all
 
@@ -87,9 +89,11 @@ cdef class Gaps:
     cdef readonly uint64_t writes
     cdef readonly uint64_t learned
     cdef readonly uint64_t faults
+    cdef readonly Detours detours     # that the walks have made
 
     def __init__(self):
         self.ends = OrderedMap()
+        self.detours = Detours()
         self.pruned = NONE
 
     def __len__(self):
@@ -327,6 +331,7 @@ cdef class GapWalk:
     cdef object walk, plain, step, back, read_key
     cdef OrderedMap ends
     cdef Gaps gaps
+    cdef Detours detours              # of all walks of the engine
     cdef uint64_t writes              # `gaps.writes` at the beginning
     cdef bint learns
     cdef bytes here                   # the record on which it stands, or None
@@ -336,7 +341,7 @@ cdef class GapWalk:
 
     def __init__(self, walk not None, Gaps gaps not None, plain not None, bint learns=True):
         self.walk, self.plain, self.gaps, self.learns = walk, plain, gaps, learns
-        self.ends, self.writes = gaps.view(), gaps.writes
+        self.ends, self.writes, self.detours = gaps.view(), gaps.writes, gaps.detours
         self.step, self.back, self.read_key = walk.next, walk.prev, walk.key
 
     def valid(self) -> bool:
@@ -361,6 +366,7 @@ cdef class GapWalk:
         cdef Record* rec = around(self.ends, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         if rec != NULL:
             self.leaps += 1
+            self.detours.count += 1
             key = value_of(rec)
             if not key:
                 self.here = None
@@ -396,6 +402,7 @@ cdef class GapWalk:
         if rec == NULL:
             return False
         self.leaps += 1
+        self.detours.count += 1
         if rec.vlen:
             self.seek(value_of(rec))
         else:
@@ -406,6 +413,7 @@ cdef class GapWalk:
         """Go to the first record not below `key`, over whatever was removed there. `left`: the record before it."""
         cdef object plain = self.plain()
         self.far += 1
+        self.detours.count += FAR
         plain.seek(key)
         self.here = plain.key()
         plain.status()
@@ -429,6 +437,7 @@ cdef class GapWalk:
         cdef Record* rec = around(self.ends, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         if rec != NULL:
             self.leaps += 1
+            self.detours.count += 1
             key = key_of(rec)
             if not key:
                 self.here = None
@@ -462,6 +471,7 @@ cdef class GapWalk:
                                PyBytes_GET_SIZE(right))
             if rec != NULL and rec.vlen and value_of(rec) == right:
                 self.leaps += 1
+                self.detours.count += 1
                 self.here = None
                 if rec.klen:
                     self.seek_for_prev(key_of(rec))
@@ -476,6 +486,7 @@ cdef class GapWalk:
         last of all)."""
         cdef object plain = self.plain()
         self.far += 1
+        self.detours.count += FAR
         if key is not None:
             plain.seek_for_prev(key)
         elif right:

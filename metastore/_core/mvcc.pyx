@@ -33,7 +33,7 @@ from metastore._core.mvcc_values cimport MOST_TOGETHER, load_values, take_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.op cimport OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_PUT
-from metastore._core.work cimport COST_BYTES, COST_COUNT, COST_KEY, COST_PAIR
+from metastore._core.work cimport COST_BYTES, COST_COUNT, COST_KEY, COST_PAIR, detour_cost
 from metastore._core.record cimport Record, key_cmp, rec_key, rec_new, rec_ref, rec_release, rec_value
 
 cdef int64_t LATEST = 0x7FFFFFFFFFFFFFFF
@@ -260,6 +260,7 @@ cdef class Store:
         does not know its own count, or if `births` does not reach back so far (mvcc_births.pyx). A frozen store has no
         list, and asks the one that it was made of. `count_cost` has the units that this took."""
         cdef object count
+        cdef size_t detours = 0
         cdef int64_t known = self.pages.find(at, key, end) if at < self.rev else -1
         self.count_cost = 0
         if known >= 0 or self.stale:
@@ -275,8 +276,9 @@ cdef class Store:
                 return -1
         elif not self.births.reaches(at):
             return -1
+        detour_cost(self.engine.detours, &detours)
         count = self.engine.count(first_key(key), b"l" if from_key_on(end) else first_key(end))
-        self.count_cost += COST_COUNT if self.engine.pace() > 1 else 0
+        self.count_cost += detour_cost(self.engine.detours, &detours) + (COST_COUNT if self.engine.pace() > 1 else 0)
         if count is None:
             return -1
         return count if self.births is None else count + self.births.beyond(key, end, at)
@@ -445,7 +447,7 @@ cdef class Store:
         cdef IndexView view, best
         cdef bint found, full, up_to_limit = (want & UP_TO_LIMIT) != 0
         cdef int steps
-        cdef size_t most = out.cost + budget if budget else <size_t>-1
+        cdef size_t detours = 0, most = out.cost + budget if budget else <size_t>-1
         cdef size_t bare = out.n, together = 0
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
         cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
@@ -458,6 +460,7 @@ cdef class Store:
             high_n = index_prefix(high, end.p, end.n)
         walk.below = self.engine.cursor()
         walk.overlay = self.overlay
+        detour_cost(self.engine.detours, &detours)
         if newest:
             rec = walk.seek_alive(start, low_n, &newest)
         if not newest:
@@ -483,7 +486,7 @@ cdef class Store:
                 elif newest:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
                     rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
-                out.cost += COST_KEY + group.klen // COST_BYTES
+                out.cost += COST_KEY + group.klen // COST_BYTES + detour_cost(self.engine.detours, &detours)
                 full = out.cost >= most or (up_to_limit and out.n >= limit)
                 if together and (out.n - bare >= together or (out.n > bare and full)):
                     # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.

@@ -11,7 +11,7 @@ from metastore._core.mvcc_pairs cimport KvList
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport Cursor, cursor_below, cursor_prev
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_ref, rec_release
-from metastore._core.work cimport COST_BYTES, COST_KEY
+from metastore._core.work cimport COST_BYTES, COST_KEY, detour_cost
 
 cdef enum:
     STEPS = 6            # records of one key that the walk goes over before it jumps
@@ -87,7 +87,7 @@ cdef bytes collect_down(Store store, const Slice* key, bytes before, int64_t at,
     cdef Downwards walk = Downwards()
     cdef bytes start = first_key(key)
     cdef const uint8_t* low = <const uint8_t*>PyBytes_AS_STRING(start)
-    cdef size_t n, low_n = PyBytes_GET_SIZE(start), most = out.cost + budget
+    cdef size_t n, detours = 0, low_n = PyBytes_GET_SIZE(start), most = out.cost + budget
     cdef Record* rec = NULL
     cdef Record* group
     cdef IndexView view
@@ -98,6 +98,7 @@ cdef bytes collect_down(Store store, const Slice* key, bytes before, int64_t at,
     want &= ~UP_TO_LIMIT
     walk.below = store.engine.cursor()
     walk.overlay = store.overlay
+    detour_cost(store.engine.detours, &detours)
     if newest:
         rec = walk.alive(<const uint8_t*>PyBytes_AS_STRING(before), PyBytes_GET_SIZE(before), &newest)
     if not newest:
@@ -116,7 +117,7 @@ cdef bytes collect_down(Store store, const Slice* key, bytes before, int64_t at,
             while rec != NULL and same_prefix(rec, rec_key(group), n):
                 steps += 1
                 rec = walk.prev(rec) if steps < STEPS else walk.seek(rec_key(group), n)
-            out.cost += COST_KEY + group.klen // COST_BYTES
+            out.cost += COST_KEY + group.klen // COST_BYTES + detour_cost(store.engine.detours, &detours)
             if out.cost >= most or (up_to_limit and out.n >= limit):
                 return (<char*>rec_key(group))[:n]
         finally:

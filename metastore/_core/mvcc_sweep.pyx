@@ -17,6 +17,7 @@ from metastore._core.mvcc_keys cimport REV_KEY_SIZE, REV_SIZE, IndexView, index_
 from metastore._core.mvcc cimport Store, meta_value
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record, rec_key, rec_new_deleted, rec_ref, rec_release
+from metastore._core.work cimport detour_cost
 
 cdef enum:
     REMOVAL_COST = 4         # a removal counts as that many records looked at
@@ -46,8 +47,9 @@ cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
     cdef Record* rec = cursor.seek(<const uint8_t*>PyBytes_AS_STRING(store.sweep_at), PyBytes_GET_SIZE(store.sweep_at))
     cdef Record* last = NULL
     cdef IndexView view, last_view
-    cdef size_t cost = 0
+    cdef size_t cost = 0, detours = 0
     cdef bint remove
+    detour_cost(store.engine.detours, &detours)
     try:
         while True:
             if rec != NULL and rec_key(rec)[0] != c'k':
@@ -71,7 +73,7 @@ cdef bint walk(Store store, OrderedMap batch, size_t budget) except -1:
             last = rec
             last_view = view
             rec_ref(last)
-            cost += 1
+            cost += 1 + detour_cost(store.engine.detours, &detours)
             rec = cursor.next()
     finally:
         if last != NULL:

@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, int64_t
 from metastore._core.engine cimport Engine
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
+from metastore._core.work cimport Detours
 
 
 cdef class Walk:
@@ -34,7 +35,7 @@ cdef class Stretches:
     cpdef restart(self)
     cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1
     cdef int remove(self, Py_ssize_t at) except -1
-    cpdef bint build(self, object walk, Py_ssize_t records)
+    cpdef bint build(self, object walk, Py_ssize_t records, Detours detours=*)
     cpdef list changes(self, OrderedMap batch, Engine engine)
     cdef int change(self, Engine engine, bytes prefix, Record* put, list removed, list found) except -1
     cpdef list note(self, list changes)

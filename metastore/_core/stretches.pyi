@@ -4,6 +4,7 @@ from typing import Any
 
 from metastore._core.engine import Engine
 from metastore._core.ordered_map import OrderedMap
+from metastore._core.work import Detours
 
 SPLIT_AT: int  # keys present that a stretch has at most
 
@@ -19,7 +20,7 @@ class Stretches:
     faults: int  # how often a walk found other numbers
     def __len__(self) -> int: ...  # stretches
     def restart(self) -> None: ...  # forget everything, and be built anew
-    def build(self, walk: Any, records: int) -> bool: ...  # count some more keys; True while there is more
+    def build(self, walk: Any, records: int, detours: Detours | None = None) -> bool: ...  # True while there is more
     def changes(self, batch: OrderedMap, engine: Engine) -> list[tuple[bytes, int, int]]: ...  # before a write
     def note(self, changes: list[tuple[bytes, int, int]]) -> list[bytes]: ...  # after it; the stretches to be split
     def split(self, fence: bytes, walk: Any) -> bool: ...  # False: its numbers were wrong, and the index begins anew

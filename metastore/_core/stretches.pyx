@@ -43,6 +43,7 @@ from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport Cursor, cursor_ge, cursor_next
 from metastore._core.record cimport Record, key_cmp, rec_deleted, rec_key, rec_release, rec_value
 from metastore._core.varint cimport varint_read
+from metastore._core.work cimport detour_cost
 
 cdef enum:
     SPLIT = 512              # keys present that a stretch has at most
@@ -166,18 +167,22 @@ cdef class Stretches:
 
     # -- building
 
-    cpdef bint build(self, object walk, Py_ssize_t records):
-        """Count about so many records from the border on. Return True while there is more."""
+    cpdef bint build(self, object walk, Py_ssize_t records, Detours detours=None):
+        """Count about so many records from the border on, or fewer if the walk makes detours. Return True while there is
+        more."""
         cdef Walk keys
+        cdef size_t seen = 0, spent = 0
         cdef Py_ssize_t last
         if self.border is None:
             return False
+        detour_cost(detours, &seen)
         keys = Walk(walk, self.border)
-        while keys.records < records:
+        while keys.records + <Py_ssize_t>spent // 2 < records:
             if not keys.next():
                 self.top = self.border
                 self.border = None
                 return False
+            spent += detour_cost(detours, &seen)
             last = len(self.fences) - 1
             if self.present[last] >= FILL:
                 last += 1

@@ -1,5 +1,10 @@
 """Work in pieces. The head of work.pyx is the contract."""
 
+class Detours:
+    """How many detours the walks of an engine in files have made around removed records."""
+
+    count: int
+
 class Work:
     """One request that is done piece by piece. Budgets and costs are units of work.pxd."""
 

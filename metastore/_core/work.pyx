@@ -55,6 +55,21 @@ def set_held_most(size_t one, size_t together) -> None:
     together_most = together
 
 
+
+cdef class Detours:
+    """See work.pxd."""
+
+
+cdef size_t detour_cost(Detours made, size_t* seen) noexcept:
+    """Return what the detours cost that were made since `seen` of them were; that becomes their number. Walks in other
+    threads count, too, because a cost only says where a piece ends."""
+    cdef size_t before = seen[0]
+    if made is None:
+        return 0
+    seen[0] = made.count
+    return COST_DETOUR * (made.count - before)
+
+
 cdef class Parts:
     """See work.pxd."""
 

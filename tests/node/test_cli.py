@@ -286,3 +286,28 @@ def test_json_log_of_a_node_is_json_on_every_line(tmp_path: Path) -> None:
     assert process.stop() == 0
     records = [json.loads(line) for line in process.log.splitlines()]
     assert any(NOTE in record["message"] for record in records)
+
+
+START = """
+import gc
+from metastore.cli import main
+from metastore.config import Config
+from metastore.embedded.node import Node
+
+class Told(Node):
+    def start(self, *arguments):
+        print(gc.get_freeze_count(), flush=True)
+        super().start(*arguments)
+        print(gc.get_freeze_count(), flush=True)
+        self.stop()
+
+main.run(Config(), Told)
+"""
+
+
+def test_a_start_has_set_the_modules_aside(tmp_path: Path) -> None:
+    """A start applies what its engine lacks. Two of its turns took 40 ms: the collector looked at all modules."""
+    run = subprocess.run(
+        [sys.executable, "-c", START], capture_output=True, text=True, timeout=30, cwd=tmp_path, check=True
+    )
+    assert all(int(count) > 10_000 for count in run.stdout.split())
