@@ -19,8 +19,8 @@ BUSY = (8, "etcdserver: too many requests")
 
 
 def fill(client: Client, size: int, first: int = 0, most: int = 200_000) -> int:
-    """Put new keys, many at a time, until one is refused. Return how many were acknowledged, at least. Small values come
-    ten in a transaction, which costs this process a fifth."""
+    """Put new keys, many at a time, until one is refused. Return how many were acknowledged, at least. Small values
+    come ten in a transaction, which costs this process a fifth."""
     value = bytes(range(256)) * (size // 256 + 1)
     number, each = first, 10 if size <= 10_000 else 1
     while number < first + most:
