@@ -13,5 +13,7 @@ class DirectReads:
     @property
     def served(self) -> int: ...  # reads that did not miss
     def __init__(self, server: KVServer, made: type[Any]) -> None: ...  # `made`: the class of the results
+    @property
+    def inside(self) -> int: ...  # threads that are in an engine that lets others have their turn
     def close(self) -> None: ...  # every read misses from now on; from any thread
     def get(self, key: object, keys_only: bool = False) -> Any: ...  # a result, None for no such key, or MISSED

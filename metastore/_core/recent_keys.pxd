@@ -11,6 +11,7 @@ cdef class RecentEngine(Engine):
     cdef readonly size_t budget           # bytes that both maps may take
     cdef readonly uint64_t hits
     cdef readonly uint64_t misses
+    cdef Record* kept(self, const uint8_t* key, size_t n) noexcept
     cdef int keep(self, Record* rec) except -1
     cdef int turn_over(self) except -1
     cpdef remember(self, OrderedMap batch)

@@ -57,10 +57,8 @@ cdef class RecentEngine(Engine):
         cdef Record* rec
         if n <= REV_SIZE or key[0] != c'k':
             return Engine.find_le(self, key, n)
-        rec = tree_le(self.fresh.root, key, n)
-        if rec == NULL or not same_key(rec, key, n):
-            rec = tree_le(self.older.root, key, n)
-        if rec != NULL and same_key(rec, key, n):
+        rec = self.kept(key, n)
+        if rec != NULL:
             self.hits += 1
             rec_ref(rec)
             return rec
@@ -74,6 +72,13 @@ cdef class RecentEngine(Engine):
                 rec_release(rec)
                 raise
         return rec
+
+    cdef Record* kept(self, const uint8_t* key, size_t n) noexcept:
+        """The record of `find_le` if it is kept here, else NULL. It belongs to the maps."""
+        cdef Record* rec = tree_le(self.fresh.root, key, n)
+        if rec == NULL or not same_key(rec, key, n):
+            rec = tree_le(self.older.root, key, n)
+        return rec if rec != NULL and same_key(rec, key, n) else NULL
 
     cdef int keep(self, Record* rec) except -1:
         if self.budget:

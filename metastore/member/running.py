@@ -54,6 +54,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("metastore.node")
 
 REST = 1.0  # seconds between two ticks of a member that rests
+READER_PATIENCE = 1.0  # seconds that an end waits for threads that read in the engine
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 
 
@@ -223,6 +224,7 @@ class RunningMember:
             failure = error
         if self.direct is not None:
             self.direct.close()
+            _await_readers(self.direct)
         failure = self._answer_all(failure or self.ended_by)
         if failure is not None:
             raise failure
@@ -458,6 +460,14 @@ class RunningMember:
         )  # fmt: skip
         self.disk.close_by = self.drain.stop_by
         self.drain.begin()
+
+
+def _await_readers(direct: DirectReads) -> None:
+    """Waits until no other thread reads in the engine, whose folder stays locked as long. It takes such a thread some
+    microseconds, unless it runs a signal handler that waits for this very end."""
+    until = time.monotonic() + READER_PATIENCE
+    while direct.inside and time.monotonic() < until:
+        time.sleep(0.001)
 
 
 def _stay_alone(done: Done) -> None:

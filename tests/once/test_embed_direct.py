@@ -17,8 +17,17 @@ from support.processes import wait_until
 
 from metastore import Node, errors
 from metastore._core.kv_direct import MISSED
+from metastore.storage.engines.rocksdb import RocksEngine
 
 pytestmark = pytest.mark.node_only
+
+#: The second RocksDB keeps no index records in memory, so each get walks.
+ENGINES: dict[str, dict[str, Any]] = {
+    "memory": {"engine": "memory"},
+    "rocksdb": {"engine": "rocksdb"},
+    "rocksdb, nothing kept": {"engine": "rocksdb", "rocksdb": {"recent_keys_size": 0}},
+}
+of_each = pytest.mark.parametrize("storage", ENGINES.values(), ids=ENGINES)
 
 
 def direct(node: Node) -> Any:
@@ -31,8 +40,9 @@ def resting(node: Node) -> None:
     wait_until(lambda: direct(node).open, what="the loop waits")
 
 
-def test_it_finds_what_the_queue_finds(tmp_path: Path) -> None:
-    with make(tmp_path) as node:
+@of_each
+def test_it_finds_what_the_queue_finds(tmp_path: Path, storage: dict[str, Any]) -> None:
+    with make(tmp_path, storage=storage) as node:
         lease = node.grant(600).id
         node.put_many({"a": "1", "b": b"\0" * 3, "empty": "", "\0zero\0": "2", "ä": "3"})
         node.put("a", "11", lease=lease)
@@ -81,15 +91,18 @@ def test_it_waits_while_the_loop_works(tmp_path: Path) -> None:
         assert got is not None and got.value == b"value" and direct(node).served == served
 
 
-def test_a_read_sees_all_that_was_answered_before(tmp_path: Path) -> None:
-    """Some threads write numbers that rise, others read them."""
-    with make(tmp_path) as node:
+@of_each
+def test_a_read_sees_all_that_was_answered_before(tmp_path: Path, storage: dict[str, Any]) -> None:
+    """Some threads write numbers that rise, others read them. The history behind them is compacted away."""
+    with make(tmp_path, storage=storage) as node:
         answered, stop, wrong = [0, 0], threading.Event(), []
 
         def write(place: int) -> None:
             for number in range(1, 400):
-                node.put(f"k{place}", str(number))
+                revision = node.put(f"k{place}", str(number)).revision
                 answered[place] = number
+                if number % 50 == 0 and place == 0:
+                    node.compact(revision - 10, physical=number % 100 == 0)
             if place == 0:
                 node.put_many((f"bulk{n}", str(n)) for n in range(3000))
             stop.set()
@@ -146,7 +159,138 @@ def test_a_member_that_refuses_or_has_no_leader_is_not_read(tmp_path: Path) -> N
         node.get("key")
 
 
-def test_an_engine_that_runs_python_is_not_read(tmp_path: Path) -> None:
+class Held:
+    """A walk that waits before it tells what it has found, as long as `hold` says."""
+
+    def __init__(self, walk: Any) -> None:
+        self._seek, self.value, self._key = walk.seek_for_prev, walk.value, walk.key
+        self.hold: Any = lambda: None
+        self.busy = self.shared = False
+
+    def seek_for_prev(self, key: bytes) -> None:
+        self.shared |= self.busy
+        self.busy = True
+        self._seek(key)
+
+    def key(self) -> Any:
+        self.hold()
+        self.busy = False
+        return self._key()
+
+
+class Walks:
+    """All walks of readers, in the order of their beginnings."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.made: list[Held] = []
+        self.hold: Any = lambda: None
+        reader = RocksEngine.reader
+        patch.setattr(RocksEngine, "reader", lambda engine: self.held(*reader(engine)))
+
+    def held(self, walk: Any, fetch: Any) -> tuple[Held, Any]:
+        self.made.append(Held(walk))
+        self.made[-1].hold = self.hold
+        return self.made[-1], fetch
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_walk_that_a_write_has_overtaken_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    walks, in_it, go_on = Walks(monkeypatch), threading.Event(), threading.Event()
+
+    def hold() -> None:
+        in_it.set()
+        assert go_on.wait(60)
+
+    storage = ENGINES["rocksdb, nothing kept"]
+    with make(tmp_path, storage=storage) as node, ThreadPoolExecutor() as pool:
+        node.put("key" if there else "earlier", "old")
+        for _ in range(10):  # so there is a walk for the next getter
+            resting(node)
+            node.get("key")
+        walks.made[-1].hold = walks.hold = hold
+        slow = pool.submit(node.get, "key")
+        assert in_it.wait(60)
+        walks.made[-1].hold = walks.hold = lambda: None
+        before = node.get("key")
+        assert (before is not None) == there
+        node.put("key", "new")
+        resting(node)
+        # Another thread does not wait for the first one, and does not take its walk.
+        found = node.get("key")
+        assert found is not None and found.value == b"new"
+        served = direct(node).served
+        assert len(walks.made) > 1 and not any(walk.shared for walk in walks.made)
+        go_on.set()
+        found = slow.result(60)
+        assert found is not None and found.value == b"new" and direct(node).served == served
+        for _ in range(20):
+            resting(node)
+            found = node.get("key")
+            assert found is not None and found.value == b"new"
+        assert direct(node).served > served
+
+
+def test_a_walk_that_fails_or_gives_up_leaves_it_to_the_queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Failing:
+        def seek_for_prev(self, _key: bytes) -> None:
+            raise RuntimeError("Result incomplete: Too many internal keys skipped")
+
+    class Ended:
+        def seek_for_prev(self, _key: bytes) -> None:
+            """Ends there."""
+
+        def key(self) -> None:
+            return None
+
+    for walk in (Failing(), Ended()):
+        monkeypatch.setattr(RocksEngine, "reader", lambda engine, walk=walk: (walk, engine.get))
+        with make(tmp_path, storage=ENGINES["rocksdb, nothing kept"]) as node:
+            node.put("key", "value")
+            resting(node)
+            found = node.get("key")
+            assert found is not None and found.value == b"value"
+            assert direct(node).served == 0 and direct(node).inside == 0
+
+
+def test_threads_that_get_keep_no_folder_locked(tmp_path: Path) -> None:
+    """The node stops and starts again in the same process while they go on, and its files are rewritten."""
+    storage, stop, wrong = ENGINES["rocksdb, nothing kept"], threading.Event(), []
+    often = {"snapshot_count": 20, "snapshot_min_size": 0}
+    nodes: list[Node] = []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                for number in range(50):
+                    found = nodes[-1].get(f"k{number}")
+                    if found is None or found.value != b"%d" % number:
+                        wrong.append((number, found))
+            except (errors.Stopped, errors.NoLeader, errors.Timeout):
+                stop.wait(0.01)
+
+    with ThreadPoolExecutor(2) as pool:
+        tasks = []
+        try:
+            for _ in range(3):
+                with make(tmp_path, storage=storage, maintenance=often) as node:
+                    node.put_many((f"k{n}", str(n)) for n in range(50))
+                    nodes.append(node)
+                    tasks = tasks or [pool.submit(read) for _ in range(2)]
+                    wait_until(lambda node=node: direct(node).served > 200, what="gets")
+                    with Client(node.client_addresses[0]) as client:
+                        client.defragment()
+                        node.compact(node.put("k0", "0").revision, physical=True)
+        finally:
+            stop.set()
+        for task in tasks:
+            task.result(60)
+    assert not wrong
+
+
+def test_an_engine_without_a_reader_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(RocksEngine, "reader")
     with make(tmp_path, storage={"engine": "rocksdb"}) as node:
         node.put("key", "value")
         found = node.get("key")

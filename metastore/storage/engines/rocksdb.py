@@ -208,9 +208,7 @@ class RocksEngine(RecentEngine):
     # ---- the folder
 
     def _find(self) -> str:
-        """Returns the name of the folder with the database, and creates it if there is none. Other folders
-        are removed.
-        """
+        """The name of the folder with the database, which is made if there is none. Other folders are removed."""
         there = {entry.name: entry for entry in self.path.iterdir()}
         if RECORD in there:
             name = _read_record(there[RECORD])
@@ -301,6 +299,10 @@ class RocksEngine(RecentEngine):
         if self._walk is None:
             self._walk = GapWalk(self._db.iter(self._read_options), self.gaps, self._db.iter)
         return self._walk
+
+    def reader(self) -> tuple[Any, Any]:
+        """For look-ups in other threads (`_core/kv_direct`): an iterator of the present state, and what finds a key."""
+        return self._db.iter(self._read_options), self._db.get
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
