@@ -14,7 +14,9 @@ from ..threads import begin
 
 #: A sync that takes this many seconds is logged and makes a member unready.
 SLOW: Final = 1.0
-_LOOK: Final = 0.5  # seconds between two looks
+# Seconds to the next look while the disk works, and while it does not. A sync that takes SLOW is found within 1.5 s.
+_LOOK: Final = 0.5
+_IDLE: Final = 1.0
 _AGAIN: Final = 10.0  # seconds between two lines about syncs that did end
 
 
@@ -38,11 +40,13 @@ class SlowDisk:
         self._thread = begin("wal-slow-disk", self._run)
 
     def _run(self) -> None:
-        while not self._over.wait(_LOOK):
-            self.look(time.monotonic())
+        wait = _LOOK
+        while not self._over.wait(wait):
+            wait = self.look(time.monotonic())
 
-    def look(self, now: float) -> None:
-        """Write the lines that are due at `now` (seconds, monotonic): after 1, 2, 4... seconds, and at the end."""
+    def look(self, now: float) -> float:
+        """Write the lines that are due at `now` (seconds, monotonic): after 1, 2, 4... seconds, and at the end. Return
+        the seconds to the next look."""
         longest = self._take_longest()
         if longest >= SLOW and (self._next > SLOW or now - self._told_at >= _AGAIN):
             self._log.warning("%s: the disk took %.1f s for a sync", self._name, longest)
@@ -54,6 +58,7 @@ class SlowDisk:
             self._log.warning("%s: the disk has not finished a sync for %.1f s", self._name, now - since)
             while now - since >= self._next:
                 self._next *= 2
+        return _IDLE if since is None else _LOOK
 
     def stop(self) -> None:
         """End the thread without waiting for it, because it has nothing to finish."""

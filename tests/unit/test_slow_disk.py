@@ -51,6 +51,17 @@ def test_lines_about_a_slow_disk() -> None:
     assert watched([(float(now), None, 1.2) for now in range(25)]) == ["wal: the disk took 1.2 s for a sync"] * 3
 
 
+def test_a_disk_that_does_nothing_is_looked_at_half_as_often() -> None:
+    since: list[float | None] = [None]
+    watch = SlowDisk("wal", lambda: since[0], lambda: 0.0, logging.getLogger())
+    watch.stop()
+    idle = watch.look(10.0)
+    since[0] = 10.01
+    # A sync that begins behind a look is told of as soon as with looks twice a second.
+    assert idle == 1.0 and watch.look(11.0) == 0.5 and watch._next == 1.0
+    assert watch.look(11.5) == 0.5 and watch._next == 2.0
+
+
 @pytest.mark.parametrize("point", ["wal.before_write", "wal.before_sync"])
 @pytest.mark.parametrize("lag", [None, Lag(0.001, 1 << 20)])
 def test_a_log_says_since_when_it_waits(tmp_path: Path, point: str, lag: Lag | None) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+from typing import Any
 
-from metastore.threads import Gate
+from metastore.threads import LOOK_UP, Gate
 
 
 def test_a_gate_opens_once_and_for_all() -> None:
@@ -41,3 +42,27 @@ def test_a_handler_may_open_what_its_thread_waits_for() -> None:
         finally:
             thread.join()
             signal.signal(signal.SIGUSR1, before)
+
+
+def test_only_the_main_thread_wakes_to_look_for_signals() -> None:
+    """A process that serves waits at gates for as long as it lives."""
+    gate: Any = Gate()
+    waits: list[float] = []
+
+    class Lock:
+        def acquire(self, timeout: float) -> bool:
+            waits.append(timeout)
+            gate.opened = True
+            return False
+
+    gate._closed = Lock()
+    for call in (gate.wait, lambda: gate.wait(60), lambda: gate.wait(LOOK_UP / 2)):
+        gate.opened = False
+        call()
+        gate.opened = False
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join(60)
+    looks, whole, one, most, short, also = waits
+    assert looks == one == LOOK_UP and whole == threading.TIMEOUT_MAX and most > LOOK_UP
+    assert short <= LOOK_UP / 2 and also <= LOOK_UP / 2
