@@ -105,7 +105,7 @@ class State:
             doubt=disk.unsynced.doubt,
             passing=failpoints.hit,
             members_changed=members_changed,
-            budgets=Budgets(share=loop.share),
+            budgets=Budgets(share=loop.share, again=4),
         )
         snapshots_of_replica = self.replica.snapshots
         closing.at_end("the snapshots", snapshots_of_replica.close)

@@ -53,6 +53,7 @@ class Upkeep:
             RECORDS_SLOWLY if engine.persistent else RECORDS,
             held=history_held,
             share=loop.share,
+            slices=4,
         )
 
     def turn(self) -> None:

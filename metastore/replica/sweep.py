@@ -19,7 +19,8 @@ SLICES = 10  # in one turn, when they are urgent
 RECORDS = 500  # index records that one slice looks at: less than a millisecond,
 RECORDS_SLOWLY = 250  # in an engine in files: up to 4 ms in a slow phase of the machine
 
-ENOUGH = 0.6  # the share of a turn that is left for what else it has to do
+ENOUGH = 0.6  # the share of a turn that urgent slices leave for what else it has to do,
+PLENTY = 0.9  # and others
 
 
 class Sweep:
@@ -29,13 +30,13 @@ class Sweep:
     time, because history must not grow faster than it is removed. That is so if there is little room, and in a replay,
     which is faster than the writes were. `records` is the number of index records that one slice looks at.
     `held` says whether records that a sweep may remove are still to be read, and `share` how much is left of the turn
-    (from 1.0 down to 0.0).
+    (from 1.0 down to 0.0). `slices`: so many are done in a turn, if that leaves PLENTY of it, where none is urgent.
     """
 
     def __init__(
         self, driver: Driver, later: Callable[[float, Callable[[], None]], object], urgent: Callable[[], bool],
         records: int = RECORDS, held: Callable[[], bool] = lambda: False,
-        share: Callable[[], float] = whole,
+        share: Callable[[], float] = whole, slices: int = 1,
     ) -> None:  # fmt: skip
         self._driver = driver
         self._kv = driver.kv
@@ -44,6 +45,7 @@ class Sweep:
         self._records = records
         self._held = held
         self._share = share
+        self._slices = slices
         self._posted = False
 
     def turn(self) -> None:
@@ -69,11 +71,12 @@ class Sweep:
             self._kv.swept()
 
     def _sweep_some(self) -> None:
-        slices = SLICES if self._urgent() else 1
+        urgent = self._urgent()
+        slices, enough = (SLICES, ENOUGH) if urgent else (self._slices, PLENTY)
         while slices and self._kv.sweep_pending:
             slices -= 1
             sweep_slice(self._kv.store, self._records)
-            if self._share() < ENOUGH:
+            if self._share() < enough:
                 break
 
     def stats(self) -> dict[str, float]:

@@ -99,7 +99,7 @@ def test_what_was_too_long_for_a_turn_goes_on_at_once() -> None:
     assert 1 < turns < 100
 
 
-def turns_of_a_deletion(ticks: int, share: float = 1.0) -> int:
+def turns_of_a_deletion(ticks: int, share: float = 1.0, again: int = 0) -> int:
     """How many turns a deletion of 90 keys takes, with so many ticks in each, and this share of each turn left."""
     lone = Lone()
     member, clock = lone.member, lone.clock
@@ -111,6 +111,7 @@ def turns_of_a_deletion(ticks: int, share: float = 1.0) -> int:
     member.act(puts)
     clock.run(clock.now + 1.0)
     member.budgets.apply, member.budgets.share = 200, lambda: share
+    member.budgets.again = again
     member.replica.turn(member.now())
     member.act(lone.ask, Call("clear", (b"k", b"l")))
     while not member.driver.backlog:
@@ -173,3 +174,9 @@ def turns_of_a_sweep(share: float) -> int:
 def test_urgent_slices_of_a_sweep_end_with_the_turn() -> None:
     least = turns_of_a_sweep(0.0)
     assert least > 20 and turns_of_a_sweep(1.0) <= least // 9
+
+
+def test_a_turn_with_time_left_applies_more() -> None:
+    whole = turns_of_a_deletion(0)
+    assert turns_of_a_deletion(0, again=2) <= whole // 2
+    assert turns_of_a_deletion(0, 0.7, again=2) >= whole
