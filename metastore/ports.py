@@ -23,6 +23,26 @@ CONTRACT = 1
 Done = Callable[[MetaStoreError | None], object]
 
 
+class Points(Protocol):
+    """Failpoints (`failpoints.Failpoints`). On a hot path `active` is asked first, because a call costs more."""
+
+    active: bool
+
+    def hit(self, name: str) -> None: ...
+
+
+class NoPoints:
+    """None of them is on."""
+
+    active = False
+
+    def hit(self, name: str) -> None:
+        """Passes the point."""
+
+
+NO_POINTS = NoPoints()
+
+
 class Caller(Protocol):
     """The call of a client on whose behalf an operation is handed in (`_core.h2_request.Request`).
 

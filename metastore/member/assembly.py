@@ -20,7 +20,7 @@ from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
 from .._core.watch import WatchHub
-from ..ports import Transport
+from ..ports import NO_POINTS, Points, Transport
 from ..replica.driver import Budgets, Driver
 from ..replica.lease_rounds import LeaseRounds
 from ..replica.roster import Roster
@@ -184,7 +184,7 @@ class Replica(Generic[AnyKeeper]):
     wall: the time in seconds since 1970.
     chance: `chance(n)` gives n random bits.
     doubt: the term up to which entries may be missing (`storage/unsynced.py`).
-    passing: called with the name of each failpoint that is passed.
+    points: the failpoints that applying passes.
     members_changed: called when the roster has changed.
     roster_mended: called with this member's roster and the different one of the leader that replaced it.
     budgets: what one turn may cost.
@@ -193,7 +193,7 @@ class Replica(Generic[AnyKeeper]):
     def __init__(
         self, identity: Identity, log: Wal, engine: Engine, link: PeerLink, *, settings: Settings,
         codec: PayloadCodec, read: Callable[[Reading, Loaded], object], snapshots: Callable[[Driver], AnyKeeper],
-        wall: float, chance: Callable[[int], int], doubt: int = 0, passing: Callable[[str], None] = _ignore,
+        wall: float, chance: Callable[[int], int], doubt: int = 0, points: Points = NO_POINTS,
         members_changed: Callable[[], object] = _ignore,
         roster_mended: Callable[[RosterState, RosterState], object] = _ignore, kinds: Kinds = Kinds(),
         budgets: Budgets | None = None,
@@ -234,7 +234,7 @@ class Replica(Generic[AnyKeeper]):
         )
         self.driver = kinds.driver(
             self.raw, log, self.applier, self.proposer, codec, self.kv, self.roster, link,
-            request_timeout=settings.request_timeout, passing=passing, install=self._install,
+            request_timeout=settings.request_timeout, points=points, install=self._install,
             members_changed=self._members_changed, roster_mended=self._roster_mended, budgets=budgets,
         )  # fmt: skip
         lessor = self._lessor = kinds.lessor(self.store.leases)
@@ -283,7 +283,8 @@ class Replica(Generic[AnyKeeper]):
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
         kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
         budgets = self._budgets
-        self._more = kv.serve_late(budgets.serve, budgets.part(LATE_UNITS))
+        # What is left of the turn costs calls to find out, and most turns have nothing of earlier ones.
+        self._more = kv.serve_late(budgets.serve, budgets.part(LATE_UNITS) if kv.queue.busy() else LATE_UNITS)
         if not self.watches.idle:
             self._turn_watches(now)
         self.snapshots.turn(now, disk_full)

@@ -103,7 +103,7 @@ class State:
             wall=time.time(),
             chance=secrets.randbits,
             doubt=disk.unsynced.doubt,
-            passing=failpoints.hit,
+            points=failpoints,
             members_changed=members_changed,
             budgets=Budgets(share=loop.share, again=4),
         )

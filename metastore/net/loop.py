@@ -236,7 +236,8 @@ class Loop:
 
     def share(self) -> float:
         """How much of TURN_TIME this thread has not used up in this turn: from 1.0 down to 0.0."""
-        return max(0.0, 1.0 - (time.thread_time() - self._worked) / TURN_TIME)
+        left = 1.0 - (time.thread_time() - self._worked) / TURN_TIME
+        return left if left > 0.0 else 0.0
 
     # ---- turns
 

@@ -43,6 +43,7 @@ from .._core.entry import decode_entry
 from .._core.kv_server import SERVE_BUDGET
 from .._core.raft_types import ProposalDropped
 from .._core.raft_wire import WITHDRAWN
+from ..ports import NO_POINTS
 from .membership_changes import CommittedChanges, MembershipChanges
 from .pending import Pending
 from .read_rounds import ReadRounds
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from .._core.raft import RawNode
     from .._core.raft_types import Message, Ready, Snapshot
     from .._core.waiter import Waiter
-    from ..ports import DriverLog
+    from ..ports import DriverLog, Points
     from .peer_link import PeerLink
     from .roster import Roster, RosterState
 
@@ -97,7 +98,10 @@ class Budgets:
 
     def part(self, budget: int, spent: int = 0) -> int:
         """What is left of a budget, of which this turn has spent some: at least one unit."""
-        return max(1, min(budget - spent, max(int(budget * self.share()), budget // LEAST_SHARE - spent)))
+        left = int(budget * self.share())
+        least, most = budget // LEAST_SHARE - spent, budget - spent
+        left = least if left < least else most if left > most else left
+        return left if left > 1 else 1
 
 
 #: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.
@@ -113,7 +117,7 @@ class Driver:
     """Passes the Readies of one Raft node to its log, its peers, its state and the waiting clients.
 
     `log` is the write-ahead log (see storage/wal.py), and `link` leads to the other members. `request_timeout` and
-    `idle_mark_after` are in seconds. `install` begins to install a received snapshot. `passing` is called with the
+    `idle_mark_after` are in seconds. `install` begins to install a received snapshot. Of `points` it passes the
     failpoints "apply.before", "apply.after" and, behind a membership change, "apply.member". `members_changed` is
     called after a change of the roster was applied. `roster_mended` is called with the roster that this member had and
     the one that it took over from the leader. `budgets` bounds what one turn costs. This class is not thread-safe: one
@@ -129,7 +133,7 @@ class Driver:
         request_timeout: float,
         idle_mark_after: float = 0.1,
         install: Install = no_snapshots,
-        passing: Callable[[str], None] = lambda _point: None,
+        points: Points = NO_POINTS,
         members_changed: Callable[[], None] = lambda: None,
         roster_mended: Callable[[RosterState, RosterState], None] = lambda _before, _told: None,
         budgets: Budgets | None = None,
@@ -145,7 +149,7 @@ class Driver:
         self.request_timeout = request_timeout
         self.idle_mark_after = idle_mark_after
         self.install = install
-        self.passing = passing
+        self.points = points
         self.reads = self.reads_type(raw, kv)
         self.changes = MembershipChanges(raw, roster, codec, kv.waiters, link)
         self.committed = CommittedChanges(raw, roster, applier, members_changed, roster_mended)
@@ -495,7 +499,8 @@ class Driver:
     # ---- from the log to the state
 
     def _apply(self, ready: Ready, now: float) -> None:
-        self.passing("apply.before")
+        if self.points.active:
+            self.points.hit("apply.before")
         self._images, self._at = ready.committed_images, 0
         self._apply_on(now)
 
@@ -528,7 +533,8 @@ class Driver:
             self.committed.apply(entry)
             applier.passed(entry.index, entry.term)
             self._at = behind
-            self.passing("apply.member")
+            if self.points.active:
+                self.points.hit("apply.member")
         self._unwritten = applier.applied_index if applier.applied_index > self.raw.applied else 0
         if self._unwritten or applier.halfway:
             self._commit(now)
@@ -581,7 +587,8 @@ class Driver:
                 applier.release()
                 self._passed(applier.applied_index)
             return
-        self.passing("apply.after")
+        if self.points.active:
+            self.points.hit("apply.after")
         if last:
             self.raw.on_applied(last)
         applier.release()
