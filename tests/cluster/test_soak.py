@@ -18,7 +18,7 @@ pytestmark = pytest.mark.node_only
 @pytest.mark.skipif(build_info()["flavour"] != "release", reason="the figures of a debug build mean nothing")
 def test_a_steady_load_lets_nothing_grow(tmp_path: Path) -> None:
     out = tmp_path / "soak.json"
-    command = [sys.executable, str(ROOT / "bench" / "soak.py"), "--minutes", "1.5", "--rate", "1500", "--turn", "4"]
+    command = [sys.executable, str(ROOT / "bench" / "soak.py"), "--minutes", "2", "--rate", "1500", "--turn", "4"]
     done = subprocess.run(
         [*command, "--dir", str(tmp_path), "--out", str(out)], capture_output=True, text=True, timeout=600, check=False
     )
