@@ -7,6 +7,10 @@ from metastore._core.record cimport Record
 from metastore._core.work cimport Detours
 
 
+# A record, owned by the caller, with copies of both.
+cdef Record* record_of(bytes key, bytes value) except NULL
+
+
 cdef class EngineCursor:
     # Records returned are borrowed: good until the next call or until the engine changes.
     cdef Engine engine

@@ -39,9 +39,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.object cimport PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
-from metastore._core.engine cimport GuardedEngine, MemoryEngine
+from metastore._core.engine cimport GuardedEngine, MemoryEngine, record_of
 from metastore._core.kv_messages cimport Kv, Slice
 from metastore._core.kv_server cimport METHOD_RANGE, KVServer
 from metastore._core.mvcc cimport Store
@@ -49,7 +48,7 @@ from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevVi
                                         rev_key, rev_record_read, rev_write, same_prefix)
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.recent_keys cimport RecentEngine
-from metastore._core.record cimport Record, rec_new, rec_release, rec_value
+from metastore._core.record cimport Record, rec_release
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -64,15 +63,6 @@ cdef enum:
     YIELD_OUTSIDE = 8
 
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
-
-
-cdef Record* copied(bytes key, bytes value) except NULL:
-    """Make a record of what an engine has found."""
-    cdef Record* rec = rec_new(<const uint8_t*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), PyBytes_GET_SIZE(value))
-    if rec == NULL:
-        raise MemoryError
-    memcpy(rec_value(rec), PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
-    return rec
 
 
 #: What a reader gets that must use the queue.
@@ -206,7 +196,7 @@ cdef class DirectReads:
         found = walk.key()
         if found is None:
             return False
-        rec = copied(<bytes?>found, <bytes?>walk.value())
+        rec = record_of(<bytes?>found, <bytes?>walk.value())
         try:
             view.tombstone = True
             if same_prefix(rec, p, n):
@@ -233,7 +223,7 @@ cdef class DirectReads:
         found = reader[1](name)
         if found is None:
             return None
-        rec = copied(name, <bytes?>found)
+        rec = record_of(name, <bytes?>found)
         try:
             rev_record_read(rec, &change)
             return PyBytes_FromStringAndSize(<const char*>change.value, change.vlen)
