@@ -42,6 +42,7 @@ cdef class Engine:
     cpdef list find_many(self, object keys)
     cpdef object count(self, bytes start, bytes end)
     cpdef object write(self, OrderedMap batch, uint64_t index, uint64_t term)
+    cpdef bint remove_ranges(self, list ranges)
     cpdef tuple applied(self)
     cpdef Engine view(self)
     cpdef object size(self)
@@ -58,16 +59,6 @@ cdef class Engine:
     cpdef Engine stage(self)
     cpdef object seal(self)
     cpdef object adopt(self, Engine staged)
-
-
-cdef class GuardedEngine(Engine):
-    cdef readonly Engine inner
-    cdef readonly str name
-    cdef int fail(self, str call, object error) except -1
-
-
-cdef class GuardedCursor(EngineCursor):
-    pass
 
 
 cdef class MemoryCursor(EngineCursor):

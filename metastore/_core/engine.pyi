@@ -7,13 +7,3 @@ class MemoryEngine(Engine):
     """Everything in memory. After a crash, the snapshot and the log after it are left."""
 
     def __init__(self, path: str | None = None) -> None: ...
-
-class GuardedEngine(Engine):
-    """Another engine, whose failures become EngineFailed or EngineDamaged, except EngineBusy of a write,
-    MemoryError, and what the stream of a `restore` raises."""
-
-    def __init__(self, inner: Engine, name: str) -> None: ...
-    @property
-    def inner(self) -> Engine: ...
-    @property
-    def name(self) -> str: ...

@@ -35,6 +35,7 @@ class Gaps:
         walker: Callable[[], GapWalk],
         few: Callable[[], Any],
     ) -> None: ...  # after it
+    def wiped(self, ranges: list[tuple[bytes, bytes]], walk: GapWalk) -> None: ...  # after the removal of ranges
     def prune(self, few: Callable[[], Any], most: int) -> bool: ...  # drop gaps of few removed records; True: go on
     def check(self, walk: Any) -> None: ...  # for tests: compare all gaps with a walk; raises AssertionError
 

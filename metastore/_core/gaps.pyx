@@ -251,6 +251,24 @@ cdef class Gaps:
         if samples:
             self.sample(samples, walker(), few())
 
+    cpdef wiped(self, list ranges, object walk):
+        """Follow a write that has removed all records of some ranges, each of which becomes a gap. `walk` is a GapWalk
+        over the new state. Raises what it raises.
+
+        Gaps that end in a range have lost that end. Nothing lives in them all the same, so the walk may use them, and
+        the new gap takes the place of those that begin in the range.
+        """
+        cdef bytes start, end, left, right
+        self.writes += 1
+        for start, end in ranges:
+            walk.seek_for_prev(start)
+            left = walk.key() or NONE
+            walk.status()
+            walk.seek(end)
+            right = walk.key() or NONE
+            walk.status()
+            self.add(left, right)
+
     cdef int split(self, list born) except -1:
         """Cut the gaps that records were put into, at these."""
         cdef Py_ssize_t i = 0, first, n = len(born)

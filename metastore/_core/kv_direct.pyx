@@ -40,7 +40,8 @@ from cpython.object cimport PyObject_GenericSetAttr
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
-from metastore._core.engine cimport GuardedEngine, MemoryEngine, record_of
+from metastore._core.engine cimport MemoryEngine, record_of
+from metastore._core.engine_guard cimport GuardedEngine
 from metastore._core.kv_messages cimport Kv, Slice
 from metastore._core.kv_server cimport METHOD_RANGE, KVServer
 from metastore._core.mvcc cimport Store

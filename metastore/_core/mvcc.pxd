@@ -46,8 +46,7 @@ cdef class Store:
     cdef public bint stale                # the engine holds a part of an entry that will be applied again
     cdef int64_t compacted                # revisions below are gone; -1: never compacted (etcd's convention)
     cdef int64_t swept                    # compact revision up to which the records are gone too
-    cdef bytes sweep_at                   # engine key at which the sweep under way stands; None: no sweep
-    cdef int64_t sweep_rev                # compact revision of that sweep
+    cdef object sweep                     # the Sweep under way (mvcc_sweep.pxd), or None
     cdef Scratch low
     cdef Scratch high
     cdef Scratch write_key

@@ -159,7 +159,7 @@ cdef class Store:
         self.rev = self.saved_rev = read_meta(self.engine, REVISION_KEY, 1)
         self.compacted = read_meta(self.engine, COMPACT_KEY, -1)
         self.swept = read_meta(self.engine, SWEPT_KEY, -1)
-        self.sweep_at = None
+        self.sweep = None
         # These tell about one history, and another one may have come.
         self.births = Births(self.rev)
         self.pages = PageCounts()

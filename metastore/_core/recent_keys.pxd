@@ -16,4 +16,5 @@ cdef class RecentEngine(Engine):
     cdef int turn_over(self) except -1
     cpdef remember(self, OrderedMap batch)
     cpdef forget(self)
+    cpdef forget_ranges(self, list ranges)
     cpdef feed(self, OrderedMap batch, object put, object delete)

@@ -17,6 +17,7 @@ class RecentEngine(Engine):
     def set_budget(self, nbytes: int) -> None: ...  # 0 keeps none
     def remember(self, batch: OrderedMap) -> None: ...
     def forget(self) -> None: ...
+    def forget_ranges(self, ranges: list[tuple[bytes, bytes]]) -> None: ...  # from start on, and before end
     def feed(self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]) -> None:
         """Call put(key, value) or delete(key) for each record of a batch, in order."""
 

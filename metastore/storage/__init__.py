@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, cast
 
 from .. import entrypoints, errors
-from .._core.engine import Engine, GuardedEngine, MemoryEngine
+from .._core.engine import Engine, MemoryEngine
+from .._core.engine_guard import GuardedEngine
 from ..settings import NESTED, did_you_mean
 from ..threads import is_no_fault
 from . import folders

@@ -158,6 +158,31 @@ class Contents(ContractBase):
         view.close()
         engine.close()
 
+    def test_removed_ranges_are_gone(self) -> None:
+        """`remove_ranges`, where the engine has it: nothing of a range is left, and nothing else is changed."""
+        engine = self.make_engine()
+        there = {b"k%05d" % number: b"%d" % number for number in range(2000)}
+        engine.write(batch_of(dict(there)), 7, 3)
+        remove = getattr(engine, "remove_ranges", None)
+        if remove is None or not remove([]):
+            assert contents(engine) == there, "remove_ranges without a range changes something"
+            engine.close()
+            return
+        view = engine.view()
+        for start, end in ((b"k00100", b"k00900"), (b"k00905x", b"k00907"), (b"k01999", b"k02")):
+            assert remove([(start, end)]), "remove_ranges"
+            there = {key: value for key, value in there.items() if not start <= key < end}
+            assert contents(engine) == there and walked(engine) == sorted(there.items()), f"without {start!r} to {end!r}"
+            assert engine.seek_le(end) == max(pair for pair in there.items() if pair[0] <= end)
+        assert remove([(b"k00905", b"k00910"), (b"k01000", b"k01500")])
+        assert not engine.scan(b"k01000", b"k01500", False, 0) and engine.get(b"k00905") is None
+        assert engine.applied() == (7, 3), "remove_ranges moves the log position"
+        assert len(contents(view)) == 2000, "a view shows what remove_ranges has removed since"
+        view.close()
+        engine.write(batch_of({b"k01200": b"again"}), 8, 3)
+        assert engine.scan(b"k01000", b"k01500", False, 0) == [(b"k01200", b"again")], "a put into a removed range"
+        engine.close()
+
     def test_sizes_follow_the_contents(self) -> None:
         engine = self.make_engine()
         empty = engine.size()

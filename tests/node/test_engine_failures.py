@@ -51,7 +51,7 @@ pytestmark = pytest.mark.node_only
 
 CALLS = (
     "get", "scan", "iterate", "seek_le", "write", "applied", "view", "size", "size_in_use", "data_size", "reclaim",
-    "defragment",
+    "defragment", "remove_ranges",
     "durable_applied", "begin_flush", "stage", "restore", "seal", "adopt", "close",
 )  # fmt: skip
 # Exceptions that an engine may raise: its library's, Python's own, and some that look like an error of a request.
@@ -94,6 +94,10 @@ class Flaky(Engine):
     def write(self, batch: OrderedMap, index: int, term: int) -> None:
         self.trouble("write")
         self.memory.write(batch, index, term)
+
+    def remove_ranges(self, ranges: list[tuple[bytes, bytes]]) -> bool:
+        self.trouble("remove_ranges")
+        return self.memory.remove_ranges(ranges)
 
     def applied(self) -> tuple[int, int]:
         self.trouble("applied")
@@ -176,6 +180,7 @@ def use(engine: Engine, call: str) -> object:
         "scan": (b"", None, False, 0),
         "find_many": ([b"k"],),
         "count": (b"", None),
+        "remove_ranges": ([],),
     }
     return getattr(engine, call)(*arguments.get(call, ()))
 
@@ -185,7 +190,7 @@ def use(engine: Engine, call: str) -> object:
 def test_each_call_has_its_sentence(call: str, make: Callable[[], BaseException]) -> None:
     error = make()
     engine = guarded(Flaky(armed(call, make)), "flaky")
-    if call == "write" and isinstance(error, errors.EngineBusy):
+    if call in ("write", "remove_ranges") and isinstance(error, errors.EngineBusy):
         with pytest.raises(errors.EngineBusy):
             use(engine, call)
         return

@@ -84,6 +84,17 @@ class FindsUnique(JournalEngine):
         return [self.get(key) for key in dict.fromkeys(keys)]
 
 
+class RemovesTheEnd(JournalEngine):
+    def remove_ranges(self, ranges: list[tuple[bytes, bytes]]) -> bool:
+        batch = OrderedMap()
+        for start, end in ranges:
+            for key, _ in self.scan(start, end + b"\0", False, 0):
+                batch.set_deleted(key)
+        if ranges:
+            self.write(batch, *self.applied())
+        return True
+
+
 class ChangesTheBatch(JournalEngine):
     def write(self, batch: OrderedMap, index: int, term: int) -> None:
         super().write(batch, index, term)
@@ -453,8 +464,8 @@ def raising(call: str) -> type[JournalEngine]:
 
 
 CALLS = (
-    "get", "scan", "iterate", "seek_ge", "seek_le", "find_many", "count", "write", "applied", "view", "size",
-    "size_in_use", "data_size", "restore", "reclaim", "defragment", "durable_applied", "flush", "begin_flush", "close",
+    "get", "scan", "iterate", "seek_ge", "seek_le", "find_many", "count", "write", "remove_ranges", "applied", "view",
+    "size", "size_in_use", "data_size", "restore", "reclaim", "defragment", "durable_applied", "flush", "begin_flush", "close",
     "drop", "stage", "adopt", "full", "headroom", "view_get", "view_scan", "view_iterate", "view_seek_ge",
     "view_seek_le", "view_applied", "view_close", "view_data_size", "stage_restore", "stage_seal", "stage_close",
 )  # fmt: skip
@@ -470,6 +481,7 @@ BROKEN: list[tuple[type[Engine], str, str]] = [
     (CountsTheEnd, "test_the_optional_reads_agree_with_the_others", "count"),
     (FindsUnique, "test_the_optional_reads_agree_with_the_others", "find_many"),
     (FindsUnique, "test_many_look_ups_of_revisions", "find_many"),
+    (RemovesTheEnd, "test_removed_ranges_are_gone", "without"),
     (ChangesTheBatch, "test_batch_is_left_as_it_was", ""),
     (HasAConstantSize, "test_sizes_follow_the_contents", "size.. ignores"),
     (UsesMoreThanItsSize, "test_sizes_follow_the_contents", "size_in_use.. is"),

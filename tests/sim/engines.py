@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from metastore import errors
 from metastore._core import mvcc
-from metastore._core.engine import Engine, GuardedEngine, MemoryEngine
+from metastore._core.engine import Engine, MemoryEngine
+from metastore._core.engine_guard import GuardedEngine
 
 if TYPE_CHECKING:
     from .node import Member

@@ -11,7 +11,8 @@ import pytest
 from support import kvmessages as pb
 
 from metastore._core import work
-from metastore._core.engine import Engine, GuardedEngine
+from metastore._core.engine import Engine
+from metastore._core.engine_guard import GuardedEngine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import sliced_reply
 from metastore._core.mvcc_sweep import sweep_slice

@@ -68,7 +68,7 @@ ALLOWED = {
     ("_core.mvcc_apply", "replica.alarms"),  # the alarms are part of the state that entries change
     # Whether a KeyboardInterrupt out of a plug-in is the plug-in's or the user's depends on the thread.
     ("_core.codec", "threads"),
-    ("_core.engine", "threads"),
+    ("_core.engine_guard", "threads"),
     ("codecs", "threads"),
     ("entrypoints", "threads"),
 }

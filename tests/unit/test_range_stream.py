@@ -16,7 +16,7 @@ from support.kvservice import server
 from support.longranges import Writer, outcome
 
 from metastore import errors
-from metastore._core.engine import GuardedEngine
+from metastore._core.engine_guard import GuardedEngine
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
 from metastore._core.kv_server import METHODS, KVServer
