@@ -48,7 +48,7 @@ class Upkeep:
         self.compaction = AutoCompaction(memory.config.maintenance, driver, loop)
         self.sweep = Sweep(
             driver,
-            loop.call_later,
+            lambda delay, call: loop.call_later(delay, call) if delay else loop.call_behind(call),
             lambda: not self.quota.serving or self.quota.tight,
             RECORDS_SLOWLY if engine.persistent else RECORDS,
             held=history_held,

@@ -2,7 +2,7 @@
 
 One turn (`run_once`) has four steps. The loop waits, runs the callbacks of the descriptors that are ready, and runs the
 timers and posted calls that are due. Then it calls the `turn` of its owner once. There the owner starts the next group
-of the disk and flushes the connections that have output.
+of the disk and flushes the connections that have output. What can wait for all of that comes behind it (`call_behind`).
 
 All steps share TURN_TIME, because each may take long, and their sum is the length of the turn. Callbacks, timers and
 posted calls each have a moment of the turn after which no further one begins, but one of each that is due always runs.
@@ -102,6 +102,8 @@ class Loop:
         self._sequence = 0
         self._cancelled = 0
         self._posted: deque[Callable[[], object]] = deque()
+        self._behind: list[Callable[[], object]] = []
+        self._again = False  # the next turn comes at once
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._to_close = [self._wake]
         self._waking: list[None] = []  # one for each thread that writes to it
@@ -167,6 +169,11 @@ class Loop:
     def call_later(self, delay: float, call: Callable[[], object]) -> Timer:
         """Runs `call()` `delay` seconds from now."""
         return self.call_at(self.now() + delay, call)
+
+    def call_behind(self, call: Callable[[], object]) -> None:
+        """Runs `call()` behind the owner's turn, when those who came in have been served. Another turn follows at once,
+        so what `call` leaves is sent then. A timer would run before those who came in with it."""
+        self._behind.append(call)
 
     def call_soon_threadsafe(self, call: Callable[[], object]) -> None:
         """Runs `call()` in the loop's thread soon. Any thread may call this. A closed loop ignores it."""
@@ -234,6 +241,12 @@ class Loop:
             if time.perf_counter() >= until:
                 return
 
+    def _run_behind(self) -> None:
+        self.quiet.open = False
+        calls, self._behind = self._behind, []
+        for call in calls:
+            call()
+
     def share(self) -> float:
         """How much of TURN_TIME this thread has not used up in this turn: from 1.0 down to 0.0."""
         left = 1.0 - (time.thread_time() - self._worked) / TURN_TIME
@@ -256,7 +269,7 @@ class Loop:
         """
         callbacks = self._callbacks
         wait = LONGEST_WAIT if timeout is None else timeout
-        if self._posted or self._stopping or self._left:
+        if self._posted or self._stopping or self._left or self._again:
             wait = 0.0
         elif self._timers:
             left = self._timers[0][0] - self.now()
@@ -282,6 +295,9 @@ class Loop:
             self._run_posted(began + POSTED_TIME)
         if turn is not None:
             turn()
+        self._again = bool(self._behind)
+        if self._again:
+            self._run_behind()
         took = time.perf_counter() - began
         self.turns += 1
         self.turn_seconds += took

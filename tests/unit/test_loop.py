@@ -40,6 +40,36 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield one, two
 
 
+def test_what_comes_behind_a_turn_waits_for_all_others_and_brings_another_turn(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
+    one, two = pair
+    order: list[str] = []
+
+    def behind() -> None:
+        assert not loop.quiet.open
+        order.append("behind")
+        if len(order) < 8:
+            loop.call_behind(behind)
+
+    def turn() -> None:
+        order.append("turn")
+        loop.quiet.open = True
+
+    loop.add(one.fileno(), READ, lambda _events: order.append("descriptor"))
+    loop.call_behind(behind)
+    loop.call_at(loop.now(), lambda: order.append("timer"))
+    two.send(b"x")
+    loop.run_once(turn=turn)
+    assert order == ["descriptor", "timer", "turn", "behind"]
+    loop.remove(one.fileno())
+    loop.run_once(turn=turn)  # it does not wait, although nothing comes in
+    loop.run_once(turn=turn)
+    assert order[4:] == ["turn", "behind", "turn", "behind"]
+    loop.run_once(turn=turn)
+    assert order[8:] == ["turn"] and loop.quiet.open
+
+
 def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
     events: list[int] = []

@@ -11,10 +11,12 @@ from sim.model import Call
 from sim.node import Member
 from sim.runner import Scene, Simulation
 from sim.workload import Client
+from support.caller import Caller
 
 from metastore.member.assembly import BATCH_RETRY
 from metastore.replica.driver import BUSY_RETRY, Budgets
-from metastore.replica.sweep import Sweep
+from metastore.replica import sweep as sweep_module
+from metastore.replica.sweep import CALM, Sweep
 
 
 class Lone:
@@ -148,8 +150,8 @@ def test_no_part_of_a_budget_is_nothing_or_more_than_is_left() -> None:
     assert [budgets.part(800, spent) for spent in (0, 50, 799, 800)] == [800, 750, 1, 1]
 
 
-def turns_of_a_sweep(share: float) -> int:
-    """How many turns the urgent sweep of 60 versions takes, with this share of each turn left."""
+def unswept() -> Member:
+    """A member with 60 versions that a compaction has ended, and that nobody sweeps."""
     lone = Lone()
     member, clock = lone.member, lone.clock
     member.sweep = Sweep(member.driver, lambda _seconds, _call: None, lambda: False)  # the member's own waits for ever
@@ -159,6 +161,12 @@ def turns_of_a_sweep(share: float) -> int:
     member.act(lone.ask, Call("compact", (), revision=member.store.revision))
     clock.run(clock.now + 1.0)
     assert member.kv.sweep_pending
+    return member
+
+
+def turns_of_a_sweep(share: float) -> int:
+    """How many turns an urgent sweep takes, with this share of each turn left."""
+    member = unswept()
     later: list[Callable[[], None]] = []
     sweep = Sweep(member.driver, lambda _seconds, call: later.append(call), lambda: True, 2, share=lambda: share)
     sweep.turn()
@@ -174,6 +182,29 @@ def turns_of_a_sweep(share: float) -> int:
 def test_urgent_slices_of_a_sweep_end_with_the_turn() -> None:
     least = turns_of_a_sweep(0.0)
     assert least > 20 and turns_of_a_sweep(1.0) <= least // 9
+
+
+def slices_of_a_turn(monkeypatch: pytest.MonkeyPatch, share: float, called: bool) -> list[int]:
+    """The records of each slice that a sweep does in one turn, with this share of the turn left. `called`: a client has
+    called since the last turn."""
+    member = unswept()
+    budgets: list[int] = []
+    monkeypatch.setattr(sweep_module, "sweep_slice", lambda _store, records: budgets.append(records))
+    sweep = Sweep(member.driver, lambda _seconds, _call: None, lambda: False, 500, share=lambda: share, slices=4)
+    for _ in range(CALM + 1):
+        sweep._sweep()
+    budgets.clear()
+    if called:
+        member.kv.call("Range", b"\x0a\x01k", Caller(), 0.0)
+    sweep._sweep()
+    return budgets
+
+
+def test_a_sweep_does_little_where_calls_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slices_of_a_turn(monkeypatch, 1.0, called=False) == [500] * 4
+    assert slices_of_a_turn(monkeypatch, 1.0, called=True) == [200]
+    # In a turn that is long anyway, a slice of the usual size delays nobody much.
+    assert slices_of_a_turn(monkeypatch, 0.5, called=True) == [500]
 
 
 def test_a_turn_with_time_left_applies_more() -> None:
