@@ -16,6 +16,8 @@ PLANT_LEASE_KEPT: Final[int]
 PLANT_JOINT_HALF: Final[int]
 PLANT_ABA: Final[int]
 PLANT_PROMISE_FORGOTTEN: Final[int]
+PLANT_READ_OVERTAKES: Final[int]
+PLANT_REMOVAL_UNTOLD: Final[int]
 READ_ROUNDS: Final[int]
 
 class RawNode(Election):

@@ -26,6 +26,12 @@ following steps in this order:
 at regular intervals and passes messages from peers to `step`. If `step` raises FormatError, the message was damaged
 and no part of it entered the log. If any call raises RaftInvariantBroken, the node must stop.
 
+A commit index alone wakes nobody who can wait for it. The caller sets `patient` as long as nobody at this node waits for
+entries to be applied: no operation of its own, no watcher. The leader learns of `patient` with each answer to an append,
+and of its end by `ask_commit` at once. It does not send a patient peer appends that only carry a commit index, because
+the next append carries it too. While `untold` is true on the leader, the caller calls `tell_commit` within the time for
+which a commit index may be held back. It calls `hasten` for a peer that has handed in an operation.
+
 What the core guarantees
 ------------------------
 The Ready that contains a vote request, a vote response or an append response appears only after the term, vote and
@@ -35,6 +41,12 @@ responding"). Appends leave at once, and a leader counts its own copy of an entr
 are durable here. If entries were overwritten after they were handed out, the report for them counts only up to the
 index where the log was cut, even if the same entries were written again (ABA). The messages of one Ready are in
 ascending order of the peer's id.
+
+A commit index is never held back from a peer that waits for it: before or with a read index, when it covers a membership
+change or the first entry of a term, and while leadership is handed over. In the first case the peer's read would wait,
+in the second a removed member would never learn of its removal, and in the last nobody would send it later. A peer that
+says nothing about its patience counts as one that waits. An append that only carries a commit index gets no answer,
+unless its position does not match.
 
 Reads: `read_index` collects reads until the next Ready. One round of heartbeats then confirms leadership for all
 collected reads (dissertation, section 6.4). With lease reads (section 6.4.1) a round that a quorum answered allows
@@ -66,7 +78,7 @@ from metastore._core.raft_reads cimport MAX_READ_ROUNDS, Reads
 
 from metastore._core.raft_quorum import apply_change
 from metastore._core.raft_types import ConfChangeError, NotYetLoaded, RaftInvariantBroken, decode_conf_change
-from metastore._core.raft_state import DOUBT
+from metastore._core.raft_state import DOUBT, PATIENT
 from metastore.errors import DamagedData, FormatError, NoLeader
 
 PLANT_VOTE_NOT_PERSISTED = 1
@@ -77,6 +89,8 @@ PLANT_LEASE_KEPT = 16
 PLANT_JOINT_HALF = 32
 PLANT_ABA = 64
 PLANT_PROMISE_FORGOTTEN = 128
+PLANT_READ_OVERTAKES = 256
+PLANT_REMOVAL_UNTOLD = 512
 #: Rounds of reads that a leader may have under way at once.
 READ_ROUNDS = MAX_READ_ROUNDS
 cdef bytes NOTHING = b""
@@ -205,6 +219,7 @@ cdef class RawNode(Election):
         """Return the work to do now as a Ready with a new number. The Ready may be empty; see `has_ready`."""
         cdef Ready ready = Ready.__new__(Ready)
         cdef bint vote_changed
+        cdef Message m
         self.fill()
         ready.number = self.next_number
         ready.entry_images = ready.committed_images = NOTHING
@@ -229,6 +244,10 @@ cdef class RawNode(Election):
         if self.can_apply():
             self.take_committed(ready)
         ready.messages, self.messages = self.messages, []
+        if self.patient:
+            for m in ready.messages:
+                if m.type == MSG_APP_RESP:
+                    m.context = PATIENT
         if len(ready.messages) > 1:
             ready.messages.sort(key=message_key)
         ready.read_states, self.read_states = self.read_states, []

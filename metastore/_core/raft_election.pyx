@@ -51,12 +51,13 @@ cdef class Election(Replication):
         self.hup_waiting = False
         self.pending_conf_index = 0
         self.term_start = 0
-        self.send_due = False
+        self.send_due = self.tell_all = self.untold = False
         self.dropped_reads += self.reads.drop(self.id)
         for peer in self.peer_list:
-            peer.match = peer.sent_commit = peer.read_ack = 0
+            peer.match = peer.sent_commit = peer.read_ack = peer.awaited = 0
             peer.next = self.log.last_index + 1
             peer.recent_active = peer.active_before = peer.waiting_load = peer.heartbeat_due = peer.nudge = False
+            peer.patient = False
             peer.enter(PROGRESS_PROBE)
         return 0
 
@@ -260,6 +261,7 @@ cdef class Election(Replication):
             return 0
         self.election_elapsed = 0
         self.lead_transferee = peer.id
+        self.tell_commit()
         if peer.match == self.log.last_index:
             self.send_timeout_now(peer.id)
         else:

@@ -33,7 +33,9 @@ cdef class Peer:
     cdef readonly uint64_t next
     cdef readonly int state
     cdef readonly uint64_t pending_snapshot
-    cdef readonly uint64_t sent_commit      # commit index of the last append sent
+    cdef readonly uint64_t sent_commit      # commit index of the last append, or of a later heartbeat
+    cdef readonly bint patient              # the peer said that it may learn the commit index later
+    cdef readonly uint64_t awaited          # index that reads of the peer wait for
     cdef readonly uint64_t read_ack         # newest heartbeat round that the peer answered
     cdef readonly bint recent_active        # a message came since the last check of the quorum
     cdef readonly bint active_before        # a message came between the last check and the one before

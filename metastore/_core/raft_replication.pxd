@@ -21,6 +21,10 @@ cdef class Replication(NodeState):
     cdef int on_append_resp(self, Peer peer, Message m) except -1
     cdef int on_heartbeat_resp(self, Peer peer, Message m) except -1
     cdef bint maybe_commit(self) except -1
+    cpdef tell_commit(self)
+    cpdef hasten(self, uint64_t id)
+    cpdef ask_commit(self)
+    cdef bint must_hear(self, Peer peer) noexcept
     cdef int send_appends(self) except -1
     cdef bint send_append(self, Peer peer) except -1
     cdef bint send_snapshot(self, Peer peer) except -1

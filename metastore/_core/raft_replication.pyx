@@ -10,11 +10,12 @@ from metastore._core.raft_log cimport TERM_COMPACTED, TERM_OK
 from metastore._core.raft_quorum cimport PROGRESS_PROBE, PROGRESS_REPLICATE, PROGRESS_SNAPSHOT, Peer, majority_index
 from metastore._core.raft_types cimport *
 from metastore._core.raft_state cimport (ABA_IGNORED, ACK_BEFORE_SYNC, COMMIT_OLD_TERM, JOINT_HALF, LEASE_KEPT,
-                                        READ_WITHOUT_ROUND, NodeState)
+                                        READ_OVERTAKES, READ_WITHOUT_ROUND, REMOVAL_UNTOLD, NodeState)
 from metastore._core.raft_reads cimport Round
 
 from metastore._core.raft_types import (LogCompacted, NotYetLoaded, ProposalDropped, RaftInvariantBroken,
                                     SnapshotNotReady)
+from metastore._core.raft_state import COMMIT_ONLY, PATIENT
 from metastore.errors import FormatError, NoLeader, NotLeader, RequestTooLarge, TooManyRequests
 
 
@@ -61,7 +62,8 @@ cdef class Replication(NodeState):
             answer.index = m.index
             answer.reject_hint = self.log.find_conflict_by_term(min(m.index, old_last), m.log_term, &hint_term)
             answer.log_term = hint_term
-        self.send(answer)
+        if answer.reject or m.context != COMMIT_ONLY:
+            self.send(answer)
         return 0
 
     cdef int on_heartbeat(self, Message m) except -1:
@@ -134,6 +136,8 @@ cdef class Replication(NodeState):
             m.commit = min(peer.match, self.log.committed)
             m.context = context
             self.send(m)
+            if peer.state == PROGRESS_REPLICATE and m.commit > peer.sent_commit:
+                peer.sent_commit = m.commit
             if by_clock:
                 peer.heartbeat_due = True
                 peer.adapt()
@@ -142,6 +146,9 @@ cdef class Replication(NodeState):
     cdef int on_append_resp(self, Peer peer, Message m) except -1:
         cdef uint64_t hint, term
         peer.recent_active = True
+        peer.patient = m.context == PATIENT
+        if not peer.patient and peer.sent_commit < self.log.committed:
+            self.send_due = True
         if m.reject:
             hint = m.reject_hint
             if m.log_term:
@@ -193,21 +200,55 @@ cdef class Replication(NodeState):
             raise RaftInvariantBroken(f"a quorum has entry {index}, the log ends at {self.log.last_index}")
         if term != self.term and not self.planted & COMMIT_OLD_TERM:
             return False
+        if self.lead_transferee or self.log.committed < max(self.pending_conf_index, self.term_start):
+            # A member that this entry removes hears nothing later, and after a transfer a leader says nothing any more.
+            self.tell_all = not self.planted & REMOVAL_UNTOLD
         self.commit_to(index)
         self.send_due = True
         return True
 
+    cpdef tell_commit(self):
+        """Send the commit index to all peers that do not know it, with the next Ready."""
+        if self.state == STATE_LEADER:
+            self.tell_all = self.send_due = True
+
+    cpdef hasten(self, uint64_t id):
+        """Note that peer `id` waits for entries. It is sent each commit index at once, until it says in an answer that
+        it is patient. This does nothing on a node that does not lead, and for an unknown id."""
+        cdef Peer peer = self.peers.get(id)
+        if self.state == STATE_LEADER and peer is not None:
+            peer.patient = False
+            self.send_due = True
+
+    cpdef ask_commit(self):
+        """Tell the leader now, and not only with the next answer, whether this follower is patient."""
+        cdef Message m
+        if self.state == STATE_FOLLOWER and self.lead:
+            m = self.make(MSG_APP_RESP, self.lead)
+            m.index = self.log.committed   # the leader has all entries up to there
+            self.send(m)
+
+    cdef bint must_hear(self, Peer peer) noexcept:
+        """Whether this peer is to be sent the commit index without waiting for the next entries."""
+        return self.log.committed > peer.sent_commit and (
+            self.tell_all or not peer.patient or peer.sent_commit < peer.awaited or peer.state != PROGRESS_REPLICATE)
+
     cdef int send_appends(self) except -1:
         cdef Peer peer
+        self.untold = False
         for peer in self.peer_list:
             if peer is self.me:
                 continue
             if peer.held(self.log.committed):
-                if peer.nudge and peer.state == PROGRESS_REPLICATE and not peer.waiting_load:
+                if peer.state == PROGRESS_REPLICATE and not peer.waiting_load and (
+                        peer.nudge or (self.tell_all and self.must_hear(peer))):
                     self.send_append(peer)
                 continue
             while not peer.held(self.log.committed) and self.send_append(peer):
                 pass
+            if self.log.committed > peer.sent_commit and peer.state == PROGRESS_REPLICATE:
+                self.untold = True
+        self.tell_all = False
         return 0
 
     cdef bint send_append(self, Peer peer) except -1:
@@ -236,13 +277,15 @@ cdef class Replication(NodeState):
                 return False
             except LogCompacted:
                 return self.send_snapshot(peer)
-        elif not peer.nudge and self.log.committed <= peer.sent_commit:
+        elif not peer.nudge and not self.must_hear(peer):
             return False
         m = self.make(MSG_APP, peer.id)
         m.index = previous
         m.log_term = term
         m.commit = self.log.committed
         m._images = images
+        if images is None and not peer.nudge and peer.state == PROGRESS_REPLICATE:
+            m.context = COMMIT_ONLY
         self.send(m)
         peer.nudge = False
         peer.sent_commit = self.log.committed
@@ -347,6 +390,7 @@ cdef class Replication(NodeState):
 
     cdef int answer_reads(self, uint64_t index, list reads) except -1:
         cdef Message m
+        cdef Peer peer
         for origin, context in reads:
             if origin == self.id:
                 self.read_states.append(ReadState(index, context))
@@ -355,6 +399,10 @@ cdef class Replication(NodeState):
                 m.index = index
                 m.context = context
                 self.send(m)
+                peer = self.peers.get(origin)
+                if peer is not None and peer.sent_commit < index and not self.planted & READ_OVERTAKES:
+                    peer.awaited = index
+                    self.send_due = True
         return 0
 
     # -- membership ----------------------------------------------------------------------------------------

@@ -16,6 +16,8 @@ cdef enum:
     JOINT_HALF = 32
     ABA_IGNORED = 64
     PROMISE_FORGOTTEN = 128
+    READ_OVERTAKES = 256
+    REMOVAL_UNTOLD = 512
 
 # The fields of a node and what all its parts do with messages. raft_state.pyx describes the layers.
 cdef class NodeState:
@@ -54,6 +56,9 @@ cdef class NodeState:
     cdef list read_states
     cdef list dropped_reads
     cdef bint send_due
+    cdef bint tell_all             # the commit index is to reach every peer with the next messages
+    cdef readonly bint untold      # leader: a patient peer has not been sent the commit index
+    cdef public bint patient       # nobody here waits for entries, so the commit index may come late
     cdef readonly bint apply_waiting   # committed entries were requested and are NotYetLoaded
     cdef bint hup_waiting          # a sole voter's election waits until membership changes are applied
     cdef bint snapshot_out

@@ -5,11 +5,14 @@ from metastore._core.raft_types import ConfState, Message, RaftConfig, StateType
 
 TRANSFER: Final[bytes]
 DOUBT: Final[bytes]
+COMMIT_ONLY: Final[bytes]
+PATIENT: Final[bytes]
 
 class NodeState:
     """The state of a Raft node. Ids, terms and indexes are unsigned 64-bit numbers; 0 means none."""
 
     apply_held: bool
+    patient: bool  # set by the caller: nobody here waits for entries, so the commit index may come late
     @property
     def config(self) -> RaftConfig: ...
     @property
@@ -50,6 +53,8 @@ class NodeState:
     def persisted(self) -> int: ...  # index up to which the log is durable here
     @property
     def apply_waiting(self) -> bool: ...  # committed entries were requested and are NotYetLoaded
+    @property
+    def untold(self) -> bool: ...  # leader: a patient member has not been sent the commit index
     @property
     def uncommitted_bytes(self) -> int: ...
     @property

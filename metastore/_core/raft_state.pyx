@@ -16,6 +16,10 @@ from metastore._core.raft_types import Progress, Status, StateType
 
 TRANSFER = b"CampaignTransfer"
 DOUBT = b"doubt"
+#: The context of an append that only carries a commit index and needs no answer.
+COMMIT_ONLY = b"commit"
+#: The context of the answers to appends of a node that is patient.
+PATIENT = b"patient"
 cdef bytes NOTHING = b""
 
 

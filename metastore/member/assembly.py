@@ -274,6 +274,9 @@ class Replica(Generic[AnyKeeper]):
         `disk_full` says that the log has no room left on the disk.
         """
         driver, kv, leases = self.driver, self.kv, self.leases
+        watched = self.watches.count > 0
+        if watched is not driver.watched:
+            driver.set_watched(watched)
         if leases.rests_in != (driver.leader_id, driver.term) or self.store.leases.count:
             leases.gather(now)
         driver.pump(now)
@@ -310,6 +313,9 @@ class Replica(Generic[AnyKeeper]):
         begin_at = self.driver.reads.begin_at
         if begin_at is not None and (first is None or begin_at < first):
             first = begin_at
+        tell_at = self.driver.tell_at
+        if tell_at is not None and (first is None or tell_at < first):
+            first = tell_at
         due = self.proposer.next_deadline()
         if due is not None:
             # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy

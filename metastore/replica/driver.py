@@ -67,6 +67,9 @@ ENOUGH = 0.75  # the share of a turn that must be left for one more budget of ap
 LEAST_SHARE = 8  # a turn in which little time is left does this part of its budgets, so that everything goes on
 PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
+# Seconds for which a leader holds back a commit index that nobody waits for. It is 10 ms, and the loop's timers may be
+# 1 ms late.
+TELL_AFTER = 0.009
 # MAX_LEAP bounds how far the term of a message may be ahead of ours, and MAX_TERM bounds any term. No cluster holds so
 # many elections, and a cluster that took over the last possible term could never hold another election. A member
 # without a term may have been away for any length of time, so only MAX_TERM applies to it.
@@ -170,6 +173,10 @@ class Driver:
         self._late: tuple[int, HardState] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._commit_asked = 0  # the commit index that the log was asked to make durable
         self._last_append = 0.0
+        #: Whether watchers wait here for what is applied: see `set_watched`.
+        self.watched = False
+        #: When a leader sends the others a commit index that no append has carried (seconds); None: all have it.
+        self.tell_at: float | None = None
         #: Whether a marker proves all that the log holds. A tick writes it when the log has been idle for a while.
         self.marked = True
         # ---- the state
@@ -194,10 +201,12 @@ class Driver:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is queued, in the log's hands, or waiting for an answer."""
+        """Whether nothing is queued, in the log's hands, or waiting for an answer, and the others know the commit
+        index.
+        """
         return not (
             self.kv.waiters or self.proposer.queued or self._unreported or self.reads.waiting
-            or self._unwritten or self._images is not None
+            or self._unwritten or self._images is not None or self.tell_at is not None
         )  # fmt: skip
 
     @property
@@ -240,10 +249,14 @@ class Driver:
             self.pending.confirm_withdrawals()
         if self.reads.rounds or self.kv.reads:
             self.reads.start(now, self.leader_id)
+        raw.patient = not self.kv.waiters and not self.watched
+        if self.tell_at is not None and (now >= self.tell_at or self.stopping):
+            raw.tell_commit()
+        full = False
         while raw.has_ready():
-            if applied == PUMP_READIES:
-                self.backlog = True
-                return
+            full = applied == PUMP_READIES
+            if full:
+                break
             ready = raw.ready()
             if self._carry(ready, now):
                 self._durable(self.log.settle())
@@ -257,7 +270,11 @@ class Driver:
                 or judge.term != raw.term
             ):
                 self._propose(now)
-        self.backlog = self._images is not None and self.applier.halted and self.retry_at is None
+        self.backlog = full or (self._images is not None and self.applier.halted and self.retry_at is None)
+        if not raw.untold:
+            self.tell_at = None
+        elif self.tell_at is None or now >= self.tell_at:
+            self.tell_at = now + TELL_AFTER
 
     def on_disk(self, now: float) -> None:
         """The log finished a group: reports what is durable, then goes on. Raises DiskFailed if the group failed."""
@@ -290,6 +307,14 @@ class Driver:
         stand for election.
         """
         self._holding = holding
+
+    def set_watched(self, watched: bool) -> None:
+        """Says whether watchers wait for what is applied here. The leader learns of it at once, so from then on a
+        commit index comes here without delay.
+        """
+        self.watched = watched
+        self.raw.patient = not self.kv.waiters and not watched
+        self.raw.ask_commit()
 
     def stop(self) -> None:
         """Makes all queued work due at once; `quiet` shows when it is done."""
@@ -342,6 +367,7 @@ class Driver:
     def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
         """Take operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
         self.pending.receive_forward(sender, batch, now, self.is_leader)
+        self.raw.hasten(sender)
 
     def receive_refusal(self, sender: int, code: int, ids: list[int]) -> None:
         """The leader did not log these operations of ours. WITHDRAWN: `sender` wants its own not to be logged."""

@@ -16,14 +16,16 @@ Commands (members are numbers; behind a command the turn of the member named in 
     disk N ...                      what N's disk has under way is durable
     deliver [A->B|->B|A->] [KIND]   what is on its way arrives, in order; KIND: a Raft message's, forward, refusal
     drop [A->B ...] [KIND]          it is lost
-    settle                          disks finish and messages arrive until nothing is under way
+    settle [at once]                disks finish and messages arrive until nothing is under way; then leaders tell what
+                                    they hold back of their commit index, but not with "at once"
     queue                           what is on its way
     tick N [count]                  Raft's clock, and the deadlines of the waiting operations
     after SECONDS                   time passes; no part notices by itself
     down A->B ... | up A->B ...     the connection takes nothing | works again
     busy N [full] | ready N         N's engine refuses writes (for lack of room) | takes them again
     full N | roomy N                N's log takes no puts any more | takes them again
-    campaign N | transfer N TO | abandon N | turn N
+    campaign N | transfer N TO | abandon N | turn N | stop N
+    watch N | unwatch N             there are watchers at N | there are none any more
     compact N | installed N         N's log begins behind what is applied | N's engine has the snapshot it received
     crash N                         it starts again with what its log had made durable
     state [N ...]
@@ -52,6 +54,7 @@ from sim.plants import (
     PatientReplies,
     SecondForward,
     SkipBusy,
+    Withholding,
 )
 from support import kvmessages as pb
 from support.driver_stage import HandLog, Member, Parcel, Settings, World
@@ -114,6 +117,21 @@ class Transcript:
 
     def do_turn(self, words: list[str]) -> None:
         self._member(words[0]).turn()
+
+    def do_stop(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.driver.stop()
+        member.turn()
+
+    def do_watch(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.driver.set_watched(True)
+        member.turn()
+
+    def do_unwatch(self, words: list[str]) -> None:
+        member = self._member(words[0])
+        member.driver.set_watched(False)
+        member.turn()
 
     def do_compact(self, words: list[str]) -> None:
         self._member(words[0]).compact()
@@ -212,7 +230,12 @@ class Transcript:
             for member in writing:
                 member.disk_done()
             if not writing and not self.world.queue:
-                return
+                holding = [member for member in self.members.values() if member.driver.tell_at is not None]
+                if not holding or words:
+                    return
+                for member in holding:
+                    member.raw.tell_commit()
+                    member.turn()
             self.do_deliver([])
         raise AssertionError("messages go round and round")
 
@@ -298,6 +321,7 @@ class NotHeld(Driver):
 PLANTS: list[tuple[str, str, Plant]] = [
     ("put", "reported before the disk is done", kind(EarlyReport)),
     ("put", "answered when it is proposed", kind(EarlyReply)),
+    ("commit_index", "held back for ever", kind(Withholding)),
     ("put_alone", "reported before the disk is done", kind(EarlyReport)),
     ("put_alone", "nobody looks for news", part(HandLog, "settle", lambda log: 0)),
     ("forward", "what was not taken counts as sent", part(PeerLink, "forward", taken)),

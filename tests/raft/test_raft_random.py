@@ -60,6 +60,7 @@ class Chaos:
         self.disk_speed = self.random.choice([1, 0.5, 0.1])
         self.crash_rate = self.random.choice([0, 0.05, 0.15])
         self.patience = 1 if self.lease else self.random.choice([1, 0.3])
+        self.waits = self.random.choice([0, 0.5, 1])  # how often a member waits for entries
         for id in self.net.nodes:
             self.ready_node(id)
 
@@ -67,6 +68,7 @@ class Chaos:
         self.net.nodes[id].hold_disk = True
         self.applied_upto[id] = self.net.nodes[id].storage.offset
         self.net[id].election_timeout_ticks = self.random.randint(10, 19)
+        self.net[id].patient = self.random.random() >= self.waits
 
     # -- checks
 
@@ -104,6 +106,7 @@ class Chaos:
             for other in self.net.nodes.values():
                 if rnd.random() < self.patience:
                     other.raw.tick(self.now)
+                    other.raw.tell_commit()
         elif what < 0.60:
             self.deliver()
         elif what < 0.80:
@@ -158,6 +161,8 @@ class Chaos:
 
     def propose(self, id: int) -> None:
         self.serial += 1
+        self.net[id].patient = self.random.random() >= self.waits
+        self.net[id].ask_commit()
         try:
             self.net[id].propose(b"\0%d" % self.serial * self.random.choice([1, 1, 30]))
         except (NoLeader, NotLeader, ProposalDropped):

@@ -17,6 +17,8 @@ Commands (nodes are numbers; after a command the nodes named in it do what is re
         (+ voter, - remove, ~ learner)
     read N CONTEXT [now=SECONDS] | lease N now=SECONDS
     transfer N TO | unreachable N PEER | snapshot-arrived N PEER | snapshot-failed N PEER
+    patient N ... | waits N ...                nobody waits for entries at these nodes | somebody does
+    tell N | hasten N PEER | ask N             N tells its commit index | tells PEER at once from now on | asks for it
     deliver [A->B|->B|A->] [Type] [count=N]    deliver queued messages that match, in order
     drop [A->B ...] [Type]                     lose them
     settle                                     deliver everything until nothing is on its way
@@ -230,6 +232,26 @@ class Transcript:
 
     def do_transfer(self, words: list[str]) -> None:
         self.net[int(words[0])].transfer_leader(int(words[1]))
+        self.pump(int(words[0]))
+
+    def do_patient(self, words: list[str]) -> None:
+        for word in words:
+            self.net[int(word)].patient = True
+
+    def do_waits(self, words: list[str]) -> None:
+        for word in words:
+            self.net[int(word)].patient = False
+
+    def do_tell(self, words: list[str]) -> None:
+        self.net[int(words[0])].tell_commit()
+        self.pump(int(words[0]))
+
+    def do_hasten(self, words: list[str]) -> None:
+        self.net[int(words[0])].hasten(int(words[1]))
+        self.pump(int(words[0]))
+
+    def do_ask(self, words: list[str]) -> None:
+        self.net[int(words[0])].ask_commit()
         self.pump(int(words[0]))
 
     def do_unreachable(self, words: list[str]) -> None:

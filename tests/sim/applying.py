@@ -18,10 +18,13 @@ class SimRaw(RawNode):
     """The real core; notes the memberships it has worked with."""
 
     confs: list[ConfState]
+    member: Member
 
     def apply_conf_change(self, change: Any) -> ConfState:
         """As the real one."""
+        before = self.status().progress
         conf = super().apply_conf_change(change)
+        self.member.cluster.checker.changed(self.member, before)
         self.confs.append(conf)
         return conf
 

@@ -29,6 +29,7 @@ from . import wire
 from .disk import LaggingThread
 from .engines import contents
 from .model import Call, Model, Pair
+from .tidings import Tidings
 
 if TYPE_CHECKING:
     from metastore._core.engine import Engine
@@ -124,6 +125,7 @@ class Checker:
     def __init__(self, codec: PayloadCodec) -> None:
         self.codec = codec
         self.model = Model()
+        self.tidings = Tidings(self.fail)
         self.promises: Promises | None = None
         self.leaders: dict[int, int] = {}
         self.entries: dict[tuple[int, int], tuple[int, int]] = {}
@@ -201,8 +203,15 @@ class Checker:
             self._committed(member, term, commit, state == LEADER)
             member.commit = commit
         member.seen_state, member.seen_term = state, term
+        if self.inside:
+            self.tidings.observe(member)
         # The core's own list: it goes on with it.
         del member.confs[:-1]
+
+    def changed(self, member: Member, before: dict[int, Any]) -> None:
+        """A member works with another membership now. `before`: the progress of the others, where it leads."""
+        if self.inside:
+            self.tidings.removed(member, before, member.applied + 1)
 
     def tells(self, member: Member) -> None:
         """Look at what clients are told after a turn, in which all of the core's news were taken."""
@@ -268,6 +277,7 @@ class Checker:
         """Messages leave a member: they promise nothing that a power cut could take back."""
         if not self.inside:
             return
+        self.tidings.sending(member, messages)
         platter = member.platter
         for message in messages:
             kind = message.type

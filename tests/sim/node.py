@@ -368,7 +368,7 @@ class Member(Greeted):
 
     def _raw(self, config: RaftConfig, storage: Any) -> SimRaw:
         made = SimRaw(config, storage)
-        made.confs = self.confs
+        made.confs, made.member = self.confs, self
         self.confs.append(storage.initial_state()[1])
         return made
 

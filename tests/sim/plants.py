@@ -127,6 +127,14 @@ class JoinedRound(Driver):
     reads_type = JoiningRounds
 
 
+class Withholding(Driver):
+    """Never tells the others a commit index that waits for the next append."""
+
+    def _go_on(self, now: float) -> None:
+        super()._go_on(now)
+        self.tell_at = None
+
+
 class SkipBusy(Driver):
     """Takes what a busy engine refused for written."""
 
@@ -650,6 +658,9 @@ PLANTS = [
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
     Plant("read joins a round already sent", "reads", 4, driver=JoinedRound),
     Plant("reads without a deadline", "reads", 10, driver=PatientReads),
+    Plant("commit index held back", "usual", 4, driver=Withholding, outside=False),
+    Plant("read overtakes its commit index", "reads", 20, raft.PLANT_READ_OVERTAKES, outside=False),
+    Plant("removed member not told", "shrinking", 4, raft.PLANT_REMOVAL_UNTOLD, outside=False),
     Plant("replies without a deadline", "busy", 4, driver=PatientReplies),
     Plant("power cut taken for a kill", "forgotten_entries", 4, doubts=False),
     Plant("write skipped that was refused", "busy", 4, driver=SkipBusy),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import bisect
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from metastore._core.watch import WatchHub
 from metastore._core.watch_index import Sink, Stream
@@ -59,6 +59,7 @@ class SimHub(WatchHub):
 
     audience: Audience
     stands_until = 0.0
+    leapt = False  # a snapshot was installed, and there was no time yet to look what its history lacks
 
     def step(self, budget: int, look: bool = True) -> bool:
         """As the real one."""
@@ -68,6 +69,7 @@ class SimHub(WatchHub):
             self.stands_until = now + chance.choice((0.02, 0.2, 1.0)) * chance.random()
         if now < self.stands_until and not audience.stopped:
             return True
+        self.leapt = False
         return super().step(budget, look)
 
 
@@ -332,7 +334,8 @@ class Spectator:
         if told.canceled or told.revision != self.member.store.revision or told.watch_id in self.by_id:
             self.fail(f"{told} is the answer to a creation at revision {self.member.store.revision}")
         self.by_id[told.watch_id] = observer
-        observer.ident, observer.active, observer.jumped = told.watch_id, True, False
+        hub = cast(SimHub, self.member.replica.watches)
+        observer.ident, observer.active, observer.jumped = told.watch_id, True, hub.leapt
         if not observer.next:
             observer.go_on(told.revision + 1)
         self.checker.count("watchers")
@@ -472,6 +475,7 @@ class Audience:
 
     def installed(self, member: Member) -> None:
         """The history of this member may have a gap now. Some want to know at once how far they are."""
+        cast(SimHub, member.replica.watches).leapt = True
         for spectator in self.of(member):
             if self.chance.random() < 0.5:
                 spectator.ask()

@@ -14,8 +14,8 @@ from sim.workload import Client
 from support.caller import Caller
 
 from metastore.member.assembly import BATCH_RETRY
-from metastore.replica.driver import BUSY_RETRY, Budgets
 from metastore.replica import sweep as sweep_module
+from metastore.replica.driver import BUSY_RETRY, TELL_AFTER, Budgets
 from metastore.replica.sweep import CALM, Sweep
 
 
@@ -65,6 +65,29 @@ def test_a_batch_wants_its_turn_when_it_is_due_and_is_not_asked_for_without_paus
     assert lone.next_turn() == pytest.approx(0.5)
     lone.clock.run(lone.clock.now + 1.0)
     assert lone.next_turn() == pytest.approx(BATCH_RETRY)
+
+
+def test_a_leader_tells_its_commit_index_when_nothing_carries_it() -> None:
+    """The others are to learn of it in 10 ms at most, and a leader with nothing to tell needs no turn."""
+    lone = Lone(members=3)
+    cluster, clock = lone.simulation.cluster, lone.clock
+    for ident in (2, 3):
+        cluster.members[ident].start()
+    clock.run(clock.now + 5.0)
+    leader = cluster.leader()
+    assert leader is not None and leader.replica.next_turn(leader.now()) is None
+    lone.member = leader
+    revision = leader.store.revision
+    leader.act(lone.put)
+    while leader.store.revision == revision:
+        clock.run(clock.now + 0.0001)
+    others = [member for member in cluster.members.values() if member is not leader]
+    assert all(member.store.revision == revision for member in others)
+    due = lone.next_turn()
+    assert due is not None and TELL_AFTER / 2 < due <= TELL_AFTER < 0.01
+    clock.run(clock.now + 0.02)
+    assert all(member.store.revision == revision + 1 for member in others)
+    assert lone.next_turn() is None
 
 
 def test_a_busy_engine_is_tried_again() -> None:
