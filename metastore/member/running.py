@@ -205,7 +205,8 @@ class RunningMember:
 
     def serve(self) -> None:
         """Serves until the member is stopped. Raises the error that ended it."""
-        self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True)
+        self.disk.wal.edge_triggered = True
+        self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True, edge=True)
         self._next_tick = self.loop.now()
         self._tick()
         if self.driver.roster.conf_state.voters == (self.disk.identity.member_id,):

@@ -36,6 +36,7 @@ WRITE: Final = getattr(select, "EPOLLOUT", 0x004)
 HANGUP: Final = getattr(select, "EPOLLHUP", 0x010) | getattr(select, "EPOLLERR", 0x008)
 #: The other side will send nothing more. Watch for this event where READ is not watched.
 GONE: Final = getattr(select, "EPOLLRDHUP", 0x2000)
+EDGE: Final = getattr(select, "EPOLLET", 1 << 31)
 
 #: The longest wait of one turn, in seconds. It bounds the delay that a clock jump or a lost wake-up can cause.
 LONGEST_WAIT: Final = 60.0
@@ -47,6 +48,9 @@ TURN_TIME: Final = 0.01
 CALLBACKS_TIME: Final = 0.005
 #: and after these the timers that are due, and the posted calls.
 TIMERS_TIME, POSTED_TIME = 0.006, 0.007
+#: The loop knows no better than this how long its thread has worked (seconds). The clock of a thread is a system call,
+#: of which a put of three members made 3.6 on the leader. The clock on the wall costs none and is never behind it.
+UNSURE: Final = 0.001
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -77,6 +81,10 @@ def _epoll() -> select.epoll:
             "do): run the node in a process of its own"
         )
     return select.epoll()
+
+
+def _nothing(_events: int) -> None:
+    """The wait is over, and that is all."""
 
 
 class Quiet:
@@ -119,24 +127,33 @@ class Loop:
         self.slow_turns = 0
         self.longest_work = 0.0
         self._urgent: set[int] = set()
-        self._left: list[int] = []
-        self._worked = time.thread_time()  # the processor time of this thread when the turn began
+        self._edges: set[int] = set()
+        self._left: list[tuple[int, int]] = []
+        # The processor time of this thread when the turn began. It may be UNSURE more than it was, because the time on
+        # the wall counts for the turns since it was last asked for.
+        self._worked = time.thread_time()
+        self._unsure = math.inf  # how much of that is time on the wall (seconds)
+        self._began = 0.0  # when the turn began (seconds of perf_counter)
         self.now = now
         #: A `Quiet`, or what stands in its place.
         self.quiet: Any = Quiet()
-        self.add(self._wake, READ, self._woken, urgent=True)
+        self.add(self._wake, READ, _nothing, urgent=True, edge=True)
 
     # ---- file descriptors
 
-    def add(self, fd: int, mask: int, callback: Callable[[int], object], *, urgent: bool = False) -> None:
-        """Watches `fd` (level-triggered) for `mask`; `callback(events)` may also get HANGUP. ValueError if it is
-        watched already.
+    def add(
+        self, fd: int, mask: int, callback: Callable[[int], object], *, urgent: bool = False, edge: bool = False
+    ) -> None:
+        """Watches `fd` for `mask`; `callback(events)` may also get HANGUP. ValueError if it is watched already.
 
-        In a turn that is too short for all ready descriptors, the `urgent` ones come first.
+        In a turn that is too short for all ready descriptors, the `urgent` ones come first. `edge` is for an eventfd:
+        each write to it is told once, so nobody has to read it.
         """
         if fd in self._callbacks:
             raise ValueError(f"file descriptor {fd} is watched already")
-        self._epoll.register(fd, mask)
+        self._epoll.register(fd, mask | EDGE if edge else mask)
+        if edge:
+            self._edges.add(fd)
         self._callbacks[fd] = callback
         if urgent:
             self._urgent.add(fd)
@@ -151,6 +168,7 @@ class Loop:
         """Stops watching `fd`. The owner calls this before it closes `fd`. Harmless if `fd` is not watched."""
         if self._callbacks.pop(fd, None) is not None:
             self._urgent.discard(fd)
+            self._edges.discard(fd)
             self._epoll.unregister(fd)
 
     def descriptors(self) -> list[int]:
@@ -203,12 +221,6 @@ class Loop:
         self._stopping = True
         self._wake_up()
 
-    def _woken(self, _events: int) -> None:
-        try:
-            os.eventfd_read(self._wake)
-        except BlockingIOError:
-            return
-
     def _timer_cancelled(self) -> None:
         self._cancelled += 1
         if self._cancelled > MANY_CANCELLED and self._cancelled * 2 > len(self._timers):
@@ -249,16 +261,21 @@ class Loop:
 
     def share(self) -> float:
         """How much of TURN_TIME this thread has not used up in this turn: from 1.0 down to 0.0."""
-        left = 1.0 - (time.thread_time() - self._worked) / TURN_TIME
+        took = time.perf_counter() - self._began
+        if took > UNSURE:
+            took = time.thread_time() - self._worked
+        left = 1.0 - took / TURN_TIME
         return left if left > 0.0 else 0.0
 
     # ---- turns
 
     def _in_order(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
         """Returns the ready descriptors: the urgent ones, then those left over from the previous turn, then
-        the rest.
+        the rest. Of those left over, the system does not tell again of those that it tells of only once.
         """
-        place = {fd: at for at, fd in enumerate(self._left)}
+        told = {fd for fd, _ in ready}
+        ready += [(fd, events) for fd, events in self._left if fd in self._edges and fd not in told]
+        place = {fd: at for at, (fd, _) in enumerate(self._left)}
         last, urgent = len(place), self._urgent
         self._left = []
         return sorted(ready, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
@@ -277,7 +294,9 @@ class Loop:
                 wait = left if left > 0 else 0.0
         ready = self._epoll.poll(wait, self._max_events)
         self.quiet.open = False  # before anything else
-        began, self._worked = time.perf_counter(), time.thread_time()
+        began = self._began = time.perf_counter()
+        if self._unsure > UNSURE:
+            self._worked, self._unsure = time.thread_time(), 0.0
         if self._left:
             ready = self._in_order(ready)
         until = began + CALLBACKS_TIME
@@ -287,7 +306,7 @@ class Loop:
             if callback is not None:
                 callback(events)
             if time.perf_counter() >= until:
-                self._left = [fd for fd, _ in ready[at:]]
+                self._left = ready[at:]
                 break
         if self._timers and self._timers[0][0] <= self.now():
             self._run_timers(began + TIMERS_TIME)
@@ -305,6 +324,8 @@ class Loop:
             self.longest_turn = took
         if took > SLOW_TURN:
             self._slow(time.thread_time() - self._worked)
+        self._worked += took
+        self._unsure += took
 
     def _slow(self, worked: float) -> None:
         """A turn took long by the clock; `worked` is the processor time of this thread in it (seconds)."""

@@ -63,10 +63,8 @@ QUICK_SYNC = 0.002
 SLOW_GROUPS = 50
 # A log that is opened on a full disk can work with this many bytes.
 _SMALLEST = 64 << 10
-# A segment may be so many times larger than the one before it, up to the configured size.
-_GROWTH = 4
-# The least size of a segment that is made in advance on a nearly full disk.
-_LEAST = 1 << 20
+_GROWTH = 4  # a segment may be so many times larger than the one before it, up to the configured size
+_LEAST = 1 << 20  # the least size of a segment that is made in advance on a nearly full disk
 
 
 class Wal:
@@ -75,6 +73,8 @@ class Wal:
     metadata: the bytes that the log was created with. report: what `open` cut off, and where it saved a copy.
     durable: the highest append number known to be on disk. With a `Lag`: the highest that may be acknowledged.
     """
+
+    edge_triggered = False  # the owner is told of each write to the eventfd, so `poll` need not read it
 
     def __init__(
         self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any,
@@ -397,10 +397,9 @@ class Wal:
 
         Raises DiskFailed if a write or a sync failed; all later calls then fail, too.
         """
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            pass
+        if not self.edge_triggered:
+            with contextlib.suppress(BlockingIOError):
+                os.eventfd_read(self._event)
         if self._failure is not None:
             raise self._failure
         self._collect()
@@ -672,6 +671,7 @@ class Wal:
         if self._closed:
             return
         self._closed = True
+        self.edge_triggered = False
         deadline = time.monotonic() + timeout
         try:
             if self._failure is None:

@@ -17,8 +17,10 @@ from metastore.net.loop import (
     MANY_CANCELLED,
     POSTED_TIME,
     READ,
+    SLOW_TURN,
     TIMERS_TIME,
     TURN_TIME,
+    UNSURE,
     WRITE,
     Loop,
     shared_time,
@@ -288,6 +290,30 @@ def test_what_is_done_now_and_then_comes_at_shared_times(now: float, interval: f
     assert 0.9 * interval <= when - now < 2 * interval
 
 
+def test_an_eventfd_is_told_of_once_and_never_forgotten(loop: Loop) -> None:
+    """Nobody reads it. A turn that is too short leaves what it was told to the next one."""
+    told: list[str] = []
+    signals = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(3)]
+    try:
+        for number, signal in enumerate(signals):
+
+            def busy(_events: int, number: int = number) -> None:
+                told.append(f"signal {number}")
+                burn(CALLBACKS_TIME)
+
+            loop.add(signal, READ, busy, edge=True)
+        for times in range(1, 4):
+            for signal in signals:
+                os.eventfd_write(signal, 1)
+            for _ in range(5):
+                loop.run_once(0)
+            assert sorted(told) == sorted(times * ["signal 0", "signal 1", "signal 2"])
+    finally:
+        for signal in signals:
+            loop.remove(signal)
+            os.close(signal)
+
+
 def burn(seconds: float) -> None:
     """Keep this thread busy."""
     until = time.perf_counter() + seconds
@@ -336,6 +362,20 @@ def test_the_parts_of_a_turn_share_its_time(loop: Loop) -> None:
     assert done == [] and shares == [0.0]
     loop.run_once(0, lambda: shares.append(loop.share()))
     assert done == ["second call"] and shares[1] > 0
+
+
+def test_the_clock_of_the_thread_is_asked_only_where_it_matters(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each question is a system call. Slow turns are noticed all the same, whatever came before them."""
+    asked: list[None] = []
+    clock = time.thread_time
+    monkeypatch.setattr(time, "thread_time", lambda: (asked.append(None), clock())[1])
+    for _ in range(500):
+        loop.run_once(0, loop.share)
+    assert len(asked) <= 2 + 2 * loop.turn_seconds / UNSURE
+    assert loop.slow_turns == 0 or loop.longest_turn > SLOW_TURN
+    slow = loop.slow_turns
+    loop.run_once(0, lambda: work_for(SLOW_TURN + UNSURE))
+    assert loop.slow_turns == slow + 1 and loop.longest_work > SLOW_TURN
 
 
 def work_for(seconds: float) -> None:
