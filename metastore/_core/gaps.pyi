@@ -14,6 +14,7 @@ class Gaps:
     beginning or the end. `few()` makes an iterator of rocksdict over the present state that gives up after FEW removed
     records."""
 
+    def __init__(self, detours: Detours | None = None) -> None: ...
     writes: int  # writes that it has followed
     learned: int  # gaps that a walk has found
     faults: int  # gaps that were wrong

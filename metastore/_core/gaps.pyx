@@ -22,7 +22,6 @@ cannot be set to any key in raw mode (0.3.29).
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint64_t
 
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport (Cursor, cursor_below, cursor_first, cursor_ge, cursor_next, tree_get,
@@ -82,18 +81,11 @@ cdef bint removes(OrderedMap batch, const unsigned char* key, size_t n) noexcept
 cdef class Gaps:
     """See above. `leaps` counts the walks that leapt, `learned` the gaps that a walk has found, `faults` the gaps that
     were wrong."""
-    cdef OrderedMap ends              # left end to right end
-    cdef bytes pruned                 # how far `prune` is
-    cdef Py_ssize_t unsure            # gaps that `prune` is still to look at
-    cdef uint64_t removals
-    cdef readonly uint64_t writes
-    cdef readonly uint64_t learned
-    cdef readonly uint64_t faults
-    cdef readonly Detours detours     # that the walks have made
 
-    def __init__(self):
+    def __init__(self, Detours detours=None):
+        """`detours`: who counts them already."""
         self.ends = OrderedMap()
-        self.detours = Detours()
+        self.detours = Detours() if detours is None else detours
         self.pruned = NONE
 
     def __len__(self):
@@ -346,40 +338,30 @@ cdef class GapWalk:
     an iterator over the same state that never gives up. A walk that `learns` notes the gaps that only this one finds,
     unless there was a write meanwhile; it is used in the thread that writes.
     """
-    cdef object walk, plain, step, back, read_key
-    cdef OrderedMap ends
-    cdef Gaps gaps
-    cdef Detours detours              # of all walks of the engine
-    cdef uint64_t writes              # `gaps.writes` at the beginning
-    cdef bint learns
-    cdef bytes here                   # the record on which it stands, or None
-    cdef bytes stop                   # the left end of the first gap not before that, or None: not known
-    cdef readonly uint64_t leaps
-    cdef readonly uint64_t far
 
     def __init__(self, walk not None, Gaps gaps not None, plain not None, bint learns=True):
         self.walk, self.plain, self.gaps, self.learns = walk, plain, gaps, learns
         self.ends, self.writes, self.detours = gaps.view(), gaps.writes, gaps.detours
-        self.step, self.back, self.read_key = walk.next, walk.prev, walk.key
+        self.step, self.back, self.read_key, self.read_value = walk.next, walk.prev, walk.key, walk.value
 
     def valid(self) -> bool:
         """Whether it stands on a record."""
         return self.here is not None
 
-    def key(self):
+    cpdef bytes key(self):
         """Return the record's key, or None."""
         return self.here
 
-    def value(self):
+    cpdef object value(self):
         """Return the record's value, or None."""
-        return None if self.here is None else self.walk.value()
+        return None if self.here is None else self.read_value()
 
-    def status(self) -> None:
+    cpdef status(self):
         """Raise what ended the walk, if it was a fault."""
         if self.here is None:
             too_many(self.walk)
 
-    def seek(self, bytes key not None) -> None:
+    cpdef seek(self, bytes key):
         """Go to the first record not below `key`."""
         cdef Record* rec = around(self.ends, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
         if rec != NULL:
@@ -394,7 +376,7 @@ cdef class GapWalk:
         if self.here is None and too_many(self.walk):
             self.seek_far(key, None)
 
-    def next(self) -> None:
+    cpdef next(self):
         """Go to the next record."""
         cdef bytes left = self.here
         if left is None:
@@ -405,6 +387,18 @@ cdef class GapWalk:
         self.here = self.read_key()
         if self.here is None and too_many(self.walk):
             self.seek_far(left + b"\0", left)
+
+    cdef bytes border(self, bytes key):
+        """Return the left end of the first gap that is not before `key`, or `key` itself where that is in a gap. None: no
+        such gap is known."""
+        cdef Cursor cur
+        cdef Record* rec
+        if not self.ends.count:
+            return None
+        if around(self.ends, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key)) != NULL:
+            return key
+        rec = cursor_ge(&cur, self.ends.root, <const unsigned char*>PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key))
+        return None if rec == NULL else key_of(rec)
 
     cdef bint leap(self) except -1:
         """Leap, if it stands at the left end of a gap. Return whether it did."""

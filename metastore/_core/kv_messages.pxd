@@ -91,7 +91,7 @@ cdef struct Kv:
     int64_t version
     int64_t lease
     uint32_t sub         # number of the change below the revision `mod`
-    void* hold           # the record that the slices point into; the store releases it
+    void* hold           # what the slices point into; the store releases it (mvcc_pairs.pyx)
 
 
 cdef Wire wire_of(const uint8_t* body, size_t n) noexcept nogil

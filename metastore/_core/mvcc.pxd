@@ -14,6 +14,7 @@ cdef enum:
     WANT_COUNT = 0       # only the number of pairs
     WANT_KEYS = 1        # keys and what the index knows, no values
     WANT_ALL = 2
+    WANT_LATER = 3       # what the index knows; `load_values` brings keys and values
 
 
 cdef struct Scratch:

@@ -399,7 +399,8 @@ cdef class Store:
             kv.sub = view.sub
             kv.version = view.version
             kv.lease = view.lease
-            plain_key(group, kv)
+            if want != WANT_LATER:
+                plain_key(group, kv)
         out.cost += COST_PAIR + (kv.key.n + kv.value.n) // COST_BYTES
         out.held += kv.key.n + kv.value.n
         return 0
@@ -448,7 +449,7 @@ cdef class Store:
         cdef bint found, full, up_to_limit = (want & UP_TO_LIMIT) != 0
         cdef int steps
         cdef size_t detours = 0, most = out.cost + budget if budget else <size_t>-1
-        cdef size_t bare = out.n, together = 0
+        cdef size_t bare = out.n, together = 0, less = 0     # units that the values to come will probably take off
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
         cdef bint newest = at >= self.rev and not self.overlay.count and self.whole()
         want &= ~UP_TO_LIMIT
@@ -482,18 +483,19 @@ cdef class Store:
                     steps += 1
                     rec = walk.next(rec)
                 if found and not best.tombstone:
-                    self.keep(&best, group, limit, WANT_KEYS if together else want, out)
+                    self.keep(&best, group, limit, WANT_LATER if together else want, out)
                 elif newest:
                     # A hundred thousand deleted keys may stand before the next one that is alive.
                     rec = walk.seek_alive(self.behind(group, n), n + REV_SIZE, &newest)
                 out.cost += COST_KEY + group.klen // COST_BYTES + detour_cost(self.engine.detours, &detours)
-                full = out.cost >= most or (up_to_limit and out.n >= limit)
-                if together and (out.n - bare >= together or (out.n > bare and full)):
+                full = up_to_limit and out.n >= limit
+                if together and out.n > bare and (
+                        full or out.n - bare >= together or out.cost - less * (out.n - bare) >= most):
                     # Values of 1 MiB must not come by the dozen, so their number grows while they cost little.
                     together = min(4 * together, <size_t>MOST_TOGETHER)
-                    load_values(self.engine, self.overlay, out, bare)
+                    less = COST_PAIR - 1 if load_values(self.engine, self.overlay, out, bare) else 0
                     bare = out.n
-                if full or out.cost >= most:
+                if full or (out.cost >= most and not (together and out.n > bare)):
                     return (<char*>self.behind(group, n))[:n + REV_SIZE]
             finally:
                 rec_release(group)

@@ -45,4 +45,5 @@ cdef Record* rev_record(int64_t main, uint32_t sub, const uint8_t* key, size_t k
                         const uint8_t* value, size_t vlen, bint tombstone) noexcept nogil
 cdef int index_read(Record* rec, IndexView* out) except -1
 cdef int rev_record_read(Record* rec, RevView* out) except -1
+cdef int rev_value_read(const uint8_t* p, size_t n, RevView* out) except -1
 cdef bint same_prefix(Record* rec, const uint8_t* prefix, size_t n) noexcept nogil

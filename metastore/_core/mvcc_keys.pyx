@@ -9,7 +9,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcmp, memcpy
 
-from metastore._core.le cimport get32, put32
+from metastore._core.le cimport get32, get64, put32, put64
 from metastore._core.record cimport Record, rec_key, rec_new, rec_value
 from metastore._core.varint cimport varint_read, varint_write
 from metastore import errors
@@ -19,6 +19,10 @@ META = b"m"
 REVISION_KEY = META + b"revision"
 COMPACT_KEY = META + b"compact"
 SWEPT_KEY = META + b"swept"
+
+cdef extern from *:
+    uint32_t __builtin_bswap32(uint32_t) nogil
+    uint64_t __builtin_bswap64(uint64_t) nogil
 
 cdef enum:
     RECORD_VERSION = 1
@@ -47,24 +51,13 @@ cdef size_t index_prefix(uint8_t* dst, const uint8_t* key, size_t n) noexcept no
 
 cdef void rev_write(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
     """Write a revision in order-preserving form: REV_SIZE bytes."""
-    cdef int i
-    cdef uint64_t high = <uint64_t>main
-    for i in range(8):
-        dst[i] = <uint8_t>(high >> (56 - 8 * i))
-    for i in range(4):
-        dst[8 + i] = <uint8_t>(sub >> (24 - 8 * i))
+    put64(dst, __builtin_bswap64(<uint64_t>main))
+    put32(dst + 8, __builtin_bswap32(sub))
 
 
 cdef void rev_read(const uint8_t* src, int64_t* main, uint32_t* sub) noexcept nogil:
-    cdef int i
-    cdef uint64_t high = 0
-    cdef uint32_t low = 0
-    for i in range(8):
-        high = (high << 8) | src[i]
-    for i in range(4):
-        low = (low << 8) | src[8 + i]
-    main[0] = <int64_t>high
-    sub[0] = low
+    main[0] = <int64_t>__builtin_bswap64(get64(src))
+    sub[0] = __builtin_bswap32(get32(src + 8))
 
 
 cdef void rev_key(uint8_t* dst, int64_t main, uint32_t sub) noexcept nogil:
@@ -141,18 +134,21 @@ cdef int index_read(Record* rec, IndexView* out) except -1:
 
 cdef int rev_record_read(Record* rec, RevView* out) except -1:
     """Decode an 'r' record; the pointers point into the record. Raises DamagedData."""
-    cdef uint8_t* p = rec_value(rec)
+    return rev_value_read(rec_value(rec), rec.vlen if rec.klen == REV_KEY_SIZE else 0, out)
+
+
+cdef int rev_value_read(const uint8_t* p, size_t n, RevView* out) except -1:
+    """Decode the value of an 'r' record; the pointers point into it. Raises DamagedData."""
     cdef uint32_t size = 0
-    if rec.vlen >= REV_VALUE_HEADER:
+    if n >= REV_VALUE_HEADER:
         size = get32(p + 2)
-    if (rec.klen != REV_KEY_SIZE or rec.vlen < REV_VALUE_HEADER or p[0] != RECORD_VERSION
-            or p[1] > FLAG_TOMBSTONE or size > rec.vlen - REV_VALUE_HEADER):
+    if (n < REV_VALUE_HEADER or p[0] != RECORD_VERSION or p[1] > FLAG_TOMBSTONE or size > n - REV_VALUE_HEADER):
         raise errors.DamagedData("engine: a revision record has an unknown form")
     out.tombstone = p[1] & FLAG_TOMBSTONE
     out.key = p + REV_VALUE_HEADER
     out.klen = size
     out.value = out.key + size
-    out.vlen = rec.vlen - REV_VALUE_HEADER - size
+    out.vlen = n - REV_VALUE_HEADER - size
     return 0
 
 

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint8_t
 
 from metastore._core.kv_messages cimport Kv, RangeReq
 
@@ -18,5 +18,6 @@ cdef void kvs_clear(KvList* kvs) noexcept
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept
 cdef Kv* kvs_add(KvList* kvs) except NULL
 cdef void kvs_release(Kv* kv) noexcept
+cdef const uint8_t* kvs_hold(Kv* kv, bytes data) noexcept
 cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept
 cdef bint arrange(const RangeReq* req, KvList* out) noexcept

@@ -1,14 +1,22 @@
 """Lists of pairs that a range has collected: filtering, sorting and cutting them as a request wants it.
 
-A pair points into a record, which the list holds until the pair is released.
+A pair points into a record, or into a bytes object that an engine has returned, and owns a reference to it until it is
+released. The lowest bit of `Kv.hold` tells them apart.
 """
 
-from libc.stdint cimport int64_t
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint8_t, uintptr_t
 from libc.stdlib cimport free, qsort, realloc
 from libc.string cimport memset
 
 from metastore._core.kv_messages cimport Kv, RangeReq
 from metastore._core.record cimport Record, key_cmp, rec_release
+
+
+cdef enum:
+    HELD_BYTES = 1
 
 
 cdef void kvs_init(KvList* kvs) noexcept:
@@ -20,10 +28,20 @@ cdef void kvs_init(KvList* kvs) noexcept:
 
 
 cdef void kvs_release(Kv* kv) noexcept:
-    """Release the record that a pair points into. The pair stays in its list."""
-    if kv.hold != NULL:
+    """Release what a pair points into. The pair stays in its list."""
+    if <uintptr_t>kv.hold & HELD_BYTES:
+        Py_DECREF(<object><PyObject*>(<uintptr_t>kv.hold - HELD_BYTES))
+    elif kv.hold != NULL:
         rec_release(<Record*>kv.hold)
-        kv.hold = NULL
+    kv.hold = NULL
+
+
+cdef const uint8_t* kvs_hold(Kv* kv, bytes data) noexcept:
+    """Let a pair own a reference to `data`, into which it is going to point. Return where that begins."""
+    kvs_release(kv)
+    Py_INCREF(data)
+    kv.hold = <void*>(<uintptr_t><PyObject*>data + HELD_BYTES)
+    return <const uint8_t*>PyBytes_AS_STRING(data)
 
 
 cdef void kvs_cut(KvList* kvs, size_t n) noexcept:
@@ -72,8 +90,7 @@ cdef void kvs_filter(KvList* kvs, const RangeReq* req, size_t first) noexcept:
                 or (req.max_create != 0 and kv.create > req.max_create)
                 or (req.min_create != 0 and kv.create < req.min_create)):
             kvs.held -= sizeof(Kv) + kv.key.n + kv.value.n
-            if kv.hold != NULL:
-                rec_release(<Record*>kv.hold)
+            kvs_release(kv)
             continue
         kvs.items[end] = kv[0]
         end += 1

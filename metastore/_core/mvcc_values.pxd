@@ -9,4 +9,4 @@ cdef enum:
 
 
 cdef int take_value(Kv* kv, Record* rec) except -1
-cdef int load_values(Engine engine, OrderedMap overlay, KvList* out, size_t first) except -1
+cdef bint load_values(Engine engine, OrderedMap overlay, KvList* out, size_t first) except -1

@@ -1,5 +1,4 @@
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
 
 from metastore._core.engine import Engine
 from metastore._core.ordered_map import OrderedMap
@@ -20,12 +19,3 @@ class RecentEngine(Engine):
     def forget_ranges(self, ranges: list[tuple[bytes, bytes]]) -> None: ...  # from start on, and before end
     def feed(self, batch: OrderedMap, put: Callable[[bytes, bytes], object], delete: Callable[[bytes], object]) -> None:
         """Call put(key, value) or delete(key) for each record of a batch, in order."""
-
-def find_each(keys: list[bytes], walk: Any, get: Callable[[bytes], bytes | None] | None) -> list[bytes | None]:
-    """The values of many keys; `walk` is an iterator of rocksdict."""
-
-class SharedWalk:
-    """An iterator of rocksdict, which several walks use by turns."""
-
-    def __init__(self, walk: Any, fault: Callable[[Exception], Exception]) -> None: ...
-    def pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]: ...

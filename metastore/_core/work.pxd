@@ -22,8 +22,9 @@ cdef object reply_too_large()
 
 
 cdef class Detours:
-    """How many detours the walks of an engine in files have made around removed records."""
-    cdef public size_t count
+    """How the walks of an engine in files went."""
+    cdef public size_t count      # detours that they have made around removed records
+    cdef public size_t runs       # values that `find_many` has found one behind the other, which takes 0.3 us each
 
 
 cdef size_t detour_cost(Detours made, size_t* seen) noexcept

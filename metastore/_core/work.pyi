@@ -1,9 +1,10 @@
 """Work in pieces. The head of work.pyx is the contract."""
 
 class Detours:
-    """How many detours the walks of an engine in files have made around removed records."""
+    """How the walks of an engine in files went."""
 
-    count: int
+    count: int  # detours that they have made around removed records
+    runs: int  # values that `find_many` has found one behind the other
 
 class Work:
     """One request that is done piece by piece. Budgets and costs are units of work.pxd."""

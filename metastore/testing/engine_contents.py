@@ -172,7 +172,9 @@ class Contents(ContractBase):
         for start, end in ((b"k00100", b"k00900"), (b"k00905x", b"k00907"), (b"k01999", b"k02")):
             assert remove([(start, end)]), "remove_ranges"
             there = {key: value for key, value in there.items() if not start <= key < end}
-            assert contents(engine) == there and walked(engine) == sorted(there.items()), f"without {start!r} to {end!r}"
+            assert contents(engine) == there and walked(engine) == sorted(there.items()), (
+                f"without {start!r} to {end!r}"
+            )
             assert engine.seek_le(end) == max(pair for pair in there.items() if pair[0] <= end)
         assert remove([(b"k00905", b"k00910"), (b"k01000", b"k01500")])
         assert not engine.scan(b"k01000", b"k01500", False, 0) and engine.get(b"k00905") is None

@@ -45,7 +45,7 @@ def cached(engine: Any) -> int:
 
 
 def test_a_view_fills_the_cache_with_what_it_looks_up_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rocksdb, "CACHED", 100 * 256)
+    monkeypatch.setattr("metastore.storage.engines.rocksdb_reads.CACHED", 100 * 256)
     engine, keys = full(tmp_path / "engine")
     view, before = engine.view(), cached(engine)
     assert len(list(view.iterate(b"r"))) == len(keys)

@@ -25,19 +25,20 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ..._core.engine import APPLIED_KEY, Engine
+from ..._core.file_reads import Finder, ItemsWalk, SharedWalk
 from ..._core.gaps import FEW, LIMIT, Gaps, GapWalk
 from ..._core.ordered_map import OrderedMap
-from ..._core.recent_keys import RecentEngine, SharedWalk, find_each
+from ..._core.recent_keys import RecentEngine
 from ..._core.stretches import Stretches
 from ...errors import (
     ConfigError,
     DamagedData,
-    DataDirInUse,
     DiskFailed,
     EngineBusy,
     EngineFull,
@@ -50,6 +51,7 @@ from ...settings import RocksdbTable
 from ...threads import begin
 from ..segments import sync_folder
 from .rocksdb_options import opening, reading, rocksdict, writing
+from .rocksdb_reads import View, bounds, failure_of, scan
 
 __all__ = ["RocksEngine"]
 
@@ -67,21 +69,6 @@ COUNTED_AT_ONCE = 300  # records that one `reclaim` counts: 0.3 to 0.7 ms
 MANY_REMOVALS = 10_000  # in one file: a walk takes 1 to 4 ms for them
 PRUNED_AT_ONCE = 30  # gaps that one `reclaim` looks at: 0.3 ms
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
-CACHED = 8 << 20  # bytes of values that the look-ups of one view may put into the cache
-
-
-def _failure(path: Path, error: Exception) -> MetaStoreError:
-    """Returns our error for an exception from rocksdict, whose exceptions are all of one class."""
-    text = str(error)
-    if "No space left on device" in text or "Disk quota exceeded" in text:
-        return EngineFull(f"{path}: {text}")
-    if text.startswith("Result incomplete"):
-        return EngineBusy(f"{path}: {text}")
-    if "lock" in text.lower() and "LOCK" in text:
-        return DataDirInUse(f"{path}: {text}")
-    if text.startswith(("Corruption", "Invalid argument")) or "No such file" in text:
-        return DamagedData(f"{path}: {text}")
-    return DiskFailed(f"{path}: {text}")
 
 
 #: The process in which RocksDB runs, once it was used.
@@ -118,34 +105,9 @@ def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
 
 
 def _final(path: Path, error: Exception) -> MetaStoreError:
-    """Like `_failure`, for a call that cannot be tried again: a lack of room then counts as a failure."""
-    failure = _failure(path, error)
+    """Like `failure_of`, for a call that cannot be tried again: a lack of room then counts as a failure."""
+    failure = failure_of(path, error)
     return DiskFailed(failure.text) if isinstance(failure, EngineFull) else failure
-
-
-def _scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[Any]:
-    """See Engine.scan; `walk` is an iterator of rocksdict."""
-    pairs: list[Any] = []
-    try:
-        if not reverse:
-            walk.seek(start)
-            while walk.valid() and (end is None or walk.key() < end) and (not limit or len(pairs) < limit):
-                pairs.append((walk.key(), walk.value()))
-                walk.next()
-        else:
-            if end is None:
-                walk.seek_to_last()
-            else:
-                walk.seek_for_prev(end)
-                if walk.valid() and walk.key() == end:
-                    walk.prev()
-            while walk.valid() and walk.key() >= start and (not limit or len(pairs) < limit):
-                pairs.append((walk.key(), walk.value()))
-                walk.prev()
-        walk.status()
-    except Exception as error:
-        raise _failure(path, error) from error
-    return pairs
 
 
 def _position(value: bytes | None, path: Path) -> tuple[int, int]:
@@ -183,15 +145,18 @@ class RocksEngine(RecentEngine):
         self._flush_lock = threading.Lock()  # guards both: whether a flush is wanted, and whether a thread will do it
         self._failed: MetaStoreError | None = None
         # These references are weak, because a view that was released without `close` must not keep a folder for ever.
-        self._views: weakref.WeakSet[_View] = weakref.WeakSet()
+        self.views: weakref.WeakSet[View] = weakref.WeakSet()
         self._walk: GapWalk | None = None
+        self._finder: Finder | None = None
+        self._writes = 0  # also raised by `adopt`
         self._once = False  # what is read does not go into the cache
         #: How many keys are alive in each stretch. Begun anew at each start, and by each `adopt`.
         self.stretches = Stretches()
         #: Where nothing but removed records are. Empty at each start, and after each `adopt`.
         self.gaps = Gaps()
         self.detours = self.gaps.detours
-        self._read_options, self._once_options = reading(LIMIT), reading(LIMIT, False)
+        #: By whether what is read goes into the cache.
+        self.read_options = (reading(LIMIT, False), reading(LIMIT))
         self._few_options = reading(FEW)
         self._write_options = writing()
         try:
@@ -265,15 +230,23 @@ class RocksEngine(RecentEngine):
         try:
             value: bytes | None = self._db.get(key)
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
         return value
 
     def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
         """See Engine.find_many."""
         try:
-            return find_each(list(keys), self._walker(), None if self._once else self._db.get)
+            if self._finder is None:
+                items, options = self._db.items, self._options
+                self._finder = Finder(
+                    self._walker(),
+                    lambda key: items(from_key=key, read_opt=options),
+                    None if self._once else self._db.get,
+                    self.detours,
+                )
+            return self._finder.find(list(keys))
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
 
     def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
         """(key, value) of the last key not above `key`, or None."""
@@ -285,48 +258,67 @@ class RocksEngine(RecentEngine):
                 return (here, walk.value())
             walk.status()
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
         return None
 
     def read_once(self, once: bool) -> None:
         """See Engine.read_once."""
         if once != self._once:
-            self._once, self._walk = once, None
-            self._read_options, self._once_options = self._once_options, self._read_options
+            self._once = once
+            self._rest()
 
     def _walker(self) -> GapWalk:
         """Returns an iterator. It sees the state at its creation, so one iterator serves until the next write."""
         if self._walk is None:
-            self._walk = GapWalk(self._db.iter(self._read_options), self.gaps, self._db.iter)
+            self._walk = GapWalk(self._db.iter(self._options), self.gaps, self._db.iter)
         return self._walk
+
+    @property
+    def _options(self) -> Any:
+        return self.read_options[not self._once]
+
+    def _rest(self) -> None:
+        """Releases the shared iterators."""
+        self._walk = self._finder = None
 
     def reader(self) -> tuple[Any, Any]:
         """For look-ups in other threads (`_core/kv_direct`): an iterator of the present state, and what finds a key."""
-        return self._db.iter(self._read_options), self._db.get
+        return self._db.iter(self._options), self._db.get
 
     def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
         """See Engine.scan."""
-        return _scan(self._walker(), self.path, start, end, reverse, limit)
+        return scan(self._walker(), self.path, start, end, reverse, limit)
 
     def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """See Engine.iterate. This takes very little memory."""
-        try:
-            start, left, _ = self.gaps.ahead(start)
-            for last in self._db.items(from_key=start, read_opt=self._read_options):
-                yield last
-                start = last[0] + b"\0"
-                if last[0] == left:
-                    break
-            # This iterator just ends, also at a damaged block and before many removed records (both tried). Behind the
-            # first gap another one goes on: a new one for each gap took twice as long as to leap over it.
-            yield from SharedWalk(self._gap_walk(), lambda error: _failure(self.path, error)).pairs(start)
-        except MetaStoreError:
-            raise
-        except Exception as error:
-            raise _failure(self.path, error) from error
+        db, options, gaps, fault = self._db, self._options, self.gaps, partial(failure_of, self.path)
 
-    def _gap_walk(self) -> GapWalk:
-        return GapWalk(self._db.iter(self._read_options), self.gaps, self._db.iter)
+        def others(start: bytes) -> Iterator[tuple[bytes, bytes]]:
+            return SharedWalk(GapWalk(db.iter(options), gaps, db.iter), fault).pairs(start)
+
+        try:
+            start, last = bounds(gaps, start, self._walker)
+            if last == b"":
+                return others(start)
+            return ItemsWalk(db.items(from_key=start, read_opt=options), start, last, others, fault)
+        except Exception as error:
+            raise fault(error) from error
+
+    def items_of(self, writes: int, options: Any, start: bytes) -> Any:
+        """For views, also in other threads: pairs from `start` on of the state after so many writes, by an iterator of
+        rocksdict's `items`. None when there was a further write."""
+        db = self._db
+        if self._writes == writes and db is not None:
+            try:
+                items = db.items(from_key=start, read_opt=options)
+            except Exception:
+                if self._writes == writes and db is self._db:
+                    raise
+                return None
+            # A write counts before it begins, so it did not come in between.
+            if self._writes == writes:
+                return items
+        return None
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write."""
@@ -334,9 +326,10 @@ class RocksEngine(RecentEngine):
 
     def view(self) -> Engine:
         """Returns a view of the present contents, which another thread may read."""
-        plain, options = self._db.iter(reading(0, False)), (reading(LIMIT, cache) for cache in (False, True, False))
-        walk, look, past = (GapWalk(self._db.iter(one), self.gaps, lambda: plain, False) for one in options)
-        return _View(self, walk, look, past, self._index, self._term)
+        plain = self._db.iter(reading(0, False))
+        iterators = [self._db.iter(self.read_options[cache]) for cache in (False, True, False)]
+        walks = [GapWalk(one, self.gaps, lambda: plain, False) for one in iterators]
+        return View(self, self._writes, walks, self._index, self._term)
 
     def reclaim(self) -> bool:
         """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
@@ -344,11 +337,11 @@ class RocksEngine(RecentEngine):
         If nothing is written, the iterator would keep all files of its state. A completed compaction would then give
         back no room (22 MiB of a disk of 80, for as long as puts were refused).
         """
-        self._walk = None
+        self._rest()
         try:
             return self.gaps.prune(self._few, PRUNED_AT_ONCE) or self._count_some()
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
 
     def _few(self) -> Any:
         return self._db.iter(self._few_options)
@@ -364,7 +357,7 @@ class RocksEngine(RecentEngine):
         try:
             return self.stretches.count(start, end, self._walker())
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
 
     @property
     def index_state(self) -> tuple[bool, int, int]:
@@ -394,7 +387,7 @@ class RocksEngine(RecentEngine):
         try:
             planned = self.gaps.plan(batch, self._walker)
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
         self._take(records)
         self.remember(batch)
         self._index, self._term = index, term
@@ -409,15 +402,16 @@ class RocksEngine(RecentEngine):
         if self.full and time.monotonic() < self._try_again:
             raise EngineFull(f"{self.path}: the disk is full")
         try:
+            self._writes += 1
             self._db.write(records, self._write_options)
         except Exception as error:
-            failure = _failure(self.path, error)
+            failure = failure_of(self.path, error)
             if isinstance(failure, EngineFull):
                 self._no_room(failure)
                 self._try_again = time.monotonic() + FULL_RETRY
             raise failure from error
         self.full = False
-        self._walk = None
+        self._rest()
 
     def remove_ranges(self, ranges: list[tuple[bytes, bytes]]) -> bool:
         """See Engine.remove_ranges. The last version of a client's key is not among the records, so no count changes.
@@ -434,7 +428,8 @@ class RocksEngine(RecentEngine):
             try:
                 self.gaps.wiped(ranges, self._walker())
             except Exception as error:
-                raise _failure(self.path, error) from error
+                raise failure_of(self.path, error) from error
+            self._rest()  # that walk does not know the new gaps
         return True
 
     def _follow(self, batch: OrderedMap, planned: list[tuple[bytes, bytes]]) -> None:
@@ -442,7 +437,7 @@ class RocksEngine(RecentEngine):
         try:
             self.gaps.wrote(batch, planned, self._walker, self._few)
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
         if self.gaps.faults > faults:
             log.error("engine: a gap was wrong, and all gaps are forgotten")
 
@@ -452,7 +447,7 @@ class RocksEngine(RecentEngine):
             try:
                 right = self.stretches.split(fence, self._walker())
             except Exception as error:
-                raise _failure(self.path, error) from error
+                raise failure_of(self.path, error) from error
             if not right:
                 log.error("engine: a number of living keys was wrong, and all keys are counted again")
                 return
@@ -469,7 +464,7 @@ class RocksEngine(RecentEngine):
         try:
             db.flush(True)
         except Exception as error:
-            raise _failure(self.path, error) from error
+            raise failure_of(self.path, error) from error
         if db is self._db:
             self._durable = max(self._durable, index)
 
@@ -515,7 +510,7 @@ class RocksEngine(RecentEngine):
                 if db is not None:
                     db.write(rocksdict.WriteBatch(raw_mode=True), self._write_options)
             except Exception as error:  # noqa: BLE001
-                if isinstance(_failure(self.path, error), EngineFull):
+                if isinstance(failure_of(self.path, error), EngineFull):
                     continue
             self.full = False
             return
@@ -554,7 +549,7 @@ class RocksEngine(RecentEngine):
             return
         if self.full:
             self._closing.set()  # ends a flush that waits for room
-        self._walk = None
+        self._rest()
         db, self._db = self._db, None
         given_up = self._compacting is not None and self._compacting.is_alive()
         if given_up:
@@ -595,17 +590,17 @@ class RocksEngine(RecentEngine):
         """Continues with the database of a sealed engine that `stage` made."""
         assert isinstance(staged, _Staged), "only what stage() has made"
         old = self._db
-        self._walk = None
+        self._writes += 1
+        self._rest()
         self.forget()
         self.stretches.restart()
-        self.gaps = Gaps()
-        self.detours = self.gaps.detours
+        self.gaps = Gaps(self.detours)  # GuardedEngine has them, too
         self._db, self.name = staged.take()
         self._index, self._term = staged.applied()
         self._durable = self._index
         # Folders that were sealed and then replaced are removed too. While views have old files open, a later start
         # does it.
-        folders = [] if self._views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
+        folders = [] if self.views else [entry for entry in self.path.glob("db-*") if entry.name != self.name]
         work = (old, folders, self._flushing, self._compacting)
         self._discarding = begin("engine-discard", _discard, self._discarding, *work)
 
@@ -638,73 +633,6 @@ def _read_record(path: Path) -> str:
     if not isinstance(name, str) or not name.startswith("db-") or "/" in name or not (path.parent / name).is_dir():
         raise DamagedData(f"{path}: names the folder {name!r}, which is not there")
     return name
-
-
-class _View(Engine):
-    """A read-only engine over three iterators of one state. As long as it lives, it sees the state at its creation. One
-    iterator walks, and `look` looks up, so a look-up does not make the walk begin again. Where many values were looked
-    up, `past` goes on: they all would take the room of the cache (123 MiB), and only lists that come again gain by it.
-
-    It does not use rocksdict's own snapshots, because their iterators see later writes (tried with 0.3.29).
-    """
-
-    def __init__(
-        self, engine: RocksEngine, walk: GapWalk, look: GapWalk, past: GapWalk, index: int, term: int
-    ) -> None:  # fmt: skip
-        self._engine: RocksEngine | None = engine
-        self._path = path = engine.path
-        self._walk: Any = SharedWalk(walk, lambda error: _failure(path, error))
-        self._look: Any = look
-        self._past: Any = past
-        self._fills = CACHED
-        self._applied = (index, term)
-        self._size, self.detours = engine.size(), engine.detours
-        engine._views.add(self)
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of `key`, or None."""
-        pairs = self.scan(key, key + b"\0", False, 1)
-        return pairs[0][1] if pairs else None
-
-    def find_many(self, keys: Iterable[bytes]) -> list[bytes | None]:
-        """See Engine.find_many."""
-        try:
-            values = find_each(list(keys), self._look, None)
-        except Exception as error:
-            raise _failure(self._path, error) from error
-        if self._fills > 0:
-            self._fills -= sum(map(len, filter(None, values)))
-            if self._fills <= 0:
-                self._look = self._past
-        return values
-
-    def scan(self, start: bytes, end: bytes | None, reverse: bool, limit: int) -> list[tuple[bytes, bytes]]:
-        """See Engine.scan."""
-        return _scan(self._look, self._path, start, end, reverse, limit)
-
-    def iterate(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """See Engine.iterate."""
-        pairs: Iterator[tuple[bytes, bytes]] = self._walk.pairs(start)
-        return pairs
-
-    def applied(self) -> tuple[int, int]:
-        """(index, term) of the last write it sees."""
-        return self._applied
-
-    def size(self) -> int:
-        """Bytes of the whole engine when the view was taken."""
-        return self._size
-
-    def view(self) -> Engine:
-        """Returns this view itself, because its contents never change."""
-        raise NotImplementedError("a view of a view")
-
-    def close(self) -> None:
-        """Releases the view. Idempotent."""
-        self._walk = self._look = self._past = None
-        if self._engine is not None:
-            self._engine._views.discard(self)
-            self._engine = None
 
 
 class _Staged(Engine):
