@@ -386,6 +386,12 @@ class Config:
         separator inside, and a header."""
         return self.limits.max_request_bytes + self.limits.max_request_bytes // 8 + 1024
 
+    @property
+    def gather_time(self) -> float:
+        """How long a group waits for more writes (seconds). It waits for none where each is to have a group of its own."""
+        grouped = self.wal.group_commit and self.raft.enable_batch_proposal
+        return self.performance.gather_time if grouped else 0.0
+
     def to_dict(self) -> dict[str, dict[str, Any]]:
         """{table: {key: value}}, durations in seconds and sizes in bytes; `from_dict` makes the same settings of it."""
         tables: dict[str, dict[str, Any]] = {

@@ -405,6 +405,13 @@ class PerformanceTable:
         "0",
         "10ms",
     )
+    gather_time: float = _duration(
+        "100us",
+        "While several clients write: how long a group waits for more of them before it is synced, in place of a "
+        'sync for each few; `"0"`: never.',
+        "0",
+        "500us",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

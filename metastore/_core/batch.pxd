@@ -54,7 +54,7 @@ cdef class BatchProposer:
     cdef size_t _count
     cdef uint64_t[8] _reasons
     cdef uint64_t _batches_out
-    cdef uint64_t _ops_out
+    cdef readonly uint64_t ops_out          # operations that were taken in batches, less those that came back
     cdef uint64_t _bytes_out
     cdef uint64_t _refused
     cdef bint _undo

@@ -36,6 +36,8 @@ class BatchProposer:
     @property
     def inflight(self) -> int: ...  # operations taken and not released
     @property
+    def ops_out(self) -> int: ...  # operations that were taken in batches, less those that came back
+    @property
     def inflight_bytes(self) -> int: ...
     @property
     def taken_count(self) -> int: ...  # operations of the batch that take() returned last

@@ -449,7 +449,7 @@ cdef class BatchProposer:
         self.inflight += batch.count
         self.inflight_bytes += batch.size
         self._batches_out += 1
-        self._ops_out += batch.count
+        self.ops_out += batch.count
         self._bytes_out += batch.size
         self._reasons[reason] += 1
         self._head = (self._head + 1) & (self._slots - 1)
@@ -542,7 +542,7 @@ cdef class BatchProposer:
         self.inflight -= batch.count
         self.inflight_bytes -= batch.size
         self._batches_out -= 1
-        self._ops_out -= batch.count
+        self.ops_out -= batch.count
         self._bytes_out -= batch.size
         self._reasons[self._undo_reason] -= 1
 
@@ -575,7 +575,7 @@ cdef class BatchProposer:
 
     def stats(self):
         """Counters since the start (dict of int): batches, ops, bytes, refused, and batches by flush reason."""
-        cdef dict found = {"batches": self._batches_out, "ops": self._ops_out, "bytes": self._bytes_out,
+        cdef dict found = {"batches": self._batches_out, "ops": self.ops_out, "bytes": self._bytes_out,
                            "refused": self._refused}
         for at, name in enumerate(REASONS):
             found[name] = self._reasons[at]

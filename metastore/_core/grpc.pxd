@@ -90,6 +90,9 @@ cdef class Limits:
     cdef public size_t total_buffered       # request bytes of all sessions that are not answered yet
     cdef public size_t total_output         # reply bytes that the sockets have not taken yet
     cdef public long long total_queued      # frames that wait to be sent
+    cdef public uint64_t rounds             # the owner counts here how often it answered those who write
+    cdef readonly uint64_t heard            # requests or bundles of them that connections sent in one go
+    cdef readonly uint64_t returned         # those of them that came within a round of an answer on that connection
     cdef readonly object packed             # deque of requests whose compressed messages wait to be unpacked
     cdef PyObject* first_waiting            # requests that are incomplete or have a timeout, newest first
 

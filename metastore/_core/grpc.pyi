@@ -10,6 +10,11 @@ class Limits:
     total_buffered: int  # request bytes of all sessions that are not answered yet
     total_output: int  # reply bytes that the sockets have not taken yet
     total_queued: int  # frames that wait to be sent
+    rounds: int  # the owner counts here how often it answered those who write
+    @property
+    def heard(self) -> int: ...  # requests, or bundles of them, that connections sent in one go
+    @property
+    def returned(self) -> int: ...  # those of them that came within a round of an answer on that connection
     @property
     def timed(self) -> bool: ...  # some request is incomplete or has a timeout
     @property

@@ -321,6 +321,7 @@ cdef class Limits:
                  size_t max_total_buffered=512 * 1024 * 1024, size_t max_output=16 * 1024 * 1024,
                  size_t max_total_output=256 * 1024 * 1024, double receive_timeout=10, double receive_rate=16 * 1024,
                  double reset_burst=4096, double reset_rate=100, double control_burst=1000, double control_rate=100):
+        self.rounds = 2  # so that nobody seems to have been answered in the round before
         self.max_message = max_message
         self.max_concurrent_streams = max_concurrent_streams
         self.max_header_list = max_header_list

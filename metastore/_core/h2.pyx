@@ -112,6 +112,9 @@ cdef class Session(Link):
             self.give_up((<const char*>nghttp2_strerror(<int>used)).decode("ascii"))
         ready = self.ready
         self.ready = []
+        if ready:
+            self.limits.heard += 1
+            self.limits.returned += self.answered_in + 1 >= self.limits.rounds
         self.count_queue()
         if self.rejects or self.events:
             self.run_events()
@@ -165,6 +168,8 @@ cdef class Session(Link):
             else:
                 free(out)
         self.taken += size
+        if size:
+            self.answered_in = self.limits.rounds
         if self.events:
             self.run_events()
         return taken

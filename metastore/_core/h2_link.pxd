@@ -1,5 +1,5 @@
 from cpython.object cimport PyObject
-from libc.stdint cimport int32_t, uint32_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from metastore._core.grpc cimport Flood, Limits, MethodTable, Scan
 from metastore._core.nghttp2 cimport nghttp2_session
@@ -40,6 +40,7 @@ cdef class Link:
     cdef bint spoke                         # a reply began since the last PING
     cdef double owed_at                     # time of the last PING while reply bytes were pending; 0: never
     cdef size_t queued_frames
+    cdef uint64_t answered_in               # the round (`Limits.rounds`) in which bytes last went to the client; 0: never
     cdef Scan scan
     cdef bint retiring                      # the client was asked to use another connection
     cdef int32_t last_told                  # the last stream id that a GOAWAY told the client; -1: none

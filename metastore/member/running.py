@@ -20,6 +20,7 @@ from .abilities import Abilities
 from .corruption import CorruptionCheck
 from .drain import Drain
 from .front import Front
+from .gathering import Gathering
 from .leaderless import Leaderless
 from .leadership import Leadership
 from .leasing import Leasing
@@ -142,6 +143,7 @@ class RunningMember:
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
+        self.gathering = Gathering(loop, disk.wal, replica.proposer, self.front.limits, config.gather_time)
         closing.callback(self.peering.close)
         self.peering.watch()
 
@@ -320,6 +322,8 @@ class RunningMember:
             self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
         if self.drain is not None:
             self.drain.turn(now)
+        if driver.proposer.inflight > 1 or self.gathering.flying or self.loop.gather:
+            self.gathering.turn()
         if self._rests:
             self._rest_on(now)
         if self.direct is not None:

@@ -10,6 +10,9 @@ What was left comes first in the next turn: descriptors right after the urgent o
 clients therefore hold up neither the disk nor each other. The owner asks `share` how much of the turn is left, and
 does less when that is little.
 
+The owner may set aside all descriptors but the urgent ones for a moment, or let the first that is ready wait for others
+(`gather`). Whatever they have to say is then looked at together. A descriptor waits for LONGEST_ASIDE at most.
+
 An exception from any callback is fatal: `run` ends and raises it. Code that serves a single client must catch the
 errors of that client itself.
 """
@@ -28,6 +31,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from .._core.brief_wait import await_readable
 from ..errors import UnsupportedPlatform
 
 # These are numbers of Linux. A program may have taken the names away.
@@ -51,6 +55,8 @@ TIMERS_TIME, POSTED_TIME = 0.006, 0.007
 #: The loop knows no better than this how long its thread has worked (seconds). The clock of a thread is a system call,
 #: of which a put of three members made 3.6 on the leader. The clock on the wall costs none and is never behind it.
 UNSURE: Final = 0.001
+#: The longest for which descriptors may be set aside (seconds). Who waits for them adds it to each answer.
+LONGEST_ASIDE: Final = 0.0006
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -128,6 +134,11 @@ class Loop:
         self.longest_work = 0.0
         self._urgent: set[int] = set()
         self._edges: set[int] = set()
+        self._urgent_epoll = _epoll()
+        # Until when the others are set aside (0.0: they are not), and until when at the latest (seconds of `now`).
+        self._aside_until = self._aside_at_most = 0.0
+        #: When descriptors become ready, none of them urgent, others that do so within this time (seconds) are awaited.
+        self.gather = 0.0
         self._left: list[tuple[int, int]] = []
         # The processor time of this thread when the turn began. It may be UNSURE more than it was, because the time on
         # the wall counts for the turns since it was last asked for.
@@ -157,23 +168,40 @@ class Loop:
         self._callbacks[fd] = callback
         if urgent:
             self._urgent.add(fd)
+            self._urgent_epoll.register(fd, mask | EDGE if edge else mask)
 
     def modify(self, fd: int, mask: int) -> None:
         """Changes the events for which `fd` is watched. KeyError if it is not watched."""
         if fd not in self._callbacks:
             raise KeyError(fd)
         self._epoll.modify(fd, mask)
+        if fd in self._urgent:
+            self._urgent_epoll.modify(fd, mask)
 
     def remove(self, fd: int) -> None:
         """Stops watching `fd`. The owner calls this before it closes `fd`. Harmless if `fd` is not watched."""
         if self._callbacks.pop(fd, None) is not None:
-            self._urgent.discard(fd)
             self._edges.discard(fd)
+            if fd in self._urgent:
+                self._urgent.discard(fd)
+                self._urgent_epoll.unregister(fd)
             self._epoll.unregister(fd)
+
+    def set_aside(self, seconds: float) -> None:
+        """Until `seconds` from now (0: not any more), only urgent descriptors, other threads and signals wake the loop. After
+        LONGEST_ASIDE the loop looks at the others in any case, however often this is said, and while some of them are
+        left over from the turn before, it is ignored."""
+        if not seconds:
+            self._aside_until = 0.0
+            return
+        now = self.now()
+        if not self._aside_until:
+            self._aside_at_most = now + LONGEST_ASIDE
+        self._aside_until = min(now + seconds, self._aside_at_most)
 
     def descriptors(self) -> list[int]:
         """All that are watched, and the loop's own."""
-        return [] if self._closed else [self._epoll.fileno(), *list(self._callbacks)]
+        return [] if self._closed else [self._epoll.fileno(), self._urgent_epoll.fileno(), *list(self._callbacks)]
 
     # ---- timers and posted calls
 
@@ -280,6 +308,34 @@ class Loop:
         self._left = []
         return sorted(ready, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
 
+    def _look_aside(self, wait: float) -> list[tuple[int, int]]:
+        """Waits while descriptors are set aside, `wait` seconds at most, and returns those that are to be looked at."""
+        left = self._aside_until - self.now()
+        # It still tells of eventfds that were looked at in earlier turns. What is new among them comes next.
+        self._urgent_epoll.poll(0)
+        ready = self._epoll.poll(0, self._max_events)
+        if wait > 0.0 and left > 0.0 and not self._has_urgent(ready):
+            await_readable(self._urgent_epoll.fileno(), min(wait, left))
+            left = self._aside_until - self.now()
+            ready = self._epoll.poll(0, self._max_events)
+        if left <= 0.0 or self._left:
+            self._aside_until = 0.0
+            return ready
+        return [one for one in ready if one[0] in self._urgent]
+
+    def _has_urgent(self, ready: list[tuple[int, int]]) -> bool:
+        return any(fd in self._urgent for fd, _ in ready)
+
+    def _look(self, wait: float) -> list[tuple[int, int]]:
+        """Waits for `wait` seconds at most, and returns the descriptors that are to be looked at."""
+        if self._aside_until:
+            return self._look_aside(wait)
+        ready = self._epoll.poll(wait, self._max_events)
+        if not self.gather or not ready or self._left or self._has_urgent(ready):
+            return ready
+        self.set_aside(self.gather)
+        return self._look_aside(self.gather)
+
     def run_once(self, timeout: float | None = None, turn: Callable[[], object] | None = None) -> None:
         """Runs one turn, which waits at most `timeout` seconds (None: until an event comes). `turn` is called at its
         end.
@@ -292,7 +348,7 @@ class Loop:
             left = self._timers[0][0] - self.now()
             if left < wait:
                 wait = left if left > 0 else 0.0
-        ready = self._epoll.poll(wait, self._max_events)
+        ready = self._look(wait) if self.gather or self._aside_until else self._epoll.poll(wait, self._max_events)
         self.quiet.open = False  # before anything else
         began = self._began = time.perf_counter()
         if self._unsure > UNSURE:
@@ -347,6 +403,7 @@ class Loop:
         self._closed = True
         self._callbacks.clear()
         self._epoll.close()
+        self._urgent_epoll.close()
         self._let_wake_go()
 
 

@@ -104,7 +104,7 @@ class Wal:
         self._commits: deque[tuple[int, int]] = deque()
         #: The highest commit index that `save_commit` is known to have synced, or that was recovered.
         self.durable_commit = int(self._state.hard_commit)
-        self._groups = 0
+        self.groups = 0  # how many have ended
         self._quick = True
         self._quick_again = 0
         self._lag = lag
@@ -375,7 +375,7 @@ class Wal:
         self._writer.take()
         if self._disk.start(group, segment.fd, patience, client):
             self._quick = False
-            self._quick_again = self._groups + SLOW_GROUPS
+            self._quick_again = self.groups + SLOW_GROUPS
 
     @property
     def idle(self) -> bool:
@@ -431,8 +431,8 @@ class Wal:
             self.mark()
 
     def _finish(self, group: Group) -> None:
-        self._groups += 1
-        if not self._quick and self._groups >= self._quick_again:
+        self.groups += 1
+        if not self._quick and self.groups >= self._quick_again:
             self._quick = True
         number = group.generation >> 32
         if number != self._written[0]:
@@ -632,7 +632,7 @@ class Wal:
         """Counters since open: syncs, groups, bytes written, seconds in write and in sync, segments held."""
         return {
             "syncs": self._disk.syncs,
-            "groups": self._groups,
+            "groups": self.groups,
             "bytes": self._disk.bytes,
             "write_seconds": self._disk.write_seconds,
             "sync_seconds": self._disk.sync_seconds,

@@ -14,6 +14,7 @@ import pytest
 from metastore import errors
 from metastore.net.loop import (
     CALLBACKS_TIME,
+    LONGEST_ASIDE,
     MANY_CANCELLED,
     POSTED_TIME,
     READ,
@@ -247,11 +248,110 @@ def test_the_owners_turn_runs_once_after_everything_else(loop: Loop, pair: tuple
 def test_closing_gives_back_the_descriptors() -> None:
     before = len(os.listdir("/proc/self/fd"))
     loop = Loop()
-    assert len(os.listdir("/proc/self/fd")) == before + 2
+    assert len(os.listdir("/proc/self/fd")) == before + 3
     loop.close()
     assert len(os.listdir("/proc/self/fd")) == before
     loop.call_soon_threadsafe(lambda: None)
     loop.stop()
+
+
+class Aside:
+    """A loop with a clock that stands still, an urgent descriptor and three others, all of them ready."""
+
+    def __init__(self, loop: Loop, stack: contextlib.ExitStack) -> None:
+        self.loop = loop
+        self.time = 100.0
+        loop.now = lambda: self.time
+        self.called: list[int] = []
+        self.pairs = [socket.socketpair() for _ in range(4)]
+        for at, (one, two) in enumerate(self.pairs):
+            stack.enter_context(one)
+            stack.enter_context(two)
+            two.send(b"x")
+            loop.add(one.fileno(), READ, lambda _events, at=at: self.called.append(at), urgent=at == 0)
+
+    def turn(self) -> list[int]:
+        """The descriptors that one turn looks at."""
+        self.called.clear()
+        self.loop.run_once()
+        return sorted(self.called)
+
+
+@pytest.fixture
+def aside(loop: Loop) -> Iterator[Aside]:
+    with contextlib.ExitStack() as stack:
+        yield Aside(loop, stack)
+
+
+def test_what_is_set_aside_waits_and_the_urgent_does_not(aside: Aside) -> None:
+    loop = aside.loop
+    loop.set_aside(LONGEST_ASIDE / 2)
+    assert aside.turn() == [0]
+    aside.time += LONGEST_ASIDE / 4
+    assert aside.turn() == [0]
+    aside.time += LONGEST_ASIDE / 2
+    assert aside.turn() == [0, 1, 2, 3]
+    assert aside.turn() == [0, 1, 2, 3]  # it was for once
+    loop.set_aside(LONGEST_ASIDE)
+    loop.set_aside(0.0)
+    assert aside.turn() == [0, 1, 2, 3]
+
+
+def test_the_first_waits_for_others(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not where an urgent one is ready, too."""
+    loop, waits = aside.loop, []
+
+    def wait(_fd: int, seconds: float) -> None:
+        waits.append(seconds)
+        aside.time += seconds
+        aside.pairs[2][1].send(b"x")
+
+    monkeypatch.setattr("metastore.net.loop.await_readable", wait)
+    loop.gather = LONGEST_ASIDE / 2
+    assert aside.turn() == [0, 1, 2, 3] and not waits
+    for at in (0, 2, 3):
+        aside.pairs[at][0].recv(1)
+    assert aside.turn() == [1, 2] and waits == [pytest.approx(LONGEST_ASIDE / 2)]
+    loop.gather = 0.0
+    assert aside.turn() == [1, 2] and len(waits) == 1
+
+
+def test_nothing_is_set_aside_for_longer_than_the_limit(aside: Aside) -> None:
+    """However often the owner says so."""
+    for _ in range(4):
+        aside.loop.set_aside(1.0)
+        assert aside.turn() == [0]
+        aside.time += LONGEST_ASIDE / 4
+    aside.loop.set_aside(1.0)
+    assert aside.turn() == [0, 1, 2, 3]
+
+
+def test_what_is_left_over_is_not_set_aside(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("metastore.net.loop.CALLBACKS_TIME", 0.0)
+    aside.pairs[0][0].recv(1)  # the urgent one would be the only one
+    called = []
+    for _ in range(3):
+        called += aside.turn()
+        aside.loop.set_aside(LONGEST_ASIDE)
+    assert sorted(called) == [1, 2, 3]
+
+
+def test_a_wait_aside_ends_by_itself_and_by_other_threads(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+    events: list[int] = []
+    loop.add(pair[0].fileno(), READ, events.append)
+    pair[1].send(b"x")
+    loop.set_aside(LONGEST_ASIDE)
+    while not events:
+        loop.run_once()
+    posted: list[int] = []
+    loop.now = lambda: 100.0  # this wait does not end with the time
+    loop.set_aside(LONGEST_ASIDE)
+    thread = threading.Thread(target=loop.call_soon_threadsafe, args=(lambda: posted.append(1),))
+    thread.start()
+    while not posted:
+        loop.run_once()
+    thread.join()
+    assert len(events) == 1
 
 
 def test_a_turn_that_is_too_short_goes_on_where_it_stopped(loop: Loop) -> None:

@@ -47,6 +47,7 @@ IMPURE = {
     "__main__": "a program",
     "_source": "looks for files before anything else is loaded",
     "_core.idle_poll": "threads that keep processors awake",
+    "_core.brief_wait": "waits for a descriptor",
     "_core.wal_thread": "the thread that writes the log",
     "failpoints": "stops and kills the process where a test wants it to",
     "logs": "sets up the logging of a program",

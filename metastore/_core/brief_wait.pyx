@@ -1,0 +1,31 @@
+"""A wait that is shorter than a millisecond, which the standard library's epoll cannot express: it rounds up."""
+
+from libc.stdint cimport int64_t
+
+cdef extern from *:
+    """
+    #ifndef _GNU_SOURCE
+    #define _GNU_SOURCE
+    #endif
+    #include <poll.h>
+    #include <stdint.h>
+    #include <time.h>
+
+    static int ms_await_readable(int fd, int64_t nanoseconds) {
+        struct pollfd one = {.fd = fd, .events = POLLIN};
+        struct timespec most = {nanoseconds / 1000000000, nanoseconds % 1000000000};
+        return ppoll(&one, 1, &most, NULL);
+    }
+    """
+    int ms_await_readable(int fd, int64_t nanoseconds) nogil
+
+cdef enum:
+    LONGEST = 1  # seconds
+
+
+def await_readable(int fd, double seconds):
+    """Wait without the GIL until `fd` is readable, or for `seconds`, which count as at most one. A signal ends the wait
+    early."""
+    if seconds > 0:
+        with nogil:
+            ms_await_readable(fd, <int64_t>(min(seconds, LONGEST) * 1e9))
