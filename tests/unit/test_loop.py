@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import socket
 import threading
 import time
@@ -295,6 +296,22 @@ def test_what_is_set_aside_waits_and_the_urgent_does_not(aside: Aside) -> None:
     loop.set_aside(LONGEST_ASIDE)
     loop.set_aside(0.0)
     assert aside.turn() == [0, 1, 2, 3]
+
+
+def test_an_eventfd_that_nobody_reads_does_not_end_a_wait_twice(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop, waits = aside.loop, []
+
+    def wait(fd: int, _seconds: float) -> None:
+        waits.append(bool(select.select([fd], [], [], 0)[0]))
+
+    monkeypatch.setattr("metastore.net.loop.await_readable", wait)
+    aside.pairs[0][0].recv(1)
+    loop.call_soon_threadsafe(lambda: None)
+    aside.turn()
+    loop.set_aside(LONGEST_ASIDE)
+    assert aside.turn() == [] and waits == [False]
+    loop.call_soon_threadsafe(lambda: None)
+    assert aside.turn() == [] and waits == [False]  # it is new: there is no wait
 
 
 def test_the_first_waits_for_others(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
