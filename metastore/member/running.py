@@ -106,14 +106,9 @@ class RunningMember:
             self.leadership.hand_over,
         )  # fmt: skip
         self.upkeep = Upkeep(
-            memory,
-            state.engine,
-            self.driver,
-            loop,
-            disk.identity.member_id,
-            lambda: self.space.disk_full,
+            memory, state.engine, self.driver, loop, disk.identity.member_id, lambda: self.space.disk_full,
             lambda: replica.watches.holds_history or self.kv.holds_history(loop.now()),
-        )
+        )  # fmt: skip
         self.peering = self._make_peering(resolver, failpoints)
         self.corruption = CorruptionCheck(
             config.maintenance.corruption_check_interval, disk.identity.member_id, self.driver, self.upkeep.sums,

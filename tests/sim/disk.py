@@ -487,7 +487,7 @@ class SimWal(Wal):
         self._durable_snapshot = self._state.snapshot_index
         self._commits = deque()
         self.durable_commit = int(self._state.hard_commit)
-        self._groups = 0
+        self.groups = 0
         self._quick = False
         self._quick_again = 1 << 62
         self._lag = lag
