@@ -69,7 +69,7 @@ cdef bint load_values(Engine engine, OrderedMap overlay, KvList* out, size_t fir
         kv = &out.items[<size_t>places[n] if overlay.count else first + n]
         if values[n] is None:
             raise errors.DamagedData(f"engine: revision {kv.mod}/{kv.sub} is missing")
-        # The pair points into the object that the engine has returned: a copy of 256 bytes took 0.1 us.
+        # The pair points into the object that the engine has returned, so nothing is copied.
         data = <bytes?>values[n]
         rev_value_read(kvs_hold(kv, data), PyBytes_GET_SIZE(data), &change)
         point(kv, &change)

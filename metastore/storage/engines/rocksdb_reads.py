@@ -59,7 +59,8 @@ def scan(walk: Any, path: Path, start: bytes, end: bytes | None, reverse: bool, 
 
 
 def bounds(gaps: Gaps, start: bytes, walker: Callable[[], GapWalk]) -> tuple[bytes, bytes | None]:
-    """Where an iterator of `items` from `start` on begins, and the last record that it is to give (None: of all; b"": no record).
+    """Where an iterator of `items` from `start` on begins, and the last record that it is to give (None: of all; b"":
+    none).
 
     Such an iterator stands on the next record already. Behind the first gap it would walk over all that was removed
     there, and no limit counts what was removed as a range.
