@@ -9,3 +9,7 @@ cdef class GuardedEngine(Engine):
 
 cdef class GuardedCursor(EngineCursor):
     pass
+
+
+cdef class GuardedWalk(GuardedCursor):
+    cdef EngineCursor inner

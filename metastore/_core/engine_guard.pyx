@@ -7,6 +7,7 @@ from metastore import errors
 from metastore._core.engine import downwards
 from metastore.threads import is_no_fault
 from metastore._core.engine cimport Engine, EngineCursor
+from metastore._core.file_reads cimport WalkCursor
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
@@ -59,6 +60,24 @@ cdef class GuardedCursor(EngineCursor):
             return EngineCursor.next(self)
         except Exception as error:
             (<GuardedEngine>self.engine).fail("scan", error)
+        return NULL
+
+
+cdef class GuardedWalk(GuardedCursor):
+    """Walks upwards by the cursor of the engine's own."""
+
+    cdef Record* seek(self, const uint8_t* key, size_t n) except? NULL:
+        try:
+            return self.inner.seek(key, n)
+        except BaseException as error:
+            (<GuardedEngine>self.engine).fail("iterate", error)
+        return NULL
+
+    cdef Record* next(self) except? NULL:
+        try:
+            return self.inner.next()
+        except BaseException as error:
+            (<GuardedEngine>self.engine).fail("iterate", error)
         return NULL
 
 
@@ -147,7 +166,11 @@ cdef class GuardedEngine(Engine):
         return NULL
 
     cdef EngineCursor cursor(self):
-        cdef EngineCursor walk = GuardedCursor()
+        cdef EngineCursor walk = GuardedCursor(), own = self.inner.cursor()
+        cdef GuardedWalk guarded
+        if isinstance(own, WalkCursor):
+            walk = guarded = GuardedWalk()
+            guarded.inner = own
         walk.engine = self
         return walk
 

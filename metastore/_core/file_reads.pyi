@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from metastore._core.engine import Engine
 from metastore._core.gaps import GapWalk
 from metastore._core.work import Detours
 
@@ -11,6 +12,11 @@ class SharedWalk:
 
     def __init__(self, walk: GapWalk, fault: Callable[[Exception], Exception]) -> None: ...
     def pairs(self, start: bytes) -> Iterator[tuple[bytes, bytes]]: ...
+
+class WalkedEngine(Engine):
+    """Base of engines in files, and of their views."""
+
+    def walks(self) -> SharedWalk: ...  # over the present state
 
 class ItemsWalk:
     """Iterates over pairs: those of `items`, which begins at `start`, up to that of the key `until` (None: all), and

@@ -75,6 +75,8 @@ cdef class Store:
     cdef bytes collect_slice(self, const uint8_t* start, size_t low_n, const Slice* end, int64_t at, size_t limit,
                              int want, size_t budget, KvList* out)
     cdef int keep(self, const IndexView* view, Record* group, size_t limit, int want, KvList* out) except -1
+    cdef Record* versions(self, Merged walk, Record* group, size_t n, int64_t at, int* most_steps, bint* found,
+                          IndexView* best) except? NULL
     cdef uint8_t* behind(self, Record* group, size_t n) except NULL
     cdef Record* skip_versions(self, Merged walk, Record* group, size_t n, int64_t at, bint done, bint* found,
                                IndexView* best) except? NULL

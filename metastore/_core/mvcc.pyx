@@ -445,9 +445,9 @@ cdef class Store:
         cdef uint8_t* high = room(&self.high, index_room(end.n))
         cdef Record* rec
         cdef Record* group
-        cdef IndexView view, best
+        cdef IndexView best
         cdef bint found, full, up_to_limit = (want & UP_TO_LIMIT) != 0
-        cdef int steps
+        cdef int most_steps = STEPS
         cdef size_t detours = 0, most = out.cost + budget if budget else <size_t>-1
         cdef size_t bare = out.n, together = 0, less = 0     # units that the values to come will probably take off
         # Whether the engine can go from one living key to the next. It holds all that is visible at `at`.
@@ -471,17 +471,7 @@ cdef class Store:
             rec_ref(group)
             try:
                 n = group.klen - REV_SIZE
-                found = False
-                steps = 0
-                while rec != NULL and same_prefix(rec, rec_key(group), n):
-                    index_read(rec, &view)
-                    if view.main > at or steps == STEPS:
-                        rec = self.skip_versions(walk, group, n, at, view.main > at, &found, &best)
-                        break
-                    best = view
-                    found = True
-                    steps += 1
-                    rec = walk.next(rec)
+                rec = self.versions(walk, group, n, at, &most_steps, &found, &best)
                 if found and not best.tombstone:
                     self.keep(&best, group, limit, WANT_LATER if together else want, out)
                 elif newest:
@@ -502,6 +492,30 @@ cdef class Store:
         if together and out.n > bare:
             load_values(self.engine, self.overlay, out, bare)
         return None
+
+    cdef Record* versions(self, Merged walk, Record* group, size_t n, int64_t at, int* most_steps, bint* found,
+                          IndexView* best) except? NULL:
+        """Find the version at main revision `at` of the key whose first version is `group`, on which the walk stands.
+        Return the first record of the next key. After `most_steps` versions the walk jumps over the others."""
+        cdef Record* rec = group
+        cdef IndexView view
+        cdef int64_t first = 0
+        cdef int steps = 0
+        found[0] = False
+        while rec != NULL and same_prefix(rec, rec_key(group), n):
+            index_read(rec, &view)
+            if view.main > at or steps == most_steps[0]:
+                rec = self.skip_versions(walk, group, n, at, view.main > at, found, best)
+                # Keys next to each other often have about as many versions.
+                most_steps[0] = 1 if found[0] and best.version > first + STEPS else STEPS
+                break
+            if steps == 0:
+                first = view.version
+            best[0] = view
+            found[0] = True
+            steps += 1
+            rec = walk.next(rec)
+        return rec
 
     cdef uint8_t* behind(self, Record* group, size_t n) except NULL:
         """Return an engine key of n + REV_SIZE bytes behind all versions of the key that `group` is a version of."""

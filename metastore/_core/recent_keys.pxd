@@ -1,11 +1,11 @@
 from libc.stdint cimport uint8_t, uint64_t
 
-from metastore._core.engine cimport Engine
+from metastore._core.file_reads cimport WalkedEngine
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.record cimport Record
 
 
-cdef class RecentEngine(Engine):
+cdef class RecentEngine(WalkedEngine):
     cdef OrderedMap fresh                 # index records written or looked up lately
     cdef OrderedMap older                 # index records from before those
     cdef readonly size_t budget           # bytes that both maps may take

@@ -1,9 +1,9 @@
 from collections.abc import Callable
 
-from metastore._core.engine import Engine
+from metastore._core.file_reads import WalkedEngine
 from metastore._core.ordered_map import OrderedMap
 
-class RecentEngine(Engine):
+class RecentEngine(WalkedEngine):
     """Base of engines whose look-ups are slow. It keeps the newest index records of recently used keys in memory.
     Subclasses call `remember` after each write and `forget` when their contents are replaced."""
 

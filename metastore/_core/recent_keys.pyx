@@ -14,6 +14,7 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
 from metastore._core.engine cimport Engine
+from metastore._core.file_reads cimport WalkedEngine
 from metastore._core.mvcc_keys cimport REV_SIZE
 from metastore._core.ordered_map cimport OrderedMap
 from metastore._core.ordered_map_walk cimport Cursor, cursor_first, cursor_ge, cursor_next, tree_le
@@ -33,7 +34,7 @@ cdef inline bint same_key(Record* rec, const uint8_t* key, size_t n) noexcept no
     return rec.klen == n and memcmp(rec_key(rec), key, n - REV_SIZE) == 0
 
 
-cdef class RecentEngine(Engine):
+cdef class RecentEngine(WalkedEngine):
     """Subclasses call `remember` after each write and `forget` when their contents are replaced.
 
     `hits` counts look-ups answered here, `misses` those that the engine answered. `budget` is in bytes.

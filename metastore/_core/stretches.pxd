@@ -14,6 +14,7 @@ cdef class Walk:
     cdef bytes newest         # its newest version,
     cdef bint alive           # and whether that is alive
     cdef bint all_alive       # the caller knows that no key is dead
+    cdef int most_steps       # records of one key that it goes over before it jumps
     cdef readonly Py_ssize_t records
 
     cdef int look(self) except -1
@@ -44,4 +45,6 @@ cdef class Stretches:
     cdef int join(self, Py_ssize_t at) except -1
     cpdef bint split(self, bytes fence, object walk)
     cpdef object count(self, bytes start, bytes end, object walk)
-    cdef int64_t walked(self, bytes start, bytes end, object walk) except -1
+    cdef int64_t part(self, Py_ssize_t at, bytes start, bytes end, object walk) except -1
+    cdef bytes end_of(self, Py_ssize_t at)
+    cdef int64_t walked(self, bytes start, bytes end, object walk, Py_ssize_t most) except -2

@@ -52,12 +52,15 @@ cdef enum:
     JOIN = 128               # with fewer it is joined to the one before or behind it,
     JOINED = 384             # if both together have at most so many
     CHECKED = 8              # of so many stretches that are begun one is walked over as a whole
-    STEPS = 16               # records of one key that a walk goes over before it jumps
+    STEPS = 16               # records of one key that a walk goes over before it jumps, which takes as long (4 us),
+    SOME = 2                 # or these few, if the key before had many
+    PROBE = 16               # keys of a stretch outside of a range that are looked at before those inside
     UNKNOWN = 0              # what a put tells by itself
     BIRTH = 1
     LATER = 2
 
 cdef bytes FIRST = b"k"
+cdef Py_ssize_t NO_LIMIT = -1
 cdef bytes NEWEST = b"\x7f" + b"\xff" * (REV_SIZE - 1)  # as RecentEngine knows it
 
 SPLIT_AT = SPLIT
@@ -69,6 +72,7 @@ cdef class Walk:
     def __init__(self, object walk, bytes start not None):
         self.walk = walk
         self.step, self.read_key, self.read_value = walk.next, walk.key, walk.value
+        self.most_steps = STEPS
         walk.seek(start)
         self.look()
 
@@ -85,6 +89,8 @@ cdef class Walk:
         """Find the next key. Return whether there is one."""
         cdef int steps = 0
         cdef Py_ssize_t n
+        cdef uint64_t first
+        cdef bytes value
         while self.here is not None and PyBytes_GET_SIZE(self.here) <= REV_SIZE:
             self.step()
             self.look()
@@ -92,15 +98,21 @@ cdef class Walk:
             return False
         n = PyBytes_GET_SIZE(self.here) - REV_SIZE
         self.prefix = self.here[:n]
+        self.alive = True
+        first = 0 if self.all_alive else version_of(self.read_value())
         while True:
             self.newest = self.here
-            self.alive = self.all_alive or value_alive(self.read_value())
+            if not self.all_alive:
+                self.alive = value_alive(self.read_value())
             self.records += 1
             steps += 1
-            if steps == STEPS:
+            if steps == self.most_steps:
                 self.walk.seek_for_prev(self.prefix + NEWEST)
                 self.newest = self.read_key()
-                self.alive = self.all_alive or value_alive(self.read_value())
+                value = self.read_value()
+                self.alive = value_alive(value)
+                # Keys next to each other often have about as many versions.
+                self.most_steps = SOME if version_of(value) >= first + STEPS else STEPS
             self.step()
             self.look()
             if self.here is None or PyBytes_GET_SIZE(self.here) != n + REV_SIZE or memcmp(
@@ -111,6 +123,16 @@ cdef class Walk:
 cdef inline bint value_alive(bytes value):
     """Whether the value of an index record is that of a living version."""
     return PyBytes_GET_SIZE(value) < 2 or not PyBytes_AS_STRING(value)[1] & 1
+
+
+cdef uint64_t version_of(bytes value) except? 0:
+    """Return the version in the value of an index record, or 0 for a tombstone."""
+    cdef uint64_t create = 0, version = 0
+    cdef const uint8_t* p = <const uint8_t*>PyBytes_AS_STRING(value)
+    cdef const uint8_t* end = p + PyBytes_GET_SIZE(value)
+    if end - p >= 4 and not p[1] & FLAG_TOMBSTONE:
+        varint_read(varint_read(p + 2, end, &create), end, &version)
+    return version
 
 
 cdef class Stretches:
@@ -375,24 +397,42 @@ cdef class Stretches:
             return None
         first = stretch_of(self.fences, start)
         last = stretch_of(self.fences, end)
-        if first == last and (start > <bytes>self.fences[first] or end != b"l"):
-            return self.walked(start, end, walk)
-        if start > <bytes>self.fences[first]:
-            total += self.walked(start, self.fences[first + 1], walk)
-            first += 1
-        for i in range(first, last):
+        if first == last:
+            return self.part(first, start, end, walk)
+        for i in range(first + 1, last):
             total += self.alive[i]
-        if end == b"l":
-            return total + self.alive[last]
-        return total + self.walked(self.fences[last], end, walk)
+        return total + self.part(first, start, self.fences[first + 1], walk) + self.part(last, self.fences[last], end, walk)
 
-    cdef int64_t walked(self, bytes start, bytes end, object walk) except -1:
+    cdef int64_t part(self, Py_ssize_t at, bytes start, bytes end, object walk) except -1:
+        """Return how many keys are alive from `start` to `end`, which is stretch `at` or a part of it.
+
+        The rest of the stretch often has no keys, where a range is all keys of a kind. Then the part has all of them,
+        and no walk over it is needed: 2.5 ms for 250 keys with 20 versions each.
+        """
+        cdef int64_t before = self.walked(self.fences[at], start, walk, PROBE), behind
+        if before >= 0:
+            behind = self.walked(end, self.end_of(at), walk, PROBE)
+            if behind >= 0:
+                return self.alive[at] - before - behind
+        return self.walked(start, end, walk, NO_LIMIT)
+
+    cdef bytes end_of(self, Py_ssize_t at):
+        """Return where the counted part of a stretch ends."""
+        if at + 1 < len(self.fences):
+            return self.fences[at + 1]
+        return b"l" if self.border is None else self.border
+
+    cdef int64_t walked(self, bytes start, bytes end, object walk, Py_ssize_t most) except -2:
+        """Return how many keys are alive from `start` to `end`, or -1 if they are more than `most`, dead ones too."""
         cdef int64_t total = 0
         cdef Walk keys
         if start >= end:
             return 0
         keys = Walk(walk, start)
         while keys.next() and keys.prefix < end:
+            if most == 0:
+                return -1
+            most -= 1
             total += keys.alive and keys.newest < end
         return total
 

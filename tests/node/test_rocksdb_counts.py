@@ -174,3 +174,59 @@ def test_a_page_costs_its_keys(tmp_path: Path) -> None:
     reply = pb.RangeResponse.FromString(sliced_reply(store, body, 10, lambda: pieces.append(1)))
     assert reply.count == 3000 and reply.more and len(pieces) < 20
     engine.close()
+
+
+class Counted:
+    """A database that counts where its iterators are moved to."""
+
+    def __init__(self, db: Any) -> None:
+        self.db = db
+        self.moves = 0
+
+    def iter(self, *options: Any) -> Any:
+        return CountedWalk(self, self.db.iter(*options))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.db, name)
+
+
+class CountedWalk:
+    def __init__(self, counted: Counted, walk: Any) -> None:
+        self.counted, self.walk = counted, walk
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("next", "prev", "seek", "seek_for_prev"):
+
+            def move(*key: bytes) -> None:
+                self.counted.moves += 1
+                getattr(self.walk, name)(*key)
+
+            return move
+        return getattr(self.walk, name)
+
+
+def test_a_page_leaps_over_old_versions(tmp_path: Path) -> None:
+    """Three moves for a key and its count, besides those for its value: one to its second version, one to its newest,
+    and one to the next key."""
+    engine = RocksEngine(str(tmp_path / "engine"))
+    store = Store(engine)
+    for index in range(30):
+        for number in range(600):
+            store.put(pb.PutRequest(key=b"k%05d" % number, value=b"v").SerializeToString())
+        store.commit(index + 1, 1)
+    engine.forget()  # it would know the newest versions
+    while engine.reclaim():
+        pass
+    db = engine._db
+    for start, end in ((b"k", b"l"), (b"k00130", b"k00430")):
+        reply = pb.RangeResponse()
+        body = pb.RangeRequest(key=start, range_end=end, limit=200, keys_only=True).SerializeToString()
+        engine._db = counted = Counted(db)
+        engine._rest()
+        reply.ParseFromString(sliced_reply(store, body, 1 << 30))
+        engine._db = db
+        assert len(reply.kvs) == 200 and reply.count == (600 if start == b"k" else 300)
+        # A range that does not begin where keys do is counted from the fences before and behind it, up to 512 keys.
+        assert counted.moves < 200 * 3 + 100 + (0 if start == b"k" else 3 * 512)
+    engine._rest()
+    engine.close()

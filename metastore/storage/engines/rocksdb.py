@@ -148,6 +148,7 @@ class RocksEngine(RecentEngine):
         self.views: weakref.WeakSet[View] = weakref.WeakSet()
         self._walk: GapWalk | None = None
         self._finder: Finder | None = None
+        self._shared: SharedWalk | None = None
         self._writes = 0  # also raised by `adopt`
         self._once = False  # what is read does not go into the cache
         #: How many keys are alive in each stretch. Begun anew at each start, and by each `adopt`.
@@ -279,7 +280,7 @@ class RocksEngine(RecentEngine):
 
     def _rest(self) -> None:
         """Releases the shared iterators."""
-        self._walk = self._finder = None
+        self._walk = self._finder = self._shared = None
 
     def reader(self) -> tuple[Any, Any]:
         """For look-ups in other threads (`_core/kv_direct`): an iterator of the present state, and what finds a key."""
@@ -303,6 +304,13 @@ class RocksEngine(RecentEngine):
             return ItemsWalk(db.items(from_key=start, read_opt=options), start, last, others, fault)
         except Exception as error:
             raise fault(error) from error
+
+    def walks(self) -> SharedWalk:
+        """See WalkedEngine.walks."""
+        if self._shared is None:
+            walk = GapWalk(self._db.iter(self._options), self.gaps, self._db.iter)
+            self._shared = SharedWalk(walk, partial(failure_of, self.path))
+        return self._shared
 
     def items_of(self, writes: int, options: Any, start: bytes) -> Any:
         """For views, also in other threads: pairs from `start` on of the state after so many writes, by an iterator of

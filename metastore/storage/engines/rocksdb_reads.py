@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..._core.engine import Engine
-from ..._core.file_reads import Finder, ItemsWalk, SharedWalk
+from ..._core.file_reads import Finder, ItemsWalk, SharedWalk, WalkedEngine
 from ..._core.gaps import Gaps, GapWalk
 from ..._core.work import Detours
 from ...errors import DamagedData, DataDirInUse, DiskFailed, EngineBusy, EngineFull, MetaStoreError
@@ -88,7 +88,7 @@ class Source(Protocol):
     def items_of(self, writes: int, options: Any, start: bytes) -> Any: ...
 
 
-class View(Engine):
+class View(WalkedEngine):
     """A read-only engine over three iterators of one state. As long as it lives, it sees the state at its creation. One
     iterator walks, and `look` looks up, so a look-up does not make the walk begin again. Where many values were looked
     up, `past` goes on: they all would take the room of the cache (123 MiB), and only lists that come again gain by it.
@@ -148,6 +148,10 @@ class View(Engine):
         pairs: Iterator[tuple[bytes, bytes]]
         pairs = others(start) if items is None else ItemsWalk(items, begin, last, others, self._fault)
         return pairs
+
+    def walks(self) -> Any:
+        """See WalkedEngine.walks."""
+        return self._walk
 
     def applied(self) -> tuple[int, int]:
         """(index, term) of the last write it sees."""
