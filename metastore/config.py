@@ -388,7 +388,7 @@ class Config:
 
     @property
     def gather_time(self) -> float:
-        """How long a group waits for more writes (seconds). It waits for none where each is to have a group of its own."""
+        """How long a group waits for more writes (seconds). It waits for none where each has a group of its own."""
         grouped = self.wal.group_commit and self.raft.enable_batch_proposal
         return self.performance.gather_time if grouped else 0.0
 

@@ -1,16 +1,16 @@
 """When the loop looks at its clients while several of them write: more writes then share a group of the log.
 
-A group costs the same whether it holds one write or twenty: a sync, two changes of threads, a turn of the loop, and in a
-cluster the same again on each follower. It was 180 us of processor time with 50 connections that write 20,000 times a
-second. Therefore the clients' sockets are left alone at two times. While the disk works on a group, nothing that comes in
-could be written anyway. When the disk rests, the first that is readable waits `gather_time` for others. Such a write took 38
-us of processor time before, in 0.27 turns and 0.12 groups. With 100 us it takes 26, in 0.14 turns and 0.07 groups, and with
-200 us hardly less.
+A group costs the same whether it holds one write or twenty: a sync, two changes of threads, a turn of the loop, and in
+a cluster the same again on each follower. It was 180 us of processor time with 50 connections that write 20,000 times
+a second. Therefore the clients' sockets are left alone at two times. While the disk works on a group, nothing that
+comes in could be written anyway. When the disk rests, the first that is readable waits `gather_time` for others. Such a
+write took 38 us of processor time before, in 0.27 turns and 0.12 groups. With 100 us it takes 26, in 0.14 turns and
+0.07 groups, and with 200 us hardly less.
 
-This pays only with clients that write whether or not they are answered. Clients that each wait for their answer come back by
-themselves, all at once; ten of them lost a fifth of their rate to it. They are known by the writes that come on a
-connection within a round of its last answer (`Limits.returned`). Nor is anybody left alone where groups are large already,
-or where one client writes alone.
+This pays only with clients that write whether or not they are answered. Clients that each wait for their answer come
+back by themselves, all at once; ten of them lost a fifth of their rate to it. They are known by the writes that come on
+a connection within a round of its last answer (`Limits.returned`). Nor is anybody left alone where groups are large
+already, or where one client writes alone.
 
 The disk and the peers wake the loop at all times. Whoever reads waits along with the writers.
 """

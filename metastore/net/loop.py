@@ -188,9 +188,9 @@ class Loop:
             self._epoll.unregister(fd)
 
     def set_aside(self, seconds: float) -> None:
-        """Until `seconds` from now (0: not any more), only urgent descriptors, other threads and signals wake the loop. After
-        LONGEST_ASIDE the loop looks at the others in any case, however often this is said, and while some of them are
-        left over from the turn before, it is ignored."""
+        """Until `seconds` from now (0: not any more), only urgent descriptors, other threads and signals wake the loop.
+        After LONGEST_ASIDE the loop looks at the others in any case, however often this is said, and while some of them
+        are left over from the turn before, it is ignored."""
         if not seconds:
             self._aside_until = 0.0
             return

@@ -35,9 +35,10 @@ class Sweep:
     `held` says whether records that a sweep may remove are still to be read, and `share` how much is left of the turn
     (from 1.0 down to 0.0). `slices`: so many are done in a turn, if that leaves PLENTY of it, where none is urgent.
 
-    In a member whose clients call now and then, with turns that are short but for the sweep, a slice is all that a call
-    can wait for. There is one of a smaller size in each turn then. `later(0, call)` should call when the turn has served
-    those who came in: a lone put beside a compaction took 2.6 ms instead of 0.8 while it waited for several slices.
+    In a member whose clients call now and then, with turns that are short but for the sweep, a slice is all that a
+    call can wait for. There is one of a smaller size in each turn then. `later(0, call)` should call when the turn has
+    served those who came in: a lone put beside a compaction took 2.6 ms instead of 0.8 while it waited for several
+    slices.
     """
 
     def __init__(

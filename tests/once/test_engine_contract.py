@@ -465,8 +465,8 @@ def raising(call: str) -> type[JournalEngine]:
 
 CALLS = (
     "get", "scan", "iterate", "seek_ge", "seek_le", "find_many", "count", "write", "remove_ranges", "applied", "view",
-    "size", "size_in_use", "data_size", "restore", "reclaim", "defragment", "durable_applied", "flush", "begin_flush", "close",
-    "drop", "stage", "adopt", "full", "headroom", "view_get", "view_scan", "view_iterate", "view_seek_ge",
+    "size", "size_in_use", "data_size", "restore", "reclaim", "defragment", "durable_applied", "flush", "begin_flush",
+    "close", "drop", "stage", "adopt", "full", "headroom", "view_get", "view_scan", "view_iterate", "view_seek_ge",
     "view_seek_le", "view_applied", "view_close", "view_data_size", "stage_restore", "stage_seal", "stage_close",
 )  # fmt: skip
 

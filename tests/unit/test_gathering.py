@@ -18,8 +18,8 @@ GATHER = 0.0002
 
 
 class Model:
-    """A loop, a log, a proposer and the sessions as `Gathering` sees them. `arrivals` gives (time, client) in order; the
-    clients of `closed` write again when they are answered."""
+    """A loop, a log, a proposer and the sessions as `Gathering` sees them. `arrivals` gives (time, client) in order;
+    the clients of `closed` write again when they are answered."""
 
     def __init__(
         self, arrivals: Iterator[tuple[float, int]], *, closed: bool = False, time: float = GATHER, sync: float = SYNC

@@ -353,7 +353,9 @@ def test_what_is_left_over_is_not_set_aside(aside: Aside, monkeypatch: pytest.Mo
     assert sorted(called) == [1, 2, 3]
 
 
-def test_a_wait_aside_ends_by_itself_and_by_other_threads(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
+def test_a_wait_aside_ends_by_itself_and_by_other_threads(
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
+) -> None:
     events: list[int] = []
     loop.add(pair[0].fileno(), READ, events.append)
     pair[1].send(b"x")

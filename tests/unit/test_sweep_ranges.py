@@ -1,4 +1,4 @@
-"""A sweep that removes ranges leaves what one leaves that removes record by record, wherever it ends and begins anew."""
+"""A sweep that removes ranges leaves what one leaves that removes record by record, wherever it ends or begins anew."""
 
 from __future__ import annotations
 
