@@ -74,6 +74,8 @@ class KVServer:
     @property
     def walking(self) -> int: ...  # keys that the writing transactions under way look at
     @property
+    def calls(self) -> list[int]: ...  # calls by method, refused ones too
+    @property
     def refused(self) -> int: ...  # calls that an ApiError refused
     @property
     def over_quota(self) -> int: ...  # puts refused for lack of room or for the alarm
