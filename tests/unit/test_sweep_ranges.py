@@ -9,7 +9,7 @@ import pytest
 from support import kvmessages as pb
 
 from metastore import errors
-from metastore._core.engine import MemoryEngine
+from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc_runs import LEAST_RUN
@@ -114,7 +114,7 @@ def sweep(store: Store, budget: int) -> None:
             pass
 
 
-def history(engine: MemoryEngine, seed: int, back: int) -> Store:
+def history(engine: Engine, seed: int, back: int) -> Store:
     """A store whose last compaction is still to be swept, `back` revisions back. An earlier one was swept."""
     rng = random.Random(seed)
     store = Store(engine)
@@ -129,7 +129,7 @@ def history(engine: MemoryEngine, seed: int, back: int) -> Store:
     return store
 
 
-def hash_of(engine: MemoryEngine) -> int:
+def hash_of(engine: Engine) -> int:
     hasher = Hasher(engine.view())
     while hasher.step(10_000):
         pass
@@ -137,7 +137,7 @@ def hash_of(engine: MemoryEngine) -> int:
     return hasher.hash
 
 
-def records(engine: MemoryEngine) -> list[tuple[bytes, bytes]]:
+def records(engine: Engine) -> list[tuple[bytes, bytes]]:
     return engine.scan(b"", None, False, 0)
 
 
