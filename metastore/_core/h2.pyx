@@ -74,6 +74,11 @@ cdef class Session(Link):
             nghttp2_session_want_read(self.h2) or nghttp2_session_want_write(self.h2))
 
     @property
+    def at_rest(self):
+        """Whether nothing waits here for the client or for its connection, and the session goes on."""
+        return not (self.pending_output or self.choked or self.parked or self.closed)
+
+    @property
     def parked_count(self):
         """Number of complete requests that are held back because the client does not take its replies."""
         return len(self.parked)

@@ -280,30 +280,33 @@ class ClientConn:
         """Send what the session has, until it has no more or the socket takes no more, or has had enough for a turn."""
         left = SEND_SIZE
         while not self._blocked and self._sock.fileno() >= 0:
-            if self._unsent is None:
+            data: bytes | memoryview | None = self._unsent
+            if data is None:
                 data = self._take()
                 if not data:
                     break
-                self._unsent = memoryview(data)
                 self._all_taken = self.session is not None and len(data) < PATIENT_TAKE
             try:
-                sent = self._sock.send(self._unsent)
+                sent = self._sock.send(data)
             except BlockingIOError:
                 sent = 0
             except OSError:
                 self.close()
                 return
-            if sent == len(self._unsent):
+            if sent == len(data):
                 self._unsent = None
                 if self._all_taken:
                     break  # the session had no more; what comes up meanwhile makes it dirty again
             else:
-                self._unsent = self._unsent[sent:]
+                self._unsent = memoryview(data)[sent:]
                 self._blocked = sent == 0
             left -= sent
             if left <= 0:
                 self._listener.flush_later(self)
                 break
+        noted = self._owed or self._stuck or self._hold or self._mask & WRITE or self._unsent is not None
+        if not noted and self.session is not None and self.session.at_rest:
+            return  # as nearly always: to find this out in detail took a third of a flush
         if self._sock.fileno() >= 0:
             self._after_flush()
 
