@@ -108,7 +108,19 @@ class Process:
         return code
 
     def send_signal(self, number: int) -> None:
+        """Send a signal. After SIGSTOP this waits until all threads stand still: the others go on until the main thread
+        gets a processor, and on a busy machine one of 20 leaders still heard from a follower meanwhile."""
         self.popen.send_signal(number)
+        if number == signal.SIGSTOP:
+            wait_until(self._stands_still, STOP_SECONDS, "the stop of all threads")
+
+    def _stands_still(self) -> bool:
+        """Whether all threads of the process are stopped."""
+        try:
+            stats = [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        except (FileNotFoundError, ProcessLookupError):
+            return False  # a thread has just ended
+        return {stat.rpartition(") ")[2][0] for stat in stats} <= {"T", "t", "Z", "X"}
 
     def kill(self) -> int:
         """Send SIGKILL and wait for the end."""
