@@ -14,7 +14,7 @@ from metastore._core.engine_guard import GuardedEngine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import range_cost, sliced_reply
 from metastore._core.mvcc_stream import FIRST, chunks
-from metastore._core.ordered_map import OrderedMap
+from metastore.testing.engine_base import batch_of
 
 rocksdb = pytest.importorskip("metastore.storage.engines.rocksdb")
 
@@ -51,13 +51,7 @@ def at(number: int, sub: int = 0) -> bytes:
 
 
 def write(engine: Any, pairs: dict[bytes, bytes | None]) -> None:
-    batch = OrderedMap()
-    for key, value in pairs.items():
-        if value is None:
-            batch.set_deleted(key)
-        else:
-            batch.set(key, value)
-    engine.write(batch, engine.applied()[0] + 1, 1)
+    engine.write(batch_of(pairs), engine.applied()[0] + 1, 1)
 
 
 @pytest.fixture

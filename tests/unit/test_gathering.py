@@ -113,6 +113,12 @@ def test_writes_that_are_spread_over_time_share_groups(rate: float, least: float
     assert gathering.ops_out > least * without.ops_out
 
 
+def test_clients_are_left_alone_no_longer_than_the_disk_works() -> None:
+    model = Model(spread(20_000), sync=0.00005, time=0.0001).run(2000)
+    assert AT_MOST in model.asides
+    assert model.now < 2000 * (0.00005 + 0.0001 + 3 * TURN)
+
+
 @pytest.mark.parametrize("clients", [1, 2, 5, 10, 32, MANY, 20 * MANY])
 def test_clients_that_wait_for_their_answers_are_not_waited_for(clients: int) -> None:
     assert not Model(together(clients), closed=True).run(3000).asides

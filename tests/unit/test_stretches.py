@@ -8,9 +8,9 @@ from bisect import bisect_left, bisect_right
 import pytest
 
 from metastore._core.mvcc_keys import encode_index_key
-from metastore._core.ordered_map import OrderedMap
 from metastore._core.stretches import SPLIT_AT, Stretches
 from metastore.storage.engines.memory import MemoryEngine
+from metastore.testing.engine_base import batch_of
 
 ALIVE, DEAD = b"\1\0\1\1", b"\1\1"
 
@@ -48,7 +48,7 @@ class Table:
     def __init__(self, seed: int, keys: int = 3000) -> None:
         self.rng = random.Random(seed)
         self.engine = MemoryEngine()
-        self.engine.write(batch({b"a": b"1", b"l": b"1", b"r": b"1", b"k": b"short"}), 1, 1)
+        self.engine.write(batch_of({b"a": b"1", b"l": b"1", b"r": b"1", b"k": b"short"}), 1, 1)
         self.index = Stretches()
         self.versions: dict[bytes, list[tuple[int, bool]]] = {}
         self.names = [b"%05d" % n for n in range(keys)] + [b"\0", b"00", b"0\xff", b"\xff\xff"]
@@ -71,10 +71,10 @@ class Table:
                 self.remove(mine, key, changes, 0, len(mine) - (1 if mine[-1][1] else 0))
             else:
                 self.remove(mine, key, changes, rng.randrange(len(mine)), len(mine))
-        told = self.index.changes(batch(changes), self.engine)
+        told = self.index.changes(batch_of(changes), self.engine)
         if refused:
             return
-        self.engine.write(batch(changes), 1, 1)
+        self.engine.write(batch_of(changes), 1, 1)
         self.versions = {key: mine for key, mine in after.items() if mine}
         for fence in self.index.note(told):
             assert self.index.split(fence, Walk(self.engine))
@@ -99,16 +99,6 @@ class Table:
         assert known in (None, self.alive(start, end))
         assert known is not None or self.index.border is not None
         return known is not None
-
-
-def batch(changes: dict[bytes, bytes | None]) -> OrderedMap:
-    made = OrderedMap()
-    for key, value in changes.items():
-        if value is None:
-            made.set_deleted(key)
-        else:
-            made.set(key, value)
-    return made
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -143,8 +133,8 @@ def filled(keys: int, at_once: int) -> tuple[MemoryEngine, Stretches]:
 
 
 def write(engine: MemoryEngine, index: Stretches, changes: dict[bytes, bytes | None]) -> list[bool]:
-    told = index.changes(batch(changes), engine)
-    engine.write(batch(changes), 1, 1)
+    told = index.changes(batch_of(changes), engine)
+    engine.write(batch_of(changes), 1, 1)
     return [index.split(fence, Walk(engine)) for fence in index.note(told)]
 
 
@@ -169,7 +159,7 @@ def test_a_batch_larger_than_many_stretches() -> None:
 def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
     """The split ends where the border stands, and what lies behind that is counted once."""
     engine, index = MemoryEngine(), Stretches()
-    engine.write(batch({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 20000, 10)}), 1, 1)
+    engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 20000, 10)}), 1, 1)
     assert index.build(Walk(engine), 350)
     for first in range(0, 3400, 100):
         changes = {encode_index_key(b"%06d" % n, 3): ALIVE for n in range(first, first + 100) if n % 10}
@@ -191,7 +181,7 @@ def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> N
         random.Random(1).shuffle(names)
     results: list[bool] = []
     while not results or results[-1]:
-        engine.write(batch({encode_index_key(names[0] + b"-", 2): ALIVE}), 1, 1)
+        engine.write(batch_of({encode_index_key(names[0] + b"-", 2): ALIVE}), 1, 1)
         results += write(engine, index, {encode_index_key(names.pop(0), 2): ALIVE for _ in range(10)})
     assert len(names) > 6000 - 9 * SPLIT_AT
     assert index.faults == 1 and index.count(b"k", b"l", Walk(engine)) is None
@@ -203,7 +193,7 @@ def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> N
 def test_keys_in_ascending_order_are_not_walked_over() -> None:
     """The stretch that they fill is ended without a look at it, but for one in eight."""
     engine, index = MemoryEngine(), Stretches()
-    engine.write(batch({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 3000, 10)}), 1, 1)
+    engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 3000, 10)}), 1, 1)
     while index.build(Walk(engine), 100):
         pass
     splits = 0
@@ -235,8 +225,8 @@ def test_the_last_keys_go_and_others_come() -> None:
 def test_a_key_with_many_versions_is_jumped_over() -> None:
     engine, index = MemoryEngine(), Stretches()
     for key, first, last in ((b"a", DEAD, ALIVE), (b"b", ALIVE, DEAD)):
-        engine.write(batch({encode_index_key(key, n): first for n in range(4999)}), 1, 1)
-        engine.write(batch({encode_index_key(key, 4999): last}), 1, 1)
+        engine.write(batch_of({encode_index_key(key, n): first for n in range(4999)}), 1, 1)
+        engine.write(batch_of({encode_index_key(key, 4999): last}), 1, 1)
     assert not index.build(Walk(engine), 100)
     assert (index.keys, index.count(b"", None, Walk(engine))) == (2, 1)
     assert index.count(encode_index_key(b"a", 10), encode_index_key(b"a", 20), Walk(engine)) == 0
