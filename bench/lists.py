@@ -11,11 +11,12 @@ count: the number of all keys, and single keys beside it, ten clients with ten c
 versions: the same, five versions of each key.
 keys: the keys of three tenths of all, without values.
 pinned: a page at a revision 10,000 births before the newest one.
-whole: all keys, page by page, and as one reply.
+whole: all keys, page by page, and as one reply. The client (bench/paged.py) knows the keys beforehand.
 waits: single gets and puts by one client, alone and while two others read pages.
 compact: 1,000 keys with 400 versions each of 1,000 bytes for 500,000 keys: what a compaction costs, and puts meanwhile.
 puts: puts of new keys and of these keys again.
-start: a start with all keys on the disk, until reads are served, and until RocksDB has counted its keys.
+start: a start with all keys on the disk, until reads are served, and until RocksDB has counted its keys. Before that,
+the same with 1,000 keys, and with all keys by the program of --tree.
 
 The number of keys in a reply is checked. `-rocksdb` does the same with that engine. bench/keys.py measures a page over
 the number of keys.
@@ -37,17 +38,19 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import h2load  # noqa: E402
 import loader  # noqa: E402
+import paged  # noqa: E402
 import paired  # noqa: E402
 from options import make_parser  # noqa: E402
 from support import messages as m  # noqa: E402
-from support.processes import Server, metric  # noqa: E402
+from support.processes import Node, Server, metric  # noqa: E402
 
 import bench  # noqa: E402
 
 PREFIX, END = b"lists/", b"lists0"
-MOST = 20_000  # requests of one run
+MOST = 100_000  # requests of one run
 PAGE = 500
 CHANGES = 10_000
+FEW = 1000
 Figures = tuple[float, ...]
 
 
@@ -130,24 +133,44 @@ def pinned(server: Server, options: argparse.Namespace, _value: bytes) -> Figure
 
 def whole(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
     fill(server, options.keys, options.value_size, options.seed)
+    starts = [PREFIX, *(key_of(n - 1) + b"\0" for n in range(PAGE, options.keys, PAGE))]
+    for at in {0, len(starts) // 2, len(starts) - 1}:
+        check_page(server, starts[at], at * PAGE, options.keys)
+    requests = [m.RangeRequest(key=start, range_end=END, limit=PAGE).SerializeToString() for start in starts]
     process = server.running()
-    with server.client(timeout=600) as client:
-        began, cpu, start, seen = time.monotonic(), process.cpu_ns(), PREFIX, 0
-        while True:
-            reply = client.range(start, END, limit=PAGE)
-            seen += len(reply.kvs)
-            if not reply.more:
-                break
-            start = reply.kvs[-1].key + b"\0"
-        took, cpu = time.monotonic() - began, process.cpu_ns() - cpu
-        if seen != options.keys:
-            raise SystemExit(f"{server.kind}: the pages have {seen} keys instead of {options.keys}")
-    once = process.cpu_ns()
-    h2load.run(
-        server.address, bench.RANGE, bench.prefixed(m.RangeRequest(key=PREFIX, range_end=END)), h2load.Load(1, 1, 1)
-    )
-    once = process.cpu_ns() - once
-    return seen / took, cpu / 1e6, once / 1e6, cpu / once
+    once, size = at_once(server)
+    cpu = process.cpu_ns()
+    pages = paged.read(server.address, bench.RANGE.encode(), requests)
+    cpu = process.cpu_ns() - cpu
+    # Each reply has a header and a number of its own.
+    if len(pages.sizes) != len(starts) or not size <= sum(pages.sizes) <= size + 64 * len(starts):
+        raise SystemExit(f"{server.kind}: {sum(pages.sizes)} bytes in pages, {size} at once")
+    once = (once + at_once(server)[0]) / 2
+    client = pages.client_cpu * 1000 / len(starts)
+    return options.keys / pages.seconds, cpu / 1e6, once / 1e6, cpu / once, client
+
+
+def key_of(number: int) -> bytes:
+    return PREFIX + b"%0*d" % (loader.DIGITS, number)
+
+
+def check_page(server: Server, start: bytes, first: int, keys: int) -> None:
+    """Check that a page has what must follow it: the keys from `first` on, in order, and the number of all the rest."""
+    with server.client(timeout=60) as client:
+        reply = client.range(start, END, limit=PAGE)
+    last = min(first + PAGE, keys)
+    expected = [key_of(n) for n in range(first, last)], keys - first, last < keys
+    if ([kv.key for kv in reply.kvs], reply.count, reply.more) != expected:
+        raise SystemExit(f"{server.kind}: the page from {first} on is wrong")
+
+
+def at_once(server: Server) -> tuple[int, int]:
+    """Ask for all keys in one reply. Return CPU nanoseconds and the bytes of the message."""
+    process = server.running()
+    cpu = process.cpu_ns()
+    request = m.RangeRequest(key=PREFIX, range_end=END).SerializeToString()
+    (size,) = paged.read(server.address, bench.RANGE.encode(), [request]).sizes
+    return process.cpu_ns() - cpu, size
 
 
 def lone(
@@ -226,27 +249,42 @@ def puts(server: Server, options: argparse.Namespace, _value: bytes) -> Figures:
 
 
 def start(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
-    fill(server, options.keys, options.value_size, options.seed)
+    few = min(FEW, options.keys // 2)
+    fill(server, few, options.value_size, options.seed)
     server.stop()
+    small = ready(server)
+    fill(server, options.keys - few, options.value_size, options.seed, begin=few)
+    ask(server, options.keys, count_only=True)
+    server.stop()
+    other = 0.0
+    if options.tree is not None and isinstance(server, Node):
+        with paired.OtherTree(options.tree, server.data_dir, server.settings) as before:
+            before.stop()
+            other = ready(before)
+            before.stop()
     began = time.monotonic()
-    server.start(timeout=600)
-    with server.client(timeout=600) as client:
-        client.get(PREFIX)
-    ready = time.monotonic() - began
+    large = ready(server)
     meanwhile: list[float] = []
 
     def put(client: Any, n: int) -> object:
-        return client.put(PREFIX + b"%0*d" % (loader.DIGITS, n * 997 % options.keys), value)
+        return client.put(key_of(n * 997 % options.keys), value)
 
     while counting(server):
         meanwhile += lone(server, options.probes, put)
     built = time.monotonic() - began
-    return (
-        ready,
-        built,
-        bench.percentile(meanwhile or [0.0], 0.99),
-        bench.percentile(lone(server, options.probes, put), 0.99),
-    )
+    ask(server, options.keys, count_only=True)
+    after = lone(server, max(options.probes, len(meanwhile)), put)
+    then, now = (bench.percentile(took or [0.0], 0.99) for took in (meanwhile, after))
+    return small, large, other, built, then, now, then / now
+
+
+def ready(server: Server) -> float:
+    """Start a server that has stopped. Return the seconds until it has answered a read."""
+    began = time.monotonic()
+    server.start(timeout=600)
+    with server.client(timeout=600) as client:
+        client.get(PREFIX)
+    return time.monotonic() - began
 
 
 def counting(server: Server) -> bool:
@@ -276,7 +314,11 @@ WORKS: dict[str, tuple[str, paired.Work, tuple[str, ...]]] = {
     ),
     "keys": ("Keys only, of three tenths of the keys", keys_only, RATE),
     "pinned": ("A page 10,000 births back", pinned, ("CPU us/page then", "CPU us/page now", "more us")),
-    "whole": ("All keys", whole, ("keys/s by pages", "CPU ms by pages", "CPU ms at once", "pages/once")),
+    "whole": (
+        "All keys, page by page and at once",
+        whole,
+        ("keys/s by pages", "CPU ms by pages", "CPU ms at once", "pages/once", "client ms/page"),
+    ),
     "waits": (
         "Single calls while two clients read pages, p50",
         waits,
@@ -288,7 +330,11 @@ WORKS: dict[str, tuple[str, paired.Work, tuple[str, ...]]] = {
         ("CPU us/revision", "put alone ms", "put ms", "ratio", "puts"),
     ),
     "puts": ("Puts, ten clients with 100 calls each", puts, ("new/s", "CPU us/new", "old/s", "CPU us/old")),
-    "start": ("A start with all keys", start, ("ready s", "counted s", "put p99 ms then", "put p99 ms after")),
+    "start": (
+        "A start with all keys, and puts until they are counted and after",
+        start,
+        ("ready s, few keys", "ready s", "other tree s", "counted s", "put p99 ms then", "put p99 ms after", "ratio"),
+    ),
 }
 MEASUREMENTS = {
     name + suffix: paired.Measurement(work, title + of, columns, settings)
@@ -304,8 +350,10 @@ def main() -> None:
     parser.add_argument("--versions", type=int, default=400, help="of each key for `compact` (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=10.0, help="of one load, about (default: %(default)s)")
     parser.add_argument("--alone", action="store_true", help="without an etcd beside it")
+    parser.add_argument("--tree", type=Path, help="another checkout, with its .venv, to measure beside this one")
     options = parser.parse_args()
-    paired.run(options, MEASUREMENTS, ("metastore",) if options.alone else ("etcd", "metastore"))
+    kinds = (*(() if options.alone else ("etcd",)), *(() if options.tree is None else (paired.OTHER,)), "metastore")
+    paired.run(options, MEASUREMENTS, kinds)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,26 @@ class Measurement:
     settings: Mapping[str, str] | None = None
 
 
-def make(kind: str, where: Path, settings: Mapping[str, str] | None = None) -> Server:
-    """Return a server that is not started. `kind` is etcd or metastore."""
+OTHER = "other tree"
+
+
+class OtherTree(Node):
+    """A node that runs the code of another checkout, which has been built."""
+
+    def __init__(self, tree: Path, data_dir: Path, settings: Mapping[str, str] | None = None) -> None:
+        super().__init__(data_dir, settings)
+        self.tree = tree.resolve()
+
+    def argv(self) -> list[str]:
+        # Without -P, Python would take the package of the folder that this program runs in.
+        return [str(self.tree / ".venv/bin/python"), "-P", *super().argv()[1:]]
+
+
+def make(kind: str, where: Path, settings: Mapping[str, str] | None = None, tree: Path | None = None) -> Server:
+    """Return a server that is not started. `kind` is etcd, metastore, or OTHER, which is the code in `tree`."""
+    if kind == OTHER:
+        assert tree is not None
+        return OtherTree(tree, where, settings)
     if kind == "etcd":
         # The default quota of 2 GiB would end a long run.
         return Etcd(where, extra=["--quota-backend-bytes", str(8 << 30)])
@@ -58,7 +76,8 @@ def _figure(column: tuple[float, ...]) -> str:
 def run(
     options: argparse.Namespace, measurements: Mapping[str, Measurement], kinds: Sequence[str] = ("etcd", "metastore")
 ) -> None:
-    """Do the measurements that `options.what` names, each `options.rounds` times on all servers in turn."""
+    """Do the measurements that `options.what` names, each `options.rounds` times on all servers in turn. The ratios are
+    to the first of them."""
     value = random.Random(options.seed).randbytes(options.value_size)
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as name:
         folder = Path(name)
@@ -68,7 +87,9 @@ def run(
             samples: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
             for number in range(options.rounds):
                 for kind, runs in samples.items():
-                    with make(kind, folder / f"{kind}-{number}", one.settings) as server:
+                    with make(
+                        kind, folder / f"{kind}-{number}", one.settings, getattr(options, "tree", None)
+                    ) as server:
                         runs.append(one.work(server, options, value))
                     server.discard()
             show(one.title, one.columns, samples)

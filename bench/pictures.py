@@ -4,8 +4,9 @@
     python bench/pictures.py build/bench/*.json                      prints the tables
     python bench/pictures.py build/bench/*.json --into docs/performance.md
 
-With --into, the tables replace what stands between the lines `<!-- figures -->` and `<!-- end -->` of a page, and the
-pictures go into the folder `pictures` beside it. Pictures need matplotlib (`pip install metastore[bench]`).
+With --into, the tables go between the lines `<!-- figures -->` and `<!-- end -->` of a page, and the pictures into the
+folder `pictures` beside it. A run of the same name that is there already is replaced, others stay. Pictures need
+matplotlib (`pip install metastore[bench]`).
 """
 
 from __future__ import annotations
@@ -228,13 +229,17 @@ def soak_pictures(folder: Path, stem: str, series: dict[str, list[float]]) -> It
             yield draw(folder, f"{stem}-{name}", f"{stem}: {name}", fill)
 
 
-def put_into(page: Path, text: str) -> None:
-    """Replace what stands between the two marks of a page. Raises SystemExit if it has no marks."""
+def put_into(page: Path, runs: dict[str, str]) -> None:
+    """Put the texts of runs between the two marks of a page, each under its name, and keep what is there of other runs.
+    Raises SystemExit if the page has no marks."""
     before, found, rest = page.read_text().partition(BEGIN)
-    _, ended, after = rest.partition(END)
+    middle, ended, after = rest.partition(END)
     if not found or not ended:
         raise SystemExit(f"{page}: the lines {BEGIN} and {END} are missing")
-    page.write_text(f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{after}")
+    there = re.findall(r"^### (\S+)\n(.*?)(?=^### |\Z)", middle, re.MULTILINE | re.DOTALL)
+    sections = {**{name: text.strip() for name, text in there}, **runs}
+    text = "\n\n".join(f"### {name}\n\n{text}" for name, text in sections.items())
+    page.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def main() -> None:
@@ -242,7 +247,7 @@ def main() -> None:
     parser.add_argument("files", nargs="+", type=Path, help="files of runs")
     parser.add_argument("--into", type=Path, help="a page with the two marks")
     options = parser.parse_args()
-    out: list[str] = []
+    runs: dict[str, str] = {}
     if options.into is not None:
         # Pictures that an earlier run had and this one has not would stay for ever.
         for path in options.files:
@@ -251,17 +256,17 @@ def main() -> None:
     for path in options.files:
         content, samples = results.read(path)
         cells = list(results.cells(samples))
-        out += ["", f"### {path.stem}", "", *tables(content, cells)]
+        out = [*tables(content, cells)]
         if options.into is not None:
             folder = options.into.parent / "pictures"
             out += ["", *pictures(folder, path.stem, cells)]
             if "series" in content:
                 out += ["", *soak_pictures(folder, path.stem, content["series"])]
-    text = "\n".join(out)
+        runs[path.stem] = "\n".join(out)
     if options.into is None:
-        print(text)
+        print("\n\n".join(f"### {name}\n\n{text}" for name, text in runs.items()))
     else:
-        put_into(options.into, text)
+        put_into(options.into, runs)
 
 
 if __name__ == "__main__":

@@ -64,18 +64,40 @@ def test_watchers_are_measured(tmp_path: Path) -> None:
 
 
 def test_lists_are_measured(tmp_path: Path) -> None:
-    output = run_bench("lists.py", tmp_path, "--keys", "2000", what=("page",))
+    output = run_bench("lists.py", tmp_path, "--keys", "2000", "--seconds", "0.1", what=("page", "ten", "whole"))
     if output:
-        assert output.count("/ etcd") == 1
+        assert output.count("/ etcd") == 3
+
+
+def other_tree(folder: Path) -> Path:
+    """Return what looks like another checkout, and has the code of this one."""
+    python = folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return folder
 
 
 def test_what_takes_more_than_a_load_is_measured_of_lists(tmp_path: Path) -> None:
-    """On RocksDB alone."""
-    some = ("waits", "compact", "start")
+    """On RocksDB, beside another checkout and without etcd."""
+    data = tmp_path / "data"
+    data.mkdir()
+    some = ("waits", "compact", "puts", "start")
     sizes = ("--keys", "2000", "--seconds", "0.02", "--probes", "10", "--versions", "4", "--alone")
-    output = run_bench("lists.py", tmp_path, *sizes, what=tuple(f"{one}-rocksdb" for one in some))
+    tree = ("--tree", str(other_tree(tmp_path / "tree")))
+    output = run_bench("lists.py", data, *sizes, *tree, what=tuple(f"{one}-rocksdb" for one in some))
     if output:
-        assert output.count("metastore  ") == len(some)
+        assert output.count("metastore  ") == output.count("/ other tree") == len(some)
+
+
+def test_puts_in_a_process_are_measured_beside_another_checkout(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    output = run_bench("before.py", data, "--keys", "2000", what=(str(other_tree(tmp_path / "tree")),))
+    if output:
+        ratios = [float(one) for one in re.findall(r" ([\d.]+)x \(", output)]
+        assert len(ratios) == 9 and all(ratios)
+        assert "bytes a key" in output and ratios[4] == 1
 
 
 def test_long_ranges_are_measured(tmp_path: Path) -> None:
@@ -191,18 +213,19 @@ def test_other_stores_are_measured_or_named(tmp_path: Path) -> None:
 def test_the_cost_over_the_number_of_keys_is_measured_and_shown(tmp_path: Path) -> None:
     out, page, folder = tmp_path / "out" / "keys.json", tmp_path / "out" / "page.md", tmp_path / "data"
     folder.mkdir()
-    sizes = ("--keys", "100", "1000", "--requests", "500", "--kinds", "memory", "etcd")
-    if run_bench("keys.py", folder, *sizes, "--out", str(out), what=()):
-        page.write_text("<!-- figures -->\n<!-- end -->\n")
+    sizes = ("--keys", "100", "1000", "--most-etcd", "100", "--requests", "500", "--kinds", "memory", "etcd")
+    works = ("--workloads", "overwrite", "read", "page", "count", "single", "--seconds", "0.02")
+    if run_bench("keys.py", folder, *sizes, *works, "--out", str(out), what=()):
+        page.write_text("<!-- figures -->\n\n### soak\n\nkept\n\n### keys\n\nreplaced\n\n<!-- end -->\n")
         command = [sys.executable, str(BENCH / "pictures.py"), str(out), "--into", str(page)]
         subprocess.run(command, check=True, timeout=120)
         text = page.read_text()
-        assert (
-            re.findall(r"^\| (?:all|etcd) \|.*?\| ([\d,]+) \|", text, re.MULTILINE)
-            == ["100", "100", "1,000", "1,000"] * 3
-        )
-        assert "(pictures/keys-overwrite-1-0-keys.svg)" in text and "(pictures/keys-read-1-0-keys.svg)" in text
-        assert "(pictures/keys-page-1-0-keys.svg)" in text
+        keys = re.findall(r"^\| (?:all|etcd) \|.*?\| ([\d,]+) \|", text, re.MULTILINE)
+        assert keys == ["100", "100", "1,000"] * 5
+        for name in ("overwrite", "read", "page", "count", "single"):
+            assert f"(pictures/keys-{name}-1-0-keys.svg)" in text
+        # A run of another name stays.
+        assert text.startswith("<!-- figures -->\n\n### soak\n\nkept\n\n### keys\n\nRun of ") and "replaced" not in text
 
 
 def test_what_goes_to_a_follower_is_shown_byte_for_byte(tmp_path: Path) -> None:
