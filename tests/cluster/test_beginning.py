@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from support import messages as m
 from support.client import Failure
-from support.cluster import Cluster, Member, MetaStoreMember, error_of, free_ports
+from support.cluster import Cluster, Member, MetaStoreMember, error_of
+from support.ports import free_ports
 from support.processes import wait_until
 
 from metastore.errors import AnotherProcess, ConfigError, MustJoinAnew

@@ -22,10 +22,10 @@ from support.cluster import (
     Member,
     clients_of,
     error_of,
-    free_ports,
     time_to_write,
 )
 from support.load import History, Load
+from support.ports import free_ports
 from support.processes import StartError, wait_until
 
 from metastore.errors import MustJoinAnew, RemovedFromCluster

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import free_ports
 from support.processes import wait_until
 
 from metastore import Config, Node, errors
 from metastore._core.ordered_map import OrderedMap
-from metastore.cli.cluster import free_ports
 from metastore.replica.alarms import CORRUPT
 
 pytestmark = pytest.mark.node_only

@@ -14,9 +14,8 @@ import pytest
 from support import messages as m
 from support.attack import Raw
 from support.client import Client, op
+from support.ports import free_ports
 from support.processes import Server, metric, wait_until
-
-from metastore.cli.cluster import free_ports
 
 pytestmark = pytest.mark.node_only
 

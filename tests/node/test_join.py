@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.ports import free_ports
 
 from metastore import Config, Node, codecs, errors
 from metastore._core.batch import frame
 from metastore._core.op import LEVEL, MEMBER, encode_op
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
 from metastore._core.raft_wire import REFUSALS
-from metastore.cli.cluster import free_ports
 from metastore.member import membership_client, peering, state
 from metastore.member.membership_client import dialled_address
 from metastore.net.accept import real_address

@@ -15,11 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
-from metastore.cli.cluster import free_ports
-
 from . import etcdctl
 from . import messages as m
 from .client import Client, Failure
+from .ports import free_ports
 from .processes import START_SECONDS, Process, Server, StartError, etcd_binary, metric, node_argv, wait_until
 
 # The default timing of a node: ten ticks of 100 ms.

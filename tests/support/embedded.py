@@ -11,7 +11,7 @@ from typing import Any
 
 from metastore import Config, Node
 
-from .cluster import free_ports
+from .ports import free_ports
 from .processes import wait_until
 
 
