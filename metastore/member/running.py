@@ -13,7 +13,7 @@ from .._core.kv_admit import admit_piece
 from .._core.kv_direct import DirectReads
 from ..api.common import header
 from ..api.ports import Ports
-from ..net.loop import READ, shared_time
+from ..net.loop import READ
 from ..snapshots.backup_stream import Backups
 from . import metrics
 from .abilities import Abilities
@@ -34,6 +34,7 @@ from .space import Space
 from .state import State
 from .status import MemberServing, MemberStatus
 from .tasks import Tasks
+from .ticks import Rest, Ticks
 from .upkeep import Upkeep
 from .watching import Watching
 
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("metastore.node")
 
-REST = 1.0  # seconds between two ticks of a member that rests
+ANSWERS = 0.001  # seconds after a heartbeat in which the followers of one network answer
 READER_PATIENCE = 1.0  # seconds that an end waits for threads that read in the engine
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 
@@ -74,7 +75,6 @@ class RunningMember:
 
     #: Reads by other threads of this process; None where nobody asked for them.
     direct: DirectReads | None = None
-    _ticking: Timer | None = None  # the next tick
 
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
@@ -94,8 +94,8 @@ class RunningMember:
         self._log_held = disk.wal.last_index()
         self._next_turn: Timer | None = None
         self._logged_leader = 0
+        self._calls = 0  # of clients, at the last tick
         self._alone = (disk.identity.member_id,)
-        self._next_tick, self._rests = 0.0, False  # it rests: the next tick comes late
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
         self.replica = replica = state.replica
         self.kv, self.driver, self.membership = replica.kv, replica.driver, replica.membership
@@ -139,6 +139,10 @@ class RunningMember:
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
         self.gathering = Gathering(loop, disk.wal, replica.proposer, self.front.limits, config.gather_time)
+        self.ticks = Ticks(
+            config.raft.tick_interval, loop.now, loop.call_at, self._tick, self._look_around, self._may_rest,
+            lambda: replica.watches.next_alarm,
+        )  # fmt: skip
         closing.callback(self.peering.close)
         self.peering.watch()
 
@@ -204,8 +208,7 @@ class RunningMember:
         """Serves until the member is stopped. Raises the error that ended it."""
         self.disk.wal.edge_triggered = True
         self.loop.add(self.disk.wal.fileno(), READ, self._on_disk, urgent=True, edge=True)
-        self._next_tick = self.loop.now()
-        self._tick()
+        self.ticks.begin()
         if self.driver.roster.conf_state.voters == (self.disk.identity.member_id,):
             self.driver.campaign()
         failure: BaseException | None = None
@@ -319,8 +322,8 @@ class RunningMember:
             self.drain.turn(now)
         if driver.proposer.inflight > 1 or self.gathering.flying or self.loop.gather:
             self.gathering.turn()
-        if self._rests:
-            self._rest_on(now)
+        if self.ticks.rests:
+            self.ticks.turn(now)
         if self.direct is not None:
             # Only attributes: this is asked in each turn. See `_core/kv_direct`.
             self.direct.open = (
@@ -333,34 +336,18 @@ class RunningMember:
                 and driver.applier.applied_term == driver.term
             )
 
-    def _may_rest(self) -> bool:
-        """Whether nothing needs a tick soon: this member is alone and leads, nobody waits, and its log is marked. All
-        of that changes in a turn, and then the next tick comes soon again.
-
-        Ten ticks and turns a second took 0.5 % of a processor.
-        """
+    def _may_rest(self) -> Rest:
+        """How this member may rest: nobody waits, and its log is marked. Where it is not alone, a leader is known."""
         driver = self.driver
         busy = (
-            not self.ready or self.drain is not None or not driver.marked or not driver.link.alone
-            or not driver.is_leader or not driver.quiet or self.kv.late or self.space.full
+            not self.ready or self.drain is not None or not driver.marked or not driver.quiet or self.kv.late
+            or self.space.full or self.disk.unsynced.doubt or not self.membership.settled
         )  # fmt: skip
-        return not busy
-
-    def _rest_on(self, now: float) -> None:
-        """Ends the rest if something in this turn needs a tick soon, or comes to it earlier for a new watcher that
-        wants to hear of its progress."""
-        soon = now + self.config.raft.tick_interval
-        if not self._may_rest():
-            self._rests = False
-            self._tick_at(soon)
-        elif self.replica.watches.next_alarm < self._next_tick:
-            self._tick_at(min(self._next_tick, max(soon, self.replica.watches.next_alarm)))
-
-    def _tick_at(self, when: float) -> None:
-        if self._ticking is not None:
-            self._ticking.cancel()
-        self._next_tick = when
-        self._ticking = self.loop.call_at(when, self._tick)
+        if busy or not driver.leader_id:
+            return Rest.AWAKE
+        if not driver.is_leader:
+            return Rest.FOLLOWS if self.config.raft.heartbeat_ticks == 1 else Rest.LEADS
+        return Rest.ALONE if driver.link.alone else Rest.LEADS
 
     def _log_leader(self) -> None:
         leader = self._logged_leader = self.driver.leader_id
@@ -377,10 +364,17 @@ class RunningMember:
             timer.cancel()
         self._next_turn = self.loop.call_at(due, _nothing)
 
-    def _tick(self) -> None:
-        now, unsynced = self.loop.now(), self.disk.unsynced
-        interval = self.config.raft.tick_interval
+    def _tick(self, now: float) -> None:
         self.driver.tick(now)
+        calls = sum(self.kv.calls)
+        if calls == self._calls and self.ticks.rest is Rest.LEADS:
+            # The answers of all followers to this heartbeat share a turn. No client has called since the last one.
+            self.loop.nap(ANSWERS)
+        self._calls = calls
+
+    def _look_around(self, now: float) -> None:
+        """Does what is due now and then; `now` in seconds."""
+        unsynced = self.disk.unsynced
         self.upkeep.tick(now)
         if self.upkeep.busy.tick(now):
             self.front.health.changed()
@@ -394,13 +388,6 @@ class RunningMember:
         self.space.tick(now)
         if unsynced.doubt and self.replica.certain(unsynced.doubt):
             unsynced.settled()
-        self._rests = self._may_rest()
-        if self._rests:
-            due = min(shared_time(now, REST), self.replica.watches.next_alarm)
-            self._tick_at(max(now + interval, due))
-        else:
-            # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
-            self._tick_at(max(self._next_tick + interval, now + interval / 2))
 
     def _watch_disk(self, now: float) -> None:
         """Hands leadership over if this leader's disk does not answer, because such a leader can apply nothing."""

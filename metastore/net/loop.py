@@ -113,6 +113,7 @@ class Loop:
         self._epoll = _epoll()
         self._callbacks: dict[int, Callable[[int], object]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._nap = 0.0
         self._sequence = 0
         self._cancelled = 0
         self._posted: deque[Callable[[], object]] = deque()
@@ -205,6 +206,15 @@ class Loop:
 
     # ---- timers and posted calls
 
+    def nap(self, seconds: float) -> None:
+        """Look at nothing for so long after this turn. What comes meanwhile shares the next one."""
+        self._nap = seconds
+
+    def _take_nap(self) -> None:
+        if not (self._posted or self._stopping or self._left or self._again):
+            time.sleep(self._nap)
+        self._nap = 0.0
+
     def call_at(self, when: float, call: Callable[[], object]) -> Timer:
         """Runs `call()` in the first turn at or after `when` (seconds of `now()`)."""
         timer = Timer(self, when, call)
@@ -255,6 +265,13 @@ class Loop:
             self._timers = [entry for entry in self._timers if entry[2].call is not None]
             heapq.heapify(self._timers)
             self._cancelled = 0
+
+    def _drop_cancelled(self) -> None:
+        """No turn comes for a timer that was cancelled, but for the last of all."""
+        timers = self._timers
+        while timers[0][2].call is None and len(timers) > 1:
+            heapq.heappop(timers)
+            self._cancelled = max(0, self._cancelled - 1)
 
     def _run_timers(self, until: float) -> None:
         """Runs the timers that are due; after `until` (seconds of perf_counter) only one of them."""
@@ -342,9 +359,12 @@ class Loop:
         """
         callbacks = self._callbacks
         wait = LONGEST_WAIT if timeout is None else timeout
+        if self._nap:
+            self._take_nap()
         if self._posted or self._stopping or self._left or self._again:
             wait = 0.0
         elif self._timers:
+            self._drop_cancelled()
             left = self._timers[0][0] - self.now()
             if left < wait:
                 wait = left if left > 0 else 0.0

@@ -62,7 +62,7 @@ class AcceptedStream(Stream):
         self.reader: FrameReader | None = None
         self._inner: tuple[Unpacker, FrameReader] | None = None  # for packed frames, from the first of them on
         self.state = GREETING
-        self.deadline = self.loop.now() + transport.limits.handshake_timeout
+        self._end_by(transport.limits.handshake_timeout)
         self._watch(sock, READ)
 
     def __repr__(self) -> str:
@@ -149,7 +149,7 @@ class AcceptedStream(Stream):
         """Sends the roster. The process that asked closes the connection, or a deadline does."""
         self.state = OPEN
         self.kind = hs.ROSTER
-        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self._end_by(self.transport.limits.handshake_timeout)
         self.reader = FrameReader(SIGNS)
         if not self.reply(ROSTER_RECORD, self.transport.roster_record()):
             self.fail("the roster is too long to be told", logging.WARNING)

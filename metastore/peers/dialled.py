@@ -164,7 +164,7 @@ class DialledStream(Stream):
         if code not in (0, errno.EINPROGRESS):
             self.fail(os.strerror(code))
             return
-        self.deadline = self.loop.now() + self.transport.limits.connect_timeout
+        self._end_by(self.transport.limits.connect_timeout)
 
     def _on_event(self, events: int) -> None:
         if self.state != CONNECTING:
@@ -189,7 +189,7 @@ class DialledStream(Stream):
             self.fail("the socket does not even take a greeting")
             return
         self.state = GREETING
-        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self._end_by(self.transport.limits.handshake_timeout)
         self.loop.modify(sock.fileno(), READ)
 
     def _received(self, buffer: memoryview, n: int) -> None:
@@ -366,7 +366,7 @@ class RosterStream(DialledStream):
 
     def _open(self) -> None:
         self.state = OPEN
-        self.deadline = self.loop.now() + self.transport.limits.handshake_timeout
+        self._end_by(self.transport.limits.handshake_timeout)
 
     def _behind_greeting(self, buffer: memoryview, n: int) -> None:
         for item in self._reader.feed(buffer, n):

@@ -119,6 +119,9 @@ class StreamOwner(Protocol):
     def greeting(self) -> hs.PeerIdentity:
         """This member's present description of itself, for greetings."""
 
+    def sweep_soon(self) -> None:
+        """A stream has a deadline from now on, or takes no more."""
+
 
 class Stream:
     """A stream is a socket in the loop with an outbox. Subclasses define how to handle input (`_received`) and an end
@@ -220,9 +223,20 @@ class Stream:
         except BlockingIOError:
             self._blocked = True
             self._since = self.loop.now()
+            transport.sweep_soon()
             self.loop.modify(sock.fileno(), READ | WRITE)
         except OSError as error:
             self.fail(error.strerror or str(error))
+
+    def _end_by(self, seconds: float) -> None:
+        """Set a deadline, in `seconds` from now."""
+        self.deadline = self.loop.now() + seconds
+        self.transport.sweep_soon()
+
+    @property
+    def watched(self) -> bool:
+        """Whether `check` has anything to look at."""
+        return self.deadline is not None or self._blocked
 
     def check(self, now: float) -> None:
         """Checks the deadlines, and whether the peer still takes bytes. The transport calls this now and then."""

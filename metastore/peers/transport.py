@@ -21,7 +21,7 @@ from .. import errors
 from .._core.raft_types import Message, MessageType
 from .._core.raft_wire import REFUSALS, WITHDRAWN, Blob, Forward, Refusal
 from ..net.accept import Acceptor
-from ..net.loop import Loop, Timer
+from ..net.loop import Loop, Timer, shared_time
 from ..net.resolver import Resolver
 from . import handshake as hs
 from .accepted import AcceptedStream
@@ -54,6 +54,8 @@ log = logging.getLogger("metastore.peer")
 #: 6 ms.
 RECV_SIZE: Final = 64 * 1024
 BACKLOG: Final = 128
+#: Sweeps are so much rarer while no stream has a deadline.
+SELDOM: Final = 4
 #: Seconds between two equal log lines about the same peer.
 REPEAT: Final = 30.0
 MAX_REPORTS: Final = 1000
@@ -162,7 +164,8 @@ class PeerTransport:
         self._lines_since = loop.now()
         self._lines = 0
         self._closed = False
-        self._timer: Timer | None = None
+        self._timer: Timer | None = None  # the next sweep
+        self._seldom = False  # it comes late, because no stream has a deadline
         self._acceptor = Acceptor(loop, address, self._take_in, backlog=BACKLOG, per_turn=1, whom="for peers ")
         self.bound = self._acceptor.bound
         self._sweep()
@@ -564,8 +567,7 @@ class PeerTransport:
     # ---- life
 
     def _sweep(self) -> None:
-        now = self.loop.now()
-        self._timer = self.loop.call_at(now + self.limits.sweep, self._sweep)
+        now, self._seldom = self.loop.now(), False
         for peer in list(self._peers.values()):
             for stream in peer.streams:
                 stream.check(now)
@@ -574,6 +576,19 @@ class PeerTransport:
             self._forget(member, "nothing is heard of it any more")
         for accepted in list(self._accepted):
             accepted.check(now)
+        # Four sweeps a second were a sixth of the turns of a member that did nothing.
+        dialled = (stream for peer in self._peers.values() for stream in peer.streams)
+        self._seldom = not any(stream.watched for stream in (*dialled, *self._accepted))
+        often = self.limits.sweep
+        when = shared_time(now, SELDOM * often) if self._seldom else now + often
+        self._timer = self.loop.call_at(when, self._sweep)
+
+    def sweep_soon(self) -> None:
+        """A stream has a deadline from now on, or takes no more."""
+        if self._seldom and self._timer is not None and not self._closed:
+            self._seldom = False
+            self._timer.cancel()
+            self._timer = self.loop.call_at(self.loop.now() + self.limits.sweep, self._sweep)
 
     def close(self) -> None:
         """Ends all streams, after output that can be sent at once was sent. Idempotent."""

@@ -217,5 +217,6 @@ class Pending:
 
     def _fail(self, late: list[int], error: Callable[[], errors.ApiError]) -> list[int]:
         """Answer those who wait with these request ids, and return the ids."""
-        fail_each([self._kv.waiters.pop(ident) for ident in late], error)
+        if late:
+            fail_each([self._kv.waiters.pop(ident) for ident in late], error)
         return late

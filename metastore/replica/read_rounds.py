@@ -190,6 +190,8 @@ class ReadRounds:
 
     def fail(self, before: float, error: Callable[[], errors.ApiError]) -> None:
         """Fails the reads that came before this moment (seconds) and still wait for any reason."""
+        if not self.waiting:
+            return
         late: list[Any] = []
         confirmed = (reads for _, reads in self.confirmed_rounds)
         for reads in (*confirmed, *(one.reads for one in self.rounds), self._kv.reads):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from support import messages as m
-from support.embedded import make, settings
+from support.embedded import make, members_of, settings
 from support.processes import wait_until
 
 from metastore import Node
@@ -70,7 +70,7 @@ def test_a_member_that_rests_ticks_seldom(tmp_path: Path) -> None:
         interval = member.config.raft.tick_interval
 
         def rests() -> bool:
-            return bool(member._rests) and member._ticking.when - member.loop.now() > 4 * interval
+            return bool(member.ticks.rests) and member.ticks.due - member.loop.now() > 4 * interval
 
         wait_until(rests, what="rest")
         failpoints.set("wal.before_sync", "block")
@@ -80,7 +80,7 @@ def test_a_member_that_rests_ticks_seldom(tmp_path: Path) -> None:
         in_loop(node, lambda: None)
         in_loop(node, lambda: None)
         for _ in range(5):
-            in_loop(node, lambda: seen.append((member._rests, member._ticking.when - member.loop.now())))
+            in_loop(node, lambda: seen.append((member.ticks.rests, member.ticks.due - member.loop.now())))
         assert all(not resting and left <= interval for resting, left in seen), seen
         failpoints.clear()
         assert answer.result(60).revision == 2
@@ -107,11 +107,11 @@ def test_a_member_rests_while_watchers_hear_nothing(tmp_path: Path) -> None:
         fields = {"create_request": {"key": b"a", "range_end": b"b"}}
         request = m.TYPES["WatchRequest"](**fields).SerializeToString()
         in_loop(node, lambda: [member.watching.join(Notes(), request, member.loop.now()) for _ in range(100)])
-        wait_until(lambda: member._rests and member.loop.now() % 1 < 0.5, what="rest, between two ticks")
+        wait_until(lambda: member.ticks.rests and member.loop.now() % 1 < 0.5, what="rest, between two ticks")
         began, turns = member.loop.now(), member.loop.turns
         wait_until(lambda: member.loop.now() > began + 3, what="three seconds")
         turns, seconds = member.loop.turns - turns, member.loop.now() - began
-        assert member._rests and member.replica.watches.count == 100
+        assert member.ticks.rests and member.replica.watches.count == 100
         # Only ticks that a busy machine delays differently take turns of their own.
         assert turns <= 1.5 * seconds + 1, f"{turns} turns in {seconds:.1f} s"
 
@@ -120,14 +120,14 @@ def test_a_member_that_rests_tells_of_progress_in_time(tmp_path: Path) -> None:
     with make(tmp_path / "node", watch={"progress_notify_interval": 0.25}) as node:
         member: Any = node._running()
         loop, hub, notes = member.loop, member.replica.watches, Notes()
-        wait_until(lambda: member._rests, what="rest")
+        wait_until(lambda: member.ticks.rests, what="rest")
         fields = {"create_request": {"key": b"a", "progress_notify": True}}
         request = m.TYPES["WatchRequest"](**fields).SerializeToString()
         in_loop(node, lambda: member.watching.join(notes, request, loop.now()))
         late: list[float] = []
 
         def look() -> None:
-            late.append(member._ticking.when - hub.next_alarm if member._rests else 0.0)
+            late.append(member.ticks.due - hub.next_alarm if member.ticks.rests else 0.0)
 
         in_loop(node, lambda: None)
         while len(notes.taken) < 5:
@@ -157,3 +157,17 @@ def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:
     calls, builtins = (statistics.median(sum(turn[which].values()) for turn in turns) for which in (0, 1))
     middle = sorted(turns, key=lambda turn: sum(turn[0].values()))[len(turns) // 2]
     assert calls <= MOST_CALLS and builtins <= MOST_BUILTINS, f"{calls} and {builtins}: {middle}"
+
+
+def test_members_that_do_nothing_make_few_turns(tmp_path: Path) -> None:
+    """A leader makes a turn for its heartbeats and one for all answers, a follower one for a heartbeat and its tick.
+    They were three and two, and four a second for the streams between them."""
+    with members_of(tmp_path) as nodes:
+        members: list[Any] = [node._running() for node in nodes]
+        wait_until(lambda: all(member.ticks.rests for member in members), what="rest")
+        began, before = members[0].loop.now(), [member.loop.turns for member in members]
+        wait_until(lambda: members[0].loop.now() > began + 3, what="three seconds")
+        seconds = members[0].loop.now() - began
+        turns = [(member.loop.turns - was) / seconds for member, was in zip(members, before, strict=True)]
+        assert all(member.ticks.rests for member in members)
+        assert turns[0] <= 27 and max(turns[1:]) <= 17, turns

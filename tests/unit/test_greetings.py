@@ -362,3 +362,14 @@ def test_one_line_a_peer(net: Net, caplog: pytest.LogCaptureFixture) -> None:
     # Both streams end for the same reason.
     reasons = [line.rpartition(": ")[2] for line in lines if "connected" not in line]
     assert len(reasons) == len(set(reasons)), lines
+
+
+def test_a_deadline_brings_the_next_sweep_soon(net: Net) -> None:
+    """Sweeps are rare while no stream has a deadline."""
+    one, _ = net.pair()
+    often = one.limits.sweep
+    net.until(lambda: one._seldom)
+    assert one._timer is not None and one._timer.when - net.loop.now() > often
+    net.dial(one, b"")
+    net.until(lambda: any(stream.watched for stream in one._accepted))
+    assert one._timer.when - net.loop.now() <= often
