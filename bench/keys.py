@@ -30,6 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
 import lists  # noqa: E402
 import loader  # noqa: E402
+import paired  # noqa: E402
 import results  # noqa: E402
 import workloads  # noqa: E402
 from options import make_parser  # noqa: E402
@@ -50,7 +51,8 @@ def make(kind: str, where: Path) -> Server:
     """Return a server that is not started."""
     if kind == "etcd":
         return Etcd(where, extra=["--quota-backend-bytes", str(8 << 30)])
-    return Node(where, {"storage.engine": f'"{kind}"', "wal.segment_size": '"64MiB"'})
+    settings = {"storage.engine": f'"{kind}"', "limits.quota_bytes": paired.QUOTA, "wal.segment_size": '"64MiB"'}
+    return Node(where, settings)
 
 
 def measured(

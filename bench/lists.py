@@ -48,6 +48,7 @@ import bench  # noqa: E402
 
 PREFIX, END = b"lists/", b"lists0"
 MOST = 100_000  # requests of one run
+SLOW = 0.05  # seconds of a request, from which on few are made
 PAGE = 500
 CHANGES = 10_000
 FEW = 1000
@@ -72,17 +73,28 @@ def burn(server: Server, seconds: float, shape: tuple[int, int], **fields: Any) 
     """Ask for the same again and again for about so long, with (connections, streams on each). Return requests a
     second, CPU microseconds a request, and the median in ms."""
     fields = {"key": PREFIX, "range_end": END, **fields}
-    began = time.monotonic()
-    with server.client(timeout=60) as client:
-        client.range(**fields)
-    least = 2 * shape[0] * shape[1]
-    requests = max(least, min(MOST, int(seconds / (time.monotonic() - began))))
+    message = bench.prefixed(m.RangeRequest(**fields))
+    requests = requests_of(server, seconds, shape, message, fields)
     load = h2load.Load(requests, *shape)
     process = server.running()
     before = process.cpu_ns()
-    outcome = h2load.run(server.address, bench.RANGE, bench.prefixed(m.RangeRequest(**fields)), load)
+    outcome = h2load.run(server.address, bench.RANGE, message, load)
     cpu = (process.cpu_ns() - before) / 1000 / requests
     return outcome.rate, cpu, bench.percentile(outcome.latencies, 0.5) / 1000
+
+
+def requests_of(server: Server, seconds: float, shape: tuple[int, int], message: bytes, fields: dict[str, Any]) -> int:
+    """Return how many requests take about so long. Too few would show what connections cost."""
+    least = 2 * shape[0] * shape[1]
+    with server.client(timeout=60) as client:
+        client.range(**fields)  # this connects
+        began = time.monotonic()
+        client.range(**fields)
+    took = time.monotonic() - began
+    if took > SLOW:
+        return max(2 * shape[0], min(least, int(seconds / took)))
+    rate = h2load.run(server.address, bench.RANGE, message, h2load.Load(5 * least, *shape)).rate
+    return max(least, min(MOST, int(rate * seconds)))
 
 
 def pages(server: Server, options: argparse.Namespace, _value: bytes, limit: int, clients: int) -> Figures:
@@ -337,7 +349,7 @@ WORKS: dict[str, tuple[str, paired.Work, tuple[str, ...]]] = {
     ),
 }
 MEASUREMENTS = {
-    name + suffix: paired.Measurement(work, title + of, columns, settings)
+    name + suffix: paired.Measurement(work, title + of, columns, settings, beside=name != "start")
     for suffix, of, settings in (("", ", memory", {}), ("-rocksdb", ", RocksDB", {"storage.engine": '"rocksdb"'}))
     for name, (title, work, columns) in WORKS.items()
 }

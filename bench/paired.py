@@ -21,15 +21,19 @@ Work = Callable[[Server, argparse.Namespace, bytes], tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Measurement:
-    """One measurement: what it does, a title, the heads of its columns, and settings of the node for it."""
+    """One measurement: what it does, a title, the heads of its columns, and settings of the node for it. Without
+    `beside`, another checkout is not measured beside this one, because the work itself compares with it."""
 
     work: Work
     title: str
     columns: tuple[str, ...]
     settings: Mapping[str, str] | None = None
+    beside: bool = True
 
 
 OTHER = "other tree"
+#: The default of 2 GiB would end a long run.
+QUOTA = '"32GiB"'
 
 
 class OtherTree(Node):
@@ -46,13 +50,13 @@ class OtherTree(Node):
 
 def make(kind: str, where: Path, settings: Mapping[str, str] | None = None, tree: Path | None = None) -> Server:
     """Return a server that is not started. `kind` is etcd, metastore, or OTHER, which is the code in `tree`."""
+    if kind == "etcd":
+        return Etcd(where, extra=["--quota-backend-bytes", str(8 << 30)])
+    settings = {"limits.quota_bytes": QUOTA, **(settings or {})}
     if kind == OTHER:
         assert tree is not None
         return OtherTree(tree, where, settings)
-    if kind == "etcd":
-        # The default quota of 2 GiB would end a long run.
-        return Etcd(where, extra=["--quota-backend-bytes", str(8 << 30)])
-    return Node(where, dict(settings or {}))
+    return Node(where, settings)
 
 
 def show(title: str, columns: tuple[str, ...], samples: dict[str, list[tuple[float, ...]]]) -> None:
@@ -84,7 +88,8 @@ def run(
         bench.print_machine(options, folder)
         for what in chosen(options, list(measurements)):
             one = measurements[what]
-            samples: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in kinds}
+            here = [kind for kind in kinds if kind != OTHER or one.beside]
+            samples: dict[str, list[tuple[float, ...]]] = {kind: [] for kind in here}
             for number in range(options.rounds):
                 for kind, runs in samples.items():
                     with make(

@@ -412,11 +412,16 @@ cdef class OrderedMap:
         """Set the bits of a leaf into whose slot `at` a record was put. Return by how much its weight has changed."""
         cdef Record* rec = <Record*>leaf.slot[at]
         cdef uint64_t bit = <uint64_t>1 << at, low = leaf.alive & (bit - 1)
+        cdef size_t n
         cdef int change = 0
         leaf.alive = low | (leaf.alive ^ low) << 1
         if not is_index(rec):
             return 0
-        if at > 0 and leaf.alive & bit >> 1 and same_prefix(<Record*>leaf.slot[at - 1], rec_key(rec), rec.klen - REV_SIZE):
+        n = rec.klen - REV_SIZE
+        # Where the four bytes of the hints belong to the client's key, they tell most neighbours apart, and the record
+        # before this one need not be brought into the cache.
+        if (at > 0 and leaf.alive & bit >> 1 and (leaf.hint[at - 1] == leaf.hint[at] or leaf.skip + 4 > n)
+                and same_prefix(<Record*>leaf.slot[at - 1], rec_key(rec), n)):
             leaf.alive ^= bit >> 1
             change = -1
         if not index_tombstone(rec):
