@@ -1,4 +1,4 @@
-"""A wait that is shorter than a millisecond, which the standard library's epoll cannot express: it rounds up."""
+"""Waits that are shorter than a millisecond, which the standard library's epoll cannot express: it rounds up."""
 
 from libc.stdint cimport int64_t
 
@@ -29,3 +29,11 @@ def await_readable(int fd, double seconds):
     if seconds > 0:
         with nogil:
             ms_await_readable(fd, <int64_t>(min(seconds, LONGEST) * 1e9))
+
+
+def readable(int fd):
+    """Whether `fd` is readable. The descriptor of an epoll is if it has something to tell, which this does not take."""
+    cdef int found
+    with nogil:
+        found = ms_await_readable(fd, 0)
+    return found > 0

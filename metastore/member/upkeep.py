@@ -5,10 +5,11 @@ The upkeep belongs to the loop's thread and never holds it for more than a milli
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..replica.sweep import RECORDS, RECORDS_SLOWLY, Sweep
+from ..replica.sweep import Sweep
 from .alarms import MemberAlarms
 from .busy_engine import BusyEngine
 from .compaction import AutoCompaction
@@ -50,10 +51,10 @@ class Upkeep:
             driver,
             lambda delay, call: loop.call_later(delay, call) if delay else loop.call_behind(call),
             lambda: not self.quota.serving or self.quota.tight,
-            RECORDS_SLOWLY if engine.persistent else RECORDS,
             held=history_held,
             share=loop.share,
-            slices=4,
+            pressed=loop.pressed,
+            worked=time.thread_time,
         )
 
     def turn(self) -> None:

@@ -74,6 +74,37 @@ def test_what_comes_behind_a_turn_waits_for_all_others_and_brings_another_turn(
     assert order[8:] == ["turn"] and loop.quiet.open
 
 
+def test_what_comes_behind_a_turn_hears_of_those_who_wait(
+    loop: Loop, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = pair
+    now = [0.0]
+    heard: list[bytes] = []
+    loop.now = lambda: now[0]
+    loop.add(one.fileno(), READ, lambda _events: heard.append(one.recv(10)))
+    loop.run_once(timeout=0.0)
+    assert not loop.pressed()
+    two.send(b"x")
+    assert loop.pressed() and loop.pressed()  # asking takes nothing away
+    loop.run_once()
+    assert heard == [b"x"] and not loop.pressed()
+    monkeypatch.setattr("metastore.net.loop.POSTED_TIME", 0.0)
+    loop.call_soon_threadsafe(lambda: None)
+    loop.call_soon_threadsafe(lambda: None)
+    loop.run_once()
+    assert loop.pressed()  # one of them is left
+    loop.run_once()
+    assert not loop.pressed()
+    loop.call_at(1.0, lambda: None)
+    assert not loop.pressed()
+    now[0] = 1.0
+    assert loop.pressed()
+    loop.run_once()
+    assert not loop.pressed()
+    loop.stop()
+    assert loop.pressed()
+
+
 def test_readiness_and_masks(loop: Loop, pair: tuple[socket.socket, socket.socket]) -> None:
     one, two = pair
     events: list[int] = []

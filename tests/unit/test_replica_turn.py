@@ -11,12 +11,11 @@ from sim.model import Call
 from sim.node import Member
 from sim.runner import Scene, Simulation
 from sim.workload import Client
-from support.caller import Caller
 
 from metastore.member.assembly import BATCH_RETRY
 from metastore.replica import sweep as sweep_module
 from metastore.replica.driver import BUSY_RETRY, TELL_AFTER, Budgets
-from metastore.replica.sweep import CALM, Sweep
+from metastore.replica.sweep import Sweep
 
 
 class Lone:
@@ -207,27 +206,39 @@ def test_urgent_slices_of_a_sweep_end_with_the_turn() -> None:
     assert least > 20 and turns_of_a_sweep(1.0) <= least // 9
 
 
-def slices_of_a_turn(monkeypatch: pytest.MonkeyPatch, share: float, called: bool) -> list[int]:
-    """The records of each slice that a sweep does in one turn, with this share of the turn left. `called`: a client has
-    called since the last turn."""
+def slices_of(
+    monkeypatch: pytest.MonkeyPatch, turns: int, took: list[float], waits: list[bool], share: float = 1.0
+) -> list[int]:
+    """The records of each slice that a sweep does in so many turns. `took`: how long each takes (seconds). `waits`:
+    whether somebody waits behind each."""
     member = unswept()
     budgets: list[int] = []
-    monkeypatch.setattr(sweep_module, "sweep_slice", lambda _store, records: budgets.append(records))
-    sweep = Sweep(member.driver, lambda _seconds, _call: None, lambda: False, 500, share=lambda: share, slices=4)
-    for _ in range(CALM + 1):
+    clock = [0.0]
+
+    def swept(_store: object, records: int) -> None:
+        budgets.append(records)
+        clock[0] += took[min(len(budgets), len(took)) - 1]
+
+    monkeypatch.setattr(sweep_module, "sweep_slice", swept)
+    sweep = Sweep(
+        member.driver, lambda _seconds, _call: None, lambda: False, 500, share=lambda: share,
+        pressed=lambda: waits[len(budgets) - 1], worked=lambda: clock[0],
+    )  # fmt: skip
+    for _ in range(turns):
         sweep._sweep()
-    budgets.clear()
-    if called:
-        member.kv.call("Range", b"\x0a\x01k", Caller(), 0.0)
-    sweep._sweep()
     return budgets
 
 
-def test_a_sweep_does_little_where_calls_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slices_of_a_turn(monkeypatch, 1.0, called=False) == [500] * 4
-    assert slices_of_a_turn(monkeypatch, 1.0, called=True) == [200]
-    # In a turn that is long anyway, a slice of the usual size delays nobody much.
-    assert slices_of_a_turn(monkeypatch, 0.5, called=True) == [500]
+def test_slice_follows_slice_until_somebody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert slices_of(monkeypatch, 1, [0.0001], [False, False, False, True]) == [500] * 4
+    assert slices_of(monkeypatch, 3, [0.0001], [True] * 3) == [500] * 3
+    assert slices_of(monkeypatch, 3, [0.0001], [False] * 3, share=0.8) == [500] * 3  # a turn that is long anyway
+
+
+def test_a_slice_that_takes_long_makes_the_next_ones_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    took = [0.0002, 0.001, 0.001, 0.001, 0.001, 0.0001, 0.00005, 0.00005]
+    assert slices_of(monkeypatch, 9, took, [True] * 9) == [500, 250, 125, 62, 60, 60, 60, 120, 240]
+    assert slices_of(monkeypatch, 3, [0.00001], [True] * 3) == [500] * 3
 
 
 def test_a_turn_with_time_left_applies_more() -> None:
