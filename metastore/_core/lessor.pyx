@@ -326,6 +326,10 @@ cdef class Lessor:
             found.append(clock.id)
         return found
 
+    def late(self, double now):
+        """Seconds since the end of the lease that `due` gives next, by the last look at the clocks; 0 if there is none."""
+        return now - (<Clock>self.over[0]).deadline if self.over else 0.0
+
     def put_back(self, list idents):
         """The log has not taken these ids of `due`."""
         cdef Clock clock
