@@ -134,6 +134,8 @@ class Peering:
         self._end = end
         self._stopping = stopping
         self.transport: PeerTransport | None = None
+        #: Called before a Raft message is received.
+        self.catch_up: Callable[[], object] = lambda: None
         #: Gets what other members say by `tell`.
         self.news: Callable[[int, int, bytes], object] = _ignored
         self._doubt = doubt
@@ -256,6 +258,7 @@ class Peering:
         """A Raft message has come."""
         if self._declines(message):
             return
+        self.catch_up()
         if self.founding is not None:
             if message.type not in LEADERS:
                 return

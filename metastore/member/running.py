@@ -143,6 +143,7 @@ class RunningMember:
             config.raft.tick_interval, loop.now, loop.call_at, self._tick, self._look_around, self._may_rest,
             lambda: replica.watches.next_alarm,
         )  # fmt: skip
+        self.peering.catch_up = self.ticks.catch_up
         closing.callback(self.peering.close)
         self.peering.watch()
 

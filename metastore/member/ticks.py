@@ -8,7 +8,8 @@ ten ticks a second, with a look each, took 0.5 % of a processor alone and 0.65 %
 - LEADS: the ticks come in time, for the heartbeats. A look comes each second.
 - FOLLOWS: a look comes each second. A tick waits up to LATE intervals for the turn that the leader's next heartbeat
   brings, so the two share a turn. No tick is lost. If the leader is gone, each tick is so much late, and the election
-  too.
+  too. It is never early: a tick that is due comes before the heartbeat is received, and counts for the time before it.
+  Lease reads (`RaftTable.lease_seconds`) rely on that.
 
 This module is pure: it is told the time, and `call_at` calls back.
 """
@@ -74,6 +75,11 @@ class Ticks:
         self.due = self._now()
         self._run()
 
+    def catch_up(self) -> None:
+        """To be called before a Raft message is received."""
+        if self.rest is Rest.FOLLOWS and self._now() >= self.due:
+            self._run()
+
     def turn(self, now: float) -> None:
         """A turn of a member that rests: something may have come that needs a tick soon, or a look earlier."""
         if self.rest is Rest.FOLLOWS and now >= self.due:
@@ -101,8 +107,8 @@ class Ticks:
             self._due_at(max(now + interval, min(self._look_at, self._alarm())))
         else:
             # After a pause of the process the missed ticks are not made up for. One tick is enough to catch up.
-            late = interval if self.rest is Rest.FOLLOWS else -interval / 2
-            self._due_at(max(self.due + interval, now - late))
+            ahead = 1 - LATE if self.rest is Rest.FOLLOWS else 0.5
+            self._due_at(max(self.due + interval, now + ahead * interval))
 
     def _due_at(self, when: float) -> None:
         if self._timer is not None:

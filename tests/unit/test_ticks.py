@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import random
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
@@ -26,6 +28,7 @@ class Model:
     def __init__(self, rest: Rest) -> None:
         self.now, self.state, self.alarm = 1000.0, rest, float("inf")
         self.turns = 0
+        self.heard, self.since = self.now, 0  # when the last heartbeat came, and how many ticks were before it
         self.ticks: list[float] = []
         self.looks: list[float] = []
         self._events: list[tuple[float, int, Event]] = []
@@ -59,11 +62,17 @@ class Model:
         self.now = max(self.now, until)
         return self
 
+    def heartbeat(self) -> None:
+        """One comes, in a turn that follows."""
+        self.member.catch_up()
+        self.heard = self.now
+        self.since = len(self.ticks)
+
     def heartbeats(self, count: int, first: float) -> None:
         """So many come, one for each interval, the first after `first` seconds. Each brings a turn."""
         for number in range(count):
             # A network that is a little late now and then.
-            self.call_at(self.now + first + number * INTERVAL + 0.004 * (number % 3), lambda: None)
+            self.call_at(self.now + first + number * INTERVAL + 0.004 * (number % 3), self.heartbeat)
 
 
 def test_an_awake_member_ticks_and_looks_in_time() -> None:
@@ -91,6 +100,24 @@ def test_a_follower_without_heartbeats_loses_no_tick() -> None:
     assert len(model.ticks) - before >= 29
     late = [at - 1000 - INTERVAL * n for n, at in enumerate(model.ticks)]
     assert max(late) <= LATE * INTERVAL + 1e-6
+
+
+def test_a_follower_counts_no_time_before_a_heartbeat() -> None:
+    """The leader's lease reads rely on it: the first tick after a heartbeat may come at once, and the second may make
+    up for half of one. Ten take eight and a half intervals then."""
+    for seed in range(300):
+        chance = random.Random(seed)
+        model = Model(Rest.FOLLOWS)
+        model.heartbeats(20, chance.uniform(0, 0.13))
+        for _ in range(chance.randrange(40)):
+            # Clients bring turns at any time, and some of them end the rest.
+            state = chance.choice([Rest.FOLLOWS] * 8 + [Rest.AWAKE])
+            model.call_at(model.now + chance.uniform(0, 4), partial(setattr, model, "state", state))
+        if chance.random() < 0.3:
+            model.run(chance.uniform(0, 2))
+            model.now += chance.uniform(0, 1)  # the process stood still
+        model.run(5)
+        assert model.ticks[model.since + 9] - model.heard >= 8.5 * INTERVAL - 1e-6, seed
 
 
 def test_a_leader_ticks_in_time_and_looks_once_a_second() -> None:
