@@ -14,7 +14,7 @@ from typing import Any
 import aetcd
 import pytest
 from support import messages as m
-from support.client import op
+from support.client import Client, op
 from support.cluster import (
     NEXT_LEADER,
     Cluster,
@@ -29,7 +29,7 @@ from support.processes import wait_until
 pytestmark = pytest.mark.node_only
 
 MakeCluster = Callable[..., Cluster]
-UNAVAILABLE = 14
+DEADLINE_EXCEEDED, UNAVAILABLE = 4, 14
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +174,7 @@ def refusals(cluster: Cluster) -> dict[str, Any]:
                 "move to zero": m.MoveLeaderRequest(),
             }
             for name, request in requests.items():
-                out[f"{name}, {who}"] = error_of(client, request)
+                out[f"{name}, {who}"] = refusal_of(client, request)
     return out
 
 
@@ -192,11 +192,20 @@ def learner_refusals(cluster: Cluster) -> dict[str, Any]:
                 "move to a learner": m.MoveLeaderRequest(targetID=added.member.ID),
             }
             for name, request in requests.items():
-                out[f"{name}, {who}"] = error_of(client, request)
+                out[f"{name}, {who}"] = refusal_of(client, request)
         removed = clients[1].call(m.MemberRemoveRequest(ID=added.member.ID))
         out["left"] = len(removed.members)
-        out["remove again"] = error_of(clients[0], m.MemberRemoveRequest(ID=added.member.ID))
+        out["remove again"] = refusal_of(clients[0], m.MemberRemoveRequest(ID=added.member.ID))
     return out
+
+
+def refusal_of(client: Client, request: object) -> tuple[int, str] | None:
+    """As `error_of`. On a busy machine etcd loses its leader now and then, and a call that met that is made again."""
+    for _ in range(3):
+        error = error_of(client, request)
+        if error is None or error[0] != DEADLINE_EXCEEDED:
+            break
+    return error
 
 
 def down_refusals(cluster: Cluster) -> dict[str, Any]:
