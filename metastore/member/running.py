@@ -139,10 +139,7 @@ class RunningMember:
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
         self.gathering = Gathering(loop, disk.wal, replica.proposer, self.front.limits, config.gather_time)
-        self.ticks = Ticks(
-            config.raft.tick_interval, loop.now, loop.call_at, self._tick, self._look_around, self._may_rest,
-            lambda: replica.watches.next_alarm,
-        )  # fmt: skip
+        self.ticks = self._make_ticks()
         self.peering.catch_up = self.ticks.catch_up
         closing.callback(self.peering.close)
         self.peering.watch()
@@ -157,6 +154,11 @@ class RunningMember:
             transfers=state.transfers, held=lambda index, term: catalogue.find(index, term) is not None,
             declines=self.space.declines, end=self.end, stopping=lambda: self.drain is not None,
         )  # fmt: skip
+
+    def _make_ticks(self) -> Ticks:
+        interval, loop, watches = self.config.raft.tick_interval, self.loop, self.replica.watches
+        calls = self._tick, self._look_around, self._may_rest
+        return Ticks(interval, loop.now, loop.call_at, *calls, lambda: watches.next_alarm)
 
     def _sources(self) -> tuple[metrics.Source, ...]:
         """The figures of this member for /metrics."""
