@@ -37,6 +37,7 @@ class KVServer:
     quota: Quota | None
     max_logged_key: int  # bytes of a key that is logged, what all members take; 0: no limit
     cluster_level: int  # operation level of all members: nothing above it is admitted
+    pressed: Callable[[], bool] | None  # whether somebody waits for the next turn: pieces are small then
     holding: bool  # this member takes part in nothing yet: serializable reads wait as well
     def __init__(
         self, store: Store, proposer: BatchProposer, waiters: dict[int, Waiter], first_id: int, limits: Any

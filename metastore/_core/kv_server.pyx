@@ -312,8 +312,8 @@ cdef class KVServer(Starter):
             # The transaction came out of the queue, which goes on with it.
             self.starting.method, self.starting.work = METHOD_COUNTING, walk
             return 0
-        done = walk.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
-        self.left -= <int64_t>walk.cost * self.pace
+        done = self.go_on(walk, min(self.left, <int64_t>QUANTUM), self.pace)
+        self.left -= self.spent
         if done:
             return self.admit(METHOD_COUNTED, body, waiter, now, walk.walked)
         if self.queue.may_begin() and not self.queue.serves(waiter):
@@ -633,8 +633,8 @@ cdef class KVServer(Starter):
         if self.left <= 0:
             self.later(method, body, waiter, None, now)
             return None
-        done = work.step(<size_t>max(1, min(self.left, <int64_t>QUANTUM) // self.pace))
-        self.left -= <int64_t>work.cost * self.pace
+        done = self.go_on(work, min(self.left, <int64_t>QUANTUM), self.pace)
+        self.left -= self.spent
         if done:
             return work.reply
         # Of each client only one work is begun at a time: its replies are as many as it takes.

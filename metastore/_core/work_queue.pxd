@@ -5,7 +5,8 @@ from metastore._core.work cimport Work
 
 
 cdef enum:
-    QUANTUM = 8192            # units that a client gets at a time
+    QUANTUM = 8192            # units that a client gets at a time, if nobody waits for the next turn,
+    PIECE = 2048              # or else: 0.13 ms in memory. The half of it makes a page of RocksDB 1.5 times as dear.
 
 
 cdef class Waiting:
@@ -23,11 +24,16 @@ cdef class Waiting:
 
 cdef class Starter:
     """Begins the requests that the queue holds, and finishes them."""
+    cdef public object pressed    # tells whether somebody waits for the next turn; None: this is not known
+    cdef int64_t spent            # what the last call of `go_on` has cost
+
     cdef bint put_off(self, Waiting one) except -1
     cdef bint full(self, Waiting one) except -1
     cdef int64_t start(self, Waiting one) except -1
     cdef bint enter_walk(self, Waiting one) except -1
     cdef int finish(self, Waiting one, Work work) except -1
+    cdef bint is_pressed(self) except -1
+    cdef bint go_on(self, Work work, int64_t budget, int64_t pace) except -1
 
 
 cdef class WorkQueue:

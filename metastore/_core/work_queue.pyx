@@ -1,8 +1,8 @@
 """The order in which works go on in the turns of the loop (work.pyx defines a work).
 
 Clients take turns of QUANTUM units each, whatever they have asked for: a client that wants a thousand counts of a
-million keys does not delay another client's list longer than one that wants a single count. The requests of one client
-are done one after the other. At most MOST_BEGUN works are begun at a time, each for another client. While they hold
+million keys does not delay another client's list longer than one that wants a single count. A turn of the loop gives
+each a PIECE only if somebody waits for the next turn. The requests of one client are done one after the other. At most MOST_BEGUN works are begun at a time, each for another client. While they hold
 more than 256 MiB together, none is begun, and only one of those that hold the most goes on; that one alone may hold 512
 MiB. So the sum stays below both limits and one piece of each work. Both limits are lower where there is little memory
 (`set_held_most` in work.pyx).
@@ -54,6 +54,24 @@ cdef class Starter:
         """Answer a request whose work is done. It has left the queue."""
         one.waiter.complete(work.reply)
         return 0
+
+    cdef bint is_pressed(self) except -1:
+        return self.pressed is not None and self.pressed()
+
+    cdef bint go_on(self, Work work, int64_t budget, int64_t pace) except -1:
+        """Go on with a work for about `budget` units, or until somebody waits for the next turn. A unit of work costs
+        `pace` of them. Return whether it is done."""
+        cdef int64_t most
+        cdef bint done
+        self.spent = 0
+        while True:
+            most = budget - self.spent
+            if self.pressed is not None and most > PIECE:
+                most = PIECE
+            done = work.step(<size_t>max(1, most // pace))
+            self.spent += <int64_t>work.cost * pace
+            if done or self.spent >= budget or self.is_pressed():
+                return done
 
 
 cdef class WorkQueue:
@@ -136,21 +154,28 @@ cdef class WorkQueue:
         return self.begun < MOST_BEGUN and self.held < held_together()
 
     cdef int64_t serve(self, Starter starter, int64_t budget, size_t pace) except? -1:
-        """Go on with all requests, client by client, for about `budget` units. A unit of work costs `pace` units of the
-        budget. Return what is left of the budget."""
+        """Go on with all requests, client by client, for about `budget` units, or until somebody waits for the next
+        turn. A unit of work costs `pace` units of the budget. Return what is left of the budget."""
         cdef Py_ssize_t idle = 0
+        cdef int64_t cost, since = 0
         cdef bint waits = False
         budget = self.clean(budget)
         self.stalled = False
         while self.ring and budget > 0 and idle < len(self.ring):
             client = self.ring.popleft()
             line = self.lines[client]
-            budget -= self.serve_one(line, starter, budget, pace, &waits)
+            cost = self.serve_one(line, starter, budget, pace, &waits)
+            budget -= cost
+            since += cost
             idle = idle + 1 if waits else 0
             if line:
                 self.ring.append(client)
             else:
                 del self.lines[client]
+            if since >= PIECE:
+                if starter.is_pressed():
+                    return budget
+                since = 0
         self.stalled = not self.doomed and idle > 0 and idle >= len(self.ring)
         return budget
 
@@ -186,8 +211,8 @@ cdef class WorkQueue:
             elif (self.held > held_together() and not self.preferred(one)) or starter.full(one):
                 stuck[0] = True
                 return 0
-            done = one.work.step(<size_t>max(1, min(budget, <int64_t>QUANTUM) // <int64_t>pace))
-            cost += <int64_t>(one.work.cost * pace)
+            done = starter.go_on(one.work, min(budget, <int64_t>QUANTUM), pace)
+            cost += starter.spent
         except errors.ApiError as error:
             line.popleft()
             self.drop(one)

@@ -209,6 +209,8 @@ class Replica(Generic[AnyKeeper]):
         self._unseen = False  # whether watchers wait for streams that the last turn did not look at
         self._next_look = 0.0  # when they are looked at again
         self._more = False  # whether the last turn left requests that it can go on with at once
+        #: Sends the answers that are there. This is called before the requests of earlier turns go on.
+        self.send: Callable[[], object] = _ignore
         self.store = Store(engine, identity.cluster_id, identity.member_id)
         waiters: dict[int, Any] = {}
         self.applier = kinds.applier(self.store, codec, waiters, self._change_roster)
@@ -287,7 +289,11 @@ class Replica(Generic[AnyKeeper]):
         kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
         budgets = self._budgets
         # What is left of the turn costs calls to find out, and most turns have nothing of earlier ones.
-        self._more = kv.serve_late(budgets.serve, budgets.part(LATE_UNITS) if kv.queue.busy() else LATE_UNITS)
+        late = LATE_UNITS
+        if kv.queue.busy():
+            self.send()
+            late = budgets.part(LATE_UNITS)
+        self._more = kv.serve_late(budgets.serve, late)
         if not self.watches.idle:
             self._turn_watches(now)
         self.snapshots.turn(now, disk_full)

@@ -72,6 +72,29 @@ def test_a_turn_does_only_so_much_and_single_keys_do_not_wait() -> None:
     assert answer(ask(kv, b"k", b"k0001")).count == 100, "a short one is answered at once"
 
 
+@pytest.mark.parametrize("pressed", [False, True])
+def test_pieces_are_small_while_somebody_waits_for_the_next_turn(pressed: bool) -> None:
+    kv, asked, turns = server(), [0], 1
+
+    def presses() -> bool:
+        asked[0] += 1
+        return pressed
+
+    kv.pressed = presses
+    full = ask(kv, b"k", b"l")
+    first = asked[0]
+    while kv.serve_late():
+        turns += 1
+        assert not pressed or answer(ask(kv, b"k000007")).count == 1
+    units = 5 * MANY  # to look at a pair, and to collect it
+    if pressed:
+        assert first == 1 and turns >= units // 2048 * 0.8
+    else:
+        assert first == 3 and turns <= units // 8192 * 1.2, "a piece is not all that a turn does"
+    assert asked[0] >= units // 2048 * 0.8
+    assert [kv.key for kv in answer(full).kvs] == [b"k%06d" % number for number in range(MANY)]
+
+
 def test_what_waits_is_bounded_and_answered_at_a_stop() -> None:
     kv = server(most=3)
     late = [ask(kv, b"k", b"l", count_only=True) for _ in range(6)]

@@ -115,12 +115,17 @@ def test_what_was_too_long_for_a_turn_goes_on_at_once() -> None:
     clock.run(clock.now + 1.0)
     assert member.store.revision == 10 and lone.next_turn() is None
     lone.ask(Call("read", (b"k", b"k"), serializable=True))
+    waiting: list[int] = []
+    member.replica.send = lambda: waiting.append(member.kv.late)
     turns = 0
     while turns == 0 or lone.next_turn() is not None:
         assert turns == 0 or lone.next_turn() == 0.0
         member.replica.turn(member.now())
         turns += 1
     assert 1 < turns < 100
+    assert waiting == [1] * (turns - 1) + [0]  # answers go out before it goes on; at last its memory is given back
+    member.replica.turn(member.now())
+    assert len(waiting) == turns
 
 
 def turns_of_a_deletion(ticks: int, share: float = 1.0, again: int = 0) -> int:
