@@ -34,7 +34,7 @@ def measured(tree: Path, engine: str, folder: Path, keys: int, value_size: int) 
     """Return the figures of ROWS of one checkout."""
     folder.mkdir()
     python = sys.executable if tree == HERE.parent else str(tree / ".venv/bin/python")
-    command = [python, "-P", str(HERE / "embedded_puts.py"), engine, str(folder), str(keys), str(value_size)]
+    command = [python, str(HERE / "embedded_puts.py"), engine, str(folder), str(keys), str(value_size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=3600, check=False)
     if done.returncode:
         raise SystemExit(f"{tree}: {done.stderr}")

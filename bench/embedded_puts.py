@@ -1,9 +1,8 @@
 """What puts cost in one process, and a key in memory. bench/before.py runs this with the Python of several checkouts.
 
-    python -P bench/embedded_puts.py ENGINE FOLDER KEYS VALUE_SIZE
+    python bench/embedded_puts.py ENGINE FOLDER KEYS VALUE_SIZE
 
-It prints an object of JSON. `-P` keeps Python from taking the package of the folder that it runs in. It uses only what
-all checkouts have that are compared.
+It prints an object of JSON, and uses only what all checkouts have that are compared.
 """
 
 from __future__ import annotations

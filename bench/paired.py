@@ -32,8 +32,8 @@ class Measurement:
 
 
 OTHER = "other tree"
-#: The default of 2 GiB would end a long run.
-QUOTA = '"32GiB"'
+#: The default of 2 GiB would end a long run. etcd has as much.
+QUOTA = '"8GiB"'
 
 
 class OtherTree(Node):
@@ -44,8 +44,7 @@ class OtherTree(Node):
         self.tree = tree.resolve()
 
     def argv(self) -> list[str]:
-        # Without -P, Python would take the package of the folder that this program runs in.
-        return [str(self.tree / ".venv/bin/python"), "-P", *super().argv()[1:]]
+        return [str(self.tree / ".venv/bin/python"), *super().argv()[1:]]
 
 
 def make(kind: str, where: Path, settings: Mapping[str, str] | None = None, tree: Path | None = None) -> Server:

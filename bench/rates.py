@@ -51,8 +51,7 @@ def other(tree: Path) -> type[MetaStoreMember]:
 
     class Other(MetaStoreMember):
         def argv(self) -> list[str]:
-            # Without -P, Python would take the package of the folder that this program runs in.
-            return [str(tree.resolve() / ".venv/bin/python"), "-P", *super().argv()[1:]]
+            return [str(tree.resolve() / ".venv/bin/python"), *super().argv()[1:]]
 
     return Other
 
