@@ -36,8 +36,11 @@ class Sweep:
 
     A slice is all that a call can wait for. `later(0, call)` should call when the turn has served those who came in,
     and `pressed` says whether others wait for the next one. If nobody does, slice follows slice, until PLENTY of the
-    turn is no longer left. With a turn for each slice, the compaction of 400,000 versions in memory took three times as
-    much CPU; and a lone put beside it took twice as long as alone while it waited for several slices.
+    turn is no longer left. A lone put beside a compaction in memory takes 1.1 times as long as alone.
+
+    Turns are not what costs most: 240,000 versions of 1 KB in memory take 2.9 us of CPU each, and as much with fewer
+    slices in a turn (4 runs of each in turn, noise 14 %). In a profile of it half is glibc's malloc, which sorts what
+    was freed into lists by its size. Where versions lie in the order of their keys, it takes 1.0 us.
     """
 
     def __init__(
