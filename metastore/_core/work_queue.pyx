@@ -2,10 +2,10 @@
 
 Clients take turns of QUANTUM units each, whatever they have asked for: a client that wants a thousand counts of a
 million keys does not delay another client's list longer than one that wants a single count. A turn of the loop gives
-each a PIECE only if somebody waits for the next turn. The requests of one client are done one after the other. At most MOST_BEGUN works are begun at a time, each for another client. While they hold
-more than 256 MiB together, none is begun, and only one of those that hold the most goes on; that one alone may hold 512
-MiB. So the sum stays below both limits and one piece of each work. Both limits are lower where there is little memory
-(`set_held_most` in work.pyx).
+each a PIECE only if somebody waits for the next turn. The requests of one client are done one after the other. At most
+MOST_BEGUN works are begun at a time, each for another client. While they hold more than 256 MiB together, none is
+begun, and only one of those that hold the most goes on; that one alone may hold 512 MiB. So the sum stays below both
+limits and one piece of each work. Both limits are lower where there is little memory (`set_held_most` in work.pyx).
 """
 
 from collections import deque
