@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..ports import Done
 
 MAX_DEFRAGMENTS = 64  # callers that may wait for the defragmentation under way
+PLENTY = 0.9  # the share of a turn that slices leave
 SWEEP_WAIT = 0.005  # seconds between two checks whether a compaction has given back its room
 
 
@@ -65,9 +66,15 @@ class Reclaim:
             self._free_some()
 
     def _free_some(self) -> None:
-        self._reclaiming = not self._stopped and self._engine.reclaim()
-        if self._reclaiming:
-            self._loop.call_later(0, self._free_some)
+        """Slice follows slice for a millisecond, or until somebody waits for the next turn."""
+        more = not self._stopped
+        while more:
+            more = self._engine.reclaim()
+            if self._loop.share() < PLENTY or self._loop.pressed():
+                break
+        self._reclaiming = more
+        if more:
+            self._loop.call_behind(self._free_some)
 
     def stop(self) -> None:
         """Begins nothing more, and answers the callers that wait with Stopped."""
