@@ -52,7 +52,7 @@ MOST_ENDING: Final = 192
 #: Where the disk is so slow that leases end so many seconds late, so many times as many end at once. At EXPIRY_RATE
 #: 100,000 leases end 2.1 s late. Four times as many ended no sooner where the processors were busy, and a turn of three
 #: members with RocksDB took 27 ms once; with twice as many the longest took 5.5 ms.
-LATE: Final = 2.0
+LATE: Final = 2.5
 HASTE: Final = 2
 #: Seconds until the log is offered something again that it did not take: because of the moment, or for want of room.
 RETRY: Final = 0.05
