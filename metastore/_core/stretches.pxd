@@ -10,6 +10,7 @@ cdef class Walk:
     """Goes from key to key over table 'k' of an engine with files."""
     cdef object walk, step, read_key, read_value
     cdef bytes here           # the record on which it stands; None: behind the table
+    cdef bytes border         # what it has begun from, or the border of the index that it stands behind
     cdef bytes prefix         # what `next` has found: a client's key,
     cdef bytes newest         # its newest version,
     cdef bint alive           # and whether that is alive
@@ -17,6 +18,7 @@ cdef class Walk:
     cdef int most_steps       # records of one key that it goes over before it jumps
     cdef readonly Py_ssize_t records
 
+    cdef int begin(self, bytes start) except -1
     cdef int look(self) except -1
     cdef bint next(self) except -1
 

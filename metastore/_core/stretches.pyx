@@ -73,8 +73,14 @@ cdef class Walk:
         self.walk = walk
         self.step, self.read_key, self.read_value = walk.next, walk.key, walk.value
         self.most_steps = STEPS
-        walk.seek(start)
+        self.begin(start)
+
+    cdef int begin(self, bytes start) except -1:
+        """Go on from `start`."""
+        self.border = start
+        self.walk.seek(start)
         self.look()
+        return 0
 
     cdef int look(self) except -1:
         self.here = self.read_key()
@@ -191,14 +197,17 @@ cdef class Stretches:
 
     cpdef bint build(self, object walk, Py_ssize_t records, Detours detours=None):
         """Count about so many records from the border on, or fewer if the walk makes detours. Return True while there is
-        more."""
+        more. `walk` is an iterator, or a Walk, which goes on where it stands if nothing was written since."""
         cdef Walk keys
         cdef size_t seen = 0, spent = 0
         cdef Py_ssize_t last
         if self.border is None:
             return False
         detour_cost(detours, &seen)
-        keys = Walk(walk, self.border)
+        keys = walk if isinstance(walk, Walk) else Walk(walk, self.border)
+        if keys.border is not self.border:
+            keys.begin(self.border)  # the index has begun anew
+        records += keys.records
         while keys.records + <Py_ssize_t>spent // 2 < records:
             if not keys.next():
                 self.top = self.border
@@ -213,7 +222,7 @@ cdef class Stretches:
             self.present[last] += 1
             self.keys += 1
             # Behind all versions of the key, and before those of any other.
-            self.border = keys.prefix + b"\xff" * (REV_SIZE + 1)
+            self.border = keys.border = keys.prefix + b"\xff" * (REV_SIZE + 1)
         return True
 
     # -- writing

@@ -9,6 +9,7 @@ import pytest
 
 from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.stretches import SPLIT_AT, Stretches
+from metastore._core.stretches import Walk as KeyWalk
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.testing.engine_base import batch_of
 
@@ -108,10 +109,13 @@ def test_a_count_is_that_of_a_walk(seed: int) -> None:
     known = 0
     for turn in range(70):
         table.write(refused=table.rng.random() < 0.1)
-        if table.rng.random() < 0.3:
-            table.index.build(Walk(table.engine), table.rng.choice([1, 50, 1000]))
-        if table.rng.random() < 0.02:
-            table.index.restart()
+        going = None  # a walk that goes on until the next write
+        while table.rng.random() < 0.4:
+            if table.index.border is not None and table.rng.random() < 0.7:
+                going = going or KeyWalk(Walk(table.engine), table.index.border)
+            table.index.build(going or Walk(table.engine), table.rng.choice([1, 50, 1000]))
+            if table.rng.random() < 0.03:
+                table.index.restart()
         known += table.look()
         if turn % 20 == 0:
             table.index.check(Walk(table.engine))
