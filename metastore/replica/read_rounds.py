@@ -190,7 +190,7 @@ class ReadRounds:
 
     def fail(self, before: float, error: Callable[[], errors.ApiError]) -> None:
         """Fails the reads that came before this moment (seconds) and still wait for any reason."""
-        if not self.waiting:
+        if not (self.rounds or self.confirmed_rounds or self._kv.reads):
             return
         late: list[Any] = []
         confirmed = (reads for _, reads in self.confirmed_rounds)

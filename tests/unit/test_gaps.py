@@ -290,5 +290,5 @@ def test_a_piece_pays_for_its_detours(tmp_path: Path, kind: str) -> None:
         assert m.RangeResponse.FromString(reply).count == KEYS // APART
     note()
     detours = [after - before for before, after in itertools.pairwise(at)]
-    assert sum(detours) >= KEYS // APART and max(detours) <= MOST_DETOURS[kind], detours
+    assert sum(detours) >= KEYS // APART - 1 and max(detours) <= MOST_DETOURS[kind], detours
     made.engine.close()
