@@ -533,3 +533,31 @@ def work_for(seconds: float) -> None:
     until = time.thread_time() + seconds
     while time.thread_time() < until:
         pass
+
+
+def test_what_comes_during_a_nap_shares_a_turn(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A nap comes once, and not before calls that were posted."""
+    told: list[bytes] = []
+    slept: list[float] = []
+    pairs = [socket.socketpair() for _ in range(2)]
+    for here, _ in pairs:
+        loop.add(here.fileno(), READ, lambda _events, here=here: told.append(here.recv(1)))
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        for _, there in pairs:
+            there.send(b"x")
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    loop.nap(0.25)
+    loop.run_once(5)
+    assert slept == [0.25] and told == [b"x", b"x"]
+    loop.nap(3600)
+    loop.call_soon_threadsafe(lambda: told.append(b"posted"))
+    loop.run_once(0)
+    loop.run_once(0)
+    assert slept == [0.25] and told[2:] == [b"posted"]
+    for here, there in pairs:
+        loop.remove(here.fileno())
+        here.close()
+        there.close()
