@@ -214,7 +214,7 @@ def waits(server: Server, options: argparse.Namespace, value: bytes) -> Figures:
     processors."""
     fill(server, options.keys, options.value_size, options.seed)
     ask(server, options.keys, limit=PAGE)
-    key = PREFIX + b"%0*d" % (loader.DIGITS, 7)
+    key = key_of(7)
     calls = ((bench.RANGE, m.RangeRequest(key=key)), (bench.PUT, m.PutRequest(key=key, value=value)))
 
     def single() -> list[float]:
