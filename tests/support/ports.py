@@ -36,10 +36,11 @@ def _taken() -> int:
 def free_ports(count: int) -> list[int]:
     """Return ports that nobody has, and that no other test is given as long as this process lives."""
     ports: list[int] = []
+    taken = _taken()
     while len(ports) < count:
         port = _left().pop()
         with contextlib.suppress(OSError), socket.socket() as sock:
-            fcntl.lockf(_taken(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            fcntl.lockf(taken, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
             sock.bind(("127.0.0.1", port))
             ports.append(port)
     return ports
