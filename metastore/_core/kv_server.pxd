@@ -51,6 +51,8 @@ cdef class KVServer(Starter):
     cdef int64_t left                     # units that new requests of this turn may still cost
     cdef int64_t left_bytes               # bytes of replies about single keys that this turn may still make
     cdef int64_t pace                     # Engine.pace
+    cdef bint owes                        # whether writes are answered in this turn, or may be
+    cdef size_t company                   # other reads that are answered in this turn
     cdef bint admitted                    # a call was admitted while late ones were served
     cdef Waiting starting                 # the request out of the queue that is being admitted
     cdef object walks                     # (request id, keys it looks at) of writing transactions, oldest first

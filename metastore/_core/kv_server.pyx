@@ -11,7 +11,6 @@ from heapq import heapify, heappop, heappush
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint64_t
-from libc.string cimport memchr
 
 from metastore import errors
 from metastore._core.mvcc_apply cimport check_alarms
@@ -19,10 +18,10 @@ from metastore._core.batch cimport BatchProposer
 from metastore._core.grpc cimport Limits
 from metastore._core.h2_request cimport Request
 from metastore._core.kv_keys cimport KEYS_RANGE, check_keys
+from metastore._core.kv_kinds cimport deletes_ranges, range_is_long, takes_room
 from metastore._core.kv_messages cimport (
-    KV_OK, CompactReq, DeleteReq, RangeReq, decode_compact, decode_delete, decode_range, kv_raise,
-    range_is_serializable, take_fields, verify_compact,
-    verify_delete, verify_put, verify_range,
+    KV_OK, CompactReq, decode_compact, kv_raise, range_is_serializable, take_fields, verify_compact, verify_delete,
+    verify_put, verify_range,
 )
 from metastore._core.mvcc_range cimport RangeWork, start_range
 from metastore._core.mvcc_stream cimport Chunk, RangeStream, check_stream, next_chunk, start_stream
@@ -30,7 +29,7 @@ from metastore._core.mvcc cimport Store
 from metastore._core.leases cimport checkpoint_read, grant_read, revoke_read
 from metastore._core.op cimport (OP_COMPACT, OP_DELETE_RANGE, OP_LEASE_CHECKPOINT, OP_LEASE_GRANT, OP_LEASE_REVOKE, OP_LEVEL, OP_PUT, OP_TXN,
                                  op_level)
-from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable, txn_puts,
+from metastore._core.mvcc_txn cimport (TxnNode, count_txn_ops, decode_txn, node_is_readonly, node_is_serializable,
                                   verify_txn)
 from metastore._core.mvcc_txn_work cimport WalkWork, start_readonly, start_walk
 from metastore._core.waiter cimport Waiter
@@ -49,6 +48,7 @@ cdef enum:
     # system gives out new memory: with 8 MiB, 1,000 replies of 60 KB took a turn of 42 ms on a busy machine.
     TURN_BYTES = 2 << 20
     FEW_BYTES = 1024
+    FEW_KEYS = 64            # a range of no more keys is answered among the calls of single keys: 0.02 ms in memory
     MOST_FIELDS = 1024       # protobuf fields in a request that is no transaction; none that we know has more than 13
     # These are states of a writing transaction, not calls: it is still to be checked; its keys are being counted; it
     # waits until the transactions under way look at few enough keys; it need not wait.
@@ -73,28 +73,6 @@ METHODS = {
     "Compaction": METHOD_COMPACT,
     "RangeStream": METHOD_RANGE_STREAM,
 }
-
-
-cdef bint deletes_ranges(int kind, const uint8_t* body, size_t size) except -1:
-    """Whether an operation may delete more than single keys."""
-    cdef DeleteReq req
-    if kind == OP_TXN:
-        # A range deletion in a transaction begins with this tag. The byte may mean something else; a closer look finds
-        # out.
-        return memchr(body, 0x1A, size) != NULL
-    kv_raise(decode_delete(body, size, &req), "DeleteRangeRequest")
-    return req.end.n != 0
-
-
-cdef bint takes_room(int kind, const uint8_t* body, size_t size) except -1:
-    """Whether an operation adds to the state: what the quota and a full disk refuse."""
-    return kind == OP_PUT or kind == OP_LEASE_GRANT or (kind == OP_TXN and txn_puts(body, size))
-
-
-cdef bint range_is_long(bytes body) except -1:
-    """Whether an encoded RangeRequest is about more than one key."""
-    cdef RangeReq req
-    return decode_range(<const uint8_t*>PyBytes_AS_STRING(body), PyBytes_GET_SIZE(body), &req) == KV_OK and req.end.n > 0
 
 
 cpdef int fail_each(list waiters, error) except -1:
@@ -354,6 +332,7 @@ cdef class KVServer(Starter):
             self.check_room(kind, body, size)
         self.proposer.add_parts(kind, self.next_id, body, size, now)
         self.waiters[self.next_id] = waiter
+        self.owes = True
         if isinstance(waiter, HeldCompaction):
             waiter = (<HeldCompaction>waiter).inner
         if isinstance(waiter, Request):
@@ -443,6 +422,7 @@ cdef class KVServer(Starter):
         # While this member takes part in nothing yet, its contents are nobody's state.
         if serializable and not self.holding:
             self.answer(method, body, waiter, now)
+            self.company += 1
             return 0
         if self.reads_waiting >= self.max_reads:
             raise errors.TooManyRequests()
@@ -479,7 +459,7 @@ cdef class KVServer(Starter):
             return True
         return (limits.total_output >= limits.max_total_output // 4 * 3
                 and (method == METHOD_TXN or method == METHOD_RANGE_STREAM
-                     or (method == METHOD_RANGE and range_is_long(body))))
+                     or (method == METHOD_RANGE and range_is_long(body, 0))))
 
     def serve_deferred(self):
         """Answer reads that waited for their clients to take earlier replies. The caller calls this once a turn."""
@@ -521,6 +501,7 @@ cdef class KVServer(Starter):
     cdef int answer_all(self, list reads) except -1:
         """Answer reads one after the other. If one raises what stops the node, it and those behind it get Stopped."""
         cdef size_t done = 0
+        self.company += <size_t>len(reads) - 1
         try:
             for waiter, method, body, now in reads:
                 done += 1
@@ -528,6 +509,7 @@ cdef class KVServer(Starter):
         except BaseException:
             fail_each([one[0] for one in reads[done - 1:]], errors.Stopped)
             raise
+        self.company += 1
         return 0
 
     # ---- RangeStream
@@ -622,6 +604,11 @@ cdef class KVServer(Starter):
                 self.later(method, body, waiter, None, now)
                 return None
             self.left -= <int64_t>(COST_OP * count_txn_ops(body))
+        # Those answered before the queue is served are sent before: a lone put beside two clients that read pages took
+        # 0.3 ms longer when its answer left with theirs.
+        if (self.owes or self.company) and method == METHOD_RANGE and range_is_long(body, FEW_KEYS):
+            self.later(method, body, waiter, None, now)
+            return None
         work = self.work_of(method, body, waiter)
         if work is None:
             if self.left_bytes <= 0:
@@ -713,6 +700,7 @@ cdef class KVServer(Starter):
                 self.shed()
         self.left = budget
         self.left_bytes = TURN_BYTES
+        self.owes, self.company = bool(self.waiters), 0
         # A stalled queue goes on in the turn in which a client takes replies, or is dropped because it takes none.
         return self.admitted or (self.queue.busy() and not self.queue.stalled)
 

@@ -133,6 +133,27 @@ def test_nothing_waits_without_end_for_its_turn() -> None:
     assert [one.error for one in writes if one is not writes[-2]] == [None] * (len(writes) - 1)
 
 
+@pytest.mark.parametrize(
+    ("company", "limit", "waits"), [("get", 500, True), ("put", 500, True), ("get", 64, False), ("", 500, False)]
+)
+def test_a_page_lets_the_answers_of_others_leave_before_it_is_made(company: str, limit: int, waits: bool) -> None:
+    """The member sends what is answered before it goes on with the queue (test_replica_turn.py)."""
+    kv = server(engine=MemoryEngine(), keys=1000)
+    body = pb.RangeRequest(key=b"k", range_end=b"l", limit=limit).SerializeToString()
+    for _ in range(2):
+        page, single = Caller(), Caller()
+        kv.call("Range", body, page, 0.0)
+        if company == "get":
+            kv.call("Range", pb.RangeRequest(key=b"k000007").SerializeToString(), single, 0.0)
+        elif company == "put":
+            kv.call("Put", pb.PutRequest(key=b"other").SerializeToString(), single, 0.0)
+        kv.serve_reads(kv.take_reads())
+        assert (page.reply is None) is waits
+        assert single.reply is not None or company != "get"
+        kv.serve_late()
+        assert len(answer(page).kvs) == limit
+
+
 def test_a_read_that_waited_for_its_index_has_no_more_time_in_line_than_others() -> None:
     kv = server()
     count = ask(kv, b"k", b"l", count_only=True)
