@@ -15,6 +15,7 @@ cdef struct Lease:
     int64_t id               # 0: a free place
     int64_t ttl
     int64_t remaining
+    Record* only             # its only key, in table 'a'; NULL: it has none; see `Leases.only_key`
 
 
 cdef struct Part:
@@ -34,7 +35,10 @@ cdef class Leases:
     cdef list news                        # what the listener is to be told, in order
 
     cdef Lease* find(self, int64_t lease) noexcept
-    cdef int insert(self, int64_t lease, int64_t ttl, int64_t remaining) except -1
+    # The record in table 'a' of the only key of a lease, NULL for no key. `sure` is False where only a walk can tell.
+    cdef Record* only_key(self, int64_t lease, bint* sure) noexcept
+    cdef void unsure(self, int64_t lease) noexcept
+    cdef int insert(self, int64_t lease, int64_t ttl, int64_t remaining, Record* only) except -1
     cdef int drop(self, int64_t lease) except -1
     cdef bint known(self, int64_t lease) except -1
     cdef int write(self, const Lease* lease) except -1
@@ -54,7 +58,7 @@ cdef class Leases:
 
 
 cdef void lease_key(uint8_t* dst, uint8_t table, int64_t lease) noexcept nogil
-# Marks or clears the record of an attached key in a batch.
+# Marks or clears the record of an attached key in a batch. `Leases.only_key` does not hear of it.
 cdef int attachment(OrderedMap batch, int64_t lease, const uint8_t* key, size_t n, bint attached) except -1
 cdef int attachment_check(Record* rec) except -1
 

@@ -19,7 +19,7 @@ class Listener(Protocol):
     def reloaded(self) -> None: ...  # a snapshot has replaced all leases
 
 class Leases:
-    """All leases of a store (`Store.leases`), in memory. Their keys stay in the engine."""
+    """All leases of a store (`Store.leases`), in memory. Their keys are in the engine; here is at most the only one."""
 
     listener: Listener | None
     @property
@@ -27,7 +27,7 @@ class Leases:
     @property
     def loaded(self) -> bool: ...  # False while a received snapshot is loaded; the other calls then load it at once
     @property
-    def nbytes(self) -> int: ...  # of memory that the leases take here, without the engine's records
+    def nbytes(self) -> int: ...  # of memory that the leases take here, without records
     def ttl(self, lease: int) -> int: ...  # as granted; 0: there is no such lease
     def remaining(self, lease: int) -> int: ...  # by the last checkpoint; 0: none
     def ids(self) -> list[int]: ...  # ascending

@@ -1,6 +1,7 @@
 from libc.stdint cimport int64_t, uint8_t
 
 from metastore._core.mvcc cimport Store
+from metastore._core.record cimport Record
 from metastore._core.work cimport Work
 
 
@@ -11,6 +12,7 @@ cdef class RevokeWork(Work):
     cdef bytes at             # engine key in table 'a' at which the next piece begins
     cdef bint want
 
+    cdef int take(self, Record** found, size_t most, size_t* n) except -1
     cdef int finish(self) except -1
 
 

@@ -30,8 +30,6 @@ cdef class RevokeWork(Work):
         cdef Record* found[PART]
         cdef IndexView deletion
         cdef Slice key, nothing
-        cdef Merged walk
-        cdef Record* rec
         cdef size_t i, n = 0, cost = cost_delete(self.store) + COST_DETACH
         cdef size_t most = min(<size_t>PART, max(<size_t>1, budget // cost))
         self.cost += COST_KEY
@@ -41,17 +39,8 @@ cdef class RevokeWork(Work):
         memset(&deletion, 0, sizeof(deletion))
         deletion.tombstone = True
         nothing.p, nothing.n = NULL, 0
-        walk = self.store.leases.walk_keys(self.lease)
-        rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at))
         try:
-            # Deleting changes what is walked over, so the keys of this piece are taken first.
-            while n < most and rec != NULL and rec.klen >= LEASE_ID_SIZE and memcmp(
-                    rec_key(rec), PyBytes_AS_STRING(self.at), LEASE_ID_SIZE) == 0:
-                attachment_check(rec)
-                rec_ref(rec)
-                found[n] = rec
-                n += 1
-                rec = walk.next(rec)
+            self.take(found, most, &n)
             for i in range(n):
                 key.p, key.n = rec_key(found[i]) + LEASE_ID_SIZE, found[i].klen - LEASE_ID_SIZE
                 self.store.write_version(&key, &nothing, &deletion)
@@ -67,6 +56,28 @@ cdef class RevokeWork(Work):
         self.store.leases.forget(self.lease)
         self.finish()
         return True
+
+    cdef int take(self, Record** found, size_t most, size_t* n) except -1:
+        """Take references to the next `most` records in table 'a'. `n` counts them, also where this raises."""
+        cdef Merged walk
+        cdef bint sure = False
+        cdef Record* rec = self.store.leases.only_key(self.lease, &sure)
+        if rec != NULL:
+            rec_ref(rec)
+            found[0], n[0] = rec, 1
+        if sure:
+            return 0
+        walk = self.store.leases.walk_keys(self.lease)
+        rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at))
+        # Deleting changes what is walked over, so the keys of this piece are taken first.
+        while n[0] < most and rec != NULL and rec.klen >= LEASE_ID_SIZE and memcmp(
+                rec_key(rec), PyBytes_AS_STRING(self.at), LEASE_ID_SIZE) == 0:
+            attachment_check(rec)
+            rec_ref(rec)
+            found[n[0]] = rec
+            n[0] += 1
+            rec = walk.next(rec)
+        return 0
 
     cdef int finish(self) except -1:
         cdef Header header

@@ -66,8 +66,10 @@ cdef int mark_attachment(Store store, OrderedMap batch, const RevView* change, c
         finally:
             rec_release(index)
         if view.lease != 0 and view.lease != before:
+            store.leases.unsure(view.lease)
             attachment(batch, view.lease, key.p, key.n, False)
     if before != 0:
+        store.leases.unsure(before)
         attachment(batch, before, key.p, key.n, True)
     return 0
 

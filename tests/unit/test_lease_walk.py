@@ -60,6 +60,7 @@ def test_a_lease_with_pages_of_keys_ends_as_a_whole_and_alone(store: Store) -> N
 def test_the_end_of_a_lease_reads_nothing_behind_its_keys(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """A walk that knows no end is one of the engine's longer ones, with iterators of its own for each lease."""
     fill(store, 1, 1)
+    store.reload()  # so the keys of these leases are not known
     engine = store.engine
     scanned, scan = [], engine.scan
 
@@ -75,3 +76,21 @@ def test_the_end_of_a_lease_reads_nothing_behind_its_keys(store: Store, monkeypa
     for ident in reversed(IDS):
         execute_revoke(store, encode_revoke(ident))
     assert [start for start, _ in scanned] == [b"a"] * len(IDS) and None not in [end for _, end in scanned]
+
+
+def test_the_end_of_a_lease_with_one_known_key_reads_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 leases of services end at once after a cut; looking for the key of each was a fifth of the work."""
+    fill(store, 1, 1)
+
+    def no_read(*_arguments: object) -> object:
+        raise AssertionError("the engine is asked")
+
+    for name in ("get", "scan", "iterate", "seek_ge", "seek_le", "find_many"):
+        monkeypatch.setattr(store.engine, name, no_read)
+    for ident in IDS:
+        execute_revoke(store, encode_revoke(ident))
+    monkeypatch.undo()
+    store.commit(2, 1)
+    assert [store.leases.keys(ident) for ident in IDS] == [[]] * len(IDS)
+    request = pb.RangeRequest(key=b"\0", range_end=b"\0", count_only=True).SerializeToString()
+    assert pb.RangeResponse.FromString(store.range_reply(request)).count == 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import struct
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -489,6 +490,23 @@ def test_all_engines_hold_the_same(seed: int, tmp_path: Path) -> None:
     again = RocksEngine(str(tmp_path / "engine"), SMALL)
     assert state(Store(again)) == state(memory)
     again.close()
+
+
+class Forgetful(Store):
+    """Loads its leases anew after each commit, so it has to look for their keys."""
+
+    def commit(self, index: int, term: int) -> None:
+        super().commit(index, term)
+        self.reload()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_lease_with_a_known_key_ends_as_one_whose_keys_are_looked_for(seed: int) -> None:
+    knows, looks = Store(MemoryEngine()), Forgetful(MemoryEngine())
+    script(seed, knows, random.Random(seed))
+    script(seed, looks, SimpleNamespace(random=lambda: 0.0))  # after each operation
+    assert state(knows) == state(looks)
+    assert hash_of(knows.engine, True) == hash_of(looks.engine, True)
 
 
 def test_the_whole_hash_tells_leases_apart_and_the_other_one_does_not() -> None:

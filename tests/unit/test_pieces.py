@@ -268,6 +268,26 @@ def test_an_error_in_the_middle_takes_back_what_went_to_the_engine() -> None:
     assert contents(applier.store) == before
 
 
+def test_an_error_in_the_middle_gives_a_key_its_lease_back() -> None:
+    applier = filled(50)
+    store = applier.store
+    store.execute(LEASE_GRANT, encode_grant(1, 60))
+    store.execute(PUT, pb.PutRequest(key=b"k000000", lease=1).SerializeToString())
+    store.commit(1, 1)
+    request = pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()
+    applier.apply_images(second(encode_op(DELETE_RANGE, 1, request)), 0, 200)
+    applier.spill_at = 1
+    applier.relieve()
+    assert store.leases.keys(1) == []
+    store.undo()
+    while store.stale:
+        applier.relieve()
+    assert store.leases.keys(1) == [b"k000000"]
+    execute(store, LEASE_REVOKE, encode_revoke(1))
+    store.commit(2, 1)
+    assert store.leases.keys(1) == [] and pb.RangeResponse.FromString(store.range_reply(ALL)).count == 49
+
+
 def test_a_waiter_that_has_gone_is_not_answered_and_the_entry_goes_on() -> None:
     applier, caller = filled(500), Caller()
     request = pb.DeleteRangeRequest(key=b"k", range_end=b"l").SerializeToString()
