@@ -3,13 +3,16 @@
 
     python bench/rates.py                                      one node and three, beside etcd: some minutes
     python bench/rates.py --nodes 1 --rates 1000 --no-etcd
+    python bench/rates.py --floor                              also a plain program without a store, bench/floor.py
     python bench/rates.py --tree ../before                     also nodes of another checkout, which is built
     python bench/pictures.py build/bench/rates.json            the tables, and pictures of the CPU over the rate
 
 All servers of one number of nodes live at the same time, and each round measures all of them in turn (A B A B ...).
 The load is that of h2load on 50 connections, which begin one after the other; with three nodes it goes to the leader.
-CPU is that of all members together, from schedstat. System calls are counted by perf (Debian: linux-perf) in a short
-run of their own, because counting costs time: for the leader, and the mean of the followers.
+CPU is that of all members together, from schedstat. "x floor" says how many times that of the floor it is in the same
+round; the puts of the floor come at the same moments as those of h2load, and those of the gathered floor wait for each
+other. System calls are counted by perf (Debian: linux-perf) in a short run of their own, because counting costs time:
+for the leader, and the mean of the followers.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+import floor  # noqa: E402
 import pictures  # noqa: E402
 import results  # noqa: E402
 import workloads  # noqa: E402
@@ -39,6 +43,8 @@ from support.cluster import Cluster, EtcdMember, Member, MetaStoreMember  # noqa
 from bench import KEY, PUT, RANGE, check_build  # noqa: E402
 
 ETCD, OURS, OTHER = "etcd", "default", "other tree"
+#: The floor, and the microseconds that the first put of a group waits for others there.
+FLOORS = {"floor": 0, "gathered floor": floor.GATHER_US}
 #: What is measured beside etcd: the defaults, and without the threads that keep processors awake.
 STEPS: dict[str, dict[str, str]] = {OURS: {}, "no busy_poll": {"performance.busy_poll": '"0"'}}
 WORKLOADS = ("put", "range")
@@ -129,22 +135,57 @@ def system_calls(cluster: Cluster, what: str, shape: workloads.Shape) -> dict[st
     return more
 
 
+class Floors:
+    """What is measured beside the others with --floor. Each round begins with it."""
+
+    def __init__(self, running: Mapping[str, floor.Floor]) -> None:
+        self._running = running
+        self._cpu_us: dict[str, float] = {}
+
+    def measure(self, what: str, shape: workloads.Shape) -> Iterator[tuple[str, workloads.Figures]]:
+        """Yield a name and the figures of each floor that there is for this work."""
+        self._cpu_us = {}
+        for step, one in self._running.items():
+            if what == "put" and (shape.rate or not FLOORS[step]):  # a client that is alone has nobody to wait for
+                figures = one.put(shape, "h2load")
+                self._cpu_us[step] = figures["cpu_us"]
+                yield step, figures
+
+    def ratios(self, cpu_us: float) -> dict[str, float]:
+        """Return how many times that of each floor of this round a cost is."""
+        return {f"x {step}": cpu_us / one for step, one in self._cpu_us.items()}
+
+
+@contextmanager
+def floors(options: argparse.Namespace, folder: Path, nodes: int) -> Iterator[Floors]:
+    """Run the floors, if they are asked for."""
+    with ExitStack() as stack:
+        some = FLOORS if options.floor else {}
+        yield Floors({
+            step: stack.enter_context(floor.running(folder / f"{step}-{nodes}", nodes, gather_us))
+            for step, gather_us in some.items()
+        })  # fmt: skip
+
+
 def measure(options: argparse.Namespace, folder: Path) -> Iterator[results.Sample]:
     """Do all measurements, and yield each sample when it is there."""
     value = random.Random(options.seed).randbytes(options.value_size)
     counts = perf_counts()
     for nodes in options.nodes:
-        with clusters(options, folder, nodes) as running:
+        with clusters(options, folder, nodes) as running, floors(options, folder, nodes) as below:
             for cluster in running.values():
                 workloads.parallel(cluster, workloads.Shape(WARM_UP, 0, 0, value, options.seed))
-            turns = itertools.product(range(options.rounds), options.workloads, options.rates, running.items())
-            for number, what, rate, (step, cluster) in turns:
+            for number, what, rate in itertools.product(range(options.rounds), options.workloads, options.rates):
                 shape = workloads.Shape(options.requests, rate, options.seconds, value, options.seed)
-                figures = dict(run(cluster, what, shape))
-                if rate and counts:
-                    figures["more"] = system_calls(cluster, what, replace(shape, seconds=COUNTED_SECONDS))
-                engine = results.OWN if step == ETCD else "memory"
-                yield results.Sample(what, step, engine, nodes, 0.0, rate, number, **figures)
+                for step, figures in below.measure(what, shape):
+                    yield results.Sample(what, step, results.OWN, nodes, 0.0, rate, number, **figures)
+                for step, cluster in running.items():
+                    figures = run(cluster, what, shape)
+                    more = below.ratios(figures["cpu_us"])
+                    if rate and counts:
+                        more |= system_calls(cluster, what, replace(shape, seconds=COUNTED_SECONDS))
+                    engine = results.OWN if step == ETCD else "memory"
+                    yield results.Sample(what, step, engine, nodes, 0.0, rate, number, **figures, more=more)
 
 
 def show(samples: list[results.Sample]) -> None:
@@ -156,10 +197,10 @@ def show(samples: list[results.Sample]) -> None:
         if now != title:
             title = now
             heads = ("a second", "mean ms", "p50 ms", "p99 ms", "CPU us")
-            print(f"\n{title}\n  {'':<14}" + "".join(f" {head:>9}" for head in heads) + "   calls")
-        calls = " ".join(f"{count:.1f}" for count in one.more.values())
+            print(f"\n{title}\n  {'':<14}" + "".join(f" {head:>9}" for head in heads))
         figures = (one.rate, one.mean_ms, one.p50_ms, one.p99_ms, one.cpu_us)
-        print(f"  {one.step:<14}" + "".join(f" {pictures.figure(value):>9}" for value in figures) + f"   {calls}")
+        more = ", ".join(f"{name} {value:.1f}" for name, value in one.more.items())
+        print(f"  {one.step:<14}" + "".join(f" {pictures.figure(value):>9}" for value in figures) + f"   {more}")
 
 
 def main() -> None:
@@ -170,6 +211,7 @@ def main() -> None:
     parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=list(STEPS))
     parser.add_argument("--seconds", type=float, default=4.0, help="of each run at a steady rate")
     parser.add_argument("--no-etcd", action="store_true", help="measure no etcd beside it")
+    parser.add_argument("--floor", action="store_true", help="measure a plain program without a store beside it")
     parser.add_argument("--tree", type=Path, help="another checkout, with its .venv, to measure beside this one")
     parser.add_argument("--out", type=Path, default=Path("build/bench/rates.json"), help="default: %(default)s")
     options = parser.parse_args()

@@ -41,10 +41,11 @@ OWN = "its own"
 class Sample:
     """One measured run.
 
-    `step` is a step of the ladder, or the name of another store. `asked` is the rate that the load kept, in operations
-    per second (0: as fast as the server answers), and `rate` the rate that was reached. Latencies are in milliseconds
-    (0: not measured). `cpu_us` is the processor time of all members, in microseconds an operation. `more` has figures
-    that only one workload has. `keys` is how many keys there were, where that is what is varied.
+    `step` is a step of the ladder, the name of another store, or a floor (bench/floor.py). `asked` is the rate that the
+    load kept, in operations per second (0: as fast as the server answers), and `rate` the rate that was reached.
+    Latencies are in milliseconds (0: not measured). `cpu_us` is the processor time of all members, in microseconds an
+    operation. `more` has figures that only one workload has. `keys` is how many keys there were, where that is what is
+    varied.
     """
 
     workload: str

@@ -161,8 +161,13 @@ def played(cluster: Cluster, *runs: tuple[str, object, h2load.Load], first: byte
 
 def put(cluster: Cluster, shape: Shape) -> Figures:
     """One client puts one key, and waits for each answer."""
-    load = shape.steady(1, 1) if shape.rate else h2load.Load(max(100, shape.requests // 20), 1, 1)
+    load = shape.steady(1, 1) if shape.rate else h2load.Load(lone_requests(shape), 1, 1)
     return played(cluster, (PUT, m.PutRequest(key=KEY, value=shape.value), load))
+
+
+def lone_requests(shape: Shape) -> int:
+    """Return how many requests a client makes that waits for each answer."""
+    return max(100, shape.requests // 20)
 
 
 def parallel(cluster: Cluster, shape: Shape) -> Figures:
@@ -247,7 +252,7 @@ def of_peers(cluster: peers.Peers, name: str, shape: Shape) -> Figures:
     """Measure another store: `put` or `parallel`."""
     times = loader.Times(shape.rate)
     if name == "put":
-        count, connections, streams = (_count(shape) if shape.rate else max(100, shape.requests // 20)), 1, 1
+        count, connections, streams = (_count(shape) if shape.rate else lone_requests(shape)), 1, 1
     elif shape.rate:
         count, connections, streams = max(1000, _count(shape)), STEADY_CONNECTIONS, 10
     else:

@@ -149,13 +149,28 @@ def test_an_operation_is_measured_at_steady_rates(tmp_path: Path) -> None:
     out, folder = tmp_path / "out" / "rates.json", tmp_path / "data"
     folder.mkdir()
     sizes = ("--requests", "2000", "--seconds", "0.2", "--rates", "0", "1000", "--nodes", "1", "--steps", "default")
-    output = run_bench("rates.py", folder, *sizes, "--out", str(out), what=())
+    output = run_bench("rates.py", folder, *sizes, "--floor", "--out", str(out), what=())
     if output:
-        assert [output.count(f"\n  {step} ") for step in ("etcd", "default")] == [2, 2]
+        steps = ("etcd", "default", "floor", "gathered floor")
+        assert [output.count(f"\n  {step} ") for step in steps] == [2, 2, 2, 1]
+        assert output.count("x floor ") == 4 and output.count("x gathered floor ") == 2
         assert "\nput, nodes 1, 1,000 a second\n" in output and "\nput, nodes 1, one at a time\n" in output
         command = [sys.executable, str(BENCH / "pictures.py"), str(out)]
         shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-        assert "**Put, 1 node, at 1,000 a second**" in shown
+        assert "**Put, 1 node, at 1,000 a second**" in shown and "| x floor | x gathered floor |" in shown
+
+
+def test_the_floor_is_measured(tmp_path: Path) -> None:
+    """One member and three, each without and with gathering: a client alone, and three kinds of arrivals."""
+    sizes = ("--requests", "2000", "--seconds", "0.1", "--rates", "0", "2000", "--rounds", "1")
+    command = [sys.executable, str(BENCH / "floor.py"), *sizes, "--arrivals", "even", "poisson", "h2load"]
+    done = subprocess.run([*command, "--dir", str(tmp_path)], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(
+        r"^ +([13]) +(\d+) (\w+) +(\d+) +([\d,]+) +([\d.]+) +[\d.]+ +([\d.]+) ", done.stdout, re.MULTILINE
+    )
+    assert len(rows) == 2 * 2 * 4 and all(float(figure) for row in rows for figure in row[5:])
+    assert not list(tmp_path.iterdir())
 
 
 def test_reads_of_distant_members_are_measured(tmp_path: Path) -> None:
