@@ -1,10 +1,11 @@
-"""Admission of the puts of a `Piece`: the checks of `KVServer.admit` for a put, without an object that the collector
-tracks for each."""
+"""Admission of many puts of this process: those of a `Piece` have the checks of `KVServer.admit` for a put, without an
+object that the collector tracks for each, and those with a Future are admitted without a call of Python for each."""
 
 from libc.stdint cimport uint8_t
 
 from metastore import errors
 from metastore._core.batch cimport BatchProposer
+from metastore._core.kv_answers cimport FuturePut
 from metastore._core.kv_keys cimport KEYS_PUT, check_keys
 from metastore._core.kv_messages cimport KV_EMPTY_KEY, kv_raise
 from metastore._core.kv_pieces cimport Piece, PiecePut
@@ -61,3 +62,24 @@ def admit_piece(KVServer server not None, Piece piece not None, double now, Py_s
     finally:
         proposer.most_now = proposer.max_count
     return taken
+
+
+def admit_puts(KVServer server not None, queue not None, double now, Py_ssize_t most) -> tuple:
+    """Admit puts of Futures at `now` (seconds) from the left end of a deque of calls (method, body, waiter), at most
+    `most`. Return their number, and the call behind them that is none and was taken out, or None."""
+    cdef Py_ssize_t taken = 0
+    cdef BatchProposer proposer = server.proposer
+    cdef tuple call
+    # The first one does not wait alone where more are here than one batch takes.
+    proposer.most_now = MORE * proposer.max_count if len(queue) > <Py_ssize_t>proposer.max_count else proposer.max_count
+    server.time = max(server.time, now)
+    try:
+        while taken < most and queue:
+            call = queue.popleft()
+            if type(call[2]) is not FuturePut:
+                return taken, call
+            taken += 1
+            server.enter(METHOD_PUT, call[1], call[2], now)
+    finally:
+        proposer.most_now = proposer.max_count
+    return taken, None

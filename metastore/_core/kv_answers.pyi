@@ -2,8 +2,16 @@
 
 from typing import Any
 
+from metastore._core.waiter import RevisionWaiter
+
 def encode_put(key: bytes, value: bytes) -> bytes: ...  # a PutRequest with nothing else
-def revision_of(reply: bytes) -> int: ...  # in the header of an encoded response; raises MalformedRequest
-def resolve(fields: dict[str, Any], before: str, after: str, result: object, error: object) -> bool:
-    """Resolve a Future for which nobody waits, by its attributes, as one step; return whether nobody did, and its state
-    was `before`."""
+def resolve(fields: dict[str, Any], result: object, error: object) -> bool:
+    """Resolve a Future for which nobody waits, by its attributes, as one step; return whether nobody did, and it was
+    not resolved."""
+
+class FuturePut(RevisionWaiter):
+    """Resolves a Future with the result of a put: a `kind`, which has slots for `revision` and `prev`."""
+
+    @property
+    def future(self) -> Any: ...
+    def __init__(self, future: Any, kind: type) -> None: ...

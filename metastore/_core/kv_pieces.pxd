@@ -2,7 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t
 
-from metastore._core.waiter cimport Waiter
+from metastore._core.waiter cimport RevisionWaiter
 
 cdef enum:
     PIECE_PUTS = 500
@@ -40,8 +40,7 @@ cdef class Piece:
     cdef int settle(self, Py_ssize_t place, int state, bint failed) except -1
 
 
-cdef class PiecePut(Waiter):
+cdef class PiecePut(RevisionWaiter):
     """Waits for one put of a piece."""
     cdef Piece piece
     cdef Py_ssize_t place
-    cdef int64_t revision                 # of the store, when it is applied

@@ -19,7 +19,7 @@ from libc.string cimport memcpy, memset
 from metastore import errors
 from metastore._core.kv_columns cimport Column
 from metastore._core.varint cimport varint_size, varint_write
-from metastore._core.waiter cimport Waiter
+from metastore._core.waiter cimport RevisionWaiter
 
 cdef enum:
     WRITTEN_STATE = 1
@@ -198,7 +198,7 @@ cdef class Piece:
 
 @cython.final
 @cython.no_gc
-cdef class PiecePut(Waiter):
+cdef class PiecePut(RevisionWaiter):
     """Waits for one put of a piece. The collector does not track it, and the piece does not refer to it."""
 
     cpdef complete(self, object reply):

@@ -23,14 +23,13 @@ from metastore._core.mvcc cimport Store
 from metastore._core.op cimport (OP_ALARM, OP_COMPACT, OP_DELETE_RANGE, OP_HEADER, OP_LEASE_GRANT, OP_LEASE_REVOKE,
                                  OP_MEMBER, OP_OK, OP_PUT, OP_TXN, OpView, op_raise, op_read)
 from metastore._core.kv_messages cimport KV_EMPTY_KEY, KV_OK, DeleteReq, decode_delete, kv_raise
-from metastore._core.kv_pieces cimport PiecePut
 from metastore._core.mvcc_lease cimport start_revoke
 from metastore._core.mvcc_range cimport DeleteWork
 from metastore._core.mvcc_txn cimport txn_puts
 from metastore._core.mvcc_txn_puts cimport run_puts
 from metastore._core.mvcc_txn_work cimport start_txn
 from metastore._core.mvcc_unfinished cimport purge, spill
-from metastore._core.waiter cimport Waiter
+from metastore._core.waiter cimport RevisionWaiter, Waiter
 from metastore._core.work cimport COST_BYTES, Work
 
 from metastore.replica.alarms import CORRUPT, NOSPACE, Alarms
@@ -228,10 +227,9 @@ cdef class Applier:
             if answer != OP_OK:
                 self.undecodable += 1
                 op_raise(answer)
-            if type(waiter) is PiecePut:
-                # Its piece wants the revision alone.
+            if isinstance(waiter, RevisionWaiter):
                 result = self.execute(&op, False)
-                (<PiecePut>waiter).revision = self.store.rev
+                (<RevisionWaiter>waiter).revision = self.store.rev
             else:
                 result = self.execute(&op, waiter is not None)
         except OF_OPERATION as error:

@@ -5,3 +5,6 @@ class Waiter:
 
     def complete(self, reply: bytes) -> None: ...
     def fail(self, error: MetaStoreError) -> None: ...
+
+class RevisionWaiter(Waiter):
+    """Waits for a put, and wants its revision instead of a reply."""

@@ -15,3 +15,8 @@ cdef class Waiter:
     cpdef fail(self, object error):
         """Answer with `error`: an instance of `metastore.errors.MetaStoreError`."""
         raise NotImplementedError
+
+
+cdef class RevisionWaiter(Waiter):
+    """Base class of what waits for a put and wants no reply: the apply path sets `revision`, that of the store after
+    the put, and calls `complete(None)`."""

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import FINISHED, RUNNING
+from concurrent.futures._base import RUNNING
 from typing import Any
 
 from .. import errors
@@ -77,14 +77,17 @@ class Answer(Future[Any]):
     #: Whether the loop's thread may come with the answer when somebody else has given one.
     late = False
     # As `concurrent.futures.Future` has them. What only those need who wait or add callbacks is made when it is first
-    # asked for, for a condition takes longer to make than a put.
+    # asked for, for a condition takes longer to make than a put. The first state is what set_running_or_notify_cancel
+    # leaves; no instance has it before it is resolved (`resolve`).
+    _state = RUNNING
     _result: Any = None
     _exception: BaseException | None = None
 
     def __init__(self) -> None:
-        # What set_running_or_notify_cancel does, without its lock: nobody else has this Future yet.
-        self._state = RUNNING
-        self._process = forks.process
+        # By the dictionary, so that it exists before another thread has the Future. Python 3.11 makes it when somebody
+        # first asks for it, and the collector may run in there. Two threads could get one each, with a condition each,
+        # and whoever waited then waited for ever.
+        self.__dict__["_process"] = forks.process
 
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
@@ -141,7 +144,7 @@ class Answer(Future[Any]):
 
     def give(self, result: Any, error: BaseException | None = None) -> None:
         """Resolve with the result, or with the error. Never raises: the loop goes on whatever happens here."""
-        if resolve(self.__dict__, RUNNING, FINISHED, result, error):
+        if resolve(self.__dict__, result, error):
             return  # nobody waits
         try:
             if error is None:

@@ -22,21 +22,20 @@ from concurrent.futures import Future
 from typing import Any
 
 from .. import errors
-from .._core.kv_answers import encode_put
+from .._core.kv_answers import FuturePut, encode_put
 from .._core.kv_direct import MISSED, DirectReads
 from .._core.kv_pieces import Piece
 from ..threads import LOOK_UP
 from .answers import may_block
 from .arguments import Key, Pairs, as_bytes, seconds
 from .bulk import Bulk, Call, checked, pairs_of, source_of
-from .outcome import FutureCall, overdue
+from .outcome import FutureCall, Outcome, overdue
 from .queued import Post, Queued
 from .requests import (
     SortOrder,
     SortTarget,
     compact_request,
     compact_result,
-    decode_put,
     decoder,
     delete_request,
     delete_result,
@@ -99,9 +98,10 @@ class Futures:
     ) -> Future[PutResult]:
         """As `Node.put`."""
         if type(lease) is int and lease == 0 and prev_kv is False and ignore_value is False and ignore_lease is False:
-            call = FutureCall(decode_put)
-            self._submit([("Put", encode_put(as_bytes(key, "key"), as_bytes(value, "value")), call)])
-            return call.future
+            future = Outcome()
+            body = encode_put(as_bytes(key, "key"), as_bytes(value, "value"))
+            self._submit([("Put", body, FuturePut(future, PutResult))])
+            return future
         request = put_request(
             key, value, lease=lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease
         )
@@ -113,9 +113,10 @@ class Futures:
         They wait, in this order, for room among what is in flight, and other calls may overtake them then. All of them
         are held in memory until they are done: for many pairs there is `Node.put_many`, which is bounded."""
         bodies = [encode_put(*checked(pair, place)) for place, pair in enumerate(pairs_of(pairs))]
-        calls = [FutureCall(decode_put) for _ in bodies]
+        futures: list[Future[PutResult]] = [Outcome() for _ in bodies]
+        calls = (FuturePut(future, PutResult) for future in futures)
         self._submit_patient([("Put", body, call) for body, call in zip(bodies, calls, strict=True)])
-        return [call.future for call in calls]
+        return futures
 
     def bulk(self) -> Bulk:
         """The account of a `put_many` that waits for what is under way. Raises Stopped where the node does not run."""

@@ -36,7 +36,8 @@ class Inbox:
     def put(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
         self._hasty.extend(calls)
-        self._post()
+        if not self._posted or self._refusal is not None:
+            self._post()
 
     def put_patient(self, calls: Sequence[Call | Piece]) -> None:
         """The same for calls that wait, in their order, until there is room for them."""
@@ -60,8 +61,7 @@ class Inbox:
         self._posted = False
         left = INBOX_SLICE
         while self._hasty and left:
-            member.call(*self._hasty.popleft())
-            left -= 1
+            left -= member.calls(self._hasty, left)
         while self._patient and left > 0 and not member.crowded():
             call = self._patient.popleft()
             if not isinstance(call, Piece):

@@ -12,6 +12,7 @@ import time
 import traceback
 
 from .. import errors, threads
+from .._core.kv_answers import FuturePut
 from .._core.kv_direct import DirectReads
 from .._core.kv_pieces import PiecePut
 from ..config import Config
@@ -179,9 +180,9 @@ class Life:
         """Answer the calls of this process in the place of the loop's thread, which stands still. A write that it has
         begun with may be done."""
         for waiter in member.driver.unanswered():
-            if isinstance(waiter, FutureCall):
+            if isinstance(waiter, FutureCall | FuturePut):
                 waiter.future.late = True
-            if isinstance(waiter, FutureCall | PiecePut):
+            if isinstance(waiter, FutureCall | FuturePut | PiecePut):
                 waiter.fail(errors.Timeout())
 
     def fresh_failure(self) -> BaseException | None:

@@ -7,6 +7,7 @@ everybody else would wait for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures._base import RUNNING
 from typing import Any
 
 from .. import errors
@@ -15,23 +16,18 @@ from .answers import Answer
 
 
 class Outcome(Answer):
-    """An Answer whose result is decoded when it is first asked for."""
+    """An Answer that may come as an encoded reply, which `decode` decodes when the result is first asked for."""
 
+    decode: Callable[[bytes], Iterator[Any]]
     _reply: bytes | None = None
-    _value: Any = None
-
-    def __init__(self, decode: Callable[[bytes], Iterator[Any]]) -> None:
-        super().__init__()
-        self._decode = decode
 
     def result(self, timeout: float | None = None) -> Any:
         """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
-        value = self._value
-        if value is None or self._reply is not None:
+        # The state first: a reply is here before it says so.
+        if self._state == RUNNING or self._reply is not None or self._exception is not None:
             for _ in self.steps(timeout):
                 pass
-            value = self._value
-        return value
+        return self._result
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
@@ -43,22 +39,20 @@ class Outcome(Answer):
     def steps(self, timeout: float | None = None) -> Iterator[None]:
         """Do what `result` does, in pieces of a millisecond or so. Raises the error of the call."""
         try:
-            given = super().result(timeout)
+            super().result(timeout)
         except TimeoutError as error:
             if type(error) is not TimeoutError:
                 raise  # the store's own
             raise overdue(timeout) from None
         reply = self._reply
         if reply is None:
-            # It was decoded before, or somebody else than the store has resolved it.
-            self._value = given if self._value is None else self._value
-            return
+            return  # it came as a result, was decoded before, or somebody else than the store has resolved it
         value: Any = None
-        for value in self._decode(reply):
+        for value in self.decode(reply):
             if value is None:
                 yield
         # In this order, for several threads may ask at the same time.
-        self._value = value
+        self._result = value
         self._reply = None
 
     def answer(self, reply: bytes) -> None:
@@ -72,7 +66,8 @@ class FutureCall(Waiter):
     """A waiter that resolves a Future with the reply."""
 
     def __init__(self, decode: Callable[[bytes], Iterator[Any]]) -> None:
-        self.future = Outcome(decode)
+        self.future = Outcome()
+        self.future.decode = decode
 
     def complete(self, reply: bytes) -> None:
         """Resolve with the reply; it is decoded by who wants the result."""

@@ -10,7 +10,6 @@ from enum import IntEnum
 from typing import Any
 
 from .. import errors
-from .._core.kv_answers import revision_of
 from .arguments import Key, as_bytes, choice, flag, number
 from .results import (
     CompactResult,
@@ -182,11 +181,6 @@ def put_result(message: Any, revision: int = 0) -> PutResult:
     """Out of a PutResponse; `revision` is that of the transaction around it, whose parts have no headers."""
     prev = _kv(message.prev_kv) if message.HasField("prev_kv") else None
     return PutResult(message.header.revision or revision, prev)
-
-
-def decode_put(reply: bytes) -> Iterator[PutResult]:
-    """What `decoder` makes for a put that asks for nothing of before."""
-    yield PutResult(revision_of(reply), None)
 
 
 def range_result(message: Any, revision: int = 0) -> RangeResult:

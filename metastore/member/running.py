@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .. import errors
-from .._core.kv_admit import admit_piece
+from .._core.kv_admit import admit_piece, admit_puts
 from .._core.kv_direct import DirectReads
 from ..api.common import header
 from ..api.ports import Ports
@@ -39,6 +39,7 @@ from .upkeep import Upkeep
 from .watching import Watching
 
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable
 
     from .._core.kv_pieces import Piece
@@ -261,6 +262,17 @@ class RunningMember:
             self.own_calls.call(method, body, waiter)
         else:
             self.kv.call(method, body, waiter, self.loop.now())
+
+    def calls(self, line: deque[tuple[str, bytes, Waiter]], most: int) -> int:
+        """As `call` for calls from the left end of a line, some but at most `most`; how many."""
+        if self.drain is not None:
+            self.call(*line.popleft())
+            return 1
+        taken, call = admit_puts(self.kv, line, self.loop.now(), most)
+        if call is not None:
+            self.call(*call)
+            taken += 1
+        return taken
 
     def put_piece(self, piece: Piece, most: int) -> int:
         """At most `most` puts of a piece from this process, as long as there is room; how many."""

@@ -265,7 +265,7 @@ SINGLE_SOURCES = {
     "waiters": (
         r"^(cdef )?class \w+\(Waiter\)",
         {"member/waiters.py", "embedded/outcome.py", "_core/h2_request.pyx", "_core/h2_request.pxd",
-         "_core/kv_server.pyx", "_core/kv_pieces.pyx", "_core/kv_pieces.pxd"},
+         "_core/kv_server.pyx", "_core/waiter.pyx", "_core/waiter.pxd"},
     ),
     "the end of a turn": (r"\.(serve_late|next_deadline)\(", {"member/assembly.py"}),
     "varints": (r">>= *7", {"_core/varint.pxd"}),
