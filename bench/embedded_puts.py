@@ -18,7 +18,6 @@ sys.path.append(str(Path(__file__).resolve().parent.parent / "tests"))
 
 from sim.varint import varint
 
-from metastore import Config, Node
 from metastore._core.engine import MemoryEngine
 from metastore._core.mvcc import Store
 from metastore.errors import EngineBusy
@@ -31,6 +30,8 @@ Pairs = list[tuple[bytes, bytes]]
 
 def in_process(engine: str, folder: Path, turns: list[Pairs]) -> list[float]:
     """Return CPU microseconds a put of an embedded node, all threads included, for each turn."""
+    from metastore import Config, Node
+
     used = []
     config = Config(node={"data_dir": str(folder)}, storage={"engine": engine}, listen={"client": "127.0.0.1:0"})
     with Node(config) as node:

@@ -3,7 +3,7 @@
 The table of keys (FORMATS.md, "Engine records") falls into stretches. A fence is where a stretch begins: the engine key of
 a client's key, without a revision. For each stretch the index has two numbers, of the keys that are alive and of the keys
 that are present, dead ones too. A count is the sum of the stretches between, and a walk over the two at its ends. A
-stretch is split when SPLIT keys are present, and joined to a neighbour when few are left, so a fence stands for some 256
+stretch with more than SPLIT keys is to be split, and one with few is joined to a neighbour, so a fence stands for some 256
 keys and takes less than half a byte a key.
 
 **Exact.** Before a write, `changes` finds out for each key of the batch whether its newest version is alive and whether
@@ -17,16 +17,20 @@ over for a split, and it decides about nothing else.
 on, and each call counts the state of its own moment. A change below the border is noted; one above it is seen when the
 border gets there. Ranges that end above the border are not known yet.
 
-**Split.** A walk over the first CUT keys is enough, because what it does not find is in the other part. Where keys come in
-ascending order not even that is needed: no key stands above `top`, so one that does can begin a new stretch. Walks over
-all 512 keys for each 256 new ones were two thirds of what the index cost a put.
+**Split.** A split has to walk over the stretch, and this was two thirds of what the index cost a put of a new key. So a
+write only marks a stretch as due, one byte for each stretch. `settle` walks over those that are due when nobody writes, a
+part of FILL keys at a time, and leaves a fence behind each part. A count that has to walk over a stretch with more than
+SPLIT keys does the same with all of it. A write splits only where a stretch has more than MOST keys, and cuts off as many
+parts as are needed. That is a step for four new keys while keys come in any order and nobody rests; to cut a stretch of
+512 keys was one step for two. Where keys come in ascending order no walk is needed: no key stands above `top`, so one that
+does can begin a new stretch.
 
-**Checked.** A walk over a whole stretch compares, and one in CHECKED of the stretches that are begun is walked over for
-that alone. If the numbers are wrong, that is a fault: it is counted, and the index is built anew.
+**Checked.** A walk to the end of a stretch compares, and so does each `settle`. Of the stretches that ascending keys fill,
+one in CHECKED is due for that alone. If the numbers are wrong, that is a fault: it is counted, and the index is built anew.
 
-Measured over 50,000 keys in RocksDB, in batches of 50, of the 8.7 us that a put of a new key takes with its engine: 0.05
-us for `changes`, 0.09 us for `note`, and 0.3 us for splits of keys in any order (with a CUT of 256).
-An old key takes 0.04 us. Building takes 1 to 2 us a version; a count of all takes 0.5 ms instead of 33.
+Measured over 100,000 keys in RocksDB that came in any order, in batches of 50: a piece of `settle` takes 0.1 ms, at most 0.26
+ms. A count of any range takes 0.2 ms at most, and up to 2.2 ms the first time after so many puts. Building takes 1 to 2 us a
+version. `bench/index_cost.py` has the instructions of a put: 340 for `changes`, 390 for `note`, and 590 for splits.
 
 `walk` below is an iterator of rocksdict: it has seek, seek_for_prev, next, key (None at the end) and value, and stands
 still where it is.
@@ -35,7 +39,7 @@ still where it is.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memmove
+from libc.string cimport memchr, memcmp, memmove
 
 from metastore._core.engine cimport Engine
 from metastore._core.mvcc_keys cimport FLAG_TOMBSTONE, REV_SIZE, index_tombstone, rev_read
@@ -46,12 +50,14 @@ from metastore._core.varint cimport varint_read
 from metastore._core.work cimport detour_cost
 
 cdef enum:
-    SPLIT = 512              # keys present that a stretch has at most
-    FILL = 256               # keys present of a stretch that is built
-    CUT = 160                # keys present of the first part of a stretch that is split
-    JOIN = 128               # with fewer it is joined to the one before or behind it,
+    SPLIT = 512              # keys present that a stretch has at most when nothing is due,
+    MOST = 4096              # and after each write
+    FILL = 256               # keys present of a stretch that is built, and of a part that is cut off,
+    FEWEST = 64              # or so many,
+    RECORDS = 512            # if the walk has gone over so many records: 0.3 ms
+    JOIN = 128               # keys of a part that a write cuts off; a stretch with fewer is joined to a neighbour,
     JOINED = 384             # if both together have at most so many
-    CHECKED = 8              # of so many stretches that are begun one is walked over as a whole
+    CHECKED = 8              # of so many stretches that ascending keys have filled one is walked over
     STEPS = 16               # records of one key that a walk goes over before it jumps, which takes as long (4 us),
     SOME = 2                 # or these few, if the key before had many
     PROBE = 16               # keys of a stretch outside of a range that are looked at before those inside
@@ -63,7 +69,7 @@ cdef bytes FIRST = b"k"
 cdef Py_ssize_t NO_LIMIT = -1
 cdef bytes NEWEST = b"\x7f" + b"\xff" * (REV_SIZE - 1)  # as RecentEngine knows it
 
-SPLIT_AT = SPLIT
+SPLIT_AT, MOST_KEYS = SPLIT, MOST
 
 
 cdef class Walk:
@@ -103,7 +109,7 @@ cdef class Walk:
         if self.here is None:
             return False
         n = PyBytes_GET_SIZE(self.here) - REV_SIZE
-        self.prefix = self.here[:n]
+        self.prefix = PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.here), n)
         self.alive = True
         first = 0 if self.all_alive else version_of(self.read_value())
         while True:
@@ -150,6 +156,7 @@ cdef class Stretches:
     def __dealloc__(self):
         free(self.alive)
         free(self.present)
+        free(self.marks)
 
     def __len__(self):
         return len(self.fences)
@@ -157,30 +164,38 @@ cdef class Stretches:
     cpdef restart(self):
         """Forget everything, and be built anew."""
         self.fences = []
-        self.keys = 0
+        self.keys = self.due = 0
         self.insert(0, FIRST, 0, 0)
         self.border = FIRST
         self.top = None
 
     cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1:
-        cdef size_t n = len(self.fences), more
-        cdef void* larger
+        cdef size_t n = len(self.fences)
         if n == self.room:
-            more = 2 * self.room if self.room else 64
-            larger = realloc(self.alive, more * sizeof(int32_t))
-            if larger == NULL:
-                raise MemoryError
-            self.alive = <int32_t*>larger
-            larger = realloc(self.present, more * sizeof(int32_t))
-            if larger == NULL:
-                raise MemoryError
-            self.present = <int32_t*>larger
-            self.room = more
+            self.grow(2 * self.room if self.room else 64)
         self.fences.insert(at, fence)
         memmove(self.alive + at + 1, self.alive + at, (n - at) * sizeof(int32_t))
         memmove(self.present + at + 1, self.present + at, (n - at) * sizeof(int32_t))
+        memmove(self.marks + at + 1, self.marks + at, n - at)
         self.alive[at] = alive
         self.present[at] = present
+        self.marks[at] = False
+        return 0
+
+    cdef int grow(self, size_t room) except -1:
+        cdef void* larger = realloc(self.alive, room * sizeof(int32_t))
+        if larger == NULL:
+            raise MemoryError
+        self.alive = <int32_t*>larger
+        larger = realloc(self.present, room * sizeof(int32_t))
+        if larger == NULL:
+            raise MemoryError
+        self.present = <int32_t*>larger
+        larger = realloc(self.marks, room)
+        if larger == NULL:
+            raise MemoryError
+        self.marks = <uint8_t*>larger
+        self.room = room
         return 0
 
     cdef int remove(self, Py_ssize_t at) except -1:
@@ -188,10 +203,17 @@ cdef class Stretches:
         cdef size_t n = len(self.fences)
         self.alive[at - 1] += self.alive[at]
         self.present[at - 1] += self.present[at]
+        self.mark(at, False)  # both together are few
         del self.fences[at]
         memmove(self.alive + at, self.alive + at + 1, (n - at - 1) * sizeof(int32_t))
         memmove(self.present + at, self.present + at + 1, (n - at - 1) * sizeof(int32_t))
+        memmove(self.marks + at, self.marks + at + 1, n - at - 1)
         return 0
+
+    cdef void mark(self, Py_ssize_t at, bint due) noexcept:
+        """Note whether a stretch is due."""
+        self.due += <int>due - <int>self.marks[at]
+        self.marks[at] = due
 
     # -- building
 
@@ -228,13 +250,15 @@ cdef class Stretches:
     # -- writing
 
     cpdef list changes(self, OrderedMap batch, Engine engine):
-        """Return what a batch that is about to be written will change: (key, by how much more are alive, by how much
-        more are present) for each key for which that is not nothing."""
+        """Return what a batch that is about to be written will change: for each key that is born the key, and for others
+        (key, by how much more are alive, by how much more are present) if that is not nothing. Most keys are born, and
+        without the tuple they take a sixth less here and in `note`."""
         cdef Cursor cur
         cdef Record* rec = cursor_ge(&cur, batch.root, <const uint8_t*>PyBytes_AS_STRING(FIRST), 1)
         cdef list found = []
         cdef list removed
         cdef Record* put
+        cdef const uint8_t* key
         cdef bytes prefix
         cdef size_t n
         cdef int only, kind
@@ -243,11 +267,11 @@ cdef class Stretches:
                 rec = cursor_next(&cur)
                 continue
             n = rec.klen - REV_SIZE
-            prefix = PyBytes_FromStringAndSize(<const char*>rec_key(rec), n)
+            key = rec_key(rec)
             put = NULL
             removed = None
             only = 0
-            while rec != NULL and rec.klen == n + REV_SIZE and memcmp(rec_key(rec), PyBytes_AS_STRING(prefix), n) == 0:
+            while rec != NULL and rec.klen == n + REV_SIZE and memcmp(rec_key(rec), key, n) == 0:
                 if rec_deleted(rec):
                     removed = [] if removed is None else removed
                     removed.append(PyBytes_FromStringAndSize(<const char*>rec_key(rec), rec.klen))
@@ -255,16 +279,16 @@ cdef class Stretches:
                     put = rec
                 only += 1
                 rec = cursor_next(&cur)
+            # A single record, so nothing else of this key is in the batch.
+            kind = plain_put(put) if removed is None and only == 1 else UNKNOWN
+            if kind == LATER:
+                continue
+            prefix = PyBytes_FromStringAndSize(<const char*>key, n)
             if self.border is not None and prefix >= self.border:
                 continue
-            # A single record, so nothing else of this key is in the batch.
-            if removed is None and only == 1 and not rec_deleted(put):
-                kind = plain_put(put)
-                if kind == LATER:
-                    continue
-                if kind == BIRTH:
-                    found.append((prefix, 1, 1))
-                    continue
+            if kind == BIRTH:
+                found.append(prefix)
+                continue
             self.change(engine, prefix, put, removed, found)
         return found
 
@@ -298,30 +322,38 @@ cdef class Stretches:
         return 0
 
     cpdef list note(self, list changes):
-        """Note what was written. Return the fences of stretches that may have too many keys now, or none."""
+        """Note what was written. Return the fences of stretches that are to be split at once, or none."""
         cdef Py_ssize_t at
+        cdef object change
         cdef bytes prefix
         cdef int32_t alive, present
         cdef list large = []
-        for prefix, alive, present in changes:
+        for change in changes:
+            if type(change) is bytes:
+                prefix, alive, present = <bytes>change, 1, 1
+            else:
+                prefix, alive, present = <tuple>change
             at = stretch_of(self.fences, prefix)
             self.keys += present
             if present > 0 and self.rises(at, prefix, alive, present):
                 if self.checks():
-                    large.append(self.fences[at])
+                    self.mark(at, True)
                 continue
             self.alive[at] += alive
             self.present[at] += present
-            if (present > 0 and self.present[at] >= SPLIT) or (present < 0 and self.alive[at] == 0):
-                if not large or large[len(large) - 1] is not self.fences[at]:
+            if present > 0 and self.present[at] > SPLIT:
+                self.mark(at, True)
+                if self.present[at] > MOST and (not large or large[len(large) - 1] is not self.fences[at]):
                     large.append(self.fences[at])
             elif present < 0 and self.present[at] < JOIN:
                 self.join(at)
+            elif present < 0 and self.alive[at] == 0:
+                self.mark(at, True)  # perhaps none is present either
         return large
 
     cdef bint rises(self, Py_ssize_t at, bytes prefix, int32_t alive, int32_t present) except -1:
         """Note a new key that stands above all others. Return whether it begins a new stretch."""
-        if self.top is None or prefix <= self.top:
+        if at + 1 < <Py_ssize_t>len(self.fences) or self.top is None or prefix <= self.top:
             return False
         self.top = prefix
         if self.present[at] < FILL:
@@ -345,57 +377,68 @@ cdef class Stretches:
             self.remove(at + 1)
         return 0
 
+    # -- splitting
+
     cpdef bint split(self, bytes fence, object walk):
-        """Split the stretch that begins at `fence`, as `walk` finds it, so that no part has too many keys, or join
-        it. Return whether its numbers were right, as far as it was looked at; if not, the index begins anew."""
+        """Cut off so many parts of the stretch that begins at `fence` that no more than MOST keys are left. Return whether
+        the numbers were right, as far as they were looked at; if not, the index begins anew."""
         cdef Py_ssize_t at = stretch_of(self.fences, fence)
-        cdef bytes end = self.border
-        cdef list parts = [[fence, 0, 0]]
-        cdef list part = parts[0]
-        cdef int64_t alive = 0, present = 0
-        cdef bint halves = SPLIT <= self.present[at] < SPLIT + FILL and not self.checks()
-        cdef bint whole = True
-        cdef Walk keys
-        if self.fences[at] != fence:
+        if self.fences[at] != fence or self.present[at] <= MOST:
             return True
-        if at + 1 < len(self.fences):
-            end = self.fences[at + 1]
-        keys = Walk(walk, fence)
-        # No more keys are present than the index says, so then none of them is dead.
-        keys.all_alive = halves and self.alive[at] == self.present[at]
+        return self.divide(at, walk, (self.present[at] - MOST + JOIN - 1) // JOIN, True)
+
+    cpdef bint settle(self, object walk):
+        """Cut off a part of a stretch that is due, or join it. Return as `split` does. `due` says how many there are."""
+        cdef void* mark = memchr(self.marks, True, len(self.fences))
+        return mark == NULL or self.divide(<uint8_t*>mark - self.marks, walk, 1, False)
+
+    cdef bint divide(self, Py_ssize_t at, object walk, Py_ssize_t parts, bint quick) except -1:
+        """Cut off so many parts of stretch `at`, as `walk` finds it, or compare its numbers if it has no more. See `split`.
+
+        `quick`: the parts have only JOIN keys, and which of these are alive is not read where the numbers say that all are.
+        """
+        cdef bytes end = self.border if at + 1 == <Py_ssize_t>len(self.fences) else self.fences[at + 1]
+        cdef int32_t alive = 0, present = 0
+        cdef Walk keys = Walk(walk, self.fences[at])
+        cdef Py_ssize_t enough = RECORDS, fill = JOIN if quick else FILL
+        keys.all_alive = quick and self.alive[at] == self.present[at]
         while keys.next() and (end is None or keys.prefix < end):
-            if part[2] == (CUT if halves else FILL):
-                part = [keys.prefix, 0, 0]
-                parts.append(part)
-                if halves:
-                    part[1], part[2] = self.alive[at] - alive, self.present[at] - present
-                    whole = False
-                    break
-            part[1] += keys.alive
-            part[2] += 1
+            if present == fill or (present >= FEWEST and keys.records >= enough):
+                if self.alive[at] < alive or self.present[at] <= present:
+                    return self.fault()
+                self.insert(at + 1, keys.prefix, self.alive[at] - alive, self.present[at] - present)
+                self.alive[at], self.present[at] = alive, present
+                self.mark(at, False)
+                at += 1
+                self.mark(at, True)
+                parts -= 1
+                if parts == 0:
+                    return True
+                alive = present = 0
+                enough = keys.records + RECORDS
             alive += keys.alive
             present += 1
-        if part[1] < 0 or (whole and alive != self.alive[at]):
-            self.faults += 1
-            self.restart()
-            return False
-        if whole:
-            self.keys += present - self.present[at]
-        self.alive[at], self.present[at] = parts[0][1], parts[0][2]
-        for part in parts[1:]:
-            at += 1
-            self.insert(at, part[0], part[1], part[2])
-        if whole and present < JOIN:
+        if alive != self.alive[at]:
+            return self.fault()
+        self.keys += present - self.present[at]
+        self.present[at] = present
+        self.mark(at, False)
+        if present < JOIN:
             self.join(at)
         return True
+
+    cdef bint fault(self) except -1:
+        """A number was wrong."""
+        self.faults += 1
+        self.restart()
+        return False
 
     # -- counting
 
     cpdef object count(self, bytes start, bytes end, object walk):
         """Return how many keys are alive whose newest version stands at start <= key < end (None: no bound), or None
         while the index is not built so far."""
-        cdef Py_ssize_t first, last, i
-        cdef int64_t total = 0
+        cdef int64_t total
         if start < FIRST:
             start = FIRST
         if end is None or end > b"l":
@@ -404,25 +447,38 @@ cdef class Stretches:
             return 0
         if self.border is not None and end > self.border:
             return None
-        first = stretch_of(self.fences, start)
-        last = stretch_of(self.fences, end)
+        total = self.between(start, end, walk)
+        return total if self.border is None or end <= self.border else None
+
+    cdef int64_t between(self, bytes start, bytes end, object walk) except -1:
+        """See `count`. If a number was wrong, the index has begun anew, and the result means nothing."""
+        cdef Py_ssize_t i, first = stretch_of(self.fences, start), last = stretch_of(self.fences, end)
+        cdef int64_t total = 0
+        cdef bytes left, right
         if first == last:
-            return self.part(first, start, end, walk)
+            return self.part(start, end, walk)
         for i in range(first + 1, last):
             total += self.alive[i]
-        return total + self.part(first, start, self.fences[first + 1], walk) + self.part(last, self.fences[last], end, walk)
+        left, right = self.fences[first + 1], self.fences[last]
+        return total + self.part(start, left, walk) + self.part(right, end, walk)
 
-    cdef int64_t part(self, Py_ssize_t at, bytes start, bytes end, object walk) except -1:
-        """Return how many keys are alive from `start` to `end`, which is stretch `at` or a part of it.
+    cdef int64_t part(self, bytes start, bytes end, object walk) except -1:
+        """Return how many keys are alive from `start` to `end`, which is one stretch or a part of it.
 
         The rest of the stretch often has no keys, where a range is all keys of a kind. Then the part has all of them,
         and no walk over it is needed: 2.5 ms for 250 keys with 20 versions each.
         """
-        cdef int64_t before = self.walked(self.fences[at], start, walk, PROBE), behind
+        cdef Py_ssize_t at = stretch_of(self.fences, start)
+        cdef int64_t before, behind
+        if start >= end:
+            return 0
+        before = self.walked(self.fences[at], start, walk, PROBE)
         if before >= 0:
             behind = self.walked(end, self.end_of(at), walk, PROBE)
             if behind >= 0:
                 return self.alive[at] - before - behind
+        if self.present[at] > SPLIT:
+            return self.between(start, end, walk) if self.divide(at, walk, NO_LIMIT, False) else 0
         return self.walked(start, end, walk, NO_LIMIT)
 
     cdef bytes end_of(self, Py_ssize_t at):
@@ -452,7 +508,7 @@ cdef class Stretches:
         cdef Py_ssize_t at
         cdef Walk keys = Walk(walk, FIRST)
         cdef list found = [[0, 0] for _ in self.fences]
-        cdef int64_t n = 0
+        cdef int64_t n = 0, marks = 0
         assert self.fences == sorted(set(self.fences)) and self.fences[0] == FIRST, "fences are out of order"
         while keys.next() and (self.border is None or keys.prefix < self.border):
             at = stretch_of(self.fences, keys.prefix)
@@ -462,7 +518,10 @@ cdef class Stretches:
         for at in range(len(self.fences)):
             assert self.alive[at] == found[at][0], f"stretch {at}: {self.alive[at]} alive, found {found[at]}"
             assert self.present[at] >= found[at][1], f"stretch {at}: {self.present[at]} present, found {found[at]}"
+            assert self.present[at] <= (MOST if self.marks[at] else SPLIT), f"stretch {at}: {self.present[at]} present"
+            marks += self.marks[at]
         assert n <= self.keys, f"{self.keys} keys, found {n}"
+        assert marks == self.due, f"{self.due} are due, found {marks}"
 
 
 cdef Py_ssize_t stretch_of(list fences, bytes key) except -2:

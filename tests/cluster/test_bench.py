@@ -101,6 +101,14 @@ def test_puts_in_a_process_are_measured_beside_another_checkout(tmp_path: Path) 
         assert "bytes a key" in output and ratios[4] == 1
 
 
+@pytest.mark.parametrize("index", ["with", "without"])
+def test_what_is_counted_of_the_index_runs(index: str, tmp_path: Path) -> None:
+    """valgrind takes too long for a test."""
+    work = [sys.executable, str(BENCH / "index_cost.py"), "work", str(tmp_path / index), "any", index, "100", "50"]
+    result = subprocess.run(work, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+
+
 def test_long_ranges_are_measured(tmp_path: Path) -> None:
     output = run_bench("ranges.py", tmp_path, "--keys", "2000", what=("unary-rocksdb",))
     if output:

@@ -15,6 +15,7 @@ from metastore._core.engine import Engine
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_range import known_count, sliced_reply
 from metastore._core.mvcc_sweep import sweep_slice
+from metastore._core.stretches import MOST_KEYS, SPLIT_AT
 from metastore.settings import RocksdbTable
 from metastore.storage.engines.rocksdb import RocksEngine
 
@@ -147,14 +148,43 @@ def test_a_wrong_number_is_logged_and_mended(tmp_path: Path, caplog: pytest.LogC
     counted(engine)
     engine.stretches.note([(next(iter(keys_of(engine))), 1, 0)])
     assert engine.count(b"k", b"l") == 2
-    # So many keys at once make a walk over the whole stretch.
+    # So many keys make a walk over the whole stretch as soon as nobody writes.
     for number in range(1000, 0, -1):
         store.put(pb.PutRequest(key=b"A%06d" % number).SerializeToString())
     store.commit(2, 1)
+    assert "a number" not in caplog.text
+    while engine.reclaim() and not engine.index_state[2]:
+        pass
     assert "a number of living keys was wrong" in caplog.text
     assert engine.index_state[0] is False and engine.index_state[2] == 1
     counted(engine)
     assert engine.count(b"k", b"l") == 1001
+    engine.close()
+
+
+def test_stretches_are_split_when_nobody_writes(tmp_path: Path) -> None:
+    """A burst of writes makes large stretches, and the calls of `reclaim` between them change nothing. A quiet moment
+    after it leaves none behind that has more than SPLIT_AT keys."""
+    engine = opened(tmp_path)
+    counted(engine)
+    names = [b"k%06d" % number for number in range(6000)]
+    random.Random(1).shuffle(names)
+    store = Store(engine)
+    for index, name in enumerate(names):
+        store.put(pb.PutRequest(key=name, value=b"v").SerializeToString())
+        if index % 40 == 39:
+            written(lambda: store.commit(index, 1))  # noqa: B023
+        if index % 2000 == 1999:
+            assert not engine.reclaim()
+            # One part of the fewest keys for each so many beyond the limit.
+            assert engine.stretches.due and len(engine.stretches) <= 1 + (6000 - MOST_KEYS) // 64
+    assert engine.reclaim()
+    store.put(pb.PutRequest(key=b"k").SerializeToString())
+    written(lambda: store.commit(6000, 1))
+    assert not engine.reclaim() and engine.stretches.due  # somebody writes again
+    counted(engine)
+    assert engine.stretches.due == 0 and len(engine.stretches) > 6000 // SPLIT_AT
+    assert engine.count(b"k", b"l") == 6001
     engine.close()
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
 
 import pytest
 
 from metastore._core.mvcc_keys import encode_index_key
-from metastore._core.stretches import SPLIT_AT, Stretches
+from metastore._core.stretches import MOST_KEYS, SPLIT_AT, Stretches
 from metastore._core.stretches import Walk as KeyWalk
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.testing.engine_base import batch_of
@@ -17,7 +18,9 @@ ALIVE, DEAD = b"\1\0\1\1", b"\1\1"
 
 
 class Walk:
-    """What an iterator of rocksdict does, over the contents of the moment in which it was made."""
+    """What an iterator of rocksdict does, over the contents of the moment in which it was made. All count `steps`."""
+
+    steps = 0
 
     def __init__(self, engine: MemoryEngine) -> None:
         self.pairs = engine.scan(b"", None, False, 0)
@@ -32,6 +35,7 @@ class Walk:
 
     def next(self) -> None:
         self.at += 1
+        Walk.steps += 1
 
     def key(self) -> bytes | None:
         return self.keys[self.at] if 0 <= self.at < len(self.keys) else None
@@ -79,6 +83,8 @@ class Table:
         self.versions = {key: mine for key, mine in after.items() if mine}
         for fence in self.index.note(told):
             assert self.index.split(fence, Walk(self.engine))
+        while rng.random() < 0.3:
+            assert self.index.settle(Walk(self.engine))
 
     @staticmethod
     def remove(
@@ -116,12 +122,14 @@ def test_a_count_is_that_of_a_walk(seed: int) -> None:
             table.index.build(going or Walk(table.engine), table.rng.choice([1, 50, 1000]))
             if table.rng.random() < 0.03:
                 table.index.restart()
-        known += table.look()
+        for _ in range(3):
+            known += table.look()
         if turn % 20 == 0:
             table.index.check(Walk(table.engine))
     while table.index.build(Walk(table.engine), 300):
         table.write()
     table.index.check(Walk(table.engine))
+    settle(table.engine, table.index)
     assert table.index.count(b"", None, Walk(table.engine)) == table.alive(b"", None)
     assert table.index.faults == 0 and known > 5 and len(table.index) > 4
 
@@ -142,22 +150,92 @@ def write(engine: MemoryEngine, index: Stretches, changes: dict[bytes, bytes | N
     return [index.split(fence, Walk(engine)) for fence in index.note(told)]
 
 
+def settle(engine: MemoryEngine, index: Stretches) -> int:
+    """Split all that is due. Return the most steps that one piece took."""
+    most = 0
+    while index.due:
+        Walk.steps = 0
+        assert index.settle(Walk(engine))
+        most = max(most, Walk.steps)
+    index.check(Walk(engine))
+    return most
+
+
 def test_stretches_are_split_and_joined() -> None:
     engine, index = filled(5000, 50)
+    settle(engine, index)
     assert 5000 // SPLIT_AT < len(index) < 5000 // SPLIT_AT * 4
     index.check(Walk(engine))
     for first in range(0, 4900, 100):
         write(engine, index, {encode_index_key(b"%06d" % n, 2): None for n in range(first, first + 100)})
-        index.check(Walk(engine))
+        settle(engine, index)
     assert len(index) <= 2 and index.keys == 100
 
 
 def test_a_batch_larger_than_many_stretches() -> None:
     """A stretch that got very many keys at once is split until none is too large."""
-    engine, index = filled(5000, 5000)
+    for keys in (5000, 20000):
+        engine, index = filled(keys, keys)
+        index.check(Walk(engine))
+        assert index.due and keys // MOST_KEYS < len(index)
+        assert settle(engine, index) <= SPLIT_AT
+        assert index.count(b"", None, Walk(engine)) == keys
+        assert keys // SPLIT_AT < len(index)
+
+
+def shuffled(keys: int) -> Iterator[tuple[MemoryEngine, Stretches]]:
+    """Put new keys in any order, 40 a batch."""
+    engine, index = filled(0, 1)
+    names = [b"%06d" % n for n in range(keys)]
+    random.Random(3).shuffle(names)
+    Walk.steps = 0
+    for first in range(0, keys, 40):
+        assert all(write(engine, index, {encode_index_key(one, 2): ALIVE for one in names[first : first + 40]}))
+        yield engine, index
+
+
+def test_a_write_walks_over_few_keys() -> None:
+    """Where nobody rests, a write splits no stretch before it must, and then as little of it as it can."""
+    steps = 0
+    for at, (engine, index) in enumerate(shuffled(16000)):
+        steps, Walk.steps = steps + Walk.steps, 0
+        assert steps == 0 or at * 40 > MOST_KEYS - 80
+        if at % 50 == 0:
+            index.check(Walk(engine))
+            Walk.steps = 0
+    assert 0 < steps < 16000 * 0.4 and 0 < index.due <= len(index)
+    assert settle(engine, index) <= SPLIT_AT and 16000 // SPLIT_AT < len(index)
+
+
+def test_a_count_splits_what_it_walks_over() -> None:
+    *_, (engine, index) = shuffled(4000)
+    assert len(index) == 1 and index.due == 1
+    edges = encode_index_key(b"001000", 0), encode_index_key(b"003000", 0)
+    taken = []
+    for _ in range(2):
+        Walk.steps = 0
+        assert index.count(*edges, Walk(engine)) == 2000
+        taken.append(Walk.steps)
+    assert taken[0] >= 4000 and taken[1] <= 2 * SPLIT_AT and index.due == 0
     index.check(Walk(engine))
-    assert index.count(b"", None, Walk(engine)) == 5000
-    assert 5000 // SPLIT_AT < len(index)
+
+
+def test_a_count_of_all_splits_nothing() -> None:
+    *_, (engine, index) = shuffled(4000)
+    Walk.steps = 0
+    assert index.count(b"", None, Walk(engine)) == 4000
+    assert Walk.steps == 0 and len(index) == 1
+
+
+def test_a_count_finds_a_wrong_number() -> None:
+    *_, (engine, index) = shuffled(4000)
+    engine.write(batch_of({encode_index_key(b"000500-", 2): ALIVE}), 1, 1)
+    edges = encode_index_key(b"001000", 0), encode_index_key(b"003000", 0)
+    assert index.count(*edges, Walk(engine)) is None and index.faults == 1 and index.due == 0
+    while index.build(Walk(engine), 100):
+        pass
+    assert index.count(*edges, Walk(engine)) == 2000
+    index.check(Walk(engine))
 
 
 def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
@@ -168,8 +246,8 @@ def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
     for first in range(0, 3400, 100):
         changes = {encode_index_key(b"%06d" % n, 3): ALIVE for n in range(first, first + 100) if n % 10}
         assert all(write(engine, index, changes))
+    settle(engine, index)
     assert len(index) > 5
-    index.check(Walk(engine))
     while index.build(Walk(engine), 100):
         pass
     index.check(Walk(engine))
@@ -178,7 +256,8 @@ def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
 
 @pytest.mark.parametrize("ascending", [True, False])
 def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> None:
-    """Some writes go past the index. One in eight of the stretches that are begun is walked over as a whole."""
+    """Some writes go past the index. What is split is compared, and so is one in eight of the stretches that ascending
+    keys begin."""
     engine, index = filled(300, 300)
     names = [b"x%06d" % n for n in range(6000)]
     if not ascending:
@@ -186,7 +265,8 @@ def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> N
     results: list[bool] = []
     while not results or results[-1]:
         engine.write(batch_of({encode_index_key(names[0] + b"-", 2): ALIVE}), 1, 1)
-        results += write(engine, index, {encode_index_key(names.pop(0), 2): ALIVE for _ in range(10)})
+        assert not write(engine, index, {encode_index_key(names.pop(0), 2): ALIVE for _ in range(10)})
+        results += [index.settle(Walk(engine))]
     assert len(names) > 6000 - 9 * SPLIT_AT
     assert index.faults == 1 and index.count(b"k", b"l", Walk(engine)) is None
     while index.build(Walk(engine), 100):
@@ -200,11 +280,10 @@ def test_keys_in_ascending_order_are_not_walked_over() -> None:
     engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 3000, 10)}), 1, 1)
     while index.build(Walk(engine), 100):
         pass
-    splits = 0
     for first in range(3000, 11000, 20):
         changes = {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(first, first + 20)}
-        splits += len(write(engine, index, changes))
-    assert 0 < splits <= 8000 // (SPLIT_AT // 2) // 8 + 1
+        assert not write(engine, index, changes)
+    assert 0 < index.due <= 8000 // (SPLIT_AT // 2) // 8 + 1
     index.check(Walk(engine))
     assert index.count(b"", None, Walk(engine)) == 8300 and len(index) > 8000 // SPLIT_AT
 
@@ -223,6 +302,8 @@ def test_the_last_keys_go_and_others_come() -> None:
             assert all(write(engine, index, {encode_index_key(name, 2): ALIVE for name in new[at : at + 50]}))
         there = sorted(there + new)
         index.check(Walk(engine))
+        if turn % 4 == 0:
+            settle(engine, index)
     assert index.count(b"", None, Walk(engine)) == len(there)
 
 

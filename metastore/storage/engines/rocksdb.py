@@ -66,6 +66,7 @@ REWRITTEN = 256 << 20  # bytes of files that a compaction may hold twice, as far
 FULL_RETRY = 0.5  # seconds until a write is tried again that the disk had no room for
 BUSY_PAUSE = 0.002  # seconds until a staged engine tries a refused write again
 COUNTED_AT_ONCE = 100  # records that one `reclaim` counts: 0.06 to 0.3 ms, and a put may wait for several
+QUIET = 20  # writes since the last `reclaim`, of which it still says that nobody writes
 MANY_REMOVALS = 10_000  # in one file: a walk takes 1 to 4 ms for them
 PRUNED_AT_ONCE = 30  # gaps that one `reclaim` looks at: 0.3 ms
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
@@ -151,6 +152,8 @@ class RocksEngine(RecentEngine):
         self._shared: SharedWalk | None = None
         self._counting: Walk | None = None
         self._writes = 0  # also raised by `adopt`
+        self._settled = 0  # so many of them there were when `_settle` was last called
+        self._quiet = False  # whether it went on then
         self._once = False  # what is read does not go into the cache
         #: How many keys are alive in each stretch. Begun anew at each start, and by each `adopt`.
         self.stretches = Stretches()
@@ -341,7 +344,8 @@ class RocksEngine(RecentEngine):
         return View(self, self._writes, walks, self._index, self._term)
 
     def reclaim(self) -> bool:
-        """Counts some more keys, as long as not all are counted, looks at some gaps, and releases the shared iterator.
+        """Counts some more keys, as long as not all are counted, looks at some gaps, splits stretches that have grown,
+        and releases the shared iterator.
 
         If nothing is written, the iterator would keep all files of its state. A completed compaction would then give
         back no room (22 MiB of a disk of 80, for as long as puts were refused).
@@ -350,7 +354,7 @@ class RocksEngine(RecentEngine):
         self._rest()
         self._counting = counting
         try:
-            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or self._count_some()
+            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or self._count_some() or self._settle()
         except Exception as error:
             raise failure_of(self.path, error) from error
 
@@ -369,12 +373,30 @@ class RocksEngine(RecentEngine):
             self._counting = None
         return more
 
+    def _settle(self) -> bool:
+        """Splits a part off a stretch if little was written since the last call, and nothing since one that did so.
+
+        Who writes all the time would pay for splits and gain nothing from them: a count splits what it walks over.
+        """
+        wrote, self._settled = self._writes - self._settled, self._writes
+        self._quiet = self.stretches.due > 0 and wrote <= (0 if self._quiet else QUIET)
+        if self._quiet:
+            self._watch(self.stretches.settle(self._walker()))
+        return self._quiet
+
+    def _watch(self, right: bool) -> None:
+        if not right:
+            log.error("engine: a number of living keys was wrong, and all keys are counted again")
+
     def count(self, start: bytes, end: bytes | None) -> int | None:
         """See Engine.count. None while not all keys below `end` are counted."""
+        faults = self.stretches.faults
         try:
-            return self.stretches.count(start, end, self._walker())
+            found = self.stretches.count(start, end, self._walker())
         except Exception as error:
             raise failure_of(self.path, error) from error
+        self._watch(self.stretches.faults == faults)
+        return found
 
     @property
     def index_state(self) -> tuple[bool, int, int]:
@@ -458,16 +480,13 @@ class RocksEngine(RecentEngine):
         if self.gaps.faults > faults:
             log.error("engine: a gap was wrong, and all gaps are forgotten")
 
-    def _note(self, changes: list[tuple[bytes, int, int]]) -> None:
+    def _note(self, changes: list[Any]) -> None:
         """Notes how many keys were born and have died in a write."""
         for fence in self.stretches.note(changes):
             try:
-                right = self.stretches.split(fence, self._walker())
+                self._watch(self.stretches.split(fence, self._walker()))
             except Exception as error:
                 raise failure_of(self.path, error) from error
-            if not right:
-                log.error("engine: a number of living keys was wrong, and all keys are counted again")
-                return
 
     def durable_applied(self) -> int:
         """The log position of the last flush that completed. Raises DiskFailed when one failed since."""
