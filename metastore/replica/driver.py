@@ -205,7 +205,7 @@ class Driver:
         index.
         """
         return not (
-            self.kv.waiters or self.proposer.queued or self._unreported or self.reads.waiting
+            self.kv.waiters or self.kv.reads or self.proposer.queued or self._unreported or self.reads.waiting
             or self._unwritten or self._images is not None or self.tell_at is not None
         )  # fmt: skip
 

@@ -66,6 +66,18 @@ def test_a_batch_wants_its_turn_when_it_is_due_and_is_not_asked_for_without_paus
     assert lone.next_turn() == pytest.approx(BATCH_RETRY)
 
 
+def test_a_read_that_no_round_has_taken_yet_keeps_a_stop_waiting() -> None:
+    """A member ends its stop when its driver is quiet. Such a read would have got Stopped."""
+    lone = Lone()
+    driver = lone.member.driver
+    assert driver.quiet
+    lone.ask(Call("read", (b"k", b"k"), serializable=False))
+    assert lone.member.kv.reads and not driver.quiet
+    lone.member.act(lambda: None)
+    lone.clock.run(lone.clock.now + 1.0)
+    assert driver.quiet
+
+
 def test_a_leader_tells_its_commit_index_when_nothing_carries_it() -> None:
     """The others are to learn of it in 10 ms at most, and a leader with nothing to tell needs no turn."""
     lone = Lone(members=3)
