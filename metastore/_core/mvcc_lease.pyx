@@ -20,7 +20,8 @@ from metastore._core.work cimport COST_KEY, Work
 
 cdef enum:
     PART = 256           # keys that one piece deletes at most
-    COST_DETACH = 8      # units of a key: the end of its record in table 'a'
+    COST_DETACH = 8      # units of a key: the end of its record in table 'a'. All of a known key, which nothing looks
+                         # for: its lease takes as long as a put, with its engine write 7 us in RocksDB
 
 
 cdef class RevokeWork(Work):
@@ -30,8 +31,12 @@ cdef class RevokeWork(Work):
         cdef Record* found[PART]
         cdef IndexView deletion
         cdef Slice key, nothing
-        cdef size_t i, n = 0, cost = cost_delete(self.store) + COST_DETACH
-        cdef size_t most = min(<size_t>PART, max(<size_t>1, budget // cost))
+        cdef size_t i, n = 0, cost = COST_DETACH, most = PART
+        cdef bint known = False
+        cdef Record* only = self.store.leases.only_key(self.lease, &known)
+        if not known:
+            cost += cost_delete(self.store)
+            most = min(<size_t>PART, max(<size_t>1, budget // cost))
         self.cost += COST_KEY
         if self.lease == 0:
             self.finish()
@@ -40,7 +45,11 @@ cdef class RevokeWork(Work):
         deletion.tombstone = True
         nothing.p, nothing.n = NULL, 0
         try:
-            self.take(found, most, &n)
+            if not known:
+                self.take(found, most, &n)
+            elif only != NULL:
+                rec_ref(only)
+                found[0], n = only, 1
             for i in range(n):
                 key.p, key.n = rec_key(found[i]) + LEASE_ID_SIZE, found[i].klen - LEASE_ID_SIZE
                 self.store.write_version(&key, &nothing, &deletion)
@@ -59,16 +68,8 @@ cdef class RevokeWork(Work):
 
     cdef int take(self, Record** found, size_t most, size_t* n) except -1:
         """Take references to the next `most` records in table 'a'. `n` counts them, also where this raises."""
-        cdef Merged walk
-        cdef bint sure = False
-        cdef Record* rec = self.store.leases.only_key(self.lease, &sure)
-        if rec != NULL:
-            rec_ref(rec)
-            found[0], n[0] = rec, 1
-        if sure:
-            return 0
-        walk = self.store.leases.walk_keys(self.lease)
-        rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at))
+        cdef Merged walk = self.store.leases.walk_keys(self.lease)
+        cdef Record* rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.at), PyBytes_GET_SIZE(self.at))
         # Deleting changes what is walked over, so the keys of this piece are taken first.
         while n[0] < most and rec != NULL and rec.klen >= LEASE_ID_SIZE and memcmp(
                 rec_key(rec), PyBytes_AS_STRING(self.at), LEASE_ID_SIZE) == 0:

@@ -7,11 +7,16 @@ from pathlib import Path
 
 import pytest
 from support import kvmessages as pb
+from support.applying import entry
 
+from metastore._core.codec import PayloadCodec
 from metastore._core.leases import encode_grant, encode_revoke
 from metastore._core.mvcc import Store
+from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_lease import execute_revoke
-from metastore._core.op import LEASE_GRANT, PUT
+from metastore._core.op import LEASE_GRANT, LEASE_REVOKE, PUT, encode_op
+from metastore.replica.driver import APPLY_BUDGET
+from metastore.replica.lease_rounds import EXPIRY_BATCH
 
 rocksdb = pytest.importorskip("metastore.storage.engines.rocksdb")
 
@@ -94,3 +99,17 @@ def test_the_end_of_a_lease_with_one_known_key_reads_nothing(store: Store, monke
     assert [store.leases.keys(ident) for ident in IDS] == [[]] * len(IDS)
     request = pb.RangeRequest(key=b"\0", range_end=b"\0", count_only=True).SerializeToString()
     assert pb.RangeResponse.FromString(store.range_reply(request)).count == 0
+
+
+def test_leases_that_end_in_one_entry_go_to_the_engine_in_one_write(store: Store) -> None:
+    """Of an entry that is half applied at the end of a turn, the engine gets each part in a write of its own."""
+    applier = Applier(store, PayloadCodec(None, 1024, 1 << 20), {})
+    leases = range(1, EXPIRY_BATCH + 1)
+    grants = [encode_op(LEASE_GRANT, 0, encode_grant(lease, 60)) for lease in leases]
+    puts = [pb.PutRequest(key=key(lease, 0), lease=lease).SerializeToString() for lease in leases]
+    applier.apply_images(entry(applier, 1, *grants, *[encode_op(PUT, 0, request) for request in puts]))
+    applier.commit()
+    ends = [encode_op(LEASE_REVOKE, 0, encode_revoke(lease, True)) for lease in leases]
+    applier.apply_images(entry(applier, 2, *ends), 0, 3 * APPLY_BUDGET // 4)
+    assert not applier.halted and applier.applied_index == 2 and store.leases.count == 0
+    applier.commit()
