@@ -101,6 +101,7 @@ cdef class Applier:
         cdef Py_ssize_t size = data.shape[0]
         cdef EntryView view
         cdef int answer
+        cdef size_t before, entry_cost = 0
         self.cost = 0
         self.halted = False
         self.budget = budget if budget else <size_t>-1
@@ -117,15 +118,22 @@ cdef class Applier:
             if view.index > self.applied_index:
                 if view.type != ENTRY_NORMAL:
                     break
-                if self.cost >= self.budget or not self.clean() or (view.n and not self.apply_payload(&view)):
+                before = self.cost
+                if self.spent(entry_cost) or not self.clean() or (view.n and not self.apply_payload(&view)):
                     self.halted = True
                     break
+                entry_cost = self.cost - before
                 self.applied_index = view.index
                 self.applied_term = view.term
             at += view.size
         if not self.inside:
             self.images = None
         return at
+
+    cdef bint spent(self, size_t entry_cost) noexcept:
+        """Return whether the budget has no room for one more entry that costs as much as the one before it. An engine in
+        files gets each part of an entry that is not done at once in a write of its own."""
+        return self.cost >= self.budget or (not self.inside and entry_cost > self.budget - self.cost)
 
     cdef bint clean(self) except -1:
         """Return whether the engine is free of records that an unfinished entry left there, and all leases are loaded.

@@ -252,6 +252,18 @@ def second(*ops: bytes) -> bytes:
     return images([[b""], list(ops)])[1]
 
 
+def test_an_entry_that_the_rest_of_the_budget_is_too_small_for_is_not_begun() -> None:
+    """An engine in files would get its first part in a write of its own. Alone it is begun whatever the budget is."""
+    ops = [encode_op(PUT, 0, pb.PutRequest(key=b"k%d" % n).SerializeToString()) for n in range(20)]
+    applier, log = make_applier(MemoryEngine()), images([ops] * 3)
+    applier.apply_images(log[0])
+    cost = applier.cost
+    applier.apply_images(log[1] + log[2], 0, 3 * cost // 2)
+    assert applier.halted and not applier.inside and applier.applied_index == 2
+    applier.apply_images(log[2], 0, cost // 2)
+    assert applier.halted and applier.inside and applier.applied_index == 2
+
+
 def test_an_error_in_the_middle_takes_back_what_went_to_the_engine() -> None:
     """No operation fails after its checks. If one did, `undo` must reach what was spilled."""
     applier = filled(50)
