@@ -416,7 +416,7 @@ cdef class MemoryEngine(Engine):
         return self.tree.taken + (total - known if total > known else 0)
 
     cpdef object size_in_use(self):
-        """Return the bytes of memory that the contents take, including chunks of malloc and nodes of the tree."""
+        """Return the bytes of memory that the contents take, as slabs and malloc round them, and nodes of the tree."""
         return self.tree.taken
 
     cpdef object data_size(self):

@@ -293,7 +293,7 @@ cdef class OrderedMap:
     uses a map.
 
     `count` is the number of keys, `nbytes` the bytes of keys and values, and `taken` the bytes of memory that this map
-    would give back if nothing else shared its records and nodes, as malloc rounds them. `weighs`: see above.
+    would give back if nothing else shared its records and nodes, as `chunk_of` rounds them. `weighs`: see above.
     """
 
     def __cinit__(self, bint weighs=False):

@@ -2,35 +2,32 @@
 
 from libc.stdlib cimport free, malloc
 
-cdef extern from *:
-    """
-    #define count_add(count, n) __atomic_add_fetch(count, n, __ATOMIC_RELAXED)
-    #define count_sub(count, n) __atomic_sub_fetch(count, n, __ATOMIC_RELAXED)
-    #define count_get(count) __atomic_load_n(count, __ATOMIC_RELAXED)
-    """
-    size_t count_add(size_t* count, size_t n) noexcept nogil
-    size_t count_sub(size_t* count, size_t n) noexcept nogil
-    size_t count_get(size_t* count) noexcept nogil
+from metastore._core.slabs cimport SLAB_MOST, slab_alloc, slab_free
 
 cdef size_t total = 0
 
 
 cdef void* held_alloc(size_t n) noexcept nogil:
     """Return a piece of n bytes, or NULL without memory."""
-    cdef void* piece = malloc(n)
+    global total
+    cdef void* piece = slab_alloc(n) if n <= SLAB_MOST else malloc(n)
     if piece != NULL:
-        count_add(&total, chunk_of(n))
+        total += chunk_of(n)
     return piece
 
 
 cdef void held_free(void* piece, size_t n) noexcept nogil:
     """Give back a piece of n bytes."""
-    count_sub(&total, chunk_of(n))
-    free(piece)
+    global total
+    total -= chunk_of(n)
+    if n <= SLAB_MOST:
+        slab_free(piece)
+    else:
+        free(piece)
 
 
 cdef size_t held_bytes() noexcept nogil:
-    return count_get(&total)
+    return total
 
 
 def held_now() -> int:

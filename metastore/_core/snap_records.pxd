@@ -40,5 +40,6 @@ cdef class RecordReader:
 
     cdef bint more(self) except -1
     cdef size_t read(self, uint8_t* out, size_t n) except? 0
-    cdef bint scan(self, const uint8_t* data, size_t n) noexcept nogil
+    cdef bint scan(self, const uint8_t* data, size_t n, const uint8_t** key, uint32_t* size) noexcept nogil
+    cdef int scan_piece(self) except -1
     cdef Record* next_record(self) except? NULL

@@ -188,14 +188,11 @@ cdef class RecordReader:
         self.records += 1
         return rec
 
-    cdef bint scan(self, const uint8_t* data, size_t n) noexcept nogil:
-        """Pass over the records that lie whole in the n bytes of the piece. Returns False if one is impossible."""
+    cdef bint scan(self, const uint8_t* data, size_t n, const uint8_t** key, uint32_t* size) noexcept nogil:
+        """Pass over the records that lie whole in the n bytes of the piece. `key` is the one of the record before, or NULL,
+        and then that of the last one. Returns False if one is impossible."""
         cdef uint32_t klen, vlen
-        cdef const uint8_t* key = NULL if self.last == NULL else rec_key(self.last)
-        cdef uint32_t size = 0 if self.last == NULL else self.last.klen
         cdef const uint8_t* after
-        cdef Record* kept
-        cdef uint64_t before = self.records
         while n - self.at >= RECORD_HEADER:
             klen = get32(data + self.at)
             vlen = get32(data + self.at + 4)
@@ -204,21 +201,36 @@ cdef class RecordReader:
             if n - self.at - RECORD_HEADER < <size_t>klen + vlen:
                 break
             after = data + self.at + RECORD_HEADER
-            if key != NULL and key_cmp(key, size, after, klen) >= 0:
+            if key[0] != NULL and key_cmp(key[0], size[0], after, klen) >= 0:
                 return False
-            key = after
-            size = klen
+            key[0] = after
+            size[0] = klen
             self.at += RECORD_HEADER + <size_t>klen + vlen
             self.nbytes += RECORD_HEADER + <size_t>klen + vlen
             self.records += 1
+        return True
+
+    cdef int scan_piece(self) except -1:
+        """Pass over the records that lie whole in the piece, without the GIL. Raises FormatError, MemoryError."""
+        cdef const uint8_t* data = <const uint8_t*>PyBytes_AS_STRING(self.piece)
+        cdef size_t n = PyBytes_GET_SIZE(self.piece)
+        cdef const uint8_t* key = NULL if self.last == NULL else rec_key(self.last)
+        cdef uint32_t size = 0 if self.last == NULL else self.last.klen
+        cdef uint64_t before = self.records
+        cdef Record* kept
+        cdef bint good
+        with nogil:
+            good = self.scan(data, n, &key, &size)
+        if not good:
+            raise FormatError(f"snapshot: record {self.records} is impossible or out of order")
         if self.records > before:
             kept = rec_new(key, size, 0)
             if kept == NULL:
-                return False
+                raise MemoryError
             if self.last != NULL:
-                rec_free(self.last)
+                rec_release(self.last)
             self.last = kept
-        return True
+        return 0
 
     def __iter__(self):
         return self
@@ -238,16 +250,8 @@ def count_records(RecordReader reader not None) -> int:
     """Read and check the stream to its end, and return the number of records. This runs mostly without the GIL.
     Raises what the reader raises."""
     cdef Record* rec
-    cdef bint good
-    cdef const uint8_t* data
-    cdef size_t n
     while reader.more():
-        data = <const uint8_t*>PyBytes_AS_STRING(reader.piece)
-        n = PyBytes_GET_SIZE(reader.piece)
-        with nogil:
-            good = reader.scan(data, n)
-        if not good:
-            raise FormatError(f"snapshot: record {reader.records} is impossible or out of order")
+        reader.scan_piece()
         # If anything is left, it is a record that goes on in the next piece.
         rec = reader.next_record()
         if rec != NULL:

@@ -53,7 +53,7 @@ WINDOW = 16 * MIB
 #: This part of what the process may use, and so many bytes, stay free in any case.
 MARGIN_PART, MARGIN = 16, 10 * MIB
 #: Bytes of memory for a byte of contents while a snapshot walks all contents and all of them change or are deleted:
-#: nodes that exist twice, and tombstones. The second number is for the room between pieces that malloc cannot use.
+#: nodes that exist twice, and tombstones. The second number is for the room between pieces that cannot be used.
 SPREAD, FRAGMENTS = 1.3, 1.08
 #: This is etcd's default. No default of ours is larger.
 MOST_QUOTA = 2 << 30

@@ -160,7 +160,7 @@ class Quota:
     def _watch_memory(self, now: float) -> None:
         """Refuses writes while memory is short, by what the contents hold or by what the process really uses.
 
-        The process uses more than the contents if malloc cannot use the gaps between records of other sizes.
+        The process uses more than the contents if the gaps between records fit no record of today's sizes.
         """
         memory, engine = self._memory, self._engine
         short = self._memory_left() < 0 or memory.short()

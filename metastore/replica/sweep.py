@@ -38,9 +38,8 @@ class Sweep:
     and `pressed` says whether others wait for the next one. If nobody does, slice follows slice, until PLENTY of the
     turn is no longer left. A lone put beside a compaction in memory takes 1.1 times as long as alone.
 
-    Turns are not what costs most: 240,000 versions of 1 KB in memory take 2.9 us of CPU each, and as much with fewer
-    slices in a turn (4 runs of each in turn, noise 14 %). In a profile of it half is glibc's malloc, which sorts what
-    was freed into lists by its size. Where versions lie in the order of their keys, it takes 1.0 us.
+    400,000 versions of 1 KB in memory take 1.4 us of CPU each (`bench/lists.py compact`). Turns are not what costs
+    most: fewer slices in a turn take as much.
     """
 
     def __init__(
