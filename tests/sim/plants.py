@@ -674,7 +674,7 @@ PLANTS = [
     Plant("snapshot without members", "snapshots", 4, taker=NoMembers, outside=False),
     Plant("snapshot in the middle of an apply", "busy", 4, taker=InTheMiddle, outside=False),
     Plant("view swept away", "snapshots", 14, taker=SweptAway, outside=False),
-    Plant("entries of an overwritten term", "overtaken_logs", 4, reader=AnyTerm),
+    Plant("entries of an overwritten term", "overtaken_logs", 8, reader=AnyTerm),
     Plant("log kept under a snapshot", "overtaken_logs", 3, driver=LogKept),
     Plant("membership changes behind their Ready", "members", 4, driver=ChangesLast),
     Plant("membership changed before its commit is durable", "shrinking", 4, driver=ChangesAtOnce),

@@ -33,7 +33,7 @@ SCALE = float(os.environ.get("METASTORE_SIM_SCALE", "1"))
 SEEDS = {
     "usual": 20, "members": 18, "snapshots": 14, "transfers": 8, "reads": 20, "lease": 8, "joint": 5, "rewritten": 11,
 }  # fmt: skip
-SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 4, "lease_promises": 2, "flaky": 6}
+SEEDS |= {"pieces": 20, "lagging": 10, "filed": 6, "overtaken_logs": 8, "lease_promises": 2, "flaky": 6}
 SEEDS |= {"watched": 12, "caught_up": 6, "leased": 10}
 
 
