@@ -70,4 +70,5 @@ cdef class MemoryEngine(Engine):
     cdef OrderedMap tree
     cdef uint64_t index
     cdef uint64_t term
+    cdef bytes packing           # the key at which a defragmentation goes on
     cdef object __weakref__

@@ -16,6 +16,7 @@ from metastore import errors
 from metastore.ports import CONTRACT
 from metastore._core.le cimport get64, put64
 from metastore._core.ordered_map cimport OrderedMap, free_garbage, garbage_left, node_release
+from metastore._core.ordered_map_pack cimport pack_slice
 from metastore._core.ordered_map_walk cimport (Cursor, cursor_alive, cursor_alive_below, cursor_below, cursor_first,
                                                cursor_ge, cursor_next, cursor_prev, tree_get, tree_le)
 from metastore._core.record cimport Record, held_bytes, rec_deleted, rec_key, rec_new, rec_ref, rec_release, rec_value
@@ -24,6 +25,7 @@ APPLIED_KEY = b"mapplied"        # the engine's own record in table 'm': its pos
 cdef bytes APPLIED = APPLIED_KEY
 cdef int CHUNK = 64              # records that `iterate` fetches at once, unless the engine has an `iterate` of its own
 cdef size_t RECLAIM_BUDGET = 4096
+cdef size_t PACK = 1000      # records that one slice of a defragmentation looks at
 cdef object END = object()       # behind the last pair of a walk
 
 
@@ -403,6 +405,13 @@ cdef class MemoryEngine(Engine):
         other.index = self.index
         other.term = self.term
         return other
+
+    cpdef object defragment(self):
+        """Free what is left over, then move records out of slabs that are mostly empty."""
+        if self.reclaim():
+            return 0.0
+        self.packing = pack_slice(self.tree, self.packing or b"", PACK)
+        return None if self.packing is None else 0.0
 
     cpdef object size(self):
         """Return the bytes of memory that the contents take, plus what only views still see or what waits to be freed.

@@ -6,7 +6,7 @@ from metastore._core.engine cimport MemoryEngine
 from metastore._core.mvcc_keys cimport REV_SIZE
 from metastore._core.ordered_map cimport OrderedMap, key_bytes, pair
 from metastore._core.ordered_map_node cimport NODE_CAP, Inner, Node, hint_of, key_at, seps, weights
-from metastore._core.ordered_map_walk cimport tree_weight
+from metastore._core.ordered_map_walk cimport Cursor, cursor_last, tree_weight
 from metastore._core.record cimport Record, chunk_of, rec_chunk, rec_key
 
 
@@ -15,6 +15,7 @@ def check(OrderedMap tree not None) -> None:
     cdef size_t records = 0, size = 0, taken = 0
     cdef list keys = []
     cdef list alive = []
+    cdef Cursor cur
     if tree.root != NULL:
         taken = check_node(tree.root, keys, alive)
     for key, value in keys:
@@ -26,7 +27,7 @@ def check(OrderedMap tree not None) -> None:
     assert taken == tree.taken, f"{tree.taken} bytes of memory are told, {taken} found"
     assert alive == (living(keys) if tree.weighs else []), "bits of living records are wrong"
     assert tree_weight(tree.root) == len(alive), "weight of the root is wrong"
-    assert tree.top == NULL or key_bytes(tree.top) == keys[len(keys) - 1][0], "greatest key is wrong"
+    assert tree.top == NULL or tree.top == cursor_last(&cur, tree.root), "greatest key is wrong"
 
 
 cdef list living(list pairs):

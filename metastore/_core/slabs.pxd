@@ -26,3 +26,4 @@ cdef extern from *:
 
 cdef void* slab_alloc(size_t n) noexcept nogil
 cdef void slab_free(void* piece) noexcept nogil
+cdef bint slab_sparse(void* piece) noexcept nogil

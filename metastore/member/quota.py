@@ -168,7 +168,7 @@ class Quota:
             self._warned_at = now
             log.warning(
                 "memory is short: %d bytes are used, %d of them by the store, whose contents are %d: writes are "
-                "refused until it is less; if that does not happen, a restart gives back what lies between them",
+                "refused until it is less; else a defragmentation gives back what lies between them",
                 memory.used(), engine.size(), engine.size_in_use(),
             )  # fmt: skip
         self._kv.short = short

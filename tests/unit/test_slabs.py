@@ -9,9 +9,11 @@ import pytest
 from metastore._core import build_info, ordered_map
 from metastore._core.ordered_map import OrderedMap
 from metastore._core.ordered_map_check import check
+from metastore._core.ordered_map_pack import pack
 from metastore._core.record import held_now
 from metastore._core.slabs import slabs_now
 from metastore.member.memory_limit import used
+from metastore.storage.engines.memory import MemoryEngine
 
 pytestmark = pytest.mark.skipif(build_info()["flavour"] == "asan", reason="all pieces are malloc's")
 
@@ -110,3 +112,85 @@ def test_one_survivor_keeps_one_slab() -> None:
             tree.delete(b"%016d" % n)
     assert whole / 2 < slabs_now()[1] - reached < whole / 2 + (KEPT + 4) * SLAB
     assert len(tree) == 50
+
+
+def grown(tree: OrderedMap, count: int, size: int) -> dict[bytes, bytes]:
+    """Nine tenths of the values get another size, in random order, but not the last one. Return the contents."""
+    chance = random.Random(size)
+    names = [b"%016d" % n for n in range(count)]
+    for name in chance.sample(names[:-1], count * 9 // 10):
+        tree.set(name, chance.randbytes(size))
+    free_all()
+    return dict(tree.items())
+
+
+def pack_all(tree: OrderedMap) -> int:
+    """Return in how many slices."""
+    at: bytes | None = b""
+    slices = 0
+    while at is not None:
+        at = pack(tree, at)
+        slices += 1
+    return slices
+
+
+def test_packing_gives_back_the_slabs_of_an_old_size() -> None:
+    """Values grow three times, and each time a tenth stays. Without packing, twice the memory is taken."""
+    free_all()
+    _, reached, in_use = slabs_now()
+    tree = filled([1000] * 10_000)
+    for size in (1100, 1200, 1300):
+        model = grown(tree, 10_000, size)
+    held = slabs_now()[2] - in_use
+    resident, taken = used(), slabs_now()[1]
+    assert taken - reached > 2 * held
+    assert pack_all(tree) >= 15, "a slice is longer than its budget"
+    assert slabs_now()[2] - in_use == held
+    assert slabs_now()[1] - reached < 1.3 * held + KEPT * SLAB
+    assert resident - used() > 0.8 * (taken - slabs_now()[1])
+    assert dict(tree.items()) == model
+    check(tree)
+    tree.set(b"9" * 17, b"the greatest")
+    tree.delete(b"9" * 17)
+    check(tree)
+
+
+def test_packing_leaves_what_a_view_shares() -> None:
+    free_all()
+    tree = filled([1000] * 4000)
+    model = grown(tree, 4000, 1100)
+    view, before = tree.view(), slabs_now()
+    pack_all(tree)
+    assert slabs_now() == before
+    tree.set(b"%016d" % 2000, b"new")
+    pack_all(tree)
+    assert dict(view.items()) == model
+    check(view)
+    del view
+    free_all()
+    pack_all(tree)
+    assert slabs_now()[1] < before[1] - 10 * SLAB
+    assert dict(tree.items()) == model | {b"%016d" % 2000: b"new"}
+    check(tree)
+
+
+def test_a_defragmentation_packs() -> None:
+    """It goes on where its last slice ended, and the next one begins at the first key again."""
+    free_all()
+    engine = MemoryEngine("")
+    batch = OrderedMap()
+    for n in range(5000):
+        batch.set(b"%016d" % n, b"v" * 1000)
+    engine.write(batch, 1, 1)
+    for size in (1100, 1200):
+        batch = OrderedMap()
+        for n in random.Random(size).sample(range(5000), 4500):
+            batch.set(b"%016d" % n, b"w" * size)
+        engine.write(batch, 2, 1)
+        del batch
+        free_all()
+        before, slices = slabs_now()[1], 1
+        while engine.defragment() == 0.0:
+            slices += 1
+        assert slices >= 5 and slabs_now()[1] < before - 10 * SLAB
+    assert engine.get(b"%016d" % 7) is not None and engine.view().defragment() is None

@@ -1,0 +1,3 @@
+from metastore._core.ordered_map import OrderedMap
+
+def pack(tree: OrderedMap, at: bytes = ..., budget: int = ...) -> bytes | None: ...
