@@ -10,7 +10,6 @@ cdef class Walk:
     """Goes from key to key over table 'k' of an engine with files."""
     cdef object walk, step, read_key, read_value
     cdef bytes here           # the record on which it stands; None: behind the table
-    cdef bytes border         # what it has begun from, or the border of the index that it stands behind
     cdef bytes prefix         # what `next` has found: a client's key,
     cdef bytes newest         # its newest version,
     cdef bint alive           # and whether that is alive
@@ -18,7 +17,6 @@ cdef class Walk:
     cdef int most_steps       # records of one key that it goes over before it jumps
     cdef readonly Py_ssize_t records
 
-    cdef int begin(self, bytes start) except -1
     cdef int look(self) except -1
     cdef bint next(self) except -1
 
@@ -32,6 +30,9 @@ cdef class Stretches:
     cdef size_t room
     cdef readonly bytes border    # keys below it are counted; None: all are
     cdef bytes top                # no key stands above this one; None while the index is built
+    cdef Walk going               # it counts; None: `build` begins one
+    cdef list pending             # changes above the border that it does not see; None: there is no walk
+    cdef Py_ssize_t writes        # batches since it began
     cdef size_t begun             # stretches that ascending keys have begun
     cdef readonly Py_ssize_t due  # stretches that are marked
     cdef readonly int64_t keys    # keys present that are counted
@@ -42,10 +43,14 @@ cdef class Stretches:
     cdef int grow(self, size_t room) except -1
     cdef int remove(self, Py_ssize_t at) except -1
     cdef void mark(self, Py_ssize_t at, bint due) noexcept
-    cpdef bint build(self, object walk, Py_ssize_t records, Detours detours=*)
+    cpdef release(self)
+    cpdef bint build(self, object walker, Py_ssize_t records, Detours detours=*)
+    cdef int catch_up(self) except -1
+    cdef int take(self, Walk keys) except -1
     cpdef list changes(self, OrderedMap batch, Engine engine)
     cdef int change(self, Engine engine, bytes prefix, Record* put, list removed, list found) except -1
     cpdef list note(self, list changes)
+    cdef int wait(self, object change) except -1
     cdef bint rises(self, Py_ssize_t at, bytes prefix, int32_t alive, int32_t present) except -1
     cdef bint checks(self) noexcept
     cdef int join(self, Py_ssize_t at) except -1

@@ -1,5 +1,6 @@
 """A sparse index for engines that do not have their keys in memory: how many keys are alive between any two."""
 
+from collections.abc import Callable
 from typing import Any
 
 from metastore._core.engine import Engine
@@ -11,10 +12,6 @@ MOST_KEYS: int  # and after each write
 
 Change = bytes | tuple[bytes, int, int]  # a key that is born, or by how much more of a key are alive and present
 
-class Walk:
-    records: int  # records that it has looked at
-    def __init__(self, walk: Any, start: bytes) -> None: ...
-
 class Stretches:
     """`walk` is an iterator of rocksdict, or has its methods seek, seek_for_prev, next, key, value and status."""
 
@@ -24,7 +21,10 @@ class Stretches:
     faults: int  # how often a walk found other numbers
     def __len__(self) -> int: ...  # stretches
     def restart(self) -> None: ...  # forget everything, and be built anew
-    def build(self, walk: Any, records: int, detours: Detours | None = None) -> bool: ...  # True while there is more
+    def release(self) -> None: ...  # let go of the iterator that `build` keeps
+    def build(  # True while there is more
+        self, walker: Callable[[], Any], records: int, detours: Detours | None = None
+    ) -> bool: ...
     def changes(self, batch: OrderedMap, engine: Engine) -> list[Change]: ...  # before a write
     def note(self, changes: list[Change]) -> list[bytes]: ...  # after it; what is to be split at once
     def split(self, fence: bytes, walk: Any) -> bool: ...  # False: its numbers were wrong, and the index begins anew

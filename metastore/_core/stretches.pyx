@@ -14,8 +14,9 @@ present already, as a deleted one, is not asked: the number of present keys may 
 over for a split, and it decides about nothing else.
 
 **Built at a start**, because RocksDB stands wherever its last flush ended. `build` counts some keys at a time from `border`
-on, and each call counts the state of its own moment. A change below the border is noted; one above it is seen when the
-border gets there. Ranges that end above the border are not known yet.
+on. A change below the border is noted. Its walk stays where it is over RENEWED writes, because a new one takes three times
+as long as what it then counts, and whoever writes would wait for that. It sees the state in which it began, so a change
+above the border waits in `pending` until the border has passed it. Ranges that end above the border are not known yet.
 
 **Split.** A split has to walk over the stretch, and this was two thirds of what the index cost a put of a new key. So a
 write only marks a stretch as due, one byte for each stretch. `settle` walks over those that are due when nobody writes, a
@@ -57,6 +58,8 @@ cdef enum:
     RECORDS = 512            # if the walk has gone over so many records: 0.3 ms
     JOIN = 128               # keys of a part that a write cuts off; a stretch with fewer is joined to a neighbour,
     JOINED = 384             # if both together have at most so many
+    RENEWED = 256            # writes over which a walk that counts is kept,
+    PENDING = 64             # and changes above the border: each call looks at these
     CHECKED = 8              # of so many stretches that ascending keys have filled one is walked over
     STEPS = 16               # records of one key that a walk goes over before it jumps, which takes as long (4 us),
     SOME = 2                 # or these few, if the key before had many
@@ -79,14 +82,8 @@ cdef class Walk:
         self.walk = walk
         self.step, self.read_key, self.read_value = walk.next, walk.key, walk.value
         self.most_steps = STEPS
-        self.begin(start)
-
-    cdef int begin(self, bytes start) except -1:
-        """Go on from `start`."""
-        self.border = start
-        self.walk.seek(start)
+        walk.seek(start)
         self.look()
-        return 0
 
     cdef int look(self) except -1:
         self.here = self.read_key()
@@ -168,6 +165,12 @@ cdef class Stretches:
         self.insert(0, FIRST, 0, 0)
         self.border = FIRST
         self.top = None
+        self.release()
+
+    cpdef release(self):
+        """Let go of the iterator that `build` keeps."""
+        self.going = self.pending = None
+        self.writes = 0
 
     cdef int insert(self, Py_ssize_t at, bytes fence, int32_t alive, int32_t present) except -1:
         cdef size_t n = len(self.fences)
@@ -217,35 +220,55 @@ cdef class Stretches:
 
     # -- building
 
-    cpdef bint build(self, object walk, Py_ssize_t records, Detours detours=None):
+    cpdef bint build(self, object walker, Py_ssize_t records, Detours detours=None):
         """Count about so many records from the border on, or fewer if the walk makes detours. Return True while there is
-        more. `walk` is an iterator, or a Walk, which goes on where it stands if nothing was written since."""
+        more. `walker()` is an iterator over the present state, which is kept."""
         cdef Walk keys
         cdef size_t seen = 0, spent = 0
-        cdef Py_ssize_t last
         if self.border is None:
             return False
+        if self.going is None or self.writes >= RENEWED:
+            self.release()
+            self.going, self.pending = Walk(walker(), self.border), []
         detour_cost(detours, &seen)
-        keys = walk if isinstance(walk, Walk) else Walk(walk, self.border)
-        if keys.border is not self.border:
-            keys.begin(self.border)  # the index has begun anew
+        keys = self.going
         records += keys.records
-        while keys.records + <Py_ssize_t>spent // 2 < records:
-            if not keys.next():
-                self.top = self.border
-                self.border = None
-                return False
-            spent += detour_cost(detours, &seen)
-            last = len(self.fences) - 1
-            if self.present[last] >= FILL:
-                last += 1
-                self.insert(last, keys.prefix, 0, 0)
-            self.alive[last] += keys.alive
-            self.present[last] += 1
-            self.keys += 1
-            # Behind all versions of the key, and before those of any other.
-            self.border = keys.border = keys.prefix + b"\xff" * (REV_SIZE + 1)
-        return True
+        try:
+            while self.border is not None and keys.records + <Py_ssize_t>spent // 2 < records:
+                self.take(keys)
+                spent += detour_cost(detours, &seen)
+        except BaseException:
+            self.catch_up()
+            self.release()  # it does not stand anywhere any more
+            raise
+        self.catch_up()
+        if self.border is None:
+            self.release()
+        return self.border is not None
+
+    cdef int catch_up(self) except -1:
+        """Note the changes that the border has passed."""
+        cdef list pending = self.pending
+        self.pending = []
+        self.note(pending)
+        return 0
+
+    cdef int take(self, Walk keys) except -1:
+        """Count the next key."""
+        cdef Py_ssize_t last = len(self.fences) - 1
+        if not keys.next():
+            self.top = self.border
+            self.border = None
+            return 0
+        if self.present[last] >= FILL:
+            last += 1
+            self.insert(last, keys.prefix, 0, 0)
+        self.alive[last] += keys.alive
+        self.present[last] += 1
+        self.keys += 1
+        # Behind all versions of the key, and before those of any other.
+        self.border = keys.prefix + b"\xff" * (REV_SIZE + 1)
+        return 0
 
     # -- writing
 
@@ -262,6 +285,7 @@ cdef class Stretches:
         cdef bytes prefix
         cdef size_t n
         cdef int only, kind
+        self.writes += 1
         while rec != NULL and rec_key(rec)[0] == c'k':
             if rec.klen <= REV_SIZE:
                 rec = cursor_next(&cur)
@@ -284,7 +308,7 @@ cdef class Stretches:
             if kind == LATER:
                 continue
             prefix = PyBytes_FromStringAndSize(<const char*>key, n)
-            if self.border is not None and prefix >= self.border:
+            if self.border is not None and self.pending is None and prefix >= self.border:
                 continue
             if kind == BIRTH:
                 found.append(prefix)
@@ -333,6 +357,9 @@ cdef class Stretches:
                 prefix, alive, present = <bytes>change, 1, 1
             else:
                 prefix, alive, present = <tuple>change
+            if self.border is not None and prefix >= self.border:
+                self.wait(change)
+                continue
             at = stretch_of(self.fences, prefix)
             self.keys += present
             if present > 0 and self.rises(at, prefix, alive, present):
@@ -350,6 +377,14 @@ cdef class Stretches:
             elif present < 0 and self.alive[at] == 0:
                 self.mark(at, True)  # perhaps none is present either
         return large
+
+    cdef int wait(self, object change) except -1:
+        """Keep a change above the border, if the walk that counts does not see it."""
+        if self.pending is not None:
+            self.pending.append(change)
+            if len(self.pending) >= PENDING:
+                self.release()
+        return 0
 
     cdef bint rises(self, Py_ssize_t at, bytes prefix, int32_t alive, int32_t present) except -1:
         """Note a new key that stands above all others. Return whether it begins a new stretch."""

@@ -10,7 +10,6 @@ import pytest
 
 from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.stretches import MOST_KEYS, SPLIT_AT, Stretches
-from metastore._core.stretches import Walk as KeyWalk
 from metastore.storage.engines.memory import MemoryEngine
 from metastore.testing.engine_base import batch_of
 
@@ -115,18 +114,17 @@ def test_a_count_is_that_of_a_walk(seed: int) -> None:
     known = 0
     for turn in range(70):
         table.write(refused=table.rng.random() < 0.1)
-        going = None  # a walk that goes on until the next write
         while table.rng.random() < 0.4:
-            if table.index.border is not None and table.rng.random() < 0.7:
-                going = going or KeyWalk(Walk(table.engine), table.index.border)
-            table.index.build(going or Walk(table.engine), table.rng.choice([1, 50, 1000]))
+            table.index.build(lambda: Walk(table.engine), table.rng.choice([1, 50, 300]))
+            if table.rng.random() < 0.2:
+                table.index.release()
             if table.rng.random() < 0.03:
                 table.index.restart()
         for _ in range(3):
             known += table.look()
         if turn % 20 == 0:
             table.index.check(Walk(table.engine))
-    while table.index.build(Walk(table.engine), 300):
+    while table.index.build(lambda: Walk(table.engine), 300):
         table.write()
     table.index.check(Walk(table.engine))
     settle(table.engine, table.index)
@@ -134,9 +132,56 @@ def test_a_count_is_that_of_a_walk(seed: int) -> None:
     assert table.index.faults == 0 and known > 5 and len(table.index) > 4
 
 
+@pytest.mark.parametrize(("born", "kept"), [(True, 30), (False, 250)])
+def test_a_walk_that_counts_is_kept_over_writes(born: bool, kept: int) -> None:
+    """A new one takes longer than what it counts. It is renewed after some writes, or changes that it does not see."""
+    engine, index = MemoryEngine(), Stretches()
+    engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 6000, 2)}), 1, 1)
+    walks = []
+
+    def walker() -> Walk:
+        walks.append(Walk(engine))
+        return walks[-1]
+
+    names = [b"%06d" % n for n in range(born, 6000, 2)]
+    random.Random(2).shuffle(names)
+    writes = 0
+    while index.build(walker, 5):
+        write(engine, index, {encode_index_key(names[writes], 3): ALIVE if born else b"\1\0\1\2"})
+        writes += 1
+        if writes % 50 == 0:
+            index.check(Walk(engine))
+    index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == 3000 + (writes if born else 0)
+    assert writes > 2 * kept and 2 <= len(walks) <= writes // kept + 1
+
+
+def test_a_walk_that_fails_begins_again() -> None:
+    """What was written before it failed is counted once, on both sides of the border."""
+    engine, index = MemoryEngine(), Stretches()
+    engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 2000, 2)}), 1, 1)
+    walk = Walk(engine)
+    assert index.build(lambda: walk, 100)
+    write(engine, index, {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(1, 2000, 50)})
+
+    def fail() -> None:
+        raise OSError("damaged")
+
+    end = bisect_left(walk.keys, encode_index_key(b"001000", 0))
+    walk.keys[end:] = []
+    walk.status = fail  # type: ignore[method-assign]
+    with pytest.raises(OSError, match="damaged"):
+        index.build(lambda: walk, 1000)
+    index.check(Walk(engine))
+    while index.build(lambda: Walk(engine), 100):
+        pass
+    index.check(Walk(engine))
+    assert index.count(b"", None, Walk(engine)) == 1040
+
+
 def filled(keys: int, at_once: int) -> tuple[MemoryEngine, Stretches]:
     engine, index = MemoryEngine(), Stretches()
-    while index.build(Walk(engine), 100):
+    while index.build(lambda: Walk(engine), 100):
         pass
     for first in range(0, keys, at_once):
         changes = {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(first, min(keys, first + at_once))}
@@ -232,7 +277,7 @@ def test_a_count_finds_a_wrong_number() -> None:
     engine.write(batch_of({encode_index_key(b"000500-", 2): ALIVE}), 1, 1)
     edges = encode_index_key(b"001000", 0), encode_index_key(b"003000", 0)
     assert index.count(*edges, Walk(engine)) is None and index.faults == 1 and index.due == 0
-    while index.build(Walk(engine), 100):
+    while index.build(lambda: Walk(engine), 100):
         pass
     assert index.count(*edges, Walk(engine)) == 2000
     index.check(Walk(engine))
@@ -242,13 +287,13 @@ def test_a_stretch_that_is_split_while_the_index_is_built() -> None:
     """The split ends where the border stands, and what lies behind that is counted once."""
     engine, index = MemoryEngine(), Stretches()
     engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 20000, 10)}), 1, 1)
-    assert index.build(Walk(engine), 350)
+    assert index.build(lambda: Walk(engine), 350)
     for first in range(0, 3400, 100):
         changes = {encode_index_key(b"%06d" % n, 3): ALIVE for n in range(first, first + 100) if n % 10}
         assert all(write(engine, index, changes))
     settle(engine, index)
     assert len(index) > 5
-    while index.build(Walk(engine), 100):
+    while index.build(lambda: Walk(engine), 100):
         pass
     index.check(Walk(engine))
     assert index.count(b"", None, Walk(engine)) == 2000 + 34 * 90
@@ -269,7 +314,7 @@ def test_a_wrong_number_is_noticed_and_all_is_counted_anew(ascending: bool) -> N
         results += [index.settle(Walk(engine))]
     assert len(names) > 6000 - 9 * SPLIT_AT
     assert index.faults == 1 and index.count(b"k", b"l", Walk(engine)) is None
-    while index.build(Walk(engine), 100):
+    while index.build(lambda: Walk(engine), 100):
         pass
     index.check(Walk(engine))
 
@@ -278,7 +323,7 @@ def test_keys_in_ascending_order_are_not_walked_over() -> None:
     """The stretch that they fill is ended without a look at it, but for one in eight."""
     engine, index = MemoryEngine(), Stretches()
     engine.write(batch_of({encode_index_key(b"%06d" % n, 2): ALIVE for n in range(0, 3000, 10)}), 1, 1)
-    while index.build(Walk(engine), 100):
+    while index.build(lambda: Walk(engine), 100):
         pass
     for first in range(3000, 11000, 20):
         changes = {encode_index_key(b"%06d" % n, 2): ALIVE for n in range(first, first + 20)}
@@ -312,7 +357,7 @@ def test_a_key_with_many_versions_is_jumped_over() -> None:
     for key, first, last in ((b"a", DEAD, ALIVE), (b"b", ALIVE, DEAD)):
         engine.write(batch_of({encode_index_key(key, n): first for n in range(4999)}), 1, 1)
         engine.write(batch_of({encode_index_key(key, 4999): last}), 1, 1)
-    assert not index.build(Walk(engine), 100)
+    assert not index.build(lambda: Walk(engine), 100)
     assert (index.keys, index.count(b"", None, Walk(engine))) == (2, 1)
     assert index.count(encode_index_key(b"a", 10), encode_index_key(b"a", 20), Walk(engine)) == 0
     assert index.count(encode_index_key(b"a", 10), encode_index_key(b"a", 5000), Walk(engine)) == 1

@@ -35,7 +35,7 @@ from ..._core.file_reads import Finder, ItemsWalk, SharedWalk
 from ..._core.gaps import FEW, LIMIT, Gaps, GapWalk
 from ..._core.ordered_map import OrderedMap
 from ..._core.recent_keys import RecentEngine
-from ..._core.stretches import Stretches, Walk
+from ..._core.stretches import Stretches
 from ...errors import (
     ConfigError,
     DamagedData,
@@ -150,7 +150,6 @@ class RocksEngine(RecentEngine):
         self._walk: GapWalk | None = None
         self._finder: Finder | None = None
         self._shared: SharedWalk | None = None
-        self._counting: Walk | None = None
         self._writes = 0  # also raised by `adopt`
         self._settled = 0  # so many of them there were when `_settle` was last called
         self._quiet = False  # whether it went on then
@@ -284,7 +283,7 @@ class RocksEngine(RecentEngine):
 
     def _rest(self) -> None:
         """Releases the shared iterators."""
-        self._walk = self._finder = self._shared = self._counting = None
+        self._walk = self._finder = self._shared = None
 
     def reader(self) -> tuple[Any, Any]:
         """For look-ups in other threads (`_core/kv_direct`): an iterator of the present state, and what finds a key."""
@@ -350,28 +349,21 @@ class RocksEngine(RecentEngine):
         If nothing is written, the iterator would keep all files of its state. A completed compaction would then give
         back no room (22 MiB of a disk of 80, for as long as puts were refused).
         """
-        counting = self._counting
         self._rest()
-        self._counting = counting
         try:
-            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or self._count_some() or self._settle()
+            return self.gaps.prune(self._few, PRUNED_AT_ONCE) or (
+                self.stretches.build(self._plain_walk, COUNTED_AT_ONCE, self.detours) or self._settle()
+            )
         except Exception as error:
             raise failure_of(self.path, error) from error
 
     def _few(self) -> Any:
         return self._db.iter(self._few_options)
 
-    def _count_some(self) -> bool:
-        if self.stretches.border is None:
-            return False
-        if self._counting is None:
-            # To find the border takes 0.1 ms among six million keys, so it is left only when something is written.
-            past, plain = (self._db.iter(reading(limit, False)) for limit in (LIMIT, 0))
-            self._counting = Walk(GapWalk(past, self.gaps, lambda: plain), self.stretches.border)
-        more = self.stretches.build(self._counting, COUNTED_AT_ONCE, self.detours)
-        if not more:
-            self._counting = None
-        return more
+    def _plain_walk(self) -> GapWalk:
+        """An iterator for a walk over all keys, which nothing stays in the cache of."""
+        past, plain = (self._db.iter(reading(limit, False)) for limit in (LIMIT, 0))
+        return GapWalk(past, self.gaps, lambda: plain)
 
     def _settle(self) -> bool:
         """Splits a part off a stretch if little was written since the last call, and nothing since one that did so.
@@ -586,6 +578,7 @@ class RocksEngine(RecentEngine):
         if self.full:
             self._closing.set()  # ends a flush that waits for room
         self._rest()
+        self.stretches.release()
         db, self._db = self._db, None
         given_up = self._compacting is not None and self._compacting.is_alive()
         if given_up:
