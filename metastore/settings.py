@@ -343,7 +343,10 @@ class RaftTable:
     )
     enable_batch_proposal: bool = _flag(True, "`false` makes one proposal of each operation.")
     batch_max_size: int = _count(
-        50, "Operations in one proposal; ten times as many small ones of an embedder's `put_many`.", 1, MAX_BATCH_OPS
+        50,
+        "Operations in one proposal; ten times as many small ones of an embedder's `put_many` or Futures.",
+        1,
+        MAX_BATCH_OPS,
     )
     batch_max_time: float = _duration(
         "2ms", "The longest that an operation waits for others. An idle disk waits for none.", "0", "10s"
