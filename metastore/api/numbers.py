@@ -19,7 +19,7 @@ MEANINGS: Final = {
     "compact_revision": "The revision of the last compaction: what was before it is no longer readable.",
     "corruption_checks_total": "Comparisons of all members' data that this member made as the leader, since the start.",
     "corruption_found_total": "Members whose data differed in these comparisons, since the start.",
-    "defragments_total": "Calls of Defragment since the start.",
+    "defragments_total": "Defragmentations since the start, those for lack of memory included.",
     "disk_full": "1 while there is no room for the log and writes are refused, else 0.",
     "engine_bytes": "Bytes that the storage engine takes.",
     "engine_busy_total": "Times that the engine could not take changes and applying waited, since the start.",

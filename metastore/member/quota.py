@@ -28,7 +28,7 @@ log = logging.getLogger("metastore.upkeep")
 PUT_COST = 256  # bytes of contents that a put in flight counts for beside its own
 TOMBSTONE = 512  # bytes of memory that the deletion of a key takes at most, in the batch and in the store together
 LEAST_KEY = 160  # bytes that a key takes at least, with all its records
-WARN_EVERY = 10.0  # seconds between two warnings that memory is short
+WARN_EVERY = 10.0  # seconds between two warnings that memory is short, and between two attempts to get some
 MAX_HELD = 1000  # refused puts that wait until all members know of the alarm
 
 
@@ -51,20 +51,24 @@ def _ranges_deleted(kind: int, body: bytes) -> Iterator[tuple[bytes, bytes]]:
 class Quota:
     """KVServer asks this object whether there is room (its Protocol `Quota`). The owner calls `tick` at each Raft tick.
 
-    `member` is this member's id, for which NOSPACE is raised.
+    `member` is this member's id, for which NOSPACE is raised. `pack` begins to give back the gaps between records.
     """
 
-    def __init__(self, memory: Memory, engine: Engine, kv: KVServer, alarms: MemberAlarms, member: int) -> None:
+    def __init__(
+        self, memory: Memory, engine: Engine, kv: KVServer, alarms: MemberAlarms, member: int,
+        pack: Callable[[], object],
+    ) -> None:  # fmt: skip
         self._memory = memory
         self._engine = engine
         self._kv = kv
         self._alarms = alarms
         self._member = member
+        self._pack = pack
         #: Bytes that the store may take; below 1 there is no quota.
         self.nbytes = memory.quota
         #: Whether the state is up to date and clients are served. Before that, refusals and alarms would help nobody.
         self.serving = False
-        self._warned_at = -WARN_EVERY
+        self._warned_at = self._packed_at = -WARN_EVERY
         self._last_revision = kv.store.revision
         self._stopped = False
         self._raising = False
@@ -164,11 +168,14 @@ class Quota:
         """
         memory, engine = self._memory, self._engine
         short = self._memory_left() < 0 or memory.short()
+        if short and now - self._packed_at >= WARN_EVERY:
+            self._packed_at = now
+            self._pack()
         if short and self.serving and now - self._warned_at >= WARN_EVERY:
             self._warned_at = now
             log.warning(
                 "memory is short: %d bytes are used, %d of them by the store, whose contents are %d: writes are "
-                "refused until it is less; else a defragmentation gives back what lies between them",
+                "refused until it is less; what lies between them is being given back",
                 memory.used(), engine.size(), engine.size_in_use(),
             )  # fmt: skip
         self._kv.short = short

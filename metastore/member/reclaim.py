@@ -45,6 +45,11 @@ class Reclaim:
         if len(self._waiting) == 1:
             self._defragment()
 
+    def pack(self) -> None:
+        """Begins a defragmentation that nobody waits for, unless one is under way."""
+        if not self._waiting and not self._stopped:
+            self.defragment(lambda _error: None)
+
     def _defragment(self) -> None:
         if not self._waiting:
             return

@@ -42,8 +42,8 @@ class Upkeep:
     ) -> None:
         kv = driver.kv
         self.alarms = MemberAlarms(driver, member, loop.now, disk_full)
-        self.quota = Quota(memory, engine, kv, self.alarms, member)
         self.reclaim = Reclaim(engine, kv, loop)
+        self.quota = Quota(memory, engine, kv, self.alarms, member, self.reclaim.pack)
         self.sums = HashSums(engine, driver, loop, self.reclaim.free)
         self.busy = BusyEngine(memory.config.storage.engine, driver)
         self.compaction = AutoCompaction(memory.config.maintenance, driver, loop)
