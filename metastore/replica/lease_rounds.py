@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 EXPIRY_RATE: Final = 32_000
 PACE: Final = 0.002
 #: Leases that end in one entry of the log, and those that may be on their way through the log at once. A put that comes
-#: meanwhile waits until they are applied and told, which takes 10 us a lease with a few watchers, and 25 with RocksDB.
+#: meanwhile waits until they are applied and told, which takes 4 us a lease with a few watchers, and 8 with RocksDB.
 #: With 250 and 750 half of the puts waited for 4 to 16 ms of the loop's work (RocksDB, a busy machine), now for 1 to 4.
 EXPIRY_BATCH: Final = 96
 MOST_ENDING: Final = 192
