@@ -5,6 +5,7 @@ This belongs to the loop's thread and never holds it for more than a millisecond
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from .. import errors
@@ -71,10 +72,15 @@ class Reclaim:
             self._free_some()
 
     def _free_some(self) -> None:
-        """Slice follows slice for a millisecond, or until somebody waits for the next turn."""
+        """Slice follows slice for a millisecond, or until somebody waits for the next turn.
+
+        A thread that never sleeps keeps its processor for milliseconds, also from the client that has just been
+        answered. While RocksDB counted eight million keys, a tenth of the puts took 1.3 ms instead of 0.6 for that.
+        """
         more = not self._stopped
         while more:
             more = self._engine.reclaim()
+            os.sched_yield()
             if self._loop.share() < PLENTY or self._loop.pressed():
                 break
         self._reclaiming = more

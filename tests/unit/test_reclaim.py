@@ -28,6 +28,8 @@ class Engine:
 def test_slices_follow_each_other_until_somebody_waits(waits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     loop, engine = Loop(), Engine(100)
     monkeypatch.setattr(loop, "share", lambda: 1.0)
+    yields: list[None] = []
+    monkeypatch.setattr("os.sched_yield", lambda: yields.append(None))
     here, there = socket.socketpair()
     with here, there:
         loop.add(here.fileno(), READ, lambda _events: None)
@@ -38,6 +40,7 @@ def test_slices_follow_each_other_until_somebody_waits(waits: bool, monkeypatch:
         loop.call_behind(reclaim.free)
         loop.run_once(0)
         assert engine.left == (99 if waits else 0)
+        assert len(yields) == (1 if waits else 100)
         for _ in range(3):
             loop.run_once(0)
         assert engine.left == (96 if waits else 0)
