@@ -26,6 +26,8 @@ cdef struct Part:
 
 cdef class Leases:
     cdef Part[PARTS] parts
+    cdef Part[PARTS] old                  # those of the contents before, of which so many are still to be freed
+    cdef int old_left
     cdef size_t used                      # leases in all parts
     cdef readonly size_t nbytes           # of memory that the parts take
     cdef Engine engine
@@ -42,7 +44,6 @@ cdef class Leases:
     cdef int drop(self, int64_t lease) except -1
     cdef bint known(self, int64_t lease) except -1
     cdef int write(self, const Lease* lease) except -1
-    cdef int clear(self) except -1
     cdef int resize(self, Part* part, size_t room) except -1
     cdef int reload(self, Engine engine, OrderedMap overlay) except -1
     cdef int load(self, size_t budget) except -1

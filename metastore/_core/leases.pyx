@@ -261,6 +261,18 @@ cdef Lease* place_of(Part* part, int64_t lease) noexcept nogil:
     return &part.places[at]
 
 
+cdef size_t free_part(Part* part) noexcept:
+    """Free a part. Return how many leases it had."""
+    cdef size_t at, had = part.used
+    for at in range(part.room):
+        if part.places[at].id:
+            set_only(&part.places[at], NULL)
+    if part.room:
+        held_free(part.places, part.room * sizeof(Lease))
+    part.room = part.used = 0
+    return had
+
+
 cdef class Leases:
     """All leases of a store, in hash tables with open addressing. `Store` owns it and changes it.
 
@@ -274,25 +286,16 @@ cdef class Leases:
 
     def __cinit__(self):
         memset(self.parts, 0, sizeof(self.parts))
+        memset(self.old, 0, sizeof(self.old))
         self.news = []
 
     def __dealloc__(self):
-        self.clear()
+        cdef int i
+        for i in range(PARTS):
+            free_part(&self.parts[i])
+            free_part(&self.old[i])
 
     # -- the table --
-
-    cdef int clear(self) except -1:
-        cdef int i
-        cdef size_t at
-        for i in range(PARTS):
-            for at in range(self.parts[i].room):
-                if self.parts[i].places[at].id:
-                    set_only(&self.parts[i].places[at], NULL)
-            if self.parts[i].room:
-                held_free(self.parts[i].places, self.parts[i].room * sizeof(Lease))
-        memset(self.parts, 0, sizeof(self.parts))
-        self.used = self.nbytes = 0
-        return 0
 
     cdef int resize(self, Part* part, size_t room) except -1:
         cdef Lease* old = part.places
@@ -360,18 +363,32 @@ cdef class Leases:
 
     cdef int reload(self, Engine engine, OrderedMap overlay) except -1:
         """Begin anew with the contents of an engine. Raises DamagedData."""
-        self.clear()
+        cdef int i
+        if self.old_left:
+            for i in range(PARTS):
+                free_part(&self.parts[i])       # loaded in part, so no keys are known
+        else:
+            memcpy(self.old, self.parts, sizeof(self.parts))
+            self.old_left = PARTS
+        memset(self.parts, 0, sizeof(self.parts))
+        self.used = self.nbytes = 0
         self.news = []
         self.engine, self.overlay = engine, overlay
         self.load_at = b"l"
         return self.load(LOAD_AT_ONCE)
 
     cdef int load(self, size_t budget) except -1:
-        """Load about `budget` more leases. Nothing may have been changed since `reload`."""
+        """Free about `budget` leases of the contents before, or load as many more. Nothing may have been changed since
+        `reload`. To free 300,000 at once took 30 ms."""
         cdef Lease lease
         cdef Record* rec
         cdef Merged walk
         if self.load_at is None:
+            return 0
+        while self.old_left and budget:
+            self.old_left -= 1
+            budget -= min(budget, free_part(&self.old[self.old_left]))
+        if not budget:
             return 0
         walk = self.walk()
         rec = walk.seek(<const uint8_t*>PyBytes_AS_STRING(self.load_at), PyBytes_GET_SIZE(self.load_at))

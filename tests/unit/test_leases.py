@@ -439,6 +439,19 @@ def test_a_large_table_is_loaded_in_slices() -> None:
     assert not bench.leases.loaded and bench.leases.count == 24_000 and bench.leases.loaded
 
 
+def test_the_leases_before_are_freed_in_slices() -> None:
+    store = Store(MemoryEngine())
+    for ident in range(1, 9001):
+        change(store, "grant", ident, 60)
+        store.put(put(b"%d" % ident, lease=ident))
+    store.commit(1, 1)
+    store.reload()
+    assert not store.leases.loaded and store.leases.nbytes == 0, "nothing is loaded before all is freed"
+    store.reload()
+    assert store.leases.nbytes > 0
+    assert store.leases.count == 9000 and store.leases.keys(9000) == [b"9000"]
+
+
 # ---- engines, snapshots, compaction
 
 
