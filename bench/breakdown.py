@@ -50,7 +50,7 @@ LIBRARIES = (
     ("batch and compression", r"^(batch|codec)\.|snappy|zstd"),
     ("Raft", r"^(raft|raft_\w+|entry)\."),
     ("WAL", r"^(wal_\w+|crc|idle_poll|brief_wait)\."),
-    ("apply", r"^(mvcc\w*|ordered_map\w*|engine\w*|record|slabs|recent_keys|file_reads|stretches|gaps|work\w*)\.|rocksdict"),
+    ("apply", r"^((mvcc|ordered_map|engine|work)\w*|record|slabs|recent_keys|file_reads|stretches|gaps)\.|rocksdict"),
     ("snapshots", r"^snap_\w+\."),
     ("watch and leases", r"^(watch|watch_\w+|leases|lessor|lease_\w+)\."),
     ("interpreter", r"python"),
