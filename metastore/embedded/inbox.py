@@ -36,8 +36,7 @@ class Inbox:
     def put(self, calls: Sequence[Call]) -> None:
         """Hand calls to the loop thread, with one wake-up however many there are."""
         self._hasty.extend(calls)
-        if not self._posted or self._refusal is not None:
-            self._post()
+        self._post()
 
     def put_patient(self, calls: Sequence[Call | Piece]) -> None:
         """The same for calls that wait, in their order, until there is room for them."""

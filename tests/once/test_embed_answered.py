@@ -13,7 +13,9 @@ import pytest
 from support.embedded import make, standing
 from support.processes import wait_until
 
-from metastore import Node, Op, errors
+from metastore import Node, Op, PutResult, errors
+from metastore._core.kv_answers import FuturePut, encode_put
+from metastore.embedded.outcome import Outcome
 from metastore.member import server
 
 pytestmark = pytest.mark.node_only
@@ -128,3 +130,14 @@ def test_a_stop_that_gives_up_leaves_nobody_waiting(
     wait_until(lambda: not any("/loop" in one.name for one in threading.enumerate()))
     assert not [record for record in caplog.records if record.levelname in ("ERROR", "CRITICAL")]
     assert "resolved by the program" not in caplog.text
+
+
+def test_a_call_that_is_handed_over_when_the_node_has_stopped(tmp_path: Path) -> None:
+    """The caller has found the node running, and then it stopped. The second call finds a wake-up that never comes."""
+    with make(tmp_path) as node:
+        assert node._life is not None
+        inbox = node._life.inbox
+    futures = [Outcome() for _ in range(2)]
+    for future in futures:
+        inbox.put([("Put", encode_put(b"key", b"value"), FuturePut(future, PutResult))])
+    assert [type(future.exception(30)) for future in futures] == [errors.Stopped] * 2
