@@ -40,7 +40,7 @@ FLAVOUR = "asan" if ASAN else "debug" if DEBUG else "release"
 SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer"] if ASAN else []
 TAG = f"{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
 CHUNK = 8  # modules that Cython is given at a time: the steps in which its progress is told
-NEEDS_NGHTTP2 = {"build", "h2", "h2_link", "h2_request"}
+NEEDS_NGHTTP2 = {"build", "h2", "h2_channel", "h2_link", "h2_request"}
 NO_NGHTTP2 = (
     "metastore needs the HTTP/2 library libnghttp2 to build: install the Debian packages libnghttp2-dev and pkg-config."
 )

@@ -45,7 +45,7 @@ KERNEL = (
 )
 #: The stage of a sample outside of the kernel, by the file that its instruction is in.
 LIBRARIES = (
-    ("HTTP/2 and replies", r"nghttp2|^(h2|h2_link|h2_request|h2_expiry|grpc|waiter|kv_answers)\."),
+    ("HTTP/2 and replies", r"nghttp2|^(h2|h2_\w+|grpc|waiter|kv_answers)\."),
     ("decode and admission", r"^(kv_\w+|op|varint|build)\."),
     ("batch and compression", r"^(batch|codec)\.|snappy|zstd"),
     ("Raft", r"^(raft|raft_\w+|entry)\."),

@@ -4,7 +4,9 @@ from metastore._core.h2_link cimport Link
 
 
 cdef class Session(Link):
+    cdef bint rests(self) noexcept
     cpdef list feed(self, object data, Py_ssize_t n=*, double now=*)
+    cdef list receive(self, const uint8_t* data, Py_ssize_t n, double now)
     cpdef bytes take_output(self, size_t limit=*)
     cpdef list unpark(self)
     cpdef retire(self)

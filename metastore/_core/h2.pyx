@@ -76,7 +76,11 @@ cdef class Session(Link):
     @property
     def at_rest(self):
         """Whether nothing waits here for the client or for its connection, and the session goes on."""
-        return not (self.pending_output or self.choked or self.parked or self.closed)
+        return self.rests()
+
+    cdef bint rests(self) noexcept:
+        return not (self.pending_output or self.choked or self.parked or self.over or self.failed) and (
+            nghttp2_session_want_read(self.h2) != 0 or nghttp2_session_want_write(self.h2) != 0)
 
     @property
     def parked_count(self):
@@ -84,12 +88,20 @@ cdef class Session(Link):
         return len(self.parked)
 
     cpdef list feed(self, object data, Py_ssize_t n=-1, double now=0.0):
-        """Process the first `n` bytes of `data` (all if negative), which arrived at `now` (monotonic seconds).
+        """Process the first `n` bytes of `data` (all if negative), as `receive` does."""
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            return self.receive(<const uint8_t*>view.buf, view.len if n < 0 or n > view.len else n, now)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef list receive(self, const uint8_t* data, Py_ssize_t n, double now):
+        """Process `n` bytes, which arrived at `now` (monotonic seconds).
 
         Returns the requests that became ready: unary ones with their message, streaming ones when their headers are
-        complete.
+        complete. The bytes are not looked at any more when Python code can run.
         """
-        cdef Py_buffer view
         cdef ms_h2_ssize used
         cdef size_t fine
         cdef list ready
@@ -97,16 +109,12 @@ cdef class Session(Link):
             return []
         self.now = now
         flood_pass(&self.flood, self.limits, now)
-        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-        if n < 0 or n > view.len:
-            n = view.len
         self.received += <size_t>n
         self.busy_until = min(max(self.busy_until, now) + n / self.limits.receive_rate, now + self.limits.receive_timeout)
         self.busy = True
         self.saw_close = False
-        fine = scan_frames(&self.scan, <const uint8_t*>view.buf, <size_t>n)
-        used = ms_h2_mem_recv(self.h2, <const uint8_t*>view.buf, fine)
-        PyBuffer_Release(&view)
+        fine = scan_frames(&self.scan, data, <size_t>n)
+        used = ms_h2_mem_recv(self.h2, data, fine)
         self.busy = False
         if self.scan.wrong and used >= 0:
             if self.scan.wrong == SCAN_CLOSED:

@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
+from metastore._core.h2_channel import Channel, flush_all, flush_dirty
 from metastore._core.h2_expiry import expire
 from metastore._core.h2_request import Request, unpack
 from metastore.api.answers import Answer, Later
@@ -55,9 +56,6 @@ SEND_SIZE: Final = 512 * 1024
 #: Seconds of one turn for sending, and for pages.
 SEND_TIME: Final = 0.004
 PAGE_TIME: Final = 0.002
-#: Bytes that are taken from a session at a time; the second number where a client may leave them unread.
-TAKE: Final = 256 * 1024
-PATIENT_TAKE: Final = 128 * 1024
 #: A client may leave this many reply bytes unread for as long as nobody needs the room. A debugger may hold it, or its
 #: program may take its time with the events of a watch; it would only come back if it was sent away.
 PATIENT_SIZE: Final = 64 * 1024
@@ -120,51 +118,31 @@ class ConnLimits:
         self.sweep = sweep
 
 
-class ClientConn:
-    """One client's connection."""
+class ClientConn(Channel):
+    """One client's connection. What nearly every event of it needs is in `Channel`."""
 
     __slots__ = (
-        "_all_taken",
-        "_blocked",
         "_first",
-        "_hold",
         "_listener",
-        "_loop",
-        "_mask",
-        "_owed",
         "_progress",
         "_sock",
-        "_stuck",
         "_stuck_at",
-        "_unsent",
         "_waited",
         "at",
         "deadline",
-        "fd",
         "http",
         "origin",
-        "session",
-        "settled",
         "since",
         "stalled",
     )
 
     def __init__(self, listener: Listener, sock: socket.socket, where: str) -> None:
+        super().__init__(sock.fileno(), listener.loop, listener.room, listener.server.handle, READ, SEND_SIZE)
         self._listener = listener
-        self._loop = listener.loop
         self._sock = sock
-        self.fd = sock.fileno()
-        self.session: Session | None = None
         self.http: HttpSession | None = None
         self._first = b""
-        self._unsent: memoryview | None = None
-        self._all_taken = False  # the session had no more when this was taken
-        self._owed = 0  # bytes of it that are on the account of all replies
-        self._blocked = False  # the socket takes no more at the moment
-        self._hold = False  # not read: output over the limit, requests that wait, or all reading is paused
-        self._mask = READ
-        self._stuck = NOTHING  # unless it is this, the deadline is for taking replies
-        self._stuck_at = 0.0  # when that deadline was set
+        self._stuck_at = 0.0  # when the deadline for taking replies was set
         self._progress = (0, 0)  # what the client had taken then
         self._waited = 0  # bytes that waited for it then
         self.stalled = False  # little waits, and the client has not taken that for `grace` seconds
@@ -172,50 +150,52 @@ class ClientConn:
         self.since = self._loop.now()
         self.origin = where  # see `places.Guest`
         self.at = 0
-        self.settled = False
         self._loop.add(self.fd, READ, self.on_event)
         self.set_deadline(listener.conn_limits.handshake)
 
-    # ---- what the loop calls
+    # ---- what its compiled half calls
 
-    def on_event(self, events: int) -> None:
-        """The socket is ready for something."""
+    def other_event(self, events: int) -> None:
+        """The socket is ready for something else than to be read."""
         if events & WRITE:
             self._blocked = False
             self.flush()
         if events & READ:
             self.on_readable()
-        elif events & (HANGUP | GONE) and self._sock.fileno() >= 0:
+        elif events & (HANGUP | GONE) and self.opened:
             self.close()
 
-    def on_readable(self) -> None:
-        """Read once: what does not fit comes in the next turn, after the other connections."""
-        buffer = self._listener.buffer
+    def read_first(self) -> None:
+        """Read before it is known what protocol the client speaks, or where that is HTTP/1.1."""
+        if not self.opened or (self.http is not None and self.http.waiting):
+            return
         try:
-            if self.session is not None:
-                n = self._sock.recv_into(buffer)
-            elif self.http is not None and self.http.waiting:
-                return
-            else:
-                # Who has not said anything yet may turn out to speak HTTP/1.1.
-                n = self._sock.recv_into(buffer, HTTP_SIZE)
+            data = self._sock.recv(HTTP_SIZE)
         except BlockingIOError:
             return
         except OSError:
             self.close()
             return
-        if n == 0:
+        if not data:
             self.close()
-        elif self.session is not None:
-            requests = self.session.feed(buffer, n, self._loop.now())
-            if requests and self.settled:
-                self._listener.server.handle(requests)
-            elif requests:
-                self._handle(requests)
         elif self.http is not None:
-            self._feed_http(buffer[:n])
+            self._feed_http(data)
         else:
-            self._sniff(bytes(buffer[:n]))
+            self._sniff(data)
+
+    def handle_first(self, requests: list[Request]) -> None:
+        """The handler gets requests of a connection that may be entitled to its place now."""
+        if not self.settled and self.has_asked:
+            self._listener.places.settle(self)
+        self._listener.server.handle(requests)
+
+    def take_page(self) -> bytes:
+        """Return output of HTTP/1.1."""
+        return self.http.take_output() if self.http is not None else b""
+
+    def flush_later(self) -> None:
+        """Go on with sending in the next turn."""
+        self._listener.flush_later(self)
 
     def _sniff(self, data: bytes) -> None:
         """Decide by the first three bytes: no HTTP/1.1 method begins with "PRI"."""
@@ -230,7 +210,7 @@ class ClientConn:
             self.session.owner = self
             requests = self.session.feed(data, len(data), self._loop.now())
             if requests:
-                self._handle(requests)
+                self.handle_first(requests)
         else:
             limits = listener.conn_limits
             self.http = HttpSession(
@@ -241,11 +221,6 @@ class ClientConn:
                 max_body=limits.max_http_body,
             )
             self._feed_http(data)
-
-    def _handle(self, requests: list[Request]) -> None:
-        if not self.settled and self.has_asked:
-            self._listener.places.settle(self)
-        self._listener.server.handle(requests)
 
     # ---- HTTP/1.1
 
@@ -266,7 +241,7 @@ class ClientConn:
     def answer(self) -> bool:
         """Answer the next request of HTTP/1.1; whether there are more. None is read meanwhile."""
         http = self.http
-        if http is None or not http.ready or self._unsent is not None:
+        if http is None or not http.ready or self.unsent:
             return False  # when the client has taken what it was given, `flush` comes back to it
         http.answer_next()
         if http.idle:
@@ -276,49 +251,9 @@ class ClientConn:
 
     # ---- output
 
-    def flush(self) -> None:
-        """Send what the session has, until it has no more or the socket takes no more, or has had enough for a turn."""
-        left = SEND_SIZE
-        while not self._blocked and self._sock.fileno() >= 0:
-            data: bytes | memoryview | None = self._unsent
-            if data is None:
-                data = self._take()
-                if not data:
-                    break
-                self._all_taken = self.session is not None and len(data) < PATIENT_TAKE
-            try:
-                sent = self._sock.send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.close()
-                return
-            if sent == len(data):
-                self._unsent = None
-                if self._all_taken:
-                    break  # the session had no more; what comes up meanwhile makes it dirty again
-            else:
-                self._unsent = memoryview(data)[sent:]
-                self._blocked = sent == 0
-            left -= sent
-            if left <= 0:
-                self._listener.flush_later(self)
-                break
-        noted = self._owed or self._stuck or self._hold or self._mask & WRITE or self._unsent is not None
-        if not noted and self.session is not None and self.session.at_rest:
-            return  # as nearly always: to find this out in detail took a third of a flush
-        if self._sock.fileno() >= 0:
-            self._after_flush()
-
-    def _take(self) -> bytes:
-        if self.session is not None:
-            # What is taken may stay here for as long as the client of a watch does not read.
-            return self.session.take_output(PATIENT_TAKE if self.session.patient_streams else TAKE)
-        return self.http.take_output() if self.http is not None else b""
-
-    def _after_flush(self) -> None:
-        session, http = self.session, self.http
-        unsent = 0 if self._unsent is None else len(self._unsent)
+    def after_flush(self) -> None:
+        """Something is left, or was left before: look at all that may follow from it."""
+        session, http, unsent = self.session, self.http, self.unsent
         if unsent != self._owed:
             self._listener.server.limits.total_output += unsent - self._owed
             self._owed = unsent
@@ -361,7 +296,7 @@ class ClientConn:
         All bytes count while the socket is full. Otherwise only replies count: a client that never opens its window
         still takes the answers to its PINGs.
         """
-        which = 1 if self._unsent is None else 0
+        which = 0 if self.unsent else 1
         return self.taken[which] - before[which]
 
     @property
@@ -448,7 +383,7 @@ class ClientConn:
     def busy(self) -> bool:
         """Whether a whole request or a reply is under way. What its client does not take does not count."""
         if self.http is not None:
-            return self.http.waiting and self._unsent is None
+            return self.http.waiting and not self.unsent
         if self.stalled:
             return False
         return self.has_asked and self.session is not None and bool(self.session.open_streams or self._owed)
@@ -457,7 +392,7 @@ class ClientConn:
         """Tell the loop what to watch for."""
         # A connection on hold is not read because of its own backlog. If its client goes away, the wait is over.
         mask = (GONE if self._hold else 0 if self._listener.paused else READ) | (WRITE if self._blocked else 0)
-        if mask != self._mask and self._sock.fileno() >= 0:
+        if mask != self._mask and self.opened:
             self._mask = mask
             self._loop.modify(self.fd, mask)
 
@@ -492,20 +427,20 @@ class ClientConn:
 
     def dismiss(self) -> None:
         """Drops the connection, after a GOAWAY if one can still be sent. The client reconnects when it needs to."""
-        if self.session is not None and self._unsent is None:
+        if self.session is not None and not self.unsent:
             self.session.shutdown()
             self.flush()
         self.close()
 
     def close(self) -> None:
         """Drops the connection; idempotent. The answers to its unfinished requests are discarded."""
-        if self._sock.fileno() < 0:
+        if not self.opened:
             return
         self.set_deadline(None)
         self._listener.places.leave(self)
         self._loop.remove(self.fd)
+        self.shut()
         self._sock.close()
-        self._unsent = None
         self._listener.server.limits.total_output -= self._owed
         self._owed = 0
         if self.session is not None:
@@ -534,7 +469,7 @@ class Listener:
         self.conns = self.places.taken
         self.suspects: set[ClientConn] = set()
         self.dirty: list[Session] = []
-        self.buffer = memoryview(bytearray(RECV_SIZE))
+        self.room: bytearray = bytearray(RECV_SIZE)
         self.paused = False
         self.refused = 0
         self.evicted = 0
@@ -651,7 +586,8 @@ class Listener:
         self._endings.go_on()
         self._answer_pages()
         unflushed, self._unflushed = self._unflushed, {}
-        self._flush(list(unflushed))
+        for conn in flush_all(list(unflushed), self.loop.now, SEND_TIME):
+            conn.flush_later()
 
     def _answer_pages(self) -> None:
         """Answers one page for each connection that waits, within PAGE_TIME, because pages run in the interpreter."""
@@ -666,15 +602,6 @@ class Listener:
         if self._unanswered:
             self._another_turn()
 
-    def _flush(self, conns: list[ClientConn]) -> None:
-        until = self.loop.now() + SEND_TIME
-        for at, conn in enumerate(conns):
-            conn.flush()
-            if self.loop.now() >= until:
-                for later in conns[at + 1 :]:
-                    self.flush_later(later)
-                return
-
     def _unpack(self) -> None:
         requests = unpack(self.server.limits, UNPACK_SIZE)
         if requests:
@@ -687,15 +614,10 @@ class Listener:
         """Sends the output of all connections that have any. The node calls this at the end of a turn."""
         if self.server.limits.packed:
             self._unpack()
-        dirty = self.dirty
-        while dirty:
+        while self.dirty:
             # Flushing may make other sessions dirty (a parked request that is answered at once).
-            first, *more = dirty
-            dirty.clear()
-            if more:
-                self._flush([session.owner for session in (first, *more) if session.owner is not None])
-            elif first.owner is not None:
-                first.owner.flush()
+            for conn in flush_dirty(self.dirty, self.loop.now, SEND_TIME):
+                conn.flush_later()
         if self._expirer is None and self.server.limits.timed:
             self._expirer = self.loop.call_later(EXPIRE, self._expire)
 

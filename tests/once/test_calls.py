@@ -27,7 +27,7 @@ from metastore.failpoints import Failpoints
 from metastore.member.ticks import Rest
 
 PUTS = 1000
-MOST_CALLS, MOST_BUILTINS = 38, 33
+MOST_CALLS, MOST_BUILTINS = 34, 26
 
 Turn = tuple[collections.Counter[str], collections.Counter[str]]
 
@@ -53,7 +53,7 @@ class Profile:
         return [
             turn
             for turn in self.turns
-            if turn[0]["ClientConn.on_event"] == 1 and turn[0]["Driver._apply"] == 1 and not turn[0]["Loop._run_timers"]
+            if turn[0]["Front.handle"] == 1 and turn[0]["Driver._apply"] == 1 and not turn[0]["Loop._run_timers"]
         ]
 
 
