@@ -48,6 +48,7 @@ IMPURE = {
     "_source": "looks for files before anything else is loaded",
     "_core.idle_poll": "threads that keep processors awake",
     "_core.brief_wait": "waits for a descriptor",
+    "_core.h2_channel": "reads and writes the sockets of clients",
     "_core.wal_thread": "the thread that writes the log",
     "failpoints": "stops and kills the process where a test wants it to",
     "logs": "sets up the logging of a program",
