@@ -16,4 +16,4 @@ pytestmark = pytest.mark.node_only
 def test_many_leases_end_at_once(fresh: Make) -> None:
     storm = leasestorm.run([fresh().start()], 3000, 4, rate=400, lasting=3.0)
     assert storm.slow_turns <= FEW and storm.longest < SOMEWHAT and storm.terms == 0, storm.summary
-    assert storm.gone < 30 and storm.told < 30, storm.summary
+    assert storm.told < 30, storm.summary
