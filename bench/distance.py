@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""What linearizable ranges take where the members of a cluster are far from each other, in round trips between them.
+"""What linearizable ranges and puts take where members are far from each other, in round trips between them.
 
     python bench/distance.py                               three nodes 20 ms apart there and back, 100 clients
     python bench/distance.py --tree ../before              also nodes of another checkout, which is built
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import selectors
 import statistics
 import sys
@@ -32,7 +33,7 @@ from support import messages as m  # noqa: E402
 from support.cluster import Cluster, EtcdMember, Member, MetaStoreMember  # noqa: E402
 from workloads import cpu_ns  # noqa: E402
 
-from bench import KEY, RANGE, check_build, percentile, prefixed  # noqa: E402
+from bench import KEY, PUT, RANGE, check_build, percentile, prefixed  # noqa: E402
 
 
 class Delayed(asyncio.Protocol):
@@ -100,10 +101,17 @@ def kinds_of(options: argparse.Namespace) -> dict[str, type[Member]]:
     return kinds
 
 
-def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[str, str], list[tuple[float, ...]]]:
-    """Return for each cluster and place of the clients the runs: p50, p90 and p99 in milliseconds, ranges a second, and
-    processor time of all members for each in microseconds."""
-    found: dict[tuple[str, str], list[tuple[float, ...]]] = {}
+#: What the clients ask for: name, method and request.
+WORKS = (
+    ("range", RANGE, prefixed(m.RangeRequest(key=KEY))),
+    ("put", PUT, prefixed(m.PutRequest(key=KEY, value=bytes(256)))),
+)
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[str, str, str], list[tuple[float, ...]]]:
+    """Return for each work, cluster and place of the clients the runs: p50, p90 and p99 in milliseconds, calls a
+    second, and processor time of all members for each in microseconds."""
+    found: dict[tuple[str, str, str], list[tuple[float, ...]]] = {}
     load = h2load.Load(options.requests, options.clients, 1)
     with ExitStack() as stack:
         clusters = {}
@@ -115,13 +123,13 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[tuple[str, str], 
             with clusters[name].leader().client() as client:
                 client.put(KEY, bytes(256))
         for _ in range(options.rounds):
-            for name, cluster in clusters.items():
+            for (work, method, request), (name, cluster) in itertools.product(WORKS, clusters.items()):
                 for place, member in (("leader", cluster.leader()), ("follower", cluster.followers()[0])):
                     before = cpu_ns(cluster)
-                    outcome = h2load.run(member.address, RANGE, prefixed(m.RangeRequest(key=KEY)), load)
+                    outcome = h2load.run(member.address, method, request, load)
                     cpu = (cpu_ns(cluster) - before) / 1000 / options.requests
                     figures = (percentile(outcome.latencies, share) / 1000 for share in (0.5, 0.9, 0.99))
-                    found.setdefault((name, place), []).append((*figures, outcome.rate, cpu))
+                    found.setdefault((work, name, place), []).append((*figures, outcome.rate, cpu))
     return found
 
 
@@ -136,12 +144,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="metastore-bench-", dir=options.dir) as name:
         found = measure(options, Path(name))
     unit = options.round_trip or 1.0
-    print(f"linearizable ranges, {options.clients} clients; latencies in units of {unit:g} ms; medians")
-    print(f"  {'cluster':<12} {'clients at':<10} {'p50':>6} {'p90':>6} {'p99':>6} {'a second':>9} {'CPU us':>7}")
-    for (name, place), runs in found.items():
+    print(f"{options.clients} clients; latencies in units of {unit:g} ms; medians")
+    print(
+        f"  {'work':<6} {'cluster':<12} {'clients at':<10} {'p50':>6} {'p90':>6} {'p99':>6} {'per s':>9} {'CPU us':>7}"
+    )
+    for (work, name, place), runs in found.items():
         p50, p90, p99, rate, cpu = (statistics.median(column) for column in zip(*runs, strict=True))
         times = " ".join(f"{one / unit:6.2f}" for one in (p50, p90, p99))
-        print(f"  {name:<12} {place:<10} {times} {rate:9,.0f} {cpu:7.0f}")
+        print(f"  {work:<6} {name:<12} {place:<10} {times} {rate:9,.0f} {cpu:7.0f}")
 
 
 if __name__ == "__main__":

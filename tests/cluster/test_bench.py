@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 import re
 import struct
@@ -181,11 +182,12 @@ def test_the_floor_is_measured(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_reads_of_distant_members_are_measured(tmp_path: Path) -> None:
+def test_calls_of_distant_members_are_measured(tmp_path: Path) -> None:
     output = run_bench("distance.py", tmp_path, "--requests", "200", "--clients", "10", "--round-trip", "4", what=())
     if output:
         assert "10 clients; latencies in units of 4 ms" in output
-        assert all(re.search(rf"this tree +{place} +\d", output) for place in ("leader", "follower"))
+        for work, place in itertools.product(("range", "put"), ("leader", "follower")):
+            assert re.search(rf"{work} +this tree +{place} +\d", output)
 
 
 def imported(name: str) -> ModuleType:
