@@ -373,7 +373,8 @@ class Loop:
         if self._posted or self._stopping or self._left or self._again:
             wait = 0.0
         elif self._timers:
-            self._drop_cancelled()
+            if self._timers[0][2].call is None:
+                self._drop_cancelled()
             left = self._timers[0][0] - self.now()
             if left < wait:
                 wait = left if left > 0 else 0.0
