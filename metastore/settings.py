@@ -146,10 +146,10 @@ def _duration(default: str, meaning: str, low: str = "1ms", high: str = "1d") ->
     def parse(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise wrong_type('a duration such as "100ms" or "2s"', value)
-        seconds = parse_duration(value) if isinstance(value, str) else float(value)
+        seconds = parse_duration(value) if isinstance(value, str) else value
         if not parse_duration(low) <= seconds <= parse_duration(high):
             raise ValueError(f"{value!r} is not between {low} and {high}")
-        return seconds
+        return float(seconds)
 
     return _setting(default, parse, meaning, f"{low} to {high}", unit=True)
 

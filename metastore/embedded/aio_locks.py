@@ -98,7 +98,7 @@ class AsyncElection:
         self, value: Key = b"", *, ttl: int = TTL, lease: KeptAlive | None = None, timeout: float | None = None
     ) -> AsyncLeadership:
         """As `Election.campaign`."""
-        place = await run(self._queues.campaign(self._name, as_bytes(value, "value"), ttl, lease), timeout)
+        place = await run(self._queues.campaign(self._name, value, ttl, lease), timeout)
         leadership = AsyncLeadership(self._queues)
         leadership._entered(place)
         return leadership

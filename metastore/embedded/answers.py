@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
@@ -17,6 +18,7 @@ from typing import Any
 from .. import errors
 from .._core.kv_answers import resolve
 from . import forks
+from .uncopied import Uncopied
 
 log = logging.getLogger("metastore.embedded")
 
@@ -42,9 +44,17 @@ def leave_loop() -> None:
     _loops.discard(threading.get_ident())
 
 
+def in_loop() -> bool:
+    """Whether the calling thread runs a loop."""
+    return threading.get_ident() in _loops
+
+
 def may_block() -> None:
-    """Raises RuntimeError in a loop's thread, which would wait for itself or keep its node from everything else."""
-    if threading.get_ident() in _loops:
+    """Raises RuntimeError in a loop's thread, which would wait for itself or keep its node from everything else, and
+    Stopped at the end of the interpreter, where all threads of nodes stand still already."""
+    if sys.is_finalizing():
+        raise errors.Stopped("metastore: the interpreter ends, and no thread of the node runs any more")
+    if in_loop():
         raise RuntimeError(
             "a blocking call in the loop's thread of a node, where callbacks of Futures run, would wait for ever: use "
             "`node.futures` there, or call from another thread"
@@ -66,7 +76,21 @@ def end_of_a_fork(error: BaseException | None) -> None:
     os._exit(0 if error is None else 1)
 
 
-class Answer(Future[Any]):
+class _Condition(threading.Condition):
+    """Its `with` calls the lock's own methods, which are compiled. The one of `threading.Condition` is Python, and the
+    handler of a signal that raises in there, as Ctrl-C does, leaves the lock locked. The loop's thread then waited for
+    it for ever, and all callers for the loop's thread: 1 of 3,000 such signals during `put` did that."""
+
+    @property
+    def __enter__(self) -> Any:
+        return self._lock.__enter__  # type: ignore[attr-defined]
+
+    @property
+    def __exit__(self) -> Any:
+        return self._lock.__exit__  # type: ignore[attr-defined]
+
+
+class Answer(Uncopied, Future[Any]):
     """The outcome of one call. It cannot be cancelled, for what was handed over is done.
 
     `result` and `exception` raise RuntimeError where they would have to wait in a loop's thread. The callbacks run in
@@ -91,7 +115,7 @@ class Answer(Future[Any]):
 
     def __getattr__(self, name: str) -> Any:
         if name == "_condition":
-            return self.__dict__.setdefault(name, threading.Condition())
+            return self.__dict__.setdefault(name, _Condition())
         if name in ("_waiters", "_done_callbacks"):  # asked for by who holds the condition
             return self.__dict__.setdefault(name, [])
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

@@ -29,14 +29,14 @@ def named(value: object) -> str:
 
 def as_bytes(value: Key, name: str) -> bytes:
     """The bytes of a key or value; `name` is the argument's. Raises TypeError, ValueError."""
-    if isinstance(value, bytes):
+    if type(value) is bytes:
         return value
     if isinstance(value, str):
         try:
             return value.encode()
         except UnicodeEncodeError as error:
             raise ValueError(f"{name}: UTF-8 cannot encode it: {error.reason}") from None
-    if isinstance(value, bytearray | memoryview):
+    if isinstance(value, bytes | bytearray | memoryview):  # also kinds of bytes, as NumPy has one
         return bytes(value)
     raise TypeError(f"{name} must be bytes or str, not {named(value)}")
 

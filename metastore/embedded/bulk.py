@@ -110,11 +110,16 @@ class Bulk:
     def hand_over(self, news: Callable[[], object]) -> None:
         """Hand over what was gathered; for `news` see `Piece`. Raises Stopped."""
         piece = self._gathered
-        piece.news = news
-        self._submit([piece])
-        self._gathered = Piece(piece.begin + piece.size)
-        self.window.append(piece)
-        self._under_way, self._under_way_bytes = self._under_way + piece.size, self._under_way_bytes + piece.nbytes
+        piece.news, fresh = news, Piece(piece.begin + piece.size)
+        try:
+            # It is in the window first, for the handler of a signal that raises may have it in the member's hands.
+            self._gathered = fresh
+            self._under_way, self._under_way_bytes = self._under_way + piece.size, self._under_way_bytes + piece.nbytes
+            self.window.append(piece)
+            self._submit([piece])
+        except BaseException:
+            piece.withdraw()
+            raise
 
     def settled(self) -> bool:
         """Whether the oldest piece is done, or an error is known."""

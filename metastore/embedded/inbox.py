@@ -20,12 +20,17 @@ ROOM_RETRY = 0.001
 
 
 class Inbox:
-    """Takes calls from any thread, and gives them to the member in its loop's thread."""
+    """Takes calls from any thread, and gives them to the member in its loop's thread.
+
+    A caller may be interrupted anywhere, by the handler of a signal that raises or at the recursion limit, and harms
+    nobody else then: who comes next relies on a wake-up only if it was done to its end.
+    """
 
     def __init__(self) -> None:
         self._hasty: deque[Call] = deque()
         self._patient: deque[Call | Piece] = deque()
-        self._posted = False
+        self._begun = 0  # how often `_take` began
+        self._posted = -1  # `_begun` as it was before a `_take` was posted: as long as they are equal, one is to come
         self._member: RunningMember | None = None
         self._refusal: Callable[[], errors.ApiError] | None = None
 
@@ -46,9 +51,10 @@ class Inbox:
     def _post(self) -> None:
         member = self._member
         assert member is not None, "opened before the first call"
-        if not self._posted:
-            self._posted = True
+        begun = self._begun
+        if self._posted != begun:
             member.loop.call_soon_threadsafe(self._take)
+            self._posted = begun
         if self._refusal is not None:
             # The node stopped between the caller's check and the hand-over: nobody else would answer these.
             self._refuse()
@@ -57,7 +63,7 @@ class Inbox:
         """A slice of what came in; the rest in the next turn, for others want the loop too."""
         member = self._member
         assert member is not None
-        self._posted = False
+        self._begun += 1
         left = INBOX_SLICE
         while self._hasty and left:
             left -= member.calls(self._hasty, left)
@@ -73,8 +79,8 @@ class Inbox:
                 if self._refusal is not None:
                     # Nobody else would answer it: the line was emptied meanwhile.
                     self._refuse()
-        if (self._hasty or self._patient) and not self._posted:
-            self._posted = True
+        if (self._hasty or self._patient) and self._posted != self._begun:
+            self._posted = self._begun
             member.loop.call_later(0 if self._hasty or left <= 0 else ROOM_RETRY, self._take)
 
     def close(self, refusal: Callable[[], errors.ApiError]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import time
+import weakref
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ MOST_TOGETHER = 1000
 
 
 class Kept:
-    """A lease that is kept alive until it is `closed` or lost.
+    """A lease that is kept alive until it is `closed` or lost, or nobody has this object any more.
 
     deadline: when it counts as lost (time.monotonic()). cause: what it was lost by, where that is known.
     """
@@ -83,11 +84,15 @@ class Kept:
 
 
 class Keeper:
-    """Renews leases. `keep` may be called in any thread; all else belongs to the loop's."""
+    """Renews leases. `keep` may be called in any thread; all else belongs to the loop's.
+
+    It does not own what it renews. The handler of a signal that raises, as Ctrl-C does, ends a program's call anywhere,
+    also where nothing closes the lease that the call was about to give, and a lock of it would then be held for ever.
+    """
 
     def __init__(self) -> None:
         self._member: RunningMember | None = None
-        self._heap: list[tuple[float, int, Kept]] = []  # when to look at a lease, by time.monotonic()
+        self._heap: list[tuple[float, int, weakref.ref[Kept]]] = []  # when to look at a lease, by time.monotonic()
         self._serial = itertools.count()
         self._next = float("inf")  # when the next look comes
         self._refusal: Callable[[], errors.ApiError] | None = None
@@ -113,8 +118,10 @@ class Keeper:
         self._refusal = refusal
         self._member = None
         heap, self._heap = self._heap, []
-        for _, _, kept in heap:
-            kept.lose(refusal())
+        for _, _, reference in heap:
+            kept = reference()
+            if kept is not None:
+                kept.lose(refusal())
 
     def _plan(self, kept: Kept) -> None:
         """Look at a lease when it is to be renewed, or at its deadline if that comes first."""
@@ -123,7 +130,7 @@ class Keeper:
             kept.lose(self._refusal())
         elif not kept.closed:
             when = min(now + kept.ttl / PART, max(kept.deadline, now))
-            heapq.heappush(self._heap, (when, next(self._serial), kept))
+            heapq.heappush(self._heap, (when, next(self._serial), weakref.ref(kept)))
             self._look_at(when)
 
     def _look_at(self, when: float) -> None:
@@ -137,8 +144,8 @@ class Keeper:
         self._next = float("inf")
         now, due = time.monotonic(), list[Kept]()
         while self._heap and self._heap[0][0] <= now + TOGETHER and len(due) < MOST_TOGETHER:
-            kept = heapq.heappop(self._heap)[2]
-            if kept.closed:
+            kept = heapq.heappop(self._heap)[2]()
+            if kept is None or kept.closed:
                 continue
             if kept.lost:
                 kept.lose(None)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .. import errors
 from . import forks
-from .arguments import seconds
+from .arguments import named, seconds
 from .keeping import Kept
+from .uncopied import Uncopied
 
 if TYPE_CHECKING:
     from .calls import Futures
@@ -55,7 +56,7 @@ class LeaseCalls(Generic[Granted, Revoked, Renewed, Lifetime, Listed]):
         return self._outcome(self.futures.leases, timeout)
 
 
-class KeptAlive:
+class KeptAlive(Uncopied):
     """What the leases of threads and of asyncio have in common."""
 
     def __init__(self, kept: Kept | None) -> None:
@@ -91,11 +92,12 @@ class KeptAlive:
         if self._kept_alive is not None:
             self._kept_alive.close()
 
-    def __del__(self) -> None:
-        """A lease that nobody has any more is not kept alive."""
-        kept: Kept | None = getattr(self, "_kept_alive", None)
-        if kept is not None:
-            kept.close()
+
+def kept_alive(lease: KeptAlive | None) -> KeptAlive | None:
+    """`lease`, if it is one, or None. Raises TypeError."""
+    if lease is not None and not isinstance(lease, KeptAlive):
+        raise TypeError(f"lease must be what `node.lease` gives, or None, not {named(lease)}")
+    return lease
 
 
 class Lease(KeptAlive):

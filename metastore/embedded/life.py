@@ -22,7 +22,7 @@ from ..member.running import RunningMember
 from ..member.server import Server
 from ..member.signals import kept_away
 from . import forks
-from .answers import enter_loop, leave_loop
+from .answers import enter_loop, in_loop, leave_loop
 from .inbox import Inbox
 from .keeping import Keeper
 from .mailbox import Watches
@@ -152,8 +152,8 @@ class Life:
                 self._over()
                 return
         self._server.stop_soon()
-        if self._thread is threading.current_thread():
-            return
+        if in_loop():
+            return  # two nodes whose callbacks stop each other would wait for each other
         deadline = time.monotonic() + self._patience
         while not self.down.wait(max(0.05, deadline - time.monotonic())):
             self._give_up()

@@ -10,11 +10,12 @@ from typing import Any, Generic, TypeVar
 from .. import errors
 from . import forks
 from .answers import may_block
-from .arguments import Key, as_bytes, seconds
-from .leases import KeptAlive
+from .arguments import Key, as_bytes, number, seconds
+from .leases import KeptAlive, kept_alive
 from .outcome import overdue
 from .queues import TTL, Place, Queues, Watches, named_queue, run
 from .results import KeyValue
+from .uncopied import Uncopied
 from .watch import Watching, no_event
 
 LockForm = TypeVar("LockForm")
@@ -38,14 +39,14 @@ class QueueCalls(Generic[LockForm, ElectionForm]):
         Each such object waits in line for itself, and is held by one holder. Its lease is granted with `ttl` seconds
         and kept alive while it waits and holds; or it is `lease`, which may then hold each name once. `timeout` is for
         the acquiring by `with`."""
-        return self._lock_of(named_queue(name), ttl, lease, seconds(timeout))
+        return self._lock_of(named_queue(name), number(ttl, "ttl"), kept_alive(lease), seconds(timeout))
 
     def election(self, name: Key) -> ElectionForm:
         """The election of this name."""
         return self._election_of(named_queue(name))
 
 
-class Held:
+class Held(Uncopied):
     """A place at the head of a queue: a lock that is held, or a leadership."""
 
     def __init__(self, queues: Queues) -> None:
@@ -101,12 +102,6 @@ class Held:
                 place.kept.check()
             return None
         return place
-
-    def __del__(self) -> None:
-        """What nobody has any more is not kept alive."""
-        place: Place | None = getattr(self, "_held", None)
-        if place is not None and place.own:
-            place.kept.close()
 
 
 class Lock(Held):
@@ -179,7 +174,7 @@ class Election:
         """Wait to lead, with a value that others see; `ttl` and `lease` as in `Node.lock`. Raises Timeout and leaves
         the line when that takes too long, and LeaseLost or ElectionNotLeader where the lease ends meanwhile."""
         may_block()
-        place = run(self._queues.campaign(self._name, as_bytes(value, "value"), ttl, lease), timeout)
+        place = run(self._queues.campaign(self._name, value, ttl, lease), timeout)
         leadership = Leadership(self._queues)
         leadership._entered(place)
         return leadership

@@ -28,6 +28,7 @@ from .life import Life
 from .locks import Election, Lock, QueueCalls
 from .queues import Queues
 from .results import GrantResult, LeaseInfo
+from .uncopied import Uncopied
 from .watch import Watch, Watchable
 
 if TYPE_CHECKING:
@@ -47,7 +48,14 @@ class Calls(
     """All that a Node is called for while it runs."""
 
 
-class Node(Calls):
+def _config(config: Config | None) -> Config | None:
+    """What a program gives as a Config. Raises TypeError."""
+    if config is not None and not isinstance(config, Config):
+        raise TypeError(f"config must be a Config, not {type(config).__name__}; Config.from_dict takes a dict")
+    return config
+
+
+class Node(Uncopied, Calls):
     """One member. `with Node(Config(...)) as node:` starts and stops it; no signal handler is taken.
 
     `start` returns when the node serves; `wait` blocks until it stopped and raises what stopped it; `stop` drains for
@@ -61,9 +69,7 @@ class Node(Calls):
 
     def __init__(self, config: Config | None = None, *, failpoints: Failpoints | None = None) -> None:
         """A node with these settings, the defaults without any; nothing is opened yet. `failpoints` are for tests."""
-        if config is not None and not isinstance(config, Config):
-            raise TypeError(f"config must be a Config, not {type(config).__name__}; Config.from_dict takes a dict")
-        self.config = config if config is not None else Config()
+        self.config = _config(config) or Config()
         self.failpoints = failpoints if failpoints is not None else Failpoints.from_environment()
         self.futures = Futures(self._submit, self._submit_patient)
         self._lock = threading.RLock()  # a handler of a signal may call `stop` while this thread is in `start`
@@ -77,7 +83,7 @@ class Node(Calls):
         engine, gives no backups, and listens at a free port of this machine unless `config` says otherwise."""
         # A start waits for a tick or two of the clock, which nobody else needs to be slow here.
         quick = Config(listen={"client": "127.0.0.1:0"}, raft={"tick_interval": 0.01})
-        made = config if config is not None else quick
+        made = _config(config) or quick
         return cls(made.changed(node={"data_dir": IN_MEMORY}))
 
     def start(self, timeout: float | None = None) -> None:
@@ -87,9 +93,11 @@ class Node(Calls):
         Timeout when that takes longer than `timeout` seconds, and a MetaStoreError when it cannot be: ConfigError,
         DataDirInUse, AddressInUse, DamagedData, DiskFailed, OutOfMemory, and where the cluster refuses this member
         RemovedFromCluster, MustJoinAnew or AnotherProcess. Raises Stopped when `stop` was called before, or meanwhile.
-        After any exception, KeyboardInterrupt too, everything is closed again.
+        After any exception, KeyboardInterrupt too, everything is closed again. In a loop's thread it raises
+        RuntimeError, and nothing is done.
         """
         timeout = seconds(timeout)
+        may_block()
         life: Life | None = None
         try:
             with self._lock:
@@ -139,7 +147,10 @@ class Node(Calls):
 
         A disk that stands still is not waited for: after `limits.drain_timeout` and a second this returns, and what
         waits for the disk ends with the process (`gave_up`). All that was acknowledged is on disk by then. In the
-        loop's thread, where callbacks of Futures run, it only begins to stop."""
+        thread of a loop, where callbacks of Futures run, it only begins to stop, and at the end of the interpreter,
+        where the node's threads stand still, it does nothing."""
+        if sys.is_finalizing():
+            return
         with self._lock:
             life = self._life
             if life is None:

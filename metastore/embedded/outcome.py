@@ -13,6 +13,7 @@ from typing import Any
 from .. import errors
 from .._core.waiter import Waiter
 from .answers import Answer
+from .arguments import seconds
 
 
 class Outcome(Answer):
@@ -22,7 +23,8 @@ class Outcome(Answer):
     _reply: bytes | None = None
 
     def result(self, timeout: float | None = None) -> Any:
-        """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
+        """As in `concurrent.futures`, but with `errors.Timeout` where the time is over. Where it has to wait it raises
+        TypeError or ValueError for a timeout that is none."""
         # The state first: a reply is here before it says so.
         if self._state == RUNNING or self._reply is not None or self._exception is not None:
             for _ in self.steps(timeout):
@@ -31,19 +33,21 @@ class Outcome(Answer):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """As in `concurrent.futures`, but with `errors.Timeout` where the time is over."""
+        bound = _bound(timeout)
         try:
-            return super().exception(timeout)
+            return super().exception(bound)
         except TimeoutError:
-            raise overdue(timeout) from None
+            raise overdue(bound) from None
 
     def steps(self, timeout: float | None = None) -> Iterator[None]:
         """Do what `result` does, in pieces of a millisecond or so. Raises the error of the call."""
+        bound = _bound(timeout)
         try:
-            super().result(timeout)
+            super().result(bound)
         except TimeoutError as error:
             if type(error) is not TimeoutError:
                 raise  # the store's own
-            raise overdue(timeout) from None
+            raise overdue(bound) from None
         reply = self._reply
         if reply is None:
             return  # it came as a result, was decoded before, or somebody else than the store has resolved it
@@ -76,6 +80,12 @@ class FutureCall(Waiter):
     def fail(self, error: errors.MetaStoreError) -> None:
         """Resolve with the error."""
         self.future.give(None, error)
+
+
+def _bound(timeout: float | None) -> float | None:
+    """As `seconds`; but a time that is over already is no error, as in `concurrent.futures`."""
+    over = isinstance(timeout, int | float) and timeout < 0
+    return 0.0 if over else seconds(timeout)
 
 
 def overdue(timeout: float | None) -> errors.Timeout:

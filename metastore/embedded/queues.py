@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from .. import errors
 from .arguments import Key, as_bytes, seconds
-from .leases import KeptAlive, leave, unwanted
+from .leases import KeptAlive, kept_alive, leave, unwanted
 from .outcome import overdue
 from .requests import SortOrder, SortTarget, messages, prefix_range
 from .results import EventKind, KeyValue
@@ -23,7 +23,7 @@ from .transactions import Compare, Op
 if TYPE_CHECKING:
     from .calls import Futures
     from .keeping import Keeper, Kept
-    from .queued import Post
+    from .queued import Post, Queued
     from .watch import Watching
 
 T = TypeVar("T")
@@ -67,30 +67,31 @@ class Queues:
     def lock(self, name: bytes, ttl: int, lease: KeptAlive | None) -> Steps[Place]:
         """Wait for a lock."""
         kept = yield from self._lease(ttl, lease)
-        call = self.futures.queued("Lock", messages().LockRequest(name=name, lease=kept.ident), self._post)
+        call = None
         try:
+            call = self.futures.queued("Lock", messages().LockRequest(name=name, lease=kept.ident), self._post)
             key = (yield call.future).key
             found = yield self.futures.range(key, keys_only=True)
             if not found.kvs:
                 raise errors.LeaseLost()
             kept.check()
         except BaseException:
-            call.give_up()
-            self._give_up(kept, lease is None, call.future)
+            self._give_up(kept, lease is None, call)
             raise
         return Place(key, found.kvs[0].create_revision, kept, lease is None)
 
-    def campaign(self, name: bytes, value: bytes, ttl: int, lease: KeptAlive | None) -> Steps[Place]:
-        """Wait to lead."""
+    def campaign(self, name: bytes, value: Key, ttl: int, lease: KeptAlive | None) -> Steps[Place]:
+        """Wait to lead. Raises TypeError, ValueError."""
+        raw = as_bytes(value, "value")
         kept = yield from self._lease(ttl, lease)
-        request = messages().CampaignRequest(name=name, lease=kept.ident, value=value)
-        call = self.futures.queued("Campaign", request, self._post)
+        call = None
         try:
+            request = messages().CampaignRequest(name=name, lease=kept.ident, value=raw)
+            call = self.futures.queued("Campaign", request, self._post)
             leader = (yield call.future).leader
             kept.check()
         except BaseException:
-            call.give_up()
-            self._give_up(kept, lease is None, call.future)
+            self._give_up(kept, lease is None, call)
             raise
         return Place(leader.key, leader.rev, kept, lease is None, leader)
 
@@ -142,9 +143,10 @@ class Queues:
     # ---- parts
 
     def _lease(self, ttl: int, lease: KeptAlive | None) -> Steps[Kept]:
-        if lease is not None:
-            lease.check()
-            return lease._kept
+        given = kept_alive(lease)
+        if given is not None:
+            given.check()
+            return given._kept
         asked, keeper, future = time.monotonic(), self._keeper(), self.futures.grant(ttl)
         try:
             result = yield future
@@ -153,11 +155,15 @@ class Queues:
             raise
         return keeper.keep(result, asked)
 
-    def _give_up(self, kept: Kept, own: bool, future: Future[Any]) -> None:
+    def _give_up(self, kept: Kept, own: bool, call: Queued | None) -> None:
         """Nobody wants the place any more, which may have come all the same."""
+        if call is not None:
+            call.give_up()
         if own:
             kept.close()
             leave(self.futures, kept.ident)
+            return
+        if call is None:
             return
 
         def end(done: Future[Any]) -> None:
@@ -167,7 +173,7 @@ class Queues:
                 self.futures.delete(key)
 
         try:
-            future.add_done_callback(end)
+            call.future.add_done_callback(end)
         except errors.ApiError:
             return
 

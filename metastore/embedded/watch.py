@@ -18,11 +18,12 @@ from .. import errors, threads
 from ..member.signals import kept_away
 from . import forks
 from .answers import end_of_a_fork
-from .arguments import Key, flag, seconds
+from .arguments import Key, flag, named, seconds
 from .mailbox import Mailbox
 from .requests import prefix_range, watch_request
 from .results import WatchBatch, WatchEvent
 from .taking import Taker
+from .uncopied import Uncopied
 
 log = logging.getLogger("metastore.embedded")
 
@@ -67,7 +68,7 @@ class Watchable(Generic[W]):
         return self._begun(watch_request(first, end, start_revision, prev_kv, puts, deletes), start_revision)
 
 
-class Watching:
+class Watching(Uncopied):
     """What the watches of threads and of asyncio have in common."""
 
     def __init__(self, mailbox: Mailbox, start_revision: int) -> None:
@@ -140,6 +141,8 @@ class Watch(Watching):
 
         What the callback raises is logged, and the next event follows. What ends the watch is logged too, unless it was
         `close` or the node's stop. Raises OutOfResources where there can be no thread."""
+        if not callable(callback):
+            raise TypeError(f"callback must be callable, and {named(callback)} is not")
         name = f"metastore-{self._mailbox.node}{threads.SEPARATOR}watch"
         thread = threading.Thread(target=self._calls, args=(callback,), name=name, daemon=True)
         with kept_away():  # signals are the affair of the program's threads

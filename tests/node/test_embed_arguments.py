@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import copy
+import gc
 import inspect
 import math
 import pickle
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from metastore import Compare, Config, Node, Op, SortOrder, SortTarget, errors
+from metastore.embedded.outcome import Outcome
 from metastore.failpoints import Failpoints
 
 pytestmark = pytest.mark.node_only
@@ -81,6 +84,13 @@ WRONG: list[tuple[Callable[[Any], object], type[Exception], str]] = [
     (lambda node: Config(node={1: 2}), ValueError, r"Config\(\): node.1: a key must be text, not int"),
     (lambda node: Config.from_dict({1: {}}), ValueError, "Config.from_dict: 1: the name of a table must be text"),
     (lambda node: Config.from_dict([("node", {})]), TypeError, "tables must be a mapping, not list"),
+    (lambda node: Node.in_memory({}), TypeError, "config must be a Config, not dict"),
+    (lambda node: node.lock("l", ttl="3"), TypeError, "ttl must be an int, not str"),
+    (lambda node: node.lock("l", lease=7), TypeError, "lease must be what `node.lease` gives, or None, not int"),
+    (lambda node: node.aio.lock("l", ttl=3.5), TypeError, "ttl must be an int, not float"),
+    (lambda node: node.election("e").campaign("v", lease=7), TypeError, "lease must be what `node.lease` gives"),
+    (lambda node: node.election("e").campaign(7), TypeError, "value must be bytes or str, not int"),
+    (lambda node: node.watch("k").call(None), TypeError, "callback must be callable, and None is not"),
     (lambda node: Config(nod={}), ValueError, "nod: unknown table; did you mean 'node'"),
     (lambda node: Config(node={"nam": "n1"}), ValueError, "node.nam: unknown key; did you mean 'name'"),
 ]  # fmt: skip
@@ -110,6 +120,45 @@ def test_a_wrong_timeout_is_named_before_anything_is_done(node: Any, wrong: Any)
     for call in calls:
         with pytest.raises((TypeError, ValueError), match="timeout must be"):
             call()
+
+
+@pytest.mark.parametrize("wrong", [math.inf, math.nan, "1", True, [2]], ids=repr)
+def test_a_wrong_timeout_of_a_future_is_named(wrong: Any) -> None:
+    """A time that is over already is none, as in other Futures."""
+    for call in (Outcome().result, Outcome().exception):
+        with pytest.raises((TypeError, ValueError), match="timeout must be"):
+            call(wrong)
+        with pytest.raises(errors.Timeout):
+            call(-1)
+
+
+class Bytes(bytes):
+    """NumPy's strings are of such a class."""
+
+
+def test_kinds_of_bytes_are_keys_and_values(tmp_path: Path) -> None:
+    key, value = Bytes(b"a"), Bytes(b"1")
+    with Node.in_memory() as node:
+        node.put(key, value)
+        node.put(key, value, prev_kv=True)
+        node.put_many([(key, value)])
+        assert node.futures.put_many({key: value})[0].result(30).revision == 5
+        assert node.txn([Compare.value(key, "=", value)], [Op.put(key, value)]).succeeded
+        assert node.get(key) == node.get_prefix(key).kvs[0] == node.range(key, timeout=30).kvs[0]
+        found = node.get(key)
+        assert found is not None and type(found.key) is type(found.value) is bytes
+
+
+def test_what_belongs_to_a_node_cannot_be_copied() -> None:
+    """A copy of a Node stopped the node when it was collected, and a copy of a Future was never answered."""
+    with Node.in_memory() as node:
+        lock = node.lock("j")
+        for one in (node, node.futures.txn(), node.watch("k"), node.aio.watch("k"), node.lease(60), lock):
+            for copied in (copy.copy, copy.deepcopy, pickle.dumps):
+                with pytest.raises(TypeError, match="cannot be copied or pickled"):
+                    copied(one)
+        gc.collect()
+        assert node.put("k", "v").revision == 2
 
 
 def test_right_arguments_of_other_types_are_taken(node: Any) -> None:

@@ -111,6 +111,42 @@ def test_a_blocking_call_in_a_callback_is_refused_at_once(node: Node) -> None:
     assert node.revision == 4 and node.get("k") is None, "a refused call was carried out"
 
 
+def test_callbacks_of_two_nodes_may_stop_the_other_one(node: Node, tmp_path: Path) -> None:
+    """Each would wait for the end of the other one's thread, in which the other callback runs."""
+    with make(tmp_path / "other") as other:
+        both = threading.Barrier(2, timeout=30)
+
+        def stops(one: Node) -> Callable[[Any], None]:
+            def callback(_future: Any) -> None:
+                both.wait()
+                one.stop()
+
+            return callback
+
+        with standing(node), standing(other):
+            node.futures.put("a", "b").add_done_callback(stops(other))
+            other.futures.put("a", "b").add_done_callback(stops(node))
+        assert node.wait(30) and other.wait(30)
+
+
+def test_a_callback_starts_no_node(node: Node, tmp_path: Path) -> None:
+    outcome: list[BaseException] = []
+    other = make(tmp_path / "other")
+
+    def callback(_future: Any) -> None:
+        try:
+            other.start()
+        except RuntimeError as error:
+            outcome.append(error)
+
+    with standing(node):
+        node.futures.put("a", "b").add_done_callback(callback)
+    assert node.put("b", "c", timeout=30).revision == 3
+    assert len(outcome) == 1 and "loop's thread" in str(outcome[0])
+    with other:
+        assert other.put("a", "b").revision == 2, "the start that was refused is none"
+
+
 def test_a_callback_may_stop_the_node_and_ask_for_more(tmp_path: Path) -> None:
     node = make(tmp_path)
     node.start()

@@ -78,6 +78,7 @@ def test_a_program_gives_paths_and_seconds() -> None:
         ({"limits": {"request_timeout": True}}, "limits.request_timeout: expected a duration"),
         ({"limits": {"request_timeout": float("nan")}}, "limits.request_timeout: nan is not between 1ms and 1d"),
         ({"limits": {"request_timeout": -1}}, "limits.request_timeout: -1 is not between"),
+        ({"limits": {"request_timeout": 10**400}}, "limits.request_timeout: 10+ is not between"),
         ({"node": {"data_dir": b"/x"}}, "node.data_dir: expected a string, found bytes"),
         ({"node": {"name": Path("n1")}}, "node.name: expected a string, found PosixPath"),
         ({"node": 5}, "node: expected a table, found an integer"),

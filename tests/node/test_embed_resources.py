@@ -237,3 +237,39 @@ for node in nodes:
 print(len(nodes))
 """
     assert run(script, str(tmp_path)) == [3]
+
+
+def test_a_program_that_uses_its_node_at_the_end_of_the_interpreter(tmp_path: Path) -> None:
+    """The node's threads stand still there, so that whoever waited for one of them waited for ever."""
+    script = """
+import sys
+from pathlib import Path
+from support.embedded import make
+from metastore import Node, errors
+
+class Owner:
+    def __init__(self):
+        self.me, self.other, self.node = self, Node.in_memory(), make(Path(sys.argv[1]))
+        self.node.start()
+        self.future = self.node.futures.put("a", "b")
+        self.watch = self.node.watch("k")
+        self.node.put("k", "v")
+        self.watch.next()
+
+    def __del__(self, final=sys.is_finalizing, error=errors.Stopped, out=print):
+        refused = 0
+        node = self.node
+        for call in (lambda: node.put("c", "d"), lambda: node.put_many([("c", "d")]), self.watch.next, self.other.start,
+                     lambda: node.range("a"), lambda: node.lease(5), node.wait):
+            try:
+                call()
+            except error:
+                refused += 1
+        self.future.result()
+        node.stop()
+        out(1 if final() else 0, refused)
+
+owner = Owner()
+owner.future.result()
+"""
+    assert run(script, str(tmp_path)) == [1, 7]
