@@ -29,10 +29,11 @@ from support.dialling import (
     served_until,
     unread,
 )
-from support.echo_server import EchoServer, Running, Turns
+from support.echo_server import BIDI_PATH, EchoServer, Running, Turns
 
 from metastore import errors
 from metastore._core.grpc import Limits
+from metastore._core.h2_request import Request
 from metastore.net import client_conn
 from metastore.net.accept import host_and_port, origin
 from metastore.net.client_conn import (
@@ -322,7 +323,12 @@ def test_sending_to_many_shares_the_time_of_a_turn(monkeypatch: pytest.MonkeyPat
         assert turns.most <= 10
 
 
-def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("patient", [False, True])
+def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatch, patient: bool) -> None:
+    class Patient(EchoServer):
+        def _bidi(self, request: Request) -> None:
+            request.start(on_message=request.send, on_end=request.finish, patient=True)
+
     sizes: list[int] = []
     flush = ClientConn.flush
 
@@ -333,12 +339,25 @@ def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(ClientConn, "flush", counted)
     monkeypatch.setattr(client_conn, "SEND_SIZE", 100_000)
-    with Running() as running, dial(running) as sock:
-        sock.sendall(h.hello(1 << 30) + h.call(1, b"9000000", b"/test.Test/Big"))
+    with Running(server=Patient()) as running, dial(running) as sock:
+        watch = h.frame(h.HEADERS, h.END_HEADERS, 1, h.head(BIDI_PATH)) if patient else b""
+        sock.sendall(h.hello(1 << 30) + watch + h.call(3, b"9000000", b"/test.Test/Big"))
         reader = h.Reader()
-        read_until(sock, reader, lambda: reader.stream(1).ended)
-        # One piece of the session's output, which is TAKE and a frame.
-        assert TAKE <= max(sizes) < TAKE + 20_000
+        read_until(sock, reader, lambda: reader.stream(3).ended)
+        # One piece of the session's output, which is so much and a frame.
+        piece = TAKE // 2 if patient else TAKE
+        assert piece <= max(sizes) < piece + 20_000
+
+
+def test_the_first_whole_request_settles_a_connection() -> None:
+    with Running() as running, dial(running) as sock:
+        sock.sendall(h.hello() + h.call(1, b"x", b"/test.Test/Hold")[:-1])
+        conns = running.listener.conns
+        served_until(running, lambda: any(conn.session and conn.session.open_streams for conn in conns))
+        [conn] = conns
+        assert not conn.settled
+        sock.sendall(h.call(1, b"x")[-1:])
+        served_until(running, lambda: conn.settled)
 
 
 def test_requests_sent_at_once_are_read_little_by_little() -> None:
