@@ -2,6 +2,8 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from metastore._core.entry cimport HardState
+
 cdef enum:
     SEGMENT_HEADER = 64
     RECORD_HEADER = 48
@@ -96,7 +98,7 @@ cdef class Writer:
     cdef uint32_t chain
     cdef size_t max_group
     cdef object plan
-    cdef object pending
+    cdef list pending
     cdef list spare
     cdef Group open
     cdef Group new_group(self)
@@ -108,3 +110,10 @@ cdef class Writer:
     cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1
     cdef int put_hard_state(self) except -1
     cdef int append_images(self, const uint8_t* data, size_t n) except -1
+    cpdef append(self, uint64_t number, images, HardState hard_state, bint must_sync=*, bint firm=*)
+    cdef int add(self, uint64_t number, const uint8_t* images, size_t n, HardState hard_state,
+                 bint must_sync) except -1
+    cpdef Group take(self)
+    cpdef Group peek(self)
+    cpdef recycle(self, Group group)
+    cpdef uint64_t next_before(self)

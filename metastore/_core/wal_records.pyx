@@ -8,14 +8,14 @@ groups one by one with `take`, writes and syncs them, and returns their buffers 
 log back and creates the writers.
 """
 
-from collections import deque
-
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memmove, memset
 
 from metastore._core.crc cimport crc32
-from metastore._core.entry cimport ENTRY_HEADER, ENTRY_NORMAL, ENTRY_OK, EntryView, entry_raise, entry_read
+from metastore._core.entry cimport (ENTRY_HEADER, ENTRY_NORMAL, ENTRY_OK, EntryView, HardState, entry_raise,
+                                    entry_read)
 from metastore._core.le cimport get32, get64, put32, put64
 
 from metastore.errors import FormatError
@@ -315,7 +315,7 @@ cdef class Writer:
         self.plan = plan
         self.group_commit = group_commit
         self.max_group = max_group
-        self.pending = deque()
+        self.pending = []
         self.spare = []
         self.open = None
 
@@ -442,41 +442,49 @@ cdef class Writer:
                 self.finish(self.number, True, True, False)
         return 0
 
-    def append(self, uint64_t number, images, hard_state, bint must_sync=True, bint firm=False):
+    cpdef append(self, uint64_t number, images, HardState hard_state, bint must_sync=True, bint firm=False):
         """Queue an append.
 
         images: concatenated entry images, or None. An index at or below the last one overwrites that entry and all
-        after it. hard_state: an object with term, vote and commit, or None. number: must not fall. firm: a lagging log
-        also reports this append only when it is synced. Raises FormatError if an image is malformed or leaves a gap,
-        and ValueError if an image cannot fit into a segment."""
-        cdef const uint8_t[::1] view
-        cdef EntryView first
-        cdef bint some = images is not None and len(images) > 0
-        cdef uint64_t known = self.state.last()
-        if firm:
-            self.firm = True
+        after it. number: must not fall. firm: a lagging log also reports this append only when it is synced. Raises
+        FormatError if an image is malformed or leaves a gap, and ValueError if an image cannot fit into a segment."""
+        cdef Py_buffer view
         if number < self.number:
             raise ValueError(f"append {number} after append {self.number}")
-        if some:
-            view = images
-            if entry_read(&view[0], <size_t>view.shape[0], &first, False) == ENTRY_OK:
-                known = min(known, first.index - 1)
+        if firm:
+            self.firm = True
+        if images is None:
+            self.add(number, NULL, 0, hard_state, must_sync)
+            return
+        PyObject_GetBuffer(images, &view, PyBUF_SIMPLE)
+        try:
+            self.add(number, <const uint8_t*>view.buf, <size_t>view.len, hard_state, must_sync)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int add(self, uint64_t number, const uint8_t* images, size_t n, HardState hard_state,
+                 bint must_sync) except -1:
+        cdef LogState state = self.state
+        cdef EntryView first
+        cdef uint64_t known = state.last()
+        if n and entry_read(images, n, &first, False) == ENTRY_OK:
+            known = min(known, first.index - 1)
         if hard_state is not None:
             # If a segment or a group ends between this record and the entries, two syncs cover them. The record must
             # not call entries committed that are not there yet.
-            if self.state.hard_term != hard_state.term or self.state.hard_vote != hard_state.vote:
+            if state.hard_term != hard_state.term or state.hard_vote != hard_state.vote:
                 self.firm = True
-            self.state.hard_term = hard_state.term
-            self.state.hard_vote = hard_state.vote
-            self.state.hard_commit = min(<uint64_t>hard_state.commit, known) if some else hard_state.commit
+            state.hard_term = hard_state.term
+            state.hard_vote = hard_state.vote
+            state.hard_commit = min(hard_state.commit, known) if n else hard_state.commit
             self.put_hard_state()
-        if some:
-            self.append_images(&view[0], <size_t>view.shape[0])
-        if hard_state is not None and self.state.hard_commit != <uint64_t>hard_state.commit:
-            self.state.hard_commit = hard_state.commit
+        if n:
+            self.append_images(images, n)
+        if hard_state is not None and state.hard_commit != hard_state.commit:
+            state.hard_commit = hard_state.commit
             self.put_hard_state()
         # An empty append is durable as soon as everything before it is; there are no empty groups.
-        self.finish(number, must_sync and (some or hard_state is not None), True, self.firm)
+        return self.finish(number, must_sync and (n != 0 or hard_state is not None), True, self.firm)
 
     cdef int finish(self, uint64_t number, bint must_sync, bint content, bint firm) except -1:
         cdef Group group
@@ -532,12 +540,12 @@ cdef class Writer:
         self.finish(self.number, True, False, True)
         self.open = None
 
-    def take(self):
+    cpdef Group take(self):
         """Return the next group to write, or None if nothing waits that must be synced. Write groups in this order."""
         cdef Group group
         if self.pending_sync == 0:
             return None
-        group = self.pending.popleft()
+        group = self.pending.pop(0)
         if group is self.open:
             self.open = None
         if group.must_sync:
@@ -545,16 +553,16 @@ cdef class Writer:
         self.pending_bytes -= group.size
         return group
 
-    def peek(self):
+    cpdef Group peek(self):
         """Return the group that `take` would return, and leave it in the queue."""
         return self.pending[0] if self.pending_sync else None
 
-    def recycle(self, Group group not None):
+    cpdef recycle(self, Group group):
         """Return the buffer of a written group for reuse."""
         if len(self.spare) < 2 and group.capacity <= self.max_group:
             self.spare.append(group)
 
-    def next_before(self):
+    cpdef uint64_t next_before(self):
         """The highest append number that depends on no waiting sync."""
         cdef Group group
         for group in self.pending:

@@ -8,6 +8,7 @@ for a new log.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
+from metastore._core.entry cimport hard_state_make
 from metastore._core.le cimport get32, get64
 from metastore._core.wal_records cimport (READ_OK, REC_ENTRY, REC_HARD_STATE, REC_MARKER, REC_SNAPSHOT, REC_START,
                                   RECORD_HEADER, SEGMENT_HEADER, Group, LogState, RecordView, Writer, align8,
@@ -396,7 +397,7 @@ cdef tuple _fresh(LogState state, uint64_t generation, uint64_t capacity, plan, 
     if state.hard_commit > state.last():
         found.report.append(f"{found.last.name}: commit index lowered from {state.hard_commit} to {state.last()}: "
                             "the last group was not finished")
-        writer.append(0, None, _Hard(state.hard_term, state.hard_vote, state.last()))
+        writer.append(0, None, hard_state_make(state.hard_term, state.hard_vote, state.last()))
     group = writer.open
     writer.open = None
     writer.put(REC_MARKER, NULL, 0)
@@ -412,10 +413,3 @@ cdef tuple _fresh(LogState state, uint64_t generation, uint64_t capacity, plan, 
     writer.lagging = options.get("lagging", False)
     writer.known_group, writer.known_end = writer.group, writer.position
     return out, writer
-
-
-class _Hard:
-    __slots__ = ("commit", "term", "vote")
-
-    def __init__(self, term, vote, commit):
-        self.term, self.vote, self.commit = term, vote, commit

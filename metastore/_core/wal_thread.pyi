@@ -2,11 +2,11 @@ import builtins
 from typing import Final
 
 from .idle_poll import IdlePollers
-from .wal_records import Group
+from .wal_tail import LogDisk
 
 POINT_NAMES: Final[tuple[str, ...]]
 
-class DiskThread:
+class DiskThread(LogDisk):
     """Writes and syncs groups in a thread of its own. event: the eventfd that reports the end of a group.
     sync_interval: seconds; 0: sync with every group. max_unsynced: bytes."""
 
@@ -22,8 +22,6 @@ class DiskThread:
         self, event: int, sync_interval: float = 0.0, max_unsynced: int = 0, pollers: IdlePollers | None = None
     ) -> None: ...
     def run(self) -> None: ...  # main function of the thread
-    def start(self, group: Group, fd: int, patience: float = 0.0, client: int = 0) -> bool: ...
-    def finished(self) -> Group | None: ...  # None: no group has ended since the last call
     def sync_now(self) -> None: ...
     @property
     def synced_group(self) -> int: ...  # last group that is synced with all before it
@@ -32,10 +30,6 @@ class DiskThread:
     @property
     def pending_since(self) -> float | None: ...  # seconds, CLOCK_MONOTONIC; None: nothing is under way
     def take_longest(self) -> float: ...  # seconds of the longest write or sync since the last call
-    @property
-    def busy(self) -> bool: ...  # a group is in flight or can be collected
-    @property
-    def in_flight(self) -> bool: ...  # the thread is working on a group
     @property
     def failed(self) -> tuple[int, bool] | None: ...  # (errno, whether the sync failed)
     def stop(self) -> None: ...

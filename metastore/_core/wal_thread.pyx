@@ -19,6 +19,7 @@ from libc.string cimport memcpy
 
 from metastore._core.idle_poll cimport IdlePollers, ms_gate, ms_gate_open, ms_gate_wait, ms_now
 from metastore._core.wal_records cimport Group
+from metastore._core.wal_tail cimport ENDED, IN_VAIN, NOT_WAITED, LogDisk
 
 cdef extern from "unistd.h" nogil:
     ssize_t pwrite(int, const void*, size_t, int64_t)
@@ -113,7 +114,7 @@ cdef int hit(Point* point) noexcept nogil:
     return 0
 
 
-cdef class DiskThread:
+cdef class DiskThread(LogDisk):
     """The loop of the thread and the state that the main thread shares with it. `event` is the eventfd to write to.
     `pollers` are informed when the main thread waits for its group, and help both threads to wake each other.
 
@@ -276,15 +277,12 @@ cdef class DiskThread:
         ms_store64(&self.synced, self.dirty_group)
         return 0
 
-    def start(self, Group group not None, int fd, double patience=0.0, size_t client=0):
-        """Hand over a group. Call this only while the thread is idle. `fd` must stay open until the group and a later
-        group in another file are finished.
-
-        patience: seconds for which the caller waits here, without the GIL, until the group is finished. If it is
-        finished by then, no event is written, and `finished` and `failed` give the result at once. The caller does not
-        wait while the thread is syncing earlier groups. client: whose write it is, a number for the pollers. Returns whether the caller has waited in vain."""
-        cdef bint in_vain = False
-        if ms_load(&self.status) != IDLE:
+    cpdef int start(self, Group group, fd, double patience, size_t client) except -1:
+        """See `LogDisk.start`. `fd` must stay open until the group and a later group in another file are finished. The
+        caller waits without the GIL, and not at all while the thread is syncing earlier groups. client: whose write it
+        is, a number for the pollers."""
+        cdef bint ended = False
+        if self.busy:
             raise RuntimeError("a group is in flight, or the disk failed")
         self.group = group
         self.fd = fd
@@ -293,6 +291,7 @@ cdef class DiskThread:
         self.offset = <int64_t>group.offset
         self.number = group.group
         self.firm = group.firm
+        self.busy = True
         # The thread may still be syncing earlier groups. This group then waits for that, so the earlier time counts.
         if self.since == 0:
             self.since = seconds()
@@ -302,10 +301,12 @@ cdef class DiskThread:
         ms_store(&self.status, BUSY)
         with nogil:
             if patience > 0:
-                in_vain = not self.start_and_wait(<int64_t>(patience * 1e9), client)
+                ended = self.start_and_wait(<int64_t>(patience * 1e9), client)
             else:
                 ms_gate_open(&self.work, NULL)
-        return in_vain
+        if patience <= 0:
+            return NOT_WAITED
+        return ENDED if ended else IN_VAIN
 
     cdef bint start_and_wait(self, int64_t patience, size_t client) noexcept nogil:
         cdef bint finished
@@ -320,14 +321,14 @@ cdef class DiskThread:
             self.pollers.waited()
         return finished
 
-    def finished(self):
-        """Return the group that was written, and synced if it must be, since the last call, or None. If a group is
-        returned, the thread is idle."""
+    cpdef Group finished(self):
+        """See `LogDisk.finished`. The group is written, and synced if it must be."""
         cdef Group group
         if ms_load(&self.status) != DONE:
             return None
         group = self.group
         self.group = None
+        self.busy = False
         ms_store(&self.status, IDLE)
         return group
 
@@ -361,15 +362,9 @@ cdef class DiskThread:
         self.longest = 0
         return longest
 
-    @property
-    def busy(self):
-        """Whether a group is in flight or can be collected with `finished`."""
-        return ms_load(&self.status) != IDLE
-
-    @property
-    def in_flight(self):
-        """Whether the thread is working on a group."""
-        return ms_load(&self.status) == BUSY
+    cpdef bint has_failed(self) except -1:
+        """See `LogDisk.has_failed`."""
+        return ms_load(&self.broken) != 0 or ms_load(&self.status) == FAILED
 
     @property
     def failed(self):

@@ -24,6 +24,7 @@ import queue
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -376,7 +377,8 @@ class Preparer:
         self.urgent = False
         self._notify = notify
         self._jobs: queue.SimpleQueue[Callable[[], Segment | None] | None] = queue.SimpleQueue()
-        self._done: queue.SimpleQueue[Segment | Exception] = queue.SimpleQueue()
+        #: What has been made, or the errors that prevented it. The thread adds to it.
+        self.results: deque[Segment | Exception] = deque()
         self.thread = begin("wal-segments", self._run)
 
     def ask(self, generation: int, size: int, least: int, spare: int) -> None:
@@ -414,10 +416,7 @@ class Preparer:
 
     def take(self) -> Segment | Exception | None:
         """Returns what has been made since the last call, or the error that prevented it, or None."""
-        try:
-            return self._done.get_nowait()
-        except queue.Empty:
-            return None
+        return self.results.popleft() if self.results else None
 
     def _run(self) -> None:
         while True:
@@ -430,7 +429,7 @@ class Preparer:
             except Exception as error:  # noqa: BLE001 whatever it is, the log's owner must hear of it
                 result = error
             if result is not None:
-                self._done.put(result)
+                self.results.append(result)
                 self._notify()
 
     def stop(self, timeout: float) -> None:

@@ -1,5 +1,5 @@
 """The write-ahead log on disk. Bytes and rules: FORMATS.md, "WAL"; encoding: `_core/wal_records.pyx`;
-scanning and repair: `_core/wal_scan.pyx`.
+scanning and repair: `_core/wal_scan.pyx`; the way of each group: `_core/wal_tail.pyx`.
 
 One thread owns a `Wal`. It appends records to a group in memory. Whenever the disk thread is idle, the owner hands it
 the group that has grown meanwhile, and learns from an eventfd when a group is durable:
@@ -31,6 +31,7 @@ from .._core.raft_types import LogCompacted, LogUnavailable
 from .._core.wal_read import Stretch
 from .._core.wal_records import MAX_SEGMENT, Group, Writer
 from .._core.wal_scan import Recovered, create, recover, reopen
+from .._core.wal_tail import LogTail
 from .._core.wal_thread import POINT_NAMES, DiskThread
 from ..errors import DamagedData, DiskFailed, MetaStoreError, NoDescriptors, NoSpace, reason
 from ..failpoints import Action, Failpoints
@@ -57,56 +58,35 @@ MIN_SEGMENT = 64 << 10
 RESERVE = 1 << 20
 # Bytes that a write takes besides its own bytes: record and entry headers, hard state, framing.
 _OVERHEAD = 4096
-# A caller that is alone waits for the disk for so many seconds. After a sync that took longer it does not wait for the
-# following groups, so many in number.
-QUICK_SYNC = 0.002
-SLOW_GROUPS = 50
 # A log that is opened on a full disk can work with this many bytes.
 _SMALLEST = 64 << 10
 _GROWTH = 4  # a segment may be so many times larger than the one before it, up to the configured size
 _LEAST = 1 << 20  # the least size of a segment that is made in advance on a nearly full disk
 
 
-class Wal:
-    """A log that is open for appending. Create it with `Wal.open`.
+class Wal(LogTail):
+    """A log that is open for appending. Create it with `Wal.open`. `LogTail` is the part that each group passes.
 
     metadata: the bytes that the log was created with. report: what `open` cut off, and where it saved a copy.
-    durable: the highest append number known to be on disk. With a `Lag`: the highest that may be acknowledged.
     """
-
-    edge_triggered = False  # the owner is told of each write to the eventfd, so `poll` need not read it
 
     def __init__(
         self, folder: Folder, writer: Writer, segment: Segment, older: dict[int, Path], log: Any,
         lag: Lag | None = None, busy_poll: float = 0.0,
     ) -> None:  # fmt: skip
         self.report: list[str] = []
-        self.durable = 0
-        self._folder = folder
-        self._writer = writer
         self._state = writer.state
         self._log = log
         self._made = {segment.generation: segment}
         self._paths = {**older, segment.number: segment.path}
-        self._written = (segment.number, writer.position)
-        self._proven = True
-        self._failure: DiskFailed | None = None
-        self._full = False
         #: The reason why no next segment can be made, with the numbers; empty while no reason is known.
         self.lack = ""
         #: The text that clients get about it.
         self.refusal: type[MetaStoreError] = NoSpace
-        self._stalled, self._stalled_at = False, 0.0
+        self._stalled_at = 0.0
         self._under_way = False
         self._closed = False
-        self._snapshots: deque[tuple[int, int]] = deque()
         self._durable_snapshot = self._state.snapshot_index
-        self._commits: deque[tuple[int, int]] = deque()
-        #: The highest commit index that `save_commit` is known to have synced, or that was recovered.
-        self.durable_commit = int(self._state.hard_commit)
-        self.groups = 0  # how many have ended
-        self._quick = True
-        self._quick_again = 0
         self._lag = lag
         self._unsynced: deque[tuple[int, int, int]] = deque()  # (group, generation, end) of the groups written
         self._mark_wanted = False
@@ -119,25 +99,27 @@ class Wal:
             # No caller waits for a log whose syncs lag.
             self._awake = Awake(0.0 if lag else busy_poll)
             undo.callback(self._awake.close)
-            self._disk = DiskThread(
+            disk = DiskThread(
                 self._event, lag.interval if lag else 0.0, lag.max_bytes if lag else 0, self._awake.pollers
             )
-            self._unbind = [folder.failpoints.bind(name, self._setter(i)) for i, name in enumerate(POINT_NAMES)]
+            self._unbind = [folder.failpoints.bind(name, self._setter(disk, i)) for i, name in enumerate(POINT_NAMES)]
             for unbind in self._unbind:
                 undo.callback(unbind)
-            self._thread = begin("wal-disk", self._disk.run)
+            self._thread = begin("wal-disk", disk.run)
             undo.callback(self._thread.join)
-            undo.callback(self._disk.stop)
-            self._preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
-            undo.callback(self._preparer.stop, 1.0)
-            self._slow = SlowDisk(str(folder.path), lambda: self.sync_pending_since, self._disk.take_longest, log)
+            undo.callback(disk.stop)
+            preparer = Preparer(folder, lambda: os.eventfd_write(self._event, 1))
+            undo.callback(preparer.stop, 1.0)
+            super().__init__(folder, writer, disk, preparer, lag is not None)
+            self._slow = SlowDisk(str(folder.path), lambda: self.sync_pending_since, disk.take_longest, log)
             undo.pop_all()
         self._want(segment.size)
 
-    def _setter(self, which: int) -> Any:
+    @staticmethod
+    def _setter(disk: DiskThread, which: int) -> Any:
         def set_point(action: Action) -> None:
             argument = action.micros or action.error
-            self._disk.point(which, action.kind, argument, action.skip, os.fsencode(action.path))
+            disk.point(which, action.kind, argument, action.skip, os.fsencode(action.path))
 
         return set_point
 
@@ -298,7 +280,7 @@ class Wal:
 
     def _on_disk(self, index: int) -> bool:
         number, offset, _ = self._state.where(index)
-        return bool((number, offset) < self._written)
+        return bool((number, offset) < (self._written_segment, self._written_end))
 
     def _pread(self, path: Path, length: int, offset: int) -> bytes:
         """Any thread may call this."""
@@ -310,17 +292,6 @@ class Wal:
             os.close(fd)
 
     # --- writing -----------------------------------------------------------------------------------------------
-
-    def append(self, number: int, images: Any, hard_state: Any, must_sync: bool = True) -> None:
-        """Copy entry images (bytes-like, joined, or None) and a hard state (or None) into the group being built.
-
-        `poll` reports `number` when it is durable. An entry index at or below the last one overwrites the suffix. With
-        must_sync=False the append goes out with the next group. Raises DiskFailed after a failure, FormatError for a
-        gap.
-        """
-        if self._failure is not None:
-            raise self._failure
-        self._writer.append(number, images, hard_state, must_sync)
 
     def save_snapshot_position(self, index: int, term: int, conf_state: bytes) -> None:
         """Let the log begin after (index, term). Entries up to it can be released when this is durable.
@@ -341,46 +312,18 @@ class Wal:
         self._writer.append(self._writer.number, None, hard_state, True, True)
         self._commits.append((self._writer.group, hard_state.commit))
 
-    def submit(self, writer: int = 0) -> bool:
-        """Hand the queued group to the disk thread if it is idle. Raises DiskFailed after a failure.
-
-        `writer`: a number for who waits if the caller has nothing to do until this is durable, else 0. A quick disk is
-        then awaited right here, for QUICK_SYNC at most. Return whether to `settle` at once.
-        """
-        if self._failure is not None:
-            raise self._failure
-        if self._disk.busy:
-            return False
-        self._start(QUICK_SYNC if writer and self._quick else 0.0, writer)
-        return writer != 0 and self._disk.busy and not self._disk.in_flight
-
-    def _start(self, patience: float = 0.0, client: int = 0) -> None:
-        group = self._writer.peek()
-        if group is None:
-            self._stalled = False
-            return
+    def _segment_of(self, group: Group) -> Segment | None:
+        """The segment that a group goes to; None if the group must wait for it."""
         segment = self._made.get(group.generation)
-        if segment is None or segment.size < group.end:
-            if not self._stalled:
-                self._stalled_at = time.monotonic()
-            self._stalled = True
-            self._preparer.urgent = True
-            if not self._full:
-                self._prepare()
-            return
-        self._stalled = False
-        if group.offset > segment.size // 4 * 3:
-            # No group shall wait for the next segment, so its remaining zeros are left out.
-            self._preparer.urgent = True
-        self._writer.take()
-        if self._disk.start(group, segment.fd, patience, client):
-            self._quick = False
-            self._quick_again = self.groups + SLOW_GROUPS
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is in flight and nothing waits for a segment."""
-        return not self._disk.busy and not self._stalled
+        if segment is not None and segment.size >= group.end:
+            return segment
+        if not self._stalled:
+            self._stalled_at = time.monotonic()
+        self._stalled = True
+        self._preparer.urgent = True
+        if not self._full:
+            self._prepare()
+        return None
 
     @property
     def queued_bytes(self) -> int:
@@ -391,34 +334,9 @@ class Wal:
         """An eventfd, readable when `poll` has something to do."""
         return self._event
 
-    def poll(self, start: bool = True) -> int:
-        """Take in the finished group, start the next one, and return the highest durable number. With `start` false the
-        next group is not started, because the caller has more to append to it and submits then.
-
-        Raises DiskFailed if a write or a sync failed; all later calls then fail, too.
-        """
-        if not self.edge_triggered:
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._event)
-        if self._failure is not None:
-            raise self._failure
-        self._collect()
-        self.settle()
-        if start and not self._disk.busy:
-            self._start()
-        return self.durable
-
-    def settle(self) -> int:
-        """Takes in the group that `submit` waited for. Returns the highest durable number. Raises DiskFailed."""
-        failed = self._disk.failed
-        if failed is not None:
-            self._fail(*failed)
-        group = self._disk.finished()
-        if group is not None:
-            self._finish(group)
-        if self._unsynced:
-            self._note_synced()
-        return self.durable
+    def _read_event(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._event)
 
     def _note_synced(self) -> None:
         """Notes how far a lagging log is synced."""
@@ -430,23 +348,14 @@ class Wal:
             self._mark_wanted = False
             self.mark()
 
-    def _finish(self, group: Group) -> None:
-        self.groups += 1
-        if not self._quick and self.groups >= self._quick_again:
-            self._quick = True
-        number = group.generation >> 32
-        if number != self._written[0]:
-            self._left(self._written[0])
-        self._written = (number, group.end)
+    def _note_end(self, group: Group) -> None:
+        """Notes which snapshot positions and commit indexes are durable with this group, and what is to be synced."""
         if self._lag is not None:
             self._unsynced.append((group.group, group.generation, group.end))
-        self._proven = not group.content
         while self._snapshots and self._snapshots[0][0] <= group.group:
-            self._durable_snapshot = self._snapshots.popleft()[1]
+            self._durable_snapshot = self._snapshots.pop(0)[1]
         while self._commits and self._commits[0][0] <= group.group:
-            self.durable_commit = self._commits.popleft()[1]
-        self._writer.recycle(group)
-        self.durable = self._writer.next_before()
+            self.durable_commit = self._commits.pop(0)[1]
 
     def _left(self, number: int) -> None:
         """A segment is full; from now on it is only read."""
@@ -474,7 +383,7 @@ class Wal:
             self._disk.sync_now()
             return False
         self._writer.mark()
-        self._start()
+        self.submit()
         return True
 
     # --- space -------------------------------------------------------------------------------------------------
@@ -582,24 +491,15 @@ class Wal:
         """The bytes that `room` keeps back: for deletes and compaction, votes and membership."""
         return min(RESERVE, self._folder.segment_size // 4)
 
-    def room(self, enough: int) -> int | None:
-        """The bytes that clients' writes may still take, or None if these are `enough` or more.
-
-        They count what is set aside for the log and, unless the last attempt to set some aside failed, the disk's free
-        bytes. The result may be below 0, by up to `reserve`.
-        """
-        folder, writer = self._folder, self._writer
-        # A snapshot may have taken more than what was left for it. The room that is set aside is there all the same.
-        left = 0 if self._full else max(0, folder.free - folder.spare)
-        if left >= enough:
-            return None
+    def _little_room(self, left: int) -> int:
+        """What `room` says where only `left` bytes are free on the disk."""
+        writer = self._writer
         for generation, segment in self._made.items():
             if generation == writer.generation:
                 left += segment.size - min(segment.size, writer.position)
             elif generation > writer.generation:
                 left += segment.size
-        left -= self.reserve + _OVERHEAD
-        return None if left >= enough else int(left)
+        return left - self.reserve - _OVERHEAD
 
     def retry_room(self) -> bool:
         """Tries again to make the missing segment; call it now and then. True if the last attempt went
@@ -618,7 +518,7 @@ class Wal:
             raise ValueError(f"release({index}): the snapshot position is {self._state.snapshot_index}")
         if self._durable_snapshot != self._state.snapshot_index:
             return 0
-        keep = self._written[0]
+        keep = self._written_segment
         if self._state.last_index > self._state.snapshot_index:
             keep = min(keep, self._state.where(self._state.snapshot_index + 1)[0])
         drop = sorted(number for number in self._paths if number < keep)

@@ -27,7 +27,7 @@ from metastore.failpoints import Failpoints
 from metastore.member.ticks import Rest
 
 PUTS = 1000
-MOST_CALLS, MOST_BUILTINS = 33, 26
+MOST_CALLS, MOST_BUILTINS = 26, 24
 
 Turn = tuple[collections.Counter[str], collections.Counter[str]]
 

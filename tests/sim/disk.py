@@ -16,6 +16,7 @@ from typing import Any
 
 from metastore._core.wal_records import Group, Writer, encode_header, make_generation
 from metastore._core.wal_scan import Recovered, create, recover, reopen
+from metastore._core.wal_tail import LogDisk, LogTail
 from metastore.errors import DamagedData
 from metastore.storage.wal import Lag, Wal
 
@@ -172,7 +173,7 @@ class Speed:
         self.read = 0.0
 
 
-class DiskThread:
+class DiskThread(LogDisk):
     """Stands in for `_core.wal_thread.DiskThread`: one group at a time, on virtual time."""
 
     def __init__(self, clock: Clock, speed: Speed, woken: Callable[[], None]) -> None:
@@ -180,7 +181,6 @@ class DiskThread:
         self.clock = clock
         self.speed = speed
         self.woken = woken
-        self.busy = False
         self.failed: tuple[int, bool] | None = None
         self.crash_in: tuple[str, Callable[[], None]] | None = None
         self.syncs = self.bytes = self.syncs_begun = 0
@@ -192,9 +192,9 @@ class DiskThread:
         self._times = (0.0, 0.0)
         self._timer: Timer | None = None
 
-    def start(self, group: Group, file: File, here: bool = False, client: int = 0) -> None:
+    def start(self, group: Group, file: File, patience: float, _client: int) -> int:
         """Write the group, then sync."""
-        if self.busy or here:
+        if self.busy or patience:
             raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")
         speed, chance, now = self.speed, self.clock.random, self.clock.now
         self.busy = True
@@ -213,6 +213,7 @@ class DiskThread:
             ]
             self.crash_in = None
             self.clock.at(begin + (end - begin) * chance.random(), crash)
+        return 0  # NOT_WAITED
 
     def _synced(self) -> None:
         assert self._file is not None and self._group is not None
@@ -238,6 +239,10 @@ class DiskThread:
         if group is not None:
             self.busy = False
         return group
+
+    def has_failed(self) -> bool:
+        """Whether a sync failed."""
+        return self.failed is not None
 
     def stop(self) -> None:
         """The process is gone: the write in flight gets as far as it got."""
@@ -273,9 +278,9 @@ class LaggingThread(DiskThread):
             return 0.0, 0
         return self.clock.now - self._dirty_since, self._dirty_bytes
 
-    def start(self, group: Group, file: File, here: bool = False, client: int = 0) -> None:
+    def start(self, group: Group, file: File, patience: float, _client: int) -> int:
         """Write the group when the sync under way is over."""
-        if self.busy or here:
+        if self.busy or patience:
             raise RuntimeError("a group is in flight" if self.busy else "only who is alone waits for the disk")
         self.busy = True
         self._group, self._file, self._data = group, file, group.tobytes()
@@ -283,6 +288,7 @@ class LaggingThread(DiskThread):
             self._queued = True
         else:
             self._carry()
+        return 0  # NOT_WAITED
 
     def _carry(self) -> None:
         self._queued = False
@@ -374,7 +380,7 @@ class Preparer:
         self.disk = disk
         self.notify = notify
         self.urgent = False
-        self._made: deque[Segment] = deque()
+        self.results: deque[Segment] = deque()
         self._alive = True
 
     def ask(self, generation: int, size: int, _least: int, _spare: int) -> None:
@@ -398,7 +404,7 @@ class Preparer:
         file.sync()
         self.disk.rename(f"{generation:016x}.tmp", name)
         self.disk.sync_names()
-        self._made.append(Segment(name, generation, file, size))
+        self.results.append(Segment(name, generation, file, size))
         self.notify()
 
     def grow(self, segment: Segment, size: int) -> None:
@@ -410,7 +416,7 @@ class Preparer:
             segment.fd.write(len(segment.fd.data), bytes(max(0, size - len(segment.fd.data))))
             segment.fd.sync()
             segment.size = max(size, segment.size)
-            self._made.append(segment)
+            self.results.append(segment)
             self.notify()
 
     def discard(self, path: str) -> None:
@@ -422,7 +428,7 @@ class Preparer:
 
     def take(self) -> Segment | None:
         """What was made since."""
-        return self._made.popleft() if self._made else None
+        return self.results.popleft() if self.results else None
 
     def stop(self) -> None:
         """The process is gone."""
@@ -448,8 +454,6 @@ class Folder:
 class SimWal(Wal):
     """The real log with the disk replaced: appending, grouping, numbering, releasing and reading are `Wal`'s own."""
 
-    edge_triggered = True  # there is no eventfd
-
     def __init__(
         self,
         clock: Clock,
@@ -463,38 +467,26 @@ class SimWal(Wal):
         lag: Lag | None = None,
     ) -> None:
         # Everything Wal.__init__ sets but its threads and files.
+        thread = LaggingThread(clock, speed, woken, lag) if lag else DiskThread(clock, speed, woken)
+        LogTail.__init__(self, folder, writer, thread, Preparer(clock, disk, woken), lag is not None)
+        self.edge_triggered = True  # there is no eventfd
+        self.quick_sync = 0.0
         self.report: list[str] = []
-        self.durable = 0
         self.disk_files = disk
         self.speed = speed
         self.chance = clock.random
-        self._folder: Any = folder
-        self._writer = writer
         self._state = writer.state
         self._log = Quiet()
         self._made: Any = {segment.generation: segment}
         self._paths: Any = {**older, segment.number: segment.path}
-        self._written = (segment.number, writer.position)
-        self._proven = True
-        self._failure = None
-        self._full = False
         self.lack = ""
-        self._stalled = False
         self._stalled_at = 0.0
         self._under_way = False
         self._closed = False
-        self._snapshots = deque()
         self._durable_snapshot = self._state.snapshot_index
-        self._commits = deque()
-        self.durable_commit = int(self._state.hard_commit)
-        self.groups = 0
-        self._quick = False
-        self._quick_again = 1 << 62
         self._lag = lag
         self._unsynced = deque()
         self._mark_wanted = False
-        self._disk: Any = LaggingThread(clock, speed, woken, lag) if lag else DiskThread(clock, speed, woken)
-        self._preparer: Any = Preparer(clock, disk, woken)
         self._last_number = segment.number
         self._wanted = deque()
         self._want(segment.size)

@@ -143,12 +143,15 @@ class MemberWal(SimWal):
         if dropped and hasattr(self, "member"):
             self.member.platter.replaced(index)
 
-    def _finish(self, group: Any) -> None:
-        super()._finish(group)
-        platter = self.member.platter
-        platter.done(self.durable)
-        if self._lag is None or self._disk.synced_group >= group.group:
-            platter.synced()
+    def settle(self) -> int:
+        """As the real one."""
+        before, durable = self.groups, super().settle()
+        if self.groups != before:
+            platter = self.member.platter
+            platter.done(durable)
+            if not self._unsynced:
+                platter.synced()
+        return durable
 
 
 class Member(Greeted):

@@ -13,11 +13,12 @@ import pytest
 from support.processes import wait_until
 from support.waldisk import METADATA, image
 
+from metastore._core.wal_tail import QUICK_SYNC, SLOW_GROUPS
 from metastore.errors import DataDirInUse
 from metastore.failpoints import Failpoints
 from metastore.storage import segments
 from metastore.storage.slow_disk import SlowDisk
-from metastore.storage.wal import QUICK_SYNC, SLOW_GROUPS, Lag, Wal
+from metastore.storage.wal import Lag, Wal
 
 pytestmark = pytest.mark.node_only
 
@@ -126,7 +127,7 @@ def test_a_log_that_was_closed_too_early_is_free_when_its_threads_have_ended(
     again.close()
 
 
-def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path) -> None:
     """It does not wait again at once, but only after some groups were written."""
     failpoints = Failpoints()
     wal = Wal.open(tmp_path / "wal", segment_size=64 << 10, metadata=METADATA, failpoints=failpoints)
@@ -137,7 +138,7 @@ def test_a_caller_that_is_alone_waits_for_a_moment_only(tmp_path: Path, monkeypa
     failpoints.set("wal.before_sync", "sleep(1)")
     wait_until(lambda: wal.poll() == 1, what="the disk done")
     # A busy machine may need longer for a sync than the caller waits.
-    monkeypatch.setattr("metastore.storage.wal.QUICK_SYNC", 5.0)
+    wal.quick_sync = 5.0
     waited = []
     for number in range(2, 4 * SLOW_GROUPS):
         wal.append(number, image(number), None)
