@@ -19,6 +19,7 @@ import pytest
 from support.embedded import make, standing
 
 from metastore import Node, errors
+from metastore.storage.engines import rocksdb_forks
 
 pytestmark = [
     pytest.mark.node_only,
@@ -243,29 +244,33 @@ def test_a_callback_may_fork(node: Node) -> None:
 # ---- RocksDB, whose threads a fork lacks
 
 
-def test_rocksdb_is_refused_in_a_fork_of_a_process_that_used_it(tmp_path: Path) -> None:
-    rocksdb = {"storage": {"engine": "rocksdb"}}
-    with make(tmp_path / "data", **rocksdb) as node:
-        node.put("k", "v")
-
-    def use() -> object:
-        with make(tmp_path / "data", **rocksdb) as again:
-            return again.put("k", "v").revision
-
-    error = in_child(use)
-    assert isinstance(error, errors.Forked) and f"RocksDB was used in process {os.getpid()}" in str(error)
-    assert in_child(lambda: in_memory(tmp_path / "memory")) == 2, "other engines are none of its business"
-    with make(tmp_path / "data", **rocksdb) as node:
-        assert node.get("k") is not None
+ROCKSDB = {"storage": {"engine": "rocksdb"}}
 
 
-def in_memory(folder: Path) -> int:
-    with make(folder) as node:
-        return node.put("k", "v").revision
+def stored(folder: Path, **tables: Any) -> int:
+    with make(folder, **tables) as node:
+        return node.put_many([("k", "v"), ("l", "v")]).last_revision
+
+
+def test_rocksdb_works_in_a_fork_of_a_process_where_it_is_closed(tmp_path: Path) -> None:
+    assert stored(tmp_path / "data", **ROCKSDB) == 3
+    assert in_child(lambda: stored(tmp_path / "data", **ROCKSDB)) == 5
+    assert in_child(lambda: in_child(lambda: stored(tmp_path / "data", **ROCKSDB))) == 7, "a fork of a fork"
+    assert stored(tmp_path / "data", **ROCKSDB) == 9
+
+
+def test_rocksdb_is_refused_in_a_fork_of_a_process_where_it_is_open(tmp_path: Path) -> None:
+    with make(tmp_path / "data", **ROCKSDB) as node:
+        threads = rocksdb_forks._threads()
+        error = in_child(lambda: stored(tmp_path / "other", **ROCKSDB))
+        assert isinstance(error, errors.Forked) and f"RocksDB was used in process {os.getpid()}" in str(error)
+        assert in_child(lambda: stored(tmp_path / "memory")) == 3, "other engines are none of its business"
+        assert rocksdb_forks._threads() == threads and any(threads.values()), "they are back"
+        assert node.put("k", "v").revision == 2
 
 
 ENDS_BY_ITSELF = """
-import os, sys
+import os, sys, threading
 from metastore import Config, Node
 node = Node(Config(node={"data_dir": sys.argv[1]}, listen={"client": "127.0.0.1:0"}, storage={"engine": sys.argv[2]}))
 node.start()
@@ -276,11 +281,15 @@ if pid:
     node.put("k", "v")
     node.stop()
 else:
+    for thread in [threading.Thread(target=print) for _ in range(6)]:
+        thread.start()
+        thread.join()
     sys.exit(5)
 """
 
 
 @pytest.mark.parametrize("engine", ["memory", "rocksdb"])
 def test_a_fork_that_ends_as_usual_does_not_hang(tmp_path: Path, engine: str) -> None:
-    """At the end of an interpreter everything is freed, copies of a node too."""
+    """At the end of an interpreter everything is freed, copies of a node too, and RocksDB joins its threads: where the
+    fork had threads of its own then, that ended it with SIGABRT."""
     subprocess.run([sys.executable, "-c", ENDS_BY_ITSELF, str(tmp_path / "data"), engine], check=True, timeout=60)

@@ -42,7 +42,6 @@ from ...errors import (
     DiskFailed,
     EngineBusy,
     EngineFull,
-    Forked,
     FormatError,
     MetaStoreError,
     reason,
@@ -50,6 +49,7 @@ from ...errors import (
 from ...settings import RocksdbTable
 from ...threads import begin
 from ..segments import sync_folder
+from . import rocksdb_forks
 from .rocksdb_options import opening, reading, rocksdict, writing
 from .rocksdb_reads import View, bounds, failure_of, scan
 
@@ -72,28 +72,9 @@ PRUNED_AT_ONCE = 30  # gaps that one `reclaim` looks at: 0.3 ms
 ASK_AGAIN = 0.05  # seconds between two looks whether all files are rewritten
 
 
-#: The process in which RocksDB runs, once it was used.
-_process = 0
-
-
-def _refuse_in_a_fork() -> None:
-    """Raises Forked where this process was forked from one that used RocksDB.
-
-    Its threads write files in the background, they are started once, and a fork copies none of them. RocksDB does not
-    notice that, and waits for them for ever when it flushes or closes (tried with rocksdict 0.3.29).
-    """
-    global _process
-    if _process not in (0, os.getpid()):
-        raise Forked(
-            f"storage.engine: RocksDB was used in process {_process}, which process {os.getpid()} was forked from, and "
-            'its threads are only there: start a fresh process (exec, or multiprocessing\'s "spawn")'
-        )
-    _process = os.getpid()
-
-
 def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
-    """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed."""
-    _refuse_in_a_fork()
+    """Opens the database in a folder; `fresh` creates it. Raises DamagedData, DataDirInUse, DiskFailed, Forked."""
+    rocksdb_forks.opens()
     options = opening(table)
     options.create_if_missing(fresh)
     try:
@@ -101,8 +82,15 @@ def _open(path: Path, table: RocksdbTable, fresh: bool) -> Any:
         database = rocksdict.Rdict(str(path), options, column_families={"default": options})
         database.set_write_options(writing())
     except Exception as error:
+        rocksdb_forks.closed()
         raise _final(path, error) from error
     return database
+
+
+def _close(database: Any) -> None:
+    """Closes a database. Raises what rocksdict raises."""
+    database.close()
+    rocksdb_forks.closed()
 
 
 def _final(path: Path, error: Exception) -> MetaStoreError:
@@ -191,7 +179,7 @@ class RocksEngine(RecentEngine):
                 shutil.rmtree(entry)
             name = self._new_name()
             with contextlib.suppress(AttributeError):
-                _open(self.path / name, self.table, True).close()
+                _close(_open(self.path / name, self.table, True))
             self._write_record(name)
         for entry in self.path.iterdir():
             if entry.name.startswith("db-") and entry.name != name:
@@ -591,7 +579,7 @@ class RocksEngine(RecentEngine):
             if thread is not None:
                 thread.join()
         try:
-            db.close()
+            _close(db)
         except Exception as error:  # noqa: BLE001
             if not (given_up and str(error).startswith("Shutdown in progress")):
                 log.error("engine: closing %s: %s", self.path, error)
@@ -641,7 +629,7 @@ def _discard(before: threading.Thread | None, db: Any, folders: list[Path], *use
         if thread is not None:
             thread.join()
     with contextlib.suppress(Exception):
-        db.close()
+        _close(db)
     for path in folders:
         shutil.rmtree(path, ignore_errors=True)
 
@@ -735,5 +723,5 @@ class _Staged(Engine):
         """Gives up a database that was not adopted. The next start removes its folder."""
         if self._db is not None:
             with contextlib.suppress(Exception):
-                self._db.close()
+                _close(self._db)
             self._db = None
