@@ -352,9 +352,15 @@ def test_one_connection_is_sent_so_much_in_a_turn(monkeypatch: pytest.MonkeyPatc
 def test_the_first_whole_request_settles_a_connection() -> None:
     with Running() as running, dial(running) as sock:
         sock.sendall(h.hello() + h.call(1, b"x", b"/test.Test/Hold")[:-1])
-        conns = running.listener.conns
-        served_until(running, lambda: any(conn.session and conn.session.open_streams for conn in conns))
-        [conn] = conns
+        asking: list[ClientConn] = []
+
+        def asks() -> bool:
+            # `served_until` has a connection of its own.
+            asking[:] = [one for one in running.listener.conns if one.session and one.session.open_streams]
+            return len(asking) == 1
+
+        served_until(running, asks)
+        [conn] = asking
         assert not conn.settled
         sock.sendall(h.call(1, b"x")[-1:])
         served_until(running, lambda: conn.settled)
