@@ -48,6 +48,7 @@ LIBRARIES = (
     ("HTTP/2 and replies", r"nghttp2|^(h2|h2_\w+|grpc|waiter|kv_answers)\."),
     ("decode and admission", r"^(kv_\w+|op|varint|build)\."),
     ("batch and compression", r"^(batch|codec)\.|snappy|zstd"),
+    ("driver", r"^driver_\w+\."),
     ("Raft", r"^(raft|raft_\w+|entry)\."),
     ("WAL", r"^(wal_\w+|crc|idle_poll|brief_wait)\."),
     ("apply", r"^((mvcc|ordered_map|engine|work)\w*|record|slabs|recent_keys|file_reads|stretches|gaps)\.|rocksdict"),

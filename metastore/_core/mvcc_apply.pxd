@@ -50,6 +50,7 @@ cdef class Applier:
     cdef int keep(self, object waiter, object result) except -1
     cdef int reject(self, error) except -1
     cpdef Py_ssize_t apply_images(self, object images, Py_ssize_t at=*, size_t budget=*) except -1
+    cdef bint is_halfway(self) noexcept
     cdef bint spent(self, size_t entry_cost) noexcept
     cdef bint clean(self) except -1
     cpdef relieve(self)

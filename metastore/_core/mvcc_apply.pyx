@@ -156,6 +156,9 @@ cdef class Applier:
     def halfway(self):
         """Whether something must come to its end before `commit`: an entry is half applied, a crash left a part of one
         in the engine, or leases are still to be loaded."""
+        return self.is_halfway()
+
+    cdef bint is_halfway(self) noexcept:
         return self.inside or self.store.stale or self.store.leases.load_at is not None
 
     @property

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._core.batch import BatchProposer
+from .._core.driver_budgets import Budgets
 from .._core.kv_server import LATE_UNITS, KVServer
 from .._core.lessor import Lessor
 from .._core.mvcc import Store
@@ -21,7 +22,7 @@ from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
 from .._core.watch import WatchHub
 from ..ports import NO_POINTS, Points, Transport
-from ..replica.driver import Budgets, Driver
+from ..replica.driver import Driver
 from ..replica.lease_rounds import LeaseRounds
 from ..replica.roster import Roster
 from ..storage.readahead import ReadAhead

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from .. import storage
 from .._core.codec import PayloadCodec
+from .._core.driver_budgets import Budgets
 from .._core.entry import MAX_PAYLOAD
 from ..codecs import for_proposals as codec_for_proposals
 from ..codecs import load_all as load_all_codecs
-from ..replica.driver import Budgets
 from ..replica.peer_link import PeerLink
 from ..snapshots import startup
 from ..snapshots.catalogue import Catalogue

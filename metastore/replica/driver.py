@@ -25,23 +25,22 @@ The replies for applied entries leave at the next tick: their outcome is certain
 log. All other writes wait until their deadline at most, and the bounds on writes in flight push back. Where the engine
 has no room (EngineFull) the wait may be long, so reads that would wait for it are refused.
 
-The driver's other jobs have files of their own, which know nothing of the driver: the rounds of reads
-(read_rounds.py), changes of the membership (membership_changes.py), and the waiting operations (pending.py).
+What every put passes is compiled (`_core/driver_path.pyx`), and what is rare is here. The driver's other jobs have
+files of their own, which know nothing of the driver: the rounds of reads (read_rounds.py), changes of the membership
+(membership_changes.py), and the waiting operations (pending.py).
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.batch import frame
+from .._core.driver_budgets import Budgets
+from .._core.driver_path import REFUSALS, DriverPath
 from .._core.entry import decode_entry
-from .._core.kv_server import SERVE_BUDGET
-from .._core.raft_types import ProposalDropped
 from .._core.raft_wire import WITHDRAWN
 from ..ports import NO_POINTS
 from .membership_changes import CommittedChanges, MembershipChanges
@@ -51,61 +50,16 @@ from .read_rounds import ReadRounds
 if TYPE_CHECKING:
     from .._core.batch import BatchProposer
     from .._core.codec import PayloadCodec
-    from .._core.entry import HardState
     from .._core.kv_server import KVServer
     from .._core.mvcc_apply import Applier
     from .._core.raft import RawNode
-    from .._core.raft_types import Message, Ready, Snapshot
+    from .._core.raft_types import Snapshot
     from .._core.waiter import Waiter
     from ..ports import DriverLog, Points
     from .peer_link import PeerLink
     from .roster import Roster, RosterState
 
-APPLY_BUDGET = 32768  # units (_core/work) that applying may cost in one turn: 3 ms
-WATCH_BUDGET = 2000  # changes that are read for watchers, and responses to them: 2.5 ms
-ENOUGH = 0.75  # the share of a turn that must be left for one more budget of applying
-LEAST_SHARE = 8  # a turn in which little time is left does this part of its budgets, so that everything goes on
-PUMP_READIES = 8  # at most this many Readies with committed entries in one call of pump
 BUSY_RETRY = 0.005  # seconds until an engine that was busy is tried again
-# Seconds for which a leader holds back a commit index that nobody waits for. It is 10 ms, and the loop's timers may be
-# 1 ms late.
-TELL_AFTER = 0.009
-# MAX_LEAP bounds how far the term of a message may be ahead of ours, and MAX_TERM bounds any term. No cluster holds so
-# many elections, and a cluster that took over the last possible term could never hold another election. A member
-# without a term may have been away for any length of time, so only MAX_TERM applies to it.
-MAX_LEAP = 1 << 32
-MAX_TERM = 1 << 62
-
-
-def whole() -> float:
-    """The share of a turn in which time does not count."""
-    return 1.0
-
-
-@dataclass(slots=True)
-class Budgets:
-    """What one turn may cost, in units (_core/work). Whoever made the object may change it between two turns.
-
-    apply: the entries that are applied from one `pump` to the next. serve: the requests of this turn; those of earlier
-    turns may cost a quarter of the default once more. watch: what watchers are sent of new changes, and the same once
-    more of history. share: how much is left of the turn, from 1.0 down to 0.0; the parts that come late in a turn that
-    was long already do less. again: how many further budgets of applying a turn may spend while most of it is left.
-    Where pieces end does not change what they do.
-    """
-
-    apply: int = APPLY_BUDGET
-    serve: int = SERVE_BUDGET
-    watch: int = WATCH_BUDGET
-    share: Callable[[], float] = whole
-    again: int = 0
-
-    def part(self, budget: int, spent: int = 0) -> int:
-        """What is left of a budget, of which this turn has spent some: at least one unit."""
-        left = int(budget * self.share())
-        least, most = budget // LEAST_SHARE - spent, budget - spent
-        left = least if left < least else most if left > most else left
-        return left if left > 1 else 1
-
 
 #: Called with a snapshot from a Ready, and a function to call in the driver's thread when the engine has its contents.
 Install = Callable[["Snapshot", Callable[[], None]], None]
@@ -116,7 +70,7 @@ def no_snapshots(snapshot: Snapshot, _done: Callable[[], None]) -> None:
     raise errors.DamagedData(f"a snapshot at entry {snapshot.index} was received, and nobody can install it")
 
 
-class Driver:
+class Driver(DriverPath):
     """Passes the Readies of one Raft node to its log, its peers, its state and the waiting clients.
 
     `log` is the write-ahead log (see storage/wal.py), and `link` leads to the other members. `request_timeout` and
@@ -129,6 +83,7 @@ class Driver:
 
     #: The class of the reads. The simulator plants bugs in it.
     reads_type: type[ReadRounds] = ReadRounds
+    link: PeerLink
 
     def __init__(
         self, raw: RawNode, log: DriverLog, applier: Applier, proposer: BatchProposer, codec: PayloadCodec,
@@ -141,56 +96,19 @@ class Driver:
         roster_mended: Callable[[RosterState, RosterState], None] = lambda _before, _told: None,
         budgets: Budgets | None = None,
     ) -> None:  # fmt: skip
-        self.raw = raw
-        self.log = log
-        self.applier = applier
-        self.proposer = proposer
-        self.codec = codec
-        self.kv = kv
+        budgets = budgets if budgets is not None else Budgets()
+        super().__init__(raw, log, applier, proposer, codec, kv, link, points, budgets)
         self.roster = roster
-        self.link = link
         self.request_timeout = request_timeout
         self.idle_mark_after = idle_mark_after
         self.install = install
-        self.points = points
         self.reads = self.reads_type(raw, kv)
         self.changes = MembershipChanges(raw, roster, codec, kv.waiters, link)
         self.committed = CommittedChanges(raw, roster, applier, members_changed, roster_mended)
         self.pending = Pending(kv, proposer, link, self.reads, self.changes.take, request_timeout)
-        self.leader_id = 0
-        # If nothing has changed since the previous run of this member, no Ready brings a hard state with these values.
-        self.term = applier.store.raft_term = raw.term
-        self.stopping = False
-        #: Whether `pump` left work that it can do without waiting. The owner should then call it again soon.
-        self.backlog = False
         self._holding = False
-        # ---- the log
-        # Readies handed to the log and not yet reported to the core: (number, whether a sync covers it).
-        self._unreported: deque[tuple[int, bool]] = deque()
-        self._synced = 0  # the last Ready that the log has reported
-        self._installing: tuple[int, int] | None = None  # (Ready's number, index)
-        self._hard_state: HardState | None = None  # the newest hard state that a Ready had
-        self._late: tuple[int, HardState] | None = None  # (Ready's number, hard state) not handed to the log yet
         self._commit_asked = 0  # the commit index that the log was asked to make durable
-        self._last_append = 0.0
-        #: Whether watchers wait here for what is applied: see `set_watched`.
-        self.watched = False
-        #: When a leader sends the others a commit index that no append has carried (seconds); None: all have it.
-        self.tell_at: float | None = None
-        #: Whether a marker proves all that the log holds. A tick writes it when the log has been idle for a while.
-        self.marked = True
-        # ---- the state
-        self._budgets = budgets if budgets is not None else Budgets()
-        self._spent = 0  # units that applying has cost in this turn
-        # The entry images that are being applied (None: there are none), and the offset up to which they are applied.
-        self._images: Any = None
-        self._at = 0
-        self._unwritten = 0  # the last applied entry, as long as the engine does not have it
-        #: When `pump` tries a busy engine again (seconds); None: the engine is not busy.
-        self.retry_at: float | None = None
         self.engine_busy = 0  # how often the engine was busy
-        #: Since when the engine has been busy (seconds); None: it is not.
-        self.busy_since: float | None = None
 
     # ---- what the owner asks
 
@@ -205,8 +123,8 @@ class Driver:
         index.
         """
         return not (
-            self.kv.waiters or self.kv.reads or self.proposer.queued or self._unreported or self.reads.waiting
-            or self._unwritten or self._images is not None or self.tell_at is not None
+            self.kv.waiters or self.kv.reads or self.proposer.queued or self._handed != self._reported
+            or self.reads.waiting or self._unwritten or self._images is not None or self.tell_at is not None
         )  # fmt: skip
 
     @property
@@ -217,71 +135,6 @@ class Driver:
     def campaign(self) -> None:
         """Stands for election at once, as a sole voter does at its start."""
         self.raw.campaign()
-
-    def pump(self, now: float) -> None:
-        """Ends a turn: does everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a
-        peer. News of the disk and a tick in the same turn have used up some of its budget: three times the budget was
-        30 ms of RocksDB."""
-        self._go_on(now)
-        self._spent = 0
-        again = self._budgets.again
-        while again and self._images is not None and self.applier.halted and self.retry_at is None:
-            # Where the machine is quick, a turn has time for more. Each turn asks the system for events.
-            if self._budgets.share() < ENOUGH:
-                break
-            again -= 1
-            self._go_on(now)
-            self._spent = 0
-
-    def _go_on(self, now: float) -> None:
-        """Does what is possible within the budget that this turn has left.
-
-        After PUMP_READIES Readies with committed entries it stops and sets `backlog`. A long replay at start therefore
-        does not keep the caller from its sockets, ticks and signals.
-        """
-        applied, raw, judge = 0, self.raw, self.changes.judging
-        if self.retry_at is not None and self.retry_at <= now:
-            self._commit(now)
-        if self._images is not None and self.retry_at is None:
-            self._apply_on(now)
-        self._propose(now)
-        if self.proposer.removed:
-            self.pending.confirm_withdrawals()
-        if self.reads.rounds or self.kv.reads:
-            self.reads.start(now, self.leader_id)
-        raw.patient = not self.kv.waiters and not self.watched
-        if self.tell_at is not None and (now >= self.tell_at or self.stopping):
-            raw.tell_commit()
-        full = False
-        while raw.has_ready():
-            full = applied == PUMP_READIES
-            if full:
-                break
-            ready = raw.ready()
-            if self._carry(ready, now):
-                self._durable(self.log.settle())
-            applied += ready.committed_last > 0
-            # What a Ready may have brought about: room for a batch, leadership, or that a change can be judged.
-            if (
-                self.proposer.queued
-                or self.changes.requests
-                or judge.waiting
-                or judge.restate
-                or judge.term != raw.term
-            ):
-                self._propose(now)
-        self.backlog = full or (self._images is not None and self.applier.halted and self.retry_at is None)
-        if not raw.untold:
-            self.tell_at = None
-        elif self.tell_at is None or now >= self.tell_at:
-            self.tell_at = now + TELL_AFTER
-
-    def on_disk(self, now: float) -> None:
-        """The log finished a group: reports what is durable, then goes on. Raises DiskFailed if the group failed."""
-        # The log does not start the next group by itself, so that this group also holds what gathered meanwhile.
-        self._durable(self.log.poll(start=False))
-        self._go_on(now)
-        self.log.submit()
 
     def tick(self, now: float) -> None:
         """Runs one Raft tick: elections and heartbeats, timeouts, and the marker of an idle log."""
@@ -295,9 +148,8 @@ class Driver:
             and (self.stopping or now - self._last_append >= self.idle_mark_after)
         ):
             if self._late is not None:
-                number, state = self._late
+                self.log.append(self._late_number, None, self._late, False)
                 self._late = None
-                self.log.append(number, None, state, False)
             self.log.mark()
             self.marked = True
         self._go_on(now)
@@ -336,14 +188,7 @@ class Driver:
         reads = [waiter for waiter, _, _ in self.reads.unanswered()]
         return [*self.applier.unanswered(), *self.kv.unanswered(), *reads]
 
-    # ---- from peers and clients
-
-    def receive(self, message: Message) -> None:
-        """Handles a Raft message of a peer. Raises FormatError if it is damaged; then nothing has changed."""
-        if message.term > MAX_TERM or (self.raw.term and message.term > self.raw.term + MAX_LEAP):
-            raise errors.FormatError(f"a message of term {message.term}, after term {self.raw.term} here")
-        self.changes.heard(message.from_)
-        self.raw.step(message)
+    # ---- from peers and clients; `receive` takes the messages
 
     def propose(self, operations: list[bytes]) -> bool:
         """Log operations that the leader itself wants, as one entry. Whether they are in its log now.
@@ -355,7 +200,7 @@ class Driver:
             return False
         try:
             self.raw.propose(self.codec.encode(frame(operations)))
-        except (ProposalDropped, errors.NotLeader, errors.NoLeader):
+        except REFUSALS:
             return False
         return True
 
@@ -413,98 +258,17 @@ class Driver:
             # The callers get an open outcome, but an operation that is not logged yet is kept out of the log.
             self.withdraw(late)
 
-    # ---- from a batch to the log
+    # ---- a snapshot that a leader sent
 
-    def _propose(self, now: float) -> None:
-        changes, proposer = self.changes, self.proposer
-        if changes.requests:
-            changes.hand_on(self.leader_id)
-        if not self.leader_id or self.leader_id != self.raw.id:
-            if self.leader_id and proposer.queued:
-                self.pending.forward(self.leader_id, now)
-            return
-        judge = changes.judging
-        if judge.waiting or judge.restate or judge.term != self.raw.term or now >= judge.restate_at:
-            judge.judge(now)
-        while proposer.queued:
-            payload = proposer.take(now, not self._unreported and self.log.idle, self.stopping, self.codec)
-            if payload is None:
-                return
-            try:
-                index = self.raw.propose(payload)
-            except (ProposalDropped, errors.NotLeader, errors.NoLeader):
-                # The core's bound on uncommitted entries is reached, or a leadership transfer is under way. The batch
-                # stays first in line.
-                proposer.untake()
-                return
-            self.pending.proposed(index)
+    def _save_position(self, snapshot: Snapshot) -> None:
+        """Lets the log begin behind a snapshot. Its file is complete and synced, so a start after a crash at this point
+        uses it."""
+        self.log.save_snapshot_position(snapshot.index, snapshot.term, snapshot.conf_state.encode())
 
-    def _carry(self, ready: Ready, now: float) -> bool:
-        """Persists, sends, applies and replies for one Ready, in this order. Returns whether the log has
-        news already.
-        """
-        news = self._persist(ready, now)
-        if ready.soft_state is not None:
-            self._lead_changed(ready.soft_state.lead, now)
-        if ready.messages:
-            self.link.send(ready.messages)
-        if ready.committed_last:
-            self._apply(ready, now)
-        for state in ready.read_states:
-            self.reads.confirmed(state, self.applier.applied_index, now)
-        if ready.read_states and self.kv.reads:
-            self.reads.go_on(now, self.leader_id)
-        if ready.dropped_reads:
-            self.reads.ask_again(now)
-        if not ready.must_sync:
-            self._durable(0)
-        return news
-
-    def _persist(self, ready: Ready, now: float) -> bool:
-        state = ready.hard_state
-        if state is not None:
-            self._hard_state = state
-            self.term = state.term
-            self.applier.store.raft_term = state.term
-        if ready.snapshot is not None:
-            # The snapshot file is complete and synced, so a start after a crash at this point uses it.
-            snapshot = ready.snapshot
-            self.log.save_snapshot_position(snapshot.index, snapshot.term, snapshot.conf_state.encode())
-        if ready.must_sync:
-            if state is None and self._late is not None:
-                state = self._late[1]
-            self._late = None
-            self.log.append(ready.number, ready.entry_images, state)
-        elif state is not None:
-            # This is only a commit index. It goes into the next group, and no client waits for it until then.
-            self._late = (ready.number, state)
-        self._unreported.append((ready.number, ready.must_sync))
-        if ready.snapshot is not None:
-            self._installing = (ready.number, ready.snapshot.index)
-            self.install(ready.snapshot, partial(self._installed, ready.snapshot.index))
-        if ready.must_sync:
-            self._last_append = now
-            self.marked = False
-            # With one operation in flight and no peers there is no work to do until the disk has finished.
-            if self.proposer.inflight == 1 and not self.proposer.queued and self.link.alone:
-                return self.log.submit(self.kv.writer)
-            self.log.submit()
-        return False
-
-    def _durable(self, synced: int) -> None:
-        """Reports every persisted Ready to the core: those up to `synced`, and the following ones that need no sync."""
-        last = 0
-        waiting = self._unreported
-        if synced > self._synced:
-            self._synced = synced
-        while waiting and (waiting[0][0] <= self._synced or not waiting[0][1]):
-            if self._installing is not None and waiting[0][0] >= self._installing[0]:
-                # The contents of a snapshot count as persisted, and later entries may be applied, when the engine holds
-                # them.
-                break
-            last = waiting.popleft()[0]
-        if last:
-            self.raw.on_persisted(last)
+    def _begin_install(self, number: int, snapshot: Snapshot) -> None:
+        """Has a snapshot installed, which came with this Ready."""
+        self._installing = (number, snapshot.index)
+        self.install(snapshot, partial(self._installed, snapshot.index))
 
     def _installed(self, index: int) -> None:
         """The engine now holds the contents of the snapshot at `index`."""
@@ -522,50 +286,28 @@ class Driver:
         self._passed(index)
         self._durable(self._synced)
 
-    # ---- from the log to the state
+    # ---- applying
 
-    def _apply(self, ready: Ready, now: float) -> None:
+    def _take_effect(self) -> bool:
+        """Lets the core work with the membership that is due. Returns whether that is possible now."""
+        if not self._change_may_take_effect(self.applier.applied_index):
+            return False
+        self.committed.enter()
+        return True
+
+    def _carry_out_change(self) -> bool:
+        """Carries out the membership change in front of which applying has stopped. Returns whether that is possible
+        now."""
+        assert self._images is not None, "something is being applied"
+        entry, behind = decode_entry(self._images, self._at)
+        if not self._change_may_take_effect(entry.index):
+            return False
+        self.committed.apply(entry)
+        self.applier.passed(entry.index, entry.term)
+        self._at = behind
         if self.points.active:
-            self.points.hit("apply.before")
-        self._images, self._at = ready.committed_images, 0
-        self._apply_on(now)
-
-    def _apply_on(self, now: float) -> None:
-        """Applies the entries handed out, in the order of the log, up to the end or a membership change
-        that must wait.
-        """
-        images, applier = self._images, self.applier
-        if self.raw.restoring:
-            # The core works with the snapshot's membership already, and the remaining entries are in the snapshot.
-            self._images = None
-            return
-        while True:
-            if self.committed.due is not None:
-                if not self._change_may_take_effect(applier.applied_index):
-                    break
-                self.committed.enter()
-            if self._at == len(images):
-                self._images = None
-                break
-            self._at = applier.apply_images(images, self._at, self._budgets.part(self._budgets.apply, self._spent))
-            self._spent += applier.cost
-            if applier.halted:
-                break
-            if self._at == len(images) or applier.pause:
-                continue
-            entry, behind = decode_entry(images, self._at)
-            if not self._change_may_take_effect(entry.index):
-                break
-            self.committed.apply(entry)
-            applier.passed(entry.index, entry.term)
-            self._at = behind
-            if self.points.active:
-                self.points.hit("apply.member")
-        self._unwritten = applier.applied_index if applier.applied_index > self.raw.applied else 0
-        if self._unwritten or applier.halfway:
-            self._commit(now)
-        else:
-            self.raw.apply_held = self._images is not None
+            self.points.hit("apply.member")
+        return True
 
     def _change_may_take_effect(self, index: int) -> bool:
         """Whether the commit index that allows the membership change at entry `index` is durable here.
@@ -585,49 +327,12 @@ class Driver:
             self.log.submit()
         return False
 
-    def _commit(self, now: float) -> None:
-        """Lets the engine write what is applied, and answers the waiting callers. A busy engine postpones both.
-
-        In the middle of an entry the engine's log position must not move. Callers whose entries come before a long
-        operation need not wait for its end: a majority has these entries in its log, and readers see them.
-        """
-        applier = self.applier
-        try:
-            if applier.halfway:
-                applier.relieve()
-            else:
-                applier.commit()
-        except errors.EngineBusy as busy:
-            self.engine_busy += 1
-            self.raw.apply_held = True
-            self.retry_at = now + BUSY_RETRY
-            if self.busy_since is None:
-                self.busy_since = now
-            if isinstance(busy, errors.EngineFull):
-                self.reads.give_up(errors.StateBehind)
-            return
-        last = self._unwritten
-        self._written()
-        if applier.halfway:
-            if applier.lengthy:
-                applier.release()
-                self._passed(applier.applied_index)
-            return
-        if self.points.active:
-            self.points.hit("apply.after")
-        if last:
-            self.raw.on_applied(last)
-        applier.release()
-        self._passed(applier.applied_index)
-
-    def _written(self) -> None:
-        """The engine now has every applied entry."""
-        self._unwritten = 0
-        self.retry_at = self.busy_since = None
-        self.raw.apply_held = self._images is not None
-
-    def _passed(self, last: int) -> None:
-        """Entry `last` has been applied: settles accounts and serves the reads that waited for it."""
-        self.pending.passed(last)
-        if self.reads.confirmed_rounds:
-            self.reads.passed(last)
+    def _engine_busy(self, busy: errors.EngineBusy, now: float) -> None:
+        """The engine took nothing: holds back applying until a later attempt."""
+        self.engine_busy += 1
+        self.raw.apply_held = True
+        self.retry_at = now + BUSY_RETRY
+        if self.busy_since is None:
+            self.busy_since = now
+        if isinstance(busy, errors.EngineFull):
+            self.reads.give_up(errors.StateBehind)

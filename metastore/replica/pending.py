@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import errors
 from .._core.batch import unframe
+from .._core.driver_accounts import PendingBatches
 from .._core.kv_server import fail_each
 from .._core.leases import decode_revoke
 from .._core.op import LEASE_CHECKPOINT, LEASE_REVOKE, LEVEL, MEMBER, decode_op, level_of
@@ -30,13 +31,14 @@ if TYPE_CHECKING:
     from .peer_link import PeerLink
     from .read_rounds import ReadRounds
 
+LAST = (1 << 64) - 1  # no entry has a higher index
 LEADER_GRACE = 1.0  # seconds that operations may still be applied after the leader they went to is gone
 
 #: Takes a forwarded change of the membership: (member that asks, operation, deadline in seconds). Raises ApiError.
 TakeChange = Callable[[int, bytes, float], None]
 
 
-class Pending:
+class Pending(PendingBatches):
     """Accounts for operations that are proposed or forwarded but not yet applied, and times out those that wait too
     long.
 
@@ -47,26 +49,17 @@ class Pending:
         self, kv: KVServer, proposer: BatchProposer, link: PeerLink, reads: ReadRounds, take_change: TakeChange,
         request_timeout: float,
     ) -> None:  # fmt: skip
-        self._kv = kv
-        self._proposer = proposer
+        super().__init__(kv, proposer)
         self._link = link
         self._reads = reads
         self._take_change = take_change
         self._request_timeout = request_timeout
-        # Our own proposals in the order of their entries: (index, operations, bytes). They count for the back pressure.
-        self._proposed: deque[tuple[int, int, int]] = deque()
-        # Batches sent to a leader: (all their request ids are below this, operations, bytes).
-        self._forwarded: deque[tuple[int, int, int]] = deque()
         # Deadlines of waiting writes: (deadline, all request ids below this).
         self._marks: deque[tuple[float, int]] = deque()
         # Deadlines of operations whose leader is gone: (deadline, all request ids below this).
         self._orphans: deque[tuple[float, int]] = deque()
 
     # ---- on the way to the log
-
-    def proposed(self, index: int) -> None:
-        """The batch that was taken last is entry `index` of our log."""
-        self._proposed.append((index, self._proposer.taken_count, self._proposer.taken_bytes))
 
     def forward(self, leader: int, now: float) -> None:
         """Sends the queued operations to the leader, which does the batching. Only operations that were
@@ -78,7 +71,7 @@ class Pending:
                 # The batch was surely not sent, so it may wait for this leader's connection, or for the next leader.
                 proposer.untake()
                 return
-            self._forwarded.append((self._kv.next_id, proposer.taken_count, proposer.taken_bytes))
+            self._forwarded.add(self._kv.next_id)
 
     def receive_forward(self, sender: int, batch: bytes, now: float, leads: bool) -> None:
         """Takes the operations that `sender` wants proposed. `leads`: whether this member is the leader.
@@ -150,29 +143,12 @@ class Pending:
 
     # ---- outcomes
 
-    def passed(self, applied: int) -> None:
-        """Entry `applied` has been applied: releases the accounts of the operations up to it."""
-        while self._proposed and self._proposed[0][0] <= applied:
-            _, count, size = self._proposed.popleft()
-            self._proposer.release(count, size)
-        if self._forwarded:
-            self._settle_forwarded()
-
-    def _settle_forwarded(self) -> None:
-        """Releases the account of each forwarded batch of which no operation has a waiter any more."""
-        oldest = next(iter(self._kv.waiters), self._kv.next_id)
-        while self._forwarded and self._forwarded[0][0] <= oldest:
-            _, count, size = self._forwarded.popleft()
-            self._proposer.release(count, size)
-
     def leader_lost(self, now: float) -> None:
         """The known leader is gone. The next leader may still commit what was sent to it, so those
         operations get a little time.
         """
         self._orphans.append((now + LEADER_GRACE, self._kv.next_id))
-        while self._proposed:
-            _, count, size = self._proposed.popleft()
-            self._proposer.release(count, size)
+        self._proposed.release(LAST)
 
     def expire(self, now: float, leader: int) -> list[int]:
         """Answers the callers whose timeout has passed. Returns the request ids of their operations.
@@ -192,7 +168,7 @@ class Pending:
         late += self._fail(self._kv.overdue(now - self._request_timeout), errors.Timeout)
         self._reads.fail(now - self._request_timeout, errors.Timeout)
         self._kv.expire(now, self._request_timeout)
-        if self._forwarded:
+        if self._forwarded.count:
             self._settle_forwarded()
         return late
 

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import errors
+from .._core.driver_budgets import whole
 from .._core.mvcc_sweep import sweep_slice
-from .driver import BUSY_RETRY, whole
+from .driver import BUSY_RETRY
 
 if TYPE_CHECKING:
     from .driver import Driver

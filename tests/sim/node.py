@@ -16,6 +16,7 @@ from typing import Any, cast
 
 from metastore import errors
 from metastore._core.codec import PayloadCodec
+from metastore._core.driver_budgets import Budgets
 from metastore._core.engine import Engine, MemoryEngine
 from metastore._core.entry import decode_entries
 from metastore._core.lessor import Lessor
@@ -27,7 +28,7 @@ from metastore.codecs import load_all
 from metastore.member import assembly
 from metastore.member.assembly import Kinds, Loaded, Replica
 from metastore.peers.acquaintances import Acquaintances
-from metastore.replica.driver import Budgets, Driver
+from metastore.replica.driver import Driver
 from metastore.replica.lease_rounds import LeaseRounds
 from metastore.replica.peer_link import PeerLink
 from metastore.replica.roster import Identity, RosterState

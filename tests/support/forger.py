@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from metastore._core.batch import frame
+from metastore._core.driver_path import MAX_TERM
 from metastore._core.entry import Entry, encode_entry
 from metastore._core.op import encode_op
 from metastore._core.raft_types import ConfState, Message, MessageType, Snapshot
@@ -25,7 +26,6 @@ from metastore._core.raft_wire import HEADER, MAX_FRAME, REFUSALS, Outbox
 from metastore.peers import handshake as hs
 from metastore.peers.packing import Packer
 from metastore.peers.stream import PACKED, PING, PONG, ROSTER_RECORD
-from metastore.replica.driver import MAX_TERM
 from metastore.snapshots import transfer
 
 T = MessageType

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 
+from metastore._core.driver_path import MAX_TERM
 from metastore.errors import EXIT_CODES
 from metastore.peers.acquaintances import MAX_STRANGERS
 from metastore.peers.stream import PeerLimits
-from metastore.replica.driver import MAX_TERM
 
 from . import messages as m
 from .client import Failure

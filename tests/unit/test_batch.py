@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from metastore._core.batch import REASONS, SEPARATOR, BatchProposer, frame, request_ids, unframe
 from metastore._core.codec import PayloadCodec
+from metastore._core.driver_accounts import Accounts
 from metastore._core.op import PUT, encode_op
 from metastore.codecs import Snappy
 from metastore.errors import FormatError, RequestTooLarge, TooManyRequests
@@ -500,3 +501,20 @@ def test_ids_that_others_name_take_bounded_memory() -> None:
     for first in range(1000, 9000, 1000):
         proposer.drop(range(first, first + 1000), {})
     assert proposer.dropped == 100
+
+
+def test_accounts_release_what_has_come_to_its_limit() -> None:
+    """More batches than the accounts have room for at first, and releases that leave some of them."""
+    proposer, sizes, left = plain_proposer(enabled=False, limit_count=1000, limit_bytes=100_000), [], 0
+    accounts = Accounts(proposer)
+    for number in range(300):
+        proposer.add(encode_op(PUT, number, b"x" * (number % 50)), 0.0)
+        sizes.append(len(proposer.take(0.0, True, True)))
+        accounts.add(number // 2)
+        if number % 3 == 2:
+            accounts.release(number // 4)
+            left = 2 * (number // 4 + 1)
+        assert accounts.count == proposer.inflight == number + 1 - left
+        assert proposer.inflight_bytes == sum(sizes[left:])
+    accounts.release(1000)
+    assert accounts.count == proposer.inflight == proposer.inflight_bytes == 0

@@ -10,12 +10,12 @@ from support import kvmessages as pb
 from support.applying import entry
 
 from metastore._core.codec import PayloadCodec
+from metastore._core.driver_budgets import APPLY_BUDGET
 from metastore._core.leases import encode_grant, encode_revoke
 from metastore._core.mvcc import Store
 from metastore._core.mvcc_apply import Applier
 from metastore._core.mvcc_lease import execute_revoke
 from metastore._core.op import LEASE_GRANT, LEASE_REVOKE, PUT, encode_op
-from metastore.replica.driver import APPLY_BUDGET
 from metastore.replica.lease_rounds import EXPIRY_BATCH
 
 rocksdb = pytest.importorskip("metastore.storage.engines.rocksdb")

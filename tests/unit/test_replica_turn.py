@@ -12,9 +12,11 @@ from sim.node import Member
 from sim.runner import Scene, Simulation
 from sim.workload import Client
 
+from metastore._core.driver_budgets import Budgets
+from metastore._core.driver_path import TELL_AFTER
 from metastore.member.assembly import BATCH_RETRY
 from metastore.replica import sweep as sweep_module
-from metastore.replica.driver import BUSY_RETRY, TELL_AFTER, Budgets
+from metastore.replica.driver import BUSY_RETRY
 from metastore.replica.sweep import Sweep
 
 
@@ -178,6 +180,24 @@ def test_a_turn_that_was_long_already_does_less_of_what_can_wait() -> None:
     """The budgets of its parts added up to 28 ms with RocksDB. Where no time is left, an eighth is done."""
     whole, half, least = (turns_of_a_deletion(0, share) for share in (1.0, 0.5, 0.0))
     assert whole * 1.5 < half < whole * 3 and half * 2 < least < whole * 12
+
+
+def test_the_clock_is_asked_only_for_more_than_the_least_part() -> None:
+    """To ask it for each put took as long as to apply the put."""
+    asked: list[int] = []
+    lone = Lone()
+    lone.member.budgets.share = lambda: asked.append(1) or 1.0  # type: ignore[func-returns-value]
+
+    def puts() -> None:
+        for _ in range(20):
+            lone.put()
+
+    for budget, asks in ((32768, False), (8, True)):
+        revision = lone.member.store.revision
+        lone.member.budgets.apply = budget
+        lone.member.act(puts)
+        lone.clock.run(lone.clock.now + 1.0)
+        assert lone.member.store.revision == revision + 20 and bool(asked) is asks
 
 
 def test_no_part_of_a_budget_is_nothing_or_more_than_is_left() -> None:
