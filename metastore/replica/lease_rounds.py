@@ -51,6 +51,11 @@ PACE: Final = 0.002
 #: With 250 and 750 half of the puts waited for 4 to 16 ms of the loop's work (RocksDB, a busy machine), now for 1 to 4.
 EXPIRY_BATCH: Final = 96
 MOST_ENDING: Final = 192
+#: Seconds after which an entry is full at EXPIRY_RATE. While operations of clients are on their way through the log,
+#: only full entries follow them. So most of them wait for nothing but the leases that were logged before they came, and
+#: the pace stays where some are always on their way. The p90 of puts to three members with RocksDB was 2.7 and 3.4 ms
+#: meanwhile in place of 4.2 and 4.9 (80,000 leases, a disk in memory).
+FULL: Final = EXPIRY_BATCH / EXPIRY_RATE
 #: Where the disk is so slow that leases end so many seconds late, so many times as many end at once. At EXPIRY_RATE
 #: 100,000 leases end 3.2 s late. Four times as many ended no sooner where the processors were busy, and a turn of three
 #: members with RocksDB took 27 ms once; with twice as many the longest took 5.5 ms.
@@ -209,9 +214,9 @@ class LeaseRounds:
     def gather(self, now: float) -> None:
         """Put into the log what is due, and begin a round for what was asked."""
         self._play_role(now)
-        if self._lessor.leading and now >= self._propose_at:
+        if self._lessor.leading:
             due = self._lessor.next_due()
-            if due is not None and due <= now:
+            if due is not None and due <= now and now >= self._ready_at():
                 self._propose(now)
         if self._open and (self._leader != self._driver.leader_id or now >= self._again):
             self._ask_again(now)
@@ -260,7 +265,7 @@ class LeaseRounds:
         if self._lessor.leading:
             due = self._lessor.next_due()
             if due is not None:
-                times.append(max(due, self._propose_at))
+                times.append(max(due, self._ready_at()))
         if self._open:
             times += [self._again, next(iter(self._open.values())).deadline]
         return min(times, default=None)
@@ -300,6 +305,13 @@ class LeaseRounds:
         self._foreign_leases = 0
         self._waiting.clear()
         self._leader = 0
+
+    def _ready_at(self) -> float:
+        """When the next entry may be proposed (seconds)."""
+        clients = self._driver.proposer
+        if clients.queued or clients.inflight:
+            return max(self._propose_at, self._paced_at + FULL)
+        return self._propose_at
 
     def _propose(self, now: float) -> None:
         """Put checkpoints and the end of leases into the log, as much as it should take now."""

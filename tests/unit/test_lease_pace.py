@@ -13,6 +13,7 @@ from metastore._core.op import LEASE_GRANT, decode_op
 from metastore.replica.lease_rounds import (
     EXPIRY_BATCH,
     EXPIRY_RATE,
+    FULL,
     HASTE,
     LATE,
     MOST_ENDING,
@@ -34,11 +35,12 @@ class Leader:
         self.store.commit(1, 1)
         self.logged: list[int] = []
         self.entries: list[int] = []
+        self.clients = SimpleNamespace(queued=0, inflight=0)
         kv = SimpleNamespace(closed_to_writes=None, next_id=0, check_forwarded=lambda _kind, _request: None)
         applier = SimpleNamespace(store=self.store, barred=0, applied_index=1)
         driver = SimpleNamespace(
             kv=kv, applier=applier, is_leader=True, leader_id=1, term=1, raw=SimpleNamespace(term_start=1),
-            propose=self.propose,
+            propose=self.propose, proposer=self.clients,
         )  # fmt: skip
         self.rounds = LeaseRounds(cast(Any, driver), self.lessor, lambda _done: None, extend=0.0, request_timeout=5.0)
         self.rounds.turn(0.0)
@@ -79,6 +81,28 @@ def test_leases_end_at_a_pace() -> None:
         now += PACE / 4
     ended = sum(leader.entries)
     assert 0.8 * EXPIRY_RATE * 0.1 < ended <= EXPIRY_RATE * 0.1 + EXPIRY_BATCH
+
+
+def test_operations_of_clients_go_before_entries_that_are_not_full() -> None:
+    leader = Leader(5000)
+    now = TTL + 1.0
+    leader.rounds.gather(now)
+    leader.apply()
+    leader.clients.inflight = 1
+    full = now + FULL
+    assert leader.rounds.next_turn(now) == full
+    leader.rounds.gather(now + PACE)
+    assert len(leader.entries) == 1
+    leader.rounds.gather(full)
+    leader.apply()
+    assert leader.entries[1:] == [EXPIRY_BATCH]
+    leader.clients.inflight, leader.clients.queued = 0, 1
+    leader.rounds.gather(full + PACE)
+    assert len(leader.entries) == 2
+    leader.clients.queued = 0
+    assert leader.rounds.next_turn(full + PACE) == full + PACE, "at once when they are through"
+    leader.rounds.gather(full + PACE)
+    assert leader.entries[2:] == [round(PACE * EXPIRY_RATE)]
 
 
 def test_where_leases_end_late_more_end_at_once() -> None:
