@@ -12,12 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from concurrent.futures._base import RUNNING
+from concurrent.futures._base import FINISHED, RUNNING
 from typing import Any
 
 from .. import errors
 from .._core.kv_answers import resolve
 from . import forks
+from .locked import Locked
 from .uncopied import Uncopied
 
 log = logging.getLogger("metastore.embedded")
@@ -28,15 +29,18 @@ _loops: set[int] = set()
 
 def _in_a_fork() -> None:
     """The numbers of threads that are not here may be given again."""
+    global _locked
     _loops.intersection_update({threading.get_ident()})
-
-
-os.register_at_fork(after_in_child=_in_a_fork)
+    _locked = Locked(enter_loop)
 
 
 def enter_loop() -> None:
-    """The calling thread runs a loop from now on."""
+    """The calling thread runs a loop from now on, or gives answers in the place of one."""
     _loops.add(threading.get_ident())
+
+
+_locked = Locked(enter_loop)
+os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def leave_loop() -> None:
@@ -167,9 +171,27 @@ class Answer(Uncopied, Future[Any]):
             adding = False
 
     def give(self, result: Any, error: BaseException | None = None) -> None:
-        """Resolve with the result, or with the error. Never raises: the loop goes on whatever happens here."""
-        if resolve(self.__dict__, result, error):
-            return  # nobody waits
+        """Resolve with the result, or with the error, perhaps later. Never raises: the loop goes on whatever happens
+        here."""
+        if not resolve(self.__dict__, result, error):  # else nobody waits
+            _locked.give(self, result, error)
+
+    def unlocked(self, patience: float) -> bool:
+        """See `Lockable`."""
+        if not self._condition.acquire(timeout=patience):
+            return False
+        self._condition.release()
+        return True
+
+    def force(self, result: Any, error: BaseException | None) -> None:
+        """See `Lockable`. Whoever waits for the lock waits on."""
+        if not self.done():
+            self._result, self._exception = result, error
+            self._state = FINISHED
+            self._invoke_callbacks()
+
+    def settle(self, result: Any, error: BaseException | None) -> None:
+        """See `Lockable`. Never raises."""
         try:
             if error is None:
                 self.set_result(result)

@@ -18,7 +18,7 @@ from support.processes import wait_until
 
 from metastore import Node, errors
 from metastore._core.kv_pieces import Piece
-from metastore.embedded import answers
+from metastore.embedded import answers, locked
 
 pytestmark = pytest.mark.node_only
 
@@ -69,29 +69,54 @@ def test_the_recursion_limit_in_a_call(node: Node) -> None:
     assert met
 
 
-def test_a_wait_that_is_interrupted_leaves_the_future_to_others(node: Node) -> None:
-    """The loop's thread takes the Future's lock as well, when it has the answer."""
+def interrupted_at_a_lock(call: Callable[[], object], *files: str | None) -> None:
+    """Interrupt a call where code of these files has just taken a lock."""
 
     def interrupt(frame: FrameType, event: str, _argument: object) -> None:
         code = frame.f_code
-        if (
-            event == "return"
-            and code.co_name == "__enter__"
-            and code.co_filename in (threading.__file__, answers.__file__)
-        ):
+        if event == "return" and code.co_name == "__enter__" and code.co_filename in files:
             raise Interrupt
 
+    sys.setprofile(interrupt)
+    try:
+        with pytest.raises(Interrupt):
+            call()
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_wait_that_is_interrupted_leaves_the_future_to_others(node: Node) -> None:
+    """The loop's thread takes the Future's lock as well, when it has the answer."""
     with standing(node):
         future = node.futures.put("a", "b")
-        sys.setprofile(interrupt)
-        try:
-            with pytest.raises(Interrupt):
-                future.result(30)
-        finally:
-            sys.setprofile(None)
+        interrupted_at_a_lock(lambda: future.result(30), threading.__file__, answers.__file__)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         assert pool.submit(future.result, 30).result(60).revision == 2
     assert node.put("c", "d", timeout=30).revision == 3
+
+
+def test_futures_that_stay_locked_hold_up_nobody(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modules of Python that wait for many Futures leave all of them locked when they are interrupted."""
+    monkeypatch.setattr(locked, "ABANDONED", 0)
+    called = threading.Event()
+    with standing(node):
+        puts = node.futures.put_many([(f"k{n}", "v") for n in range(20)])
+        puts[7].add_done_callback(lambda _: called.set())
+        interrupted_at_a_lock(lambda: concurrent.futures.wait(puts, 30), concurrent.futures._base.__file__)
+    assert node.put("c", "d", timeout=30).revision
+    wait_until(lambda: all(one.done() for one in puts), what="they are done all the same")
+    first = puts[0].result(30).revision
+    assert called.wait(30) and [one.result(30).revision for one in puts] == list(range(first, first + 20))
+    wait_until(lambda: not any(one.name.endswith("locked-futures") for one in threading.enumerate()), what="it ends")
+
+
+def test_futures_that_are_locked_for_a_while_are_answered_then(node: Node) -> None:
+    with standing(node):
+        future = node.futures.put("a", "b")
+        future._condition.acquire()
+    assert node.put("c", "d", timeout=30).revision == 3 and not future.done()
+    future._condition.release()
+    assert future.result(30).revision == 2
 
 
 @pytest.mark.parametrize("done", [False, True])
