@@ -4,6 +4,7 @@ from metastore._core.batch cimport BatchProposer
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.driver_accounts cimport PendingBatches
 from metastore._core.driver_budgets cimport Budgets
+from metastore._core.driver_parts cimport ChangesFields, CommittedFields, ReadsFields
 from metastore._core.entry cimport HardState
 from metastore._core.kv_server cimport KVServer
 from metastore._core.mvcc_apply cimport Applier
@@ -21,9 +22,9 @@ cdef class DriverPath:
     cdef readonly object points            # ports.Points
     cdef readonly Budgets _budgets
     # What the subclass makes.
-    cdef public object reads               # replica.read_rounds.ReadRounds
-    cdef public object changes             # replica.membership_changes.MembershipChanges
-    cdef public object committed           # replica.membership_changes.CommittedChanges
+    cdef public ReadsFields reads          # replica.read_rounds.ReadRounds
+    cdef public ChangesFields changes      # replica.membership_changes.MembershipChanges
+    cdef public CommittedFields committed  # replica.membership_changes.CommittedChanges
     cdef public PendingBatches pending
     cdef public uint64_t leader_id         # 0: none is known
     cdef readonly uint64_t term

@@ -13,6 +13,7 @@ from libc.stdint cimport uint64_t
 from metastore._core.batch cimport BatchProposer
 from metastore._core.codec cimport PayloadCodec
 from metastore._core.driver_budgets cimport Budgets
+from metastore._core.driver_parts cimport JudgeFields
 from metastore._core.entry cimport HardState
 from metastore._core.kv_server cimport KVServer
 from metastore._core.mvcc_apply cimport Applier
@@ -139,9 +140,9 @@ cdef class DriverPath:
 
     cdef bint must_judge(self, bint leads, double now) except -1:
         """Whether a membership change waits for its leader, or to be judged by this one."""
-        judge = self.changes.judging
+        cdef JudgeFields judge = self.changes.judging
         return ((not leads and self.changes.requests) or judge.waiting or judge.restate
-                or self.raw.term != <uint64_t>judge.term or (leads and now >= <double>judge.restate_at))
+                or self.raw.term != judge.term or (leads and now >= judge.restate_at))
 
     # ---- from a batch to the log
 

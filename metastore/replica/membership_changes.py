@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .. import errors
 from .._core.batch import frame
+from .._core.driver_parts import ChangesFields, CommittedFields, JudgeFields
 from .._core.op import MEMBER, decode_op, encode_op
 from .._core.raft_types import ConfChangeError, ProposalDropped, decode_conf_change
 from .peer_link import refusal_code
@@ -64,7 +65,7 @@ class Waiting(NamedTuple):
 Refuse = Callable[[int, bytes, errors.ApiError], None]
 
 
-class Judge:
+class Judge(JudgeFields):
     """The changes that wait to be judged by this member while it leads.
 
     `refuse` is called with (requesting member, operation, error) for an operation that is surely not logged. `silent`
@@ -77,7 +78,7 @@ class Judge:
         self.roster = roster
         self.codec = codec
         self.refuse = refuse
-        self.silent: set[int] = set()
+        self.silent = set()
         self.waiting: deque[Waiting] = deque()
         self._proposed = 0  # index of the last one in the log
         self.term = 0  # the term that `_proposed` and `_restate` belong to
@@ -187,7 +188,7 @@ class Judge:
         self._proposed = self.raw.propose(self.codec.encode(frame([operation])))
 
 
-class MembershipChanges:
+class MembershipChanges(ChangesFields):
     """The changes that were requested at this member and, while this member leads, the changes of all members.
 
     `waiters` maps request ids to the callers that wait for an operation of this member.
@@ -276,7 +277,7 @@ class MembershipChanges:
             waiter.fail(error)
 
 
-class CommittedChanges:
+class CommittedChanges(CommittedFields):
     """Carries out the committed changes.
 
     The applier carries out changes of the roster alone. Changes for which Raft has entries of their own are carried out

@@ -27,6 +27,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import errors
+from .._core.driver_parts import ReadsFields
 from .._core.raft import READ_ROUNDS
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class RoundTrip:
             self._counted = 0
 
 
-class ReadRounds:
+class ReadRounds(ReadsFields):
     """The reads of `kv` on their way to an answer. `raw` is asked for the index of each round."""
 
     def __init__(self, raw: RawNode, kv: KVServer) -> None:
