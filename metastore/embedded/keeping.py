@@ -51,7 +51,10 @@ class Kept:
 
     @property
     def lost(self) -> bool:
-        """Whether it may have ended without the program's having asked for that."""
+        """Whether it may have ended without the program's having asked for that. In a fork of the node's process it is
+        lost: two processes must not both believe that they hold a lock."""
+        if self.process != forks.process:
+            return True
         return self._gone or (not self.closed and time.monotonic() >= self.deadline)
 
     def check(self) -> None:

@@ -137,9 +137,11 @@ def test_a_fork_has_no_lease(node: Node, monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setattr(forks, "process", -1)
         with pytest.raises(errors.Forked):
             lease.check()
+        assert lease.lost and lease.wait_lost(30)
         lease.__exit__(None, None, None)
         monkeypatch.undo()
         lease.check()
+        assert not lease.lost
         assert node.leases() == (lease.id,)
 
 
