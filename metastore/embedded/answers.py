@@ -31,7 +31,7 @@ def _in_a_fork() -> None:
     """The numbers of threads that are not here may be given again."""
     global _locked
     _loops.intersection_update({threading.get_ident()})
-    _locked = Locked(enter_loop)
+    _locked = Locked(enter_loop, leave_loop)
 
 
 def enter_loop() -> None:
@@ -39,13 +39,13 @@ def enter_loop() -> None:
     _loops.add(threading.get_ident())
 
 
-_locked = Locked(enter_loop)
-os.register_at_fork(after_in_child=_in_a_fork)
-
-
 def leave_loop() -> None:
-    """The calling thread runs no loop any more."""
+    """The calling thread does so no more. Its number may be given to another thread."""
     _loops.discard(threading.get_ident())
+
+
+_locked = Locked(enter_loop, leave_loop)
+os.register_at_fork(after_in_child=_in_a_fork)
 
 
 def in_loop() -> bool:

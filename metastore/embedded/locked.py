@@ -42,12 +42,13 @@ class Lockable(Protocol):
 class Locked:
     """The answers that wait for a lock, of all nodes of this process.
 
-    entered: called in the thread that gives them, first.
+    entered, left: called in the thread that gives them, first and last.
     """
 
-    def __init__(self, entered: Callable[[], object]) -> None:
+    def __init__(self, entered: Callable[[], object], left: Callable[[], object]) -> None:
         self.waiting: list[tuple[float, Lockable, Any, BaseException | None]] = []
         self._entered = entered
+        self._left = left
         self._lock = threading.Lock()  # for threads of ours alone, which no signal interrupts
         self._runs = False
 
@@ -68,6 +69,12 @@ class Locked:
 
     def _run(self) -> None:
         self._entered()
+        try:
+            self._give_all()
+        finally:
+            self._left()
+
+    def _give_all(self) -> None:
         look = LOOK
         while True:
             with self._lock:

@@ -108,6 +108,7 @@ def test_futures_that_stay_locked_hold_up_nobody(node: Node, monkeypatch: pytest
     first = puts[0].result(30).revision
     assert called.wait(30) and [one.result(30).revision for one in puts] == list(range(first, first + 20))
     wait_until(lambda: not any(one.name.endswith("locked-futures") for one in threading.enumerate()), what="it ends")
+    assert len(answers._loops) == 1, "a thread with the same number must be able to wait"
 
 
 def test_futures_that_are_locked_for_a_while_are_answered_then(node: Node) -> None:
