@@ -116,9 +116,11 @@ class Stream:
         """The complete gRPC messages of `data`."""
         bodies, at = [], 0
         while at + 5 <= len(self.data):
-            size = int.from_bytes(self.data[at + 1 : at + 5], "big")
-            bodies.append(self.data[at + 5 : at + 5 + size])
-            at += 5 + size
+            end = at + 5 + int.from_bytes(self.data[at + 1 : at + 5], "big")
+            if end > len(self.data):
+                break
+            bodies.append(self.data[at + 5 : end])
+            at = end
         return bodies
 
 

@@ -126,6 +126,8 @@ class Watchers(threading.Thread):
         came, at, payloads = b"".join(self._chunks), 0, []
         while at + 9 <= len(came):
             end = at + 9 + int.from_bytes(came[at : at + 3], "big")
+            if end > len(came):
+                break
             if came[at + 3] == h.DATA:
                 payloads.append(came[at + 9 : end])
             at = end
