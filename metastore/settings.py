@@ -298,13 +298,7 @@ class RocksdbTable:
     """[storage.rocksdb]: what the engine "rocksdb" may take, and how it works."""
 
     cache_size: int = _size("128MiB", "Blocks read from files, with their indexes and bloom filters.", "1MiB", "1TiB")
-    write_buffer_size: int = _size(
-        "32MiB",
-        "Changes gathered in memory before they become a file. A member takes up to a quarter less, so that not all"
-        " members write at the same moment.",
-        "64KiB",
-        "4GiB",
-    )
+    write_buffer_size: int = _size("32MiB", "Changes gathered in memory before they become a file.", "64KiB", "4GiB")
     max_write_buffers: int = _count(
         4, "How many of these there are. When all wait to be written, no change is taken until one is.", 2, 64
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -25,16 +24,6 @@ def test_each_opening_has_the_cache_and_the_filters(tmp_path: Path) -> None:
         newest = max((tmp_path / "engine" / engine.name).glob("OPTIONS-*"))
         assert "filter_policy=bloomfilter" in newest.read_text()
         engine.close()
-
-
-def test_members_do_not_fill_their_buffers_at_the_same_moment(tmp_path: Path) -> None:
-    sizes = set()
-    for number in range(6):
-        engine = rocksdb.RocksEngine(str(tmp_path / str(number)), RocksdbTable(write_buffer_size=64 << 20))
-        newest = max((tmp_path / str(number) / engine.name).glob("OPTIONS-*")).read_text()
-        sizes.add(int(re.search(r"^ +write_buffer_size=(\d+)", newest, re.MULTILINE)[1]))  # type: ignore[index]
-        engine.close()
-    assert len(sizes) == 6 and min(sizes) >= 48 << 20 and max(sizes) <= 64 << 20
 
 
 def full(folder: Path) -> tuple[Any, list[bytes]]:

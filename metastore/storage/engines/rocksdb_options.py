@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from random import uniform
-from typing import Any, Final
+from typing import Any
 
 from ...settings import RocksdbTable
 
@@ -14,17 +13,11 @@ except ImportError as error:  # the one dependency that not every platform has a
 
 __all__ = ["opening", "reading", "rocksdict", "writing"]
 
-#: The least and the largest share of `write_buffer_size` that a write buffer has.
-BUFFER_SHARE: Final = (0.75, 1.0)
 SYNC_EVERY = 1 << 20  # bytes: one sync of a whole table would make the log's own syncs wait for it
 
 
 def opening(table: RocksdbTable) -> Any:
-    """The options with which RocksDB is opened.
-
-    The size of a write buffer is drawn, because all members of a cluster fill theirs with the same changes. If they
-    wrote them out at the same moment, no majority would be undisturbed.
-    """
+    """The options with which RocksDB is opened."""
     kinds = rocksdict.DBCompressionType
     options = rocksdict.Options(raw_mode=True)
     blocks = rocksdict.BlockBasedOptions()
@@ -37,7 +30,7 @@ def opening(table: RocksdbTable) -> Any:
     if table.bloom_bits:
         blocks.set_bloom_filter(table.bloom_bits, False)
     options.set_block_based_table_factory(blocks)
-    options.set_write_buffer_size(int(table.write_buffer_size * uniform(*BUFFER_SHARE)))
+    options.set_write_buffer_size(table.write_buffer_size)
     options.set_max_write_buffer_number(table.max_write_buffers)
     # Above the first RocksDB asks writers to slow down, at the second it stops them. Both are EngineBusy here.
     options.set_level_zero_file_num_compaction_trigger(table.level0_files)
