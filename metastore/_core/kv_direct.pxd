@@ -18,7 +18,7 @@ cdef class DirectReads:
     cdef KVServer server
     cdef Store store
     cdef Engine engine                    # that of the store, without its guard
-    cdef object made
+    cdef object made, pause
 
     cdef object look_up(self, const Slice* name, bint keys_only, IndexView* view)
     cdef bint walk_to(self, tuple reader, bytes wanted, const uint8_t* p, size_t n, IndexView* view) except -1

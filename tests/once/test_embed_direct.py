@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from support.processes import wait_until
 
 from metastore import Node, errors
 from metastore._core.kv_direct import MISSED
+from metastore.member.running import READER_PAUSE
 from metastore.storage.engines.rocksdb import RocksEngine
 
 pytestmark = pytest.mark.node_only
@@ -65,6 +67,28 @@ def test_it_finds_what_the_queue_finds(tmp_path: Path, storage: dict[str, Any]) 
             node.get(5)  # type: ignore[arg-type]
         with pytest.raises(errors.FutureRevision):
             node.get("a", revision=1 << 40)
+
+
+@of_each
+def test_a_reader_in_a_loop_pauses_now_and_then(
+    tmp_path: Path, storage: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To let go of the GIL is not enough, because the reader has it again before the loop's thread is awake. A put over
+    the wire waited up to 0.6 s beside a thread that gets keys in a loop."""
+    sleep, pauses = time.sleep, []
+
+    def slept(seconds: float) -> None:
+        if seconds == READER_PAUSE:
+            pauses.append(threading.get_ident())
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", slept)
+    with make(tmp_path, storage=storage) as node:
+        node.put("a", "1")
+        every = 16 * (8 if storage["engine"] == "rocksdb" else 64)
+        while direct(node).served < 5 * every:
+            node.get("a")
+        assert pauses == [threading.get_ident()] * 5
 
 
 def test_an_older_version_comes_out_of_the_queue(tmp_path: Path) -> None:
