@@ -49,6 +49,7 @@ cdef class Outbox:
 
     cdef uint8_t* _room(self, size_t n) except NULL
     cdef int _seal(self) except -1
+    cdef void _shrink(self) noexcept
     cdef bint _fits(self, size_t n) noexcept
     cdef bint _add_plain(self, uint8_t type, const uint8_t* first, size_t n_first, const uint8_t* data,
                          size_t n) except -1
@@ -74,6 +75,7 @@ cdef class FrameReader:
     cdef bint _broken
 
     cpdef list feed(self, object buffer, size_t n)
+    cdef list take(self, const uint8_t* data, size_t n)
     cdef int _parse(self, const uint8_t* data, size_t n, list out) except -1
     cdef object _decode(self, const FrameHeader* frame, const uint8_t* body, bytes owner)
     cdef Message _message(self, const FrameHeader* frame, const uint8_t* body, bytes owner)

@@ -134,12 +134,16 @@ cdef class Outbox:
     cdef int _seal(self) except -1:
         if self._used:
             self._pieces.append(PyBytes_FromStringAndSize(<char*>self._buf, <Py_ssize_t>self._used))
-            self._used = 0
-            if self._capacity > KEEP_CAPACITY:
-                free(self._buf)
-                self._buf = NULL
-                self._capacity = 0
+            self._shrink()
         return 0
+
+    cdef void _shrink(self) noexcept:
+        """The bytes behind the sealed pieces are no longer needed."""
+        self._used = 0
+        if self._capacity > KEEP_CAPACITY:
+            free(self._buf)
+            self._buf = NULL
+            self._capacity = 0
 
     cdef bint _fits(self, size_t n) noexcept:
         """Whether a frame with a body of n bytes fits. Counts the frame as taken or refused."""
@@ -251,12 +255,17 @@ cdef class Outbox:
         return self._pieces[:count]
 
     cpdef int sent(self, size_t n) except -1:
-        """Remove the first n bytes of what `pieces` returned, because they were written."""
+        """Remove the first n bytes, because they were written."""
         cdef Py_ssize_t whole = 0
         cdef size_t length
         cdef size_t left = n
         if n > self.size:
             raise ValueError("more was sent than there is")
+        if not self._pieces and n == self._used:
+            self._shrink()
+            left = 0
+        else:
+            self._seal()
         for piece in self._pieces:
             length = <size_t>len(piece)
             if length > left:
@@ -274,7 +283,7 @@ cdef class Outbox:
     cpdef clear(self):
         """Remove all frames. After a connection is lost, none of its frames may be sent on the next one."""
         self._pieces.clear()
-        self._used = 0
+        self._shrink()
         self.size = 0
 
 
@@ -321,18 +330,21 @@ cdef class FrameReader:
         their bytes. After a FormatError the caller closes the connection; the frames of this call before the bad one
         are lost too."""
         cdef Py_buffer view
-        cdef list out = []
-        if self._broken:
-            raise FormatError("peer stream: after an error")
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
             if n > <size_t>view.len:
                 raise ValueError("the buffer is shorter than that")
-            self._broken = True
-            self._parse(<const uint8_t*>view.buf, n, out)
-            self._broken = False
+            return self.take(<const uint8_t*>view.buf, n)
         finally:
             PyBuffer_Release(&view)
+
+    cdef list take(self, const uint8_t* data, size_t n):
+        cdef list out = []
+        if self._broken:
+            raise FormatError("peer stream: after an error")
+        self._broken = True
+        self._parse(data, n, out)
+        self._broken = False
         return out
 
     cdef int _parse(self, const uint8_t* data, size_t n, list out) except -1:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
 from .._core.op import LEVEL
+from .._core.peer_intake import MessageIntake
 from .._core.raft_types import Message, MessageType
 from ..codecs import load_all
 from ..net.accept import place, real_address
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from ..replica.roster import Identity
     from .abilities import Abilities
     from .membership_client import MembershipClient
+    from .ticks import Ticks
 
 log = logging.getLogger("metastore.members")
 
@@ -85,15 +87,19 @@ def _ignored(_from: int, _tag: int, _data: bytes) -> None:
     """What a member says before anybody listens."""
 
 
-class Peering:
+class Peering(MessageIntake):
     """The dealings of a member with its peers. `transport` is None while this member listens to no others.
 
     connect: has the replica send by way of the transport. leases: gets what members ask each other about leases. start:
     the number of this start of the data directory. life: drawn by this process, in 64 bits. doubt: not 0 where the log
-    may have lost what was acknowledged. held: whether a snapshot (index, term) is here. declines: whether a message
-    must not be acted on, for want of room. end: ends this process for a reason. stopping: whether it stops, so that no
-    port is opened any more.
+    may have lost what was acknowledged. held: whether a snapshot (index, term) is here. declines: whether this member
+    does not take leadership from a member, for want of room. end: ends this process for a reason. stopping: whether it
+    stops, so that no port is opened any more.
     """
+
+    _driver: Driver
+    founding: Founding | None
+    ticks: Ticks | None
 
     def __init__(
         self,
@@ -113,13 +119,13 @@ class Peering:
         doubt: int,
         transfers: SnapshotTraffic,
         held: Callable[[int, int], bool],
-        declines: Callable[[Message], bool],
+        declines: Callable[[int], bool],
         end: Callable[[errors.MetaStoreError], object],
         stopping: Callable[[], bool],
     ) -> None:
+        super().__init__(driver, declines, held)
         self._config = config
         self._identity = identity
-        self._driver = driver
         self._roster = driver.roster
         self._membership = membership
         self._abilities = abilities
@@ -127,15 +133,11 @@ class Peering:
         self._resolver = resolver
         self._failpoints = failpoints
         self._transfers = transfers
-        self._held = held
-        self._declines = declines
         self._connect = connect
         self._leases = leases
         self._end = end
         self._stopping = stopping
         self.transport: PeerTransport | None = None
-        #: Called before a Raft message is received.
-        self.catch_up: Callable[[], object] = lambda: None
         #: Gets what other members say by `tell`.
         self.news: Callable[[int, int, bytes], object] = _ignored
         self._doubt = doubt
@@ -252,19 +254,13 @@ class Peering:
         peers = [] if self.transport is None else list(self.transport.stats().values())
         return {f"peer_{name}_total": sum(peer[name] for peer in peers) for name in ("sent_bytes", "received_bytes")}
 
-    # ---- what comes in (PeerHandler)
+    # ---- what comes in (PeerHandler); the base takes the messages
 
-    def on_message(self, message: Message) -> None:
-        """A Raft message has come."""
-        if self._declines(message):
-            return
-        self.catch_up()
-        if self.founding is not None:
-            if message.type not in LEADERS:
-                return
-            self._begin(f"{self._membership.label(message.from_)} leads and knows this member")
-        if message.snapshot is None or self._held(message.snapshot.index, message.snapshot.term):
-            self._driver.receive(message)
+    def _taken_in_by(self, message: Message) -> bool:
+        if message.type not in LEADERS:
+            return False
+        self._begin(f"{self._membership.label(message.from_)} leads and knows this member")
+        return True
 
     def on_snapshot(self, message: Message) -> None:
         """A peer needs a snapshot."""

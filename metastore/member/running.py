@@ -143,7 +143,7 @@ class RunningMember:
         self.kv.pressed, replica.send = loop.pressed, self.front.listener.flush_dirty
         self.gathering = Gathering(loop, disk.wal, replica.proposer, self.front.limits, config.gather_time)
         self.ticks = self._make_ticks()
-        self.peering.catch_up = self.ticks.catch_up
+        self.peering.ticks = self.ticks
         closing.callback(self.peering.close)
         self.peering.watch()
 

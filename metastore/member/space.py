@@ -13,12 +13,10 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from .._core.raft_types import MsgTimeoutNow
 from ..errors import DiskFailed, NoSpace
 
 if TYPE_CHECKING:
     from .._core.engine import Engine
-    from .._core.raft_types import Message
     from ..net.loop import Loop
     from ..replica.driver import Driver
     from ..settings import LimitsTable
@@ -183,12 +181,12 @@ class Space:
         if driver.is_leader and not driver.raw.status().lead_transferee:
             self._asked[self._hand_over(self._asked)] = now
 
-    def declines(self, message: Message) -> bool:
-        """Whether `message` asks this member to lead although it has no room. It does not act on such a message.
+    def declines(self, leader: int) -> bool:
+        """Whether this member has no room, and so does not take leadership from `leader`, which hands it over.
 
         Where all members are full, leadership therefore stays where it is.
         """
-        if message.type != MsgTimeoutNow or not self.full:
+        if not self.full:
             return False
-        log.info("there is no room for the log here, so this member does not take leadership from %016x", message.from_)
+        log.info("there is no room for the log here, so this member does not take leadership from %016x", leader)
         return True

@@ -8,16 +8,16 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from .._core.peer_path import CLOSED, GREETING, OPEN
 from .._core.raft_wire import Blob, FrameReader
 from ..errors import FormatError
 from ..net.loop import READ
 from . import handshake as hs
 from .packing import Unpacker
-from .stream import CLOSED, GREETING, OPEN, PACKED, ROSTER_RECORD, SIGNS, Stream, StreamOwner, largest
+from .stream import PACKED, ROSTER_RECORD, Stream, StreamOwner, largest
 
 if TYPE_CHECKING:
-    from .._core.raft_types import Message
-    from .._core.raft_wire import Forward, Refusal
+    from .stream import Frame
 
 
 class AcceptOwner(StreamOwner, Protocol):
@@ -37,9 +37,6 @@ class AcceptOwner(StreamOwner, Protocol):
     def accepted_lost(self, stream: AcceptedStream, reason: str, level: int) -> None:
         """The stream has ended, or its hello was refused."""
 
-    def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
-        """Passes received frames on. Raises FormatError for a frame that is not allowed on that stream."""
-
     def roster_record(self) -> bytes:
         """The encoded roster, for a process that asks for it."""
 
@@ -52,14 +49,10 @@ class AcceptedStream(Stream):
     def __init__(self, transport: AcceptOwner, sock: socket.socket, where: str) -> None:
         super().__init__(transport, 0, transport.limits.max_control)
         self.where = where
-        self.from_ = 0
         self.identity: hs.PeerIdentity | None = None
-        self.took_part = False  # whether a frame came
-        self.received_bytes = 0
         self.on_blob: Callable[[int, bytes], object] | None = None
         self.on_end: Callable[[str], object] = lambda _reason: None
         self._greeting = b""
-        self.reader: FrameReader | None = None
         self._inner: tuple[Unpacker, FrameReader] | None = None  # for packed frames, from the first of them on
         self.state = GREETING
         self._end_by(transport.limits.handshake_timeout)
@@ -81,38 +74,35 @@ class AcceptedStream(Stream):
             self.queue()
         return taken
 
-    def _received(self, buffer: memoryview, n: int) -> None:
-        self.received_bytes += n
-        if self.reader is not None:
-            self._frames(self.reader, buffer, n)
-            return
-        self._greeting += buffer[:n]
+    def received(self, data: bytes) -> None:
+        """See Stream."""
+        if self.kind == hs.ROSTER:
+            raise FormatError("whoever asks for the roster has nothing more to say")
+        self._greeting += data
         size = hs.greeting_size(self._greeting)
         if size is None or len(self._greeting) < size:
             return
         greeting, rest = self._greeting[:size], self._greeting[size:]
         self._greeting = b""
         self._greet(greeting)
-        if rest and self.reader is not None and self.is_open:
-            self._frames(self.reader, memoryview(rest), len(rest))
+        if rest and self.is_open:
+            if self.reader is None:
+                self.received(rest)
+            else:
+                self.take(rest)
 
-    def _frames(self, reader: FrameReader, buffer: memoryview, n: int) -> None:
-        if self.kind == hs.ROSTER:
-            raise FormatError("whoever asks for the roster has nothing more to say")
-        items = reader.feed(buffer, n)
-        if self.kind == hs.BULK and any(isinstance(item, Blob) and item.tag == PACKED for item in items):
-            items = [one for item in items for one in self._unpacked(item)]
-        self.transport.dispatch(self, items)
+    def unpacked(self, frames: list[Frame]) -> list[Frame]:
+        """See Stream. Raises FormatError."""
+        return [one for frame in frames for one in self._unpacked(frame)] if self.kind == hs.BULK else frames
 
-    def _unpacked(self, item: Message | Forward | Refusal | Blob) -> list[Message | Forward | Refusal | Blob]:
-        """The frames in a packed frame; another one is itself. Raises FormatError."""
-        if not isinstance(item, Blob) or item.tag != PACKED:
-            return [item]
+    def _unpacked(self, frame: Frame) -> list[Frame]:
+        if not isinstance(frame, Blob) or frame.tag != PACKED:
+            return [frame]
         if self._inner is None:
             size = largest(self.transport.limits, self.kind)
             self._inner = Unpacker(), FrameReader(size, self.from_, self.transport.me.member_id)
         unpacker, reader = self._inner
-        data = unpacker.unpack(item.data)
+        data = unpacker.unpack(frame.data)
         return reader.feed(data, len(data))
 
     def _greet(self, greeting: bytes) -> None:
@@ -150,7 +140,6 @@ class AcceptedStream(Stream):
         self.state = OPEN
         self.kind = hs.ROSTER
         self._end_by(self.transport.limits.handshake_timeout)
-        self.reader = FrameReader(SIGNS)
         if not self.reply(ROSTER_RECORD, self.transport.roster_record()):
             self.fail("the roster is too long to be told", logging.WARNING)
 

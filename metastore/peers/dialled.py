@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
+from .._core.peer_path import CLOSED, CONNECTING, GREETING, OPEN, WAITING
 from .._core.raft_wire import Blob, FrameReader
 from ..errors import FormatError
 from ..net.loop import READ, WRITE, Timer
@@ -21,17 +22,12 @@ from . import handshake as hs
 from .acquaintances import Acquaintance
 from .packing import PackedOutbox
 from .stream import (
-    CLOSED,
-    CONNECTING,
-    GREETING,
     MAX_ROSTER,
-    OPEN,
     PACKED,
     PING,
     PONG,
     ROSTER_RECORD,
     SIGNS,
-    WAITING,
     Stream,
     StreamOwner,
     largest,
@@ -114,15 +110,9 @@ class DialledStream(Stream):
         self._place = 0  # and which of the member's places
         self._signs = FrameReader(SIGNS)
         self._packed: PackedOutbox | None = None  # from the first connection on that is packed
-        self._packs = False  # whether this connection is
 
     def __repr__(self) -> str:
         return f"{hs.KINDS[self.kind]} stream to {self.owner} at {self.address or 'no address'}"
-
-    @property
-    def takes(self) -> bool:
-        """Whether messages may be queued, because the stream is open or about to be."""
-        return CONNECTING <= self.state <= OPEN
 
     def dial(self) -> None:
         """Begins to connect."""
@@ -166,9 +156,10 @@ class DialledStream(Stream):
             return
         self._end_by(self.transport.limits.connect_timeout)
 
-    def _on_event(self, events: int) -> None:
+    def other_event(self, events: int) -> None:
+        """See Stream."""
         if self.state != CONNECTING:
-            super()._on_event(events)
+            super().other_event(events)
             return
         sock = self.sock
         assert sock is not None
@@ -190,13 +181,14 @@ class DialledStream(Stream):
             return
         self.state = GREETING
         self._end_by(self.transport.limits.handshake_timeout)
-        self.loop.modify(sock.fileno(), READ)
+        self.loop.modify(self.fd, READ)
 
-    def _received(self, buffer: memoryview, n: int) -> None:
+    def received(self, data: bytes) -> None:
+        """See Stream."""
         if self.state != GREETING:
-            self._behind_greeting(buffer, n)
+            self._behind_greeting(data)
             return
-        self._greeting += buffer[:n]
+        self._greeting += data
         size = hs.greeting_size(self._greeting)
         if size is None or len(self._greeting) < size:
             return
@@ -206,7 +198,7 @@ class DialledStream(Stream):
             return
         self._open()
         if rest and self.state == OPEN:
-            self._behind_greeting(memoryview(rest), len(rest))
+            self._behind_greeting(rest)
 
     def _open(self) -> None:
         self.state = OPEN
@@ -222,9 +214,9 @@ class DialledStream(Stream):
         self.transport.stream_open(self)
         self.flush()
 
-    def _waiting(self) -> Outbox:
-        if not self._packs or self._packed is None:
-            return self.outbox
+    def packed_output(self) -> Outbox:
+        """See Stream."""
+        assert self._packed is not None, "this connection is packed"
         self._packed.fill()
         return self._packed.out
 
@@ -234,8 +226,8 @@ class DialledStream(Stream):
         plain = self.outbox.sent_bytes
         return plain if self._packed is None else plain - self._packed.taken + self._packed.out.sent_bytes
 
-    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
-        for item in self._signs.feed(buffer, n):
+    def _behind_greeting(self, data: bytes) -> None:
+        for item in self._signs.feed(data, len(data)):
             if not isinstance(item, Blob) or item.tag != PING:
                 raise FormatError("the acceptor sent frames, which only the dialler may")
             if self.outbox.add_blob(PONG, b""):
@@ -330,8 +322,8 @@ class SnapshotSender(DialledStream):
         if waiting and self.state == OPEN and not self.outbox.size:
             self.on_drain()
 
-    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
-        for item in self._reader.feed(buffer, n):
+    def _behind_greeting(self, data: bytes) -> None:
+        for item in self._reader.feed(data, len(data)):
             if not isinstance(item, Blob):
                 raise FormatError("only blobs come back on a snapshot stream")
             self.on_blob(item.tag, item.data)
@@ -368,8 +360,8 @@ class RosterStream(DialledStream):
         self.state = OPEN
         self._end_by(self.transport.limits.handshake_timeout)
 
-    def _behind_greeting(self, buffer: memoryview, n: int) -> None:
-        for item in self._reader.feed(buffer, n):
+    def _behind_greeting(self, data: bytes) -> None:
+        for item in self._reader.feed(data, len(data)):
             if not isinstance(item, Blob) or item.tag != ROSTER_RECORD:
                 raise FormatError("not a roster")
             self.close()

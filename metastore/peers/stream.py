@@ -8,22 +8,26 @@ the methods that it calls, so no module here imports the transport's module.
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from .._core.peer_path import CONNECTING, GREETING, PeerChannel
 from .._core.raft_wire import MAX_FRAME, Outbox
 from ..errors import DamagedData, DiskFailed, FormatError
 from ..net.loop import HANGUP, READ, WRITE, Loop
 from . import handshake as hs
 
 if TYPE_CHECKING:
+    from .._core.raft_types import Message
+    from .._core.raft_wire import Blob, Forward, Refusal
     from ..failpoints import Failpoints
+
+    Frame = Message | Forward | Refusal | Blob
 
 #: Bytes of a frame that an acceptor may send on a stream that is not for snapshots.
 SIGNS = 1024
-
-WAITING, CONNECTING, GREETING, OPEN, CLOSED = range(5)
 
 #: Tags of blobs on streams that are not for snapshots: the acceptor asks for a sign of life, the dialler gives it; the
 #: roster, as the answer to a roster hello.
@@ -104,17 +108,11 @@ def blame(error: Exception) -> str:
 
 
 class StreamOwner(Protocol):
-    """Every stream calls its transport by these methods.
-
-    All streams read their input into the one `buffer`, one after the other. `dirty` lists the streams to flush at the
-    end of the turn.
-    """
+    """Every stream calls its transport, which is a `PeerPath`, by these methods."""
 
     loop: Loop
     limits: PeerLimits
     failpoints: Failpoints | None
-    buffer: memoryview
-    dirty: list[Stream]
 
     def greeting(self) -> hs.PeerIdentity:
         """This member's present description of itself, for greetings."""
@@ -123,110 +121,89 @@ class StreamOwner(Protocol):
         """A stream has a deadline from now on, or takes no more."""
 
 
-class Stream:
-    """A stream is a socket in the loop with an outbox. Subclasses define how to handle input (`_received`) and an end
-    (`fail`).
+class Stream(PeerChannel):
+    """A stream is a socket in the loop with an outbox. Its compiled base reads and writes the socket. Subclasses define
+    how to handle other input than frames (`received`) and an end (`fail`).
     """
 
     transport: StreamOwner
 
     def __init__(self, transport: StreamOwner, kind: int, max_bytes: int) -> None:
-        limits = transport.limits
+        super().__init__(transport, kind, Outbox(max_bytes, largest(transport.limits, kind)))
         self.transport = transport
         self.loop = transport.loop
-        self.kind = kind
-        self.outbox = Outbox(max_bytes, largest(limits, kind))
-        self.state = WAITING
-        self.queued = False  # in the transport's list of streams to flush
         self.deadline: float | None = None
         self.sock: socket.socket | None = None
-        self._blocked = False
         self._since = 0.0  # when the socket took no more
-
-    @property
-    def is_open(self) -> bool:
-        """Whether both sides have greeted each other."""
-        return self.state == OPEN
 
     def _watch(self, sock: socket.socket, mask: int) -> None:
         self.sock = sock
+        self.fd = sock.fileno()
         self._blocked = False
-        self.loop.add(sock.fileno(), mask, self._on_event, urgent=True)
+        self.loop.add(self.fd, mask, self.on_event, urgent=True)
 
     def _drop_socket(self) -> None:
         if self.sock is not None:
-            self.loop.remove(self.sock.fileno())
+            self.loop.remove(self.fd)
+            self.fd = -1
             self.sock.close()
             self.sock = None
         self.deadline = None
         self._blocked = False
 
-    def _on_event(self, events: int) -> None:
+    def other_event(self, events: int) -> None:
+        """Something else than that an established connection can be read."""
         if events & WRITE and self._blocked and self.sock is not None:
             self._blocked = False
-            self.loop.modify(self.sock.fileno(), READ)
+            self.loop.modify(self.fd, READ)
             self.flush()
         if events & (READ | HANGUP) and self.sock is not None:
-            self._read()
+            self.read()
 
-    def _read(self) -> None:
-        buffer = self.transport.buffer
-        assert self.sock is not None
-        try:
-            n = self.sock.recv_into(buffer)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self.fail(error.strerror or str(error))
-            return
-        if n == 0:
-            self.fail("closed by the other side")
-            return
-        try:
-            self._received(buffer, n)
-        except Exception as error:  # noqa: BLE001 - whatever bytes of a peer cause ends their connection, not the node
-            self.fail(blame(error), logging.WARNING)
-
-    def _received(self, buffer: memoryview, n: int) -> None:
+    def received(self, data: bytes) -> None:
+        """Takes bytes where only greetings and signs of life may come."""
         raise NotImplementedError
+
+    def unpacked(self, frames: list[Frame]) -> list[Frame]:
+        """Returns the frames with those that are packed in them."""
+        return frames
+
+    def packed_output(self) -> Outbox:
+        """Returns what the socket gets next where frames are packed."""
+        raise NotImplementedError
+
+    def spoilt(self, error: Exception) -> None:
+        """The bytes of the peer caused this error."""
+        self.fail(blame(error), logging.WARNING)
+
+    def broken(self, code: int) -> None:
+        """The system reported this error of the socket."""
+        self.fail(os.strerror(code))
 
     def fail(self, reason: str, level: int = logging.INFO) -> None:
         """The connection has ended."""
         raise NotImplementedError
-
-    def queue(self) -> None:
-        """Marks the outbox to be sent at the end of this turn."""
-        if not self.queued:
-            self.queued = True
-            self.transport.dirty.append(self)
-
-    def _waiting(self) -> Outbox:
-        """Returns what the socket gets next."""
-        return self.outbox
 
     @property
     def sent_bytes(self) -> int:
         """The bytes that the sockets of this stream have taken."""
         return self.outbox.sent_bytes
 
-    def flush(self) -> None:
-        """Sends as much of the outbox as the socket takes."""
-        if self.state != OPEN or self._blocked:
-            return
-        transport, sock = self.transport, self.sock
-        assert sock is not None
+    def pass_point(self) -> bool:
+        """Passes the failpoint before a write. Returns whether the connection goes on."""
+        assert self.transport.failpoints is not None, "one of them is active"
         try:
-            while (outbox := self._waiting()).size:
-                if transport.failpoints is not None and transport.failpoints.active:
-                    transport.failpoints.hit("peer.send")
-                outbox.sent(sock.sendmsg(outbox.pieces(transport.limits.send_size)))
-        except BlockingIOError:
-            self._blocked = True
-            self._since = self.loop.now()
-            transport.sweep_soon()
-            self.loop.modify(sock.fileno(), READ | WRITE)
+            self.transport.failpoints.hit("peer.send")
         except OSError as error:
             self.fail(error.strerror or str(error))
+            return False
+        return True
+
+    def await_room(self) -> None:
+        """The socket takes no more for now."""
+        self._since = self.loop.now()
+        self.transport.sweep_soon()
+        self.loop.modify(self.fd, READ | WRITE)
 
     def _end_by(self, seconds: float) -> None:
         """Set a deadline, in `seconds` from now."""

@@ -18,8 +18,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from .. import errors
-from .._core.raft_types import Message, MessageType
-from .._core.raft_wire import REFUSALS, WITHDRAWN, Blob, Forward, Refusal
+from .._core.peer_path import CLOSED, OPEN, WAITING, PeerPath
+from .._core.raft_wire import REFUSALS, WITHDRAWN, Refusal
 from ..net.accept import Acceptor
 from ..net.loop import Loop, Timer, shared_time
 from ..net.resolver import Resolver
@@ -29,21 +29,19 @@ from .acquaintances import Acquaintances
 from .dialled import DialledStream, Peer, RosterStream, SnapshotSender
 from .handshake import PeerIdentity
 from .stream import (
-    CLOSED,
     LEASE_ANSWER,
     LEASE_QUESTION,
-    OPEN,
     PING,
     PONG,
     SUM_ASKED,
     SUM_TOLD,
-    WAITING,
     PeerLimits,
-    Stream,
     tune,
 )
 
 if TYPE_CHECKING:
+    from .._core.raft_types import Message
+    from .._core.raft_wire import Blob
     from ..failpoints import Failpoints
 
 __all__ = ["REFUSALS", "PeerHandler", "PeerIdentity", "PeerLimits", "PeerTransport"]
@@ -62,8 +60,6 @@ MAX_REPORTS: Final = 1000
 #: The number of log lines about ended connections in that time. It bounds all texts together, because a stranger may
 #: have chosen the reason.
 MAX_LINES: Final = 100
-MSG_APP: Final = int(MessageType.MsgApp)
-MSG_SNAP: Final = int(MessageType.MsgSnap)
 #: The offset of the smoothed round-trip time (microseconds) in struct tcp_info of Linux.
 TCP_INFO_RTT: Final = 68
 #: The operation level of members that know what questions about leases are.
@@ -125,13 +121,18 @@ class PeerHandler(Protocol):
         """Another member says that this process must not go on, for a status of handshake.FATAL. Called once."""
 
 
-class PeerTransport:
+class PeerTransport(PeerPath):
     """The transport owns all peer streams of one member. It is the ports.Transport of the driver.
 
     `address` is one "host:port" to listen on, or several; with port 0 the system chooses a port (see `bound`).
     `random()` gives floats in [0, 1) for the jitter of the back-off. With `pack`, bulk streams to members that can
-    unpack them are packed. The constructor raises errors.AddressInUse or errors.ConfigError.
+    unpack them are packed. The constructor raises errors.AddressInUse or errors.ConfigError. What every message passes
+    is in the compiled base.
     """
+
+    handler: PeerHandler
+    failpoints: Failpoints | None
+    _peers: dict[int, Peer]
 
     def __init__(
         self,
@@ -145,21 +146,15 @@ class PeerTransport:
         failpoints: Failpoints | None = None,
         pack: bool = False,
     ) -> None:
+        self.limits = limits if limits is not None else PeerLimits()
+        self._known = Acquaintances(me.member_id, partial(Peer, self))
+        super().__init__(self._known.members, handler, failpoints, RECV_SIZE, self.limits.send_size)
         self.loop = loop
         self.me = me
-        self.handler = handler
         self.random = random
-        self.limits = limits if limits is not None else PeerLimits()
-        self.failpoints = failpoints
         self._pack = pack
         self.resolver = Resolver(loop)
-        self.buffer = memoryview(bytearray(RECV_SIZE))
-        self.dirty: list[Stream] = []
-        self.strays = 0  # messages for members that are not known
-        self._known = Acquaintances(me.member_id, partial(Peer, self))
-        self._peers = self._known.members
         self._accepted: dict[AcceptedStream, None] = {}
-        self._unreachable: set[int] = set()
         self._reports: dict[object, tuple[str, float]] = {}
         self._lines_since = loop.now()
         self._lines = 0
@@ -254,40 +249,6 @@ class PeerTransport:
 
     # ---- sending
 
-    def send(self, messages: list[Message]) -> None:
-        """Queues Raft messages and never blocks. Messages that cannot be queued are dropped and reported at
-        the next `flush`.
-        """
-        peers = self._peers
-        for message in messages:
-            peer = peers.get(message.to)
-            if peer is None:
-                self.strays += 1
-                continue
-            kind = message.type
-            if kind == MSG_SNAP:
-                self.handler.on_snapshot(message)
-                continue
-            stream = peer.bulk if kind == MSG_APP else peer.control
-            if not stream.takes or not stream.outbox.add(message):
-                peer.dropped += 1
-                self._unreachable.add(peer.id)
-            elif not stream.queued:
-                stream.queued = True
-                self.dirty.append(stream)
-
-    def forward(self, to: int, frame: bytes) -> bool:
-        """Queues raw operations for the leader.
-
-        Returns False if the operations were not taken, because there is no connection or no room; then they are surely
-        never sent. Operations that were taken may still be lost with the connection; `on_unreachable` reports this.
-        """
-        peer = self._peers.get(to)
-        if peer is None:
-            self.strays += 1
-            return False
-        return self._queued(peer, peer.bulk, peer.bulk.is_open and peer.bulk.outbox.add_forward(frame))
-
     def refuse(self, to: int, code: int, ids: list[int]) -> bool:
         """Queues the answer to a forward that its operations `ids` were not logged, because of REFUSALS[code]."""
         peer = self._peers.get(to)
@@ -324,14 +285,6 @@ class PeerTransport:
         peer.control.queue()
         return True
 
-    def _queued(self, peer: Peer, stream: DialledStream, taken: bool) -> bool:
-        if taken:
-            stream.queue()
-        else:
-            peer.dropped += 1
-            self._unreachable.add(peer.id)
-        return taken
-
     def open_snapshot(self, to: int) -> SnapshotSender | None:
         """Opens a stream for one snapshot; None if `to` is not a member or already has its maximum of such streams."""
         peer = self._peers.get(to)
@@ -355,23 +308,6 @@ class PeerTransport:
         peer = self._peers.get(member)
         if peer is not None and peer.control.state == OPEN:
             peer.control.fail("it is asked again", logging.DEBUG)
-
-    def flush(self) -> None:
-        """Sends everything that was queued in this turn, in one write per stream, and reports what was dropped."""
-        self._flush_dirty()
-        if self._unreachable:
-            members, self._unreachable = sorted(self._unreachable), set()
-            for member in members:
-                self.handler.on_unreachable(member)
-            self._flush_dirty()
-
-    def _flush_dirty(self) -> None:
-        dirty = self.dirty
-        if dirty:
-            self.dirty = []
-            for stream in dirty:
-                stream.queued = False
-                stream.flush()
 
     # ---- calls of the streams
 
@@ -496,34 +432,26 @@ class PeerTransport:
         elif level > logging.INFO or stream.kind == hs.SNAPSHOT:
             self._report((stream.from_, stream.kind, "accepted"), level, repr(stream), reason)
 
-    def dispatch(self, stream: AcceptedStream, items: list[Message | Forward | Refusal | Blob]) -> None:
-        """Passes received frames on. Raises FormatError for a frame that is not allowed on that stream, and the errors
-        of the handler.
-        """
+    def first_frame(self, stream: AcceptedStream) -> None:
+        """The first frame came on a stream."""
+        assert stream.identity is not None, "greeted"
+        self._known.took_part(stream.from_, stream.identity.incarnation)
+
+    def other_frame(self, stream: AcceptedStream, frame: Refusal | Blob) -> None:
+        """Passes a frame on. Raises FormatError if it is not allowed on that stream, and the errors of the handler."""
         handler = self.handler
-        if items and not stream.took_part:
-            stream.took_part = True
-            assert stream.identity is not None, "greeted"
-            self._known.took_part(stream.from_, stream.identity.incarnation)
-        for item in items:
-            if isinstance(item, Message):
-                handler.on_message(item)
-            elif isinstance(item, Forward):
-                handler.on_forward(stream.from_, item.frame)
-            elif isinstance(item, Refusal):
-                handler.on_refusal(stream.from_, item.code, item.ids)
-            elif stream.on_blob is not None:
-                stream.on_blob(item.tag, item.data)
-            elif item.tag in (LEASE_QUESTION, LEASE_ANSWER):
-                handler.on_lease(stream.from_, item.tag == LEASE_QUESTION, item.data)
-            elif item.tag == PONG:
-                self._known.lives.alive(stream.from_, self.loop.now())
-            elif item.tag in (SUM_ASKED, SUM_TOLD):
-                handler.on_news(stream.from_, item.tag, item.data)
-            else:
-                raise errors.FormatError("a blob on a stream that is not for snapshots")
-            if stream.state == CLOSED:
-                return
+        if isinstance(frame, Refusal):
+            handler.on_refusal(stream.from_, frame.code, frame.ids)
+        elif stream.on_blob is not None:
+            stream.on_blob(frame.tag, frame.data)
+        elif frame.tag in (LEASE_QUESTION, LEASE_ANSWER):
+            handler.on_lease(stream.from_, frame.tag == LEASE_QUESTION, frame.data)
+        elif frame.tag == PONG:
+            self._known.lives.alive(stream.from_, self.loop.now())
+        elif frame.tag in (SUM_ASKED, SUM_TOLD):
+            handler.on_news(stream.from_, frame.tag, frame.data)
+        else:
+            raise errors.FormatError("a blob on a stream that is not for snapshots")
 
     def _drop_accepted(self, which: Callable[[AcceptedStream], bool], reason: str) -> None:
         for stream in [stream for stream in self._accepted if stream.from_ and which(stream)]:

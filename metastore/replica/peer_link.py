@@ -13,6 +13,8 @@ from .._core.raft_wire import REFUSALS
 from ..settings import MAX_BATCH_OPS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._core.raft_types import Message
     from ..ports import Transport
 
@@ -22,20 +24,21 @@ class PeerLink:
     is forwarded.
     """
 
+    #: Sends the Raft messages of one Ready.
+    send: Callable[[list[Message]], object]
+
     def __init__(self, transport: Transport | None = None) -> None:
         self._transport = transport
+        # Each Ready passes here, so there is no function of the interpreter between the driver and the transport.
+        self.send = _lost if transport is None else transport.send
         #: Whether there is no transport, and so no other member.
         self.alone = transport is None
 
     def connect(self, transport: Transport) -> None:
         """Send by way of `transport` from now on."""
         self._transport = transport
+        self.send = transport.send
         self.alone = False
-
-    def send(self, messages: list[Message]) -> None:
-        """Send the Raft messages of one Ready."""
-        if self._transport is not None:
-            self._transport.send(messages)
 
     def forward(self, to: int, frame: bytes) -> bool:
         """Send framed operations to member `to`, which leads; false if they were surely not sent."""
@@ -56,6 +59,10 @@ class PeerLink:
     def lease(self, to: int, asks: bool, data: bytes) -> bool:
         """Send member `to` a question about leases, or the answer to one; false if it was surely not sent."""
         return self._transport is not None and self._transport.lease(to, asks, data)
+
+
+def _lost(_messages: list[Message]) -> None:
+    """There is nobody to send them to."""
 
 
 def refusal_code(error: errors.ApiError) -> int:

@@ -173,11 +173,11 @@ def test_members_that_do_nothing_make_few_turns(tmp_path: Path) -> None:
 
     def watch(member: Any) -> None:
         """Note what it does from now on."""
-        nap, receive, catch_up = member.loop.nap, member.driver.receive, member.peering.catch_up
-        assert catch_up == member.ticks.catch_up
+        nap, receive, catch_up = member.loop.nap, member.driver.receive, member.ticks.catch_up
+        assert member.peering.ticks is member.ticks
         member.loop.nap = lambda seconds: (naps.append(seconds), nap(seconds))
         before: list[None] = []
-        member.peering.catch_up = lambda: (before.append(None), catch_up())
+        member.ticks.catch_up = lambda: (before.append(None), catch_up())
 
         def received(message: Any) -> None:
             caught_up.append(len(before) == 1)

@@ -58,7 +58,7 @@ class SimPeering(Peering):
             connect=nobody, leases=member.replica.leases, start=member.life,
             life=member.clock.random.getrandbits(64), doubt=member.doubt, transfers=nobody,
             held=lambda index, term: member.snapshots.catalogue.find(index, term) is not None,
-            declines=lambda message: False, end=member.must_end, stopping=lambda: False,
+            declines=lambda leader: False, end=member.must_end, stopping=lambda: False,
         )  # fmt: skip
 
     def _begin(self, why: str) -> None:

@@ -49,6 +49,7 @@ IMPURE = {
     "_core.idle_poll": "threads that keep processors awake",
     "_core.brief_wait": "waits for a descriptor",
     "_core.h2_channel": "reads and writes the sockets of clients",
+    "_core.peer_path": "reads and writes the sockets of the streams between members",
     "_core.wal_thread": "the thread that writes the log",
     "failpoints": "stops and kills the process where a test wants it to",
     "logs": "sets up the logging of a program",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 import zlib
 from dataclasses import replace
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -119,6 +121,40 @@ def test_messages_of_a_turn_leave_in_one_write(net: Net) -> None:
     assert one.handler.unreachable == []
     one.send([heartbeat()])
     net.until(lambda: one.handler.unreachable)
+
+
+def test_more_pieces_than_one_write_takes(net: Net) -> None:
+    """Each image of this size is a piece of its own, between two heads."""
+    one, two = net.pair()
+    appends = [append(3000, index) for index in range(200)]
+    one.send(appends)
+    net.until(lambda: len(two.handler.messages) == 200)
+    assert two.handler.messages == appends
+
+
+def test_messages_and_forwards_pass_no_function_of_the_interpreter(net: Net) -> None:
+    one, two = net.pair(limits=replace(FAST, sweep=60))
+    one.send([heartbeat(), append(10)])
+    two.send([heartbeat(1, 2)])
+    net.until(lambda: len(two.handler.messages) == 2 and one.handler.messages)  # the first frames are more work
+    called: list[str] = []
+
+    def note(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and "/metastore/peers/" in frame.f_code.co_filename:
+            called.append(frame.f_code.co_name)
+
+    before = sys.getprofile()
+    sys.setprofile(note)
+    try:
+        for n in range(3):
+            one.send([heartbeat(commit=n), append(100, n), append(9000, n)])
+            two.send([heartbeat(1, 2)])
+            assert one.forward(2, b"operations")
+            net.until(lambda n=n: len(two.handler.messages) == 5 + 3 * n and len(one.handler.messages) == n + 2)
+    finally:
+        sys.setprofile(before)
+    assert two.handler.forwards == [(1, b"operations")] * 3
+    assert called == []
 
 
 def test_nothing_is_known_of_strangers(net: Net) -> None:

@@ -131,6 +131,19 @@ def test_any_partial_write_and_any_partial_read(cuts: list[int], takes: list[int
     assert items == expected[:5]
 
 
+@pytest.mark.parametrize("images", [100, 5000])
+def test_what_is_written_without_asking_for_pieces(images: int) -> None:
+    """A short output is written from the outbox's own memory."""
+    messages = [HEARTBEAT, append([images]), HEARTBEAT]
+    whole = wire(*messages)
+    for n in (0, 1, 300, len(whole) - 1, len(whole)):
+        outbox = Outbox()
+        assert all(outbox.add(message) for message in messages)
+        outbox.sent(n)
+        assert (outbox.size, outbox.sent_bytes) == (len(whole) - n, n)
+        assert outbox.add(HEARTBEAT) and drain(outbox) == whole[n:] + wire(HEARTBEAT)
+
+
 def test_messages_own_their_bytes() -> None:
     data = wire(append([100]), Message(T.MsgHeartbeat, 2, 1, 5, context=b"context"))
     buffer = bytearray(data)

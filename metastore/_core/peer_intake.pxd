@@ -1,0 +1,6 @@
+cdef class MessageIntake:
+    cdef readonly object _driver        # replica.driver.Driver
+    cdef readonly object _declines
+    cdef readonly object _held
+    cdef public object founding         # peers.founding.Founding, or None
+    cdef public object ticks            # member.ticks.Ticks, or None before a member serves
