@@ -52,6 +52,8 @@ cdef class DriverPath:
     cdef public object busy_since          # since when it has been busy (s), or None
 
     # A subclass may override these, because compiled code then calls its method.
+    cpdef pump(self, double now)
+    cpdef on_disk(self, double now)
     cpdef _go_on(self, double now)
     cpdef _propose(self, double now)
     cpdef bint _persist(self, Ready ready, double now) except -1

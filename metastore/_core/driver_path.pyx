@@ -65,7 +65,7 @@ cdef class DriverPath:
 
     # ---- what the owner calls
 
-    def pump(self, double now):
+    cpdef pump(self, double now):
         """End a turn: do everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a
         peer. News of the disk and a tick in the same turn have used up some of its budget: three times the budget was
         30 ms of RocksDB."""
@@ -81,7 +81,7 @@ cdef class DriverPath:
             self._go_on(now)
             self._spent = 0
 
-    def on_disk(self, double now):
+    cpdef on_disk(self, double now):
         """The log finished a group: report what is durable, then go on. Raises DiskFailed if the group failed."""
         # The log does not start the next group by itself, so that this group also holds what gathered meanwhile.
         self._durable(self.log.poll(False))

@@ -1,5 +1,6 @@
 from libc.stdint cimport uint8_t
 
+from metastore._core.grpc cimport Limits
 from metastore._core.h2 cimport Session
 
 
@@ -24,3 +25,13 @@ cdef class Channel:
     cpdef on_readable(self)
     cpdef flush(self)
     cdef bint send_piece(self) except -1
+
+
+cdef class Flusher:
+    cdef public list dirty          # sessions with output; they enter themselves
+    cdef public object _expirer     # the timer of requests that are incomplete or have a timeout, or None
+    cdef readonly object loop
+    cdef Limits limits
+    cdef double seconds             # of one turn for sending
+
+    cpdef flush_dirty(self)

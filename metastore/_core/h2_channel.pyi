@@ -1,11 +1,12 @@
 """The ordinary way of a client's bytes: from its socket to its session, and from there back."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from metastore._core.grpc import Limits
 from metastore._core.h2 import Session
 from metastore._core.h2_request import Request
-from metastore.net.loop import Loop
+from metastore.net.loop import Loop, Timer
 
 C = TypeVar("C", bound=Channel)
 
@@ -52,8 +53,18 @@ class Channel:
     def shut(self) -> None:
         """The socket is closed. Nothing is read or sent any more."""
 
+class Flusher:
+    """The part of a listener that each turn passes. A subclass has `_unpack` and `_expire_later`."""
+
+    dirty: list[Session]
+    loop: Loop
+    _expirer: Timer | None
+
+    def __init__(self, loop: Loop, limits: Limits, seconds: float) -> None:
+        """`seconds` of one turn are for sending."""
+
+    def flush_dirty(self) -> None:
+        """Send the output of all connections that have any. The node calls this at the end of a turn."""
+
 def flush_all(channels: list[C], now: Callable[[], float], seconds: float) -> list[C]:
     """Flush connections for about so many seconds by the clock `now`. Returns those that were left."""
-
-def flush_dirty(dirty: list[Session], now: Callable[[], float], seconds: float) -> list[Any]:
-    """Empty the list, and flush the connections of its sessions likewise."""

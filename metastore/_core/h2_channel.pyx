@@ -128,6 +128,31 @@ cdef class Channel:
         return True
 
 
+cdef class Flusher:
+    def __init__(self, loop, Limits limits not None, double seconds):
+        self.loop = loop
+        self.limits = limits
+        self.seconds = seconds
+        self.dirty = []
+
+    cpdef flush_dirty(self):
+        cdef list channels
+        cdef Session session
+        if self.limits.packed:
+            self._unpack()
+        while self.dirty:
+            # Flushing may make other sessions dirty (a parked request that is answered at once).
+            channels = []
+            for session in self.dirty:
+                if session.owner is not None:
+                    channels.append(session.owner)
+            self.dirty.clear()
+            for channel in flush_all(channels, self.loop.now, self.seconds):
+                channel.flush_later()
+        if self._expirer is None and self.limits.timed:
+            self._expire_later()
+
+
 def flush_all(list channels not None, now, double seconds):
     cdef double until = now() + seconds
     cdef Py_ssize_t at
@@ -136,13 +161,3 @@ def flush_all(list channels not None, now, double seconds):
         if now() >= until:
             return channels[at + 1:]
     return []
-
-
-def flush_dirty(list dirty not None, now, double seconds):
-    cdef list channels = []
-    cdef Session session
-    for session in dirty:
-        if session.owner is not None:
-            channels.append(session.owner)
-    dirty.clear()
-    return flush_all(channels, now, seconds)

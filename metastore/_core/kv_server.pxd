@@ -88,6 +88,7 @@ cdef class KVServer(Starter):
     cdef int stream(self, bytes body, Request request, double now) except -1
     cdef int send_chunk(self, Request request, Chunk chunk) except -1
     cdef int shed(self) except -1
+    cpdef bint serve_late(self, int64_t budget=*, int64_t late=*) except -1
     cpdef serve_reads(self, list reads)
     cpdef fail_reads(self, list reads, error)
     cpdef list take_reads(self)

@@ -690,7 +690,7 @@ cdef class KVServer(Starter):
         if self.queue.count:
             fail_each(self.queue.overdue(now - patience), errors.Timeout)
 
-    def serve_late(self, int64_t budget=TURN_BUDGET, int64_t late=LATE_BUDGET) -> bool:
+    cpdef bint serve_late(self, int64_t budget=TURN_BUDGET, int64_t late=LATE_BUDGET) except -1:
         """Go on with requests that were too long for earlier turns, for `late` units. The caller calls this at the end
         of every turn. The requests of the next turn may cost `budget` units. Return whether there is more to do."""
         self.admitted = self.resumed = False

@@ -42,4 +42,5 @@ cdef class LogTail:
 
     cdef int begin(self, double patience, size_t client) except -1
     cdef int end(self, Group group) except -1
+    cpdef room(self, int64_t enough)
     cpdef uint64_t settle(self) except? 0

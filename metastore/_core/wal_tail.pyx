@@ -154,7 +154,7 @@ cdef class LogTail:
         self.durable = self._writer.next_before()
         return 0
 
-    def room(self, int64_t enough):
+    cpdef room(self, int64_t enough):
         """The bytes that clients' writes may still take, or None if these are `enough` or more.
 
         They count what is set aside for the log and, unless the last attempt to set some aside failed, the disk's free

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .. import errors
+from .._core.member_turn import AlarmsFields
 from .._core.op import ALARM
 from ..replica.alarms import CORRUPT, NAMES, NOSPACE, Alarm, decode_alarms, encode_change
 from .membership_client import hand_in
@@ -21,7 +22,7 @@ log = logging.getLogger("metastore.upkeep")
 AlarmsDone = Callable[[list[Alarm], errors.MetaStoreError | None], object]
 
 
-class MemberAlarms:
+class MemberAlarms(AlarmsFields):
     """The `api.ports.Alarms` of a member. The owner calls `turn` at the end of every turn of the loop.
 
     `member` is this member's id. `disk_full` tells whether its disk has no room for the log; that shows as an alarm of
@@ -35,7 +36,7 @@ class MemberAlarms:
         self._now = now
         self._disk_full = disk_full
         #: The alarms that the log has named. `turn` has nothing to do while they are the raised ones.
-        self.logged: frozenset[Alarm] = frozenset()
+        self.logged = frozenset()
 
     @property
     def raised(self) -> frozenset[Alarm]:

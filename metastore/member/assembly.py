@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from .._core.batch import BatchProposer
 from .._core.driver_budgets import Budgets
-from .._core.kv_server import LATE_UNITS, KVServer
+from .._core.kv_server import KVServer
 from .._core.lessor import Lessor
 from .._core.mvcc import Store
 from .._core.mvcc_apply import Applier
 from .._core.raft import RawNode
 from .._core.raft_types import ConfState, RaftConfig
+from .._core.replica_turn import ReplicaTurn
 from .._core.watch import WatchHub
 from ..ports import NO_POINTS, Points, Transport
 from ..replica.driver import Driver
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 
 WATCH_PART = 64  # this part of max_reply_bytes is what a feed of watchers may hold for several groups
-LOOK_AGAIN = 0.01  # seconds between two looks at watch streams that took no more
-BATCH_RETRY = 0.01  # seconds until a batch is offered again that neither the core nor the leader's connection took
 
 
 def first_id(member_id: int, wall: float) -> int:
@@ -150,7 +149,10 @@ class Kinds:
 
 
 class Keeper(Protocol):
-    """Keeps the snapshots of a replica."""
+    """Keeps the snapshots of a replica. It inherits `KeeperFields`, which say in which turns `turn` is called."""
+
+    def idle(self, now: float, pressed: bool, applied: int) -> bool:
+        """Whether `turn` would have nothing to do; `applied` is the last applied entry."""
 
     def turn(self, now: float, pressed: bool = False) -> None:
         """Begins a snapshot if one is due at `now` (seconds). `pressed`: the log has no room left on the disk."""
@@ -174,7 +176,7 @@ def _ignore(*_news: object) -> None:
     """Does nothing with the news."""
 
 
-class Replica(Generic[AnyKeeper]):
+class Replica(ReplicaTurn, Generic[AnyKeeper]):
     """The parts of one member that decide. The constructor makes all of them, and none is replaced later.
 
     log: the log, which is recovered.
@@ -207,11 +209,7 @@ class Replica(Generic[AnyKeeper]):
         self._on_mended = roster_mended
         self._link = link
         self._budgets = budgets = budgets if budgets is not None else Budgets()
-        self._unseen = False  # whether watchers wait for streams that the last turn did not look at
-        self._next_look = 0.0  # when they are looked at again
-        self._more = False  # whether the last turn left requests that it can go on with at once
-        #: Sends the answers that are there. This is called before the requests of earlier turns go on.
-        self.send: Callable[[], object] = _ignore
+        self.send = _ignore
         self.store = Store(engine, identity.cluster_id, identity.member_id)
         waiters: dict[int, Any] = {}
         self.applier = kinds.applier(self.store, codec, waiters, self._change_roster)
@@ -268,68 +266,6 @@ class Replica(Generic[AnyKeeper]):
         An entry of a later term comes from a leader that the other members elected, so it has everything before it.
         """
         return (self.raw.term_of(self.raw.persisted) or 0) > doubt
-
-    # ---- one turn
-
-    def turn(self, now: float, disk_full: bool = False) -> None:
-        """Goes on with everything that came in, at `now` (seconds, monotonic).
-
-        `disk_full` says that the log has no room left on the disk.
-        """
-        driver, kv, leases = self.driver, self.kv, self.leases
-        watched = self.watches.count > 0
-        if watched is not driver.watched:
-            driver.set_watched(watched)
-        if leases.rests_in != (driver.leader_id, driver.term) or self.store.leases.count:
-            leases.gather(now)
-        driver.pump(now)
-        # The pump may have changed the role, and granted leases.
-        if leases.rests_in != (driver.leader_id, driver.term) or self.store.leases.count or self._lessor.busy:
-            leases.turn(now)
-        # A leader refuses at admission what the raised alarms would refuse when it is applied.
-        kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
-        budgets = self._budgets
-        # What is left of the turn costs calls to find out, and most turns have nothing of earlier ones.
-        late = LATE_UNITS
-        if kv.queue.busy():
-            self.send()
-            late = budgets.part(LATE_UNITS)
-        self._more = kv.serve_late(budgets.serve, late)
-        if not self.watches.idle:
-            self._turn_watches(now)
-        self.snapshots.turn(now, disk_full)
-
-    def _turn_watches(self, now: float) -> None:
-        # To look at the streams that take no more costs time for each, and the sockets make many turns.
-        look = now >= self._next_look
-        if look:
-            self._next_look = now + LOOK_AGAIN
-        self._more |= self.watches.step(self._budgets.part(self._budgets.watch), look)
-        self._unseen = self.watches.stuck and not look
-
-    def next_turn(self, now: float) -> float | None:
-        """When the next turn must come although nothing comes in (seconds, `now` for at once); None if it need not."""
-        if self._more or self.driver.backlog or self.kv.resumed:
-            return now
-        first = None if self.leases.rests_in is not None else self.leases.next_turn(now)
-        if self._unseen and (first is None or self._next_look < first):
-            first = self._next_look
-        retry_at = self.driver.retry_at
-        if retry_at is not None and (first is None or retry_at < first):
-            first = retry_at
-        begin_at = self.driver.reads.begin_at
-        if begin_at is not None and (first is None or begin_at < first):
-            first = begin_at
-        tell_at = self.driver.tell_at
-        if tell_at is not None and (first is None or tell_at < first):
-            first = tell_at
-        due = self.proposer.next_deadline()
-        if due is not None:
-            # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy
-            # loop.
-            due = due if due > now else now + BATCH_RETRY
-            first = due if first is None or due < first else first
-        return first
 
     # ---- what the core and the driver ask for
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import errors
 from .._core.grpc import Limits
+from .._core.member_turn import FrontTurn
 from ..api import pb
 from ..api.services import make_pages, make_services
 from ..net.accept import real_address
@@ -36,7 +37,7 @@ ETCD = (b"/etcdserverpb.", b"/v3lockpb.", b"/v3electionpb.")  # the beginnings o
 GRPC_OVERHEAD = 512 * 1024  # what a gRPC message may be longer than the largest request, as in etcd
 
 
-class Front:
+class Front(FrontTurn):
     """The `net.client_conn.RequestHandler` of a member. The constructor listens, and `closing` closes the ports.
 
     descriptors: the number of file descriptors that this process may have.
@@ -51,6 +52,8 @@ class Front:
         self._config = config
         self._loop = loop
         self._kv, self._proposer = replica.kv, replica.proposer
+        self.most_requests = config.limits.max_inflight_requests
+        self.most_bytes = config.limits.max_inflight_bytes
         self._driver, self._membership = replica.driver, replica.membership
         self.limits = call_limits(config, memory)
         bounds = connection_limits(config, descriptors)
@@ -67,16 +70,7 @@ class Front:
         addresses = self._config.advertise.client or self.listener.bound
         return tuple(f"http://{where}" for where in dict.fromkeys(map(real_address, addresses)))
 
-    # ---- for the connections
-
-    def handle(self, requests: list[Request]) -> None:
-        """Takes the requests that came in on one connection."""
-        if self._membership.learner:
-            requests = self._for_learner(requests)
-        if not self._driver.leader_id:
-            requests = self._without_leader(requests)
-        for request in self._kv.handle(requests, self._loop.now()):
-            self._services.dispatch(request)
+    # ---- for the connections, see also `FrontTurn.handle`
 
     def _without_leader(self, requests: list[Request]) -> list[Request]:
         """Returns the requests that may wait for a leader. The others demand one (etcd's clientv3.WithRequireLeader)
@@ -112,26 +106,6 @@ class Front:
     def http(self, method: str, path: str, headers: dict[str, str], body: bytes) -> Answer | Later:
         """Answers one HTTP/1.1 request."""
         return self._pages.http(method, path, headers, body)
-
-    # ---- how much there may be
-
-    def crowded(self) -> bool:
-        """Whether at least half of the requests or bytes that may be in flight are in flight."""
-        limits, (requests, nbytes) = self._config.limits, self._in_flight()
-        return requests * 2 >= limits.max_inflight_requests or nbytes * 2 >= limits.max_inflight_bytes
-
-    def balance(self) -> None:
-        """Stops reading from all clients while more than three quarters of what may be in flight is in flight."""
-        limits, (requests, nbytes) = self._config.limits, self._in_flight()
-        if requests * 4 > limits.max_inflight_requests * 3 or nbytes * 4 > limits.max_inflight_bytes * 3:
-            self.listener.pause_all()
-        elif self.listener.paused and not self.crowded():
-            self.listener.resume_all()
-
-    def _in_flight(self) -> tuple[int, int]:
-        """(requests, bytes)."""
-        proposer = self._proposer
-        return proposer.queued + proposer.inflight, proposer.queued_bytes + proposer.inflight_bytes
 
 
 def call_limits(config: Config, memory: Memory) -> Limits:

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from .._core.member_turn import GatheringFields
+
 if TYPE_CHECKING:
     from .._core.batch import BatchProposer
     from .._core.grpc import Limits
@@ -34,7 +36,7 @@ FEW: Final = 2
 MANY: Final = 64
 
 
-class Gathering:
+class Gathering(GatheringFields):
     """Leaves the clients of `loop` alone for moments, by what the log does. `time` is in seconds; 0: never."""
 
     def __init__(self, loop: Loop, log: Wal, proposer: BatchProposer, limits: Limits, time: float) -> None:

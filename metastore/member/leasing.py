@@ -23,6 +23,7 @@ from .._core.lease_wire import (
     time_to_live_reply,
 )
 from .._core.leases import encode_grant, encode_revoke
+from .._core.member_turn import LeasingFields
 from .._core.op import LEASE_GRANT, LEASE_REVOKE
 from ..replica.lease_rounds import Question, portions
 from .leaderless import Leaderless, needs_leader
@@ -105,7 +106,7 @@ class Gathering:
         self.more = more
 
 
-class Leasing:
+class Leasing(LeasingFields):
     """The `api.ports.Leases` of a member.
 
     election_timeout: seconds. most: renewals and other questions that may be without an answer. chance(n): n random
@@ -127,12 +128,12 @@ class Leasing:
         self._leaderless = Leaderless(replica.driver, election_timeout)
         self._streams: dict[Stream, None] = {}
         #: Streams with requests that wait and may be taken. With these or `lifetimes`, `gather` has something to do.
-        self.ready: dict[Stream, None] = {}
+        self.ready = {}
         self._waiting = 0  # renewals of all streams that are not taken yet
         self._unanswered = 0  # by the streams and by `lifetimes`
-        self.lifetimes: list[tuple[Waiter, int, bool]] = []  # calls of LeaseTimeToLive of this turn
+        self.lifetimes = []  # calls of LeaseTimeToLive of this turn
         #: Long answers. Only with some has `turn` anything to do.
-        self.gathering: deque[Gathering] = deque()
+        self.gathering = deque()
         self._stopped = False
         self._granted = self._revoked = 0
 

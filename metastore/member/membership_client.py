@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from .. import errors
 from .._core.kv_server import KVServer
+from .._core.member_turn import MembershipFields
 from .._core.op import MEMBER, encode_op, level_of
 from .._core.waiter import Waiter
 from ..ports import Caller, Done
@@ -102,7 +103,7 @@ def hand_in(
         waiter.fail(error)
 
 
-class MembershipClient:
+class MembershipClient(MembershipFields):
     """This class uses the roster on behalf of its member, in the loop's thread.
 
     `peers` is None while this member listens to no others. `chance(n)` gives n random bits, for the ids of new members.

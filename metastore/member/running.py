@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from .. import errors
 from .._core.kv_admit import admit_piece, admit_puts
 from .._core.kv_direct import DirectReads
+from .._core.member_turn import MemberTurn
 from ..api.common import header
 from ..api.ports import Ports
 from ..net.loop import READ
@@ -66,7 +67,7 @@ def _nothing() -> None:
     """A timer calls this. It only brings about the turn that follows."""
 
 
-class RunningMember:
+class RunningMember(MemberTurn):
     """The constructor opens the member, and `closing` closes it. All of it belongs to the loop's thread.
 
     descriptors: the number of file descriptors that this process may have.
@@ -74,9 +75,6 @@ class RunningMember:
     started_at: the time when the process began (time.monotonic()).
     on_ready: called when the member serves.
     """
-
-    #: Reads by other threads of this process; None where nobody asked for them.
-    direct: DirectReads | None = None
 
     def __init__(
         self, config: Config, disk: Disk, memory: Memory, loop: Loop, resolver: Resolver, failpoints: Failpoints,
@@ -86,16 +84,12 @@ class RunningMember:
         self.config = config
         self.loop = loop
         self.disk = disk
-        self.ready = False
-        self.drain: Drain | None = None
-        self.ended_by: errors.MetaStoreError | None = None
         self._memory = memory
         self._stopping = stopping
         self._on_ready = on_ready
         self._started_at = started_at
         self._log_held = disk.wal.last_index()
         self._next_turn: Timer | None = None
-        self._logged_leader = 0
         self._calls = 0  # of clients, at the last tick
         self._alone = (disk.identity.member_id,)
         self.state = state = State(config, disk, memory, loop, failpoints, closing, self._members_changed)
@@ -111,6 +105,7 @@ class RunningMember:
             memory, state.engine, self.driver, loop, disk.identity.member_id, lambda: self.space.disk_full,
             lambda: replica.watches.holds_history or self.kv.holds_history(loop.now()),
         )  # fmt: skip
+        self.alarms = self.upkeep.alarms
         self.peering = self._make_peering(resolver, failpoints)
         self.corruption = CorruptionCheck(
             config.maintenance.corruption_check_interval, disk.identity.member_id, self.driver, self.upkeep.sums,
@@ -286,72 +281,11 @@ class RunningMember:
         """Whether calls of this process that can wait should leave what may still be in flight to clients."""
         return self.front.crowded()
 
-    def _on_disk(self, _events: int) -> None:
-        self.driver.on_disk(self.loop.now())
+    def _publish(self, now: float) -> None:
+        self.membership.publish(self.config.node.name, self.front.client_urls(), now)
 
-    def _turn(self) -> None:
-        """Ends a turn of the loop: goes on with everything that came in, and sends every answer."""
-        if self.ended_by is not None and self.drain is None:
-            return  # nothing more is sent, see `end`
-        if self._stopping.opened and self.drain is None:
-            self._begin_drain()
-        now, driver, kv, flush = self.loop.now(), self.driver, self.kv, self.front.listener.flush_dirty
-        # A part is called only if it has something to do. Its own attributes say so, which it changes itself.
-        watching, leasing, requests_left = self.watching, self.leasing, False
-        if watching.ready:
-            requests_left = watching.turn(now)
-        if leasing.ready or leasing.lifetimes:
-            requests_left |= leasing.gather(now)
-        self.replica.turn(now, self.space.full and self.space.disk_full)
-        if leasing.gathering:
-            requests_left |= leasing.turn()
-        if self.tasks.ready:
-            requests_left |= self.tasks.turn()
-        if driver.applier.alarms.raised != self.upkeep.alarms.logged:
-            self.upkeep.turn()
-        if not self.ready:
-            self._memory.check()
-            self._announce(now)
-        elif not self.membership.settled:
-            self.membership.publish(self.config.node.name, self.front.client_urls(), now)
-        if driver.leader_id != self._logged_leader:
-            self._log_leader()
-        flush()
-        streaming = bool(self.backups.running) and self.backups.turn(now)
-        if streaming:
-            flush()
-        if self.peering.transport is not None:
-            self.peering.transport.flush()
-        if kv.deferred:
-            kv.serve_deferred()
-            flush()
-        due = now if streaming or requests_left else self.replica.next_turn(now)
-        if due is not None:
-            self._turn_at(due)
-        if driver.proposer.queued or driver.proposer.inflight or self.front.listener.paused:
-            self.front.balance()
-        self.space.turn()
-        if kv.sweep_pending:
-            self.upkeep.sweep.turn()
-        if self.membership.removed and self.drain is None:
-            self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
-        if self.drain is not None:
-            self.drain.turn(now)
-        if driver.proposer.inflight > 1 or self.gathering.flying or self.loop.gather:
-            self.gathering.turn()
-        if self.ticks.rests:
-            self.ticks.turn(now)
-        if self.direct is not None:
-            # Only attributes: this is asked in each turn. See `_core/kv_direct`.
-            self.direct.open = (
-                self.ready
-                and self.drain is None
-                and self.ended_by is None
-                and driver.leader_id == self._alone[0]
-                and driver.roster.conf_state.voters == self._alone
-                and not driver.roster.conf_state.voters_outgoing
-                and driver.applier.applied_term == driver.term
-            )
+    def _end_removed(self) -> None:
+        self.end(errors.RemovedFromCluster("this member was removed from the cluster"))
 
     def _may_rest(self) -> Rest:
         """How this member may rest: nobody waits, and its log is marked. Where it is not alone, a leader is known."""
@@ -422,7 +356,7 @@ class RunningMember:
             return
         if driver.is_leader and driver.raw.status().commit < self._log_held:
             return  # its log holds entries of earlier terms, which are committed with the first one of its own term
-        self.membership.publish(self.config.node.name, self.front.client_urls(), now)
+        self._publish(now)
         if not self.membership.published:
             return
         self.ready = True

@@ -13,6 +13,7 @@ from collections.abc import Callable, Container
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from .._core.member_turn import SpaceTurn
 from ..errors import DiskFailed, NoSpace
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ PATIENCE: Final = 30.0
 ASK: Final = 30.0  # seconds until a leader without room hands over to the same member again
 
 
-class Space:
+class Space(SpaceTurn):
     """The room of one member's log. `full` says that puts are refused. The owner calls `turn` at the end of each turn
     of the loop and `tick` at each Raft tick.
 
@@ -53,24 +54,20 @@ class Space:
         loop: Loop,
         hand_over: Callable[[Container[int]], int],
     ) -> None:
-        self._wal = wal
+        # Everything that may be in flight at once must fit. The overhead is largest if each operation is an entry.
+        super().__init__(wal, limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD)
         self._engine = engine
         self._engine_path = engine_path
         self._driver = driver
         self._kv = driver.kv
         self._loop = loop
         self._hand_over = hand_over
-        # Everything that may be in flight at once must fit. The overhead is largest if each operation is an entry.
-        self._most_in_flight = limits.max_inflight_bytes + limits.max_inflight_requests * ENTRY_OVERHEAD
         # With less room than for the largest request, puts are refused.
         self._least = min(limits.max_request_bytes, segment_size // 4)
-        self.full = False
-        self._limited = False
         self._asked: dict[int, float] = {}  # when we handed leadership to which member, because of our disk
         self._measure_at = 0.0
         self._room_since = 0.0  # the time since which an engine that is full has had room
         self._has_files = engine.headroom is not None  # whether the engine needs room on the same disk
-        self._tight = ""  # the reason why the storage engine may run out of room, with the numbers
         self._applied = 0  # the bytes that had been applied at the last measurement of the disk
 
     @property
@@ -78,10 +75,9 @@ class Space:
         """Whether puts are refused because the disk lacks room, and not because the process lacks descriptors."""
         return self.full and (self._wal.refusal is NoSpace or bool(self._tight))
 
-    def turn(self) -> None:
-        """Tells the KV server how much clients may write until the next turn."""
+    def _tell(self, left: int | None) -> None:
+        """Tells the KV server how much clients may write until the next turn. `left`: see `Wal.room`."""
         wal, kv, proposer = self._wal, self._kv, self._kv.proposer
-        left = wal.room(self._most_in_flight)
         if self._tight:
             left = 0 if left is None else min(left, 0)
         if left is None:

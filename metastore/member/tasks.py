@@ -20,6 +20,7 @@ from collections.abc import Callable, Generator, Iterable
 from typing import TYPE_CHECKING, Any, Final
 
 from .. import errors
+from .._core.member_turn import TasksFields
 from .._core.watch_index import Sink, Stream
 from .._core.watch_wire import decode_request
 from ..api import pb
@@ -154,7 +155,7 @@ class Task:
             self._watch, wanted.task = wanted, self
 
 
-class Tasks:
+class Tasks(TasksFields):
     """The calls under way on one member, `most` at a time."""
 
     def __init__(self, hub: WatchHub, now: Callable[[], float], most: int) -> None:
@@ -162,7 +163,7 @@ class Tasks:
         self.now = now
         self.running: dict[Task, None] = {}
         #: What goes on in the next turn: (task, outcome, error).
-        self.ready: deque[tuple[Task, Any, BaseException | None]] = deque()
+        self.ready = deque()
         self._most = most
         self._stopped = False
 

@@ -20,6 +20,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol
 
+from .._core.member_turn import TicksFields
 from ..net.loop import shared_time
 
 REST = 1.0  # seconds between two looks of a member that rests
@@ -42,7 +43,7 @@ class Alarm(Protocol):
         """It does not come any more."""
 
 
-class Ticks:
+class Ticks(TicksFields):
     """The ticks and looks of one member.
 
     interval: seconds between two ticks. now: the time in seconds. call_at(when, call): calls back at `when`.

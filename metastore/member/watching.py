@@ -9,6 +9,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from .. import errors
+from .._core.member_turn import WatchingFields
 from .._core.watch_index import Stream
 from .._core.watch_sink import RequestSink
 from .._core.watch_wire import decode_request
@@ -49,7 +50,7 @@ class Call:
         self.watching.forget(self)
 
 
-class Watching:
+class Watching(WatchingFields):
     """The `api.ports.Watches` of a member.
 
     election_timeout: seconds.
@@ -60,7 +61,7 @@ class Watching:
         self._leaderless = Leaderless(driver, election_timeout)
         self._calls: dict[Call, None] = {}
         #: Calls with requests that wait. Only with some has `turn` anything to do.
-        self.ready: dict[Call, None] = {}
+        self.ready = {}
         self._waiting_bytes = 0
         self._own = 0  # streams of this process
         self._stopped = False

@@ -24,14 +24,14 @@ from typing import Final, Protocol
 
 from metastore._core.grpc import Limits, MethodTable
 from metastore._core.h2 import Session
-from metastore._core.h2_channel import Channel, flush_all, flush_dirty
+from metastore._core.h2_channel import Channel, Flusher, flush_all
 from metastore._core.h2_expiry import expire
 from metastore._core.h2_request import Request, unpack
 from metastore.api.answers import Answer, Later
 from metastore.net.accept import Acceptor, origin
 from metastore.net.endings import Endings
 from metastore.net.http1 import HttpSession
-from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop, Timer
+from metastore.net.loop import GONE, HANGUP, READ, WRITE, Loop
 from metastore.net.places import Places
 from metastore.net.sweeper import Sweeper
 
@@ -451,7 +451,7 @@ class ClientConn(Channel):
         self.http = None
 
 
-class Listener:
+class Listener(Flusher):
     """A listener owns the listening sockets of one server and the connections that were accepted on them.
 
     `addresses` is one "host:port" or several. IPv6 is written "[::1]:2379"; port 0 lets the system choose a port; an
@@ -462,13 +462,12 @@ class Listener:
     def __init__(
         self, loop: Loop, addresses: str | Iterable[str], server: RequestHandler, *, limits: ConnLimits | None = None
     ) -> None:
-        self.loop = loop
+        super().__init__(loop, server.limits, SEND_TIME)
         self.server = server
         self.conn_limits = limits if limits is not None else ConnLimits()
         self.places: Places[ClientConn] = Places(self.conn_limits.max_connections)
         self.conns = self.places.taken
         self.suspects: set[ClientConn] = set()
-        self.dirty: list[Session] = []
         self.room: bytearray = bytearray(RECV_SIZE)
         self.paused = False
         self.refused = 0
@@ -489,7 +488,6 @@ class Listener:
             min_rate=self.conn_limits.min_rate,
             tells=self._tells,
         )
-        self._expirer: Timer | None = None  # there is one while requests are incomplete or have a timeout
 
     def _take_in(self, client: socket.socket, where: str) -> None:
         whence, most = origin(where), self.conn_limits.max_connections
@@ -610,17 +608,6 @@ class Listener:
 
     # ---- what the node calls
 
-    def flush_dirty(self) -> None:
-        """Sends the output of all connections that have any. The node calls this at the end of a turn."""
-        if self.server.limits.packed:
-            self._unpack()
-        while self.dirty:
-            # Flushing may make other sessions dirty (a parked request that is answered at once).
-            for conn in flush_dirty(self.dirty, self.loop.now, SEND_TIME):
-                conn.flush_later()
-        if self._expirer is None and self.server.limits.timed:
-            self._expirer = self.loop.call_later(EXPIRE, self._expire)
-
     def pause_all(self) -> None:
         """Stops reading from all clients until `resume_all`, because the node cannot take more work."""
         if not self.paused:
@@ -671,6 +658,9 @@ class Listener:
         self._endings.close()
 
     # ---- deadlines
+
+    def _expire_later(self) -> None:
+        self._expirer = self.loop.call_later(EXPIRE, self._expire)
 
     def _expire(self) -> None:
         self._expirer = None

@@ -29,9 +29,10 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from .._core.brief_wait import await_readable, readable
+from .._core.loop_turn import LoopTurn
 from ..errors import UnsupportedPlatform
 
 # These are numbers of Linux. A program may have taken the names away.
@@ -42,21 +43,10 @@ HANGUP: Final = getattr(select, "EPOLLHUP", 0x010) | getattr(select, "EPOLLERR",
 GONE: Final = getattr(select, "EPOLLRDHUP", 0x2000)
 EDGE: Final = getattr(select, "EPOLLET", 1 << 31)
 
-#: The longest wait of one turn, in seconds. It bounds the delay that a clock jump or a lost wake-up can cause.
-LONGEST_WAIT: Final = 60.0
-#: Turns that work for longer than this (seconds) are counted. No request may cause such a turn.
-SLOW_TURN: Final = 0.02
-#: What the parts of a turn share (seconds).
-TURN_TIME: Final = 0.01
 #: After so many seconds a turn leaves the descriptors that are still ready to the next turn,
 CALLBACKS_TIME: Final = 0.005
 #: and after these the timers that are due, and the posted calls.
 TIMERS_TIME, POSTED_TIME = 0.006, 0.007
-#: The loop knows no better than this how long its thread has worked (seconds). The clock of a thread is a system call,
-#: of which a put of three members made 3.6 on the leader. The clock on the wall costs none and is never behind it.
-UNSURE: Final = 0.001
-#: The longest for which descriptors may be set aside (seconds). Who waits for them adds it to each answer.
-LONGEST_ASIDE: Final = 0.0006
 #: Cancelled timers are thrown out of the heap when there are more than this many, and more than live ones.
 MANY_CANCELLED: Final = 256
 
@@ -103,7 +93,7 @@ class Quiet:
         self.open = False
 
 
-class Loop:
+class Loop(LoopTurn):
     """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads.
 
     `now` is its clock, in seconds: it never goes back.
@@ -111,14 +101,15 @@ class Loop:
 
     def __init__(self, *, max_events: int = 1024, now: Callable[[], float] = time.monotonic) -> None:
         self._epoll = _epoll()
-        self._callbacks: dict[int, Callable[[int], object]] = {}
-        self._timers: list[tuple[float, int, Timer]] = []
+        self.callbacks_time, self.timers_time, self.posted_time = CALLBACKS_TIME, TIMERS_TIME, POSTED_TIME
+        self._callbacks = {}
+        self._timers = []
         self._nap = 0.0
         self._sequence = 0
         self._cancelled = 0
-        self._posted: deque[Callable[[], object]] = deque()
-        self._behind: list[Callable[[], object]] = []
-        self._again = False  # the next turn comes at once
+        self._posted = deque()
+        self._behind = []
+        self._again = False
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._to_close = [self._wake]
         self._waking: list[None] = []  # one for each thread that writes to it
@@ -133,22 +124,17 @@ class Loop:
         #: time that other processes take of a busy machine does not count.
         self.slow_turns = 0
         self.longest_work = 0.0
-        self._urgent: set[int] = set()
+        self._urgent = set()
         self._edges: set[int] = set()
         self._urgent_epoll = _epoll()
-        # Until when the others are set aside (0.0: they are not), and until when at the latest (seconds of `now`).
-        self._aside_until = self._aside_at_most = 0.0
-        #: When descriptors become ready, none of them urgent, others that do so within this time (seconds) are awaited.
-        self.gather = 0.0
-        self._left: list[tuple[int, int]] = []
-        # The processor time of this thread when the turn began. It may be UNSURE more than it was, because the time on
-        # the wall counts for the turns since it was last asked for.
+        self.await_readable = await_readable
+        self._left = []
+        self.thread_time = time.thread_time
         self._worked = time.thread_time()
-        self._unsure = math.inf  # how much of that is time on the wall (seconds)
-        self._began = 0.0  # when the turn began (seconds of perf_counter)
+        self._unsure = math.inf
+        self._began = 0.0
         self.now = now
-        #: A `Quiet`, or what stands in its place.
-        self.quiet: Any = Quiet()
+        self.quiet = Quiet()
         self.add(self._wake, READ, _nothing, urgent=True, edge=True)
 
     # ---- file descriptors
@@ -187,18 +173,6 @@ class Loop:
                 self._urgent.discard(fd)
                 self._urgent_epoll.unregister(fd)
             self._epoll.unregister(fd)
-
-    def set_aside(self, seconds: float) -> None:
-        """Until `seconds` from now (0: not any more), only urgent descriptors, other threads and signals wake the loop.
-        After LONGEST_ASIDE the loop looks at the others in any case, however often this is said, and while some of them
-        are left over from the turn before, it is ignored."""
-        if not seconds:
-            self._aside_until = 0.0
-            return
-        now = self.now()
-        if not self._aside_until:
-            self._aside_at_most = now + LONGEST_ASIDE
-        self._aside_until = min(now + seconds, self._aside_at_most)
 
     def descriptors(self) -> list[int]:
         """All that are watched, and the loop's own."""
@@ -313,14 +287,6 @@ class Loop:
             or bool(self._timers and self._timers[0][0] <= self.now())
         )
 
-    def share(self) -> float:
-        """How much of TURN_TIME this thread has not used up in this turn: from 1.0 down to 0.0."""
-        took = time.perf_counter() - self._began
-        if took > UNSURE:
-            took = time.thread_time() - self._worked
-        left = 1.0 - took / TURN_TIME
-        return left if left > 0.0 else 0.0
-
     # ---- turns
 
     def _in_order(self, ready: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -334,89 +300,11 @@ class Loop:
         self._left = []
         return sorted(ready, key=lambda one: -1 if one[0] in urgent else place.get(one[0], last))
 
-    def _look_aside(self, wait: float) -> list[tuple[int, int]]:
-        """Waits while descriptors are set aside, `wait` seconds at most, and returns those that are to be looked at."""
-        left = self._aside_until - self.now()
-        # It still tells of eventfds that were looked at in earlier turns. What is new among them comes next.
-        self._urgent_epoll.poll(0)
-        ready = self._epoll.poll(0, self._max_events)
-        if wait > 0.0 and left > 0.0 and not self._has_urgent(ready):
-            await_readable(self._urgent_epoll.fileno(), min(wait, left))
-            left = self._aside_until - self.now()
-            ready = self._epoll.poll(0, self._max_events)
-        if left <= 0.0 or self._left:
-            self._aside_until = 0.0
-            return ready
-        return [one for one in ready if one[0] in self._urgent]
-
-    def _has_urgent(self, ready: list[tuple[int, int]]) -> bool:
-        return any(fd in self._urgent for fd, _ in ready)
-
-    def _look(self, wait: float) -> list[tuple[int, int]]:
-        """Waits for `wait` seconds at most, and returns the descriptors that are to be looked at."""
-        if self._aside_until:
-            return self._look_aside(wait)
-        ready = self._epoll.poll(wait, self._max_events)
-        if not self.gather or not ready or self._left or self._has_urgent(ready):
-            return ready
-        self.set_aside(self.gather)
-        return self._look_aside(self.gather)
-
     def run_once(self, timeout: float | None = None, turn: Callable[[], object] | None = None) -> None:
         """Runs one turn, which waits at most `timeout` seconds (None: until an event comes). `turn` is called at its
         end.
         """
-        callbacks = self._callbacks
-        wait = LONGEST_WAIT if timeout is None else timeout
-        if self._nap:
-            self._take_nap()
-        if self._posted or self._stopping or self._left or self._again:
-            wait = 0.0
-        elif self._timers:
-            if self._timers[0][2].call is None:
-                self._drop_cancelled()
-            left = self._timers[0][0] - self.now()
-            if left < wait:
-                wait = left if left > 0 else 0.0
-        ready = self._look(wait) if self.gather or self._aside_until else self._epoll.poll(wait, self._max_events)
-        self.quiet.open = False  # before anything else
-        began = self._began = time.perf_counter()
-        if self._unsure > UNSURE:
-            self._worked, self._unsure = time.thread_time(), 0.0
-        if self._left:
-            ready = self._in_order(ready)
-        until = began + CALLBACKS_TIME
-        for at, (fd, events) in enumerate(ready, 1):
-            # A callback earlier in this turn may have removed this one.
-            callback = callbacks.get(fd)
-            if callback is not None:
-                callback(events)
-            if time.perf_counter() >= until:
-                self._left = ready[at:]
-                break
-        if self._timers and self._timers[0][0] <= self.now():
-            self._run_timers(began + TIMERS_TIME)
-        if self._posted:
-            self._run_posted(began + POSTED_TIME)
-        if turn is not None:
-            turn()
-        self._again = bool(self._behind)
-        if self._again:
-            self._run_behind()
-        took = time.perf_counter() - began
-        self.turns += 1
-        self.turn_seconds += took
-        if took > self.longest_turn:
-            self.longest_turn = took
-        if took > SLOW_TURN:
-            self._slow(time.thread_time() - self._worked)
-        self._worked += took
-        self._unsure += took
-
-    def _slow(self, worked: float) -> None:
-        """A turn took long by the clock; `worked` is the processor time of this thread in it (seconds)."""
-        self.longest_work = max(self.longest_work, worked)
-        self.slow_turns += worked > SLOW_TURN
+        self.serve(self.look(self.patience(timeout)), turn)
 
     def run(self, turn: Callable[[], object] | None = None) -> None:
         """Runs turns until `stop`, and calls `turn` at the end of each. Raises a callback's exception; after that the

@@ -35,6 +35,7 @@ from .._core.lease_wire import (
 from .._core.leases import MAX_CHECKPOINTS, encode_checkpoint, encode_revoke
 from .._core.lessor import Lessor
 from .._core.op import LEASE_CHECKPOINT, LEASE_REVOKE, encode_op
+from .._core.replica_turn import RoundsFields
 from .alarms import CORRUPT
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Question:
         return [place for place, ttl in enumerate(self.ttls) if ttl is None]
 
 
-class LeaseRounds:
+class LeaseRounds(RoundsFields):
     """All that one member does for leases beside applying what the log says of them.
 
     lessor: the clock, which hears of the applied state. confirm(done): calls `done` when a round of reads has confirmed
@@ -153,7 +154,7 @@ class LeaseRounds:
         #: While this is (leader, term) of the driver, and there is no lease, `gather`, `turn` and `next_turn` have
         #: nothing to do. `turn` sets it. Whoever brings work sets it to None: `ask`, `receive_question`,
         #: `receive_answer` and `_round_over`.
-        self.rests_in: tuple[int, int] | None = None
+        self.rests_in = None
 
     # ---- for this member and the others
 

@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from .._core.raft_types import Snapshot, SnapshotNotReady
+from .._core.replica_turn import KeeperFields
 from .._core.snap_records import Walker
 from ..errors import (
     CodecFailed,
@@ -57,7 +58,7 @@ RETRY = 10.0  # seconds after an attempt that failed
 CATCH_UP = 5000
 
 
-class Snapshots:
+class Snapshots(KeeperFields):
     """The snapshots of one member, made when the engine holds what the start begins with (`startup.py`).
 
     store: the files. catalogue: the known files and their uses. memory: the room that an installed snapshot has to fit
@@ -82,17 +83,11 @@ class Snapshots:
         self.volatile = not engine.persistent
         self.taken = self.failed = self.bytes = 0
         self.seconds = 0.0
-        self._pressed = False  # whether the log has no room left on the disk
         self._relieved = 0  # the last entry that was applied when the log was last cut for lack of room
-        self._waiting: list[tuple[int, Callable[[Info | MetaStoreError], object]]] = []
+        self._waiting = []
         self._install: threading.Thread | None = None
         self._install_next: tuple[Snapshot, Callable[[], None]] | None = None
-        self._not_before = 0.0
-        self._sweeping = False  # whether the sweep of a compaction is under way
-        self._thread: threading.Thread | None = None
         self._stopping = False
-        self._releasing = False
-        self._flushed_to = 0  # the log position that a flush under way brings to disk
         for begun in catalogue.good:
             policy.restored(begun.header.index, 0, begun.trailer.size, int(engine.data_size()))
         self._look_at = policy.index + policy.count

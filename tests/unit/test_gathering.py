@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from metastore._core.loop_turn import LONGEST_ASIDE
 from metastore.member.gathering import AT_MOST, JUDGED, MANY, Gathering
-from metastore.net.loop import LONGEST_ASIDE
 
 SYNC = 0.00018
 TURN = 0.00006  # what a turn takes, in seconds

@@ -13,16 +13,13 @@ from collections.abc import Iterator
 import pytest
 
 from metastore import errors
+from metastore._core.loop_turn import LONGEST_ASIDE, SLOW_TURN, TURN_TIME, UNSURE
 from metastore.net.loop import (
     CALLBACKS_TIME,
-    LONGEST_ASIDE,
     MANY_CANCELLED,
     POSTED_TIME,
     READ,
-    SLOW_TURN,
     TIMERS_TIME,
-    TURN_TIME,
-    UNSURE,
     WRITE,
     Loop,
     shared_time,
@@ -75,7 +72,7 @@ def test_what_comes_behind_a_turn_waits_for_all_others_and_brings_another_turn(
 
 
 def test_what_comes_behind_a_turn_hears_of_those_who_wait(
-    loop: Loop, pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+    loop: Loop, pair: tuple[socket.socket, socket.socket]
 ) -> None:
     one, two = pair
     now = [0.0]
@@ -88,7 +85,7 @@ def test_what_comes_behind_a_turn_hears_of_those_who_wait(
     assert loop.pressed() and loop.pressed()  # asking takes nothing away
     loop.run_once()
     assert heard == [b"x"] and not loop.pressed()
-    monkeypatch.setattr("metastore.net.loop.POSTED_TIME", 0.0)
+    loop.posted_time = 0.0
     loop.call_soon_threadsafe(lambda: None)
     loop.call_soon_threadsafe(lambda: None)
     loop.run_once()
@@ -329,13 +326,13 @@ def test_what_is_set_aside_waits_and_the_urgent_does_not(aside: Aside) -> None:
     assert aside.turn() == [0, 1, 2, 3]
 
 
-def test_an_eventfd_that_nobody_reads_does_not_end_a_wait_twice(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_eventfd_that_nobody_reads_does_not_end_a_wait_twice(aside: Aside) -> None:
     loop, waits = aside.loop, []
 
     def wait(fd: int, _seconds: float) -> None:
         waits.append(bool(select.select([fd], [], [], 0)[0]))
 
-    monkeypatch.setattr("metastore.net.loop.await_readable", wait)
+    loop.await_readable = wait
     aside.pairs[0][0].recv(1)
     loop.call_soon_threadsafe(lambda: None)
     aside.turn()
@@ -345,7 +342,7 @@ def test_an_eventfd_that_nobody_reads_does_not_end_a_wait_twice(aside: Aside, mo
     assert aside.turn() == [] and waits == [False]  # it is new: there is no wait
 
 
-def test_the_first_waits_for_others(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_waits_for_others(aside: Aside) -> None:
     """But not where an urgent one is ready, too."""
     loop, waits = aside.loop, []
 
@@ -354,7 +351,7 @@ def test_the_first_waits_for_others(aside: Aside, monkeypatch: pytest.MonkeyPatc
         aside.time += seconds
         aside.pairs[2][1].send(b"x")
 
-    monkeypatch.setattr("metastore.net.loop.await_readable", wait)
+    loop.await_readable = wait
     loop.gather = LONGEST_ASIDE / 2
     assert aside.turn() == [0, 1, 2, 3] and not waits
     for at in (0, 2, 3):
@@ -374,8 +371,8 @@ def test_nothing_is_set_aside_for_longer_than_the_limit(aside: Aside) -> None:
     assert aside.turn() == [0, 1, 2, 3]
 
 
-def test_what_is_left_over_is_not_set_aside(aside: Aside, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("metastore.net.loop.CALLBACKS_TIME", 0.0)
+def test_what_is_left_over_is_not_set_aside(aside: Aside) -> None:
+    aside.loop.callbacks_time = 0.0
     aside.pairs[0][0].recv(1)  # the urgent one would be the only one
     called = []
     for _ in range(3):
@@ -514,11 +511,11 @@ def test_the_parts_of_a_turn_share_its_time(loop: Loop) -> None:
     assert done == ["second call"] and shares[1] > 0
 
 
-def test_the_clock_of_the_thread_is_asked_only_where_it_matters(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_clock_of_the_thread_is_asked_only_where_it_matters(loop: Loop) -> None:
     """Each question is a system call. Slow turns are noticed all the same, whatever came before them."""
     asked: list[None] = []
     clock = time.thread_time
-    monkeypatch.setattr(time, "thread_time", lambda: (asked.append(None), clock())[1])
+    loop.thread_time = lambda: (asked.append(None), clock())[1]
     for _ in range(500):
         loop.run_once(0, loop.share)
     assert len(asked) <= 2 + 2 * loop.turn_seconds / UNSURE

@@ -48,6 +48,7 @@ IMPURE = {
     "_source": "looks for files before anything else is loaded",
     "_core.idle_poll": "threads that keep processors awake",
     "_core.brief_wait": "waits for a descriptor",
+    "_core.loop_turn": "looks at the clock",
     "_core.h2_channel": "reads and writes the sockets of clients",
     "_core.peer_path": "reads and writes the sockets of the streams between members",
     "_core.wal_thread": "the thread that writes the log",
@@ -269,7 +270,7 @@ SINGLE_SOURCES = {
         {"member/waiters.py", "embedded/outcome.py", "_core/h2_request.pyx", "_core/h2_request.pxd",
          "_core/kv_server.pyx", "_core/waiter.pyx", "_core/waiter.pxd"},
     ),
-    "the end of a turn": (r"\.(serve_late|next_deadline)\(", {"member/assembly.py"}),
+    "the end of a turn": (r"\.(serve_late|next_deadline)\(", {"_core/replica_turn.pyx"}),
     "varints": (r">>= *7", {"_core/varint.pxd"}),
     "numbers as the machine has them": (
         r"memcpy\(&\w+, [^)]*[248]\)|memcpy\([^&)]*, &\w+, [248]\)", {"_core/le.pxd"}

@@ -14,7 +14,7 @@ from sim.workload import Client
 
 from metastore._core.driver_budgets import Budgets
 from metastore._core.driver_path import TELL_AFTER
-from metastore.member.assembly import BATCH_RETRY
+from metastore._core.replica_turn import BATCH_RETRY
 from metastore.replica import sweep as sweep_module
 from metastore.replica.driver import BUSY_RETRY
 from metastore.replica.sweep import Sweep
