@@ -94,7 +94,7 @@ cdef class DriverPath:
         if message.term > LAST_TERM or (raw.term and message.term > raw.term + LEAP):
             raise errors.FormatError(f"a message of term {message.term}, after term {raw.term} here")
         if self.changes.judging.silent:
-            self.changes.heard(message.from_)
+            self.changes.judging.silent.discard(message.from_)
         raw.step(message)
 
     # ---- one turn

@@ -263,10 +263,6 @@ class MembershipChanges(ChangesFields):
         """A message to this member was lost. It counts as not answering until a message from it comes in."""
         self.judging.silent.add(member)
 
-    def heard(self, member: int) -> None:
-        """A message from this member came in."""
-        self.judging.silent.discard(member)
-
     def _refuse(self, sender: int, operation: bytes, error: errors.ApiError) -> None:
         ident = decode_op(operation).request_id
         if sender != self._own_id:
