@@ -23,7 +23,7 @@ cdef class PeerPath:
     cdef bytearray _room                # what is read; all channels share it, one after the other
     cdef size_t _send_size              # a write has at least one piece of output, and more up to so many bytes
 
-    cpdef bint _queued(self, object peer, PeerChannel channel, bint taken) except -1
+    cdef bint note(self, object peer, PeerChannel channel, bint taken) except -1
     cdef int flush_dirty(self) except -1
 
 
@@ -35,6 +35,7 @@ cdef class PeerChannel:
     cdef public bint queued             # in the list of channels to flush
     cdef public bint _blocked           # the socket takes no more at the moment
     cdef public bint _packs             # `packed_output` has what is sent
+    cdef public bint _tells             # `drained` hears when everything is sent
     # Of a stream that another member opened.
     cdef public FrameReader reader      # None: the greeting is not over, or only `received` knows what may come
     cdef public uint64_t from_          # the member at the other end; 0 before its greeting
@@ -43,8 +44,8 @@ cdef class PeerChannel:
     cdef PeerPath _path
 
     cdef bint is_taking(self)
-    cpdef queue(self)
-    cpdef read(self)
+    cdef int mark(self) except -1
+    cdef int read_once(self) except -1
     cdef int take_frames(self, const uint8_t* data, size_t n) except -1
-    cpdef flush(self)
+    cdef int send_all(self) except -1
     cdef int send_some(self, Outbox outbox) except? -1

@@ -46,9 +46,9 @@ class PeerPath:
 
 class PeerChannel:
     """The compiled half of a stream. A subclass has the rare half: `other_event`, `received` for bytes as long as there
-    is no `reader`, `unpacked` where frames may be packed, `packed_output`, `pass_point`, `await_room` when the socket
-    takes no more, `broken` with an error of the socket, `spoilt` with what received bytes have caused, and `fail`. All
-    calls come from the loop's thread."""
+    is no `reader`, `unpacked` where frames may be packed, `packed_output`, `drained`, `pass_point`, `await_room` when
+    the socket takes no more, `broken` with an error of the socket, `spoilt` with what received bytes have caused, and
+    `fail`. All calls come from the loop's thread."""
 
     kind: int
     state: int
@@ -56,6 +56,7 @@ class PeerChannel:
     queued: bool
     _blocked: bool
     _packs: bool
+    _tells: bool
     reader: FrameReader | None
     from_: int
     took_part: bool

@@ -67,7 +67,7 @@ cdef class PeerPath:
                 self.handler.on_snapshot(message)
                 continue
             channel = peer.bulk if message.type == MSG_APP else peer.control
-            self._queued(peer, channel, channel.is_taking() and channel.outbox.add(message))
+            self.note(peer, channel, channel.is_taking() and channel.outbox.add(message))
 
     def forward(self, uint64_t to, bytes frame not None):
         cdef PeerChannel channel
@@ -76,12 +76,14 @@ cdef class PeerPath:
             self.strays += 1
             return False
         channel = peer.bulk
-        return self._queued(peer, channel, channel.state == STREAM_OPEN and channel.outbox.add_forward(frame))
+        return self.note(peer, channel, channel.state == STREAM_OPEN and channel.outbox.add_forward(frame))
 
-    cpdef bint _queued(self, object peer, PeerChannel channel, bint taken) except -1:
-        """Note that something was queued for a peer, or else that it is lost. Return `taken`."""
+    def _queued(self, peer, PeerChannel channel not None, bint taken):
+        return self.note(peer, channel, taken)
+
+    cdef bint note(self, object peer, PeerChannel channel, bint taken) except -1:
         if taken:
-            channel.queue()
+            channel.mark()
         else:
             peer.dropped += 1
             self._unreachable.add(peer.id)
@@ -102,7 +104,7 @@ cdef class PeerPath:
             self.dirty = []
             for channel in dirty:
                 channel.queued = False
-                channel.flush()
+                channel.send_all()
         return 0
 
 
@@ -125,20 +127,27 @@ cdef class PeerChannel:
     cdef bint is_taking(self):
         return STREAM_CONNECTING <= self.state <= STREAM_OPEN
 
-    cpdef queue(self):
+    def queue(self):
+        self.mark()
+
+    cdef int mark(self) except -1:
         if not self.queued:
             self.queued = True
             self._path.dirty.append(self)
+        return 0
 
     # ---- from the socket
 
     def on_event(self, int events):
         if events == EPOLLIN and self.state != STREAM_CONNECTING:
-            self.read()
+            self.read_once()
         else:
             self.other_event(events)
 
-    cpdef read(self):
+    def read(self):
+        self.read_once()
+
+    cdef int read_once(self) except -1:
         cdef bytearray room = self._path._room
         cdef Py_ssize_t got = recv(self.fd, PyByteArray_AS_STRING(room), PyByteArray_GET_SIZE(room), MSG_DONTWAIT)
         if got <= 0:
@@ -146,7 +155,7 @@ cdef class PeerChannel:
                 self.fail("closed by the other side")
             elif errno != EAGAIN and errno != EINTR:
                 self.broken(errno)
-            return
+            return 0
         self.received_bytes += got
         try:
             if self.reader is None:
@@ -156,6 +165,7 @@ cdef class PeerChannel:
         except Exception as error:
             # Whatever bytes of a peer cause ends their connection, not the node.
             self.spoilt(error)
+        return 0
 
     def take(self, bytes data not None):
         self.take_frames(<uint8_t*>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
@@ -183,22 +193,30 @@ cdef class PeerChannel:
 
     # ---- to the socket
 
-    cpdef flush(self):
+    def flush(self):
+        self.send_all()
+
+    cdef int send_all(self) except -1:
         cdef Outbox outbox
+        cdef bint began = False
         cdef int answer
         while self.state == STREAM_OPEN and not self._blocked:
             outbox = self.packed_output() if self._packs else self.outbox
             if outbox.size == 0:
-                return
+                if began and self._tells:
+                    self.drained()
+                break
             points = self._path.failpoints
             if points is not None and points.active and not self.pass_point():
-                return
+                break
+            began = True
             answer = self.send_some(outbox)
             if answer < 0:
                 self.broken(-answer)
             elif answer == 0:
                 self._blocked = True
                 self.await_room()
+        return 0
 
     cdef int send_some(self, Outbox outbox) except? -1:
         """Send what one write takes. Return 1, or 0 if the socket takes no more at the moment, or else its error as a

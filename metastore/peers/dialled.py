@@ -296,6 +296,7 @@ class SnapshotSender(DialledStream):
         self.on_drain: Callable[[], object] = lambda: None
         self.on_end: Callable[[str], object] = lambda _reason: None
         self._reader = FrameReader(largest(transport.limits, hs.SNAPSHOT))
+        self._tells = True
 
     def send_message(self, message: Message) -> bool:
         """Queues a Raft message (the MsgSnap itself)."""
@@ -315,12 +316,9 @@ class SnapshotSender(DialledStream):
         if self.state == OPEN:
             self.on_open()
 
-    def flush(self) -> None:
-        """Sends the queue, and calls `on_drain` when it is empty."""
-        waiting = self.outbox.size
-        super().flush()
-        if waiting and self.state == OPEN and not self.outbox.size:
-            self.on_drain()
+    def drained(self) -> None:
+        """See Stream."""
+        self.on_drain()
 
     def _behind_greeting(self, data: bytes) -> None:
         for item in self._reader.feed(data, len(data)):

@@ -172,6 +172,10 @@ class Stream(PeerChannel):
         """Returns what the socket gets next where frames are packed."""
         raise NotImplementedError
 
+    def drained(self) -> None:
+        """Hears that everything is sent, if the stream `_tells`."""
+        raise NotImplementedError
+
     def spoilt(self, error: Exception) -> None:
         """The bytes of the peer caused this error."""
         self.fail(blame(error), logging.WARNING)
