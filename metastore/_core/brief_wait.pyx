@@ -2,6 +2,8 @@
 
 from libc.stdint cimport int64_t
 
+from metastore._core.quiet cimport Quiet, ms_have, ms_want
+
 cdef extern from *:
     """
     #ifndef _GNU_SOURCE
@@ -23,12 +25,14 @@ cdef enum:
     LONGEST = 1  # seconds
 
 
-def await_readable(int fd, double seconds):
+def await_readable(int fd, double seconds, Quiet quiet not None):
     """Wait without the GIL until `fd` is readable, or for `seconds`, which count as at most one. A signal ends the wait
-    early."""
+    early. `quiet`: asks for the GIL behind the wait."""
     if seconds > 0:
         with nogil:
             ms_await_readable(fd, <int64_t>(min(seconds, LONGEST) * 1e9))
+            ms_want(&quiet.asking)
+        ms_have(&quiet.asking)
 
 
 def readable(int fd):

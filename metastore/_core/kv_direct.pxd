@@ -5,10 +5,10 @@ from metastore._core.kv_messages cimport Slice
 from metastore._core.kv_server cimport KVServer
 from metastore._core.mvcc cimport Store
 from metastore._core.mvcc_keys cimport IndexView
+from metastore._core.quiet cimport Quiet
 
 
-cdef class DirectReads:
-    cdef bint opened                      # the loop's thread sets it before it waits, and clears it after that
+cdef class DirectReads(Quiet):
     cdef uint64_t epoch                   # how often that was cleared
     cdef bint outside                     # the engine has a `reader`
     cdef object reader                    # one of this epoch that no thread uses now
@@ -18,7 +18,7 @@ cdef class DirectReads:
     cdef KVServer server
     cdef Store store
     cdef Engine engine                    # that of the store, without its guard
-    cdef object made, pause
+    cdef object made
 
     cdef object look_up(self, const Slice* name, bint keys_only, IndexView* view)
     cdef bint walk_to(self, tuple reader, bytes wanted, const uint8_t* p, size_t n, IndexView* view) except -1

@@ -13,8 +13,8 @@ read: they hold the GIL, so the loop's thread cannot go on before they have fini
 - **Engines**: MemoryEngine alone is read in this way. Others run Python code or input and output in mid-read, so another
   thread, also the loop's, may have its turn meanwhile. An engine with a `reader` (RocksDB) is read as told below, and any
   other one is not.
-- **Others want the GIL**: a thread that gets in a loop lets go of it after every YIELD_EVERY or YIELD_OUTSIDE gets, and
-  steps back. Now and then it pauses.
+- **The loop wants the GIL** when its wait is over, and says so (`_core/quiet`). A thread that gets in a loop looks at that
+  behind each get, and lets go of the GIL until the loop's thread has it.
 
 The `reader` of an engine is an iterator over its present state and a function that looks up one key. No other part of
 the program uses these two, so they share no position and no buffer with the loop. Such a get has three steps:
@@ -47,25 +47,36 @@ from metastore._core.kv_server cimport METHOD_RANGE, KVServer
 from metastore._core.mvcc cimport Store
 from metastore._core.mvcc_keys cimport (REV_KEY_SIZE, REV_SIZE, IndexView, RevView, index_prefix, index_read, index_room,
                                         rev_key, rev_record_read, rev_write, same_prefix)
+from metastore._core.quiet cimport ms_wanted
 from metastore._core.ordered_map_walk cimport tree_get, tree_le
 from metastore._core.recent_keys cimport RecentEngine
 from metastore._core.record cimport Record, rec_release
 
-cdef extern from "<sched.h>" nogil:
-    int sched_yield()
+cdef extern from *:
+    """
+    #include <sched.h>
+    #include <time.h>
 
-cdef extern from "Python.h":
-    bint PyUnicode_IS_COMPACT_ASCII(object text)
+    /* Wait until the loop's thread has the GIL: 40 steps of 50 us and more at most. To sleep leaves it the processor.
+     * Where this called sched_yield instead, the system often gave the processor to the caller again, for up to 1.4 ms.
+     */
+    static void ms_give_way(int *wanted) {
+        static const struct timespec step = {0, 20000};
+        for (int left = 40; left && __atomic_load_n(wanted, __ATOMIC_SEQ_CST); left--) nanosleep(&step, NULL);
+    }
+    """
+    void ms_give_way(int*) noexcept nogil
+    int sched_yield() noexcept nogil
 
 cdef enum:
-    # With a step back every 64 gets (50 us) a put over the wire beside them takes as long as alone, within noise.
+    # A reader in a loop never leaves its processor, and the loop's thread may have to wait for the same one: the system
+    # made it wait for up to 1.4 ms. So the reader says every 50 us that others may go first. It keeps the GIL then.
     YIELD_EVERY = 64
     # The same for gets in an engine outside, of 8 us each.
     YIELD_OUTSIDE = 8
-    # Who takes the GIL again at once may take it before the loop's thread is awake, which then waits anew: as long as
-    # this goes on the interpreter does not ask for the GIL either. Puts waited up to 0.6 s for it. So every 16th step
-    # back, about every ms, is a pause in which that thread surely wakes.
-    PAUSE_EVERY = 16
+
+cdef extern from "Python.h":
+    bint PyUnicode_IS_COMPACT_ASCII(object text)
 
 cdef uint32_t LAST_SUB = 0xFFFFFFFFUL
 
@@ -75,13 +86,12 @@ MISSED = object()
 
 
 cdef class DirectReads:
-    """Single keys of `server`'s store. `made` makes results: a class with slots for the fields of a KeyValue. `pause`
-    sleeps for some 0.1 ms without the GIL.
+    """Single keys of `server`'s store. `made` makes results: a class with slots for the fields of a KeyValue.
 
     Until `open` is set, and after `close`, every read misses.
     """
 
-    def __init__(self, KVServer server not None, made not None, pause not None):
+    def __init__(self, KVServer server not None, made not None):
         self.server = server
         self.store = server.store
         self.engine = self.store.engine
@@ -90,22 +100,17 @@ cdef class DirectReads:
         self.outside = isinstance(self.engine, RecentEngine) and hasattr(self.engine, "reader")
         self.able = self.outside or isinstance(self.store.engine, MemoryEngine)
         self.made = made
-        self.pause = pause
 
-    @property
-    def open(self):
-        return self.opened
-
-    @open.setter
-    def open(self, bint opened):
-        self.opened = opened
-        if not opened:
-            self.epoch += 1
-            self.reader = None
+    cdef int shut(self) except -1:
+        self.opened = False
+        self.epoch += 1
+        self.reader = None
+        return 0
 
     def close(self) -> None:
         """Let go of the store; every read misses from now on. From any thread."""
-        self.able = self.open = False
+        self.able = False
+        self.shut()
         self.server = None
         self.store = None
         self.engine = None
@@ -249,12 +254,12 @@ cdef class DirectReads:
         return found
 
     cdef object step_back(self, object found):
-        """Let the loop's thread have its turn now and then, behind a read."""
+        """Let the loop's thread have its turn behind a read, if it wants that."""
         cdef uint64_t every = YIELD_OUTSIDE if self.outside else YIELD_EVERY
         self.served += 1
-        if self.served % (every * PAUSE_EVERY) == 0:
-            self.pause()
-        elif self.served % every == 0:
+        if self.served % every == 0:
+            sched_yield()
+        if ms_wanted(&self.asking):
             with nogil:
-                sched_yield()
+                ms_give_way(&self.asking)
         return found

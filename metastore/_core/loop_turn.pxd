@@ -1,3 +1,15 @@
+from metastore._core.quiet cimport Quiet
+
+cdef extern from *:
+    """
+    #include <sys/epoll.h>
+    """
+    ctypedef union epoll_data_t:
+        int fd
+    struct epoll_event:
+        unsigned int events
+        epoll_data_t data
+
 cdef class LoopTurn:
     # What the loop has to do, see `net/loop.py`.
     cdef public dict _callbacks         # descriptor -> callback(events)
@@ -8,7 +20,7 @@ cdef class LoopTurn:
     cdef public bint _again             # the next turn comes at once
     cdef public bint _stopping
     cdef public double _nap             # how long the loop looks at nothing after this turn (s)
-    cdef public object _epoll, _urgent_epoll  # select.epoll of all descriptors, and of the urgent ones
+    cdef public int all_fd, urgent_fd   # the descriptors of the epolls of all descriptors, and of the urgent ones
     cdef public set _urgent             # the urgent descriptors
     cdef public int _max_events         # that are looked at in one turn
     cdef public object await_readable   # see `_core/brief_wait`
@@ -18,7 +30,8 @@ cdef class LoopTurn:
     cdef public double gather
     cdef public object now              # the clock, in seconds: it never goes back
     cdef public object thread_time      # the clock of this thread's work (s)
-    cdef public object quiet            # a `Quiet`, or what stands in its place
+    cdef public Quiet quiet             # what other threads are told
+    cdef epoll_event* room              # for what is ready
     # After how much of a turn no further one of each is called (s).
     cdef public double callbacks_time, timers_time, posted_time
     # The figures.
@@ -35,6 +48,7 @@ cdef class LoopTurn:
     cpdef set_aside(self, double seconds)
     cpdef list look(self, double wait)
     cdef list look_aside(self, double wait)
+    cdef list ready(self, int fd, double wait)
     cdef bint has_urgent(self, list ready) except -1
     cpdef serve(self, list ready, turn)
     cdef int call(self, list ready, double until) except -1

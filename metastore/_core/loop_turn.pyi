@@ -4,6 +4,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from metastore._core.quiet import Quiet
+
 LONGEST_WAIT: float
 SLOW_TURN: float
 TURN_TIME: float
@@ -21,17 +23,19 @@ class LoopTurn:
     _again: bool
     _stopping: bool
     _nap: float
-    _epoll: Any
-    _urgent_epoll: Any
+    all_fd: int
+    urgent_fd: int
     _urgent: set[int]
     _max_events: int
-    await_readable: Callable[[int, float], object]
+
+    def __init__(self, max_events: int) -> None: ...
+    await_readable: Callable[[int, float, Quiet], object]
     _aside_until: float
     _aside_at_most: float
     gather: float
     now: Callable[[], float]
     thread_time: Callable[[], float]
-    quiet: Any
+    quiet: Quiet
     callbacks_time: float
     timers_time: float
     posted_time: float

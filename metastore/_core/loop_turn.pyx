@@ -9,10 +9,17 @@ Its clock is that of `time.perf_counter`, CLOCK_MONOTONIC.
 """
 
 from cpython.dict cimport PyDict_GetItem
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.object cimport PyObject
+from libc.errno cimport EINTR, errno
+from libc.math cimport ceil
+
+from metastore._core.quiet cimport Quiet, ms_have, ms_want
 
 cdef extern from *:
     """
+    #include <sys/epoll.h>
     #include <time.h>
     static inline double ms_wall(void) {
         struct timespec now;
@@ -21,6 +28,7 @@ cdef extern from *:
     }
     """
     double ms_wall() noexcept nogil
+    int epoll_wait(int fd, epoll_event* events, int most, int milliseconds) noexcept nogil
 
 cdef double WAIT = 60.0, SLOW = 0.02, TURN = 0.01, DOUBT = 0.001, ASIDE = 0.0006
 
@@ -39,7 +47,16 @@ LONGEST_ASIDE = ASIDE
 
 
 cdef class LoopTurn:
-    """The base of `net.loop.Loop`, which makes its fields."""
+    """The base of `net.loop.Loop`, which makes its fields. `max_events` are looked at in one turn."""
+
+    def __init__(self, int max_events):
+        self._max_events = max_events
+        self.room = <epoll_event*>PyMem_Malloc(max_events * sizeof(epoll_event))
+        if self.room is NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        PyMem_Free(self.room)
 
     # ---- waiting
 
@@ -76,7 +93,7 @@ cdef class LoopTurn:
         cdef list ready
         if self._aside_until != 0.0:
             return self.look_aside(wait)
-        ready = self._epoll.poll(wait, self._max_events)
+        ready = self.ready(self.all_fd, wait)
         if self.gather == 0.0 or not ready or self._left or self.has_urgent(ready):
             return ready
         self.set_aside(self.gather)
@@ -87,16 +104,36 @@ cdef class LoopTurn:
         cdef double left = self._aside_until - <double>self.now()
         cdef list ready
         # It still tells of eventfds that were looked at in earlier turns. What is new among them comes next.
-        self._urgent_epoll.poll(0)
-        ready = self._epoll.poll(0, self._max_events)
+        self.ready(self.urgent_fd, 0.0)
+        ready = self.ready(self.all_fd, 0.0)
         if wait > 0.0 and left > 0.0 and not self.has_urgent(ready):
-            self.await_readable(self._urgent_epoll.fileno(), min(wait, left))
+            self.await_readable(self.urgent_fd, min(wait, left), self.quiet)
             left = self._aside_until - <double>self.now()
-            ready = self._epoll.poll(0, self._max_events)
+            ready = self.ready(self.all_fd, 0.0)
         if left <= 0.0 or self._left:
             self._aside_until = 0.0
             return ready
         return [one for one in ready if (<tuple>one)[0] in self._urgent]
+
+    cdef list ready(self, int fd, double wait):
+        """What an epoll tells within `wait` seconds: (descriptor, events) of each. A signal's handler runs in here, and
+        ends the wait."""
+        cdef int count, at, milliseconds = <int>ceil(wait * 1000.0), failed = 0
+        cdef Quiet quiet = self.quiet
+        cdef list found = []
+        with nogil:
+            count = epoll_wait(fd, self.room, self._max_events, milliseconds)
+            if count < 0:
+                failed = errno
+            ms_want(&quiet.asking)
+        ms_have(&quiet.asking)
+        if failed == EINTR:
+            PyErr_CheckSignals()
+        elif failed:
+            raise OSError(failed, "epoll_wait failed")
+        for at in range(count):
+            found.append((self.room[at].data.fd, self.room[at].events))
+        return found
 
     cdef bint has_urgent(self, list ready) except -1:
         for one in ready:
@@ -109,7 +146,7 @@ cdef class LoopTurn:
     cpdef serve(self, list ready, turn):
         """Call whoever is ready, then what is due, then `turn` (None: nothing), and note how long that took."""
         cdef double began, took
-        self.quiet.open = False  # before anything else
+        self.quiet.shut()  # before anything else
         began = self._began = ms_wall()
         if self._unsure > DOUBT:
             self._worked, self._unsure = <double>self.thread_time(), 0.0

@@ -58,7 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("metastore.node")
 
 ANSWERS = 0.001  # seconds after a heartbeat in which the followers of one network answer
-READER_PAUSE = 0.0001  # seconds for which a thread that gets in a loop pauses, about every millisecond
 READER_PATIENCE = 1.0  # seconds that an end waits for threads that read in the engine
 DISK_PATIENCE = 2  # election timeouts for which a leader waits for its disk before it hands over
 
@@ -202,7 +201,7 @@ class RunningMember(MemberTurn):
 
     def read_directly(self, made: type[object]) -> DirectReads:
         """Reads of this process that do not wait for the loop; `made` is the class of their results."""
-        self.direct = self.loop.quiet = DirectReads(self.kv, made, partial(time.sleep, READER_PAUSE))
+        self.direct = self.loop.quiet = DirectReads(self.kv, made)
         return self.direct
 
     def serve(self) -> None:

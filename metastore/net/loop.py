@@ -33,6 +33,7 @@ from typing import Final
 
 from .._core.brief_wait import await_readable, readable
 from .._core.loop_turn import LoopTurn
+from .._core.quiet import Quiet
 from ..errors import UnsupportedPlatform
 
 # These are numbers of Linux. A program may have taken the names away.
@@ -83,16 +84,6 @@ def _nothing(_events: int) -> None:
     """The wait is over, and that is all."""
 
 
-class Quiet:
-    """`open` tells other threads that the loop's thread waits. The loop clears it when the wait is over; who sets it
-    at the end of a turn says that nothing is half done."""
-
-    __slots__ = ("open",)
-
-    def __init__(self) -> None:
-        self.open = False
-
-
 class Loop(LoopTurn):
     """The event loop of one thread. Only `call_soon_threadsafe` and `stop` may be called from other threads.
 
@@ -100,6 +91,7 @@ class Loop(LoopTurn):
     """
 
     def __init__(self, *, max_events: int = 1024, now: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(max_events)
         self._epoll = _epoll()
         self.callbacks_time, self.timers_time, self.posted_time = CALLBACKS_TIME, TIMERS_TIME, POSTED_TIME
         self._callbacks = {}
@@ -115,7 +107,6 @@ class Loop(LoopTurn):
         self._waking: list[None] = []  # one for each thread that writes to it
         self._stopping = False
         self._closed = False
-        self._max_events = max_events
         #: The number of turns, and their time without the wait (seconds): the sum and the longest.
         self.turns = 0
         self.turn_seconds = 0.0
@@ -127,6 +118,7 @@ class Loop(LoopTurn):
         self._urgent = set()
         self._edges: set[int] = set()
         self._urgent_epoll = _epoll()
+        self.all_fd, self.urgent_fd = self._epoll.fileno(), self._urgent_epoll.fileno()
         self.await_readable = await_readable
         self._left = []
         self.thread_time = time.thread_time

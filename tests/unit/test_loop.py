@@ -14,6 +14,7 @@ import pytest
 
 from metastore import errors
 from metastore._core.loop_turn import LONGEST_ASIDE, SLOW_TURN, TURN_TIME, UNSURE
+from metastore._core.quiet import Quiet
 from metastore.net.loop import (
     CALLBACKS_TIME,
     MANY_CANCELLED,
@@ -329,7 +330,7 @@ def test_what_is_set_aside_waits_and_the_urgent_does_not(aside: Aside) -> None:
 def test_an_eventfd_that_nobody_reads_does_not_end_a_wait_twice(aside: Aside) -> None:
     loop, waits = aside.loop, []
 
-    def wait(fd: int, _seconds: float) -> None:
+    def wait(fd: int, _seconds: float, _quiet: Quiet) -> None:
         waits.append(bool(select.select([fd], [], [], 0)[0]))
 
     loop.await_readable = wait
@@ -346,7 +347,7 @@ def test_the_first_waits_for_others(aside: Aside) -> None:
     """But not where an urgent one is ready, too."""
     loop, waits = aside.loop, []
 
-    def wait(_fd: int, seconds: float) -> None:
+    def wait(_fd: int, seconds: float, _quiet: Quiet) -> None:
         waits.append(seconds)
         aside.time += seconds
         aside.pairs[2][1].send(b"x")
