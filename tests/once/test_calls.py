@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import collections
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -163,6 +164,30 @@ def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:
     calls, builtins = (statistics.median(sum(turn[which].values()) for turn in turns) for which in (0, 1))
     middle = sorted(turns, key=lambda turn: sum(turn[0].values()))[len(turns) // 2]
     assert calls <= MOST_CALLS and builtins <= MOST_BUILTINS, f"{calls} and {builtins}: {middle}"
+
+
+def test_a_put_passes_no_function_of_the_streams_between_members(tmp_path: Path) -> None:
+    called: list[collections.Counter[str]] = []
+
+    def note(counter: collections.Counter[str], frame: Any, event: str, _builtin: Any) -> None:
+        if event == "call" and re.search(
+            r"/metastore/(peers/|member/peering|replica/peer_link)", frame.f_code.co_filename
+        ):
+            counter[frame.f_code.co_name] += 1
+
+    with members_of(tmp_path) as nodes:
+        leader = next(node for node in nodes if node._running().driver.is_leader)
+        leader.put(b"a", b"1")
+        for node in nodes:
+            called.append(collections.Counter())
+            in_loop(node, partial(sys.setprofile, partial(note, called[-1])))
+        for _ in range(PUTS // 10):
+            leader.put(b"a", b"1")
+        for node in nodes:
+            in_loop(node, partial(sys.setprofile, None))
+    # What is done now and then, as a tick, is no matter of a put.
+    often = [{name: n for name, n in counter.items() if n >= PUTS // 20} for counter in called]
+    assert often == [{}, {}, {}]
 
 
 def test_members_that_do_nothing_make_few_turns(tmp_path: Path) -> None:
