@@ -158,6 +158,15 @@ class DriverLog(Protocol):
         """Like `poll`, after a `submit` that said so."""
         ...
 
+    def has_ended(self) -> bool:
+        """Whether a group has ended that neither `poll` nor `settle` has taken in."""
+        ...
+
+    def listen(self, wanted: bool) -> bool:
+        """Whether the end of the group that is being written is to bring an `on_disk`; the log may want it all the
+        same. True if it is, and the group has ended already, perhaps without one."""
+        ...
+
     def mark(self) -> bool:
         """Say in the log that all of it is durable, since nothing more comes for the moment; whether it could."""
         ...

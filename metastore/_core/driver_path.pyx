@@ -68,9 +68,16 @@ cdef class DriverPath:
     cpdef pump(self, double now):
         """End a turn: do everything that is possible at `now` (seconds, monotonic) without waiting for the disk or a
         peer. News of the disk and a tick in the same turn have used up some of its budget: three times the budget was
-        30 ms of RocksDB."""
+        30 ms of RocksDB.
+
+        At its end the log learns whether anybody waits for the disk. If nobody does, the end of the group brings no
+        turn, and the next turn takes the group in, which is that of a tick at the latest. So it is on a leader as long
+        as no follower has answered. A lone put took 4.2 turns on a leader of three and takes 3.3."""
         cdef int again
-        self._go_on(now)
+        if self.log.has_ended():
+            self.on_disk(now)
+        else:
+            self._go_on(now)
         self._spent = 0
         again = self._budgets.again
         while again and self._images is not None and self.applier.halted and self.retry_at is None:
@@ -79,6 +86,9 @@ cdef class DriverPath:
                 break
             again -= 1
             self._go_on(now)
+            self._spent = 0
+        if self.log.listen(self.stopping or self.proposer.queued or self.raw.awaits_disk()):
+            self.on_disk(now)
             self._spent = 0
 
     cpdef on_disk(self, double now):

@@ -9,6 +9,7 @@ cdef class RawNode(Election):
     cpdef bint has_ready(self) except -1
     cpdef Ready ready(self)
     cpdef on_persisted(self, uint64_t number)
+    cpdef bint awaits_disk(self) except -1
     cpdef on_applied(self, uint64_t index)
     cpdef tick(self, double now=*)
 

@@ -29,6 +29,7 @@ class RawNode(Election):
     def has_ready(self) -> bool: ...
     def ready(self) -> Ready: ...
     def on_persisted(self, number: int) -> None: ...  # number of a Ready; raises ValueError
+    def awaits_disk(self) -> bool: ...  # whether anything can go on when all that was handed out is durable
     def on_applied(self, index: int) -> None: ...  # raises ValueError
     def advance(self, ready: Ready) -> None: ...  # reports the Ready as persisted and applied
     def entries_loaded(self) -> None: ...  # the storage can answer after NotYetLoaded

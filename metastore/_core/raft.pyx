@@ -99,6 +99,16 @@ cdef bytes NOTHING = b""
 cdef uint64_t message_key(Message m):
     return m.to
 
+
+cdef bint lacks_one(list voters, Peer me, uint64_t index) except -1:
+    """Whether a majority of these voters would have more than the entries up to `index` if `me` did."""
+    cdef Peer peer
+    cdef Py_ssize_t count = 0
+    for peer in voters:
+        count += peer is me or peer.match > index
+    return 2 * count > len(voters)
+
+
 cdef class RawNode(Election):
     """A Raft node over a storage, which is a `ports.LogStore`. `config` is a RaftConfig.
 
@@ -307,6 +317,16 @@ cdef class RawNode(Election):
             self.doubt = 0
         if self.promises.held:
             self.release_held()
+
+    cpdef bint awaits_disk(self) except -1:
+        """Whether anything here can go on when all that was handed out is durable. On a follower that is always so,
+        because its answer waits for it. A leader waits only if it holds messages back, if its own copy makes a quorum,
+        or if entries are committed that it lacks on its disk."""
+        cdef RaftLog log = self.log
+        if self.state != STATE_LEADER or self.promises.held or log.committed > log.persisted:
+            return True
+        return lacks_one(self.voters_in, self.me, log.committed) and (
+            not self.voters_out or lacks_one(self.voters_out, self.me, log.committed))
 
     cpdef on_applied(self, uint64_t index):
         """Report that all entries up to `index` are applied. Raises ValueError for an index that was not handed out."""

@@ -87,7 +87,12 @@ cdef class ReplicaTurn:
         first = earlier(earlier(first, driver.retry_at), driver.reads.begin_at)
         first = earlier(first, driver.tell_at)
         due = driver.proposer.next_deadline()
-        if due is not None and <double>due <= now:
+        if due is None:
+            return first
+        if driver.log.listen(True):
+            # It came in after the driver had told the log that nobody waits for the disk.
+            return now
+        if <double>due <= now:
             # A batch that was due at `now` and is still here waits for a leader. Looking again at once would be a busy
             # loop.
             due = now + RETRY

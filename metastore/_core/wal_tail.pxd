@@ -17,6 +17,8 @@ cdef class LogDisk:
     cpdef int start(self, Group group, fd, double patience, size_t client) except -1
     cpdef Group finished(self)
     cpdef bint has_failed(self) except -1
+    cpdef bint has_ended(self) except -1
+    cpdef bint listen(self, bint wanted) except -1
 
 
 cdef class LogTail:
@@ -29,6 +31,7 @@ cdef class LogTail:
     cdef public uint64_t durable, durable_commit, groups
     cdef public double quick_sync
     cdef public bint edge_triggered
+    cdef public bint tells_all          # somebody besides the driver waits for the end of each group
     cdef public bint _lagging           # whether groups are reported before they are synced
     cdef public bint _stalled           # whether a group waits for its segment
     cdef public bint _full              # whether the last attempt to make a segment lacked room
@@ -44,3 +47,5 @@ cdef class LogTail:
     cdef int end(self, Group group) except -1
     cpdef room(self, int64_t enough)
     cpdef uint64_t settle(self) except? 0
+    cpdef bint has_ended(self) except -1
+    cpdef bint listen(self, bint wanted) except -1

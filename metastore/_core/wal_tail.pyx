@@ -37,11 +37,24 @@ cdef class LogDisk:
         """Whether a write or a sync has failed. Nothing is written after that."""
         raise NotImplementedError
 
+    cpdef bint has_ended(self) except -1:
+        """Whether a group was handed over that has ended, and that `finished` has not returned."""
+        raise NotImplementedError
+
+    cpdef bint listen(self, bint wanted) except -1:
+        """Say whether the end of a group is to be reported, from now on and until the next call; at first it is. A
+        failure is reported in any case.
+
+        If reports are wanted again, the group may have ended without one. In that case the answer is True, and the
+        owner takes the group in."""
+        raise NotImplementedError
+
 
 cdef class LogTail:
     """See above. durable: the highest append number known to be on disk, or, with a lag, that may be acknowledged.
     durable_commit: the highest commit index that `save_commit` is known to have synced, or that was recovered. groups:
     how many have ended. edge_triggered: the owner is told of each write to the eventfd, so `poll` need not read it.
+    tells_all: the end of each group is reported, whoever waits for it.
 
     quick_sync: a caller that is alone waits for the disk for so many seconds. After a sync that took longer it does not
     wait for the following SLOW_GROUPS groups.
@@ -153,6 +166,20 @@ cdef class LogTail:
         self._writer.recycle(group)
         self.durable = self._writer.next_before()
         return 0
+
+    cpdef bint has_ended(self) except -1:
+        """Whether a group has ended that was not taken in. Some ends are not reported, see `listen`."""
+        return self._disk.has_ended()
+
+    cpdef bint listen(self, bint wanted) except -1:
+        """Say whether anybody waits for the end of the group that is being written, except for the log itself. If
+        nobody does, the end is not reported, and the owner takes the group in when something else wakes it. Return
+        whether somebody waits and the group has ended already, perhaps without a report.
+
+        The log itself waits where another group follows, and where the group holds what others look for: a snapshot
+        position or a commit index."""
+        return self._disk.listen(wanted or self.tells_all or self._writer.pending_sync > 0 or bool(self._snapshots)
+                                 or bool(self._commits))
 
     cpdef room(self, int64_t enough):
         """The bytes that clients' writes may still take, or None if these are `enough` or more.

@@ -5,12 +5,18 @@ The thread never takes the GIL once it runs. One group is in flight at a time. T
 failed write or sync the thread does nothing any more: after a failed fsync the page cache may be wrong about what is on
 disk, so nothing is ever tried again on that file.
 
+The end of a group is not always worth a turn of the main thread's loop. The main thread says by `listen` whether it waits
+for it. No end that it waits for is lost: it first says so and then looks at the status, while the thread first changes the
+status and then looks whether the main thread waits. Both use sequentially consistent operations, so at least one of them
+sees what the other has done.
+
 A main thread that has nothing else to do may wait for a moment until its group is finished. This saves the way through
 the eventfd and its loop. The main thread never writes or syncs by itself, because a disk that stands still would then stop
 the loop.
 
 With a sync interval a group is finished when it is written, and the thread syncs later. It does not write while it
-syncs. The bytes that are reported and not synced are therefore never more than those reported within one interval.
+syncs. The bytes that are reported and not synced are therefore never more than those reported within one interval. A later
+sync that went well is reported only if it was requested (`sync_now`), because nobody waits for any other.
 """
 
 from libc.errno cimport EINTR, EIO, ENOSPC, errno
@@ -44,10 +50,14 @@ cdef extern from *:
     #define ms_load(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define ms_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
     #define ms_swap(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+    #define ms_load_ordered(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define ms_store_ordered(p, v) __atomic_store_n((p), (v), __ATOMIC_SEQ_CST)
     """
     int ms_swap(int*, int) nogil
     int ms_load(int*) nogil
     void ms_store(int*, int) nogil
+    int ms_load_ordered(int*) nogil
+    void ms_store_ordered(int*, int) nogil
     uint64_t ms_load64 "ms_load"(uint64_t*) nogil
     void ms_store64 "ms_store"(uint64_t*, uint64_t) nogil
 
@@ -126,6 +136,7 @@ cdef class DiskThread(LogDisk):
     cdef ms_gate work           # opened when there is something to do
     cdef ms_gate done           # opened when the group that the main thread waits for is finished
     cdef int watched            # 1 while the main thread waits for it. Whoever sets it to 0 decides about the event.
+    cdef int unheard            # 1 while nobody waits for the end of a group that ends well
     cdef int event
     cdef int stopping
     cdef int status
@@ -172,7 +183,7 @@ cdef class DiskThread(LogDisk):
     cdef void loop(self) noexcept nogil:
         cdef uint64_t one = 1
         cdef double due = 0
-        cdef bint news
+        cdef bint news, failed
         cdef int error
         while True:
             ms_gate_wait(&self.work, <int64_t>(due * 1e9))
@@ -184,25 +195,26 @@ cdef class DiskThread(LogDisk):
                     self.since = seconds()
                 self.error = self.carry()
                 self.ended()
-                ms_store(&self.status, FAILED if self.error else DONE)
+                failed = self.error != 0
+                ms_store_ordered(&self.status, FAILED if failed else DONE)
                 if ms_swap(&self.watched, 0):
                     self.open_gate(&self.done)
                 else:
-                    news = True
+                    news = failed or not ms_load_ordered(&self.unheard)
             elif (self.dirty_bytes and not self.broken
                     and (ms_load(&self.hurry) or seconds() >= self.dirty_since + self.sync_interval)):
-                ms_store(&self.hurry, 0)
+                news = ms_swap(&self.hurry, 0)
                 self.since = seconds()
                 error = self.sync()
                 self.ended()
                 if error:
                     ms_store(&self.broken, error)
-                news = True
+                    news = True
             due = 0
             if self.dirty_bytes and not self.broken:
                 due = self.dirty_since if ms_load(&self.hurry) else self.dirty_since + self.sync_interval
-            else:
-                ms_store(&self.hurry, 0)
+            elif ms_swap(&self.hurry, 0):
+                news = True
             # An eventfd holds up to 2**64-2 unread signals, so this write cannot block.
             while news and c_write(self.event, &one, 8) < 0 and errno == EINTR:
                 pass
@@ -333,7 +345,7 @@ cdef class DiskThread(LogDisk):
         return group
 
     def sync_now(self):
-        """Request a sync of everything that is written. An event reports it."""
+        """Request a sync of everything that is written. An event reports it, also if nothing was to be synced."""
         ms_store(&self.hurry, 1)
         with nogil:
             ms_gate_open(&self.work, NULL)
@@ -365,6 +377,17 @@ cdef class DiskThread(LogDisk):
     cpdef bint has_failed(self) except -1:
         """See `LogDisk.has_failed`."""
         return ms_load(&self.broken) != 0 or ms_load(&self.status) == FAILED
+
+    cpdef bint has_ended(self) except -1:
+        """See `LogDisk.has_ended`."""
+        return ms_load(&self.status) == DONE
+
+    cpdef bint listen(self, bint wanted) except -1:
+        """See `LogDisk.listen`."""
+        if wanted and not self.unheard:
+            return False
+        ms_store_ordered(&self.unheard, not wanted)
+        return wanted and ms_load_ordered(&self.status) == DONE
 
     @property
     def failed(self):

@@ -75,3 +75,4 @@ class Gathering(GatheringFields):
         writes, heard, returned = self._writes - before[0], self._heard - before[1], self._returned - before[2]
         pays = FEW * groups <= writes <= MANY * groups and 2 * returned < heard
         self._loop.gather = self._time if pays else 0.0
+        self._log.tells_all = pays  # because the clients are left alone until the group ends

@@ -339,14 +339,17 @@ class Wal(LogTail):
             os.eventfd_read(self._event)
 
     def _note_synced(self) -> None:
-        """Notes how far a lagging log is synced."""
+        """Notes how far a lagging log is synced, and makes up for a marker that waited for that."""
+        self._forget_synced()
+        if self._mark_wanted and not self._unsynced:
+            self._mark_wanted = False
+            self.mark()
+
+    def _forget_synced(self) -> None:
         synced = self._disk.synced_group
         while self._unsynced and self._unsynced[0][0] <= synced:
             group, generation, end = self._unsynced.popleft()
             self._writer.synced(generation, group, end)
-        if self._mark_wanted and not self._unsynced:
-            self._mark_wanted = False
-            self.mark()
 
     def _note_end(self, group: Group) -> None:
         """Notes which snapshot positions and commit indexes are durable with this group, and what is to be synced."""
@@ -377,6 +380,7 @@ class Wal(LogTail):
             raise self._failure
         if not self.idle or self._writer.pending_sync or (self._proven and not self._writer.pending_bytes):
             return False
+        self._forget_synced()  # nobody reports a sync that was not requested
         if self._unsynced:
             # A marker proves everything that is synced at the time when it is written.
             self._mark_wanted = True
@@ -584,6 +588,8 @@ class Wal(LogTail):
     def _drain(self, deadline: float) -> None:
         waiter = select.poll()
         waiter.register(self._event, select.POLLIN)
+        if self._disk.listen(True):
+            self.settle()
         self.submit()
         while self._disk.busy or (self._stalled and not self._full) or self._unsynced:
             if self._unsynced:

@@ -22,6 +22,7 @@ from metastore._core.mvcc_hash import Hasher
 from metastore._core.mvcc_range import known_count
 from metastore._core.op import MEMBER, decode_op
 from metastore._core.ordered_map_check import check_counts
+from metastore._core.raft_quorum import joint_committed
 from metastore._core.raft_types import MsgAppResp, MsgVote, MsgVoteResp
 from metastore.replica.roster import Roster
 
@@ -218,6 +219,24 @@ class Checker:
         told = (member.driver.term, member.store.raft_term)
         if told != (member.raw.term, member.raw.term):
             self.fail(f"member {member.id} is in term {member.raw.term} and tells of {told}")
+
+    def in_silence(self, member: Member) -> None:
+        """A group of a member's log has ended, and the member is not told."""
+        self.count("ends in silence")
+        if not member.turn_due and not member.at_work:
+            self.hears(member)
+
+    def hears(self, member: Member) -> None:
+        """Look at a member that has ended its turn: if it waits for a group that has ended, it is told of that."""
+        raw, thread = member.raw, member.wal.thread
+        if not self.inside or not thread.untold:
+            return
+        own = {**{ident: one.match for ident, one in raw.status().progress.items()}, member.id: raw.last_index}
+        conf = raw.conf_state
+        further = joint_committed(conf.voters, conf.voters_outgoing, own) > raw.commit
+        queued = member.proposer.queued and not member.goes_on
+        if raw.state != LEADER or further or raw.commit > raw.persisted or queued:
+            self.fail(f"member {member.id} waits for a group that has ended, and nobody tells it")
 
     def _new_leader(self, member: Member, term: int) -> None:
         if self.leaders.setdefault(term, member.id) != member.id:

@@ -23,6 +23,7 @@ from metastore.storage.wal import Lag, Wal
 from .clock import Clock, Timer
 
 SECTOR = 512
+ENDS_MEANWHILE = 0.1  # the share of the groups under way that end in the moment in which the owner begins to wait
 
 
 class File:
@@ -191,6 +192,10 @@ class DiskThread(LogDisk):
         self._file: File | None = None
         self._times = (0.0, 0.0)
         self._timer: Timer | None = None
+        self._unheard = False
+        self._told = True
+        #: Called when a group has ended and its owner is not told.
+        self.in_silence: Callable[[], object] = lambda: None
 
     def start(self, group: Group, file: File, patience: float, _client: int) -> int:
         """Write the group, then sync."""
@@ -228,7 +233,37 @@ class DiskThread(LogDisk):
             self.bytes += len(self._data)
             self._done = self._group
         self._group = None
-        self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
+        self._tell()
+
+    def _tell(self) -> None:
+        """A group has ended."""
+        self._told = self.failed is not None or not self._unheard
+        if not self._told:
+            self.in_silence()
+        else:
+            self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
+
+    def has_ended(self) -> bool:
+        """Whether a group is on the platter that `finished` has not returned."""
+        return self._done is not None
+
+    def listen(self, wanted: bool) -> bool:
+        """Whether the end of a group is to be reported. While the owner makes up its mind, the group may end."""
+        if wanted and not self._unheard:
+            return False
+        if wanted and self._timer is not None and self.clock.random.random() < ENDS_MEANWHILE:
+            self._timer.cancel()
+            self._end_now()
+        self._unheard = not wanted
+        return wanted and self._done is not None
+
+    def _end_now(self) -> None:
+        self._synced()
+
+    @property
+    def untold(self) -> bool:
+        """Whether a group has ended that its owner knows nothing of."""
+        return self._done is not None and not self._told
 
     def sync_now(self) -> None:
         """Nothing is written that is not synced."""
@@ -267,7 +302,7 @@ class LaggingThread(DiskThread):
         super().__init__(clock, speed, woken)
         self.lag = lag
         self.alive = True
-        self._queued = self._syncing = False
+        self._queued = self._syncing = self._asked = False
         self._dirty_file: File | None = None
         self._dirty_bytes = self._dirty_group = 0
         self._dirty_since = 0.0
@@ -324,20 +359,36 @@ class LaggingThread(DiskThread):
 
     def _report(self) -> None:
         self._done, self._group = self._group, None
-        self.clock.after(self.speed.report * (0.5 + self.clock.random.random()), self.woken)
+        self._tell()
+
+    def _end_now(self) -> None:
+        self._wrote()
 
     def _due(self) -> None:
         """The time of the first byte that is not synced has come; a write that is under way sees to it itself."""
         if self.clock.now >= self._dirty_since + self.lag.interval:
-            self.sync_now()
+            self._sync_soon()
 
     def sync_now(self) -> None:
+        """Sync and report that."""
+        self._asked = True
+        if self._dirty_bytes:
+            self._sync_soon()
+        elif self.alive:
+            self._answer()
+
+    def _answer(self) -> None:
+        if self._asked:
+            self._asked = False
+            self.clock.after(self.speed.report, self.woken)
+
+    def _sync_soon(self) -> None:
         """Sync, unless that is under way or a write is."""
         if self.alive and self._dirty_bytes and not self._syncing and self._timer is None and self.failed is None:
             self._sync(self._idle)
 
     def _idle(self) -> None:
-        self.clock.after(self.speed.report, self.woken)
+        self._answer()
         if self._queued:
             self._carry()
 

@@ -242,6 +242,7 @@ class Member(Greeted):
                 audience.after_turn(self)
             if call is self._turned:
                 self.cluster.checker.tells(self)
+                self.cluster.checker.hears(self)
             if not self.turn_due and call is not self._turned:
                 self.turn_due = True
                 self.later(self.cluster.settings.turn * self.clock.random.random(), self._turned)
@@ -269,6 +270,7 @@ class Member(Greeted):
         self.alive, self.paused = True, False
         self.held.clear()
         self.turn_due = False
+        self.goes_on = False  # the last turn has left something, so the next one follows it
         self._turned = self._turn  # one object, to know it by
         self.confs: list[ConfState] = []
         self.commit = self.applied = self.seen_state = self.seen_term = 0
@@ -304,6 +306,7 @@ class Member(Greeted):
         assert isinstance(wal, MemberWal)
         self.wal = wal
         wal.member = self
+        wal.thread.in_silence = lambda: self.cluster.checker.in_silence(self)
         self.reports += wal.report
         if settings.lag is not None and settings.doubts and self.unsynced_gone:
             self.doubt = max(self.doubt, wal.hard_state.term)
@@ -514,7 +517,9 @@ class Member(Greeted):
         own = self.roster.members.get(self.id)
         if not self.membership.settled and own is not None:
             self.membership.publish(f"n{self.id}", (f"http://n{self.id}:1",), now)
-        self._turn_at(self.replica.next_turn(now), now)
+        due = self.replica.next_turn(now)
+        self.goes_on = due is not None and due <= now
+        self._turn_at(due, now)
         self.sweep.turn()
 
     def _turn_at(self, due: float | None, now: float) -> None:

@@ -135,6 +135,43 @@ class Withholding(Driver):
         self.tell_at = None
 
 
+class Overlooked:
+    """A log that does not say that a group ended just before its owner began to wait for it."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+    def listen(self, wanted: bool) -> bool:
+        """As the log, but for what it returns."""
+        self._log.listen(wanted)
+        return False
+
+
+class Overlooking(Driver):
+    """A driver with such a log."""
+
+    def __init__(self, raw: Any, log: Any, *args: Any, **options: Any) -> None:
+        super().__init__(raw, Overlooked(log), *args, **options)
+
+
+class Deafened(Overlooked):
+    """A log whose owner never waits."""
+
+    def listen(self, wanted: bool) -> bool:
+        """Says what the owner does not say."""
+        return super().listen(False)
+
+
+class Deaf(Driver):
+    """A driver with such a log."""
+
+    def __init__(self, raw: Any, log: Any, *args: Any, **options: Any) -> None:
+        super().__init__(raw, Deafened(log), *args, **options)
+
+
 class SkipBusy(Driver):
     """Takes what a busy engine refused for written."""
 
@@ -653,6 +690,8 @@ PLANTS = [
     Plant("half of a joint quorum", "cut_halves", 4, raft.PLANT_JOINT_HALF),
     Plant("ABA ignored", "rewritten", 11, raft.PLANT_ABA, outside=False),
     Plant("reported before the disk finished", "usual", 4, driver=EarlyReport),
+    Plant("end of a group overlooked", "usual", 10, driver=Overlooking, outside=False),
+    Plant("disk not waited for", "usual", 4, driver=Deaf, outside=False),
     Plant("forwarded twice", "usual", 10, driver=SecondForward),
     Plant("read before apply", "usual", 10, driver=ImpatientRead),
     Plant("answer to an older round", "reads", 20, driver=AnyRound),
@@ -668,7 +707,7 @@ PLANTS = [
     Plant("snapshot not synced", "transfers", 4, taker=Unsynced),
     Plant("log cut at the newest snapshot", "transfers", 4, taker=AtTheNewest),
     Plant("received and not verified", "transfers", 4, taker=Unverified),
-    Plant("log cut beyond the flush", "filed", 4, taker=BeyondFlush, outside=False),
+    Plant("log cut beyond the flush", "filed", 6, taker=BeyondFlush, outside=False),
     Plant("chunk not checked", "transfers", 4, taker=Unchecked, outside=False),
     Plant("chunks of another file", "transfers", 8, taker=AnyFile, outside=False),
     Plant("snapshot without members", "snapshots", 4, taker=NoMembers, outside=False),

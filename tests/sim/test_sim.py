@@ -123,12 +123,13 @@ def test_the_seeds_that_find_bugs_are_run_without_them() -> None:
 def test_the_simulation_is_not_idle() -> None:
     """Checks that never have anything to check find nothing."""
     counts: dict[str, int] = {}
-    seeds = {"usual": 3, "members": 3, "transfers": 6}
+    seeds = {"usual": 3, "members": 3, "transfers": 8}
     for profile, seed in [(profile, seed) for profile, count in seeds.items() for seed in range(count)]:
         for name, count in simulate(seed, profile).counts.items():
             counts[name] = counts.get(name, 0) + count
     assert counts["acked"] > 1000 and counts["reads"] > 300 and counts["digests"] > 100
     assert counts["hashes"] > 2 * counts["entries"], "the whole state of each member at each index"
+    assert counts["ends in silence"] > 500
     assert counts["terms"] > 16 and counts["open"] > 20
     assert counts["torn chunks"] and counts["resumed"] and counts["rotten"] and counts["struck"]
     assert counts["power"] and counts["crash_at_disk"] and counts["cut"] and counts["add"] and counts["remove"]

@@ -147,6 +147,12 @@ class HandLog:
     def settle(self) -> int:
         return self.durable
 
+    def has_ended(self) -> bool:
+        return False
+
+    def listen(self, wanted: bool) -> bool:
+        return False
+
 
 class HandEngine(MemoryEngine):
     """The engine in memory. It shows its writes, and refuses them while `busy`, or for lack of room if `full`."""

@@ -146,6 +146,12 @@ class Log:
     def settle(self) -> int:
         return self.durable
 
+    def has_ended(self) -> bool:
+        return False
+
+    def listen(self, wanted: bool) -> bool:
+        return False
+
     def mark(self) -> bool:
         return False
 

@@ -27,6 +27,7 @@ class Model:
         self.now = self.gather = 0.0
         self.inflight = self.ops_out = self.groups = self.rounds = self.heard = self.returned = 0
         self.idle = True
+        self.tells_all = False
         self.asides: list[float] = []  # how long clients were left alone
         self.gathered: list[bool] = []  # whether the loop gathered, for each group
         self._arrivals, self._closed, self._sync = arrivals, closed, sync
@@ -83,6 +84,7 @@ class Model:
         self.idle, self.inflight = not self._flying, len(self._flying)
         if self.inflight > 1 or self.gathering.flying or self.gather:
             self.gathering.turn()
+        assert self.tells_all is (self.gather > 0), "clients that are set aside wait for the end of the group"
 
     def _end(self) -> None:
         self.groups += 1

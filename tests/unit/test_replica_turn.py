@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from sim import wire
 from sim.engines import BusyEngine
 from sim.model import Call
 from sim.node import Member
-from sim.runner import Scene, Simulation
-from sim.workload import Client
+from support.lone_member import Lone
 
 from metastore._core.driver_budgets import Budgets
 from metastore._core.driver_path import TELL_AFTER
@@ -18,41 +16,6 @@ from metastore._core.replica_turn import BATCH_RETRY
 from metastore.replica import sweep as sweep_module
 from metastore.replica.driver import BUSY_RETRY
 from metastore.replica.sweep import Sweep
-
-
-class Lone:
-    """One simulated member that leads, and a client's requests between two turns."""
-
-    def __init__(self, members: int = 1, busy: float = 0.0) -> None:
-        def set_up(scene: Scene) -> None:
-            scene.settings.members = members
-            scene.settings.busy = busy
-            scene.settings.batching, scene.settings.batch_count, scene.settings.batch_delay = True, 100, 0.5
-            scene.settings.max_waiting = 100
-
-        self.simulation = Simulation(3, "deposed_leaders", set_up)
-        self.clock = self.simulation.clock
-        self.member: Member = self.simulation.cluster.members[1]
-        self.member.start()
-        self.clock.run(5.0)
-
-    def put(self, key: bytes = b"k") -> None:
-        """Let a client's put come in. The turn has still to end."""
-        self.ask(Call("put", (key,), b"v"))
-
-    def ask(self, call: Call) -> None:
-        """Let a client's call come in."""
-        client = Client(0, self.simulation.cluster, self.simulation.scene.habits)
-        client.stopped = True
-        call.member = self.member.id
-        wire.encode(call)
-        client.arrive(self.member, call)
-
-    def next_turn(self) -> float | None:
-        """Return the seconds until the next turn."""
-        now = self.member.now()
-        due = self.member.replica.next_turn(now)
-        return None if due is None else due - now
 
 
 def test_an_idle_member_needs_no_turn() -> None:
