@@ -196,6 +196,8 @@ cdef class DiskThread(LogDisk):
                 self.error = self.carry()
                 self.ended()
                 failed = self.error != 0
+                if failed and self.error_in_sync:
+                    ms_store(&self.broken, self.error)  # otherwise what is not synced would be synced once more
                 ms_store_ordered(&self.status, FAILED if failed else DONE)
                 if ms_swap(&self.watched, 0):
                     self.open_gate(&self.done)
