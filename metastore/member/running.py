@@ -348,7 +348,9 @@ class RunningMember(MemberTurn):
             self.space.lead_no_more()
 
     def _announce(self, now: float) -> None:
-        """Reports that this member serves, once it knows a leader and the others know its name and addresses."""
+        """Reports that this member serves, once it knows a leader and the others know its name and addresses. Raises
+        OutOfMemory while it still reads its log, if that does not fit."""
+        self._memory.check()
         driver, identity = self.driver, self.disk.identity
         behind = driver.backlog or driver.raw.apply_waiting  # more to apply, here or still on its way from the log
         if not driver.leader_id or not driver.applier.applied_index or behind:
