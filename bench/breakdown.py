@@ -54,6 +54,8 @@ LIBRARIES = (
     ("apply", r"^((mvcc|ordered_map|engine|work)\w*|record|slabs|recent_keys|file_reads|stretches|gaps)\.|rocksdict"),
     ("snapshots", r"^snap_\w+\."),
     ("watch and leases", r"^(watch|watch_\w+|leases|lessor|lease_\w+)\."),
+    ("the end of a turn", r"^((loop|replica|member)_turn|quiet)\."),
+    ("peers", r"^peer_\w+\."),
     ("interpreter", r"python"),
     ("allocation and copies (libc)", r"^libc\.|jemalloc"),
 )
