@@ -205,7 +205,8 @@ def test_members_that_do_nothing_make_few_turns(tmp_path: Path) -> None:
         member.ticks.catch_up = lambda: (before.append(None), catch_up())
 
         def received(message: Any) -> None:
-            caught_up.append(len(before) == 1)
+            # On a busy machine a member may be awake for a moment.
+            caught_up.append(len(before) == 1 or not (before or member.ticks.rests))
             before.clear()
             receive(message)
 
