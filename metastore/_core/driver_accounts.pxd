@@ -2,6 +2,7 @@ from libc.stdint cimport uint64_t
 
 from metastore._core.batch cimport BatchProposer
 from metastore._core.kv_server cimport KVServer
+from metastore._core.op cimport OpView
 
 cdef struct Account:
     uint64_t limit        # the batch is settled when this is reached
@@ -28,6 +29,7 @@ cdef class PendingBatches:
     cdef readonly Accounts _proposed     # our own proposals; the limit is the index of the entry
     cdef readonly Accounts _forwarded    # batches sent to a leader; all their request ids are below the limit
 
+    cdef int take_forwarded(self, uint64_t sender, bytes data, const OpView* op, double now) except -1
     cpdef proposed(self, uint64_t index)
     cpdef passed(self, uint64_t applied)
     cpdef _settle_forwarded(self)

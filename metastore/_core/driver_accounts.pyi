@@ -24,6 +24,10 @@ class PendingBatches:
     def _proposed(self) -> Accounts: ...  # our own proposals; the limit is the index of the entry
     @property
     def _forwarded(self) -> Accounts: ...  # sent to a leader; all their request ids are below the limit
+    def receive_forward(self, sender: int, batch: bytes, now: float, leads: bool) -> None:
+        """Takes the operations that `sender` wants proposed. `leads`: whether this member is the leader. Raises
+        FormatError if the operations cannot be read."""
+
     def proposed(self, index: int) -> None: ...  # the batch that was taken last is entry `index` of our log
     def passed(self, applied: int) -> None: ...  # entry `applied` has been applied
     def _settle_forwarded(self) -> None: ...

@@ -107,6 +107,11 @@ cdef class DriverPath:
             self.changes.judging.silent.discard(message.from_)
         raw.step(message)
 
+    def receive_forward(self, uint64_t sender, bytes batch not None, double now):
+        """Take operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
+        self.pending.receive_forward(sender, batch, now, self.leader_id != 0 and self.leader_id == self.raw.id)
+        self.raw.hasten(sender)
+
     # ---- one turn
 
     cpdef _go_on(self, double now):

@@ -1,4 +1,4 @@
-"""What each Raft message of another member passes on its way to the driver."""
+"""What each Raft message and each forward of another member passes on its way to the driver."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,9 +18,15 @@ class MessageIntake:
     #: The member's ticks. Where it rests, one that is due comes before a message is received.
     ticks: Any
     _driver: Any
+    _loop: Any
     _declines: Callable[[int], bool]
     _held: Callable[[int, int], bool]
 
-    def __init__(self, driver: Any, declines: Callable[[int], bool], held: Callable[[int, int], bool]) -> None: ...
+    def __init__(
+        self, driver: Any, loop: Any, declines: Callable[[int], bool], held: Callable[[int, int], bool]
+    ) -> None: ...
     def on_message(self, message: Message) -> None:
         """A Raft message has come."""
+
+    def on_forward(self, from_: int, frame: bytes) -> None:
+        """A follower forwards operations to be proposed."""

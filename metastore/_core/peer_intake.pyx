@@ -1,15 +1,18 @@
-"""What each Raft message of another member passes on its way to the driver.
+"""What each Raft message and each forward of another member passes on its way to the driver.
 
-It is compiled because a put brings two of them to its leader, and three functions of the interpreter found for each that
+It is compiled because a put brings two messages to its leader, and three functions of the interpreter found for each that
 nothing was the matter.
 """
+
+from libc.stdint cimport uint64_t
 
 from metastore._core.raft_types cimport MSG_TIMEOUT_NOW, Message
 
 
 cdef class MessageIntake:
-    def __init__(self, driver, declines, held):
+    def __init__(self, driver, loop, declines, held):
         self._driver = driver
+        self._loop = loop
         self._declines = declines
         self._held = held
 
@@ -22,3 +25,6 @@ cdef class MessageIntake:
             return
         if message.snapshot is None or self._held(message.snapshot.index, message.snapshot.term):
             self._driver.receive(message)
+
+    def on_forward(self, uint64_t from_, bytes frame not None):
+        self._driver.receive_forward(from_, frame, self._loop.now())

@@ -100,6 +100,7 @@ class Peering(MessageIntake):
     _driver: Driver
     founding: Founding | None
     ticks: Ticks | None
+    _loop: Loop
 
     def __init__(
         self,
@@ -123,13 +124,12 @@ class Peering(MessageIntake):
         end: Callable[[errors.MetaStoreError], object],
         stopping: Callable[[], bool],
     ) -> None:
-        super().__init__(driver, declines, held)
+        super().__init__(driver, loop, declines, held)
         self._config = config
         self._identity = identity
         self._roster = driver.roster
         self._membership = membership
         self._abilities = abilities
-        self._loop = loop
         self._resolver = resolver
         self._failpoints = failpoints
         self._transfers = transfers
@@ -254,7 +254,7 @@ class Peering(MessageIntake):
         peers = [] if self.transport is None else list(self.transport.stats().values())
         return {f"peer_{name}_total": sum(peer[name] for peer in peers) for name in ("sent_bytes", "received_bytes")}
 
-    # ---- what comes in (PeerHandler); the base takes the messages
+    # ---- what comes in (PeerHandler); the base takes messages and forwards
 
     def _taken_in_by(self, message: Message) -> bool:
         if message.type not in LEADERS:
@@ -270,10 +270,6 @@ class Peering(MessageIntake):
     def on_snapshot_stream(self, stream: AcceptedStream) -> None:
         """A leader begins to send us a snapshot."""
         self._transfers.accept(stream)
-
-    def on_forward(self, from_: int, frame: bytes) -> None:
-        """A follower forwards operations to be proposed."""
-        self._driver.receive_forward(from_, frame, self._loop.now())
 
     def on_refusal(self, from_: int, code: int, ids: list[int]) -> None:
         """Operations of ours were not logged, or `from_` withdraws its own."""

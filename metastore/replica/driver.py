@@ -188,7 +188,7 @@ class Driver(DriverPath):
         reads = [waiter for waiter, _, _ in self.reads.unanswered()]
         return [*self.applier.unanswered(), *self.kv.unanswered(), *reads]
 
-    # ---- from peers and clients; `receive` takes the messages
+    # ---- from peers and clients; `receive` takes the messages, `receive_forward` what is forwarded
 
     def propose(self, operations: list[bytes]) -> bool:
         """Log operations that the leader itself wants, as one entry. Whether they are in its log now.
@@ -208,11 +208,6 @@ class Driver(DriverPath):
         """A message for member `ident` was lost."""
         self.changes.lost(ident)
         self.raw.report_unreachable(ident)
-
-    def receive_forward(self, sender: int, batch: bytes, now: float) -> None:
-        """Take operations that `sender` wants proposed. Raises FormatError if they cannot be read."""
-        self.pending.receive_forward(sender, batch, now, self.is_leader)
-        self.raw.hasten(sender)
 
     def receive_refusal(self, sender: int, code: int, ids: list[int]) -> None:
         """The leader did not log these operations of ours. WITHDRAWN: `sender` wants its own not to be logged."""

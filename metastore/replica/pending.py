@@ -14,15 +14,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import errors
-from .._core.batch import unframe
 from .._core.driver_accounts import PendingBatches
 from .._core.kv_server import fail_each
 from .._core.leases import decode_revoke
-from .._core.op import LEASE_CHECKPOINT, LEASE_REVOKE, LEVEL, MEMBER, decode_op, level_of
-from ..settings import MAX_BATCH_OPS
+from .._core.op import LEASE_CHECKPOINT, LEASE_REVOKE, MEMBER, decode_op
 from .peer_link import refusal_code, refusal_type
 
 if TYPE_CHECKING:
@@ -73,35 +71,19 @@ class Pending(PendingBatches):
                 return
             self._forwarded.add(self._kv.next_id)
 
-    def receive_forward(self, sender: int, batch: bytes, now: float, leads: bool) -> None:
-        """Takes the operations that `sender` wants proposed. `leads`: whether this member is the leader.
+    def _pass_on(self, data: bytes, kind: int, now: float) -> None:
+        """Another member forwards an operation to this one, which does not lead. Raises ApiError."""
+        if kind == MEMBER:
+            raise errors.LeaderChanged()
+        # The sender does not know yet that leadership has moved. The operation goes on to the leader that this member
+        # knows of, or waits for one. It cannot go round in a circle: a member's known leader has led in that member's
+        # term, and passes the operation on only to the leader of a later term.
+        self._proposer.add(data, now)
 
-        Raises FormatError if the operations cannot be read. MAX_BATCH_OPS operations take 2.3 to 3.5 ms.
-        """
-        refused: dict[int, list[int]] = {}
-        for data in unframe(batch, MAX_BATCH_OPS):
-            operation = decode_op(data)
-            try:
-                self._take_forwarded(sender, data, operation, now, leads)
-            except errors.ApiError as error:
-                refused.setdefault(refusal_code(error), []).append(operation.request_id)
-        for code, ids in refused.items():
-            self._link.refuse(sender, code, ids)
-
-    def _take_forwarded(self, sender: int, data: bytes, operation: Any, now: float, leads: bool) -> None:
-        kv = self._kv
-        if not leads:
-            if operation.kind == MEMBER:
-                raise errors.LeaderChanged()
-            # The sender does not know yet that leadership has moved. The operation goes on to the leader that this
-            # member knows of, or waits for one. It cannot go round in a circle: a member's known leader has led in that
-            # member's term, and passes the operation on only to the leader of a later term.
-            self._proposer.add(data, now)
-            return
-        if kv.closed_to_writes is not None:
-            raise kv.closed_to_writes
-        if kv.cluster_level < LEVEL and level_of(data) > kv.cluster_level:
-            raise errors.NotCapable()
+    def _takes_itself(self, sender: int, data: bytes, now: float) -> bool:
+        """Whether a forwarded operation of a rare kind is taken here. Otherwise it goes the way of the others. Raises
+        ApiError."""
+        operation = decode_op(data)
         if operation.kind == LEASE_CHECKPOINT or (
             operation.kind == LEASE_REVOKE and decode_revoke(operation.request)[1]
         ):
@@ -109,9 +91,15 @@ class Pending(PendingBatches):
             raise errors.LeaderChanged()
         if operation.kind == MEMBER:
             self._take_change(sender, data, now + self._request_timeout)
-        else:
-            kv.check_forwarded(operation.kind, operation.request)
-            self._proposer.add(data, now)
+        return operation.kind == MEMBER
+
+    def _refuse(self, sender: int, refused: list[tuple[errors.ApiError, int]]) -> None:
+        """Tells a member why operations that it forwarded are not logged."""
+        codes: dict[int, list[int]] = {}
+        for error, ident in refused:
+            codes.setdefault(refusal_code(error), []).append(ident)
+        for code, ids in codes.items():
+            self._link.refuse(sender, code, ids)
 
     def receive_refusal(self, code: int, ids: list[int]) -> None:
         """The leader did not log these operations of ours."""

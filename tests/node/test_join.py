@@ -22,7 +22,7 @@ from metastore.member import membership_client, peering, state
 from metastore.member.membership_client import dialled_address
 from metastore.net.accept import real_address
 from metastore.peers import join
-from metastore.replica import pending, roster
+from metastore.replica import roster
 from metastore.snapshots import files as snapshots
 from metastore.storage.starts import next_start
 
@@ -239,7 +239,6 @@ def test_no_message_takes_the_last_terms(first: Node) -> None:
 def test_nothing_above_the_level_of_all_members_is_logged(first: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operation was requested here, or another member forwarded it."""
     monkeypatch.setattr(membership_client, "level_of", lambda operation: LEVEL + 1)
-    monkeypatch.setattr(pending, "level_of", lambda operation: LEVEL + 1)
     assert isinstance(error_of_change(first, ["http://127.0.0.1:9"]), errors.NotCapable)
     refused: list[Any] = []
 

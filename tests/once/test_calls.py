@@ -19,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support import messages as m
 from support.embedded import make, members_of, settings
 from support.processes import wait_until
@@ -166,28 +167,31 @@ def test_a_lone_put_takes_few_calls(tmp_path: Path) -> None:
     assert calls <= MOST_CALLS and builtins <= MOST_BUILTINS, f"{calls} and {builtins}: {middle}"
 
 
-def test_a_put_passes_no_function_of_the_streams_between_members(tmp_path: Path) -> None:
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_put_passes_no_function_of_the_streams_between_members(tmp_path: Path, leads: bool) -> None:
+    """But for one of a follower that forwards it."""
+    folders = re.compile(r"/metastore/(peers/|member/peering|replica/(peer_link|pending|driver))")
     called: list[collections.Counter[str]] = []
 
     def note(counter: collections.Counter[str], frame: Any, event: str, _builtin: Any) -> None:
-        if event == "call" and re.search(
-            r"/metastore/(peers/|member/peering|replica/peer_link)", frame.f_code.co_filename
-        ):
-            counter[frame.f_code.co_name] += 1
+        if event == "call" and folders.search(frame.f_code.co_filename):
+            counter[frame.f_code.co_qualname] += 1
 
     with members_of(tmp_path) as nodes:
-        leader = next(node for node in nodes if node._running().driver.is_leader)
-        leader.put(b"a", b"1")
-        for node in nodes:
+        node = next(node for node in nodes if node._running().driver.is_leader is leads)
+        node.put(b"a", b"1")
+        for one in nodes:
             called.append(collections.Counter())
-            in_loop(node, partial(sys.setprofile, partial(note, called[-1])))
+            in_loop(one, partial(sys.setprofile, partial(note, called[-1])))
         for _ in range(PUTS // 10):
-            leader.put(b"a", b"1")
-        for node in nodes:
-            in_loop(node, partial(sys.setprofile, None))
+            node.put(b"a", b"1")
+        for one in nodes:
+            in_loop(one, partial(sys.setprofile, None))
+        at = nodes.index(node)
     # What is done now and then, as a tick, is no matter of a put.
-    often = [{name: n for name, n in counter.items() if n >= PUTS // 20} for counter in called]
-    assert often == [{}, {}, {}]
+    often = [{name for name, n in counter.items() if n >= PUTS // 20} for counter in called]
+    assert often.pop(at) == (set() if leads else {"Pending.forward", "PeerLink.forward"})
+    assert often == [set(), set()]
 
 
 def test_members_that_do_nothing_make_few_turns(tmp_path: Path) -> None:

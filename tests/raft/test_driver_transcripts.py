@@ -285,7 +285,7 @@ def taken(link: PeerLink, to: int, batch: bytes) -> bool:
     return link._transport.forward(to, batch) or True
 
 
-def refused(_pending: Pending, sender: int, data: bytes, operation: Any, now: float, leads: bool) -> None:
+def refused(_pending: Pending, _data: bytes, _kind: int, _now: float) -> None:
     """Refuses what another member forwards, whoever leads."""
     raise errors.LeaderChanged()
 
@@ -326,7 +326,7 @@ PLANTS: list[tuple[str, str, Plant]] = [
     ("put_alone", "nobody looks for news", part(HandLog, "settle", lambda log: 0)),
     ("forward", "what was not taken counts as sent", part(PeerLink, "forward", taken)),
     ("forward", "its account is never settled", part(Pending, "_settle_forwarded", nothing)),
-    ("forward_to_a_former_leader", "refused", part(Pending, "_take_forwarded", refused)),
+    ("forward_to_a_former_leader", "refused", part(Pending, "_pass_on", refused)),
     ("leader_change", "no end of the grace", part(Pending, "leader_lost", nothing)),
     ("leader_change_after_a_forward", "forwarded twice", kind(SecondForward)),
     ("leader_change_after_a_forward", "no end of the grace", part(Pending, "leader_lost", nothing)),
