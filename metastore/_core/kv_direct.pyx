@@ -15,6 +15,8 @@ read: they hold the GIL, so the loop's thread cannot go on before they have fini
   other one is not.
 - **The loop wants the GIL** when its wait is over, and says so (`_core/quiet`). A thread that gets in a loop looks at that
   behind each get, and lets go of the GIL until the loop's thread has it.
+- **Others want the GIL** and cannot say so: other threads of the program, and other nodes. For these such a thread lets go
+  of it after every YIELD_EVERY or YIELD_OUTSIDE gets. Now and then it sleeps.
 
 The `reader` of an engine is an iterator over its present state and a function that looks up one key. No other part of
 the program uses these two, so they share no position and no buffer with the loop. Such a get has three steps:
@@ -64,16 +66,27 @@ cdef extern from *:
         static const struct timespec step = {0, 20000};
         for (int left = 40; left && __atomic_load_n(wanted, __ATOMIC_SEQ_CST); left--) nanosleep(&step, NULL);
     }
+
+    /* For those who cannot say that they wait: 100 us, or only as long as others want the processor. */
+    static void ms_step_back(int sleeps) {
+        static const struct timespec pause = {0, 100000};
+        if (sleeps) nanosleep(&pause, NULL);
+        else sched_yield();
+    }
     """
     void ms_give_way(int*) noexcept nogil
-    int sched_yield() noexcept nogil
+    void ms_step_back(bint) noexcept nogil
 
 cdef enum:
-    # A reader in a loop never leaves its processor, and the loop's thread may have to wait for the same one: the system
-    # made it wait for up to 1.4 ms. So the reader says every 50 us that others may go first. It keeps the GIL then.
+    # Every 64 gets (50 us). The loop's thread may also have to wait for the reader's processor: for up to 1.4 ms where
+    # the reader never yielded it.
     YIELD_EVERY = 64
     # The same for gets in an engine outside, of 8 us each.
     YIELD_OUTSIDE = 8
+    # Who takes the GIL again at once may take it before another thread is awake, which then waits anew: as long as this
+    # goes on the interpreter does not ask for the GIL either. So every 16th time, about every ms, is a sleep in which
+    # that thread surely wakes. Without it each step of such a thread took 5 ms.
+    SLEEP_EVERY = 16
 
 cdef extern from "Python.h":
     bint PyUnicode_IS_COMPACT_ASCII(object text)
@@ -254,12 +267,13 @@ cdef class DirectReads:
         return found
 
     cdef object step_back(self, object found):
-        """Let the loop's thread have its turn behind a read, if it wants that."""
+        """Let other threads have their turn behind a read: the loop's thread if it wants that, others now and then."""
         cdef uint64_t every = YIELD_OUTSIDE if self.outside else YIELD_EVERY
         self.served += 1
-        if self.served % every == 0:
-            sched_yield()
         if ms_wanted(&self.asking):
             with nogil:
                 ms_give_way(&self.asking)
+        elif self.served % every == 0:
+            with nogil:
+                ms_step_back(self.served % (every * SLEEP_EVERY) == 0)
         return found

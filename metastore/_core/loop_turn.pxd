@@ -22,7 +22,7 @@ cdef class LoopTurn:
     cdef public double _nap             # how long the loop looks at nothing after this turn (s)
     cdef public int all_fd, urgent_fd   # the descriptors of the epolls of all descriptors, and of the urgent ones
     cdef public set _urgent             # the urgent descriptors
-    cdef public int _max_events         # that are looked at in one turn
+    cdef readonly int _max_events         # that are looked at in one turn
     cdef public object await_readable   # see `_core/brief_wait`
     # Until when the others are set aside (0.0: they are not), and until when at the latest (s of `now`).
     cdef public double _aside_until, _aside_at_most

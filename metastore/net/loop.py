@@ -314,6 +314,7 @@ class Loop(LoopTurn):
         self._callbacks.clear()
         self._epoll.close()
         self._urgent_epoll.close()
+        self.all_fd = self.urgent_fd = -1  # another loop may get these numbers
         self._let_wake_go()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,33 @@ def test_a_reader_in_a_loop_gives_way(tmp_path: Path, storage: dict[str, Any]) -
                 assert answer.done(), f"put {number}"
         finally:
             sys.setswitchinterval(interval)
+
+
+@of_each
+def test_other_threads_have_their_turn_beside_a_reader(tmp_path: Path, storage: dict[str, Any]) -> None:
+    """They cannot say that they want the GIL, and the interpreter does not ask for it here either."""
+    with make(tmp_path, storage=storage) as node:
+        node.put("a", "1")
+        resting(node)
+        steps: list[None] = []
+        interval, over = sys.getswitchinterval(), threading.Event()
+
+        def step() -> None:
+            while not over.is_set():
+                steps.append(None)
+                time.sleep(0.0)
+
+        with ThreadPoolExecutor(1) as pool:
+            sys.setswitchinterval(1000.0)
+            try:
+                other, served = pool.submit(step), direct(node).served
+                while len(steps) < 20 and direct(node).served < served + MANY:
+                    node.get("a")
+                assert len(steps) >= 20
+            finally:
+                sys.setswitchinterval(interval)
+                over.set()
+            other.result(30)
 
 
 def test_an_older_version_comes_out_of_the_queue(tmp_path: Path) -> None:

@@ -283,6 +283,12 @@ def test_closing_gives_back_the_descriptors() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     loop.call_soon_threadsafe(lambda: None)
     loop.stop()
+    other = Loop()  # it has the numbers of the first one's descriptors
+    try:
+        with pytest.raises(OSError, match="epoll_wait"):
+            loop.run_once(0)
+    finally:
+        other.close()
 
 
 class Aside:
