@@ -3,6 +3,7 @@
 One turn (`run_once`) has four steps. The loop waits, runs the callbacks of the descriptors that are ready, and runs the
 timers and posted calls that are due. Then it calls the `turn` of its owner once. There the owner starts the next group
 of the disk and flushes the connections that have output. What can wait for all of that comes behind it (`call_behind`).
+What each turn passes is compiled (`_core/loop_turn`).
 
 All steps share TURN_TIME, because each may take long, and their sum is the length of the turn. Callbacks, timers and
 posted calls each have a moment of the turn after which no further one begins, but one of each that is due always runs.
