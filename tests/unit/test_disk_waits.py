@@ -7,6 +7,7 @@ import logging
 import os
 import select
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sim.node import Member
@@ -137,6 +138,25 @@ def test_a_stop_does_not_wait_for_an_end_that_was_before(
     again = opened(folder)
     assert again.last_index() == 2 and again.report == []
     again.close()
+
+
+def test_a_sync_that_failed_within_a_group_is_not_tried_again(folder: Path, points: Failpoints) -> None:
+    """The system tells of a lost write only once, so a second sync may go well."""
+    wal = quiet(folder, points, Lag(interval=60.0, max_bytes=1))
+    disk: Any = wal._disk
+    points.set("wal.before_sync", "error(EIO)")
+    synced = disk.syncs
+    wal.append(2, image(2), None)
+    wal.submit()
+    wait_until(lambda: told(wal) and disk.has_failed(), what="the failure")
+    os.eventfd_read(wal.fileno())
+    points.clear()
+    disk.sync_now()
+    wait_until(lambda: told(wal), what="an answer to the request")
+    assert disk.syncs == synced
+    with pytest.raises(DiskFailed):
+        wal.poll()
+    wal.close()
 
 
 def test_a_later_sync_is_reported_if_it_was_requested(folder: Path) -> None:
