@@ -29,6 +29,7 @@ NEXT_LEADER = 10 * ELECTION_TIMEOUT
 
 
 # Snapshots are frequent and little of the log is in memory, so the part that was cut off is really gone.
+SMALL_TAIL = 64 * 1024  # bytes: raft.max_tail_bytes of EAGER
 EAGER = {
     "maintenance.snapshot_count": "20",
     "maintenance.snapshot_min_size": '"1KiB"',
@@ -310,16 +311,19 @@ def clients_of(members: Sequence[Member]) -> Iterator[list[Client]]:
 
 
 def cut_behind(leader: Server, behind: Server, write: Callable[[], object]) -> None:
-    """Kill `behind`, and call `write` until the leader's log begins after the entries of `behind`. A leader keeps, for
-    up to two election timeouts, the entries that a member needs which it has heard of."""
+    """Kill `behind`, and call `write` until the leader has none of the entries that `behind` lacks: neither in its log
+    nor in memory. A leader keeps, for up to two election timeouts, the entries that a member needs which it has heard
+    of, and in memory the last `raft.max_tail_bytes`."""
     with behind.client() as client:
         last = client.status().raftIndex
     behind.kill()
+    enough = metric(leader, "metastore_wal_bytes_total") + 3 * SMALL_TAIL
 
     def cut() -> bool:
         write()
         # This leaves room for entries that the member may have got after it was asked.
-        return metric(leader, "metastore_wal_first_index") > last + 20
+        first = metric(leader, "metastore_wal_first_index")
+        return first > last + 20 and metric(leader, "metastore_wal_bytes_total") > enough
 
     wait_until(cut, what="a log that begins later")
 
