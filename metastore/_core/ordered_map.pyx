@@ -17,6 +17,7 @@ is the newest again. The version before a new one nearly always stands in the sa
 `ordered_map_check.check` verifies bits and numbers.
 """
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
@@ -96,6 +97,7 @@ cdef void node_hint_one(Node* node, int index) noexcept nogil:
         node.hint[index] = hint_of(rec_key(rec), rec.klen, node.skip)
 
 
+@cython.linetrace(False)  # the list of garbage belongs to all threads, see slabs.pyx
 cdef void node_release(Node* node) noexcept nogil:
     """Give up one reference. The last one puts the node on the list of garbage."""
     global garbage
@@ -105,6 +107,7 @@ cdef void node_release(Node* node) noexcept nogil:
         garbage = node
 
 
+@cython.linetrace(False)
 cdef size_t free_garbage(size_t budget) noexcept nogil:
     """Free about `budget` records' worth of dropped nodes. Return how many records were released."""
     global garbage

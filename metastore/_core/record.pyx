@@ -1,5 +1,6 @@
 """The memory of the process that the records and nodes of all ordered maps take. The rest is in record.pxd."""
 
+cimport cython
 from libc.stdlib cimport free, malloc
 
 from metastore._core.slabs cimport SLAB_MOST, slab_alloc, slab_free
@@ -7,6 +8,7 @@ from metastore._core.slabs cimport SLAB_MOST, slab_alloc, slab_free
 cdef size_t total = 0
 
 
+@cython.linetrace(False)
 cdef void* held_alloc(size_t n) noexcept nogil:
     """Return a piece of n bytes, or NULL without memory."""
     global total
@@ -16,6 +18,7 @@ cdef void* held_alloc(size_t n) noexcept nogil:
     return piece
 
 
+@cython.linetrace(False)
 cdef void held_free(void* piece, size_t n) noexcept nogil:
     """Give back a piece of n bytes."""
     global total

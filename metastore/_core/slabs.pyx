@@ -9,7 +9,9 @@ sizes are a quarter apart: records would take 20 % more memory.
 - A **slab** is 128 KiB of a region and has pieces of one size. There are 117 sizes: 16 bytes apart up to 1,504, above
   that as large as the number of pieces in a slab allows (`slab_share`).
 
-The caller holds the GIL, because there is no lock. A debug build checks that. Pieces are aligned to 8 bytes.
+The caller holds the GIL, because there is no lock. A debug build checks that. Its line tracing would let go of the GIL in
+the middle of these functions, because coverage's tracer runs Python: with two threads a free list was torn apart. So they
+are not traced. Pieces are aligned to 8 bytes.
 
 **Limits.** A piece takes at most 15 bytes more than it was asked for, 26 above 512 and 38 above 1,440 bytes (malloc takes
 8 to 23). Besides, the last slab of each size may not be full; of that only those pages are resident that were ever used.
@@ -24,6 +26,7 @@ so is a region if it is empty and others have KEPT empty slabs. When everything 
 and 4 KiB may be resident. Giving back a slab takes 12 us, and using its pages anew 50 us, for 122 pieces of 1 KB.
 """
 
+cimport cython
 from libc.stdint cimport uint8_t, uint32_t
 
 cdef extern from "<sys/mman.h>" nogil:
@@ -83,20 +86,24 @@ cdef Region* last = NULL
 cdef size_t regions = 0, empties = 0, kept = 0
 
 
+@cython.linetrace(False)
 cdef inline uint8_t* slab_begin(Region* region, int i) noexcept nogil:
     return <uint8_t*>region + (i * <size_t>SLAB if i else HEADER)
 
 
+@cython.linetrace(False)
 cdef inline uint8_t* slab_end(Region* region, int i) noexcept nogil:
     return <uint8_t*>region + (i + 1) * <size_t>SLAB
 
 
+@cython.linetrace(False)
 cdef inline Region* region_of(void* at) noexcept nogil:
     return <Region*>(<size_t>at & ~<size_t>(REGION - 1))
 
 
 # --- regions ---------------------------------------------------------------------------------------------
 
+@cython.linetrace(False)
 cdef void region_link(Region* region, bint in_front) noexcept nogil:
     global first, last
     region.before = NULL if in_front else last
@@ -111,6 +118,7 @@ cdef void region_link(Region* region, bint in_front) noexcept nogil:
         last = region
 
 
+@cython.linetrace(False)
 cdef void region_unlink(Region* region) noexcept nogil:
     global first, last
     if region.before != NULL:
@@ -123,10 +131,12 @@ cdef void region_unlink(Region* region) noexcept nogil:
         last = region.before
 
 
+@cython.linetrace(False)
 cdef void* map_pages(size_t n) noexcept nogil:
     return mmap(NULL, n, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
 
 
+@cython.linetrace(False)
 cdef Region* region_new() noexcept nogil:
     """Map a region whose slabs are all empty. Return NULL without memory."""
     global regions, empties
@@ -155,6 +165,7 @@ cdef Region* region_new() noexcept nogil:
     return region
 
 
+@cython.linetrace(False)
 cdef void region_free(Region* region) noexcept nogil:
     global regions, empties, kept
     regions -= 1
@@ -166,6 +177,7 @@ cdef void region_free(Region* region) noexcept nogil:
 
 # --- slabs -----------------------------------------------------------------------------------------------
 
+@cython.linetrace(False)
 cdef void slab_link(Slab* slab) noexcept nogil:
     cdef Slab** head = &rooms[slab.size >> 4]
     slab.next = head[0]
@@ -175,6 +187,7 @@ cdef void slab_link(Slab* slab) noexcept nogil:
     head[0] = slab
 
 
+@cython.linetrace(False)
 cdef void slab_unlink(Slab* slab) noexcept nogil:
     slab.link[0] = slab.next
     if slab.next != NULL:
@@ -182,6 +195,7 @@ cdef void slab_unlink(Slab* slab) noexcept nogil:
     slab.link = NULL
 
 
+@cython.linetrace(False)
 cdef Slab* slab_new(uint32_t share) noexcept nogil:
     """Take an empty slab for pieces of this size. Return NULL without memory."""
     global empties, kept
@@ -211,6 +225,7 @@ cdef Slab* slab_new(uint32_t share) noexcept nogil:
     return slab
 
 
+@cython.linetrace(False)
 cdef void slab_drop(Slab* slab) noexcept nogil:
     """Give back a slab whose last piece was freed."""
     global empties, kept
@@ -233,6 +248,7 @@ cdef void slab_drop(Slab* slab) noexcept nogil:
 
 # --- pieces ----------------------------------------------------------------------------------------------
 
+@cython.linetrace(False)
 cdef void* slab_alloc(size_t n) noexcept nogil:
     """Return a piece of n bytes, SLAB_MOST at most, or NULL without memory."""
     cdef uint32_t share = slab_share[(n + 15) >> 4]
@@ -255,6 +271,7 @@ cdef void* slab_alloc(size_t n) noexcept nogil:
     return piece
 
 
+@cython.linetrace(False)
 cdef void slab_free(void* piece) noexcept nogil:
     """Give back a piece."""
     cdef Slab* slab = &region_of(piece).slabs[<size_t>piece // SLAB % SLABS]
@@ -268,6 +285,7 @@ cdef void slab_free(void* piece) noexcept nogil:
         slab_drop(slab)
 
 
+@cython.linetrace(False)
 cdef bint slab_sparse(void* piece) noexcept nogil:
     """Whether less than half of a piece's slab is in use, and the next piece of this size would come from another one."""
     cdef Slab* slab = &region_of(piece).slabs[<size_t>piece // SLAB % SLABS]
