@@ -2,8 +2,9 @@
 
 `net/loop.py` has the whole loop. This part is compiled because each put of a member that is not busy takes a turn, on
 cold caches, and a put in a cluster takes three of its leader's turns and two of each follower's. It waits by itself
-because the thread must say that it wants the GIL before it waits for that (`quiet`). What is rare stays in the methods of the subclass: `_in_order(ready)`, `_run_timers(until)`,
-`_run_posted(until)`, `_run_behind()`, `_drop_cancelled()` and `_take_nap()`.
+because the thread must say that it wants the GIL before it waits for that (`quiet`). What is rare stays in the methods
+of the subclass: `_in_order(ready)`, `_run_timers(until)`, `_run_posted(until)`, `_run_behind()`, `_drop_cancelled()`
+and `_take_nap()`.
 
 Its clock is that of `time.perf_counter`, CLOCK_MONOTONIC.
 """
