@@ -13,9 +13,9 @@ class Listener(Protocol):
     """Hears what has become of leases, in the order of the log, when the engine has it and before callers are
     answered. The loop's thread calls it."""
 
-    def granted(self, lease: int, ttl: int) -> None: ...
-    def revoked(self, lease: int) -> None: ...
-    def checkpointed(self, lease: int, remaining: int) -> None: ...
+    def changed(self, news: list[tuple[str, int, int]]) -> None:
+        """What one commit has done: ("granted", lease, TTL), ("checkpointed", lease, remaining time), ("revoked",
+        lease, 0)."""
     def reloaded(self) -> None: ...  # a snapshot has replaced all leases
 
 class Leases:

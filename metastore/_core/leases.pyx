@@ -487,7 +487,7 @@ cdef class Leases:
         self.overlay.put_record(rec)
         self.drop(lease)
         if self.listener is not None:
-            self.news.append(("revoked", lease))
+            self.news.append(("revoked", lease, 0))
         return 0
 
     cdef int attach(self, int64_t lease, const uint8_t* key, size_t n) except -1:
@@ -517,10 +517,11 @@ cdef class Leases:
 
     cdef int tell(self) except -1:
         """Tell the listener what the engine has now."""
-        news, self.news = self.news, []
-        if self.listener is not None:
-            for name, *values in news:
-                getattr(self.listener, name)(*values)
+        cdef list news = self.news
+        if news:
+            self.news = []
+            if self.listener is not None:
+                self.listener.changed(news)
         return 0
 
     # -- what others ask --

@@ -11,7 +11,7 @@ is told, for the next leader would end the lease too early. `renew` says so (CLE
 happened. A lease whose time is over cannot be renewed any more; who asks is answered when it is revoked (ENDING).
 
 The owner hands the ids of `due` and the pairs of `checkpoints` to the log, in the order in which it got them. The applied
-state tells this object what became of them (`granted`, `revoked`, `checkpointed`, `reloaded`). Nothing here looks at a
+state tells this object what became of them (`changed`, `reloaded`). Nothing here looks at a
 clock: `now` is in seconds and only grows.
 
 The clocks stand in SHARDS dicts, each of which grows by itself, and what is to be done with a lease is a flag of its clock.
@@ -164,12 +164,25 @@ cdef class Lessor:
 
     # ---- the applied state (listener of Leases)
 
-    def granted(self, ident, ttl):
+    def changed(self, list news not None):
+        """See Listener."""
+        cdef str what
+        if not self.leading:
+            return
+        for what, ident, value in news:
+            if what == "revoked":
+                self.revoked(ident)
+            elif what == "granted":
+                self.granted(ident, value)
+            else:
+                self.checkpointed(ident, value)
+
+    cpdef granted(self, ident, ttl):
         """A lease was granted."""
         if self.leading:
             self.fresh.append(ident)
 
-    def revoked(self, ident):
+    cpdef revoked(self, ident):
         """A lease is gone."""
         cdef Clock clock
         if not self.leading:
@@ -183,7 +196,7 @@ cdef class Lessor:
             self.ending -= 1
         self.tell(clock)
 
-    def checkpointed(self, ident, remaining):
+    cpdef checkpointed(self, ident, remaining):
         """The log has a remaining time of a lease, in seconds; 0: none any more."""
         cdef Clock clock
         if not self.leading:

@@ -43,24 +43,25 @@ if TYPE_CHECKING:
     from .driver import Driver
 
 #: Leases that end in a second, at most, and the seconds between two entries of the log about them. While 100,000 ended,
-#: the p99 of puts with RocksDB rose from 1.5 to 2.7 ms, and on three members from 3.0 to 7.6. At 32,000 a second it
-#: rose from 2.5 to 7.9, and from 3.1 to 15 (two processors, quiet).
-EXPIRY_RATE: Final = 24_000
+#: the p99 of puts to three members with RocksDB rose from 2.8 to 4.8 ms (two processors, median of five runs). With
+#: 60,000 it was 3.8 ms meanwhile, and 4.8 at 24,000 a second (medians of three runs in turn).
+EXPIRY_RATE: Final = 20_000
 PACE: Final = 0.002
 #: Leases that end in one entry of the log, and those that may be on their way through the log at once. A put that comes
-#: meanwhile waits until they are applied and told, which takes 4 us a lease with a few watchers, and 8 with RocksDB.
+#: meanwhile waits until they are applied and told. To apply one takes 3 us with RocksDB, and three times as many in an
+#: entry made puts wait longer: their p99 was 6.0 ms in place of 4.5 (60,000 leases, three members, three runs in turn).
 #: With 250 and 750 half of the puts waited for 4 to 16 ms of the loop's work (RocksDB, a busy machine), now for 1 to 4.
-EXPIRY_BATCH: Final = 96
-MOST_ENDING: Final = 192
+EXPIRY_BATCH: Final = 80
+MOST_ENDING: Final = 160
 #: Seconds after which an entry is full at EXPIRY_RATE. While operations of clients are on their way through the log,
 #: only full entries follow them. So most of them wait for nothing but the leases that were logged before they came, and
 #: the pace stays where some are always on their way. The p90 of puts to three members with RocksDB was 2.7 and 3.4 ms
 #: meanwhile in place of 4.2 and 4.9 (80,000 leases, a disk in memory).
 FULL: Final = EXPIRY_BATCH / EXPIRY_RATE
 #: Where the disk is so slow that leases end so many seconds late, so many times as many end at once. At EXPIRY_RATE
-#: 100,000 leases end 3.2 s late. Four times as many ended no sooner where the processors were busy, and a turn of three
+#: 100,000 leases end 4.0 s late. Four times as many ended no sooner where the processors were busy, and a turn of three
 #: members with RocksDB took 27 ms once; with twice as many the longest took 5.5 ms.
-LATE: Final = 3.6
+LATE: Final = 4.2
 HASTE: Final = 2
 #: Seconds until the log is offered something again that it did not take: because of the moment, or for want of room.
 RETRY: Final = 0.05

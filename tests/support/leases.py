@@ -42,14 +42,8 @@ class Heard:
     def __init__(self) -> None:
         self.news: list[tuple[Any, ...]] = []
 
-    def granted(self, lease: int, ttl: int) -> None:
-        self.news.append(("granted", lease, ttl))
-
-    def revoked(self, lease: int) -> None:
-        self.news.append(("revoked", lease))
-
-    def checkpointed(self, lease: int, remaining: int) -> None:
-        self.news.append(("checkpointed", lease, remaining))
+    def changed(self, news: list[tuple[str, int, int]]) -> None:
+        self.news += news
 
     def reloaded(self) -> None:
         self.news.append(("reloaded",))

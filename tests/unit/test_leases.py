@@ -321,7 +321,7 @@ def test_the_listener_hears_what_the_engine_has_before_callers_are_answered() ->
     assert heard.take() == [] and bench.leases.ids() == [2]
     bench.applier.commit()
     assert not caller.told
-    assert heard.take() == [("granted", 1, 60), ("checkpointed", 1, 9), ("granted", 2, 5), ("revoked", 1)]
+    assert heard.take() == [("granted", 1, 60), ("checkpointed", 1, 9), ("granted", 2, 5), ("revoked", 1, 0)]
     bench.put(b"a", lease=2)
     assert heard.take() == []
     bench.store.reload()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from metastore._core.engine import Engine
 from metastore._core.mvcc_keys import encode_index_key
 from metastore._core.stretches import MOST_KEYS, SPLIT_AT, Stretches
 from metastore.storage.engines.memory import MemoryEngine
@@ -69,7 +70,9 @@ class Table:
             mine = after.setdefault(key, [])
             if style < 0.6 or not mine:
                 self.revision += 1
-                mine.append((self.revision, rng.random() > 0.25 or style < 0.2))
+                # Only a living key is deleted.
+                dies = bool(mine) and mine[-1][1] and style >= 0.2 and rng.random() <= 0.25
+                mine.append((self.revision, not dies))
                 changes[encode_index_key(key, self.revision)] = ALIVE if mine[-1][1] else DEAD
             elif style < 0.8:
                 self.remove(mine, key, changes, 0, len(mine) - (1 if mine[-1][1] else 0))
@@ -237,6 +240,24 @@ def shuffled(keys: int) -> Iterator[tuple[MemoryEngine, Stretches]]:
     for first in range(0, keys, 40):
         assert all(write(engine, index, {encode_index_key(one, 2): ALIVE for one in names[first : first + 40]}))
         yield engine, index
+
+
+class Deaf(Engine):
+    """An engine that answers no question."""
+
+    def seek_le(self, key: bytes) -> tuple[bytes, bytes] | None:
+        raise AssertionError(f"asked for {key!r}")
+
+
+def test_who_puts_or_deletes_asks_the_engine_nothing() -> None:
+    index, names = Stretches(), [b"%04d" % n for n in range(1000)]
+    while index.build(lambda: Walk(MemoryEngine()), 100):
+        pass
+
+    for revision, value, left in [(1, ALIVE, 1000), (2, b"\1\0\1\2", 1000), (3, DEAD, 0)]:
+        batch = batch_of({encode_index_key(key, revision): value for key in names})
+        index.note(index.changes(batch, Deaf()))
+        assert index.count(b"k", b"l", Walk(MemoryEngine())) == left
 
 
 def test_a_write_walks_over_few_keys() -> None:
