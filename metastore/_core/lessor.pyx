@@ -14,6 +14,10 @@ The owner hands the ids of `due` and the pairs of `checkpoints` to the log, in t
 state tells this object what became of them (`changed`, `reloaded`). Nothing here looks at a
 clock: `now` is in seconds and only grows.
 
+Leases whose time is over are handed out ORDERED at a time, the oldest of them first, and among these by their ids: what
+a RocksDB engine notes about removed records costs less for neighbours. 100,000 leases that ended within a second had been
+granted over some 25 seconds, so each entry of the log was about 25 places of the engine.
+
 The clocks stand in SHARDS dicts, each of which grows by itself, and what is to be done with a lease is a flag of its clock.
 One dict of all clocks took 30 ms to grow at 350,000 leases. A former leader's clocks are freed part by part in `step`, which
 took 30 ms for 400,000.
@@ -34,7 +38,9 @@ cdef enum:
     ANY_MARK = 14
     TO_CLEAR = 16            # it stands in `clears`
     WATCHED = 32             # somebody waits for its revocation or cleared checkpoint
+    GONE = 64                # it has no place among the clocks any more
     SHARDS = 256
+    ORDERED = 2000           # to sort them takes 0.3 ms
     POPS = 4000              # places of the heap that one call puts right: a millisecond
     FIRST_ROOM = 64
 
@@ -52,6 +58,10 @@ CHECKPOINT_AFTER = 300.0     # seconds
 
 cdef inline Py_ssize_t shard_of(int64_t ident) noexcept nogil:
     return <Py_ssize_t>((<uint64_t>ident * <uint64_t>0x9E3779B97F4A7C15) >> 56)
+
+
+def id_of(Clock clock not None):
+    return clock.id
 
 
 @cython.final
@@ -85,6 +95,8 @@ cdef class Lessor:
     cdef int parts_left                  # parts of the leases that were not looked at
     cdef list fresh                      # ids that were granted since the last call with the time
     cdef object over                     # deque of clocks whose time is over, not handed out
+    cdef list next_over                  # those of them that come next, the last one first
+    cdef double oldest                   # the earliest deadline among these
     cdef object marks                    # deque of clocks whose checkpoint is due
     cdef object clears                   # deque of clocks whose checkpoint must be cleared in the log
     cdef list news                       # ids of WATCHED clocks that it has happened to
@@ -109,6 +121,7 @@ cdef class Lessor:
         self.count = self.size = 0
         self.unread, self.fresh, self.news = [], [], []
         self.over, self.marks, self.clears = deque(), deque(), deque()
+        self.next_over = []
         self.ending = 0
         self.reading = False
         return 0
@@ -192,6 +205,7 @@ cdef class Lessor:
             return
         self.size -= 1
         self.take_out(clock)
+        clock.flags |= GONE
         if clock.flags & ENDED:
             self.ending -= 1
         self.tell(clock)
@@ -327,9 +341,9 @@ cdef class Lessor:
         if self.fresh:
             self.settle(now)
         self.advance(now)
-        while self.over and len(found) < limit:
-            clock = self.over.popleft()
-            if self.get(clock.id) is not clock:
+        while len(found) < limit and (self.next_over or self.order()):
+            clock = self.next_over.pop()
+            if clock.flags & GONE:
                 continue
             if not clock.flags & ENDED:
                 clock.flags |= ENDED
@@ -339,8 +353,19 @@ cdef class Lessor:
             found.append(clock.id)
         return found
 
+    cdef bint order(self) except -1:
+        """Take the next clocks that are over. Return whether there are any."""
+        cdef Py_ssize_t n = min(<Py_ssize_t>len(self.over), <Py_ssize_t>ORDERED)
+        if n:
+            self.oldest = (<Clock>self.over[0]).deadline
+            self.next_over = sorted([self.over.popleft() for _ in range(n)], key=id_of, reverse=True)
+        return n > 0
+
     def late(self, double now):
-        """Seconds since the end of the lease that `due` gives next, by the last look at the clocks; 0 if there is none."""
+        """Seconds since the end of the oldest of the leases that `due` gives next, by the last look at the clocks; 0 if
+        there is none."""
+        if self.next_over:
+            return now - self.oldest
         return now - (<Clock>self.over[0]).deadline if self.over else 0.0
 
     def put_back(self, list idents):
@@ -350,7 +375,9 @@ cdef class Lessor:
             clock = self.get(ident)
             if clock is not None:
                 self.take_out(clock)
-                self.over.appendleft(clock)
+                if not self.next_over:
+                    self.oldest = clock.deadline
+                self.next_over.append(clock)
 
     def checkpoints(self, double now, Py_ssize_t limit):
         """Return at most `limit` pairs (id, remaining seconds) for the log; 0 clears what the log has."""
@@ -393,7 +420,7 @@ cdef class Lessor:
 
     def next_due(self):
         """When `due` or `checkpoints` have something (seconds); None: never."""
-        if self.over or self.marks or self.clears:
+        if self.next_over or self.over or self.marks or self.clears:
             return self.began
         return (<Clock>self.heap[0]).when if self.count else None
 
