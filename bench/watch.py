@@ -41,6 +41,7 @@ PATH = b"/etcdserverpb.Watch/Watch"
 WINDOW = (1 << 31) - 1 - 65_535
 NUMBER = re.compile(rb"\d{32}")  # a value of `latency`
 QUIET = 1.0  # seconds without a byte after which everything has come
+STILL = 60.0  # seconds without an event after which the rest will not come
 
 
 #: Takes a time and the numbers that arrived then.
@@ -92,9 +93,10 @@ class Receiver(threading.Thread):
                 if not count:
                     raise SystemExit("the server closed a connection")
 
-    def wait_quiet(self) -> float:
-        """When the last byte came, once nothing has come for a while."""
-        while time.monotonic() - self.last < QUIET:
+    def wait_quiet(self, least: int = 0) -> float:
+        """When the last byte came, once nothing has come for a while: a long one until `least` bytes have come, because
+        etcd stands still for seconds before it sends a long history."""
+        while time.monotonic() - self.last < (QUIET if self.received >= least else STILL):
             time.sleep(0.05)
         return self.last
 
@@ -158,7 +160,7 @@ def behind(server: Server, options: argparse.Namespace, value: bytes) -> tuple[f
         began = time.monotonic()
         receiver = Receiver(server, 1, 1, [b"behind/"], b"\xff", first, wait=False)
         meanwhile = h2load.run(server.address, bench.PUT, message, h2load.Load(1000, 1, 1))
-        took = receiver.wait_quiet() - began
+        took = receiver.wait_quiet(revisions * options.value_size) - began
     if receiver.received < revisions * options.value_size:
         raise SystemExit(f"{server.kind}: not all events came")
     receiver.close()
