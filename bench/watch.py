@@ -41,7 +41,7 @@ PATH = b"/etcdserverpb.Watch/Watch"
 WINDOW = (1 << 31) - 1 - 65_535
 NUMBER = re.compile(rb"\d{32}")  # a value of `latency`
 QUIET = 1.0  # seconds without a byte after which everything has come
-STILL = 60.0  # seconds without an event after which the rest will not come
+STILL = 60.0  # seconds without a byte after which the rest will not come
 
 
 #: Takes a time and the numbers that arrived then.
