@@ -32,7 +32,7 @@ cdef class ReplicaTurn:
     cdef public WatchHub watches
     cdef public RoundsFields leases      # replica.lease_rounds.LeaseRounds
     cdef public KeeperFields snapshots   # see member.assembly.Keeper
-    cdef public object send              # sends the answers that are there, before the requests of earlier turns go on
+    cdef public object send              # sends the answers that are there, before requests of earlier turns and history go on
     cdef public object _lessor
     cdef public Budgets _budgets
     cdef public bint _unseen             # watchers wait for streams that the last turn did not look at

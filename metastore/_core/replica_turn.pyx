@@ -52,8 +52,9 @@ cdef class ReplicaTurn:
         # A leader refuses at admission what the raised alarms would refuse when it is applied.
         kv.barred = self.applier.barred if driver.leader_id == self.raw.id else 0
         # What is left of the turn costs calls to find out, and most turns have nothing of earlier ones.
-        if kv.queue.busy():
+        if kv.queue.busy() or self.watches.feeds:
             self.send()
+        if kv.queue.busy():
             late = self._budgets.part(LATE)
         self._more = kv.serve_late(self._budgets.serve, late)
         if not self.watches.idle:

@@ -44,6 +44,7 @@ cdef class WatchHub:
     cdef object jitter
     cdef Change change
     cdef bint sent_some
+    cdef public object pressed
 
     cdef int enter(self, Watcher watcher) except -1
     cdef int go_live(self, Watcher watcher) except -1

@@ -9,6 +9,7 @@ from metastore._core.watch_wire import WatchRequest
 class WatchHub:
     """All watchers of a member. Times are in seconds, sizes in bytes; `jitter` gives 0 to 1."""
 
+    pressed: Callable[[], bool] | None  # whether somebody waits for the next turn
     @property
     def store(self) -> Store: ...
     @property

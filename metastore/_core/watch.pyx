@@ -40,6 +40,7 @@ cdef enum:
     STEP_BYTES = 1024        # bytes of a change, or of a long response, that count as one more step
     PIECE = 64 << 10         # bytes of events that are kept together
     PROGRESS_STEPS = 1000    # notifications in one look at the time
+    PORTION = 128            # of the budget of a feed of history, between two looks whether somebody waits: 0.1 ms
 
 #: The answers to requests that cannot be served, as etcd words them.
 DUPLICATE_ID = b"mvcc: duplicate watch ID provided on the WatchStream"
@@ -79,7 +80,9 @@ cdef class WatchHub:
     has more than `max_response` bytes of events is cancelled. A feed that holds more than `max_held` bytes for several
     groups feeds them alone; it never holds twice as much. It delivers where it has `batch` bytes. `interval` is the time
     between two progress notifications in seconds, to which `jitter()` (0 to 1) adds up to a tenth. Whoever owns the hub
-    calls `step` when the store has changed, and `tick` with the time.
+    calls `step` when the store has changed, and `tick` with the time. `pressed()` says whether somebody waits for the
+    next turn (None: nobody ever does); history then waits for it, too. LIVE watchers do not, or the rate of puts at
+    which they keep up would be lower.
     """
 
     def __init__(self, Store store not None, *, size_t max_per_stream=50_000, size_t max_per_node=100_000,
@@ -458,10 +461,14 @@ cdef class WatchHub:
         return 0
 
     cdef size_t pass_past(self, Feed feed, size_t budget) except? 0:
-        cdef size_t spent
+        """Go on with a feed of history, by portions, until somebody waits for the next turn."""
+        cdef size_t spent = 0
         self.check_compacted(feed)
         feed.to = self.seen
-        spent = self.advance(feed, budget)
+        while True:
+            spent += self.advance(feed, min(budget - spent, <size_t>PORTION))
+            if feed.over() or spent >= budget or (self.pressed is not None and self.pressed()):
+                break
         if not feed.index.count:
             self.feeds.remove(feed)
         return spent

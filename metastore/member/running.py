@@ -134,7 +134,8 @@ class RunningMember(MemberTurn):
             raise errors.Stopped()
         self.changes = Membership(self.membership, _stay_alone if disk.in_memory else self.peering.listen, loop.now)
         self.front = Front(config, memory, loop, replica, descriptors, closing, self._sources(), self._ports)
-        self.kv.pressed, replica.send = loop.pressed, self.front.listener.flush_dirty
+        self.kv.pressed = replica.watches.pressed = loop.pressed
+        replica.send = self.front.listener.flush_dirty
         self.gathering = Gathering(loop, disk.wal, replica.proposer, self.front.limits, config.gather_time)
         self.ticks = self._make_ticks()
         self.peering.ticks = self.ticks

@@ -8,11 +8,13 @@ import pytest
 from sim.engines import BusyEngine
 from sim.model import Call
 from sim.node import Member
+from support.hubs import TestSink, watch
 from support.lone_member import Lone
 
 from metastore._core.driver_budgets import Budgets
 from metastore._core.driver_path import TELL_AFTER
 from metastore._core.replica_turn import BATCH_RETRY
+from metastore._core.watch_index import Stream
 from metastore.replica import sweep as sweep_module
 from metastore.replica.driver import BUSY_RETRY
 from metastore.replica.sweep import Sweep
@@ -103,6 +105,30 @@ def test_what_was_too_long_for_a_turn_goes_on_at_once() -> None:
     assert waiting == [1] * (turns - 1) + [0]  # answers go out before it goes on; at last its memory is given back
     member.replica.turn(member.now())
     assert len(waiting) == turns
+
+
+def test_answers_go_out_before_history_goes_on() -> None:
+    lone = Lone()
+    member, clock = lone.member, lone.clock
+    hub, stream, sent = member.replica.watches, Stream(TestSink()), []
+
+    def puts() -> None:
+        for number in range(20):
+            lone.put(b"k%d" % number)
+
+    member.act(puts)
+    clock.run(clock.now + 1.0)
+    member.replica.send = lambda: sent.append(hub.events_sent)
+    watch(hub, stream, key=b"\0", range_end=b"\0")
+    member.replica.turn(member.now())
+    assert sent == [], "nobody is sent history"
+    watch(hub, stream, key=b"\0", range_end=b"\0", start_revision=2)
+    member.budgets.watch = 2
+    turns = 0
+    while hub.events_sent < 20:
+        member.replica.turn(member.now())
+        turns += 1
+    assert turns > 5 and len(sent) == turns - 1, "all but the first, which begins"
 
 
 def turns_of_a_deletion(ticks: int, share: float = 1.0, again: int = 0) -> int:

@@ -136,6 +136,7 @@ def test_every_watcher_is_sent_its_events(seed: int) -> None:
     history = History.fresh()
     bounds = {"batch": chance.choice([1, 200, 1 << 17]), "max_held": chance.choice([300, 4 << 20])}
     hub = WatchHub(history.store, fragment_size=chance.choice([60, 1 << 20]), **bounds)
+    hub.pressed = lambda: chance.random() < 0.5
     sinks = [TestSink() for _ in range(4)]
     streams = [Stream(sink) for sink in sinks]
     observers: list[Observer] = []
@@ -466,6 +467,27 @@ def test_nothing_comes_between_fragments_that_are_made_in_many_steps() -> None:
     assert parts == list(range(parts[0], parts[0] + len(parts))) and len(parts) > 5
     assert parts[0] > 100 and sum(len(one.events) for one in sent) == 4000
     assert [sent[at].fragment for at in parts] == [True] * (len(parts) - 1) + [False]
+
+
+@pytest.mark.parametrize("pressed", [False, True])
+def test_history_waits_for_those_who_wait_for_the_next_turn(pressed: bool) -> None:
+    """A put took four times as long while a watcher was sent a million revisions."""
+    history = History.fresh()
+    hub, stream, sink = a_stream(history)
+    hub.pressed = lambda: pressed
+    for n in range(2000):
+        history.put(b"k%d" % n)
+    history.commit()
+    watch(hub, stream, key=b"k", range_end=b"l", start_revision=2)
+    steps = 1
+    while hub.step(100_000):
+        steps += 1
+    assert steps >= 15 if pressed else steps == 1
+    for n in range(2000):
+        history.put(b"k%d" % n)
+    history.commit()
+    assert not hub.step(100_000), "what is new does not wait"
+    assert [event.kv.mod_revision for one in sink.take() for event in one.events] == list(range(2, 4002))
 
 
 def test_a_snapshot_leaves_no_gap() -> None:
